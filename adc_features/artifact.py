@@ -1,0 +1,108 @@
+"""Directories that are complete or invisible. Reads: files. Writes: directories with a manifest, moved into place last.
+
+A reader that finds no `manifest.json` finds nothing; one that finds it may trust every file that it names.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adc_features.errors import ArtifactError
+
+MANIFEST = "manifest.json"
+
+
+def file_hash(path: Path) -> str:
+    """sha256 of a file's bytes, hex."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def json_text(value: Any) -> str:
+    """Indented JSON; numpy scalars, times and paths become their plain forms, NaN becomes null."""
+    return json.dumps(_plain(value), indent=2, sort_keys=False, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(v) for v in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, Path) else value
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write beside, then rename: a reader sees the old file or the new one."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    with aside.open("w", encoding="utf-8") as file:
+        file.write(json_text(value) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+@contextmanager
+def fresh_directory(target: Path) -> Iterator[Path]:
+    """A new directory beside `target` to fill; renamed to `target` when the block ends well, removed when it fails.
+
+    An existing `target` is replaced. What a killed process left behind (`.target.*`) is swept on the next call.
+    """
+    target = Path(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for stale in target.parent.glob(f".{target.name}.*"):
+        shutil.rmtree(stale, ignore_errors=True)
+    aside = target.parent / f".{target.name}.{os.getpid()}"
+    aside.mkdir()
+    try:
+        yield aside
+        old = None
+        if target.exists():
+            old = target.parent / f".{target.name}.old"
+            target.replace(old)
+        aside.replace(target)
+        if old is not None:
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def seal(directory: Path, facts: Mapping[str, Any]) -> None:
+    """Write the manifest, last: `facts` plus the sha256 of every other file in the directory."""
+    files = {str(p.relative_to(directory)): file_hash(p) for p in sorted(directory.rglob("*")) if p.is_file() and p.name != MANIFEST}
+    write_json(directory / MANIFEST, {**facts, "files": files})
+
+
+def read_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
+    """The manifest of a complete directory.
+
+    Raises ArtifactError naming the file when the manifest is absent or, under `verify`, a file is missing or altered.
+    """
+    path = Path(directory) / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{directory} has no {MANIFEST}: it does not exist or was never completed; run the stage that writes it again")
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ArtifactError(f"{path} is not JSON ({error}); the file was altered, write the artefact again") from error
+    for name, wanted in manifest["files"].items() if verify else ():
+        file = Path(directory) / name
+        if not file.is_file():
+            raise ArtifactError(f"{file} is missing, its manifest names it; write the artefact again")
+        if (got := file_hash(file)) != wanted:
+            raise ArtifactError(f"{file} has sha256 {got[:12]}..., its manifest says {wanted[:12]}...; the file was altered, write the artefact again")
+    return manifest

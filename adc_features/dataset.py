@@ -1,0 +1,221 @@
+"""Items, interactions and the time windows they are judged in. Reads: Parquet or SQL tables. Writes: Dataset directories.
+
+<dataset>/items.parquet          item_id, attributes, optional vector_<modality> lists
+<dataset>/interactions.parquet   user_id, item_id, time, label; sorted by time
+<dataset>/manifest.json          name, resolution, text views, windows; written last
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from adc_features.artifact import fresh_directory, read_manifest, seal
+from adc_features.clock import instant, moment, utc
+from adc_features.doctor import Finding, examine_interactions, examine_items
+from adc_features.errors import InputError
+
+DAY = timedelta(days=1)
+TIME = pa.timestamp("us", tz="UTC")
+
+
+class Split(NamedTuple):
+    """Train on rows with time < train_end; score rows with eval_start <= time < eval_end (None: to the end). Aware UTC."""
+
+    train_end: datetime
+    eval_start: datetime
+    eval_end: datetime | None
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Where training ends and scoring begins. Choices are made on [validation_start, validation_end); test rows start at test_start."""
+
+    validation_start: datetime
+    validation_end: datetime
+    test_start: datetime
+
+    def __post_init__(self) -> None:
+        for name in ("validation_start", "validation_end", "test_start"):
+            object.__setattr__(self, name, utc(getattr(self, name), name=name))
+        if not self.validation_start < self.validation_end <= self.test_start:
+            raise InputError(
+                f"windows are validation {self.validation_start:%Y-%m-%d}..{self.validation_end:%Y-%m-%d}, test from {self.test_start:%Y-%m-%d}; "
+                "expected validation_start < validation_end <= test_start"
+            )
+
+    def split(self, *, final: bool = False) -> Split:
+        """The validation split, or with `final` the test split, whose rows are opened once, at the end."""
+        if final:
+            return Split(self.test_start, self.test_start, None)
+        return Split(self.validation_start, self.validation_start, self.validation_end)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What one run works on.
+
+    items: `item_id` (string or integer, unique), attributes, optional `vector_<modality>` list columns.
+    interactions: `user_id`, `item_id`, `time` timestamp[us, UTC], `label` float 0/1; sorted by time here, order of ties kept.
+    resolution: an event stamped t is known from t + resolution on (1 day when stamps are midnights).
+    text_views: modality -> item columns whose text is embedded. Raises InputError on anything the doctor calls an error.
+    """
+
+    name: str
+    items: pa.Table
+    interactions: pa.Table
+    resolution: timedelta
+    windows: Windows
+    text_views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        refuse([*examine_items(self.items, text_views=self.text_views), *examine_interactions(self.interactions, self.items)])
+        if self.resolution <= timedelta(0):
+            raise InputError(f"resolution is {self.resolution}; expected a positive duration such as 1 day")
+        table = self.interactions.set_column(self.interactions.schema.get_field_index("time"), "time", self.interactions["time"].cast(TIME))
+        table = table.set_column(table.schema.get_field_index("label"), "label", table["label"].cast(pa.float32()))
+        object.__setattr__(self, "interactions", table.take(np.argsort(table["time"].to_numpy(), kind="stable")))
+        object.__setattr__(self, "text_views", {m: tuple(c) for m, c in self.text_views.items()})
+
+    @property
+    def vector_modalities(self) -> tuple[str, ...]:
+        """Modalities whose vectors came with the items."""
+        return tuple(c[7:] for c in self.items.column_names if c.startswith("vector_"))
+
+    def before(self, as_of: datetime) -> pa.Table:
+        """Interactions with time < as_of (exclusive)."""
+        return self.interactions.slice(0, int(np.searchsorted(self._times, instant(as_of))))
+
+    def within(self, start: datetime, end: datetime | None) -> pa.Table:
+        """Interactions with start <= time < end."""
+        first = int(np.searchsorted(self._times, instant(start)))
+        last = len(self._times) if end is None else int(np.searchsorted(self._times, instant(end)))
+        return self.interactions.slice(first, last - first)
+
+    @property
+    def _times(self) -> np.ndarray:
+        return self.interactions["time"].to_numpy()
+
+
+def refuse(findings: list[Finding]) -> None:
+    """Raise InputError with every finding that is an error."""
+    errors = [f for f in findings if f.level == "error"]
+    if errors:
+        raise InputError("\n".join(str(f) for f in errors))
+
+
+def dataset_from_tables(
+    name: str, items: pa.Table, interactions: pa.Table, *, text_views: Mapping[str, tuple[str, ...]] | None = None, windows: Windows | None = None
+) -> Dataset:
+    """A Dataset from raw tables: resolution read off the stamps, windows at the days of the 80 % and 90 % quantiles unless given.
+
+    Integer `time` columns are refused by the doctor: an integer carries no unit and no zone.
+    """
+    refuse([*examine_items(items, text_views=text_views or {}), *examine_interactions(interactions, items)])
+    times = np.sort(interactions["time"].cast(TIME).to_numpy())
+    return Dataset(name, items, interactions, time_resolution(times), windows or quantile_windows(times), text_views or {})
+
+
+def time_resolution(times: np.ndarray) -> timedelta:
+    """The coarsest of day, second and microsecond that every stamp is a multiple of."""
+    ticks = times.astype("datetime64[us]").astype(np.int64)
+    for unit in (DAY, timedelta(seconds=1)):
+        if (ticks % (unit // timedelta(microseconds=1)) == 0).all():
+            return unit
+    return timedelta(microseconds=1)
+
+
+def quantile_windows(times: np.ndarray) -> Windows:
+    """Validation from the day of the 80 % row, test from the day of the 90 % row. `times` sorted."""
+    start, test = (times[int(len(times) * q)].astype("datetime64[D]").astype("datetime64[us]") for q in (0.8, 0.9))
+    if not times[0] < start < test:
+        raise InputError(
+            f"80 % of the rows lie before {start}, 90 % before {test}, the first at {times[0]}: too little time for a training, a validation and a test window; give windows"
+        )
+    return Windows(moment(start), moment(test), moment(test))
+
+
+def snapshot_times(times: np.ndarray, *, split: datetime, count: int) -> list[datetime]:
+    """`count` cut-offs at equal quantiles of the rows before `split`, at midnights, then the split itself; strictly increasing.
+
+    times: datetime64[us], sorted. Quantiles that fall on one day, or before the second day of data, are merged.
+    """
+    train = times[times < instant(split)]
+    if not len(train):
+        raise InputError(
+            f"no interaction lies before the cut-off {split.isoformat()}; the first is at {moment(times[0]).isoformat() if len(times) else 'nowhere'}, choose a later cut-off"
+        )
+    picks = train[[int(len(train) * k / (count + 1)) for k in range(1, count + 1)]].astype("datetime64[D]").astype("datetime64[us]")
+    return [moment(t) for t in np.unique(picks) if train[0] < t < instant(split)] + [utc(split)]
+
+
+def write_dataset(dataset: Dataset, directory: Path) -> None:
+    """Write a dataset directory, manifest last."""
+    w = dataset.windows
+    with fresh_directory(directory) as aside:
+        pq.write_table(dataset.items, aside / "items.parquet")
+        pq.write_table(dataset.interactions, aside / "interactions.parquet")
+        facts = {"kind": "dataset", "name": dataset.name, "resolution_seconds": dataset.resolution.total_seconds(), "text_views": dataset.text_views}
+        seal(aside, {**facts, "windows": {"validation_start": w.validation_start, "validation_end": w.validation_end, "test_start": w.test_start}})
+
+
+def read_dataset(directory: Path) -> Dataset:
+    """Read a dataset directory; raises ArtifactError when it is incomplete or altered."""
+    manifest = read_manifest(directory)
+    return Dataset(
+        name=manifest["name"],
+        items=read_table(str(Path(directory) / "items.parquet")),
+        interactions=read_table(str(Path(directory) / "interactions.parquet")),
+        resolution=timedelta(seconds=manifest["resolution_seconds"]),
+        windows=Windows(**{k: datetime.fromisoformat(v) for k, v in manifest["windows"].items()}),
+        text_views={m: tuple(c) for m, c in manifest["text_views"].items()},
+    )
+
+
+def read_table(source: str) -> pa.Table:
+    """A Parquet file or directory by path, or a SQL table as `<SQLAlchemy URL>#<table>`.
+
+    Raises InputError when it is not there or cannot be read.
+    """
+    if "://" in source and "#" in source:
+        return _read_sql(*source.rsplit("#", 1))
+    if not Path(source).exists():
+        raise InputError(f"{source} does not exist; give a Parquet file or '<SQLAlchemy URL>#<table>'")
+    try:
+        table = pq.read_table(source)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise InputError(f"{source} is not readable as Parquet ({error}); write the file again") from error
+    return _plain_strings(table)
+
+
+def _read_sql(url: str, table: str) -> pa.Table:
+    import pandas as pd
+    from sqlalchemy import create_engine, exc
+
+    try:
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            frame = pd.read_sql_table(table, connection)
+    except (exc.SQLAlchemyError, ValueError) as error:
+        raise InputError(
+            f"table {table!r} at {url.rsplit('@', maxsplit=1)[-1]} cannot be read ({error}); check the URL, the table name and the rights"
+        ) from error
+    finally:
+        if "engine" in locals():
+            engine.dispose()
+    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def _plain_strings(table: pa.Table) -> pa.Table:
+    """Dictionary and large strings as plain strings, so that one id type meets the other everywhere."""
+    for i, column in enumerate(table.schema):
+        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
+        if pa.types.is_large_string(kind) or (pa.types.is_dictionary(column.type) and pa.types.is_string(kind)):
+            table = table.set_column(i, column.name, pc.cast(table.column(i), pa.string()))
+    return table.replace_schema_metadata(None)

@@ -1,0 +1,144 @@
+"""Item vectors as of a time. Reads: arrays or Parquet. Writes: EmbeddingTable.
+
+Legend: N items, D dims of one modality.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from adc_features.clock import utc
+from adc_features.errors import InputError
+
+
+@dataclass(frozen=True)
+class EmbeddingTable:
+    """Vectors of N items, per modality, computed from what was known before `as_of` (exclusive).
+
+    item_ids: int64 or str [N], unique. vectors: modality -> float32 [N, D]; rows without a vector are zero.
+    present: modality -> bool [N]. interaction_count: int64 [N], interactions with time < as_of. as_of: aware UTC.
+    Raises InputError on duplicate ids, NaN or infinite values, widths or row counts that differ, a naive as_of.
+    """
+
+    item_ids: np.ndarray
+    vectors: Mapping[str, np.ndarray]
+    present: Mapping[str, np.ndarray]
+    interaction_count: np.ndarray
+    as_of: datetime
+
+    def __post_init__(self) -> None:
+        n = len(self.item_ids)
+        if n == 0:
+            raise InputError("the embedding table is empty; expected at least one item")
+        check_unique_ids(self.item_ids)
+        if set(self.vectors) != set(self.present):
+            raise InputError(f"vectors are given for {sorted(self.vectors)} but presence masks for {sorted(self.present)}; give both for each modality")
+        if not self.vectors:
+            raise InputError("no modality given; expected at least one matrix of vectors")
+        for modality, matrix in self.vectors.items():
+            mask = self.present[modality]
+            if matrix.ndim != 2 or len(matrix) != n or matrix.dtype != np.float32 or mask.shape != (n,) or mask.dtype != bool:
+                raise InputError(
+                    f"modality {modality!r}: vectors {matrix.dtype}{list(matrix.shape)}, mask {mask.dtype}{list(mask.shape)}; expected float32 [{n}, D] and bool [{n}]"
+                )
+            broken = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
+            if len(broken):
+                raise InputError(
+                    f"modality {modality!r}: {len(broken)} vectors hold NaN or infinite values (first item {self.item_ids[broken[0]]!r}); drop them or mark them absent"
+                )
+        if self.interaction_count.shape != (n,) or self.interaction_count.dtype != np.int64 or (self.interaction_count < 0).any():
+            raise InputError(f"interaction_count is {self.interaction_count.dtype}{list(self.interaction_count.shape)}; expected int64 [{n}], none negative")
+        object.__setattr__(self, "as_of", utc(self.as_of, name="as_of"))
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    def width(self, modality: str) -> int:
+        """D of a modality; raises InputError when the table has no such modality."""
+        if modality not in self.vectors:
+            raise InputError(f"modality {modality!r} is missing; this table has {sorted(self.vectors)}")
+        return self.vectors[modality].shape[1]
+
+    def take(self, rows: np.ndarray) -> "EmbeddingTable":
+        """The items at these row numbers (or under this mask), in that order."""
+        return EmbeddingTable(
+            self.item_ids[rows],
+            {m: v[rows] for m, v in self.vectors.items()},
+            {m: p[rows] for m, p in self.present.items()},
+            self.interaction_count[rows],
+            self.as_of,
+        )
+
+    def to_arrow(self) -> pa.Table:
+        """One row an item: `item_id`, `interaction_count`, `vector_<modality>` fixed-size lists (null when absent); as_of in the metadata."""
+        columns: dict[str, pa.Array] = {"item_id": pa.array(self.item_ids), "interaction_count": pa.array(self.interaction_count)}
+        for modality, matrix in self.vectors.items():
+            columns[f"vector_{modality}"] = pa.FixedSizeListArray.from_arrays(
+                pa.array(matrix.reshape(-1)), matrix.shape[1], mask=pa.array(~self.present[modality])
+            )
+        return pa.table(columns).replace_schema_metadata({"as_of": self.as_of.isoformat()})
+
+    @classmethod
+    def from_arrow(cls, table: pa.Table) -> "EmbeddingTable":
+        """The inverse of `to_arrow`."""
+        ids = id_array(table["item_id"])
+        vectors, present = {}, {}
+        for name in table.column_names:
+            if name.startswith("vector_"):
+                vectors[name[7:]], present[name[7:]] = vector_matrix(table[name], name=name)
+        as_of = datetime.fromisoformat((table.schema.metadata or {})[b"as_of"].decode())
+        return cls(ids, vectors, present, table["interaction_count"].to_numpy().astype(np.int64), as_of)
+
+    def write(self, path: Path) -> None:
+        pq.write_table(self.to_arrow(), path)
+
+    @classmethod
+    def read(cls, path: Path) -> "EmbeddingTable":
+        return cls.from_arrow(pq.read_table(path))
+
+
+def check_unique_ids(ids: np.ndarray) -> None:
+    """Raise InputError when an item id stands twice."""
+    unique, counts = np.unique(ids, return_counts=True)
+    if len(unique) < len(ids):
+        twice = unique[counts > 1]
+        raise InputError(f"{len(twice)} item ids stand more than once (first {twice[0]!r}); keep one row an item")
+
+
+def id_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+    """An id column as numpy: int64 for integers, fixed-width unicode for strings. Raises InputError on nulls or other types."""
+    if column.null_count:
+        raise InputError(f"{column.null_count} ids are null; drop these rows")
+    if pa.types.is_integer(column.type):
+        return column.to_numpy().astype(np.int64)
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        return column.to_numpy(zero_copy_only=False).astype(str) if isinstance(column, pa.Array) else column.to_numpy().astype(str)
+    raise InputError(f"ids are of type {column.type}; expected integers or strings")
+
+
+def vector_matrix(column: pa.ChunkedArray, *, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """A list column as (float32 [N, D], present bool [N]); null lists become zero rows that are marked absent.
+
+    Raises InputError when the lists differ in width or hold nulls.
+    """
+    array = column.combine_chunks()
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    present = ~np.asarray(array.is_null())
+    kept = array.drop_null()
+    flat = kept.flatten()
+    if flat.null_count:
+        raise InputError(f"column {name!r} holds {flat.null_count} nulls inside its vectors; drop these rows or make the whole vector null")
+    widths = np.unique(np.asarray(pc.list_value_length(kept))) if len(kept) else np.array([0])
+    if len(widths) != 1 or (len(kept) and widths[0] == 0):
+        raise InputError(f"column {name!r} holds vectors of widths {widths.tolist()}; expected one width above 0")
+    width = array.type.list_size if pa.types.is_fixed_size_list(array.type) else int(widths[0])
+    matrix = np.zeros((len(array), width), np.float32)
+    matrix[present] = np.asarray(flat, dtype=np.float32).reshape(-1, width)
+    return matrix, present

@@ -1,0 +1,35 @@
+"""The errors that callers may catch. Reads: nothing. Writes: nothing.
+
+AdcError
+├── InputError             data or arguments that we refuse; nothing was changed
+│   └── ReliabilityError   the reliability signal disagrees with the interaction counts
+├── ArtifactError          a file or directory on disk is missing, incomplete or altered
+├── GenerationMismatch     codes of one generation offered to a reader of another
+└── ParityError            an online value differs from its offline value
+
+Every message says what we got, what we expected and what to do next.
+"""
+
+
+class AdcError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class InputError(AdcError):
+    """Data or arguments that cannot be used as they are; no work was done."""
+
+
+class ReliabilityError(InputError):
+    """The reliability signal does not rise with interaction counts (methods: rank correlation gate)."""
+
+
+class ArtifactError(AdcError):
+    """An artefact is missing, incomplete, or not what its manifest says."""
+
+
+class GenerationMismatch(AdcError):
+    """Codes of one generation met a reader that was built for another."""
+
+
+class ParityError(AdcError):
+    """Online and offline values differ."""

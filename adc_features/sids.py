@@ -1,0 +1,178 @@
+"""Semantic IDs of items as values. Reads: arrays or Arrow. Writes: SidTable.
+
+Legend: N items, L positions, K codes per position.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+
+from adc_features.clock import instant, utc
+from adc_features.embeddings import id_array
+from adc_features.errors import GenerationMismatch, InputError
+from adc_features.spec import NO_CODE
+
+
+@dataclass(frozen=True)
+class SidTable:
+    """Codes and weights of N items in one generation, as known before `as_of` (exclusive).
+
+    item_ids: int64 or str [N]. sid: int32 [N, L] in -1..K-1, -1 = no code. sid_weight: float32 [N, L], >= 0, 0 where the code
+    is -1; the weights of an item do not sum to 1. reliability: float32 [N], x in [0, 1]. alignment: float32 [N], w (Eq. 17).
+    is_cold: bool [N], no behaviour seen. collision_count: int32 [N], items with the same codes, itself included.
+    found: bool [N]; a row that is not found has no codes. generation: its id. as_of: aware UTC.
+    The same type leaves `encode` and arrives from a lookup, so parity is an equality.
+    """
+
+    item_ids: np.ndarray
+    sid: np.ndarray
+    sid_weight: np.ndarray
+    reliability: np.ndarray
+    alignment: np.ndarray
+    is_cold: np.ndarray
+    collision_count: np.ndarray
+    found: np.ndarray
+    generation: str
+    codebook_size: int
+    as_of: datetime
+
+    def __post_init__(self) -> None:
+        n = len(self.item_ids)
+        shape = (n, self.sid.shape[1]) if self.sid.ndim == 2 else (n, -1)
+        expected: dict[str, tuple[type, tuple[int, ...]]] = {"sid": (np.int32, shape), "sid_weight": (np.float32, shape), "collision_count": (np.int32, (n,))}
+        expected |= dict.fromkeys(("reliability", "alignment"), (np.float32, (n,))) | dict.fromkeys(("is_cold", "found"), (np.bool_, (n,)))
+        for name, (dtype, wanted) in expected.items():
+            array = getattr(self, name)
+            if array.dtype != dtype or array.shape != wanted:
+                raise InputError(f"{name} is {array.dtype}{list(array.shape)}; expected {np.dtype(dtype)}{list(wanted)}")
+        if n and (self.sid.min() < NO_CODE or self.sid.max() >= self.codebook_size):
+            raise InputError(f"codes range over {self.sid.min()}..{self.sid.max()}; expected {NO_CODE}..{self.codebook_size - 1}")
+        if not (np.isfinite(self.sid_weight).all() and (self.sid_weight >= 0).all()):
+            raise InputError("a weight is negative or not finite; expected every sid_weight >= 0")
+        if (self.sid_weight[self.sid == NO_CODE] != 0).any():
+            raise InputError("a missing code (-1) carries a weight; its weight must be 0")
+        if (self.sid[~self.found] != NO_CODE).any():
+            raise InputError("a row that was not found carries codes; expected -1 at every position")
+        object.__setattr__(self, "as_of", utc(self.as_of, name="as_of"))
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.sid.shape[1]
+
+    def lookup(self, item_ids: np.ndarray) -> "SidTable":
+        """These items in this order, repeats kept; unknown ones with found = False, codes -1 and weights 0."""
+        wanted = np.asarray(item_ids)
+        if len(wanted) and (wanted.dtype.kind in "iu") != (self.item_ids.dtype.kind in "iu"):
+            raise InputError(f"asked for ids of type {wanted.dtype}, the table holds {self.item_ids.dtype}; convert one to the other")
+        rows, known = find_rows(self.item_ids, wanted)
+        return self._gather(rows, known, wanted)
+
+    def _gather(self, rows: np.ndarray, known: np.ndarray, item_ids: np.ndarray) -> "SidTable":
+        columns = {}
+        for field in _ARRAYS:
+            source = getattr(self, field)
+            fill = NO_CODE if field == "sid" else field == "is_cold"
+            column = np.full((len(rows), *source.shape[1:]), fill, source.dtype)
+            column[known] = source[rows[known]]
+            columns[field] = column
+        return SidTable(item_ids=item_ids, generation=self.generation, codebook_size=self.codebook_size, as_of=self.as_of, **columns)
+
+    def to_arrow(self) -> pa.Table:
+        """One row an item; `sid` list<int32> and `sid_weight` list<float> (never large_list, never a null inside)."""
+        n, length = self.sid.shape
+        offsets = pa.array(np.arange(n + 1, dtype=np.int32) * length)
+        columns = {
+            "item_id": pa.array(self.item_ids),
+            "sid": pa.ListArray.from_arrays(offsets, pa.array(self.sid.reshape(-1))),
+            "sid_weight": pa.ListArray.from_arrays(offsets, pa.array(self.sid_weight.reshape(-1))),
+        }
+        columns |= {name: pa.array(getattr(self, name)) for name in ("reliability", "alignment", "is_cold", "collision_count", "found")}
+        meta = {"generation": self.generation, "codebook_size": str(self.codebook_size), "as_of": self.as_of.isoformat(), "length": str(length)}
+        return pa.table(columns).replace_schema_metadata(meta)
+
+    @classmethod
+    def from_arrow(cls, table: pa.Table) -> "SidTable":
+        """The inverse of `to_arrow`."""
+        meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+        length = int(meta["length"])
+        return cls(
+            item_ids=id_array(table["item_id"]),
+            sid=list_matrix(table["sid"], length, np.int32),
+            sid_weight=list_matrix(table["sid_weight"], length, np.float32),
+            **{name: table[name].to_numpy() for name in ("reliability", "alignment", "is_cold", "collision_count", "found")},
+            generation=meta["generation"],
+            codebook_size=int(meta["codebook_size"]),
+            as_of=datetime.fromisoformat(meta["as_of"]),
+        )
+
+
+_ARRAYS = [f.name for f in fields(SidTable) if f.name not in ("item_ids", "generation", "codebook_size", "as_of")]
+
+
+def find_rows(haystack: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each wanted id its row in `haystack` (unique ids, any order) and whether it is there: (int64 [M], bool [M])."""
+    if not len(haystack):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    order = np.argsort(haystack, kind="stable")
+    place = np.minimum(np.searchsorted(haystack, wanted, sorter=order), len(haystack) - 1)
+    rows = order[place]
+    return rows, haystack[rows] == wanted
+
+
+def list_matrix(column: pa.ChunkedArray | pa.Array, length: int, dtype: type) -> np.ndarray:
+    """A list column as [N, length] by flatten + reshape. Raises InputError on nulls or other lengths."""
+    array = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+    flat = array.flatten() if not isinstance(array, pa.ChunkedArray) else pa.array([], pa.float32())
+    if array.null_count or flat.null_count or len(flat) != len(array) * length:
+        raise InputError(
+            f"a list column holds {len(flat)} values and {array.null_count + flat.null_count} nulls in {len(array)} rows; expected {length} values in every row"
+        )
+    return np.asarray(flat, dtype=dtype).reshape(len(array), length)
+
+
+class SidTimeline:
+    """Snapshots of one generation through time, looked up by (item, time).
+
+    snapshots: each complete, of one generation, codebook size and L; servable_at: when each could first be served.
+    A snapshot counts from its servable_at (included) until the next one's.
+    """
+
+    def __init__(self, snapshots: Sequence[SidTable], servable_at: Sequence[datetime]) -> None:
+        if not snapshots:
+            raise InputError("no snapshots given; publish at least one before looking codes up")
+        if len({(s.generation, s.codebook_size, s.length) for s in snapshots}) > 1:
+            raise GenerationMismatch(
+                f"snapshots of several generations: {sorted({s.generation for s in snapshots})}; codes of two generations never meet, look each up apart"
+            )
+        times = np.array([instant(t) for t in servable_at], "datetime64[us]")
+        if len(times) != len(snapshots) or (np.diff(times) <= np.timedelta64(0)).any():
+            raise InputError("servable_at must hold one strictly increasing time per snapshot; sort the snapshots by time")
+        self.snapshots = list(snapshots)
+        self.servable_at = times
+        self._ids = np.unique(np.concatenate([s.item_ids for s in snapshots]))
+        shape = (len(snapshots), len(self._ids) + 1)  # one more row: the item nobody knows
+        length = snapshots[0].length
+        self._sid = np.full((*shape, length), NO_CODE, np.int32)
+        self._weight = np.zeros((*shape, length), np.float32)
+        self._reliability = np.zeros(shape, np.float32)
+        for i, snapshot in enumerate(snapshots):
+            rows = np.searchsorted(self._ids, snapshot.item_ids)
+            self._sid[i, rows], self._weight[i, rows], self._reliability[i, rows] = snapshot.sid, snapshot.sid_weight, snapshot.reliability
+
+    def gather(self, item_ids: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as served at times datetime64[us] [M].
+
+        Rows before the first snapshot, and unknown items, have codes -1 and weights 0.
+        """
+        which = np.searchsorted(self.servable_at, times, side="right") - 1
+        rows, known = find_rows(self._ids, item_ids)
+        row = np.where(known & (which >= 0), rows, len(self._ids))
+        which = np.maximum(which, 0)
+        return self._sid[which, row], self._weight[which, row], self._reliability[which, row]

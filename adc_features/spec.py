@@ -1,0 +1,88 @@
+"""What a semantic ID is made of. Reads: nothing. Writes: SidSpec, which every width below is derived from."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+from adc_features.errors import InputError
+
+BEHAVIOR = "behavior"
+"""The reserved modality name of behaviour (collaborative) vectors."""
+
+NO_CODE = -1
+"""Stored in `sid` where an item has no code at that position; its weight is 0."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """One place of a semantic ID: the modality its expert reads, or `shared` for the expert that reads them all."""
+
+    kind: Literal["shared", "content", "behavior"]
+    modality: str
+
+    @property
+    def name(self) -> str:
+        return self.kind if self.kind == "shared" else self.modality
+
+
+@dataclass(frozen=True)
+class SidSpec:
+    """Positions and codebook size of a semantic ID.
+
+    shared: experts over all modalities together (N_s). content: experts per content modality, in order (N_t, N_v, ...);
+    a modality that is absent from it has no position. behavior: behavioural experts (N_b), 0 when there are no behaviour
+    vectors. codebook_size: K codes per position. weight_dtype: the precision that weights are rounded to once, in encode.
+    The defaults of ADC-SID on Beauty (section 4.1.3): 1 shared + 1 + 1 content + 3 behavioural, K = 100.
+    """
+
+    content: Mapping[str, int]
+    shared: int = 1
+    behavior: int = 3
+    codebook_size: int = 100
+    weight_dtype: Literal["float32", "float16"] = "float32"
+    positions: tuple[Position, ...] = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if BEHAVIOR in self.content or "shared" in self.content:
+            raise InputError(f"content modalities are {list(self.content)}; '{BEHAVIOR}' and 'shared' are reserved names, rename the column")
+        counts = [self.shared, self.behavior, *self.content.values()]
+        if any(not isinstance(n, int) or n < 0 for n in counts) or sum(counts) == 0:
+            raise InputError(
+                f"positions are shared={self.shared}, content={dict(self.content)}, behavior={self.behavior}; expected counts >= 0 and at least one position"
+            )
+        if not 2 <= self.codebook_size <= 65_535:
+            raise InputError(f"codebook_size is {self.codebook_size}; expected 2 to 65535")
+        if self.weight_dtype not in ("float32", "float16"):
+            raise InputError(f"weight_dtype is {self.weight_dtype!r}; expected 'float32' or 'float16'")
+        object.__setattr__(self, "content", dict(self.content))
+        object.__setattr__(
+            self,
+            "positions",
+            (Position("shared", "shared"),) * self.shared
+            + tuple(Position("content", m) for m, n in self.content.items() for _ in range(n))
+            + (Position("behavior", BEHAVIOR),) * self.behavior,
+        )
+
+    @property
+    def length(self) -> int:
+        """L, the number of positions."""
+        return len(self.positions)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The modalities whose vectors are read, content first, behaviour last."""
+        return (*(m for m, n in self.content.items() if n), *((BEHAVIOR,) if self.behavior else ()))
+
+    @property
+    def is_behavioral(self) -> tuple[bool, ...]:
+        """Per position: is it a behavioural one?"""
+        return tuple(p.kind == "behavior" for p in self.positions)
+
+    def to_dict(self) -> dict[str, Any]:
+        fields = asdict(self)
+        fields.pop("positions")
+        return fields
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "SidSpec":
+        return cls(**fields)
