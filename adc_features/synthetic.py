@@ -5,6 +5,7 @@ behaviour of popular items shows it well and that of rare items hardly; labels f
 """
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +27,14 @@ class Truth(NamedTuple):
     quality: np.ndarray
 
 
-def synthetic(*, seed: int, items: int = 2_000, users: int = 2_500, interactions: int = 40_000, content_noise: float = 0.5) -> tuple[Dataset, Truth]:
+class Synthetic(NamedTuple):
+    """A catalogue and its truth, apart: nothing that reads the dataset can read the truth."""
+
+    dataset: Dataset
+    truth: Truth
+
+
+def synthetic(*, seed: int, items: int = 2_000, users: int = 2_500, interactions: int = 40_000, content_noise: float = 0.5) -> Synthetic:
     """A catalogue of `items` with Zipf-like popularity, day-resolution times over one year, two vector modalities.
 
     content_noise: standard deviation of the noise on text vectors, in units of the signal's; image vectors get 1.5 times it, and one
@@ -80,7 +88,7 @@ def synthetic(*, seed: int, items: int = 2_000, users: int = 2_500, interactions
         }
     )
     expected = popularity / popularity.sum() * interactions
-    return dataset_from_tables("synthetic", table, events), Truth(ids, latent, expected, quality)
+    return Synthetic(dataset_from_tables("synthetic", table, events), Truth(ids, latent, expected, quality))
 
 
 def _zipf(n: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
@@ -99,3 +107,8 @@ def _lists(matrix: np.ndarray, absent: np.ndarray | None = None) -> pa.Array:
 
 def _word(n: int) -> str:
     return "".join(c + v for c, v in zip("bdfgklmnprst"[n % 12] + "lmnrstvz"[n // 12 % 8], "aeiou"[n % 5] + "aeiou"[n // 5 % 5], strict=True))
+
+
+def write_truth(truth: Truth, path: Path) -> None:
+    """Write the truth beside its dataset, never inside it."""
+    np.savez(path, **truth._asdict())

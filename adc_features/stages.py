@@ -1,0 +1,315 @@
+"""The library's stages of a run, in order. Reads: a data source. Writes: stage directories and the run's Feast repository.
+
+    data -> text -> behavior -> generation -> codes -> publication -> online
+
+`training.stages` goes on from here.
+"""
+
+import itertools
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from adc_features.artifact import MANIFEST, write_json
+from adc_features.beauty import beauty, is_beauty
+from adc_features.clock import instant, moment
+from adc_features.dataset import Dataset, Split, dataset_from_tables, read_dataset, read_table, snapshot_times, write_dataset
+from adc_features.doctor import examine_interactions, examine_items
+from adc_features.embeddings import EmbeddingTable, id_array, vector_matrix
+from adc_features.errors import InputError
+from adc_features.generation import Generation, open_generation
+from adc_features.reliability import ReliabilityScale, rank_correlation
+from adc_features.run import Run, Stage
+from adc_features.sids import SidTable
+from adc_features.spec import BEHAVIOR, SidSpec
+
+DECILES = 10
+
+
+# ---- data
+
+
+def load_source(source: str, *, seed: int) -> Dataset:
+    """The data of a run: `synthetic`, a dataset directory, the Beauty files, or a directory with items.parquet and interactions.parquet."""
+    from adc_features.synthetic import synthetic
+
+    if source == "synthetic":
+        return synthetic(seed=seed).dataset
+    directory = Path(source)
+    if not directory.is_dir():
+        raise InputError(f"{source} is not a directory; give a directory with items.parquet and interactions.parquet, or 'synthetic'")
+    if (directory / MANIFEST).is_file():
+        return read_dataset(directory)
+    if is_beauty(directory):
+        return beauty(directory)
+    return dataset_from_tables(directory.name, read_table(str(directory / "items.parquet")), read_table(str(directory / "interactions.parquet")))
+
+
+def _build_data(run: Run, directory: Path) -> Mapping[str, Any]:
+    dataset = load_source(run.settings.source, seed=run.settings.seed)
+    split = dataset.windows.split(final=run.settings.final)
+    if not len(dataset.before(split.train_end)):
+        raise InputError(f"no interaction lies before the cut-off {split.train_end.isoformat()}; choose later windows")
+    write_dataset(dataset, directory / "dataset")
+    findings = [*examine_items(dataset.items, text_views=dataset.text_views), *examine_interactions(dataset.interactions, dataset.items)]
+    return {
+        "name": dataset.name,
+        "items": len(dataset.items),
+        "users": len(set(dataset.interactions["user_id"].to_pylist())),
+        "interactions": len(dataset.interactions),
+        "split": split._asdict(),
+        "cutoffs": snapshot_times(dataset.interactions["time"].to_numpy(), split=split.train_end, count=run.settings.snapshots),
+        "findings": [f._asdict() for f in findings],
+    }
+
+
+def _source_files(run: Run) -> Any:
+    """Names, sizes and modification times of the source files: a changed source is loaded again."""
+    directory = Path(run.settings.source)
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(directory.iterdir()) if f.is_file()] if directory.is_dir() else None
+
+
+def dataset_of(run: Run) -> Dataset:
+    """The run's dataset."""
+    return read_dataset(run.output("data") / "dataset")
+
+
+def split_of(run: Run) -> Split:
+    """The run's split: validation, or test with `final`."""
+    return dataset_of(run).windows.split(final=run.settings.final)
+
+
+def cutoffs_of(run: Run) -> list[datetime]:
+    """The cut-offs at which codes are published, the split's own last."""
+    return [datetime.fromisoformat(t) for t in run.facts("data")["facts"]["cutoffs"]]
+
+
+# ---- text
+
+
+def _build_text(run: Run, directory: Path) -> Mapping[str, Any]:
+    from adc_features.encoders.text import cache_directory, item_texts, text_vectors
+
+    dataset = dataset_of(run)
+    facts = {}
+    for view, columns in dataset.text_views.items():
+        vectors, present = text_vectors(item_texts(dataset.items, columns), model=run.settings.text_model, cache=cache_directory(), progress=run.progress)
+        np.save(directory / f"{view}.npy", vectors)
+        np.save(directory / f"{view}.present.npy", present)
+        facts[view] = {"width": vectors.shape[1], "present": int(present.sum()), "distinct": len(np.unique(vectors, axis=0))}
+    return facts
+
+
+# ---- behavior
+
+
+def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
+    from adc_features.encoders.behavior import RECIPES, behavior_series, drift, half_agreement
+    from adc_features.statistics import known_items
+
+    dataset, split = dataset_of(run), split_of(run)
+    settings = RECIPES[run.settings.behavior]()
+    item_ids = id_array(dataset.items["item_id"])
+    log = known_items(dataset.before(split.train_end), item_ids)
+    series = behavior_series(
+        log, item_ids, cutoffs=cutoffs_of(run), settings=settings, seed=run.settings.seed, checkpoint=run.partial(BEHAVIOR_STAGE), progress=run.progress
+    )
+    agreement = half_agreement(log, item_ids, as_of=split.train_end, settings=settings, seed=run.settings.seed, progress=run.progress)
+    newest = series[-1]
+    np.savez(
+        directory / "series.npz",
+        vectors=np.stack([s.vectors for s in series]),
+        present=np.stack([s.present for s in series]),
+        interaction_count=np.stack([s.interaction_count for s in series]),
+        as_of=np.array([instant(s.as_of) for s in series]),
+        half_agreement=agreement,
+    )
+    norm, count = np.linalg.norm(newest.vectors[newest.present], axis=1), newest.interaction_count[newest.present]
+    agreed = agreement[newest.present]
+    shared = np.isfinite(agreed)
+    return {
+        "drift": [drift(a, b) for a, b in itertools.pairwise(series)],
+        "warm_items": [int(s.present.sum()) for s in series],
+        "norm_rank_correlation": rank_correlation(norm, count),
+        "half_agreement_items": int(shared.sum()),
+        "half_agreement_rank_correlation": {
+            "log_count": rank_correlation(agreed[shared], count[shared]),
+            "norm": rank_correlation(agreed[shared], norm[shared]),
+        },
+        "popularity_deciles": popularity_deciles(count, norm=norm, half_agreement=agreed),
+    }
+
+
+def popularity_deciles(count: np.ndarray, **values: np.ndarray) -> list[dict[str, float]]:
+    """Means of `values` over ten groups of items of equal size, rarest first; NaN values are left out of their mean."""
+    order = np.argsort(count, kind="stable")
+    groups = [g for g in np.array_split(order, DECILES) if len(g)]
+    mean = {name: [float(np.nanmean(v[g])) if np.isfinite(v[g]).any() else float("nan") for g in groups] for name, v in values.items()}
+    return [{"interactions": float(count[g].mean()), **{name: m[i] for name, m in mean.items()}} for i, g in enumerate(groups)]
+
+
+def embedding_tables(run: Run) -> list[EmbeddingTable]:
+    """One EmbeddingTable per cut-off: content vectors as they are, behaviour as of the cut-off."""
+    dataset = dataset_of(run)
+    item_ids = id_array(dataset.items["item_id"])
+    vectors, present = {}, {}
+    for modality in dataset.vector_modalities:
+        vectors[modality], present[modality] = vector_matrix(dataset.items[f"vector_{modality}"], name=f"vector_{modality}")
+    for view in dataset.text_views:
+        vectors[view], present[view] = np.load(run.output("text") / f"{view}.npy"), np.load(run.output("text") / f"{view}.present.npy")
+    series = np.load(run.output("behavior") / "series.npz")
+    return [
+        EmbeddingTable(item_ids, {**vectors, BEHAVIOR: v}, {**present, BEHAVIOR: p}, count, moment(as_of))
+        for v, p, count, as_of in zip(series["vectors"], series["present"], series["interaction_count"], series["as_of"], strict=True)
+    ]
+
+
+# ---- generation and codes
+
+
+def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
+    from dataclasses import replace
+
+    from adc_features.tokenizer.fit import RECIPES, fit
+
+    tables = embedding_tables(run)
+    content = {m: 1 for m in tables[0].vectors if m != BEHAVIOR}
+    spec = SidSpec(content=content, behavior=run.settings.behavior_codes, codebook_size=run.settings.codebook_size)
+    settings = replace(RECIPES[run.settings.tokenizer](), reliability=run.settings.reliability)
+    generation = fit(
+        tables,
+        spec,
+        settings=settings,
+        generation_id=run.settings.generation,
+        directory=directory / "generation",
+        seed=run.settings.seed,
+        progress=run.progress,
+        checkpoint=run.partial(GENERATION),
+    )
+    return {"quality": generation.quality, "codebook_hash": generation.codebook_hash, "positions": [p.name for p in spec.positions]}
+
+
+def generation_of(run: Run) -> Generation:
+    """The run's generation, hashes checked."""
+    return open_generation(run.output("generation") / "generation")
+
+
+def _build_codes(run: Run, directory: Path) -> Mapping[str, Any]:
+    from adc_features.tokenizer.encode import encode
+
+    generation = generation_of(run)
+    snapshots = []
+    for number, table in enumerate(embedding_tables(run)):
+        snapshots.append(encode(table, generation))
+        pq.write_table(snapshots[-1].to_arrow(), directory / f"{number:03d}.parquet")
+        if run.progress:
+            run.progress("encode", number + 1, len(cutoffs_of(run)))
+    newest, table = snapshots[-1], embedding_tables(run)[-1]
+    scale = ReliabilityScale.from_dict(generation.settings["reliability_scale"])
+    agreement = np.load(run.output("behavior") / "series.npz")["half_agreement"]
+    shared, warm = np.isfinite(agreement), table.present[BEHAVIOR]
+    behavioral = np.array(generation.spec.is_behavioral)
+    weight = newest.sid_weight[:, behavioral].mean(axis=1) if behavioral.any() else np.zeros(len(newest))
+    changed = [float((a.sid != b.sid)[~a.is_cold].mean()) if (~a.is_cold).any() else float("nan") for a, b in itertools.pairwise(snapshots)]
+    return {
+        "reliability_rank_correlation": scale.rank_correlation,
+        "reliability_half_agreement_rank_correlation": rank_correlation(newest.reliability[shared], agreement[shared]),
+        "changed_codes": changed,
+        "cold_items": [int(s.is_cold.sum()) for s in snapshots],
+        "weight_count_rank_correlation": rank_correlation(weight[warm], table.interaction_count[warm]),
+        "popularity_deciles": popularity_deciles(
+            table.interaction_count[warm],
+            reliability=newest.reliability[warm],
+            alignment=newest.alignment[warm],
+            behavioral_weight=weight[warm],
+            zero_weights=(newest.sid_weight[warm][:, behavioral] == 0).mean(axis=1) if behavioral.any() else np.zeros(int(warm.sum())),
+        ),
+    }
+
+
+def snapshots_of(run: Run) -> list[SidTable]:
+    """The run's encoded snapshots, oldest first."""
+    return [SidTable.from_arrow(pq.read_table(path)) for path in sorted(run.output("codes").glob("*.parquet"))]
+
+
+# ---- the Feast repository
+
+
+def repository_of(run: Run) -> Path:
+    """The run's Feast repository."""
+    return run.directory / "feature_repo"
+
+
+def servable_at(run: Run) -> list[datetime]:
+    """When each snapshot could first be served: its cut-off plus the publish lag."""
+    return [t + timedelta(hours=run.settings.publish_lag_hours) for t in cutoffs_of(run)]
+
+
+def known_interactions(run: Run) -> Any:
+    """The interactions a run may look at: all before the end of its scored window."""
+    dataset, split = dataset_of(run), split_of(run)
+    return dataset.interactions if split.eval_end is None else dataset.before(split.eval_end)
+
+
+def _build_publication(run: Run, directory: Path) -> Mapping[str, Any]:
+    from adc_features.artifact import fresh_directory
+    from adc_features.statistics import item_profile, user_activity
+    from adc_features.store.publish import apply, publish, publish_statistics
+    from adc_features.store.repository import create_repository
+
+    dataset, log = dataset_of(run), known_interactions(run)
+    activity = user_activity(log, resolution=dataset.resolution)
+    profile = item_profile(log, dataset.items, resolution=dataset.resolution, refresh_at=servable_at(run))
+    with fresh_directory(repository_of(run)) as repo:
+        create_repository(repo, project="adc_features")
+        publish(repo, generation_of(run), snapshots_of(run), servable_at=servable_at(run), computed_at=datetime.now().astimezone())
+        publish_statistics(repo, item_profile=profile, user_activity=activity, resolution=dataset.resolution)
+        apply(repo)
+    facts = {
+        "repository": "feature_repo",
+        "sid_rows": len(snapshots_of(run)) * len(dataset.items),
+        "user_activity_rows": len(activity),
+        "item_profile_rows": len(profile),
+    }
+    write_json(directory / "publication.json", facts)
+    return facts
+
+
+def _repository_identity(run: Run) -> Any:
+    """The hash of the list of live generations: another or a lost repository is published again."""
+    from adc_features.artifact import file_hash
+    from adc_features.store.repository import LIVE_GENERATIONS
+
+    path = repository_of(run) / LIVE_GENERATIONS
+    return file_hash(path) if path.is_file() else None
+
+
+def serving_time(run: Run) -> datetime:
+    """The run's `now`: the end of its scored window, when every event of it is known."""
+    dataset, split = dataset_of(run), split_of(run)
+    return split.eval_end or moment(dataset.interactions["time"].to_numpy()[-1]) + dataset.resolution
+
+
+def _build_online(run: Run, directory: Path) -> Mapping[str, Any]:
+    from adc_features.store.publish import materialize
+
+    now = serving_time(run)
+    materialize(repository_of(run), now=now, progress=run.progress)
+    write_json(directory / "online.json", {"now": now})
+    return {"now": now}
+
+
+DATA = Stage("data", (), ("source", "final", "snapshots", "seed"), _build_data, _source_files)
+TEXT = Stage("text", ("data",), ("text_model",), _build_text)
+BEHAVIOR_STAGE = Stage("behavior", ("data",), ("behavior", "seed"), _build_behavior)
+GENERATION = Stage(
+    "generation", ("data", "text", "behavior"), ("tokenizer", "reliability", "codebook_size", "behavior_codes", "generation", "seed"), _build_generation
+)
+CODES = Stage("codes", ("data", "text", "behavior", "generation"), (), _build_codes)
+PUBLICATION = Stage("publication", ("data", "generation", "codes"), ("publish_lag_hours",), _build_publication, _repository_identity)
+ONLINE = Stage("online", ("publication",), (), _build_online, _repository_identity)
+STAGES = (DATA, TEXT, BEHAVIOR_STAGE, GENERATION, CODES, PUBLICATION, ONLINE)
