@@ -76,6 +76,8 @@ class Dataset:
 
     def __post_init__(self) -> None:
         refuse([*examine_items(self.items, text_views=self.text_views), *examine_interactions(self.interactions, self.items)])
+        if not pc.all(known_items(self.interactions, self.items)).as_py():
+            raise InputError("some interactions name items that the item table lacks; make the dataset with dataset_from_tables, which leaves them out")
         if self.resolution <= timedelta(0):
             raise InputError(f"resolution is {self.resolution}; expected a positive duration such as 1 day")
         table = self.interactions.set_column(self.interactions.schema.get_field_index("time"), "time", self.interactions["time"].cast(TIME))
@@ -115,11 +117,17 @@ def dataset_from_tables(
 ) -> Dataset:
     """A Dataset from raw tables: resolution read off the stamps, windows at the days of the 80 % and 90 % quantiles unless given.
 
-    Integer `time` columns are refused by the doctor: an integer carries no unit and no zone.
+    Interactions with items that the item table lacks are left out; the doctor counts them. Integer `time` columns are refused by the doctor: an integer carries no unit and no zone.
     """
     refuse([*examine_items(items, text_views=text_views or {}), *examine_interactions(interactions, items)])
+    interactions = interactions.filter(known_items(interactions, items))
     times = np.sort(interactions["time"].cast(TIME).to_numpy())
     return Dataset(name, items, interactions, time_resolution(times), windows or quantile_windows(times), text_views or {})
+
+
+def known_items(interactions: pa.Table, items: pa.Table) -> pa.ChunkedArray:
+    """Per interaction: does its item stand in the item table?"""
+    return pc.is_in(interactions["item_id"], value_set=pc.unique(items["item_id"]).cast(interactions["item_id"].type))
 
 
 def time_resolution(times: np.ndarray) -> timedelta:

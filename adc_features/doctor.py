@@ -86,7 +86,7 @@ def examine_interactions(interactions: pa.Table, items: pa.Table | None = None) 
                     "warning",
                     "interactions.item_id",
                     f"{unknown} of {len(interactions)} rows name items that the item table lacks",
-                    "they train no vectors of those items; add the items",
+                    "these rows are left out; add the items to keep them",
                 )
             )
         never = len(items) - pc.count_distinct(interactions["item_id"].filter(known)).as_py()

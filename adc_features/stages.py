@@ -109,12 +109,11 @@ def _build_text(run: Run, directory: Path) -> Mapping[str, Any]:
 
 def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.encoders.behavior import RECIPES, behavior_series, drift, half_agreement
-    from adc_features.statistics import known_items
 
     dataset, split = dataset_of(run), split_of(run)
     settings = RECIPES[run.settings.behavior]()
     item_ids = id_array(dataset.items["item_id"])
-    log = known_items(dataset.before(split.train_end), item_ids)
+    log = dataset.before(split.train_end)
     series = behavior_series(
         log, item_ids, cutoffs=cutoffs_of(run), settings=settings, seed=run.settings.seed, checkpoint=run.partial(BEHAVIOR_STAGE), progress=run.progress
     )
