@@ -37,9 +37,8 @@ USER_ACTIVITY_SCHEMA = pa.schema(
         "user_event_count": pa.int64(),
         "user_label_sum": pa.float32(),
         "user_label_mean": pa.float32(),
-        "user_rating_sum": pa.float32(),
         "user_rating_mean": pa.float32(),
-        "user_residual_sum": pa.float32(),
+        "user_residual_mean": pa.float32(),
         "user_last_time": pa.int64(),
         "user_recent_items": pa.list_(pa.string()),
         "user_recent_labels": pa.list_(pa.float32()),
@@ -54,9 +53,8 @@ ITEM_PROFILE_SCHEMA = pa.schema(
         "item_event_count": pa.int64(),
         "item_label_sum": pa.float32(),
         "item_label_mean": pa.float32(),
-        "item_rating_sum": pa.float32(),
         "item_rating_mean": pa.float32(),
-        "item_residual_sum": pa.float32(),
+        "item_residual_mean": pa.float32(),
         "item_last_time": pa.int64(),
         "item_brand": pa.string(),
         "item_category": pa.string(),
@@ -64,8 +62,6 @@ ITEM_PROFILE_SCHEMA = pa.schema(
         "brand_label_mean": pa.float32(),
         "category_event_count": pa.int64(),
         "category_label_mean": pa.float32(),
-        "global_label_mean": pa.float32(),
-        "global_rating_mean": pa.float32(),
     }
 )
 """`item_id` is int64 where the data's ids are. `item_brand`, `item_category`: "" where unknown, with count 0 and the global mean."""
@@ -74,10 +70,10 @@ ITEM_PROFILE_SCHEMA = pa.schema(
 def user_activity(interactions: pa.Table, *, resolution: timedelta, recent: int = 20) -> pa.Table:
     """What is known of each user after each distinct time of their events: USER_ACTIVITY_SCHEMA, sorted by (time, user).
 
-    Per row, over the events with time <= event_timestamp - resolution: their number; sums and smoothed means (prior: the mean over
-    everybody, as known then) of label and rating (the label again where the data has no `rating`); the sum of rating - item's smoothed
-    mean as known at each event (how generous the user is, given what they rated); the last event's time; the last `recent` items and
-    their labels, oldest first. Raises InputError on an empty table, unsorted times, null labels or recent < 1.
+    Per row, over the events with time <= event_timestamp - resolution: their number and label sum; the smoothed means (prior: the mean
+    over everybody, as known then) of label and rating (the label again where the data has no `rating`); the mean, smoothed towards 0, of
+    rating - item's smoothed mean as known at each event (how generous the user is, given what they rated); the last event's time; the
+    last `recent` items and their labels, oldest first. Raises InputError on an empty table, unsorted times, null labels or recent < 1.
     """
     if recent < 1:
         raise InputError(f"recent is {recent}; expected at least 1 item")
@@ -92,8 +88,7 @@ def user_activity(interactions: pa.Table, *, resolution: timedelta, recent: int 
     columns = {
         "user_id": users[rows.key],
         "event_timestamp": rows.time + log.resolution,
-        **_sums_and_means("user", rows.count, rows.sums, log.mean_until(rows.time)),
-        "user_residual_sum": rows.sums[:, 2],
+        **_summary("user", rows.count, rows.sums, log.mean_until(rows.time)),
         "user_last_time": rows.time.astype(np.int64),
         "user_recent_items": pa.ListArray.from_arrays(offsets, pa.array(items[item[kept]])),
         "user_recent_labels": pa.ListArray.from_arrays(offsets, pa.array(log.values[kept, 0].astype(np.float32))),
@@ -106,8 +101,7 @@ def item_profile(interactions: pa.Table, items: pa.Table, *, resolution: timedel
 
     Returns ITEM_PROFILE_SCHEMA sorted by (time, item). A refresh row holds the events with time + resolution <= refresh_at, so items
     without events of their own still carry the statistics of their brand and category (columns `brand`, and `category` or
-    `category_path`, of `items`, where they exist). `item_residual_sum` sums rating - user's smoothed mean as known at each event.
-    `global_*`: the mean over everything known then, the prior of all smoothed means.
+    `category_path`, of `items`, where they exist). `item_residual_mean` is over rating - user's smoothed mean as known at each event.
     Raises InputError on an empty table, duplicate items, or an event of an unknown item.
     """
     log = _Log.of(interactions, resolution)
@@ -131,11 +125,8 @@ def item_profile(interactions: pa.Table, items: pa.Table, *, resolution: timedel
     columns = {
         "item_id": ids[key],
         "event_timestamp": time + log.resolution,
-        **_sums_and_means("item", count, sums, prior),
-        "item_residual_sum": sums[:, 2],
+        **_summary("item", count, sums, prior),
         "item_last_time": np.where(count > 0, last.astype(np.int64), NO_TIME),
-        "global_label_mean": prior[:, 0],
-        "global_rating_mean": prior[:, 1],
     }
     for name, text in (("brand", _attribute(items, "brand")), ("category", _attribute(items, "category", "category_path"))):
         values, group = np.unique(text, return_inverse=True)
@@ -225,11 +216,12 @@ def _smoothed(total: np.ndarray, count: np.ndarray, prior: np.ndarray) -> np.nda
     return (total + SMOOTHING * prior) / (count + SMOOTHING)
 
 
-def _sums_and_means(name: str, count: np.ndarray, sums: np.ndarray, prior: np.ndarray) -> dict[str, np.ndarray]:
-    columns = {f"{name}_event_count": count}
+def _summary(name: str, count: np.ndarray, sums: np.ndarray, prior: np.ndarray) -> dict[str, np.ndarray]:
+    """Columns over `count` [R] events; sums [R, 3] of label, rating and residual; prior [R, 2] of label and rating."""
+    columns = {f"{name}_event_count": count, f"{name}_label_sum": sums[:, 0]}
     for place, value in enumerate(("label", "rating")):
-        columns |= {f"{name}_{value}_sum": sums[:, place], f"{name}_{value}_mean": _smoothed(sums[:, place], count, prior[:, place])}
-    return columns
+        columns[f"{name}_{value}_mean"] = _smoothed(sums[:, place], count, prior[:, place])
+    return columns | {f"{name}_residual_mean": _smoothed(sums[:, 2], count, np.zeros(len(count)))}
 
 
 def _spans(first: np.ndarray, length: np.ndarray) -> np.ndarray:
