@@ -3,6 +3,7 @@
 AdcError
 ├── InputError             data or arguments that we refuse; nothing was changed
 │   └── ReliabilityError   the reliability signal disagrees with the interaction counts
+├── QualityError           a fitted tokenizer fails its quality gate; nothing was written
 ├── ArtifactError          a file or directory on disk is missing, incomplete or altered
 ├── GenerationMismatch     codes of one generation offered to a reader of another
 └── ParityError            an online value differs from its offline value
@@ -21,6 +22,10 @@ class InputError(AdcError):
 
 class ReliabilityError(InputError):
     """The reliability signal does not rise with interaction counts (methods: rank correlation gate)."""
+
+
+class QualityError(AdcError):
+    """A tokenizer was fitted, but its codes are too unevenly used to publish; nothing was written."""
 
 
 class ArtifactError(AdcError):

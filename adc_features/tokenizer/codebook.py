@@ -1,0 +1,77 @@
+"""Cosine codebooks, one a position. Reads: latents. Writes: codes and codewords.
+
+Legend: B rows, P positions, K codes, D latent width. Latents and codewords have unit length, so cosine and L2 lookup agree.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class Codebooks(nn.Module):
+    """P codebooks of K unit codewords; a code is the argmax of the cosine (ADC-SID Eq. 5, 7-9)."""
+
+    def __init__(self, positions: int, codes: int, width: int) -> None:
+        super().__init__()
+        self.codewords = nn.Parameter(F.normalize(torch.randn(positions, codes, width), dim=-1))
+
+    def unit(self) -> Tensor:
+        """The codewords at unit length, float32 [P, K, D]: only directions are learned."""
+        return F.normalize(self.codewords, dim=-1)
+
+    def lookup(self, latent_BPD: Tensor) -> Tensor:
+        """The code of each latent, int64 [B, P]. Position by position, so memory stays at B x K."""
+        words = self.unit()
+        return torch.stack([(latent_BPD[:, p] @ words[p].T).argmax(-1) for p in range(len(words))], dim=1)
+
+    def codeword(self, codes_BP: Tensor) -> Tensor:
+        """The codewords of these codes, float32 [B, P, D], differentiable."""
+        positions, codes, width = self.codewords.shape
+        offset = torch.arange(positions) * codes
+        # F.embedding, not an index: its gradient is summed in a fixed order, so two fits with one seed agree to the bit
+        return F.embedding(codes_BP + offset, self.unit().reshape(positions * codes, width))
+
+    @torch.no_grad()
+    def move_to_mean(self, latent_BPD: Tensor, codes_BP: Tensor, known_BP: Tensor, *, decay: float) -> None:
+        """One step of the spherical moving average: codewords drift to the mean direction of their latents (methods A3)."""
+        words = self.unit()
+        for p in range(len(words)):
+            rows = known_BP[:, p]
+            sums, counts = _sums(latent_BPD[rows, p], codes_BP[rows, p], words.shape[1])
+            mean = F.normalize(sums, dim=-1)
+            moved = F.normalize(decay * words[p] + (1 - decay) * mean, dim=-1)
+            self.codewords[p] = torch.where((counts > 0)[:, None], moved, words[p])
+
+    @torch.no_grad()
+    def revive(self, usage_PK: Tensor, latent_BPD: Tensor, codes_BP: Tensor, known_BP: Tensor, *, share: float, chance: torch.Generator) -> int:
+        """Move codes used less than `share` of the uniform rate onto latents of overused codes; the number moved."""
+        moved = 0
+        for p, usage in enumerate(usage_PK):
+            weak = torch.nonzero(usage < share * usage.sum() / len(usage)).flatten()
+            rows = torch.nonzero(known_BP[:, p]).flatten()
+            weak = weak[: len(rows)]
+            if len(weak):
+                crowd = usage[codes_BP[rows, p]].float() + 1e-9
+                chosen = rows[torch.multinomial(crowd, len(weak), replacement=False, generator=chance)]
+                self.codewords[p, weak] = latent_BPD[chosen, p]
+                moved += len(weak)
+        return moved
+
+
+def spherical_kmeans(latent_ND: Tensor, codes: int, *, iterations: int = 20, chance: torch.Generator) -> Tensor:
+    """`codes` unit directions that cover these unit latents, float32 [codes, D]; empty clusters restart on random rows.
+
+    Ours and not scikit-learn's: that one sums in the order its threads finish.
+    """
+    words = latent_ND[torch.randint(len(latent_ND), (codes,), generator=chance)]
+    for _ in range(iterations):
+        sums, counts = _sums(latent_ND, (latent_ND @ words.T).argmax(-1), codes)
+        empty = counts == 0
+        sums[empty] = latent_ND[torch.randint(len(latent_ND), (int(empty.sum()),), generator=chance)]
+        words = F.normalize(sums, dim=-1)
+    return words
+
+
+def _sums(latent_ND: Tensor, codes_N: Tensor, codes: int) -> tuple[Tensor, Tensor]:
+    sums = torch.zeros(codes, latent_ND.shape[1]).index_add_(0, codes_N, latent_ND)
+    return sums, torch.bincount(codes_N, minlength=codes)

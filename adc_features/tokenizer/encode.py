@@ -1,0 +1,94 @@
+"""Give items their codes and weights. Reads: EmbeddingTable, Generation. Writes: SidTable.
+
+Legend: B rows, L positions.
+"""
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from adc_features.embeddings import EmbeddingTable
+from adc_features.errors import InputError
+from adc_features.generation import Generation
+from adc_features.quality import collision_counts
+from adc_features.reliability import ReliabilityScale
+from adc_features.sids import SidTable
+from adc_features.spec import BEHAVIOR, NO_CODE
+from adc_features.tokenizer.alignment import strength
+from adc_features.tokenizer.model import AdcModel, Rows, load
+
+logger = logging.getLogger(__name__)
+
+BLOCK = 1024
+"""Rows that go through the network at once, always: a matrix product of one shape gives a row the same bits wherever it
+stands, so an item alone (padded to a block) equals the item in a batch, and a code never flips on a near tie."""
+
+
+def encode(items: EmbeddingTable, generation: Generation, *, progress: Callable[[str, int, int], None] | None = None) -> SidTable:
+    """Codes and weights of `items` in the vocabulary of `generation`, as of items.as_of.
+
+    Weights: 1 for shared positions, the softmax gate for content, R over its frozen mean for behaviour, clipped to [0, 4]
+    (methods 1.7, A10), rounded once to spec.weight_dtype. Where a position's modality is absent the code is -1, the weight
+    0; an item without behaviour is cold: x = 0, w = w(0), its shared code from the learned missing vector (A18).
+    collision_count counts within `items`. Raises InputError when a modality is missing or of another width.
+    """
+    spec, model = generation.spec, load(generation)
+    check_widths(items, model)
+    x = reliability(items, generation)
+    sid = np.full((len(items), spec.length), NO_CODE, np.int32)
+    weight = np.zeros((len(items), spec.length), np.float32)
+    with torch.inference_mode():
+        for start in range(0, len(items), BLOCK):
+            part = slice(start, min(start + BLOCK, len(items)))
+            encoded = model.encode(_block(items, x, part, model))
+            codes = torch.where(encoded.known_BP, model.codebooks.lookup(encoded.latent_BPD), NO_CODE)
+            if spec.behavior:
+                behavioral = slice(spec.length - spec.behavior, spec.length)
+                encoded.weight_BP[:, behavioral] = model.importance.normalised(encoded.weight_BP[:, behavioral])
+            sid[part], weight[part] = codes[: part.stop - start], encoded.weight_BP[: part.stop - start]
+            if progress is not None:
+                progress("encode", part.stop, len(items))
+    weight = weight.astype(spec.weight_dtype).astype(np.float32)
+    alignment = strength(torch.from_numpy(x), model.settings.alpha, model.settings.beta).numpy() if spec.behavior else np.zeros_like(x)
+    cold = ~items.present[BEHAVIOR] if spec.behavior else items.interaction_count == 0
+    logger.info("stage=encode generation=%s items=%d cold=%d", generation.id, len(items), cold.sum())
+    return SidTable(
+        item_ids=items.item_ids,
+        sid=sid,
+        sid_weight=weight,
+        reliability=x,
+        alignment=alignment,
+        is_cold=cold,
+        collision_count=collision_counts(sid, codebook_size=spec.codebook_size),
+        found=np.ones(len(items), bool),
+        generation=generation.id,
+        codebook_size=spec.codebook_size,
+        as_of=items.as_of,
+    )
+
+
+def reliability(items: EmbeddingTable, generation: Generation) -> np.ndarray:
+    """x of the items under the generation's frozen scale, float32 [N] in [0, 1]; 0 for a spec without behaviour."""
+    if not generation.spec.behavior:
+        return np.zeros(len(items), np.float32)
+    return ReliabilityScale.from_dict(generation.settings["reliability"])(items)
+
+
+def check_widths(items: EmbeddingTable, model: AdcModel) -> None:
+    """Raise InputError unless `items` has every modality that the network reads, in the width it was trained on."""
+    for modality, width in model.widths.items():
+        if items.width(modality) != width:
+            raise InputError(f"modality {modality!r} has width {items.width(modality)}, the generation was fitted on {width}; embed with the same encoder")
+
+
+def _block(items: EmbeddingTable, x: np.ndarray, part: slice, model: AdcModel) -> Rows:
+    """Rows `part`, padded with absent rows to BLOCK."""
+
+    def padded(array: np.ndarray) -> torch.Tensor:
+        block = np.zeros((BLOCK, *array.shape[1:]), array.dtype)
+        block[: part.stop - part.start] = array[part]
+        return torch.from_numpy(block)
+
+    return Rows({m: padded(items.vectors[m]) for m in model.widths}, {m: padded(items.present[m]) for m in model.widths}, padded(x))

@@ -1,0 +1,73 @@
+"""How much each behavioural code of an item says. Reads: behaviour vectors, reliability x. Writes: weights R and their penalty.
+
+Legend: B rows, N behavioural experts.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from adc_features.tokenizer.alignment import strength
+from adc_features.tokenizer.experts import mlp
+
+GateScale = Literal["sigmoid", "linear", "controller", "equal"]
+
+
+class BehaviorGate(nn.Module):
+    """R = scale(x) * relu(MLP(e_b) + b), float32 [B, N] >= 0 (ADC-SID Eq. 22).
+
+    scale: `sigmoid` as printed (0.5 to 0.73: the ReLU does the denoising), `linear` x itself, `controller` w (methods
+    A15), `equal` the ablation without a gate, R = 1.
+    """
+
+    def __init__(self, width: int, experts: int, *, hidden: int, scale: GateScale, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.experts, self.scale, self.alpha, self.beta = experts, scale, alpha, beta
+        self.score = mlp(width, hidden, experts) if scale != "equal" else None
+        if self.score is not None:
+            nn.init.constant_(self.score[-1].bias, 0.5)  # every expert starts active and is thinned out, as in ReMoE (A13)
+        self.register_buffer("normaliser", torch.ones(experts))
+
+    def forward(self, behavior: Tensor, x: Tensor, present: Tensor) -> Tensor:
+        """R of rows with standardised vectors `behavior` [B, d] and reliability x [B]; 0 where there is no behaviour (A18)."""
+        if self.score is None:
+            return present[:, None].float().expand(-1, self.experts)
+        scale = {"sigmoid": torch.sigmoid, "linear": lambda x: x, "controller": lambda x: strength(x, self.alpha, self.beta)}[self.scale](x)
+        return torch.where(present[:, None], scale[:, None] * torch.relu(self.score(behavior)), 0.0)
+
+    def normalised(self, gate_BN: Tensor) -> Tensor:
+        """R over its mean where active, clipped to [0, 4]: a scale that consumers can rely on (methods A10)."""
+        return (gate_BN / self.normaliser).clamp(0.0, 4.0)
+
+
+@dataclass
+class SparsityController:
+    """ReMoE's feedback on the load-balance penalty (Eq. 23; arXiv 2412.14711): lambda rises while too many experts are active.
+
+    target: mean active experts k-bar. strength: lambda; 0 keeps it off for good (the ablation). inactive: the running share
+    of inactive entries, over about 20 batches, because a handful of experts moves in coarse steps.
+    """
+
+    experts: int
+    target: float
+    strength: float
+    inactive: float = 0.0
+    floor: float = 1e-8
+
+    def penalty(self, gate_BN: Tensor, present: Tensor) -> Tensor:
+        """lambda * sum_j f_j mean_t R_j(t) over rows with behaviour, a scalar; f_j is a count and carries no gradient."""
+        rows = present.sum().clamp_min(1)
+        active = (gate_BN > 0).sum(0) / rows
+        return self.strength * (self.experts / self.target * active * gate_BN.sum(0) / rows).sum()
+
+    def observe(self, gate_BN: Tensor, present: Tensor) -> None:
+        """Move lambda by a factor 1.2 towards the target, after a step on this batch."""
+        rows = int(present.sum())
+        if not rows:
+            return
+        now = 1.0 - int((gate_BN > 0).sum()) / (rows * self.experts)
+        self.inactive += (now - self.inactive) / 20
+        factor = 1.2 if self.inactive < 1 - self.target / self.experts else 1 / 1.2
+        self.strength = max(self.strength * factor, self.floor)

@@ -1,0 +1,211 @@
+"""The ADC-SID network. Reads: AdcSettings, rows of item vectors. Writes: latents, weights, codes and the loss.
+
+Source: "Taming the Long Tail" (arXiv 2510.25622); A1-A25 are the resolutions of its gaps in the methods notes.
+Legend: B rows, P positions, K codes, D latent width, N behavioural experts.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from adc_features.errors import ArtifactError, InputError
+from adc_features.generation import Generation
+from adc_features.reliability import Mode
+from adc_features.spec import BEHAVIOR, SidSpec
+from adc_features.tokenizer.alignment import alignment_loss, strength
+from adc_features.tokenizer.codebook import Codebooks
+from adc_features.tokenizer.experts import Experts, mlp
+from adc_features.tokenizer.importance import BehaviorGate, GateScale, SparsityController
+
+
+@dataclass(frozen=True)
+class AdcSettings:
+    """How an ADC-SID tokenizer is built and trained; defaults are measured on Beauty unless the paper states them.
+
+    Reliability: reliability mode of x; alpha, beta of the alignment controller (Eq. 17).
+    Network: hidden, latent (D) and aligned (h) widths; gate_scale of R (Eq. 22).
+    Loss: weights of its terms (methods A4; commitment A3; orthogonality and auxiliary are MMQ's, A6), temperature tau,
+    stopgrad_behavior (A7), denoise_negatives (A25).
+    Sparsity: target_active k-bar, mean active behavioural experts, None means half of them (A12); sparsity_start the first
+    lambda, 0 switches the penalty off.
+    Training: steps of `batch` rows, warmup_steps of them before codes, AdamW with cosine decay; codebook_update by
+    gradient or by spherical moving average of `ema_decay`; drop_behavior, the share of rows that train as cold (A18);
+    every revive_every steps codes under revive_share of the uniform rate move to crowded places.
+    Gate: min_utilisation, the least share of codes in use that a codebook may have.
+    """
+
+    reliability: Mode = "log_count"
+    alpha: float = 20.0
+    beta: float = 4.0
+    hidden: int = 256
+    latent: int = 64
+    aligned: int = 128
+    gate_scale: GateScale = "sigmoid"
+    reconstruction_weight: float = 12.0
+    alignment_weight: float = 0.1
+    vq_weight: float = 1.0
+    commitment: float = 0.25
+    orthogonality_weight: float = 0.0
+    auxiliary_weight: float = 0.0
+    temperature: float = 0.07
+    stopgrad_behavior: bool = False
+    denoise_negatives: bool = False
+    target_active: float | None = None
+    sparsity_start: float = 1e-8
+    steps: int = 1000
+    warmup_steps: int = 60
+    batch: int = 1024
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-4
+    codebook_update: Literal["gradient", "ema"] = "gradient"
+    ema_decay: float = 0.99
+    drop_behavior: float = 0.1
+    revive_every: int = 50
+    revive_share: float = 0.01
+    min_utilisation: float = 0.95
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_steps < self.steps:
+            raise InputError(f"warmup_steps is {self.warmup_steps} of {self.steps} steps; expected 0 or more and fewer than steps")
+        if self.batch < 2 or min(self.hidden, self.latent, self.aligned, self.revive_every) < 1:
+            raise InputError("batch must be at least 2; hidden, latent, aligned and revive_every at least 1")
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+class Rows(NamedTuple):
+    """Rows as the network reads them: raw vectors float32 [B, d] and presence bool [B] per modality, reliability x [B]."""
+
+    vectors: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]
+    x: Tensor
+
+
+class Encoded(NamedTuple):
+    """What the experts say of a batch: unit latents [B, P, D], raw weights [B, P], known [B, P], and the inputs' forms."""
+
+    latent_BPD: Tensor
+    weight_BP: Tensor
+    known_BP: Tensor
+    standard: Mapping[str, Tensor]
+    projected: Mapping[str, Tensor]
+
+
+class AdcModel(nn.Module):
+    """Experts, gates, codebooks and decoder for a spec. The positions and widths all follow from the spec and the inputs."""
+
+    def __init__(self, spec: SidSpec, widths: Mapping[str, int], settings: AdcSettings) -> None:
+        super().__init__()
+        self.spec, self.settings, self.widths = spec, settings, {m: widths[m] for m in spec.modalities}
+        s, self.contents = settings, [(m, n) for m, n in spec.content.items() if n]
+        self.standard = nn.ModuleDict({m: Standard(d) for m, d in self.widths.items()})
+        self.experts = Experts(spec, self.widths, hidden=s.hidden, latent=s.latent, aligned=s.aligned)
+        # one expert of a modality has weight 1 whatever the gate says, so only several have one (Eq. 12-13)
+        self.gates = nn.ModuleDict({m: mlp(self.widths[m], s.latent, n) for m, n in spec.content.items() if n > 1})
+        if spec.behavior:
+            self.importance = BehaviorGate(self.widths[BEHAVIOR], spec.behavior, hidden=s.latent, scale=s.gate_scale, alpha=s.alpha, beta=s.beta)
+        self.codebooks = Codebooks(spec.length, spec.codebook_size, s.latent)
+        self.decoder = mlp(s.latent, s.hidden, sum(self.widths.values()))
+        self.auxiliary = nn.ModuleDict({m: nn.Linear(s.latent, d) for m, d in self.widths.items()} if s.auxiliary_weight else {})
+
+    def encode(self, rows: Rows) -> Encoded:
+        """Latents and raw weights of rows; where a position's modality is absent, known is False and the weight 0."""
+        standard = {m: scale(rows.vectors[m], rows.present[m]) for m, scale in self.standard.items()}
+        projected = self.experts.projections(standard)
+        latent_BPD = self.experts(standard, rows.present, projected)
+        anything = torch.stack([rows.present[m] for m in self.widths]).any(0)
+        known, weight = [anything] * self.spec.shared, [anything[:, None].float().expand(-1, self.spec.shared)]
+        for m, n in self.contents:
+            known += [rows.present[m]] * n
+            gate = torch.softmax(self.gates[m](standard[m]), dim=1) if n > 1 else 1.0
+            weight.append(gate * rows.present[m][:, None].float())
+        if self.spec.behavior:
+            known += [rows.present[BEHAVIOR]] * self.spec.behavior
+            weight.append(self.importance(standard[BEHAVIOR], rows.x, rows.present[BEHAVIOR]))
+        return Encoded(latent_BPD, torch.cat(weight, dim=1), torch.stack(known, dim=1), standard, projected)
+
+    def loss(self, rows: Rows, encoded: Encoded, codeword_BPD: Tensor | None, sparsity: SparsityController | None) -> dict[str, Tensor]:
+        """The terms of L = l_r L_recon + l_a L_align + l_q L_vq + L_reg (methods A4), weighted; codeword None = not quantised yet."""
+        s, terms = self.settings, {}
+        z = (encoded.weight_BP[:, :, None] * encoded.latent_BPD).sum(1)
+        if codeword_BPD is not None:
+            zq = (encoded.weight_BP[:, :, None] * codeword_BPD).sum(1)
+            terms["vq"] = s.vq_weight * self._vq(encoded, codeword_BPD)
+            z = z + (zq - z).detach()  # Eq. 14: the decoder reads codewords, the gradient passes to the latents
+        decoded = self.decoder(z).split(list(self.widths.values()), dim=1)
+        errors = [_masked_mean((guess - encoded.standard[m]).square().mean(1), rows.present[m]) for m, guess in zip(self.widths, decoded, strict=True)]
+        # every modality counts alike: weighted by width, 64 behaviour dims beside 768 of text let all behavioural gates die
+        terms["reconstruction"] = s.reconstruction_weight * torch.stack(errors).mean()
+        if s.alignment_weight:
+            w = strength(rows.x, s.alpha, s.beta)
+            aligned = alignment_loss(
+                encoded.projected, rows.present, w, temperature=s.temperature, stopgrad_behavior=s.stopgrad_behavior, denoise_negatives=s.denoise_negatives
+            )
+            terms["alignment"] = s.alignment_weight * aligned
+        if sparsity is not None:
+            terms["sparsity"] = sparsity.penalty(encoded.weight_BP[:, -self.spec.behavior :], rows.present[BEHAVIOR])
+        if s.orthogonality_weight:
+            terms["orthogonality"] = s.orthogonality_weight * _overlap(encoded.latent_BPD, encoded.known_BP)
+        if s.auxiliary_weight:
+            terms["auxiliary"] = s.auxiliary_weight * self._auxiliary(encoded)
+        return terms
+
+    def _vq(self, encoded: Encoded, codeword_BPD: Tensor) -> Tensor:
+        """Codewords follow latents and latents commit to codewords, both on the unit sphere, summed over positions (A3).
+
+        Eq. 14 alone gives codebooks no gradient at all. Under `ema` they move by averaging and only the commitment is left.
+        """
+        latent, s = encoded.latent_BPD, self.settings
+        commit = ((latent - codeword_BPD.detach()) ** 2).sum(-1)
+        follow = ((latent.detach() - codeword_BPD) ** 2).sum(-1) if s.codebook_update == "gradient" else 0.0
+        return _masked_mean(follow + s.commitment * commit, encoded.known_BP) * self.spec.length
+
+    def _auxiliary(self, encoded: Encoded) -> Tensor:
+        """Each modality read back from its own experts alone (MMQ; methods A6)."""
+        terms = []
+        for m in self.auxiliary:
+            own = [i for i, p in enumerate(self.spec.positions) if p.modality == m]
+            if own:
+                z = encoded.latent_BPD[:, own].mean(1)
+                known = encoded.known_BP[:, own[:1]]
+                terms.append(_masked_mean((self.auxiliary[m](z) - encoded.standard[m]) ** 2, known.expand(-1, self.widths[m])))
+        return torch.stack(terms).mean() if terms else torch.zeros(())
+
+
+class Standard(nn.Module):
+    """A modality's vectors minus their mean, over one scale: mean squared length becomes the width. Absent rows become 0."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("center", torch.zeros(width))
+        self.register_buffer("spread", torch.ones(()))
+
+    def forward(self, vectors: Tensor, present: Tensor) -> Tensor:
+        return torch.where(present[:, None], (vectors - self.center) / self.spread, 0.0)
+
+
+def load(generation: Generation) -> AdcModel:
+    """The frozen network of a generation, ready to encode. Raises ArtifactError when another tokenizer wrote it."""
+    if generation.tokenizer != "adc":
+        raise ArtifactError(f"generation {generation.id!r} was written by tokenizer {generation.tokenizer!r}; expected 'adc', encode it with its own tokenizer")
+    prefix, suffix = "standard.", ".center"
+    widths = {name[len(prefix) : -len(suffix)]: len(a) for name, a in generation.tensors.items() if name.startswith(prefix) and name.endswith(suffix)}
+    with torch.device("meta"):  # no random numbers are drawn for parameters that are about to be replaced
+        model = AdcModel(generation.spec, widths, AdcSettings(**generation.settings["adc"]))
+    model.load_state_dict({name: torch.tensor(array) for name, array in generation.tensors.items()}, assign=True)
+    return model.eval().requires_grad_(False)
+
+
+def _masked_mean(values: Tensor, known: Tensor) -> Tensor:
+    return torch.where(known, values, 0.0).sum() / known.sum().clamp_min(1)
+
+
+def _overlap(latent_BPD: Tensor, known_BP: Tensor) -> Tensor:
+    """Mean squared cosine between the latents of different experts of one item (MMQ's orthogonality; methods A6)."""
+    cosine_BPP = latent_BPD @ latent_BPD.transpose(1, 2)
+    pairs = (known_BP[:, :, None] & known_BP[:, None, :]) & ~torch.eye(known_BP.shape[1], dtype=torch.bool)
+    return _masked_mean(cosine_BPP**2, pairs)
