@@ -1,0 +1,145 @@
+"""A compact SASRec (Kang & McAuley 2018). Reads: sequences of item rows. Writes: a trained item table.
+
+Legend: U users, E events, I items, R packed rows, T places in a row, P positions with a target, C candidate items, D dims.
+
+Most users have a handful of events, so padding every user to one length wastes nine tenths of the work. Here the users
+are shuffled, laid end to end and cut into rows of T; a mask keeps users apart. A user cut in two loses some history, at
+another place every epoch, and no event is lost.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+Loss = Literal["full_softmax", "in_batch"]
+
+CHUNK = 256  # positions whose logits are alive at once: small enough for the cache, large enough for the matrix product
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Events grouped by user, oldest first: `items` int64 [E] item rows, `ends` int64 [U] where each user's events end."""
+
+    items: np.ndarray
+    ends: np.ndarray
+
+    @property
+    def transitions(self) -> int:
+        """P, the events that have an earlier event of the same user."""
+        return len(self.items) - len(self.ends)
+
+
+class Batch(NamedTuple):
+    """Packed rows: `items` int64 [R, T], `targets` int64 [R, T] (-1: none), `places` int64 [R, T] since the user's start, `users` int64 [R, T]."""
+
+    items: Tensor
+    targets: Tensor
+    places: Tensor
+    users: Tensor
+
+
+def packed_batches(sequences: Sequences, *, length: int, rows: int, rng: np.random.Generator) -> Iterator[Batch]:
+    """One epoch of batches of up to `rows` rows of `length` places; every transition stands in exactly one of them."""
+    counts = np.diff(sequences.ends, prepend=0)
+    order = rng.permutation(len(counts))
+    inputs = counts[order] - 1  # the newest event of a user is a target only
+    users = np.repeat(np.arange(len(order)), inputs)
+    first = np.cumsum(inputs) - inputs
+    source = np.repeat((sequences.ends - counts)[order] - first, inputs) + np.arange(len(users))
+    # Where the row or the user starts, whichever is later: places count from there.
+    here = np.arange(len(users))
+    places = here - np.maximum(here // length * length, np.repeat(first, inputs))
+    filled = -(-len(users) // length) * length
+    columns = []
+    for values, padding in ((sequences.items[source], 0), (sequences.items[source + 1], -1), (places, 0), (users, -1)):
+        column = np.full(filled, padding)
+        column[: len(values)] = values
+        columns.append(torch.from_numpy(column.reshape(-1, length)))
+    for start in range(0, filled // length, rows):
+        yield Batch(*(c[start : start + rows] for c in columns))
+
+
+class Block(nn.Module):
+    """Causal self-attention within one user, then a pointwise network; each normalised before and added to its input."""
+
+    def __init__(self, dim: int, dropout: float) -> None:
+        super().__init__()
+        self.attention_norm, self.pointwise_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
+        self.query_key_value, self.mix = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
+        self.pointwise = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_RTD: Tensor, visible_RTT: Tensor) -> Tensor:
+        query, key, value = self.query_key_value(self.attention_norm(x_RTD)).chunk(3, dim=-1)
+        attended = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible_RTT)
+        x_RTD = x_RTD + self.dropout(self.mix(attended))
+        return x_RTD + self.dropout(self.pointwise(self.pointwise_norm(x_RTD)))
+
+
+class SASRec(nn.Module):
+    """Hidden states of packed rows; an item's logit is the product of a state and the item's row in the same table."""
+
+    def __init__(self, items: int, *, dim: int, blocks: int, length: int, dropout: float, init_std: float) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(items, dim) * init_std)
+        self.places = nn.Parameter(torch.randn(length, dim) * 0.02)
+        self.blocks = nn.ModuleList(Block(dim, dropout) for _ in range(blocks))
+        self.norm = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """float32 [R, T, D]: the state after each event, from that event and the user's earlier ones in the row."""
+        table = self.table
+        x_RTD = self.dropout(functional.embedding(batch.items, table) * table.shape[1] ** 0.5 + self.places[batch.places])
+        visible_RTT = (batch.users[:, :, None] == batch.users[:, None, :]).tril_()
+        for block in self.blocks:
+            x_RTD = block(x_RTD, visible_RTT)
+        return self.norm(x_RTD)
+
+
+def matrix_dtype() -> torch.dtype:
+    """bfloat16 where the processor multiplies it natively (three times as fast here, the same accuracy), else float32."""
+    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    """Mean cross-entropy of P states against C candidates; gradients come with the forward pass, chunk by chunk, so that no [P, C] matrix exists."""
+
+    @staticmethod
+    def forward(ctx: Any, states_PD: Tensor, table_CD: Tensor, targets_P: Tensor, bias_C: Tensor | None) -> Tensor:
+        dtype = matrix_dtype()
+        states, table = states_PD.to(dtype), table_CD.to(dtype)
+        d_states, d_table = torch.empty_like(states_PD), torch.zeros_like(table_CD)
+        loss = states_PD.new_zeros(())
+        for rows in torch.arange(len(states)).split(CHUNK):
+            part = slice(int(rows[0]), int(rows[-1]) + 1)
+            logits = states[part] @ table.T
+            if bias_C is not None:
+                logits += bias_C
+            probability = torch.softmax(logits, dim=1)
+            target = targets_P[part, None]
+            loss -= probability.gather(1, target).float().clamp_min(1e-30).log().sum()
+            probability.scatter_add_(1, target, probability.new_full(target.shape, -1.0))
+            d_states[part] = probability @ table
+            d_table += probability.T @ states[part]
+        ctx.save_for_backward(d_states / len(states), d_table / len(states))
+        return loss / len(states)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        d_states, d_table = ctx.saved_tensors
+        return grads[0] * d_states, grads[0] * d_table, None, None
+
+
+def next_item_loss(states_PD: Tensor, table_ID: Tensor, targets_P: Tensor, loss: Loss) -> Tensor:
+    """Cross-entropy of the next item: against all items, or against the batch's own targets as often as they stand there."""
+    if loss == "full_softmax":
+        return _SoftmaxLoss.apply(states_PD, table_ID, targets_P, None)
+    candidates, inverse, counts = targets_P.unique(return_inverse=True, return_counts=True)
+    return _SoftmaxLoss.apply(states_PD, functional.embedding(candidates, table_ID), inverse, counts.float().log())
