@@ -3,6 +3,7 @@
 A reader that finds no `manifest.json` finds nothing; one that finds it may trust every file that it names.
 """
 
+import glob
 import hashlib
 import json
 import os
@@ -49,11 +50,14 @@ def _plain(value: Any) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Write beside, then rename: a reader sees the old file or the new one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}")
-    with aside.open("w", encoding="utf-8") as file:
-        file.write(json_text(value) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    try:
+        with aside.open("w", encoding="utf-8") as file:
+            file.write(json_text(value) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -64,7 +68,7 @@ def fresh_directory(target: Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
-    for stale in target.parent.glob(f".{target.name}.*"):
+    for stale in target.parent.glob(f".{glob.escape(target.name)}.*"):
         shutil.rmtree(stale, ignore_errors=True)
     aside = target.parent / f".{target.name}.{os.getpid()}"
     aside.mkdir()
@@ -82,9 +86,10 @@ def fresh_directory(target: Path) -> Iterator[Path]:
 
 
 def seal(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest, last: `facts` plus the sha256 of every other file in the directory."""
-    files = {str(p.relative_to(directory)): file_hash(p) for p in sorted(directory.rglob("*")) if p.is_file() and p.name != MANIFEST}
-    write_json(directory / MANIFEST, {**facts, "files": files})
+    """Write the manifest, last: `facts` plus the sha256 of every other file in the directory, manifests of artefacts inside it included."""
+    manifest = directory / MANIFEST
+    files = {str(p.relative_to(directory)): file_hash(p) for p in sorted(directory.rglob("*")) if p.is_file() and p != manifest}
+    write_json(manifest, {**facts, "files": files})
 
 
 def read_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
@@ -97,8 +102,10 @@ def read_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
         raise ArtifactError(f"{directory} has no {MANIFEST}: it does not exist or was never completed; run the stage that writes it again")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # not JSON, or not even UTF-8
         raise ArtifactError(f"{path} is not JSON ({error}); the file was altered, write the artefact again") from error
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ArtifactError(f"{path} lists no files: it was not written by this library; give a directory that was")
     for name, wanted in manifest["files"].items() if verify else ():
         file = Path(directory) / name
         if not file.is_file():

@@ -6,11 +6,12 @@ Label: rating > 3. Stamps are midnights, so the resolution is a day. The data is
 import ast
 import gzip
 import json
+import zlib
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -21,6 +22,8 @@ from adc_features.errors import InputError
 REVIEWS, META = "reviews_Beauty_5.json.gz", "meta_Beauty.json.gz"
 WINDOWS = Windows(datetime(2013, 3, 1, tzinfo=UTC), datetime(2013, 6, 1, tzinfo=UTC), datetime(2014, 5, 13, tzinfo=UTC))
 TEXT_VIEWS = {"title": ("title",), "brand_category": ("brand", "category_path")}
+ITEM_COLUMNS = {"item_id", "title", "brand", "category_paths"}
+RATING_COLUMNS = {"user_id", "item_id", "rating", "timestamp"}
 CATEGORY_DEPTH = 3
 """Levels of the path that the `category` attribute keeps: Beauty > Hair Care > Styling Products."""
 
@@ -31,13 +34,19 @@ def is_beauty(source: Path) -> bool:
     if (source / REVIEWS).is_file():
         return True
     files = source / "items.parquet", source / "interactions.parquet"
-    return all(f.is_file() for f in files) and {"category_paths", "brand"} <= set(pq.read_schema(files[0]).names)
+    if not all(f.is_file() for f in files):
+        return False
+    try:
+        return ITEM_COLUMNS.issubset(pq.read_schema(files[0]).names)
+    except (pa.ArrowException, OSError):
+        return False  # not Parquet: whoever reads it says so
 
 
 def beauty(source: Path) -> Dataset:
     """The data set from `items.parquet` + `interactions.parquet`, or from the published files `reviews_Beauty_5.json.gz` + `meta_Beauty.json.gz`.
 
     items: item_id, title, brand, category_path (its first path), category (the first three levels). interactions: rating beside the label.
+    Both forms give the same Dataset: items by id, and since the order inside a day means nothing, ratings by day, user and item.
     Raises InputError when a file is missing or is not what it should be.
     """
     source = Path(source)
@@ -45,7 +54,12 @@ def beauty(source: Path) -> Dataset:
         items, ratings = _published(source)
     else:
         items, ratings = read_table(str(source / "items.parquet")), read_table(str(source / "interactions.parquet"))
+        for table, wanted in ((items, ITEM_COLUMNS), (ratings, RATING_COLUMNS)):
+            if missing := sorted(wanted - set(table.column_names)):
+                raise InputError(f"{source} lacks the columns {missing}, it has {table.column_names}; give the Beauty files, or use `adc data tables`")
         items = items.select(["item_id", "title", "brand"]).append_column("category_path", pc.list_element(items["category_paths"], 0))
+    items = items.sort_by("item_id")
+    ratings = ratings.sort_by([(column, "ascending") for column in ("timestamp", "user_id", "item_id")])
     levels = pc.list_slice(pc.split_pattern(items["category_path"], " > "), 0, CATEGORY_DEPTH)
     items = items.append_column("category", pc.binary_join(levels, " > "))
     interactions = pa.table(
@@ -63,7 +77,7 @@ def beauty(source: Path) -> Dataset:
 def _published(source: Path) -> tuple[pa.Table, pa.Table]:
     if not (source / META).is_file():
         raise InputError(f"{source} has {REVIEWS} but no {META}; put the published metadata file beside it")
-    reviews = _json_lines(source / REVIEWS)
+    reviews = list(_json_lines(source / REVIEWS, fields=("reviewerID", "asin", "overall", "unixReviewTime")))
     ratings = pa.table(
         {
             "user_id": [r["reviewerID"] for r in reviews],
@@ -72,12 +86,11 @@ def _published(source: Path) -> tuple[pa.Table, pa.Table]:
             "timestamp": pa.array([int(r["unixReviewTime"]) for r in reviews], pa.int64()),
         }
     )
-    ratings = ratings.take(np.argsort(ratings["timestamp"].to_numpy(), kind="stable"))
     wanted = set(ratings["item_id"].to_pylist())
-    meta = {m["asin"]: m for m in _json_lines(source / META, only=wanted)}
+    meta = {m["asin"]: m for m in _json_lines(source / META, fields=("asin",)) if m["asin"] in wanted}
     if missing := wanted - set(meta):
         raise InputError(f"{source / META} lacks {len(missing)} reviewed items (first {min(missing)!r}); download the complete file")
-    ids = sorted(meta)
+    ids = list(meta)
     items = pa.table(
         {
             "item_id": ids,
@@ -89,15 +102,15 @@ def _published(source: Path) -> tuple[pa.Table, pa.Table]:
     return items, ratings
 
 
-def _json_lines(path: Path, only: set[str] | None = None) -> list[dict[str, Any]]:
+def _json_lines(path: Path, *, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
     """The published files hold one JSON object a line (reviews) or one Python literal a line (metadata)."""
-    rows = []
-    with gzip.open(path, "rt", encoding="utf-8") as file:
-        for number, line in enumerate(file, 1):
-            try:
+    number = 0
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
                 row = json.loads(line) if line.startswith('{"') else ast.literal_eval(line)
-            except (ValueError, SyntaxError) as error:
-                raise InputError(f"{path} line {number} is not an object ({error}); download the file again") from error
-            if only is None or row.get("asin") in only:
-                rows.append(row)
-    return rows
+                if missing := [f for f in fields if f not in row]:
+                    raise InputError(f"{path} line {number} lacks {missing}; give the published 5-core reviews and their metadata")
+                yield row
+    except (ValueError, SyntaxError, TypeError, EOFError, OSError, zlib.error) as error:
+        raise InputError(f"{path} cannot be read after line {number - 1} ({error}); download the file again") from error

@@ -1,9 +1,11 @@
 """What `adc doctor` finds in a directory, whatever it is. Reads: data, run, generation, Feast repository directories. Writes: findings."""
 
-import json
+from collections.abc import Mapping
 from pathlib import Path
 
 from adc_features.artifact import MANIFEST, read_manifest
+from adc_features.beauty import REVIEWS, beauty, is_beauty
+from adc_features.dataset import read_dataset, read_table
 from adc_features.doctor import Finding, examine_interactions, examine_items
 from adc_features.errors import AdcError, InputError
 
@@ -17,25 +19,24 @@ def checkup(directory: Path) -> list[Finding]:
         return _run(directory)
     if (directory / "feature_store.yaml").is_file():
         return _repository(directory)
-    if (directory / MANIFEST).is_file() and "items.parquet" not in json.loads((directory / MANIFEST).read_text(encoding="utf-8"))["files"]:
-        return _artifact(directory)
-    if (directory / "items.parquet").exists() or (directory / "reviews_Beauty_5.json.gz").exists():
+    if (directory / "items.parquet").exists() or (directory / REVIEWS).exists():
         return _data(directory)
+    if (directory / MANIFEST).is_file():
+        return _artifact(directory)
     raise InputError(f"{directory} holds no run.json, feature_store.yaml, {MANIFEST} or items.parquet; give one of those directories")
 
 
 def _data(directory: Path) -> list[Finding]:
-    from adc_features.beauty import beauty, is_beauty
-    from adc_features.dataset import read_table
-
+    text_views: Mapping[str, tuple[str, ...]] = {}
     try:
-        if is_beauty(directory):
-            dataset = beauty(directory)
-            return [*examine_items(dataset.items, text_views=dataset.text_views), *examine_interactions(dataset.interactions, dataset.items)]
-        items, interactions = read_table(str(directory / "items.parquet")), read_table(str(directory / "interactions.parquet"))
+        if (directory / MANIFEST).is_file() or is_beauty(directory):
+            dataset = read_dataset(directory) if (directory / MANIFEST).is_file() else beauty(directory)
+            items, interactions, text_views = dataset.items, dataset.interactions, dataset.text_views
+        else:
+            items, interactions = read_table(str(directory / "items.parquet")), read_table(str(directory / "interactions.parquet"))
     except AdcError as error:
         return [Finding("error", str(directory), str(error))]
-    return [*examine_items(items, text_views={}), *examine_interactions(interactions, items)]
+    return [*examine_items(items, text_views=text_views), *examine_interactions(interactions, items)]
 
 
 def _artifact(directory: Path) -> list[Finding]:
@@ -54,6 +55,8 @@ def _run(directory: Path) -> list[Finding]:
 
 
 def _repository(directory: Path) -> list[Finding]:
-    from adc_features.store.repository import check_repository
+    from adc_features.store import check_repository, registry_problems
 
-    return check_repository(directory) or [Finding("fact", str(directory), "the Feast repository is sound")]
+    where = str(directory)
+    problems = check_repository(directory) or registry_problems(directory)
+    return [Finding("error", where, p) for p in problems] or [Finding("fact", where, "the Feast repository is sound")]

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import typer
 
 from adc_features.console import JsonOption, RunOption, progress, report
@@ -26,6 +27,8 @@ FinalOption = Annotated[bool | None, typer.Option("--final/--validation", help="
 def open_run(directory: Path, source: str | None, notify: Any, **changes: Any) -> Run:
     """Start a run when `source` is given, open it otherwise."""
     changes = {k: v for k, v in changes.items() if v is not None}
+    if source is not None and Path(source).is_dir():
+        source = str(Path(source).resolve())  # the next command may run elsewhere
     if source is None:
         return Run.open(directory, progress=notify, **changes)
     if (directory / "run.json").is_file():
@@ -192,7 +195,7 @@ def lookup(items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="I
 
     opened = Run.open(run)
     opened.output("online")
-    sids = read_online(repository_of(opened), opened.settings.generation, items)
+    sids = read_online(repository_of(opened), opened.settings.generation, np.array(items))
     rows = [
         {"item_id": i, "found": f, "sid": s, "sid_weight": w, "reliability": r, "is_cold": c}
         for i, f, s, w, r, c in zip(

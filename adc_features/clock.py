@@ -32,5 +32,7 @@ def instant(moment: datetime) -> np.datetime64:
 
 
 def moment(value: np.datetime64) -> datetime:
-    """The aware UTC datetime of a `datetime64` scalar."""
+    """The aware UTC datetime of a `datetime64` scalar. Raises InputError for NaT."""
+    if np.isnat(value):
+        raise InputError("a time is missing (NaT); drop the rows without a time")
     return value.astype("datetime64[us]").item().replace(tzinfo=UTC)

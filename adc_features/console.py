@@ -70,6 +70,7 @@ def report(result: Mapping[str, Any], json: str | None, *, text: Callable[[Mappi
         typer.echo(json_text(result))
         return
     if json:
+        Path(json).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(json), result)
     typer.echo(text(result) if text else _facts(result))
 
@@ -105,15 +106,20 @@ def run_app(app: typer.Typer) -> None:
         app()
     except AdcError as error:
         _fail(str(error), 3 if isinstance(error, ParityError) else 1)
-    except KeyboardInterrupt:
-        _fail("stopped; run the same command again to go on where it left off", 130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES):
+    except SystemExit as stop:
+        if stop.code == 130:  # typer has turned ctrl-C into this code
+            typer.echo("stopped; run the same command again to go on where it left off", err=True)
+        raise
+    except Exception as error:
+        if not _unwritable(error):
             raise
-        _fail(
-            f"{error.strerror}: {error.filename or 'a file'} could not be written; nothing half-written was published. Make room or choose another directory, then run the same command again",
-            1,
-        )
+        _fail(f"{error}; nothing half-written was published. Make room or choose another directory, then run the same command again", 1)
+
+
+def _unwritable(error: Exception) -> bool:
+    """Is this a full or read-only disk? numpy, torch, safetensors and SQLite keep only the words of the system's error."""
+    words = "No space left on device", "disk is full", "requested and", "unexpected pos"
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES) or any(w in str(error) for w in words)
 
 
 def _fail(message: str, code: int) -> None:

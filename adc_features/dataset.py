@@ -5,7 +5,9 @@
 <dataset>/manifest.json          name, resolution, text views, windows; written last
 """
 
+import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -16,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adc_features.artifact import fresh_directory, read_manifest, seal
+from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
 from adc_features.clock import instant, moment, utc
 from adc_features.doctor import Finding, examine_interactions, examine_items
 from adc_features.errors import InputError
@@ -80,7 +82,7 @@ class Dataset:
             raise InputError("some interactions name items that the item table lacks; make the dataset with dataset_from_tables, which leaves them out")
         if self.resolution <= timedelta(0):
             raise InputError(f"resolution is {self.resolution}; expected a positive duration such as 1 day")
-        table = self.interactions.set_column(self.interactions.schema.get_field_index("time"), "time", self.interactions["time"].cast(TIME))
+        table = self.interactions.set_column(self.interactions.schema.get_field_index("time"), "time", _microseconds(self.interactions["time"]))
         table = table.set_column(table.schema.get_field_index("label"), "label", table["label"].cast(pa.float32()))
         object.__setattr__(self, "interactions", table.take(np.argsort(table["time"].to_numpy(), kind="stable")))
         object.__setattr__(self, "text_views", {m: tuple(c) for m, c in self.text_views.items()})
@@ -121,7 +123,7 @@ def dataset_from_tables(
     """
     refuse([*examine_items(items, text_views=text_views or {}), *examine_interactions(interactions, items)])
     interactions = interactions.filter(known_items(interactions, items))
-    times = np.sort(interactions["time"].cast(TIME).to_numpy())
+    times = np.sort(_microseconds(interactions["time"]).to_numpy())
     return Dataset(name, items, interactions, time_resolution(times), windows or quantile_windows(times), text_views or {})
 
 
@@ -164,8 +166,10 @@ def snapshot_times(times: np.ndarray, *, split: datetime, count: int) -> list[da
 
 
 def write_dataset(dataset: Dataset, directory: Path) -> None:
-    """Write a dataset directory, manifest last."""
-    w = dataset.windows
+    """Write a dataset directory, manifest last. Raises InputError rather than replace a directory that holds other files."""
+    w, directory = dataset.windows, Path(directory).resolve()
+    if directory.exists() and not (directory / MANIFEST).is_file() and (not directory.is_dir() or any(directory.iterdir())):
+        raise InputError(f"{directory} holds files but no {MANIFEST}: it is no dataset directory that could be replaced; give a new directory")
     with fresh_directory(directory) as aside:
         pq.write_table(dataset.items, aside / "items.parquet")
         pq.write_table(dataset.interactions, aside / "interactions.parquet")
@@ -187,9 +191,10 @@ def read_dataset(directory: Path) -> Dataset:
 
 
 def read_table(source: str) -> pa.Table:
-    """A Parquet file or directory by path, or a SQL table as `<SQLAlchemy URL>#<table>`.
+    """A Parquet file or directory by path, or a SQL table or view as `<SQLAlchemy URL>#[<schema>.]<table>`.
 
-    Raises InputError when it is not there or cannot be read.
+    A `time` column may also hold dates (midnight UTC) or ISO 8601 text with offsets, since SQLite has no times with a zone, and a
+    `vector_<modality>` column may hold JSON text, since few databases have arrays. Raises InputError when it cannot be read.
     """
     if "://" in source and "#" in source:
         return _read_sql(*source.rsplit("#", 1))
@@ -197,27 +202,52 @@ def read_table(source: str) -> pa.Table:
         raise InputError(f"{source} does not exist; give a Parquet file or '<SQLAlchemy URL>#<table>'")
     try:
         table = pq.read_table(source)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, OSError) as error:
         raise InputError(f"{source} is not readable as Parquet ({error}); write the file again") from error
-    return _plain_strings(table)
+    return _plain_types(table)
 
 
 def _read_sql(url: str, table: str) -> pa.Table:
     import pandas as pd
     from sqlalchemy import create_engine, exc
+    from sqlalchemy.pool import NullPool
 
+    schema, _, name = table.rpartition(".")
     try:
-        engine = create_engine(url)
-        with engine.connect() as connection:
-            frame = pd.read_sql_table(table, connection)
-    except (exc.SQLAlchemyError, ValueError) as error:
+        with create_engine(url, poolclass=NullPool).connect() as connection:
+            frame = pd.read_sql_table(name, connection, schema=schema or None)
+        return _plain_types(pa.Table.from_pandas(frame, preserve_index=False))
+    except (exc.SQLAlchemyError, pa.ArrowException, ImportError, ValueError) as error:
         raise InputError(
-            f"table {table!r} at {url.rsplit('@', maxsplit=1)[-1]} cannot be read ({error}); check the URL, the table name and the rights"
+            f"table {table!r} at {url.rsplit('@', maxsplit=1)[-1]} cannot be read ({error}); check the URL, its driver, the table name and the rights"
         ) from error
-    finally:
-        if "engine" in locals():
-            engine.dispose()
-    return pa.Table.from_pandas(frame, preserve_index=False)
+
+
+def _microseconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Timestamps as timestamp[us, UTC]; finer ticks are cut off."""
+    return pc.cast(times, TIME, safe=False)
+
+
+def _plain_types(table: pa.Table) -> pa.Table:
+    """The types that the rest of the library knows; what cannot be converted stays, for the doctor to name."""
+    table = _plain_strings(table)
+    for i, column in enumerate(table.column_names):
+        if column == "time":
+            table = table.set_column(i, column, _times(table[column]))
+        elif column.startswith("vector_") and pa.types.is_string(table[column].type):
+            with suppress(ValueError, TypeError, pa.ArrowException):
+                table = table.set_column(i, column, pa.chunked_array([[json.loads(v or "null") for v in table[column].to_pylist()]], pa.list_(pa.float32())))
+    return table
+
+
+def _times(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Dates and ISO 8601 text with offsets as timestamps; Arrow refuses text without an offset, and so do we."""
+    if pa.types.is_string(column.type):
+        for kind in (TIME, pa.date32()):
+            with suppress(pa.ArrowInvalid):
+                column = pc.cast(column, kind)
+                break
+    return pc.cast(column, TIME) if pa.types.is_date(column.type) else column
 
 
 def _plain_strings(table: pa.Table) -> pa.Table:

@@ -10,6 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adc_features.spec import BEHAVIOR
+
 
 class Finding(NamedTuple):
     """One sentence about the data and one about what to do."""
@@ -29,7 +31,7 @@ def examine_items(items: pa.Table, *, text_views: Mapping[str, tuple[str, ...]])
         return [problem]
     findings = _ids(items["item_id"], "items.item_id")
     ids = items["item_id"]
-    if not ids.null_count and (twice := len(ids) - pc.count_distinct(ids).as_py()):
+    if not findings and (twice := len(ids) - pc.count_distinct(ids).as_py()):
         counts = pc.value_counts(ids)
         first = counts.filter(pc.greater(counts.field("counts"), 1))[0]["values"]
         findings.append(Finding("error", "items.item_id", f"{twice} rows repeat an item id (first {first})", "keep one row an item"))
@@ -38,36 +40,25 @@ def examine_items(items: pa.Table, *, text_views: Mapping[str, tuple[str, ...]])
     for name in items.column_names:
         if name.startswith("vector_"):
             findings += _vectors(items[name], name)
-        elif pa.types.is_list(items[name].type) and pa.types.is_floating(items[name].type.value_type):
+        elif _is_list(items[name].type) and pa.types.is_floating(items[name].type.value_type):
             findings.append(
                 Finding("warning", f"items.{name}", "looks like vectors but is not used", f"rename it to vector_{name} to use it as modality {name!r}")
             )
-    for modality, columns in text_views.items():
-        if missing := [c for c in columns if c not in items.column_names]:
-            findings.append(
-                Finding("error", f"text view {modality}", f"columns {missing} are missing; items have {items.column_names}", "name existing columns")
-            )
-            continue
-        blank = pc.sum(pc.cast(_blank(items, columns), pa.int64())).as_py() or 0
-        if blank == len(items):
-            findings.append(Finding("error", f"text view {modality}", "no item has text", "leave this view out"))
-        elif blank:
-            findings.append(
-                Finding("warning", f"text view {modality}", f"{blank} of {len(items)} items have no text", "they get no code at this modality's position")
-            )
-    return findings
+    return [*findings, *_modality_names(items, text_views), *_text_views(items, text_views)]
 
 
 def examine_interactions(interactions: pa.Table, items: pa.Table | None = None) -> list[Finding]:
     """Findings on an interaction table: ids, times, labels, items never seen."""
     if problem := _columns(interactions, {"user_id", "item_id", "time", "label"}, "interactions"):
         return [problem]
-    findings = _ids(interactions["user_id"], "interactions.user_id") + _ids(interactions["item_id"], "interactions.item_id")
-    findings += _times(interactions["time"]) + _labels(interactions["label"])
+    bad_ids = _ids(interactions["user_id"], "interactions.user_id") + _ids(interactions["item_id"], "interactions.item_id")
+    findings = bad_ids + _times(interactions["time"]) + _labels(interactions["label"])
+    if bad_ids:
+        return findings
     for entity in ("user_id", "item_id"):
         if pc.count_distinct(interactions[entity]).as_py() == 1:
             findings.append(Finding("error", f"interactions.{entity}", f"all rows have one {entity}", "a ranking needs several; give more data"))
-    if items is not None and "item_id" in items.column_names:
+    if items is not None and "item_id" in items.column_names and not _ids(items["item_id"], "items.item_id"):
         kinds = {pa.types.is_integer(t["item_id"].type) for t in (items, interactions)}
         if len(kinds) > 1:
             findings.append(
@@ -76,7 +67,8 @@ def examine_interactions(interactions: pa.Table, items: pa.Table | None = None) 
                 )
             )
             return findings
-        known = pc.is_in(interactions["item_id"], value_set=pc.unique(items["item_id"]).cast(interactions["item_id"].type))
+        one_type = pa.int64() if kinds == {True} else pa.large_string()
+        known = pc.is_in(interactions["item_id"].cast(one_type), value_set=pc.unique(items["item_id"]).cast(one_type))
         unknown = len(interactions) - (pc.sum(pc.cast(known, pa.int64())).as_py() or 0)
         if unknown == len(interactions):
             findings.append(Finding("error", "interactions.item_id", "no interaction names a known item", "check that both tables use the same ids"))
@@ -110,12 +102,51 @@ def _columns(table: pa.Table, wanted: set[str], where: str) -> Finding | None:
 def _ids(column: pa.ChunkedArray, where: str) -> list[Finding]:
     if not (pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
         return [Finding("error", where, f"ids are of type {column.type}", "use integers or strings")]
+    if pa.types.is_uint64(column.type) and (pc.max(column).as_py() or 0) >= 2**63:
+        return [Finding("error", where, "ids exceed the range of int64", "store them as strings")]
     return [Finding("error", where, f"{column.null_count} ids are null", "drop these rows")] if column.null_count else []
+
+
+def _modality_names(items: pa.Table, text_views: Mapping[str, tuple[str, ...]]) -> list[Finding]:
+    findings = []
+    modalities = [c.removeprefix("vector_") for c in items.column_names if c.startswith("vector_")] + list(text_views)
+    for modality in {*modalities}:
+        if modality in (BEHAVIOR, "shared"):
+            findings.append(Finding("error", f"modality {modality}", "this name is reserved: behaviour vectors are trained from the interactions", "rename it"))
+        elif modalities.count(modality) > 1:
+            findings.append(Finding("error", f"modality {modality}", "it has a vector column and a text view", "keep one of them, or rename one"))
+    if not modalities:
+        findings.append(
+            Finding("warning", "items", "there is no vector_<modality> column and no text view", "codes can only come from behaviour; name text columns")
+        )
+    return findings
+
+
+def _text_views(items: pa.Table, text_views: Mapping[str, tuple[str, ...]]) -> list[Finding]:
+    findings = []
+    for modality, columns in text_views.items():
+        if nested := [c for c in columns if c in items.column_names and pa.types.is_nested(items[c].type)]:
+            findings.append(Finding("error", f"text view {modality}", f"columns {nested} are not text", "join their values into strings"))
+            continue
+        if missing := [c for c in columns if c not in items.column_names]:
+            findings.append(
+                Finding("error", f"text view {modality}", f"columns {missing} are missing; items have {items.column_names}", "name existing columns")
+            )
+            continue
+        blank = pc.sum(pc.cast(_blank(items, columns), pa.int64())).as_py() or 0
+        if blank == len(items):
+            findings.append(Finding("error", f"text view {modality}", "no item has text", "leave this view out"))
+        elif blank:
+            findings.append(
+                Finding("warning", f"text view {modality}", f"{blank} of {len(items)} items have no text", "they get no code at this modality's position")
+            )
+    return findings
 
 
 def _vectors(column: pa.ChunkedArray, name: str) -> list[Finding]:
     where = f"items.{name}"
-    if not (pa.types.is_list(column.type) or pa.types.is_large_list(column.type) or pa.types.is_fixed_size_list(column.type)):
+    numbers = pa.types.is_floating, pa.types.is_integer
+    if not (_is_list(column.type) and any(check(column.type.value_type) for check in numbers)):
         return [Finding("error", where, f"type is {column.type}", "vectors are lists of floats")]
     findings = []
     kept = column.drop_null()
@@ -138,16 +169,24 @@ def _vectors(column: pa.ChunkedArray, name: str) -> list[Finding]:
     return findings
 
 
+def _is_list(kind: pa.DataType) -> bool:
+    return pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+
+
 def _times(column: pa.ChunkedArray) -> list[Finding]:
     where = "interactions.time"
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        example = f"times are text such as {str(column[0])!r}"
+        return [Finding("error", where, example, "give every one an offset, 2014-05-13T08:30:00+00:00, or make all of them dates, 2014-05-13")]
     if not pa.types.is_timestamp(column.type):
         return [Finding("error", where, f"type is {column.type}", "give timestamps with a time zone")]
     if column.type.tz is None:
-        return [Finding("error", where, "times have no time zone", "convert them to UTC; a guess would move events across cut-offs")]
+        how = "convert them to UTC, in SQL to timestamptz or to text with an offset (a view does); a guess would move events across cut-offs"
+        return [Finding("error", where, "times have no time zone", how)]
     if column.null_count:
         return [Finding("error", where, f"{column.null_count} times are null", "drop these rows")]
     # Cast before any conversion: pyarrow 26.0.1 corrupts day-resolution stamps on their way to numpy.
-    ticks = column.cast(pa.timestamp("us", tz="UTC")).to_numpy().astype("datetime64[us]").astype(np.int64)
+    ticks = pc.cast(column, pa.timestamp("us", tz="UTC"), safe=False).to_numpy().astype("datetime64[us]").astype(np.int64)
     first, last = (str(np.datetime64(int(t), "us"))[:19] for t in (ticks.min(), ticks.max()))
     findings = [Finding("fact", where, f"{len(ticks)} rows from {first} to {last}")]
     if ticks.min() == ticks.max():
@@ -165,7 +204,7 @@ def _labels(column: pa.ChunkedArray) -> list[Finding]:
         return [Finding("error", where, f"type is {column.type}", "labels are 0 or 1")]
     if column.null_count:
         return [Finding("error", where, f"{column.null_count} labels are null", "drop these rows")]
-    values = sorted(pc.unique(pc.cast(column, pa.float64())).to_pylist())
+    values = np.unique(pc.cast(column, pa.float64()).to_numpy()).tolist()
     if not set(values) <= {0.0, 1.0}:
         return [Finding("error", where, f"labels take {len(values)} values such as {values[:3]}", "give 0 or 1, for example rating > 3")]
     if len(values) == 1:

@@ -47,6 +47,8 @@ class EmbeddingTable:
                 raise InputError(
                     f"modality {modality!r}: vectors {matrix.dtype}{list(matrix.shape)}, mask {mask.dtype}{list(mask.shape)}; expected float32 [{n}, D] and bool [{n}]"
                 )
+            if matrix[~mask].any():
+                raise InputError(f"modality {modality!r}: a row that is marked absent holds values; expected zeros where the mask is False")
             broken = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
             if len(broken):
                 raise InputError(
@@ -86,14 +88,16 @@ class EmbeddingTable:
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> "EmbeddingTable":
-        """The inverse of `to_arrow`."""
+        """The inverse of `to_arrow`. Raises InputError for a table that did not come from it."""
+        metadata = table.schema.metadata or {}
+        if b"as_of" not in metadata:
+            raise InputError(f"the table has columns {table.column_names} but no as_of in its metadata; read what EmbeddingTable.write wrote")
         ids = id_array(table["item_id"])
         vectors, present = {}, {}
         for name in table.column_names:
             if name.startswith("vector_"):
                 vectors[name[7:]], present[name[7:]] = vector_matrix(table[name], name=name)
-        as_of = datetime.fromisoformat((table.schema.metadata or {})[b"as_of"].decode())
-        return cls(ids, vectors, present, table["interaction_count"].to_numpy().astype(np.int64), as_of)
+        return cls(ids, vectors, present, table["interaction_count"].to_numpy().astype(np.int64), datetime.fromisoformat(metadata[b"as_of"].decode()))
 
     def write(self, path: Path) -> None:
         pq.write_table(self.to_arrow(), path)

@@ -66,7 +66,7 @@ def write_generation(
 
     check_generation_id(generation_id)
     with fresh_directory(directory) as aside:
-        save_file({name: np.ascontiguousarray(array) for name, array in tensors.items()}, aside / "weights.safetensors")
+        save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, aside / "weights.safetensors")
         write_json(aside / "quality.json", quality)
         facts = {"format": FORMAT, "id": generation_id, "tokenizer": tokenizer, "spec": spec.to_dict(), "settings": settings}
         facts |= {"trained_through": utc(trained_through), "library_version": __version__}

