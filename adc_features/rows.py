@@ -1,0 +1,123 @@
+"""SID snapshots as the rows that Feast stores, and back. Reads: SidTable. Writes: Arrow tables; no feast here.
+
+A row's `event_timestamp` is `servable_at`, so a plain event-time join is a knowledge-time join. `created_timestamp` is when the
+row was computed. `sid_as_of` (microseconds since 1970, UTC) is the exclusive cut-off of what the codes have seen.
+"""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from adc_features.clock import instant, moment
+from adc_features.embeddings import id_array
+from adc_features.errors import InputError
+from adc_features.sids import SidTable, list_matrix
+from adc_features.spec import NO_CODE
+
+TIME = pa.timestamp("us", tz="UTC")
+
+SID_FEATURES = pa.schema(
+    {
+        "sid": pa.list_(pa.int32()),
+        "sid_weight": pa.list_(pa.float32()),
+        "reliability": pa.float32(),
+        "alignment": pa.float32(),
+        "is_cold": pa.bool_(),
+        "collision_count": pa.int32(),
+        "sid_as_of": pa.int64(),
+    }
+)
+"""The features of every `item_sid_<generation>` view. Lists hold L values and never a null: Feast turns one into 0, a real code."""
+
+
+def utc_array(times: np.ndarray) -> pa.Array:
+    """datetime64 of any unit, meaning UTC, as timestamp[us, UTC].
+
+    Cast to microseconds in numpy first: pyarrow 26.0.1 converts day-resolution arrays to wrong times without a word.
+    """
+    return pa.array(times.astype("datetime64[us]"), TIME)
+
+
+def sid_rows(snapshot: SidTable, *, servable_at: datetime, computed_at: datetime) -> pa.Table:
+    """One row an item: item_id, event_timestamp = servable_at, created_timestamp = computed_at, then SID_FEATURES.
+
+    A row of the snapshot with found = False is a removal: codes -1, cold, collision_count 0, so that it hides older rows.
+    Raises InputError when a found row has collision_count < 1 (an item shares its codes at least with itself).
+    """
+    if (snapshot.collision_count[snapshot.found] < 1).any():
+        raise InputError("a found item has collision_count 0; it counts the item itself, so expected at least 1")
+    n, found = len(snapshot), snapshot.found
+    seen = replace(snapshot, is_cold=snapshot.is_cold | ~found, collision_count=np.where(found, snapshot.collision_count, 0).astype(np.int32))
+    table = seen.to_arrow().drop_columns("found").replace_schema_metadata(None)
+    table = table.append_column("sid_as_of", pa.array(np.full(n, instant(snapshot.as_of).astype(np.int64))))
+    for place, (name, at) in enumerate((("event_timestamp", servable_at), ("created_timestamp", computed_at)), start=1):
+        table = table.add_column(place, name, utc_array(np.full(n, instant(at))))
+    return table
+
+
+def with_missing_visible(features: pa.Table, *, length: int) -> pa.Table:
+    """SID_FEATURES columns with nulls (unknown items) as bool `sid_found` followed by columns without nulls, of the declared types.
+
+    Unknown and removed items: sid [-1] * L, weights, reliability and alignment 0, cold, collision_count 0. sid_as_of becomes
+    timestamp[us, UTC], null for unknown items. Fills come before casts: a miss must not turn codes into floats.
+    """
+    fills = {"reliability": 0.0, "alignment": 0.0, "is_cold": True, "collision_count": 0}
+    columns = {
+        "sid": _fill_lists(features["sid"], [NO_CODE] * length),
+        "sid_weight": _fill_lists(features["sid_weight"], [0.0] * length),
+        **{name: features[name].fill_null(fill) for name, fill in fills.items()},
+        "sid_as_of": features["sid_as_of"],
+    }
+    columns = {name: column.cast(SID_FEATURES.field(name).type) for name, column in columns.items()}
+    columns["sid_as_of"] = columns["sid_as_of"].cast(TIME)
+    return pa.table({"sid_found": pa.array(columns["collision_count"].to_numpy() > 0), **columns})
+
+
+def _fill_lists(column: pa.ChunkedArray, fill: list) -> pa.ChunkedArray:
+    """`fill_null` for lists, which Arrow lacks: take every row from the lists with `fill` appended."""
+    rows = np.where(column.is_valid().to_numpy(), np.arange(len(column)), len(column))
+    return pa.chunked_array([*column.chunks, pa.array([fill], column.type)]).take(pa.array(rows))
+
+
+def sid_table(rows: pa.Table, *, generation: str, codebook_size: int, length: int, as_of: datetime) -> SidTable:
+    """The SidTable of `item_id` and the columns that `with_missing_visible` returns; as_of: the newest cut-off a row may have seen."""
+    scalars = ("reliability", "alignment", "is_cold", "collision_count")
+    return SidTable(
+        item_ids=id_array(rows["item_id"]),
+        sid=list_matrix(rows["sid"], length, np.int32),
+        sid_weight=list_matrix(rows["sid_weight"], length, np.float32),
+        **{name: rows[name].to_numpy() for name in scalars},
+        found=rows["sid_found"].to_numpy(),
+        generation=generation,
+        codebook_size=codebook_size,
+        as_of=as_of,
+    )
+
+
+def newest_as_of(rows: pa.Table) -> datetime | None:
+    """The newest `sid_as_of` among rows of `with_missing_visible`; None when no item was known."""
+    times = rows["sid_as_of"].drop_null().to_numpy()
+    return moment(times.max()) if len(times) else None
+
+
+def carried_forward(snapshots: Sequence[SidTable]) -> list[SidTable]:
+    """Snapshots in order of time, each completed with the last known row of every item that it does not hold.
+
+    That is what the point-in-time join of the published rows sees; an item leaves only by an explicit row with found = False.
+    """
+    complete: list[SidTable] = []
+    for snapshot in snapshots:
+        before = complete[-1] if complete else None
+        missing = before.item_ids[~np.isin(before.item_ids, snapshot.item_ids)] if before else np.empty(0)
+        complete.append(_joined(snapshot, before.lookup(missing)) if before and len(missing) else snapshot)
+    return complete
+
+
+def _joined(snapshot: SidTable, carried: SidTable) -> SidTable:
+    both = {f.name: (getattr(snapshot, f.name), getattr(carried, f.name)) for f in fields(SidTable)}
+    columns: dict[str, Any] = {name: np.concatenate(pair) for name, pair in both.items() if isinstance(pair[0], np.ndarray)}
+    return replace(snapshot, **columns)

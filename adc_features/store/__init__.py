@@ -1,0 +1,33 @@
+"""Codes and statistics in Feast. The only package that imports feast, and only when a function needs it.
+
+create_repository -> publish, publish_statistics -> apply -> materialize -> training_features offline, lookup and online_features online.
+"""
+
+from adc_features.store.history import JoinFacts, join_facts, training_features
+from adc_features.store.online import lookup, materialize, online_features
+from adc_features.store.parity import parity, require_parity
+from adc_features.store.publish import check_validity, publish, publish_statistics, published_snapshots, published_timeline
+from adc_features.store.registry import apply, registry_problems
+from adc_features.store.repository import check_repository, create_repository, live_generations, service_name
+
+__all__ = [
+    "JoinFacts",
+    "apply",
+    "check_repository",
+    "check_validity",
+    "create_repository",
+    "join_facts",
+    "live_generations",
+    "lookup",
+    "materialize",
+    "online_features",
+    "parity",
+    "publish",
+    "publish_statistics",
+    "published_snapshots",
+    "published_timeline",
+    "registry_problems",
+    "require_parity",
+    "service_name",
+    "training_features",
+]

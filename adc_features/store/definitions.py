@@ -1,0 +1,142 @@
+"""What is declared to Feast. Reads: live generations, the schemas of published Parquet files. Writes: Feast objects.
+
+Everything derives from what was published: the id type of the entities, the fields of the views, the services. Feature names
+are unique across views, so joins need no prefixes. Sources have absolute paths, because Feast's DuckDB store resolves relative
+ones against the working directory: after moving a repository, apply it again.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adc_features.errors import InputError
+from adc_features.rows import SID_FEATURES
+from adc_features.store.repository import STATISTICS, IdType, live_generations, publication_path, service_name, statistics_path
+
+if TYPE_CHECKING:
+    from adc_features.store._compat import Entity, FeatureService, FeatureView
+
+JOIN_KEY = {"item": "item_id", "user": "user_id"}
+OWNED = {"managed_by": "adc_features"}
+"""The tag of every view and service that we declare; `apply` removes what carries it and is declared no more."""
+
+ENTITY_OF = {"item_profile": "item", "user_activity": "user"}
+_TIMES = ("event_timestamp", "created_timestamp")
+
+
+def entities(repo: Path) -> list[Entity]:
+    """`item` and `user`, those of them that something was published for; their value type is that of the published ids."""
+    from adc_features.store import _compat as feast
+
+    value_types = {"string": feast.ValueType.STRING, "int64": feast.ValueType.INT64}
+    types: dict[str, IdType] = {"item": live[0].id_type} if (live := live_generations(repo)) else {}
+    types |= {ENTITY_OF[view]: id_type(schema, JOIN_KEY[ENTITY_OF[view]]) for view, schema in statistics_schemas(repo).items()}
+    return [feast.Entity(name=name, join_keys=[JOIN_KEY[name]], value_type=value_types[kind], tags=OWNED) for name, kind in types.items()]
+
+
+def sid_views(repo: Path) -> list[FeatureView]:
+    """One view per live generation; the codebook stands in the tags of the view and of each field (Feast's versions see only fields)."""
+    return [
+        _view(repo, g.view, entity="item", path=publication_path(repo, g.id) / "rows", schema=SID_FEATURES, created=True,
+              tags={"generation": g.id, "codebook_hash": g.codebook_hash, "trained_through": g.trained_through.isoformat()})
+        for g in live_generations(repo)
+    ]  # fmt: skip
+
+
+def statistics_views(repo: Path) -> list[FeatureView]:
+    """`item_profile` and `user_activity`, once published."""
+    return [
+        _view(repo, name, entity=ENTITY_OF[name], path=statistics_path(repo) / f"{name}.parquet", schema=feature_schema(schema), created=False, tags={})
+        for name, schema in statistics_schemas(repo).items()
+    ]
+
+
+def services(repo: Path) -> list[FeatureService]:
+    """One service per ranker: `ranker_<generation>` with its codes and the statistics, `ranker_no_sid` with the statistics alone."""
+    from adc_features.store import _compat as feast
+
+    statistics: list[Any] = list(statistics_views(repo))
+    named = [(service_name(g.id), [view, *statistics]) for g, view in zip(live_generations(repo), sid_views(repo), strict=True)]
+    named += [(service_name(None), statistics)] if statistics else []
+    return [feast.FeatureService(name=name, features=views, tags=OWNED) for name, views in named]
+
+
+def is_sid_view(view: FeatureView) -> bool:
+    """Does the view hold the codes of a generation?"""
+    return "generation" in view.tags
+
+
+def statistics_schemas(repo: Path) -> dict[str, pa.Schema]:
+    """View name -> schema of its published file; empty before statistics were published."""
+    files = {name: statistics_path(repo) / f"{name}.parquet" for name in STATISTICS}
+    return {name: pq.read_schema(path) for name, path in files.items() if path.is_file()}
+
+
+def feature_schema(schema: pa.Schema) -> pa.Schema:
+    """The features among the columns of a published file: neither keys nor times."""
+    return pa.schema([f for f in schema if f.name not in (*JOIN_KEY.values(), *_TIMES)])
+
+
+def id_type(schema: pa.Schema, key: str) -> IdType:
+    """'string' or 'int64'. Raises InputError for other id types."""
+    kind = schema.field(key).type
+    if pa.types.is_integer(kind):
+        return "int64"
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return "string"
+    raise InputError(f"{key} is of type {kind}; expected strings or integers")
+
+
+def _view(repo: Path, name: str, *, entity: str, path: Path, schema: pa.Schema, created: bool, tags: dict[str, str]) -> FeatureView:
+    from datetime import timedelta
+
+    from adc_features.store import _compat as feast
+
+    owner = next(e for e in entities(repo) if e.name == entity)
+    key = feast.Field(name=JOIN_KEY[entity], dtype=feast.String if owner.value_type == feast.ValueType.STRING else feast.Int64)
+    source = feast.FileSource(
+        name=name,
+        path=str(path),
+        file_format=feast.ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp" if created else "",
+        tags=OWNED,
+    )
+    features = [feast.Field(name=f.name, dtype=_feast_type(f), tags=tags) for f in schema]
+    return feast.FeatureView(name=name, entities=[owner], schema=[key, *features], source=source, ttl=timedelta(0), online=True, tags={**OWNED, **tags})
+
+
+def arrow_schema(view: FeatureView) -> pa.Schema:
+    """The declared features of a view as Arrow types: stores return wider ones."""
+    from adc_features.store import _compat as feast
+
+    arrow = {kind: arrow_type for arrow_type, kind in _scalars().items()}
+    types = ((field.name, field.dtype) for field in view.features)
+    return pa.schema({name: pa.list_(arrow[kind.base_type]) if isinstance(kind, feast.Array) else arrow[kind] for name, kind in types})
+
+
+def _scalars() -> dict[pa.DataType, Any]:
+    from adc_features.store import _compat as feast
+
+    return {
+        pa.int32(): feast.Int32,
+        pa.int64(): feast.Int64,
+        pa.float32(): feast.Float32,
+        pa.float64(): feast.Float64,
+        pa.string(): feast.String,
+        pa.bool_(): feast.Bool,
+    }
+
+
+def _feast_type(field: pa.Field) -> Any:
+    from adc_features.store import _compat as feast
+
+    scalars = _scalars()
+    inner = field.type.value_type if pa.types.is_list(field.type) else field.type
+    if inner not in scalars:
+        raise InputError(f"column {field.name!r} is of type {field.type}; expected {', '.join(map(str, scalars))}, or a list of one of them")
+    return feast.Array(scalars[inner]) if pa.types.is_list(field.type) else scalars[inner]

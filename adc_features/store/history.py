@@ -1,0 +1,176 @@
+"""Join features to rows as they were known at each row's time. Reads: a repository, entity frames. Writes: nothing.
+
+Feast's stores may lose the order of rows and widen types; ours come back as they went in, by row number: duplicates and slates
+included, in the declared types, with misses visible.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adc_features.errors import ArtifactError, InputError
+from adc_features.rows import TIME, with_missing_visible
+from adc_features.statistics import NO_TIME
+from adc_features.store.definitions import arrow_schema, is_sid_view
+from adc_features.store.publish import LAST_TIME
+from adc_features.store.registry import join_key, open_store, service_views
+from adc_features.store.repository import live_generation, settings
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from adc_features.store._compat import FeatureStore, FeatureView
+
+_log = logging.getLogger(__name__)
+_FACTS = b"adc_features"
+_ROW = "adc_row"
+
+
+@dataclass(frozen=True)
+class JoinFacts:
+    """What a point-in-time join did. unmatched: view name -> rows without a known feature row. generation: None without codes."""
+
+    service: str
+    generation: str | None
+    rows_in: int
+    rows_out: int
+    unmatched: dict[str, int]
+
+
+def training_features(repo: Path, entity_frame: pa.Table | pd.DataFrame, *, service: str) -> pa.Table:
+    """The features of a service for each row, as known at its event_timestamp.
+
+    entity_frame: `event_timestamp` (aware), the keys that the service needs (`item_id`, `user_id`) and any other columns.
+    Returns the same rows in the same order, duplicates kept: the frame's columns (`row_id` int64 added in front when it has
+    none, times as timestamp[us, UTC]), then per view `<view>_found` (`sid_found` for codes) and its features in their declared
+    types. Codes are never null (-1, weight 0, cold); `sid_as_of` is timestamp[us, UTC]; statistics of unknown keys are null.
+    `join_facts` tells counts and the generation.
+    Raises InputError on a frame without the keys, with naive or null times, or with columns that clash with features;
+    ArtifactError when the offline store breaks a guarantee (rows lost or added, a feature newer than its row).
+    """
+    store = open_store(repo)
+    views = service_views(store, service)
+    frame = _checked(entity_frame, [join_key(view) for view in views])
+    features = features_as_of(repo, store, views, frame)
+    if clash := sorted(set(frame.column_names) & set(features.column_names)):
+        raise InputError(f"the entity frame has columns {clash}, which are feature names of {service}; rename or drop them")
+    _refuse_newer(frame["event_timestamp"], features)
+    for name in features.column_names:
+        frame = frame.append_column(name, features[name])
+    generations = [view.tags["generation"] for view in views if is_sid_view(view)]
+    facts = JoinFacts(service, generations[0] if generations else None, len(entity_frame), len(frame), _unmatched(views, features))
+    _log.info("stage=join service=%s rows=%d unmatched=%s", service, len(frame), facts.unmatched)
+    return frame.replace_schema_metadata({_FACTS: json.dumps(facts.__dict__)})
+
+
+def join_facts(features: pa.Table) -> JoinFacts:
+    """The facts that `training_features` left in its result. Raises InputError for another table."""
+    noted = (features.schema.metadata or {}).get(_FACTS)
+    if noted is None:
+        raise InputError("this table carries no join facts; pass what training_features returned")
+    return JoinFacts(**json.loads(noted))
+
+
+def found_column(view: FeatureView) -> str:
+    """The column that says whether a view knew the key: `sid_found` for codes, else `<view>_found`."""
+    return "sid_found" if is_sid_view(view) else f"{view.name}_found"
+
+
+def features_as_of(repo: Path, store: FeatureStore, views: Sequence[FeatureView], frame: pa.Table) -> pa.Table:
+    """Per view its found column and features for every row of `frame` (keys, event_timestamp), rows in the frame's order."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    for view in views:
+        joined = _join(store, view, frame, rows_at_once=settings(repo).join_rows)
+        columns |= dict(zip(joined.column_names, joined.columns, strict=True))
+    return visible_features(repo, views, pa.table(columns))
+
+
+def visible_features(repo: Path, views: Sequence[FeatureView], raw: pa.Table) -> pa.Table:
+    """Feature columns as a store returned them, in declared types and with misses visible: the same for offline and online."""
+    columns: dict[str, pa.ChunkedArray] = {}
+    for view in views:
+        declared = pa.table({field.name: raw[field.name].cast(field.type) for field in arrow_schema(view)})
+        if is_sid_view(view):
+            shown = with_missing_visible(declared, length=live_generation(repo, view.tags["generation"]).length)
+        else:
+            known = np.logical_or.reduce([declared[name].is_valid().to_numpy() for name in declared.column_names])
+            shown = declared.add_column(0, found_column(view), pa.array(known))
+        columns |= dict(zip(shown.column_names, shown.columns, strict=True))
+    return pa.table(columns)
+
+
+def _join(store: FeatureStore, view: FeatureView, frame: pa.Table, *, rows_at_once: int) -> pa.Table:
+    """Feast's own point-in-time join of one view, in the frame's order.
+
+    Only distinct (key, time) pairs are asked, a bounded number at once: the DuckDB store pairs each entity row with all of its
+    key's history before it picks the newest row, which for popular items is nearly all of the cost.
+    """
+    from adc_features.store import _compat as feast
+
+    key, names = join_key(view), [field.name for field in view.features]
+    pairs = frame.select([key, "event_timestamp"])
+    first, place = _distinct(pairs)
+    asked = pairs.take(pa.array(first)).append_column(_ROW, pa.array(np.arange(len(first))))
+    pieces = max(1, -(-len(asked) // rows_at_once))
+    joined = []
+    for piece in range(pieces):
+        rows = np.arange(piece, len(asked), pieces)  # strides spread the popular keys evenly
+        with feast.quiet():
+            got = store.get_historical_features(asked.take(pa.array(rows)).to_pandas(), [f"{view.name}:{name}" for name in names]).to_arrow()
+        if not np.array_equal(np.sort(got[_ROW].to_numpy()), rows):
+            raise ArtifactError(f"the offline store returned {len(got)} rows for {len(rows)}, or others than asked; set offline_store.type to duckdb")
+        joined.append(got.select([_ROW, *names]))
+    features = pa.concat_tables(joined)
+    return features.select(names).take(pa.array(np.argsort(features[_ROW].to_numpy())[place]))
+
+
+def _distinct(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each distinct pair, and for every row the place of its pair among them: int64 [distinct], int64 [N]."""
+    key, time = (pc.rank(pairs[name], tiebreaker="dense").to_numpy().astype(np.int64) for name in pairs.column_names)
+    _, first, place = np.unique(key * (time.max(initial=0) + 1) + time, return_index=True, return_inverse=True)
+    return first, place
+
+
+def _checked(entity_frame: pa.Table | pd.DataFrame, keys: Sequence[str]) -> pa.Table:
+    frame = entity_frame if isinstance(entity_frame, pa.Table) else pa.Table.from_pandas(entity_frame, preserve_index=False)
+    for name in ("event_timestamp", *keys):
+        if name not in frame.column_names:
+            raise InputError(f"the entity frame has no column {name!r}; it has {frame.column_names}")
+        if frame[name].null_count:
+            raise InputError(f"{frame[name].null_count} values of {name!r} are null in the entity frame; drop these rows")
+    stamp = frame.schema.field("event_timestamp").type
+    if not pa.types.is_timestamp(stamp) or stamp.tz is None:
+        raise InputError(f"event_timestamp is {stamp}; expected timestamps with a time zone, guessing one would move rows across cut-offs")
+    times = pc.cast(frame["event_timestamp"], TIME, safe=False)  # nanoseconds are cut, never rounded up: a row must not see later
+    frame = frame.set_column(frame.column_names.index("event_timestamp"), "event_timestamp", times).replace_schema_metadata(None)
+    if "row_id" not in frame.column_names:
+        frame = frame.add_column(0, "row_id", pa.array(np.arange(len(frame))))
+    return frame
+
+
+def _refuse_newer(times: pa.ChunkedArray, features: pa.Table) -> None:
+    """No feature is newer than its row: cut-offs at most at it, contained events strictly before it."""
+    row = times.cast(pa.int64()).to_numpy()
+    for name in features.column_names:
+        is_cutoff = name == "sid_as_of"
+        if not (is_cutoff or name.endswith(LAST_TIME)):
+            continue
+        seen = features[name].cast(pa.int64()).fill_null(NO_TIME).to_numpy()
+        late = (seen != NO_TIME) & ((seen > row) if is_cutoff else (seen >= row))
+        if late.any():
+            raise ArtifactError(
+                f"{late.sum()} rows got a {name} that is newer than the row (first: row {np.flatnonzero(late)[0]}); publish with valid event times"
+            )
+
+
+def _unmatched(views: Sequence[FeatureView], features: pa.Table) -> dict[str, int]:
+    return {view.name: len(features) - int(pc.sum(features[found_column(view)]).as_py() or 0) for view in views}

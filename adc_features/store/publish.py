@@ -1,0 +1,220 @@
+"""Publish codes and statistics as rows that Feast reads. Reads: SidTable snapshots, statistics. Writes: data/ of a repository.
+
+A publication is a directory that appears whole, manifest inside; the list of live generations is written last.
+"""
+
+import logging
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from adc_features.artifact import fresh_directory, read_manifest, seal
+from adc_features.clock import moment, utc
+from adc_features.errors import GenerationMismatch, InputError
+from adc_features.generation import Generation
+from adc_features.rows import TIME, carried_forward, sid_rows, sid_table, with_missing_visible
+from adc_features.sids import SidTable, SidTimeline
+from adc_features.statistics import NO_TIME
+from adc_features.store.definitions import ENTITY_OF, JOIN_KEY, feature_schema, id_type, statistics_schemas
+from adc_features.store.repository import IdType, LiveGeneration, live_generation, live_generations, publication_path, statistics_path, write_live_generations
+
+_log = logging.getLogger(__name__)
+LAST_TIME = "_last_time"
+"""Suffix of statistics that hold the time of the last event contained: int64, microseconds since 1970 UTC, NO_TIME for none."""
+
+
+@dataclass(frozen=True)
+class PublishedSnapshot:
+    """What a publication's manifest says of one snapshot; times are aware UTC.
+
+    hindsight: the tokenizer was trained on data from after as_of, so the codes are counterfactual. items, removed: its rows.
+    """
+
+    as_of: datetime
+    servable_at: datetime
+    computed_at: datetime
+    hindsight: bool
+    items: int
+    removed: int
+
+    @property
+    def file(self) -> str:
+        """Where its rows are, inside the publication."""
+        return f"rows/{self.as_of:%Y%m%dT%H%M%S%f}.parquet"
+
+    @classmethod
+    def from_dict(cls, entry: Mapping[str, Any]) -> "PublishedSnapshot":
+        times = {name: datetime.fromisoformat(entry[name]) for name in ("as_of", "servable_at", "computed_at")}
+        return cls(**{**entry, **times})
+
+
+def publish(repo: Path, generation: Generation, snapshots: Sequence[SidTable], *, servable_at: Sequence[datetime], computed_at: datetime) -> Path:
+    """Add snapshots of a generation to what Feast reads, replacing those with the same as_of; returns the publication's directory.
+
+    servable_at: when each snapshot could first have been served, >= its as_of; the event time of its rows. computed_at: the real
+    time of the computation; the created time of its rows, so that created-time filtering hides backfills. `apply` then declares
+    the rows, `materialize` takes the newest online.
+    Raises GenerationMismatch when the snapshots, or what is published under this id, come from another codebook; InputError for
+    times that contradict each other. Any failure leaves the previous publication as it was.
+    """
+    fresh = _described(generation, snapshots, servable_at, utc(computed_at, name="computed_at"))
+    kind = id_type(pa.schema({"item_id": pa.array(snapshots[0].item_ids[:1]).type}), "item_id")
+    _check_same_ids(repo, "item", kind)
+    live = LiveGeneration(generation.id, generation.codebook_hash, generation.trained_through, generation.spec.codebook_size, generation.spec.length, kind)
+    target = publication_path(repo, generation.id)
+    replaced = {s.as_of for s in fresh}
+    kept = [s for s in _existing(target, live) if s.as_of not in replaced]
+    entries = sorted([*kept, *fresh], key=lambda s: s.as_of)
+    if any(later.servable_at <= earlier.servable_at for earlier, later in pairwise(entries)):
+        raise InputError(
+            "servable_at must rise with as_of: a snapshot of a later cut-off would be hidden by an earlier one; give each cut-off a later servable_at"
+        )
+    with fresh_directory(target) as aside:
+        (aside / "rows").mkdir()
+        for entry in kept:
+            os.link(target / entry.file, aside / entry.file)
+        for snapshot, entry in zip(snapshots, fresh, strict=True):
+            pq.write_table(sid_rows(snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at), aside / entry.file)
+        seal(aside, {**asdict(live), "snapshots": [asdict(e) for e in entries]})
+    write_live_generations(repo, [*(g for g in live_generations(repo) if g.id != live.id), live])
+    _log.info("stage=publish generation=%s snapshots=%d kept=%d rows=%d", live.id, len(fresh), len(kept), sum(map(len, snapshots)))
+    return target
+
+
+def published_snapshots(repo: Path, generation_id: str) -> list[PublishedSnapshot]:
+    """The snapshots of a live generation, oldest first. Raises InputError when it is not live, ArtifactError when files are broken."""
+    return _existing(publication_path(repo, generation_id), live_generation(repo, generation_id))
+
+
+def published_timeline(repo: Path, generation_id: str) -> SidTimeline:
+    """The published snapshots for the late join, each complete: items that it does not hold are carried forward."""
+    live, snapshots = live_generation(repo, generation_id), published_snapshots(repo, generation_id)
+    tables = []
+    for snapshot in snapshots:
+        rows = pq.read_table(publication_path(repo, generation_id) / snapshot.file)
+        visible = with_missing_visible(rows, length=live.length).append_column("item_id", rows["item_id"])
+        tables.append(sid_table(visible, generation=live.id, codebook_size=live.codebook_size, length=live.length, as_of=snapshot.as_of))
+    return SidTimeline(carried_forward(tables), [s.servable_at for s in snapshots])
+
+
+def _described(generation: Generation, snapshots: Sequence[SidTable], servable_at: Sequence[datetime], computed_at: datetime) -> list[PublishedSnapshot]:
+    """New snapshots as manifest entries, each checked against the generation and its own time."""
+    if not snapshots or len(snapshots) != len(servable_at):
+        raise InputError(f"{len(snapshots)} snapshots with {len(servable_at)} servable_at times; give at least one snapshot and one time each")
+    described = []
+    for snapshot, at in zip(snapshots, servable_at, strict=True):
+        got, wanted = (snapshot.generation, snapshot.codebook_size, snapshot.length), (generation.id, generation.spec.codebook_size, generation.spec.length)
+        if got != wanted:
+            raise GenerationMismatch(f"a snapshot has generation, K, L = {got}, the generation to publish {wanted}; encode it with that generation")
+        if not len(snapshot):
+            raise InputError(f"the snapshot as of {snapshot.as_of.isoformat()} is empty; publish at least one item")
+        if utc(at, name="servable_at") < snapshot.as_of:
+            raise InputError(f"servable_at {at.isoformat()} lies before as_of {snapshot.as_of.isoformat()}; codes cannot be served before their data ends")
+        hindsight, found = generation.trained_through > snapshot.as_of, int(snapshot.found.sum())
+        described.append(PublishedSnapshot(snapshot.as_of, utc(at), computed_at, hindsight, found, len(snapshot) - found))
+    if len({s.as_of for s in described}) < len(described):
+        raise InputError("two snapshots have the same as_of; publish one per cut-off")
+    return described
+
+
+def _existing(target: Path, live: LiveGeneration) -> list[PublishedSnapshot]:
+    """What is published already; raises GenerationMismatch when it was made with another codebook."""
+    if not target.exists():
+        return []
+    manifest = read_manifest(target)
+    if manifest["codebook_hash"] != live.codebook_hash:
+        raise GenerationMismatch(
+            f"{target} holds codes of codebook {manifest['codebook_hash'][:12]}..., offered are codes of {live.codebook_hash[:12]}...: "
+            "one generation is one frozen tokenizer, publish the new one under its own id"
+        )
+    return [PublishedSnapshot.from_dict(entry) for entry in manifest["snapshots"]]
+
+
+def _check_same_ids(repo: Path, entity: str, kind: IdType) -> None:
+    """Refuse ids of another type than what is published for the same entity: they would never join."""
+    known: set[IdType] = {g.id_type for g in live_generations(repo)} if entity == "item" else set()
+    known |= {id_type(schema, JOIN_KEY[entity]) for view, schema in statistics_schemas(repo).items() if ENTITY_OF[view] == entity}
+    if known - {kind}:
+        raise InputError(f"{JOIN_KEY[entity]} is {kind} here but {known.pop()} in what is published; convert one, the two would never join")
+
+
+def publish_statistics(repo: Path, *, item_profile: pa.Table, user_activity: pa.Table, resolution: timedelta) -> Path:
+    """Replace the published statistics by these, both at once; returns their directory.
+
+    Each table: its id column, event_timestamp (aware), then features. resolution: the data's smallest time step.
+    Raises InputError on naive or null times, null ids, duplicate (id, event_timestamp), a nullable integer column, nulls inside
+    lists, or rows that would leak (`check_validity`).
+    """
+    tables = {name: _checked(table, JOIN_KEY[ENTITY_OF[name]], name) for name, table in (("item_profile", item_profile), ("user_activity", user_activity))}
+    shared = set(feature_schema(tables["item_profile"].schema).names) & set(feature_schema(tables["user_activity"].schema).names)
+    if shared:
+        raise InputError(f"both statistics have columns {sorted(shared)}; feature names are unique across views, rename them")
+    for name, table in tables.items():
+        check_validity(table, resolution=resolution)
+        if ENTITY_OF[name] == "item" and live_generations(repo):
+            _check_same_ids(repo, "item", id_type(table.schema, "item_id"))
+    with fresh_directory(statistics_path(repo)) as aside:
+        for name, table in tables.items():
+            pq.write_table(table, aside / f"{name}.parquet")
+        seal(aside, {"rows": {name: len(table) for name, table in tables.items()}, "resolution_seconds": resolution.total_seconds()})
+    _log.info("stage=publish_statistics %s", " ".join(f"{name}={len(table)}" for name, table in tables.items()))
+    return statistics_path(repo)
+
+
+def check_validity(rows: pa.Table, *, resolution: timedelta) -> None:
+    """The leak guard: a row that contains an event at t must be valid strictly after t, by the data's resolution.
+
+    Checks every `*_last_time` column (int64 microseconds) against event_timestamp: last_time + resolution <= event_timestamp.
+    Feast joins with <=, so a row stamped at the time of an event that it contains would hand that event, label included, to its
+    own training row. Raises InputError naming the column, the count and the first row; also when there is no such column.
+    """
+    if resolution <= timedelta(0):
+        raise InputError(f"resolution is {resolution}; expected the smallest step of the data's times, above 0")
+    columns = [name for name in rows.column_names if name.endswith(LAST_TIME)]
+    if not columns:
+        raise InputError(f"no column ends with '{LAST_TIME}' among {rows.column_names}; without the time of the last event a leak cannot be ruled out, add it")
+    valid_from = rows["event_timestamp"].cast(TIME).cast(pa.int64()).to_numpy()
+    for name in columns:
+        last = rows[name].to_numpy()
+        leaking = np.flatnonzero((last != NO_TIME) & (last + resolution // timedelta(microseconds=1) > valid_from))
+        if len(leaking):
+            first = leaking[0]
+            raise InputError(
+                f"{len(leaking)} rows leak: row {first} is valid from {moment(valid_from[first].astype('datetime64[us]')).isoformat()} but holds an event of "
+                f"{name} = {moment(last[first].astype('datetime64[us]')).isoformat()}, known only {resolution} later; stamp such rows last_time + resolution"
+            )
+
+
+def _checked(table: pa.Table, key: str, name: str) -> pa.Table:
+    """The table with event_timestamp in microseconds, refused when Feast could not carry it faithfully."""
+    for column in (key, "event_timestamp"):
+        if column not in table.column_names:
+            raise InputError(f"{name} has no column {column!r}; it has {table.column_names}")
+        if table[column].null_count:
+            raise InputError(f"{name}: {table[column].null_count} values of {column!r} are null; drop these rows")
+    stamp = table.schema.field("event_timestamp").type
+    if not pa.types.is_timestamp(stamp) or stamp.tz is None:
+        raise InputError(f"{name}: event_timestamp is {stamp}; expected timestamps with a time zone, guessing one would move rows across cut-offs")
+    for field in feature_schema(table.schema):
+        column = table[field.name]
+        if pa.types.is_integer(field.type) and column.null_count:
+            raise InputError(f"{name}: {column.null_count} nulls in integer column {field.name!r}, which would become floats; give a value that means none")
+        if pa.types.is_list(field.type) and pc.list_flatten(column).null_count:
+            raise InputError(f"{name}: nulls inside the lists of {field.name!r}, which Feast turns into 0; drop them")
+        if field.name.endswith("_y"):
+            raise InputError(f"{name}: column {field.name!r} ends with '_y', which Feast's DuckDB store drops; rename it")
+    table = table.set_column(table.column_names.index("event_timestamp"), "event_timestamp", table["event_timestamp"].cast(TIME))
+    if not len(table):
+        raise InputError(f"{name} is empty; publish at least one row")
+    if len(table.group_by([key, "event_timestamp"]).aggregate([])) < len(table):
+        raise InputError(f"{name}: several rows of one {key} at one event_timestamp; keep the last of each")
+    return table.replace_schema_metadata(None)
