@@ -1,0 +1,123 @@
+"""Directories that are complete or invisible. Reads: adc_features.artifact."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from adc_features.artifact import MANIFEST, file_hash, fresh_directory, json_text, read_manifest, seal, write_json
+from adc_features.errors import ArtifactError
+
+
+def write(target, text="1"):
+    with fresh_directory(target) as aside:
+        (aside / "data.txt").write_text(text)
+        (aside / "inside").mkdir()
+        (aside / "inside" / MANIFEST).write_text("{}")
+        seal(aside, {"kind": "example"})
+
+
+def test_a_complete_directory_names_every_file(tmp_path):
+    """The manifest holds the facts and the hash of every other file, also of manifests further in."""
+    write(tmp_path / "made")
+    manifest = read_manifest(tmp_path / "made")
+    assert manifest["kind"] == "example"
+    assert manifest["files"] == {name: file_hash(tmp_path / "made" / name) for name in ("data.txt", f"inside/{MANIFEST}")}
+
+
+def test_a_directory_is_replaced_whole(tmp_path):
+    """The new directory takes the old one's place; nothing of the old one and nothing hidden is left."""
+    write(tmp_path / "made", "old")
+    (tmp_path / "made" / "extra").write_text("old")
+    write(tmp_path / "made", "new")
+    assert sorted(p.name for p in (tmp_path / "made").iterdir()) == ["data.txt", "inside", MANIFEST]
+    assert (tmp_path / "made" / "data.txt").read_text() == "new"
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_failure_leaves_the_old_directory_and_nothing_else(tmp_path, error):
+    """When writing fails half-way, readers go on finding what was there before."""
+    write(tmp_path / "made", "old")
+
+    def fail():
+        with fresh_directory(tmp_path / "made") as aside:
+            (aside / "data.txt").write_text("half")
+            raise error
+
+    pytest.raises(type(error), fail)
+    assert read_manifest(tmp_path / "made")["kind"] == "example"
+    assert (tmp_path / "made" / "data.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_killed_writer_leaves_nothing_visible(tmp_path):
+    """A process killed between two files leaves no target; the next attempt sweeps its remains and succeeds."""
+    code = (
+        "import sys, os, signal; from pathlib import Path; from adc_features.artifact import fresh_directory\n"
+        "with fresh_directory(Path(sys.argv[1])) as aside:\n"
+        "    (aside / 'data.txt').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    target = tmp_path / "made [1]"  # brackets mean something to glob
+    killed = subprocess.run([sys.executable, "-c", code, str(target)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert not target.exists()
+    with pytest.raises(ArtifactError, match="does not exist or was never completed"):
+        read_manifest(target)
+    assert len(list(tmp_path.iterdir())) == 1
+    write(target)
+    assert [p.name for p in tmp_path.iterdir()] == [target.name]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda d: (d / "data.txt").write_text("2"), r"data.txt has sha256 .* the file was altered, write the artefact again"),
+        (lambda d: (d / "data.txt").unlink(), "data.txt is missing"),
+        (lambda d: (d / MANIFEST).unlink(), f"has no {MANIFEST}"),
+        (lambda d: (d / MANIFEST).write_text('{"files": {'), "is not JSON"),
+        (lambda d: (d / MANIFEST).write_bytes(b"\xff\xfe\x00"), "is not JSON"),
+        (lambda d: (d / MANIFEST).write_text('{"name": "a web page"}'), "was not written by this library"),
+        (lambda d: (d / MANIFEST).write_text("[]"), "was not written by this library"),
+    ],
+)
+def test_damage_is_named(tmp_path, damage, words):
+    """A missing, altered or foreign file is refused by its name."""
+    write(tmp_path / "made")
+    damage(tmp_path / "made")
+    with pytest.raises(ArtifactError, match=words):
+        read_manifest(tmp_path / "made")
+
+
+def test_json_holds_plain_values():
+    """Numpy scalars and arrays, times and paths take their plain forms; NaN and infinity become null."""
+    value = {
+        "a": np.float32(0.5),
+        "b": np.array([1, 2]),
+        "c": float("nan"),
+        "d": datetime(2024, 1, 1, tzinfo=UTC),
+        "e": Path("x/y"),
+        1: (np.bool_(True), -np.inf),
+    }
+    assert json.loads(json_text(value)) == {"a": 0.5, "b": [1, 2], "c": None, "d": "2024-01-01T00:00:00+00:00", "e": "x/y", "1": [True, None]}
+
+
+def test_a_full_disk_keeps_the_old_json(tmp_path, monkeypatch):
+    """When the disk is full the reader still sees the old file, and no half file is left beside it."""
+    write_json(tmp_path / "facts.json", {"a": 1})
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_json(tmp_path / "facts.json", {"a": 2})
+    assert json.loads((tmp_path / "facts.json").read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["facts.json"]
