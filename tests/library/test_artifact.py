@@ -52,7 +52,8 @@ def test_a_failure_leaves_the_old_directory_and_nothing_else(tmp_path, error):
             (aside / "data.txt").write_text("half")
             raise error
 
-    pytest.raises(type(error), fail)
+    with pytest.raises(type(error)):
+        fail()
     assert read_manifest(tmp_path / "made")["kind"] == "example"
     assert (tmp_path / "made" / "data.txt").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["made"]

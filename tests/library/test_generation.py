@@ -54,7 +54,7 @@ def test_a_generation_of_another_format_is_refused(tmp_path):
     write(tmp_path / "g1")
     manifest = json.loads((tmp_path / "g1" / MANIFEST).read_text())
     (tmp_path / "g1" / MANIFEST).write_text(json.dumps({**manifest, "format": 99, "library_version": "9.9"}))
-    with pytest.raises(ArtifactError, match="generation format 99, this library reads 1; open it with library 9.9"):
+    with pytest.raises(ArtifactError, match=r"generation format 99, this library reads 1; open it with library 9\.9"):
         open_generation(tmp_path / "g1")
 
 

@@ -104,7 +104,7 @@ def test_arrow_gives_the_same_table_back(table):
 
 def test_a_stranger_s_table_is_refused():
     """A table without our metadata is refused by what it lacks."""
-    with pytest.raises(InputError, match="lacks .*generation"):
+    with pytest.raises(InputError, match=r"lacks .*generation"):
         SidTable.from_arrow(pa.table({"item_id": ["a"]}))
 
 
@@ -167,7 +167,7 @@ def test_a_timeline_refuses_what_it_cannot_order():
         SidTimeline([TABLE, TABLE], [DAY_0, DAY_0])
     with pytest.raises(InputError, match="without a time zone"):
         SidTimeline([TABLE], [datetime(2024, 1, 1)])
-    with pytest.raises(GenerationMismatch, match="'g1'.*'g2'"):
+    with pytest.raises(GenerationMismatch, match=r"'g1'.*'g2'"):
         SidTimeline([TABLE, sids(["a"], [[0, 1]], generation="g2")], [DAY_0, DAY_0 + timedelta(days=1)])
     with pytest.raises(InputError, match="1 rows have no time"):
         SidTimeline([TABLE], [DAY_0]).gather(np.array(["a"]), np.array(["NaT"], "datetime64[us]"))
