@@ -1,0 +1,58 @@
+"""Score trained recipes on rows that they did not see. Reads: scores, TrainingFrames. Writes: the scores part of metrics.json."""
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from training.frame import TrainingFrame
+from training.metrics import DRAWS, Estimate, Judge, expected_calibration_error, gauc, popularity_slices
+
+log = logging.getLogger(__name__)
+
+PAIRS = (
+    ("codes", "no_sid"),
+    ("codes_weights", "no_sid"),
+    ("codes_weights", "codes"),
+    ("codes_weights", "weights_permuted"),
+    ("codes_weights", "weights_permuted_in_decile"),
+    ("codes_weights", "codes_no_item_id"),
+    ("codes_weights", "vectors"),
+    ("codes_weights", "retroactive"),
+    ("xgboost_codes_weights", "xgboost_no_sid"),
+)
+"""The differences that are reported where both recipes were trained."""
+
+
+def evaluate(scores: Mapping[str, np.ndarray], frame: TrainingFrame, *, trained_on: TrainingFrame, seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
+    """Metrics of every recipe and the paired differences between them, all on the rows of `frame`.
+
+    scores: recipe name -> probabilities [seeds, N]. trained_on: the training rows; their counts make the slices. Each metric is the
+    mean over seeds with a 95 % interval from draws of users; paired differences use the same draws.
+    Returns {"rows", "gauc_users", "gauc_rows", "recipes", "paired"}; undefined values are NaN.
+    Raises InputError when the labels have one class.
+    """
+    judge = Judge(frame.labels, frame.user_ids, seed=seed, draws=draws)
+    items, counts = np.unique(trained_on.item_ids, return_counts=True)
+    place = np.minimum(np.searchsorted(items, frame.item_ids), len(items) - 1)
+    slices = popularity_slices(np.where(items[place] == frame.item_ids, counts[place], 0))
+    estimates: dict[str, dict[str, Estimate]] = {}
+    recipes: dict[str, dict[str, Any]] = {}
+    for name, score in scores.items():
+        estimates[name] = {"auc": judge.auc(score), "gauc": judge.gauc(score)}
+        recipes[name] = {metric: estimate.interval() for metric, estimate in estimates[name].items()} | {
+            "logloss": judge.logloss(score).interval(),
+            "tail_auc": judge.auc(score, slices["tail"]).interval(),
+            "calibration": judge.calibration(score).interval(),
+            "expected_calibration_error": float(np.mean([expected_calibration_error(judge.label, s) for s in np.atleast_2d(score)])),
+            "slices": {s: {"rows": int(mask.sum()), "auc": judge.auc(score, mask).interval()} for s, mask in slices.items()},
+        }
+        log.info("stage=evaluate recipe=%s auc=%.4f gauc=%.4f", name, recipes[name]["auc"]["mean"], recipes[name]["gauc"]["mean"])
+    paired = {
+        f"{a}_minus_{b}": {metric: (estimates[a][metric] - estimates[b][metric]).interval() for metric in ("auc", "gauc")}
+        for a, b in PAIRS
+        if a in estimates and b in estimates
+    }
+    covered = gauc(judge.label, np.zeros(len(frame)), judge.user)
+    return {"rows": len(frame), "gauc_users": covered.users, "gauc_rows": covered.rows, "recipes": recipes, "paired": paired}

@@ -1,0 +1,135 @@
+"""What a ranker learns from: labelled rows and the features that were knowable at their time.
+
+Reads: labels, the table that a point-in-time join returned for them. Writes: TrainingFrame, which checks itself.
+"""
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+
+from adc_features.clock import instant
+from adc_features.embeddings import id_array
+from adc_features.errors import InputError
+
+LABEL_COLUMNS = ("row_id", "user_id", "item_id", "event_timestamp", "label")
+LAST_EVENT_COLUMNS = ("user_last_time", "item_last_time")
+_TIME = pa.timestamp("us", tz="UTC")
+
+
+def label_table(interactions: pa.Table) -> pa.Table:
+    """The entity rows of a join: row_id int64 (0, 1, ... in the order given), user_id, item_id, event_timestamp UTC, label float32."""
+    return pa.table(
+        {
+            "row_id": pa.array(np.arange(len(interactions))),
+            "user_id": interactions["user_id"],
+            "item_id": interactions["item_id"],
+            "event_timestamp": interactions["time"].cast(_TIME),
+            "label": interactions["label"].cast(pa.float32()),
+        }
+    )
+
+
+@dataclass(frozen=True)
+class TrainingFrame:
+    """Labelled rows with features as Arrow columns, codes of one generation (None: the frame has no codes).
+
+    table: the columns of label_table, then features; `sid_as_of` (UTC, null where there is no snapshot yet) tells how old codes are.
+    resolution: of the data's stamps; a feature of a row at t may contain events up to t - resolution.
+    Raises InputError when a column is missing, rows are out of order, a feature is newer than its row, or codes have no generation.
+    """
+
+    table: pa.Table
+    generation: str | None
+    codebook_size: int
+    resolution: timedelta
+
+    def __post_init__(self) -> None:
+        if missing := set(LABEL_COLUMNS) - set(self.table.column_names):
+            raise InputError(f"the frame lacks {sorted(missing)}; join features to label_table(...)")
+        if ("sid" in self.table.column_names) != (self.generation is not None):
+            raise InputError(
+                f"generation is {self.generation!r} but the frame {'has' if self.generation is None else 'lacks'} the column sid; name the one generation that was joined"
+            )
+        if (np.diff(self.table["row_id"].to_numpy()) <= 0).any():
+            raise InputError("row_id does not increase: the join reordered or repeated rows; sort its answer by row_id and look for doubled keys")
+        self._refuse_the_future()
+
+    def _refuse_the_future(self) -> None:
+        latest = self.times - np.timedelta64(self.resolution, "us")
+        for name in LAST_EVENT_COLUMNS:
+            if name in self.table.column_names:
+                self._refuse_newer(name, _moments(self.table[name]), latest, f"at least {self.resolution} earlier")
+        if "sid_as_of" in self.table.column_names:
+            self._refuse_newer("sid_as_of", _moments(self.table["sid_as_of"]), self.times, "no later than the row")
+
+    def _refuse_newer(self, name: str, known: np.ndarray, latest: np.ndarray, expected: str) -> None:
+        late = np.flatnonzero(known > latest)  # NaT, nothing known, is never later
+        if len(late):
+            raise InputError(
+                f"{len(late)} rows read {name} from the future (first: row {self.table['row_id'][int(late[0])]} at {self.times[late[0]]} reads {known[late[0]]}); "
+                f"expected {expected}: features must become valid only after the events they contain"
+            )
+
+    def __len__(self) -> int:
+        return len(self.table)
+
+    @property
+    def times(self) -> np.ndarray:
+        """datetime64[us] [N]."""
+        return _moments(self.table["event_timestamp"])
+
+    @property
+    def labels(self) -> np.ndarray:
+        """float32 [N], 0 or 1."""
+        return self.table["label"].to_numpy().astype(np.float32)
+
+    @property
+    def user_ids(self) -> np.ndarray:
+        return id_array(self.table["user_id"])
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        return id_array(self.table["item_id"])
+
+    def between(self, start: datetime | None, end: datetime | None) -> "TrainingFrame":
+        """The rows with start <= time < end; None leaves that side open."""
+        times = self.times
+        keep = np.ones(len(times), bool)
+        if start is not None:
+            keep &= times >= instant(start)
+        if end is not None:
+            keep &= times < instant(end)
+        return self.take(np.flatnonzero(keep))
+
+    def take(self, rows: np.ndarray) -> "TrainingFrame":
+        """These rows; row numbers must increase."""
+        return TrainingFrame(self.table.take(pa.array(rows)), self.generation, self.codebook_size, self.resolution)
+
+
+def training_frame(joined: pa.Table, labels: pa.Table, *, generation: str | None, codebook_size: int, resolution: timedelta) -> TrainingFrame:
+    """The answer of a join as a frame, in the order of `labels`.
+
+    A join may reorder rows; it may not drop, repeat or change them: then InputError, with the count of each.
+    """
+    joined = joined.take(np.argsort(joined["row_id"].to_numpy(), kind="stable"))
+    wanted, got = labels["row_id"].to_numpy(), joined["row_id"].to_numpy()
+    if not np.array_equal(wanted, got):
+        lost, doubled = len(np.setdiff1d(wanted, got)), len(got) - len(np.unique(got))
+        raise InputError(
+            f"{len(wanted)} rows went into the join, {len(got)} came out ({lost} lost, {doubled} repeated); use the DuckDB or ADC offline store, never Dask"
+        )
+    for name in ("user_id", "item_id", "label"):
+        if not np.array_equal(labels[name].to_numpy(), joined[name].to_numpy()):
+            raise InputError(f"the join changed column {name}; its rows are not those that were asked for")
+    return TrainingFrame(joined, generation, codebook_size, resolution)
+
+
+def _moments(column: pa.ChunkedArray) -> np.ndarray:
+    """A time column, or int64/float64 microseconds, as datetime64[us]; NaT where null or negative (never)."""
+    if pa.types.is_timestamp(column.type):
+        return column.cast(_TIME).to_numpy().astype("datetime64[us]")
+    values = column.cast(pa.float64()).to_numpy()
+    with np.errstate(invalid="ignore"):
+        return np.where(values >= 0, values, np.nan).astype("datetime64[us]")

@@ -1,0 +1,300 @@
+"""A frame as the arrays that rankers read. Reads: TrainingFrame, SidTimeline, VectorTimeline. Writes: InputEncoder, Inputs.
+
+Everything that is fitted (vocabularies, scales) is fitted on training rows only. Everything that ages is derived here, at row time,
+by the same code for training rows and for requests.
+
+Legend: N rows, F item features, G user features, L positions, H history items, D dims.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adc_features.clock import instant
+from adc_features.embeddings import EmbeddingTable
+from adc_features.errors import InputError
+from adc_features.sids import SidTimeline, find_rows, list_matrix
+from training.frame import TrainingFrame
+
+ID_COLUMNS = ("user_id", "item_id", "item_brand", "item_category")
+ITEM_COLUMNS = (
+    "log item_event_count",
+    "item_label_mean",
+    "item_rating_mean",
+    "item_residual_mean",
+    "age item_last_time",
+    "log brand_event_count",
+    "brand_label_mean",
+    "log category_event_count",
+    "category_label_mean",
+)
+USER_COLUMNS = ("log user_event_count", "user_label_mean", "user_rating_mean", "user_residual_mean", "age user_last_time", "known user_event_count")
+"""Features by name: `log x` is log(1 + x), `age x` log(1 + days since x), `known x` whether x is there; otherwise the column itself."""
+
+HASH_BUCKETS = 64
+_DAY = 86_400_000_000
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What one recipe shows to a ranker.
+
+    label: float32 [N]. user: int64 [N], row of the user's free bias while training (0: a user who has none). ids: int64 [N, 4],
+    vocabulary rows of ID_COLUMNS. item: float32 [N, F], user_state: float32 [N, G], standardised. sid: int64 [N, L] in 0..K, stored
+    code + 1, 0 = no code. weight: float32 [N, L]. reliability: float32 [N, 1]. match: float32 [N, M], likeness of the item to the user's
+    recent ones. vectors: modality -> VectorRows, looked up batch by batch. What a recipe
+    does not show has width 0.
+    """
+
+    label: np.ndarray
+    user: np.ndarray
+    ids: np.ndarray
+    item: np.ndarray
+    user_state: np.ndarray
+    sid: np.ndarray
+    weight: np.ndarray
+    reliability: np.ndarray
+    match: np.ndarray
+    vectors: Mapping[str, "VectorRows"]
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def take(self, rows: np.ndarray) -> "Inputs":
+        """These rows, in this order."""
+        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "vectors"}
+        return Inputs(**arrays, vectors={m: VectorRows(v.matrix, v.row[rows]) for m, v in self.vectors.items()})
+
+
+class VectorRows(NamedTuple):
+    """Vectors by reference. matrix: float32 [R, D], row 0 all zeros (no vector); row: int64 [N]."""
+
+    matrix: np.ndarray
+    row: np.ndarray
+
+
+@dataclass(frozen=True)
+class InputEncoder:
+    """What was learned from training rows before any model: vocabularies and scales.
+
+    vocabulary: column -> sorted ids with at least `min_count` training rows. An id in it has a row of its own; any other falls into one
+    of HASH_BUCKETS shared rows, so that rare ids cannot be learned by heart. users: sorted ids with a free bias. item_scale and
+    user_scale: float64 [2, F] and [2, G], mean and standard deviation.
+    """
+
+    vocabulary: Mapping[str, np.ndarray]
+    users: np.ndarray
+    item_scale: np.ndarray
+    user_scale: np.ndarray
+
+    @classmethod
+    def fit(cls, frame: TrainingFrame, *, min_count: int) -> "InputEncoder":
+        vocabulary = {}
+        for name in ID_COLUMNS:
+            values, counts = np.unique(_ids(frame, name), return_counts=True)
+            vocabulary[name] = values[counts >= min_count]
+        scales = [_scale(_features(frame, columns)) for columns in (ITEM_COLUMNS, USER_COLUMNS)]
+        return cls(vocabulary, np.unique(frame.user_ids), *scales)
+
+    @property
+    def id_rows(self) -> tuple[int, ...]:
+        """Embedding rows that each column of `ids` needs."""
+        return tuple(HASH_BUCKETS + len(self.vocabulary[name]) for name in ID_COLUMNS)
+
+    def ids(self, frame: TrainingFrame) -> np.ndarray:
+        """int64 [N, 4]: buckets first, then the vocabulary."""
+        columns = []
+        for name in ID_COLUMNS:
+            values = _ids(frame, name)
+            row, known = find_rows(self.vocabulary[name], values)
+            bucket = (pd.util.hash_array(values.astype(object) if values.dtype.kind == "U" else values) % HASH_BUCKETS).astype(np.int64)
+            columns.append(np.where(known, HASH_BUCKETS + row, bucket))
+        return np.stack(columns, axis=1)
+
+    def user_rows(self, frame: TrainingFrame) -> np.ndarray:
+        """int64 [N]: 1 + place among the training users, 0 for others."""
+        row, known = find_rows(self.users, frame.user_ids)
+        return np.where(known, row + 1, 0)
+
+    def item(self, frame: TrainingFrame) -> np.ndarray:
+        return _standardised(_features(frame, ITEM_COLUMNS), self.item_scale)
+
+    def user_state(self, frame: TrainingFrame) -> np.ndarray:
+        return _standardised(_features(frame, USER_COLUMNS), self.user_scale)
+
+    def write(self, path: Path) -> None:
+        arrays: dict[str, Any] = {f"vocabulary {name}": ids for name, ids in self.vocabulary.items()}
+        np.savez(path, users=self.users, item_scale=self.item_scale, user_scale=self.user_scale, **arrays)
+
+    @classmethod
+    def read(cls, path: Path) -> "InputEncoder":
+        with np.load(path, allow_pickle=False) as arrays:
+            return cls({name: arrays[f"vocabulary {name}"] for name in ID_COLUMNS}, arrays["users"], arrays["item_scale"], arrays["user_scale"])
+
+
+class VectorTimeline:
+    """Raw vectors through time, the counterpart of SidTimeline for the `vectors` recipe.
+
+    tables: EmbeddingTables at increasing cut-offs; servable_at: when each could first be served. A modality whose vectors never
+    change between tables (text) is held once.
+    """
+
+    def __init__(self, tables: Sequence[EmbeddingTable], servable_at: Sequence[datetime]) -> None:
+        if not tables:
+            raise InputError("no embedding tables given; expected one per cut-off")
+        self.servable_at = np.array([instant(t) for t in servable_at], "datetime64[us]")
+        if len(self.servable_at) != len(tables) or (np.diff(self.servable_at) <= np.timedelta64(0)).any():
+            raise InputError("servable_at must hold one strictly increasing time per table; sort the tables by time")
+        self.modalities = tuple(tables[-1].vectors)
+        self._ids = [t.item_ids for t in tables]
+        self._present = {m: [t.present[m] for t in tables] for m in self.modalities}
+        self._fixed = {m: all(_same_vectors(tables[0], t, m) for t in tables[1:]) for m in self.modalities}
+        self._start = np.concatenate([[1], 1 + np.cumsum([len(t) for t in tables])])
+        self.matrices = {m: _stacked([t.vectors[m] for t in (tables[:1] if self._fixed[m] else tables)]) for m in self.modalities}
+
+    def rows(self, modality: str, item_ids: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Rows of `matrices[modality]` for items [M] as served at times [M]; 0 where there is no vector."""
+        which = np.searchsorted(self.servable_at, times, side="right") - 1
+        found = np.zeros(len(item_ids), np.int64)
+        for snapshot, ids in enumerate(self._ids):
+            mine = np.flatnonzero(which == snapshot)
+            row, known = find_rows(ids, item_ids[mine])
+            known &= self._present[modality][snapshot][row]
+            found[mine] = np.where(known, row + self._start[0 if self._fixed[modality] else snapshot], 0)
+        return found
+
+    def bytes_per_item(self) -> int:
+        """Bytes of one item's vectors at one time."""
+        return sum(matrix.shape[1] * matrix.itemsize for matrix in self.matrices.values())
+
+
+def code_match(frame: TrainingFrame, timeline: SidTimeline, sid: np.ndarray, weight: np.ndarray, *, weighted: bool) -> np.ndarray:
+    """How the item's codes meet those of the user's recent items, codes as of the row's time: float32 [N, 2L].
+
+    sid: int32 [N, L], -1 = none; weight: float32 [N, L]. Per position first the share of recent items with the same code, then the
+    same weighted by label - the user's mean (liked above, disliked below). `weighted` counts a match by the product of both weights.
+    Shares are smoothed by two items that do not match.
+    """
+    row, items, label, size = recent_items(frame)
+    length = sid.shape[1]
+    out = np.zeros((len(frame), 2 * length), np.float32)
+    if not len(row):
+        return out
+    their_sid, their_weight, _ = timeline.gather(items, frame.times[row])
+    same = ((their_sid == sid[row]) & (their_sid >= 0)).astype(np.float64)
+    if weighted:
+        same *= their_weight * weight[row]
+    level = (_column(frame, "user_label_mean"))[row]
+    for place in range(length):
+        out[:, place] = np.bincount(row, same[:, place], len(frame)) / (size + 2)
+        out[:, length + place] = np.bincount(row, same[:, place] * (label - level), len(frame)) / (size + 2)
+    return out
+
+
+def vector_match(frame: TrainingFrame, timeline: VectorTimeline, *, chunk: int = 100_000) -> np.ndarray:
+    """The same for raw vectors: float32 [N, 2 * modalities], cosine in the place of equality."""
+    row, items, label, size = recent_items(frame)
+    out = np.zeros((len(frame), 2 * len(timeline.modalities)), np.float32)
+    if not len(row):
+        return out
+    level = _column(frame, "user_label_mean")[row]
+    for place, modality in enumerate(timeline.modalities):
+        matrix = timeline.matrices[modality]
+        unit = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
+        mine = timeline.rows(modality, frame.item_ids, frame.times)[row]
+        theirs = timeline.rows(modality, items, frame.times[row])
+        cosine = np.concatenate([np.einsum("nd,nd->n", unit[mine[s : s + chunk]], unit[theirs[s : s + chunk]]) for s in range(0, len(row), chunk)])
+        out[:, 2 * place] = np.bincount(row, cosine, len(frame)) / (size + 2)
+        out[:, 2 * place + 1] = np.bincount(row, cosine * (label - level), len(frame)) / (size + 2)
+    return out
+
+
+class Recent(NamedTuple):
+    """Recent items of all rows, flat. row: int64 [T]; item: ids [T]; label: float64 [T]; size: int64 [N], items a row has."""
+
+    row: np.ndarray
+    item: np.ndarray
+    label: np.ndarray
+    size: np.ndarray
+
+
+def recent_items(frame: TrainingFrame) -> Recent:
+    """The lists `user_recent_items` and `user_recent_labels` of every row; a row without a user has none."""
+    items, labels = (_one_array(frame.table[name]) for name in ("user_recent_items", "user_recent_labels"))
+    size = np.nan_to_num(np.asarray(pc.list_value_length(items).to_numpy(zero_copy_only=False), np.float64)).astype(np.int64)
+    values = items.flatten()
+    flat = values.to_numpy(zero_copy_only=False)
+    ids = flat.astype(str) if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) else flat.astype(np.int64)
+    return Recent(np.repeat(np.arange(len(frame)), size), ids, labels.flatten().to_numpy(zero_copy_only=False).astype(np.float64), size)
+
+
+def frame_codes(frame: TrainingFrame, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes int32 [N, L], weights float32 [N, L], reliability float32 [N] of the rows; rows that the join left null have none."""
+    sid, weight = _one_array(frame.table["sid"]), _one_array(frame.table["sid_weight"])
+    known = np.flatnonzero(~np.asarray(sid.is_null()))
+    codes, weights = np.full((len(frame), length), -1, np.int32), np.zeros((len(frame), length), np.float32)
+    codes[known], weights[known] = list_matrix(sid.drop_null(), length, np.int32), list_matrix(weight.drop_null(), length, np.float32)
+    return codes, weights, np.nan_to_num(_column(frame, "reliability")).astype(np.float32)
+
+
+def _features(frame: TrainingFrame, names: Sequence[str]) -> np.ndarray:
+    """float64 [N, len(names)], NaN where unknown."""
+    columns = []
+    for name in names:
+        kind, _, column = name.rpartition(" ")
+        value = _column(frame, column)
+        if kind == "log":
+            value = np.log1p(np.nan_to_num(value))
+        elif kind == "age":
+            age = frame.times.astype(np.int64) - np.where(value >= 0, value, np.nan)
+            value = np.log1p(age / _DAY)
+        elif kind == "known":
+            value = np.isfinite(value).astype(np.float64)
+        columns.append(value)
+    return np.stack(columns, axis=1)
+
+
+def _scale(features: np.ndarray) -> np.ndarray:
+    """Mean and standard deviation of the known values of each column; 0 and 1 for a column without any spread."""
+    known = np.isfinite(features)
+    count = np.maximum(known.sum(axis=0), 1)
+    filled = np.where(known, features, 0.0)
+    mean = filled.sum(axis=0) / count
+    deviation = np.sqrt((np.where(known, features - mean, 0.0) ** 2).sum(axis=0) / count)
+    return np.stack([mean, np.where(deviation > 1e-9, deviation, 1.0)])
+
+
+def _standardised(features: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Unknown values become the training mean, 0; outliers are held at five deviations."""
+    return np.clip(np.nan_to_num((features - scale[0]) / scale[1], nan=0.0), -5.0, 5.0).astype(np.float32)
+
+
+def _column(frame: TrainingFrame, name: str) -> np.ndarray:
+    return frame.table[name].cast(pa.float64()).to_numpy()
+
+
+def _ids(frame: TrainingFrame, name: str) -> np.ndarray:
+    """An id column, "" for nulls."""
+    column = frame.table[name]
+    if pa.types.is_integer(column.type):
+        return column.to_numpy().astype(np.int64)
+    return column.cast(pa.string()).fill_null("").to_numpy().astype(str)
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
+
+
+def _same_vectors(a: EmbeddingTable, b: EmbeddingTable, modality: str) -> bool:
+    return np.array_equal(a.item_ids, b.item_ids) and np.array_equal(a.vectors[modality], b.vectors[modality])
+
+
+def _stacked(matrices: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([np.zeros((1, matrices[0].shape[1]), np.float32), *matrices])

@@ -1,0 +1,184 @@
+"""How good scores are, and how sure that is. Reads: labels, users, scores. Writes: estimates with intervals.
+
+Legend: N rows, S seeds, B bootstrap draws, U users.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from adc_features.errors import InputError
+
+DRAWS = 200
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A metric on all rows (the mean over seeds) and on each bootstrap draw of the users, float64 [B]; NaN where undefined."""
+
+    value: float
+    draws: np.ndarray
+
+    def __sub__(self, other: "Estimate") -> "Estimate":
+        """The paired difference: both estimates must come from the same Judge, hence the same draws."""
+        return Estimate(self.value - other.value, self.draws - other.draws)
+
+    def interval(self, level: float = 0.95) -> dict[str, float]:
+        """{mean, low, high}: the value and the percentile interval of the draws; NaN when no draw defines it."""
+        known = self.draws[np.isfinite(self.draws)]
+        low, high = np.quantile(known, ((1 - level) / 2, (1 + level) / 2)) if len(known) else (np.nan, np.nan)
+        return {"mean": self.value, "low": float(low), "high": float(high)}
+
+
+class Gauc(NamedTuple):
+    """GAUC and what it rests on: users with both classes, and their rows."""
+
+    value: float
+    users: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The evaluated rows and one set of bootstrap draws, so that every difference is paired.
+
+    label: float [N] in {0, 1}. user: ids [N]; draws resample users (Poisson(1) weights), as rows of one user are not independent.
+    Scores are probabilities, float [S, N] (or [N] for one seed). Raises InputError when the labels have one class.
+    """
+
+    label: np.ndarray
+    user: np.ndarray
+    seed: int
+    draws: int = DRAWS
+
+    def __post_init__(self) -> None:
+        check_two_classes(self.label)
+        if len(self.label) != len(self.user):
+            raise InputError(f"{len(self.label)} labels but {len(self.user)} users; give one user a row")
+
+    @cached_property
+    def user_row(self) -> np.ndarray:
+        """Per row the number of its user, int64 [N] in 0..U-1."""
+        return np.unique(self.user, return_inverse=True)[1]
+
+    @cached_property
+    def weights(self) -> np.ndarray:
+        """How often each draw holds each user, float64 [B, U]."""
+        return np.random.default_rng(self.seed).poisson(1.0, (self.draws, int(self.user_row.max()) + 1)).astype(np.float64)
+
+    def auc(self, scores: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
+        """AUC over all rows, or over those of a mask [N]; ties count one half. NaN where the mask leaves one class."""
+        keep = np.ones(len(self.label), bool) if rows is None else rows
+        label, user = self.label[keep], self.user_row[keep]
+        if len(np.unique(label)) < 2:
+            return Estimate(float("nan"), np.full(self.draws, np.nan))
+        return self._mean_over_seeds(scores, lambda score: self._auc_of(label, score[keep], user))
+
+    def gauc(self, scores: np.ndarray) -> Estimate:
+        """GAUC (methods 14.1): AUC within each user that has both classes, weighted by the user's rows."""
+        return self._mean_over_seeds(scores, self._gauc_of)
+
+    def logloss(self, scores: np.ndarray) -> Estimate:
+        """Mean negative log likelihood, nats a row."""
+        return self._mean_over_seeds(scores, lambda score: self._ratio(_row_loss(self.label, score), np.ones(len(self.label))))
+
+    def calibration(self, scores: np.ndarray) -> Estimate:
+        """Mean predicted over mean observed; 1 is calibrated."""
+        return self._mean_over_seeds(scores, lambda score: self._ratio(score, self.label))
+
+    def _mean_over_seeds(self, scores: np.ndarray, metric: Callable[[np.ndarray], Estimate]) -> Estimate:
+        scores = np.atleast_2d(scores).astype(np.float64)
+        if scores.shape[1] != len(self.label) or not np.isfinite(scores).all():
+            raise InputError(f"scores are {list(scores.shape)}, finite: {np.isfinite(scores).all()}; expected finite [seeds, {len(self.label)}]")
+        each = [metric(score) for score in scores]
+        return Estimate(float(np.mean([e.value for e in each])), np.mean([e.draws for e in each], axis=0))
+
+    def _auc_of(self, label: np.ndarray, score: np.ndarray, user: np.ndarray) -> Estimate:
+        from sklearn.metrics import roc_auc_score
+
+        value = float(roc_auc_score(label, score))
+        order = np.argsort(score, kind="stable")  # once; a draw only changes the weights
+        positive, user, score = label[order] > 0, user[order], score[order]
+        last = np.flatnonzero(np.concatenate([score[1:] != score[:-1], [True]]))
+        draws = np.empty(self.draws)
+        for b, weight in enumerate(self.weights):
+            row_weight = weight[user]
+            positives, negatives = (np.diff(np.cumsum(np.where(mask, row_weight, 0.0))[last], prepend=0.0) for mask in (positive, ~positive))
+            below = np.cumsum(negatives) - negatives / 2
+            total = positives.sum() * negatives.sum()
+            draws[b] = positives @ below / total if total else np.nan
+        return Estimate(value, draws)
+
+    def _gauc_of(self, score: np.ndarray) -> Estimate:
+        auc, rows = user_auc(self.label, score, self.user_row)
+        kept = np.isfinite(auc)
+        if not kept.any():
+            return Estimate(float("nan"), np.full(self.draws, np.nan))
+        weight = self.weights[:, kept] * rows[kept]
+        with np.errstate(invalid="ignore"):
+            return Estimate(float(np.average(auc[kept], weights=rows[kept])), weight @ auc[kept] / weight.sum(axis=1))
+
+    def _ratio(self, above: np.ndarray, below: np.ndarray) -> Estimate:
+        over, under = np.bincount(self.user_row, above), np.bincount(self.user_row, below)
+        return Estimate(float(above.sum() / below.sum()), (self.weights @ over) / (self.weights @ under))
+
+
+def gauc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> Gauc:
+    """GAUC with the number of users and rows that it covers; NaN when no user has both classes."""
+    auc, rows = user_auc(label, score, np.unique(user, return_inverse=True)[1])
+    kept = np.isfinite(auc)
+    return Gauc(float(np.average(auc[kept], weights=rows[kept])) if kept.any() else float("nan"), int(kept.sum()), int(rows[kept].sum()))
+
+
+def user_auc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """AUC of each user 0..U-1 (NaN with one class) and their number of rows: float64 [U], int64 [U]. Ties count one half.
+
+    From ranks within the user: AUC = (rank sum of positives - p (p + 1) / 2) / (p n).
+    """
+    order = np.lexsort((score, user))
+    label, score, user = label[order], score[order], user[order]
+    new_user = np.concatenate([[True], user[1:] != user[:-1]])
+    start = np.flatnonzero(new_user)[np.cumsum(new_user) - 1]
+    new_tie = np.concatenate([[True], new_user[1:] | (score[1:] != score[:-1])])
+    tie = np.cumsum(new_tie) - 1
+    rank = (np.flatnonzero(new_tie) + (np.bincount(tie) - 1) / 2)[tie] - start + 1
+    rows = np.bincount(user)
+    positives = np.bincount(user, label)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        auc = (np.bincount(user, rank * label) - positives * (positives + 1) / 2) / (positives * (rows - positives))
+    return np.where((positives > 0) & (positives < rows), auc, np.nan), rows
+
+
+def expected_calibration_error(label: np.ndarray, score: np.ndarray, bins: int = 10) -> float:
+    """Mean |predicted - observed| over `bins` groups of equal size, by score."""
+    groups = np.array_split(np.argsort(score, kind="stable"), bins)
+    return float(sum(len(g) * abs(score[g].mean() - label[g].mean()) for g in groups if len(g)) / len(label))
+
+
+def popularity_slices(item_count: np.ndarray) -> dict[str, np.ndarray]:
+    """Masks [N] by the training interactions of each row's item: cold (none), then thirds of the other rows, tail to head."""
+    warm = item_count > 0
+    low, high = np.quantile(item_count[warm], (1 / 3, 2 / 3)) if warm.any() else (0, 0)
+    return {
+        "head": warm & (item_count > high),
+        "middle": warm & (item_count > low) & (item_count <= high),
+        "tail": warm & (item_count <= low),
+        "cold": ~warm,
+    }
+
+
+def check_two_classes(label: np.ndarray) -> None:
+    """Raise InputError unless the labels hold 0 and 1, and nothing else."""
+    classes = np.unique(label)
+    if not np.array_equal(classes, [0, 1]):
+        raise InputError(
+            f"{len(label)} labels hold {classes[:5].tolist()}; ranking is judged on rows with both 0 and 1, widen the window or check the label rule"
+        )
+
+
+def _row_loss(label: np.ndarray, score: np.ndarray) -> np.ndarray:
+    score = np.clip(score, 1e-7, 1 - 1e-7)
+    return -np.where(label > 0, np.log(score), np.log1p(-score))

@@ -1,0 +1,87 @@
+"""XGBoost on the same frame: codes are categories, weights and statistics numbers. Reads: Inputs. Writes: probabilities.
+
+Ids have no column of their own: tens of thousands of categories are learned by heart, their running statistics are not.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import pandas as pd
+import xgboost as xgb
+
+from training.inputs import Inputs
+from training.rankers import Progress, Round
+
+
+@dataclass(frozen=True)
+class BoostedSettings:
+    """Plain XGBoost parameters under their own names."""
+
+    max_rounds: int = 300
+    max_depth: int = 4
+    learning_rate: float = 0.06
+    subsample: float = 0.7
+    colsample_bytree: float = 0.7
+    min_child_weight: float = 20.0
+    threads: int = 1
+
+
+class BoostedRanker:
+    """Gradient-boosted trees as a Ranker. codebook_size: K, so that training and later rows share their categories."""
+
+    def __init__(self, settings: BoostedSettings, *, codebook_size: int) -> None:
+        self.settings, self.codebook_size = settings, codebook_size
+        self.booster: xgb.Booster | None = None
+
+    def fit(self, inputs: Inputs, *, seed: int, rounds: int | None = None, holdout: Inputs | None = None, progress: Progress | None = None) -> list[Round]:
+        s = self.settings
+        parameters = {
+            "objective": "binary:logistic",
+            "eval_metric": "logloss",
+            "tree_method": "hist",
+            "max_depth": s.max_depth,
+            "learning_rate": s.learning_rate,
+            "subsample": s.subsample,
+            "colsample_bytree": s.colsample_bytree,
+            "min_child_weight": s.min_child_weight,
+            "nthread": s.threads,
+            "seed": seed,
+        }
+        rounds = rounds or s.max_rounds
+        train = self._matrix(inputs)
+        watched = [(train, "train")] + ([(self._matrix(holdout), "holdout")] if holdout is not None else [])
+        history: dict[str, dict[str, list[float]]] = {}
+        self.booster = xgb.train(parameters, train, rounds, evals=watched, evals_result=history, verbose_eval=False)
+        if progress is not None:
+            progress("train xgboost", rounds, rounds)
+        held = history["holdout"]["logloss"] if holdout is not None else [None] * rounds
+        return [Round(i + 1, a, b) for i, (a, b) in enumerate(zip(history["train"]["logloss"], held, strict=True))]
+
+    def predict(self, inputs: Inputs) -> np.ndarray:
+        if self.booster is None:
+            raise RuntimeError("predict before fit or load")
+        return self.booster.predict(self._matrix(inputs))
+
+    def save(self, directory: Path) -> None:
+        if self.booster is None:
+            raise RuntimeError("save before fit or load")
+        self.booster.save_model(directory / "trees.ubj")
+        (directory / "boosted.json").write_text(json.dumps({"settings": asdict(self.settings), "codebook_size": self.codebook_size}), encoding="utf-8")
+
+    @classmethod
+    def load(cls, directory: Path) -> Self:
+        facts = json.loads((directory / "boosted.json").read_text(encoding="utf-8"))
+        ranker = cls(BoostedSettings(**facts["settings"]), codebook_size=facts["codebook_size"])
+        ranker.booster = xgb.Booster(model_file=directory / "trees.ubj")
+        return ranker
+
+    def _matrix(self, inputs: Inputs) -> xgb.DMatrix:
+        dense = np.concatenate([inputs.item, inputs.user_state, inputs.weight, inputs.reliability, inputs.match], axis=1)
+        table = pd.DataFrame(dense, columns=[f"d{i}" for i in range(dense.shape[1])])
+        categories = pd.RangeIndex(self.codebook_size + 1)
+        for place in range(inputs.sid.shape[1]):
+            table[f"sid{place}"] = pd.Categorical(inputs.sid[:, place], categories=categories)
+        return xgb.DMatrix(table, label=inputs.label, enable_categorical=True)

@@ -1,0 +1,141 @@
+"""Train one recipe. Reads: TrainingFrame, Sources. Writes: Trained, ranker directories.
+
+<ranker>/encoder.npz             vocabularies and scales
+<ranker>/seed_<n>/               the files of one seed's model
+<ranker>/manifest.json           written last: recipe, generation, rounds, curves
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+
+from adc_features.artifact import fresh_directory, read_manifest, seal
+from adc_features.errors import GenerationMismatch
+from training.frame import TrainingFrame
+from training.inputs import InputEncoder, Inputs
+from training.metrics import check_two_classes
+from training.rankers import Progress, Ranker, Round
+from training.recipes import MIN_COUNT, Exchange, Recipe, Sources, exchange, recipe_inputs
+from training.recipes import recipe as recipe_named
+
+log = logging.getLogger(__name__)
+HOLDOUT = 0.1
+"""Share of the training rows, the newest, that choose the number of rounds."""
+
+
+@dataclass(frozen=True)
+class Trained:
+    """One recipe's rankers, one for each seed, with all they need to score a frame.
+
+    generation: of the codes that they read, None without codes. curve: losses by round of the first seed, held-out rows included.
+    """
+
+    recipe: Recipe
+    generation: str | None
+    encoder: InputEncoder
+    rankers: Mapping[int, Ranker]
+    rounds: int
+    curve: Sequence[Round]
+    exchanged: Exchange | None = None
+
+    def predict(self, frame: TrainingFrame, sources: Sources) -> np.ndarray:
+        """Probabilities, float32 [seeds, N]. Raises GenerationMismatch when the frame holds codes of another generation."""
+        if self.generation is not None and frame.generation != self.generation:
+            raise GenerationMismatch(
+                f"the ranker was trained on generation {self.generation!r}, the frame holds {frame.generation!r}; join the generation it knows or retrain"
+            )
+        inputs = recipe_inputs(frame, self.recipe, self.encoder, sources, exchanged=self.exchanged)
+        return np.stack([ranker.predict(inputs) for ranker in self.rankers.values()])
+
+    def save(self, directory: Path) -> None:
+        """Write a complete ranker directory. Controls with exchanged weights are for comparison and are not served."""
+        if self.exchanged is not None:
+            raise ValueError(f"{self.recipe.name} is a control; save codes_weights instead")
+        with fresh_directory(directory) as aside:
+            self.encoder.write(aside / "encoder.npz")
+            for seed, ranker in self.rankers.items():
+                (aside / f"seed_{seed}").mkdir()
+                ranker.save(aside / f"seed_{seed}")
+            facts = {"kind": "ranker", "recipe": asdict(self.recipe), "generation": self.generation, "seeds": list(self.rankers), "rounds": self.rounds}
+            seal(aside, {**facts, "curve": [r._asdict() for r in self.curve]})
+
+
+def load_trained(directory: Path, *, generation: str | None) -> Trained:
+    """Open a ranker directory for codes of `generation`.
+
+    Raises ArtifactError when it is incomplete or altered, GenerationMismatch when it was trained on another generation.
+    """
+    manifest = read_manifest(directory)
+    if manifest["generation"] is not None and manifest["generation"] != generation:
+        raise GenerationMismatch(
+            f"{directory} was trained on generation {manifest['generation']!r}, the codes offered are {generation!r}; serve the generation it knows"
+        )
+    recipe = Recipe(**manifest["recipe"])
+    load = _ranker_class(recipe).load
+    return Trained(
+        recipe=recipe,
+        generation=manifest["generation"],
+        encoder=InputEncoder.read(Path(directory) / "encoder.npz"),
+        rankers={seed: load(Path(directory) / f"seed_{seed}") for seed in manifest["seeds"]},
+        rounds=manifest["rounds"],
+        curve=[Round(**r) for r in manifest["curve"]],
+    )
+
+
+def train(frame: TrainingFrame, recipe: Recipe | str, *, sources: Sources, seeds: Sequence[int] = (0, 1, 2), progress: Progress | None = None) -> Trained:
+    """Train a recipe on every row of `frame`, once for each seed.
+
+    How many rounds is chosen by log loss on the newest tenth of these rows, with a model of the first seed that did not see them.
+    Raises InputError when the labels have one class or the recipe lacks what it reads.
+    """
+    recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
+    check_two_classes(frame.labels)
+    encoder = InputEncoder.fit(frame, min_count=MIN_COUNT)
+    exchanged = None
+    if recipe.permuted != "no" and sources.sids is not None:
+        items = np.concatenate([s.item_ids for s in sources.sids.snapshots] + [frame.item_ids])
+        exchanged = exchange(frame, items, within=recipe.permuted, seed=seeds[0])
+    inputs = recipe_inputs(frame, recipe, encoder, sources, exchanged=exchanged)
+    older, newer = _by_time(frame)
+    ranker = _ranker(recipe, inputs, frame, encoder)
+    curve = ranker.fit(inputs.take(older), seed=seeds[0], holdout=inputs.take(newer), progress=progress)
+    losses = [r.holdout for r in curve if r.holdout is not None]
+    rounds = 1 + losses.index(min(losses))
+    rankers = {}
+    for seed in seeds:
+        rankers[seed] = _ranker(recipe, inputs, frame, encoder)
+        rankers[seed].fit(inputs, seed=seed, rounds=rounds, progress=progress)
+    log.info("stage=train recipe=%s rows=%d seeds=%d rounds=%d holdout_logloss=%.4f", recipe.name, len(frame), len(seeds), rounds, min(losses))
+    return Trained(recipe, frame.generation if recipe.codes != "none" else None, encoder, rankers, rounds, curve, exchanged)
+
+
+def _by_time(frame: TrainingFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of the older rows and of the newest HOLDOUT of them, split between two times."""
+    times = frame.times
+    cut = np.sort(times)[int(len(times) * (1 - HOLDOUT))]
+    return np.flatnonzero(times < cut), np.flatnonzero(times >= cut)
+
+
+def _ranker(recipe: Recipe, inputs: Inputs, frame: TrainingFrame, encoder: InputEncoder) -> Ranker:
+    codebook_size = frame.codebook_size if recipe.codes != "none" else 0
+    if recipe.model == "xgboost":
+        from training.rankers.boosted import BoostedRanker, BoostedSettings
+
+        return BoostedRanker(BoostedSettings(), codebook_size=codebook_size)
+    from training.rankers.ppnet import PPNetRanker, PPNetSettings, PPNetShape
+
+    shape = PPNetShape.of(inputs, id_rows=encoder.id_rows, users=len(encoder.users) + 1, codebook_size=codebook_size, item_id=recipe.item_id)
+    return PPNetRanker(PPNetSettings(), shape)
+
+
+def _ranker_class(recipe: Recipe) -> type[Ranker]:
+    if recipe.model == "xgboost":
+        from training.rankers.boosted import BoostedRanker
+
+        return BoostedRanker
+    from training.rankers.ppnet import PPNetRanker
+
+    return PPNetRanker
