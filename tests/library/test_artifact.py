@@ -122,3 +122,13 @@ def test_a_full_disk_keeps_the_old_json(tmp_path, monkeypatch):
         write_json(tmp_path / "facts.json", {"a": 2})
     assert json.loads((tmp_path / "facts.json").read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["facts.json"]
+
+
+def test_a_writer_killed_between_its_renames_loses_nothing(tmp_path):
+    """The old directory, already moved aside when the process died, is put back by the next attempt before it is replaced."""
+    write(tmp_path / "made", "old")
+    (tmp_path / "made").rename(tmp_path / ".made.old")  # what the first of the two renames does
+    with pytest.raises(ZeroDivisionError), fresh_directory(tmp_path / "made"):
+        raise ZeroDivisionError
+    assert (tmp_path / "made" / "data.txt").read_text() == "old"
+    assert [p.name for p in tmp_path.iterdir()] == ["made"]
