@@ -1,0 +1,41 @@
+"""Every command, as a person meets it. Reads: training.cli."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import typer
+
+from training import cli
+
+COMMANDS = ["run", "dataset", "train", "evaluate", "fit", "quality", "publish", "materialize", "lookup", "doctor", "data", "embed"]
+GROUPS = {"data": {"synthetic", "beauty", "tables"}, "embed": {"text", "behavior"}}
+
+
+def leaves():
+    """Name -> command, for every command that does something."""
+    root = typer.main.get_command(cli.app)
+    found = {name: command for name, command in root.commands.items() if name not in GROUPS}
+    return found | {f"{group} {name}": command for group in GROUPS for name, command in root.commands[group].commands.items()}
+
+
+def test_help_names_every_command():
+    """`adc --help` lists the commands with a sentence each, and needs no heavy library to do so."""
+    code = "import sys; from training.cli import main; sys.argv = ['adc', '--help']; main()"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]).stdout
+    for command in COMMANDS:
+        assert f" {command} " in shown
+
+
+def test_there_is_a_command_for_every_stage():
+    """One command a stage, no more groups than data and embed."""
+    root = typer.main.get_command(cli.app)
+    assert set(root.commands) == set(COMMANDS)
+    assert {group: set(root.commands[group].commands) for group in GROUPS} == GROUPS
+
+
+def test_every_command_explains_itself_and_writes_json():
+    """Each command has a sentence of help and takes `--json FILE|-`."""
+    for name, command in leaves().items():
+        assert command.help, name
+        assert any("--json" in option.opts for option in command.params), name
