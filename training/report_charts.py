@@ -246,7 +246,7 @@ def _small_multiples(points: Sequence[Mapping[str, Any]], *, series: Mapping[str
     """One small line picture a panel, two beside each other; points: {panel, series, x, value}."""
     panels = list(dict.fromkeys(str(p["panel"]) for p in points))
     between = 16 if shared_y else 44
-    width = (WIDTH - 36 - between) // 2
+    width = (WIDTH - 36 - between) // 2 if len(panels) > 1 else WIDTH - 46
     chart = (
         alt.Chart(alt.Data(values=list(points)), width=width, height=80)
         .mark_line(strokeWidth=2)
