@@ -68,21 +68,30 @@ def fresh_directory(target: Path) -> Iterator[Path]:
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
+    recover(target)
     for stale in target.parent.glob(f".{glob.escape(target.name)}.*"):
         shutil.rmtree(stale, ignore_errors=True)
     aside = target.parent / f".{target.name}.{os.getpid()}"
     aside.mkdir()
     try:
         yield aside
-        old = None
         if target.exists():
-            old = target.parent / f".{target.name}.old"
-            target.replace(old)
+            target.replace(_replaced(target))
         aside.replace(target)
-        if old is not None:
-            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(_replaced(target), ignore_errors=True)
     finally:
+        recover(target)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Put back the directory that a `fresh_directory`, killed between its two renames, had moved away; else do nothing."""
+    if _replaced(target).exists() and not target.exists():
+        _replaced(target).replace(target)
+
+
+def _replaced(target: Path) -> Path:
+    return target.parent / f".{target.name}.old"
 
 
 def seal(directory: Path, facts: Mapping[str, Any]) -> None:

@@ -4,7 +4,9 @@ Importing it costs what `import feast` costs (6-9 s), so the other modules of `s
 monthly and moves private names: every name that we use passes through here, and a test imports it.
 """
 
+import atexit
 import contextlib
+import gc
 import io
 import logging
 import os
@@ -37,6 +39,16 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+
+@atexit.register
+def _release_duckdb() -> None:
+    """Let go of the DuckDB connection that ibis keeps until the interpreter ends; DuckDB then prints forty lines of leaks."""
+    with contextlib.suppress(ImportError):
+        import ibis
+
+        ibis.options.default_backend = None
+        gc.collect()
 
 
 @contextlib.contextmanager

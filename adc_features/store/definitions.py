@@ -24,6 +24,16 @@ JOIN_KEY = {"item": "item_id", "user": "user_id"}
 OWNED = {"managed_by": "adc_features"}
 """The tag of every view and service that we declare; `apply` removes what carries it and is declared no more."""
 
+FEATURE_TYPES = {
+    pa.int32(): "Int32",
+    pa.int64(): "Int64",
+    pa.float32(): "Float32",
+    pa.float64(): "Float64",
+    pa.string(): "String",
+    pa.bool_(): "Bool",
+}
+"""Arrow type -> Feast type of a feature; lists of these are features too. Times are int64 microseconds: Feast cuts its own to seconds."""
+
 ENTITY_OF = {"item_profile": "item", "user_activity": "user"}
 _TIMES = ("event_timestamp", "created_timestamp")
 
@@ -106,7 +116,7 @@ def _view(repo: Path, name: str, *, entity: str, path: Path, schema: pa.Schema, 
         created_timestamp_column="created_timestamp" if created else "",
         tags=OWNED,
     )
-    features = [feast.Field(name=f.name, dtype=_feast_type(f), tags=tags) for f in schema]
+    features = [feast.Field(name=f.name, dtype=_feast_type(f.type), tags=tags) for f in schema]
     return feast.FeatureView(name=name, entities=[owner], schema=[key, *features], source=source, ttl=timedelta(0), online=True, tags={**OWNED, **tags})
 
 
@@ -114,29 +124,12 @@ def arrow_schema(view: FeatureView) -> pa.Schema:
     """The declared features of a view as Arrow types: stores return wider ones."""
     from adc_features.store import _compat as feast
 
-    arrow = {kind: arrow_type for arrow_type, kind in _scalars().items()}
+    arrow = {getattr(feast, name): kind for kind, name in FEATURE_TYPES.items()}
     types = ((field.name, field.dtype) for field in view.features)
     return pa.schema({name: pa.list_(arrow[kind.base_type]) if isinstance(kind, feast.Array) else arrow[kind] for name, kind in types})
 
 
-def _scalars() -> dict[pa.DataType, Any]:
+def _feast_type(kind: pa.DataType) -> Any:
     from adc_features.store import _compat as feast
 
-    return {
-        pa.int32(): feast.Int32,
-        pa.int64(): feast.Int64,
-        pa.float32(): feast.Float32,
-        pa.float64(): feast.Float64,
-        pa.string(): feast.String,
-        pa.bool_(): feast.Bool,
-    }
-
-
-def _feast_type(field: pa.Field) -> Any:
-    from adc_features.store import _compat as feast
-
-    scalars = _scalars()
-    inner = field.type.value_type if pa.types.is_list(field.type) else field.type
-    if inner not in scalars:
-        raise InputError(f"column {field.name!r} is of type {field.type}; expected {', '.join(map(str, scalars))}, or a list of one of them")
-    return feast.Array(scalars[inner]) if pa.types.is_list(field.type) else scalars[inner]
+    return feast.Array(_feast_type(kind.value_type)) if pa.types.is_list(kind) else getattr(feast, FEATURE_TYPES[kind])

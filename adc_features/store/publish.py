@@ -4,7 +4,7 @@ A publication is a directory that appears whole, manifest inside; the list of li
 """
 
 import logging
-import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
@@ -17,14 +17,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adc_features.artifact import fresh_directory, read_manifest, seal
+from adc_features.artifact import fresh_directory, read_manifest, recover, seal
 from adc_features.clock import moment, utc
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.generation import Generation
 from adc_features.rows import TIME, carried_forward, sid_rows, sid_table, with_missing_visible
 from adc_features.sids import SidTable, SidTimeline
 from adc_features.statistics import NO_TIME
-from adc_features.store.definitions import ENTITY_OF, JOIN_KEY, feature_schema, id_type, statistics_schemas
+from adc_features.store.definitions import ENTITY_OF, FEATURE_TYPES, JOIN_KEY, feature_schema, id_type, statistics_schemas
 from adc_features.store.repository import IdType, LiveGeneration, live_generation, live_generations, publication_path, statistics_path, write_live_generations
 
 _log = logging.getLogger(__name__)
@@ -71,6 +71,7 @@ def publish(repo: Path, generation: Generation, snapshots: Sequence[SidTable], *
     _check_same_ids(repo, "item", kind)
     live = LiveGeneration(generation.id, generation.codebook_hash, generation.trained_through, generation.spec.codebook_size, generation.spec.length, kind)
     target = publication_path(repo, generation.id)
+    recover(target)
     replaced = {s.as_of for s in fresh}
     kept = [s for s in _existing(target, live) if s.as_of not in replaced]
     entries = sorted([*kept, *fresh], key=lambda s: s.as_of)
@@ -81,7 +82,7 @@ def publish(repo: Path, generation: Generation, snapshots: Sequence[SidTable], *
     with fresh_directory(target) as aside:
         (aside / "rows").mkdir()
         for entry in kept:
-            os.link(target / entry.file, aside / entry.file)
+            shutil.copy2(target / entry.file, aside / entry.file)
         for snapshot, entry in zip(snapshots, fresh, strict=True):
             pq.write_table(sid_rows(snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at), aside / entry.file)
         seal(aside, {**asdict(live), "snapshots": [asdict(e) for e in entries]})
@@ -206,6 +207,9 @@ def _checked(table: pa.Table, key: str, name: str) -> pa.Table:
         raise InputError(f"{name}: event_timestamp is {stamp}; expected timestamps with a time zone, guessing one would move rows across cut-offs")
     for field in feature_schema(table.schema):
         column = table[field.name]
+        inner = field.type.value_type if pa.types.is_list(field.type) else field.type
+        if inner not in FEATURE_TYPES:
+            raise InputError(f"{name}: column {field.name!r} is of type {field.type}; expected {', '.join(map(str, FEATURE_TYPES))}, or a list of one of them")
         if pa.types.is_integer(field.type) and column.null_count:
             raise InputError(f"{name}: {column.null_count} nulls in integer column {field.name!r}, which would become floats; give a value that means none")
         if pa.types.is_list(field.type) and pc.list_flatten(column).null_count:
