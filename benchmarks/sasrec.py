@@ -1,0 +1,165 @@
+"""How much cheaper is an epoch of our SASRec than of a padded one? Reads: interactions. Writes: JSON.
+
+The peer is the common public form of SASRec, written here from the paper's description: every user padded to one length,
+binary cross-entropy against one uniform negative a position; and the same model with a plain full softmax, which is what
+ours computes. All see the same users and events, width, blocks and length.
+"""
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from adc_features.beauty import beauty, is_beauty
+from adc_features.dataset import read_dataset
+from adc_features.embeddings import id_array
+from adc_features.encoders.sasrec import SASRec, Sequences, next_item_loss, packed_batches
+from adc_features.synthetic import synthetic
+
+DIM, BLOCKS, LENGTH, USERS, POSITIONS = 64, 2, 50, 128, 2048
+
+
+class PaddedSASRec(nn.Module):
+    """SASRec over rows of one length, padded on the left with item 0."""
+
+    def __init__(self, items: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(items + 1, DIM, padding_idx=0)
+        self.places = nn.Embedding(LENGTH, DIM)
+        self.attention_norms = nn.ModuleList(nn.LayerNorm(DIM) for _ in range(BLOCKS))
+        self.attentions = nn.ModuleList(nn.MultiheadAttention(DIM, 1, dropout=0.2, batch_first=True) for _ in range(BLOCKS))
+        self.pointwise_norms = nn.ModuleList(nn.LayerNorm(DIM) for _ in range(BLOCKS))
+        self.pointwise = nn.ModuleList(nn.Sequential(nn.Linear(DIM, DIM), nn.ReLU(), nn.Linear(DIM, DIM)) for _ in range(BLOCKS))
+        self.norm = nn.LayerNorm(DIM)
+
+    def forward(self, items_UT: Tensor) -> Tensor:
+        real = (items_UT > 0).unsqueeze(-1)
+        x = functional.dropout((self.table(items_UT) * DIM**0.5 + self.places(torch.arange(LENGTH))) * real, 0.2)
+        future = torch.ones(LENGTH, LENGTH, dtype=torch.bool).triu(1)
+        for norm, attention, second, pointwise in zip(self.attention_norms, self.attentions, self.pointwise_norms, self.pointwise, strict=True):
+            x = x + attention(norm(x), x, x, attn_mask=future, need_weights=False)[0]
+            x = (x + pointwise(second(x))) * real
+        return self.norm(x)
+
+
+Loss = Callable[[PaddedSASRec, Tensor, Tensor, np.random.Generator], Tensor]
+
+
+def one_negative(model: PaddedSASRec, states_PD: Tensor, positive_P: Tensor, rng: np.random.Generator) -> Tensor:
+    """Binary cross-entropy of the next item and of one uniform other."""
+    negative = torch.from_numpy(rng.integers(1, model.table.num_embeddings, len(positive_P)))
+    up, down = ((states_PD * model.table(candidate)).sum(-1) for candidate in (positive_P, negative))
+    return functional.binary_cross_entropy_with_logits(up, torch.ones_like(up)) + functional.binary_cross_entropy_with_logits(down, torch.zeros_like(down))
+
+
+def every_item(model: PaddedSASRec, states_PD: Tensor, positive_P: Tensor, rng: np.random.Generator) -> Tensor:
+    """Cross-entropy over all items, by torch's own function."""
+    return functional.cross_entropy(states_PD @ model.table.weight.T, positive_P)
+
+
+def padded_epoch(sequences: Sequences, items: int, *, loss: Loss) -> None:
+    """One epoch of the peer: users in random order, their newest LENGTH transitions."""
+    model = PaddedSASRec(items)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.98))
+    users = len(sequences.ends)
+    inputs, targets = np.zeros((users, LENGTH), np.int64), np.zeros((users, LENGTH), np.int64)
+    for user, events in enumerate(np.split(sequences.items + 1, sequences.ends[:-1])):
+        length = min(LENGTH, len(events) - 1)
+        inputs[user, -length:], targets[user, -length:] = events[-length - 1 : -1], events[-length:]
+    rng = np.random.default_rng(0)
+    for part in np.array_split(rng.permutation(users), -(-users // USERS)):
+        positive = torch.from_numpy(targets[part])
+        real = positive > 0
+        value = loss(model, model(torch.from_numpy(inputs[part]))[real], positive[real], rng)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+
+
+def packed_epoch(sequences: Sequences, items: int) -> None:
+    """One epoch of ours: packed rows, full softmax."""
+    model = SASRec(items, dim=DIM, blocks=BLOCKS, length=LENGTH, dropout=0.2, init_std=0.02)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3, betas=(0.9, 0.98), fused=True)
+    for batch in packed_batches(sequences, length=LENGTH, rows=POSITIONS // LENGTH, rng=np.random.default_rng(0)):
+        wanted = batch.targets >= 0
+        loss = next_item_loss(model(batch)[wanted], model.table, batch.targets[wanted], "full_softmax")
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+
+def sequences_of(data: Path | None) -> tuple[Sequences, int]:
+    """All events of the users with two or more, and the number of items."""
+    dataset = synthetic(seed=0).dataset if data is None else beauty(data) if is_beauty(data) else read_dataset(data)
+    users, items = (np.unique(id_array(dataset.interactions[c]), return_inverse=True)[1] for c in ("user_id", "item_id"))
+    counts = np.bincount(users)
+    order = np.argsort(users, kind="stable")
+    order = order[counts[users[order]] > 1]
+    return Sequences(items[order], np.cumsum(counts[counts > 1])), int(items.max()) + 1
+
+
+SYSTEMS: dict[str, Callable[[Sequences, int], None]] = {
+    "packed_full_softmax": packed_epoch,
+    "padded_bce": partial(padded_epoch, loss=one_negative),
+    "padded_full_softmax": partial(padded_epoch, loss=every_item),
+}
+
+
+def measure(name: str, data: Path | None, threads: int) -> dict[str, float]:
+    """CPU and wall seconds of one epoch, model and optimiser included; memory is the whole process's peak."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    sequences, items = sequences_of(data)
+    cpu, wall = time.process_time(), time.perf_counter()
+    SYSTEMS[name](sequences, items)
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"cpu_s": cpu, "wall_s": wall, "peak_rss_bytes": peak, "events_per_cpu_s": sequences.transitions / cpu}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="a data set directory or the Beauty files; default: a synthetic log")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--json", type=Path, default=Path("/dev/stdout"))
+    options = parser.parse_args()
+    systems = {}
+    for name in SYSTEMS:
+        with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process each, so that peaks do not mix
+            systems[name] = pool.apply(measure, (name, options.data, options.threads))
+    ours, peers = systems["packed_full_softmax"], [name for name in SYSTEMS if name.startswith("padded")]
+    report = {
+        "question": "CPU seconds of one epoch over the same events; padded_bce scores two items a position, the others every item",
+        "settings": {
+            "dim": DIM,
+            "blocks": BLOCKS,
+            "length": LENGTH,
+            "threads": options.threads,
+            "peer_users_a_batch": USERS,
+            "our_positions_a_batch": POSITIONS,
+        },
+        "systems": systems,
+        "ratios": {f"{peer}_{field}_over_ours": systems[peer][field] / ours[field] for peer in peers for field in ("cpu_s", "peak_rss_bytes")},
+        "machine": {
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+        },
+    }
+    options.json.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
