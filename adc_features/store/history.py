@@ -22,7 +22,7 @@ from adc_features.rows import TIME, with_missing_visible
 from adc_features.statistics import NO_TIME
 from adc_features.store.definitions import arrow_schema, is_sid_view
 from adc_features.store.publish import LAST_TIME
-from adc_features.store.registry import join_key, open_store, service_views
+from adc_features.store.registry import check_ids, join_key, open_store, service_views
 from adc_features.store.repository import live_generation, settings
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def training_features(repo: Path, entity_frame: pa.Table | pd.DataFrame, *, serv
     store = open_store(repo)
     views = service_views(store, service)
     frame = _checked(entity_frame, [join_key(view) for view in views])
+    check_ids(views, frame.schema)
     features = features_as_of(repo, store, views, frame)
     if clash := sorted(set(frame.column_names) & set(features.column_names)):
         raise InputError(f"the entity frame has columns {clash}, which are feature names of {service}; rename or drop them")

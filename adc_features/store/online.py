@@ -12,14 +12,13 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.clock import utc
-from adc_features.embeddings import id_array
 from adc_features.errors import InputError
 from adc_features.rows import newest_as_of, sid_table
 from adc_features.sids import SidTable
 from adc_features.store.definitions import arrow_schema
 from adc_features.store.history import visible_features
 from adc_features.store.publish import published_snapshots
-from adc_features.store.registry import join_key, open_store, service_views
+from adc_features.store.registry import check_ids, join_key, open_store, service_views
 from adc_features.store.repository import live_generation
 
 if TYPE_CHECKING:
@@ -84,23 +83,22 @@ def lookup(repo: Path, generation: str, item_ids: np.ndarray) -> SidTable:
 
 def read_online(repo: Path, store: FeatureStore, views: Sequence[FeatureView], ids: dict[str, np.ndarray]) -> pa.Table:
     """The features of views for aligned id columns [N], read in bounded pieces."""
-    for name, column in ids.items():
-        ids[name] = id_array(pa.array(column))
-    n = len(next(iter(ids.values())))
-    pieces = [_read(store, views, {k: v[start : start + _IDS_AT_ONCE] for k, v in ids.items()}) for start in range(0, max(n, 1), _IDS_AT_ONCE)]
-    features = visible_features(repo, views, pa.concat_tables(pieces))
-    return pa.table({**{k: pa.array(v) for k, v in ids.items()}, **dict(zip(features.column_names, features.columns, strict=True))})
+    keys = pa.table({name: pa.array(column) for name, column in ids.items()})
+    check_ids(views, keys.schema)
+    starts = range(0, max(len(keys), 1), _IDS_AT_ONCE)
+    features = visible_features(repo, views, pa.concat_tables([_read(store, views, keys.slice(start, _IDS_AT_ONCE)) for start in starts]))
+    return pa.table(dict(zip([*keys.column_names, *features.column_names], [*keys.columns, *features.columns], strict=True)))
 
 
-def _read(store: FeatureStore, views: Sequence[FeatureView], ids: dict[str, np.ndarray]) -> pa.Table:
+def _read(store: FeatureStore, views: Sequence[FeatureView], keys: pa.Table) -> pa.Table:
     from adc_features.store import _compat as feast
 
     schema = pa.schema([field for view in views for field in arrow_schema(view)])
-    if not len(next(iter(ids.values()))):
+    if not len(keys):
         return schema.empty_table()
     columns: dict[str, Any] = {}
-    for key, values in ids.items():
+    for key in keys.column_names:
         refs = [f"{view.name}:{field.name}" for view in views if join_key(view) == key for field in view.features]
         with feast.quiet():
-            columns |= store.get_online_features(refs, entity_rows={key: values.tolist()}).to_dict()
+            columns |= store.get_online_features(refs, entity_rows={key: keys[key].to_pylist()}).to_dict()
     return pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema})

@@ -152,8 +152,8 @@ def publish_statistics(repo: Path, *, item_profile: pa.Table, user_activity: pa.
     """Replace the published statistics by these, both at once; returns their directory.
 
     Each table: its id column, event_timestamp (aware), then features. resolution: the data's smallest time step.
-    Raises InputError on naive or null times, null ids, duplicate (id, event_timestamp), a nullable integer column, nulls inside
-    lists, or rows that would leak (`check_validity`).
+    Raises InputError on naive or null times, null ids, duplicate (id, event_timestamp), nulls in integers or inside lists, NaN, types
+    that Feast lacks, or rows that would leak (`check_validity`).
     """
     tables = {name: _checked(table, JOIN_KEY[ENTITY_OF[name]], name) for name, table in (("item_profile", item_profile), ("user_activity", user_activity))}
     shared = set(feature_schema(tables["item_profile"].schema).names) & set(feature_schema(tables["user_activity"].schema).names)
@@ -214,6 +214,8 @@ def _checked(table: pa.Table, key: str, name: str) -> pa.Table:
             raise InputError(f"{name}: {column.null_count} nulls in integer column {field.name!r}, which would become floats; give a value that means none")
         if pa.types.is_list(field.type) and pc.list_flatten(column).null_count:
             raise InputError(f"{name}: nulls inside the lists of {field.name!r}, which Feast turns into 0; drop them")
+        if pa.types.is_floating(inner) and pc.any(pc.is_nan(pc.list_flatten(column) if inner != field.type else column)).as_py():
+            raise InputError(f"{name}: NaN in {field.name!r}, which would be served as null; use null")
         if field.name.endswith("_y"):
             raise InputError(f"{name}: column {field.name!r} ends with '_y', which Feast's DuckDB store drops; rename it")
     table = table.set_column(table.column_names.index("event_timestamp"), "event_timestamp", table["event_timestamp"].cast(TIME))

@@ -6,12 +6,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from adc_features.errors import InputError
-from adc_features.store.definitions import JOIN_KEY, OWNED, entities, services, sid_views, statistics_views
+from adc_features.store.definitions import JOIN_KEY, OWNED, entities, id_type, services, sid_views, statistics_views
 from adc_features.store.repository import UNSAFE_OFFLINE_STORES, live_generations, offline_store_type, read_config
 
 if TYPE_CHECKING:
@@ -71,6 +74,17 @@ def service_views(store: FeatureStore, service: str) -> list[FeatureView]:
 def join_key(view: FeatureView) -> str:
     """`item_id` or `user_id`."""
     return JOIN_KEY[view.entities[0]]
+
+
+def check_ids(views: Sequence[FeatureView], schema: pa.Schema) -> None:
+    """Raise InputError when the key columns of a table are not of the declared id types: they would match nothing, or fail late."""
+    from adc_features.store import _compat as feast
+
+    for view in views:
+        key = join_key(view)
+        wanted = "string" if view.entity_columns[0].dtype == feast.String else "int64"
+        if (got := id_type(schema, key)) != wanted:
+            raise InputError(f"{key} is {got}, view {view.name} has {wanted} ids; convert the ids")
 
 
 def registry_problems(repo: Path) -> list[str]:

@@ -186,6 +186,8 @@ PROFILE = item_profile(["a", "b"], [day(5), day(5)], [0.1, 0.2])
         (with_column(PROFILE, "item_id", pa.array(["a", "a"])), "several rows of one item_id"),
         (with_column(PROFILE, "item_event_count", pa.array([1, None])), "would become floats"),
         (PROFILE.append_column("tags", pa.array([["x"], [None]])), "nulls inside the lists"),
+        (PROFILE.append_column("mean", pa.array([0.5, float("nan")])), "would be served as null"),
+        (PROFILE.append_column("means", pa.array([[0.5], [float("nan")]])), "would be served as null"),
         (PROFILE.append_column("sum_y", pa.array([1, 2])), "ends with '_y'"),
         (PROFILE.append_column("user_recent_labels", pa.array([1, 2])), "unique across views"),
         (PROFILE.append_column("when", times([day(1)] * 2)), "'when' is of type timestamp"),
