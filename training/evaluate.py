@@ -19,7 +19,7 @@ PAIRS = (
     ("codes_weights", "weights_permuted_in_decile"),
     ("codes_weights", "codes_no_item_id"),
     ("codes_weights", "vectors"),
-    ("codes_weights", "retroactive"),
+    ("codes_weights_retroactive", "codes_weights"),
     ("xgboost_codes_weights", "xgboost_no_sid"),
 )
 """The differences that are reported where both recipes were trained."""

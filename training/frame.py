@@ -3,7 +3,7 @@
 Reads: labels, the table that a point-in-time join returned for them. Writes: TrainingFrame, which checks itself.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
 import numpy as np
@@ -12,6 +12,7 @@ import pyarrow as pa
 from adc_features.clock import instant
 from adc_features.embeddings import id_array
 from adc_features.errors import InputError
+from adc_features.sids import SidTable
 
 LABEL_COLUMNS = ("row_id", "user_id", "item_id", "event_timestamp", "label")
 LAST_EVENT_COLUMNS = ("user_last_time", "item_last_time")
@@ -124,6 +125,21 @@ def training_frame(joined: pa.Table, labels: pa.Table, *, generation: str | None
         if not np.array_equal(labels[name].to_numpy(), joined[name].to_numpy()):
             raise InputError(f"the join changed column {name}; its rows are not those that were asked for")
     return TrainingFrame(joined, generation, codebook_size, resolution)
+
+
+def retroactive_frame(frame: TrainingFrame, snapshot: SidTable) -> TrainingFrame:
+    """The frame with every row's codes taken from one snapshot, whatever the row's time: a leak, for comparison only.
+
+    `sid_as_of` becomes null: these codes do not claim to have been known.
+    """
+    if snapshot.generation != frame.generation:
+        raise InputError(f"the snapshot is of generation {snapshot.generation!r}, the frame of {frame.generation!r}; use one generation")
+    columns = snapshot.lookup(frame.item_ids).to_arrow().drop(["item_id"]).rename_columns({"found": "sid_found"})
+    table = frame.table
+    for name in columns.column_names:
+        table = table.set_column(table.column_names.index(name), name, columns[name])
+    unknown = pa.nulls(len(frame), table.schema.field("sid_as_of").type)
+    return replace(frame, table=table.set_column(table.column_names.index("sid_as_of"), "sid_as_of", unknown))
 
 
 def _moments(column: pa.ChunkedArray) -> np.ndarray:

@@ -1,0 +1,268 @@
+"""The training stages of a run, after the library's. Reads: the run's Feast repository. Writes: stage directories, metrics.json, report.html.
+
+... publication -> dataset -> ranker_<recipe>, ... -> scores
+    online -> parity
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adc_features.artifact import write_json
+from adc_features.errors import InputError
+from adc_features.generation import Generation
+from adc_features.run import Run, Stage
+from adc_features.sids import SidTimeline
+from adc_features.spec import BEHAVIOR
+from adc_features.stages import (
+    STAGES,
+    dataset_of,
+    embedding_tables,
+    generation_of,
+    id_array,
+    known_interactions,
+    repository_of,
+    serving_time,
+    snapshots_of,
+    split_of,
+)
+from training.evaluate import evaluate
+from training.frame import TrainingFrame, label_table, retroactive_frame, training_frame
+from training.recipes import RECIPES, Sources
+
+PARITY_SAMPLE = 1_000
+RETROACTIVE = "codes_weights_retroactive"
+"""Codes and weights of the newest snapshot declared valid for all time, as papers do: a leak, trained to show how large it is."""
+
+
+# ---- dataset
+
+
+def _build_dataset(run: Run, directory: Path) -> Mapping[str, Any]:
+    from adc_features.store import join_facts, service_name, training_features
+
+    labels = label_table(known_interactions(run))
+    joined = training_features(repository_of(run), labels, service=service_name(run.settings.generation))
+    facts = join_facts(joined)
+    pq.write_table(joined, directory / "frame.parquet")
+    frame = _checked_frame(run, joined)
+    train, scored = split_frame(run, frame)
+    return {
+        "rows_in": facts.rows_in,
+        "rows_out": facts.rows_out,
+        "unmatched": facts.unmatched,
+        "generation": facts.generation,
+        "coverage": {"train": code_coverage(train), "scored": code_coverage(scored)},
+    }
+
+
+def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
+    labels = label_table(known_interactions(run))
+    spec = generation_of(run).spec
+    return training_frame(joined, labels, generation=run.settings.generation, codebook_size=spec.codebook_size, resolution=dataset_of(run).resolution)
+
+
+def frame_of(run: Run) -> TrainingFrame:
+    """The run's joined rows, checked again on the way in."""
+    return _checked_frame(run, pq.read_table(run.output("dataset") / "frame.parquet"))
+
+
+def split_frame(run: Run, frame: TrainingFrame) -> tuple[TrainingFrame, TrainingFrame]:
+    """Training rows and scored rows."""
+    split = split_of(run)
+    train, scored = frame.between(None, split.train_end), frame.between(split.eval_start, split.eval_end)
+    if not len(scored):
+        raise InputError(f"no row lies in the scored window from {split.eval_start.isoformat()}; choose other windows")
+    return train, scored
+
+
+def code_coverage(frame: TrainingFrame) -> dict[str, Any]:
+    """How many rows had codes at their time, and how old those were: mean age in days since the snapshot's cut-off."""
+    found = frame.table["sid_found"].to_numpy()
+    age = (frame.times[found] - frame.table["sid_as_of"].filter(frame.table["sid_found"]).to_numpy()) / np.timedelta64(1, "D")
+    return {"rows": len(frame), "with_codes": float(found.mean()), "age_days": float(age.mean()) if len(age) else float("nan")}
+
+
+# ---- rankers
+
+
+def _sources(run: Run) -> Sources:
+    from adc_features.store import published_timeline
+    from training.inputs import VectorTimeline
+
+    published = published_timeline(repository_of(run), run.settings.generation)
+    return Sources(sids=published, vectors=VectorTimeline(embedding_tables(run), _moments(published)))
+
+
+def _moments(timeline: SidTimeline) -> list[datetime]:
+    from adc_features.clock import moment
+
+    return [moment(t) for t in timeline.servable_at]
+
+
+def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
+    from training.train import train
+
+    frame, sources = frame_of(run), _sources(run)
+    if name == RETROACTIVE:
+        newest = snapshots_of(run)[-1]
+        frame = retroactive_frame(frame, newest)
+        sources = Sources(sids=SidTimeline([newest], [_moments(sources.sids)[0] - timedelta(days=36_500)])) if sources.sids else sources
+    rows, scored = split_frame(run, frame)
+    trained = train(rows, RECIPES.get(name, RECIPES["codes_weights"]), sources=sources, seeds=range(run.settings.seeds), progress=run.progress)
+    np.save(directory / "scores.npy", trained.predict(scored, sources))
+    if trained.exchanged is None and name != RETROACTIVE:  # controls and the leaky one are never served
+        trained.save(directory / "model")
+    return {"recipe": name, "rounds": trained.rounds, "curve": [r._asdict() for r in trained.curve]}
+
+
+def ranker_stage(name: str) -> Stage:
+    """The stage that trains one recipe and scores the evaluated rows."""
+    return Stage(f"ranker_{name}", ("dataset", "generation", "codes"), ("seeds",), lambda run, directory: _build_ranker(run, directory, name=name))
+
+
+# ---- scores and parity
+
+
+def _build_scores(run: Run, directory: Path) -> Mapping[str, Any]:
+    if run.settings.final:
+        run.record("test_rows_opened", split=split_of(run)._asdict(), recipes=list(RANKERS))
+    train, scored = split_frame(run, frame_of(run))
+    scores = {name: np.load(run.output(stage.name) / "scores.npy") for name, stage in RANKERS.items()}
+    facts = evaluate(scores, scored, trained_on=train, seed=run.settings.seed)
+    write_json(directory / "scores.json", facts)
+    return facts
+
+
+def _build_parity(run: Run, directory: Path) -> Mapping[str, Any]:
+    from adc_features.store import parity, require_parity, service_name
+
+    rng = np.random.default_rng(run.settings.seed)
+    log = known_interactions(run)
+    ids = {
+        "item_ids": id_array(dataset_of(run).items["item_id"]),
+        "user_ids": np.unique(id_array(log["user_id"])),
+    }
+    sample = {name: rng.permutation(values)[:PARITY_SAMPLE] for name, values in ids.items()}
+    now = serving_time(run)
+    facts = parity(repository_of(run), service=service_name(run.settings.generation), now=now, **sample)
+    require_parity(facts)
+    write_json(directory / "parity.json", facts)
+    return {"now": now, **facts}
+
+
+DATASET = Stage("dataset", ("data", "publication"), (), _build_dataset)
+RANKERS = {name: ranker_stage(name) for name in (*RECIPES, RETROACTIVE)}
+SCORES = Stage("scores", ("dataset", *(s.name for s in RANKERS.values())), ("seed", "final"), _build_scores)
+PARITY = Stage("parity", ("publication", "online"), ("seed",), _build_parity)
+ALL_STAGES = (*STAGES, DATASET, PARITY, *RANKERS.values(), SCORES)
+
+
+# ---- metrics and report
+
+
+def metrics_of(run: Run) -> dict[str, Any]:
+    """Everything that `metrics.json` holds, from the manifests of the complete stages."""
+    data, behavior, codes, dataset, scores = (run.facts(s)["facts"] for s in ("data", "behavior", "codes", "dataset", "scores"))
+    manifests = {stage.name: run.facts(stage.name) for stage in ALL_STAGES}
+    tables = embedding_tables(run)
+    generation = generation_of(run)
+    quality = {k: v for k, v in generation.quality.items() if k != "training"}
+    return {
+        "dataset": {k: data[k] for k in ("name", "items", "users", "interactions", "split")},
+        "final": run.settings.final,
+        "generation": {
+            "id": generation.id,
+            "codebook_hash": generation.codebook_hash,
+            "trained_through": generation.trained_through,
+            "recipe": run.settings.tokenizer,
+        },
+        "rows_in": dataset["rows_in"],
+        "rows_out": dataset["rows_out"],
+        "scored_rows": scores["rows"],
+        "gauc_users": scores["gauc_users"],
+        "gauc_rows": scores["gauc_rows"],
+        "recipes": scores["recipes"],
+        "paired": scores["paired"],
+        "quality": quality,
+        "reliability_rank_correlation": codes["reliability_rank_correlation"],
+        "reliability_half_agreement_rank_correlation": codes["reliability_half_agreement_rank_correlation"],
+        "norm_rank_correlation": behavior["norm_rank_correlation"],
+        "weight_count_rank_correlation": codes["weight_count_rank_correlation"],
+        "drift": behavior["drift"],
+        "changed_codes": codes["changed_codes"],
+        "coverage": dataset["coverage"],
+        "unmatched": dataset["unmatched"],
+        "cutoffs": data["cutoffs"],
+        "bytes_per_item": {"codes_weights": _packed_bytes(generation), "vectors": sum(v.shape[1] * v.itemsize for v in tables[-1].vectors.values())},
+        "parity": {k: run.facts("parity")["facts"][k] for k in ("items", "users", "different", "now")},
+        "test_openings": test_openings(run),
+        "stage_seconds": {name: m["seconds"] for name, m in manifests.items()},
+        "peak_memory_bytes": max(m["peak_memory_bytes"] for m in manifests.values()),
+    }
+
+
+def _packed_bytes(generation: Generation) -> int:
+    """Bytes of one item's codes, in the smallest integer that fits, and weights, in the spec's precision."""
+    spec = generation.spec
+    return spec.length * (np.min_scalar_type(spec.codebook_size).itemsize + np.dtype(spec.weight_dtype).itemsize)
+
+
+def test_openings(run: Run) -> list[str]:
+    """When this run looked at test rows, ISO times."""
+    path = run.directory / "events.jsonl"
+    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    return [e["time"] for e in events if e["event"] == "test_rows_opened"]
+
+
+def write_outputs(run: Run) -> dict[str, Any]:
+    """Write `metrics.json` and `report.html` into the run directory; returns the metrics."""
+    from training.report import write_report
+
+    metrics = metrics_of(run)
+    write_json(run.directory / "metrics.json", metrics)
+    write_report(run.directory / "report.html", metrics, _pictures(run))
+    return metrics
+
+
+def _pictures(run: Run) -> Any:
+    from training.report import Pictures
+
+    generation, newest = generation_of(run), snapshots_of(run)[-1]
+    table = embedding_tables(run)[-1]
+    warm = table.present[BEHAVIOR]
+    settings = generation.settings["adc"]
+    usage = np.stack([np.bincount(codes[codes >= 0], minlength=generation.spec.codebook_size) for codes in newest.sid.T])
+    return Pictures(
+        behavior_deciles=run.facts("behavior")["facts"]["popularity_deciles"],
+        code_deciles=run.facts("codes")["facts"]["popularity_deciles"],
+        signal=newest.reliability[warm],
+        alpha=settings["alpha"],
+        beta=settings["beta"],
+        norms=np.linalg.norm(table.vectors[BEHAVIOR][warm], axis=1),
+        usage=usage,
+        positions=[p.name for p in generation.spec.positions],
+        titles=_titles(run, usage),
+        tokenizer_curve=generation.quality["training"],
+        ranker_curves={name: run.facts(stage.name)["facts"]["curve"] for name, stage in RANKERS.items()},
+    )
+
+
+def _titles(run: Run, usage: np.ndarray, *, shown: int = 12) -> list[dict[str, Any]]:
+    """A dozen titles, most popular first, behind one middling code of each position; without titles, ids."""
+    newest, table = snapshots_of(run)[-1], embedding_tables(run)[-1]
+    items = dataset_of(run).items
+    names = items["title" if "title" in items.column_names else "item_id"].to_pylist()
+    picked = []
+    for position, counts in enumerate(usage):
+        code = int(np.argsort(counts)[int(len(counts) * 0.6)])
+        rows = np.flatnonzero(newest.sid[:, position] == code)
+        rows = rows[np.argsort(-table.interaction_count[rows], kind="stable")][:shown]
+        picked.append({"position": position, "code": code, "items": int(counts[code]), "titles": [str(names[r]) for r in rows]})
+    return picked
