@@ -6,15 +6,15 @@
 """
 
 import itertools
-from collections.abc import Mapping
-from datetime import datetime, timedelta
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow.parquet as pq
 
-from adc_features.artifact import MANIFEST, write_json
+from adc_features.artifact import MANIFEST, fresh_directory, write_json
 from adc_features.beauty import beauty, is_beauty
 from adc_features.clock import instant, moment
 from adc_features.dataset import Dataset, Split, dataset_from_tables, read_dataset, read_table, snapshot_times, write_dataset
@@ -22,12 +22,13 @@ from adc_features.doctor import examine_interactions, examine_items
 from adc_features.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.errors import InputError
 from adc_features.generation import Generation, open_generation
-from adc_features.reliability import ReliabilityScale, rank_correlation
+from adc_features.reliability import rank_correlation
 from adc_features.run import Run, Stage
 from adc_features.sids import SidTable
 from adc_features.spec import BEHAVIOR, SidSpec
 
 DECILES = 10
+T = TypeVar("T")
 
 
 # ---- data
@@ -49,11 +50,16 @@ def load_source(source: str, *, seed: int) -> Dataset:
     return dataset_from_tables(directory.name, read_table(str(directory / "items.parquet")), read_table(str(directory / "interactions.parquet")))
 
 
+def _recipe(recipes: Mapping[str, Callable[[], T]], name: str, *, option: str) -> T:
+    if name not in recipes:
+        raise InputError(f"{option} is {name!r}; expected one of {', '.join(recipes)}")
+    return recipes[name]()
+
+
 def _build_data(run: Run, directory: Path) -> Mapping[str, Any]:
     dataset = load_source(run.settings.source, seed=run.settings.seed)
     split = dataset.windows.split(final=run.settings.final)
-    if not len(dataset.before(split.train_end)):
-        raise InputError(f"no interaction lies before the cut-off {split.train_end.isoformat()}; choose later windows")
+    _refuse_split(dataset, split)
     write_dataset(dataset, directory / "dataset")
     findings = [*examine_items(dataset.items, text_views=dataset.text_views), *examine_interactions(dataset.interactions, dataset.items)]
     return {
@@ -67,10 +73,22 @@ def _build_data(run: Run, directory: Path) -> Mapping[str, Any]:
     }
 
 
+def _refuse_split(dataset: Dataset, split: Split) -> None:
+    """Before hours of work: both sides of the split must hold rows of both classes."""
+    train, scored = dataset.before(split.train_end), dataset.within(split.eval_start, split.eval_end)
+    scored_span = f"from {split.eval_start.isoformat()} to {split.eval_end.isoformat() if split.eval_end else 'the end'}"
+    for rows, span in ((train, f"before the cut-off {split.train_end.isoformat()}"), (scored, scored_span)):
+        if not len(rows):
+            raise InputError(f"no interaction lies {span}; choose other windows")
+        if len(labels := np.unique(rows["label"].to_numpy())) < 2:
+            raise InputError(f"all {len(rows)} rows {span} have label {labels[0]:g}; a ranker needs both classes, choose other windows")
+
+
 def _source_files(run: Run) -> Any:
     """Names, sizes and modification times of the source files: a changed source is loaded again."""
     directory = Path(run.settings.source)
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(directory.iterdir()) if f.is_file()] if directory.is_dir() else None
+    files = [*directory.glob("*"), *directory.glob("*.parquet/**/*")]  # a table may be a directory; a run may lie in the source's directory
+    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(files) if f.is_file()] if directory.is_dir() else None
 
 
 def dataset_of(run: Run) -> Dataset:
@@ -92,9 +110,11 @@ def cutoffs_of(run: Run) -> list[datetime]:
 
 
 def _build_text(run: Run, directory: Path) -> Mapping[str, Any]:
+    dataset = dataset_of(run)
+    if not dataset.text_views:
+        return {}
     from adc_features.encoders.text import cache_directory, item_texts, text_vectors
 
-    dataset = dataset_of(run)
     facts = {}
     for view, columns in dataset.text_views.items():
         vectors, present = text_vectors(item_texts(dataset.items, columns), model=run.settings.text_model, cache=cache_directory(), progress=run.progress)
@@ -111,7 +131,7 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.encoders.behavior import RECIPES, behavior_series, drift, half_agreement
 
     dataset, split = dataset_of(run), split_of(run)
-    settings = RECIPES[run.settings.behavior]()
+    settings = _recipe(RECIPES, run.settings.behavior, option="behavior")
     item_ids = id_array(dataset.items["item_id"])
     log = dataset.before(split.train_end)
     series = behavior_series(
@@ -178,7 +198,9 @@ def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
     tables = embedding_tables(run)
     content = {m: 1 for m in tables[0].vectors if m != BEHAVIOR}
     spec = SidSpec(content=content, behavior=run.settings.behavior_codes, codebook_size=run.settings.codebook_size)
-    settings = replace(RECIPES[run.settings.tokenizer](), reliability=run.settings.reliability)
+    settings = _recipe(RECIPES, run.settings.tokenizer, option="tokenizer")
+    if run.settings.reliability is not None:
+        settings = replace(settings, reliability=run.settings.reliability)
     generation = fit(
         tables,
         spec,
@@ -187,7 +209,7 @@ def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
         directory=directory / "generation",
         seed=run.settings.seed,
         progress=run.progress,
-        checkpoint=run.partial(GENERATION),
+        checkpoint=run.partial(GENERATION) / "fit.pt",
     )
     return {"quality": generation.quality, "codebook_hash": generation.codebook_hash, "positions": [p.name for p in spec.positions]}
 
@@ -203,19 +225,16 @@ def _build_codes(run: Run, directory: Path) -> Mapping[str, Any]:
     generation = generation_of(run)
     snapshots = []
     for number, table in enumerate(embedding_tables(run)):
-        snapshots.append(encode(table, generation))
+        snapshots.append(encode(table, generation, progress=run.progress))
         pq.write_table(snapshots[-1].to_arrow(), directory / f"{number:03d}.parquet")
-        if run.progress:
-            run.progress("encode", number + 1, len(cutoffs_of(run)))
     newest, table = snapshots[-1], embedding_tables(run)[-1]
-    scale = ReliabilityScale.from_dict(generation.settings["reliability_scale"])
     agreement = np.load(run.output("behavior") / "series.npz")["half_agreement"]
     shared, warm = np.isfinite(agreement), table.present[BEHAVIOR]
     behavioral = np.array(generation.spec.is_behavioral)
     weight = newest.sid_weight[:, behavioral].mean(axis=1) if behavioral.any() else np.zeros(len(newest))
     changed = [float((a.sid != b.sid)[~a.is_cold].mean()) if (~a.is_cold).any() else float("nan") for a, b in itertools.pairwise(snapshots)]
     return {
-        "reliability_rank_correlation": scale.rank_correlation,
+        "reliability_rank_correlation": generation.quality["reliability_rank_correlation"],
         "reliability_half_agreement_rank_correlation": rank_correlation(newest.reliability[shared], agreement[shared]),
         "changed_codes": changed,
         "cold_items": [int(s.is_cold.sum()) for s in snapshots],
@@ -255,36 +274,30 @@ def known_interactions(run: Run) -> Any:
 
 
 def _build_publication(run: Run, directory: Path) -> Mapping[str, Any]:
-    from adc_features.artifact import fresh_directory
     from adc_features.statistics import item_profile, user_activity
-    from adc_features.store.publish import apply, publish, publish_statistics
-    from adc_features.store.repository import create_repository
+    from adc_features.store import apply, create_repository, publish, publish_statistics
 
-    dataset, log = dataset_of(run), known_interactions(run)
+    dataset, log, snapshots = dataset_of(run), known_interactions(run), snapshots_of(run)
     activity = user_activity(log, resolution=dataset.resolution)
     profile = item_profile(log, dataset.items, resolution=dataset.resolution, refresh_at=servable_at(run))
+    published_at = datetime.now(UTC)
     with fresh_directory(repository_of(run)) as repo:
         create_repository(repo, project="adc_features")
-        publish(repo, generation_of(run), snapshots_of(run), servable_at=servable_at(run), computed_at=datetime.now().astimezone())
+        publish(repo, generation_of(run), snapshots, servable_at=servable_at(run), computed_at=published_at)
         publish_statistics(repo, item_profile=profile, user_activity=activity, resolution=dataset.resolution)
-        apply(repo)
-    facts = {
-        "repository": "feature_repo",
-        "sid_rows": len(snapshots_of(run)) * len(dataset.items),
-        "user_activity_rows": len(activity),
-        "item_profile_rows": len(profile),
-    }
+    apply(repository_of(run))
+    rows = {"item_sid": sum(map(len, snapshots)), "user_activity": len(activity), "item_profile": len(profile)}
+    facts = {"repository": "feature_repo", "snapshots": len(snapshots), "rows": rows, "published_at": published_at}
     write_json(directory / "publication.json", facts)
     return facts
 
 
 def _repository_identity(run: Run) -> Any:
-    """The hash of the list of live generations: another or a lost repository is published again."""
-    from adc_features.artifact import file_hash
-    from adc_features.store.repository import LIVE_GENERATIONS
+    """The live generations, or None when the repository is lost or broken: then it is published again."""
+    from adc_features.store import check_repository, live_generations
 
-    path = repository_of(run) / LIVE_GENERATIONS
-    return file_hash(path) if path.is_file() else None
+    repo = repository_of(run)
+    return None if not repo.is_dir() or check_repository(repo) else [[g.id, g.codebook_hash] for g in live_generations(repo)]
 
 
 def serving_time(run: Run) -> datetime:
@@ -294,7 +307,7 @@ def serving_time(run: Run) -> datetime:
 
 
 def _build_online(run: Run, directory: Path) -> Mapping[str, Any]:
-    from adc_features.store.publish import materialize
+    from adc_features.store import materialize
 
     now = serving_time(run)
     materialize(repository_of(run), now=now, progress=run.progress)

@@ -156,6 +156,14 @@ def test_windows_without_rows_of_both_classes_are_refused(adc, made, tmp_path):
         assert not (tmp_path / f"run-{events}-{start}" / "data").exists()
 
 
+def test_an_unknown_recipe_is_refused_with_those_that_exist(adc, tmp_path):
+    """A recipe is named; another name is refused with the list."""
+    adc("data", "synthetic", "--out", tmp_path / "data", *SMALL)
+    code, _, err = adc("embed", "behavior", "--data", tmp_path / "data", "--run", tmp_path / "run", "--recipe", "best")
+    assert code == 1
+    assert "behavior is 'best'; expected one of full_softmax, norm_rising" in err
+
+
 @pytest.mark.parametrize("words", [("fit",), ("publish",), ("materialize",), ("quality",), ("lookup", "i1"), ("embed", "behavior")])
 def test_a_command_without_a_run_says_how_to_start_one(adc, tmp_path, words):
     """A directory that holds no run is refused with the command that makes one; nothing is created in it."""
