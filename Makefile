@@ -8,7 +8,7 @@ READY := .venv/.ready
 .PHONY: demo test check
 
 demo: $(READY)
-	$(BIN)/adc run --data synthetic --run runs/demo
+	$(BIN)/adc run --data synthetic --run runs/demo --codebook-size 32 --snapshots 4 --seeds 1 --steps 400
 
 test: $(READY)
 	$(BIN)/python -m pytest

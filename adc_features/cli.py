@@ -149,14 +149,15 @@ def fit(
     run: RunOption,
     tokenizer: Annotated[str | None, typer.Option(help="Recipe: adc, or one of its ablations.")] = None,
     reliability: Annotated[str | None, typer.Option(help="log_count, norm or norm_quantile.")] = None,
-    codebook_size: int | None = None,
+    codebook_size: Annotated[int | None, typer.Option(help="K, codes per position.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,
     generation: Annotated[str | None, typer.Option(help="Id of the new generation, for example g2.")] = None,
     json: JsonOption = None,
 ) -> None:
     """Fit the tokenizer on the embeddings of all cut-offs and freeze it as a generation."""
     from adc_features.stages import GENERATION
 
-    build(run, GENERATION, json=json, tokenizer=tokenizer, reliability=reliability, codebook_size=codebook_size, generation=generation)
+    build(run, GENERATION, json=json, tokenizer=tokenizer, reliability=reliability, codebook_size=codebook_size, steps=steps, generation=generation)
 
 
 @app.command()

@@ -37,7 +37,7 @@ class RunSettings:
 
     source: data directory, or `synthetic`. final: score the test rows instead of the validation window. snapshots: past
     cut-offs at which codes are published, besides the one at the split. text_model: sentence-transformers name or path.
-    behavior, tokenizer: names of recipes. reliability: another signal than the tokenizer recipe's own.
+    behavior, tokenizer: names of recipes. reliability, steps: another signal, or other optimiser steps, than the tokenizer recipe's own.
     publish_lag_hours: how long after a cut-off its codes could first be served. seeds: rankers trained per recipe.
     """
 
@@ -49,6 +49,7 @@ class RunSettings:
     behavior: str = "full_softmax"
     tokenizer: str = "adc"
     reliability: Mode | None = None
+    steps: int | None = None
     codebook_size: int = 100
     behavior_codes: int = 3
     generation: str = "g1"

@@ -199,8 +199,8 @@ def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
     content = {m: 1 for m in tables[0].vectors if m != BEHAVIOR}
     spec = SidSpec(content=content, behavior=run.settings.behavior_codes, codebook_size=run.settings.codebook_size)
     settings = _recipe(RECIPES, run.settings.tokenizer, option="tokenizer")
-    if run.settings.reliability is not None:
-        settings = replace(settings, reliability=run.settings.reliability)
+    chosen = {"reliability": run.settings.reliability, "steps": run.settings.steps}
+    settings = replace(settings, **{k: v for k, v in chosen.items() if v is not None})
     generation = fit(
         tables,
         spec,
@@ -319,7 +319,10 @@ DATA = Stage("data", (), ("source", "final", "snapshots", "seed"), _build_data, 
 TEXT = Stage("text", ("data",), ("text_model",), _build_text)
 BEHAVIOR_STAGE = Stage("behavior", ("data",), ("behavior", "seed"), _build_behavior)
 GENERATION = Stage(
-    "generation", ("data", "text", "behavior"), ("tokenizer", "reliability", "codebook_size", "behavior_codes", "generation", "seed"), _build_generation
+    "generation",
+    ("data", "text", "behavior"),
+    ("tokenizer", "reliability", "steps", "codebook_size", "behavior_codes", "generation", "seed"),
+    _build_generation,
 )
 CODES = Stage("codes", ("data", "text", "behavior", "generation"), (), _build_codes)
 PUBLICATION = Stage("publication", ("data", "generation", "codes"), ("publish_lag_hours",), _build_publication, _repository_identity)

@@ -55,6 +55,7 @@ def run_all(
     tokenizer: Annotated[str | None, typer.Option(help="Tokenizer recipe: adc, or one of its ablations.")] = None,
     reliability: Annotated[str | None, typer.Option(help="log_count, norm or norm_quantile.")] = None,
     codebook_size: Annotated[int | None, typer.Option(help="K, codes per position.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of the tokenizer.")] = None,
     json: JsonOption = None,
 ) -> None:
     """Do it all: load, embed, fit, publish, materialize, join, train, evaluate, compare online with offline, report."""
@@ -64,7 +65,7 @@ def run_all(
         raise typer.BadParameter("give --data for a new run or --run for one that was begun")
     directory = run or Path("runs") / (Path(data or "").resolve().name + ("-final" if final else ""))
     settings = {"final": final, "seed": seed, "seeds": seeds, "snapshots": snapshots, "text_model": text_model, "behavior": behavior}
-    settings |= {"tokenizer": tokenizer, "reliability": reliability, "codebook_size": codebook_size}
+    settings |= {"tokenizer": tokenizer, "reliability": reliability, "codebook_size": codebook_size, "steps": steps}
     with progress() as notify:
         opened = open_run(directory, data, notify, **settings)
         for stage in ALL_STAGES:

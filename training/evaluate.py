@@ -36,7 +36,8 @@ def evaluate(scores: Mapping[str, np.ndarray], frame: TrainingFrame, *, trained_
     judge = Judge(frame.labels, frame.user_ids, seed=seed, draws=draws)
     items, counts = np.unique(trained_on.item_ids, return_counts=True)
     place = np.minimum(np.searchsorted(items, frame.item_ids), len(items) - 1)
-    slices = popularity_slices(np.where(items[place] == frame.item_ids, counts[place], 0))
+    popularity = np.where(items[place] == frame.item_ids, counts[place], 0)
+    slices, deciles = popularity_slices(popularity), _row_deciles(popularity)
     estimates: dict[str, dict[str, Estimate]] = {}
     recipes: dict[str, dict[str, Any]] = {}
     for name, score in scores.items():
@@ -46,6 +47,7 @@ def evaluate(scores: Mapping[str, np.ndarray], frame: TrainingFrame, *, trained_
             "tail_auc": judge.auc(score, slices["tail"]).interval(),
             "calibration": judge.calibration(score).interval(),
             "expected_calibration_error": float(np.mean([expected_calibration_error(judge.label, s) for s in np.atleast_2d(score)])),
+            "deciles": [{**facts, "auc": judge.auc(score, mask).interval()} for facts, mask in deciles],
             "slices": {s: {"rows": int(mask.sum()), "auc": judge.auc(score, mask).interval()} for s, mask in slices.items()},
         }
         log.info("stage=evaluate recipe=%s auc=%.4f gauc=%.4f", name, recipes[name]["auc"]["mean"], recipes[name]["gauc"]["mean"])
@@ -56,3 +58,11 @@ def evaluate(scores: Mapping[str, np.ndarray], frame: TrainingFrame, *, trained_
     }
     covered = gauc(judge.label, np.zeros(len(frame)), judge.user)
     return {"rows": len(frame), "gauc_users": covered.users, "gauc_rows": covered.rows, "recipes": recipes, "paired": paired}
+
+
+def _row_deciles(popularity: np.ndarray) -> list[tuple[dict[str, float], np.ndarray]]:
+    """Groups of about a tenth of the rows by how often their item was trained on, rarest first; equal counts stay together."""
+    edges = np.unique(np.quantile(popularity, np.linspace(0.1, 0.9, 9), method="higher"))
+    group = np.searchsorted(edges, popularity, side="right")
+    masks = [group == g for g in np.unique(group)]
+    return [({"interactions": float(popularity[m].mean()), "rows": int(m.sum())}, m) for m in masks]

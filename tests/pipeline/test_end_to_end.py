@@ -1,0 +1,141 @@
+"""The whole flow on a generated catalogue, through the command line, once; every test below looks at that one run."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from adc_features.run import Run
+from adc_features.stages import generation_of, snapshots_of
+from training.cli import app
+from training.recipes import RECIPES
+from training.stages import ALL_STAGES, RETROACTIVE, frame_of
+
+SETTINGS = ["--seeds", "1", "--snapshots", "3", "--codebook-size", "8", "--steps", "150"]
+
+
+def adc(*words: str) -> Any:
+    """Run a command in this process; its exit code must be 0."""
+    result = CliRunner().invoke(app, [*words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with a dataset `shop` and a finished run `run`."""
+    place = tmp_path_factory.mktemp("end_to_end")
+    adc("data", "synthetic", "--out", str(place / "shop"), "--items", "400", "--users", "300", "--interactions", "6000")
+    adc("run", "--data", str(place / "shop"), "--run", str(place / "run"), *SETTINGS, "--json", str(place / "first.json"))
+    return place
+
+
+@pytest.fixture(scope="module")
+def metrics(workplace: Path) -> dict[str, Any]:
+    return json.loads((workplace / "run" / "metrics.json").read_text())
+
+
+def test_metrics_have_the_shape_that_other_tools_read(metrics: dict[str, Any]) -> None:
+    """Recipes, paired differences, quality, parity and costs stand under their documented names."""
+    assert set(metrics["recipes"]) == {*RECIPES, RETROACTIVE}
+    for scores in metrics["recipes"].values():
+        for name in ("auc", "gauc", "logloss", "tail_auc"):
+            assert set(scores[name]) == {"mean", "low", "high"}
+    for pair in ("codes_minus_no_sid", "codes_weights_minus_no_sid", "codes_weights_minus_codes", "codes_weights_minus_weights_permuted"):
+        assert set(metrics["paired"][pair]["auc"]) == set(metrics["paired"][pair]["gauc"]) == {"mean", "low", "high"}
+    assert all(0 < book["entropy"] <= np.log(8) + 1e-9 and 0 < book["utilisation"] <= 1 for book in metrics["quality"]["codebooks"])
+    assert metrics["reliability_rank_correlation"] >= 0.3
+    assert set(metrics["stage_seconds"]) == {stage.name for stage in ALL_STAGES}
+    assert metrics["peak_memory_bytes"] > 0
+
+
+def test_every_row_that_goes_into_the_join_comes_out(metrics: dict[str, Any]) -> None:
+    """The join neither loses nor adds a row."""
+    assert metrics["rows_in"] == metrics["rows_out"] > 0
+
+
+def test_online_values_equal_offline_values(metrics: dict[str, Any]) -> None:
+    """Every item and user of the sample reads the same online as offline, bit for bit."""
+    assert metrics["parity"]["different"] == 0
+    assert metrics["parity"]["items"] == 400
+
+
+def test_without_final_no_test_row_is_joined(workplace: Path, metrics: dict[str, Any]) -> None:
+    """A validation run neither scores nor reads a row of the test window, and logs no opening."""
+    end = metrics["dataset"]["split"]["eval_end"]
+    assert frame_of(Run.open(workplace / "run")).times.max() < np.datetime64(end[:19])
+    assert metrics["test_openings"] == []
+
+
+def test_codes_of_a_row_were_servable_at_its_time(workplace: Path) -> None:
+    """Joined codes equal those of the newest snapshot whose cut-off is not after the row; earlier rows have none."""
+    run = Run.open(workplace / "run")
+    frame, snapshots = frame_of(run), snapshots_of(run)
+    cutoffs = np.array([np.datetime64(s.as_of.replace(tzinfo=None), "us") for s in snapshots])
+    which = np.searchsorted(cutoffs, frame.times, side="right") - 1
+    found = frame.table["sid_found"].to_numpy()
+    np.testing.assert_array_equal(found, which >= 0)
+    sid = np.array(frame.table["sid"].to_pylist())
+    assert (sid[~found] == -1).all()
+    for number, snapshot in enumerate(snapshots):
+        rows = np.flatnonzero(which == number)
+        np.testing.assert_array_equal(sid[rows], snapshot.lookup(frame.item_ids[rows]).sid)
+
+
+def test_items_without_behaviour_have_content_codes_only(workplace: Path) -> None:
+    """A cold item's behavioural positions hold no code and no weight, its content positions do."""
+    run = Run.open(workplace / "run")
+    newest, behavioral = snapshots_of(run)[-1], np.array(generation_of(run).spec.is_behavioral)
+    assert newest.is_cold.any()
+    assert (newest.sid[newest.is_cold][:, behavioral] == -1).all()
+    assert (newest.sid_weight[newest.is_cold][:, behavioral] == 0).all()
+    assert (newest.sid[newest.is_cold][:, 0] >= 0).all()
+
+
+def test_a_second_run_reuses_every_stage(workplace: Path) -> None:
+    """Nothing has changed, so nothing is built."""
+    result = json.loads(adc("run", "--run", str(workplace / "run"), "--json", "-").stdout)
+    assert result["built"] == []
+    assert len(result["reused"]) == len(ALL_STAGES)
+
+
+def test_the_same_seed_gives_the_same_codes(workplace: Path) -> None:
+    """A fit begun anew from the same vectors gives the same generation, bit for bit."""
+    again = workplace / "again"
+    shutil.copytree(workplace / "run", again)
+    shutil.rmtree(again / "generation")
+    adc("fit", "--run", str(again))
+    assert generation_of(Run.open(again)).codebook_hash == generation_of(Run.open(workplace / "run")).codebook_hash
+
+
+def test_lookup_reports_an_unknown_item_as_absent(workplace: Path) -> None:
+    """A known item has codes; an unknown one is not found, has no codes, and weights of 0."""
+    known, unknown = json.loads(adc("lookup", "i000001", "nobody", "--run", str(workplace / "run"), "--json", "-").stdout)["items"]
+    assert known["found"]
+    assert max(known["sid"]) >= 0
+    assert not unknown["found"]
+    assert set(unknown["sid"]) == {-1}
+    assert set(unknown["sid_weight"]) == {0.0}
+
+
+def test_the_report_is_one_file_without_a_network(workplace: Path) -> None:
+    """The page loads nothing from elsewhere."""
+    page = (workplace / "run" / "report.html").read_text()
+    assert "<html" in page
+    assert not any(word in page for word in ('src="http', 'href="http', "<script", "@import"))
+
+
+def test_doctor_calls_the_run_sound(workplace: Path) -> None:
+    """Every artefact of a finished run is as its manifest says, and its Feast repository is sound."""
+    findings = json.loads(adc("doctor", str(workplace / "run"), "--json", "-").stdout)
+    assert findings["errors"] == 0
+
+
+def test_quality_reads_the_generation(workplace: Path) -> None:
+    """`adc quality` prints one entry for each codebook."""
+    quality = json.loads(adc("quality", "--run", str(workplace / "run"), "--json", "-").stdout)
+    assert len(quality["codebooks"]) == generation_of(Run.open(workplace / "run")).spec.length
