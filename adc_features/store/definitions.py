@@ -7,6 +7,7 @@ ones against the working directory: after moving a repository, apply it again.
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,17 +51,19 @@ def entities(repo: Path) -> list[Entity]:
 
 def sid_views(repo: Path) -> list[FeatureView]:
     """One view per live generation; the codebook stands in the tags of the view and of each field (Feast's versions see only fields)."""
-    return [
-        _view(repo, g.view, entity="item", path=publication_path(repo, g.id) / "rows", schema=SID_FEATURES, created=True,
-              tags={"generation": g.id, "codebook_hash": g.codebook_hash, "trained_through": g.trained_through.isoformat()})
-        for g in live_generations(repo)
-    ]  # fmt: skip
+    views = []
+    for g in live_generations(repo):
+        tags = {"generation": g.id, "codebook_hash": g.codebook_hash, "trained_through": g.trained_through.isoformat()}
+        views.append(
+            _view(repo, g.view, entity="item", path=publication_path(repo, g.id) / "rows", schema=SID_FEATURES, created_column="created_timestamp", tags=tags)
+        )
+    return views
 
 
 def statistics_views(repo: Path) -> list[FeatureView]:
     """`item_profile` and `user_activity`, once published."""
     return [
-        _view(repo, name, entity=ENTITY_OF[name], path=statistics_path(repo) / f"{name}.parquet", schema=feature_schema(schema), created=False, tags={})
+        _view(repo, name, entity=ENTITY_OF[name], path=statistics_path(repo) / f"{name}.parquet", schema=feature_schema(schema))
         for name, schema in statistics_schemas(repo).items()
     ]
 
@@ -101,23 +104,17 @@ def id_type(schema: pa.Schema, key: str) -> IdType:
     raise InputError(f"{key} is of type {kind}; expected strings or integers")
 
 
-def _view(repo: Path, name: str, *, entity: str, path: Path, schema: pa.Schema, created: bool, tags: dict[str, str]) -> FeatureView:
-    from datetime import timedelta
-
+def _view(repo: Path, name: str, *, entity: str, path: Path, schema: pa.Schema, created_column: str = "", tags: dict[str, str] | None = None) -> FeatureView:
     from adc_features.store import _compat as feast
 
     owner = next(e for e in entities(repo) if e.name == entity)
     key = feast.Field(name=JOIN_KEY[entity], dtype=feast.String if owner.value_type == feast.ValueType.STRING else feast.Int64)
     source = feast.FileSource(
-        name=name,
-        path=str(path),
-        file_format=feast.ParquetFormat(),
-        timestamp_field="event_timestamp",
-        created_timestamp_column="created_timestamp" if created else "",
-        tags=OWNED,
+        name=name, path=str(path), file_format=feast.ParquetFormat(), timestamp_field="event_timestamp", created_timestamp_column=created_column, tags=OWNED
     )
     features = [feast.Field(name=f.name, dtype=_feast_type(f.type), tags=tags) for f in schema]
-    return feast.FeatureView(name=name, entities=[owner], schema=[key, *features], source=source, ttl=timedelta(0), online=True, tags={**OWNED, **tags})
+    # ttl 0 is no ttl: rows of data that ended years ago still join, on every store
+    return feast.FeatureView(name=name, entities=[owner], schema=[key, *features], source=source, ttl=timedelta(0), tags={**OWNED, **(tags or {})})
 
 
 def arrow_schema(view: FeatureView) -> pa.Schema:

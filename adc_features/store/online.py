@@ -40,7 +40,7 @@ def materialize(repo: Path, *, now: datetime, progress: Callable[[str, int, int]
 
     now = utc(now, name="now")
     store = open_store(repo)
-    names = sorted(view.name for view in store.list_feature_views())
+    names = sorted(view.name for view in store.list_feature_views() if view.online)
     if not names:
         raise InputError(f"{repo} declares no views; apply it first")
     for done, name in enumerate(names):

@@ -10,6 +10,7 @@
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -128,12 +129,12 @@ def create_repository(directory: Path, *, project: str) -> None:
 
 
 def read_config(repo: Path) -> dict[str, Any]:
-    """feature_store.yaml as a dictionary. Raises ArtifactError when it is missing or not YAML with a project."""
+    """feature_store.yaml as a dictionary, $VARIABLES filled in as Feast does. Raises ArtifactError when it is missing or not YAML with a project."""
     path = Path(repo) / CONFIG
     if not path.is_file():
         raise ArtifactError(f"{path} is missing; create the repository first (create_repository)")
     try:
-        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+        config = yaml.safe_load(os.path.expandvars(path.read_text(encoding="utf-8")))
     except yaml.YAMLError as error:
         raise ArtifactError(f"{path} is not YAML ({error}); repair it or create the repository again") from error
     if not isinstance(config, dict) or "project" not in config:

@@ -1,5 +1,6 @@
 """The point-in-time join through Feast, against a brute-force oracle."""
 
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -221,8 +222,6 @@ def test_stamped_naively_statistics_would_leak_and_are_refused_loudly(tmp_path, 
     store.create_repository(tmp_path, project="canary")
     with pytest.raises(InputError, match="40 rows leak"):
         store.publish_statistics(tmp_path, **tables, resolution=DAY)
-    import sys
-
     monkeypatch.setattr(sys.modules["adc_features.store.publish"], "check_validity", lambda rows, *, resolution: None)
     store.publish_statistics(tmp_path, **tables, resolution=DAY)
     store.apply(tmp_path)

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from store_world import DAY, day, generation, snapshot
+from store_world import day, generation, snapshot
 
 from adc_features import store
 from adc_features.errors import ArtifactError, InputError
@@ -107,4 +107,3 @@ def test_publishing_needs_no_feast():
     """The store package and its file work stay light: importing it brings neither feast nor torch nor pandas."""
     code = "import adc_features.store, sys; print([m for m in ('feast', 'torch', 'pandas') if m in sys.modules])"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
-    assert DAY
