@@ -24,7 +24,7 @@ from torch import Tensor
 from adc_features.clock import instant, utc
 from adc_features.embeddings import check_unique_ids, id_array
 from adc_features.encoders.sasrec import Loss, SASRec, Sequences, next_item_loss, packed_batches
-from adc_features.errors import InputError
+from adc_features.errors import ArtifactError, InputError
 
 logger = logging.getLogger(__name__)
 
@@ -45,10 +45,10 @@ class BehaviorSettings:
     dim: int = 64
     blocks: int = 2
     length: int = 64
-    batch: int = 2048
+    batch: int = 256
     dropout: float = 0.3
     epochs: int = 10
-    continued_epochs: int = 4
+    continued_epochs: int = 3
     learning_rate: float = 5e-3
     init_std: float = 0.02
     table_decay: float = 0.0
@@ -67,7 +67,7 @@ def full_softmax() -> BehaviorSettings:
 def norm_rising() -> BehaviorSettings:
     """Norms that grow with popularity, as ADC-SID's Eq. 15-17 assume: tiny initial rows, negatives as frequent as positives, strong decay,
     an early stop (the rank correlation of norm and count falls with every further epoch). Less accurate than `full_softmax`."""
-    return BehaviorSettings("in_batch", init_std=0.002, table_decay=1.0, learning_rate=1e-3, continued_epochs=4)
+    return BehaviorSettings("in_batch", batch=512, epochs=16, continued_epochs=2, learning_rate=2e-3, init_std=0.002, table_decay=1.0)
 
 
 RECIPES: dict[str, Callable[[], BehaviorSettings]] = {"full_softmax": full_softmax, "norm_rising": norm_rising}
@@ -126,7 +126,7 @@ def behavior_series(
     [N], unique, every item of the interactions among them. cutoffs: aware, ascending; each is exclusive.
     checkpoint: a directory where each cut-off's state is kept; a later call with the same past, settings and seed starts from it
     and returns what an uninterrupted call would have.
-    Raises InputError, before any training, on empty or naive input, null or unknown ids, cut-offs out of order, or when the
+    Raises ArtifactError when a checkpoint is not what was written; InputError, before any training, on empty or naive input, null or unknown ids, cut-offs out of order, or when the
     events before the first cut-off hold fewer than two users, two items, or no user with two events.
     """
     cutoffs = [utc(c, name="cut-off") for c in cutoffs]
@@ -320,9 +320,13 @@ def _write_state(path: Path, state: _State) -> None:
 
 
 def _read_state(path: Path) -> _State:
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    tensors = load_file(path)
+    try:
+        tensors = load_file(path)
+    except SafetensorError as error:
+        raise ArtifactError(f"checkpoint {path} cannot be read ({error}); delete it and run again") from error
     return _State(tensors.pop("known").numpy(), tensors)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from adc_features.encoders.behavior import RECIPES, behavior_series, drift, full_softmax, half_agreement, norm_rising
-from adc_features.errors import InputError
+from adc_features.errors import ArtifactError, InputError
 
 START = datetime(2014, 1, 1, tzinfo=UTC)
 CUTOFFS = [START + timedelta(days=d) for d in (40, 70)]
@@ -141,6 +141,15 @@ def test_a_checkpoint_of_another_past_is_not_used(tmp_path) -> None:
     """A log that differs before the cut-off trains again."""
     series(log(), checkpoint=tmp_path)
     assert_same(series(log(seed=9), checkpoint=tmp_path), series(log(seed=9)))
+
+
+def test_an_altered_checkpoint_is_named(tmp_path) -> None:
+    """A checkpoint that cannot be read is an error with its path, not a silent retraining."""
+    series(log(), checkpoint=tmp_path)
+    newest = max(tmp_path.iterdir())
+    newest.write_bytes(b"half a file")
+    with pytest.raises(ArtifactError, match=newest.name):
+        series(log(), checkpoint=tmp_path)
 
 
 def test_drift_of_a_rotated_copy_is_all_rotation() -> None:
