@@ -42,9 +42,11 @@ USER_ACTIVITY_SCHEMA = pa.schema(
         "user_last_time": pa.int64(),
         "user_recent_items": pa.list_(pa.string()),
         "user_recent_labels": pa.list_(pa.float32()),
+        "user_recent_residuals": pa.list_(pa.float32()),
+        "user_recent_times": pa.list_(pa.int64()),
     }
 )
-"""`user_id` and `user_recent_items` are int64 where the data's ids are. `user_last_time`: microseconds since 1970, UTC."""
+"""`user_id` and `user_recent_items` are int64 where the data's ids are. `*_time`, `*_times`: microseconds since 1970, UTC."""
 
 ITEM_PROFILE_SCHEMA = pa.schema(
     {
@@ -73,14 +75,15 @@ def user_activity(interactions: pa.Table, *, resolution: timedelta, recent: int 
     Per row, over the events with time <= event_timestamp - resolution: their number and label sum; the smoothed means (prior: the mean
     over everybody, as known then) of label and rating (the label again where the data has no `rating`); the mean, smoothed towards 0, of
     rating - item's smoothed mean as known at each event (how generous the user is, given what they rated); the last event's time; the
-    last `recent` items and their labels, oldest first. Raises InputError on an empty table, unsorted times, null labels or recent < 1.
+    last `recent` items with their labels, residuals (as above, each as known at its event) and times, oldest first. Raises InputError on an empty table, unsorted times, null labels or recent < 1.
     """
     if recent < 1:
         raise InputError(f"recent is {recent}; expected at least 1 item")
     log = _Log.of(interactions, resolution)
     users, user = np.unique(log.user, return_inverse=True)
     items, item = np.unique(log.item, return_inverse=True)
-    rows = _running(user, log.time, log.with_residual(of=item))
+    values = log.with_residual(of=item)
+    rows = _running(user, log.time, values)
     first = np.maximum(rows.start, rows.last - recent + 1)
     length = rows.last - first + 1
     kept = rows.order[_spans(first, length)]
@@ -91,7 +94,9 @@ def user_activity(interactions: pa.Table, *, resolution: timedelta, recent: int 
         **_summary("user", rows.count, rows.sums, log.mean_until(rows.time)),
         "user_last_time": rows.time.astype(np.int64),
         "user_recent_items": pa.ListArray.from_arrays(offsets, pa.array(items[item[kept]])),
-        "user_recent_labels": pa.ListArray.from_arrays(offsets, pa.array(log.values[kept, 0].astype(np.float32))),
+        "user_recent_labels": pa.ListArray.from_arrays(offsets, pa.array(values[kept, 0].astype(np.float32))),
+        "user_recent_residuals": pa.ListArray.from_arrays(offsets, pa.array(values[kept, 2].astype(np.float32))),
+        "user_recent_times": pa.ListArray.from_arrays(offsets, pa.array(log.time[kept].astype(np.int64))),
     }
     return _table(columns, USER_ACTIVITY_SCHEMA).take(pa.array(np.lexsort((rows.key, rows.time))))
 

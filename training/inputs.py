@@ -21,6 +21,7 @@ from adc_features.clock import instant
 from adc_features.embeddings import EmbeddingTable
 from adc_features.errors import InputError
 from adc_features.sids import SidTimeline, find_rows, list_matrix
+from adc_features.statistics import SMOOTHING
 from training.frame import TrainingFrame
 
 ID_COLUMNS = ("user_id", "item_id", "item_brand", "item_category")
@@ -38,6 +39,10 @@ ITEM_COLUMNS = (
 USER_COLUMNS = ("log user_event_count", "user_label_mean", "user_rating_mean", "user_residual_mean", "age user_last_time", "known user_event_count")
 """Features by name: `log x` is log(1 + x), `age x` log(1 + days since x), `known x` whether x is there; otherwise the column itself."""
 
+SETTLED_DAYS = 60
+"""A user's settled state leaves out the last 60 days: within one user and a window of some weeks it hardly varies."""
+
+
 HASH_BUCKETS = 64
 _DAY = 86_400_000_000
 
@@ -47,7 +52,8 @@ class Inputs:
     """What one recipe shows to a ranker.
 
     label: float32 [N]. user: int64 [N], row of the user's free bias while training (0: a user who has none). ids: int64 [N, 4],
-    vocabulary rows of ID_COLUMNS. item: float32 [N, F], user_state: float32 [N, G], standardised. sid: int64 [N, L] in 0..K, stored
+    vocabulary rows of ID_COLUMNS. item: float32 [N, F], user_state: float32 [N, G],
+    settled: float32 [N, 2] (settled_features), standardised. sid: int64 [N, L] in 0..K, stored
     code + 1, 0 = no code. weight: float32 [N, L]. reliability: float32 [N, 1]. match: float32 [N, M], likeness of the item to the user's
     recent ones. vectors: modality -> VectorRows, looked up batch by batch. What a recipe
     does not show has width 0.
@@ -58,6 +64,7 @@ class Inputs:
     ids: np.ndarray
     item: np.ndarray
     user_state: np.ndarray
+    settled: np.ndarray
     sid: np.ndarray
     weight: np.ndarray
     reliability: np.ndarray
@@ -85,14 +92,15 @@ class InputEncoder:
     """What was learned from training rows before any model: vocabularies and scales.
 
     vocabulary: column -> sorted ids with at least `min_count` training rows. An id in it has a row of its own; any other falls into one
-    of HASH_BUCKETS shared rows, so that rare ids cannot be learned by heart. users: sorted ids with a free bias. item_scale and
-    user_scale: float64 [2, F] and [2, G], mean and standard deviation.
+    of HASH_BUCKETS shared rows, so that rare ids cannot be learned by heart. users: sorted ids with a free bias. item_scale,
+    user_scale, settled_scale: float64 [2, F], [2, G], [2, 2], mean and standard deviation.
     """
 
     vocabulary: Mapping[str, np.ndarray]
     users: np.ndarray
     item_scale: np.ndarray
     user_scale: np.ndarray
+    settled_scale: np.ndarray
 
     @classmethod
     def fit(cls, frame: TrainingFrame, *, min_count: int) -> "InputEncoder":
@@ -100,8 +108,13 @@ class InputEncoder:
         for name in ID_COLUMNS:
             values, counts = np.unique(_ids(frame, name), return_counts=True)
             vocabulary[name] = values[counts >= min_count]
-        scales = [_scale(_features(frame, columns)) for columns in (ITEM_COLUMNS, USER_COLUMNS)]
-        return cls(vocabulary, np.unique(frame.user_ids), *scales)
+        return cls(
+            vocabulary=vocabulary,
+            users=np.unique(frame.user_ids),
+            item_scale=_scale(_features(frame, ITEM_COLUMNS)),
+            user_scale=_scale(_features(frame, USER_COLUMNS)),
+            settled_scale=_scale(settled_features(frame)),
+        )
 
     @property
     def id_rows(self) -> tuple[int, ...]:
@@ -129,14 +142,19 @@ class InputEncoder:
     def user_state(self, frame: TrainingFrame) -> np.ndarray:
         return _standardised(_features(frame, USER_COLUMNS), self.user_scale)
 
+    def settled(self, frame: TrainingFrame) -> np.ndarray:
+        return _standardised(settled_features(frame), self.settled_scale)
+
     def write(self, path: Path) -> None:
         arrays: dict[str, Any] = {f"vocabulary {name}": ids for name, ids in self.vocabulary.items()}
-        np.savez(path, users=self.users, item_scale=self.item_scale, user_scale=self.user_scale, **arrays)
+        np.savez(path, users=self.users, item_scale=self.item_scale, user_scale=self.user_scale, settled_scale=self.settled_scale, **arrays)
 
     @classmethod
     def read(cls, path: Path) -> "InputEncoder":
         with np.load(path, allow_pickle=False) as arrays:
-            return cls({name: arrays[f"vocabulary {name}"] for name in ID_COLUMNS}, arrays["users"], arrays["item_scale"], arrays["user_scale"])
+            return cls(
+                {name: arrays[f"vocabulary {name}"] for name in ID_COLUMNS}, *(arrays[k] for k in ("users", "item_scale", "user_scale", "settled_scale"))
+            )
 
 
 class VectorTimeline:
@@ -216,6 +234,20 @@ def vector_match(frame: TrainingFrame, timeline: VectorTimeline, *, chunk: int =
     return out
 
 
+def settled_features(frame: TrainingFrame) -> np.ndarray:
+    """What the user's events older than SETTLED_DAYS say at row time: log(1 + count) and smoothed mean residual, float64 [N, 2].
+
+    The stored totals less the recent events that are younger; of a user with more young events than the recent list holds,
+    the rest count as settled. A user who is not known has zeros.
+    """
+    row, _ = _recent_rows(frame)
+    young = frame.times[row].astype(np.int64) - _flat(frame, "user_recent_times").astype(np.int64) < SETTLED_DAYS * _DAY
+    count, mean = (np.nan_to_num(_column(frame, f"user_{name}")) for name in ("event_count", "residual_mean"))
+    total = mean * (count + SMOOTHING) - np.bincount(row, young * _flat(frame, "user_recent_residuals"), len(frame))
+    count = count - np.bincount(row, young, len(frame))
+    return np.stack([np.log1p(count), np.where(count > 0, total / (count + SMOOTHING), 0.0)], axis=1)
+
+
 class Recent(NamedTuple):
     """Recent items of all rows, flat. row: int64 [T]; item: ids [T]; label: float64 [T]; size: int64 [N], items a row has."""
 
@@ -227,12 +259,20 @@ class Recent(NamedTuple):
 
 def recent_items(frame: TrainingFrame) -> Recent:
     """The lists `user_recent_items` and `user_recent_labels` of every row; a row without a user has none."""
-    items, labels = (_one_array(frame.table[name]) for name in ("user_recent_items", "user_recent_labels"))
-    size = np.nan_to_num(np.asarray(pc.list_value_length(items).to_numpy(zero_copy_only=False), np.float64)).astype(np.int64)
-    values = items.flatten()
-    flat = values.to_numpy(zero_copy_only=False)
-    ids = flat.astype(str) if pa.types.is_string(values.type) or pa.types.is_large_string(values.type) else flat.astype(np.int64)
-    return Recent(np.repeat(np.arange(len(frame)), size), ids, labels.flatten().to_numpy(zero_copy_only=False).astype(np.float64), size)
+    row, size = _recent_rows(frame)
+    items = _flat(frame, "user_recent_items")
+    return Recent(row, items.astype(str) if items.dtype == object else items, _flat(frame, "user_recent_labels").astype(np.float64), size)
+
+
+def _recent_rows(frame: TrainingFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Of the flattened recent lists: the row of each entry, int64 [T], and the entries of each row, int64 [N]."""
+    length = pc.list_value_length(_one_array(frame.table["user_recent_items"])).fill_null(0)
+    size = length.to_numpy(zero_copy_only=False).astype(np.int64)
+    return np.repeat(np.arange(len(frame)), size), size
+
+
+def _flat(frame: TrainingFrame, name: str) -> np.ndarray:
+    return _one_array(frame.table[name]).flatten().to_numpy(zero_copy_only=False)
 
 
 def frame_codes(frame: TrainingFrame, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

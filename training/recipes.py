@@ -14,7 +14,7 @@ from adc_features.sids import SidTimeline, find_rows
 from training.frame import TrainingFrame
 from training.inputs import InputEncoder, Inputs, VectorRows, VectorTimeline, code_match, frame_codes, vector_match
 
-MIN_COUNT = 10
+MIN_COUNT = 30
 """Training rows that an id needs for an embedding of its own; rarer ids share hash buckets."""
 
 
@@ -117,6 +117,7 @@ def recipe_inputs(frame: TrainingFrame, recipe: Recipe, encoder: InputEncoder, s
         ids=encoder.ids(frame),
         item=encoder.item(frame),
         user_state=encoder.user_state(frame),
+        settled=encoder.settled(frame),
         sid=sid,
         weight=weight,
         reliability=reliability,

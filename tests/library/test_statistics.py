@@ -65,6 +65,8 @@ def test_every_user_row_equals_a_plain_count(drawn):
         assert r["user_last_time"] == int(max(e["time"] for e in mine).timestamp() * 1_000_000)
         assert r["user_recent_items"] == [e["item_id"] for e in mine][-3:]
         assert r["user_recent_labels"] == [e["label"] for e in mine][-3:]
+        assert r["user_recent_residuals"] == pytest.approx([residual(rows, e, "item_id") for e in mine][-3:], abs=1e-5)
+        assert r["user_recent_times"] == [int(e["time"].timestamp() * 1_000_000) for e in mine][-3:]
 
 
 @given(events)

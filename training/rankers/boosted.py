@@ -79,7 +79,7 @@ class BoostedRanker:
         return ranker
 
     def _matrix(self, inputs: Inputs) -> xgb.DMatrix:
-        dense = np.concatenate([inputs.item, inputs.user_state, inputs.weight, inputs.reliability, inputs.match], axis=1)
+        dense = np.concatenate([inputs.item, inputs.user_state, inputs.settled, inputs.weight, inputs.reliability, inputs.match], axis=1)
         table = pd.DataFrame(dense, columns=[f"d{i}" for i in range(dense.shape[1])])
         categories = pd.RangeIndex(self.codebook_size + 1)
         for place in range(inputs.sid.shape[1]):

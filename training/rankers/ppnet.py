@@ -6,14 +6,14 @@ ID) and the general embedding without sending gradients into it. Two things diff
 - all gates of a tower come from one shared hidden layer, so that gating costs a third of the tower and not more than it;
 - the score is order + level. Who a user is (how often and how well they rate) explains most of AUC, yet a running mean leaves the row
   itself out: within one user an earlier bad rating precedes more good ones, and GAUC falls. So the gated tower learns the order of
-  items with a free bias per user that explains the user's level away and is dropped afterwards, a small network learns the level
-  beside the detached order, and `level_share` of it enters the score.
+  items beside a free bias per user, which explains the user's level away and is dropped afterwards; two small networks tell the level from
+  the user's events older than SETTLED_DAYS and from all of them, and the score takes `fresh_share` of the latter.
 
 Legend: B rows, L positions, K codes, E embedding width, W layer width.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -24,27 +24,32 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 
-from training.inputs import Inputs
+from training.inputs import USER_COLUMNS, Inputs
 from training.rankers import Progress, Round
+
+PRIOR_STATE = [USER_COLUMNS.index("log user_event_count")]
+"""The user features that gates may see: how active the user is, not how well they rate, which would bring the level into the order."""
 
 
 @dataclass(frozen=True)
 class PPNetSettings:
     """embedding: E. hidden: widths of the tower. gate: width of the hidden layer that all gates share. id_dropout: share of rows whose
-    id embeddings are hidden while training. bias_penalty: weight of the squared user bias. level_share: the part of the user's level
-    that enters the score, chosen on validation windows."""
+    id embeddings are hidden while training. bias_penalty: weight of the squared user bias. fresh_share: the part of the user's fresh
+        level that enters the score, chosen on validation windows. level_rate: learning rate of level, fresh, bias and calibration."""
 
     embedding: int = 16
     hidden: tuple[int, ...] = (128, 64)
     gate: int = 32
     level_hidden: int = 32
-    level_share: float = 0.5
+    fresh_share: float = 0.3
     bias_penalty: float = 0.05
     id_dropout: float = 0.5
     learning_rate: float = 3e-3
+    level_rate: float = 1e-2
     weight_decay: float = 1e-6
     batch: int = 1024
-    max_epochs: int = 4
+    level_epochs: int = 4
+    max_epochs: int = 3
 
 
 class GatedTower(nn.Module):
@@ -87,7 +92,7 @@ class PPNet(nn.Module):
     """Order of items for a user: ids, weighted codes and dense features through a GatedTower.
 
     id_sizes: rows of each id column; prior_ids: the columns that gates see; general_ids: those that the tower sees. positions, codes:
-    L and K + 1. dense: width of the dense features; prior_dense: of those that only gates see. vectors: widths of raw vectors.
+    L and K + 1. dense: width of the dense features. prior_state: columns of the user state that gates see. vectors: widths of raw vectors.
     """
 
     def __init__(
@@ -99,7 +104,7 @@ class PPNet(nn.Module):
         positions: int = 0,
         codes: int = 0,
         dense: int = 0,
-        prior_dense: int = 0,
+        prior_state: Sequence[int] = (),
         vectors: Sequence[int] = (),
         embedding: int = 16,
         hidden: Sequence[int] = (256, 128),
@@ -107,13 +112,14 @@ class PPNet(nn.Module):
         id_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.general_ids, self.prior_ids, self.id_dropout = list(general_ids), list(prior_ids), id_dropout
+        self.general_ids, self.prior_ids, self.prior_state = list(general_ids), list(prior_ids), list(prior_state)
+        self.id_dropout = id_dropout
         self.ids = Tables(id_sizes, embedding)
         self.codes = Tables([codes] * positions, embedding) if positions else None
         self.project = nn.ModuleList(nn.Linear(width, embedding, bias=False) for width in vectors)
         content = embedding * (positions + len(vectors))
         general = embedding * len(general_ids) + content + dense
-        prior = embedding * len(prior_ids) + content + prior_dense
+        prior = embedding * len(prior_ids) + content + len(prior_state)
         self.tower = GatedTower(general, hidden, prior=prior, gate=gate)
 
     def forward(self, batch: "Batch") -> Tensor:
@@ -124,46 +130,59 @@ class PPNet(nn.Module):
         content = [(self.codes(batch.sid) * batch.weight.unsqueeze(2)).flatten(1)] if self.codes is not None else []
         content += [project(vector) for project, vector in zip(self.project, batch.vectors, strict=True)]
         general = torch.cat([ids[:, self.general_ids].flatten(1), *content, batch.dense], 1)
-        prior = torch.cat([ids[:, self.prior_ids].flatten(1), *content, batch.prior], 1)
+        prior = torch.cat([ids[:, self.prior_ids].flatten(1), *content, batch.user_state[:, self.prior_state]], 1)
         return self.tower(general, prior)
 
 
 class Batch(NamedTuple):
-    """Rows of one step. ids int64 [B, C], sid int64 [B, L], weight [B, L], dense [B, F], prior [B, P], vectors: [B, D] each."""
+    """Rows of one step. ids int64 [B, C], sid int64 [B, L], weight [B, L], dense [B, F], user_state [B, G], settled [B, 2], vectors: [B, D] each."""
 
     ids: Tensor
     sid: Tensor
     weight: Tensor
     dense: Tensor
-    prior: Tensor
+    user_state: Tensor
+    settled: Tensor
     vectors: Sequence[Tensor] = ()
     rng: torch.Generator | None = None
 
 
 class LevelledPPNet(nn.Module):
-    """PPNet for the order, a small network for the user's level, and what only training needs: a bias per user."""
+    """PPNet for the order, two small networks for the user's level, and what only training needs: a bias per user.
 
-    def __init__(self, order: PPNet, *, users: int, user_state: int, settings: PPNetSettings) -> None:
+    score = order + (1 - fresh_share) * level(settled) + fresh_share * fresh(user state); slope and intercept keep it calibrated.
+    """
+
+    def __init__(self, order: PPNet, *, users: int, settled: int, user_state: int, settings: PPNetSettings) -> None:
         super().__init__()
         self.order = order
-        self.level = nn.Sequential(nn.Linear(user_state, settings.level_hidden), nn.ReLU(), nn.Linear(settings.level_hidden, 1))
+        self.level, self.fresh = (_small_network(width, settings.level_hidden) for width in (settled, user_state))
         self.bias = nn.Embedding(users, 1)
         nn.init.zeros_(self.bias.weight)
         self.calibration = nn.Parameter(torch.tensor([1.0, 0.0]))
         self.settings = settings
 
-    def score(self, order: Tensor, level: Tensor) -> Tensor:
-        """Logits [B]; slope and intercept make up for the part of the level that is left out."""
-        return self.calibration[0] * (order + self.settings.level_share * level) + self.calibration[1]
+    def forward(self, batch: "Batch") -> Tensor:
+        """Logits [B] of the calibrated score."""
+        return self._score(self.order(batch), self.level(batch.settled).squeeze(1), self.fresh(batch.user_state).squeeze(1))
 
-    def forward(self, batch: Batch, user_state: Tensor) -> Tensor:
-        return self.score(self.order(batch), self.level(user_state).squeeze(1))
+    def _score(self, order: Tensor, level: Tensor, fresh: Tensor) -> Tensor:
+        return self.calibration[0] * (order + torch.lerp(level, fresh, self.settings.fresh_share)) + self.calibration[1]
 
-    def loss(self, batch: Batch, user_state: Tensor, user: Tensor, label: Tensor) -> Tensor:
-        """Three cross entropies: order + free bias; level beside the finished order; calibration of the finished score."""
-        order, level, bias = self.order(batch), self.level(user_state).squeeze(1), self.bias(user).squeeze(1)
-        explained = cross_entropy(order + bias, label) + self.settings.bias_penalty * bias.square().mean()
-        return explained + cross_entropy(order.detach() + level, label) + cross_entropy(self.score(order.detach(), level.detach()), label)
+    def order_loss(self, batch: "Batch", user: Tensor, label: Tensor) -> Tensor:
+        """Cross entropy of the order beside a free bias per user."""
+        bias = self.bias(user).squeeze(1)
+        return cross_entropy(self.order(batch) + bias, label) + self.settings.bias_penalty * bias.square().mean()
+
+    def level_loss(self, order: Tensor, settled: Tensor, user_state: Tensor, label: Tensor) -> Tensor:
+        """Either level beside the finished order [B], then the calibration of the finished score."""
+        level, fresh = self.level(settled).squeeze(1), self.fresh(user_state).squeeze(1)
+        loss = cross_entropy(order + level, label) + cross_entropy(order + fresh, label)
+        return loss + cross_entropy(self._score(order, level.detach(), fresh.detach()), label)
+
+
+def _small_network(width: int, hidden: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, hidden), nn.ReLU(), nn.Linear(hidden, 1))
 
 
 class PPNetRanker:
@@ -174,38 +193,42 @@ class PPNetRanker:
         self.model: LevelledPPNet | None = None
 
     def fit(self, inputs: Inputs, *, seed: int, rounds: int | None = None, holdout: Inputs | None = None, progress: Progress | None = None) -> list[Round]:
+        """A round is one epoch of the order, then `level_epochs` of the small networks on the order's finished logits."""
         settings, rounds = self.settings, rounds or self.settings.max_epochs
         torch.manual_seed(seed)
         rng = torch.Generator().manual_seed(seed)
         model = self.model = self.shape.build(settings)
-        fast = [p for n, p in model.named_parameters() if n in ("bias.weight", "calibration")]
-        rest = [p for n, p in model.named_parameters() if n not in ("bias.weight", "calibration")]
-        groups = [{"params": rest, "weight_decay": settings.weight_decay}, {"params": fast, "lr": 10 * settings.learning_rate, "weight_decay": 0.0}]
-        optimizer = torch.optim.Adam(groups, lr=settings.learning_rate, fused=True)
+        order = [{"params": model.order.parameters(), "weight_decay": settings.weight_decay}, {"params": model.bias.parameters(), "lr": settings.level_rate}]
+        order_step = _stepper(torch.optim.Adam(order, lr=settings.learning_rate, fused=True))
+        level = [*model.level.parameters(), *model.fresh.parameters(), model.calibration]
+        level_step = _stepper(torch.optim.Adam(level, lr=settings.level_rate, fused=True))
         rows = _Rows.of(inputs)
         curve = []
-        for epoch in range(rounds):
+        for done in range(1, rounds + 1):
             model.train()
             total = 0.0
             for picked in torch.randperm(len(inputs), generator=rng).split(settings.batch):
-                loss = model.loss(rows.batch(picked, rng), rows.user_state[picked], rows.user[picked], rows.label[picked])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += float(loss.detach()) * len(picked)
-            curve.append(Round(epoch + 1, total / len(inputs), None if holdout is None else _logloss(holdout.label, self.predict(holdout))))
+                total += order_step(model.order_loss(rows.batch(picked, rng), rows.user[picked], rows.label[picked])) * len(picked)
+            finished = self._each(rows, model.order)
+            for _ in range(settings.level_epochs):
+                for picked in torch.randperm(len(inputs), generator=rng).split(settings.batch):
+                    level_step(model.level_loss(finished[picked], rows.settled[picked], rows.user_state[picked], rows.label[picked]))
+            curve.append(Round(done, total / len(inputs), None if holdout is None else _logloss(holdout.label, self.predict(holdout))))
             if progress is not None:
-                progress("train ppnet", epoch + 1, rounds)
+                progress("train ppnet", done, rounds)
         return curve
 
-    @torch.no_grad()
     def predict(self, inputs: Inputs) -> np.ndarray:
         if self.model is None:
             raise RuntimeError("predict before fit or load")
-        self.model.eval()
-        rows = _Rows.of(inputs)
-        parts = [self.model(rows.batch(picked, None), rows.user_state[picked]) for picked in torch.arange(len(inputs)).split(16_384)]
-        return torch.sigmoid(torch.cat(parts)).numpy() if parts else np.zeros(0, np.float32)
+        return torch.sigmoid(self._each(_Rows.of(inputs), self.model)).numpy()
+
+    @torch.no_grad()
+    def _each(self, rows: "_Rows", network: nn.Module) -> Tensor:
+        """The network's answer for every row, without dropout: [N]."""
+        network.eval()
+        parts = [network(rows.batch(picked, None)) for picked in torch.arange(len(rows.label)).split(16_384)]
+        return torch.cat(parts) if parts else torch.zeros(0)
 
     def save(self, directory: Path) -> None:
         from safetensors.torch import save_file
@@ -227,6 +250,18 @@ class PPNetRanker:
         return ranker
 
 
+def _stepper(optimizer: torch.optim.Optimizer) -> Callable[[Tensor], float]:
+    """One step down a loss; returns the loss."""
+
+    def step(loss: Tensor) -> float:
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
 class PPNetShape(NamedTuple):
     """Widths that follow from the inputs. id_rows: rows of each id column; item_id: may the network read the item's id?"""
 
@@ -236,6 +271,7 @@ class PPNetShape(NamedTuple):
     codes: int
     dense: int
     user_state: int
+    settled: int
     vectors: Sequence[int]
     users: int
 
@@ -243,7 +279,7 @@ class PPNetShape(NamedTuple):
     def of(cls, inputs: Inputs, *, id_rows: Sequence[int], users: int, codebook_size: int, item_id: bool) -> "PPNetShape":
         dense = _dense(inputs).shape[1]
         vectors = [v.matrix.shape[1] for v in inputs.vectors.values()]
-        return cls(list(id_rows), item_id, inputs.sid.shape[1], codebook_size + 1, dense, inputs.user_state.shape[1], vectors, users)
+        return cls(list(id_rows), item_id, inputs.sid.shape[1], codebook_size + 1, dense, inputs.user_state.shape[1], inputs.settled.shape[1], vectors, users)
 
     def build(self, settings: PPNetSettings) -> LevelledPPNet:
         user, item, brand, category = range(4)
@@ -255,14 +291,14 @@ class PPNetShape(NamedTuple):
             positions=self.positions,
             codes=self.codes,
             dense=self.dense,
-            prior_dense=self.user_state,
+            prior_state=PRIOR_STATE,
             vectors=self.vectors,
             embedding=settings.embedding,
             hidden=settings.hidden,
             gate=settings.gate,
             id_dropout=settings.id_dropout,
         )
-        return LevelledPPNet(order, users=self.users, user_state=self.user_state, settings=settings)
+        return LevelledPPNet(order, users=self.users, settled=self.settled, user_state=self.user_state, settings=settings)
 
 
 @dataclass(frozen=True)
@@ -276,6 +312,7 @@ class _Rows:
     weight: Tensor
     dense: Tensor
     user_state: Tensor
+    settled: Tensor
     vectors: Sequence[tuple[Tensor, Tensor]]
 
     @classmethod
@@ -288,12 +325,22 @@ class _Rows:
             torch.from_numpy(inputs.weight),
             torch.from_numpy(_dense(inputs)),
             torch.from_numpy(inputs.user_state),
+            torch.from_numpy(inputs.settled),
             [(torch.from_numpy(v.matrix), torch.from_numpy(v.row)) for v in inputs.vectors.values()],
         )
 
     def batch(self, picked: Tensor, rng: torch.Generator | None) -> Batch:
         vectors = [matrix[row[picked]] for matrix, row in self.vectors]
-        return Batch(self.ids[picked], self.sid[picked], self.weight[picked], self.dense[picked], self.user_state[picked], vectors, rng)
+        return Batch(
+            ids=self.ids[picked],
+            sid=self.sid[picked],
+            weight=self.weight[picked],
+            dense=self.dense[picked],
+            user_state=self.user_state[picked],
+            settled=self.settled[picked],
+            vectors=vectors,
+            rng=rng,
+        )
 
 
 def _dense(inputs: Inputs) -> np.ndarray:
