@@ -42,13 +42,14 @@ def evaluate(scores: Mapping[str, np.ndarray], frame: TrainingFrame, *, trained_
     recipes: dict[str, dict[str, Any]] = {}
     for name, score in scores.items():
         estimates[name] = {"auc": judge.auc(score), "gauc": judge.gauc(score)}
+        by_slice = {part: judge.auc(score, mask) for part, mask in slices.items()}
         recipes[name] = {metric: estimate.interval() for metric, estimate in estimates[name].items()} | {
             "logloss": judge.logloss(score).interval(),
-            "tail_auc": judge.auc(score, slices["tail"]).interval(),
+            "tail_auc": by_slice["tail"].interval(),
             "calibration": judge.calibration(score).interval(),
             "expected_calibration_error": float(np.mean([expected_calibration_error(judge.label, s) for s in np.atleast_2d(score)])),
             "deciles": [{**facts, "auc": judge.auc(score, mask).interval()} for facts, mask in deciles],
-            "slices": {s: {"rows": int(mask.sum()), "auc": judge.auc(score, mask).interval()} for s, mask in slices.items()},
+            "slices": {part: {"rows": int(slices[part].sum()), "auc": auc.interval()} for part, auc in by_slice.items()},
         }
         log.info("stage=evaluate recipe=%s auc=%.4f gauc=%.4f", name, recipes[name]["auc"]["mean"], recipes[name]["gauc"]["mean"])
     paired = {

@@ -1,0 +1,107 @@
+"""What every ranker must do, and what PPNet's parts promise."""
+
+import numpy as np
+import pytest
+import torch
+from ranking_world import CODES, day, frame, interactions, sources
+from sklearn.metrics import roc_auc_score
+
+from training.inputs import InputEncoder
+from training.rankers.boosted import BoostedRanker, BoostedSettings
+from training.rankers.ppnet import Batch, GatedTower, PPNet, PPNetRanker, PPNetSettings, PPNetShape
+from training.recipes import RECIPES, recipe_inputs
+
+KINDS = ("ppnet", "boosted")
+
+
+@pytest.fixture(scope="module")
+def world():
+    whole = frame(interactions(3000, seed=0))
+    train, later = whole.between(None, day(90)), whole.between(day(90), None)
+    encoder = InputEncoder.fit(train, min_count=5)
+    return encoder, *(recipe_inputs(part, RECIPES["codes_weights"], encoder, sources()) for part in (train, later))
+
+
+def ranker(kind, encoder, inputs):
+    if kind == "boosted":
+        return BoostedRanker(BoostedSettings(max_rounds=40), codebook_size=CODES)
+    shape = PPNetShape.of(inputs, id_rows=encoder.id_rows, users=len(encoder.users) + 1, codebook_size=CODES, item_id=True)
+    return PPNetRanker(PPNetSettings(batch=128, hidden=(32, 16)), shape)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_learns_what_is_there(kind, world):
+    """Labels that follow the item's group are ranked well above chance on later rows, as probabilities."""
+    encoder, train, later = world
+    model = ranker(kind, encoder, train)
+    curve = model.fit(train, seed=0, holdout=later)
+    score = model.predict(later)
+    assert score.dtype == np.float32
+    assert ((score > 0) & (score < 1)).all()
+    assert roc_auc_score(later.label, score) > 0.7
+    assert abs(score.mean() - later.label.mean()) < 0.05
+    assert [r.round for r in curve] == list(range(1, len(curve) + 1))
+    assert curve[0].holdout is not None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_same_seed_gives_the_same_scores_and_another_does_not(kind, world):
+    """Chance comes from the seed alone."""
+    encoder, train, later = world
+    scores = []
+    for seed in (0, 0, 1):
+        model = ranker(kind, encoder, train)
+        model.fit(train, seed=seed, rounds=2)
+        scores.append(model.predict(later))
+    assert np.array_equal(scores[0], scores[1])
+    assert not np.array_equal(scores[0], scores[2])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_batch_equals_its_rows_and_a_file_its_model(kind, world, tmp_path):
+    """Scoring rows one by one, or after save and load, changes nothing."""
+    encoder, train, later = world
+    model = ranker(kind, encoder, train)
+    model.fit(train, seed=0, rounds=2)
+    some = later.take(np.arange(5))
+    single = np.concatenate([model.predict(some.take(np.array([n]))) for n in range(5)])
+    assert model.predict(some) == pytest.approx(single, abs=1e-6)
+    model.save(tmp_path)
+    assert np.array_equal(type(model).load(tmp_path).predict(later), model.predict(later))
+
+
+def test_fresh_gates_are_one_and_stay_within_two():
+    """With a zero gate layer every gate is 2 * sigmoid(0) = 1: the tower is the plain MLP."""
+    tower = GatedTower(3, (4, 2), prior=2, gate=5)
+    with torch.no_grad():
+        tower.gates.weight.zero_()
+        tower.gates.bias.zero_()
+    general = torch.randn(6, 3)
+    hidden = general
+    for layer in tower.layers:
+        hidden = torch.relu(layer(hidden))
+    assert torch.allclose(tower(general, torch.randn(6, 2)), tower.out(hidden).squeeze(1))
+
+
+def test_gates_send_no_gradient_into_the_general_embedding():
+    """The general embedding learns through the tower alone: with the tower's first input cut, nothing reaches it."""
+    tower = GatedTower(3, (4,), prior=2, gate=5)
+    general = torch.randn(6, 3, requires_grad=True)
+    tower.squeeze(torch.cat([torch.zeros(6, 2), general.detach()], 1)).sum().backward()
+    assert general.grad is None
+    with torch.no_grad():
+        tower.layers[0].weight.zero_()
+    tower(general, torch.zeros(6, 2)).sum().backward()
+    assert torch.equal(general.grad, torch.zeros_like(general))
+
+
+def test_a_code_of_weight_zero_changes_nothing():
+    """Whatever the code, its embedding is multiplied by its weight."""
+    net = PPNet([4, 4], general_ids=[1], prior_ids=[0], positions=2, codes=5, embedding=4, hidden=(8,), gate=4).eval()
+
+    def score(code, weight):
+        empty = torch.zeros(1, 0)
+        return net(Batch(torch.tensor([[1, 2]]), torch.tensor([[code, 3]]), torch.tensor([[weight, 1.0]]), empty, empty, empty))
+
+    assert torch.equal(score(1, 0.0), score(4, 0.0))
+    assert not torch.equal(score(1, 1.0), score(4, 1.0))
