@@ -39,7 +39,7 @@ def adc(items: int) -> dict[str, float]:
     warm = np.arange(items) % 10 > 0
     table = EmbeddingTable(
         np.arange(items),
-        {m: vectors(items, i) for i, m in enumerate(spec.modalities)},
+        {m: vectors(items, i) * (warm[:, None] if m == BEHAVIOR else 1) for i, m in enumerate(spec.modalities)},
         {m: warm if m == BEHAVIOR else np.ones(items, bool) for m in spec.modalities},
         np.arange(items) % 300,
         now,

@@ -29,7 +29,7 @@ def info_nce(anchor: Tensor, other: Tensor, known: Tensor, *, temperature: float
     row counts as somebody else's negative (methods A25); None counts all alike.
     """
     rows = torch.nonzero(known).flatten()
-    logits = F.normalize(anchor[rows], dim=-1) @ F.normalize(other[rows], dim=-1).T / temperature
+    logits = F.normalize(anchor[rows], dim=-1) / temperature @ F.normalize(other[rows], dim=-1).T
     if candidate_weight is not None:
         own = torch.eye(len(rows), dtype=torch.bool)
         logits = logits + torch.where(own, 0.0, candidate_weight[rows].clamp_min(1e-12).log())

@@ -5,10 +5,12 @@ Legend: B rows, L positions.
 
 import logging
 from collections.abc import Callable
+from datetime import datetime
 
 import numpy as np
 import torch
 
+from adc_features.clock import instant
 from adc_features.embeddings import EmbeddingTable
 from adc_features.errors import InputError
 from adc_features.generation import Generation
@@ -32,17 +34,20 @@ def encode(items: EmbeddingTable, generation: Generation, *, progress: Callable[
     Weights: 1 for shared positions, the softmax gate for content, R over its frozen mean for behaviour, clipped to [0, 4]
     (methods 1.7, A10), rounded once to spec.weight_dtype. Where a position's modality is absent the code is -1, the weight
     0; an item without behaviour is cold: x = 0, w = w(0), its shared code from the learned missing vector (A18).
+    Behaviour is centred and scaled as at the newest cut-off of the fit that is not after items.as_of.
     collision_count counts within `items`. Raises InputError when a modality is missing or of another width.
     """
     spec, model = generation.spec, load(generation)
     check_widths(items, model)
     x = reliability(items, generation)
+    known_cutoffs = np.array([instant(datetime.fromisoformat(text)) for text in generation.settings["cutoffs"]])
+    cutoff = max(int(np.searchsorted(known_cutoffs, instant(items.as_of), side="right")) - 1, 0)
     sid = np.full((len(items), spec.length), NO_CODE, np.int32)
     weight = np.zeros((len(items), spec.length), np.float32)
     with torch.inference_mode():
         for start in range(0, len(items), BLOCK):
             part = slice(start, min(start + BLOCK, len(items)))
-            encoded = model.encode(_block(items, x, part, model))
+            encoded = model.encode(_block(items, x, part, model, cutoff=cutoff))
             codes = torch.where(encoded.known_BP, model.codebooks.lookup(encoded.latent_BPD), NO_CODE)
             if spec.behavior:
                 behavioral = slice(spec.length - spec.behavior, spec.length)
@@ -83,7 +88,7 @@ def check_widths(items: EmbeddingTable, model: AdcModel) -> None:
             raise InputError(f"modality {modality!r} has width {items.width(modality)}, the generation was fitted on {width}; embed with the same encoder")
 
 
-def _block(items: EmbeddingTable, x: np.ndarray, part: slice, model: AdcModel) -> Rows:
+def _block(items: EmbeddingTable, x: np.ndarray, part: slice, model: AdcModel, *, cutoff: int) -> Rows:
     """Rows `part`, padded with absent rows to BLOCK."""
 
     def padded(array: np.ndarray) -> torch.Tensor:
@@ -91,4 +96,5 @@ def _block(items: EmbeddingTable, x: np.ndarray, part: slice, model: AdcModel) -
         block[: part.stop - part.start] = array[part]
         return torch.from_numpy(block)
 
-    return Rows({m: padded(items.vectors[m]) for m in model.widths}, {m: padded(items.present[m]) for m in model.widths}, padded(x))
+    vectors, present = {m: padded(items.vectors[m]) for m in model.widths}, {m: padded(items.present[m]) for m in model.widths}
+    return Rows(vectors, present, padded(x), torch.full((BLOCK,), cutoff))

@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 CHECKPOINT_EVERY = 200
+BLOCK = 4096
 SAMPLE = 65_536
 """Rows that codebooks start from and that weight normalisers are averaged over."""
 
@@ -59,12 +60,12 @@ def without_contrastive() -> AdcSettings:
 
 def without_gate() -> AdcSettings:
     """Table 3, w/o dynamic behavioral weighting gate: behavioural codes weigh 1."""
-    return replace(adc(), gate_scale="equal", sparsity_start=0.0)
+    return replace(adc(), gate_scale="equal", sparsity="off")
 
 
 def without_sparsity() -> AdcSettings:
-    """Table 3, w/o sparsely-activated training strategy: no load-balance penalty."""
-    return replace(adc(), sparsity_start=0.0)
+    """Table 3, w/o sparsely-activated training strategy: gates as dense as the loss likes them."""
+    return replace(adc(), sparsity="off")
 
 
 RECIPES: dict[str, Callable[[], AdcSettings]] = {
@@ -83,7 +84,7 @@ def fit(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Generation:
-    """Train on the union of all (item, cut-off) rows of `tables`, freeze, measure on the newest table, write the generation.
+    """Train on the union of all (item, cut-off) rows of `tables`, in any order, freeze, measure on the newest table, write the generation.
 
     The same seed gives the same codes. checkpoint: a file that is written every few hundred steps; a fit that was killed
     goes on from it to the same result, one of other inputs or settings is ignored. Raises InputError on unusable vectors
@@ -93,21 +94,22 @@ def fit(
     check_generation_id(generation_id)
     check_tables(tables, spec)
     scale = fit_reliability(tables, mode=settings.reliability) if spec.behavior else None
+    tables = sorted(tables, key=lambda t: t.as_of)
+    newest = tables[-1]
     union = _Union(tables, spec, scale)
-    model = _train(union, spec, settings, seed=seed, progress=progress, checkpoint=checkpoint)
-    newest = max(tables, key=lambda t: t.as_of)
+    state = _train(union, spec, settings, seed=seed, progress=progress, checkpoint=checkpoint)
     draft = Generation(
         id=generation_id,
         tokenizer="adc",
         spec=spec,
-        settings={"adc": settings.to_dict(), "reliability": scale.to_dict() if scale else None, "seed": seed},
-        tensors={name: tensor.numpy() for name, tensor in model.network.state_dict().items()},
+        settings={"adc": settings.to_dict(), "reliability": scale.to_dict() if scale else None, "cutoffs": [t.as_of.isoformat() for t in tables], "seed": seed},
+        tensors={name: tensor.numpy() for name, tensor in state.network.state_dict().items()},
         quality={},
         trained_through=newest.as_of,
         codebook_hash="",
     )
     quality = quality_report(encode(newest, draft), newest.interaction_count, spec=spec)
-    quality |= {"reconstruction_1_minus_r2": _unexplained(model.network, newest, scale), "training": model.history}
+    quality |= {"reconstruction_1_minus_r2": _unexplained(state.network, union), "training": state.history}
     quality |= {"reliability_rank_correlation": scale.rank_correlation if scale else None}
     _check_quality(quality, settings)
     generation = write_generation(
@@ -129,6 +131,8 @@ def check_tables(tables: Sequence[EmbeddingTable], spec: SidSpec) -> None:
     """Raise InputError unless every table has every modality in one width, and the newest enough distinct, non-zero vectors."""
     if not tables or not spec.modalities:
         raise InputError(f"{len(tables)} tables and modalities {list(spec.modalities)}; expected at least one of each")
+    if len({t.as_of for t in tables}) < len(tables):
+        raise InputError("two tables are as of the same time; give one table a cut-off")
     newest = max(tables, key=lambda t: t.as_of)
     for m in spec.modalities:
         widths = sorted({t.width(m) for t in tables})
@@ -172,15 +176,18 @@ class _Union:
             return torch.from_numpy(out)
 
         vectors = {m: gather([t.vectors[m] for t in self.tables]) for m in self.modalities}
-        return Rows(vectors, {m: gather([t.present[m] for t in self.tables]) for m in self.modalities}, gather(self.x))
+        present = {m: gather([t.present[m] for t in self.tables]) for m in self.modalities}
+        return Rows(vectors, present, gather(self.x), torch.from_numpy(table))
 
-    def statistics(self, modality: str) -> tuple[np.ndarray, float]:
-        """Mean and the scalar that makes the mean squared length equal to the width, over all present rows."""
+    def statistics(self, modality: str) -> tuple[Tensor, Tensor]:
+        """Means [C, d] and scales [C] of the present rows: of all tables together for content (C = 1), of each for behaviour.
+
+        The scale makes the mean squared length equal to the width. A cut-off with no more rows than widths takes those of all.
+        """
         kept = [t.vectors[modality][t.present[modality]] for t in self.tables]
-        rows = sum(len(v) for v in kept)
-        center = sum(v.sum(0, dtype=np.float64) for v in kept) / rows
-        square = sum(float(np.square(v.astype(np.float64) - center).sum()) for v in kept)
-        return center.astype(np.float32), math.sqrt(square / (rows * len(center)))
+        together = _mean_and_scale(kept)
+        each = [_mean_and_scale([v]) if len(v) > v.shape[1] else together for v in kept] if modality == BEHAVIOR else [together]
+        return torch.tensor(np.stack([mean for mean, _ in each])), torch.tensor([scale or together[1] for _, scale in each])
 
     def fingerprint(self, *facts: Any) -> str:
         """sha256 over the facts and every row: what a checkpoint must agree with."""
@@ -189,6 +196,13 @@ class _Union:
             for array in (t.item_ids, x, *(a for m in self.modalities for a in (t.vectors[m], t.present[m]))):
                 digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         return digest.hexdigest()
+
+
+def _mean_and_scale(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
+    rows = sum(len(v) for v in parts)
+    mean = np.sum([v.sum(0, dtype=np.float64) for v in parts], axis=0) / rows
+    square = sum(float(np.square(v - mean).sum()) for v in parts)
+    return mean.astype(np.float32), math.sqrt(square / (rows * len(mean)))
 
 
 @dataclass
@@ -240,7 +254,7 @@ def _train(union: _Union, spec: SidSpec, s: AdcSettings, *, seed: int, progress:
         rows = union.take(order[start : start + batch].numpy())
         if spec.behavior and s.drop_behavior:
             kept = torch.rand(batch, generator=chance) >= s.drop_behavior
-            rows = Rows(rows.vectors, rows.present | {BEHAVIOR: rows.present[BEHAVIOR] & kept}, torch.where(kept, rows.x, 0.0))
+            rows = rows._replace(present={**rows.present, BEHAVIOR: rows.present[BEHAVIOR] & kept}, x=torch.where(kept, rows.x, 0.0))
         if state.step == s.warmup_steps:
             _start_codebooks(state.network, union, seed=seed)
         _step(state, rows, s, chance=chance)
@@ -248,7 +262,7 @@ def _train(union: _Union, spec: SidSpec, s: AdcSettings, *, seed: int, progress:
             progress("fit", state.step, s.steps)
         if checkpoint and state.step % CHECKPOINT_EVERY == 0:
             state.save(Path(checkpoint), fingerprint)
-    _freeze_normaliser(state.network, union)
+    _freeze_gate(state.network, union, s)
     state.network.eval().requires_grad_(False)
     return state
 
@@ -256,15 +270,14 @@ def _train(union: _Union, spec: SidSpec, s: AdcSettings, *, seed: int, progress:
 def _start(union: _Union, spec: SidSpec, s: AdcSettings, *, seed: int) -> _State:
     with torch.random.fork_rng(devices=[]):  # layers draw from torch's global generator: leave it as it was
         torch.manual_seed(seed)
-        network = AdcModel(spec, union.widths(), s)
-    for m, standard in network.standard.items():
+        network = AdcModel(spec, union.widths(), s, cutoffs=len(union.tables))
+    for m in spec.modalities:
         center, spread = union.statistics(m)
-        standard.center.copy_(torch.from_numpy(center))
-        standard.spread.fill_(spread)
+        network.standard_of(m).center.copy_(center)
+        network.standard_of(m).spread.copy_(spread)
     network.codebooks.requires_grad_(s.codebook_update == "gradient")
     optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=s.learning_rate, weight_decay=s.weight_decay)
-    target = s.target_active if s.target_active is not None else spec.behavior / 2
-    sparsity = SparsityController(spec.behavior, target, s.sparsity_start) if spec.behavior and s.sparsity_start else None
+    sparsity = SparsityController(spec.behavior, network.target_active) if spec.behavior and s.sparsity == "penalty" else None
     return _State(network, optimiser, sparsity, torch.zeros(spec.length, spec.codebook_size, dtype=torch.int64))
 
 
@@ -285,6 +298,8 @@ def _step(state: _State, rows: Rows, s: AdcSettings, *, chance: torch.Generator)
     gate_BN = encoded.weight_BP.detach()[:, network.spec.length - network.spec.behavior :]
     if state.sparsity:
         state.sparsity.observe(gate_BN, rows.present[BEHAVIOR])
+    elif network.spec.behavior and s.sparsity == "threshold":
+        network.importance.follow(encoded.standard[BEHAVIOR], rows.present[BEHAVIOR], target=network.target_active, pace=0.1)
     if codes_BP is not None:
         latent_BPD, known_BP = encoded.latent_BPD.detach(), encoded.known_BP
         if s.codebook_update == "ema":
@@ -314,40 +329,40 @@ def _start_codebooks(network: AdcModel, union: _Union, *, seed: int) -> None:
             network.codebooks.codewords[p] = spherical_kmeans(latent_NPD[known_NP[:, p], p], network.spec.codebook_size, chance=chance)
 
 
-def _freeze_normaliser(network: AdcModel, union: _Union) -> None:
-    """Mean R of each behavioural expert over the rows where it is active (A10)."""
+def _freeze_gate(network: AdcModel, union: _Union, s: AdcSettings) -> None:
+    """The gate's final threshold, and the mean R of each behavioural expert where it is active (A10), over all rows."""
     if not network.spec.behavior:
         return
+    sample = _sample(union, chance=_chance(0, 0, 0))
+    vectors = torch.cat([network.standard[BEHAVIOR](rows.vectors[BEHAVIOR], rows.present[BEHAVIOR], rows.cutoff) for rows in sample])
+    present, x = torch.cat([rows.present[BEHAVIOR] for rows in sample]), torch.cat([rows.x for rows in sample])
+    if s.sparsity == "threshold":
+        network.importance.follow(vectors, present, target=network.target_active, pace=1.0)
     with torch.no_grad():
-        gate = torch.cat([network.encode(rows).weight_BP for rows in _sample(union, chance=_chance(0, 0, 0))])[:, -network.spec.behavior :].double()
-        active = (gate > 0).sum(0)
-        network.importance.normaliser.copy_(torch.where(active > 0, gate.sum(0) / active.clamp_min(1), 1.0))
+        gate_BN = network.importance(vectors, x, present).double()
+        active = (gate_BN > 0).sum(0)
+        network.importance.normaliser.copy_(torch.where(active > 0, gate_BN.sum(0) / active.clamp_min(1), 1.0))
 
 
 def _sample(union: _Union, *, chance: torch.Generator) -> list[Rows]:
     """Up to SAMPLE rows of the union in random order, in blocks that fit the memory."""
     chosen = torch.randperm(len(union), generator=chance)[:SAMPLE].numpy()
-    return [union.take(chosen[i : i + 4096]) for i in range(0, len(chosen), 4096)]
+    return [union.take(chosen[i : i + BLOCK]) for i in range(0, len(chosen), BLOCK)]
 
 
-def _unexplained(network: AdcModel, table: EmbeddingTable, scale: ReliabilityScale | None) -> dict[str, float]:
-    """1 - R2 of the vectors decoded from codes and weights alone, over all standardised dimensions and per modality."""
-    union = _Union([table], network.spec, scale)
-    error, total = dict.fromkeys(network.widths, 0.0), dict.fromkeys(network.widths, 0.0)
-    means = {
-        m: network.standard[m](torch.from_numpy(table.vectors[m][table.present[m]]).mean(0, keepdim=True), torch.ones(1, dtype=torch.bool))
-        for m in network.widths
-    }
+def _unexplained(network: AdcModel, union: _Union) -> dict[str, float]:
+    """1 - R2 of the newest vectors as decoded from codes and weights alone: over all standardised dimensions, and per modality."""
+    table = union.tables[-1]
+    error = dict.fromkeys(network.widths, 0.0)
     with torch.no_grad():
-        for start in range(0, len(table), 4096):
-            rows = union.take(np.arange(start, min(start + 4096, len(table))))
+        for start in range(0, len(table), BLOCK):
+            rows = union.take(union.first[-2] + np.arange(start, min(start + BLOCK, len(table))))
             encoded = network.encode(rows)
-            words = network.codebooks.codeword(network.codebooks.lookup(encoded.latent_BPD))
-            decoded = network.decoder((encoded.weight_BP[:, :, None] * words).sum(1)).split(list(network.widths.values()), dim=1)
-            for m, guess in zip(network.widths, decoded, strict=True):
-                kept = rows.present[m]
-                error[m] += float((guess - encoded.standard[m])[kept].double().square().sum())
-                total[m] += float((encoded.standard[m] - means[m])[kept].double().square().sum())
+            words_BPD = network.codebooks.codeword(network.codebooks.lookup(encoded.latent_BPD))
+            for m, guess in network.decode((encoded.weight_BP[:, :, None] * words_BPD).sum(1)).items():
+                error[m] += float((guess - encoded.standard[m])[rows.present[m]].double().square().sum())
+    total = {m: table.vectors[m][table.present[m]].var(axis=0, dtype=np.float64).sum() * table.present[m].sum() for m in error}
+    total = {m: float(t) / float(network.standard_of(m).spread[-1]) ** 2 for m, t in total.items()}
     return {"all": sum(error.values()) / sum(total.values()), **{m: error[m] / total[m] for m in error}}
 
 

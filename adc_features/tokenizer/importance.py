@@ -13,21 +13,24 @@ from adc_features.tokenizer.alignment import strength
 from adc_features.tokenizer.experts import mlp
 
 GateScale = Literal["sigmoid", "linear", "controller", "equal"]
+Sparsity = Literal["threshold", "penalty", "off"]
 
 
 class BehaviorGate(nn.Module):
-    """R = scale(x) * relu(MLP(e_b) + b), float32 [B, N] >= 0 (ADC-SID Eq. 22).
+    """R = scale(x) * relu(MLP(e_b) - threshold), float32 [B, N] >= 0 (ADC-SID Eq. 22, b = -threshold).
 
     scale: `sigmoid` as printed (0.5 to 0.73: the ReLU does the denoising), `linear` x itself, `controller` w (methods
-    A15), `equal` the ablation without a gate, R = 1.
+    A15), `equal` the ablation without a gate, R = 1. threshold and normaliser are frozen with the tokenizer.
     """
+
+    threshold: Tensor
+    normaliser: Tensor
 
     def __init__(self, width: int, experts: int, *, hidden: int, scale: GateScale, alpha: float, beta: float) -> None:
         super().__init__()
         self.experts, self.scale, self.alpha, self.beta = experts, scale, alpha, beta
         self.score = mlp(width, hidden, experts) if scale != "equal" else None
-        if self.score is not None:
-            nn.init.constant_(self.score[-1].bias, 0.5)  # every expert starts active and is thinned out, as in ReMoE (A13)
+        self.register_buffer("threshold", torch.full((experts,), -0.5))  # every expert starts active, as in ReMoE (A13)
         self.register_buffer("normaliser", torch.ones(experts))
 
     def forward(self, behavior: Tensor, x: Tensor, present: Tensor) -> Tensor:
@@ -35,26 +38,37 @@ class BehaviorGate(nn.Module):
         if self.score is None:
             return present[:, None].float().expand(-1, self.experts)
         scale = {"sigmoid": torch.sigmoid, "linear": lambda x: x, "controller": lambda x: strength(x, self.alpha, self.beta)}[self.scale](x)
-        return torch.where(present[:, None], scale[:, None] * torch.relu(self.score(behavior)), 0.0)
+        return torch.where(present[:, None], scale[:, None] * torch.relu(self.score(behavior) - self.threshold), 0.0)
 
     def normalised(self, gate_BN: Tensor) -> Tensor:
         """R over its mean where active, clipped to [0, 4]: a scale that consumers can rely on (methods A10)."""
         return (gate_BN / self.normaliser).clamp(0.0, 4.0)
+
+    @torch.no_grad()
+    def follow(self, behavior: Tensor, present: Tensor, *, target: float, pace: float) -> None:
+        """Move the threshold by `pace` of the way to where `target` of the N experts are active on these rows, each alike.
+
+        This is load balancing by feedback on b instead of by the penalty of Eq. 23 (as in arXiv 2408.15664). Within the
+        few thousand steps of a fit the penalty, a lambda that grows by 1.2 a step, overshot on Beauty whatever its pace:
+        all gates fell to 0, where a ReLU has no gradient, and stayed there.
+        """
+        if self.score is not None and present.any():
+            wanted = torch.quantile(self.score(behavior[present]), 1 - target / self.experts, dim=0)
+            self.threshold += pace * (wanted - self.threshold)
 
 
 @dataclass
 class SparsityController:
     """ReMoE's feedback on the load-balance penalty (Eq. 23; arXiv 2412.14711): lambda rises while too many experts are active.
 
-    target: mean active experts k-bar. strength: lambda; 0 keeps it off for good (the ablation). inactive: the running share
-    of inactive entries, over about 20 batches, because a handful of experts moves in coarse steps.
+    target: mean active experts k-bar. strength: lambda. inactive: the running share of inactive entries, over about 20
+    batches, because a handful of experts moves in coarse steps.
     """
 
     experts: int
     target: float
-    strength: float
+    strength: float = 1e-8
     inactive: float = 0.0
-    floor: float = 1e-8
 
     def penalty(self, gate_BN: Tensor, present: Tensor) -> Tensor:
         """lambda * sum_j f_j mean_t R_j(t) over rows with behaviour, a scalar; f_j is a count and carries no gradient."""
@@ -65,9 +79,6 @@ class SparsityController:
     def observe(self, gate_BN: Tensor, present: Tensor) -> None:
         """Move lambda by a factor 1.2 towards the target, after a step on this batch."""
         rows = int(present.sum())
-        if not rows:
-            return
-        now = 1.0 - int((gate_BN > 0).sum()) / (rows * self.experts)
-        self.inactive += (now - self.inactive) / 20
-        factor = 1.2 if self.inactive < 1 - self.target / self.experts else 1 / 1.2
-        self.strength = max(self.strength * factor, self.floor)
+        if rows:
+            self.inactive += (1.0 - int((gate_BN > 0).sum()) / (rows * self.experts) - self.inactive) / 20
+            self.strength *= 1.2 if self.inactive < 1 - self.target / self.experts else 1 / 1.2
