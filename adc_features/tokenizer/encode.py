@@ -44,19 +44,21 @@ def encode(items: EmbeddingTable, generation: Generation, *, progress: Callable[
     cutoff = max(int(np.searchsorted(known_cutoffs, instant(items.as_of), side="right")) - 1, 0)
     sid = np.full((len(items), spec.length), NO_CODE, np.int32)
     weight = np.zeros((len(items), spec.length), np.float32)
+    alignment = np.zeros(len(items), np.float32)
     with torch.inference_mode():
         for start in range(0, len(items), BLOCK):
             part = slice(start, min(start + BLOCK, len(items)))
-            encoded = model.encode(_block(items, x, part, model, cutoff=cutoff))
+            rows = _block(items, x, part, model, cutoff=cutoff)
+            encoded, size = model.encode(rows), part.stop - start
             codes = torch.where(encoded.known_BP, model.codebooks.lookup(encoded.latent_BPD), NO_CODE)
             if spec.behavior:
                 behavioral = slice(spec.length - spec.behavior, spec.length)
                 encoded.weight_BP[:, behavioral] = model.importance.normalised(encoded.weight_BP[:, behavioral])
-            sid[part], weight[part] = codes[: part.stop - start], encoded.weight_BP[: part.stop - start]
+                alignment[part] = strength(rows.x, model.settings.alpha, model.settings.beta)[:size]
+            sid[part], weight[part] = codes[:size], encoded.weight_BP[:size]
             if progress is not None:
                 progress("encode", part.stop, len(items))
     weight = weight.astype(spec.weight_dtype).astype(np.float32)
-    alignment = strength(torch.from_numpy(x), model.settings.alpha, model.settings.beta).numpy() if spec.behavior else np.zeros_like(x)
     cold = ~items.present[BEHAVIOR] if spec.behavior else items.interaction_count == 0
     logger.info("stage=encode generation=%s items=%d cold=%d", generation.id, len(items), cold.sum())
     return SidTable(

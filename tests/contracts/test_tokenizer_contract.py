@@ -1,0 +1,157 @@
+"""What every tokenizer promises. A new tokenizer passes by adding one line to TOKENIZERS."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from adc_features.embeddings import EmbeddingTable
+from adc_features.errors import InputError
+from adc_features.generation import Generation, open_generation
+from adc_features.sids import SidTable
+from adc_features.spec import NO_CODE, SidSpec
+from adc_features.tokenizer import encode as adc_encode
+from adc_features.tokenizer import fit as adc_fit
+
+SPEC = SidSpec(content={"title": 1, "image": 2}, shared=1, behavior=2, codebook_size=6)
+
+
+class Tokenizer(NamedTuple):
+    name: str
+    fit: Callable[..., Generation]
+    encode: Callable[[EmbeddingTable, Generation], SidTable]
+
+
+def small_adc(tables: list[EmbeddingTable], spec: SidSpec, **arguments: object) -> Generation:
+    settings = replace(adc_fit.adc(), steps=40, warmup_steps=8, batch=64, hidden=16, latent=16, aligned=16, min_utilisation=0.0)
+    return adc_fit.fit(tables, spec, settings=settings, **arguments)
+
+
+TOKENIZERS = [Tokenizer("adc", small_adc, adc_encode.encode)]
+
+
+def items(day: int, *, n: int = 150) -> EmbeddingTable:
+    """n items in clusters; items 0-9 are cold, item 11 has no image, and everything drifts a little from day to day."""
+    chance = np.random.default_rng(7)
+    place = chance.normal(size=(12, 6)) @ chance.normal(size=(6, 10))
+    matrix = {m: (place[chance.integers(0, 12, n)] + 0.3 * chance.normal(size=(n, 10))).astype(np.float32) for m in ("title", "image", "behavior")}
+    matrix["behavior"] = (matrix["behavior"] * (1 + 0.1 * day)).astype(np.float32)
+    present = {m: np.ones(n, bool) for m in matrix}
+    present["behavior"][:10], present["image"][11] = False, False
+    vectors = {m: np.where(present[m][:, None], v, 0).astype(np.float32) for m, v in matrix.items()}
+    count = np.where(present["behavior"], 1 + chance.geometric(0.1, n), 0).astype(np.int64)
+    return EmbeddingTable(np.arange(n), vectors, present, count, datetime(2024, 1, 1 + day, tzinfo=UTC))
+
+
+@pytest.fixture(scope="module", params=TOKENIZERS, ids=lambda t: t.name)
+def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def generation(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Generation:
+    return tokenizer.fit([items(0), items(1)], SPEC, generation_id="g1", directory=tmp_path_factory.mktemp("fit") / "g1", seed=3)
+
+
+def same(a: SidTable, b: SidTable) -> bool:
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("item_ids", "sid", "sid_weight", "reliability", "alignment", "is_cold"))
+
+
+def test_codes_and_weights_have_the_shape_that_the_spec_says(tokenizer: Tokenizer, generation: Generation) -> None:
+    """Every item gets L codes below K and L weights, in the vocabulary and as of the time of its vectors."""
+    sids = tokenizer.encode(items(1), generation)
+    assert sids.sid.shape == (150, SPEC.length)
+    assert (sids.generation, sids.codebook_size, sids.as_of) == ("g1", 6, items(1).as_of)
+    assert sids.sid[12:].min() >= 0
+    assert sids.found.all()
+
+
+def test_one_seed_gives_one_vocabulary(tokenizer: Tokenizer, generation: Generation, tmp_path: Path) -> None:
+    """A second fit with the same seed gives the same codes and the same weights file."""
+    again = tokenizer.fit([items(0), items(1)], SPEC, generation_id="g1", directory=tmp_path / "g1", seed=3)
+    assert again.codebook_hash == generation.codebook_hash
+    assert same(tokenizer.encode(items(1), again), tokenizer.encode(items(1), generation))
+
+
+def test_encoding_is_repeatable_from_disk(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A generation that is opened again encodes as the fitted one did."""
+    fitted = tokenizer.fit([items(0)], SPEC, generation_id="g2", directory=tmp_path / "g2", seed=0)
+    assert same(tokenizer.encode(items(0), fitted), tokenizer.encode(items(0), open_generation(tmp_path / "g2")))
+
+
+def test_an_item_alone_equals_the_item_in_a_batch(tokenizer: Tokenizer, generation: Generation) -> None:
+    """Codes and weights depend on the item alone, to the bit: not on its neighbours nor on its place among them."""
+    table = items(1)
+    whole = tokenizer.encode(table, generation)
+    order = np.random.default_rng(0).permutation(len(table))
+    assert same(tokenizer.encode(table.take(order), generation), whole.lookup(table.item_ids[order]))
+    for row in (0, 11, 149):
+        assert same(tokenizer.encode(table.take(np.array([row])), generation), whole.lookup(table.item_ids[[row]]))
+
+
+def test_cold_items_get_content_codes_and_no_behavioural_weight(tokenizer: Tokenizer, generation: Generation) -> None:
+    """Without behaviour an item keeps its content codes; its behavioural codes are -1 and weigh 0, x is 0."""
+    sids = tokenizer.encode(items(1), generation)
+    cold, behavioral = slice(0, 10), np.array(SPEC.is_behavioral)
+    assert sids.is_cold[cold].all()
+    assert not sids.is_cold[10:].any()
+    assert (sids.sid[cold][:, behavioral] == NO_CODE).all()
+    assert (sids.sid_weight[cold][:, behavioral] == 0).all()
+    assert (sids.sid[cold][:, ~behavioral] >= 0).all()
+    assert (sids.reliability[cold] == 0).all()
+
+
+def test_a_missing_content_modality_is_no_code(tokenizer: Tokenizer, generation: Generation) -> None:
+    """An item without an image has -1 and weight 0 at the image positions, and codes elsewhere."""
+    sids, image = tokenizer.encode(items(1), generation), np.array([p.modality == "image" for p in SPEC.positions])
+    assert (sids.sid[11, image] == NO_CODE).all()
+    assert (sids.sid_weight[11, image] == 0).all()
+    assert (sids.sid[11, ~image] >= 0).all()
+
+
+def test_spec_decides_the_positions(tokenizer: Tokenizer, tmp_path: Path) -> None:
+    """A spec without behaviour or without shared codes works as well, from the same vectors."""
+    spec = SidSpec(content={"title": 2}, shared=0, behavior=0, codebook_size=5)
+    sids = tokenizer.encode(items(0), tokenizer.fit([items(0)], spec, generation_id="g3", directory=tmp_path / "g3", seed=0))
+    assert sids.sid.shape == (150, 2)
+    assert sids.sid.min() >= 0
+
+
+def test_quality_report_is_part_of_the_generation(generation: Generation) -> None:
+    """The report of the newest table travels with the vocabulary."""
+    assert [(b["kind"], b["modality"]) for b in generation.quality["codebooks"]] == [(p.kind, p.modality) for p in SPEC.positions]
+    assert all(0 <= b["entropy"] <= b["entropy_bound"] + 1e-9 for b in generation.quality["codebooks"])
+    assert set(generation.quality["reconstruction_1_minus_r2"]) == {"all", "title", "image", "behavior"}
+    assert generation.trained_through == items(1).as_of
+
+
+def with_title(table: EmbeddingTable, title: np.ndarray) -> EmbeddingTable:
+    return replace(table, vectors={**table.vectors, "title": title.astype(np.float32)})
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        (items(0).take(np.array([20])), "fewer than the 6 codes"),
+        (items(0).take(np.arange(20, 24)), "fewer than the 6 codes"),
+        (with_title(items(0), np.ones((150, 10))), "1 distinct vectors"),
+        (with_title(items(0), np.where(np.arange(150)[:, None] == 40, 0, items(0).vectors["title"])), "norm zero"),
+        (replace(items(0), vectors={"title": items(0).vectors["title"]}, present={"title": items(0).present["title"]}), "'image' is missing"),
+    ],
+    ids=["one item", "too few items", "all equal", "zero norm", "missing modality"],
+)
+def test_unusable_vectors_are_refused_before_any_work(tokenizer: Tokenizer, tmp_path: Path, table: EmbeddingTable, words: str) -> None:
+    """A fit on vectors that no vocabulary can come from says what is wrong and writes nothing."""
+    with pytest.raises(InputError, match=words):
+        tokenizer.fit([table], SPEC, generation_id="g4", directory=tmp_path / "g4", seed=0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_vectors_of_another_encoder_are_refused(tokenizer: Tokenizer, generation: Generation) -> None:
+    """Encode refuses vectors of another width than the generation was fitted on."""
+    with pytest.raises(InputError, match="fitted on 10"):
+        tokenizer.encode(with_title(items(0), np.ones((150, 9))), generation)
