@@ -38,20 +38,20 @@ class BehaviorSettings:
     dim: D. length: T, places of a packed row, the longest history. batch: positions a step. epochs: passes over the events up to
     the first cut-off; continued_epochs: passes over all events before each later one. learning_rate: its peak; it rises over
     the first tenth of the steps and falls to 0, at every cut-off. init_std: of new rows of the item table. table_decay: AdamW's decoupled
-    decay, on the item table only.
+    decay, on the item table only; without it the norms of rare items grow with every cut-off.
     """
 
     loss: Loss
     dim: int = 64
     blocks: int = 2
     length: int = 64
-    batch: int = 256
+    batch: int = 512
     dropout: float = 0.3
     epochs: int = 10
     continued_epochs: int = 3
     learning_rate: float = 5e-3
     init_std: float = 0.02
-    table_decay: float = 0.0
+    table_decay: float = 0.3
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("dim", "blocks", "length", "epochs", "continued_epochs")}
@@ -67,7 +67,7 @@ def full_softmax() -> BehaviorSettings:
 def norm_rising() -> BehaviorSettings:
     """Norms that grow with popularity, as ADC-SID's Eq. 15-17 assume: tiny initial rows, negatives as frequent as positives, strong decay,
     an early stop (the rank correlation of norm and count falls with every further epoch). Less accurate than `full_softmax`."""
-    return BehaviorSettings("in_batch", batch=512, epochs=16, continued_epochs=2, learning_rate=2e-3, init_std=0.002, table_decay=1.0)
+    return BehaviorSettings("in_batch", epochs=16, continued_epochs=2, learning_rate=2e-3, init_std=0.002, table_decay=1.0)
 
 
 RECIPES: dict[str, Callable[[], BehaviorSettings]] = {"full_softmax": full_softmax, "norm_rising": norm_rising}
