@@ -1,7 +1,8 @@
 """Item vectors learned from interactions, as of several times. Reads: interactions, item ids. Writes: BehaviorVectors.
 
-One SASRec is trained up to the first cut-off and continued, in order of time, to each later one, so that the vectors of all
-cut-offs live in one space. Each cut-off sees only events with time < as_of; an item that was not seen before it is absent.
+One SASRec is trained up to the first cut-off and continued, in order of time, to each later one; then each table is rotated onto the
+one before it, so that the vectors of all cut-offs live in one space. Continuing alone is not enough: the space turns a little at
+every cut-off, and over eight of them on Beauty an item's first and last vectors were left with a mean cosine of 0.01, rotated 0.44. Each cut-off sees only events with time < as_of; an item that was not seen before it is absent.
 
 Legend: N items of the catalogue, K items known at a cut-off, E events, D dims.
 """
@@ -135,7 +136,7 @@ def behavior_series(
     events = _events(interactions, item_ids)
     _check_trainable(events.before(cutoffs[0]), cutoffs[0], events)
     state: _State | None = None
-    series = []
+    series: list[BehaviorVectors] = []
     history = hashlib.sha256(repr((asdict(settings), seed)).encode())
     for number, as_of in enumerate(cutoffs):
         past = events.before(as_of)
@@ -161,7 +162,11 @@ def behavior_series(
             source,
             time.perf_counter() - started,
         )
-        series.append(BehaviorVectors(as_of, _spread(state, len(item_ids)), counts > 0, counts.astype(np.int64)))
+        vectors, present = _spread(state, len(item_ids)), counts > 0
+        if series:
+            common = series[-1].present  # an item once seen stays seen
+            vectors = (vectors @ _rotation(vectors[common], series[-1].vectors[common])).astype(np.float32)
+        series.append(BehaviorVectors(as_of, vectors, present, counts.astype(np.int64)))
     return series
 
 
@@ -173,7 +178,7 @@ def drift(a: BehaviorVectors, b: BehaviorVectors) -> dict[str, float]:
     """
     common = a.present & b.present
     left, right = a.vectors[common].astype(np.float64), b.vectors[common].astype(np.float64)
-    rotated = _rotated(left, right)
+    rotated = left @ _rotation(left, right)
     facts: dict[str, float] = {"items": int(common.sum())}
     for prefix, matrix in (("", left), ("rotated_", rotated)):
         cosine = _cosine(matrix, right)
@@ -210,7 +215,7 @@ def half_agreement(
     agreement = np.full(len(item_ids), np.nan, np.float32)
     if common.any():
         left, right = (t[common] - t[common].mean(axis=0) for t in tables)
-        agreement[common] = _cosine(_rotated(left, right), right)
+        agreement[common] = _cosine(left @ _rotation(left, right), right)
     return agreement
 
 
@@ -330,10 +335,11 @@ def _read_state(path: Path) -> _State:
     return _State(tensors.pop("known").numpy(), tensors)
 
 
-def _rotated(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+def _rotation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The rotation of `left` that comes nearest to `right` (orthogonal Procrustes): float64 [D, D]."""
     from scipy.linalg import orthogonal_procrustes
 
-    return left @ orthogonal_procrustes(left, right)[0]
+    return orthogonal_procrustes(left.astype(np.float64), right.astype(np.float64))[0]
 
 
 def _cosine(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -246,8 +246,10 @@ def test_bad_cutoffs_are_refused(cutoffs, message) -> None:
 
 
 def test_consecutive_cutoffs_share_a_space() -> None:
-    """Continued training keeps an item nearer to its own earlier vector than an unrelated run would be."""
-    first, second = series(log())
+    """No rotation brings two cut-offs nearer than they already are, and an unrelated run is further away."""
+    first, second, third = series(log(), cutoffs=[*CUTOFFS, CUTOFFS[1] + timedelta(days=20)])
     other = series(log(), seed=2)[1]
-    for a, b in pairwise([first, second]):
-        assert drift(a, b)["cosine_mean"] > drift(a, other)["cosine_mean"] + 0.3
+    for a, b in pairwise([first, second, third]):
+        facts = drift(a, b)
+        assert facts["rotated_cosine_mean"] == pytest.approx(facts["cosine_mean"], abs=1e-4)
+        assert facts["cosine_mean"] > drift(a, other)["cosine_mean"] + 0.3
