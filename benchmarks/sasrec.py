@@ -3,21 +3,18 @@
 The peer is the common public form of SASRec, written here from the paper's description: every user padded to one length,
 binary cross-entropy against one uniform negative a position; and the same model with a plain full softmax, which is what
 ours computes. All see the same users and events, width, blocks and length.
+
+    python benchmarks/sasrec.py --data DIR --json -
 """
 
 import argparse
-import json
-import multiprocessing
-import os
-import platform
-import resource
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
+from _measure import apart, measured, write_report
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -117,48 +114,30 @@ SYSTEMS: dict[str, Callable[[Sequences, int], None]] = {
 
 
 def measure(name: str, data: Path | None, threads: int) -> dict[str, float]:
-    """CPU and wall seconds of one epoch, model and optimiser included; memory is the whole process's peak."""
+    """One epoch, model and optimiser included."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     sequences, items = sequences_of(data)
-    cpu, wall = time.process_time(), time.perf_counter()
-    SYSTEMS[name](sequences, items)
-    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"cpu_s": cpu, "wall_s": wall, "peak_rss_bytes": peak, "events_per_cpu_s": sequences.transitions / cpu}
+
+    def epoch() -> int:
+        SYSTEMS[name](sequences, items)
+        return sequences.transitions
+
+    numbers = measured(epoch)
+    return {**numbers, "events_per_cpu_s": numbers["rows"] / numbers["cpu_s"]}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="a data set directory or the Beauty files; default: a synthetic log")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path, default=Path("/dev/stdout"))
-    options = parser.parse_args()
-    systems = {}
-    for name in SYSTEMS:
-        with multiprocessing.get_context("spawn").Pool(1) as pool:  # a process each, so that peaks do not mix
-            systems[name] = pool.apply(measure, (name, options.data, options.threads))
+    parser.add_argument("--json", default="-", help="a file, or - for standard output")
+    asked = parser.parse_args()
+    systems = {name: apart(measure, name, asked.data, asked.threads) for name in SYSTEMS}
     ours, peers = systems["packed_full_softmax"], [name for name in SYSTEMS if name.startswith("padded")]
-    report = {
-        "question": "CPU seconds of one epoch over the same events; padded_bce scores two items a position, the others every item",
-        "settings": {
-            "dim": DIM,
-            "blocks": BLOCKS,
-            "length": LENGTH,
-            "threads": options.threads,
-            "peer_users_a_batch": USERS,
-            "our_positions_a_batch": POSITIONS,
-        },
-        "systems": systems,
-        "ratios": {f"{peer}_{field}_over_ours": systems[peer][field] / ours[field] for peer in peers for field in ("cpu_s", "peak_rss_bytes")},
-        "machine": {
-            "processor": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-        },
-    }
-    options.json.write_text(json.dumps(report, indent=2) + "\n")
+    ratios = {f"{peer}_{key}_over_ours": systems[peer][key] / ours[key] for peer in peers for key in ("cpu_s", "wall_s", "peak_rss_bytes")}
+    settings = {"dim": DIM, "blocks": BLOCKS, "length": LENGTH, "peer_users_a_batch": USERS, "our_positions_a_batch": POSITIONS}
+    write_report(asked.json, systems=systems, ratios=ratios, threads=asked.threads, settings=settings)
 
 
 if __name__ == "__main__":
