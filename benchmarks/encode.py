@@ -32,10 +32,10 @@ def adc(items: int) -> dict[str, float]:
 
     spec = SidSpec(**SPEC)
     torch.manual_seed(0)
-    tensors = {name: t.numpy() for name, t in AdcModel(spec, dict.fromkeys(spec.modalities, WIDTH), recipe()).state_dict().items()}
+    tensors = {name: t.numpy() for name, t in AdcModel(spec, dict.fromkeys(spec.modalities, WIDTH), recipe(), cutoffs=1).state_dict().items()}
     now = datetime(2026, 1, 1, tzinfo=UTC)
     scale = {"mode": "log_count", "low": 0.0, "high": 6.0, "rank_correlation": 1.0}
-    generation = Generation("bench", "adc", spec, {"adc": recipe().to_dict(), "reliability": scale}, tensors, {}, now, "")
+    generation = Generation("bench", "adc", spec, {"adc": recipe().to_dict(), "reliability": scale, "cutoffs": [now.isoformat()]}, tensors, {}, now, "")
     warm = np.arange(items) % 10 > 0
     table = EmbeddingTable(
         np.arange(items),

@@ -298,17 +298,20 @@ def _step(state: _State, rows: Rows, s: AdcSettings, *, chance: torch.Generator)
     gate_BN = encoded.weight_BP.detach()[:, network.spec.length - network.spec.behavior :]
     if state.sparsity:
         state.sparsity.observe(gate_BN, rows.present[BEHAVIOR])
-    elif network.spec.behavior and s.sparsity == "threshold":
-        network.importance.follow(encoded.standard[BEHAVIOR], rows.present[BEHAVIOR], target=network.target_active, pace=0.1)
+    elif network.spec.behavior:
+        target = network.target_active if s.sparsity == "threshold" else None
+        network.importance.follow(encoded.standard[BEHAVIOR], rows.x, rows.present[BEHAVIOR], target=target, pace=0.1)
     if codes_BP is not None:
         latent_BPD, known_BP = encoded.latent_BPD.detach(), encoded.known_BP
         if s.codebook_update == "ema":
             books.move_to_mean(latent_BPD, codes_BP, known_BP, decay=s.ema_decay)
+        # codes are served from the newest cut-off on: one that only earlier, colder rows use counts as unused
+        newest_BP = known_BP & (rows.cutoff == rows.cutoff.max())[:, None]
         for p in range(codes_BP.shape[1]):
-            state.usage_PK[p] += torch.bincount(codes_BP[known_BP[:, p], p], minlength=state.usage_PK.shape[1])
+            state.usage_PK[p] += torch.bincount(codes_BP[newest_BP[:, p], p], minlength=state.usage_PK.shape[1])
         # the last tenth of the steps settles what was moved
         if state.step % s.revive_every == 0 and state.step < 0.9 * s.steps:
-            books.revive(state.usage_PK, latent_BPD, codes_BP, known_BP, share=s.revive_share, chance=chance)
+            books.revive(state.usage_PK, latent_BPD, codes_BP, newest_BP, share=s.revive_share, chance=chance)
             state.usage_PK.zero_()
     state.step += 1
     if state.step % max(s.steps // 50, 1) == 0:
@@ -337,7 +340,7 @@ def _freeze_gate(network: AdcModel, union: _Union, s: AdcSettings) -> None:
     vectors = torch.cat([network.standard[BEHAVIOR](rows.vectors[BEHAVIOR], rows.present[BEHAVIOR], rows.cutoff) for rows in sample])
     present, x = torch.cat([rows.present[BEHAVIOR] for rows in sample]), torch.cat([rows.x for rows in sample])
     if s.sparsity == "threshold":
-        network.importance.follow(vectors, present, target=network.target_active, pace=1.0)
+        network.importance.follow(vectors, x, present, target=network.target_active, pace=1.0)
     with torch.no_grad():
         gate_BN = network.importance(vectors, x, present).double()
         active = (gate_BN > 0).sum(0)

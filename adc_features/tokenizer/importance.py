@@ -17,13 +17,14 @@ Sparsity = Literal["threshold", "penalty", "off"]
 
 
 class BehaviorGate(nn.Module):
-    """R = scale(x) * relu(MLP(e_b) - threshold), float32 [B, N] >= 0 (ADC-SID Eq. 22, b = -threshold).
+    """R = scale(x) * relu(MLP(e_b) - threshold) / level, float32 [B, N] in [0, 4] (ADC-SID Eq. 22, b = -threshold).
 
     scale: `sigmoid` as printed (0.5 to 0.73: the ReLU does the denoising), `linear` x itself, `controller` w (methods
-    A15), `equal` the ablation without a gate, R = 1. threshold and normaliser are frozen with the tokenizer.
+    A15), `equal` the ablation without a gate, R = 1. threshold, level and normaliser are frozen with the tokenizer.
     """
 
     threshold: Tensor
+    level: Tensor
     normaliser: Tensor
 
     def __init__(self, width: int, experts: int, *, hidden: int, scale: GateScale, alpha: float, beta: float) -> None:
@@ -31,30 +32,41 @@ class BehaviorGate(nn.Module):
         self.experts, self.scale, self.alpha, self.beta = experts, scale, alpha, beta
         self.score = mlp(width, hidden, experts) if scale != "equal" else None
         self.register_buffer("threshold", torch.full((experts,), -0.5))  # every expert starts active, as in ReMoE (A13)
+        self.register_buffer("level", torch.ones(experts))
         self.register_buffer("normaliser", torch.ones(experts))
 
     def forward(self, behavior: Tensor, x: Tensor, present: Tensor) -> Tensor:
         """R of rows with standardised vectors `behavior` [B, d] and reliability x [B]; 0 where there is no behaviour (A18)."""
         if self.score is None:
             return present[:, None].float().expand(-1, self.experts)
-        scale = {"sigmoid": torch.sigmoid, "linear": lambda x: x, "controller": lambda x: strength(x, self.alpha, self.beta)}[self.scale](x)
-        return torch.where(present[:, None], scale[:, None] * torch.relu(self.score(behavior) - self.threshold), 0.0)
+        return torch.where(present[:, None], (self._trust(x) * torch.relu(self.score(behavior) - self.threshold) / self.level).clamp_max(4.0), 0.0)
+
+    def _trust(self, x: Tensor) -> Tensor:
+        scales = {"sigmoid": torch.sigmoid, "linear": lambda x: x, "controller": lambda x: strength(x, self.alpha, self.beta)}
+        return scales[self.scale](x)[:, None]
 
     def normalised(self, gate_BN: Tensor) -> Tensor:
         """R over its mean where active, clipped to [0, 4]: a scale that consumers can rely on (methods A10)."""
         return (gate_BN / self.normaliser).clamp(0.0, 4.0)
 
     @torch.no_grad()
-    def follow(self, behavior: Tensor, present: Tensor, *, target: float, pace: float) -> None:
-        """Move the threshold by `pace` of the way to where `target` of the N experts are active on these rows, each alike.
+    def follow(self, behavior: Tensor, x: Tensor, present: Tensor, *, target: float | None, pace: float) -> None:
+        """Move `pace` of the way to where R is 1 on average where active and, given a target, each expert is active on its share.
 
-        This is load balancing by feedback on b instead of by the penalty of Eq. 23 (as in arXiv 2408.15664). Within the
-        few thousand steps of a fit the penalty, a lambda that grows by 1.2 a step, overshot on Beauty whatever its pace:
-        all gates fell to 0, where a ReLU has no gradient, and stayed there.
+        The threshold is load balancing by feedback on b instead of by the penalty of Eq. 23 (as in arXiv 2408.15664). Within
+        the few hundred steps of a fit that penalty, a lambda that grows by 1.2 a step, overshot on Beauty whatever its pace: all
+        gates fell to 0, where a ReLU has no gradient, and stayed there. The level keeps behavioural codes from drowning
+        content in the sum of Eq. 10: R grew to many times 1 without it.
         """
-        if self.score is not None and present.any():
-            wanted = torch.quantile(self.score(behavior[present]), 1 - target / self.experts, dim=0)
-            self.threshold += pace * (wanted - self.threshold)
+        if self.score is None or not present.any():
+            return
+        score = self.score(behavior[present])
+        if target is not None:
+            self.threshold += pace * (torch.quantile(score, 1 - target / self.experts, dim=0) - self.threshold)
+        gate, wanted = self._trust(x[present]) * torch.relu(score - self.threshold), self.level.clone()
+        active = (gate > 0).sum(0)
+        wanted[active > 0] = (gate.sum(0) / active)[active > 0]
+        self.level += pace * (wanted - self.level)
 
 
 @dataclass

@@ -47,7 +47,7 @@ class AdcSettings:
     reconstruction_weight: float = 12.0
     alignment_weight: float = 0.1
     vq_weight: float = 1.0
-    commitment: float = 0.25
+    commitment: float = 1.0
     balance_weight: float = 1.0
     orthogonality_weight: float = 0.0
     auxiliary_weight: float = 0.0
@@ -56,16 +56,16 @@ class AdcSettings:
     denoise_negatives: bool = False
     target_active: float | None = None
     sparsity: Sparsity = "threshold"
-    steps: int = 1000
+    steps: int = 600
     warmup_steps: int = 60
     batch: int = 1024
-    learning_rate: float = 1e-3
+    learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     codebook_update: Literal["gradient", "ema"] = "gradient"
     ema_decay: float = 0.99
     drop_behavior: float = 0.1
     revive_every: int = 50
-    revive_share: float = 0.01
+    revive_share: float = 0.1
     min_utilisation: float = 0.95
 
     def __post_init__(self) -> None:

@@ -158,12 +158,14 @@ def test_exported_weights_are_relative_to_the_usual_weight() -> None:
     assert gate.normalised(torch.tensor([[0.5, 1.0], [9.0, 0.0]])).tolist() == [[1.0, 0.5], [4.0, 0.0]]
 
 
-def test_the_gate_follows_its_target_share() -> None:
-    """After the threshold has moved all the way, each of 3 experts is active on half of the rows when 1.5 are wanted."""
+def test_the_gate_follows_its_target_share_and_level() -> None:
+    """All the way there, each of 3 experts is active on half of the rows when 1.5 are wanted, and R is 1 on average where active."""
     gate = BehaviorGate(4, 3, hidden=8, scale="linear", alpha=20.0, beta=4.0)
     behavior, known = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)), torch.ones(1000, dtype=torch.bool)
-    gate.follow(behavior, known, target=1.5, pace=1.0)
-    assert (gate(behavior, torch.ones(1000), known) > 0).float().mean(0).tolist() == pytest.approx([0.5] * 3, abs=0.002)
+    gate.follow(behavior, torch.full((1000,), 0.3), known, target=1.5, pace=1.0)
+    weight = gate(behavior, torch.full((1000,), 0.3), known).detach()
+    assert (weight > 0).float().mean(0).tolist() == pytest.approx([0.5] * 3, abs=0.002)
+    assert (weight.sum(0) / (weight > 0).sum(0)).tolist() == pytest.approx([1] * 3, abs=0.05)
 
 
 def test_sparsity_controller_is_remoes_feedback() -> None:
