@@ -25,6 +25,9 @@ from adc_features.sids import find_rows
 SMOOTHING = 10.0
 """Pseudo-events of the prior in every smoothed mean: mean = (sum + SMOOTHING * prior) / (count + SMOOTHING)."""
 
+RECENT_DAYS = (30, 120)
+"""Windows of the items' recent statistics: events in the days up to the row's newest possible event."""
+
 NO_TIME = -1
 """Stored in `item_last_time` of an item without events: a null would turn the column into floats on its way through Feast."""
 
@@ -58,6 +61,10 @@ ITEM_PROFILE_SCHEMA = pa.schema(
         "item_rating_mean": pa.float32(),
         "item_residual_mean": pa.float32(),
         "item_last_time": pa.int64(),
+        "item_event_count_30d": pa.int64(),
+        "item_label_mean_30d": pa.float32(),
+        "item_event_count_120d": pa.int64(),
+        "item_label_mean_120d": pa.float32(),
         "item_brand": pa.string(),
         "item_category": pa.string(),
         "brand_event_count": pa.int64(),
@@ -106,7 +113,8 @@ def item_profile(interactions: pa.Table, items: pa.Table, *, resolution: timedel
 
     Returns ITEM_PROFILE_SCHEMA sorted by (time, item). A refresh row holds the events with time + resolution <= refresh_at, so items
     without events of their own still carry the statistics of their brand and category (columns `brand`, and `category` or
-    `category_path`, of `items`, where they exist). `item_residual_mean` is over rating - user's smoothed mean as known at each event.
+    `category_path`, of `items`, where they exist). `*_30d`, `*_120d`: over the events of the days
+    before, at the row's own time; `item_residual_mean` is over rating - user's smoothed mean as known at each event.
     Raises InputError on an empty table, duplicate items, or an event of an unknown item.
     """
     log = _Log.of(interactions, resolution)
@@ -133,6 +141,10 @@ def item_profile(interactions: pa.Table, items: pa.Table, *, resolution: timedel
         **_summary("item", count, sums, prior),
         "item_last_time": np.where(count > 0, last.astype(np.int64), NO_TIME),
     }
+    for days in RECENT_DAYS:
+        old_count, old_sums, _ = own.at(key, time - np.timedelta64(days, "D"))
+        columns[f"item_event_count_{days}d"] = count - old_count
+        columns[f"item_label_mean_{days}d"] = _smoothed((sums - old_sums)[:, 0], count - old_count, prior[:, 0])
     for name, text in (("brand", _attribute(items, "brand")), ("category", _attribute(items, "category", "category_path"))):
         values, group = np.unique(text, return_inverse=True)
         count, sums, _ = _running(group[item], log.time, log.values).at(group[key], time)

@@ -43,7 +43,11 @@ def residual(rows: list[dict], row: dict, key: str) -> float:
     return row["rating"] - mean([r["rating"] for r in rows if r[key] == row[key] and r["time"] <= until], prior_of(rows, "rating", until))
 
 
-events = st.lists(st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), st.integers(0, 6), st.integers(0, 1), st.integers(1, 5)), min_size=1, max_size=25)
+events = st.lists(
+    st.tuples(st.sampled_from("uvw"), st.sampled_from("abc"), st.sampled_from([0, 1, 2, 3, 4, 40, 160]), st.integers(0, 1), st.integers(1, 5)),
+    min_size=1,
+    max_size=25,
+)
 
 
 @given(events)
@@ -76,7 +80,7 @@ def test_every_item_row_equals_a_plain_count(drawn):
     table, items = log(drawn), catalogue()
     rows = table.to_pylist()
     of = {i["item_id"]: i for i in items.to_pylist()}
-    refresh = [START + 3 * DAY, START + 4 * DAY + timedelta(hours=5)]
+    refresh = [START + 3 * DAY, START + 34 * DAY + timedelta(hours=5), START + 162 * DAY]
     got = item_profile(table, items, resolution=DAY, refresh_at=refresh).to_pylist()
     wanted = {(r["item_id"], r["time"] + DAY) for r in rows} | {(i, t) for i in of for t in refresh}
     assert [(r["item_id"], r["event_timestamp"]) for r in got] == sorted(wanted, key=lambda p: (p[1], p[0]))
@@ -87,6 +91,10 @@ def test_every_item_row_equals_a_plain_count(drawn):
         prior = prior_of(rows, "label", until)
         assert r["item_event_count"] == len(mine)
         assert r["item_label_mean"] == pytest.approx(mean([e["label"] for e in mine], prior), rel=1e-6)
+        for days in (30, 120):
+            young = [e["label"] for e in mine if e["time"] > until - days * DAY]
+            assert r[f"item_event_count_{days}d"] == len(young)
+            assert r[f"item_label_mean_{days}d"] == pytest.approx(mean(young, prior), rel=1e-6)
         assert r["item_residual_mean"] == pytest.approx(mean([residual(rows, e, "user_id") for e in mine], 0.0), abs=1e-5)
         assert r["item_last_time"] == (int(max(e["time"] for e in mine).timestamp() * 1_000_000) if mine else NO_TIME)
         for name, column in (("brand", "brand"), ("category", "category_path")):

@@ -1,6 +1,6 @@
 """PPNet: a tower whose layers are scaled by gates that know who asks and what is shown. Reads: Inputs. Writes: probabilities.
 
-PEPNet (arXiv 2302.01115): every layer's input is multiplied by 2 * sigmoid(gate), where the gates see a prior (user, item, semantic
+PEPNet (arXiv 2302.01115): every hidden layer is multiplied by 2 * sigmoid(gate), where the gates see a prior (user, item, semantic
 ID) and the general embedding without sending gradients into it. Two things differ from the paper, both measured:
 
 - all gates of a tower come from one shared hidden layer, so that gating costs a third of the tower and not more than it;
@@ -13,18 +13,19 @@ Legend: B rows, L positions, K codes, E embedding width, W layer width.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple, Self, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+from torch.nn.functional import linear
 
-from training.inputs import USER_COLUMNS, Inputs
+from training.inputs import ID_COLUMNS, USER_COLUMNS, Inputs
 from training.rankers import Progress, Round
 
 PRIOR_STATE = [USER_COLUMNS.index("log user_event_count")]
@@ -39,9 +40,9 @@ class PPNetSettings:
 
     embedding: int = 16
     hidden: tuple[int, ...] = (128, 64)
-    gate: int = 32
+    gate: int = 16
     level_hidden: int = 32
-    fresh_share: float = 0.3
+    fresh_share: float = 0.6
     bias_penalty: float = 0.05
     id_dropout: float = 0.5
     learning_rate: float = 3e-3
@@ -49,28 +50,30 @@ class PPNetSettings:
     weight_decay: float = 1e-6
     batch: int = 1024
     level_epochs: int = 4
-    max_epochs: int = 3
+    max_epochs: int = 2
 
 
 class GatedTower(nn.Module):
-    """An MLP whose layer inputs are multiplied by gates in (0, 2). general: [B, W0], prior: [B, P] -> last hidden layer [B, W]."""
+    """An MLP whose hidden layers are multiplied by gates in (0, 2). general: [B, W0], prior: [B, P] -> logits [B].
+
+    The gates of all layers share one hidden layer of width `gate` and have no bias of their own: each starts near 1.
+    """
 
     def __init__(self, width: int, hidden: Sequence[int], *, prior: int, gate: int) -> None:
         super().__init__()
-        self.widths = [width, *hidden]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(self.widths))
-        self.squeeze = nn.Linear(prior + width, gate)
-        self.gates = nn.Linear(gate, sum(self.widths))
-        self.out = nn.Linear(self.widths[-1], 1)
+        self.first = nn.Linear(width, hidden[0])
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise([*hidden, 1]))
+        self.of_prior, self.of_general = nn.Linear(prior, gate), nn.Linear(width, gate, bias=False)
+        self.gates = nn.ModuleList(nn.Linear(gate, w, bias=False) for w in hidden)
 
     def forward(self, general: Tensor, prior: Tensor) -> Tensor:
-        """Logits [B]."""
-        seen = torch.relu(self.squeeze(torch.cat([prior, general.detach()], 1)))
-        gates = (2 * torch.sigmoid(self.gates(seen))).split(self.widths, 1)
-        hidden = general * gates[0]
-        for layer, gate in zip(self.layers, gates[1:], strict=True):
-            hidden = torch.relu(layer(hidden)) * gate
-        return self.out(hidden).squeeze(1)
+        seen = torch.relu_(self.of_prior(prior) + self.of_general(general.detach()))
+        hidden = self.first(general)
+        for layer, gate in zip(self.layers, self.gates, strict=True):
+            gated = torch.relu_(hidden) * torch.sigmoid_(gate(seen))
+            # in place, and (2 * gate * h) W as (gate * h)(2 W): passes over the batch are what gates cost, not their products
+            hidden = linear(gated, 2 * cast(Tensor, layer.weight), cast(Tensor, layer.bias))
+        return hidden.squeeze(1)
 
 
 class Tables(nn.Module):
@@ -91,16 +94,17 @@ class Tables(nn.Module):
 class PPNet(nn.Module):
     """Order of items for a user: ids, weighted codes and dense features through a GatedTower.
 
-    id_sizes: rows of each id column; prior_ids: the columns that gates see; general_ids: those that the tower sees. positions, codes:
-    L and K + 1. dense: width of the dense features. prior_state: columns of the user state that gates see. vectors: widths of raw vectors.
+    id_sizes: rows of each id column; the gates see the first `prior_ids` columns, the tower all from `general_ids` on. positions,
+    codes: L and K + 1. dense: width of the dense features. prior_state: columns of the user state that gates see. vectors: widths
+    of raw vectors.
     """
 
     def __init__(
         self,
         id_sizes: Sequence[int],
         *,
-        general_ids: Sequence[int],
-        prior_ids: Sequence[int],
+        prior_ids: int,
+        general_ids: int = 0,
         positions: int = 0,
         codes: int = 0,
         dense: int = 0,
@@ -108,18 +112,17 @@ class PPNet(nn.Module):
         vectors: Sequence[int] = (),
         embedding: int = 16,
         hidden: Sequence[int] = (256, 128),
-        gate: int = 32,
+        gate: int = 16,
         id_dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.general_ids, self.prior_ids, self.prior_state = list(general_ids), list(prior_ids), list(prior_state)
-        self.id_dropout = id_dropout
+        self.prior_ids, self.general_ids, self.prior_state, self.id_dropout = prior_ids, general_ids, list(prior_state), id_dropout
         self.ids = Tables(id_sizes, embedding)
         self.codes = Tables([codes] * positions, embedding) if positions else None
         self.project = nn.ModuleList(nn.Linear(width, embedding, bias=False) for width in vectors)
         content = embedding * (positions + len(vectors))
-        general = embedding * len(general_ids) + content + dense
-        prior = embedding * len(prior_ids) + content + len(prior_state)
+        general = embedding * (len(id_sizes) - general_ids) + content + dense
+        prior = embedding * prior_ids + content + len(prior_state)
         self.tower = GatedTower(general, hidden, prior=prior, gate=gate)
 
     def forward(self, batch: "Batch") -> Tensor:
@@ -129,8 +132,8 @@ class PPNet(nn.Module):
             ids = ids * (torch.rand(ids.shape[:2], generator=batch.rng) >= self.id_dropout).unsqueeze(2)
         content = [(self.codes(batch.sid) * batch.weight.unsqueeze(2)).flatten(1)] if self.codes is not None else []
         content += [project(vector) for project, vector in zip(self.project, batch.vectors, strict=True)]
-        general = torch.cat([ids[:, self.general_ids].flatten(1), *content, batch.dense], 1)
-        prior = torch.cat([ids[:, self.prior_ids].flatten(1), *content, batch.user_state[:, self.prior_state]], 1)
+        general = torch.cat([ids[:, self.general_ids :].flatten(1), *content, batch.dense], 1)
+        prior = torch.cat([ids[:, : self.prior_ids].flatten(1), *content, batch.user_state[:, self.prior_state]], 1)
         return self.tower(general, prior)
 
 
@@ -199,20 +202,20 @@ class PPNetRanker:
         rng = torch.Generator().manual_seed(seed)
         model = self.model = self.shape.build(settings)
         order = [{"params": model.order.parameters(), "weight_decay": settings.weight_decay}, {"params": model.bias.parameters(), "lr": settings.level_rate}]
-        order_step = _stepper(torch.optim.Adam(order, lr=settings.learning_rate, fused=True))
+        order_descent = torch.optim.Adam(order, lr=settings.learning_rate, fused=True)
         level = [*model.level.parameters(), *model.fresh.parameters(), model.calibration]
-        level_step = _stepper(torch.optim.Adam(level, lr=settings.level_rate, fused=True))
-        rows = _Rows.of(inputs)
+        level_descent = torch.optim.Adam(level, lr=settings.level_rate, fused=True)
+        rows = _Rows.of(inputs, self.shape)
         curve = []
         for done in range(1, rounds + 1):
             model.train()
             total = 0.0
-            for picked in torch.randperm(len(inputs), generator=rng).split(settings.batch):
-                total += order_step(model.order_loss(rows.batch(picked, rng), rows.user[picked], rows.label[picked])) * len(picked)
+            for r in torch.randperm(len(inputs), generator=rng).split(settings.batch):
+                total += descend(order_descent, model.order_loss(rows.batch(r, rng), rows.user[r], rows.label[r])) * len(r)
             finished = self._each(rows, model.order)
             for _ in range(settings.level_epochs):
-                for picked in torch.randperm(len(inputs), generator=rng).split(settings.batch):
-                    level_step(model.level_loss(finished[picked], rows.settled[picked], rows.user_state[picked], rows.label[picked]))
+                for r in torch.randperm(len(inputs), generator=rng).split(settings.batch):
+                    descend(level_descent, model.level_loss(finished[r], rows.settled[r], rows.user_state[r], rows.label[r]))
             curve.append(Round(done, total / len(inputs), None if holdout is None else _logloss(holdout.label, self.predict(holdout))))
             if progress is not None:
                 progress("train ppnet", done, rounds)
@@ -221,7 +224,7 @@ class PPNetRanker:
     def predict(self, inputs: Inputs) -> np.ndarray:
         if self.model is None:
             raise RuntimeError("predict before fit or load")
-        return torch.sigmoid(self._each(_Rows.of(inputs), self.model)).numpy()
+        return torch.sigmoid(self._each(_Rows.of(inputs, self.shape), self.model)).numpy()
 
     @torch.no_grad()
     def _each(self, rows: "_Rows", network: nn.Module) -> Tensor:
@@ -250,16 +253,12 @@ class PPNetRanker:
         return ranker
 
 
-def _stepper(optimizer: torch.optim.Optimizer) -> Callable[[Tensor], float]:
-    """One step down a loss; returns the loss."""
-
-    def step(loss: Tensor) -> float:
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        return float(loss.detach())
-
-    return step
+def descend(optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
+    """One step down a loss; returns it."""
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return float(loss.detach())
 
 
 class PPNetShape(NamedTuple):
@@ -282,12 +281,11 @@ class PPNetShape(NamedTuple):
         return cls(list(id_rows), item_id, inputs.sid.shape[1], codebook_size + 1, dense, inputs.user_state.shape[1], inputs.settled.shape[1], vectors, users)
 
     def build(self, settings: PPNetSettings) -> LevelledPPNet:
-        user, item, brand, category = range(4)
-        known = [item] if self.item_id else []
+        """Gates see user and item, the tower item, brand and category; without item_id nobody sees the item."""
         order = PPNet(
-            self.id_rows,
-            general_ids=[*known, brand, category],
-            prior_ids=[user, *known],
+            [self.id_rows[column] for column in self.id_columns],
+            prior_ids=2 if self.item_id else 1,
+            general_ids=1,
             positions=self.positions,
             codes=self.codes,
             dense=self.dense,
@@ -299,6 +297,11 @@ class PPNetShape(NamedTuple):
             id_dropout=settings.id_dropout,
         )
         return LevelledPPNet(order, users=self.users, settled=self.settled, user_state=self.user_state, settings=settings)
+
+    @property
+    def id_columns(self) -> list[int]:
+        """Columns of Inputs.ids that the network reads, the user first."""
+        return [place for place, name in enumerate(ID_COLUMNS) if self.item_id or name != "item_id"]
 
 
 @dataclass(frozen=True)
@@ -316,11 +319,11 @@ class _Rows:
     vectors: Sequence[tuple[Tensor, Tensor]]
 
     @classmethod
-    def of(cls, inputs: Inputs) -> "_Rows":
+    def of(cls, inputs: Inputs, shape: PPNetShape) -> "_Rows":
         return cls(
             torch.from_numpy(inputs.label),
             torch.from_numpy(inputs.user),
-            torch.from_numpy(inputs.ids),
+            torch.from_numpy(inputs.ids[:, shape.id_columns]),
             torch.from_numpy(inputs.sid),
             torch.from_numpy(inputs.weight),
             torch.from_numpy(_dense(inputs)),
