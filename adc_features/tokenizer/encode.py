@@ -6,6 +6,7 @@ Legend: B rows, L positions.
 import logging
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import datetime
 
 import numpy as np
@@ -103,14 +104,21 @@ def _tokens(model: AdcModel, rows: Rows) -> tuple[torch.Tensor, torch.Tensor, to
 def _on_every_core(work: Callable[[int], int], jobs: range) -> Iterator[int]:
     """work(job) in order, as many at a time as torch may use threads, each on one thread.
 
-    A block on one core and its neighbour on the next: torch's own threads inside such small products waited for each other
-    more than they computed (on two busy cores 47 s for 1M items). torch's setting is put back afterwards.
+    torch's own threads inside such small products wait for each other more than they compute: on two busy cores 1M items took
+    47 s with them, 20 s with a block a core.
     """
+    threads = torch.get_num_threads()
+    with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        yield from pool.map(work, jobs)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one thread inside the block: sums in one order whatever the machine, and no waiting between threads."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            yield from pool.map(work, jobs)
+        yield
     finally:
         torch.set_num_threads(threads)
 

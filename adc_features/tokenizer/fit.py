@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from adc_features.quality import quality_report
 from adc_features.reliability import ReliabilityScale, fit_reliability
 from adc_features.spec import BEHAVIOR, SidSpec
 from adc_features.tokenizer.codebook import spherical_kmeans
-from adc_features.tokenizer.encode import encode
+from adc_features.tokenizer.encode import encode, one_thread
 from adc_features.tokenizer.importance import SparsityController
 from adc_features.tokenizer.model import AdcModel, AdcSettings, Rows
 
@@ -38,8 +38,8 @@ SAMPLE = 65_536
 
 
 def adc() -> AdcSettings:
-    """ADC-SID with every gap closed; x from interaction counts. The controller halves at x = 0.2, which on Beauty leaves the
-    40 % rarest items out as the paper intends; its own (10, 9) would switch alignment off for 98 % of them under counts."""
+    """ADC-SID with every gap closed; x from interaction counts. The controller halves at x = 0.2, which leaves the 40 % rarest
+    rows of Beauty out, as the paper intends; under counts its own (10, 9) would leave out all but 1 %."""
     return AdcSettings()
 
 
@@ -97,7 +97,8 @@ def fit(
     tables = sorted(tables, key=lambda t: t.as_of)
     newest = tables[-1]
     union = _Union(tables, spec, scale)
-    state = _train(union, spec, settings, seed=seed, progress=progress, checkpoint=checkpoint)
+    with one_thread():  # the same codes on any number of cores; batches are too small to gain from more
+        state = _train(union, spec, settings, seed=seed, progress=progress, checkpoint=checkpoint)
     draft = Generation(
         id=generation_id,
         tokenizer="adc",
@@ -257,7 +258,7 @@ def _train(union: _Union, spec: SidSpec, s: AdcSettings, *, seed: int, progress:
             rows = rows._replace(present={**rows.present, BEHAVIOR: rows.present[BEHAVIOR] & kept}, x=torch.where(kept, rows.x, 0.0))
         if state.step == s.warmup_steps:
             _start_codebooks(state.network, union, seed=seed)
-        _step(state, rows, s, chance=chance)
+        _step(state, rows, s, newest=len(union.tables) - 1, chance=chance)
         if progress:
             progress("fit", state.step, s.steps)
         if checkpoint and state.step % CHECKPOINT_EVERY == 0:
@@ -281,7 +282,7 @@ def _start(union: _Union, spec: SidSpec, s: AdcSettings, *, seed: int) -> _State
     return _State(network, optimiser, sparsity, torch.zeros(spec.length, spec.codebook_size, dtype=torch.int64))
 
 
-def _step(state: _State, rows: Rows, s: AdcSettings, *, chance: torch.Generator) -> None:
+def _step(state: _State, rows: Rows, s: AdcSettings, *, newest: int, chance: torch.Generator) -> None:
     network, books = state.network, state.network.codebooks
     for group in state.optimiser.param_groups:
         group["lr"] = s.learning_rate * 0.5 * (1 + math.cos(math.pi * state.step / s.steps))
@@ -306,7 +307,7 @@ def _step(state: _State, rows: Rows, s: AdcSettings, *, chance: torch.Generator)
         if s.codebook_update == "ema":
             books.move_to_mean(latent_BPD, codes_BP, known_BP, decay=s.ema_decay)
         # codes are served from the newest cut-off on: one that only earlier, colder rows use counts as unused
-        newest_BP = known_BP & (rows.cutoff == rows.cutoff.max())[:, None]
+        newest_BP = known_BP & (rows.cutoff == newest)[:, None]
         for p in range(codes_BP.shape[1]):
             state.usage_PK[p] += torch.bincount(codes_BP[newest_BP[:, p], p], minlength=state.usage_PK.shape[1])
         # the last tenth of the steps settles what was moved
@@ -326,8 +327,8 @@ def _start_codebooks(network: AdcModel, union: _Union, *, seed: int) -> None:
     """Spherical k-means over the warmed-up experts' latents (A3)."""
     chance = _chance(seed, 3, 0)
     with torch.no_grad():
-        parts = [network.encode(rows) for rows in _sample(union, chance=chance)]
-        latent_NPD, known_NP = torch.cat([e.latent_BPD for e in parts]), torch.cat([e.known_BP for e in parts])
+        parts = [(encoded.latent_BPD, encoded.known_BP) for encoded in map(network.encode, _sample(union, chance=chance))]
+        latent_NPD, known_NP = torch.cat([latent for latent, _ in parts]), torch.cat([known for _, known in parts])
         for p in range(network.spec.length):
             network.codebooks.codewords[p] = spherical_kmeans(latent_NPD[known_NP[:, p], p], network.spec.codebook_size, chance=chance)
 
@@ -336,9 +337,9 @@ def _freeze_gate(network: AdcModel, union: _Union, s: AdcSettings) -> None:
     """The gate's final threshold, and the mean R of each behavioural expert where it is active (A10), over all rows."""
     if not network.spec.behavior:
         return
-    sample = _sample(union, chance=_chance(0, 0, 0))
-    vectors = torch.cat([network.standard[BEHAVIOR](rows.vectors[BEHAVIOR], rows.present[BEHAVIOR], rows.cutoff) for rows in sample])
-    present, x = torch.cat([rows.present[BEHAVIOR] for rows in sample]), torch.cat([rows.x for rows in sample])
+    scale = network.standard_of(BEHAVIOR)
+    parts = [(scale(r.vectors[BEHAVIOR], r.present[BEHAVIOR], r.cutoff), r.x, r.present[BEHAVIOR]) for r in _sample(union, chance=_chance(0, 0, 0))]
+    vectors, x, present = (torch.cat(columns) for columns in zip(*parts, strict=True))
     if s.sparsity == "threshold":
         network.importance.follow(vectors, x, present, target=network.target_active, pace=1.0)
     with torch.no_grad():
@@ -347,10 +348,10 @@ def _freeze_gate(network: AdcModel, union: _Union, s: AdcSettings) -> None:
         network.importance.normaliser.copy_(torch.where(active > 0, gate_BN.sum(0) / active.clamp_min(1), 1.0))
 
 
-def _sample(union: _Union, *, chance: torch.Generator) -> list[Rows]:
+def _sample(union: _Union, *, chance: torch.Generator) -> Iterator[Rows]:
     """Up to SAMPLE rows of the union in random order, in blocks that fit the memory."""
     chosen = torch.randperm(len(union), generator=chance)[:SAMPLE].numpy()
-    return [union.take(chosen[i : i + BLOCK]) for i in range(0, len(chosen), BLOCK)]
+    yield from (union.take(chosen[i : i + BLOCK]) for i in range(0, len(chosen), BLOCK))
 
 
 def _unexplained(network: AdcModel, union: _Union) -> dict[str, float]:

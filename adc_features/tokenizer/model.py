@@ -199,8 +199,8 @@ class AdcModel(nn.Module):
 class Standard(nn.Module):
     """A modality's vectors minus a mean, over one scale: mean squared length becomes the width. Absent rows become 0.
 
-    Behaviour has a mean and a scale for each cut-off of the fit. A SASRec that is trained on grows and shifts (mean norm 0.39
-    to 1.02 over nine cut-offs of Beauty); under one mean for all, codes told cut-offs apart instead of items: 27 % of an
+    Behaviour has a mean and a scale for each cut-off of the fit. A SASRec that trains on grows and shifts (mean norm 0.39 to
+    1.02 over nine cut-offs of Beauty); under one mean for all, codes told cut-offs apart instead of items: 27 % of an
     item's behavioural codes survived two cut-offs, 41 % with their own means, and entropy rose by 0.2 nats.
     """
 

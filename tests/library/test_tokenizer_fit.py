@@ -129,17 +129,17 @@ def test_a_fit_leaves_torchs_chance_alone(tmp_path: Path) -> None:
 
 
 def test_codes_do_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
-    """One thread and two give the same codes and weights, to the bit."""
-    generation, threads = fitted(tmp_path, quick(adc())), torch.get_num_threads()
+    """Fit and encode give the same bits with one thread and with two, and leave torch's setting as it was."""
+    threads, results = torch.get_num_threads(), []
     try:
-        torch.set_num_threads(1)
-        one = encode(table(), generation)
-        torch.set_num_threads(2)
-        two = encode(table(), generation)
+        for n in (1, 2):
+            torch.set_num_threads(n)
+            results.append(encode(table(), fitted(tmp_path / str(n), quick(adc()))))
+            assert torch.get_num_threads() == n
     finally:
         torch.set_num_threads(threads)
-    assert np.array_equal(one.sid, two.sid)
-    assert np.array_equal(one.sid_weight, two.sid_weight)
+    assert np.array_equal(results[0].sid, results[1].sid)
+    assert np.array_equal(results[0].sid_weight, results[1].sid_weight)
 
 
 def test_a_growing_behaviour_space_keeps_its_codes(tmp_path: Path) -> None:
