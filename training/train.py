@@ -102,13 +102,13 @@ def train(frame: TrainingFrame, recipe: Recipe | str, *, sources: Sources, seeds
     older, newer = _by_time(frame)
     ranker = _ranker(recipe, inputs, frame, encoder)
     curve = ranker.fit(inputs.take(older), seed=seeds[0], holdout=inputs.take(newer), progress=progress)
-    losses = [r.holdout for r in curve if r.holdout is not None]
-    rounds = 1 + losses.index(min(losses))
+    losses = np.array([r.holdout for r in curve], np.float64)
+    rounds = 1 + int((losses + ranker.round_cost * np.arange(len(losses))).argmin())
     rankers = {}
     for seed in seeds:
         rankers[seed] = _ranker(recipe, inputs, frame, encoder)
         rankers[seed].fit(inputs, seed=seed, rounds=rounds, progress=progress)
-    log.info("stage=train recipe=%s rows=%d seeds=%d rounds=%d holdout_logloss=%.4f", recipe.name, len(frame), len(seeds), rounds, min(losses))
+    log.info("stage=train recipe=%s rows=%d seeds=%d rounds=%d holdout_logloss=%.4f", recipe.name, len(frame), len(seeds), rounds, losses[rounds - 1])
     return Trained(recipe, frame.generation if recipe.codes != "none" else None, encoder, rankers, rounds, curve, exchanged)
 
 

@@ -32,6 +32,8 @@ class BoostedSettings:
 class BoostedRanker:
     """Gradient-boosted trees as a Ranker. codebook_size: K, so that training and later rows share their categories."""
 
+    round_cost = 0.0
+
     def __init__(self, settings: BoostedSettings, *, codebook_size: int) -> None:
         self.settings, self.codebook_size = settings, codebook_size
         self.booster: xgb.Booster | None = None
