@@ -199,8 +199,10 @@ def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
     content = {m: 1 for m in tables[0].vectors if m != BEHAVIOR}
     spec = SidSpec(content=content, behavior=run.settings.behavior_codes, codebook_size=run.settings.codebook_size)
     settings = _recipe(RECIPES, run.settings.tokenizer, option="tokenizer")
-    chosen = {"reliability": run.settings.reliability, "steps": run.settings.steps}
-    settings = replace(settings, **{k: v for k, v in chosen.items() if v is not None})
+    if run.settings.reliability is not None:
+        settings = replace(settings, reliability=run.settings.reliability)
+    if run.settings.steps is not None:
+        settings = replace(settings, steps=run.settings.steps)
     generation = fit(
         tables,
         spec,
@@ -267,6 +269,16 @@ def servable_at(run: Run) -> list[datetime]:
     return [t + timedelta(hours=run.settings.publish_lag_hours) for t in cutoffs_of(run)]
 
 
+def refresh_times(run: Run) -> list[datetime]:
+    """When every item's profile is published anew, rated or not: at each snapshot and at each month's start from the first one on.
+
+    Statistics of an item's brand and category move while the item itself has no events; a month bounds how stale they get.
+    """
+    snapshots = servable_at(run)
+    first, last = instant(snapshots[0]).astype("datetime64[M]") + 1, instant(serving_time(run)).astype("datetime64[M]")
+    return sorted({*snapshots, *(moment(t) for t in np.arange(first, last + 1).astype("datetime64[us]"))})
+
+
 def known_interactions(run: Run) -> Any:
     """The interactions a run may look at: all before the end of its scored window."""
     dataset, split = dataset_of(run), split_of(run)
@@ -279,7 +291,7 @@ def _build_publication(run: Run, directory: Path) -> Mapping[str, Any]:
 
     dataset, log, snapshots = dataset_of(run), known_interactions(run), snapshots_of(run)
     activity = user_activity(log, resolution=dataset.resolution)
-    profile = item_profile(log, dataset.items, resolution=dataset.resolution, refresh_at=servable_at(run))
+    profile = item_profile(log, dataset.items, resolution=dataset.resolution, refresh_at=refresh_times(run))
     published_at = datetime.now(UTC)
     with fresh_directory(repository_of(run)) as repo:
         create_repository(repo, project="adc_features")

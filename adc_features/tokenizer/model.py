@@ -34,7 +34,7 @@ class AdcSettings:
     Training: steps of `batch` rows, warmup_steps of them before codes, AdamW with cosine decay; codebook_update by
     gradient or by spherical moving average of `ema_decay`; drop_behavior, the share of rows that train as cold (A18);
     every revive_every steps codes under revive_share of the uniform rate move to crowded places.
-    Gate: min_utilisation, the least share of codes in use that a codebook may have.
+    Gate: min_utilisation, the share of codes in use under which a codebook counts as collapsed and the fit refuses.
     """
 
     reliability: Mode = "log_count"
@@ -66,7 +66,7 @@ class AdcSettings:
     drop_behavior: float = 0.1
     revive_every: int = 50
     revive_share: float = 0.1
-    min_utilisation: float = 0.95
+    min_utilisation: float = 0.5
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.steps:
