@@ -250,8 +250,12 @@ def _pictures(run: Run) -> Any:
         positions=[p.name for p in generation.spec.positions],
         titles=_titles(run, usage),
         tokenizer_curve=generation.quality["training"],
-        ranker_curves={name: run.facts(stage.name)["facts"]["curve"] for name, stage in RANKERS.items()},
+        ranker_curves={name: _curve(run.facts(stage.name)["facts"]["curve"]) for name, stage in RANKERS.items()},
     )
+
+
+def _curve(rounds: list[dict[str, float]]) -> list[dict[str, float]]:
+    return [{"epoch": r["round"], "train_loss": r["train"], "holdout_loss": r["holdout"]} for r in rounds]
 
 
 def _titles(run: Run, usage: np.ndarray, *, shown: int = 12) -> list[dict[str, Any]]:
