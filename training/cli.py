@@ -1,5 +1,6 @@
 """The `adc` command: the library's commands and those that train. Each is one call of one stage."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -59,6 +60,7 @@ def run_all(
     json: JsonOption = None,
 ) -> None:
     """Do it all: load, embed, fit, publish, materialize, join, train, evaluate, compare online with offline, report."""
+    from adc_features.stages import dataset_of
     from training.stages import ALL_STAGES, write_outputs
 
     if data is None and run is None:
@@ -71,7 +73,9 @@ def run_all(
         for stage in ALL_STAGES:
             opened.ensure(stage)
         metrics = write_outputs(opened)
+        example = dataset_of(opened).items["item_id"][0].as_py()
     result = {**metrics, "run": str(directory), "report": str(directory / "report.html"), "built": opened.built, "reused": opened.reused}
+    result["next"] = f"{sys.argv[0]} lookup {example} --run {directory}"
     report(result, json, text=_summary)
 
 
@@ -89,8 +93,7 @@ def _summary(result: Mapping[str, Any]) -> str:
     lines += [f"{name:48}{_interval(r['auc'])}{_interval(r['gauc'])}" for name, r in result["paired"].items()]
     parity = result["parity"]
     lines += ["", f"online equals offline: {parity['items']} items and {parity['users']} users compared, {parity['different']} different"]
-    item = "ITEM"
-    lines += [f"report: {result['report']}", f"next: adc lookup --run {result['run']} {item}"]
+    lines += [f"report: {result['report']}", f"next: {result['next']}"]
     return "\n".join(lines)
 
 
