@@ -105,7 +105,7 @@ class Run:
         """Open an existing run, with some of its settings changed. Raises ArtifactError when the directory holds none that can be read."""
         path = Path(directory) / "run.json"
         if not path.is_file():
-            raise ArtifactError(f"{directory} holds no run.json; start a run with `adc data` or `adc run`")
+            raise ArtifactError(f"{directory} holds no run.json; start one with `adc run --data DIR --run {directory}`")
         try:
             stored = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:

@@ -95,7 +95,9 @@ class SASRec(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """float32 [R, T, D]: the state after each event, from that event and the user's earlier ones in the row."""
         table = self.table
-        x_RTD = self.dropout(functional.embedding(batch.items, table) * table.shape[1] ** 0.5 + self.places[batch.places])
+        # embedding, not an index: an index's gradient is added up in whatever order torch's threads finish, so a seed would not repeat
+        places = functional.embedding(batch.places, self.places)
+        x_RTD = self.dropout(functional.embedding(batch.items, table) * table.shape[1] ** 0.5 + places)
         visible_RTT = (batch.users[:, :, None] == batch.users[:, None, :]).tril_()
         for block in self.blocks:
             x_RTD = block(x_RTD, visible_RTT)

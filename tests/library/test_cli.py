@@ -169,7 +169,7 @@ def test_a_command_without_a_run_says_how_to_start_one(adc, tmp_path, words):
     """A directory that holds no run is refused with the command that makes one; nothing is created in it."""
     code, _, err = adc(*words, "--run", tmp_path / "none")
     assert code == 1
-    assert "holds no run.json; start a run with" in err
+    assert "holds no run.json; start one with `adc run --data" in err
     assert not (tmp_path / "none").exists()
 
 
