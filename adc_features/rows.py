@@ -42,6 +42,18 @@ def utc_array(times: np.ndarray) -> pa.Array:
     return pa.array(times.astype("datetime64[us]"), TIME)
 
 
+def check_timed(table: pa.Table, keys: Sequence[str], *, name: str) -> None:
+    """Raise InputError unless `table` has event_timestamp, with a time zone, and every key, none of them null."""
+    for column in ("event_timestamp", *keys):
+        if column not in table.column_names:
+            raise InputError(f"{name} has no column {column!r}; it has {table.column_names}")
+        if table[column].null_count:
+            raise InputError(f"{name}: {table[column].null_count} values of {column!r} are null; drop these rows")
+    stamp = table.schema.field("event_timestamp").type
+    if not pa.types.is_timestamp(stamp) or stamp.tz is None:
+        raise InputError(f"{name}: event_timestamp is {stamp}; expected timestamps with a time zone, guessing one would move rows across cut-offs")
+
+
 def sid_rows(snapshot: SidTable, *, servable_at: datetime, computed_at: datetime) -> pa.Table:
     """One row an item: item_id, event_timestamp = servable_at, created_timestamp = computed_at, then SID_FEATURES.
 

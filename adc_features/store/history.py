@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import ArtifactError, InputError
-from adc_features.rows import TIME, with_missing_visible
+from adc_features.rows import TIME, check_timed, with_missing_visible
 from adc_features.statistics import NO_TIME
 from adc_features.store.definitions import arrow_schema, is_sid_view
 from adc_features.store.publish import LAST_TIME
@@ -143,14 +143,7 @@ def _distinct(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 def _checked(entity_frame: pa.Table | pd.DataFrame, keys: Sequence[str]) -> pa.Table:
     frame = entity_frame if isinstance(entity_frame, pa.Table) else pa.Table.from_pandas(entity_frame, preserve_index=False)
-    for name in ("event_timestamp", *keys):
-        if name not in frame.column_names:
-            raise InputError(f"the entity frame has no column {name!r}; it has {frame.column_names}")
-        if frame[name].null_count:
-            raise InputError(f"{frame[name].null_count} values of {name!r} are null in the entity frame; drop these rows")
-    stamp = frame.schema.field("event_timestamp").type
-    if not pa.types.is_timestamp(stamp) or stamp.tz is None:
-        raise InputError(f"event_timestamp is {stamp}; expected timestamps with a time zone, guessing one would move rows across cut-offs")
+    check_timed(frame, keys, name="the entity frame")
     times = pc.cast(frame["event_timestamp"], TIME, safe=False)  # nanoseconds are cut, never rounded up: a row must not see later
     frame = frame.set_column(frame.column_names.index("event_timestamp"), "event_timestamp", times).replace_schema_metadata(None)
     if "row_id" not in frame.column_names:

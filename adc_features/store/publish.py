@@ -21,7 +21,7 @@ from adc_features.artifact import fresh_directory, read_manifest, recover, seal
 from adc_features.clock import moment, utc
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.generation import Generation
-from adc_features.rows import TIME, carried_forward, sid_rows, sid_table, with_missing_visible
+from adc_features.rows import TIME, carried_forward, check_timed, sid_rows, sid_table, with_missing_visible
 from adc_features.sids import SidTable, SidTimeline
 from adc_features.statistics import NO_TIME
 from adc_features.store.definitions import ENTITY_OF, FEATURE_TYPES, JOIN_KEY, feature_schema, id_type, statistics_schemas
@@ -197,14 +197,7 @@ def check_validity(rows: pa.Table, *, resolution: timedelta) -> None:
 
 def _checked(table: pa.Table, key: str, name: str) -> pa.Table:
     """The table with event_timestamp in microseconds, refused when Feast could not carry it faithfully."""
-    for column in (key, "event_timestamp"):
-        if column not in table.column_names:
-            raise InputError(f"{name} has no column {column!r}; it has {table.column_names}")
-        if table[column].null_count:
-            raise InputError(f"{name}: {table[column].null_count} values of {column!r} are null; drop these rows")
-    stamp = table.schema.field("event_timestamp").type
-    if not pa.types.is_timestamp(stamp) or stamp.tz is None:
-        raise InputError(f"{name}: event_timestamp is {stamp}; expected timestamps with a time zone, guessing one would move rows across cut-offs")
+    check_timed(table, [key], name=name)
     for field in feature_schema(table.schema):
         column = table[field.name]
         inner = field.type.value_type if pa.types.is_list(field.type) else field.type
