@@ -125,19 +125,19 @@ class InputEncoder:
         """Embedding rows that each column of `ids` needs."""
         return tuple(HASH_BUCKETS + len(self.vocabulary[name]) for name in ID_COLUMNS)
 
-    def ids(self, frame: TrainingFrame) -> np.ndarray:
-        """int64 [N, 4]: buckets first, then the vocabulary."""
+    def ids(self, frame: TrainingFrame, user: TrainingFrame | None = None) -> np.ndarray:
+        """int64 [N, 4]: buckets first, then the vocabulary. user: one row that names the user of all rows of `frame`."""
         columns = []
         for name in ID_COLUMNS:
-            values = _ids(frame, name)
-            row, known = find_rows(self.vocabulary[name], values)
+            values = _ids(user if user is not None and name == "user_id" else frame, name)
+            row, known = _sorted_rows(self.vocabulary[name], values)
             bucket = (pd.util.hash_array(values.astype(object) if values.dtype.kind == "U" else values) % HASH_BUCKETS).astype(np.int64)
             columns.append(np.where(known, HASH_BUCKETS + row, bucket))
-        return np.stack(columns, axis=1)
+        return np.stack(np.broadcast_arrays(*columns), axis=1)
 
     def user_rows(self, frame: TrainingFrame) -> np.ndarray:
         """int64 [N]: 1 + place among the training users, 0 for others."""
-        row, known = find_rows(self.users, frame.user_ids)
+        row, known = _sorted_rows(self.users, frame.user_ids)
         return np.where(known, row + 1, 0)
 
     def item(self, frame: TrainingFrame) -> np.ndarray:
@@ -202,21 +202,28 @@ def code_match(frame: TrainingFrame, timeline: SidTimeline, sid: np.ndarray, wei
 
     sid: int32 [N, L], -1 = none; weight: float32 [N, L]. Per position first the share of recent items with the same code, then the
     same weighted by label - the user's mean (liked above, disliked below). `weighted` counts a match by the product of both weights.
-    Shares are smoothed by two items that do not match.
+    Shares are smoothed by two items that do not match. A frame of one row stands for the user of every row of `sid`.
     """
     row, items, label, size = recent_items(frame)
     length = sid.shape[1]
-    out = np.zeros((len(frame), 2 * length), np.float32)
+    out = np.zeros((len(sid), 2 * length), np.float32)
     if not len(row):
         return out
     their_sid, their_weight, _ = timeline.gather(items, frame.times[row])
+    liking = label - _column(frame, "user_label_mean")[row]
+    if len(frame) == 1:
+        pairs = ((their_sid == sid[:, None]) & (their_sid >= 0)).astype(np.float64)
+        if weighted:
+            pairs *= their_weight * weight[:, None]
+        out[:, :length] = pairs.sum(axis=1) / (size + 2)
+        out[:, length:] = np.einsum("ntl,t->nl", pairs, liking) / (size + 2)
+        return out
     same = ((their_sid == sid[row]) & (their_sid >= 0)).astype(np.float64)
     if weighted:
         same *= their_weight * weight[row]
-    level = (_column(frame, "user_label_mean"))[row]
     for place in range(length):
         out[:, place] = np.bincount(row, same[:, place], len(frame)) / (size + 2)
-        out[:, length + place] = np.bincount(row, same[:, place] * (label - level), len(frame)) / (size + 2)
+        out[:, length + place] = np.bincount(row, same[:, place] * liking, len(frame)) / (size + 2)
     return out
 
 
@@ -330,6 +337,14 @@ def _ids(frame: TrainingFrame, name: str) -> np.ndarray:
     if pa.types.is_integer(column.type):
         return column.to_numpy().astype(np.int64)
     return column.cast(pa.string()).fill_null("").to_numpy().astype(str)
+
+
+def _sorted_rows(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """find_rows for ids that are sorted already; sorting tens of thousands again would cost a request more than all the rest."""
+    if (wanted.dtype.kind in "iu") != (ids.dtype.kind in "iu") or not len(ids):
+        return find_rows(ids, wanted)  # which refuses them, or finds none
+    row = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    return row, ids[row] == wanted
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

@@ -88,12 +88,17 @@ def exchange(frame: TrainingFrame, item_ids: np.ndarray, *, within: Literal["all
     return Exchange(item_ids, item_ids[source])
 
 
-def recipe_inputs(frame: TrainingFrame, recipe: Recipe, encoder: InputEncoder, sources: Sources, *, exchanged: Exchange | None = None) -> Inputs:
+def recipe_inputs(
+    frame: TrainingFrame, recipe: Recipe, encoder: InputEncoder, sources: Sources, *, exchanged: Exchange | None = None, user: TrainingFrame | None = None
+) -> Inputs:
     """The arrays that this recipe shows to its ranker.
 
-    Raises InputError when the recipe needs codes or vectors that are not given, GenerationMismatch when frame and timeline disagree.
+    user: one row with the user's features, where `frame` holds candidates of one request and item features alone; else each row of
+    `frame` has its own. Raises InputError when the recipe needs codes or vectors that are not given, GenerationMismatch when frame
+    and timeline disagree.
     """
     rows = len(frame)
+    user = frame if user is None else user
     sid, weight, reliability, match = (np.zeros((rows, 0), t) for t in (np.int64, np.float32, np.float32, np.float32))
     vectors = {}
     if recipe.codes != "none":
@@ -104,7 +109,7 @@ def recipe_inputs(frame: TrainingFrame, recipe: Recipe, encoder: InputEncoder, s
             weight = timeline.gather(exchanged.source_ids[row], frame.times)[1]
         weight = np.where(codes >= 0, weight if recipe.codes == "weighted" else 1.0, 0.0).astype(np.float32)
         reliability = known[:, None] if recipe.codes == "weighted" else reliability
-        match = code_match(frame, timeline, codes, weight, weighted=recipe.codes == "weighted")
+        match = code_match(user, timeline, codes, weight, weighted=recipe.codes == "weighted")
         sid = codes.astype(np.int64) + 1
     if recipe.vectors:
         if sources.vectors is None:
@@ -113,17 +118,22 @@ def recipe_inputs(frame: TrainingFrame, recipe: Recipe, encoder: InputEncoder, s
         vectors = {m: VectorRows(sources.vectors.matrices[m], sources.vectors.rows(m, frame.item_ids, frame.times)) for m in sources.vectors.modalities}
     return Inputs(
         label=frame.labels,
-        user=encoder.user_rows(frame),
-        ids=encoder.ids(frame),
+        user=_for_each(encoder.user_rows(user), rows),
+        ids=encoder.ids(frame, user),
         item=encoder.item(frame),
-        user_state=encoder.user_state(frame),
-        settled=encoder.settled(frame),
+        user_state=_for_each(encoder.user_state(user), rows),
+        settled=_for_each(encoder.settled(user), rows),
         sid=sid,
         weight=weight,
         reliability=reliability,
         match=match,
         vectors=vectors,
     )
+
+
+def _for_each(user: np.ndarray, rows: int) -> np.ndarray:
+    """What is known of the users for each row: one a row already, or the same for all."""
+    return user if len(user) == rows else np.repeat(user, rows, axis=0)
 
 
 def _timeline(frame: TrainingFrame, recipe: Recipe, sources: Sources) -> SidTimeline:

@@ -1,5 +1,7 @@
 """Inputs against plain loops over the frame's rows."""
 
+from dataclasses import fields, replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,7 +9,7 @@ from ranking_world import GENERATION, START, day, frame, interactions, snapshots
 
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.statistics import SMOOTHING
-from training.inputs import HASH_BUCKETS, SETTLED_DAYS, InputEncoder, code_match, recent_items, settled_features, vector_match
+from training.inputs import HASH_BUCKETS, SETTLED_DAYS, InputEncoder, Inputs, code_match, recent_items, settled_features, vector_match
 from training.recipes import RECIPES, Sources, exchange, recipe, recipe_inputs
 
 
@@ -49,6 +51,34 @@ def test_code_match_counts_equal_codes_in_the_users_recent_items(whole, weighted
             mass = same * (their_weight[:, place] * weight[n, place] if weighted else 1.0)
             assert got[n, place] == pytest.approx(mass.sum() / (len(liked) + 2), abs=1e-5)
             assert got[n, sid.shape[1] + place] == pytest.approx((mass * liked).sum() / (len(liked) + 2), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["no_sid", "codes", "codes_weights"])
+def test_one_user_row_stands_for_every_candidate(name, whole):
+    """A request (candidates with item features, one row of the user) gives the inputs of rows that each repeat the user."""
+    asker = int(np.argmax(recent_items(whole).size))
+    for who in (asker, 0):  # the user with the most recent items, and one who had none
+        user = whole.take(np.array([who]))
+        repeated, alone = whole.table, whole.table
+        for column in whole.table.column_names:
+            if column.startswith("user_") or column == "event_timestamp":
+                repeated = repeated.set_column(repeated.column_names.index(column), column, whole.table[column].take(pa.array(np.full(len(whole), who))))
+        now = repeated["event_timestamp"]
+        alone = alone.set_column(alone.column_names.index("event_timestamp"), "event_timestamp", now)
+        alone = alone.drop_columns([c for c in alone.column_names if c.startswith("user_") and c != "user_id"])
+        frames = [replace(whole, table=_only_items_known_at(t, whole.times[who])) for t in (repeated, alone)]
+        encoder = InputEncoder.fit(whole, min_count=4)
+        expected = recipe_inputs(frames[0], RECIPES[name], encoder, sources())
+        got = recipe_inputs(frames[1], RECIPES[name], encoder, sources(), user=user)
+        for field in fields(Inputs):
+            if field.name != "vectors":
+                assert np.allclose(getattr(got, field.name), getattr(expected, field.name), rtol=0, atol=1e-7), field.name
+
+
+def _only_items_known_at(table, time):
+    """The rows whose item was last seen before `time`: what a frame at that time may hold."""
+    last = table["item_last_time"].to_numpy()
+    return table.filter(pa.array(last < time.astype(np.int64)))
 
 
 def test_vectors_are_those_of_the_rows_time(whole):
