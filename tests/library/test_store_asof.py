@@ -1,0 +1,151 @@
+"""The join engine against a join that a person can read."""
+
+from datetime import UTC, date, datetime, timedelta
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from adc_features.errors import InputError
+from adc_features.store.asof import NO_ROW, AsofIndex, KeyCodes, gather, microseconds
+
+US = pa.timestamp("us", tz="UTC")
+SECOND = 1_000_000
+DAY = 86_400 * SECOND
+
+
+def times(values):
+    return pa.chunked_array([pa.array(values, pa.int64()).cast(US)])
+
+
+def brute_force(features, asked, *, ttl=0, known_only=False):
+    """features: (key, time, created) rows; asked: (key, time) rows. Plain Python, row by row."""
+    answer = []
+    for key, at in asked:
+        seen = [
+            (time, created, row)
+            for row, (other, time, created) in enumerate(features)
+            if None not in (*key, *other) and other == key and time <= at and (not known_only or created <= at)
+        ]
+        best = max(seen, default=None)
+        answer.append(NO_ROW if best is None or (ttl and best[0] < at - ttl) else best[2])
+    return answer
+
+
+steps = st.sampled_from([1, 7, SECOND, DAY])
+part = st.none() | st.integers(0, 2)
+
+
+@st.composite
+def joins(draw):
+    width, step, scale = draw(st.integers(1, 2)), draw(steps), draw(st.sampled_from([1, 10**12]))
+    key = st.tuples(*[part.map(lambda v: None if v is None else v * scale)] * width)
+    moment = st.integers(-3, 12).map(lambda t: t * step)
+    features = draw(st.lists(st.tuples(key, moment, moment), max_size=30))
+    asked = draw(st.lists(st.tuples(key, moment.flatmap(lambda t: st.sampled_from([t, t + 1, t - 1]))), max_size=30))
+    return width, features, asked, draw(st.sampled_from([0, step, 3 * step])), draw(st.booleans())
+
+
+@given(joins(), st.sampled_from(["int64", "int32", "string"]))
+def test_the_engine_equals_the_brute_force_join(join, kind):
+    """Whatever keys, ties, nulls, order, ttl and created times: the row number is the brute-force join's."""
+    width, features, asked, ttl, known_only = join
+
+    def column(rows, place, kind):
+        values = [row[0][place] for row in rows]
+        if kind == "string":
+            return pa.chunked_array([pa.array([None if v is None else str(v) for v in values], pa.string())])
+        narrow = [None if v is None else v % 2**31 for v in values]
+        return pa.chunked_array([pa.array(narrow if kind == "int32" else values, pa.int32() if kind == "int32" else pa.int64())])
+
+    if kind == "int32":
+        features = [(tuple(None if v is None else v % 2**31 for v in k), t, c) for k, t, c in features]
+        asked = [(tuple(None if v is None else v % 2**31 for v in k), t) for k, t in asked]
+    other = "int64" if kind == "int32" else kind  # int32 keys meet int64 keys
+    index = AsofIndex([column(features, p, kind) for p in range(width)], times([f[1] for f in features]), created=times([f[2] for f in features]))
+    got = index.match(
+        [column(asked, p, other) for p in range(width)],
+        np.array([t for _, t in asked], np.int64),
+        names=["a", "b"][:width],
+        ttl=timedelta(microseconds=ttl),
+        known_only=known_only,
+    )
+    assert got.tolist() == brute_force(features, asked, ttl=ttl, known_only=known_only)
+
+
+def test_a_view_without_keys_matches_by_time_alone():
+    """A view without an entity has one history for everybody."""
+    index = AsofIndex([], times([5, 1]))
+    assert index.match([], np.array([0, 1, 4, 5, 9]), names=[]).tolist() == [NO_ROW, 1, 1, 0, 0]
+
+
+def test_times_that_need_too_many_bits_are_ranked():
+    """Microseconds over centuries beside a million keys still join exactly."""
+    keys = np.arange(2**21)
+    at = np.where(keys % 2 == 0, 0, 2**60 + keys)
+    index = AsofIndex([pa.chunked_array([pa.array(keys)])], times(at))
+    asked = pa.chunked_array([pa.array([5, 5, 4])])
+    assert index.match([asked], np.array([2**60 + 4, 2**60 + 5, 0]), names=["k"]).tolist() == [NO_ROW, 5, 4]
+
+
+def test_a_history_that_is_not_known_yet_is_leapt_over():
+    """With a created-time cut-off the newest row that was known then is seen, far behind thousands that were not."""
+    n = 5_000
+    features = [((1,), t, 0 if t == 3 else 10 * n) for t in range(n)]
+    index = AsofIndex([pa.chunked_array([pa.array([1] * n)])], times(range(n)), created=times([c for *_, c in features]))
+    asked = pa.chunked_array([pa.array([1, 1, 1])])
+    at = np.array([n, 2, 20 * n])
+    assert index.match([asked], at, names=["k"], known_only=True).tolist() == [3, NO_ROW, n - 1]
+
+
+def test_created_time_filtering_needs_created_times():
+    """Asking for what was known without created times is refused, not ignored."""
+    index = AsofIndex([pa.chunked_array([pa.array([1])])], times([1]))
+    with pytest.raises(InputError, match="created_timestamp_column"):
+        index.match([pa.chunked_array([pa.array([1])])], np.array([2]), names=["k"], known_only=True)
+
+
+def test_key_types_that_never_match_are_refused():
+    """Strings asked of integer keys say so instead of finding nothing."""
+    with pytest.raises(InputError, match=r"item_id is string .* int64"):
+        KeyCodes([pa.chunked_array([pa.array([1, 2])])]).of([pa.chunked_array([pa.array(["1"])])], names=["item_id"])
+
+
+@pytest.mark.parametrize(
+    ("column", "want"),
+    [
+        (pa.array([date(1970, 1, 2), date(1969, 12, 31)]), [DAY, -DAY]),
+        (pa.array([datetime(1970, 1, 2)], pa.timestamp("s")), [DAY]),
+        (pa.array([-1, 1_999], pa.timestamp("ns")), [-1, 1]),
+        (pa.array([datetime(1970, 1, 1, 0, 0, 1, tzinfo=UTC)], pa.timestamp("ms", "Europe/Berlin")), [SECOND]),
+        (pa.array(np.array(["1677-09-22", "2262-04-10"], "datetime64[us]")), [-9223286400 * SECOND, 9223200000 * SECOND]),
+    ],
+)
+def test_times_of_every_resolution_become_microseconds(column, want):
+    """Days, seconds and nanoseconds, zones and none, the far past: microseconds UTC, cut and never rounded up."""
+    assert microseconds(column).tolist() == want
+
+
+@pytest.mark.parametrize("column", [pa.array([1.5]), pa.array(["2014-01-01"]), pa.array([None, 1], US)])
+def test_columns_that_are_no_times_are_refused(column):
+    """Numbers, text and nulls are not taken for times."""
+    with pytest.raises(InputError):
+        microseconds(column)
+
+
+@given(st.lists(st.none() | st.lists(st.none() | st.integers(0, 9), max_size=3), max_size=8), st.data())
+def test_gathering_equals_picking(lists, data):
+    """Lists of one length or many, empty, null or with nulls inside come back as they were, null where there is no row."""
+    column = pa.chunked_array([pa.array(lists[:3], pa.list_(pa.int32())), pa.array(lists[3:], pa.list_(pa.int32()))])
+    rows = data.draw(st.lists(st.integers(NO_ROW, len(lists) - 1), max_size=12))
+    assert gather(column, np.array(rows, np.int64)).to_pylist() == [None if r < 0 else lists[r] for r in rows]
+
+
+def test_lists_of_one_length_keep_their_type():
+    """The matrix path returns list, not large_list or fixed-size."""
+    column = pa.chunked_array([pa.array([[1, 2], [3, 4]], pa.list_(pa.int32()))])
+    got = gather(column, np.array([1, NO_ROW, 0]))
+    assert got.type == pa.list_(pa.int32())
+    assert got.to_pylist() == [[3, 4], None, [1, 2]]
