@@ -1,7 +1,9 @@
 """The `adc` command: the library's commands and those that train. Each is one call of one stage."""
 
+import logging
 import sys
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +11,8 @@ import typer
 
 from adc_features.cli import DataOption, FinalOption, SeedOption, app, build, open_run
 from adc_features.console import JsonOption, RunOption, progress, report, run_app
+
+log = logging.getLogger(__name__)
 
 
 @app.command()
@@ -77,6 +81,108 @@ def run_all(
     result = {**metrics, "run": str(directory), "report": str(directory / "report.html"), "built": opened.built, "reused": opened.reused}
     result["next"] = f"{sys.argv[0]} lookup {example} --run {directory}"
     report(result, json, text=_summary)
+
+
+NowOption = Annotated[str | None, typer.Option("--now", metavar="TIME", help="Rank as of this time; default the clock. For data that ended long ago.")]
+PromotionOption = Annotated[Path | None, typer.Option("--promotion", metavar="FILE", help="Serve what this promotion file names.")]
+
+
+@app.command()
+def promote(
+    run: RunOption,
+    recipe: Annotated[str, typer.Option(help="Which of the run's rankers.")] = "codes_weights",
+    to: PromotionOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Let a run's ranker serve, on the codes it was trained on; a running service takes it over."""
+    from datetime import UTC, datetime
+
+    from adc_features.run import Run
+    from training import promotion
+
+    pair = promotion.promotion_of(Run.open(run), recipe=recipe, promoted_at=datetime.now(UTC))
+    path = to or run / promotion.PROMOTION
+    promotion.promote(path, pair)
+    report({"promotion": str(path), "pair": pair.name, **asdict(pair)}, json)
+
+
+@app.command()
+def rank(
+    user: Annotated[str, typer.Argument(help="User id.")],
+    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Candidates.")],
+    run: RunOption,
+    k: Annotated[int | None, typer.Option(min=1, help="How many of the best to show.")] = None,
+    now: NowOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Rank candidates for a user, as the service does."""
+    from json import dumps, loads
+
+    from training.serve import Service, ServiceSettings
+
+    bundle, clock = _opened(run, None, now)
+    ids: dict[str, Any] = {"user": user, "items": items}
+    if int64 := [name for name, key in (("user", "user_id"), ("items", "item_id")) if bundle.id_types[key] == "int64"]:
+        ids |= {name: _integers(ids[name]) for name in int64}
+    answer = Service(bundle, ServiceSettings(), clock=clock).rank(bundle, dumps({**ids, "k": k}).encode())
+    report(loads(answer.body), json)
+
+
+@app.command()
+def serve(
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Serve this run: its promoted ranker, else codes_weights.")] = None,
+    promotion: PromotionOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback should have a token, ADC_SERVE_TOKEN.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
+    max_items: Annotated[int, typer.Option(min=1, help="Most ids in one request.")] = 2_000,
+    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 2.0,
+    now: NowOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Rank over HTTP: POST /rank, POST /lookup, GET /healthz, /readyz, /metrics. Follows promotions."""
+    import os
+    import socket
+
+    from training.promotion import PROMOTION
+    from training.serve import Service, ServiceSettings, server
+
+    if (run is None) == (promotion is None):
+        raise typer.BadParameter("give --run or --promotion")
+    settings = ServiceSettings(max_items=max_items, timeout=timeout, token=os.environ.get("ADC_SERVE_TOKEN") or None)
+    if host not in ("127.0.0.1", "::1", "localhost") and settings.token is None:
+        log.warning("stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN", host)
+    bundle, clock = _opened(run, promotion, now)
+    service = Service(bundle, settings, clock=clock, promotion_file=promotion or Path(run or "") / PROMOTION)
+    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
+        report({"url": url, "pair": bundle.promotion.name, "recipe": bundle.trained.recipe.name, "token": settings.token is not None}, json)
+        server(service).run(sockets=[listening])
+
+
+def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[Any, Any]:
+    """The bundle that a run or a promotion file names, warm, and the clock to rank by."""
+    from datetime import UTC, datetime
+
+    import torch
+
+    from adc_features.clock import parse_utc
+    from adc_features.run import Run
+    from training.promotion import read_promotion, serving_pair
+    from training.scoring import open_bundle
+
+    torch.set_num_threads(1)  # one request at a time on one thread; a second thread costs it more than it brings
+    frozen = parse_utc(now, name="--now") if now else None
+    pair = read_promotion(promotion) if promotion else serving_pair(Run.open(run or Path()), now=datetime.now(UTC))
+    return open_bundle(pair), lambda: frozen or datetime.now(UTC)
+
+
+def _integers(ids: str | list[str]) -> int | list[int]:
+    from adc_features.errors import InputError
+
+    try:
+        return int(ids) if isinstance(ids, str) else [int(i) for i in ids]
+    except ValueError as error:
+        raise InputError(f"ids are {ids}; this catalogue's ids are integers, give integers") from error
 
 
 def _summary(result: Mapping[str, Any]) -> str:

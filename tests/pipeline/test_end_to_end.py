@@ -2,6 +2,11 @@
 
 import json
 import shutil
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +14,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from adc_features.errors import InputError
 from adc_features.run import Run
 from adc_features.stages import generation_of, snapshots_of
 from training.cli import app
@@ -122,6 +128,37 @@ def test_lookup_reports_an_unknown_item_as_absent(workplace: Path) -> None:
     assert not unknown["found"]
     assert set(unknown["sid"]) == {-1}
     assert set(unknown["sid_weight"]) == {0.0}
+
+
+def test_what_is_promoted_ranks_on_the_command_line_and_over_http(workplace: Path) -> None:
+    """Without a promotion codes_weights ranks, after one the promoted recipe; `adc serve` gives the scores of `adc rank`, and stops when told to."""
+    run = ["--run", str(workplace / "run")]
+    ask = ["rank", "u000001", "i000001", "i000002", "nobody", *run, "--now", "2025-01-01", "--json", "-"]
+    assert json.loads(adc(*ask).stdout)["recipe"] == "codes_weights"
+    promoted = json.loads(adc("promote", *run, "--recipe", "xgboost_codes_weights", "--json", "-").stdout)
+    ranked = json.loads(adc(*ask).stdout)
+    assert (ranked["recipe"], ranked["pair"], ranked["unknown_items"]) == ("xgboost_codes_weights", promoted["pair"], 1)
+    serve = [sys.executable, "-c", "from training.cli import main; main()", "serve", *run, "--port", "0", "--json", str(workplace / "served.json")]
+    with subprocess.Popen(serve, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as served:
+        try:
+            deadline = time.monotonic() + 120
+            while not (workplace / "served.json").is_file():
+                assert served.poll() is None
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+            body = json.dumps({"user": "u000001", "items": ["i000001", "i000002", "nobody"], "now": "2025-01-01T00:00:00Z"}).encode()
+            with urllib.request.urlopen(json.loads((workplace / "served.json").read_text())["url"] + "/rank", body, timeout=60) as response:
+                assert json.load(response) == ranked
+        finally:
+            served.terminate()
+    assert served.returncode in (0, -signal.SIGTERM)
+
+
+def test_a_control_is_not_promoted(workplace: Path) -> None:
+    """Permuted weights and raw vectors are for comparison; they cannot serve."""
+    for recipe in ("weights_permuted", "vectors", "nonsense"):
+        with pytest.raises(InputError, match="is not served"):
+            adc("promote", "--run", str(workplace / "run"), "--recipe", recipe)
 
 
 def test_the_report_is_one_file_without_a_network(workplace: Path) -> None:

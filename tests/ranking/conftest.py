@@ -1,0 +1,11 @@
+"""Fixtures that several files share."""
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory):
+    """Published, materialized and trained once; tests read it."""
+    from serving_world import open_shop
+
+    return open_shop(tmp_path_factory.mktemp("shop"))
