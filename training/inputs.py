@@ -131,8 +131,10 @@ class InputEncoder:
         for name in ID_COLUMNS:
             values = _ids(user if user is not None and name == "user_id" else frame, name)
             row, known = _sorted_rows(self.vocabulary[name], values)
-            bucket = (pd.util.hash_array(values.astype(object) if values.dtype.kind == "U" else values) % HASH_BUCKETS).astype(np.int64)
-            columns.append(np.where(known, HASH_BUCKETS + row, bucket))
+            rare = values[~known]
+            row[known] += HASH_BUCKETS
+            row[~known] = pd.util.hash_array(rare.astype(object) if rare.dtype.kind == "U" else rare) % HASH_BUCKETS
+            columns.append(row)
         return np.stack(np.broadcast_arrays(*columns), axis=1)
 
     def user_rows(self, frame: TrainingFrame) -> np.ndarray:

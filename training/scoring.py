@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import numpy as np
 import pyarrow as pa
@@ -18,8 +18,10 @@ import pyarrow as pa
 from adc_features.artifact import read_manifest
 from adc_features.clock import instant
 from adc_features.errors import InputError
-from adc_features.rows import utc_array
-from adc_features.sids import SidTable, SidTimeline
+from adc_features.rows import sid_table, utc_array
+from adc_features.sids import SidTimeline, list_matrix
+from adc_features.spec import NO_CODE
+from adc_features.store.repository import LiveGeneration, live_generation, service_name, statistics_path
 from training.frame import TrainingFrame
 from training.inputs import ID_COLUMNS, ITEM_COLUMNS, USER_COLUMNS
 from training.promotion import Promotion, check_promotion
@@ -39,17 +41,12 @@ FEATURES_READ = {
 
 
 class OnlineReader(Protocol):
-    """Vectorised reads of one repository: one row per id in the order asked, repeats kept, unknown ids marked and never zeros.
+    """Vectorised reads of what a service names: one row per id in the order asked, repeats kept, unknown ids marked and never zeros.
 
-    profiles, users: the statistics with `<view>_found`, as training_features names and types them; of no ids, their schema.
-    codes: of the one generation that the reader was opened for.
+    Columns: the ids, then found columns and features as training_features names and types them; of no ids, the same columns.
     """
 
-    def profiles(self, item_ids: np.ndarray) -> pa.Table: ...
-
-    def users(self, user_ids: np.ndarray) -> pa.Table: ...
-
-    def codes(self, item_ids: np.ndarray) -> SidTable: ...
+    def read(self, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table: ...
 
 
 class Ranking(NamedTuple):
@@ -70,7 +67,7 @@ class Bundle:
     promotion: Promotion
     trained: Trained
     reader: OnlineReader
-    codebook_size: int
+    live: LiveGeneration | None
     resolution: timedelta
     id_types: dict[str, str]
 
@@ -96,39 +93,41 @@ class Bundle:
         """
         items, asker = self.ids("item_id", item_ids), self.ids("user_id", [user_id])
         clock, seconds = _Laps(), {}
-        who = self.reader.users(asker)
+        who = self.reader.read(user_ids=asker)
         seconds["user"] = clock.lap()
-        profile = self.reader.profiles(items)
-        seconds["profile"] = clock.lap()
-        known, sids = profile["item_profile_found"].to_numpy(), None
+        recent = _recent_ids(who, items.dtype) if self.live else items[:0]
+        rows = self.reader.read(item_ids=np.concatenate([items, recent]))  # one read: both sides of a match from one state
+        seconds["items"] = clock.lap()
+        offered, sids = rows.slice(0, len(items)), None
+        known = offered["item_profile_found"].to_numpy()
         coded = np.zeros(len(items), bool)
-        columns: dict[str, pa.ChunkedArray | pa.Array] = dict(zip(profile.column_names, profile.columns, strict=True))
-        if self.trained.generation is not None:
-            recent = _recent_ids(who, items.dtype)
-            codes = self.reader.codes(np.concatenate([items, recent]))  # one read: both sides from the same snapshot
-            known, coded = np.logical_or(known, codes.found[: len(items)]), np.asarray((codes.sid[: len(items)] >= 0).any(axis=1))
-            offered = codes.to_arrow().slice(0, len(items))
-            columns |= {name: offered[name] for name in ("sid", "sid_weight", "reliability")}
-            sids = SidTimeline([codes.lookup(np.unique(recent) if len(recent) else items[:1])], [_ALWAYS])
-        seconds["codes"] = clock.lap()
-        frame = self._frame(columns, asker, items, now)
-        user = self._frame(dict(zip(who.column_names, who.columns, strict=True)), asker, items[:1], now)
-        score = self.trained.predict(frame, Sources(sids=sids), user=user)[0]
+        if self.live:
+            known = known | offered["sid_found"].to_numpy()
+            coded = list_matrix(offered["sid"], self.live.length, np.int32).max(axis=1) > NO_CODE
+            sids = self._timeline(rows.slice(len(items)) if len(recent) else rows.slice(0, 1))
+        user = self._frame(who, asker, items[:1], now)
+        score = self.trained.predict(self._frame(offered, asker, items, now), Sources(sids=sids), user=user)[0]
         seconds["model"] = clock.lap()
         return Ranking(score, known, coded, bool(who["user_activity_found"][0].as_py()), seconds)
 
-    def _frame(self, columns: dict[str, Any], user: np.ndarray, items: np.ndarray, now: datetime) -> TrainingFrame:
+    def _timeline(self, rows: pa.Table) -> SidTimeline:
+        """The codes of the user's recent items, as served now; valid at every time that a request may have."""
+        live = cast(LiveGeneration, self.live)
+        return SidTimeline([sid_table(rows, generation=live.id, codebook_size=live.codebook_size, length=live.length, as_of=_ALWAYS)], [_ALWAYS])
+
+    def _frame(self, features: pa.Table, user: np.ndarray, items: np.ndarray, now: datetime) -> TrainingFrame:
         rows = len(items)
         labels = {
             "row_id": pa.array(np.arange(rows)),
-            "user_id": pa.array(user).take(pa.array(np.zeros(rows, np.int64))),
+            "user_id": pa.array(np.broadcast_to(user, rows)),
             "item_id": pa.array(items),
             "event_timestamp": utc_array(np.full(rows, instant(now))),
             "label": pa.array(np.zeros(rows, np.float32)),
         }
-        generation = self.trained.generation if "sid" in columns else None
+        table = pa.table({**dict(zip(features.column_names, features.columns, strict=True)), **labels})
+        generation, size = (self.live.id, self.live.codebook_size) if self.live and "sid" in table.column_names else (None, 0)
         try:
-            return TrainingFrame(pa.table({**columns, **labels}), generation, self.codebook_size, self.resolution)
+            return TrainingFrame(table, generation, size, self.resolution)
         except InputError as error:
             raise InputError(
                 f"now is {now.isoformat()}, the online features hold later events; ask as of a later time, or materialize as of this one"
@@ -141,7 +140,6 @@ def open_bundle(promotion: Promotion) -> Bundle:
     Raises what check_promotion raises, and InputError when the repository's service lacks a feature that the ranker reads.
     """
     from adc_features.store.definitions import id_type, statistics_schemas
-    from adc_features.store.repository import live_generation, statistics_path
 
     check_promotion(promotion)
     trained = load_trained(promotion.ranker, generation=promotion.generation)
@@ -153,20 +151,21 @@ def open_bundle(promotion: Promotion) -> Bundle:
         promotion=promotion,
         trained=replace(trained, rankers={seed: trained.rankers[seed]}),  # metrics are of one seed's ranker; one is served
         reader=open_reader(promotion),
-        codebook_size=live_generation(promotion.repository, promotion.generation).codebook_size if promotion.generation else 0,
+        live=live_generation(promotion.repository, promotion.generation) if promotion.generation else None,
         resolution=timedelta(seconds=read_manifest(statistics_path(promotion.repository))["resolution_seconds"]),
         id_types={"item_id": id_type(schemas["item_profile"], "item_id"), "user_id": id_type(schemas["user_activity"], "user_id")},
     )
-    for key, read in (("item_id", bundle.reader.profiles), ("user_id", bundle.reader.users)):
-        if lacking := sorted(FEATURES_READ[key] - set(read(bundle.ids(key, [])).column_names)):
+    for key, ids in (("item_id", "item_ids"), ("user_id", "user_ids")):
+        offered = bundle.reader.read(**{ids: bundle.ids(key, [])}).column_names
+        if lacking := sorted(FEATURES_READ[key] - set(offered)):
             raise InputError(f"the ranker reads {lacking}, which the statistics of {promotion.repository} lack; publish them, then apply and materialize")
-    nobody = {key: "" if kind == "string" else -1 for key, kind in bundle.id_types.items()}
+    nobody = {key: "nobody" if kind == "string" else -1 for key, kind in bundle.id_types.items()}
     bundle.score(nobody["user_id"], [nobody["item_id"]], now=datetime.now(UTC))
     return bundle
 
 
 def open_reader(promotion: Promotion) -> OnlineReader:
-    """The reader of a pair's repository and generation."""
+    """The reader of what a pair's ranker may read."""
     return _FeastReader(promotion)
 
 
@@ -174,33 +173,17 @@ class _FeastReader:
     """Reads through Feast's client: any online store, at its speed."""
 
     def __init__(self, promotion: Promotion) -> None:
-        from adc_features.store.registry import join_key, open_store, service_views
-        from adc_features.store.repository import service_name
+        from adc_features.store.registry import open_store, service_views
 
-        self._repository, self._generation = promotion.repository, promotion.generation
-        self._store = open_store(promotion.repository)
-        views = service_views(self._store, service_name(promotion.generation))
-        self._views = {
-            "sid": [v for v in views if v.name.startswith("item_sid_")],
-            "item_id": [v for v in views if join_key(v) == "item_id" and not v.name.startswith("item_sid_")],
-            "user_id": [v for v in views if join_key(v) == "user_id"],
-        }
+        self._repository, self._store = promotion.repository, open_store(promotion.repository)
+        self._views = service_views(self._store, service_name(promotion.generation))
 
-    def profiles(self, item_ids: np.ndarray) -> pa.Table:
-        return self._read("item_id", item_ids)
-
-    def users(self, user_ids: np.ndarray) -> pa.Table:
-        return self._read("user_id", user_ids)
-
-    def codes(self, item_ids: np.ndarray) -> SidTable:
-        from adc_features.store import lookup
-
-        return lookup(self._repository, str(self._generation), item_ids)
-
-    def _read(self, key: str, ids: np.ndarray) -> pa.Table:
+    def read(self, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table:
         from adc_features.store.online import read_online
+        from adc_features.store.registry import join_key
 
-        return read_online(self._repository, self._store, self._views[key], {key: ids})
+        asked = {key: ids for key, ids in (("item_id", item_ids), ("user_id", user_ids)) if ids is not None}
+        return read_online(self._repository, self._store, [v for v in self._views if join_key(v) in asked], asked)
 
 
 def _recent_ids(user: pa.Table, dtype: np.dtype) -> np.ndarray:

@@ -156,19 +156,13 @@ class Service:
         """Codes, weights and features of items, in the order asked, repeats kept."""
         asked = _parsed(LookupRequest, body)
         self._bounded(asked.items)
-        ids, began = bundle.ids("item_id", asked.items), time.perf_counter()
-        columns: dict[str, list] = {"item_id": asked.items}
-        if bundle.promotion.generation is not None:
-            codes = bundle.reader.codes(ids)
-            columns |= {name: getattr(codes, name).tolist() for name in ("found", "sid", "sid_weight", "reliability", "is_cold")}
-        if asked.features:
-            profile = bundle.reader.profiles(ids)
-            if unknown := sorted(set(asked.features) - set(profile.column_names) | {f for f in asked.features if f in columns}):
-                offered = [name for name in profile.column_names if name not in columns]
-                raise Refusal(422, "unknown_feature", f"there is no feature {unknown[0]!r}; item features are {', '.join(offered)}")
-            columns |= {name: profile[name].to_pylist() for name in asked.features}
-        rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return Answer(to_json({**_signature(bundle), "items": rows}), {"codes": time.perf_counter() - began})
+        began, rows = time.perf_counter(), bundle.reader.read(item_ids=bundle.ids("item_id", asked.items))
+        found, shown = ("sid_found", ("sid", "sid_weight", "reliability", "is_cold")) if bundle.live else ("item_profile_found", ())
+        if unknown := sorted(set(asked.features) - set(rows.column_names)):
+            raise Refusal(422, "unknown_feature", f"there is no feature {unknown[0]!r}; there are {', '.join(rows.column_names)}")
+        columns = {"item_id": asked.items, "found": rows[found].to_pylist(), **{name: rows[name].to_pylist() for name in (*shown, *asked.features)}}
+        answer = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+        return Answer(to_json({**_signature(bundle), "items": answer}), {"items": time.perf_counter() - began})
 
     def _bounded(self, items: list) -> None:
         if not items:

@@ -43,8 +43,8 @@ def test_an_unknown_item_is_marked_and_carries_no_code(bundle):
     ranking = bundle.score("u3", ["i59", "nothing", "i00"], now=NOW)
     assert ranking.known.tolist() == [True, False, True]
     assert ranking.coded.tolist() == [True, False, True]
-    codes = bundle.reader.codes(np.array(["nothing"]))
-    assert (codes.sid.max(), codes.sid_weight.max(), codes.found[0]) == (-1, 0, False)
+    row = bundle.reader.read(item_ids=np.array(["nothing"])).to_pylist()[0]
+    assert (row["sid_found"], row["sid"], row["sid_weight"], row["item_event_count"]) == (False, [-1] * 3, [0] * 3, None)
 
 
 def test_a_candidate_scores_the_same_alone_and_among_others(bundle):
