@@ -4,7 +4,7 @@ create_repository -> publish, publish_statistics -> apply -> materialize -> trai
 """
 
 from adc_features.store.history import JoinFacts, join_facts, training_features
-from adc_features.store.online import lookup, materialize, online_features
+from adc_features.store.online import OnlineReader, lookup, materialize, online_features, open_reader
 from adc_features.store.parity import parity, require_parity
 from adc_features.store.publish import check_validity, publish, publish_statistics, published_snapshots, published_timeline
 from adc_features.store.registry import apply, registry_problems
@@ -12,6 +12,7 @@ from adc_features.store.repository import check_repository, create_repository, l
 
 __all__ = [
     "JoinFacts",
+    "OnlineReader",
     "apply",
     "check_repository",
     "check_validity",
@@ -21,6 +22,7 @@ __all__ = [
     "lookup",
     "materialize",
     "online_features",
+    "open_reader",
     "parity",
     "publish",
     "publish_statistics",

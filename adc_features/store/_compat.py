@@ -14,28 +14,75 @@ from collections.abc import Iterator
 
 os.environ.setdefault("FEAST_USAGE", "False")
 
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, StreamFeatureView, ValueType
 from feast.data_format import ParquetFormat
+from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
+from feast.infra.compute_engines.local.compute import LocalComputeEngine
+from feast.infra.compute_engines.local.feature_builder import LocalFeatureBuilder
+from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.compute_engines.utils import create_offline_store_retrieval_job
+from feast.infra.online_stores.helpers import get_online_store_from_config
+from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.metrics import track_feature_statuses
+from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
+from feast.protos.feast.types.Value_pb2 import BoolList, BytesList, DoubleList, FloatList, Int32List, Int64List, StringList
+from feast.protos.feast.types.Value_pb2 import Value as ValueProto
+from feast.repo_config import FeastConfigBaseModel, get_online_config_from_type
+from feast.type_map import VALUE_TYPE_TO_PROTO_VALUE_MAP, feast_value_type_to_python_type, python_values_to_proto_values
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String
+from feast.utils import _get_cached_request_context, _get_table_entity_values
 
 __all__ = [
+    "TIMESTAMP_POSTFIX",
+    "VALUE_TYPE_TO_PROTO_VALUE_MAP",
     "Array",
     "Bool",
+    "BoolList",
+    "BytesList",
+    "DoubleList",
     "Entity",
+    "FeastConfigBaseModel",
     "FeatureService",
     "FeatureStore",
     "FeatureView",
     "Field",
+    "FieldStatus",
     "FileSource",
     "Float32",
     "Float64",
+    "FloatList",
+    "GetOnlineFeaturesResponse",
     "Int32",
+    "Int32List",
     "Int64",
+    "Int64List",
+    "LocalComputeEngine",
+    "LocalFeatureBuilder",
+    "LocalMaterializationJob",
+    "MaterializationJobStatus",
+    "MaterializationTask",
+    "OnlineResponse",
+    "OnlineStore",
     "ParquetFormat",
     "RepoConfig",
+    "StreamFeatureView",
     "String",
+    "StringList",
+    "SupportedAsyncMethods",
+    "ValueProto",
     "ValueType",
+    "_get_cached_request_context",
+    "_get_table_entity_values",
+    "create_offline_store_retrieval_job",
+    "feast_value_type_to_python_type",
+    "get_online_config_from_type",
+    "get_online_store_from_config",
+    "online_store",
+    "python_values_to_proto_values",
     "quiet",
+    "track_feature_statuses",
 ]
 
 _log = logging.getLogger(__name__)
@@ -49,6 +96,11 @@ def _release_duckdb() -> None:
 
         ibis.options.default_backend = None
         gc.collect()
+
+
+def online_store(store: FeatureStore) -> OnlineStore:
+    """The online store object behind a feature store."""
+    return store._get_provider().online_store
 
 
 @contextlib.contextmanager

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ from adc_features.errors import InputError
 from adc_features.rows import newest_as_of, sid_table
 from adc_features.sids import SidTable
 from adc_features.store.definitions import arrow_schema
+from adc_features.store.entity_keys import key_array
 from adc_features.store.history import visible_features
 from adc_features.store.publish import published_snapshots
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
@@ -53,20 +54,66 @@ def materialize(repo: Path, *, now: datetime, progress: Callable[[str, int, int]
         progress("materialize", len(names), len(names))
 
 
-def online_features(repo: Path, *, service: str, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table:
-    """The online values of a service's views, one row per id in the order asked, repeats kept.
+class OnlineReader:
+    """The views of a service, open for many reads; threads may share it. What is materialized later is seen, what is applied later is not."""
 
-    With item_ids alone the item views are read, with user_ids alone the user views, with both (of one length) all. Columns: the
-    ids, then found columns and features as `training_features` names and types them; an unknown id is found = False, never zeros.
-    """
+    def __init__(self, repo: Path, store: FeatureStore, views: Sequence[FeatureView]) -> None:
+        self._repo, self._store, self._views = repo, store, views
+        self._schemas = {view.name: arrow_schema(view) for view in views}
+
+    def read(self, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table:
+        """The online values, one row per id in the order asked, repeats kept.
+
+        With item_ids alone the item views are read, with user_ids alone the user views, with both (of one length) all. Columns: the
+        ids, then found columns and features as `training_features` names and types them; an unknown id is found = False, never
+        zeros. Raises InputError for ids of other lengths or types than declared.
+        """
+        asked = {name: np.asarray(ids) for name, ids in (("item_id", item_ids), ("user_id", user_ids)) if ids is not None}
+        if not asked or len({len(ids) for ids in asked.values()}) > 1:
+            raise InputError(f"asked for ids of lengths { {k: len(v) for k, v in asked.items()} }; give item_ids, user_ids, or both of one length")
+        views = [view for view in self._views if join_key(view) in asked]
+        if not views:
+            raise InputError(f"no view is about {sorted(asked)}; ask for the ids that the service is about")
+        keys = pa.table({name: pa.array(column) for name, column in asked.items()})
+        check_ids(views, keys.schema)
+        features = visible_features(self._repo, views, pa.table({name: column for view in views for name, column in self._raw(view, keys).items()}))
+        return pa.table(dict(zip([*keys.column_names, *features.column_names], [*keys.columns, *features.columns], strict=True)))
+
+    def _raw(self, view: FeatureView, keys: pa.Table) -> dict[str, Any]:
+        """The declared features of one view, null where absent; without a Feast object when the store is ours."""
+        from adc_features.store import _compat as feast
+        from adc_features.store.online_store import LmdbOnlineStore
+
+        key, schema = join_key(view), self._schemas[view.name]
+        online_store, config = feast.online_store(self._store), self._store.config
+        if isinstance(online_store, LmdbOnlineStore) and online_store.holds(config, view):
+            names = key_array({key: keys[key].combine_chunks()}).to_numpy(zero_copy_only=False).tolist()
+            answer = online_store.read(config, view, names)
+            return {field.name: answer.to_arrow(field.name, field.type) for field in schema}
+        columns: dict[str, list] = {field.name: [] for field in schema}
+        for start in range(0, len(keys), _IDS_AT_ONCE):
+            asked = {key: keys[key].slice(start, _IDS_AT_ONCE).to_pylist()}
+            with feast.quiet():
+                got = self._store.get_online_features([f"{view.name}:{name}" for name in columns], entity_rows=asked).to_dict()
+            for name, column in columns.items():
+                column.extend(got[name])
+        return {field.name: pa.array(columns[field.name], field.type) for field in schema}
+
+
+def open_reader(repo: Path, *, service: str) -> OnlineReader:
+    """A reader of what a service reads. Raises InputError when the service is not applied."""
     store = open_store(repo)
-    asked = {name: np.asarray(ids) for name, ids in (("item_id", item_ids), ("user_id", user_ids)) if ids is not None}
-    if not asked or len({len(ids) for ids in asked.values()}) > 1:
-        raise InputError(f"asked for ids of lengths { {k: len(v) for k, v in asked.items()} }; give item_ids, user_ids, or both of one length")
-    views = [view for view in service_views(store, service) if join_key(view) in asked]
-    if not views:
-        raise InputError(f"service {service} has no view of {sorted(asked)}; ask for the ids that it is about")
-    return read_online(repo, store, views, asked)
+    return OnlineReader(repo, store, service_views(store, service))
+
+
+def online_features(repo: Path, *, service: str, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table:
+    """One `OnlineReader.read`; who reads often keeps the reader open instead."""
+    return open_reader(repo, service=service).read(item_ids=item_ids, user_ids=user_ids)
+
+
+def read_online(repo: Path, store: FeatureStore, views: Sequence[FeatureView], ids: Mapping[str, np.ndarray]) -> pa.Table:
+    """The features of views for aligned id columns [N]: `item_id`, `user_id` or both."""
+    return OnlineReader(repo, store, views).read(**{f"{key}s": column for key, column in ids.items()})
 
 
 def lookup(repo: Path, generation: str, item_ids: np.ndarray) -> SidTable:
@@ -76,29 +123,6 @@ def lookup(repo: Path, generation: str, item_ids: np.ndarray) -> SidTable:
     """
     live = live_generation(repo, generation)
     store = open_store(repo)
-    rows = read_online(repo, store, [store.get_feature_view(live.view)], {"item_id": np.asarray(item_ids)})
+    rows = OnlineReader(repo, store, [store.get_feature_view(live.view)]).read(item_ids=item_ids)
     as_of = newest_as_of(rows) or published_snapshots(repo, generation)[-1].as_of
     return sid_table(rows, generation=live.id, codebook_size=live.codebook_size, length=live.length, as_of=as_of)
-
-
-def read_online(repo: Path, store: FeatureStore, views: Sequence[FeatureView], ids: dict[str, np.ndarray]) -> pa.Table:
-    """The features of views for aligned id columns [N], read in bounded pieces."""
-    keys = pa.table({name: pa.array(column) for name, column in ids.items()})
-    check_ids(views, keys.schema)
-    starts = range(0, max(len(keys), 1), _IDS_AT_ONCE)
-    features = visible_features(repo, views, pa.concat_tables([_read(store, views, keys.slice(start, _IDS_AT_ONCE)) for start in starts]))
-    return pa.table(dict(zip([*keys.column_names, *features.column_names], [*keys.columns, *features.columns], strict=True)))
-
-
-def _read(store: FeatureStore, views: Sequence[FeatureView], keys: pa.Table) -> pa.Table:
-    from adc_features.store import _compat as feast
-
-    schema = pa.schema([field for view in views for field in arrow_schema(view)])
-    if not len(keys):
-        return schema.empty_table()
-    columns: dict[str, Any] = {}
-    for key in keys.column_names:
-        refs = [f"{view.name}:{field.name}" for view in views if join_key(view) == key for field in view.features]
-        with feast.quiet():
-            columns |= store.get_online_features(refs, entity_rows={key: keys[key].to_pylist()}).to_dict()
-    return pa.table({field.name: pa.array(columns[field.name], field.type) for field in schema})

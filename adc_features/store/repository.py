@@ -6,7 +6,8 @@
 <repo>/data/live_generations.json    written last by `publish`
 <repo>/data/item_sid_<generation>/   manifest.json, rows/<as_of>.parquet
 <repo>/data/statistics/              manifest.json, item_profile.parquet, user_activity.parquet
-<repo>/data/registry.db, online.db   Feast's own
+<repo>/data/registry.db              Feast's own
+<repo>/data/online_lmdb/             the online store
 """
 
 import json
@@ -41,8 +42,10 @@ registry:
 offline_store:
   type: duckdb  # never `dask` or `file`: measured to drop and corrupt rows without a word
 online_store:
-  type: sqlite
-  path: data/online.db
+  type: adc_features.store.online_store.LmdbOnlineStore
+  path: data/online_lmdb
+batch_engine:
+  type: adc_features.store.compute_engine.ArrowComputeEngine
 materialization:
   pull_latest_features: true
   online_write_batch_size: 10000

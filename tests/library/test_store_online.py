@@ -12,7 +12,7 @@ from store_world import DAY, ITEMS, USERS, day, frame, generation, item_profile,
 
 from adc_features import store
 from adc_features.errors import InputError, ParityError
-from adc_features.store.registry import open_store
+from adc_features.store.registry import join_key, open_store, service_views
 
 NOW = day(30)
 
@@ -105,7 +105,7 @@ def test_parity_names_a_planted_difference(repo):
     handle = open_store(repo)
     view = handle.get_feature_view("item_sid_g1")
     online = handle.get_online_features([f"item_sid_g1:{f.name}" for f in view.features], [{"item_id": "b"}]).to_df()
-    planted = online.assign(event_timestamp=NOW, created_timestamp=NOW)
+    planted = online.assign(event_timestamp=day(20) + DAY / 4, created_timestamp=NOW)  # a tie with what is served, so it is taken
     planted.at[0, "sid_weight"] = [1.0, float(np.nextafter(np.float32(0.1), np.float32(1))), 0.0]
     handle.write_to_online_store("item_sid_g1", planted)
     report = parity(repo)
@@ -217,3 +217,27 @@ def test_feast_apply_as_a_command_keeps_both_generations(repo):
     assert {s.name for s in handle.list_feature_services()} == {"ranker_g1", "ranker_g2", "ranker_no_sid"}
     assert [store.lookup(repo, g, np.array(["a"])).sid[0, 0] for g in ("g1", "g2")] == [2, 7]
     assert store.registry_problems(repo) == []
+
+
+def test_an_open_reader_gives_what_single_calls_give(repo):
+    """It reads many times, sees what is materialized later, and has the columns and values of `online_features`."""
+    reader = store.open_reader(repo, service="ranker_g1")
+    for items, users in ((["a", "nobody", "a"], None), (None, ["u", "nobody"]), (["b", "c"], ["v", "u"]), ([], None)):
+        asked = {name: np.array(ids, str) for name, ids in (("item_ids", items), ("user_ids", users)) if ids is not None}
+        assert reader.read(**asked).equals(store.online_features(repo, service="ranker_g1", **asked))
+    with pytest.raises(InputError, match="of one length"):
+        reader.read()
+    with pytest.raises(InputError, match="user_id is int64"):
+        reader.read(user_ids=np.array([1]))
+
+
+def test_reading_without_feast_objects_equals_reading_through_feast(repo):
+    """Every column of the vectorised read has the values, types and absences of `get_online_features` and of Feast's `online_read`."""
+    handle = open_store(repo)
+    for service, key, ids in (("ranker_g1", "item_id", [*ITEMS.tolist(), "nobody", "a"]), ("ranker_g2", "user_id", [*USERS.tolist(), "nobody"])):
+        fast = store.online_features(repo, service=service, **{f"{key}s": np.array(ids)})
+        for view in (v for v in service_views(handle, service) if join_key(v) == key):
+            answer = handle.get_online_features([f"{view.name}:{f.name}" for f in view.features], entity_rows={key: ids}).to_dict()
+            for name in ("item_label_mean", "item_brand", "user_recent_items", "user_recent_labels"):
+                if name in answer:
+                    assert fast[name].to_pylist() == answer[name]

@@ -1,0 +1,142 @@
+"""Feast's values as columns, and back. Reads: feature views, Arrow tables, value protos. Writes: what `records` lays out.
+
+Numbers, times, text, bytes and lists of numbers or times pass as Arrow columns. Every other value type is kept as the bytes of its
+proto, so that nothing Feast can store is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adc_features.errors import InputError
+from adc_features.store import _compat as feast
+from adc_features.store.records import KINDS, OPAQUE, Schema
+from adc_features.store.row_table import Answer
+
+_LIST_MESSAGE = {
+    "bool_list_val": feast.BoolList,
+    "int32_list_val": feast.Int32List,
+    "int64_list_val": feast.Int64List,
+    "float_list_val": feast.FloatList,
+    "double_list_val": feast.DoubleList,
+    "unix_timestamp_list_val": feast.Int64List,
+    "string_list_val": feast.StringList,
+    "bytes_list_val": feast.BytesList,
+}
+
+
+def kind_of(value_type: feast.ValueType) -> str:
+    """How values of a declared type are stored."""
+    name = feast.VALUE_TYPE_TO_PROTO_VALUE_MAP.get(value_type, OPAQUE)
+    return name if name in KINDS else OPAQUE
+
+
+def schema_of(view: feast.FeatureView) -> Schema:
+    """The declared features of a view."""
+    return Schema(tuple((field.name, kind_of(field.dtype.to_value_type())) for field in view.features))
+
+
+def takes_arrow(view: feast.FeatureView) -> bool:
+    """Can every feature of the view be written from Arrow without asking Feast to convert it?"""
+    return all(kind != OPAQUE for _, kind in schema_of(view).features)
+
+
+def columns_from_arrow(view: feast.FeatureView, table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """The features of a table in their declared types, for a view that `takes_arrow`.
+
+    Raises InputError for a missing column, or values that do not fit the type.
+    """
+    features = schema_of(view).features
+    if missing := [name for name, _ in features if name not in table.column_names]:
+        raise InputError(f"view {view.name}: the source has no columns {missing}; it has {table.column_names}")
+    return {name: declared(table[name], KINDS[kind].arrow, name=name) for name, kind in features}
+
+
+def declared(column: pa.ChunkedArray, kind: pa.DataType, *, name: str) -> pa.ChunkedArray:
+    """A column cast to its declared type, exactly. Missing whole numbers that pandas made NaN become null again."""
+    if column.type == kind:
+        return column
+    try:
+        if pa.types.is_integer(kind) and pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        if pa.types.is_timestamp(kind):  # whole seconds, as Feast keeps them
+            return column.cast(kind, safe=False)
+        return column.cast(kind)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise InputError(
+            f"{name!r} is declared {kind}, the source has {column.type} that does not fit ({error}); correct the declaration or the source"
+        ) from error
+
+
+def columns_from_protos(view: feast.FeatureView, rows: Sequence[Mapping[str, Any]]) -> tuple[Schema, dict[str, pa.Array]]:
+    """Rows of value protos that all have the same features; what is not of its declared type is kept as it came."""
+    types = {field.name: kind_of(field.dtype.to_value_type()) for field in view.features}
+    kinds, columns = [], {}
+    for name in rows[0]:
+        values = [row[name] for row in rows]
+        kind = types.get(name, OPAQUE)
+        if kind == OPAQUE or not {value.WhichOneof("val") for value in values} <= {kind, None}:
+            kind, columns[name] = OPAQUE, _serialized(values)
+        else:
+            plain = [None if value.WhichOneof("val") is None else getattr(value, kind) for value in values]
+            if kind in _LIST_MESSAGE:
+                plain = [None if value is None else list(value.val) for value in plain]
+            columns[name] = pa.array(plain, KINDS[kind].arrow)
+        kinds.append((name, kind))
+    return Schema(tuple(kinds)), columns
+
+
+def protos(answer: Answer, name: str) -> list[Any]:
+    """A feature of an answer as value protos, empty where absent."""
+    nothing = feast.ValueProto()
+    return [nothing if value is None else value for value in answer.to_python(name, _TO_PROTOS)]
+
+
+def python_values(answer: Answer, name: str, value_type: feast.ValueType | None) -> list[Any]:
+    """A feature of an answer as Feast shows it in Python, None where absent."""
+
+    def opaque(values: list) -> list:
+        return [None if value is None else feast.feast_value_type_to_python_type(_parsed(value), value_type) for value in values]
+
+    return answer.to_python(name, {**_SHOWN, OPAQUE: opaque})
+
+
+def _serialized(values: Sequence[Any]) -> pa.Array:
+    return pa.array([None if value.WhichOneof("val") is None else value.SerializeToString() for value in values], pa.binary())
+
+
+def _parsed(value: bytes) -> Any:
+    proto = feast.ValueProto()
+    proto.ParseFromString(value)
+    return proto
+
+
+def _scalar_protos(kind: str) -> Callable[[list], list]:
+    return lambda values: [None if value is None else feast.ValueProto(**{kind: value}) for value in values]
+
+
+def _list_protos(kind: str) -> Callable[[list], list]:
+    message = _LIST_MESSAGE[kind]
+    return lambda values: [None if value is None else feast.ValueProto(**{kind: message(val=value)}) for value in values]
+
+
+_TO_PROTOS: dict[str, Callable[[list], list]] = {
+    **{kind: _list_protos(kind) if kind in _LIST_MESSAGE else _scalar_protos(kind) for kind in KINDS if kind != OPAQUE},
+    OPAQUE: lambda values: [None if value is None else _parsed(value) for value in values],
+}
+
+
+def _time(seconds: int) -> datetime | None:
+    return None if seconds == np.iinfo(np.int64).min else datetime.fromtimestamp(seconds, tz=UTC)
+
+
+_SHOWN: dict[str, Callable[[list], list]] = {
+    "unix_timestamp_val": lambda values: [None if value is None else _time(value) for value in values],
+    "unix_timestamp_list_val": lambda values: [None if value is None else [_time(second) for second in value] for value in values],
+}

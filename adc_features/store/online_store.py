@@ -1,0 +1,295 @@
+"""`online_store: {type: adc_features.store.online_store.LmdbOnlineStore}`: Feast's online store in one LMDB directory.
+
+Reads, writes: the directory `path`, one table for each project, view and version. Newest event time wins, then created time; an
+equal row is overwritten, so that a re-encode applies. A row is one record, replaced as a whole. A ttl holds online too. Views
+named in `delegate_views` live in the store described by `delegate`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+from pydantic import Field, StrictStr, model_validator
+
+from adc_features.errors import InputError
+from adc_features.store import _compat as feast
+from adc_features.store.entity_keys import integer_keys, key_array, row_key, text_keys
+from adc_features.store.feature_values import columns_from_arrow, columns_from_protos, declared, kind_of, protos, schema_of, takes_arrow
+from adc_features.store.lmdb_environment import Environment, environment
+from adc_features.store.online_response import ColumnarResponse, ViewAnswer
+from adc_features.store.records import KINDS, NO_CREATED, OPAQUE
+from adc_features.store.row_table import Answer, Rows, delete, read, write
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MEBIBYTE = 1 << 20
+_WHOLE_NUMBERS = (feast.ValueType.INT32, feast.ValueType.INT64)
+
+
+class LmdbOnlineStoreConfig(feast.FeastConfigBaseModel):
+    """The `online_store:` block of feature_store.yaml."""
+
+    type: Literal["adc_features.store.online_store.LmdbOnlineStore"] = "adc_features.store.online_store.LmdbOnlineStore"
+    path: StrictStr = "data/online_lmdb"
+    """The directory; a relative one is under the repository."""
+    map_size_mb: int = Field(default=1024, ge=1)
+    """Address space reserved at first, not disk; it doubles by itself."""
+    delegate: dict[str, Any] | None = None
+    """Another `online_store:` block, for the views that are not to be held here."""
+    delegate_views: list[StrictStr] = Field(default_factory=list)
+    """The names of those views."""
+
+    @model_validator(mode="after")
+    def _has_delegate(self) -> LmdbOnlineStoreConfig:
+        if self.delegate_views and not self.delegate:
+            raise ValueError(f"delegate_views names {self.delegate_views}, but there is no delegate; describe that online store under `delegate:`")
+        return self
+
+
+class LmdbOnlineStore(feast.OnlineStore):
+    """See the module. `clock` says what time it is when a ttl is applied; tests and replays set it."""
+
+    _versioned_read_supported = True
+    clock: Callable[[], datetime] = staticmethod(lambda: datetime.now(UTC))
+
+    def __init__(self) -> None:
+        self._delegated: tuple[Any, Any] | None = None
+
+    @property
+    def async_supported(self) -> feast.SupportedAsyncMethods:
+        """Reads and writes run in a thread: what is not in memory yet would hold up the event loop."""
+        return feast.SupportedAsyncMethods(read=True, write=True)
+
+    # -- writing
+
+    def online_write_batch(self, config: Any, table: Any, data: Sequence[tuple[Any, Mapping[str, Any], datetime, datetime | None]], progress: Any) -> None:
+        """Rows of value protos; those of equal features are one transaction."""
+        if delegate := self._delegate(config, table):
+            delegate[0].online_write_batch(delegate[1], table, data, progress)
+            return
+        for _, group in groupby(data, key=lambda row: tuple(row[1])):
+            rows = list(group)
+            schema, columns = columns_from_protos(table, [values for _, values, _, _ in rows])
+            keys = pa.array([_row_key(entity) for entity, _, _, _ in rows], pa.large_binary())
+            event = np.array([_microseconds(time) for _, _, time, _ in rows])
+            created = np.array([NO_CREATED if time is None else _microseconds(time) for _, _, _, time in rows])
+            write(self.environment(config), table_name(config, table), Rows(schema, keys, event, created, columns), progress)
+
+    async def online_write_batch_async(self, config: Any, table: Any, data: Any, progress: Any) -> None:
+        """The same, in a thread."""
+        await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def takes_arrow(self, config: Any, table: Any) -> bool:
+        """Can `write_arrow` take the rows of this view?"""
+        return self.holds(config, table) and takes_arrow(table)
+
+    def holds(self, config: Any, table: Any) -> bool:
+        """Are the rows of this view here, and not in the delegate?"""
+        return table.name not in config.online_store.delegate_views
+
+    def write_arrow(self, config: Any, table: Any, rows: pa.Table, *, event: str, created: str | None = None) -> int:
+        """Write an Arrow table as one transaction; returns how many rows were newer than what was there.
+
+        rows: a column for each join key and feature, times in the columns `event` and `created` (naive ones mean UTC); order and
+        repeats do not matter. Raises InputError for missing columns, null keys or times, values that do not fit their type.
+        """
+        if not len(rows):
+            return 0
+        keys = {
+            name: declared(rows[name], KINDS[kind].arrow, name=name) if (kind := kind_of(dtype)) != OPAQUE else rows[name]
+            for name, dtype in _join_keys(table).items()
+        }
+        prepared = Rows(
+            schema_of(table),
+            key_array({name: column.combine_chunks() for name, column in keys.items()}),
+            _times(rows[event], name=event),
+            _times(rows[created], name=created, absent=NO_CREATED) if created else np.full(len(rows), NO_CREATED),
+            columns_from_arrow(table, rows),
+        )
+        return write(self.environment(config), table_name(config, table), prepared)
+
+    def delete_rows(self, config: Any, table: Any, entity_keys: Sequence[Any]) -> int:
+        """Forget the rows of entities (entity key protos); returns how many there were."""
+        return delete(self.environment(config), table_name(config, table), [_row_key(key) for key in entity_keys])
+
+    # -- reading
+
+    def online_read(
+        self, config: Any, table: Any, entity_keys: Sequence[Any], requested_features: list[str] | None = None
+    ) -> list[tuple[datetime | None, dict[str, Any] | None]]:
+        """Value protos for each entity key in turn; (None, None) for what is absent or expired."""
+        if delegate := self._delegate(config, table):
+            return delegate[0].online_read(delegate[1], table, entity_keys, requested_features)
+        answer = self.read(config, table, [_row_key(key) for key in entity_keys], requested_features)
+        names = sorted({name for _, records in answer.parts for name in records.schema.place})
+        columns = {name: (protos(answer, name), answer.held(name)) for name in names}
+        return [
+            (_EPOCH + timedelta(microseconds=int(answer.event[i])), {name: values[i] for name, (values, held) in columns.items() if held[i]})
+            if answer.found[i]
+            else (None, None)
+            for i in range(len(entity_keys))
+        ]
+
+    async def online_read_async(self, config: Any, table: Any, entity_keys: Sequence[Any], requested_features: list[str] | None = None) -> Any:
+        """The same, in a thread."""
+        return await asyncio.to_thread(self.online_read, config, table, entity_keys, requested_features)
+
+    def get_online_features(
+        self,
+        config: Any,
+        features: Any,
+        entity_rows: Any,
+        registry: Any,
+        project: str,
+        full_feature_names: bool = False,
+        include_feature_view_version_metadata: bool = False,
+    ) -> feast.OnlineResponse:
+        """Feast's call, by columns. What needs protos on the way (on-demand views, delegated views, odd keys) goes Feast's way."""
+        response = self._columnar(config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata)
+        if response is not None:
+            return response
+        return super().get_online_features(config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata)
+
+    async def get_online_features_async(self, *args: Any, **kwargs: Any) -> feast.OnlineResponse:
+        """The same, in a thread."""
+        return await asyncio.to_thread(self.get_online_features, *args, **kwargs)
+
+    def read(self, config: Any, table: Any, keys: Sequence[bytes], wanted: Sequence[str] | None = None) -> Answer:
+        """The rows of a view under keys of `entity_keys`, those past the view's ttl marked expired."""
+        oldest = _microseconds(self.clock() - table.ttl) if getattr(table, "ttl", None) else None
+        return read(self.environment(config), table_name(config, table), keys, oldest=oldest, wanted=wanted)
+
+    def _columnar(
+        self, config: Any, features: Any, entity_rows: Any, registry: Any, project: str, full_feature_names: bool, tell_versions: bool
+    ) -> ColumnarResponse | None:
+        asked = _by_column(entity_rows)
+        if asked is None or getattr(features, "precompute_online", False):
+            return None
+        _, on_demand, join_key_of, entity_types, join_keys, grouped, _, request_data, entityless = feast._get_cached_request_context(
+            registry, project, features, full_feature_names
+        )
+        asked = {name: values for name, values in asked.items() if name in join_keys}
+        if on_demand or request_data or entityless or not asked or len({len(values) for values in asked.values()}) > 1:
+            return None
+        views, types = [], {name: entity_types[name] for name in asked if name in entity_types}
+        for table, names in grouped:
+            own = feast._get_table_entity_values(table, join_key_of, asked)
+            keys = _keys(own, _join_keys(table)) if len(own) == len(table.entities) else None
+            if keys is None or not self.holds(config, table):
+                return None
+            prefix = f"{table.projection.name_to_use()}__" if full_feature_names else ""
+            version = (table.projection.name_alias or table.projection.name, getattr(table, "current_version_number", 0) or 0) if tell_versions else None
+            answer = self.read(config, table, keys, names)
+            shown = {name: prefix + name for name in names}
+            types |= {shown[field.name]: field.dtype.to_value_type() for field in table.features if field.name in shown}
+            held = sum(int(answer.held(name).sum()) for name in names)
+            feast.track_feature_statuses(table.name, held, len(names) * len(keys) - held)
+            views.append(ViewAnswer(answer, shown, version))
+        return ColumnarResponse(asked, views, types)
+
+    # -- infrastructure
+
+    def update(
+        self, config: Any, tables_to_delete: Sequence[Any], tables_to_keep: Sequence[Any], entities_to_delete: Any, entities_to_keep: Any, partial: bool
+    ) -> None:
+        """Drop the tables of deleted views, all versions. A kept view needs nothing: its table comes with its first row."""
+        self._drop(config, tables_to_delete)
+        if delegate := self._delegate(config):
+            gone, kept = ([table for table in tables if self._delegate(config, table)] for tables in (tables_to_delete, tables_to_keep))
+            delegate[0].update(delegate[1], gone, kept, entities_to_delete, entities_to_keep, partial)
+
+    def teardown(self, config: Any, tables: Sequence[Any], entities: Any) -> None:
+        """Drop the tables of these views. The directory stays, for other projects may live in it; its pages are used again."""
+        self._drop(config, tables)
+        if delegate := self._delegate(config):
+            delegate[0].teardown(delegate[1], [table for table in tables if self._delegate(config, table)], entities)
+
+    async def close(self, config: Any = None) -> None:
+        """Close the directory in this process; the next call opens it again."""
+        if config is not None:
+            await asyncio.to_thread(self.environment(config).close)
+
+    def environment(self, config: Any) -> Environment:
+        """The LMDB directory of a repository."""
+        path = Path(config.online_store.path)
+        path = path if path.is_absolute() else Path(config.repo_path or ".") / path
+        return environment(path.resolve(), map_size=config.online_store.map_size_mb * _MEBIBYTE)
+
+    def _drop(self, config: Any, tables: Sequence[Any]) -> None:
+        held = self.environment(config).tables()
+        names = [re.compile(re.escape(f"{config.project}/{table.name}") + r"(@v\d+)?") for table in tables]
+        self.environment(config).drop([name for name in held if any(pattern.fullmatch(name) for pattern in names)])
+
+    def _delegate(self, config: Any, table: Any = None) -> tuple[Any, Any] | None:
+        """The other store and its configuration; None when there is none, or when `table` is not one of its views."""
+        block = config.online_store.delegate
+        if block is None or (table is not None and self.holds(config, table)):
+            return None
+        if self._delegated is None:
+            settings = feast.get_online_config_from_type(block["type"])(**block)
+            theirs = config.model_copy()
+            theirs.online_config = theirs._online_store = settings
+            self._delegated = feast.get_online_store_from_config(settings), theirs
+        return self._delegated
+
+
+def table_name(config: Any, table: Any) -> str:
+    """Where the rows of a view are: project/view, with @v and the number of a later version when the registry keeps versions."""
+    version = None
+    if config.registry.enable_online_feature_view_versioning:
+        pinned = getattr(table.projection, "version_tag", None)
+        version = pinned if pinned is not None else getattr(table, "current_version_number", None)
+    return f"{config.project}/{table.name}" + (f"@v{version}" if version else "")
+
+
+def _join_keys(table: Any) -> dict[str, feast.ValueType]:
+    return {column.name: column.dtype.to_value_type() for column in table.entity_columns}
+
+
+def _by_column(entity_rows: Any) -> dict[str, list] | None:
+    """Entity rows as columns of plain Python values; None when they are anything else."""
+    if isinstance(entity_rows, list):
+        if not entity_rows or any(row.keys() != entity_rows[0].keys() for row in entity_rows):
+            return None
+        return {name: [row[name] for row in entity_rows] for name in entity_rows[0]}
+    columns = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in entity_rows.items()}
+    return {name: list(values) for name, values in columns.items()} if all(isinstance(values, Sequence) for values in columns.values()) else None
+
+
+def _keys(columns: Mapping[str, list], types: Mapping[str, Any]) -> list[bytes] | None:
+    """The keys of rows; None when the values are not plainly of their declared types, which Feast converts or refuses."""
+    for name, values in columns.items():
+        wanted = int if types[name] in _WHOLE_NUMBERS else str if types[name] == feast.ValueType.STRING else None
+        if wanted is None or set(map(type, values)) != {wanted}:
+            return None
+    try:
+        if len(columns) > 1:
+            return key_array({name: pa.array(values) for name, values in columns.items()}).to_pylist()
+        (values,) = columns.values()
+        return text_keys(values) if isinstance(values[0], str) else integer_keys(np.array(values, np.int64))
+    except (OverflowError, UnicodeEncodeError, pa.ArrowInvalid):
+        return None
+
+
+def _row_key(entity_key: Any) -> bytes:
+    values = ((value, value.WhichOneof("val")) for value in entity_key.entity_values)
+    return row_key(dict(zip(entity_key.join_keys, (getattr(value, kind) if kind else None for value, kind in values), strict=True)))
+
+
+def _microseconds(time: datetime) -> int:
+    return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
+
+
+def _times(column: pa.ChunkedArray, *, name: str, absent: int | None = None) -> np.ndarray:
+    """int64 microseconds [n]; naive times mean UTC."""
+    stamps = declared(column, pa.timestamp("us", tz="UTC"), name=name).cast(pa.int64())
+    if stamps.null_count and absent is None:
+        raise InputError(f"{stamps.null_count} values of {name!r} are null; a row without its time cannot be compared, drop these rows")
+    return stamps.fill_null(absent if absent is not None else 0).to_numpy()
