@@ -16,6 +16,10 @@ os.environ.setdefault("FEAST_USAGE", "False")
 
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, StreamFeatureView, ValueType
 from feast.data_format import ParquetFormat
+from feast.errors import SavedDatasetLocationAlreadyExists
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.feature_builder import LocalFeatureBuilder
@@ -31,16 +35,16 @@ from feast.protos.feast.types.Value_pb2 import BoolList, BytesList, DoubleList, 
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel, get_online_config_from_type
 from feast.type_map import VALUE_TYPE_TO_PROTO_VALUE_MAP, feast_value_type_to_python_type, python_values_to_proto_values
-from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String
-from feast.utils import _get_cached_request_context, _get_table_entity_values
+from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, from_feast_to_pyarrow_type
+from feast.utils import _get_cached_request_context, _get_table_entity_values, compute_non_entity_date_range
 
 __all__ = [
-    "TIMESTAMP_POSTFIX",
-    "VALUE_TYPE_TO_PROTO_VALUE_MAP",
     "Array",
     "Bool",
     "BoolList",
     "BytesList",
+    "DUMMY_ENTITY_ID",
+    "DUMMY_ENTITY_VAL",
     "DoubleList",
     "Entity",
     "FeastConfigBaseModel",
@@ -63,20 +67,29 @@ __all__ = [
     "LocalMaterializationJob",
     "MaterializationJobStatus",
     "MaterializationTask",
+    "OfflineStore",
+    "OnDemandFeatureView",
     "OnlineResponse",
     "OnlineStore",
     "ParquetFormat",
     "RepoConfig",
+    "RetrievalJob",
+    "RetrievalMetadata",
+    "SavedDatasetLocationAlreadyExists",
     "StreamFeatureView",
     "String",
     "StringList",
     "SupportedAsyncMethods",
+    "TIMESTAMP_POSTFIX",
+    "VALUE_TYPE_TO_PROTO_VALUE_MAP",
     "ValueProto",
     "ValueType",
     "_get_cached_request_context",
     "_get_table_entity_values",
+    "compute_non_entity_date_range",
     "create_offline_store_retrieval_job",
     "feast_value_type_to_python_type",
+    "from_feast_to_pyarrow_type",
     "get_online_config_from_type",
     "get_online_store_from_config",
     "online_store",

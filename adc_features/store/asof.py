@@ -9,6 +9,7 @@ Legend: F feature rows, Q entity rows.
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,7 @@ _BITS = 62
 _STEPS = (1, 1_000, 1_000_000, 86_400_000_000)
 """Resolutions that times may have, in microseconds; a coarser one needs fewer bits."""
 
-Column = pa.ChunkedArray | pa.Array
+Column: TypeAlias = pa.ChunkedArray | pa.Array
 
 
 def microseconds(times: Column, *, name: str = "event_timestamp") -> np.ndarray:
@@ -86,7 +87,7 @@ class AsofIndex:
         order = _sorted(place if rows is None else place[rows], None if self.created is None else self.created if rows is None else self.created[rows])
         self.rows = order if rows is None else rows[order]
         self._places = place[self.rows]
-        self._times = at[self.rows]
+        self._at = at
         if self.created is not None:
             self.created = self.created[self.rows]
         self._earliest_created: list[np.ndarray] | None = None
@@ -118,8 +119,17 @@ class AsofIndex:
             found[~there] = 0
             there &= (self._places[found] >> self._time_bits) == codes
         if ttl:
-            there &= self._times[found] >= times - ttl // timedelta(microseconds=1)
+            there &= self._at[self.rows[found]] >= times - ttl // timedelta(microseconds=1)
         return np.where(there, self.rows[found], NO_ROW)
+
+    def newest(self) -> np.ndarray:
+        """int64: the last row of each key."""
+        last = np.append(self._places[1:] >> self._time_bits != self._places[:-1] >> self._time_bits, True)[: len(self)]
+        return self.rows[last]
+
+    def times_of(self, rows: np.ndarray) -> np.ndarray:
+        """int64 [Q]: event times of feature rows, microseconds; those of NO_ROW mean nothing."""
+        return self._at[rows] if len(self._at) else np.zeros(len(rows), np.int64)
 
     def _ticks(self, at: np.ndarray) -> None:
         """Choose how a time becomes few enough bits: whole steps since the first, or its rank when even those are too many."""
@@ -182,28 +192,55 @@ class AsofIndex:
         return answer
 
 
-def gather(column: pa.ChunkedArray, rows: np.ndarray) -> pa.Array:
-    """The values at `rows` int64 [Q]; null where NO_ROW. A list column whose lists all have one length is gathered as a matrix."""
+class Gatherer:
+    """One column, ready to be gathered by row number as often as asked. Chunks are kept as they are: they may be mapped from a file."""
+
+    def __init__(self, column: pa.ChunkedArray) -> None:
+        self.type = column.type
+        self._chunks = [chunk for chunk in column.chunks if len(chunk)]
+        self._matrices = [_matrix(chunk) for chunk in self._chunks]
+        self._start = np.cumsum([0, *map(len, self._chunks)])
+
+    def __call__(self, rows: np.ndarray) -> pa.Array:
+        """The values at rows int64 [Q]; null where NO_ROW."""
+        if not self._chunks:
+            return pa.nulls(len(rows), self.type)
+        if len(self._chunks) == 1:
+            return _take(self._chunks[0], self._matrices[0], rows)
+        which = np.searchsorted(self._start, np.maximum(rows, 0), side="right") - 1
+        order = np.argsort(which, kind="stable")
+        bounds = np.searchsorted(which[order], np.arange(len(self._chunks) + 1))
+        pieces = []
+        for chunk, matrix, first, low, high in zip(self._chunks, self._matrices, self._start, bounds, bounds[1:], strict=False):
+            if low < high:
+                asked = rows[order[low:high]]
+                pieces.append(_take(chunk, matrix, np.where(asked < 0, NO_ROW, asked - first)))
+        place = np.empty(len(rows), np.int64)
+        place[order] = np.arange(len(rows))
+        return pa.concat_arrays(pieces).take(pa.array(place)) if pieces else pa.nulls(0, self.type)
+
+
+def _take(array: pa.Array, matrix: np.ndarray | None, rows: np.ndarray) -> pa.Array:
     missing = rows < 0
-    any_missing = bool(missing.any())
-    array = column.combine_chunks() if column.num_chunks != 1 else column.chunk(0)
-    array = pa.concat_arrays(array.chunks) if isinstance(array, pa.ChunkedArray) else array
-    if len(array) and (matrix := list_matrix_view(array)) is not None:
-        values = matrix[np.where(missing, 0, rows) if any_missing else rows].reshape(-1)
-        offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * matrix.shape[1])
-        return pa.ListArray.from_arrays(offsets, pa.array(values), type=array.type, mask=pa.array(missing) if any_missing else None)
-    return array.take(pa.array(rows, mask=missing) if any_missing else pa.array(rows))
+    mask = pa.array(missing) if missing.any() else None
+    if matrix is None:
+        return array.take(pa.array(rows) if mask is None else pa.array(rows, mask=missing))
+    values = matrix[rows if mask is None else np.where(missing, 0, rows)].reshape(-1)
+    offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * matrix.shape[1])
+    return pa.ListArray.from_arrays(offsets, pa.array(values, array.type.value_type), type=array.type, mask=mask)
 
 
-def list_matrix_view(array: pa.Array) -> np.ndarray | None:
-    """A list column without nulls whose lists have one length above 0, of a numpy type, as [N, length]; None for any other column."""
-    if not pa.types.is_list(array.type) or array.null_count or not (pa.types.is_integer(array.type.value_type) or pa.types.is_floating(array.type.value_type)):
+def _matrix(array: pa.Array) -> np.ndarray | None:
+    """A list column without nulls whose lists have one length above 0, of numbers, as [N, length]: rows of it are copied ten times
+    cheaper than lists. None for any other column."""
+    kind = array.type
+    if not pa.types.is_list(kind) or array.null_count or not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
         return None
-    offsets = np.asarray(array.offsets)
+    offsets, values = np.asarray(array.offsets), array.flatten()
     length = int(offsets[1] - offsets[0])
-    if length == 0 or (np.diff(offsets) != length).any() or array.flatten().null_count:
+    if length == 0 or (np.diff(offsets) != length).any() or values.null_count:
         return None
-    return np.asarray(array.flatten()).reshape(-1, length)
+    return np.asarray(values).reshape(-1, length)
 
 
 def _sorted(places: np.ndarray, created: np.ndarray | None) -> np.ndarray:

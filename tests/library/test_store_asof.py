@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adc_features.errors import InputError
-from adc_features.store.asof import NO_ROW, AsofIndex, KeyCodes, gather, microseconds
+from adc_features.store.asof import NO_ROW, AsofIndex, Gatherer, KeyCodes, microseconds
 
 US = pa.timestamp("us", tz="UTC")
 SECOND = 1_000_000
@@ -140,12 +140,12 @@ def test_gathering_equals_picking(lists, data):
     """Lists of one length or many, empty, null or with nulls inside come back as they were, null where there is no row."""
     column = pa.chunked_array([pa.array(lists[:3], pa.list_(pa.int32())), pa.array(lists[3:], pa.list_(pa.int32()))])
     rows = data.draw(st.lists(st.integers(NO_ROW, len(lists) - 1), max_size=12))
-    assert gather(column, np.array(rows, np.int64)).to_pylist() == [None if r < 0 else lists[r] for r in rows]
+    assert Gatherer(column)(np.array(rows, np.int64)).to_pylist() == [None if r < 0 else lists[r] for r in rows]
 
 
 def test_lists_of_one_length_keep_their_type():
     """The matrix path returns list, not large_list or fixed-size."""
     column = pa.chunked_array([pa.array([[1, 2], [3, 4]], pa.list_(pa.int32()))])
-    got = gather(column, np.array([1, NO_ROW, 0]))
+    got = Gatherer(column)(np.array([1, NO_ROW, 0]))
     assert got.type == pa.list_(pa.int32())
     assert got.to_pylist() == [[3, 4], None, [1, 2]]

@@ -1,0 +1,397 @@
+"""A Feast offline store over Parquet. Reads: Parquet files that views declare. Writes: joined features, new Parquet parts.
+
+    offline_store:
+      type: adc_features.store.offline_store.AsofOfflineStore
+
+Feast finds the class by this path and instantiates it without arguments; the settings are `AsofOfflineStoreConfig`, in this module
+because Feast looks for it here. The join itself is `store.join`; this module translates Feast's views into it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+from pyarrow import fs
+
+from adc_features.clock import moment
+from adc_features.errors import InputError
+from adc_features.store import _compat as feast
+from adc_features.store.asof import AsofIndex, microseconds
+from adc_features.store.join import BATCH_ROWS, PreparedView, ViewSource, joined_batches, open_parquet, time_bounds
+
+TIME = "event_timestamp"
+_UTC = pa.timestamp("us", tz="UTC")
+
+
+class AsofOfflineStoreConfig(feast.FeastConfigBaseModel):
+    """Settings. memory_limit: bytes that the features of one view may take in memory; larger ones are mapped from a file in spill_directory."""
+
+    type: Literal["adc_features.store.offline_store.AsofOfflineStore"] = "adc_features.store.offline_store.AsofOfflineStore"
+    memory_limit: int = 2 << 30
+    spill_directory: str | None = None
+    batch_rows: int = BATCH_ROWS
+
+
+class AsofRetrievalJob(feast.RetrievalJob):
+    """A join or a scan that runs when its result is asked for. batches: the result in pieces, of one schema."""
+
+    def __init__(
+        self,
+        batches: Callable[[], Iterator[pa.Table]],
+        *,
+        full_feature_names: bool = False,
+        on_demand: list[Any] | None = None,
+        metadata: Any = None,
+        repo_path: Path | None = None,
+    ) -> None:
+        super().__init__()
+        self._batches, self._full_feature_names, self._on_demand, self._metadata = batches, full_feature_names, on_demand or [], metadata
+        self._repo_path = repo_path
+
+    @property
+    def full_feature_names(self) -> bool:
+        return self._full_feature_names
+
+    @property
+    def on_demand_feature_views(self) -> list[Any]:
+        return self._on_demand
+
+    @property
+    def metadata(self) -> Any:
+        return self._metadata
+
+    def to_batches(self) -> Iterator[pa.Table]:
+        """The result in pieces, for frames larger than memory. Without on-demand views, which Feast computes on whole tables."""
+        if self._on_demand:
+            raise InputError(f"on-demand views {[v.name for v in self._on_demand]} are computed on the whole result; use to_arrow, or leave them out")
+        return self._batches()
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return pa.concat_tables(self._batches())
+
+    def _to_df_internal(self, timeout: int | None = None) -> Any:
+        return self._to_arrow_internal().to_pandas()
+
+    def persist(self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None) -> None:
+        """Write the result, on-demand features included, as Parquet; a reader sees the file when it is complete."""
+        source = storage.to_data_source()
+        filesystem, path = _location(source, self._repo_path)
+        if not allow_overwrite and _exists(filesystem, path):
+            raise feast.SavedDatasetLocationAlreadyExists(location=source.path)
+        tables = iter([self.to_arrow()]) if self._on_demand else self._batches()
+        _write_whole(tables, path, filesystem, as_directory=_is_directory(filesystem, path))
+
+
+class AsofOfflineStore(feast.OfflineStore):
+    """Point-in-time joins that keep every entity row, in order; scans for materialization; writes that add parts."""
+
+    supports_filter_by_created_timestamp = True
+
+    @staticmethod
+    def get_historical_features(
+        config: Any,
+        feature_views: list[Any],
+        feature_refs: list[str],
+        entity_df: Any,
+        registry: Any,
+        project: str,
+        full_feature_names: bool = False,
+        *,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+        filter_by_created_timestamp: bool = False,
+        **_: Any,
+    ) -> AsofRetrievalJob:
+        """Each entity row with the newest values known at its time.
+
+        entity_df: pandas, Arrow or polars frame, SQL that DuckDB runs, or None: then every (key, time) of the views between the dates.
+        """
+        sources = view_sources(config, feature_views, feature_refs, full_feature_names=full_feature_names)
+        if entity_df is None:
+            start, end = feast.compute_non_entity_date_range(feature_views, start_date=start_date, end_date=end_date)
+            entity = _keys_between(sources, start, end)
+        else:
+            entity = entity_table(entity_df, repo_path=config.repo_path)
+        time = time_column(entity)
+        at = microseconds(entity[time], name=time)
+        for source in sources:
+            source.check()
+            if missing := sorted(set(source.keys) - set(entity.column_names)):
+                raise InputError(f"the entity rows have no column {', '.join(missing)}, a key of view {source.name}; they have {entity.column_names}")
+        span = [moment(np.datetime64(int(t), "us")) for t in (at.min(), at.max())] if len(at) else [None, None]
+        settings = config.offline_store
+
+        def batches() -> Iterator[pa.Table]:
+            views = [
+                PreparedView(source, until=span[1], memory_limit=settings.memory_limit, spill=settings.spill_directory and Path(settings.spill_directory))
+                for source in sources
+            ]
+            frame = entity.set_column(entity.column_names.index(time), time, pa.array(at).cast(_UTC))
+            return joined_batches([frame], views, time=time, known_only=filter_by_created_timestamp, batch_rows=settings.batch_rows)
+
+        return AsofRetrievalJob(
+            batches,
+            full_feature_names=full_feature_names,
+            on_demand=feast.OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
+            metadata=feast.RetrievalMetadata(
+                features=feature_refs,
+                keys=[name for name in entity.column_names if name != time],
+                min_event_timestamp=span[0],
+                max_event_timestamp=span[1],
+            ),
+            repo_path=config.repo_path,
+        )
+
+    @staticmethod
+    def pull_all_from_table_or_query(
+        config: Any,
+        data_source: Any,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None = None,
+        start_date: datetime | None = None,
+        end_date: datetime | None = None,
+        **_: Any,
+    ) -> AsofRetrievalJob:
+        """Every row with start_date <= time <= end_date; no feature names means all columns."""
+        dataset = _dataset(config, data_source)
+        columns = _source_columns(dataset, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
+        keep = time_bounds(dataset, timestamp_field, start=start_date, end=end_date)
+
+        def batches() -> Iterator[pa.Table]:
+            schema = dataset.schema
+            yield _with_dummy_key(pa.schema([schema.field(name) for name in columns]).empty_table(), join_key_columns)
+            for batch in dataset.to_batches(columns=columns, filter=keep):
+                if len(batch):
+                    yield _with_dummy_key(pa.Table.from_batches([batch]), join_key_columns)
+
+        return AsofRetrievalJob(batches, repo_path=config.repo_path)
+
+    @staticmethod
+    def pull_latest_from_table_or_query(
+        config: Any,
+        data_source: Any,
+        join_key_columns: list[str],
+        feature_name_columns: list[str],
+        timestamp_field: str,
+        created_timestamp_column: str | None,
+        start_date: datetime,
+        end_date: datetime,
+        **_: Any,
+    ) -> AsofRetrievalJob:
+        """The newest row of every key with start_date <= time <= end_date."""
+        everything = AsofOfflineStore.pull_all_from_table_or_query(
+            config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column, start_date, end_date
+        )
+
+        def batches() -> Iterator[pa.Table]:
+            table = everything._to_arrow_internal()
+            created = table[created_timestamp_column] if created_timestamp_column else None
+            newest = AsofIndex([table[name] for name in join_key_columns], table[timestamp_field], created=created).newest()
+            yield table.take(pa.array(np.sort(newest)))
+
+        return AsofRetrievalJob(batches, repo_path=config.repo_path)
+
+    @staticmethod
+    def offline_write_batch(config: Any, feature_view: Any, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
+        """Add rows to a view's files: a new part in a directory; a single file is written anew beside and moved into place."""
+        source = feature_view.batch_source
+        if source is None:
+            raise InputError(f"view {feature_view.name} has no batch source to write to; give it one")
+        filesystem, path = _location(source, config.repo_path)
+        if _exists(filesystem, path):
+            wanted = open_parquet(path, filesystem=filesystem, of=f"view {feature_view.name}").schema
+            if set(table.column_names) != set(wanted.names):
+                raise InputError(f"view {feature_view.name}: the rows have columns {table.column_names}, its files have {wanted.names}; bring the same columns")
+            table = table.select(wanted.names).cast(wanted)
+        if _is_directory(filesystem, path):
+            _write_whole(iter([table]), f"{path}/part-{uuid.uuid4().hex}.parquet", filesystem)
+        else:
+            before = open_parquet(path, filesystem=filesystem).to_batches() if _exists(filesystem, path) else iter(())
+            _write_whole((t for part in ((pa.Table.from_batches([b]) for b in before), iter([table])) for t in part), path, filesystem)
+        if progress:
+            progress(len(table))
+
+    @staticmethod
+    def write_logged_features(config: Any, data: pa.Table | Path, source: Any, logging_config: Any, registry: Any) -> None:
+        """Add logged features as new parts of the destination's directory."""
+        destination = logging_config.destination
+        filesystem, path = _location(destination.to_data_source(), config.repo_path)
+        rows = ds.dataset(data, format="parquet") if isinstance(data, Path) else data
+        ds.write_dataset(
+            rows,
+            path,
+            format="parquet",
+            filesystem=filesystem,
+            basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
+            partitioning=destination.partition_by or None,
+            partitioning_flavor="hive" if destination.partition_by else None,
+            existing_data_behavior="overwrite_or_ignore",
+        )
+
+
+def view_sources(config: Any, feature_views: list[Any], feature_refs: list[str], *, full_feature_names: bool) -> list[ViewSource]:
+    """Feast's views as the join reads them: field mappings undone, join-key maps and full names applied.
+
+    Two versions of one view asked for at once get their version into the full name.
+    """
+    bases = [view.projection.name_alias or view.name for view in feature_views]
+    sources = []
+    for view, base in zip(feature_views, bases, strict=True):
+        asked = view.projection.name_to_use()
+        prefix = asked if bases.count(base) > 1 else base
+        names = [ref.split(":", 1)[1] for ref in feature_refs if ref.split(":", 1)[0] == asked]
+        source = view.batch_source
+        if source is None:
+            raise InputError(f"view {view.name} has no batch source, so it has no history; give it one or leave it out")
+        filesystem, path = _location(source, config.repo_path)
+        original = {new: old for old, new in (source.field_mapping or {}).items()}
+        key_map = view.projection.join_key_map or {}
+        types = {field.name: kind for field in view.features if (kind := _arrow_type(field.dtype)) is not None}
+        out = {name: f"{prefix}__{name}" if full_feature_names else name for name in names}
+        sources.append(
+            ViewSource(
+                name=view.name,
+                path=path,
+                filesystem=filesystem,
+                keys={key_map.get(f.name, f.name): original.get(f.name, f.name) for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID},
+                features={out[name]: original.get(name, name) for name in names},
+                types={out[name]: types[name] for name in names if name in types},
+                time=original.get(source.timestamp_field, source.timestamp_field),
+                created=original.get(source.created_timestamp_column, source.created_timestamp_column) or None,
+                ttl=view.ttl,
+            )
+        )
+    return sources
+
+
+def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table:
+    """Entity rows as Arrow: a table as it is, pandas and polars converted, text run as DuckDB SQL (file names relative to the repository).
+
+    Raises InputError for anything else, and for SQL that DuckDB refuses.
+    """
+    if isinstance(entity, pa.Table):
+        return entity
+    if isinstance(entity, str):
+        import duckdb
+
+        with duckdb.connect() as connection:
+            if repo_path is not None:
+                connection.execute("SET file_search_path = ?", [str(repo_path)])
+            connection.execute("SET TimeZone = 'UTC'")
+            try:
+                found = connection.execute(entity).to_arrow_table()
+            except duckdb.Error as error:
+                raise InputError(f"the entity query failed: {error}; correct the SQL, it is run by DuckDB") from error
+        return found
+    if hasattr(entity, "to_arrow"):  # polars; its large types are ours by the key's plain form
+        return entity.to_arrow()
+    if hasattr(entity, "columns") and hasattr(entity, "index"):
+        return _from_pandas(entity)
+    raise InputError(f"the entity rows are a {type(entity).__name__}; give a pandas, Arrow or polars frame, or SQL")
+
+
+def time_column(entity: pa.Table) -> str:
+    """`event_timestamp`, or the only column of times. Raises InputError when there is none, or a choice."""
+    if TIME in entity.column_names:
+        return TIME
+    times = [f.name for f in entity.schema if pa.types.is_timestamp(f.type) or pa.types.is_date(f.type)]
+    if len(times) != 1:
+        raise InputError(f"the entity rows have no column {TIME!r} and {len(times)} columns of times {times}; name the one to join by {TIME!r}")
+    return times[0]
+
+
+def _from_pandas(frame: Any) -> pa.Table:
+    """pandas rows; times that are objects (texts, mixed zones) are parsed, zones become UTC."""
+    import pandas as pd
+
+    if TIME in frame.columns and frame[TIME].dtype == object:
+        frame = frame.assign(**{TIME: pd.to_datetime(frame[TIME], utc=True)})
+    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+
+
+def _keys_between(sources: list[ViewSource], start: datetime, end: datetime) -> pa.Table:
+    """Every distinct (key, time) of the views' rows with start <= time <= end: the entity rows when none are given."""
+    keys = list(dict.fromkeys(key for source in sources for key in source.keys))
+    tables = []
+    for source in sources:
+        source.check()
+        if missing := sorted(set(keys) - set(source.keys)):
+            raise InputError(f"without entity rows all views need the same keys; {source.name} has no {', '.join(missing)}, give entity rows")
+        rows = source.dataset.to_table(columns=[*source.keys.values(), source.time], filter=time_bounds(source.dataset, source.time, start=start, end=end))
+        at = pa.array(microseconds(rows[source.time])).cast(_UTC)
+        tables.append(pa.table({TIME: at, **{key: rows[name] for key, name in source.keys.items()}}).select([TIME, *keys]))
+    return pa.concat_tables(tables, promote_options="permissive").group_by([TIME, *keys]).aggregate([]).sort_by(TIME)
+
+
+def _source_columns(dataset: ds.Dataset, keys: list[str], features: list[str], time: str, created: str | None) -> list[str]:
+    wanted = [*keys, *(features or dataset.schema.names), time, *([created] if created else [])]
+    if missing := sorted(set(wanted) - set(dataset.schema.names)):
+        raise InputError(f"the source has no column {', '.join(missing)}; it has {dataset.schema.names}, correct the view's schema or field mapping")
+    return list(dict.fromkeys(wanted))
+
+
+def _with_dummy_key(table: pa.Table, keys: list[str]) -> pa.Table:
+    """Views without an entity are kept under one key that Feast gives them."""
+    return table if keys else table.append_column(feast.DUMMY_ENTITY_ID, pa.array([feast.DUMMY_ENTITY_VAL] * len(table), pa.string()))
+
+
+def _dataset(config: Any, source: Any) -> ds.Dataset:
+    filesystem, path = _location(source, config.repo_path)
+    return open_parquet(path, filesystem=filesystem, of=f"source {source.name or path}")
+
+
+def _location(source: Any, repo_path: Path | None) -> tuple[Any, str]:
+    """File system and path of a Parquet source. Raises InputError for other sources and formats."""
+    if not isinstance(source, feast.FileSource) or not (source.file_format is None or isinstance(source.file_format, feast.ParquetFormat)):
+        kind = type(source).__name__ if not isinstance(source, feast.FileSource) else type(source.file_format).__name__
+        raise InputError(f"the source is a {kind}; this store reads Parquet through FileSource, use another offline store for it")
+    absolute = feast.FileSource.get_uri_for_file_path(repo_path=repo_path, uri=source.file_options.uri)
+    return feast.FileSource.create_filesystem_and_path(str(absolute), source.file_options.s3_endpoint_override)
+
+
+def _arrow_type(dtype: Any) -> pa.DataType | None:
+    try:
+        return feast.from_feast_to_pyarrow_type(dtype)
+    except ValueError:  # bytes and the like have no declared Arrow type: they stay as the files have them
+        return None
+
+
+def _exists(filesystem: Any, path: str) -> bool:
+    return (filesystem or fs.LocalFileSystem()).get_file_info(path).type != fs.FileType.NotFound
+
+
+def _is_directory(filesystem: Any, path: str) -> bool:
+    """Is, or will be: a path that is not there yet is a directory unless it is named like a file."""
+    kind = (filesystem or fs.LocalFileSystem()).get_file_info(path).type
+    return kind == fs.FileType.Directory or (kind == fs.FileType.NotFound and not path.endswith(".parquet"))
+
+
+def _write_whole(tables: Iterator[pa.Table], path: str, filesystem: Any, *, as_directory: bool = False) -> None:
+    """One Parquet file, or a directory with one, from pieces; visible when complete, a failure leaves what was there."""
+    filesystem = filesystem or fs.LocalFileSystem()
+    folder, _, name = path.rpartition("/")
+    aside = f"{folder or '.'}/.{name}.{uuid.uuid4().hex}"
+    filesystem.create_dir(aside, recursive=True)
+    try:
+        file = f"{aside}/part-0.parquet"
+        first = next(tables)
+        with pq.ParquetWriter(file, first.schema, filesystem=filesystem) as writer:
+            writer.write_table(first)
+            for table in tables:
+                writer.write_table(table.cast(first.schema))
+        if as_directory and filesystem.get_file_info(path).type != fs.FileType.NotFound:
+            filesystem.delete_dir(path)
+        filesystem.move(aside if as_directory else file, path)
+    finally:
+        if filesystem.get_file_info(aside).type != fs.FileType.NotFound:
+            filesystem.delete_dir(aside)
