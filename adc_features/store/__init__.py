@@ -3,7 +3,7 @@
 create_repository -> publish, publish_statistics -> apply -> materialize -> training_features offline, lookup and online_features online.
 """
 
-from adc_features.store.history import JoinFacts, join_facts, training_features
+from adc_features.store.history import JoinFacts, PreparedJoin, join_facts, open_join, training_features
 from adc_features.store.online import OnlineReader, lookup, materialize, online_features, open_reader
 from adc_features.store.parity import parity, require_parity
 from adc_features.store.publish import check_validity, publish, publish_statistics, published_snapshots, published_timeline
@@ -13,6 +13,7 @@ from adc_features.store.repository import check_repository, create_repository, l
 __all__ = [
     "JoinFacts",
     "OnlineReader",
+    "PreparedJoin",
     "apply",
     "check_repository",
     "check_validity",
@@ -22,6 +23,7 @@ __all__ = [
     "lookup",
     "materialize",
     "online_features",
+    "open_join",
     "open_reader",
     "parity",
     "publish",

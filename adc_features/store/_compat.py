@@ -18,17 +18,17 @@ from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, File
 from feast.data_format import ParquetFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
-from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
-from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.feature_builder import LocalFeatureBuilder
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.compute_engines.utils import create_offline_store_retrieval_job
+from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.metrics import track_feature_statuses
+from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.Value_pb2 import BoolList, BytesList, DoubleList, FloatList, Int32List, Int64List, StringList
@@ -39,12 +39,14 @@ from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, fro
 from feast.utils import _get_cached_request_context, _get_table_entity_values, compute_non_entity_date_range
 
 __all__ = [
+    "DUMMY_ENTITY_ID",
+    "DUMMY_ENTITY_VAL",
+    "TIMESTAMP_POSTFIX",
+    "VALUE_TYPE_TO_PROTO_VALUE_MAP",
     "Array",
     "Bool",
     "BoolList",
     "BytesList",
-    "DUMMY_ENTITY_ID",
-    "DUMMY_ENTITY_VAL",
     "DoubleList",
     "Entity",
     "FeastConfigBaseModel",
@@ -80,8 +82,6 @@ __all__ = [
     "String",
     "StringList",
     "SupportedAsyncMethods",
-    "TIMESTAMP_POSTFIX",
-    "VALUE_TYPE_TO_PROTO_VALUE_MAP",
     "ValueProto",
     "ValueType",
     "_get_cached_request_context",

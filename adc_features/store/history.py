@@ -1,7 +1,7 @@
 """Join features to rows as they were known at each row's time. Reads: a repository, entity frames. Writes: nothing.
 
-Feast's stores may lose the order of rows and widen types; ours come back as they went in, by row number: duplicates and slates
-included, in the declared types, with misses visible.
+Rows come back as they went in, duplicates and slates included, in the declared types, with misses visible: from our own offline store by
+its engine, from Feast's others, which may lose the order of rows and widen types, through Feast.
 """
 
 from __future__ import annotations
@@ -10,17 +10,21 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adc_features.clock import moment
 from adc_features.errors import ArtifactError, InputError
 from adc_features.rows import TIME, check_timed, with_missing_visible
 from adc_features.statistics import NO_TIME
+from adc_features.store.asof import microseconds
 from adc_features.store.definitions import arrow_schema, is_sid_view
+from adc_features.store.join import PreparedView
 from adc_features.store.publish import LAST_TIME
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
 from adc_features.store.repository import live_generation, settings
@@ -59,9 +63,77 @@ def training_features(repo: Path, entity_frame: pa.Table | pd.DataFrame, *, serv
     """
     store = open_store(repo)
     views = service_views(store, service)
+    if reads_parquet_itself(store):
+        times = _checked(entity_frame, [])["event_timestamp"]
+        newest = moment(times.cast(pa.int64()).to_numpy().max().astype("datetime64[us]")) if len(times) else None
+        return open_join(repo, service, until=newest).join(entity_frame)
+    frame = _asked(entity_frame, views)
+    return _answered(entity_frame, frame, service, views, features_as_of(repo, store, views, frame))
+
+
+@dataclass(frozen=True)
+class PreparedJoin:
+    """The views of a service, read and indexed once, for frames that come in batches. Pickles, so that loader workers may hold it."""
+
+    repo: Path
+    service: str
+    views: tuple[FeatureView, ...]
+    prepared: tuple[PreparedView, ...]
+
+    def join(self, entity_frame: pa.Table | pd.DataFrame) -> pa.Table:
+        """What `training_features` returns for these rows."""
+        frame = _asked(entity_frame, self.views)
+        return _answered(entity_frame, frame, self.service, self.views, _prepared_features(self.repo, self.views, self.prepared, frame))
+
+
+def open_join(repo: Path, service: str, *, until: datetime | None = None, memory_limit: int | None = None) -> PreparedJoin:
+    """Prepare the join of a service's views. until: the time of the newest row that will be asked for, when known: later features are not read.
+
+    memory_limit: bytes that one view may take in memory before it is mapped from a file; None: what the offline store's settings say.
+    Raises InputError when the repository's offline store is another than `store.offline_store`, which alone reads the files itself.
+    """
+    store = open_store(repo)
+    if not reads_parquet_itself(store):
+        raise InputError(
+            f"the offline store of {repo} is {store.config.offline_store.type!r}; "
+            "set offline_store.type to adc_features.store.offline_store.AsofOfflineStore, or use training_features"
+        )
+    views = tuple(service_views(store, service))
+    return PreparedJoin(Path(repo), service, views, _prepared(store, views, until=until, memory_limit=memory_limit))
+
+
+def reads_parquet_itself(store: FeatureStore) -> bool:
+    """Is the repository's offline store ours?"""
+    return str(getattr(store.config.offline_store, "type", "")).endswith(".AsofOfflineStore")
+
+
+def _prepared(store: FeatureStore, views: Sequence[FeatureView], *, until: datetime | None, memory_limit: int | None = None) -> tuple[PreparedView, ...]:
+    from adc_features.store.offline_store import view_sources
+
+    refs = [f"{view.projection.name_to_use()}:{field.name}" for view in views for field in view.features]
+    settings = store.config.offline_store
+    spill = Path(settings.spill_directory) if settings.spill_directory else None
+    limit = settings.memory_limit if memory_limit is None else memory_limit
+    sources = view_sources(store.config, list(views), refs, full_feature_names=False)
+    return tuple(PreparedView(source, until=until, memory_limit=limit, spill=spill) for source in sources)
+
+
+def _prepared_features(repo: Path, views: Sequence[FeatureView], prepared: Sequence[PreparedView], frame: pa.Table) -> pa.Table:
+    at = microseconds(frame["event_timestamp"])
+    raw: dict[str, pa.Array] = {}
+    for view in prepared:
+        raw |= view.gathered(view.match(frame, at))
+    return visible_features(repo, views, pa.table(raw))
+
+
+def _asked(entity_frame: pa.Table | pd.DataFrame, views: Sequence[FeatureView]) -> pa.Table:
     frame = _checked(entity_frame, [join_key(view) for view in views])
     check_ids(views, frame.schema)
-    features = features_as_of(repo, store, views, frame)
+    return frame
+
+
+def _answered(entity_frame: Any, frame: pa.Table, service: str, views: Sequence[FeatureView], features: pa.Table) -> pa.Table:
+    """The frame with its features, both checked, and the facts of the join."""
     if clash := sorted(set(frame.column_names) & set(features.column_names)):
         raise InputError(f"the entity frame has columns {clash}, which are feature names of {service}; rename or drop them")
     _refuse_newer(frame["event_timestamp"], features)
@@ -88,6 +160,8 @@ def found_column(view: FeatureView) -> str:
 
 def features_as_of(repo: Path, store: FeatureStore, views: Sequence[FeatureView], frame: pa.Table) -> pa.Table:
     """Per view its found column and features for every row of `frame` (keys, event_timestamp), rows in the frame's order."""
+    if reads_parquet_itself(store):
+        return _prepared_features(repo, views, _prepared(store, views, until=None), frame)
     columns: dict[str, pa.ChunkedArray] = {}
     for view in views:
         joined = _join(store, view, frame, rows_at_once=settings(repo).join_rows)
@@ -128,7 +202,9 @@ def _join(store: FeatureStore, view: FeatureView, frame: pa.Table, *, rows_at_on
         with feast.quiet():
             got = store.get_historical_features(asked.take(pa.array(rows)).to_pandas(), [f"{view.name}:{name}" for name in names]).to_arrow()
         if not np.array_equal(np.sort(got[_ROW].to_numpy()), rows):
-            raise ArtifactError(f"the offline store returned {len(got)} rows for {len(rows)}, or others than asked; set offline_store.type to duckdb")
+            raise ArtifactError(
+                f"the offline store returned {len(got)} rows for {len(rows)}, or others than asked; set offline_store.type to adc_features.store.offline_store.AsofOfflineStore"
+            )
         joined.append(got.select([_ROW, *names]))
     features = pa.concat_tables(joined)
     return features.select(names).take(pa.array(np.argsort(features[_ROW].to_numpy())[place]))

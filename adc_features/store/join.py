@@ -5,6 +5,8 @@ stay in memory. Features larger than the memory allowed are decoded once into an
 system may drop its pages.
 """
 
+from __future__ import annotations
+
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,16 +14,18 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as ds
 
 from adc_features.clock import utc
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store.asof import NO_ROW, AsofIndex, Gatherer, microseconds
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
 
 _log = logging.getLogger(__name__)
 BATCH_ROWS = 1 << 20
@@ -62,6 +66,8 @@ class ViewSource:
 
 def open_parquet(path: str, *, filesystem: Any = None, of: str = "source") -> ds.Dataset:
     """A Parquet file, directory or hive-partitioned directory as a dataset. Raises ArtifactError when there is none, or it is broken."""
+    import pyarrow.dataset as ds  # brings pandas: not at import
+
     try:
         found = ds.dataset(path, format="parquet", filesystem=filesystem, partitioning="hive")
     except FileNotFoundError as error:
@@ -75,6 +81,8 @@ def open_parquet(path: str, *, filesystem: Any = None, of: str = "source") -> ds
 
 def time_bounds(dataset: ds.Dataset, column: str, *, start: datetime | None, end: datetime | None) -> ds.Expression | None:
     """The scan filter start <= column <= end, in the column's own type; None when nothing bounds it or its type cannot be compared safely."""
+    import pyarrow.dataset as ds
+
     kind = dataset.schema.field(column).type
     if not pa.types.is_timestamp(kind):
         return None

@@ -33,7 +33,9 @@ def open_store(repo: Path) -> FeatureStore:
     repo = Path(repo).resolve()
     config = read_config(repo)
     if (kind := offline_store_type(config)) in UNSAFE_OFFLINE_STORES:
-        raise InputError(f"the offline store of {repo} is {kind!r}, which silently loses and corrupts training rows; set offline_store.type to duckdb")
+        raise InputError(
+            f"the offline store of {repo} is {kind!r}, which silently loses and corrupts training rows; set offline_store.type to adc_features.store.offline_store.AsofOfflineStore"
+        )
     registry = config.get("registry")
     if isinstance(registry, dict) and str(registry.get("path", "")).startswith(relative := "sqlite:///data/"):
         config["registry"] = {**registry, "path": registry["path"].replace(relative, f"sqlite:///{repo}/data/")}

@@ -40,7 +40,7 @@ registry:
   path: sqlite:///data/registry.db  # relative to this directory; run `feast` from here
   serve_features_while_materializing: true
 offline_store:
-  type: duckdb  # never `dask` or `file`: measured to drop and corrupt rows without a word
+  type: adc_features.store.offline_store.AsofOfflineStore  # never `dask` or `file`: measured to drop and corrupt rows without a word
 online_store:
   type: adc_features.store.online_store.LmdbOnlineStore
   path: data/online_lmdb
@@ -215,7 +215,7 @@ def _config_problems(repo: Path, config: dict[str, Any]) -> list[str]:
         how = "" if "offline_store" in config else " (Feast's default, since the file names none)"
         problems.append(
             f"the offline store is {kind!r}{how}: it drops rows whose only match is in the future, collapses the rows of one user at one time and "
-            "resolves ties wrongly (measured: 9,309 of 10,000 rows came back, 656 of them wrong); set offline_store.type to duckdb"
+            "resolves ties wrongly (measured: 9,309 of 10,000 rows came back, 656 of them wrong); set offline_store.type to adc_features.store.offline_store.AsofOfflineStore"
         )
     if not (config.get("materialization") or {}).get("pull_latest_features"):
         problems.append("materialization.pull_latest_features is off: every past snapshot would pass through memory; set it to true")

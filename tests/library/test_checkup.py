@@ -80,4 +80,4 @@ def test_a_stranger_s_manifest_is_a_finding(tmp_path):
 def test_the_dask_store_is_refused(tmp_path):
     """A Feast repository on the default offline store is an error that says why."""
     (tmp_path / "feature_store.yaml").write_text("project: shop\nregistry: data/registry.db\nprovider: local\n")
-    assert any("dask" in e and "duckdb" in e for e in errors(tmp_path)), checkup(tmp_path)
+    assert any("dask" in e and "AsofOfflineStore" in e for e in errors(tmp_path)), checkup(tmp_path)

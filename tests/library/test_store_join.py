@@ -15,10 +15,16 @@ from store_world import DAY, START, day, frame, generation, item_profile, publis
 from adc_features import store
 from adc_features.errors import ArtifactError, InputError
 
+OURS = "adc_features.store.offline_store.AsofOfflineStore"
 
-@pytest.fixture(scope="module")
-def repo(tmp_path_factory) -> Path:
-    return published_world(tmp_path_factory.mktemp("join"))
+
+@pytest.fixture(scope="module", params=[OURS, "duckdb"])
+def repo(request, tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("join")
+    store.create_repository(directory, project="world")
+    config = directory / "feature_store.yaml"
+    config.write_text(config.read_text().replace(OURS, request.param))
+    return published_world(directory)
 
 
 def known(rows: pa.Table, key: str, wanted: str, at: datetime) -> dict | None:

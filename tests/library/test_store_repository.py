@@ -12,6 +12,7 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.store.repository import read_config, settings
 
 COMMITTED = Path(__file__).parents[2] / "feature_repo"
+OURS = "type: adc_features.store.offline_store.AsofOfflineStore"
 
 
 @pytest.fixture
@@ -55,19 +56,19 @@ def test_a_fresh_repository_is_healthy(repo):
     assert store.check_repository(repo) == []
 
 
-@pytest.mark.parametrize(("old", "new"), [("type: duckdb", "type: dask"), ("type: duckdb", "type: file")])
+@pytest.mark.parametrize(("old", "new"), [(OURS, "type: dask"), (OURS, "type: file")])
 def test_the_dask_store_is_refused_with_a_reason(repo, old, new):
     """The doctor names the store that loses rows, and a join does not even start."""
     edit(repo, old, new)
     (problem,) = store.check_repository(repo)
     assert "9,309 of 10,000" in problem
-    assert "duckdb" in problem
+    assert "AsofOfflineStore" in problem
 
 
 def test_no_offline_store_means_dask(repo):
     """Leaving the offline store out falls to Feast's default, which is the refused one."""
     path = repo / "feature_store.yaml"
-    path.write_text("\n".join(line for line in path.read_text().splitlines() if "duckdb" not in line and "offline_store" not in line))
+    path.write_text("\n".join(line for line in path.read_text().splitlines() if "AsofOfflineStore" not in line and "offline_store" not in line))
     assert "Feast's default" in store.check_repository(repo)[0]
 
 
