@@ -67,7 +67,7 @@ def quality_report(sids: SidTable, interaction_count: np.ndarray, *, spec: SidSp
         inside = slices == number
         report[name] = {"items": int(inside.sum()), "interactions": int(interaction_count[inside].sum())}
         report[name] |= _usage(sids.sid[inside], spec) if inside.any() else {}
-    if spec.behavior:
+    if any(spec.is_behavioral):
         report["weights"] = _weights(sids, interaction_count, spec)
     return report
 

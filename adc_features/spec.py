@@ -15,14 +15,21 @@ NO_CODE = -1
 
 @dataclass(frozen=True)
 class Position:
-    """One place of a semantic ID: the modality its expert reads, or `shared` for the expert that reads them all."""
+    """One place of a semantic ID: the modality its expert reads, or `shared` for the expert that reads them all.
 
-    kind: Literal["shared", "content", "behavior"]
+    A `level` codes what the levels before it left of all modalities together, a `subspace` its own part of them; neither has a
+    modality of its own.
+    """
+
+    kind: Literal["shared", "content", "behavior", "level", "subspace"]
     modality: str
 
     @property
     def name(self) -> str:
-        return self.kind if self.kind == "shared" else self.modality
+        return self.modality if self.kind in ("content", "behavior") else self.kind
+
+
+Layout = Literal["experts", "levels", "subspaces"]
 
 
 @dataclass(frozen=True)
@@ -32,6 +39,8 @@ class SidSpec:
     shared: experts over all modalities together (N_s). content: experts per content modality, in order (N_t, N_v, ...);
     a modality that is absent from it has no position. behavior: behavioural experts (N_b), 0 when there are no behaviour
     vectors. codebook_size: K codes per position. weight_dtype: the precision that weights are rounded to once, in encode.
+    layout: `experts` as above; under `levels` (residual quantisers, coarse to fine) and `subspaces` (product quantisers) the same
+    counts say which modalities are read and how long the ID is, and no position belongs to one modality.
     The defaults of ADC-SID on Beauty (section 4.1.3): 1 shared + 1 + 1 content + 3 behavioural, K = 100.
     """
 
@@ -40,6 +49,7 @@ class SidSpec:
     behavior: int = 3
     codebook_size: int = 100
     weight_dtype: Literal["float32", "float16"] = "float32"
+    layout: Layout = "experts"
     positions: tuple[Position, ...] = field(init=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -54,14 +64,14 @@ class SidSpec:
             raise InputError(f"codebook_size is {self.codebook_size}; expected 2 to 65535")
         if self.weight_dtype not in ("float32", "float16"):
             raise InputError(f"weight_dtype is {self.weight_dtype!r}; expected 'float32' or 'float16'")
+        if self.layout not in ("experts", "levels", "subspaces"):
+            raise InputError(f"layout is {self.layout!r}; expected 'experts', 'levels' or 'subspaces'")
         object.__setattr__(self, "content", dict(self.content))
-        object.__setattr__(
-            self,
-            "positions",
-            (Position("shared", "shared"),) * self.shared
-            + tuple(Position("content", m) for m, n in self.content.items() for _ in range(n))
-            + (Position("behavior", BEHAVIOR),) * self.behavior,
-        )
+        own = tuple(Position("content", m) for m, n in self.content.items() for _ in range(n))
+        positions = (Position("shared", "shared"),) * self.shared + own + (Position("behavior", BEHAVIOR),) * self.behavior
+        if self.layout != "experts":
+            positions = (Position("level" if self.layout == "levels" else "subspace", "all"),) * len(positions)
+        object.__setattr__(self, "positions", positions)
 
     @property
     def length(self) -> int:

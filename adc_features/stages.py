@@ -191,7 +191,7 @@ def embedding_tables(run: Run) -> list[EmbeddingTable]:
 
 
 def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
-    from dataclasses import replace
+    from dataclasses import fields, replace
 
     from adc_features.tokenizer.fit import RECIPES, fit
 
@@ -199,10 +199,10 @@ def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
     content = {m: 1 for m in tables[0].vectors if m != BEHAVIOR}
     spec = SidSpec(content=content, behavior=run.settings.behavior_codes, codebook_size=run.settings.codebook_size)
     settings = _recipe(RECIPES, run.settings.tokenizer, option="tokenizer")
-    if run.settings.reliability is not None:
-        settings = replace(settings, reliability=run.settings.reliability)
-    if run.settings.steps is not None:
-        settings = replace(settings, steps=run.settings.steps)
+    changes = {option: value for option in ("reliability", "steps") if (value := getattr(run.settings, option)) is not None}
+    if unknown := changes.keys() - {f.name for f in fields(settings)}:
+        raise InputError(f"tokenizer {run.settings.tokenizer!r} has no {', '.join(unknown)}; leave the option out")
+    settings = replace(settings, **changes)
     generation = fit(
         tables,
         spec,
@@ -213,7 +213,7 @@ def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
         progress=run.progress,
         checkpoint=run.partial(GENERATION) / "fit.pt",
     )
-    return {"quality": generation.quality, "codebook_hash": generation.codebook_hash, "positions": [p.name for p in spec.positions]}
+    return {"quality": generation.quality, "codebook_hash": generation.codebook_hash, "positions": [p.name for p in generation.spec.positions]}
 
 
 def generation_of(run: Run) -> Generation:

@@ -54,25 +54,26 @@ class Codebooks(nn.Module):
         words = self.unit()
         for p in range(len(words)):
             rows = known_BP[:, p]
-            sums, counts = _sums(latent_BPD[rows, p], codes_BP[rows, p], words.shape[1])
+            sums, counts = cluster_sums(latent_BPD[rows, p], codes_BP[rows, p], words.shape[1])
             mean = F.normalize(sums, dim=-1)
             moved = F.normalize(decay * words[p] + (1 - decay) * mean, dim=-1)
             self.codewords[p] = torch.where((counts > 0)[:, None], moved, words[p])
 
-    @torch.no_grad()
-    def revive(self, usage_PK: Tensor, latent_BPD: Tensor, codes_BP: Tensor, known_BP: Tensor, *, share: float, chance: torch.Generator) -> int:
-        """Move codes used less than `share` of the uniform rate onto latents of overused codes; the number moved."""
-        moved = 0
-        for p, usage in enumerate(usage_PK):
-            weak = torch.nonzero(usage < share * usage.sum() / len(usage)).flatten()
-            rows = torch.nonzero(known_BP[:, p]).flatten()
-            weak = weak[: len(rows)]
-            if len(weak):
-                crowd = usage[codes_BP[rows, p]].float() + 1e-9
-                chosen = rows[torch.multinomial(crowd, len(weak), replacement=False, generator=chance)]
-                self.codewords[p, weak] = latent_BPD[chosen, p]
-                moved += len(weak)
-        return moved
+
+@torch.no_grad()
+def revive(codewords_PKD: Tensor, usage_PK: Tensor, latent_BPD: Tensor, codes_BP: Tensor, known_BP: Tensor, *, share: float, chance: torch.Generator) -> int:
+    """Move codewords used less than `share` of the uniform rate, in place, onto latents of overused codes; the number moved."""
+    moved = 0
+    for p, usage in enumerate(usage_PK):
+        weak = torch.nonzero(usage < share * usage.sum() / len(usage)).flatten()
+        rows = torch.nonzero(known_BP[:, p]).flatten()
+        weak = weak[: len(rows)]
+        if len(weak):
+            crowd = usage[codes_BP[rows, p]].float() + 1e-9
+            chosen = rows[torch.multinomial(crowd, len(weak), replacement=False, generator=chance)]
+            codewords_PKD[p, weak] = latent_BPD[chosen, p]
+            moved += len(weak)
+    return moved
 
 
 def spherical_kmeans(latent_ND: Tensor, codes: int, *, iterations: int = 20, chance: torch.Generator) -> Tensor:
@@ -82,13 +83,14 @@ def spherical_kmeans(latent_ND: Tensor, codes: int, *, iterations: int = 20, cha
     """
     words = latent_ND[torch.randint(len(latent_ND), (codes,), generator=chance)]
     for _ in range(iterations):
-        sums, counts = _sums(latent_ND, (latent_ND @ words.T).argmax(-1), codes)
+        sums, counts = cluster_sums(latent_ND, (latent_ND @ words.T).argmax(-1), codes)
         empty = counts == 0
         sums[empty] = latent_ND[torch.randint(len(latent_ND), (int(empty.sum()),), generator=chance)]
         words = F.normalize(sums, dim=-1)
     return words
 
 
-def _sums(latent_ND: Tensor, codes_N: Tensor, codes: int) -> tuple[Tensor, Tensor]:
+def cluster_sums(latent_ND: Tensor, codes_N: Tensor, codes: int) -> tuple[Tensor, Tensor]:
+    """Sums float32 [codes, D] and counts int64 [codes] of the rows of each code, added in the order of the rows."""
     sums = torch.zeros(codes, latent_ND.shape[1]).index_add_(0, codes_N, latent_ND)
     return sums, torch.bincount(codes_N, minlength=codes)

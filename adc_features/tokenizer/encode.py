@@ -20,6 +20,7 @@ from adc_features.quality import collision_counts
 from adc_features.reliability import ReliabilityScale
 from adc_features.sids import SidTable
 from adc_features.spec import BEHAVIOR, NO_CODE
+from adc_features.tokenizer import baselines
 from adc_features.tokenizer.alignment import strength
 from adc_features.tokenizer.model import AdcModel, Rows, load
 
@@ -34,12 +35,12 @@ def encode(items: EmbeddingTable, generation: Generation, *, progress: Callable[
     """Codes and weights of `items` in the vocabulary of `generation`, as of items.as_of.
 
     Weights: 1 for shared positions, the softmax gate for content, R over its frozen mean for behaviour, clipped to [0, 4]
-    (methods 1.7, A10), rounded once to spec.weight_dtype. Where a position's modality is absent the code is -1, the weight
+    (methods 1.7, A10); 1 wherever a baseline tokenizer has a code. Rounded once to spec.weight_dtype. Where a position's modality is absent the code is -1, the weight
     0; an item without behaviour is cold: x = 0, w = w(0), its shared code from the learned missing vector (A18).
     Behaviour is centred and scaled as at the newest cut-off of the fit that is not after items.as_of.
     collision_count counts within `items`. Raises InputError when a modality is missing or of another width.
     """
-    spec, model = generation.spec, load(generation)
+    spec, model = generation.spec, read(generation)
     check_widths(items, model)
     x = reliability(items, generation)
     known_cutoffs = np.array([instant(datetime.fromisoformat(text)) for text in generation.settings["cutoffs"]])
@@ -84,15 +85,23 @@ def reliability(items: EmbeddingTable, generation: Generation) -> np.ndarray:
     return ReliabilityScale.from_dict(generation.settings["reliability"])(items)
 
 
-def check_widths(items: EmbeddingTable, model: AdcModel) -> None:
+def read(generation: Generation) -> AdcModel | baselines.Network:
+    """The frozen network of a generation, by the tokenizer that wrote it. Raises ArtifactError when there is none of that name."""
+    return load(generation) if generation.tokenizer == "adc" else baselines.load(generation)
+
+
+def check_widths(items: EmbeddingTable, model: AdcModel | baselines.Network) -> None:
     """Raise InputError unless `items` has every modality that the network reads, in the width it was trained on."""
     for modality, width in model.widths.items():
         if items.width(modality) != width:
             raise InputError(f"modality {modality!r} has width {items.width(modality)}, the generation was fitted on {width}; embed with the same encoder")
 
 
-def _tokens(model: AdcModel, rows: Rows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _tokens(model: AdcModel | baselines.Network, rows: Rows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Codes [B, L], exported weights [B, L] and alignment strength [B] of one block."""
+    if not isinstance(model, AdcModel):
+        codes, known = model.codes(rows)
+        return torch.where(known, codes, NO_CODE), known.float(), torch.zeros(len(rows.x))
     encoded, behavior = model.encode(rows), model.spec.behavior
     codes = torch.where(encoded.known_BP, model.codebooks.lookup(encoded.latent_BPD), NO_CODE)
     if not behavior:
@@ -123,7 +132,7 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _block(items: EmbeddingTable, x: np.ndarray, part: slice, model: AdcModel, *, cutoff: int) -> Rows:
+def _block(items: EmbeddingTable, x: np.ndarray, part: slice, model: AdcModel | baselines.Network, *, cutoff: int) -> Rows:
     """Rows `part`, padded with absent rows to BLOCK."""
 
     def padded(array: np.ndarray) -> torch.Tensor:

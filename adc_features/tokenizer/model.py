@@ -147,6 +147,12 @@ class AdcModel(nn.Module):
         """Standardised vectors of every modality, float32 [B, d], from fused latents or codewords (Eq. 14)."""
         return dict(zip(self.widths, self.decoder(fused_BD).split(list(self.widths.values()), dim=1), strict=True))
 
+    def reconstruct(self, rows: Rows) -> dict[str, Tensor]:
+        """Standardised vectors of every modality, float32 [B, d], from codes and weights alone."""
+        encoded = self.encode(rows)
+        words_BPD = self.codebooks.codeword(self.codebooks.lookup(encoded.latent_BPD))
+        return self.decode((encoded.weight_BP[:, :, None] * words_BPD).sum(1))
+
     def loss(self, rows: Rows, encoded: Encoded, codeword_BPD: Tensor | None, sparsity: SparsityController | None) -> dict[str, Tensor]:
         """The terms of L = l_r L_recon + l_a L_align + l_q L_vq + L_reg (methods A4), weighted; codeword None = not quantised yet."""
         s, terms = self.settings, {}

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from adc_features.errors import InputError
 from adc_features.spec import BEHAVIOR, SidSpec
 from adc_features.tokenizer.alignment import alignment_loss, info_nce, strength
-from adc_features.tokenizer.codebook import Codebooks, spherical_kmeans
+from adc_features.tokenizer.codebook import Codebooks, revive, spherical_kmeans
 from adc_features.tokenizer.fit import adc
 from adc_features.tokenizer.importance import BehaviorGate, SparsityController
 from adc_features.tokenizer.model import AdcModel, Rows
@@ -113,7 +113,7 @@ def test_unused_codes_move_to_crowded_places() -> None:
     books.codewords.data = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
     latent = torch.nn.functional.normalize(torch.tensor([[[1.0, 0.5]], [[1.0, -0.5]]]), dim=-1)
     known, codes = torch.ones(2, 1, dtype=torch.bool), books.lookup(latent)
-    moved = books.revive(torch.tensor([[50, 0]]), latent, codes, known, share=0.01, chance=torch.Generator().manual_seed(0))
+    moved = revive(books.codewords, torch.tensor([[50, 0]]), latent, codes, known, share=0.01, chance=torch.Generator().manual_seed(0))
     assert moved == 1
     assert books.codewords[0, 0].tolist() == [1, 0]
     assert any(torch.equal(books.codewords[0, 1], row) for row in latent[:, 0])

@@ -1,0 +1,122 @@
+"""The other tokenizers of the field, under the contract that ADC-SID has. Reads: RowUnion, Generation. Writes: trained networks.
+
+`fit` and `encode`, one level up, are theirs as well: here is what differs, the network, its training and its positions. Codes weigh 1.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any, NamedTuple
+
+import torch
+
+from adc_features.errors import ArtifactError, InputError
+from adc_features.generation import Generation
+from adc_features.spec import BEHAVIOR, SidSpec
+from adc_features.tokenizer.baselines import kmeans, rq_vae, unisid
+from adc_features.tokenizer.baselines.additive import AdditiveNetwork
+from adc_features.tokenizer.baselines.kmeans import KMeansSettings
+from adc_features.tokenizer.baselines.loop import Curve, Progress
+from adc_features.tokenizer.baselines.rq_vae import RqVaeSettings
+from adc_features.tokenizer.baselines.unisid import HeadNetwork, UniSidSettings
+from adc_features.tokenizer.model import AdcModel, Standard
+from adc_features.tokenizer.union import RowUnion
+
+Settings = KMeansSettings | RqVaeSettings | UniSidSettings
+
+RECIPES: dict[str, Callable[[], Settings]] = {
+    recipe.__name__: recipe
+    for recipe in (
+        rq_vae.rq_vae,
+        kmeans.rq_kmeans,
+        kmeans.rq_kmeans_balanced,
+        kmeans.opq,
+        rq_vae.letter,
+        rq_vae.das,
+        rq_vae.mm_rq_vae,
+        unisid.unisid,
+    )
+}
+
+CONTENT_ONLY = ("letter", "das", "unisid")
+"""These read content alone when they encode; behaviour only teaches them. LETTER and DAS cannot be fitted without it."""
+
+
+Network = AdditiveNetwork | HeadNetwork
+"""What encodes: `codes(rows)` int64 and bool [B, L], `reconstruct(rows)` from the codes alone, `widths` of the modalities that it reads."""
+
+
+class Trained(NamedTuple):
+    """A frozen network and its training curve."""
+
+    network: AdcModel | Network
+    history: Curve
+
+
+def spec_of(spec: SidSpec, s: Settings) -> SidSpec:
+    """The tokenizer's own positions: as many as `spec` has, over the same modalities.
+
+    Raises InputError when LETTER or DAS has no behaviour to learn from, or they or UniSID have no content to code.
+    """
+    if s.tokenizer in ("letter", "das") and not (spec.behavior and any(spec.content.values())):
+        raise InputError(f"{s.tokenizer} codes content and learns from behaviour, the spec has the modalities {list(spec.modalities)}; give both")
+    if s.tokenizer == "unisid" and not any(spec.content.values()):
+        raise InputError(f"unisid codes content, the spec has the modalities {list(spec.modalities)}; give a content modality")
+    if s.tokenizer != "mm_rq_vae":
+        return replace(spec, layout="subspaces" if s.tokenizer == "opq" else "levels")
+    each, more = divmod(spec.length, len(spec.modalities))
+    counts = {m: each + (i < more) for i, m in enumerate(spec.modalities)}
+    behavior = counts.pop(BEHAVIOR, 0)
+    return replace(spec, shared=0, content=counts, behavior=behavior)
+
+
+def train(union: RowUnion, spec: SidSpec, s: Settings, *, seed: int, progress: Progress | None) -> Trained:
+    """Train on the rows of the union, on the calling thread's settings; one seed, one network. spec: from `spec_of`."""
+    cutoffs = len(union.tables)
+    with torch.random.fork_rng(devices=[]):  # layers draw from torch's global generator: leave it as it was
+        torch.manual_seed(seed)
+        network = _network(union.widths(), spec, s, cutoffs=cutoffs)
+        for m in network.widths:
+            _set_statistics(network.standard_of(m), union, m)
+        history: Curve = []
+        if isinstance(network, AdditiveNetwork) and isinstance(s, KMeansSettings):
+            kmeans.train(network, union, spec, s, seed=seed)
+        else:
+            behavior = None
+            if spec.behavior:
+                behavior = Standard(union.widths()[BEHAVIOR], cutoffs)
+                _set_statistics(behavior, union, BEHAVIOR)
+            learn: Any = unisid.train if isinstance(s, UniSidSettings) else rq_vae.train
+            history = learn(network, union, s, behavior=behavior, seed=seed, progress=progress)
+    network.freeze()
+    return Trained(network.eval().requires_grad_(False), history)
+
+
+def load(generation: Generation) -> Network:
+    """The frozen network of a generation, ready to encode. Raises ArtifactError when no tokenizer here wrote it."""
+    name = generation.tokenizer
+    if name not in RECIPES:
+        raise ArtifactError(f"generation {generation.id!r} was written by tokenizer {name!r}, this library has {['adc', *RECIPES]}; open it with a newer one")
+    kind, saved = type(RECIPES[name]()), generation.settings.get(name)
+    if saved is None or set(saved) - {f.name for f in fields(kind)}:
+        raise ArtifactError(f"generation {generation.id!r} says that {name!r} wrote it, but its settings are {list(generation.settings)}; fit it again")
+    widths = {key.split(".")[-2]: array.shape[1] for key, array in generation.tensors.items() if key.endswith(".center")}
+    with torch.device("meta"):  # no random numbers are drawn for parameters that are about to be replaced
+        network = _network(widths, generation.spec, kind(**saved), cutoffs=len(generation.settings["cutoffs"]))
+    network.load_state_dict({key: torch.tensor(array) for key, array in generation.tensors.items()}, assign=True)
+    network.eval().requires_grad_(False).freeze()
+    return network
+
+
+def _network(widths: Mapping[str, int], spec: SidSpec, s: Settings, *, cutoffs: int) -> AdditiveNetwork | HeadNetwork:
+    read = {m: d for m, d in widths.items() if not (m == BEHAVIOR and s.tokenizer in CONTENT_ONLY)}
+    if isinstance(s, KMeansSettings):
+        return kmeans.network(read, spec, cutoffs=cutoffs)
+    if isinstance(s, UniSidSettings):
+        return HeadNetwork(read, spec, s, cutoffs=cutoffs)
+    return rq_vae.network(read, spec, s, cutoffs=cutoffs)
+
+
+def _set_statistics(standard: Standard, union: RowUnion, modality: str) -> None:
+    center, spread = union.statistics(modality)
+    standard.center.copy_(center)
+    standard.spread.copy_(spread)
