@@ -147,7 +147,9 @@ def embed_behavior(
 @app.command()
 def fit(
     run: RunOption,
-    tokenizer: Annotated[str | None, typer.Option(help="Recipe: adc, or one of its ablations.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Recipe: adc, an ablation of it, or rq_vae, rq_kmeans, opq, letter, das, mm_rq_vae, mmq, unisid.")
+    ] = None,
     reliability: Annotated[str | None, typer.Option(help="log_count, norm or norm_quantile.")] = None,
     codebook_size: Annotated[int | None, typer.Option(help="K, codes per position.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps.")] = None,

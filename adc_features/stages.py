@@ -7,6 +7,7 @@
 
 import itertools
 from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,7 +24,7 @@ from adc_features.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.errors import InputError
 from adc_features.generation import Generation, open_generation
 from adc_features.reliability import rank_correlation
-from adc_features.run import Run, Stage
+from adc_features.run import Run, RunSettings, Stage
 from adc_features.sids import SidTable
 from adc_features.spec import BEHAVIOR, SidSpec
 
@@ -190,19 +191,24 @@ def embedding_tables(run: Run) -> list[EmbeddingTable]:
 # ---- generation and codes
 
 
-def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
-    from dataclasses import fields, replace
+def _tokenizer_settings(asked: RunSettings) -> Any:
+    """The recipe's settings with what was asked for besides; InputError when this tokenizer has no such setting."""
+    from adc_features.tokenizer.fit import RECIPES
 
-    from adc_features.tokenizer.fit import RECIPES, fit
+    settings = _recipe(RECIPES, asked.tokenizer, option="tokenizer")
+    changes = {option: value for option in ("reliability", "steps") if (value := getattr(asked, option)) is not None}
+    if unknown := sorted(changes.keys() - {f.name for f in fields(settings)}):
+        raise InputError(f"tokenizer {asked.tokenizer!r} has no {', '.join(unknown)}; leave the option out")
+    return replace(settings, **changes)
+
+
+def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
+    from adc_features.tokenizer.fit import fit
 
     tables = embedding_tables(run)
     content = {m: 1 for m in tables[0].vectors if m != BEHAVIOR}
     spec = SidSpec(content=content, behavior=run.settings.behavior_codes, codebook_size=run.settings.codebook_size)
-    settings = _recipe(RECIPES, run.settings.tokenizer, option="tokenizer")
-    changes = {option: value for option in ("reliability", "steps") if (value := getattr(run.settings, option)) is not None}
-    if unknown := changes.keys() - {f.name for f in fields(settings)}:
-        raise InputError(f"tokenizer {run.settings.tokenizer!r} has no {', '.join(unknown)}; leave the option out")
-    settings = replace(settings, **changes)
+    settings = _tokenizer_settings(run.settings)
     generation = fit(
         tables,
         spec,

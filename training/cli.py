@@ -57,7 +57,7 @@ def run_all(
     snapshots: Annotated[int | None, typer.Option(help="Past cut-offs at which codes are published.")] = None,
     text_model: Annotated[str | None, typer.Option(help="sentence-transformers name or path.")] = None,
     behavior: Annotated[str | None, typer.Option(help="SASRec recipe: full_softmax or norm_rising.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer recipe: adc, or one of its ablations.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer recipe: adc, an ablation of it, or a baseline, see `adc fit --help`.")] = None,
     reliability: Annotated[str | None, typer.Option(help="log_count, norm or norm_quantile.")] = None,
     codebook_size: Annotated[int | None, typer.Option(help="K, codes per position.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of the tokenizer.")] = None,

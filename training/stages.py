@@ -237,7 +237,7 @@ def _pictures(run: Run) -> Any:
     generation, newest = generation_of(run), snapshots_of(run)[-1]
     table = embedding_tables(run)[-1]
     warm = table.present[BEHAVIOR]
-    settings = generation.settings["adc"]
+    settings = generation.settings.get("adc", {"alpha": 0.0, "beta": 0.0})  # the other tokenizers have no alignment controller
     usage = np.stack([np.bincount(codes[codes >= 0], minlength=generation.spec.codebook_size) for codes in newest.sid.T])
     return Pictures(
         behavior_deciles=run.facts("behavior")["facts"]["popularity_deciles"],

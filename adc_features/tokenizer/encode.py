@@ -35,8 +35,8 @@ def encode(items: EmbeddingTable, generation: Generation, *, progress: Callable[
     """Codes and weights of `items` in the vocabulary of `generation`, as of items.as_of.
 
     Weights: 1 for shared positions, the softmax gate for content, R over its frozen mean for behaviour, clipped to [0, 4]
-    (methods 1.7, A10); 1 wherever a baseline tokenizer has a code. Rounded once to spec.weight_dtype. Where a position's modality is absent the code is -1, the weight
-    0; an item without behaviour is cold: x = 0, w = w(0), its shared code from the learned missing vector (A18).
+    (methods 1.7, A10); 1 wherever a baseline tokenizer has a code. Rounded once to spec.weight_dtype. Where a position's modality
+    is absent the code is -1, the weight 0; an item without behaviour is cold: x = 0, w = w(0), its shared code from the learned missing vector (A18).
     Behaviour is centred and scaled as at the newest cut-off of the fit that is not after items.as_of.
     collision_count counts within `items`. Raises InputError when a modality is missing or of another width.
     """
