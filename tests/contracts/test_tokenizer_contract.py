@@ -21,7 +21,7 @@ SPEC = SidSpec(content={"title": 1, "image": 2}, shared=1, behavior=2, codebook_
 
 
 class Tokenizer(NamedTuple):
-    """fit and encode as everybody calls them; teacher: behaviour only teaches it, it codes content and cannot be fitted without behaviour."""
+    """fit and encode as everybody calls them; content_only: behaviour teaches it at most and no code comes from it."""
 
     name: str
     fit: Callable[..., Generation]
