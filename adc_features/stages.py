@@ -153,6 +153,7 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
     shared = np.isfinite(agreed)
     return {
         "drift": [drift(a, b) for a, b in itertools.pairwise(series)],
+        "alignment_residual": [s.alignment_residual for s in series[1:]],
         "warm_items": [int(s.present.sum()) for s in series],
         "norm_rank_correlation": rank_correlation(norm, count),
         "half_agreement_items": int(shared.sum()),
@@ -231,20 +232,21 @@ def _build_codes(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.tokenizer.encode import encode
 
     generation = generation_of(run)
-    snapshots = []
+    snapshots: list[SidTable] = []
     for number, table in enumerate(embedding_tables(run)):
-        snapshots.append(encode(table, generation, progress=run.progress))
+        snapshots.append(encode(table, generation, previous=snapshots[-1] if snapshots else None, progress=run.progress))
         pq.write_table(snapshots[-1].to_arrow(), directory / f"{number:03d}.parquet")
     newest, table = snapshots[-1], embedding_tables(run)[-1]
     agreement = np.load(run.output("behavior") / "series.npz")["half_agreement"]
     shared, warm = np.isfinite(agreement), table.present[BEHAVIOR]
     behavioral = np.array(generation.spec.is_behavioral)
     weight = newest.sid_weight[:, behavioral].mean(axis=1) if behavioral.any() else np.zeros(len(newest))
-    changed = [float((a.sid != b.sid)[~a.is_cold].mean()) if (~a.is_cold).any() else float("nan") for a, b in itertools.pairwise(snapshots)]
+    changed = [(a.sid != b.sid)[~a.is_cold] for a, b in itertools.pairwise(snapshots)]
     return {
         "reliability_rank_correlation": generation.quality["reliability_rank_correlation"],
         "reliability_half_agreement_rank_correlation": rank_correlation(newest.reliability[shared], agreement[shared]),
-        "changed_codes": changed,
+        "changed_codes": [float(c.mean()) if c.size else float("nan") for c in changed],
+        "changed_behavioral_codes": [float(c[:, behavioral].mean()) if c[:, behavioral].size else float("nan") for c in changed],
         "cold_items": [int(s.is_cold.sum()) for s in snapshots],
         "weight_count_rank_correlation": rank_correlation(weight[warm], table.interaction_count[warm]),
         "popularity_deciles": popularity_deciles(

@@ -1,8 +1,8 @@
 """Item vectors learned from interactions, as of several times. Reads: interactions, item ids. Writes: BehaviorVectors.
 
-One SASRec is trained up to the first cut-off and continued, in order of time, to each later one; then each table is rotated onto the
-one before it, so that the vectors of all cut-offs live in one space. Continuing alone is not enough: the space turns a little at
-every cut-off, and over eight of them on Beauty an item's first and last vectors were left with a mean cosine of 0.01, rotated 0.44. Each cut-off sees only events with time < as_of; an item that was not seen before it is absent.
+One SASRec is trained up to the first cut-off and continued, in order of time, to each later one. What it learned by a cut-off is rotated onto the
+vectors of the one before, and each item's vector moves towards it by its share of new events: all cut-offs live in one space,
+and an item that nothing happened to keeps its vector to the bit. Each cut-off sees only events with time < as_of; an item that was not seen before it is absent.
 
 Legend: N items of the catalogue, K items known at a cut-off, E events, D dims.
 """
@@ -12,7 +12,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -39,7 +39,8 @@ class BehaviorSettings:
     dim: D. length: T, places of a packed row, the longest history. batch: positions a step. epochs: passes over the events up to
     the first cut-off; continued_epochs: passes over all events before each later one. learning_rate: its peak; it rises over
     the first tenth of the steps and falls to 0, at every cut-off. init_std: of new rows of the item table. table_decay: AdamW's decoupled
-    decay, on the item table only; without it the norms of rare items grow with every cut-off.
+    decay, on the item table only; without it the norms of rare items grow with every cut-off. new_event_weight: how much an event since
+    the last cut-off counts beside one before it, when an item's vector moves on (`carried`).
     """
 
     loss: Loss
@@ -53,15 +54,18 @@ class BehaviorSettings:
     learning_rate: float = 5e-3
     init_std: float = 0.02
     table_decay: float = 0.3
+    new_event_weight: float = 2.0
 
     def __post_init__(self) -> None:
         sizes = {name: getattr(self, name) for name in ("dim", "blocks", "length", "epochs", "continued_epochs")}
         if min(sizes.values()) < 1 or self.batch < self.length:
             raise InputError(f"behaviour settings are {sizes} with batch {self.batch}; expected all at least 1 and a batch of at least one row of `length`")
+        if not self.new_event_weight > 0:
+            raise InputError(f"new_event_weight is {self.new_event_weight}; expected above 0: at 0 no vector would ever move")
 
 
 def full_softmax() -> BehaviorSettings:
-    """The most accurate recipe we measured; its norms fall with popularity, so take reliability from counts."""
+    """The most accurate recipe we measured. Item popularity is a fixed term of the logits, so that the vectors hold what is left."""
     return BehaviorSettings("full_softmax")
 
 
@@ -79,13 +83,15 @@ class BehaviorVectors:
     """The item table as of one time.
 
     as_of: aware UTC, exclusive. vectors: float32 [N, D], rows as the catalogue's, not normalised, zero where absent.
-    present: bool [N], at least one event with time < as_of. interaction_count: int64 [N], those events.
+    present: bool [N], at least one event with time < as_of. interaction_count: int64 [N], those events. alignment_residual: what
+    the rotation onto the cut-off before left of the learned table, ||A - B|| / ||B|| on common items; 0 for the first cut-off.
     """
 
     as_of: datetime
     vectors: np.ndarray
     present: np.ndarray
     interaction_count: np.ndarray
+    alignment_residual: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -151,7 +157,7 @@ def behavior_series(
             state, source = _read_state(kept), "checkpoint"
         else:
             label = f"behaviour {number + 1}/{len(cutoffs)}"
-            state, source = _train(sequences, known, state, settings=settings, seed=(seed, number), label=label, progress=progress), "trained"
+            state, source = _train(sequences, counts[known], known, state, settings=settings, seed=(seed, number), label=label, progress=progress), "trained"
             if kept is not None:
                 _write_state(kept, state)
         logger.info(
@@ -162,12 +168,26 @@ def behavior_series(
             source,
             time.perf_counter() - started,
         )
-        vectors, present = _spread(state, len(item_ids)), counts > 0
-        if series:
-            common = series[-1].present  # an item once seen stays seen
-            vectors = (vectors @ _rotation(vectors[common], series[-1].vectors[common])).astype(np.float32)
-        series.append(BehaviorVectors(as_of, vectors, present, counts.astype(np.int64)))
+        learned = BehaviorVectors(as_of, _spread(state, len(item_ids)), counts > 0, counts.astype(np.int64))
+        series.append(carried(series[-1], learned, new_event_weight=settings.new_event_weight) if series else learned)
     return series
+
+
+def carried(previous: BehaviorVectors, learned: BehaviorVectors, *, new_event_weight: float) -> BehaviorVectors:
+    """The vectors as of learned.as_of, in the space of `previous`: each item's vector of then, moved by its share of new evidence.
+
+    learned is rotated onto `previous` (orthogonal Procrustes on common items); an item with n events then and m since goes w m / (n + w m) of the way
+    to it, w = new_event_weight. An item without new events keeps its vector to the bit, one that was not seen before takes the learned one.
+    Taking every learned vector as it is moved them all, at every cut-off: optimiser noise, since most items had no event in between.
+    """
+    common = previous.present  # an item once seen stays seen
+    turned = learned.vectors @ _rotation(learned.vectors[common], previous.vectors[common])
+    old = previous.interaction_count
+    new = new_event_weight * (learned.interaction_count - old)
+    share = (new / np.maximum(old + new, 1e-12))[:, None]
+    vectors = (previous.vectors + share * (turned - previous.vectors)).astype(np.float32)
+    residual = float(np.linalg.norm(turned[common] - previous.vectors[common]) / np.linalg.norm(previous.vectors[common]))
+    return replace(learned, vectors=np.where(share > 0, vectors, previous.vectors), alignment_residual=residual)
 
 
 def drift(a: BehaviorVectors, b: BehaviorVectors) -> dict[str, float]:
@@ -207,8 +227,10 @@ def half_agreement(
     tables, present = [], []
     for number, half in enumerate((events.select(mask), events.select(~mask))):
         _check_trainable(half, as_of, half)
-        known = np.unique(half.items)
-        state = _train(_sequences(half, known), known, None, settings=settings, seed=(seed, 1 + number), label=f"half {number + 1}/2", progress=progress)
+        known, counts = np.unique(half.items, return_counts=True)
+        state = _train(
+            _sequences(half, known), counts, known, None, settings=settings, seed=(seed, 1 + number), label=f"half {number + 1}/2", progress=progress
+        )
         tables.append(_spread(state, len(item_ids)))
         present.append(np.isin(np.arange(len(item_ids)), known))
     common = present[0] & present[1]
@@ -266,6 +288,7 @@ def _sequences(events: _Events, known: np.ndarray) -> Sequences:
 
 def _train(
     sequences: Sequences,
+    counts: np.ndarray,
     known: np.ndarray,
     previous: _State | None,
     *,
@@ -274,7 +297,10 @@ def _train(
     label: str,
     progress: Progress | None,
 ) -> _State:
-    """Fresh optimiser, learning rate up and down once; a previous state gives every tensor except the rows of new items."""
+    """Fresh optimiser, learning rate up and down once; a previous state gives every tensor except the rows of new items.
+
+    counts: int64 [K], the events of each known item.
+    """
     s = settings
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):  # dropout takes no generator
@@ -284,6 +310,7 @@ def _train(
             table = model.table.detach().clone()
             table[np.searchsorted(known, previous.known)] = previous.tensors["table"]
             model.load_state_dict({**previous.tensors, "table": table})
+        prior = torch.from_numpy(np.log(counts).astype(np.float32))
         rows = s.batch // s.length
         epochs = s.epochs if previous is None else s.continued_epochs
         steps = epochs * -(-sequences.transitions // (s.length * rows))
@@ -296,7 +323,7 @@ def _train(
             losses = []
             for batch in packed_batches(sequences, length=s.length, rows=rows, rng=rng):
                 wanted = batch.targets >= 0
-                loss = next_item_loss(model(batch)[wanted], model.table, batch.targets[wanted], s.loss)
+                loss = next_item_loss(model(batch)[wanted], model.table, batch.targets[wanted], s.loss, prior_I=prior)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()

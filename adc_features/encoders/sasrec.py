@@ -139,9 +139,13 @@ class _SoftmaxLoss(torch.autograd.Function):
         return grads[0] * d_states, grads[0] * d_table, None, None
 
 
-def next_item_loss(states_PD: Tensor, table_ID: Tensor, targets_P: Tensor, loss: Loss) -> Tensor:
-    """Cross-entropy of the next item: against all items, or against the batch's own targets as often as they stand there."""
+def next_item_loss(states_PD: Tensor, table_ID: Tensor, targets_P: Tensor, loss: Loss, *, prior_I: Tensor | None = None) -> Tensor:
+    """Cross-entropy of the next item: against all items, or against the batch's own targets as often as they stand there.
+
+    prior_I: log popularity, added to the logits of all items, so that the table need not hold it: without it every rare item is pushed away from
+    the mean state, along one direction (methods 10.1).
+    """
     if loss == "full_softmax":
-        return _SoftmaxLoss.apply(states_PD, table_ID, targets_P, None)
+        return _SoftmaxLoss.apply(states_PD, table_ID, targets_P, prior_I)
     candidates, inverse, counts = targets_P.unique(return_inverse=True, return_counts=True)
     return _SoftmaxLoss.apply(states_PD, functional.embedding(candidates, table_ID), inverse, counts.float().log())

@@ -14,7 +14,7 @@ import torch
 
 from adc_features.clock import instant
 from adc_features.embeddings import EmbeddingTable
-from adc_features.errors import InputError
+from adc_features.errors import GenerationMismatch, InputError
 from adc_features.generation import Generation
 from adc_features.quality import collision_counts
 from adc_features.reliability import ReliabilityScale
@@ -31,17 +31,25 @@ BLOCK = 1024
 stands, so an item alone (padded to a block) equals the item in a batch, and a code never flips on a near tie."""
 
 
-def encode(items: EmbeddingTable, generation: Generation, *, progress: Callable[[str, int, int], None] | None = None) -> SidTable:
+def encode(
+    items: EmbeddingTable, generation: Generation, *, previous: SidTable | None = None, progress: Callable[[str, int, int], None] | None = None
+) -> SidTable:
     """Codes and weights of `items` in the vocabulary of `generation`, as of items.as_of.
+
+    previous: the snapshot before this one. An item that has a code there keeps it until another codeword is nearer by more than the
+    generation's `hysteresis`, in cosine: codes change when behaviour changed, not when a vector trembles at a border. The answer
+    is a function of (previous, items) alone. Baseline tokenizers hold nothing: in a residual code each level reads what the one before left.
 
     Weights: 1 for shared positions, the softmax gate for content, R over its frozen mean for behaviour, clipped to [0, 4]
     (methods 1.7, A10); 1 wherever a baseline tokenizer has a code. Rounded once to spec.weight_dtype. Where a position's modality
     is absent the code is -1, the weight 0; an item without behaviour is cold: x = 0, w = w(0), its shared code from the learned missing vector (A18).
     Behaviour is centred and scaled as at the newest cut-off of the fit that is not after items.as_of.
-    collision_count counts within `items`. Raises InputError when a modality is missing or of another width.
+    collision_count counts within `items`. Raises InputError when a modality is missing or of another width, or `previous` is not
+    earlier; GenerationMismatch when it is of another generation.
     """
     spec, model = generation.spec, read(generation)
     check_widths(items, model)
+    held = _held(items, generation, previous)
     x = reliability(items, generation)
     known_cutoffs = np.array([instant(datetime.fromisoformat(text)) for text in generation.settings["cutoffs"]])
     cutoff = max(int(np.searchsorted(known_cutoffs, instant(items.as_of), side="right")) - 1, 0)
@@ -53,7 +61,8 @@ def encode(items: EmbeddingTable, generation: Generation, *, progress: Callable[
         part = slice(start, min(start + BLOCK, len(items)))
         size = part.stop - start
         with torch.inference_mode():
-            codes_BL, weight_BL, w_B = _tokens(model, _block(items, x, part, model, cutoff=cutoff))
+            held_BL = None if held is None else _padded(held, part)
+            codes_BL, weight_BL, w_B = _tokens(model, _block(items, x, part, model, cutoff=cutoff), held_BL)
         sid[part], weight[part], alignment[part] = codes_BL[:size], weight_BL[:size], w_B[:size]
         return part.stop
 
@@ -97,13 +106,24 @@ def check_widths(items: EmbeddingTable, model: AdcModel | baselines.Network) -> 
             raise InputError(f"modality {modality!r} has width {items.width(modality)}, the generation was fitted on {width}; embed with the same encoder")
 
 
-def _tokens(model: AdcModel | baselines.Network, rows: Rows) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _held(items: EmbeddingTable, generation: Generation, previous: SidTable | None) -> np.ndarray | None:
+    """The codes that the items had in `previous`, int64 [N, L], -1 where none."""
+    if previous is None:
+        return None
+    if previous.generation != generation.id:
+        raise GenerationMismatch(f"the previous snapshot is of generation {previous.generation!r}, this encodes with {generation.id!r}; give one of the same")
+    if previous.as_of >= items.as_of:
+        raise InputError(f"the previous snapshot is as of {previous.as_of.isoformat()}, the items as of {items.as_of.isoformat()}; encode in order of time")
+    return previous.lookup(items.item_ids).sid.astype(np.int64)
+
+
+def _tokens(model: AdcModel | baselines.Network, rows: Rows, held_BL: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Codes [B, L], exported weights [B, L] and alignment strength [B] of one block."""
     if not isinstance(model, AdcModel):
         codes, known = model.codes(rows)
         return torch.where(known, codes, NO_CODE), known.float(), torch.zeros(len(rows.x))
     encoded, behavior = model.encode(rows), model.spec.behavior
-    codes = torch.where(encoded.known_BP, model.codebooks.lookup(encoded.latent_BPD), NO_CODE)
+    codes = torch.where(encoded.known_BP, model.codebooks.lookup(encoded.latent_BPD, held_BP=held_BL, margin=model.settings.hysteresis), NO_CODE)
     if not behavior:
         return codes, encoded.weight_BP, torch.zeros(len(rows.x))
     weight = torch.cat([encoded.weight_BP[:, :-behavior], model.importance.normalised(encoded.weight_BP[:, -behavior:])], dim=1)
@@ -134,11 +154,11 @@ def one_thread() -> Iterator[None]:
 
 def _block(items: EmbeddingTable, x: np.ndarray, part: slice, model: AdcModel | baselines.Network, *, cutoff: int) -> Rows:
     """Rows `part`, padded with absent rows to BLOCK."""
+    vectors, present = {m: _padded(items.vectors[m], part) for m in model.widths}, {m: _padded(items.present[m], part) for m in model.widths}
+    return Rows(vectors, present, _padded(x, part), torch.full((BLOCK,), cutoff))
 
-    def padded(array: np.ndarray) -> torch.Tensor:
-        block = np.zeros((BLOCK, *array.shape[1:]), array.dtype)
-        block[: part.stop - part.start] = array[part]
-        return torch.from_numpy(block)
 
-    vectors, present = {m: padded(items.vectors[m]) for m in model.widths}, {m: padded(items.present[m]) for m in model.widths}
-    return Rows(vectors, present, padded(x), torch.full((BLOCK,), cutoff))
+def _padded(array: np.ndarray, part: slice) -> torch.Tensor:
+    block = np.zeros((BLOCK, *array.shape[1:]), array.dtype)
+    block[: part.stop - part.start] = array[part]
+    return torch.from_numpy(block)

@@ -34,6 +34,7 @@ class AdcSettings:
     Training: steps of `batch` rows, warmup_steps of them before codes, AdamW with cosine decay; codebook_update by
     gradient or by spherical moving average of `ema_decay`; drop_behavior, the share of rows that train as cold (A18);
     every revive_every steps codes under revive_share of the uniform rate move to crowded places.
+    Encoding: hysteresis, the lead in cosine that another code needs over the one an item had in the snapshot before.
     Gate: min_utilisation, the share of codes in use under which a codebook counts as collapsed and the fit refuses.
     """
 
@@ -66,6 +67,7 @@ class AdcSettings:
     drop_behavior: float = 0.1
     revive_every: int = 50
     revive_share: float = 0.1
+    hysteresis: float = 0.08
     min_utilisation: float = 0.5
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from adc_features.embeddings import EmbeddingTable
-from adc_features.errors import InputError
+from adc_features.errors import GenerationMismatch, InputError
 from adc_features.generation import Generation, open_generation
 from adc_features.sids import SidTable
 from adc_features.spec import NO_CODE, SidSpec
@@ -21,13 +21,14 @@ SPEC = SidSpec(content={"title": 1, "image": 2}, shared=1, behavior=2, codebook_
 
 
 class Tokenizer(NamedTuple):
-    """fit and encode as everybody calls them; content_only: behaviour teaches it at most and no code comes from it."""
+    """fit and encode as everybody calls them; content_only: behaviour teaches it at most and no code comes from it; holds: keeps codes against tremor."""
 
     name: str
     fit: Callable[..., Generation]
     encode: Callable[..., SidTable]
     content_only: bool = False
     needs_behavior: bool = False
+    holds: bool = False
 
 
 def small_adc(tables: list[EmbeddingTable], spec: SidSpec, **arguments: object) -> Generation:
@@ -53,8 +54,8 @@ def small_mmq(tables: list[EmbeddingTable], spec: SidSpec, **arguments: object) 
 
 
 TOKENIZERS = [
-    Tokenizer("adc", small_adc, adc_encode.encode),
-    Tokenizer("mmq", small_mmq, adc_encode.encode),
+    Tokenizer("adc", small_adc, adc_encode.encode, holds=True),
+    Tokenizer("mmq", small_mmq, adc_encode.encode, holds=True),
     *(Tokenizer(name, small(name), adc_encode.encode) for name in ("rq_vae", "rq_kmeans", "rq_kmeans_balanced", "opq", "mm_rq_vae")),
     *(Tokenizer(name, small(name), adc_encode.encode, content_only=True, needs_behavior=True) for name in ("letter", "das")),
     Tokenizer("unisid", small("unisid"), adc_encode.encode, content_only=True),
@@ -124,6 +125,53 @@ def test_an_item_alone_equals_the_item_in_a_batch(tokenizer: Tokenizer, generati
     assert same(tokenizer.encode(table.take(order), generation), whole.lookup(table.item_ids[order]))
     for row in (0, 11, 149):
         assert same(tokenizer.encode(table.take(np.array([row])), generation), whole.lookup(table.item_ids[[row]]))
+
+
+def with_behavior(table: EmbeddingTable, behavior: np.ndarray, *, day: int) -> EmbeddingTable:
+    behavior = np.where(table.present["behavior"][:, None], behavior, 0).astype(np.float32)
+    return replace(table, vectors={**table.vectors, "behavior": behavior}, as_of=datetime(2024, 1, 1 + day, tzinfo=UTC))
+
+
+def test_codes_hold_where_behaviour_only_trembles(tokenizer: Tokenizer, generation: Generation) -> None:
+    """The same vectors keep every code; a small tremor changes fewer than without the previous snapshot, and what changes is the nearest."""
+    table = items(1)
+    before = tokenizer.encode(table, generation)
+    np.testing.assert_array_equal(tokenizer.encode(with_behavior(table, table.vectors["behavior"], day=2), generation, previous=before).sid, before.sid)
+    tremor = np.random.default_rng(0).normal(size=(150, 10)) * table.vectors["behavior"].std() * 0.1
+    moved = with_behavior(table, table.vectors["behavior"] + tremor, day=2)
+    anew, held = tokenizer.encode(moved, generation), tokenizer.encode(moved, generation, previous=before)
+    if tokenizer.holds:
+        assert (held.sid != before.sid).sum() < (anew.sid != before.sid).sum()
+    else:
+        np.testing.assert_array_equal(held.sid, anew.sid)
+    assert ((held.sid == before.sid) | (held.sid == anew.sid)).all()
+    np.testing.assert_array_equal(held.sid_weight, anew.sid_weight)
+
+
+def test_codes_move_with_an_item_whose_behaviour_changed(tokenizer: Tokenizer, generation: Generation) -> None:
+    """Items 20-59 behave like items 60-99 from now on: where their codes differed, most follow; everybody else keeps every code."""
+    if not tokenizer.holds:
+        pytest.skip("gives the nearest codes always, whatever they were")
+    table, behavioral = items(1), np.array(SPEC.is_behavioral)
+    before = tokenizer.encode(table, generation)
+    behavior = table.vectors["behavior"].copy()
+    behavior[20:60] = behavior[60:100]
+    after = tokenizer.encode(with_behavior(table, behavior, day=2), generation, previous=before)
+    model, copy, old = (s.sid[rows][:, behavioral] for s, rows in ((before, slice(60, 100)), (after, slice(20, 60)), (before, slice(20, 60))))
+    different = model != old
+    assert different.sum() > 20
+    assert (copy == model)[different].mean() > 0.7
+    rest = np.r_[0:20, 60:150]
+    np.testing.assert_array_equal(after.sid[rest], before.sid[rest])
+
+
+def test_a_previous_snapshot_of_another_vocabulary_or_time_is_refused(tokenizer: Tokenizer, generation: Generation) -> None:
+    """Only an earlier snapshot of the same generation says which codes an item had."""
+    before = tokenizer.encode(items(1), generation)
+    with pytest.raises(GenerationMismatch, match="'g7'"):
+        tokenizer.encode(items(2), generation, previous=replace(before, generation="g7"))
+    with pytest.raises(InputError, match="in order of time"):
+        tokenizer.encode(items(1), generation, previous=before)
 
 
 def test_cold_items_get_content_codes_and_no_behavioural_weight(tokenizer: Tokenizer, generation: Generation) -> None:

@@ -61,6 +61,14 @@ def test_the_chunked_loss_equals_cross_entropy(monkeypatch) -> None:
         torch.testing.assert_close(a.grad, b.grad)
 
 
+def test_the_prior_is_a_fixed_term_of_the_logits(monkeypatch) -> None:
+    """With log popularity given, the loss is cross-entropy over logits plus prior: a table of zeros predicts popularity."""
+    monkeypatch.setattr(sasrec, "matrix_dtype", lambda: torch.float32)
+    states, targets, counts = torch.randn(6, 3), torch.tensor([0, 0, 1, 2, 0, 1]), torch.tensor([5.0, 3.0, 2.0])
+    loss = next_item_loss(states, torch.zeros(3, 3), targets, "full_softmax", prior_I=counts.log())
+    torch.testing.assert_close(loss, -(counts[targets] / 10).log().mean())
+
+
 def test_the_in_batch_loss_compares_with_the_batch_s_targets_as_often_as_they_stand_there(monkeypatch) -> None:
     """It equals cross-entropy over the list of targets, an item's copies taken together."""
     monkeypatch.setattr(sasrec, "matrix_dtype", lambda: torch.float32)

@@ -98,6 +98,16 @@ def test_a_code_is_the_nearest_direction() -> None:
     assert torch.allclose(books.codeword(torch.tensor([[1]])), torch.tensor([[[0.0, 1.0]]]))
 
 
+def test_a_held_code_is_given_up_only_for_a_clearly_nearer_one() -> None:
+    """Cosines with the two codewords are 0.6 and 0.8: a lead of 0.2 beats a margin of 0.19, not one of 0.21; without a code held the nearest counts."""
+    books = Codebooks(1, 2, 2)
+    books.codewords.data = torch.eye(2)[None]
+    latents = torch.tensor([[[0.6, 0.8]]]).expand(3, 1, 2)
+    held = torch.tensor([[0], [1], [-1]])
+    assert books.lookup(latents, held_BP=held, margin=0.21).flatten().tolist() == [0, 1, 1]
+    assert books.lookup(latents, held_BP=held, margin=0.19).flatten().tolist() == [1, 1, 1]
+
+
 def test_kmeans_finds_separate_directions() -> None:
     """Four tight bundles of directions become the four codewords."""
     bundle = torch.nn.functional.normalize(
