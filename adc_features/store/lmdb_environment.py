@@ -55,9 +55,9 @@ class Environment:
             handle = self._table(table)
             if handle is None:
                 yield None
-            else:
-                with self._begin(handle) as txn:
-                    yield txn
+                return
+            with self._begin(handle) as txn:
+                yield txn if self._exists(txn) else None
 
     def write(self, table: str, change: Callable[[Any], T]) -> T:
         """change(transaction on the table), committed when it returns; called again from the start when the map had to grow.
@@ -72,7 +72,7 @@ class Environment:
                 with self._exclusive():
                     self._grow()
             except (lmdb.NotFoundError, lmdb.BadDbiError):
-                self._identity = None  # another process dropped the table since we opened it: LMDB sees that only when it opens afresh
+                self._identity = None  # as in _exists
             except (lmdb.DiskError, lmdb.PanicError, lmdb.ReadonlyError) as error:
                 self._identity = None  # after a failed write LMDB may refuse further ones: open afresh at the next use
                 raise ArtifactError(
@@ -120,6 +120,14 @@ class Environment:
                 except lmdb.NotFoundError:
                     return None
         return handle
+
+    def _exists(self, txn: Any) -> bool:
+        try:
+            txn.cursor().first()
+        except (lmdb.NotFoundError, lmdb.BadDbiError):
+            self._identity = None  # another process dropped the table since we opened it: LMDB finds a new one only when it opens afresh
+            return False
+        return True
 
     def _begin(self, table: Any, *, write: bool = False) -> Any:
         while True:

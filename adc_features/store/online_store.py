@@ -41,6 +41,8 @@ class LmdbOnlineStoreConfig(feast.FeastConfigBaseModel):
     """The directory; a relative one is under the repository."""
     map_size_mb: int = Field(default=1024, ge=1)
     """Address space reserved at first, not disk; it doubles by itself."""
+    enforce_ttl: bool = True
+    """A row past its view's ttl is not served. False, as Feast's own stores have it: it is, for ever."""
     delegate: dict[str, Any] | None = None
     """Another `online_store:` block, for the views that are not to be held here."""
     delegate_views: list[StrictStr] = Field(default_factory=list)
@@ -163,7 +165,8 @@ class LmdbOnlineStore(feast.OnlineStore):
 
     def read(self, config: Any, table: Any, keys: Sequence[bytes], wanted: Sequence[str] | None = None) -> Answer:
         """The rows of a view under keys of `entity_keys`, those past the view's ttl marked expired."""
-        oldest = _microseconds(self.clock() - table.ttl) if getattr(table, "ttl", None) else None
+        ttl = getattr(table, "ttl", None) if config.online_store.enforce_ttl else None
+        oldest = _microseconds(self.clock() - ttl) if ttl else None
         return read(self.environment(config), table_name(config, table), keys, oldest=oldest, wanted=wanted)
 
     def _columnar(

@@ -1,0 +1,170 @@
+"""An LMDB directory among processes: forks, growth, drops, replaced and read-only directories, killed writers."""
+
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from adc_features.errors import ArtifactError
+from adc_features.store.lmdb_environment import DATA, environment
+
+MIB = 1 << 20
+_SPAWN = multiprocessing.get_context("spawn")
+_FORK = multiprocessing.get_context("fork")
+
+
+def fill(path: Path, prefix: str, n: int = 3000, table: str = "t") -> None:
+    environment(path, map_size=MIB).write(table, lambda txn: [txn.put(f"{prefix}{i:06}".encode(), b"x" * 1000) for i in range(n)])
+
+
+def count(path: Path, table: str = "t") -> int | None:
+    with environment(path, map_size=MIB).reading(table) as txn:
+        return None if txn is None else sum(1 for _ in txn.cursor())
+
+
+def elsewhere(method, work, *arguments) -> None:
+    process = method.Process(target=work, args=arguments)
+    process.start()
+    process.join(30)
+    assert process.exitcode == 0
+
+
+def test_reading_what_was_never_written_creates_nothing(tmp_path):
+    """No directory, no table: absent, not an error, and the disk stays as it was."""
+    path = tmp_path / "none"
+    assert (count(path), environment(path, map_size=MIB).tables(), path.exists()) == (None, [], False)
+    fill(path, "a", 1)
+    assert count(path, "other") is None
+
+
+def test_the_map_grows_under_writers_and_readers_of_other_processes_follow(tmp_path):
+    """A write larger than the map applies once, whole; a process with the old size reads and writes on."""
+    fill(tmp_path, "a", 1)
+    elsewhere(_SPAWN, fill, tmp_path, "b")
+    assert count(tmp_path) == 3001
+    fill(tmp_path, "c")
+    assert count(tmp_path) == 6001
+
+
+def test_a_fork_opens_its_own_environment(tmp_path):
+    """Parent and child both read and write after a fork, while other threads of the parent read."""
+    fill(tmp_path, "a", 10)
+    assert count(tmp_path) == 10
+    done = threading.Event()
+    readers = [threading.Thread(target=lambda: [count(tmp_path) for _ in iter(done.is_set, True)]) for _ in range(3)]
+    for reader in readers:
+        reader.start()
+    try:
+        for i in range(3):
+            elsewhere(_FORK, fill, tmp_path, f"b{i}", 10)
+    finally:
+        done.set()
+        for reader in readers:
+            reader.join()
+    fill(tmp_path, "c", 10)
+    assert count(tmp_path) == 50
+
+
+def _drop(path: Path) -> None:
+    environment(path, map_size=MIB).drop(["t", "never"])
+
+
+def test_a_table_dropped_by_another_process_is_gone_and_can_come_again(tmp_path):
+    """Who has it open sees it empty, and a write makes it anew; other tables stay."""
+    fill(tmp_path, "a", 10)
+    fill(tmp_path, "a", 5, "other")
+    assert (count(tmp_path), count(tmp_path, "other")) == (10, 5)
+    elsewhere(_SPAWN, _drop, tmp_path)
+    assert (count(tmp_path) or 0, count(tmp_path, "other")) == (0, 5)
+    fill(tmp_path, "b", 3)
+    assert count(tmp_path) == 3
+
+
+def test_a_directory_that_was_replaced_is_opened_anew(tmp_path):
+    """Removing or restoring the directory under a running process is seen at the next call."""
+    path = tmp_path / "online"
+    fill(path, "a", 10)
+    shutil.copytree(path, tmp_path / "copy")
+    fill(path, "b", 10)
+    shutil.rmtree(path)
+    assert count(path) is None
+    shutil.copytree(tmp_path / "copy", path)
+    assert count(path) == 10
+    fill(path, "c", 1)
+    assert count(path) == 11
+
+
+def test_a_write_that_fails_changes_nothing(tmp_path):
+    """An error in the middle leaves the table as it was."""
+    fill(tmp_path, "a", 10)
+
+    def half(txn):
+        txn.put(b"half", b"")
+        raise KeyError("half")
+
+    with pytest.raises(KeyError):
+        environment(tmp_path, map_size=MIB).write("t", half)
+    assert count(tmp_path) == 10
+
+
+def _as_nobody(path: Path, results) -> None:
+    os.setuid(65534)
+    for work in (count, fill):
+        try:
+            results.put(work(path) if work is count else work(path, "n", 1))
+        except ArtifactError as error:
+            results.put(str(error))
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="becoming another user needs root")
+@pytest.mark.parametrize(("lock_mode", "read"), [(0o644, "cannot be opened"), (0o666, 10)])
+def test_a_directory_that_may_not_be_written_is_read_or_refused_in_words(tmp_path, lock_mode, read):
+    """With a writable lock.mdb another user reads; without, readers could not register and are refused; writing is refused."""
+    path = Path("/tmp") / f"adc-online-{os.getpid()}-{lock_mode}"  # pytest's own directories are closed to others
+    try:
+        fill(path, "a", 10)
+        (path / "lock.mdb").chmod(lock_mode)
+        path.chmod(0o755)
+        environment(path, map_size=MIB).close()
+        results = _SPAWN.Queue()
+        elsewhere(_SPAWN, _as_nobody, path, results)
+        got = [results.get(timeout=10) for _ in range(2)]
+        assert got[0] == read or str(read) in str(got[0])
+        assert "cannot be opened" in got[1] or "could not be written" in got[1]
+    finally:
+        shutil.rmtree(path)
+
+
+WRITER = """
+import sys, pathlib
+from adc_features.store.lmdb_environment import environment
+env = environment(pathlib.Path(sys.argv[1]), map_size=1 << 20)
+print("ready", flush=True)
+for version in range(int(sys.argv[2]), 10**9):
+    env.write("t", lambda txn: [txn.put(b"%06d" % i, b"%09d" % version * 20) for i in range(2000)])
+"""
+
+
+def test_a_killed_writer_leaves_the_state_before_or_after_a_write(tmp_path):
+    """kill -9 at any moment: all rows are of one version, at least the last one seen; the next writer is not held up."""
+    seen = 0
+    for kill in range(4):
+        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(seen + 1)], stdout=subprocess.PIPE)
+        assert writer.stdout.readline() == b"ready\n"
+        time.sleep(0.05 + 0.07 * kill)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        with environment(tmp_path, map_size=MIB).reading("t") as txn:
+            versions = {int(value[:9]) for _, value in txn.cursor()} if txn is not None else set()
+        assert len(versions) <= 1
+        assert max(versions, default=seen) >= seen
+        seen = max(versions, default=seen)
+    assert seen > 0
+    assert (tmp_path / DATA).stat().st_size < 100 * MIB
