@@ -9,22 +9,18 @@ Legend: F feature rows, Q entity rows.
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import TypeAlias
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from adc_features.errors import InputError
+from adc_features.store.key_codes import Column, KeyCodes
 
 NO_ROW = -1
 """The row number of an entity row that sees no feature row."""
 
-_BITS = 62
-_STEPS = (1, 1_000, 1_000_000, 86_400_000_000)
-"""Resolutions that times may have, in microseconds; a coarser one needs fewer bits."""
-
-Column: TypeAlias = pa.ChunkedArray | pa.Array
+_BITS = 63
 
 
 def microseconds(times: Column, *, name: str = "event_timestamp") -> np.ndarray:
@@ -40,56 +36,47 @@ def microseconds(times: Column, *, name: str = "event_timestamp") -> np.ndarray:
         # through numpy: pyarrow 26.0.1 converts day resolution to wrong times without a word
         return times.to_numpy(**({} if isinstance(times, pa.ChunkedArray) else {"zero_copy_only": False})).astype("datetime64[us]").astype(np.int64)
     whole = np.asarray(times.cast(pa.int64()))
-    unit = {"s": 1_000_000, "ms": 1_000, "us": 1, "ns": -1_000}[times.type.unit]
-    return whole * unit if unit > 0 else np.floor_divide(whole, -unit)
-
-
-class KeyCodes:
-    """Equal (composite) keys as equal integers. columns: the key columns of the feature side, F rows each, of any comparable types.
-
-    of_features: int64 [F]; a key with a null in it matches nothing, -1. size: an upper bound (exclusive) of the codes.
-    """
-
-    def __init__(self, columns: Sequence[Column]) -> None:
-        self._values = [pc.unique(_plain(column)).drop_null() for column in columns]
-        self._known: list[np.ndarray] = []
-        self.of_features, self.size = np.zeros(len(columns[0]) if columns else 0, np.int64), 1
-        for place, (column, values) in enumerate(zip(columns, self._values, strict=True)):
-            codes = _pair(self.of_features, _code_of(_plain(column), values), len(values))
-            if place:  # two dense codes paired are sparse: number the pairs that occur
-                self._known.append(np.unique(codes[codes >= 0]))
-                codes = _place_in(self._known[-1], codes)
-            self.of_features, self.size = codes, len(self._known[-1]) if place else len(values)
-
-    def of(self, columns: Sequence[Column], *, names: Sequence[str]) -> np.ndarray:
-        """int64 [Q] codes of other keys, -1 for those that the feature side lacks. Raises InputError for types that can never match."""
-        codes = np.zeros(len(columns[0]) if columns else 0, np.int64)
-        for place, (column, values, name) in enumerate(zip(columns, self._values, names, strict=True)):
-            codes = _pair(codes, _code_of(_comparable(_plain(column), values.type, name), values), len(values))
-            codes = _place_in(self._known[place - 1], codes) if place else codes
-        return codes
+    if times.type.unit == "ns":
+        return np.floor_divide(whole, 1_000)
+    return whole if times.type.unit == "us" else whole * {"s": 1_000_000, "ms": 1_000}[times.type.unit]
 
 
 class AsofIndex:
     """The feature side of a join, sorted once. keys, times [F]; created [F], or None when rows carry no created time.
 
-    Of rows with one key and time the last by created time, then by position, is seen. Raises InputError for null times.
+    Of rows with one key and time the last by created time, then by position, is seen. asked: key columns of all entity rows to come, when
+    known; rows of other keys are left out before the sort. Raises InputError for null times.
     """
 
-    def __init__(self, keys: Sequence[Column], times: Column, *, created: Column | None = None) -> None:
+    def __init__(
+        self, keys: Sequence[Column], times: Column, *, created: Column | None = None, asked: Sequence[Column] | None = None, names: Sequence[str] = ()
+    ) -> None:
         self.keys = KeyCodes(keys)
         at = microseconds(times)
         self.created = microseconds(created, name="created_timestamp") if created is not None else None
         codes = self.keys.of_features if keys else np.zeros(len(at), np.int64)
-        self._ticks(at)
-        place = (codes << self._time_bits) | self._tick(at)
         rows = np.flatnonzero(codes >= 0) if (codes < 0).any() else None
-        order = _sorted(place if rows is None else place[rows], None if self.created is None else self.created if rows is None else self.created[rows])
+        if asked and keys:
+            wanted = np.zeros(self.keys.size + 1, bool)
+            wanted[self.keys.of(asked, names=names)] = True  # -1, the unknown, is the last
+            wanted[-1] = False
+            if wanted.sum() < 0.9 * self.keys.size:
+                rows = np.flatnonzero(wanted[codes])
+        # the time gets the bits that the key leaves; what is cut off is put in order among the few rows that share a place
+        self._start = int(at.min()) if len(at) else 0
+        span = int(at.max()) - self._start if len(at) else 0
+        key_bits = max(self.keys.size - 1, 0).bit_length()
+        self._shift = max(0, key_bits + span.bit_length() - _BITS)
+        self._last = span >> self._shift
+        self._time_bits = self._last.bit_length()
+        since, born = at - self._start, self.created
+        if rows is not None:
+            codes, since, born = codes[rows], since[rows], None if born is None else born[rows]
+        order = _order(codes, since, born, bits=(key_bits, span.bit_length()))
         self.rows = order if rows is None else rows[order]
-        self._places = place[self.rows]
+        self._places = ((codes << self._time_bits) | (since >> self._shift))[order]
         self._at = at
-        if self.created is not None:
-            self.created = self.created[self.rows]
+        self.created = None if born is None else born[order]
         self._earliest_created: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -111,6 +98,13 @@ class AsofIndex:
         there = (codes >= 0) & (found >= 0) & (times >= self._start)
         found[~there] = 0
         there &= (self._places[found] >> self._time_bits) == codes
+        late = np.flatnonzero(there & (self._at[self.rows[found]] > times)) if self._shift else ()
+        while len(late):  # a later row of the same 2 ** shift microseconds
+            found[late] -= 1
+            there[late] = (found[late] >= 0) & ((self._places[found[late]] >> self._time_bits) == codes[late])
+            found[late[~there[late]]] = 0
+            late = late[there[late]]
+            late = late[self._at[self.rows[found[late]]] > times[late]]
         if known_only:
             if self.created is None:
                 raise InputError("created-time filtering was asked for, the source declares no created timestamp; name its created_timestamp_column")
@@ -131,25 +125,9 @@ class AsofIndex:
         """int64 [Q]: event times of feature rows, microseconds; those of NO_ROW mean nothing."""
         return self._at[rows] if len(self._at) else np.zeros(len(rows), np.int64)
 
-    def _ticks(self, at: np.ndarray) -> None:
-        """Choose how a time becomes few enough bits: whole steps since the first, or its rank when even those are too many."""
-        self._start, self._known_times = int(at.min(initial=0)) if len(at) else 0, None
-        key_bits = max(self.keys.size - 1, 0).bit_length()
-        for self._step in _STEPS:
-            span = (int(at.max()) - self._start) // self._step + 1 if len(at) else 1
-            self._time_bits = span.bit_length()
-            if key_bits + self._time_bits <= _BITS and (self._step == 1 or not ((at - self._start) % self._step).any()):
-                self._last = span
-                return
-        self._known_times = np.unique(at)
-        self._last, self._time_bits = len(self._known_times), len(self._known_times).bit_length()
-
     def _tick(self, times: np.ndarray) -> np.ndarray:
-        """The latest tick at or before each time; below 0 before the first."""
-        if self._known_times is not None:
-            return np.searchsorted(self._known_times, times, side="right") - 1
-        ticks = times - self._start
-        return np.minimum(ticks if self._step == 1 else ticks // self._step, self._last)
+        """Times since the first feature row, in units of 2 ** shift microseconds, none after the last."""
+        return np.minimum((times - self._start) >> self._shift, self._last)
 
     def _newest_known(self, found: np.ndarray, times: np.ndarray) -> np.ndarray:
         """For each place the last place at or before it whose created time is <= times, NO_ROW for none; may leave the key: check it.
@@ -201,23 +179,36 @@ class Gatherer:
         self._matrices = [_matrix(chunk) for chunk in self._chunks]
         self._start = np.cumsum([0, *map(len, self._chunks)])
 
-    def __call__(self, rows: np.ndarray) -> pa.Array:
-        """The values at rows int64 [Q]; null where NO_ROW."""
-        if not self._chunks:
-            return pa.nulls(len(rows), self.type)
-        if len(self._chunks) == 1:
-            return _take(self._chunks[0], self._matrices[0], rows)
-        which = np.searchsorted(self._start, np.maximum(rows, 0), side="right") - 1
+    def plan(self, rows: np.ndarray) -> "ChunkPlan | None":
+        """Which chunk each row is in: the same for all columns of one table. None when there are not several."""
+        if len(self._chunks) < 2:
+            return None
+        which = (np.searchsorted(self._start, np.maximum(rows, 0), side="right") - 1).astype(np.int16 if len(self._chunks) < 2**15 else np.int64)
         order = np.argsort(which, kind="stable")
-        bounds = np.searchsorted(which[order], np.arange(len(self._chunks) + 1))
-        pieces = []
-        for chunk, matrix, first, low, high in zip(self._chunks, self._matrices, self._start, bounds, bounds[1:], strict=False):
-            if low < high:
-                asked = rows[order[low:high]]
-                pieces.append(_take(chunk, matrix, np.where(asked < 0, NO_ROW, asked - first)))
         place = np.empty(len(rows), np.int64)
         place[order] = np.arange(len(rows))
-        return pa.concat_arrays(pieces).take(pa.array(place)) if pieces else pa.nulls(0, self.type)
+        return ChunkPlan(order, np.searchsorted(which[order], np.arange(len(self._chunks) + 1)), pa.array(place))
+
+    def __call__(self, rows: np.ndarray, plan: "ChunkPlan | None" = None) -> pa.Array:
+        """The values at rows int64 [Q]; null where NO_ROW."""
+        if not self._chunks or not len(rows):
+            return pa.nulls(len(rows), self.type)
+        if (plan := plan or self.plan(rows)) is None:
+            return _take(self._chunks[0], self._matrices[0], rows)
+        pieces = []
+        for chunk, matrix, first, low, high in zip(self._chunks, self._matrices, self._start, plan.bounds, plan.bounds[1:], strict=False):
+            if low < high:
+                asked = rows[plan.order[low:high]]
+                pieces.append(_take(chunk, matrix, np.where(asked < 0, NO_ROW, asked - first)))
+        return pa.concat_arrays(pieces).take(plan.place)
+
+
+class ChunkPlan(NamedTuple):
+    """order: rows by chunk. bounds: where each chunk's rows begin in it. place: of each row in it."""
+
+    order: np.ndarray
+    bounds: np.ndarray
+    place: pa.Array
 
 
 def _take(array: pa.Array, matrix: np.ndarray | None, rows: np.ndarray) -> pa.Array:
@@ -243,61 +234,22 @@ def _matrix(array: pa.Array) -> np.ndarray | None:
     return np.asarray(values).reshape(-1, length)
 
 
-def _sorted(places: np.ndarray, created: np.ndarray | None) -> np.ndarray:
-    """The order of places, ties by created time and then position."""
-    if created is None and (len(places) < 2 or (places[1:] >= places[:-1]).all()):
-        return np.arange(len(places))
-    order = np.argsort(places, kind="stable")
-    ordered = places[order]
-    tied = np.zeros(len(places) + 1, bool)
-    tied[1:-1] = ordered[1:] == ordered[:-1]
-    if created is not None and tied.any():  # few are: order only those anew
-        among = np.flatnonzero(tied[1:] | tied[:-1])
-        order[among] = order[among][np.lexsort((created[order[among]], ordered[among]))]
+def _order(codes: np.ndarray, since: np.ndarray, created: np.ndarray | None, *, bits: tuple[int, int]) -> np.ndarray:
+    """Rows by code, time, created time, position. bits: of the largest code and time.
+
+    Code, the high bits of the time and the row number in one integer: sorting values is twice as fast as sorting places of values.
+    The few rows whose high bits agree are sorted again by everything.
+    """
+    row_bits = max(len(codes) - 1, 0).bit_length()
+    cut = max(0, bits[0] + bits[1] + row_bits - _BITS)
+    packed = (((codes << (bits[1] - cut)) | (since >> cut)) << row_bits) | np.arange(len(codes))
+    packed.sort()
+    order = packed & ((1 << row_bits) - 1)
+    packed >>= row_bits
+    same = np.zeros(len(codes) + 1, bool)
+    same[1:-1] = packed[1:] == packed[:-1]
+    among = np.flatnonzero(same[1:] | same[:-1])
+    rows = order[among]
+    keys = [part[rows] for part in (created, since) if part is not None]
+    order[among] = rows[np.lexsort((rows, *keys, packed[among]))]
     return order
-
-
-def _pair(codes: np.ndarray, more: np.ndarray, size: int) -> np.ndarray:
-    return np.where((codes >= 0) & (more >= 0), codes * max(size, 1) + more, -1)
-
-
-def _place_in(known: np.ndarray, codes: np.ndarray) -> np.ndarray:
-    if not len(known):
-        return np.full(len(codes), -1, np.int64)
-    place = np.minimum(np.searchsorted(known, codes), len(known) - 1)
-    return np.where(known[place] == codes, place, -1)
-
-
-def _plain(column: Column) -> Column:
-    """Keys in one type for each kind: int64, string, bytes; others as they are."""
-    kind = column.type
-    if pa.types.is_dictionary(kind):
-        return _plain(column.cast(kind.value_type))
-    if pa.types.is_integer(kind):
-        return column.cast(pa.int64())
-    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
-        return column.cast(pa.string())
-    return column.cast(pa.binary()) if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind) else column
-
-
-def _comparable(column: Column, wanted: pa.DataType, name: str) -> Column:
-    if column.type == wanted or not len(column):
-        return column.cast(wanted) if column.type != wanted else column
-    if pa.types.is_null(column.type):
-        return column.cast(wanted)
-    if pa.types.is_null(wanted):
-        return pa.nulls(len(column))
-    raise InputError(f"{name} is {column.type} in the entity rows and {wanted} in the features: the two never match; convert one of them")
-
-
-def _code_of(column: Column, values: pa.Array) -> np.ndarray:
-    """The place of each key among the distinct values; -1 for nulls and for others."""
-    if pa.types.is_integer(values.type) and len(values):
-        low, high = (int(v.as_py()) for v in pc.min_max(values).values())
-        if high - low < 8 * len(values) + 1024:  # ids in a range: a table of places, no hashing
-            table = np.full(high - low + 2, -1, np.int64)
-            table[np.asarray(values) - low] = np.arange(len(values))
-            keys = np.asarray(pc.fill_null(column, high + 1 if high < np.iinfo(np.int64).max else low - 1))
-            inside = (keys >= low) & (keys <= high)
-            return table[np.where(inside, keys - low, high - low + 1)]
-    return np.asarray(pc.index_in(column, value_set=values).fill_null(-1)).astype(np.int64)

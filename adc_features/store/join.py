@@ -67,8 +67,10 @@ class ViewSource:
 def open_parquet(path: str, *, filesystem: Any = None, of: str = "source") -> ds.Dataset:
     """A Parquet file, directory or hive-partitioned directory as a dataset. Raises ArtifactError when there is none, or it is broken."""
     import pyarrow.dataset as ds  # brings pandas: not at import
+    from pyarrow import fs
 
     try:
+        filesystem = filesystem or fs.LocalFileSystem(use_mmap=True)
         found = ds.dataset(path, format="parquet", filesystem=filesystem, partitioning="hive")
     except FileNotFoundError as error:
         raise ArtifactError(f"{of}: there is no file at {path} yet; write the first rows there, or correct the path") from error
@@ -96,9 +98,20 @@ def time_bounds(dataset: ds.Dataset, column: str, *, start: datetime | None, end
 
 
 class PreparedView:
-    """A view read and indexed, ready to be joined. until: rows after it are not needed and not read."""
+    """A view read and indexed, ready to be joined.
 
-    def __init__(self, source: ViewSource, *, until: datetime | None = None, memory_limit: int | None = None, spill: Path | None = None) -> None:
+    until: rows after it are not needed and not read. entity: all rows that will be joined, when known: other keys are left out.
+    """
+
+    def __init__(
+        self,
+        source: ViewSource,
+        *,
+        until: datetime | None = None,
+        entity: pa.Table | None = None,
+        memory_limit: int | None = None,
+        spill: Path | None = None,
+    ) -> None:
         source.check()
         self.source = source
         columns = [*source.keys.values(), *source.features.values(), source.time, *([source.created] if source.created else [])]
@@ -109,12 +122,15 @@ class PreparedView:
         created = table[source.created] if source.created else None
         if created is not None and created.null_count:  # unknown when: known since ever
             created = pc.fill_null(created.cast(pa.timestamp("us", created.type.tz)), pa.scalar(0, pa.timestamp("us", created.type.tz)))
-        self.index = AsofIndex([table[name] for name in source.keys.values()], table[source.time], created=created)
+        asked = None if entity is None else [entity[name] for name in source.keys]
+        keys = [table[name] for name in source.keys.values()]
+        self.index = AsofIndex(keys, table[source.time], created=created, asked=asked, names=list(source.keys))
         self.columns: dict[str, Gatherer] = {}
-        mapped = memory_limit is not None and table.nbytes > memory_limit
+        # few rows are picked out of the chunks; many, or many times, are cheaper out of one piece. What is mapped stays where it is
+        in_pieces = (entity is not None and 4 * len(entity) < len(table)) or (memory_limit is not None and table.nbytes > memory_limit)
         for out, name in source.features.items():
             column = _as_declared(table[name], source.types.get(out), f"view {source.name}: {name}")
-            self.columns[out] = Gatherer(column if mapped else _one_chunk(column))
+            self.columns[out] = Gatherer(column if in_pieces else _one_chunk(column))
         _log.debug("stage=prepare view=%s rows=%d", source.name, len(table))
 
     def match(self, entity: pa.Table, times: np.ndarray, *, known_only: bool = False) -> np.ndarray:
@@ -126,7 +142,8 @@ class PreparedView:
 
     def gathered(self, rows: np.ndarray) -> dict[str, pa.Array]:
         """The view's columns at these rows."""
-        return {name: column(rows) for name, column in self.columns.items()}
+        plan = next(iter(self.columns.values())).plan(rows) if self.columns else None
+        return {name: column(rows, plan) for name, column in self.columns.items()}
 
     def event_times(self, rows: np.ndarray) -> pa.Array:
         """timestamp[us, UTC]: the event times of these rows, null for NO_ROW."""
@@ -156,8 +173,9 @@ def joined_batches(
 
 def _read(source: ViewSource, columns: list[str], keep: ds.Expression | None, memory_limit: int | None, spill: Path | None) -> pa.Table:
     """The columns in memory, or mapped from a file when they would take more than memory_limit bytes."""
-    scanner = source.dataset.scanner(columns=columns, filter=keep)
-    if memory_limit is None or _decoded_bytes(source.dataset, columns) <= memory_limit:
+    dataset = _pruned(source.dataset, keep)
+    scanner = dataset.scanner(columns=columns)
+    if memory_limit is None or _decoded_bytes(dataset, columns) <= memory_limit:
         try:
             return scanner.to_table()
         except (pa.ArrowInvalid, OSError) as error:
@@ -168,6 +186,16 @@ def _read(source: ViewSource, columns: list[str], keep: ds.Expression | None, me
             for batch in scanner.to_batches():
                 writer.write_batch(batch)
         return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
+
+
+def _pruned(dataset: ds.Dataset, keep: ds.Expression | None) -> ds.Dataset:
+    """The row groups that may hold rows of `keep`. Rows are not filtered: later ones match nothing, and copying costs more than they do."""
+    import pyarrow.dataset as ds
+
+    if keep is None:
+        return dataset
+    fragments = [part.subset(keep) for part in dataset.get_fragments(filter=keep)]
+    return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
 
 
 def _decoded_bytes(dataset: ds.Dataset, columns: Sequence[str]) -> int:

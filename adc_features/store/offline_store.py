@@ -128,12 +128,10 @@ class AsofOfflineStore(feast.OfflineStore):
                 raise InputError(f"the entity rows have no column {', '.join(missing)}, a key of view {source.name}; they have {entity.column_names}")
         span = [moment(np.datetime64(int(t), "us")) for t in (at.min(), at.max())] if len(at) else [None, None]
         settings = config.offline_store
+        spill = Path(settings.spill_directory) if settings.spill_directory else None
 
         def batches() -> Iterator[pa.Table]:
-            views = [
-                PreparedView(source, until=span[1], memory_limit=settings.memory_limit, spill=settings.spill_directory and Path(settings.spill_directory))
-                for source in sources
-            ]
+            views = [PreparedView(source, until=span[1], entity=entity, memory_limit=settings.memory_limit, spill=spill) for source in sources]
             frame = entity.set_column(entity.column_names.index(time), time, pa.array(at).cast(_UTC))
             return joined_batches([frame], views, time=time, known_only=filter_by_created_timestamp, batch_rows=settings.batch_rows)
 

@@ -1,0 +1,102 @@
+"""Keys of any type as integers. Reads: Arrow key columns. Writes: int64 codes; no feast here."""
+
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adc_features.errors import InputError
+
+Column: TypeAlias = pa.ChunkedArray | pa.Array
+
+
+class KeyCodes:
+    """Equal (composite) keys as equal integers. columns: the key columns of the feature side, F rows each, of any comparable types.
+
+    of_features: int64 [F]; a key with a null in it matches nothing, -1. size: an upper bound (exclusive) of the codes.
+    """
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._columns = [_ColumnCodes(_plain(column)) for column in columns]
+        self._pairs: list[np.ndarray] = []
+        self.of_features, self.size = np.zeros(len(columns[0]) if columns else 0, np.int64), 1
+        for place, (column, codes) in enumerate(zip(columns, self._columns, strict=True)):
+            paired = _pair(self.of_features, codes.of(_plain(column)), codes.size) if place else codes.of(_plain(column))
+            if place:  # codes of two columns are sparse: number the pairs that occur
+                self._pairs.append(_distinct(paired))
+                paired = _place_in(self._pairs[-1], paired)
+            self.of_features, self.size = paired, len(self._pairs[-1]) if place else codes.size
+
+    def of(self, columns: Sequence[Column], *, names: Sequence[str]) -> np.ndarray:
+        """int64 [Q] codes of other keys, -1 for those that the feature side lacks. Raises InputError for types that can never match."""
+        paired = np.zeros(len(columns[0]) if columns else 0, np.int64)
+        for place, (column, codes, name) in enumerate(zip(columns, self._columns, names, strict=True)):
+            own = codes.of(_comparable(_plain(column), codes.type, name))
+            paired = _place_in(self._pairs[place - 1], _pair(paired, own, codes.size)) if place else own
+        return paired
+
+
+class _ColumnCodes:
+    """One key column: integers in a narrow range by their distance from the lowest, others by their place among the distinct values."""
+
+    def __init__(self, column: Column) -> None:
+        self.type, self._values = column.type, None
+        if pa.types.is_integer(column.type) and len(column) > column.null_count:
+            self._low, self._high = (int(v.as_py()) for v in pc.min_max(column).values())
+            if self._high - self._low < 8 * len(column) + 1024:
+                self.size = self._high - self._low + 1
+                return
+        self._values = pc.unique(column).drop_null()
+        self.size = max(len(self._values), 1)
+
+    def of(self, column: Column) -> np.ndarray:
+        """int64 [N]; -1 for nulls and for keys that the column did not hold."""
+        if self._values is not None:
+            return np.asarray(pc.index_in(column, value_set=self._values).fill_null(-1)).astype(np.int64)
+        keys = np.asarray(pc.fill_null(column, self._low - 1) if column.null_count else column)
+        if not len(keys):
+            return np.zeros(0, np.int64)
+        codes = keys - self._low
+        if column.null_count or keys.min() < self._low or keys.max() > self._high:
+            codes[(keys < self._low) | (keys > self._high)] = -1
+        return codes
+
+
+def _pair(codes: np.ndarray, more: np.ndarray, size: int) -> np.ndarray:
+    return np.where((codes >= 0) & (more >= 0), codes * size + more, -1)
+
+
+def _place_in(known: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    if not len(known):
+        return np.full(len(codes), -1, np.int64)
+    place = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+    return np.where(known[place] == codes, place, -1)
+
+
+def _plain(column: Column) -> Column:
+    """Keys in one type for each kind: int64, string, bytes; others as they are."""
+    kind = column.type
+    if pa.types.is_dictionary(kind):
+        return _plain(column.cast(kind.value_type))
+    if pa.types.is_integer(kind):
+        return column.cast(pa.int64())
+    if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
+        return column.cast(pa.string())
+    return column.cast(pa.binary()) if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind) else column
+
+
+def _comparable(column: Column, wanted: pa.DataType, name: str) -> Column:
+    if column.type == wanted or not len(column):
+        return column.cast(wanted) if column.type != wanted else column
+    if pa.types.is_null(column.type):
+        return column.cast(wanted)
+    if pa.types.is_null(wanted):
+        return pa.nulls(len(column))
+    raise InputError(f"{name} is {column.type} in the entity rows and {wanted} in the features: the two never match; convert one of them")
+
+
+def _distinct(codes: np.ndarray) -> np.ndarray:
+    ordered = np.sort(codes[codes >= 0])
+    return ordered[np.append(True, ordered[1:] != ordered[:-1])] if len(ordered) else ordered
