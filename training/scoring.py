@@ -8,7 +8,7 @@ Legend: N candidates, L positions.
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol, cast
 
@@ -25,7 +25,8 @@ from adc_features.store.repository import LiveGeneration, live_generation, servi
 from training.frame import TrainingFrame
 from training.inputs import ID_COLUMNS, ITEM_COLUMNS, USER_COLUMNS
 from training.promotion import Promotion, check_promotion
-from training.recipes import Sources
+from training.rankers import Ranker
+from training.recipes import Sources, recipe_inputs
 from training.train import Trained, load_trained
 
 ID_LENGTH = 256
@@ -66,6 +67,7 @@ class Bundle:
 
     promotion: Promotion
     trained: Trained
+    ranker: Ranker
     reader: OnlineReader
     live: LiveGeneration | None
     resolution: timedelta
@@ -106,7 +108,10 @@ class Bundle:
             coded = list_matrix(offered["sid"], self.live.length, np.int32).max(axis=1) > NO_CODE
             sids = self._timeline(rows.slice(len(items)) if len(recent) else rows.slice(0, 1))
         user = self._frame(who, asker, items[:1], now)
-        score = self.trained.predict(self._frame(offered, asker, items, now), Sources(sids=sids), user=user)[0]
+        frame = self._frame(offered, asker, items, now)
+        inputs = recipe_inputs(frame, self.trained.recipe, self.trained.encoder, Sources(sids=sids), user=user)
+        seconds["inputs"] = clock.lap()
+        score = self.ranker.predict(inputs)
         seconds["model"] = clock.lap()
         return Ranking(score, known, coded, bool(who["user_activity_found"][0].as_py()), seconds)
 
@@ -143,13 +148,13 @@ def open_bundle(promotion: Promotion) -> Bundle:
 
     check_promotion(promotion)
     trained = load_trained(promotion.ranker, generation=promotion.generation)
-    seed = next(iter(trained.rankers))
     schemas = statistics_schemas(promotion.repository)
     if missing := {"item_profile", "user_activity"} - set(schemas):
         raise InputError(f"{promotion.repository} has no {sorted(missing)}, which every ranker reads; publish and materialize statistics first")
     bundle = Bundle(
         promotion=promotion,
-        trained=replace(trained, rankers={seed: trained.rankers[seed]}),  # metrics are of one seed's ranker; one is served
+        trained=trained,
+        ranker=next(iter(trained.rankers.values())),  # metrics are those of single rankers, so one seed's is served
         reader=open_reader(promotion),
         live=live_generation(promotion.repository, promotion.generation) if promotion.generation else None,
         resolution=timedelta(seconds=read_manifest(statistics_path(promotion.repository))["resolution_seconds"]),

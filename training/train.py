@@ -41,13 +41,13 @@ class Trained:
     curve: Sequence[Round]
     exchanged: Exchange | None = None
 
-    def predict(self, frame: TrainingFrame, sources: Sources, *, user: TrainingFrame | None = None) -> np.ndarray:
-        """Probabilities, float32 [seeds, N]. user: as in recipe_inputs. Raises GenerationMismatch when the frame holds codes of another generation."""
+    def predict(self, frame: TrainingFrame, sources: Sources) -> np.ndarray:
+        """Probabilities, float32 [seeds, N]. Raises GenerationMismatch when the frame holds codes of another generation."""
         if self.generation is not None and frame.generation != self.generation:
             raise GenerationMismatch(
                 f"the ranker was trained on generation {self.generation!r}, the frame holds {frame.generation!r}; join the generation it knows or retrain"
             )
-        inputs = recipe_inputs(frame, self.recipe, self.encoder, sources, exchanged=self.exchanged, user=user)
+        inputs = recipe_inputs(frame, self.recipe, self.encoder, sources, exchanged=self.exchanged)
         return np.stack([ranker.predict(inputs) for ranker in self.rankers.values()])
 
     def save(self, directory: Path) -> None:
