@@ -10,17 +10,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, Protocol, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import pyarrow as pa
 
 from adc_features.artifact import read_manifest
 from adc_features.clock import instant
-from adc_features.errors import InputError
+from adc_features.errors import GenerationMismatch, InputError
 from adc_features.rows import sid_table, utc_array
 from adc_features.sids import SidTimeline, list_matrix
 from adc_features.spec import NO_CODE
+from adc_features.store import OnlineReader, open_reader
+from adc_features.store.definitions import id_type, statistics_schemas
 from adc_features.store.repository import LiveGeneration, live_generation, service_name, statistics_path
 from training.frame import TrainingFrame
 from training.inputs import ID_COLUMNS, ITEM_COLUMNS, USER_COLUMNS
@@ -39,15 +41,6 @@ FEATURES_READ = {
     "user_id": {name.rpartition(" ")[2] for name in USER_COLUMNS} | {*_RECENT},
 }
 """Features that every ranker reads, by the key that they belong to."""
-
-
-class OnlineReader(Protocol):
-    """Vectorised reads of what a service names: one row per id in the order asked, repeats kept, unknown ids marked and never zeros.
-
-    Columns: the ids, then found columns and features as training_features names and types them; of no ids, the same columns.
-    """
-
-    def read(self, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table: ...
 
 
 class Ranking(NamedTuple):
@@ -91,7 +84,8 @@ class Bundle:
         """Probabilities of the candidates for one user at `now` (aware).
 
         An unknown item is scored as what it is, an item of no statistics and no codes, and marked; so is an unknown user. Raises InputError
-        for ids of the wrong type, and when the online features hold events that lie after `now`.
+        for ids of the wrong type, and when the online features hold events that lie after `now`; GenerationMismatch when the repository
+        was replaced by one with other codes under the generation's id.
         """
         items, asker = self.ids("item_id", item_ids), self.ids("user_id", [user_id])
         clock, seconds = _Laps(), {}
@@ -99,6 +93,10 @@ class Bundle:
         seconds["user"] = clock.lap()
         recent = _recent_ids(who, items.dtype) if self.live else items[:0]
         rows = self.reader.read(item_ids=np.concatenate([items, recent]))  # one read: both sides of a match from one state
+        if self.live and live_generation(self.promotion.repository, self.live.id) != self.live:
+            raise GenerationMismatch(
+                f"generation {self.live.id!r} of {self.promotion.repository} was replaced while it served; promote a ranker that was trained on it"
+            )
         seconds["items"] = clock.lap()
         offered, sids = rows.slice(0, len(items)), None
         known = offered["item_profile_found"].to_numpy()
@@ -144,8 +142,6 @@ def open_bundle(promotion: Promotion) -> Bundle:
 
     Raises what check_promotion raises, and InputError when the repository's service lacks a feature that the ranker reads.
     """
-    from adc_features.store.definitions import id_type, statistics_schemas
-
     check_promotion(promotion)
     trained = load_trained(promotion.ranker, generation=promotion.generation)
     schemas = statistics_schemas(promotion.repository)
@@ -155,40 +151,18 @@ def open_bundle(promotion: Promotion) -> Bundle:
         promotion=promotion,
         trained=trained,
         ranker=next(iter(trained.rankers.values())),  # metrics are those of single rankers, so one seed's is served
-        reader=open_reader(promotion),
+        reader=open_reader(promotion.repository, service=service_name(promotion.generation)),
         live=live_generation(promotion.repository, promotion.generation) if promotion.generation else None,
         resolution=timedelta(seconds=read_manifest(statistics_path(promotion.repository))["resolution_seconds"]),
         id_types={"item_id": id_type(schemas["item_profile"], "item_id"), "user_id": id_type(schemas["user_activity"], "user_id")},
     )
-    for key, ids in (("item_id", "item_ids"), ("user_id", "user_ids")):
-        offered = bundle.reader.read(**{ids: bundle.ids(key, [])}).column_names
-        if lacking := sorted(FEATURES_READ[key] - set(offered)):
+    for key in ("item_id", "user_id"):
+        offered = bundle.reader.read(**{f"{key}s": bundle.ids(key, [])})
+        if lacking := sorted(FEATURES_READ[key] - set(offered.column_names)):
             raise InputError(f"the ranker reads {lacking}, which the statistics of {promotion.repository} lack; publish them, then apply and materialize")
     nobody = {key: "nobody" if kind == "string" else -1 for key, kind in bundle.id_types.items()}
     bundle.score(nobody["user_id"], [nobody["item_id"]], now=datetime.now(UTC))
     return bundle
-
-
-def open_reader(promotion: Promotion) -> OnlineReader:
-    """The reader of what a pair's ranker may read."""
-    return _FeastReader(promotion)
-
-
-class _FeastReader:
-    """Reads through Feast's client: any online store, at its speed."""
-
-    def __init__(self, promotion: Promotion) -> None:
-        from adc_features.store.registry import open_store, service_views
-
-        self._repository, self._store = promotion.repository, open_store(promotion.repository)
-        self._views = service_views(self._store, service_name(promotion.generation))
-
-    def read(self, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table:
-        from adc_features.store.online import read_online
-        from adc_features.store.registry import join_key
-
-        asked = {key: ids for key, ids in (("item_id", item_ids), ("user_id", user_ids)) if ids is not None}
-        return read_online(self._repository, self._store, [v for v in self._views if join_key(v) in asked], asked)
 
 
 def _recent_ids(user: pa.Table, dtype: np.dtype) -> np.ndarray:

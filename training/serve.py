@@ -257,8 +257,11 @@ def application(service: Service) -> Starlette:
                 response = await handler(request)
             except Refusal as refusal:
                 response = _refused(refusal)
+            except InputError as error:
+                response = _refused(Refusal(422, "refused", str(error)))
             except AdcError as error:
-                response = _refused(Refusal(422, type(error).__name__, str(error)))
+                log.error("stage=serve route=%s error=%s", route, error)
+                response = _refused(Refusal(503, type(error).__name__, str(error)))
             except Exception:
                 log.exception("stage=serve route=%s", route)
                 response = _refused(Refusal(500, "internal", "the service failed; its log says how"))

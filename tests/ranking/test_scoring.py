@@ -1,5 +1,6 @@
 """A request's scores, against the offline path."""
 
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ from ranking_world import day
 from serving_world import NOW, later
 
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
+from adc_features.store.repository import live_generations, write_live_generations
 from training.scoring import open_bundle
 
 ITEMS = [f"i{n:02d}" for n in range(0, 60, 4)]
@@ -77,6 +79,16 @@ def test_a_pair_that_does_not_fit_together_is_not_opened(shop, tmp_path):
     ):
         with pytest.raises(error, match=reason):
             open_bundle(changed)
+
+
+def test_codes_that_were_replaced_under_one_id_are_not_ranked_with(shop, tmp_path):
+    """A repository that was made anew, with another codebook for the same generation, ends the service of the old ranker."""
+    repository = tmp_path / "repository"
+    shutil.copytree(shop.repository, repository)
+    opened = open_bundle(replace(shop.pair("codes_weights"), repository=repository))
+    write_live_generations(repository, [replace(g, codebook_hash="55" * 32) for g in live_generations(repository)])
+    with pytest.raises(GenerationMismatch, match="was replaced while it served"):
+        opened.score("u3", ITEMS, now=NOW)
 
 
 def test_a_ranker_that_reads_what_is_not_online_is_not_opened(shop, monkeypatch):
