@@ -133,7 +133,7 @@ class InputEncoder:
             row, known = _sorted_rows(self.vocabulary[name], values)
             rare = values[~known]
             row[known] += HASH_BUCKETS
-            row[~known] = pd.util.hash_array(rare.astype(object) if rare.dtype.kind == "U" else rare) % HASH_BUCKETS
+            row[~known] = pd.util.hash_array(rare.astype(object) if rare.dtype.kind == "U" else rare, categorize=False) % HASH_BUCKETS
             columns.append(row)
         return np.stack(np.broadcast_arrays(*columns), axis=1)
 

@@ -16,9 +16,8 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.artifact import read_manifest
-from adc_features.clock import instant
 from adc_features.errors import GenerationMismatch, InputError
-from adc_features.rows import sid_table, utc_array
+from adc_features.rows import TIME, sid_table
 from adc_features.sids import SidTimeline, list_matrix
 from adc_features.spec import NO_CODE
 from adc_features.store import OnlineReader, open_reader
@@ -105,8 +104,8 @@ class Bundle:
             known = known | offered["sid_found"].to_numpy()
             coded = list_matrix(offered["sid"], self.live.length, np.int32).max(axis=1) > NO_CODE
             sids = self._timeline(rows.slice(len(items)) if len(recent) else rows.slice(0, 1))
-        user = self._frame(who, asker, items[:1], now)
-        frame = self._frame(offered, asker, items, now)
+        user = self._frame(who, user_id, item_ids[0], now)
+        frame = self._frame(offered, user_id, item_ids[0], now)
         inputs = recipe_inputs(frame, self.trained.recipe, self.trained.encoder, Sources(sids=sids), user=user)
         seconds["inputs"] = clock.lap()
         score = self.ranker.predict(inputs)
@@ -118,16 +117,12 @@ class Bundle:
         live = cast(LiveGeneration, self.live)
         return SidTimeline([sid_table(rows, generation=live.id, codebook_size=live.codebook_size, length=live.length, as_of=_ALWAYS)], [_ALWAYS])
 
-    def _frame(self, features: pa.Table, user: np.ndarray, items: np.ndarray, now: datetime) -> TrainingFrame:
-        rows = len(items)
-        labels = {
-            "row_id": pa.array(np.arange(rows)),
-            "user_id": pa.array(np.broadcast_to(user, rows)),
-            "item_id": pa.array(items),
-            "event_timestamp": utc_array(np.full(rows, instant(now))),
-            "label": pa.array(np.zeros(rows, np.float32)),
-        }
-        table = pa.table({**dict(zip(features.column_names, features.columns, strict=True)), **labels})
+    def _frame(self, features: pa.Table, user_id: Any, item_id: Any, now: datetime) -> TrainingFrame:
+        """A frame of the features as known at `now`; the id that they do not hold is the same in every row."""
+        rows = len(features)
+        columns = dict(zip(features.column_names, features.columns, strict=True))
+        constants = {"user_id": user_id, "item_id": item_id, "event_timestamp": pa.scalar(now, TIME), "label": pa.scalar(0.0, pa.float32())}
+        table = pa.table({"row_id": pa.array(np.arange(rows)), **{name: pa.repeat(value, rows) for name, value in constants.items()}, **columns})
         generation, size = (self.live.id, self.live.codebook_size) if self.live and "sid" in table.column_names else (None, 0)
         try:
             return TrainingFrame(table, generation, size, self.resolution)

@@ -293,8 +293,12 @@ def application(service: Service) -> Starlette:
 
 def server(service: Service) -> Any:
     """A uvicorn server of the service, to be run on sockets that the caller has bound."""
+    import gc
+
     import uvicorn
 
+    gc.collect()
+    gc.freeze()  # what stands now (Feast, torch, the model) stays: walking it at each full collection would stall requests
     return uvicorn.Server(
         uvicorn.Config(
             application(service),
