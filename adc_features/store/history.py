@@ -173,14 +173,26 @@ def visible_features(repo: Path, views: Sequence[FeatureView], raw: pa.Table) ->
     """Feature columns as a store returned them, in declared types and with misses visible: the same for offline and online."""
     columns: dict[str, pa.ChunkedArray] = {}
     for view in views:
-        declared = pa.table({field.name: raw[field.name].cast(field.type) for field in arrow_schema(view)})
+        typed = {
+            field.name: raw[field.name] if raw.schema.field(field.name).type == field.type else raw[field.name].cast(field.type) for field in arrow_schema(view)
+        }
+        declared = pa.table(typed)
         if is_sid_view(view):
             shown = with_missing_visible(declared, length=live_generation(repo, view.tags["generation"]).length)
         else:
-            known = np.logical_or.reduce([declared[name].is_valid().to_numpy() for name in declared.column_names])
-            shown = declared.add_column(0, found_column(view), pa.array(known))
+            shown = declared.add_column(0, found_column(view), pa.array(_any_valid(declared)))
         columns |= dict(zip(shown.column_names, shown.columns, strict=True))
     return pa.table(columns)
+
+
+def _any_valid(table: pa.Table) -> np.ndarray:
+    """bool [N]: rows with a value in any column."""
+    known = np.zeros(len(table), bool)
+    for column in table.columns:
+        known |= column.is_valid().to_numpy()
+        if known.all():
+            break
+    return known
 
 
 def _join(store: FeatureStore, view: FeatureView, frame: pa.Table, *, rows_at_once: int) -> pa.Table:

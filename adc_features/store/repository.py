@@ -10,6 +10,7 @@
 <repo>/data/online_lmdb/             the online store
 """
 
+import functools
 import json
 import os
 from collections.abc import Mapping
@@ -163,10 +164,18 @@ def settings(repo: Path) -> Settings:
 def live_generations(repo: Path) -> list[LiveGeneration]:
     """The generations that are declared to Feast, oldest publication first; empty before the first publication."""
     path = _live_path(repo)
-    if not path.is_file():
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
         return []
+    return list(_listed(path, (stat.st_ino, stat.st_mtime_ns, stat.st_size)))
+
+
+@functools.lru_cache(maxsize=8)
+def _listed(path: Path, version: tuple[int, ...]) -> tuple[LiveGeneration, ...]:
+    """The entries of one version of the file: every online read asks for them, and it is replaced by renaming."""
     entries = json.loads(path.read_text(encoding="utf-8"))["generations"]
-    return [LiveGeneration(**{**entry, "trained_through": datetime.fromisoformat(entry["trained_through"])}) for entry in entries]
+    return tuple(LiveGeneration(**{**entry, "trained_through": datetime.fromisoformat(entry["trained_through"])}) for entry in entries)
 
 
 def live_generation(repo: Path, generation_id: str) -> LiveGeneration:
