@@ -9,13 +9,13 @@ Legend: N items of the catalogue, K items known at a cut-off, E events, D dims.
 
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -24,8 +24,10 @@ from torch import Tensor
 
 from adc_features.clock import instant, utc
 from adc_features.embeddings import check_unique_ids, id_array
+from adc_features.encoders.behavior_state import BehaviorState, BehaviorVectors, read_state, write_state
 from adc_features.encoders.sasrec import Loss, SASRec, Sequences, next_item_loss, packed_batches
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import InputError
+from adc_features.sids import find_rows
 
 logger = logging.getLogger(__name__)
 
@@ -79,22 +81,6 @@ RECIPES: dict[str, Callable[[], BehaviorSettings]] = {"full_softmax": full_softm
 
 
 @dataclass(frozen=True)
-class BehaviorVectors:
-    """The item table as of one time.
-
-    as_of: aware UTC, exclusive. vectors: float32 [N, D], rows as the catalogue's, not normalised, zero where absent.
-    present: bool [N], at least one event with time < as_of. interaction_count: int64 [N], those events. alignment_residual: what
-    the rotation onto the cut-off before left of the learned table, ||A - B|| / ||B|| on common items; 0 for the first cut-off.
-    """
-
-    as_of: datetime
-    vectors: np.ndarray
-    present: np.ndarray
-    interaction_count: np.ndarray
-    alignment_residual: float = 0.0
-
-
-@dataclass(frozen=True)
 class _Events:
     """Events ordered by user, then time, then input row: `users`, `items` (catalogue rows) int64 [E], `times` datetime64[us] [E]."""
 
@@ -109,12 +95,11 @@ class _Events:
         return self.select(self.times < instant(as_of))
 
 
-@dataclass(frozen=True)
-class _State:
-    """What the next cut-off continues from: the model's tensors, its `table` aligned with `known`, ascending catalogue rows [K]."""
+class _Start(NamedTuple):
+    """Parameters by name, `table` [K, D] among them, and the rows of it that mean something: bool [K]."""
 
-    known: np.ndarray
     tensors: dict[str, Tensor]
+    known: Tensor
 
 
 def behavior_series(
@@ -141,36 +126,79 @@ def behavior_series(
         raise InputError(f"cut-offs are {[c.isoformat() for c in cutoffs]}; expected at least one, ascending, none twice")
     events = _events(interactions, item_ids)
     _check_trainable(events.before(cutoffs[0]), cutoffs[0], events)
-    state: _State | None = None
+    state: BehaviorState | None = None
     series: list[BehaviorVectors] = []
     history = hashlib.sha256(repr((asdict(settings), seed)).encode())
     for number, as_of in enumerate(cutoffs):
         past = events.before(as_of)
-        counts = np.bincount(past.items, minlength=len(item_ids))
-        known = np.flatnonzero(counts)
-        sequences = _sequences(past, known)
-        for part in (item_ids[known], sequences.items, sequences.ends):
+        for part in (item_ids[past.items], np.flatnonzero(np.diff(past.users, prepend=-1))):
             history.update(np.ascontiguousarray(part).tobytes())
-        kept = None if checkpoint is None else Path(checkpoint) / f"{as_of:%Y%m%dT%H%M%S}-{history.hexdigest()[:16]}.safetensors"
-        started = time.perf_counter()
+        kept = None if checkpoint is None else Path(checkpoint) / f"{as_of:%Y%m%dT%H%M%S}-{history.hexdigest()[:16]}.npz"
         if kept is not None and kept.exists():
-            state, source = _read_state(kept), "checkpoint"
+            state = read_state(kept)
         else:
-            label = f"behaviour {number + 1}/{len(cutoffs)}"
-            state, source = _train(sequences, counts[known], known, state, settings=settings, seed=(seed, number), label=label, progress=progress), "trained"
+            state = _advanced(
+                state, past, item_ids, as_of=as_of, settings=settings, seed=seed, label=f"behaviour {number + 1}/{len(cutoffs)}", progress=progress
+            )
             if kept is not None:
-                _write_state(kept, state)
-        logger.info(
-            "stage=behavior as_of=%s events=%d items=%d source=%s seconds=%.1f",
-            as_of.isoformat(),
-            len(past.items),
-            len(known),
-            source,
-            time.perf_counter() - started,
-        )
-        learned = BehaviorVectors(as_of, _spread(state, len(item_ids)), counts > 0, counts.astype(np.int64))
-        series.append(carried(series[-1], learned, new_event_weight=settings.new_event_weight) if series else learned)
+                write_state(kept, state)
+        series.append(state.over(item_ids))
     return series
+
+
+def continued(
+    state: BehaviorState,
+    interactions: pa.Table,
+    item_ids: np.ndarray,
+    *,
+    as_of: datetime,
+    settings: BehaviorSettings,
+    seed: int,
+    progress: Progress | None = None,
+) -> BehaviorState:
+    """The state as of a later cut-off, in the space of `state`: what a series through both cut-offs holds at the second.
+
+    The catalogue may have grown or lost items since. Raises InputError as `behavior_series` does, and when as_of is not later or no event lies between.
+    """
+    as_of = utc(as_of, name="as_of")
+    if as_of <= state.as_of:
+        raise InputError(f"as_of is {as_of.isoformat()}, the state to continue from is as of {state.as_of.isoformat()}; give a later cut-off")
+    past = _events(interactions, item_ids).before(as_of)
+    if not (past.times >= instant(state.as_of)).any():
+        raise InputError(f"no event lies between {state.as_of.isoformat()} and {as_of.isoformat()}: no new data, nothing to learn; bring newer interactions")
+    return _advanced(state, past, item_ids, as_of=as_of, settings=settings, seed=seed, label="behaviour", progress=progress)
+
+
+def _advanced(
+    previous: BehaviorState | None,
+    past: _Events,
+    item_ids: np.ndarray,
+    *,
+    as_of: datetime,
+    settings: BehaviorSettings,
+    seed: int,
+    label: str,
+    progress: Progress | None,
+) -> BehaviorState:
+    """Train on the past, from `previous` on, and carry the vectors over. Chance is drawn from (seed, as_of)."""
+    started = time.perf_counter()
+    counts = np.bincount(past.items, minlength=len(item_ids))
+    known = np.flatnonzero(counts)
+    start = None if previous is None else _aligned(previous, item_ids[known])
+    chance = (seed, int(instant(as_of).astype(np.int64)))
+    model = _train(_sequences(past, known), counts[known], start, settings=settings, seed=chance, label=label, progress=progress)
+    parameters = {name: tensor.numpy() for name, tensor in model.items()}
+    learned = BehaviorVectors(as_of, parameters["table"], np.ones(len(known), bool), counts[known])
+    now = learned if previous is None else carried(previous.over(item_ids[known]), learned, new_event_weight=settings.new_event_weight)
+    logger.info("stage=behavior as_of=%s events=%d items=%d seconds=%.1f", as_of.isoformat(), len(past.items), len(known), time.perf_counter() - started)
+    return BehaviorState(as_of, item_ids[known], now.vectors, now.interaction_count, parameters, now.alignment_residual)
+
+
+def _aligned(state: BehaviorState, item_ids: np.ndarray) -> _Start:
+    """The parameters to start from, the table's rows in the order of `item_ids` [K], and which of them were known."""
+    rows, known = find_rows(state.item_ids, item_ids)
+    tensors = {name: torch.from_numpy(array) for name, array in state.parameters.items()}
+    return _Start({**tensors, "table": tensors["table"][rows]}, torch.from_numpy(known))
 
 
 def carried(previous: BehaviorVectors, learned: BehaviorVectors, *, new_event_weight: float) -> BehaviorVectors:
@@ -180,10 +208,10 @@ def carried(previous: BehaviorVectors, learned: BehaviorVectors, *, new_event_we
     to it, w = new_event_weight. An item without new events keeps its vector to the bit, one that was not seen before takes the learned one.
     Taking every learned vector as it is moved them all, at every cut-off: optimiser noise, since most items had no event in between.
     """
-    common = previous.present  # an item once seen stays seen
+    common = previous.present & learned.present
     turned = learned.vectors @ _rotation(learned.vectors[common], previous.vectors[common])
     old = previous.interaction_count
-    new = new_event_weight * (learned.interaction_count - old)
+    new = new_event_weight * np.maximum(learned.interaction_count - old, 0)
     share = (new / np.maximum(old + new, 1e-12))[:, None]
     vectors = (previous.vectors + share * (turned - previous.vectors)).astype(np.float32)
     residual = float(np.linalg.norm(turned[common] - previous.vectors[common]) / np.linalg.norm(previous.vectors[common]))
@@ -228,10 +256,9 @@ def half_agreement(
     for number, half in enumerate((events.select(mask), events.select(~mask))):
         _check_trainable(half, as_of, half)
         known, counts = np.unique(half.items, return_counts=True)
-        state = _train(
-            _sequences(half, known), counts, known, None, settings=settings, seed=(seed, 1 + number), label=f"half {number + 1}/2", progress=progress
-        )
-        tables.append(_spread(state, len(item_ids)))
+        model = _train(_sequences(half, known), counts, None, settings=settings, seed=(seed, 1 + number), label=f"half {number + 1}/2", progress=progress)
+        tables.append(np.zeros((len(item_ids), settings.dim), np.float32))
+        tables[-1][known] = model["table"].numpy()
         present.append(np.isin(np.arange(len(item_ids)), known))
     common = present[0] & present[1]
     agreement = np.full(len(item_ids), np.nan, np.float32)
@@ -289,15 +316,14 @@ def _sequences(events: _Events, known: np.ndarray) -> Sequences:
 def _train(
     sequences: Sequences,
     counts: np.ndarray,
-    known: np.ndarray,
-    previous: _State | None,
+    start: _Start | None,
     *,
     settings: BehaviorSettings,
     seed: tuple[int, int],
     label: str,
     progress: Progress | None,
-) -> _State:
-    """Fresh optimiser, learning rate up and down once; a previous state gives every tensor except the rows of new items.
+) -> dict[str, Tensor]:
+    """SASRec's parameters. Fresh optimiser, learning rate up and down once; `start` gives every tensor except the rows of new items.
 
     counts: int64 [K], the events of each known item.
     """
@@ -305,14 +331,13 @@ def _train(
     rng = np.random.default_rng(seed)
     with torch.random.fork_rng(devices=[]):  # dropout takes no generator
         torch.manual_seed(int(rng.integers(2**62)))
-        model = SASRec(len(known), dim=s.dim, blocks=s.blocks, length=s.length, dropout=s.dropout, init_std=s.init_std)
-        if previous is not None:
-            table = model.table.detach().clone()
-            table[np.searchsorted(known, previous.known)] = previous.tensors["table"]
-            model.load_state_dict({**previous.tensors, "table": table})
+        model = SASRec(len(counts), dim=s.dim, blocks=s.blocks, length=s.length, dropout=s.dropout, init_std=s.init_std)
+        if start is not None:
+            table = torch.where(start.known[:, None], start.tensors["table"], model.table.detach())
+            model.load_state_dict({**start.tensors, "table": table})
         prior = torch.from_numpy(np.log(counts).astype(np.float32))
         rows = s.batch // s.length
-        epochs = s.epochs if previous is None else s.continued_epochs
+        epochs = s.epochs if start is None else s.continued_epochs
         steps = epochs * -(-sequences.transitions // (s.length * rows))
         network = [p for name, p in model.named_parameters() if name != "table"]
         groups = [{"params": [model.table], "weight_decay": s.table_decay}, {"params": network, "weight_decay": 0.0}]
@@ -332,34 +357,7 @@ def _train(
             logger.debug("stage=%s epoch=%d loss=%.4f", label, epoch + 1, np.mean(losses))
             if progress is not None:
                 progress(label, epoch + 1, epochs)
-    return _State(known, {name: tensor.detach() for name, tensor in model.state_dict().items()})
-
-
-def _spread(state: _State, n: int) -> np.ndarray:
-    table = state.tensors["table"].numpy()
-    vectors = np.zeros((n, table.shape[1]), np.float32)
-    vectors[state.known] = table
-    return vectors
-
-
-def _write_state(path: Path, state: _State) -> None:
-    from safetensors.torch import save_file
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    save_file({**state.tensors, "known": torch.from_numpy(state.known)}, aside)
-    aside.replace(path)
-
-
-def _read_state(path: Path) -> _State:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
-    try:
-        tensors = load_file(path)
-    except SafetensorError as error:
-        raise ArtifactError(f"checkpoint {path} cannot be read ({error}); delete it and run again") from error
-    return _State(tensors.pop("known").numpy(), tensors)
+    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
 
 
 def _rotation(left: np.ndarray, right: np.ndarray) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from adc_features.encoders.behavior import RECIPES, BehaviorVectors, behavior_series, carried, drift, full_softmax, half_agreement, norm_rising
+from adc_features.encoders.behavior import RECIPES, behavior_series, carried, continued, drift, full_softmax, half_agreement, norm_rising
+from adc_features.encoders.behavior_state import BehaviorVectors, read_state
 from adc_features.errors import ArtifactError, InputError
 
 START = datetime(2014, 1, 1, tzinfo=UTC)
@@ -296,3 +297,26 @@ def test_an_item_whose_company_changes_moves_to_the_new_company() -> None:
     to_first, to_second = ([float((v[20] @ v[group : group + 10].T).mean()) for group in (0, 10)] for v in vectors)
     assert to_first[0] > to_first[1]
     assert to_second[1] > to_second[0]
+
+
+def test_a_state_continues_to_what_a_longer_series_holds(tmp_path) -> None:
+    """Oracle: the state kept at the first cut-off, continued to the second, equals the series through both, also over a catalogue that has grown."""
+    first, second = series(log(), checkpoint=tmp_path)
+    state = read_state(min(tmp_path.iterdir()))
+    assert_same([state.over(ITEMS)], [first])
+    grown = np.concatenate([ITEMS[::-1], ["zz"]])
+    later = continued(state, log(), grown, as_of=CUTOFFS[1], settings=SMALL, seed=1)
+    assert later.as_of == second.as_of
+    assert later.alignment_residual == pytest.approx(second.alignment_residual, rel=0.2)
+    assert not later.over(np.array(["zz"])).present[0]
+    assert_same([continued(state, log(), ITEMS, as_of=CUTOFFS[1], settings=SMALL, seed=1).over(ITEMS)], [second])
+
+
+@pytest.mark.parametrize(("day", "message"), [(40, "later cut-off"), (39, "later cut-off"), (40.5, "no new data")])
+def test_a_state_that_has_nothing_to_learn_is_not_continued(day, message, tmp_path) -> None:
+    """A cut-off that is not later, or without an event since, is refused before any training."""
+    series(log(), checkpoint=tmp_path, cutoffs=CUTOFFS[:1])
+    state = read_state(min(tmp_path.iterdir()))
+    past = log().filter(pa.compute.less(log()["time"], pa.scalar(CUTOFFS[0], pa.timestamp("us", tz="UTC"))))
+    with pytest.raises(InputError, match=message):
+        continued(state, past, ITEMS, as_of=START + timedelta(days=day), settings=SMALL, seed=1)
