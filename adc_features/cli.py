@@ -183,6 +183,45 @@ def publish(
 
 
 @app.command()
+def snapshot(
+    run: RunOption,
+    as_of: Annotated[str, typer.Option("--as-of", metavar="TIME", help="Cut-off, exclusive; a bare date means midnight UTC.")],
+    data: Annotated[
+        str | None, typer.Option("--data", metavar="DIR", help="Newer data than the run's own: its items and interactions from the start on.")
+    ] = None,
+    backfill: Annotated[bool, typer.Option("--backfill", help="Allow a cut-off that the generation has seen beyond.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Encode every item as of a later cut-off with the run's frozen generation, and publish the rows that changed."""
+    from adc_features.clock import parse_utc
+    from adc_features.snapshots import snapshot as make_snapshot
+
+    with progress() as notify:
+        made = make_snapshot(Run.open(run, progress=notify), parse_utc(as_of, name="as-of"), source=data, backfill=backfill)
+    report(made, json)
+
+
+@app.command()
+def backfill(
+    run: RunOption,
+    start: Annotated[str, typer.Option("--from", metavar="TIME", help="First cut-off.")],
+    end: Annotated[str, typer.Option("--to", metavar="TIME", help="No cut-off after this one.")],
+    every: Annotated[str, typer.Option("--every", metavar="30d|2w|1mo", help="From one cut-off to the next.")] = "1mo",
+    json: JsonOption = None,
+) -> None:
+    """Build history: codes as of past cut-offs, behaviour of each trained on events before it only."""
+    from adc_features.clock import parse_utc
+    from adc_features.snapshots import backfill_times
+    from adc_features.snapshots import snapshot as make_snapshot
+
+    times = backfill_times(parse_utc(start, name="from"), parse_utc(end, name="to"), every)
+    with progress() as notify:
+        opened = Run.open(run, progress=notify)
+        made = [make_snapshot(opened, at, backfill=True) for at in times]
+    report({"snapshots": made}, json)
+
+
+@app.command()
 def materialize(run: RunOption, json: JsonOption = None) -> None:
     """Load the newest feature values into the online store."""
     from adc_features.stages import ONLINE

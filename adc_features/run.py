@@ -164,7 +164,7 @@ class Run:
 
     def ensure(self, stage: Stage) -> dict[str, Any]:
         """Build the stage, or reuse it when nothing it was made from has changed; returns its manifest."""
-        with self._lock():
+        with self.lock():
             return self._ensure(stage)
 
     def _ensure(self, stage: Stage) -> dict[str, Any]:
@@ -193,7 +193,7 @@ class Run:
         return read_manifest(target, verify=False)
 
     @contextmanager
-    def _lock(self) -> Iterator[None]:
+    def lock(self) -> Iterator[None]:
         """Two processes that build in one run would sweep each other's half-made stages away. The system drops the lock of a killed one."""
         with (self.directory / ".lock").open("w") as file:
             try:

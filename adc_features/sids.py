@@ -119,6 +119,20 @@ class SidTable:
 _ARRAYS = [f.name for f in fields(SidTable) if f.name not in ("item_ids", "generation", "codebook_size", "as_of")]
 
 
+def changed_rows(before: SidTable, after: SidTable) -> SidTable:
+    """What of `after` differs from `before`, as rows to publish: new and changed items, and, not found, items that are gone.
+
+    Carried forward over `before`, the rows give `after` again.
+    """
+    place, known = find_rows(before.item_ids, after.item_ids)
+    same = known.copy()
+    for name in _ARRAYS:
+        equal = getattr(before, name)[place] == getattr(after, name)
+        same &= equal.all(axis=1) if equal.ndim > 1 else equal
+    gone = before.item_ids[before.found & ~np.isin(before.item_ids, after.item_ids)]
+    return after.lookup(np.concatenate([after.item_ids[~same], gone]))
+
+
 def find_rows(haystack: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each wanted id its row in `haystack` (unique ids, any order) and whether it is there: (int64 [M], bool [M]).
 

@@ -6,6 +6,7 @@
 """
 
 import itertools
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
@@ -138,6 +139,7 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
     series = behavior_series(
         log, item_ids, cutoffs=cutoffs_of(run), settings=settings, seed=run.settings.seed, checkpoint=run.partial(BEHAVIOR_STAGE), progress=run.progress
     )
+    shutil.copytree(run.partial(BEHAVIOR_STAGE), directory / "states")
     agreement = half_agreement(log, item_ids, as_of=split.train_end, settings=settings, seed=run.settings.seed, progress=run.progress)
     newest = series[-1]
     np.savez(
@@ -173,15 +175,18 @@ def popularity_deciles(count: np.ndarray, **values: np.ndarray) -> list[dict[str
     return [{"interactions": float(count[g].mean()), **{name: m[i] for name, m in mean.items()}} for i, g in enumerate(groups)]
 
 
+def content_vectors(dataset: Dataset, text: Callable[[str], tuple[np.ndarray, np.ndarray]]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Vectors and presence of every content modality: as they came with the items, and text views as `text` gives them."""
+    both = {m: vector_matrix(dataset.items[f"vector_{m}"], name=f"vector_{m}") for m in dataset.vector_modalities}
+    both |= {view: text(view) for view in dataset.text_views}
+    return {m: v for m, (v, _) in both.items()}, {m: p for m, (_, p) in both.items()}
+
+
 def embedding_tables(run: Run) -> list[EmbeddingTable]:
     """One EmbeddingTable per cut-off: content vectors as they are, behaviour as of the cut-off."""
     dataset = dataset_of(run)
     item_ids = id_array(dataset.items["item_id"])
-    vectors, present = {}, {}
-    for modality in dataset.vector_modalities:
-        vectors[modality], present[modality] = vector_matrix(dataset.items[f"vector_{modality}"], name=f"vector_{modality}")
-    for view in dataset.text_views:
-        vectors[view], present[view] = np.load(run.output("text") / f"{view}.npy"), np.load(run.output("text") / f"{view}.present.npy")
+    vectors, present = content_vectors(dataset, lambda view: (np.load(run.output("text") / f"{view}.npy"), np.load(run.output("text") / f"{view}.present.npy")))
     series = np.load(run.output("behavior") / "series.npz")
     return [
         EmbeddingTable(item_ids, {**vectors, BEHAVIOR: v}, {**present, BEHAVIOR: p}, count, moment(as_of))

@@ -62,6 +62,13 @@ def _build_dataset(run: Run, directory: Path) -> Mapping[str, Any]:
     }
 
 
+def _published_snapshots(run: Run) -> Any:
+    """The snapshots that rows are joined with: one more, by `adc snapshot` or `adc backfill`, and the rows are joined anew."""
+    from adc_features.store import published_snapshots
+
+    return [[s.as_of, s.servable_at, s.computed_at] for s in published_snapshots(repository_of(run), run.settings.generation)]
+
+
 def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
     labels = label_table(known_interactions(run))
     spec = generation_of(run).spec
@@ -157,7 +164,7 @@ def _build_parity(run: Run, directory: Path) -> Mapping[str, Any]:
     return {"now": now, **facts}
 
 
-DATASET = Stage("dataset", ("data", "publication"), (), _build_dataset)
+DATASET = Stage("dataset", ("data", "publication"), (), _build_dataset, _published_snapshots)
 RANKERS = {name: ranker_stage(name) for name in (*RECIPES, RETROACTIVE)}
 SCORES = Stage("scores", ("dataset", *(s.name for s in RANKERS.values())), ("seed", "final"), _build_scores)
 PARITY = Stage("parity", ("publication", "online"), ("seed",), _build_parity)

@@ -133,7 +133,7 @@ def behavior_series(
         past = events.before(as_of)
         for part in (item_ids[past.items], np.flatnonzero(np.diff(past.users, prepend=-1))):
             history.update(np.ascontiguousarray(part).tobytes())
-        kept = None if checkpoint is None else Path(checkpoint) / f"{as_of:%Y%m%dT%H%M%S}-{history.hexdigest()[:16]}.npz"
+        kept = None if checkpoint is None else Path(checkpoint) / f"{as_of:%Y%m%dT%H%M%S%f}-{history.hexdigest()[:16]}.npz"
         if kept is not None and kept.exists():
             state = read_state(kept)
         else:

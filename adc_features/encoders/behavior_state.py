@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -62,15 +63,9 @@ def write_state(path: Path, state: BehaviorState) -> None:
     """Write beside, then rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_name(f".{path.name}.{os.getpid()}.npz")
-    np.savez(
-        aside,
-        as_of=instant(state.as_of),
-        item_ids=state.item_ids,
-        vectors=state.vectors,
-        interaction_count=state.interaction_count,
-        alignment_residual=state.alignment_residual,
-        **{PARAMETER + name: array for name, array in state.parameters.items()},
-    )
+    arrays: dict[str, Any] = {PARAMETER + name: array for name, array in state.parameters.items()}
+    arrays |= {"as_of": instant(state.as_of), "alignment_residual": state.alignment_residual}
+    np.savez(aside, item_ids=state.item_ids, vectors=state.vectors, interaction_count=state.interaction_count, **arrays)
     aside.replace(path)
 
 

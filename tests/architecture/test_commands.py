@@ -8,7 +8,25 @@ import typer
 
 from training import cli
 
-COMMANDS = ["run", "dataset", "train", "evaluate", "fit", "quality", "publish", "materialize", "lookup", "promote", "rank", "serve", "doctor", "data", "embed"]
+COMMANDS = [
+    "run",
+    "dataset",
+    "train",
+    "evaluate",
+    "fit",
+    "quality",
+    "publish",
+    "snapshot",
+    "backfill",
+    "materialize",
+    "lookup",
+    "promote",
+    "rank",
+    "serve",
+    "doctor",
+    "data",
+    "embed",
+]
 GROUPS = {"data": {"synthetic", "beauty", "tables"}, "embed": {"text", "behavior"}}
 
 
