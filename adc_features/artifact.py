@@ -3,6 +3,7 @@
 A reader that finds no `manifest.json` finds nothing; one that finds it may trust every file that it names.
 """
 
+import ctypes
 import glob
 import hashlib
 import json
@@ -19,6 +20,8 @@ import numpy as np
 from adc_features.errors import ArtifactError
 
 MANIFEST = "manifest.json"
+_HERE, _EXCHANGE = -100, 2
+"""AT_FDCWD and RENAME_EXCHANGE of Linux's renameat2."""
 
 
 def file_hash(path: Path) -> str:
@@ -64,7 +67,7 @@ def write_json(path: Path, value: Any) -> None:
 def fresh_directory(target: Path) -> Iterator[Path]:
     """A new directory beside `target` to fill; renamed to `target` when the block ends well, removed when it fails.
 
-    An existing `target` is replaced. What a killed process left behind (`.target.*`) is swept on the next call.
+    An existing `target` is replaced, on Linux in one step. What a killed process left behind (`.target.*`) is swept on the next call.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -75,13 +78,23 @@ def fresh_directory(target: Path) -> Iterator[Path]:
     aside.mkdir()
     try:
         yield aside
-        if target.exists():
-            target.replace(_replaced(target))
-        aside.replace(target)
-        shutil.rmtree(_replaced(target), ignore_errors=True)
+        if not (target.exists() and _exchanged(aside, target)):
+            if target.exists():
+                target.replace(_replaced(target))
+            aside.replace(target)
+            shutil.rmtree(_replaced(target), ignore_errors=True)
     finally:
         recover(target)
         shutil.rmtree(aside, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Swap two directories in one step, so that no reader and no kill meets a moment without `other`; False where the system cannot."""
+    try:
+        swap = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError):
+        return False
+    return swap(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE) == 0
 
 
 def recover(target: Path) -> None:

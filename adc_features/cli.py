@@ -231,7 +231,7 @@ def materialize(run: RunOption, json: JsonOption = None) -> None:
 
 @app.command()
 def lookup(items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Item ids.")], run: RunOption, json: JsonOption = None) -> None:
-    """Read codes and weights of items from the online store, as a ranker would."""
+    """Read codes and weights of items from the published snapshots, as a ranker would."""
     from adc_features.stages import repository_of
     from adc_features.store import lookup as read_online
     from adc_features.store.repository import live_generation

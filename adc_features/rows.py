@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from adc_features.clock import instant, moment
 from adc_features.embeddings import id_array
@@ -54,17 +55,25 @@ def check_timed(table: pa.Table, keys: Sequence[str], *, name: str) -> None:
         raise InputError(f"{name}: event_timestamp is {stamp}; expected timestamps with a time zone, guessing one would move rows across cut-offs")
 
 
+def as_served(snapshot: SidTable) -> SidTable:
+    """The snapshot as every store holds it: a removed row (found = False) is cold and has collision_count 0.
+
+    Raises InputError when a found row has collision_count < 1 (an item shares its codes at least with itself).
+    """
+    found = snapshot.found
+    if (snapshot.collision_count[found] < 1).any():
+        raise InputError("a found item has collision_count 0; it counts the item itself, so expected at least 1")
+    return replace(snapshot, is_cold=snapshot.is_cold | ~found, collision_count=np.where(found, snapshot.collision_count, 0).astype(np.int32))
+
+
 def sid_rows(snapshot: SidTable, *, servable_at: datetime, computed_at: datetime) -> pa.Table:
     """One row an item: item_id, event_timestamp = servable_at, created_timestamp = computed_at, then SID_FEATURES.
 
     A row of the snapshot with found = False is a removal: codes -1, cold, collision_count 0, so that it hides older rows.
-    Raises InputError when a found row has collision_count < 1 (an item shares its codes at least with itself).
+    Raises InputError as `as_served`.
     """
-    if (snapshot.collision_count[snapshot.found] < 1).any():
-        raise InputError("a found item has collision_count 0; it counts the item itself, so expected at least 1")
-    n, found = len(snapshot), snapshot.found
-    seen = replace(snapshot, is_cold=snapshot.is_cold | ~found, collision_count=np.where(found, snapshot.collision_count, 0).astype(np.int32))
-    table = seen.to_arrow().drop_columns("found").replace_schema_metadata(None)
+    n = len(snapshot)
+    table = as_served(snapshot).to_arrow().drop_columns("found").replace_schema_metadata(None)
     table = table.append_column("sid_as_of", pa.array(np.full(n, instant(snapshot.as_of).astype(np.int64))))
     for place, (name, at) in enumerate((("event_timestamp", servable_at), ("created_timestamp", computed_at)), start=1):
         table = table.add_column(place, name, utc_array(np.full(n, instant(at))))
@@ -116,20 +125,12 @@ def newest_as_of(rows: pa.Table) -> datetime | None:
     return moment(times.max()) if len(times) else None
 
 
-def carried_forward(snapshots: Sequence[SidTable]) -> list[SidTable]:
-    """Snapshots in order of time, each completed with the last known row of every item that it does not hold.
+def completed(snapshot: SidTable, before: SidTable) -> tuple[SidTable, np.ndarray]:
+    """`snapshot` followed by the rows of `before`, the complete one before it, for items that it does not hold; and which rows those are (bool).
 
     That is what the point-in-time join of the published rows sees; an item leaves only by an explicit row with found = False.
     """
-    complete: list[SidTable] = []
-    for snapshot in snapshots:
-        before = complete[-1] if complete else None
-        missing = before.item_ids[~np.isin(before.item_ids, snapshot.item_ids)] if before else np.empty(0)
-        complete.append(_joined(snapshot, before.lookup(missing)) if before and len(missing) else snapshot)
-    return complete
-
-
-def _joined(snapshot: SidTable, carried: SidTable) -> SidTable:
-    both = {f.name: (getattr(snapshot, f.name), getattr(carried, f.name)) for f in fields(SidTable)}
-    columns: dict[str, Any] = {name: np.concatenate(pair) for name, pair in both.items() if isinstance(pair[0], np.ndarray)}
-    return replace(snapshot, **columns)
+    carried = ~pc.is_in(pa.array(before.item_ids), value_set=pa.array(snapshot.item_ids)).to_numpy(zero_copy_only=False)
+    both = {f.name: (getattr(snapshot, f.name), getattr(before, f.name)) for f in fields(SidTable)}
+    columns: dict[str, Any] = {name: np.concatenate([new, old[carried]]) for name, (new, old) in both.items() if isinstance(new, np.ndarray)}
+    return replace(snapshot, **columns), carried

@@ -6,6 +6,7 @@ Legend: N items, L positions, K codes per position.
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -160,6 +161,26 @@ def list_matrix(column: pa.ChunkedArray | pa.Array, length: int, dtype: type) ->
     return np.asarray(flat, dtype=dtype).reshape(len(array), length)
 
 
+class CodeTimeline(Protocol):
+    """Codes of one generation by (item, time): SidTimeline in memory, store.timeline.PackedTimeline in memory-mapped files.
+
+    servable_at: datetime64[us], strictly increasing, when each snapshot could first be served.
+    """
+
+    servable_at: np.ndarray
+
+    @property
+    def generation(self) -> str: ...
+
+    @property
+    def length(self) -> int: ...
+
+    @property
+    def item_ids(self) -> np.ndarray: ...
+
+    def gather(self, item_ids: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+
 class SidTimeline:
     """Snapshots of one generation through time, looked up by (item, time).
 
@@ -188,6 +209,21 @@ class SidTimeline:
         for i, snapshot in enumerate(snapshots):
             rows = np.searchsorted(self._ids, snapshot.item_ids)
             self._sid[i, rows], self._weight[i, rows], self._reliability[i, rows] = snapshot.sid, snapshot.sid_weight, snapshot.reliability
+
+    @property
+    def generation(self) -> str:
+        """Its id."""
+        return self.snapshots[0].generation
+
+    @property
+    def length(self) -> int:
+        """L."""
+        return self.snapshots[0].length
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        """Every item of any snapshot, sorted."""
+        return self._ids
 
     def gather(self, item_ids: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as served at times datetime64[us] [M].

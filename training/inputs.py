@@ -1,4 +1,4 @@
-"""A frame as the arrays that rankers read. Reads: TrainingFrame, SidTimeline, VectorTimeline. Writes: InputEncoder, Inputs.
+"""A frame as the arrays that rankers read. Reads: TrainingFrame, CodeTimeline, VectorTimeline. Writes: InputEncoder, Inputs.
 
 Everything that is fitted (vocabularies, scales) is fitted on training rows only. Everything that ages is derived here, at row time,
 by the same code for training rows and for requests.
@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 from adc_features.clock import instant
 from adc_features.embeddings import EmbeddingTable
 from adc_features.errors import InputError
-from adc_features.sids import SidTimeline, find_rows, list_matrix
+from adc_features.sids import CodeTimeline, find_rows, list_matrix
 from adc_features.statistics import SMOOTHING
 from training.frame import TrainingFrame
 
@@ -164,7 +164,7 @@ class InputEncoder:
 
 
 class VectorTimeline:
-    """Raw vectors through time, the counterpart of SidTimeline for the `vectors` recipe.
+    """Raw vectors through time, the counterpart of CodeTimeline for the `vectors` recipe.
 
     tables: EmbeddingTables at increasing cut-offs; servable_at: when each could first be served. A modality whose vectors never
     change between tables (text) is held once.
@@ -199,7 +199,7 @@ class VectorTimeline:
         return sum(matrix.shape[1] * matrix.itemsize for matrix in self.matrices.values())
 
 
-def code_match(frame: TrainingFrame, timeline: SidTimeline, sid: np.ndarray, weight: np.ndarray, *, weighted: bool) -> np.ndarray:
+def code_match(frame: TrainingFrame, timeline: CodeTimeline, sid: np.ndarray, weight: np.ndarray, *, weighted: bool) -> np.ndarray:
     """How the item's codes meet those of the user's recent items, codes as of the row's time: float32 [N, 2L].
 
     sid: int32 [N, L], -1 = none; weight: float32 [N, L]. Per position first the share of recent items with the same code, then the

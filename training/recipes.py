@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from adc_features.errors import GenerationMismatch, InputError
-from adc_features.sids import SidTimeline, find_rows
+from adc_features.sids import CodeTimeline, find_rows
 from training.frame import TrainingFrame
 from training.inputs import InputEncoder, Inputs, VectorRows, VectorTimeline, code_match, frame_codes, vector_match
 
@@ -62,7 +62,7 @@ def recipe(name: str) -> Recipe:
 class Sources:
     """What recipes read beside the frame: codes through time (of a user's recent items, of permuted weights) and raw vectors."""
 
-    sids: SidTimeline | None = None
+    sids: CodeTimeline | None = None
     vectors: VectorTimeline | None = None
 
 
@@ -103,7 +103,7 @@ def recipe_inputs(
     vectors = {}
     if recipe.codes != "none":
         timeline = _timeline(frame, recipe, sources)
-        codes, weight, known = frame_codes(frame, timeline.snapshots[0].length)
+        codes, weight, known = frame_codes(frame, timeline.length)
         if exchanged is not None:
             row, _ = find_rows(exchanged.item_ids, frame.item_ids)
             weight = timeline.gather(exchanged.source_ids[row], frame.times)[1]
@@ -136,10 +136,10 @@ def _for_each(user: np.ndarray, rows: int) -> np.ndarray:
     return user if len(user) == rows else np.repeat(user, rows, axis=0)
 
 
-def _timeline(frame: TrainingFrame, recipe: Recipe, sources: Sources) -> SidTimeline:
+def _timeline(frame: TrainingFrame, recipe: Recipe, sources: Sources) -> CodeTimeline:
     if sources.sids is None or frame.generation is None:
         raise InputError(f"recipe {recipe.name!r} reads codes; pass a frame that holds them and Sources(sids=SidTimeline(...))")
-    generation = sources.sids.snapshots[0].generation
+    generation = sources.sids.generation
     if generation != frame.generation:
         raise GenerationMismatch(f"the frame holds codes of generation {frame.generation!r}, the timeline those of {generation!r}; use one generation for both")
     return sources.sids

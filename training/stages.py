@@ -18,7 +18,7 @@ from adc_features.artifact import write_json
 from adc_features.errors import InputError
 from adc_features.generation import Generation
 from adc_features.run import Run, Stage
-from adc_features.sids import SidTimeline
+from adc_features.sids import CodeTimeline, SidTimeline
 from adc_features.spec import BEHAVIOR
 from adc_features.stages import (
     STAGES,
@@ -107,7 +107,7 @@ def _sources(run: Run) -> Sources:
     return Sources(sids=published, vectors=VectorTimeline(embedding_tables(run), _moments(published)))
 
 
-def _moments(timeline: SidTimeline) -> list[datetime]:
+def _moments(timeline: CodeTimeline) -> list[datetime]:
     from adc_features.clock import moment
 
     return [moment(t) for t in timeline.servable_at]

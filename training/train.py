@@ -96,7 +96,7 @@ def train(frame: TrainingFrame, recipe: Recipe | str, *, sources: Sources, seeds
     encoder = InputEncoder.fit(frame, min_count=MIN_COUNT)
     exchanged = None
     if recipe.permuted != "no" and sources.sids is not None:
-        items = np.concatenate([s.item_ids for s in sources.sids.snapshots] + [frame.item_ids])
+        items = np.concatenate([sources.sids.item_ids, frame.item_ids])
         exchanged = exchange(frame, items, within=recipe.permuted, seed=seeds[0])
     inputs = recipe_inputs(frame, recipe, encoder, sources, exchanged=exchanged)
     older, newer = _by_time(frame)

@@ -5,6 +5,7 @@ create_repository -> publish, publish_statistics -> apply -> materialize -> trai
 
 from adc_features.store.history import JoinFacts, PreparedJoin, join_facts, open_join, training_features
 from adc_features.store.online import OnlineReader, lookup, materialize, online_features, open_reader
+from adc_features.store.online_sids import OnlineSids
 from adc_features.store.parity import parity, require_parity
 from adc_features.store.publish import check_validity, publish, publish_statistics, published_snapshots, published_timeline
 from adc_features.store.registry import apply, registry_problems
@@ -13,6 +14,7 @@ from adc_features.store.repository import check_repository, create_repository, l
 __all__ = [
     "JoinFacts",
     "OnlineReader",
+    "OnlineSids",
     "PreparedJoin",
     "apply",
     "check_repository",

@@ -13,14 +13,12 @@ import pyarrow as pa
 
 from adc_features.clock import utc
 from adc_features.errors import InputError
-from adc_features.rows import newest_as_of, sid_table
 from adc_features.sids import SidTable
 from adc_features.store.definitions import arrow_schema
 from adc_features.store.entity_keys import key_array
 from adc_features.store.history import visible_features
-from adc_features.store.publish import published_snapshots
+from adc_features.store.online_sids import OnlineSids
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
-from adc_features.store.repository import live_generation
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore, FeatureView
@@ -116,13 +114,6 @@ def read_online(repo: Path, store: FeatureStore, views: Sequence[FeatureView], i
     return OnlineReader(repo, store, views).read(**{f"{key}s": column for key, column in ids.items()})
 
 
-def lookup(repo: Path, generation: str, item_ids: np.ndarray) -> SidTable:
-    """The codes of items as served now: one row per id in the order asked; unknown and removed items have found = False.
-
-    `as_of` is the newest cut-off among the rows. Raises InputError when the generation is not live.
-    """
-    live = live_generation(repo, generation)
-    store = open_store(repo)
-    rows = OnlineReader(repo, store, [store.get_feature_view(live.view)]).read(item_ids=item_ids)
-    as_of = newest_as_of(rows) or published_snapshots(repo, generation)[-1].as_of
-    return sid_table(rows, generation=live.id, codebook_size=live.codebook_size, length=live.length, as_of=as_of)
+def lookup(repo: Path, generation: str, item_ids: np.ndarray, *, now: datetime | None = None) -> SidTable:
+    """The codes of items as served at `now` (or now), from the packed snapshots: see `OnlineSids.lookup`, which stays open for many."""
+    return OnlineSids(repo, generation).lookup(item_ids, now=now)

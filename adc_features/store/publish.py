@@ -3,9 +3,12 @@
 A publication is a directory that appears whole, manifest inside; the list of live generations is written last.
 """
 
+import fcntl
 import logging
+import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -18,14 +21,25 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adc_features.artifact import fresh_directory, read_manifest, recover, seal
-from adc_features.clock import moment, utc
-from adc_features.errors import GenerationMismatch, InputError
+from adc_features.clock import instant, moment, utc
+from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.generation import Generation
-from adc_features.rows import TIME, carried_forward, check_timed, sid_rows, sid_table, with_missing_visible
-from adc_features.sids import SidTable, SidTimeline
+from adc_features.rows import TIME, as_served, check_timed, completed, sid_rows, sid_table, with_missing_visible
+from adc_features.sids import SidTable
 from adc_features.statistics import NO_TIME
 from adc_features.store.definitions import ENTITY_OF, FEATURE_TYPES, JOIN_KEY, feature_schema, id_type, statistics_schemas
-from adc_features.store.repository import IdType, LiveGeneration, live_generation, live_generations, publication_path, statistics_path, write_live_generations
+from adc_features.store.repository import (
+    IdType,
+    LiveGeneration,
+    live_generation,
+    live_generations,
+    live_generations_path,
+    publication_path,
+    statistics_path,
+    write_live_generations,
+)
+from adc_features.store.snapshot import PackedSnapshot, write_snapshot
+from adc_features.store.timeline import PackedTimeline, open_timeline
 
 _log = logging.getLogger(__name__)
 LAST_TIME = "_last_time"
@@ -49,12 +63,25 @@ class PublishedSnapshot:
     @property
     def file(self) -> str:
         """Where its rows are, inside the publication."""
-        return f"rows/{self.as_of:%Y%m%dT%H%M%S%f}.parquet"
+        return f"rows/{self._name}.parquet"
+
+    @property
+    def packed(self) -> str:
+        """Where its packed file is: the same rows and, carried forward, the last row of every other item."""
+        return f"packed/{self._name}.sids"
+
+    @property
+    def _name(self) -> str:
+        return f"{self.as_of:%Y%m%dT%H%M%S%f}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's entry."""
+        return {**asdict(self), "packed": self.packed}
 
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> "PublishedSnapshot":
         times = {name: datetime.fromisoformat(entry[name]) for name in ("as_of", "servable_at", "computed_at")}
-        return cls(**{**entry, **times})
+        return cls(**{name: value for name, value in entry.items() if name != "packed"} | times)
 
 
 def publish(repo: Path, generation: Generation, snapshots: Sequence[SidTable], *, servable_at: Sequence[datetime], computed_at: datetime) -> Path:
@@ -71,24 +98,84 @@ def publish(repo: Path, generation: Generation, snapshots: Sequence[SidTable], *
     _check_same_ids(repo, "item", kind)
     live = LiveGeneration(generation.id, generation.codebook_hash, generation.trained_through, generation.spec.codebook_size, generation.spec.length, kind)
     target = publication_path(repo, generation.id)
-    recover(target)
-    replaced = {s.as_of for s in fresh}
-    kept = [s for s in _existing(target, live) if s.as_of not in replaced]
-    entries = sorted([*kept, *fresh], key=lambda s: s.as_of)
-    if any(later.servable_at <= earlier.servable_at for earlier, later in pairwise(entries)):
-        raise InputError(
-            "servable_at must rise with as_of: a snapshot of a later cut-off would be hidden by an earlier one; give each cut-off a later servable_at"
-        )
-    with fresh_directory(target) as aside:
-        (aside / "rows").mkdir()
-        for entry in kept:
-            shutil.copy2(target / entry.file, aside / entry.file)
-        for snapshot, entry in zip(snapshots, fresh, strict=True):
-            pq.write_table(sid_rows(snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at), aside / entry.file)
-        seal(aside, {**asdict(live), "snapshots": [asdict(e) for e in entries]})
-    write_live_generations(repo, [*(g for g in live_generations(repo) if g.id != live.id), live])
+    with only_publisher(repo):
+        recover(target)
+        replaced = {s.as_of for s in fresh}
+        kept = [s for s in _existing(target, live) if s.as_of not in replaced]
+        entries = sorted([*kept, *fresh], key=lambda s: s.as_of)
+        if any(later.servable_at <= earlier.servable_at for earlier, later in pairwise(entries)):
+            raise InputError(
+                "servable_at must rise with as_of: a snapshot of a later cut-off would be hidden by an earlier one; give each cut-off a later servable_at"
+            )
+        with fresh_directory(target) as aside:
+            for folder in ("rows", "packed"):
+                (aside / folder).mkdir()
+            for entry in kept:
+                _keep(target / entry.file, aside / entry.file)
+            for snapshot, entry in zip(snapshots, fresh, strict=True):
+                pq.write_table(sid_rows(snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at), aside / entry.file)
+            _pack(target, aside, entries, {s.as_of: s for s in snapshots}, live, weight_dtype=generation.spec.weight_dtype)
+            seal(aside, {**asdict(live), "snapshots": [e.to_dict() for e in entries]})
+        write_live_generations(repo, [*(g for g in live_generations(repo) if g.id != live.id), live])
     _log.info("stage=publish generation=%s snapshots=%d kept=%d rows=%d", live.id, len(fresh), len(kept), sum(map(len, snapshots)))
     return target
+
+
+def _pack(
+    target: Path, aside: Path, entries: Sequence[PublishedSnapshot], fresh: Mapping[datetime, SidTable], live: LiveGeneration, *, weight_dtype: str
+) -> None:
+    """Packed files for all entries, oldest first: those before the first change are kept, those from it on complete the one before them."""
+    before: PackedSnapshot | None = None
+    changed = False
+    for entry in entries:
+        changed = changed or entry.as_of in fresh or not (target / entry.packed).is_file()
+        if not changed:
+            _keep(target / entry.packed, aside / entry.packed)
+        else:
+            snapshot = as_served(fresh[entry.as_of]) if entry.as_of in fresh else _rows_of(target, live, entry)
+            as_of = np.full(len(snapshot), instant(entry.as_of).astype(np.int64))
+            if before is not None:
+                earlier, earlier_as_of = before.table()
+                snapshot, carried = completed(snapshot, earlier)
+                as_of = np.concatenate([as_of, earlier_as_of[carried]])
+            write_snapshot(
+                aside / entry.packed,
+                snapshot,
+                sid_as_of=as_of,
+                servable_at=entry.servable_at,
+                computed_at=entry.computed_at,
+                codebook_hash=live.codebook_hash,
+                weight_dtype=weight_dtype,
+            )
+        before = PackedSnapshot(aside / entry.packed)
+        if changed:
+            before.verify()  # what readers will map is what was meant, before they are told of it
+
+
+def _keep(old: Path, new: Path) -> None:
+    """The same file under another directory: files are never changed in place, so a second name is enough where the system has them."""
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new)
+
+
+@contextmanager
+def only_publisher(repo: Path) -> Iterator[None]:
+    """One publisher at a time in a repository: a second one waits; the system lets go of the lock of a killed one.
+
+    Raises ArtifactError when the repository cannot be written.
+    """
+    data = live_generations_path(repo).parent
+    data.mkdir(parents=True, exist_ok=True)
+    if not os.access(data, os.W_OK):
+        raise ArtifactError(f"{data} is read-only here; give the publisher the right to write it, or publish from where it can be written")
+    lock = os.open(data, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)
 
 
 def published_snapshots(repo: Path, generation_id: str) -> list[PublishedSnapshot]:
@@ -96,15 +183,16 @@ def published_snapshots(repo: Path, generation_id: str) -> list[PublishedSnapsho
     return _existing(publication_path(repo, generation_id), live_generation(repo, generation_id))
 
 
-def published_timeline(repo: Path, generation_id: str) -> SidTimeline:
-    """The published snapshots for the late join, each complete: items that it does not hold are carried forward."""
-    live, snapshots = live_generation(repo, generation_id), published_snapshots(repo, generation_id)
-    tables = []
-    for snapshot in snapshots:
-        rows = pq.read_table(publication_path(repo, generation_id) / snapshot.file)
-        visible = with_missing_visible(rows, length=live.length).append_column("item_id", rows["item_id"])
-        tables.append(sid_table(visible, generation=live.id, codebook_size=live.codebook_size, length=live.length, as_of=snapshot.as_of))
-    return SidTimeline(carried_forward(tables), [s.servable_at for s in snapshots])
+def published_timeline(repo: Path, generation_id: str) -> PackedTimeline:
+    """The published snapshots for the late join, each complete, memory-mapped. Raises InputError and ArtifactError as `published_snapshots`."""
+    return open_timeline(publication_path(repo, live_generation(repo, generation_id).id), tries=6).timeline
+
+
+def _rows_of(target: Path, live: LiveGeneration, snapshot: PublishedSnapshot) -> SidTable:
+    """The rows of a published snapshot, those alone."""
+    rows = pq.read_table(target / snapshot.file)
+    visible = with_missing_visible(rows, length=live.length).append_column("item_id", rows["item_id"])
+    return sid_table(visible, generation=live.id, codebook_size=live.codebook_size, length=live.length, as_of=snapshot.as_of)
 
 
 def _described(generation: Generation, snapshots: Sequence[SidTable], servable_at: Sequence[datetime], computed_at: datetime) -> list[PublishedSnapshot]:
@@ -163,7 +251,7 @@ def publish_statistics(repo: Path, *, item_profile: pa.Table, user_activity: pa.
         check_validity(table, resolution=resolution)
         if ENTITY_OF[name] == "item" and live_generations(repo):
             _check_same_ids(repo, "item", id_type(table.schema, "item_id"))
-    with fresh_directory(statistics_path(repo)) as aside:
+    with only_publisher(repo), fresh_directory(statistics_path(repo)) as aside:
         for name, table in tables.items():
             pq.write_table(table, aside / f"{name}.parquet")
         seal(aside, {"rows": {name: len(table) for name, table in tables.items()}, "resolution_seconds": resolution.total_seconds()})

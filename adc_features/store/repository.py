@@ -4,7 +4,7 @@
 <repo>/item_sids.py                  declares one view per live generation
 <repo>/ranking_features.py           declares entities, statistics views, one service per ranker
 <repo>/data/live_generations.json    written last by `publish`
-<repo>/data/item_sid_<generation>/   manifest.json, rows/<as_of>.parquet
+<repo>/data/item_sid_<generation>/   manifest.json, rows/<as_of>.parquet, packed/<as_of>.sids
 <repo>/data/statistics/              manifest.json, item_profile.parquet, user_activity.parquet
 <repo>/data/registry.db              Feast's own
 <repo>/data/online_lmdb/             the online store
@@ -163,7 +163,7 @@ def settings(repo: Path) -> Settings:
 
 def live_generations(repo: Path) -> list[LiveGeneration]:
     """The generations that are declared to Feast, oldest publication first; empty before the first publication."""
-    path = _live_path(repo)
+    path = live_generations_path(repo)
     try:
         stat = path.stat()
     except FileNotFoundError:
@@ -188,7 +188,7 @@ def live_generation(repo: Path, generation_id: str) -> LiveGeneration:
 
 def write_live_generations(repo: Path, generations: list[LiveGeneration]) -> None:
     """Replace the list, atomically."""
-    write_json(_live_path(repo), {"generations": [asdict(g) for g in generations]})
+    write_json(live_generations_path(repo), {"generations": [asdict(g) for g in generations]})
 
 
 def publication_path(repo: Path, generation_id: str) -> Path:
@@ -201,7 +201,8 @@ def statistics_path(repo: Path) -> Path:
     return _data(repo) / "statistics"
 
 
-def _live_path(repo: Path) -> Path:
+def live_generations_path(repo: Path) -> Path:
+    """The list that publishing writes last."""
     return _data(repo) / "live_generations.json"
 
 
@@ -245,7 +246,7 @@ def _data_problems(repo: Path) -> list[str]:
     try:
         live = live_generations(repo)
     except (ValueError, KeyError, TypeError) as error:
-        return [f"{_live_path(repo)} cannot be read ({error}); publish a generation again to rewrite it"]
+        return [f"{live_generations_path(repo)} cannot be read ({error}); publish a generation again to rewrite it"]
     for generation in live:
         try:
             manifest = read_manifest(publication_path(repo, generation.id))

@@ -8,7 +8,7 @@ import pytest
 from store_world import START, day, snapshot
 
 from adc_features.errors import InputError
-from adc_features.rows import SID_FEATURES, carried_forward, newest_as_of, sid_rows, sid_table, utc_array, with_missing_visible
+from adc_features.rows import SID_FEATURES, completed, newest_as_of, sid_rows, sid_table, utc_array, with_missing_visible
 from adc_features.sids import SidTable
 
 
@@ -60,11 +60,11 @@ def test_day_resolution_times_become_the_same_days():
     assert utc_array(days).to_numpy(zero_copy_only=False).astype("datetime64[D]").tolist() == days.tolist()
 
 
-def test_snapshots_are_carried_forward_until_an_explicit_removal():
+def test_snapshots_are_completed_until_an_explicit_removal():
     """An item that a later snapshot lacks keeps its last codes; one with a found = False row loses them."""
     first, second = snapshot(START, 1), snapshot(START + timedelta(days=1), 2, items=["a"], removed=["b"])
-    complete = carried_forward([first, second])
-    assert complete[0] is first
-    last = complete[1].lookup(np.array(["a", "b", "c"]))
+    complete, carried = completed(second, first)
+    assert carried.tolist() == [False, False, True]
+    last = complete.lookup(np.array(["a", "b", "c"]))
     assert last.sid[:, 0].tolist() == [2, -1, 1]
     assert last.found.tolist() == [True, False, True]

@@ -54,7 +54,7 @@ def test_nothing_asked_is_nothing_answered(repo):
     assert store.lookup(repo, "g1", np.array([], str)).sid.shape == (0, 3)
     with pytest.raises(InputError, match="is not published"):
         store.lookup(repo, "g9", ITEMS)
-    with pytest.raises(InputError, match="item_id is int64, view item_sid_g1 has string ids"):
+    with pytest.raises(InputError, match="asked for ids of type int64, the table holds string"):
         store.lookup(repo, "g1", np.array([1, 2]))
 
 

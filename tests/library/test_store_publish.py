@@ -38,7 +38,7 @@ def test_a_publication_says_what_it_holds(repo):
     first, second = store.published_snapshots(repo, "g1")
     assert (first.as_of, first.servable_at, first.computed_at, first.hindsight, first.items, first.removed) == (day(10), day(11), day(90), True, 3, 0)
     assert (second.hindsight, second.items, second.removed) == (False, 3, 1)
-    assert {p.name for p in path.iterdir()} == {"manifest.json", "rows"}
+    assert {p.name for p in path.iterdir()} == {"manifest.json", "packed", "rows"}
     (live,) = store.live_generations(repo)
     assert (live.id, live.view, live.length, live.codebook_size, live.id_type) == ("g1", "item_sid_g1", 3, 10, "string")
 
