@@ -41,8 +41,12 @@ class IdIndex:
         return "int64" if self.strings is None else "string"
 
     def ids(self) -> np.ndarray:
-        """Every id in row order: int64 or str [N]."""
+        """Every id in row order: int64 or str [N]. Raises IndexError when the strings were altered."""
         if self.strings is not None:
+            try:
+                self.strings.validate(full=True)
+            except pa.ArrowInvalid as error:
+                raise IndexError(str(error)) from error
             return id_array(self.strings)
         return (self.keys.astype(np.uint64) + np.int64(self.base).astype(np.uint64)).astype(np.int64)
 
@@ -61,10 +65,25 @@ class IdIndex:
             searching = searching[row[searching] < end[searching]]
         if self.strings is not None and not absent.all():  # two strings of one hash are two items
             at = np.flatnonzero(~absent)
-            same = pc.equal(self.strings.take(pa.array(row[at])), pa.array(item_ids[at], self.strings.type))
-            absent[at] = ~same.to_numpy(zero_copy_only=False)
+            absent[at] = ~self._same_strings(row[at], item_ids[at])
         row[absent] = len(self.keys)
         return row
+
+    def _same_strings(self, rows: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
+        """bool [M]: is the string of the row this id? Arrow trusts offsets and would read anywhere, so those it needs are checked first."""
+        assert self.strings is not None
+        offsets, text = string_buffers(self.strings)
+        begin, end = offsets.take(rows), offsets.take(rows + 1)
+        if (begin < 0).any() or (begin > end).any() or (end > len(text)).any():
+            raise IndexError("a string lies outside of the text")
+        same = pc.equal(self.strings.take(pa.array(rows)), pa.array(item_ids, self.strings.type))
+        return same.to_numpy(zero_copy_only=False)
+
+
+def string_buffers(strings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
+    """Offsets int32 or int64 [N + 1] and the text as uint8, without copying."""
+    offsets = np.frombuffer(strings.buffers()[1], "<i8" if pa.types.is_large_string(strings.type) else "<i4", len(strings) + 1)
+    return offsets, np.frombuffer(strings.buffers()[2] or b"", np.uint8)
 
 
 def build_index(item_ids: np.ndarray) -> tuple[IdIndex, np.ndarray]:

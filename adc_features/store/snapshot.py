@@ -17,11 +17,11 @@ import mmap
 import os
 import struct
 import zlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +31,7 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.rows import SID_FEATURES, TIME
 from adc_features.sids import SidTable
 from adc_features.spec import NO_CODE
-from adc_features.store.id_index import IdIndex, build_index, checked_ids
+from adc_features.store.id_index import IdIndex, build_index, checked_ids, string_buffers
 
 MAGIC = b"ADCSIDS\0"
 VERSION = 1
@@ -44,6 +44,7 @@ _SHARED = ("reliability", "alignment", "collision_count", "is_cold", "found")
 PROFILE = np.dtype([("sid_as_of", "<i8"), ("reliability", "<f4"), ("alignment", "<f4"), ("collision_count", "<i4"), ("is_cold", "?"), ("found", "?")])
 _NO_TIME = np.iinfo(np.int64).min
 _NOBODY = np.array([(_NO_TIME, 0, 0, 0, True, False)], PROFILE)
+T = TypeVar("T")
 _DO = "publish the generation again, which writes its packed files anew"
 
 
@@ -82,7 +83,7 @@ class PackedSnapshot:
         self.as_of, self.servable_at, self.computed_at = (datetime.fromisoformat(header[name]) for name in ("as_of", "servable_at", "computed_at"))
         sections = {name: self._section(**where) for name, where in header["sections"].items()}
         self._records, self._profiles = sections["records"], sections["profiles"].view(PROFILE)[:, 0]
-        self._record = record_type(header["schema"])
+        self.record = record_type(header["schema"])
         constants = header["schema"]["constant_weights"]
         self._constant = np.array([c or 0 for c in constants], np.float32)
         self._stored = _span(np.flatnonzero([c is None for c in constants]))
@@ -103,7 +104,7 @@ class PackedSnapshot:
     @property
     def item_ids(self) -> np.ndarray:
         """Every id in the file's order, removed items included: int64 or str [N]."""
-        return self._index.ids()
+        return self._sound(self._index.ids)
 
     def verify(self) -> None:
         """Read the whole file once. Raises ArtifactError when a bit differs from what was written."""
@@ -124,7 +125,7 @@ class PackedSnapshot:
 
     def table(self) -> tuple[SidTable, np.ndarray]:
         """Every row of the file, in its order, and each row's cut-off (int64 [N], microseconds since 1970 UTC)."""
-        gathered = self._decode(np.arange(len(self)))
+        gathered = self._sound(lambda: self._decode(np.arange(len(self))))
         return self._table(self.item_ids, gathered), gathered.profile["sid_as_of"]
 
     def gather(self, item_ids: np.ndarray) -> Gathered:
@@ -138,13 +139,17 @@ class PackedSnapshot:
         return self._decode(np.full(rows, len(self)))
 
     def _gather(self, item_ids: np.ndarray) -> Gathered:
+        return self._sound(lambda: self._decode(self._index.find(item_ids)))
+
+    def _sound(self, read: Callable[[], T]) -> T:
+        """What `read` returns; a row, profile or string that is not there means that the file is no longer what was written."""
         try:
-            return self._decode(self._index.find(item_ids))
+            return read()
         except IndexError as error:
             raise ArtifactError(f"{self.path} points outside of itself; the file was altered, {_DO}") from error
 
     def _decode(self, rows: np.ndarray) -> Gathered:
-        record = self._records.take(rows, axis=0).view(self._record)[:, 0]
+        record = self._records.take(rows, axis=0).view(self.record)[:, 0]
         sid = record["code"].astype(np.int32)
         sid += NO_CODE
         weight = np.where(sid >= 0, self._constant, np.float32(0))
@@ -210,7 +215,8 @@ def write_snapshot(
     records["weight"][:-1], records["code"][:-1], records["profile"][:-1] = weight[order], (snapshot.sid - NO_CODE)[order], numbers[order]
     sections = {"keys": index.keys, "starts": index.starts, "records": _bytes(records), "profiles": _bytes(profiles)}
     if index.strings is not None:
-        sections["id_offsets"], sections["id_bytes"] = _string_buffers(index.strings)
+        offsets, text = string_buffers(index.strings)
+        sections |= {"id_offsets": offsets, "id_bytes": text[: offsets[-1]]}
     facts = {
         "generation": snapshot.generation,
         "codebook_hash": codebook_hash,
@@ -271,12 +277,6 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint8).reshape(len(array), array.dtype.itemsize)
 
 
-def _string_buffers(strings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    large = pa.types.is_large_string(strings.type)
-    offsets = np.frombuffer(strings.buffers()[1], "<i8" if large else "<i4", len(strings) + 1)
-    return offsets, np.frombuffer(strings.buffers()[2] or b"", np.uint8, int(offsets[-1]))
-
-
 def _arrow_strings(offsets: np.ndarray, text: np.ndarray) -> pa.Array:
     kind = pa.large_string() if offsets.dtype.itemsize == 8 else pa.string()
     return pa.Array.from_buffers(kind, len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)])
@@ -296,7 +296,7 @@ def _write(path: Path, facts: Mapping[str, Any], sections: Mapping[str, np.ndarr
         text = json.dumps({**header, "file_bytes": at, "crc32": crc32}).encode()
         return header, text.ljust(header_bytes)
 
-    room = _up(len(placed(0, 2**32 - 1)[1]) + 16 * len(sections) + 64)
+    room = _up(_START.size + len(placed(0, 2**32 - 1)[1]) + 16 * len(sections)) - _START.size  # up to the first section: every byte is checked
     header, _ = placed(room, 0)
     aside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
