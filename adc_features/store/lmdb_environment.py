@@ -27,10 +27,13 @@ _FORK_WAIT = 5.0
 """Seconds that a fork waits for calls of other threads to end."""
 
 
-def environment(path: Path, *, map_size: int) -> Environment:
+def environment(path: str | Path, *, map_size: int) -> Environment:
     """The directory `path` (absolute), the same object for every caller. map_size: bytes of address space at first; it grows by itself."""
     with _lock:
-        return _known.setdefault(str(path), Environment(path, map_size))
+        known = _known.get(str(path))
+        if known is None:
+            known = _known[str(path)] = Environment(Path(path), map_size)
+        return known
 
 
 class Environment:
@@ -235,7 +238,7 @@ os.register_at_fork(before=_before_fork, after_in_parent=_lock.release, after_in
 
 def _identity(path: Path) -> tuple[int, int] | None:
     try:
-        status = os.stat(path / DATA)
+        status = os.stat(f"{path}/{DATA}")
     except FileNotFoundError:
         return None
     return status.st_dev, status.st_ino

@@ -8,11 +8,11 @@ named in `delegate_views` live in the store described by `delegate`.
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -221,9 +221,8 @@ class LmdbOnlineStore(feast.OnlineStore):
 
     def environment(self, config: Any) -> Environment:
         """The LMDB directory of a repository."""
-        path = Path(config.online_store.path)
-        path = path if path.is_absolute() else Path(config.repo_path or ".") / path
-        return environment(path.resolve(), map_size=config.online_store.map_size_mb * _MEBIBYTE)
+        path = os.path.realpath(os.path.join(config.repo_path or ".", config.online_store.path))
+        return environment(path, map_size=config.online_store.map_size_mb * _MEBIBYTE)
 
     def _drop(self, config: Any, tables: Sequence[Any]) -> None:
         held = self.environment(config).tables()
