@@ -25,7 +25,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt, Str
 from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -257,6 +257,8 @@ def application(service: Service) -> Starlette:
                 response = await handler(request)
             except Refusal as refusal:
                 response = _refused(refusal)
+            except ClientDisconnect:
+                response = Response(status_code=499)  # nobody reads it; the metrics count it
             except InputError as error:
                 response = _refused(Refusal(422, "refused", str(error)))
             except AdcError as error:

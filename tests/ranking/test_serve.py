@@ -162,6 +162,13 @@ def test_wrong_methods_and_endless_bodies_are_refused(client):
     assert client.send("POST", "/rank", b"{}", **{"Content-Length": "-5"})[0] == 400
 
 
+def test_a_client_that_goes_away_is_no_fault_of_ours(client):
+    """Half a body and a closed connection: counted as such, not as a failure."""
+    with socket.create_connection(("127.0.0.1", client.port), timeout=30) as raw:
+        raw.sendall(b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{")
+    until(lambda: client.metrics().get('adc_request_seconds_count{route="/rank",status="499"}') == 1)
+
+
 def test_metrics_say_what_was_asked_and_what_serves(client, shop):
     """Candidates, unknown ones, those with codes, latency by route, the pair in use."""
     before = client.metrics()
