@@ -1,24 +1,20 @@
-"""Which feature row each entity row sees. Reads: Arrow key and time columns. Writes: int64 row numbers, gathered columns; no feast here.
+"""Which feature row each entity row sees. Reads: Arrow key and time columns. Writes: int64 row numbers; no feast here.
 
 Row numbers first, payload later: key code and time of a feature row become one integer, sorted once; a batch of entity rows finds its
-places by one binary search of sorted questions (eight times cheaper than of unsorted ones). Columns are then gathered by row
-number, lists of one length as a matrix.
+places by one binary search of sorted questions (eight times cheaper than of unsorted ones).
 
 Legend: F feature rows, Q entity rows.
 """
 
 from collections.abc import Sequence
 from datetime import timedelta
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
 from adc_features.errors import InputError
+from adc_features.store.gather import NO_ROW
 from adc_features.store.key_codes import Column, KeyCodes
-
-NO_ROW = -1
-"""The row number of an entity row that sees no feature row."""
 
 _BITS = 63
 
@@ -168,70 +164,6 @@ class AsofIndex:
             height[here] -= 1
         answer[asking] = node
         return answer
-
-
-class Gatherer:
-    """One column, ready to be gathered by row number as often as asked. Chunks are kept as they are: they may be mapped from a file."""
-
-    def __init__(self, column: pa.ChunkedArray) -> None:
-        self.type = column.type
-        self._chunks = [chunk for chunk in column.chunks if len(chunk)]
-        self._matrices = [_matrix(chunk) for chunk in self._chunks]
-        self._start = np.cumsum([0, *map(len, self._chunks)])
-
-    def plan(self, rows: np.ndarray) -> "ChunkPlan | None":
-        """Which chunk each row is in: the same for all columns of one table. None when there are not several."""
-        if len(self._chunks) < 2:
-            return None
-        which = (np.searchsorted(self._start, np.maximum(rows, 0), side="right") - 1).astype(np.int16 if len(self._chunks) < 2**15 else np.int64)
-        order = np.argsort(which, kind="stable")
-        place = np.empty(len(rows), np.int64)
-        place[order] = np.arange(len(rows))
-        return ChunkPlan(order, np.searchsorted(which[order], np.arange(len(self._chunks) + 1)), pa.array(place))
-
-    def __call__(self, rows: np.ndarray, plan: "ChunkPlan | None" = None) -> pa.Array:
-        """The values at rows int64 [Q]; null where NO_ROW."""
-        if not self._chunks or not len(rows):
-            return pa.nulls(len(rows), self.type)
-        if (plan := plan or self.plan(rows)) is None:
-            return _take(self._chunks[0], self._matrices[0], rows)
-        pieces = []
-        for chunk, matrix, first, low, high in zip(self._chunks, self._matrices, self._start, plan.bounds, plan.bounds[1:], strict=False):
-            if low < high:
-                asked = rows[plan.order[low:high]]
-                pieces.append(_take(chunk, matrix, np.where(asked < 0, NO_ROW, asked - first)))
-        return pa.concat_arrays(pieces).take(plan.place)
-
-
-class ChunkPlan(NamedTuple):
-    """order: rows by chunk. bounds: where each chunk's rows begin in it. place: of each row in it."""
-
-    order: np.ndarray
-    bounds: np.ndarray
-    place: pa.Array
-
-
-def _take(array: pa.Array, matrix: np.ndarray | None, rows: np.ndarray) -> pa.Array:
-    missing = rows < 0
-    mask = pa.array(missing) if missing.any() else None
-    if matrix is None:
-        return array.take(pa.array(rows) if mask is None else pa.array(rows, mask=missing))
-    values = matrix[rows if mask is None else np.where(missing, 0, rows)].reshape(-1)
-    offsets = pa.array(np.arange(len(rows) + 1, dtype=np.int32) * matrix.shape[1])
-    return pa.ListArray.from_arrays(offsets, pa.array(values, array.type.value_type), type=array.type, mask=mask)
-
-
-def _matrix(array: pa.Array) -> np.ndarray | None:
-    """A list column without nulls whose lists have one length above 0, of numbers, as [N, length]: rows of it are copied ten times
-    cheaper than lists. None for any other column."""
-    kind = array.type
-    if not pa.types.is_list(kind) or array.null_count or not (pa.types.is_integer(kind.value_type) or pa.types.is_floating(kind.value_type)):
-        return None
-    offsets, values = np.asarray(array.offsets), array.flatten()
-    length = int(offsets[1] - offsets[0])
-    if length == 0 or (np.diff(offsets) != length).any() or values.null_count:
-        return None
-    return np.asarray(values).reshape(-1, length)
 
 
 def _order(codes: np.ndarray, since: np.ndarray, created: np.ndarray | None, *, bits: tuple[int, int]) -> np.ndarray:

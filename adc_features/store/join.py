@@ -22,7 +22,8 @@ import pyarrow.compute as pc
 
 from adc_features.clock import utc
 from adc_features.errors import ArtifactError, InputError
-from adc_features.store.asof import NO_ROW, AsofIndex, Gatherer, microseconds
+from adc_features.store.asof import AsofIndex, microseconds
+from adc_features.store.gather import NO_ROW, Gatherer, RowPicks
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -126,11 +127,9 @@ class PreparedView:
         keys = [table[name] for name in source.keys.values()]
         self.index = AsofIndex(keys, table[source.time], created=created, asked=asked, names=list(source.keys))
         self.columns: dict[str, Gatherer] = {}
-        # few rows are picked out of the chunks; many, or many times, are cheaper out of one piece. What is mapped stays where it is
-        in_pieces = (entity is not None and 4 * len(entity) < len(table)) or (memory_limit is not None and table.nbytes > memory_limit)
         for out, name in source.features.items():
             column = _as_declared(table[name], source.types.get(out), f"view {source.name}: {name}")
-            self.columns[out] = Gatherer(column if in_pieces else _one_chunk(column))
+            self.columns[out] = Gatherer(column)
         _log.debug("stage=prepare view=%s rows=%d", source.name, len(table))
 
     def match(self, entity: pa.Table, times: np.ndarray, *, known_only: bool = False) -> np.ndarray:
@@ -142,8 +141,10 @@ class PreparedView:
 
     def gathered(self, rows: np.ndarray) -> dict[str, pa.Array]:
         """The view's columns at these rows."""
-        plan = next(iter(self.columns.values())).plan(rows) if self.columns else None
-        return {name: column(rows, plan) for name, column in self.columns.items()}
+        if not self.columns:
+            return {}
+        picks = RowPicks(rows, next(iter(self.columns.values())).start)  # all columns are in the same pieces
+        return {name: column(picks) for name, column in self.columns.items()}
 
     def event_times(self, rows: np.ndarray) -> pa.Array:
         """timestamp[us, UTC]: the event times of these rows, null for NO_ROW."""
@@ -205,11 +206,6 @@ def _decoded_bytes(dataset: ds.Dataset, columns: Sequence[str]) -> int:
         kind = dataset.schema.field(name).type
         total += rows * (kind.bit_width // 8 + 1 if pa.types.is_primitive(kind) else 64)
     return total
-
-
-def _one_chunk(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    whole = column.combine_chunks()  # texts above 2 GB stay in pieces
-    return whole if isinstance(whole, pa.ChunkedArray) else pa.chunked_array([whole])
 
 
 def _as_declared(column: pa.ChunkedArray, wanted: pa.DataType | None, name: str) -> pa.ChunkedArray:

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adc_features.errors import InputError
-from adc_features.store.asof import NO_ROW, AsofIndex, Gatherer, microseconds
+from adc_features.store.asof import AsofIndex, microseconds
+from adc_features.store.gather import NO_ROW, Gatherer, RowPicks
 from adc_features.store.key_codes import KeyCodes
 
 US = pa.timestamp("us", tz="UTC")
@@ -145,17 +146,52 @@ def test_columns_that_are_no_times_are_refused(column):
         microseconds(column)
 
 
-@given(st.lists(st.none() | st.lists(st.none() | st.integers(0, 9), max_size=3), max_size=8), st.data())
-def test_gathering_equals_picking(lists, data):
+def gathered(column, rows):
+    gather = Gatherer(column)
+    return gather(RowPicks(np.array(rows, np.int64), gather.start))
+
+
+LISTS = st.lists(st.none() | st.lists(st.none() | st.integers(0, 9), max_size=3), max_size=8)
+PAIRS = st.lists(st.lists(st.integers(0, 9), min_size=2, max_size=2), max_size=8)
+
+
+@given(LISTS | PAIRS, st.integers(0, 8), st.data())
+def test_gathering_equals_picking(lists, cut, data):
     """Lists of one length or many, empty, null or with nulls inside come back as they were, null where there is no row."""
-    column = pa.chunked_array([pa.array(lists[:3], pa.list_(pa.int32())), pa.array(lists[3:], pa.list_(pa.int32()))])
+    column = pa.chunked_array([pa.array(lists[:cut], pa.list_(pa.int32())), pa.array(lists[cut:], pa.list_(pa.int32()))])
     rows = data.draw(st.lists(st.integers(NO_ROW, len(lists) - 1), max_size=12))
-    assert Gatherer(column)(np.array(rows, np.int64)).to_pylist() == [None if r < 0 else lists[r] for r in rows]
+    got = gathered(column, rows)
+    assert got.type == column.type
+    assert got.to_pylist() == [None if r < 0 else lists[r] for r in rows]
+    got.validate(full=True)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        pa.array([1.5, float("nan"), -0.0]),
+        pa.array([1, 2, 3], pa.int8()),
+        pa.array([True, None, False]),
+        pa.array(["a", None, ""]),
+        pa.array([1, 2, 3], US),
+        pa.array([1, 2, 3], pa.date32()),
+        pa.array([None, 2, 3], pa.float32()),
+        pa.array([{"a": 1}, None, {"a": 3}]),
+    ],
+)
+@pytest.mark.parametrize("rows", [[], [2, 0, 0, 1], [NO_ROW, 2, NO_ROW], [NO_ROW]])
+@pytest.mark.parametrize("cut", [0, 1, 3])
+def test_every_type_is_gathered(values, rows, cut):
+    """Numbers, times, truth values, texts and structs, in one piece, several or a slice of one, equal picking them one by one."""
+    column = pa.chunked_array([values.slice(0, cut), values.slice(cut)])
+    got = gathered(column, rows)
+    got.validate(full=True)
+    want = pa.array([None if r < 0 else values[r].as_py() for r in rows], values.type)
+    assert got.equals(want) or str(got) == str(want)  # NaN equals nothing
 
 
 def test_lists_of_one_length_keep_their_type():
     """The matrix path returns list, not large_list or fixed-size."""
-    column = pa.chunked_array([pa.array([[1, 2], [3, 4]], pa.list_(pa.int32()))])
-    got = Gatherer(column)(np.array([1, NO_ROW, 0]))
+    got = gathered(pa.chunked_array([pa.array([[1, 2], [3, 4]], pa.list_(pa.int32()))]), [1, NO_ROW, 0])
     assert got.type == pa.list_(pa.int32())
     assert got.to_pylist() == [[3, 4], None, [1, 2]]
