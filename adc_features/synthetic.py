@@ -12,7 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.dataset import TIME, Dataset, dataset_from_tables
+from adc_features.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.errors import InputError
+from adc_features.sids import find_rows
+from adc_features.spec import BEHAVIOR
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = 365
@@ -89,6 +92,36 @@ def synthetic(*, seed: int, items: int = 2_000, users: int = 2_500, interactions
     )
     expected = popularity / popularity.sum() * interactions
     return Synthetic(dataset_from_tables("synthetic", table, events), Truth(ids, latent, expected, quality))
+
+
+class NoisyBehavior(NamedTuple):
+    """Item vectors whose behaviour has a known noise. reliability: float64 [N], the signal's share of a behaviour vector's variance; 0 where cold."""
+
+    items: EmbeddingTable
+    reliability: np.ndarray
+
+
+def noisy_behavior(made: Synthetic, *, as_of: datetime, noise: float, seed: int, width: int = 32) -> NoisyBehavior:
+    """The catalogue's vectors with behaviour as a mean over an item's interactions before `as_of` would show its latent.
+
+    Its noise falls with the root of the count, times a factor of the item's own (log-normal, 0.7): some items are clicked by mixed
+    crowds, so that counts tell reliability only in part. noise: standard deviation at one interaction, in units of the signal's.
+    """
+    if noise < 0:
+        raise InputError(f"noise is {noise}; expected 0 or more")
+    rng = np.random.default_rng((seed, 1))
+    ids = id_array(made.dataset.items["item_id"])
+    rows, _ = find_rows(ids, id_array(made.dataset.before(as_of)["item_id"]))
+    count = np.bincount(rows, minlength=len(ids))
+    warm = count > 0
+    signal = made.truth.latent @ rng.normal(size=(made.truth.latent.shape[1], width))
+    signal /= signal.std()
+    spread = noise / np.sqrt(np.maximum(count, 1)) * np.exp(0.7 * rng.normal(size=len(ids)))
+    behavior = np.where(warm[:, None], signal + spread[:, None] * rng.normal(size=signal.shape), 0.0).astype(np.float32)
+    content = {m: vector_matrix(made.dataset.items[f"vector_{m}"], name=m) for m in made.dataset.vector_modalities}
+    vectors, present = ({m: pair[i] for m, pair in content.items()} for i in (0, 1))
+    items = EmbeddingTable(ids, {**vectors, BEHAVIOR: behavior}, {**present, BEHAVIOR: warm}, count.astype(np.int64), as_of)
+    return NoisyBehavior(items, np.where(warm, 1 / (1 + spread**2), 0.0))
 
 
 def _zipf(n: int, exponent: float, rng: np.random.Generator) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 from adc_features.embeddings import EmbeddingTable
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.generation import Generation, open_generation
+from adc_features.quality import quality_report
 from adc_features.sids import SidTable
 from adc_features.spec import NO_CODE, SidSpec
 from adc_features.tokenizer import encode as adc_encode
@@ -115,6 +116,14 @@ def test_encoding_is_repeatable_from_disk(tokenizer: Tokenizer, tmp_path: Path) 
     """A generation that is opened again encodes as the fitted one did."""
     fitted = tokenizer.fit([items(0)], SPEC, generation_id="g2", directory=tmp_path / "g2", seed=0)
     assert same(tokenizer.encode(items(0), fitted), tokenizer.encode(items(0), open_generation(tmp_path / "g2")))
+
+
+def test_what_was_measured_is_what_is_encoded(tokenizer: Tokenizer, generation: Generation) -> None:
+    """The quality report of the fit, made before anything was written, is that of the codes which the written generation gives."""
+    table = items(1)
+    again = quality_report(tokenizer.encode(table, generation), table.interaction_count, spec=generation.spec)
+    for name in ("codebooks", "uniqueness", "largest_collision", "head", "tail"):
+        assert generation.quality[name] == again[name]
 
 
 def test_an_item_alone_equals_the_item_in_a_batch(tokenizer: Tokenizer, generation: Generation) -> None:

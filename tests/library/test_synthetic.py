@@ -8,7 +8,7 @@ from adc_features.embeddings import id_array, vector_matrix
 from adc_features.errors import InputError
 from adc_features.reliability import rank_correlation
 from adc_features.sids import find_rows
-from adc_features.synthetic import synthetic, write_truth
+from adc_features.synthetic import noisy_behavior, synthetic, write_truth
 
 
 @pytest.fixture(scope="module")
@@ -68,3 +68,20 @@ def test_too_small_a_catalogue_is_refused():
     """A long tail needs some items; the message says how many."""
     with pytest.raises(InputError, match="expected at least 100 of each"):
         synthetic(seed=0, items=1)
+
+
+def test_behaviour_is_as_noisy_as_it_says(made):
+    """Without noise behaviour is a linear picture of the latent; with it, what is left of that picture falls with the stated reliability."""
+    as_of = made.dataset.windows.validation_end
+    clean, noisy = (noisy_behavior(made, as_of=as_of, noise=noise, seed=1) for noise in (0.0, 2.0))
+    warm = clean.items.present["behavior"]
+    assert (clean.items.interaction_count > 0).tolist() == warm.tolist()
+    signal = clean.items.vectors["behavior"][warm]
+    picture = np.linalg.lstsq(made.truth.latent[warm], signal, rcond=None)[0]
+    np.testing.assert_allclose(made.truth.latent[warm] @ picture, signal, atol=1e-4)
+    assert (clean.reliability[warm] == 1).all()
+    assert (noisy.reliability[~warm] == 0).all()
+    error = np.square(noisy.items.vectors["behavior"][warm] - signal).mean(1)
+    expected = 1 / noisy.reliability[warm] - 1
+    assert np.median(error / expected) == pytest.approx(1, abs=0.1)
+    assert rank_correlation(noisy.reliability[warm], clean.items.interaction_count[warm]) > 0.5

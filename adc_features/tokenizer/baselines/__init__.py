@@ -108,7 +108,8 @@ def load(generation: Generation) -> Network:
 
 
 def _network(widths: Mapping[str, int], spec: SidSpec, s: Settings, *, cutoffs: int) -> AdditiveNetwork | HeadNetwork:
-    read = {m: d for m, d in widths.items() if not (m == BEHAVIOR and s.tokenizer in CONTENT_ONLY)}
+    # in the order of the spec: tensors come back from disk in the order of their names
+    read = {m: widths[m] for m in spec.modalities if not (m == BEHAVIOR and s.tokenizer in CONTENT_ONLY)}
     if isinstance(s, KMeansSettings):
         return kmeans.network(read, spec, cutoffs=cutoffs)
     if isinstance(s, UniSidSettings):
