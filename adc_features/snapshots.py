@@ -156,7 +156,8 @@ def _encoded(run: Run, generation: Generation, table: EmbeddingTable) -> SidTabl
 def _before(run: Run, generation: Generation, as_of: datetime) -> SidTable | None:
     """The published snapshot before this time, whole."""
     whole = published_timeline(repository_of(run), generation.id).snapshots
-    return max((s for s in whole if s.as_of < as_of), key=lambda s: s.as_of, default=None)
+    newest = max((s for s in whole if s.as_of < as_of), key=lambda s: s.as_of, default=None)
+    return newest.table()[0] if newest else None
 
 
 def _published(run: Run, generation: Generation, made: SidTable) -> dict[str, Any]:
@@ -165,7 +166,7 @@ def _published(run: Run, generation: Generation, made: SidTable) -> dict[str, An
     before = _before(run, generation, made.as_of)
     for entry, whole in zip(published_snapshots(repo, generation.id), published_timeline(repo, generation.id).snapshots, strict=True):
         if entry.as_of > made.as_of and entry.items + entry.removed < len(whole):
-            publish(repo, generation, [whole], servable_at=[entry.servable_at], computed_at=entry.computed_at)
+            publish(repo, generation, [whole.table()[0]], servable_at=[entry.servable_at], computed_at=entry.computed_at)
             break
     rows = changed_rows(before, made) if before is not None else made
     rows = rows if len(rows) else made

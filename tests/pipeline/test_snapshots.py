@@ -64,7 +64,7 @@ def published(run: Run) -> list[datetime]:
 
 
 def timeline(run: Run) -> dict[datetime, Any]:
-    return {s.as_of: s for s in published_timeline(repository_of(run), "g1").snapshots}
+    return {s.as_of: s.table()[0] for s in published_timeline(repository_of(run), "g1").snapshots}
 
 
 def middle(a: datetime, b: datetime) -> datetime:
