@@ -12,6 +12,7 @@ import pytest
 from ranking_world import day
 from serving_world import NOW
 
+from adc_features import store
 from adc_features.errors import InputError
 from training.promotion import promote
 from training.scoring import open_bundle
@@ -257,6 +258,19 @@ def test_a_promotion_is_taken_over_and_every_answer_is_of_one_pair(shop, tmp_pat
             assert [scores[item] for item in ITEMS] == pytest.approx(expected[answer["pair"]], abs=1e-6)
         assert {answer["pair"] for _, answer in answers} == set(expected)
         assert client.metrics()['adc_promotions_total{outcome="served"}'] >= 3
+
+
+def test_materializing_refuses_no_request(client, shop):
+    """While every view is written anew, requests are answered with the same scores."""
+    writing = threading.Thread(target=store.materialize, args=(shop.repository,), kwargs={"now": NOW})
+    expected = client.post("/rank", {"user": "u3", "items": ITEMS})
+    writing.start()
+    answers = []
+    while writing.is_alive():
+        answers.append(client.post("/rank", {"user": "u3", "items": ITEMS}))
+    writing.join()
+    assert answers
+    assert all(answer == expected for answer in answers)
 
 
 def test_a_pair_that_cannot_serve_leaves_the_old_one_serving(shop, tmp_path):
