@@ -93,7 +93,7 @@ def with_missing_visible(features: pa.Table, *, length: int) -> pa.Table:
         **{name: features[name].fill_null(fill) for name, fill in fills.items()},
         "sid_as_of": features["sid_as_of"],
     }
-    columns = {name: column.cast(SID_FEATURES.field(name).type) for name, column in columns.items()}
+    columns = {name: column if column.type == SID_FEATURES.field(name).type else column.cast(SID_FEATURES.field(name).type) for name, column in columns.items()}
     columns["sid_as_of"] = columns["sid_as_of"].cast(TIME)
     return pa.table({"sid_found": pa.array(columns["collision_count"].to_numpy() > 0), **columns})
 

@@ -85,7 +85,8 @@ class Answer:
         for places, records in self.parts:
             column = records.column(name)
             if column is not None:
-                arrays.append(column.to_arrow().cast(kind))
+                held = column.to_arrow()
+                arrays.append(held if held.type == kind else held.cast(kind))  # even a cast that does nothing costs 15 us, a request reads 35 columns
                 place[places] = start + np.arange(len(places))
                 start += len(places)
         if not arrays:
