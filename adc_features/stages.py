@@ -303,7 +303,7 @@ def _build_publication(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.store import apply, create_repository, publish, publish_statistics
 
     dataset, log, snapshots = dataset_of(run), known_interactions(run), snapshots_of(run)
-    activity = user_activity(log, resolution=dataset.resolution)
+    activity = user_activity(log, dataset.items, resolution=dataset.resolution)
     profile = item_profile(log, dataset.items, resolution=dataset.resolution, refresh_at=refresh_times(run))
     published_at = datetime.now(UTC)
     with fresh_directory(repository_of(run)) as repo:

@@ -31,7 +31,11 @@ RECENT_DAYS = (30, 120)
 NO_TIME = -1
 """Stored in `item_last_time` of an item without events: a null would turn the column into floats on its way through Feast."""
 
+ATTRIBUTES = {"brand": ("brand",), "category": ("category", "category_path"), "path": ("category_path", "category")}
+"""What groups items: a name and the columns of the item table that may hold it. A path is a category down to its last level."""
+
 _TIME = pa.timestamp("us", tz="UTC")
+_GROUP_VALUES = {"event_count": pa.int64(), "label_mean": pa.float32(), "residual_mean": pa.float32()}
 
 USER_ACTIVITY_SCHEMA = pa.schema(
     {
@@ -44,6 +48,8 @@ USER_ACTIVITY_SCHEMA = pa.schema(
         "user_residual_mean": pa.float32(),
         "user_last_time": pa.int64(),
         "user_recent_items": pa.list_(pa.string()),
+        "user_recent_brands": pa.list_(pa.string()),
+        "user_recent_paths": pa.list_(pa.string()),
         "user_recent_labels": pa.list_(pa.float32()),
         "user_recent_residuals": pa.list_(pa.float32()),
         "user_recent_times": pa.list_(pa.int64()),
@@ -67,28 +73,28 @@ ITEM_PROFILE_SCHEMA = pa.schema(
         "item_label_mean_120d": pa.float32(),
         "item_brand": pa.string(),
         "item_category": pa.string(),
-        "brand_event_count": pa.int64(),
-        "brand_label_mean": pa.float32(),
-        "category_event_count": pa.int64(),
-        "category_label_mean": pa.float32(),
+        "item_path": pa.string(),
+        **{f"{name}_{value}": kind for name in ATTRIBUTES for value, kind in _GROUP_VALUES.items()},
     }
 )
-"""`item_id` is int64 where the data's ids are. `item_brand`, `item_category`: "" where unknown, with count 0 and the global mean."""
+"""`item_id` is int64 where the data's ids are. `item_brand`, `item_category`, `item_path`: "" where unknown, with count 0 and the mean over everything."""
 
 
-def user_activity(interactions: pa.Table, *, resolution: timedelta, recent: int = 20) -> pa.Table:
+def user_activity(interactions: pa.Table, items: pa.Table, *, resolution: timedelta, recent: int = 20) -> pa.Table:
     """What is known of each user after each distinct time of their events: USER_ACTIVITY_SCHEMA, sorted by (time, user).
 
     Per row, over the events with time <= event_timestamp - resolution: their number and label sum; the smoothed means (prior: the mean
     over everybody, as known then) of label and rating (the label again where the data has no `rating`); the mean, smoothed towards 0, of
     rating - item's smoothed mean as known at each event (how generous the user is, given what they rated); the last event's time; the
-    last `recent` items with their labels, residuals (as above, each as known at its event) and times, oldest first. Raises InputError on an empty table, unsorted times, null labels or recent < 1.
+    last `recent` items with their brands and paths ("" where unknown), labels, residuals (as above, each as known at its event) and
+    times, oldest first. Raises InputError on an empty table, unsorted times, null labels, duplicate items, an event of an unknown item
+    or recent < 1.
     """
     if recent < 1:
         raise InputError(f"recent is {recent}; expected at least 1 item")
     log = _Log.of(interactions, resolution)
     users, user = np.unique(log.user, return_inverse=True)
-    items, item = np.unique(log.item, return_inverse=True)
+    ids, item = log.items_of(items)
     values = log.with_residual(of=item)
     rows = _running(user, log.time, values)
     first = np.maximum(rows.start, rows.last - recent + 1)
@@ -100,7 +106,9 @@ def user_activity(interactions: pa.Table, *, resolution: timedelta, recent: int 
         "event_timestamp": rows.time + log.resolution,
         **_summary("user", rows.count, rows.sums, log.mean_until(rows.time)),
         "user_last_time": rows.time.astype(np.int64),
-        "user_recent_items": pa.ListArray.from_arrays(offsets, pa.array(items[item[kept]])),
+        "user_recent_items": pa.ListArray.from_arrays(offsets, pa.array(ids[item[kept]])),
+        "user_recent_brands": pa.ListArray.from_arrays(offsets, pa.array(_attribute(items, "brand")[item[kept]])),
+        "user_recent_paths": pa.ListArray.from_arrays(offsets, pa.array(_attribute(items, "path")[item[kept]])),
         "user_recent_labels": pa.ListArray.from_arrays(offsets, pa.array(values[kept, 0].astype(np.float32))),
         "user_recent_residuals": pa.ListArray.from_arrays(offsets, pa.array(values[kept, 2].astype(np.float32))),
         "user_recent_times": pa.ListArray.from_arrays(offsets, pa.array(log.time[kept].astype(np.int64))),
@@ -112,20 +120,15 @@ def item_profile(interactions: pa.Table, items: pa.Table, *, resolution: timedel
     """What is known of each item after each distinct time of its events, and of every item at each `refresh_at`.
 
     Returns ITEM_PROFILE_SCHEMA sorted by (time, item). A refresh row holds the events with time + resolution <= refresh_at, so items
-    without events of their own still carry the statistics of their brand and category (columns `brand`, and `category` or
-    `category_path`, of `items`, where they exist). `*_30d`, `*_120d`: over the events of the days
-    before, at the row's own time; `item_residual_mean` is over rating - user's smoothed mean as known at each event.
+    without events of their own still carry the statistics of their brand, category and path (ATTRIBUTES, where `items` has them).
+    `*_30d`, `*_120d`: over the events of the days before, at the row's own time; `*_residual_mean` is over rating - user's smoothed
+    mean as known at each event, smoothed towards 0: what ratings say of an item, or of its kind, given who gave them.
     Raises InputError on an empty table, duplicate items, or an event of an unknown item.
     """
     log = _Log.of(interactions, resolution)
-    ids = id_array(items["item_id"])
-    check_unique_ids(ids)
-    item, known = find_rows(ids, log.item)
-    if not known.all():
-        raise InputError(
-            f"{(~known).sum()} interactions name items that the item table lacks (first {log.item[~known][0]!r}); add these items or drop the interactions"
-        )
-    own = _running(item, log.time, log.with_residual(of=np.unique(log.user, return_inverse=True)[1]))
+    ids, item = log.items_of(items)
+    values = log.with_residual(of=np.unique(log.user, return_inverse=True)[1])
+    own = _running(item, log.time, values)
     moments = np.unique(np.array([instant(t) for t in refresh_at], "datetime64[us]")) - log.resolution
     key = np.concatenate([own.key, np.tile(np.arange(len(ids)), len(moments))])
     time = np.concatenate([own.time, np.repeat(moments, len(ids))])
@@ -145,12 +148,13 @@ def item_profile(interactions: pa.Table, items: pa.Table, *, resolution: timedel
         old_count, old_sums, _ = own.at(key, time - np.timedelta64(days, "D"))
         columns[f"item_event_count_{days}d"] = count - old_count
         columns[f"item_label_mean_{days}d"] = _smoothed((sums - old_sums)[:, 0], count - old_count, prior[:, 0])
-    for name, text in (("brand", _attribute(items, "brand")), ("category", _attribute(items, "category", "category_path"))):
-        values, group = np.unique(text, return_inverse=True)
-        count, sums, _ = _running(group[item], log.time, log.values).at(group[key], time)
-        named = values[group[key]] != ""
-        count, total = np.where(named, count, 0), np.where(named, sums[:, 0], 0.0)
-        columns |= {f"item_{name}": text[key], f"{name}_event_count": count, f"{name}_label_mean": _smoothed(total, count, prior[:, 0])}
+    for name in ATTRIBUTES:
+        text = _attribute(items, name)
+        named, group = np.unique(text, return_inverse=True)
+        count, sums, _ = _running(group[item], log.time, values).at(group[key], time)
+        count, sums = np.where((known := named[group[key]] != ""), count, 0), np.where(known[:, None], sums, 0.0)
+        columns |= {f"item_{name}": text[key], f"{name}_event_count": count}
+        columns |= {f"{name}_label_mean": _smoothed(sums[:, 0], count, prior[:, 0]), f"{name}_residual_mean": _smoothed(sums[:, 2], count, 0.0)}
     return _table(columns, ITEM_PROFILE_SCHEMA)
 
 
@@ -178,6 +182,17 @@ class _Log:
         if (np.diff(time) < np.timedelta64(0)).any():
             raise InputError("interactions are not sorted by time; sort them first (stable)")
         return cls(id_array(interactions["user_id"]), id_array(interactions["item_id"]), time, values, np.timedelta64(resolution, "us"))
+
+    def items_of(self, items: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of the item table [I], and of each event the row of its item there, int64 [N]."""
+        ids = id_array(items["item_id"])
+        check_unique_ids(ids)
+        row, known = find_rows(ids, self.item)
+        if not known.all():
+            raise InputError(
+                f"{(~known).sum()} interactions name items that the item table lacks (first {self.item[~known][0]!r}); add these items or drop the interactions"
+            )
+        return ids, row
 
     def mean_until(self, time: np.ndarray) -> np.ndarray:
         """Mean label and rating of all events with event time <= time, float64 [len(time), 2]; before the first event those of the first."""
@@ -229,7 +244,7 @@ def _running(key: np.ndarray, time: np.ndarray, values: np.ndarray) -> _Running:
     return _Running(key[last], time[last], last - start + 1, total[last + 1] - total[start], order, start, last)
 
 
-def _smoothed(total: np.ndarray, count: np.ndarray, prior: np.ndarray) -> np.ndarray:
+def _smoothed(total: np.ndarray, count: np.ndarray, prior: np.ndarray | float) -> np.ndarray:
     return (total + SMOOTHING * prior) / (count + SMOOTHING)
 
 
@@ -238,7 +253,7 @@ def _summary(name: str, count: np.ndarray, sums: np.ndarray, prior: np.ndarray) 
     columns = {f"{name}_event_count": count, f"{name}_label_sum": sums[:, 0]}
     for place, value in enumerate(("label", "rating")):
         columns[f"{name}_{value}_mean"] = _smoothed(sums[:, place], count, prior[:, place])
-    return columns | {f"{name}_residual_mean": _smoothed(sums[:, 2], count, np.zeros(len(count)))}
+    return columns | {f"{name}_residual_mean": _smoothed(sums[:, 2], count, 0.0)}
 
 
 def _spans(first: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -247,11 +262,11 @@ def _spans(first: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1]) - np.repeat(ends - length - first, length)
 
 
-def _attribute(items: pa.Table, *names: str) -> np.ndarray:
-    """The first of these columns that `items` has, as strings [N]; "" for nulls and for columns that it lacks."""
-    for name in names:
-        if name in items.column_names:
-            return items[name].cast(pa.string()).fill_null("").to_numpy().astype(str)
+def _attribute(items: pa.Table, name: str) -> np.ndarray:
+    """The first column of this attribute that `items` has, as strings [I]; "" for nulls and where it has none."""
+    for column in ATTRIBUTES[name]:
+        if column in items.column_names:
+            return items[column].cast(pa.string()).fill_null("").to_numpy().astype(str)
     return np.full(len(items), "")
 
 

@@ -37,11 +37,21 @@ ITEM_COLUMNS = (
     "item_label_mean_120d",
     "log brand_event_count",
     "brand_label_mean",
+    "brand_residual_mean",
     "log category_event_count",
     "category_label_mean",
+    "category_residual_mean",
+    "log path_event_count",
+    "path_residual_mean",
 )
 USER_COLUMNS = ("log user_event_count", "user_label_mean", "user_rating_mean", "user_residual_mean", "age user_last_time", "known user_event_count")
 """Features by name: `log x` is log(1 + x), `age x` log(1 + days since x), `known x` whether x is there; otherwise the column itself."""
+
+KINDS = {"item_brand": "user_recent_brands", "item_path": "user_recent_paths"}
+"""Kinds of items that a user may like or dislike: the item's column, and the same of the user's recent items."""
+
+RECENT_COLUMNS = ("user_recent_items", "user_recent_labels", "user_recent_residuals", "user_recent_times", *KINDS.values())
+"""The lists of a user's recent events that inputs are derived from."""
 
 SETTLED_DAYS = 60
 """A user's settled state leaves out the last 60 days: within one user and a window of some weeks it hardly varies."""
@@ -56,7 +66,7 @@ class Inputs:
     """What one recipe shows to a ranker.
 
     label: float32 [N]. user: int64 [N], row of the user's free bias while training (0: a user who has none). ids: int64 [N, 4],
-    vocabulary rows of ID_COLUMNS. item: float32 [N, F], user_state: float32 [N, G],
+    vocabulary rows of ID_COLUMNS. item: float32 [N, F], ITEM_COLUMNS and taste of KINDS; user_state: float32 [N, G],
     settled: float32 [N, 2] (settled_features), standardised. sid: int64 [N, L] in 0..K, stored
     code + 1, 0 = no code. weight: float32 [N, L]. reliability: float32 [N, 1]. match: float32 [N, M], likeness of the item to the user's
     recent ones. vectors: modality -> VectorRows, looked up batch by batch. What a recipe
@@ -115,7 +125,7 @@ class InputEncoder:
         return cls(
             vocabulary=vocabulary,
             users=np.unique(frame.user_ids),
-            item_scale=_scale(_features(frame, ITEM_COLUMNS)),
+            item_scale=_scale(_item_features(frame, frame)),
             user_scale=_scale(_features(frame, USER_COLUMNS)),
             settled_scale=_scale(settled_features(frame)),
         )
@@ -142,8 +152,9 @@ class InputEncoder:
         row, known = _sorted_rows(self.users, frame.user_ids)
         return np.where(known, row + 1, 0)
 
-    def item(self, frame: TrainingFrame) -> np.ndarray:
-        return _standardised(_features(frame, ITEM_COLUMNS), self.item_scale)
+    def item(self, frame: TrainingFrame, user: TrainingFrame | None = None) -> np.ndarray:
+        """float32 [N, F]; user as in `ids`."""
+        return _standardised(_item_features(frame, frame if user is None else user), self.item_scale)
 
     def user_state(self, frame: TrainingFrame) -> np.ndarray:
         return _standardised(_features(frame, USER_COLUMNS), self.user_scale)
@@ -247,6 +258,27 @@ def vector_match(frame: TrainingFrame, timeline: VectorTimeline, *, chunk: int =
     return out
 
 
+def taste(frame: TrainingFrame, user: TrainingFrame) -> np.ndarray:
+    """How the user rated earlier items of this item's brand and of its path, beside how they rate: float64 [N, 2], one for each of KINDS.
+
+    The mean, smoothed by two events of 0, over the recent items of the same kind of residual - the user's mean residual (smoothed
+    likewise); items of no brand share none. user: the frame itself, or one row that stands for the user of all rows.
+    """
+    row, size = _recent_rows(user)
+    residual = _flat(user, "user_recent_residuals").astype(np.float64)
+    liking = residual - (np.bincount(row, residual, len(user)) / (size + 2))[row]
+    event = np.arange(len(row))
+    if len(user) == 1:
+        row, event = np.repeat(np.arange(len(frame)), len(event)), np.tile(event, len(frame))
+    columns = []
+    for ours, theirs in KINDS.items():
+        mine = _ids(frame, ours)
+        kind = pd.factorize(np.concatenate([mine, _flat(user, theirs)]).astype(object))[0]
+        same = (kind[row] == kind[len(frame) :][event]) & (mine != "")[row]
+        columns.append(np.bincount(row, same * liking[event], len(frame)) / (np.bincount(row, same, len(frame)) + 2))
+    return np.stack(columns, axis=1)
+
+
 def settled_features(frame: TrainingFrame) -> np.ndarray:
     """What the user's events older than SETTLED_DAYS say at row time: log(1 + count) and smoothed mean residual, float64 [N, 2].
 
@@ -295,6 +327,10 @@ def frame_codes(frame: TrainingFrame, length: int) -> tuple[np.ndarray, np.ndarr
     codes, weights = np.full((len(frame), length), -1, np.int32), np.zeros((len(frame), length), np.float32)
     codes[known], weights[known] = list_matrix(sid.drop_null(), length, np.int32), list_matrix(weight.drop_null(), length, np.float32)
     return codes, weights, np.nan_to_num(_column(frame, "reliability")).astype(np.float32)
+
+
+def _item_features(frame: TrainingFrame, user: TrainingFrame) -> np.ndarray:
+    return np.concatenate([_features(frame, ITEM_COLUMNS), taste(frame, user)], axis=1)
 
 
 def _features(frame: TrainingFrame, names: Sequence[str]) -> np.ndarray:

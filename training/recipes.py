@@ -120,7 +120,7 @@ def recipe_inputs(
         label=frame.labels,
         user=_for_each(encoder.user_rows(user), rows),
         ids=encoder.ids(frame, user),
-        item=encoder.item(frame),
+        item=encoder.item(frame, user),
         user_state=_for_each(encoder.user_state(user), rows),
         settled=_for_each(encoder.settled(user), rows),
         sid=sid,

@@ -24,7 +24,7 @@ from adc_features.store import OnlineReader, open_reader
 from adc_features.store.definitions import id_type, statistics_schemas
 from adc_features.store.repository import LiveGeneration, live_generation, service_name, statistics_path
 from training.frame import TrainingFrame
-from training.inputs import ID_COLUMNS, ITEM_COLUMNS, USER_COLUMNS
+from training.inputs import ID_COLUMNS, ITEM_COLUMNS, KINDS, RECENT_COLUMNS, USER_COLUMNS
 from training.promotion import Promotion, check_promotion
 from training.rankers import Ranker
 from training.recipes import Sources, recipe_inputs
@@ -34,10 +34,9 @@ ID_LENGTH = 256
 """Characters of the longest id: text arrays are as wide as their longest value."""
 
 _ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
-_RECENT = ("user_recent_items", "user_recent_labels", "user_recent_residuals", "user_recent_times")
 FEATURES_READ = {
-    "item_id": {name.rpartition(" ")[2] for name in ITEM_COLUMNS} | {name for name in ID_COLUMNS if name.startswith("item_") and name != "item_id"},
-    "user_id": {name.rpartition(" ")[2] for name in USER_COLUMNS} | {*_RECENT},
+    "item_id": ({name.rpartition(" ")[2] for name in ITEM_COLUMNS} | {*ID_COLUMNS, *KINDS}) - {"user_id", "item_id"},
+    "user_id": {name.rpartition(" ")[2] for name in USER_COLUMNS} | {*RECENT_COLUMNS},
 }
 """Features that every ranker reads, by the key that they belong to."""
 

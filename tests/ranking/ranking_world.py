@@ -109,7 +109,7 @@ def frame(log: pa.Table, *, generation: str = GENERATION) -> TrainingFrame:
     """The log's rows with everything that was known at their time."""
     labels = table = label_table(log)
     for right, key in (
-        (user_activity(log, resolution=DAY), "user_id"),
+        (user_activity(log, catalogue(), resolution=DAY), "user_id"),
         (item_profile(log, catalogue(), resolution=DAY, refresh_at=[day(0), day(60)]), "item_id"),
     ):
         joined = as_of(labels, right, key)

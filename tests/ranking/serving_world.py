@@ -60,7 +60,7 @@ def open_shop(directory: Path) -> Shop:
         generation = Generation(id, "test", SPEC, {}, {}, {}, day(70), codebook)
         store.publish(repository, generation, tables, servable_at=[t.as_of for t in tables], computed_at=day(125))
     profile = item_profile(log, catalogue(), resolution=DAY, refresh_at=[day(0), day(60)])
-    store.publish_statistics(repository, item_profile=profile, user_activity=user_activity(log, resolution=DAY), resolution=DAY)
+    store.publish_statistics(repository, item_profile=profile, user_activity=user_activity(log, catalogue(), resolution=DAY), resolution=DAY)
     store.apply(repository)
     store.materialize(repository, now=NOW)
     frames = {id: joined(repository, log, id) for id in (*CODEBOOK, None)}

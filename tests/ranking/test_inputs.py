@@ -9,7 +9,8 @@ from ranking_world import GENERATION, START, day, frame, interactions, snapshots
 
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.statistics import SMOOTHING
-from training.inputs import HASH_BUCKETS, SETTLED_DAYS, InputEncoder, Inputs, code_match, recent_items, settled_features, vector_match
+from training.frame import TrainingFrame
+from training.inputs import HASH_BUCKETS, SETTLED_DAYS, InputEncoder, Inputs, code_match, recent_items, settled_features, taste, vector_match
 from training.recipes import RECIPES, Sources, exchange, recipe, recipe_inputs
 
 
@@ -33,6 +34,27 @@ def test_settled_features_leave_out_young_events(whole):
         old = [r for t, r in zip(times, residuals, strict=True) if now - t >= SETTLED_DAYS * 86_400e6]
         assert got[n, 0] == pytest.approx(np.log1p(len(old)))
         assert got[n, 1] == pytest.approx(sum(old) / (len(old) + SMOOTHING), abs=1e-5)
+
+
+def test_taste_is_how_the_user_rated_this_brand_beside_how_they_rate(whole):
+    """From a plain loop over the user's recent events; the kind "" is no kind; one user's row stands for all candidates."""
+    names = np.array([n["item_brand"] if n["item_brand"] != "b3" else "" for n in rows_of(whole)])
+    table = whole.table.set_column(whole.table.column_names.index("item_brand"), "item_brand", pa.array(names))
+    frame = TrainingFrame(table, whole.generation, whole.codebook_size, whole.resolution)
+    got = taste(frame, frame)
+    for n in range(0, len(frame), 7):
+        row = frame.table.slice(n, 1).to_pylist()[0]
+        residuals = np.array(row["user_recent_residuals"] or [])
+        liking = residuals - residuals.sum() / (len(residuals) + 2)
+        for place, (mine, theirs) in enumerate(((row["item_brand"], row["user_recent_brands"]), (row["item_path"], row["user_recent_paths"]))):
+            same = [value for value, kind in zip(liking, theirs or [], strict=True) if kind == mine and mine]
+            assert got[n, place] == pytest.approx(sum(same) / (len(same) + 2), abs=1e-6)
+    assert got[:, 0].any()
+    assert got[:, 1].any()
+    user = frame.take(np.array([399]))
+    alone = np.concatenate([taste(frame.take(np.array([n])), user) for n in range(50)])
+    assert np.array_equal(taste(frame.take(np.arange(50)), user), alone)
+    assert np.array_equal(taste(user, user)[0], got[399])
 
 
 @pytest.mark.parametrize("weighted", [False, True])
