@@ -107,8 +107,8 @@ def user_activity(interactions: pa.Table, items: pa.Table, *, resolution: timede
         **_summary("user", rows.count, rows.sums, log.mean_until(rows.time)),
         "user_last_time": rows.time.astype(np.int64),
         "user_recent_items": pa.ListArray.from_arrays(offsets, pa.array(ids[item[kept]])),
-        "user_recent_brands": pa.ListArray.from_arrays(offsets, pa.array(_attribute(items, "brand")[item[kept]])),
-        "user_recent_paths": pa.ListArray.from_arrays(offsets, pa.array(_attribute(items, "path")[item[kept]])),
+        "user_recent_brands": pa.ListArray.from_arrays(offsets, _attribute(items, "brand").take(pa.array(item[kept]))),
+        "user_recent_paths": pa.ListArray.from_arrays(offsets, _attribute(items, "path").take(pa.array(item[kept]))),
         "user_recent_labels": pa.ListArray.from_arrays(offsets, pa.array(values[kept, 0].astype(np.float32))),
         "user_recent_residuals": pa.ListArray.from_arrays(offsets, pa.array(values[kept, 2].astype(np.float32))),
         "user_recent_times": pa.ListArray.from_arrays(offsets, pa.array(log.time[kept].astype(np.int64))),
@@ -138,7 +138,7 @@ def item_profile(interactions: pa.Table, items: pa.Table, *, resolution: timedel
     key, time = key[fresh], time[fresh]
     count, sums, last = own.at(key, time)
     prior = log.mean_until(time)
-    columns = {
+    columns: dict[str, np.ndarray | pa.Array] = {
         "item_id": ids[key],
         "event_timestamp": time + log.resolution,
         **_summary("item", count, sums, prior),
@@ -150,10 +150,11 @@ def item_profile(interactions: pa.Table, items: pa.Table, *, resolution: timedel
         columns[f"item_label_mean_{days}d"] = _smoothed((sums - old_sums)[:, 0], count - old_count, prior[:, 0])
     for name in ATTRIBUTES:
         text = _attribute(items, name)
-        named, group = np.unique(text, return_inverse=True)
+        names, group = np.unique(text.to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
         count, sums, _ = _running(group[item], log.time, values).at(group[key], time)
-        count, sums = np.where((known := named[group[key]] != ""), count, 0), np.where(known[:, None], sums, 0.0)
-        columns |= {f"item_{name}": text[key], f"{name}_event_count": count}
+        known = (names != "")[group[key]]
+        count, sums = np.where(known, count, 0), np.where(known[:, None], sums, 0.0)
+        columns |= {f"item_{name}": text.take(pa.array(key)), f"{name}_event_count": count}
         columns |= {f"{name}_label_mean": _smoothed(sums[:, 0], count, prior[:, 0]), f"{name}_residual_mean": _smoothed(sums[:, 2], count, 0.0)}
     return _table(columns, ITEM_PROFILE_SCHEMA)
 
@@ -262,12 +263,12 @@ def _spans(first: np.ndarray, length: np.ndarray) -> np.ndarray:
     return np.arange(ends[-1]) - np.repeat(ends - length - first, length)
 
 
-def _attribute(items: pa.Table, name: str) -> np.ndarray:
-    """The first column of this attribute that `items` has, as strings [I]; "" for nulls and where it has none."""
+def _attribute(items: pa.Table, name: str) -> pa.Array:
+    """The first column of this attribute that `items` has, string [I]; "" for nulls and where it has none."""
     for column in ATTRIBUTES[name]:
         if column in items.column_names:
-            return items[column].cast(pa.string()).fill_null("").to_numpy().astype(str)
-    return np.full(len(items), "")
+            return pa.array(items[column].cast(pa.string()).fill_null("").to_numpy(), pa.string())
+    return pa.array([""] * len(items), pa.string())
 
 
 def _table(columns: dict[str, np.ndarray | pa.Array], schema: pa.Schema) -> pa.Table:

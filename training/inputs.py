@@ -272,8 +272,8 @@ def taste(frame: TrainingFrame, user: TrainingFrame) -> np.ndarray:
         row, event = np.repeat(np.arange(len(frame)), len(event)), np.tile(event, len(frame))
     columns = []
     for ours, theirs in KINDS.items():
-        mine = _ids(frame, ours)
-        kind = pd.factorize(np.concatenate([mine, _flat(user, theirs)]).astype(object))[0]
+        mine = frame.table[ours].cast(pa.string()).fill_null("").to_numpy()
+        kind = pd.factorize(np.concatenate([mine, _flat(user, theirs)]))[0]
         same = (kind[row] == kind[len(frame) :][event]) & (mine != "")[row]
         columns.append(np.bincount(row, same * liking[event], len(frame)) / (np.bincount(row, same, len(frame)) + 2))
     return np.stack(columns, axis=1)

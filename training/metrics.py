@@ -77,9 +77,10 @@ class Judge:
             return Estimate(float("nan"), np.full(self.draws, np.nan))
         return self._mean_over_seeds(scores, lambda score: self._auc_of(label, score[keep], user))
 
-    def gauc(self, scores: np.ndarray) -> Estimate:
-        """GAUC (methods 14.1): AUC within each user that has both classes, weighted by the user's rows."""
-        return self._mean_over_seeds(scores, self._gauc_of)
+    def gauc(self, scores: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
+        """GAUC (methods 14.1) over all rows, or over those of a mask [N]: AUC within each user that has both classes, weighted by the user's rows."""
+        keep = np.ones(len(self.label), bool) if rows is None else rows
+        return self._mean_over_seeds(scores, lambda score: self._gauc_of(self.label[keep], score[keep], self.user_row[keep]))
 
     def logloss(self, scores: np.ndarray) -> Estimate:
         """Mean negative log likelihood, nats a row."""
@@ -112,10 +113,10 @@ class Judge:
             draws[b] = positives @ below / total if total else np.nan
         return Estimate(value, draws)
 
-    def _gauc_of(self, score: np.ndarray) -> Estimate:
-        auc, rows = user_auc(self.label, score, self.user_row)
-        kept = np.isfinite(auc)
-        if not kept.any():
+    def _gauc_of(self, label: np.ndarray, score: np.ndarray, user: np.ndarray) -> Estimate:
+        auc, rows = user_auc(label, score, user)
+        kept = np.flatnonzero(np.isfinite(auc))
+        if not len(kept):
             return Estimate(float("nan"), np.full(self.draws, np.nan))
         weight = self.weights[:, kept] * rows[kept]
         with np.errstate(invalid="ignore"):

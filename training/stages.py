@@ -99,7 +99,8 @@ def code_coverage(frame: TrainingFrame) -> dict[str, Any]:
 # ---- rankers
 
 
-def _sources(run: Run) -> Sources:
+def sources_of(run: Run) -> Sources:
+    """Codes and raw vectors through time, as the run published them."""
     from adc_features.store import published_timeline
     from training.inputs import VectorTimeline
 
@@ -116,7 +117,7 @@ def _moments(timeline: CodeTimeline) -> list[datetime]:
 def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
     from training.train import train
 
-    frame, sources = frame_of(run), _sources(run)
+    frame, sources = frame_of(run), sources_of(run)
     if name == RETROACTIVE:
         newest = snapshots_of(run)[-1]
         frame = retroactive_frame(frame, newest)

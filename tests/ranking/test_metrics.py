@@ -51,6 +51,22 @@ def test_each_draw_equals_the_metric_of_the_drawn_rows():
     assert auc.value == pytest.approx(roc_auc_score(label, score))
 
 
+def test_a_mask_judges_its_rows_alone_with_the_draws_of_all():
+    """Metrics of a mask are those of its rows; its draws weigh users as they do over all rows, so that windows can be pooled."""
+    label, user, score = world()
+    mask = user > 20
+    judge = Judge(label, user, seed=1, draws=4)
+    within, auc = judge.gauc(score, mask), judge.auc(score, mask)
+    assert within.value == pytest.approx(gauc(label[mask], score[mask], user[mask]).value)
+    assert auc.value == pytest.approx(roc_auc_score(label[mask], score[mask]))
+    users = np.unique(user)
+    each = [gauc(label[user == u], score[user == u], user[user == u]) for u in users]
+    kept = [n for n, u in enumerate(users) if u > 20 and np.isfinite(each[n].value)]
+    for b in range(4):
+        weight = judge.weights[b][kept] * [each[n].rows for n in kept]
+        assert within.draws[b] == pytest.approx(np.average([each[n].value for n in kept], weights=weight))
+
+
 def test_several_seeds_are_averaged_and_differences_are_paired():
     """The estimate of two seeds is the mean of both; a recipe against itself differs by exactly nothing."""
     label, user, score = world()
