@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 from adc_features.clock import utc
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store.asof import AsofIndex, microseconds
-from adc_features.store.gather import NO_ROW, Gatherer, RowPicks
+from adc_features.store.gather import NO_ROW, Gatherer, Gathering, RowPicks, numbers_of
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -101,7 +101,8 @@ def time_bounds(dataset: ds.Dataset, column: str, *, start: datetime | None, end
 class PreparedView:
     """A view read and indexed, ready to be joined.
 
-    until: rows after it are not needed and not read. entity: all rows that will be joined, when known: other keys are left out.
+    until: rows after it are not needed and not read. entity: all rows that will be joined, when known: other keys are left out, and for a
+    single batch the features are read when they are gathered.
     """
 
     def __init__(
@@ -115,21 +116,22 @@ class PreparedView:
     ) -> None:
         source.check()
         self.source = source
-        columns = [*source.keys.values(), *source.features.values(), source.time, *([source.created] if source.created else [])]
-        keep = time_bounds(source.dataset, source.time, start=None, end=until)
-        table = _read(source, list(dict.fromkeys(columns)), keep, memory_limit, spill)
+        self._files = _pruned(source.dataset, time_bounds(source.dataset, source.time, start=None, end=until))
+        keys = [*source.keys.values(), source.time, *([source.created] if source.created else [])]
+        # one batch picks its few values while the files are read; more batches need the columns again and again
+        self._once = entity is not None and len(entity) <= BATCH_ROWS
+        table = _read(source, self._files, list(dict.fromkeys(keys if self._once else [*keys, *source.features.values()])), memory_limit, spill)
+        self._kept = None
         if table[source.time].null_count:
-            table = table.filter(table[source.time].is_valid())
+            self._kept = np.flatnonzero(table[source.time].is_valid())
+            table = table.take(pa.array(self._kept))
         created = table[source.created] if source.created else None
         if created is not None and created.null_count:  # unknown when: known since ever
             created = pc.fill_null(created.cast(pa.timestamp("us", created.type.tz)), pa.scalar(0, pa.timestamp("us", created.type.tz)))
         asked = None if entity is None else [entity[name] for name in source.keys]
-        keys = [table[name] for name in source.keys.values()]
-        self.index = AsofIndex(keys, table[source.time], created=created, asked=asked, names=list(source.keys))
-        self.columns: dict[str, Gatherer] = {}
-        for out, name in source.features.items():
-            column = _as_declared(table[name], source.types.get(out), f"view {source.name}: {name}")
-            self.columns[out] = Gatherer(column)
+        key_columns = [table[name] for name in source.keys.values()]
+        self.index = AsofIndex(key_columns, table[source.time], created=created, asked=asked, names=list(source.keys))
+        self._columns = {} if self._once else {out: Gatherer(self._declared(table[name], out)) for out, name in source.features.items()}
         _log.debug("stage=prepare view=%s rows=%d", source.name, len(table))
 
     def match(self, entity: pa.Table, times: np.ndarray, *, known_only: bool = False) -> np.ndarray:
@@ -141,10 +143,38 @@ class PreparedView:
 
     def gathered(self, rows: np.ndarray) -> dict[str, pa.Array]:
         """The view's columns at these rows."""
-        if not self.columns:
+        if not self.source.features:
             return {}
-        picks = RowPicks(rows, next(iter(self.columns.values())).start)  # all columns are in the same pieces
-        return {name: column(picks) for name, column in self.columns.items()}
+        if not self._once:
+            picks = RowPicks(rows, next(iter(self._columns.values())).start)  # all columns are in the same pieces
+            return {name: column(picks) for name, column in self._columns.items()}
+        return self._read_at(rows if self._kept is None else np.where(rows < 0, NO_ROW, self._kept[rows]))
+
+    def _read_at(self, rows: np.ndarray) -> dict[str, pa.Array]:
+        """The same from the files, one row group in memory at a time; groups of which nothing is asked are not read."""
+        groups = [group for part in self._files.get_fragments() for group in part.split_by_row_group()]
+        picks = RowPicks(rows, np.cumsum([0, *(group.row_groups[0].num_rows for group in groups)]))
+        names = list(dict.fromkeys(self.source.features.values()))
+        schema = self._files.schema
+        kinds = {out: self.source.types.get(out, schema.field(name).type) for out, name in self.source.features.items()}
+        gatherings = {out: Gathering(picks, kind) for out, kind in kinds.items()}
+        for part in picks.parts:
+            table = groups[part.piece].to_table(schema, columns=names, batch_size=1 << 30)
+            for out, name in self.source.features.items():
+                piece = pa.concat_arrays(self._declared(table[name], out).chunks)
+                gatherings[out].add(part, piece, numbers_of(piece))
+        return {out: gathering.result() for out, gathering in gatherings.items()}
+
+    def _declared(self, column: pa.ChunkedArray, out: str) -> pa.ChunkedArray:
+        """The column in the type that the view declares."""
+        wanted = self.source.types.get(out)
+        if wanted is None or column.type == wanted:
+            return column
+        name = f"view {self.source.name}: {self.source.features[out]}"
+        try:
+            return column.cast(wanted)
+        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            raise InputError(f"{name} is {column.type} in the files and {wanted} in the view, which does not hold its values ({error}); correct one") from error
 
     def event_times(self, rows: np.ndarray) -> pa.Array:
         """timestamp[us, UTC]: the event times of these rows, null for NO_ROW."""
@@ -161,7 +191,7 @@ def joined_batches(
     for whole in entity:
         if time not in whole.column_names:
             raise InputError(f"the entity rows have no column {time!r}; they have {whole.column_names}")
-        if clash := sorted(set(whole.column_names) & {name for view in views for name in view.columns}):
+        if clash := sorted(set(whole.column_names) & {name for view in views for name in view.source.features}):
             raise InputError(f"the entity rows have columns {clash}, which are also features; rename them or ask for full feature names")
         for start in range(0, max(len(whole), 1), batch_rows):
             batch = whole.slice(start, batch_rows)
@@ -172,9 +202,8 @@ def joined_batches(
             yield pa.table(columns)
 
 
-def _read(source: ViewSource, columns: list[str], keep: ds.Expression | None, memory_limit: int | None, spill: Path | None) -> pa.Table:
+def _read(source: ViewSource, dataset: ds.Dataset, columns: list[str], memory_limit: int | None, spill: Path | None) -> pa.Table:
     """The columns in memory, or mapped from a file when they would take more than memory_limit bytes."""
-    dataset = _pruned(source.dataset, keep)
     scanner = dataset.scanner(columns=columns)
     if memory_limit is None or _decoded_bytes(dataset, columns) <= memory_limit:
         try:
@@ -206,12 +235,3 @@ def _decoded_bytes(dataset: ds.Dataset, columns: Sequence[str]) -> int:
         kind = dataset.schema.field(name).type
         total += rows * (kind.bit_width // 8 + 1 if pa.types.is_primitive(kind) else 64)
     return total
-
-
-def _as_declared(column: pa.ChunkedArray, wanted: pa.DataType | None, name: str) -> pa.ChunkedArray:
-    if wanted is None or column.type == wanted:
-        return column
-    try:
-        return column.cast(wanted)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise InputError(f"{name} is {column.type} in the files and {wanted} in the view, which does not hold its values ({error}); correct one") from error
