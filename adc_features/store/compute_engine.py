@@ -8,9 +8,15 @@ are written back offline) goes through Feast's own engine unchanged.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any, Literal
 
+import pyarrow as pa
+
 from adc_features.store import _compat as feast
+
+PIECE_ROWS = 1_000_000
+"""Rows in memory at a time when the offline store streams: the online store keeps the newest of each key, so they need not be pulled as one."""
 
 _log = logging.getLogger(__name__)
 
@@ -49,15 +55,43 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
         view: Any = task.feature_view
         backend: Any = self._backend
         columns = feast.LocalFeatureBuilder(registry, task, backend=backend).get_column_info(view)
-        pulled = feast.create_offline_store_retrieval_job(
-            data_source=view.batch_source,
-            column_info=columns,
-            context=self.get_execution_context(registry, task),
-            start_time=task.start_time,
-            end_time=task.end_time,
-        ).to_arrow()
         names = columns.field_mapping or {}
-        rows = pulled.rename_columns([names.get(name, name) for name in pulled.column_names])
-        del pulled
-        written = self.online_store.write_arrow(self.repo_config, view, rows, event=columns.timestamp_column, created=columns.created_timestamp_column or None)
-        _log.info("stage=load view=%s rows=%d written=%d", view.name, len(rows), written)
+
+        def pieces() -> Iterator[pa.Table]:
+            for table in self._pulled(registry, task, columns):
+                yield table.rename_columns([names.get(name, name) for name in table.column_names])
+
+        times = {"event": columns.timestamp_column, "created": columns.created_timestamp_column or None}
+        written = self.online_store.write_arrow_pieces(self.repo_config, view, pieces, **times)
+        _log.info("stage=load view=%s written=%d", view.name, written)
+
+    def _pulled(self, registry: Any, task: feast.MaterializationTask, columns: Any) -> Iterator[pa.Table]:
+        """The rows of the task: as the offline store streams them, in bounded pieces, else as the one table that Feast's interface has."""
+        view: Any = task.feature_view
+        if not hasattr(self.offline_store, "streams"):
+            yield feast.create_offline_store_retrieval_job(
+                data_source=view.batch_source,
+                column_info=columns,
+                context=self.get_execution_context(registry, task),
+                start_time=task.start_time,
+                end_time=task.end_time,
+            ).to_arrow()
+            return
+        job: Any = self.offline_store.pull_all_from_table_or_query(
+            config=self.repo_config,
+            data_source=view.batch_source,
+            join_key_columns=columns.join_keys,
+            feature_name_columns=columns.feature_cols,
+            timestamp_field=columns.ts_col,
+            created_timestamp_column=columns.created_ts_col,
+            start_date=task.start_time,
+            end_date=task.end_time,
+        )
+        held: list[pa.Table] = []
+        for table in job.to_batches():
+            held.append(table)
+            if sum(map(len, held)) >= PIECE_ROWS:
+                yield pa.concat_tables(held)
+                held = []
+        if held:
+            yield pa.concat_tables(held)

@@ -76,7 +76,7 @@ class Environment:
                     self._grow()
             except (lmdb.NotFoundError, lmdb.BadDbiError):
                 self._identity = None  # as in _exists
-            except (lmdb.DiskError, lmdb.PanicError, lmdb.ReadonlyError) as error:
+            except lmdb.Error as error:  # a full disk shows as a short write, that is as "Input/output error"
                 self._identity = None  # after a failed write LMDB may refuse further ones: open afresh at the next use
                 raise ArtifactError(
                     f"{self.path} could not be written ({error}); nothing was changed, make room or give write permission and repeat"

@@ -94,6 +94,8 @@ class AsofOfflineStore(feast.OfflineStore):
     """Point-in-time joins that keep every entity row, in order; scans for materialization; writes that add parts."""
 
     supports_filter_by_created_timestamp = True
+    streams = True
+    """The jobs of this store have `to_batches`."""
 
     @staticmethod
     def get_historical_features(

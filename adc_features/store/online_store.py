@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from typing import Any, Literal
@@ -82,7 +82,10 @@ class LmdbOnlineStore(feast.OnlineStore):
             keys = pa.array([_row_key(entity) for entity, _, _, _ in rows], pa.large_binary())
             event = np.array([_microseconds(time) for _, _, time, _ in rows])
             created = np.array([NO_CREATED if time is None else _microseconds(time) for _, _, _, time in rows])
-            write(self.environment(config), table_name(config, table), Rows(schema, keys, event, created, columns), progress)
+            pieces = [Rows(schema, keys, event, created, columns)]
+            write(self.environment(config), table_name(config, table), pieces.copy)
+            if progress:
+                progress(len(rows))
 
     async def online_write_batch_async(self, config: Any, table: Any, data: Any, progress: Any) -> None:
         """The same, in a thread."""
@@ -102,19 +105,14 @@ class LmdbOnlineStore(feast.OnlineStore):
         rows: a column for each join key and feature, times in the columns `event` and `created` (naive ones mean UTC); order and
         repeats do not matter. Raises InputError for missing columns, null keys or times, values that do not fit their type.
         """
-        if not len(rows):
-            return 0
-        keys = {
-            name: declared(rows[name], KINDS[kind].arrow, name=name) if (kind := kind_of(dtype)) != OPAQUE else rows[name]
-            for name, dtype in _join_keys(table).items()
-        }
-        prepared = Rows(
-            schema_of(table),
-            key_array({name: column.combine_chunks() for name, column in keys.items()}),
-            _times(rows[event], name=event),
-            _times(rows[created], name=created, absent=NO_CREATED) if created else np.full(len(rows), NO_CREATED),
-            columns_from_arrow(table, rows),
-        )
+        return self.write_arrow_pieces(config, table, lambda: [rows], event=event, created=created)
+
+    def write_arrow_pieces(self, config: Any, table: Any, pieces: Callable[[], Iterable[pa.Table]], *, event: str, created: str | None = None) -> int:
+        """The same for tables that come piece by piece, in memory one at a time, all in one transaction; `pieces` may be called again."""
+
+        def prepared() -> Iterator[Rows]:
+            return (_rows(table, piece, event=event, created=created) for piece in pieces() if len(piece))
+
         return write(self.environment(config), table_name(config, table), prepared)
 
     def delete_rows(self, config: Any, table: Any, entity_keys: Sequence[Any]) -> int:
@@ -253,6 +251,18 @@ def table_name(config: Any, table: Any) -> str:
 
 def _join_keys(table: Any) -> dict[str, feast.ValueType]:
     return {column.name: column.dtype.to_value_type() for column in table.entity_columns}
+
+
+def _rows(view: Any, table: pa.Table, *, event: str, created: str | None) -> Rows:
+    kinds = {name: kind_of(dtype) for name, dtype in _join_keys(view).items()}
+    keys = {name: table[name] if kind == OPAQUE else declared(table[name], KINDS[kind].arrow, name=name) for name, kind in kinds.items()}
+    return Rows(
+        schema_of(view),
+        key_array({name: column.combine_chunks() for name, column in keys.items()}),
+        _times(table[event], name=event),
+        _times(table[created], name=created, absent=NO_CREATED) if created else np.full(len(table), NO_CREATED),
+        columns_from_arrow(view, table),
+    )
 
 
 def _by_column(entity_rows: Any) -> dict[str, list] | None:

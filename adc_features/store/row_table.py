@@ -139,18 +139,21 @@ def read(environment: Environment, table: str, keys: Sequence[bytes], *, oldest:
     return Answer(found, expired, event, tuple(parts))
 
 
-def write(environment: Environment, table: str, rows: Rows, progress: Callable[[int], Any] | None = None) -> int:
-    """Write rows in any order, repeats of a key included, as one transaction. Returns how many were newer than what was there."""
-    order = rows.newest_by_key()
+def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Rows]]) -> int:
+    """Write rows in any order, repeats of a key included, as one transaction. Returns how many were newer than what was there.
+
+    pieces: called again when the map had to grow; what it yields is in memory one piece at a time.
+    """
 
     def change(txn: Any) -> int:
-        _declare(txn, rows.schema)
-        return sum(_put(txn, rows.take(order[start : start + ROWS_AT_ONCE])) for start in range(0, len(order), ROWS_AT_ONCE))
+        written = 0
+        for rows in pieces():
+            _declare(txn, rows.schema)
+            order = rows.newest_by_key()
+            written += sum(_put(txn, rows.take(order[start : start + ROWS_AT_ONCE])) for start in range(0, len(order), ROWS_AT_ONCE))
+        return written
 
-    written = environment.write(table, change)
-    if progress:
-        progress(len(rows.keys))
-    return written
+    return environment.write(table, change)
 
 
 def delete(environment: Environment, table: str, keys: Iterable[bytes]) -> int:

@@ -58,14 +58,20 @@ def view(name: str, entities: list[feast.Entity], fields: dict[str, Any], path: 
 
 
 def store(
-    directory: Path, online: dict[str, Any], *, project: str = "world", versions: bool = False, engine: dict[str, Any] | None = None
+    directory: Path,
+    online: dict[str, Any],
+    *,
+    project: str = "world",
+    versions: bool = False,
+    engine: dict[str, Any] | None = None,
+    offline_store: dict[str, Any] | None = None,
 ) -> feast.FeatureStore:
     registry = {"registry_type": "sql", "path": f"sqlite:///{directory}/registry.db", "enable_online_feature_view_versioning": versions}
     config = feast.RepoConfig(
         project=project,
         provider="local",
         registry=registry,
-        offline_store={"type": "duckdb"},
+        offline_store=offline_store or {"type": "duckdb"},
         online_store=online,
         **({"batch_engine": engine} if engine else {}),
         materialization={"pull_latest_features": True},

@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -112,6 +113,27 @@ def test_a_write_that_fails_changes_nothing(tmp_path):
     with pytest.raises(KeyError):
         environment(tmp_path, map_size=MIB).write("t", half)
     assert count(tmp_path) == 10
+
+
+def _beyond_the_limit(path: Path, results) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limit = (path / DATA).stat().st_size + MIB
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    try:
+        fill(path, "b")
+    except ArtifactError as error:
+        results.put(str(error))
+
+
+def test_a_full_disk_is_told_and_changes_nothing(tmp_path):
+    """The error names the directory; what was there is there, and with room again the same write succeeds."""
+    fill(tmp_path, "a", 10)
+    results = _SPAWN.Queue()
+    elsewhere(_SPAWN, _beyond_the_limit, tmp_path, results)
+    assert "could not be written" in results.get(timeout=10)
+    assert count(tmp_path) == 10
+    fill(tmp_path, "b")
+    assert count(tmp_path) == 3010
 
 
 def _as_nobody(path: Path, results) -> None:

@@ -200,9 +200,11 @@ def test_views_named_in_the_settings_live_in_the_delegate(tmp_path):
         LmdbOnlineStoreConfig(delegate_views=["brief"])
 
 
-def materialized(directory: Path, table: pa.Table, online_store: dict = LMDB, *, chunk: int | None = None) -> tuple[feast.FeatureStore, list]:
+def materialized(
+    directory: Path, table: pa.Table, online_store: dict = LMDB, *, chunk: int | None = None, offline_store: dict | None = None
+) -> tuple[feast.FeatureStore, list]:
     """A repository with `table` as the source of view `v`, its source column `value_at_source` mapped to `n`; what it serves of items 1 to 3."""
-    repository, path = store(directory, online_store, engine=ENGINE), directory / "rows.parquet"
+    repository, path = store(directory, online_store, engine=ENGINE, offline_store=offline_store), directory / "rows.parquet"
     pq.write_table(table, path, row_group_size=chunk)
     declared = view("v", [item], {"n": types.Int64}, path)
     declared.batch_source.field_mapping = {"value_at_source": "n"}
@@ -249,6 +251,20 @@ def test_a_table_of_many_chunks_arrives_whole_and_an_empty_one_is_no_error(tmp_p
     repository.config.materialization_config.pull_latest_features = pull_latest
     repository.materialize(LONG_AGO, NOW + HOUR)
     assert served(repository) == [11, 20, 30]
+
+
+def test_a_source_that_streams_is_loaded_piece_by_piece_in_one_transaction(tmp_path, monkeypatch):
+    """One row in memory at a time gives what the whole table gives, and one bad piece at the end leaves nothing of the others."""
+    monkeypatch.setattr("adc_features.store.compute_engine.PIECE_ROWS", 1)
+    streaming = {"type": "adc_features.store.offline_store.AsofOfflineStore"}
+    repository, got = materialized(tmp_path, source(ROWS), chunk=1, offline_store=streaming)
+    assert got == [11, 20, None]
+    pq.write_table(
+        source([(1, 77, NOW, NOW), (2, 1, NOW, NOW)]).set_column(1, "value_at_source", pa.array([77.0, 0.5])), tmp_path / "rows.parquet", row_group_size=1
+    )
+    with pytest.raises(InputError, match="'n' is declared int64"):
+        repository.materialize(LONG_AGO, NOW)
+    assert served(repository) == got
 
 
 class Chunked:

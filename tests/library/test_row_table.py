@@ -28,6 +28,10 @@ def rows(batch: list[tuple[int, int, int | None, int]], schema: Schema = SCHEMA)
     return Rows(schema, keys, np.array(event), created, {name: columns.get(name, columns["value"]) for name, _ in schema.features})
 
 
+def put(env, *pieces: Rows) -> int:
+    return write(env, "t", lambda: pieces)
+
+
 def values(env, keys, table="t", **asked) -> list:
     return read(env, table, integer_keys(np.array(keys)), **asked).to_python("value", {})
 
@@ -51,7 +55,7 @@ def test_the_newest_row_of_every_key_is_served(batches):
                 old = expected.get(key)
                 if old is None or (event, rank) >= (old[0], -1 if old[1] is None else old[1]):
                     expected[key] = event, created, value
-            write(env, "t", rows(batch))
+            put(env, rows(batch))
         assert values(env, range(6)) == [expected[key][2] if key in expected else None for key in range(6)]
         assert read(env, "t", integer_keys(np.arange(6))).event.tolist() == [expected[key][0] if key in expected else 0 for key in range(6)]
         env.close()
@@ -60,7 +64,7 @@ def test_the_newest_row_of_every_key_is_served(batches):
 def test_an_equal_row_is_overwritten_and_an_older_one_is_not(tmp_path):
     """A re-encode with the same times applies; a late row does not, and `write` counts what it took."""
     env = environment(tmp_path, map_size=MIB)
-    assert [write(env, "t", rows(batch)) for batch in ([(1, 5, 5, 1), (2, 5, 5, 1)], [(1, 5, 5, 2), (2, 4, 9, 2)], [(1, 5, 4, 3), (3, 0, None, 3)])] == [
+    assert [put(env, rows(batch)) for batch in ([(1, 5, 5, 1), (2, 5, 5, 1)], [(1, 5, 5, 2), (2, 4, 9, 2)], [(1, 5, 4, 3), (3, 0, None, 3)])] == [
         2,
         1,
         1,
@@ -71,7 +75,7 @@ def test_an_equal_row_is_overwritten_and_an_older_one_is_not(tmp_path):
 def test_rows_before_the_oldest_time_are_expired_not_found(tmp_path):
     """The boundary is served; an expired row has its time and no values; what never was is not expired."""
     env = environment(tmp_path, map_size=MIB)
-    write(env, "t", rows([(1, 9, None, 1), (2, 10, None, 2)]))
+    put(env, rows([(1, 9, None, 1), (2, 10, None, 2)]))
     got = read(env, "t", integer_keys(np.array([1, 2, 3])), oldest=10)
     assert (got.found.tolist(), got.expired.tolist(), got.event.tolist()) == ([False, True, False], [True, False, False], [9, 10, 0])
     assert got.to_python("value", {}) == [None, 2, None]
@@ -80,8 +84,8 @@ def test_rows_before_the_oldest_time_are_expired_not_found(tmp_path):
 def test_rows_written_with_other_features_stay_readable(tmp_path):
     """A feature that is added is absent in older rows, one whose kind changed is read in the kind it was written in."""
     env = environment(tmp_path, map_size=MIB)
-    write(env, "t", rows([(1, 1, None, 1)], Schema((("value", "int64_val"),))))
-    write(env, "t", rows([(2, 1, None, 2), (3, 1, None, 3)]))
+    put(env, rows([(1, 1, None, 1)], Schema((("value", "int64_val"),))))
+    put(env, rows([(2, 1, None, 2), (3, 1, None, 3)]))
     got = read(env, "t", integer_keys(np.array([3, 1, 2, 9])))
     assert got.to_python("value", {}) == [3, 1, 2, None]
     assert got.to_arrow("text", pa.string()).to_pylist() == ["333", None, "22", None]
@@ -92,10 +96,10 @@ def test_rows_written_with_other_features_stay_readable(tmp_path):
 def test_deleted_rows_are_gone_and_others_stay(tmp_path):
     """Also a row that comes again later is taken, however old."""
     env = environment(tmp_path, map_size=MIB)
-    write(env, "t", rows([(1, 5, None, 1), (2, 5, None, 2)]))
+    put(env, rows([(1, 5, None, 1), (2, 5, None, 2)]))
     assert delete(env, "t", integer_keys(np.array([1, 7]))) == 1
     assert values(env, [1, 2]) == [None, 2]
-    write(env, "t", rows([(1, 0, None, 3)]))
+    put(env, rows([(1, 0, None, 3)]))
     assert values(env, [1]) == [3]
 
 
@@ -104,9 +108,9 @@ def test_a_table_in_several_pieces_arrives_whole(tmp_path, monkeypatch):
     monkeypatch.setattr("adc_features.store.row_table.ROWS_AT_ONCE", 100)
     env = environment(tmp_path, map_size=MIB // 4)
     shuffled = np.random.default_rng(0).permutation(5000)
-    assert write(env, "t", rows([(int(k), 1, None, int(k) % 10) for k in shuffled])) == 5000
+    assert put(env, rows([(int(k), 1, None, int(k) % 10) for k in shuffled])) == 5000
     assert values(env, range(5000)) == [k % 10 for k in range(5000)]
-    assert write(env, "t", rows([(int(k), k % 2, None, 7) for k in shuffled])) == 2500
+    assert put(env, rows([(int(k), k % 2, None, 7) for k in shuffled])) == 2500
     assert values(env, range(4)) == [0, 7, 2, 7]
 
 
