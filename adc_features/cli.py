@@ -222,6 +222,22 @@ def backfill(
 
 
 @app.command()
+def renew(
+    run: RunOption,
+    generation: Annotated[str, typer.Option("--generation", metavar="ID", help="Id of the new generation, for example g2.")],
+    anew: Annotated[bool, typer.Option("--anew", help="Fit from scratch and only name the codes after the old ones.")] = False,
+    churn_budget: Annotated[float | None, typer.Option(help="Share of codes that may change, 0 to 1; over it nothing is written.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Fit a further generation on newer snapshots so that codes keep their meaning, and publish it beside the old one."""
+    from adc_features.snapshots import renew as make_generation
+
+    with progress() as notify:
+        made = make_generation(Run.open(run, progress=notify), generation, warm=not anew, churn_budget=churn_budget)
+    report(made, json)
+
+
+@app.command()
 def materialize(run: RunOption, json: JsonOption = None) -> None:
     """Load the newest feature values into the online store."""
     from adc_features.stages import ONLINE

@@ -1,13 +1,14 @@
-"""Codes of a frozen generation as of further cut-offs. Reads: a run, newer data. Writes: <run>/snapshots/<as_of>/, rows of the run's repository.
+"""Codes of a run as of further cut-offs, and in a further generation. Reads: a run, newer data. Writes: the directories below, rows of the run's repository.
 
 <run>/snapshots/<as_of>/state.npz       behaviour, for later cut-offs to continue from
 <run>/snapshots/<as_of>/codes.parquet   the whole snapshot
 <run>/snapshots/<as_of>/manifest.json   written last: what it was made of
+<run>/generations/<id>/                 generations after the run's first
 """
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from adc_features.generation import Generation
 from adc_features.run import Run
 from adc_features.sids import SidTable, changed_rows
 from adc_features.spec import BEHAVIOR
-from adc_features.stages import content_vectors, dataset_of, generation_of, load_source, repository_of, split_of
+from adc_features.stages import content_vectors, dataset_of, embedding_tables, generation_of, load_source, repository_of, split_of
 from adc_features.store import publish, published_snapshots, published_timeline
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,41 @@ def snapshot(run: Run, as_of: datetime, *, source: str | None = None, backfill: 
                 seal(aside, {"as_of": as_of, "made_of": _made_of(run), "alignment_residual": state.alignment_residual})
         made = SidTable.from_arrow(pq.read_table(directory / "codes.parquet"))
         return {**_published(run, generation, made), "alignment_residual": read_manifest(directory)["alignment_residual"], "reused": False}
+
+
+def renew(run: Run, generation_id: str, *, warm: bool = True, churn_budget: float | None = None) -> dict[str, Any]:
+    """A further generation, aligned with the run's own: fitted on the run's cut-offs and its snapshots since, and published beside it with codes for all of them.
+
+    warm: start from the run's generation and hold its codes; else the codes of a new fit are only named after it. churn_budget: share of codes that may change.
+    Rankers of the older generation read on what they know. Raises InputError when the id is taken or there is no snapshot after the run's own; QualityError over the budget.
+    """
+    from adc_features.store import apply
+    from adc_features.tokenizer.fit import fit
+    from adc_features.tokenizer.line import Line
+    from adc_features.tokenizer.model import AdcSettings
+
+    parent, repo = generation_of(run), repository_of(run)
+    with run.lock():
+        later = sorted(d for d in (run.directory / "snapshots").glob("[0-9]*") if _is_current(run, d))
+        tables = embedding_tables(run)
+        tables += [t for t in (_table(run, dataset_of(run), read_state(d / "state.npz"), own=True) for d in later) if t.as_of > tables[-1].as_of]
+        if tables[-1].as_of <= parent.trained_through:
+            raise InputError(
+                f"no snapshot lies after {parent.trained_through.isoformat()}, through which {parent.id!r} was trained; make one with `adc snapshot` first"
+            )
+        directory = run.directory / "generations" / generation_id
+        if directory.exists() or generation_id == run.settings.generation:
+            raise InputError(f"generation {generation_id!r} exists in {run.directory}; give a new id")
+        line, settings = Line(parent, warm=warm, churn_budget=churn_budget), AdcSettings(**parent.settings["adc"])
+        child = fit(
+            tables, parent.spec, settings=settings, generation_id=generation_id, directory=directory, seed=run.settings.seed, line=line, progress=run.progress
+        )
+        snapshots = _chain(tables, child)
+        lag = timedelta(hours=run.settings.publish_lag_hours)
+        publish(repo, child, snapshots, servable_at=[s.as_of + lag for s in snapshots], computed_at=datetime.now(UTC))
+        apply(repo)
+        run.record("renew", generation=child.id, parent=parent.id, churn=child.quality["churn"]["changed"])
+    return {"generation": child.id, "parent": parent.id, "snapshots": len(snapshots), "directory": directory, **child.quality["churn"]}
 
 
 def backfill_times(start: datetime, end: datetime, every: str) -> list[datetime]:
@@ -151,6 +187,16 @@ def _encoded(run: Run, generation: Generation, table: EmbeddingTable) -> SidTabl
     from adc_features.tokenizer.encode import encode
 
     return encode(table, generation, previous=_before(run, generation, table.as_of), progress=run.progress)
+
+
+def _chain(tables: Sequence[EmbeddingTable], generation: Generation) -> list[SidTable]:
+    """Snapshots of one generation, oldest first, each held by the one before."""
+    from adc_features.tokenizer.encode import encode
+
+    snapshots: list[SidTable] = []
+    for table in tables:
+        snapshots.append(encode(table, generation, previous=snapshots[-1] if snapshots else None))
+    return snapshots
 
 
 def _before(run: Run, generation: Generation, as_of: datetime) -> SidTable | None:

@@ -49,6 +49,15 @@ class Codebooks(nn.Module):
         # F.embedding, not an index: its gradient is summed in a fixed order, so two fits with one seed agree to the bit
         return F.embedding(codes_BP + offset, self.unit().reshape(positions * codes, width))
 
+    def departure(self, latent_BPD: Tensor, held_BP: Tensor) -> Tensor:
+        """Cross-entropy of the soft choice against the codes to keep (-1: none), mean over rows, summed over positions: a scalar in nats."""
+        lost = torch.zeros(())
+        for p, words_KD in enumerate(self.unit()):
+            rows = held_BP[:, p] >= 0
+            if rows.any():
+                lost = lost + F.cross_entropy(latent_BPD[rows, p] @ words_KD.T / SOFTNESS, held_BP[rows, p])
+        return lost
+
     def imbalance(self, latent_BPD: Tensor, known_BP: Tensor) -> Tensor:
         """How far soft use of the codes is from uniform: ln K minus its entropy, summed over positions, a scalar in nats.
 

@@ -36,7 +36,7 @@ def encode(
 ) -> SidTable:
     """Codes and weights of `items` in the vocabulary of `generation`, as of items.as_of.
 
-    previous: the snapshot before this one. An item that has a code there keeps it until another codeword is nearer by more than the
+    previous: the snapshot before this one, of this generation or of the one it is aligned with. An item that has a code there keeps it until another codeword is nearer by more than the
     generation's `hysteresis`, in cosine: codes change when behaviour changed, not when a vector trembles at a border. The answer
     is a function of (previous, items) alone. Baseline tokenizers hold nothing: in a residual code each level reads what the one before left.
 
@@ -110,9 +110,12 @@ def _held(items: EmbeddingTable, generation: Generation, previous: SidTable | No
     """The codes that the items had in `previous`, int64 [N, L], -1 where none."""
     if previous is None:
         return None
-    if previous.generation != generation.id:
-        raise GenerationMismatch(f"the previous snapshot is of generation {previous.generation!r}, this encodes with {generation.id!r}; give one of the same")
-    if previous.as_of >= items.as_of:
+    parent = (generation.settings.get("aligned") or {}).get("parent")
+    if previous.generation not in (generation.id, parent):
+        raise GenerationMismatch(
+            f"the previous snapshot is of generation {previous.generation!r}, this encodes with {generation.id!r}; give one of the same, or of the one it is aligned with"
+        )
+    if previous.as_of > items.as_of or (previous.as_of == items.as_of and previous.generation == generation.id):
         raise InputError(f"the previous snapshot is as of {previous.as_of.isoformat()}, the items as of {items.as_of.isoformat()}; encode in order of time")
     return previous.lookup(items.item_ids).sid.astype(np.int64)
 

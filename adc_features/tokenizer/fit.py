@@ -20,12 +20,13 @@ from adc_features.errors import QualityError
 from adc_features.generation import Generation, check_generation_id, write_generation
 from adc_features.quality import quality_report
 from adc_features.reliability import fit_reliability
-from adc_features.spec import BEHAVIOR, SidSpec
+from adc_features.spec import BEHAVIOR, NO_CODE, SidSpec
 from adc_features.tokenizer import baselines
 from adc_features.tokenizer.baselines.mmq import mmq
 from adc_features.tokenizer.codebook import revive, spherical_kmeans
 from adc_features.tokenizer.encode import encode, one_thread
 from adc_features.tokenizer.importance import SparsityController
+from adc_features.tokenizer.line import Line
 from adc_features.tokenizer.model import AdcModel, AdcSettings, Rows
 from adc_features.tokenizer.union import RowUnion, chance_of, check_tables
 
@@ -83,6 +84,7 @@ def fit(
     generation_id: str,
     directory: Path,
     seed: int,
+    line: Line | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Generation:
@@ -90,20 +92,27 @@ def fit(
 
     The same seed gives the same codes. The positions of the generation's spec are the tokenizer's own: as many as `spec` has, over
     the same modalities. checkpoint: a file that ADC-SID writes every few hundred steps; a fit that was killed goes on from it to
-    the same result, one of other inputs or settings is ignored; the others start again. Raises InputError on unusable vectors
+    the same result, one of other inputs or settings is ignored; the others start again.
+    line: an older generation whose codes should keep their meaning (ADC-SID only). A warm start trains a third of the steps at a third of the rate. Raises InputError on unusable vectors
     and ReliabilityError on an untrustworthy reliability signal, both before any work; QualityError when a codebook uses
     too few of its codes. Nothing is written at `directory` then.
     """
     check_generation_id(generation_id)
     check_tables(tables, spec)
     name, own_spec = ("adc", spec) if isinstance(settings, AdcSettings) else (settings.tokenizer, baselines.spec_of(spec, settings))
+    if line is not None:
+        line.check(spec, settings, tables, generation_id=generation_id)
     scale = fit_reliability(tables, mode=settings.reliability) if spec.behavior else None
     tables = sorted(tables, key=lambda t: t.as_of)
     newest = tables[-1]
     union = RowUnion(tables, spec, scale)
+    warm = line if line is not None and line.warm else None
+    if warm and isinstance(settings, AdcSettings):
+        settings = replace(settings, steps=max(settings.steps // 3, 1), warmup_steps=0, learning_rate=settings.learning_rate / 3)
+        union.held = warm.codes(tables)
     with one_thread():  # the same codes on any number of cores; batches are too small to gain from more
         if isinstance(settings, AdcSettings):
-            network, history = _train(union, spec, settings, seed=seed, progress=progress, checkpoint=checkpoint)
+            network, history = _train(union, spec, settings, seed=seed, line=warm, progress=progress, checkpoint=checkpoint)
         else:
             network, history = baselines.train(union, own_spec, settings, seed=seed, progress=progress)
     draft = Generation(
@@ -116,9 +125,12 @@ def fit(
         trained_through=newest.as_of,
         codebook_hash="",
     )
+    churn = None
+    if line is not None:
+        draft, churn = line.renamed(draft, newest)
     quality = quality_report(encode(newest, draft), newest.interaction_count, spec=own_spec)
     quality |= {"reconstruction_1_minus_r2": _unexplained(network, union), "training": history}
-    quality |= {"reliability_rank_correlation": scale.rank_correlation if scale else None}
+    quality |= {"reliability_rank_correlation": scale.rank_correlation if scale else None, **({"churn": churn} if churn else {})}
     _check_quality(quality, settings)
     generation = write_generation(
         directory,
@@ -169,9 +181,12 @@ class _State:
         logger.info("stage=fit resumed_at_step=%d of checkpoint=%s", self.step, path)
 
 
-def _train(union: RowUnion, spec: SidSpec, s: AdcSettings, *, seed: int, progress: Progress | None, checkpoint: Path | None) -> baselines.Trained:
-    state = _start(union, spec, s, seed=seed)
-    fingerprint = union.fingerprint(spec.to_dict(), s.to_dict(), seed) if checkpoint else ""
+def _train(
+    union: RowUnion, spec: SidSpec, s: AdcSettings, *, seed: int, line: Line | None, progress: Progress | None, checkpoint: Path | None
+) -> baselines.Trained:
+    """line: the generation to start from, or None."""
+    state = _start(union, spec, s, seed=seed, line=line)
+    fingerprint = union.fingerprint(spec.to_dict(), s.to_dict(), seed, line and line.parent.codebook_hash) if checkpoint else ""
     if checkpoint:
         state.restore(Path(checkpoint), fingerprint)
     while state.step < s.steps:
@@ -180,7 +195,7 @@ def _train(union: RowUnion, spec: SidSpec, s: AdcSettings, *, seed: int, progres
         if spec.behavior and s.drop_behavior:
             kept = torch.rand(len(rows.x), generator=chance) >= s.drop_behavior
             rows = rows._replace(present={**rows.present, BEHAVIOR: rows.present[BEHAVIOR] & kept}, x=torch.where(kept, rows.x, 0.0))
-        if state.step == s.warmup_steps:
+        if state.step == s.warmup_steps and line is None:
             _start_codebooks(state.network, union, seed=seed)
         _step(state, rows, s, newest=len(union.tables) - 1, chance=chance)
         if progress:
@@ -191,7 +206,7 @@ def _train(union: RowUnion, spec: SidSpec, s: AdcSettings, *, seed: int, progres
     return baselines.Trained(state.network.eval().requires_grad_(False), state.history)
 
 
-def _start(union: RowUnion, spec: SidSpec, s: AdcSettings, *, seed: int) -> _State:
+def _start(union: RowUnion, spec: SidSpec, s: AdcSettings, *, seed: int, line: Line | None) -> _State:
     with torch.random.fork_rng(devices=[]):  # layers draw from torch's global generator: leave it as it was
         torch.manual_seed(seed)
         network = AdcModel(spec, union.widths(), s, cutoffs=len(union.tables))
@@ -199,6 +214,8 @@ def _start(union: RowUnion, spec: SidSpec, s: AdcSettings, *, seed: int) -> _Sta
         center, spread = union.statistics(m)
         network.standard_of(m).center.copy_(center)
         network.standard_of(m).spread.copy_(spread)
+    if line is not None:
+        network.load_state_dict({name: torch.tensor(array) for name, array in line.tensors([t.as_of for t in union.tables]).items()})
     network.codebooks.requires_grad_(s.codebook_update == "gradient")
     optimiser = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=s.learning_rate, weight_decay=s.weight_decay)
     sparsity = SparsityController(spec.behavior, network.target_active) if spec.behavior and s.sparsity == "penalty" else None
@@ -216,6 +233,8 @@ def _step(state: _State, rows: Rows, s: AdcSettings, *, newest: int, chance: tor
             codes_BP = books.lookup(encoded.latent_BPD)
         codeword_BPD = books.codeword(codes_BP)
     terms = network.loss(rows, encoded, codeword_BPD, state.sparsity)
+    if rows.held_BP is not None:
+        terms["stay"] = s.stay_weight * books.departure(encoded.latent_BPD, torch.where(encoded.known_BP, rows.held_BP, NO_CODE))
     state.optimiser.zero_grad(set_to_none=True)
     torch.stack(list(terms.values())).sum().backward()
     state.optimiser.step()

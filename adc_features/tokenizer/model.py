@@ -34,6 +34,7 @@ class AdcSettings:
     Training: steps of `batch` rows, warmup_steps of them before codes, AdamW with cosine decay; codebook_update by
     gradient or by spherical moving average of `ema_decay`; drop_behavior, the share of rows that train as cold (A18);
     every revive_every steps codes under revive_share of the uniform rate move to crowded places.
+    Line: stay_weight, how much a warm-started fit pays for moving items off the codes of the generation before (Codebooks.departure).
     Encoding: hysteresis, the lead in cosine that another code needs over the one an item had in the snapshot before.
     Gate: min_utilisation, the share of codes in use under which a codebook counts as collapsed and the fit refuses.
     """
@@ -67,6 +68,7 @@ class AdcSettings:
     drop_behavior: float = 0.1
     revive_every: int = 50
     revive_share: float = 0.1
+    stay_weight: float = 0.2
     hysteresis: float = 0.08
     min_utilisation: float = 0.5
 
@@ -85,12 +87,13 @@ class AdcSettings:
 
 class Rows(NamedTuple):
     """Rows as the network reads them: raw vectors float32 [B, d] and presence bool [B] per modality, reliability x float32 [B],
-    and the number of the cut-off that each row is as of, int64 [B]."""
+    the number of the cut-off that each row is as of, int64 [B], and the codes that a new generation should keep, int64 [B, P], -1 = none."""
 
     vectors: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
     x: Tensor
     cutoff: Tensor
+    held_BP: Tensor | None = None
 
 
 class Encoded(NamedTuple):

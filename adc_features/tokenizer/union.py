@@ -52,6 +52,7 @@ class RowUnion:
         self.tables, self.modalities = tables, spec.modalities
         self.x = [scale(t) if scale else np.zeros(len(t), np.float32) for t in tables]
         self.first = np.cumsum([0, *(len(t) for t in tables)])
+        self.held: list[np.ndarray] | None = None
         self._order: tuple[tuple[int, int], np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -72,7 +73,8 @@ class RowUnion:
 
         vectors = {m: gather([t.vectors[m] for t in self.tables]) for m in self.modalities}
         present = {m: gather([t.present[m] for t in self.tables]) for m in self.modalities}
-        return Rows(vectors, present, gather(self.x), torch.from_numpy(table))
+        held = None if self.held is None else gather(self.held).long()
+        return Rows(vectors, present, gather(self.x), torch.from_numpy(table), held)
 
     def batch(self, step: int, *, size: int, seed: int) -> Rows:
         """The rows of a training step, `size` of them (all, when there are fewer); every epoch in a fresh order."""

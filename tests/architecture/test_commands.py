@@ -18,6 +18,7 @@ COMMANDS = [
     "publish",
     "snapshot",
     "backfill",
+    "renew",
     "materialize",
     "lookup",
     "promote",

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 from adc_features.artifact import json_text
 from adc_features.dataset import Dataset, read_dataset, write_dataset
 from adc_features.encoders.behavior_state import read_state
-from adc_features.errors import InputError
+from adc_features.errors import InputError, QualityError
 from adc_features.run import Run
-from adc_features.snapshots import backfill_times, snapshot
+from adc_features.snapshots import backfill_times, renew, snapshot
 from adc_features.stages import BEHAVIOR_STAGE as BEHAVIOR
 from adc_features.stages import CODES, DATA, GENERATION, PUBLICATION, TEXT, cutoffs_of, dataset_of, generation_of, repository_of, split_of
 from adc_features.store import published_snapshots, published_timeline
@@ -209,6 +209,29 @@ def test_backfilled_rows_reach_the_training_set(place: Path) -> None:
     assert fuller.built == ["dataset"]
     as_of = pq.read_table(fuller.output("dataset") / "frame.parquet")["sid_as_of"].to_pylist()
     assert past in as_of
+
+
+def test_a_renewed_generation_stands_beside_the_old_one(place: Path) -> None:
+    """`adc renew` needs a newer snapshot, keeps most codes, publishes every cut-off under its own id and leaves the old codes as they were."""
+    from adc_features.store import apply
+
+    run = opened(place)
+    apply(repository_of(run))
+    with pytest.raises(InputError, match="adc snapshot"):
+        renew(run, "g2")
+    end = split_of(run).eval_end
+    snapshot(run, end)
+    before = timeline(run)[end]
+    with pytest.raises(QualityError, match="budget"):
+        renew(run, "g2", warm=False, churn_budget=0.0)
+    assert not (run.directory / "generations").exists() or not list((run.directory / "generations").iterdir())
+    adc("renew", "--run", str(place / "run"), "--generation", "g2", "--churn-budget", "0.5", "--json", str(place / "facts.json"))
+    facts = json.loads((place / "facts.json").read_text())
+    assert 0 <= facts["changed"] <= 0.5
+    assert [s.as_of for s in published_snapshots(repository_of(run), "g2")] == [*cutoffs_of(run), end]
+    np.testing.assert_array_equal(timeline(run)[end].sid, before.sid)
+    with pytest.raises(InputError, match="new id"):
+        renew(run, "g2")
 
 
 def test_a_cutoff_before_all_behaviour_is_refused(place: Path) -> None:
