@@ -3,6 +3,8 @@
 Feast reads both names; tests that say `only=["redis"]` match the key of AVAILABLE_ONLINE_STORES.
 """
 
+import os
+
 from tests.universal.feature_repos.universal.data_sources.file import FileDataSourceCreator
 
 from adc_features.store.offline_store import AsofOfflineStoreConfig
@@ -16,4 +18,5 @@ class AsofDataSourceCreator(FileDataSourceCreator):
 
 
 AVAILABLE_OFFLINE_STORES = [("local", AsofDataSourceCreator)]
-AVAILABLE_ONLINE_STORES = {"sqlite": ({"type": "sqlite"}, None)}
+OURS = {"type": "adc_features.store.online_store.LmdbOnlineStore", "path": "online_lmdb"}
+AVAILABLE_ONLINE_STORES = {alias: (OURS, None)} if (alias := os.environ.get("ADC_ONLINE_ALIAS")) else {"sqlite": ({"type": "sqlite"}, None)}
