@@ -73,6 +73,7 @@ def one(noise: float, seed: int, names: list[str]) -> tuple[dict[str, np.ndarray
     errors["raw_vectors"] = residuals(raw, latent, train)
     correlations, refused = {}, {}
     for name in names:
+        print(f"noise={noise:g} seed={seed} tokenizer={name}", file=sys.stderr)
         settings = RECIPES[name]()
         short = {"steps": STEPS, "batch": BATCH, "warmup_steps": STEPS // 10}
         settings = replace(settings, **{f.name: short[f.name] for f in fields(settings) if f.name in short})
