@@ -151,7 +151,7 @@ def main() -> None:
     names = asked.tokenizers.split(",")
     levels = {f"noise_{noise:g}": summary([one(noise, seed, names) for seed in range(asked.seeds)]) for noise in NOISE}
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
-    command = " ".join(["python", "benchmarks/ground_truth.py", *sys.argv[1:]])
+    command = f"python benchmarks/ground_truth.py --seeds {asked.seeds} --tokenizers {asked.tokenizers}"
     facts = {"command": command, "commit": commit, "seeds": list(range(asked.seeds)), "spec": SPEC, "steps": STEPS, "batch": BATCH, "machine": machine()}
     text = json.dumps({**facts, **levels}, indent=2)
     if asked.json == "-":
