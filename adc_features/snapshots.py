@@ -22,12 +22,12 @@ from adc_features.dataset import Dataset
 from adc_features.embeddings import EmbeddingTable, id_array
 from adc_features.encoders.behavior_state import BehaviorState, read_state, write_state
 from adc_features.errors import ArtifactError, InputError
-from adc_features.generation import Generation
+from adc_features.generation import Generation, open_generation
 from adc_features.run import Run
 from adc_features.sids import SidTable, changed_rows
 from adc_features.spec import BEHAVIOR
 from adc_features.stages import content_vectors, dataset_of, embedding_tables, generation_of, load_source, repository_of, split_of
-from adc_features.store import publish, published_snapshots, published_timeline
+from adc_features.store import live_generations, publish, published_snapshots, published_timeline
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +84,10 @@ def renew(run: Run, generation_id: str, *, warm: bool = True, churn_budget: floa
                 f"no snapshot lies after {parent.trained_through.isoformat()}, through which {parent.id!r} was trained; make one with `adc snapshot` first"
             )
         directory = run.directory / "generations" / generation_id
-        if directory.exists() or generation_id == run.settings.generation:
-            raise InputError(f"generation {generation_id!r} exists in {run.directory}; give a new id")
+        if generation_id in {g.id for g in live_generations(repo)}:
+            raise InputError(f"generation {generation_id!r} is published in {repo}; give a new id")
         line, settings = Line(parent, warm=warm, churn_budget=churn_budget), AdcSettings(**parent.settings["adc"])
-        child = fit(
+        child = _unpublished(directory, parent, tables[-1].as_of) or fit(
             tables, parent.spec, settings=settings, generation_id=generation_id, directory=directory, seed=run.settings.seed, line=line, progress=run.progress
         )
         snapshots = _chain(tables, child)
@@ -96,6 +96,15 @@ def renew(run: Run, generation_id: str, *, warm: bool = True, churn_budget: floa
         apply(repo)
         run.record("renew", generation=child.id, parent=parent.id, churn=child.quality["churn"]["changed"])
     return {"generation": child.id, "parent": parent.id, "snapshots": len(snapshots), "directory": directory, **child.quality["churn"]}
+
+
+def _unpublished(directory: Path, parent: Generation, through: datetime) -> Generation | None:
+    """The generation that a renewal wrote before it was killed, when it is whole and of the same parent and time."""
+    if not (directory / MANIFEST).is_file():
+        return None
+    found = open_generation(directory)
+    same = found.trained_through == through and found.settings["aligned"]["parent_codebook_hash"] == parent.codebook_hash
+    return found if same else None
 
 
 def backfill_times(start: datetime, end: datetime, every: str) -> list[datetime]:

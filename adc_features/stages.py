@@ -139,7 +139,7 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
     series = behavior_series(
         log, item_ids, cutoffs=cutoffs_of(run), settings=settings, seed=run.settings.seed, checkpoint=run.partial(BEHAVIOR_STAGE), progress=run.progress
     )
-    shutil.copytree(run.partial(BEHAVIOR_STAGE), directory / "states")
+    shutil.copytree(run.partial(BEHAVIOR_STAGE), directory / "states", ignore=shutil.ignore_patterns(".*"))  # what a killed process left
     agreement = half_agreement(log, item_ids, as_of=split.train_end, settings=settings, seed=run.settings.seed, progress=run.progress)
     newest = series[-1]
     np.savez(

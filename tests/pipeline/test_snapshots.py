@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from adc_features import snapshots
 from adc_features.artifact import json_text
 from adc_features.dataset import Dataset, read_dataset, write_dataset
 from adc_features.encoders.behavior_state import read_state
@@ -211,6 +212,10 @@ def test_backfilled_rows_reach_the_training_set(place: Path) -> None:
     assert past in as_of
 
 
+def killed(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_a_renewed_generation_stands_beside_the_old_one(place: Path) -> None:
     """`adc renew` needs a newer snapshot, keeps most codes, publishes every cut-off under its own id and leaves the old codes as they were."""
     from adc_features.store import apply
@@ -225,7 +230,13 @@ def test_a_renewed_generation_stands_beside_the_old_one(place: Path) -> None:
     with pytest.raises(QualityError, match="budget"):
         renew(run, "g2", warm=False, churn_budget=0.0)
     assert not (run.directory / "generations").exists() or not list((run.directory / "generations").iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(snapshots, "publish", killed)
+        with pytest.raises(KeyboardInterrupt):
+            renew(run, "g2", churn_budget=0.5)
+    written = (run.directory / "generations" / "g2" / "manifest.json").stat().st_mtime_ns
     adc("renew", "--run", str(place / "run"), "--generation", "g2", "--churn-budget", "0.5", "--json", str(place / "facts.json"))
+    assert (run.directory / "generations" / "g2" / "manifest.json").stat().st_mtime_ns == written  # fitted once, published by the second call
     facts = json.loads((place / "facts.json").read_text())
     assert 0 <= facts["changed"] <= 0.5
     assert [s.as_of for s in published_snapshots(repository_of(run), "g2")] == [*cutoffs_of(run), end]
