@@ -47,6 +47,11 @@ def adc_norm() -> AdcSettings:
     return replace(adc(), reliability="norm", alpha=10.0, beta=9.0)
 
 
+def unit_gate() -> AdcSettings:
+    """ADC-SID whose gate reads behaviour at unit length: on generated catalogues its weights then rank true reliability (docs/tokenizers.md)."""
+    return replace(adc(), gate_input="unit")
+
+
 def without_controller() -> AdcSettings:
     """Table 3, w/o alignment strength controller: every item aligns fully, w = 1."""
     return replace(adc(), alpha=0.0, beta=0.0)
@@ -70,7 +75,7 @@ def without_sparsity() -> AdcSettings:
 Settings = AdcSettings | baselines.Settings
 
 RECIPES: dict[str, Callable[[], Settings]] = {
-    **{recipe.__name__: recipe for recipe in (adc, adc_norm, without_controller, without_contrastive, without_gate, without_sparsity)},
+    **{recipe.__name__: recipe for recipe in (adc, adc_norm, unit_gate, without_controller, without_contrastive, without_gate, without_sparsity)},
     "mmq": mmq,
     **baselines.RECIPES,
 }

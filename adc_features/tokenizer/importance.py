@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adc_features.tokenizer.alignment import strength
 from adc_features.tokenizer.experts import mlp
 
 GateScale = Literal["sigmoid", "linear", "controller", "equal"]
+GateInput = Literal["raw", "unit"]
 Sparsity = Literal["threshold", "penalty", "off"]
 
 
@@ -20,16 +22,17 @@ class BehaviorGate(nn.Module):
     """R = scale(x) * relu(MLP(e_b) - threshold) / level, float32 [B, N] in [0, 4] (ADC-SID Eq. 22, b = -threshold).
 
     scale: `sigmoid` as printed (0.5 to 0.73: the ReLU does the denoising), `linear` x itself, `controller` w (methods
-    A15), `equal` the ablation without a gate, R = 1. threshold, level and normaliser are frozen with the tokenizer.
+    A15), `equal` the ablation without a gate, R = 1. reads: the behaviour vector as it is, or at `unit` length: noise lengthens a
+    vector, and a score that grows with its length then trusts the noisiest most. threshold, level and normaliser are frozen with the tokenizer.
     """
 
     threshold: Tensor
     level: Tensor
     normaliser: Tensor
 
-    def __init__(self, width: int, experts: int, *, hidden: int, scale: GateScale, alpha: float, beta: float) -> None:
+    def __init__(self, width: int, experts: int, *, hidden: int, scale: GateScale, alpha: float, beta: float, reads: GateInput = "raw") -> None:
         super().__init__()
-        self.experts, self.scale, self.alpha, self.beta = experts, scale, alpha, beta
+        self.experts, self.scale, self.alpha, self.beta, self.reads = experts, scale, alpha, beta, reads
         self.score = mlp(width, hidden, experts) if scale != "equal" else None
         self.register_buffer("threshold", torch.full((experts,), -0.5))  # every expert starts active, as in ReMoE (A13)
         self.register_buffer("level", torch.ones(experts))
@@ -39,7 +42,11 @@ class BehaviorGate(nn.Module):
         """R of rows with standardised vectors `behavior` [B, d] and reliability x [B]; 0 where there is no behaviour (A18)."""
         if self.score is None:
             return present[:, None].float().expand(-1, self.experts)
-        return torch.where(present[:, None], (self._trust(x) * torch.relu(self.score(behavior) - self.threshold) / self.level).clamp_max(4.0), 0.0)
+        return torch.where(present[:, None], (self._trust(x) * torch.relu(self._score(behavior) - self.threshold) / self.level).clamp_max(4.0), 0.0)
+
+    def _score(self, behavior: Tensor) -> Tensor:
+        assert self.score is not None
+        return self.score(F.normalize(behavior, dim=-1) * behavior.shape[1] ** 0.5 if self.reads == "unit" else behavior)
 
     def _trust(self, x: Tensor) -> Tensor:
         scales = {"sigmoid": torch.sigmoid, "linear": lambda x: x, "controller": lambda x: strength(x, self.alpha, self.beta)}
@@ -60,7 +67,7 @@ class BehaviorGate(nn.Module):
         """
         if self.score is None or not present.any():
             return
-        score = self.score(behavior[present])
+        score = self._score(behavior[present])
         if target is not None:
             self.threshold += pace * (torch.quantile(score, 1 - target / self.experts, dim=0) - self.threshold)
         gate, wanted = self._trust(x[present]) * torch.relu(score - self.threshold), self.level.clone()

@@ -18,7 +18,7 @@ from adc_features.spec import BEHAVIOR, SidSpec
 from adc_features.tokenizer.alignment import alignment_loss, strength
 from adc_features.tokenizer.codebook import Codebooks
 from adc_features.tokenizer.experts import Experts, mlp
-from adc_features.tokenizer.importance import BehaviorGate, GateScale, Sparsity, SparsityController
+from adc_features.tokenizer.importance import BehaviorGate, GateInput, GateScale, Sparsity, SparsityController
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class AdcSettings:
     """How an ADC-SID tokenizer is built and trained; defaults are measured on Beauty unless the paper states them.
 
     Reliability: reliability mode of x; alpha, beta of the alignment controller (Eq. 17).
-    Network: hidden, latent (D) and aligned (h) widths; gate_scale of R (Eq. 22).
+    Network: hidden, latent (D) and aligned (h) widths; gate_scale of R (Eq. 22), gate_input the length of what it reads.
     Loss: weights of its terms (methods A4; commitment A3; balance see Codebooks.imbalance; orthogonality and auxiliary are MMQ's, A6), temperature tau,
     stopgrad_behavior (A7), denoise_negatives (A25).
     Sparsity: by feedback on the gate's threshold, by the penalty of Eq. 23, or off; target_active k-bar, the mean number of
@@ -46,6 +46,7 @@ class AdcSettings:
     latent: int = 64
     aligned: int = 128
     gate_scale: GateScale = "linear"
+    gate_input: GateInput = "raw"
     reconstruction_weight: float = 12.0
     alignment_weight: float = 0.1
     vq_weight: float = 1.0
@@ -118,7 +119,9 @@ class AdcModel(nn.Module):
         # one expert of a modality has weight 1 whatever the gate says, so only several have one (Eq. 12-13)
         self.gates = nn.ModuleDict({m: mlp(self.widths[m], s.latent, n) for m, n in spec.content.items() if n > 1})
         if spec.behavior:
-            self.importance = BehaviorGate(self.widths[BEHAVIOR], spec.behavior, hidden=s.latent, scale=s.gate_scale, alpha=s.alpha, beta=s.beta)
+            self.importance = BehaviorGate(
+                self.widths[BEHAVIOR], spec.behavior, hidden=s.latent, scale=s.gate_scale, alpha=s.alpha, beta=s.beta, reads=s.gate_input
+            )
         self.codebooks = Codebooks(spec.length, spec.codebook_size, s.latent)
         self.decoder = mlp(s.latent, s.hidden, sum(self.widths.values()))
         self.auxiliary = nn.ModuleDict({m: nn.Linear(s.latent, d) for m, d in self.widths.items()} if s.auxiliary_weight else {})

@@ -252,3 +252,11 @@ def test_settings_that_cannot_train_are_refused() -> None:
 
     with pytest.raises(InputError, match="multiples of 16"):
         replace(adc(), latent=24)
+
+
+def test_a_unit_gate_does_not_see_a_vectors_length() -> None:
+    """At unit length a vector ten times as long weighs the same; as it is, it does not."""
+    behavior, x, present = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)), torch.ones(50), torch.ones(50, dtype=torch.bool)
+    for reads in ("unit", "raw"):
+        gate = BehaviorGate(16, 2, hidden=16, scale="linear", alpha=1.0, beta=1.0, reads=reads)
+        assert torch.allclose(gate(behavior, x, present), gate(10 * behavior, x, present), atol=1e-5) == (reads == "unit")
