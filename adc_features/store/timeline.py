@@ -18,8 +18,10 @@ from adc_features.artifact import MANIFEST, read_manifest
 from adc_features.clock import instant, utc
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.store.id_index import checked_ids
-from adc_features.store.snapshot import ROWS_AT_ONCE, Gathered, PackedSnapshot
+from adc_features.store.snapshot import ROWS_AT_ONCE, PackedSnapshot
 
+Codes = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Codes int32 [M, L], weights float32 [M, L], reliability float32 [M]."""
 State = tuple[int, int, int]
 """What tells one publication from the next without reading it: inode, time of change and size of its manifest."""
 
@@ -63,7 +65,7 @@ class PackedTimeline:
             raise InputError(f"now is {now.isoformat()}, the first snapshot is served from {self._moments[0].isoformat()}; ask as of a later time")
         return self.snapshots[place - 1]
 
-    def gather(self, item_ids: Iterable[Any], times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def gather(self, item_ids: Iterable[Any], times: np.ndarray) -> Codes:
         """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as served at times datetime64 [M], UTC.
 
         Rows before the first snapshot, and unknown items, have codes -1 and weights 0. Raises InputError for a missing time and as
@@ -78,11 +80,10 @@ class PackedTimeline:
         sid, weight, reliability = np.empty((rows, length), np.int32), np.empty((rows, length), np.float32), np.empty(rows, np.float32)
         for start in range(0, rows, ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            codes, weights, profile = self._gather(wanted[part], times[part])
-            sid[part], weight[part], reliability[part] = codes, weights, profile["reliability"]
+            sid[part], weight[part], reliability[part] = self._gather(wanted[part], times[part])
         return sid, weight, reliability
 
-    def _gather(self, item_ids: np.ndarray, times: np.ndarray) -> Gathered:
+    def _gather(self, item_ids: np.ndarray, times: np.ndarray) -> Codes:
         """One block: its rows grouped by snapshot, each group gathered, then put back into order."""
         which = np.searchsorted(self.servable_at, times, side="right").astype(np.int16)  # 0: before the first
         served = np.flatnonzero(np.bincount(which, minlength=1))
@@ -93,11 +94,13 @@ class PackedTimeline:
         groups = [self._of_one(int(s), item_ids[order[a:b]]) for s, a, b in zip(served, [0, *ends[:-1]], ends, strict=True)]
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
-        return Gathered(*(np.concatenate(columns).take(back, axis=0) for columns in zip(*groups, strict=True)))
+        sid, weight, reliability = (np.concatenate(columns).take(back, axis=0) for columns in zip(*groups, strict=True))
+        return sid, weight, reliability
 
-    def _of_one(self, served: int, item_ids: np.ndarray) -> Gathered:
+    def _of_one(self, served: int, item_ids: np.ndarray) -> Codes:
         """Of the snapshot before `served`; of none for 0."""
-        return self.snapshots[served - 1].gather(item_ids) if served else self.snapshots[0].nobody(len(item_ids))
+        got = self.snapshots[served - 1].gather(item_ids) if served else self.snapshots[0].nobody(len(item_ids))
+        return got.sid, got.sid_weight, got.profile["reliability"]
 
 
 class Opened(NamedTuple):
