@@ -152,11 +152,14 @@ class PreparedView:
 
     def _read_at(self, rows: np.ndarray) -> dict[str, pa.Array]:
         """The same from the files, one row group in memory at a time; groups of which nothing is asked are not read."""
-        groups = [group for part in self._files.get_fragments() for group in part.split_by_row_group()]
-        picks = RowPicks(rows, np.cumsum([0, *(group.row_groups[0].num_rows for group in groups)]))
+        groups = [group for part in self._files.get_fragments() for group in part.split_by_row_group() if group.row_groups[0].num_rows]
+        starts = np.cumsum([0, *(group.row_groups[0].num_rows for group in groups)])
         names = list(dict.fromkeys(self.source.features.values()))
         schema = self._files.schema
         kinds = {out: self.source.types.get(out, schema.field(name).type) for out, name in self.source.features.items()}
+        if not groups:  # a view without rows
+            return {out: pa.nulls(len(rows), kind) for out, kind in kinds.items()}
+        picks = RowPicks(rows, starts)
         gatherings = {out: Gathering(picks, kind) for out, kind in kinds.items()}
         for part in picks.parts:
             table = groups[part.piece].to_table(schema, columns=names, batch_size=1 << 30)

@@ -165,7 +165,8 @@ class AsofOfflineStore(feast.OfflineStore):
         """Every row with start_date <= time <= end_date; no feature names means all columns."""
         dataset = _dataset(config, data_source)
         columns = _source_columns(dataset, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
-        keep = time_bounds(dataset, timestamp_field, start=start_date, end=end_date)
+        start, end = (None if date is None else feast.make_tzaware(date) for date in (start_date, end_date))
+        keep = time_bounds(dataset, timestamp_field, start=start, end=end)
 
         def batches() -> Iterator[pa.Table]:
             schema = dataset.schema
@@ -208,12 +209,16 @@ class AsofOfflineStore(feast.OfflineStore):
         if source is None:
             raise InputError(f"view {feature_view.name} has no batch source to write to; give it one")
         filesystem, path = _location(source, config.repo_path)
-        if _exists(filesystem, path):
-            wanted = open_parquet(path, filesystem=filesystem, of=f"view {feature_view.name}").schema
+        partitions: list[str] = []
+        if _exists(filesystem, path) and (not _is_directory(filesystem, path) or _holds_files(filesystem, path)):
+            known = open_parquet(path, filesystem=filesystem, of=f"view {feature_view.name}")
+            wanted, partitions = known.schema, list(ds.get_partition_keys(next(known.get_fragments()).partition_expression))
             if set(table.column_names) != set(wanted.names):
                 raise InputError(f"view {feature_view.name}: the rows have columns {table.column_names}, its files have {wanted.names}; bring the same columns")
             table = table.select(wanted.names).cast(wanted)
-        if _is_directory(filesystem, path):
+        if partitions:
+            _add_parts(table, path, filesystem, partitions)
+        elif _is_directory(filesystem, path):
             _write_whole(iter([table]), f"{path}/part-{uuid.uuid4().hex}.parquet", filesystem)
         else:
             before = open_parquet(path, filesystem=filesystem).to_batches() if _exists(filesystem, path) else iter(())
@@ -227,16 +232,7 @@ class AsofOfflineStore(feast.OfflineStore):
         destination = logging_config.destination
         filesystem, path = _location(destination.to_data_source(), config.repo_path)
         rows = ds.dataset(data, format="parquet") if isinstance(data, Path) else data
-        ds.write_dataset(
-            rows,
-            path,
-            format="parquet",
-            filesystem=filesystem,
-            basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
-            partitioning=destination.partition_by or None,
-            partitioning_flavor="hive" if destination.partition_by else None,
-            existing_data_behavior="overwrite_or_ignore",
-        )
+        _add_parts(rows, path, filesystem, destination.partition_by or [])
 
 
 def view_sources(config: Any, feature_views: list[Any], feature_refs: list[str], *, full_feature_names: bool) -> list[ViewSource]:
@@ -289,10 +285,12 @@ def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table:
                 connection.execute("SET file_search_path = ?", [str(repo_path)])
             connection.execute("SET TimeZone = 'UTC'")
             try:
-                found = connection.execute(entity).to_arrow_table()
+                found = connection.sql(entity)
+                if found is None:
+                    raise InputError("the entity query returns no rows; give a SELECT, it is run by DuckDB")
+                return found.to_arrow_table()
             except duckdb.Error as error:
                 raise InputError(f"the entity query failed: {error}; correct the SQL, it is run by DuckDB") from error
-        return found
     if hasattr(entity, "to_arrow"):  # polars; its large types are ours by the key's plain form
         return entity.to_arrow()
     if hasattr(entity, "columns") and hasattr(entity, "index"):
@@ -374,6 +372,36 @@ def _is_directory(filesystem: Any, path: str) -> bool:
     """Is, or will be: a path that is not there yet is a directory unless it is named like a file."""
     kind = (filesystem or fs.LocalFileSystem()).get_file_info(path).type
     return kind == fs.FileType.Directory or (kind == fs.FileType.NotFound and not path.endswith(".parquet"))
+
+
+def _holds_files(filesystem: Any, path: str) -> bool:
+    found = (filesystem or fs.LocalFileSystem()).get_file_info(fs.FileSelector(path, recursive=True))
+    return any(info.type == fs.FileType.File and not info.base_name.startswith((".", "_")) for info in found)
+
+
+def _add_parts(rows: pa.Table | ds.Dataset, path: str, filesystem: Any, partitions: list[str]) -> None:
+    """Rows as new files of a directory, each in the directory of its partition; moved there when all are complete."""
+    filesystem = filesystem or fs.LocalFileSystem()
+    aside = f"{path}/.{uuid.uuid4().hex}"
+    filesystem.create_dir(aside, recursive=True)
+    try:
+        ds.write_dataset(
+            rows,
+            aside,
+            format="parquet",
+            filesystem=filesystem,
+            basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
+            partitioning=partitions or None,
+            partitioning_flavor="hive" if partitions else None,
+            existing_data_behavior="overwrite_or_ignore",
+        )
+        for part in filesystem.get_file_info(fs.FileSelector(aside, recursive=True)):
+            if part.type == fs.FileType.File:
+                place = path + part.path.removeprefix(aside)
+                filesystem.create_dir(place.rpartition("/")[0], recursive=True)
+                filesystem.move(part.path, place)
+    finally:
+        filesystem.delete_dir(aside)
 
 
 def _write_whole(tables: Iterator[pa.Table], path: str, filesystem: Any, *, as_directory: bool = False) -> None:

@@ -1,0 +1,586 @@
+"""Feast over our offline store: against a join that a person can read, against Feast's DuckDB store, and every form that Feast offers."""
+
+import itertools
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from adc_features.errors import AdcError, ArtifactError, InputError
+
+OURS = "adc_features.store.offline_store.AsofOfflineStore"
+START = datetime(2014, 1, 1, tzinfo=UTC)
+UTC_US = pa.timestamp("us", "UTC")
+TTL = 3
+FILES = {"clicks": "clicks.parquet", "pairs": "pairs.parquet", "everyone": "everyone.parquet", "parts": "parts", "absent": "absent.parquet"}
+
+
+def second(n: float) -> datetime:
+    return START + timedelta(seconds=n)
+
+
+def times(seconds) -> pa.Array:
+    return pa.array([None if s is None else second(s) for s in seconds], UTC_US)
+
+
+def declared(folder: Path):
+    """Entities and views over files of `folder`: `clicks` by user with a ttl, `pairs` by user and item with mapped columns, `everyone` without a key."""
+    from feast import Entity, FeatureView, Field, FileSource, ValueType
+    from feast.on_demand_feature_view import on_demand_feature_view
+    from feast.types import Array, Float32, Float64, Int32, Int64, String
+
+    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+    item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.STRING)
+    mapping = {"u": "user_id", "when": "event_timestamp", "p": "price"}
+
+    def view(name, entities, schema, *, ttl=0, mapping=None, created="created"):
+        source = FileSource(
+            name=name,
+            path=str(folder / FILES[name]),
+            timestamp_field="event_timestamp",
+            created_timestamp_column=created,
+            field_mapping=mapping,
+        )
+        return FeatureView(name=name, entities=entities, schema=schema, source=source, ttl=timedelta(seconds=ttl))
+
+    keys = {"user": Field(name="user_id", dtype=Int64), "item": Field(name="item_id", dtype=String)}
+    count, sid = Field(name="count", dtype=Int32), Field(name="sid", dtype=Array(Int32))
+    clicks = view("clicks", [user], [keys["user"], count, sid], ttl=TTL)
+    views = [
+        clicks,
+        view("pairs", [user, item], [*keys.values(), Field(name="price", dtype=Float32)], mapping=mapping, created=""),
+        view("everyone", [], [Field(name="level", dtype=Float32)], created=""),
+        view("parts", [user], [keys["user"], count, sid], ttl=TTL),
+        view("absent", [user], [keys["user"], Field(name="ghost", dtype=Int32)]),
+    ]
+
+    @on_demand_feature_view(sources=[clicks], schema=[Field(name="double", dtype=Float64)], mode="pandas")
+    def doubled(inputs: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame({"double": inputs["count"] * 2.0})
+
+    return [user, item, *views, doubled]
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    """Feast stores over one registry and one folder: ours and Feast's DuckDB."""
+    from feast import FeatureStore, RepoConfig
+
+    folder = tmp_path_factory.mktemp("offline")
+    write_default(folder)
+    (folder / "spill").mkdir()
+    registry = {"path": str(folder / "registry.db"), "enable_online_feature_view_versioning": True}
+
+    def store(offline):
+        config = RepoConfig(
+            project="offline",
+            provider="local",
+            registry=registry,
+            offline_store=offline,
+            online_store={"type": "sqlite", "path": str(folder / "online.db")},
+            entity_key_serialization_version=3,
+            repo_path=folder,
+        )
+        return FeatureStore(config=config)
+
+    stores = {
+        "ours": store({"type": OURS}),
+        "spilled": store({"type": OURS, "memory_limit": 1, "spill_directory": str(folder / "spill"), "batch_rows": 7}),
+        "duckdb": store({"type": "duckdb"}),
+    }
+    pq.write_table(pa.table({"user_id": [1], "event_timestamp": times([0]), "created": times([0]), "ghost": [1]}), folder / FILES["absent"])
+    stores["ours"].apply(declared(folder))
+    (folder / FILES["absent"]).unlink()
+    return folder, stores
+
+
+def clicks_table(rows) -> pa.Table:
+    """rows: (user, time, created, count, sid); counts wider than declared."""
+    user, at, created, count, sid = zip(*rows, strict=True) if rows else ((),) * 5
+    return pa.table(
+        {
+            "user_id": pa.array(user, pa.int64()),
+            "event_timestamp": times(at),
+            "created": times(created),
+            "count": pa.array(count, pa.int64()),
+            "sid": pa.array(sid, pa.list_(pa.int32())),
+        }
+    )
+
+
+CLICKS = [(1, 0, 0, 10, [1, 2]), (1, 5, 9, 11, [3, 4]), (2, 5, 5, None, []), (2, 1, 1, 20, None)]
+
+
+def write_default(folder: Path) -> None:
+    pq.write_table(clicks_table(CLICKS), folder / FILES["clicks"])
+    pq.write_table(pa.table({"u": [1, 1, 2], "item_id": ["a", "b", "a"], "when": times([0, 0, 0]), "p": [0.5, 1.5, 2.5]}), folder / FILES["pairs"])
+    pq.write_table(pa.table({"event_timestamp": times([0, 4]), "level": pa.array([1.0, 2.0], pa.float32())}), folder / FILES["everyone"])
+    (folder / FILES["parts"]).mkdir(exist_ok=True)
+    for part in (folder / FILES["parts"]).rglob("*.parquet"):
+        part.unlink()
+    for place, rows in enumerate((CLICKS[:2], CLICKS[2:])):
+        pq.write_table(clicks_table(rows), folder / FILES["parts"] / f"{place}.parquet")
+
+
+@pytest.fixture
+def fresh(world):
+    """The world with its files as `write_default` leaves them."""
+    write_default(world[0])
+    return world
+
+
+def asked(users, seconds, **more) -> pa.Table:
+    return pa.table({"row": pa.array(range(len(users)), pa.int64()), "user_id": pa.array(users, pa.int64()), "event_timestamp": times(seconds), **more})
+
+
+def clicks_of(store, entity, **options) -> list:
+    table = store.get_historical_features(entity, ["clicks:count", "clicks:sid"], **options).to_arrow()
+    return table.select(["row", "count", "sid"]).to_pylist()
+
+
+# ---- the join
+
+
+def by_hand(rows, user, at, *, known_only):
+    """The count and sid that a row sees: newest event, then newest created, then last position; nothing older than TTL, that included."""
+    seen = [(t, c, place) for place, (u, t, c, *_) in enumerate(rows) if u is not None and u == user and t <= at and (not known_only or c <= at)]
+    if not seen or max(seen)[0] < at - TTL:
+        return None, None
+    *_, count, sid = rows[max(seen)[2]]
+    return count, sid
+
+
+user_ids = st.none() | st.integers(1, 3)
+moment = st.integers(0, 9)
+lists = st.none() | st.lists(st.integers(0, 9), max_size=3)
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(user_ids, moment, moment, st.none() | st.integers(0, 99), lists), min_size=1, max_size=15),
+    questions=st.lists(st.tuples(user_ids, st.integers(-1, 14)), min_size=1, max_size=20),
+    known_only=st.booleans(),
+    kind=st.sampled_from(["arrow", "pandas", "polars"]),
+)
+def test_every_row_sees_what_was_known(world, rows, questions, known_only, kind):
+    """Ties, ttl, slates, null keys, null and empty lists, unsorted rows, created times: each row in its place has the value found by hand."""
+    folder, stores = world
+    pq.write_table(clicks_table(rows), folder / FILES["clicks"])
+    entity = asked(*zip(*questions, strict=True))
+    given_as = {
+        "arrow": lambda: entity,
+        "pandas": lambda: entity.to_pandas(types_mapper={pa.int64(): pd.Int64Dtype()}.get),
+        "polars": lambda: pl.from_arrow(entity),
+    }
+    expected = [by_hand(rows, user, at, known_only=known_only) for user, at in questions]
+    for name in ("ours", "spilled"):
+        got = clicks_of(stores[name], given_as[kind](), filter_by_created_timestamp=known_only)
+        assert [r["row"] for r in got] == list(range(len(questions)))
+        assert [(r["count"], r["sid"]) for r in got] == expected
+    assert not list((folder / "spill").iterdir())
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 3), moment, moment, st.integers(0, 99), lists), min_size=1, max_size=15, unique_by=lambda r: r[:3]),
+    questions=st.lists(st.tuples(st.integers(1, 4), st.integers(-1, 14)), min_size=1, max_size=20),
+    known_only=st.booleans(),
+)
+def test_ours_equals_feasts_duckdb_store(world, rows, questions, known_only):
+    """Where DuckDB's answer is defined (no equal ties) both stores give the same rows; only the order is ours alone."""
+    folder, stores = world
+    pq.write_table(clicks_table(rows), folder / FILES["clicks"])
+    entity = asked(*zip(*questions, strict=True)).to_pandas()
+    ours = clicks_of(stores["ours"], entity, filter_by_created_timestamp=known_only)
+    assert ours == sorted(clicks_of(stores["duckdb"], entity, filter_by_created_timestamp=known_only), key=lambda r: r["row"])
+
+
+def test_values_come_in_declared_types(fresh):
+    """int64 in the files, Int32 in the view: int32 comes back, with and without misses; lists are `list`, times UTC microseconds."""
+    _, stores = fresh
+    for users in ([1], [9], [1, 9]):
+        schema = stores["ours"].get_historical_features(asked(users, [1] * len(users)), ["clicks:count", "clicks:sid"]).to_arrow().schema
+        assert (schema.field("count").type, schema.field("sid").type) == (pa.int32(), pa.list_(pa.int32()))
+        assert schema.field("event_timestamp").type == UTC_US
+
+
+def test_entity_rows_may_be_sql(fresh):
+    """A query that DuckDB runs, files named relative to the repository, joins like the frame it returns."""
+    folder, stores = fresh
+    pq.write_table(asked([1, 2], [1, 6]), folder / "asked.parquet")
+    assert clicks_of(stores["ours"], "SELECT * FROM 'asked.parquet' ORDER BY row") == clicks_of(stores["ours"], asked([1, 2], [1, 6]))
+    with pytest.raises(InputError, match="entity query failed"):
+        stores["ours"].get_historical_features("SELEC 1", ["clicks:count"]).to_arrow()
+
+
+@pytest.mark.parametrize("zone", [None, "UTC", "Asia/Tokyo", "America/New_York"])
+def test_zones_name_the_same_moment(fresh, zone):
+    """Naive times mean UTC; every zone finds the same values, and int32 keys meet int64 keys."""
+    _, stores = fresh
+    at = pd.DatetimeIndex([second(4), second(5)])
+    frame = pd.DataFrame({"row": [0, 1], "user_id": np.array([1, 1], np.int32), "event_timestamp": at.tz_convert(zone) if zone else at.tz_localize(None)})
+    assert [r["count"] for r in clicks_of(stores["ours"], frame)] == [None, 11]
+
+
+def test_several_views_with_mapped_columns_and_no_key(fresh):
+    """Composite keys under other names in the file, a view without entity, full names: one answer, no row lost."""
+    _, stores = fresh
+    entity = asked([1, 2, 2], [1, 1, 6], item_id=["b", "a", "zz"])
+    table = stores["ours"].get_historical_features(entity, ["clicks:count", "pairs:price", "everyone:level"], full_feature_names=True).to_arrow()
+    assert table.select(["clicks__count", "pairs__price", "everyone__level"]).to_pydict() == {
+        "clicks__count": [10, 20, None],
+        "pairs__price": [1.5, 2.5, None],
+        "everyone__level": [1.0, 1.0, 2.0],
+    }
+
+
+def test_one_view_under_two_join_keys(fresh):
+    """A view joined twice through entity join-key maps answers for both columns."""
+    from feast import FeatureService
+
+    _, stores = fresh
+    clicks = stores["ours"].get_feature_view("clicks")
+    views = [clicks.with_name(n).with_join_key_map({"user_id": f"{n}_id"})[["count"]] for n in ("buyer", "seller")]
+    service = FeatureService(name="twice", features=views)
+    stores["ours"].apply([service])
+    entity = pa.table({"buyer_id": [1, 2], "seller_id": [2, 1], "event_timestamp": times([1, 1])})
+    table = stores["ours"].get_historical_features(entity, service, full_feature_names=True).to_arrow()
+    assert table.select(["buyer__count", "seller__count"]).to_pydict() == {"buyer__count": [10, 20], "seller__count": [20, 10]}
+    assert table.column_names[:3] == ["buyer_id", "seller_id", "event_timestamp"]
+
+
+def test_on_demand_views_are_computed(fresh):
+    """A transformation of joined features arrives beside them, its input not asked for included; batches of it are refused."""
+    _, stores = fresh
+    job = stores["ours"].get_historical_features(asked([1, 2], [1, 1]).to_pandas(), ["doubled:double"])
+    assert job.to_df()["double"].tolist() == [20.0, 40.0]
+    with pytest.raises(InputError, match="use to_arrow"):
+        job.to_batches()
+
+
+def test_two_versions_of_a_view_in_one_query(fresh, tmp_path):
+    """Each version reads its own source, and full names tell them apart."""
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+    from feast.types import Int32, Int64
+
+    registry = {"path": str(tmp_path / "registry.db"), "enable_online_feature_view_versioning": True}
+    config = RepoConfig(
+        project="versions",
+        provider="local",
+        registry=registry,
+        offline_store={"type": OURS},
+        online_store={"type": "sqlite", "path": str(tmp_path / "online.db")},
+        entity_key_serialization_version=3,
+    )
+    store = FeatureStore(config=config)
+    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+    for version in (0, 1):
+        path = tmp_path / f"{version}.parquet"
+        pq.write_table(pa.table({"user_id": [1], "event_timestamp": times([0]), "code": [version + 5]}), path)
+        code = Field(name="code", dtype=Int32, tags={"codebook": str(version)})
+        source = FileSource(path=str(path), timestamp_field="event_timestamp")
+        store.apply([user, FeatureView(name="sid", entities=[user], schema=[Field(name="user_id", dtype=Int64), code], source=source, ttl=timedelta(0))])
+    entity = pd.DataFrame({"user_id": [1], "event_timestamp": [second(1)]})
+    table = store.get_historical_features(entity, ["sid@v0:code", "sid@v1:code"], full_feature_names=True).to_arrow()
+    assert (table["sid@v0__code"].to_pylist(), table["sid@v1__code"].to_pylist()) == ([5], [6])
+
+
+def test_without_entity_rows_every_key_and_time_is_asked(fresh):
+    """Between two dates, both included, each event of each key is a row."""
+    _, stores = fresh
+    table = stores["ours"].get_historical_features(features=["clicks:count"], start_date=second(1), end_date=second(5)).to_arrow()
+    rows = zip(table["user_id"].to_pylist(), table["event_timestamp"].to_pylist(), table["count"].to_pylist(), strict=True)
+    assert sorted(rows) == [(1, second(5), 11), (2, second(1), 20), (2, second(5), None)]
+
+
+def test_batches_are_the_whole_in_pieces(fresh):
+    """A job streams what it would return at once, at most batch_rows at a time."""
+    _, stores = fresh
+    users, at = zip(*itertools.product([1, 2, 9], range(10)), strict=True)
+    job = stores["spilled"].get_historical_features(asked(users, at), ["clicks:count", "clicks:sid"])
+    batches = list(job.to_batches())
+    assert [len(b) for b in batches] == [7, 7, 7, 7, 2]
+    assert pa.concat_tables(batches).equals(stores["ours"].get_historical_features(asked(users, at), ["clicks:count", "clicks:sid"]).to_arrow())
+
+
+# ---- scans
+
+
+def pulled(stores, method, name="clicks", *, keys=("user_id",), features=("count",), start=None, end=None):
+    from adc_features.store.offline_store import AsofOfflineStore
+
+    store = stores["ours"]
+    source = store.get_feature_view(name).batch_source
+    created = source.created_timestamp_column or None
+    return getattr(AsofOfflineStore, method)(store.config, source, list(keys), list(features), source.timestamp_field, created, start, end).to_arrow()
+
+
+def test_the_newest_row_of_each_key_is_pulled(fresh):
+    """Both ends of the range count, ties go to the newest created time, then to the last row; a null in the newest row stays null."""
+    folder, stores = fresh
+    pq.write_table(clicks_table([*CLICKS, (1, 5, 7, 12, None), (1, 6, 0, 13, None), (3, 5, 1, 1, None), (3, 5, 1, 2, None)]), folder / FILES["clicks"])
+    newest = pulled(stores, "pull_latest_from_table_or_query", start=second(1), end=second(5))
+    assert dict(zip(newest["user_id"].to_pylist(), newest["count"].to_pylist(), strict=True)) == {1: 11, 2: None, 3: 2}
+
+
+@pytest.mark.parametrize(("name", "rows"), [("clicks", 3), ("parts", 3)])
+def test_all_rows_of_a_range_are_pulled(fresh, name, rows):
+    """A file or a directory, both ends included, naive dates meaning UTC; no feature names mean all columns."""
+    _, stores = fresh
+    start, end = second(1).replace(tzinfo=None), second(5).replace(tzinfo=None)
+    table = pulled(stores, "pull_all_from_table_or_query", name, features=(), start=start, end=end)
+    assert len(table) == rows
+    assert set(table.column_names) == {"user_id", "event_timestamp", "created", "count", "sid"}
+
+
+def test_a_view_without_entity_is_pulled_under_the_dummy_key(fresh):
+    """Materialization stores it under the one key that Feast gives such views."""
+    _, stores = fresh
+    newest = pulled(stores, "pull_latest_from_table_or_query", "everyone", keys=(), features=("level",), start=second(0), end=second(9))
+    assert newest.select(["level", "__dummy_id"]).to_pylist() == [{"level": 2.0, "__dummy_id": ""}]
+
+
+# ---- writes
+
+
+def written(stores, name, table):
+    stores["ours"].write_to_offline_store(name, table.to_pandas(), reorder_columns=False)
+
+
+@pytest.mark.parametrize("name", ["clicks", "parts"])
+def test_new_rows_are_added(fresh, name):
+    """A directory gets one more part and its old parts stay untouched; a single file has old and new rows."""
+    folder, stores = fresh
+    before = {p: p.read_bytes() for p in (folder / FILES[name]).glob("*.parquet")}
+    written(stores, name, clicks_table([(7, 3, 3, 70, [7])]))
+    got = stores["ours"].get_historical_features(asked([7, 1], [4, 1]), [f"{name}:count"]).to_arrow()
+    assert got["count"].to_pylist() == [70, 10]
+    assert len(list(folder.rglob("*.parquet"))) == len(set(folder.rglob("*.parquet")))
+    assert all(path.read_bytes() == content for path, content in before.items())
+    assert len(list((folder / FILES[name]).glob("*.parquet"))) == (len(before) + 1 if before else 0)
+
+
+@pytest.mark.parametrize("name", ["clicks", "parts"])
+def test_a_failed_write_leaves_what_was_there(fresh, name, monkeypatch):
+    """When the disk fails in the middle, the old rows are all there, and nothing else is."""
+    folder, stores = fresh
+    before = {p: p.read_bytes() for p in folder.rglob("*.parquet")}
+
+    def broken(self, table, *_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(pq.ParquetWriter, "write_table", broken)
+    with pytest.raises(OSError, match="disk full"):
+        written(stores, name, clicks_table([(7, 3, 3, 70, [7])]))
+    assert {p: p.read_bytes() for p in folder.rglob("*.parquet")} == before
+    assert not list(folder.rglob(".*"))
+
+
+def test_rows_with_other_columns_are_not_written(fresh):
+    """A batch that lacks a column of the files is refused before anything is written."""
+    from adc_features.store.offline_store import AsofOfflineStore
+
+    folder, stores = fresh
+    before = sorted((folder / FILES["parts"]).iterdir())
+    with pytest.raises(InputError, match="bring the same columns"):
+        AsofOfflineStore.offline_write_batch(stores["ours"].config, stores["ours"].get_feature_view("parts"), clicks_table(CLICKS).drop_columns("sid"), None)
+    assert sorted((folder / FILES["parts"]).iterdir()) == before
+
+
+def test_logged_features_become_parts(fresh, tmp_path):
+    """Every write of logs adds files and keeps those of the last."""
+    from feast.feature_logging import LoggingConfig
+    from feast.infra.offline_stores.file_source import FileLoggingDestination
+
+    from adc_features.store.offline_store import AsofOfflineStore
+
+    _, stores = fresh
+    logging = LoggingConfig(destination=FileLoggingDestination(path=str(tmp_path / "logs")))
+    for n in (1, 2):
+        AsofOfflineStore.write_logged_features(stores["ours"].config, pa.table({"request": [n]}), None, logging, None)
+    assert sorted(pq.read_table(tmp_path / "logs")["request"].to_pylist()) == [1, 2]
+
+
+def test_a_saved_dataset_is_what_was_retrieved(fresh, tmp_path):
+    """Saved once, read back equal; a second time it is refused unless overwriting is allowed."""
+    from feast.errors import SavedDatasetLocationAlreadyExists
+    from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+
+    _, stores = fresh
+    job = stores["ours"].get_historical_features(asked([1, 2, 9], [1, 6, 6]).to_pandas(), ["clicks:count", "clicks:sid"])
+    for name in ("kept.parquet", "kept"):
+        storage = SavedDatasetFileStorage(path=str(tmp_path / name))
+        stores["ours"].create_saved_dataset(job, name="kept", storage=storage, allow_overwrite=False)
+        saved = stores["ours"].get_saved_dataset("kept").to_df()
+        assert saved["count"].dropna().tolist() == [10]
+        assert pq.read_table(tmp_path / name).equals(job.to_arrow().replace_schema_metadata(None))
+        with pytest.raises(SavedDatasetLocationAlreadyExists):
+            job.persist(storage)
+        job.persist(storage, allow_overwrite=True)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["kept", "kept.parquet"]
+
+
+# ---- where the rows are
+
+
+def test_hive_partitions_are_read_and_written(fresh):
+    """The column that a directory's name holds is a column like any other, and new rows go to their partition."""
+    import pyarrow.dataset as ds
+
+    folder, stores = fresh
+    for part in (folder / FILES["parts"]).iterdir():
+        part.unlink()
+    ds.write_dataset(clicks_table(CLICKS), folder / FILES["parts"], format="parquet", partitioning=["count"], partitioning_flavor="hive")
+    assert (folder / FILES["parts"] / "count=10").is_dir()
+    got = stores["ours"].get_historical_features(asked([1, 2], [1, 1]), ["parts:count"]).to_arrow()
+    assert got["count"].to_pylist() == [10, 20]
+    written(stores, "parts", clicks_table([(7, 3, 3, 70, [7])]))
+    assert len(list((folder / FILES["parts"] / "count=70").glob("*.parquet"))) == 1
+    assert stores["ours"].get_historical_features(asked([7], [4]), ["parts:count"]).to_arrow()["count"].to_pylist() == [70]
+    for directory in (folder / FILES["parts"]).iterdir():
+        for part in directory.iterdir():
+            part.unlink()
+        directory.rmdir()
+
+
+def test_the_schema_is_discovered(fresh):
+    """Names and types of a source's columns, as Feast's inference asks for them."""
+    from adc_features.store.offline_store import AsofOfflineStore
+
+    _, stores = fresh
+    source = stores["ours"].get_feature_view("clicks").batch_source
+    found = dict(AsofOfflineStore().get_table_column_names_and_types_from_data_source(stores["ours"].config, source))
+    assert list(found) == ["user_id", "event_timestamp", "created", "count", "sid"]
+    AsofOfflineStore().validate_data_source(stores["ours"].config, source)
+
+
+# ---- what cannot be joined
+
+
+def truncated(folder: Path) -> None:
+    path = folder / FILES["clicks"]
+    path.write_bytes(path.read_bytes()[:-20])
+
+
+def corrupt(folder: Path) -> None:
+    path = folder / FILES["clicks"]
+    content = bytearray(path.read_bytes())
+    content[4:400] = b"\xff" * 396
+    path.write_bytes(content)
+
+
+def replaced(**columns):
+    def change(folder: Path) -> None:
+        table = clicks_table(CLICKS)
+        for name, values in columns.items():
+            place = table.column_names.index(name)
+            table = table.remove_column(place) if values is None else table.set_column(place, name, values)
+        pq.write_table(table, folder / FILES["clicks"])
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "words"),
+    [
+        (truncated, ArtifactError, r"(?s)clicks.*clicks\.parquet.*half-written"),
+        (corrupt, ArtifactError, r"(?s)clicks.*clicks\.parquet.*damaged"),
+        (lambda folder: (folder / FILES["clicks"]).unlink(), ArtifactError, r"clicks.*no file at .*clicks\.parquet yet"),
+        (lambda folder: (folder / FILES["clicks"]).write_bytes(b""), ArtifactError, r"(?s)clicks.*not readable as Parquet"),
+        (replaced(count=None), InputError, r"clicks.*has no column count; it has .*correct the view's schema"),
+        (replaced(created=None), InputError, r"clicks.*has no column created"),
+        (replaced(count=pa.array(["a", "b", "c", "d"])), InputError, r"clicks: count is string in the files and int32 in the view"),
+        (replaced(count=pa.array([2**40] * 4)), InputError, r"clicks: count is int64 in the files and int32 in the view"),
+        (replaced(user_id=pa.array(["1", "1", "2", "2"])), InputError, "user_id is int64 in the entity rows and string in the features"),
+        (replaced(event_timestamp=pa.array([1.0, 2.0, 3.0, 4.0])), InputError, "event_timestamp is of type double"),
+    ],
+)
+def test_features_that_cannot_be_joined_are_named(fresh, change, error, words):
+    """What is wrong, with which view and file, and what to do."""
+    folder, stores = fresh
+    change(folder)
+    with pytest.raises(error, match=words):
+        clicks_of(stores["ours"], asked([1], [1]))
+
+
+@pytest.mark.parametrize(
+    ("entity", "words"),
+    [
+        (asked([1], [1]).drop_columns("user_id"), "no column user_id, a key of view clicks"),
+        (asked([1], [1]).drop_columns("event_timestamp"), "no column 'event_timestamp'"),
+        (asked([1], [None]), "1 values are null"),
+        (asked([1], [1], count=[1]), r"columns \['count'\], which are also features"),
+        (asked([1], [1]).set_column(1, "user_id", pa.array(["1"])), "user_id is string in the entity rows and int64 in the features"),
+        ([1, 2], "entity rows are a list"),
+    ],
+)
+def test_entity_rows_that_cannot_be_joined_are_refused(fresh, entity, words):
+    """Missing or clashing columns, null times, keys of another kind: one clear error."""
+    with pytest.raises(InputError, match=words):
+        clicks_of(fresh[1]["ours"], entity)
+
+
+def test_an_empty_view_and_times_that_do_not_overlap_give_nulls(fresh):
+    """A view without rows, rows before any feature and rows centuries away are kept with nulls, and no entity rows give none."""
+    folder, stores = fresh
+    far = [datetime(1, 1, 1, tzinfo=UTC), datetime(1677, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)]
+    entity = pa.table({"row": [0, 1, 2], "user_id": [1, 1, 1], "event_timestamp": pa.array(far, UTC_US)})
+    nothing = [{"row": n, "count": None, "sid": None} for n in range(3)]
+    assert clicks_of(stores["ours"], entity) == nothing
+    assert clicks_of(stores["ours"], asked([], [])) == []
+    pq.write_table(clicks_table([]), folder / FILES["clicks"])
+    assert clicks_of(stores["ours"], entity) == nothing
+
+
+def test_features_of_the_far_past_are_found(fresh):
+    """Year 1 and 1969 are times like any other."""
+    folder, stores = fresh
+    past = pa.array([datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)], UTC_US)
+    rows = clicks_table(CLICKS[:2]).set_column(1, "event_timestamp", past).set_column(2, "created", past)
+    pq.write_table(rows, folder / FILES["clicks"])
+    entity = pa.table({"row": [0, 1], "user_id": [1, 1], "event_timestamp": past})
+    assert [r["count"] for r in clicks_of(stores["ours"], entity)] == [10, 11]
+
+
+def test_a_view_with_no_file_yet_takes_its_first_rows(fresh):
+    """Reading it says so; writing makes the file."""
+    folder, stores = fresh
+    with pytest.raises(ArtifactError, match=r"view absent: there is no file at .*absent\.parquet yet; write the first rows"):
+        stores["ours"].get_historical_features(asked([1], [1]), ["absent:ghost"]).to_arrow()
+    from adc_features.store.offline_store import AsofOfflineStore
+
+    rows = pa.table({"user_id": [1], "event_timestamp": times([0]), "created": times([0]), "ghost": [1]})
+    AsofOfflineStore.offline_write_batch(stores["ours"].config, stores["ours"].get_feature_view("absent"), rows, None)
+    assert stores["ours"].get_historical_features(asked([1], [1]), ["absent:ghost"]).to_arrow()["ghost"].to_pylist() == [1]
+    (folder / FILES["absent"]).unlink()
+
+
+def test_a_hundred_views_join(fresh):
+    """One frame over a hundred views, each under its own name."""
+    from feast import FeatureService
+
+    _, stores = fresh
+    clicks = stores["ours"].get_feature_view("clicks")
+    service = FeatureService(name="hundred", features=[clicks.with_name(f"v{n}")[["count"]] for n in range(100)])
+    stores["ours"].apply([service])
+    table = stores["ours"].get_historical_features(asked([1, 2], [1, 6]), service, full_feature_names=True).to_arrow()
+    assert {tuple(table[f"v{n}__count"].to_pylist()) for n in range(100)} == {(10, None)}
+
+
+def test_sources_that_are_not_parquet_files_are_refused(fresh):
+    """Another kind of source is named, with what to do."""
+    from feast.data_format import DeltaFormat
+    from feast.infra.offline_stores.file_source import FileSource
+
+    from adc_features.store.offline_store import AsofOfflineStore
+
+    source = FileSource(path="somewhere", file_format=DeltaFormat(), timestamp_field="event_timestamp")
+    with pytest.raises(AdcError, match="DeltaFormat; this store reads Parquet"):
+        AsofOfflineStore.pull_all_from_table_or_query(fresh[1]["ours"].config, source, ["user_id"], [], "event_timestamp")
