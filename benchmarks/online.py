@@ -163,9 +163,14 @@ def feast_redis(table: SidTable, folder: Path, stack: ExitStack) -> System | Non
     return None if port is None else feast_client(table, folder, {"type": "redis", "connection_string": f"localhost:{port}"}, FEAST_ROWS)
 
 
-# feast_adc (our LMDB store through Feast's client) belongs here: `return feast_client(table, folder, {"type": "...LmdbOnlineStore", ...}, len(table))`
+def feast_adc(table: SidTable, folder: Path, stack: ExitStack) -> System:
+    """Feast's client over our LMDB store, filled by our compute engine."""
+    path = str(folder / "online_lmdb")
+    return feast_client(table, folder, {"type": "adc_features.store.online_store.LmdbOnlineStore", "path": path}, len(table))
+
+
 SYSTEMS: dict[str, Callable[[SidTable, Path, ExitStack], System | None]] = {
-    s.__name__: s for s in (snapshot, memmap_floor, lmdb_floor, redis_mget_floor, feast_sqlite, feast_redis)
+    s.__name__: s for s in (snapshot, memmap_floor, lmdb_floor, redis_mget_floor, feast_sqlite, feast_redis, feast_adc)
 }
 
 
