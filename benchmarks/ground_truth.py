@@ -3,7 +3,7 @@
     python benchmarks/ground_truth.py --seeds 3 --json docs/evidence/synthetic.json
 
 On generated catalogues, where the truth is known. Each item's codes (one-hot, times their weights) predict its true latent by ridge
-regression: fitted on half of the items, scored on the other half, by popularity. For ADC-SID the same codes are also read with equal
+regression: fitted on half of the items, scored on the other half, by popularity. For ADC-SID, with the gate as it is and at unit length, the same codes are also read with equal
 weights, with weights exchanged among warm items (in all and within popularity deciles), and with the true reliability as weight. Three
 levels of noise in behaviour. Differences are paired on the same items; intervals are 95 % from a bootstrap of the scored items.
 """
@@ -21,7 +21,9 @@ from _measure import machine
 
 NOISE = (0.5, 1.5, 4.0)
 SPEC = {"content": {"text": 1, "image": 1}, "shared": 1, "behavior": 3, "codebook_size": 32}
-TOKENIZERS = ("adc", "without_gate", "rq_vae", "rq_kmeans", "rq_kmeans_balanced", "opq", "letter", "das", "mm_rq_vae", "mmq", "unisid")
+WEIGHTED = ("adc", "unit_gate")
+"""Tokenizers with weights of their own, whose codes are also read with other weights."""
+TOKENIZERS = (*WEIGHTED, "without_gate", "rq_vae", "rq_kmeans", "rq_kmeans_balanced", "opq", "letter", "das", "mm_rq_vae", "mmq", "unisid")
 STEPS, BATCH = 200, 512
 DRAWS = 1000
 
@@ -84,22 +86,22 @@ def one(noise: float, seed: int, names: list[str]) -> tuple[dict[str, np.ndarray
                 refused[name] = str(refusal)
                 continue
         errors[name] = residuals(features(sids.sid, sids.sid_weight, spec.codebook_size), latent, train)
-        if name != "adc":
+        if name not in WEIGHTED:
             continue
         behavioral = np.flatnonzero(spec.is_behavioral)
         trusted = sids.sid_weight.copy()
         trusted[:, behavioral] = np.where(sids.sid[:, behavioral] >= 0, reliability[:, None], 0)
         readings = {
-            "adc_equal_weights": (sids.sid >= 0).astype(np.float32),
-            "adc_weights_permuted": exchanged(sids.sid_weight, behavioral, [by_count], rng),
-            "adc_weights_permuted_in_decile": exchanged(sids.sid_weight, behavioral, deciles, rng),
-            "adc_true_reliability": trusted,
+            "equal_weights": (sids.sid >= 0).astype(np.float32),
+            "weights_permuted": exchanged(sids.sid_weight, behavioral, [by_count], rng),
+            "weights_permuted_in_decile": exchanged(sids.sid_weight, behavioral, deciles, rng),
+            "true_reliability": trusted,
         }
-        errors |= {reading: residuals(features(sids.sid, w, spec.codebook_size), latent, train) for reading, w in readings.items()}
+        errors |= {f"{name}_{reading}": residuals(features(sids.sid, w, spec.codebook_size), latent, train) for reading, w in readings.items()}
         weight = sids.sid_weight[:, behavioral].mean(1)
-        correlations = {
-            "weight_and_reliability": rank_correlation(weight[warm], reliability[warm]),
-            "weight_and_reliability_within_decile": float(np.nanmean([rank_correlation(weight[d], reliability[d]) for d in deciles])),
+        correlations |= {
+            f"{name}_weight_and_reliability": rank_correlation(weight[warm], reliability[warm]),
+            f"{name}_weight_and_reliability_within_decile": float(np.nanmean([rank_correlation(weight[d], reliability[d]) for d in deciles])),
             "count_and_reliability": rank_correlation(items.interaction_count[warm], reliability[warm]),
         }
     scored = ~train
@@ -126,7 +128,7 @@ def summary(runs: list[tuple[dict[str, np.ndarray], dict[str, Any], dict[str, di
         | {where: interval((base - e)[place == n], base[place == n], rng) for n, where in enumerate(("head", "middle", "tail", "cold")) if (place == n).any()}
         for name, e in errors.items()
     }
-    pairs = {f"adc_minus_{name}": interval(e - errors["adc"], base, rng) for name, e in errors.items() if name != "adc"} if "adc" in errors else {}
+    pairs = {f"{w}_minus_{name}": interval(e - errors[w], base, rng) for w in WEIGHTED if w in errors for name, e in errors.items() if name != w}
     correlations = {k: [c[k] for _, _, c, _ in runs if c] for k in runs[0][2]}
     return {
         "latent_r2": r2,
