@@ -2,7 +2,8 @@
 
 AdcError
 ├── InputError             data or arguments that we refuse; nothing was changed
-│   └── ReliabilityError   the reliability signal disagrees with the interaction counts
+│   ├── ReliabilityError   the reliability signal disagrees with the interaction counts
+│   └── LeakError          a frame holds features from after its rows' times
 ├── QualityError           a fitted tokenizer fails its quality gate; nothing was written
 ├── ArtifactError          a file or directory on disk is missing, incomplete or altered
 ├── GenerationMismatch     codes of one generation offered to a reader of another
@@ -22,6 +23,10 @@ class InputError(AdcError):
 
 class ReliabilityError(InputError):
     """The reliability signal does not rise with interaction counts (methods: rank correlation gate)."""
+
+
+class LeakError(InputError):
+    """Rows of a frame read features that became valid only after them."""
 
 
 class QualityError(AdcError):

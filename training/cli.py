@@ -16,11 +16,50 @@ log = logging.getLogger(__name__)
 
 
 @app.command()
-def dataset(run: RunOption, json: JsonOption = None) -> None:
+def dataset(
+    run: RunOption,
+    verify: Annotated[bool, typer.Option("--verify", help="Prove that the joined rows are those of the retrieval manifest, on disk and joined anew.")] = False,
+    json: JsonOption = None,
+) -> None:
     """Join the labelled rows with the features that were knowable at their time."""
-    from training.stages import DATASET
+    from adc_features.run import Run
+    from training.stages import DATASET, verify_dataset
 
-    build(run, DATASET, json=json)
+    if verify:
+        report({"equal": True, **verify_dataset(Run.open(run))}, json)
+    else:
+        build(run, DATASET, json=json)
+
+
+@app.command()
+def audit(
+    frame: Annotated[Path | None, typer.Argument(metavar="[FRAME]", help="A Parquet frame, of any origin.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Audit the joined rows of a run.")] = None,
+    row_time: Annotated[str, typer.Option(metavar="COLUMN", help="The time of each row.")] = "event_timestamp",
+    feature_time: Annotated[
+        list[str] | None, typer.Option(metavar="VIEW=COLUMN", help="When a view's feature became valid; repeatable. Default: the columns of our frames.")
+    ] = None,
+    label_time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When the label happened; default the row's time.")] = None,
+    close: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="A feature this near before the label is counted as suspicious.")] = 0.0,
+    json: JsonOption = None,
+) -> None:
+    """How old each view's features are at their rows; fails when any is from the future."""
+    from datetime import timedelta
+
+    from adc_features.audit import audit as audit_frame
+    from adc_features.run import Run
+    from training.stages import FRAME
+
+    if (frame is None) == (run is None):
+        raise typer.BadParameter("give a Parquet frame or --run")
+    if wrong := [named for named in feature_time or [] if not all(named.partition("="))]:
+        raise typer.BadParameter(f"--feature-time {wrong[0]!r} is not VIEW=COLUMN")
+    columns = dict(named.split("=", 1) for named in feature_time) if feature_time else None
+    path = frame if run is None else Run.open(run).output("dataset") / FRAME
+    assert path is not None
+    found = audit_frame(path, row_time=row_time, feature_times=columns, label_time=label_time, close=timedelta(seconds=close))
+    report(asdict(found), json)
+    found.require_clean()
 
 
 @app.command()

@@ -15,8 +15,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adc_features.artifact import write_json
-from adc_features.errors import InputError
+from adc_features.errors import ArtifactError, InputError
 from adc_features.generation import Generation
+from adc_features.retrieval import RETRIEVAL, differences, parquet_batches, retrieval_manifest
 from adc_features.run import Run, Stage
 from adc_features.sids import CodeTimeline, SidTimeline
 from adc_features.spec import BEHAVIOR
@@ -37,6 +38,7 @@ from training.frame import TrainingFrame, label_table, retroactive_frame, traini
 from training.recipes import RECIPES, Sources
 
 PARITY_SAMPLE = 1_000
+FRAME = "frame.parquet"
 RETROACTIVE = "codes_weights_retroactive"
 """Codes and weights of the newest snapshot declared valid for all time, as papers do: a leak, trained to show how large it is."""
 
@@ -45,12 +47,12 @@ RETROACTIVE = "codes_weights_retroactive"
 
 
 def _build_dataset(run: Run, directory: Path) -> Mapping[str, Any]:
-    from adc_features.store import join_facts, service_name, training_features
+    from adc_features.store import join_facts
 
-    labels = label_table(known_interactions(run))
-    joined = training_features(repository_of(run), labels, service=service_name(run.settings.generation))
-    facts = join_facts(joined)
-    pq.write_table(joined, directory / "frame.parquet")
+    joined = _joined(run)
+    facts, manifest = join_facts(joined), _retrieved(joined)
+    pq.write_table(joined, directory / FRAME)
+    write_json(directory / RETRIEVAL, manifest)
     frame = _checked_frame(run, joined)
     train, scored = split_frame(run, frame)
     return {
@@ -58,6 +60,7 @@ def _build_dataset(run: Run, directory: Path) -> Mapping[str, Any]:
         "rows_out": facts.rows_out,
         "unmatched": facts.unmatched,
         "generation": facts.generation,
+        "content_hash": manifest["content_hash"],
         "coverage": {"train": code_coverage(train), "scored": code_coverage(scored)},
     }
 
@@ -69,6 +72,40 @@ def _published_snapshots(run: Run) -> Any:
     return [[s.as_of, s.servable_at, s.computed_at] for s in published_snapshots(repository_of(run), run.settings.generation)]
 
 
+def _joined(run: Run) -> pa.Table:
+    from adc_features.store import service_name, training_features
+
+    labels = label_table(known_interactions(run))
+    return training_features(repository_of(run), labels, service=service_name(run.settings.generation), event_times=True)
+
+
+def _retrieved(joined: pa.Table) -> dict[str, Any]:
+    from adc_features.store import join_facts
+
+    facts = join_facts(joined)
+    return retrieval_manifest([joined], joined.schema, service=facts.service, generation=facts.generation, unmatched=facts.unmatched, rows_in=facts.rows_in)
+
+
+def verify_dataset(run: Run) -> dict[str, Any]:
+    """Prove that the run's frame is what its retrieval manifest says, and that the same join gives it again now.
+
+    Returns {"rows", "content_hash"}. Raises ArtifactError, with every difference, when the file or the answer of the join is another.
+    """
+    directory = run.output("dataset")
+    path = directory / RETRIEVAL
+    if not path.is_file():
+        raise ArtifactError(f"{directory} has no {RETRIEVAL}, an older version wrote it; run `adc dataset` in a new run directory")
+    then = json.loads(path.read_text(encoding="utf-8"))
+    stored = retrieval_manifest(parquet_batches(directory / FRAME), pq.read_schema(directory / FRAME))
+    said = [f"the file {FRAME}: {d}" for d in differences(then, {**then, **{k: stored[k] for k in ("rows", "columns")}})]
+    said += [f"the join: {d}" for d in differences(then, _retrieved(_joined(run)))]
+    if said:
+        raise ArtifactError(
+            "the dataset differs from its retrieval manifest. " + "; ".join(said) + ". Join again for a new dataset, or restore what was published"
+        )
+    return {"rows": then["rows"], "content_hash": then["content_hash"]}
+
+
 def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
     labels = label_table(known_interactions(run))
     spec = generation_of(run).spec
@@ -77,7 +114,7 @@ def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
 
 def frame_of(run: Run) -> TrainingFrame:
     """The run's joined rows, checked again on the way in."""
-    return _checked_frame(run, pq.read_table(run.output("dataset") / "frame.parquet"))
+    return _checked_frame(run, pq.read_table(run.output("dataset") / FRAME))
 
 
 def split_frame(run: Run, frame: TrainingFrame) -> tuple[TrainingFrame, TrainingFrame]:

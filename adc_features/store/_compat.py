@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 os.environ.setdefault("FEAST_USAGE", "False")
 
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, StreamFeatureView, ValueType
 from feast.data_format import ParquetFormat
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
@@ -34,7 +34,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnline
 from feast.protos.feast.types.Value_pb2 import BoolList, BytesList, DoubleList, FloatList, Int32List, Int64List, StringList
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel, get_online_config_from_type
-from feast.type_map import VALUE_TYPE_TO_PROTO_VALUE_MAP, feast_value_type_to_python_type
+from feast.type_map import VALUE_TYPE_TO_PROTO_VALUE_MAP, feast_value_type_to_python_type, python_values_to_proto_values
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, from_feast_to_pyarrow_type
 from feast.utils import _get_cached_request_context, _get_table_entity_values, compute_non_entity_date_range, make_tzaware
 
@@ -78,6 +78,7 @@ __all__ = [
     "RetrievalJob",
     "RetrievalMetadata",
     "SavedDatasetLocationAlreadyExists",
+    "StreamFeatureView",
     "String",
     "StringList",
     "SupportedAsyncMethods",
@@ -93,6 +94,7 @@ __all__ = [
     "get_online_store_from_config",
     "make_tzaware",
     "online_store",
+    "python_values_to_proto_values",
     "quiet",
     "track_feature_statuses",
 ]

@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore, FeatureView
 
 _log = logging.getLogger(__name__)
+EVENT_TIME = "_event_time"
+"""Ends the name of the column that says when a view's row became valid."""
+
 _FACTS = b"adc_features"
 _ROW = "adc_row"
 
@@ -50,14 +53,15 @@ class JoinFacts:
     unmatched: dict[str, int]
 
 
-def training_features(repo: Path, entity_frame: pa.Table | pd.DataFrame, *, service: str) -> pa.Table:
+def training_features(repo: Path, entity_frame: pa.Table | pd.DataFrame, *, service: str, event_times: bool = False) -> pa.Table:
     """The features of a service for each row, as known at its event_timestamp.
 
     entity_frame: `event_timestamp` (aware), the keys that the service needs (`item_id`, `user_id`) and any other columns.
     Returns the same rows in the same order, duplicates kept: the frame's columns (`row_id` int64 added in front when it has
     none, times as timestamp[us, UTC]), then per view `<view>_found` (`sid_found` for codes) and its features in their declared
     types. Codes are never null (-1, weight 0, cold); `sid_as_of` is timestamp[us, UTC]; statistics of unknown keys are null.
-    `join_facts` tells counts and the generation.
+    `join_facts` tells counts and the generation. event_times: also `<view>_event_time` (timestamp[us, UTC], null without a feature row), when
+    the row that was read became valid, for `adc audit`; only our own offline store can say it, with others the columns are not there.
     Raises InputError on a frame without the keys, with naive or null times, or with columns that clash with features;
     ArtifactError when the offline store breaks a guarantee (rows lost or added, a feature newer than its row).
     """
@@ -66,7 +70,7 @@ def training_features(repo: Path, entity_frame: pa.Table | pd.DataFrame, *, serv
     if reads_parquet_itself(store):
         times = _checked(entity_frame, [])["event_timestamp"]
         newest = moment(times.cast(pa.int64()).to_numpy().max().astype("datetime64[us]")) if len(times) else None
-        return open_join(repo, service, until=newest).join(entity_frame)
+        return open_join(repo, service, until=newest).join(entity_frame, event_times=event_times)
     frame = _asked(entity_frame, views)
     return _answered(entity_frame, frame, service, views, features_as_of(repo, store, views, frame))
 
@@ -80,10 +84,11 @@ class PreparedJoin:
     views: tuple[FeatureView, ...]
     prepared: tuple[PreparedView, ...]
 
-    def join(self, entity_frame: pa.Table | pd.DataFrame) -> pa.Table:
+    def join(self, entity_frame: pa.Table | pd.DataFrame, *, event_times: bool = False) -> pa.Table:
         """What `training_features` returns for these rows."""
         frame = _asked(entity_frame, self.views)
-        return _answered(entity_frame, frame, self.service, self.views, _prepared_features(self.repo, self.views, self.prepared, frame))
+        features = _prepared_features(self.repo, self.views, self.prepared, frame, event_times=event_times)
+        return _answered(entity_frame, frame, self.service, self.views, features)
 
 
 def open_join(repo: Path, service: str, *, until: datetime | None = None, memory_limit: int | None = None) -> PreparedJoin:
@@ -118,12 +123,19 @@ def _prepared(store: FeatureStore, views: Sequence[FeatureView], *, until: datet
     return tuple(PreparedView(source, until=until, memory_limit=limit, spill=spill) for source in sources)
 
 
-def _prepared_features(repo: Path, views: Sequence[FeatureView], prepared: Sequence[PreparedView], frame: pa.Table) -> pa.Table:
+def _prepared_features(repo: Path, views: Sequence[FeatureView], prepared: Sequence[PreparedView], frame: pa.Table, *, event_times: bool = False) -> pa.Table:
     at = microseconds(frame["event_timestamp"])
     raw: dict[str, pa.Array] = {}
+    read_at: dict[str, pa.Array] = {}
     for view in prepared:
-        raw |= view.gathered(view.match(frame, at))
-    return visible_features(repo, views, pa.table(raw))
+        rows = view.match(frame, at)
+        raw |= view.gathered(rows)
+        if event_times:
+            read_at[view.source.name + EVENT_TIME] = view.event_times(rows)
+    features = visible_features(repo, views, pa.table(raw))
+    for name, times in read_at.items():
+        features = features.append_column(name, times)
+    return features
 
 
 def _asked(entity_frame: pa.Table | pd.DataFrame, views: Sequence[FeatureView]) -> pa.Table:

@@ -11,6 +11,7 @@ from training import cli
 COMMANDS = [
     "run",
     "dataset",
+    "audit",
     "train",
     "evaluate",
     "fit",

@@ -1,0 +1,242 @@
+"""Batches of arrays in a reproducible order, for one of several ranks and workers. Reads: RowGroups. Writes: dicts of arrays.
+
+The order of an epoch: groups are permuted, rows within a group are permuted, and the sequence is cut into one equal span for each rank; a rank's
+batches are cut into one span for each worker; consecutive rows of a span are read into a buffer and permuted again. Everything follows
+from (seed, epoch, ranks, workers), so a batch in the middle is found without reading what was before it.
+
+Legend: B rows of a batch, L length of a list.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adc_features.errors import InputError
+from adc_features.sids import list_matrix
+from training.row_groups import RowGroups
+
+Arrays = dict[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns leave, and as what.
+
+    scalars: numbers, booleans and times, [B] in their own type (times: int64 microseconds since 1970 UTC). lists: name -> L, [B, L] in the
+    values' type. codes: those of `lists` that hold codes; they leave as int64 code + 1, so that 0 is "no code". vocabularies: name -> values;
+    the column leaves as int64 [B], 1 + the value's place, 0 for values not in it and for nulls. fill: name -> number in place of nulls;
+    without one a null float becomes NaN and any other null is refused. A column that is not named is left out, texts without a vocabulary included.
+    """
+
+    scalars: tuple[str, ...] = ()
+    lists: Mapping[str, int] = field(default_factory=dict)
+    codes: tuple[str, ...] = ()
+    vocabularies: Mapping[str, np.ndarray] = field(default_factory=dict)
+    fill: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        names = [*self.scalars, *self.lists, *self.vocabularies]
+        if not names:
+            raise InputError("no columns are named; give scalars, lists or vocabularies")
+        if twice := sorted({n for n in names if names.count(n) > 1}):
+            raise InputError(f"columns {twice} are named twice; a column leaves in one form")
+        if unknown := sorted(set(self.codes) - set(self.lists)):
+            raise InputError(f"codes {unknown} are not among the lists {sorted(self.lists)}; give their lengths there")
+
+    @property
+    def names(self) -> list[str]:
+        """Every column that is read."""
+        return [*self.scalars, *self.lists, *self.vocabularies]
+
+    def arrays(self, table: pa.Table) -> Arrays:
+        """The columns of a table as arrays. Raises InputError for missing columns, other types, nulls without a fill and lists of other lengths."""
+        if missing := sorted(set(self.names) - set(table.column_names)):
+            raise InputError(f"the rows have no column {', '.join(missing)}; they have {table.column_names}")
+        out = {name: _scalar(table[name], name, self.fill.get(name)) for name in self.scalars}
+        for name, length in self.lists.items():
+            matrix = _matrix(table[name], name, length, self.fill.get(name))
+            out[name] = matrix.astype(np.int64) + 1 if name in self.codes else matrix
+        for name, values in self.vocabularies.items():
+            kind = table[name].type
+            out[name] = pc.fill_null(pc.index_in(table[name], value_set=pa.array(values).cast(kind), skip_nulls=True), -1).to_numpy().astype(np.int64) + 1
+        return out
+
+
+def _scalar(column: pa.ChunkedArray, name: str, fill: float | None) -> np.ndarray:
+    kind = column.type
+    if pa.types.is_timestamp(kind):
+        column = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64())
+    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+        raise InputError(f"column {name} is of type {kind}; a scalar is a number, boolean or timestamp, a text needs a vocabulary")
+    if column.null_count:
+        if fill is not None:
+            column = pc.fill_null(column, pa.scalar(fill).cast(column.type))
+        elif not pa.types.is_floating(kind):
+            raise InputError(f"column {name}: {column.null_count} nulls in a group of {kind}; say what stands for them with fill={{{name!r}: ...}}")
+    return column.to_numpy()
+
+
+def _matrix(column: pa.ChunkedArray, name: str, length: int, fill: float | None) -> np.ndarray:
+    kind = column.type
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise InputError(f"column {name} is of type {kind}; expected lists of {length} values")
+    dtype = kind.value_type.to_pandas_dtype()
+    try:
+        values = list_matrix(column.drop_null() if column.null_count else column, length, dtype)
+    except InputError as error:
+        raise InputError(f"column {name}: {error}") from error
+    if not column.null_count:
+        return values
+    if fill is None and not pa.types.is_floating(kind.value_type):
+        raise InputError(f"column {name}: {column.null_count} null lists of {kind.value_type}; say what stands for them with fill={{{name!r}: ...}}")
+    matrix = np.full((len(column), length), np.nan if fill is None else fill, dtype)
+    matrix[column.is_valid().to_numpy()] = values
+    return matrix
+
+
+class Piece(NamedTuple):
+    """Rows start..stop of a group, counted in the group's own order of this epoch."""
+
+    group: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Order:
+    """Who sees which rows in which order.
+
+    batch_rows: B. seed: None keeps the source's order. buffer_rows: rows that are permuted together, cut to whole batches; a worker
+    holds them and their groups.
+    ranks, rank: processes that train together, and this one.
+    remainder: rows do not divide evenly. "pad": the epoch's first rows are seen again, at most ranks - 1 of them, so that every row is seen and
+    every rank has as many; its last batch may be shorter. "drop": the rest is left out of this epoch, every batch has B rows.
+    """
+
+    batch_rows: int
+    seed: int | None = 0
+    buffer_rows: int = 262_144
+    rank: int = 0
+    ranks: int = 1
+    remainder: Literal["pad", "drop"] = "pad"
+
+    def __post_init__(self) -> None:
+        if self.batch_rows < 1 or self.buffer_rows < 1:
+            raise InputError(f"batch_rows is {self.batch_rows}, buffer_rows {self.buffer_rows}; expected at least 1")
+        if not 0 <= self.rank < self.ranks:
+            raise InputError(f"rank is {self.rank} of {self.ranks} ranks; expected 0..{self.ranks - 1}")
+        if self.remainder not in ("pad", "drop"):
+            raise InputError(f"remainder is {self.remainder!r}; expected pad or drop")
+
+    def rank_rows(self, rows: int) -> int:
+        """Rows of an epoch that each rank sees, of `rows` in all."""
+        if self.remainder == "pad":
+            return -(-rows // self.ranks)
+        return rows // self.ranks // self.batch_rows * self.batch_rows
+
+    def batches(self, rows: int) -> int:
+        """Batches of an epoch, the same for every rank."""
+        return -(-self.rank_rows(rows) // self.batch_rows)
+
+    def span(self, rows: int, *, worker: int, workers: int) -> tuple[int, int]:
+        """First and last batch (excluded) of a worker, of this rank's; earlier workers have at most one more, so they may take turns."""
+        each, more = divmod(self.batches(rows), workers)
+        first = worker * each + min(worker, more)
+        return first, first + each + (worker < more)
+
+    def pieces(self, rows: np.ndarray, *, epoch: int, worker: int, workers: int) -> list[Piece]:
+        """What a worker reads, in order. rows: int64 [groups]."""
+        total = int(rows.sum())
+        mine = self.rank_rows(total)
+        first, last = self.span(total, worker=worker, workers=workers)
+        begin = self.rank * mine + first * self.batch_rows
+        end = self.rank * mine + min(last * self.batch_rows, mine)
+        groups = np.arange(len(rows)) if self.seed is None else self._rng(epoch, 0).permutation(len(rows))
+        ends = np.cumsum(rows[groups])
+        found: list[Piece] = []
+        while begin < end:
+            at = begin % total  # padding begins anew
+            place = int(np.searchsorted(ends, at, side="right"))
+            start = at - int(ends[place] - rows[groups[place]])
+            stop = min(int(rows[groups[place]]), start + end - begin)
+            found.append(Piece(int(groups[place]), start, stop))
+            begin += stop - start
+        return found
+
+    def rows_of(self, piece: Piece, rows: int, *, epoch: int) -> np.ndarray:
+        """Row numbers within the piece's group, of `rows` rows."""
+        if self.seed is None:
+            return np.arange(piece.start, piece.stop)
+        return self._rng(epoch, 1, piece.group).permutation(rows)[piece.start : piece.stop]
+
+    def mixed(self, rows: int, *, epoch: int, worker: int, buffer: int) -> np.ndarray:
+        """The permutation of a buffer's rows."""
+        return np.arange(rows) if self.seed is None else self._rng(epoch, 2, self.rank, worker, buffer).permutation(rows)
+
+    def _rng(self, epoch: int, *what: int) -> np.random.Generator:
+        assert self.seed is not None
+        return np.random.default_rng((self.seed, epoch, *what))
+
+
+def array_batches(source: RowGroups, columns: Columns, order: Order, *, epoch: int = 0, worker: int = 0, workers: int = 1, skip: int = 0) -> Iterator[Arrays]:
+    """A worker's batches of an epoch, without the first `skip`; what they would have needed alone is not read.
+
+    Every array [B] or [B, L]. Raises as `Columns.arrays`, and InputError for a source without rows.
+    """
+    if not source.rows.sum():
+        raise InputError("the source has no rows; give at least one")
+    to_skip = skip * order.batch_rows
+    kept: dict[int, Arrays] = {}
+    # whole batches, so that no row waits for the next buffer
+    held = max(1, order.buffer_rows // order.batch_rows) * order.batch_rows
+    for number, pieces in enumerate(_buffers(order.pieces(source.rows, epoch=epoch, worker=worker, workers=workers), held)):
+        count = sum(p.stop - p.start for p in pieces)
+        if to_skip >= count:
+            to_skip -= count
+            continue
+        kept = {g: kept[g] if g in kept else _read(source, columns, g) for g in dict.fromkeys(p.group for p in pieces)}
+        mix = order.mixed(count, epoch=epoch, worker=worker, buffer=number)[to_skip:]
+        to_skip = 0
+        buffer = _mixed(kept, pieces, [order.rows_of(p, int(source.rows[p.group]), epoch=epoch) for p in pieces], mix)
+        kept = {pieces[-1].group: kept[pieces[-1].group]}  # the group that was cut goes on in the next buffer: it is read once
+        for start in range(0, len(mix), order.batch_rows):
+            yield {name: values[start : start + order.batch_rows] for name, values in buffer.items()}
+
+
+def _buffers(pieces: list[Piece], rows: int) -> Iterator[list[Piece]]:
+    """Consecutive pieces of at most `rows` rows together; a longer piece is cut."""
+    held: list[Piece] = []
+    room = rows
+    for piece in pieces:
+        start = piece.start
+        while start < piece.stop:
+            stop = min(piece.stop, start + room)
+            held.append(Piece(piece.group, start, stop))
+            room -= stop - start
+            start = stop
+            if not room:
+                yield held
+                held, room = [], rows
+    if held:
+        yield held
+
+
+def _read(source: RowGroups, columns: Columns, group: int) -> Arrays:
+    table = source.read(group)
+    if len(table) != source.rows[group]:
+        raise InputError(f"group {group} was read with {len(table)} rows and announced with {source.rows[group]}; a source's groups must not change")
+    return columns.arrays(table)
+
+
+def _mixed(groups: Mapping[int, Arrays], pieces: Sequence[Piece], rows: Sequence[np.ndarray], mix: np.ndarray) -> Arrays:
+    """The pieces' rows in the order `mix`; rows: of each piece, within its group."""
+    arrays = list(groups.values())
+    sizes = [len(next(iter(a.values()))) for a in arrays]
+    before = dict(zip(groups, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
+    picked = np.concatenate([before[p.group] + r for p, r in zip(pieces, rows, strict=True)])[mix]
+    whole = arrays[0] if len(arrays) == 1 else {name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]}
+    return {name: np.take(values, picked, axis=0) for name, values in whole.items()}
