@@ -46,6 +46,7 @@ def vectors(o: argparse.Namespace, directory: Path) -> int:
 
     dataset = load_source(o.data, seed=o.seed)
     steps = months_back(dataset.windows.validation_end, o.months)
+    joined_rows(dataset, steps, directory)
     past = dataset.before(steps[-1])
     cutoffs = snapshot_times(past["time"].to_numpy(), split=steps[0], count=o.history)
     ids = id_array(dataset.items["item_id"])
@@ -56,7 +57,6 @@ def vectors(o: argparse.Namespace, directory: Path) -> int:
     for number, b in enumerate(behavior_series(past, ids, cutoffs=[*cutoffs, *steps[1:]], settings=full_softmax(), seed=o.seed)):
         table = EmbeddingTable(ids, {**content, BEHAVIOR: b.vectors}, {**present, BEHAVIOR: b.present}, b.interaction_count, b.as_of)
         table.write(directory / f"{number:03d}.parquet")
-    joined_rows(dataset, steps, directory)
     return len(cutoffs)
 
 
@@ -71,7 +71,9 @@ def joined_rows(dataset: Dataset, refresh_at: Sequence[datetime], directory: Pat
     log, repo = dataset.before(dataset.windows.validation_end), directory / "feature_repo"
     create_repository(repo, project="generations")
     profile = item_profile(log, dataset.items, resolution=dataset.resolution, refresh_at=refresh_at)
-    publish_statistics(repo, item_profile=profile, user_activity=user_activity(log, resolution=dataset.resolution), resolution=dataset.resolution)
+    publish_statistics(
+        repo, item_profile=profile, user_activity=user_activity(log, dataset.items, resolution=dataset.resolution), resolution=dataset.resolution
+    )
     apply(repo)
     pq.write_table(training_features(repo, label_table(log), service=service_name(None)), directory / "frame.parquet")
 
