@@ -40,7 +40,8 @@ def microseconds(times: Column, *, name: str = "event_timestamp") -> np.ndarray:
 class AsofIndex:
     """The feature side of a join, sorted once. keys, times [F]; created [F], or None when rows carry no created time.
 
-    Of rows with one key and time the last by created time, then by position, is seen. asked: key columns of all entity rows to come, when
+    Of rows with one key and time the last by created time, then by position, is seen; without a created time a row comes first among them and
+    was never known. asked: key columns of all entity rows to come, when
     known; rows of other keys are left out before the sort. Raises InputError for null times.
     """
 
@@ -49,7 +50,7 @@ class AsofIndex:
     ) -> None:
         self.keys = KeyCodes(keys)
         at = microseconds(times)
-        self.created = microseconds(created, name="created_timestamp") if created is not None else None
+        self.created = None if created is None else _created(created)
         codes = self.keys.of_features if keys else np.zeros(len(at), np.int64)
         rows = np.flatnonzero(codes >= 0) if (codes < 0).any() else None
         if asked and keys:
@@ -72,7 +73,7 @@ class AsofIndex:
         self.rows = order if rows is None else rows[order]
         self._places = ((codes << self._time_bits) | (since >> self._shift))[order]
         self._at = at
-        self.created = None if born is None else born[order]
+        self.created = None if born is None else np.where(born[order] == _NEVER, -_NEVER - 1, born[order])
         self._earliest_created: list[np.ndarray] | None = None
 
     def __len__(self) -> int:
@@ -164,6 +165,19 @@ class AsofIndex:
             height[here] -= 1
         answer[asking] = node
         return answer
+
+
+_NEVER = int(np.iinfo(np.int64).min)
+
+
+def _created(column: Column) -> np.ndarray:
+    """Created times, microseconds; _NEVER where there is none."""
+    if not column.null_count:
+        return microseconds(column, name="created_timestamp")
+    missing = np.asarray(column.is_null())
+    times = np.full(len(column), _NEVER, np.int64)
+    times[~missing] = microseconds(column.drop_null(), name="created_timestamp")
+    return times
 
 
 def _order(codes: np.ndarray, since: np.ndarray, created: np.ndarray | None, *, bits: tuple[int, int]) -> np.ndarray:

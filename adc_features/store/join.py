@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from adc_features.clock import utc
 from adc_features.errors import ArtifactError, InputError
@@ -116,7 +115,9 @@ class PreparedView:
     ) -> None:
         source.check()
         self.source = source
-        self._files = _pruned(source.dataset, time_bounds(source.dataset, source.time, start=None, end=until))
+        # finer times than microseconds are cut to them: a row of the same microsecond is still seen
+        end = None if until is None else until + timedelta(microseconds=1)
+        self._files = _pruned(source.dataset, time_bounds(source.dataset, source.time, start=None, end=end))
         keys = [*source.keys.values(), source.time, *([source.created] if source.created else [])]
         # one batch picks its few values while the files are read; more batches need the columns again and again
         self._once = entity is not None and len(entity) <= BATCH_ROWS
@@ -126,8 +127,6 @@ class PreparedView:
             self._kept = np.flatnonzero(table[source.time].is_valid())
             table = table.take(pa.array(self._kept))
         created = table[source.created] if source.created else None
-        if created is not None and created.null_count:  # unknown when: known since ever
-            created = pc.fill_null(created.cast(pa.timestamp("us", created.type.tz)), pa.scalar(0, pa.timestamp("us", created.type.tz)))
         asked = None if entity is None else [entity[name] for name in source.keys]
         key_columns = [table[name] for name in source.keys.values()]
         self.index = AsofIndex(key_columns, table[source.time], created=created, asked=asked, names=list(source.keys))

@@ -111,6 +111,15 @@ def test_a_history_that_is_not_known_yet_is_leapt_over():
     assert index.match([asked], at, names=["k"], known_only=True).tolist() == [3, NO_ROW, n - 1]
 
 
+def test_a_row_without_a_created_time_was_never_known():
+    """It loses ties, is seen by a plain join, and hidden from one that asks what was known."""
+    created = pa.chunked_array([pa.array([None, -5, None], pa.int64()).cast(US)])
+    index = AsofIndex([pa.chunked_array([pa.array([1, 1, 1])])], times([5, 5, 7]), created=created)
+    asked, at = pa.chunked_array([pa.array([1, 1])]), np.array([6, 8])
+    assert index.match([asked], at, names=["k"]).tolist() == [1, 2]
+    assert index.match([asked], at, names=["k"], known_only=True).tolist() == [1, 1]
+
+
 def test_created_time_filtering_needs_created_times():
     """Asking for what was known without created times is refused, not ignored."""
     index = AsofIndex([pa.chunked_array([pa.array([1])])], times([1]))
