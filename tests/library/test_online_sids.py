@@ -17,7 +17,7 @@ from adc_features.clock import instant
 from adc_features.errors import ArtifactError, InputError
 from adc_features.rows import completed
 from adc_features.sids import SidTimeline
-from adc_features.store import OnlineSids
+from adc_features.store import OnlineSids, online_sids
 from adc_features.store.repository import publication_path
 from adc_features.store.timeline import PackedTimeline
 
@@ -169,16 +169,19 @@ def test_a_reader_outlives_three_publishes(repo):
     assert code(sids) == 6
 
 
-def test_a_broken_publication_leaves_readers_on_the_one_before(repo, caplog):
+def test_a_broken_publication_leaves_readers_on_the_one_before(repo, monkeypatch):
     """A newer publication whose packed file is cut is refused once, loudly; lookups go on, and the next sound one is taken."""
+    said: list[str] = []  # the logger itself: what other tests did to the handlers of the process is not the question
+    monkeypatch.setattr(online_sids._log, "warning", lambda message, *facts: said.append(message % facts))
     publish(repo, snapshot(day(10), 1))
     sids = OnlineSids(repo, "g1")
     path = publish(repo, snapshot(day(20), 2))
     newest = max((path / "packed").iterdir())
     newest.write_bytes(newest.read_bytes()[:-1])
     assert [code(sids), code(sids)] == [1, 1]
-    assert [r.message for r in caplog.records if "kept the snapshot before" in r.message and str(newest) in r.message] != []
-    assert len([r for r in caplog.records if "kept the snapshot before" in r.message]) == 1
+    (once,) = said
+    assert "kept the snapshot before" in once
+    assert str(newest) in once
     with pytest.raises(ArtifactError, match="cut or appended"):
         OnlineSids(repo, "g1")
     newest.unlink()
