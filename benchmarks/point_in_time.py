@@ -210,34 +210,32 @@ def same_rows(ours: Path, theirs: Path) -> bool:
     return True
 
 
-def stream(rows: int, items: int, batch: int = 1 << 20) -> dict[str, float]:
+def stream(path: str, rows: int, items: int, batch: int = 1 << 20) -> dict[str, float]:
     """Entity rows made, joined and dropped batch by batch: nothing is as long as the frame."""
     from adc_features.store.join import PreparedView, joined_batches
     from adc_features.store.offline_store import view_sources
 
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        apart(write_workload, folder, 1, items)
-        store, features = feature_store(folder, "adc_features.store.offline_store.AsofOfflineStore")
-        bare = peak_rss_bytes()
-        making = [0.0]
+    folder = Path(path)
+    store, features = feature_store(folder, "adc_features.store.offline_store.AsofOfflineStore")
+    bare = peak_rss_bytes()
+    making = [0.0]
 
-        def entity() -> Iterator[pa.Table]:
-            import time
+    def entity() -> Iterator[pa.Table]:
+        import time
 
-            rng = np.random.default_rng(1)
-            for first in range(0, rows, batch):
-                start = time.process_time()
-                table = entity_rows(min(batch, rows - first), items, rng, first=first)
-                making[0] += time.process_time() - start
-                yield table
+        rng = np.random.default_rng(1)
+        for first in range(0, rows, batch):
+            start = time.process_time()
+            table = entity_rows(min(batch, rows - first), items, rng, first=first)
+            making[0] += time.process_time() - start
+            yield table
 
-        def work() -> int:
-            sources = view_sources(store.config, store.list_feature_views(), features, full_feature_names=False)
-            views = [PreparedView(source) for source in sources]
-            return sum(len(joined) for joined in joined_batches(entity(), views, time="event_timestamp"))
+    def work() -> int:
+        sources = view_sources(store.config, store.list_feature_views(), features, full_feature_names=False)
+        views = [PreparedView(source) for source in sources]
+        return sum(len(joined) for joined in joined_batches(entity(), views, time="event_timestamp"))
 
-        facts = measured(work)
+    facts = measured(work)
     return {
         **facts,
         "cpu_s": facts["cpu_s"] - making[0],
@@ -289,7 +287,9 @@ def main() -> None:
     parser.add_argument("--json", default="-")
     args = parser.parse_args()
     if args.stream:
-        facts = apart(stream, args.stream, args.items)
+        with tempfile.TemporaryDirectory() as folder:
+            apart(write_workload, Path(folder), 1, args.items)
+            facts = apart(stream, folder, args.stream, args.items)
         write_report(args.json, systems={"adc": facts}, ratios={})
     elif args.exponents:
         write_report(args.json, systems={}, ratios={}, exponents=exponents(args.items))
