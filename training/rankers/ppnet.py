@@ -6,19 +6,20 @@ ID) and the general embedding without sending gradients into it. Two things diff
 - all gates of a tower come from one shared hidden layer, so that gating costs a third of the tower and not more than it;
 - the score is order + level. Who a user is (how often and how well they rate) explains most of AUC, yet a running mean leaves the row
   itself out: within one user an earlier bad rating precedes more good ones, and GAUC falls. So the gated tower learns the order of
-  items beside a free bias per user, which explains the user's level away and is dropped afterwards; two small networks tell the level from
-  the user's events older than SETTLED_DAYS and from all of them, and the score takes `fresh_share` of the latter.
+  items beside a free bias per user, which explains the user's level away and is dropped afterwards; two small networks tell what is left, one from the
+  user's events older than SETTLED_DAYS, one from all that is known of user and item, and the score takes `fresh_share` of the latter.
 
 Legend: B rows, L positions, K codes, E embedding width, W layer width.
 """
 
 import json
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import torch
@@ -36,20 +37,23 @@ PRIOR_STATE = [USER_COLUMNS.index("log user_event_count")]
 @dataclass(frozen=True)
 class PPNetSettings:
     """embedding: E. hidden: widths of a tower. gate: width of the hidden layer that all gates of a tower share. networks: PPNets whose
-    logits are averaged. fresh_share: how much of the fresh level enters the score, chosen on validation windows as the least that costs
-    at most 0.002 AUC. bias_penalty: weight of the squared user bias. id_dropout: share of rows whose id embeddings are hidden while
-    training. level_rate: learning rate of level, fresh, bias and calibration."""
+    logits are averaged. level_hidden, fresh_hidden: width of the small networks. fresh_share: how much of the fresh level enters the
+    score, chosen on validation windows as the least that costs at most 0.001 AUC. bias_penalty: weight of the squared user bias.
+    dropout: share of embeddings of ids and codes that are hidden while training. level_rate: learning rate of level, bias and calibration;
+    fresh_rate: of fresh. Both fall to 0 over the level's epochs: at a constant rate the level that a seed ends on moves AUC by 0.001."""
 
     embedding: int = 16
-    hidden: tuple[int, ...] = (128, 64)
+    hidden: tuple[int, ...] = (64, 32)
     gate: int = 16
-    networks: int = 2
+    networks: int = 4
     level_hidden: int = 32
+    fresh_hidden: int = 128
     fresh_share: float = 0.6
     bias_penalty: float = 0.05
-    id_dropout: float = 0.5
+    dropout: float = 0.5
     learning_rate: float = 3e-3
     level_rate: float = 1e-2
+    fresh_rate: float = 3e-3
     weight_decay: float = 1e-6
     batch: int = 512
     level_epochs: int = 4
@@ -116,10 +120,10 @@ class PPNet(nn.Module):
         embedding: int = 16,
         hidden: Sequence[int] = (256, 128),
         gate: int = 16,
-        id_dropout: float = 0.0,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        self.prior_ids, self.general_ids, self.prior_state, self.id_dropout = prior_ids, general_ids, list(prior_state), id_dropout
+        self.prior_ids, self.general_ids, self.prior_state, self.dropout = prior_ids, general_ids, list(prior_state), dropout
         self.ids = Tables(id_sizes, embedding)
         self.codes = Tables([codes] * positions, embedding) if positions else None
         self.project = nn.ModuleList(nn.Linear(width, embedding, bias=False) for width in vectors)
@@ -130,14 +134,16 @@ class PPNet(nn.Module):
 
     def forward(self, batch: "Batch") -> Tensor:
         """Logits [B]."""
-        ids = self.ids(batch.ids)
-        if self.training and self.id_dropout:
-            ids = ids * (torch.rand(ids.shape[:2], generator=batch.rng) >= self.id_dropout).unsqueeze(2)
-        content = [(self.codes(batch.sid) * batch.weight.unsqueeze(2)).flatten(1)] if self.codes is not None else []
+        ids = self.ids(batch.ids) * self._shown(batch.ids, batch.rng)
+        content = [(self.codes(batch.sid) * (batch.weight.unsqueeze(2) * self._shown(batch.sid, batch.rng))).flatten(1)] if self.codes is not None else []
         content += [project(vector) for project, vector in zip(self.project, batch.vectors, strict=True)]
         general = torch.cat([ids[:, self.general_ids :].flatten(1), *content, batch.dense], 1)
         prior = torch.cat([ids[:, : self.prior_ids].flatten(1), *content, batch.user_state[:, self.prior_state]], 1)
         return self.tower(general, prior)
+
+    def _shown(self, rows: Tensor, rng: torch.Generator | None) -> Tensor | float:
+        """Which embeddings [B, C, 1] the network sees: while training some are hidden, so that none is learned by heart."""
+        return (torch.rand(rows.shape, generator=rng) >= self.dropout).unsqueeze(2) if self.training and self.dropout else 1.0
 
 
 class Batch(NamedTuple):
@@ -157,13 +163,13 @@ class LevelledPPNet(nn.Module):
     """A few PPNets for the order, two small networks for the user's level, and what only training needs: a bias per user.
 
     order = mean logit of the PPNets, each trained on the rows in its own order: after one epoch that order still shows.
-    score = order + (1 - fresh_share) * level(settled) + fresh_share * fresh(user state); slope and intercept keep it calibrated.
+    score = order + (1 - fresh_share) * level(settled) + fresh_share * fresh(user state, dense); slope and intercept keep it calibrated.
     """
 
-    def __init__(self, orders: Sequence[PPNet], *, users: int, settled: int, user_state: int, settings: PPNetSettings) -> None:
+    def __init__(self, orders: Sequence[PPNet], *, users: int, settled: int, known: int, settings: PPNetSettings) -> None:
         super().__init__()
         self.orders = nn.ModuleList(orders)
-        self.level, self.fresh = (_small_network(width, settings.level_hidden) for width in (settled, user_state))
+        self.level, self.fresh = _small_network(settled, settings.level_hidden), _small_network(known, settings.fresh_hidden)
         self.bias = nn.Embedding(users, 1)
         nn.init.zeros_(self.bias.weight)
         self.calibration = nn.Parameter(torch.tensor([1.0, 0.0]))
@@ -171,11 +177,14 @@ class LevelledPPNet(nn.Module):
 
     def forward(self, batch: "Batch") -> Tensor:
         """Logits [B] of the calibrated score."""
-        return self._score(self.order(batch), self.level(batch.settled).squeeze(1), self.fresh(batch.user_state).squeeze(1))
+        return self._score(self.order(batch), *self._levels(batch))
 
     def order(self, batch: "Batch") -> Tensor:
         """Logits [B] of the item order."""
         return torch.stack([network(batch) for network in self.orders]).mean(0)
+
+    def _levels(self, batch: "Batch") -> tuple[Tensor, Tensor]:
+        return self.level(batch.settled).squeeze(1), self.fresh(torch.cat([batch.user_state, batch.dense], 1)).squeeze(1)
 
     def _score(self, order: Tensor, level: Tensor, fresh: Tensor) -> Tensor:
         return self.calibration[0] * (order + torch.lerp(level, fresh, self.settings.fresh_share)) + self.calibration[1]
@@ -185,9 +194,9 @@ class LevelledPPNet(nn.Module):
         bias = self.bias(user).squeeze(1)
         return cross_entropy(network(batch) + bias, label) + self.settings.bias_penalty * bias.square().mean()
 
-    def level_loss(self, order: Tensor, settled: Tensor, user_state: Tensor, label: Tensor) -> Tensor:
+    def level_loss(self, order: Tensor, batch: "Batch", label: Tensor) -> Tensor:
         """Either level beside the finished order [B], then the calibration of the finished score."""
-        level, fresh = self.level(settled).squeeze(1), self.fresh(user_state).squeeze(1)
+        level, fresh = self._levels(batch)
         loss = cross_entropy(order + level, label) + cross_entropy(order + fresh, label)
         return loss + cross_entropy(self._score(order, level.detach(), fresh.detach()), label)
 
@@ -217,8 +226,11 @@ class PPNetRanker:
         model = self.model = self.shape.build(settings)
         order = [{"params": model.orders.parameters(), "weight_decay": settings.weight_decay}, {"params": model.bias.parameters(), "lr": settings.level_rate}]
         order_descent = torch.optim.Adam(order, lr=settings.learning_rate, fused=True)
-        level = [*model.level.parameters(), *model.fresh.parameters(), model.calibration]
-        level_descent = torch.optim.Adam(level, lr=settings.level_rate, fused=True)
+        level: list[dict[str, Any]] = [
+            {"params": [*model.level.parameters(), model.calibration]},
+            {"params": model.fresh.parameters(), "lr": settings.fresh_rate},
+        ]
+        steps = settings.level_epochs * math.ceil(len(inputs) / settings.batch)
         rows = _Rows.of(inputs, self.shape)
         curve = []
         for done in range(1, rounds + 1):
@@ -228,9 +240,12 @@ class PPNetRanker:
                 for r in torch.randperm(len(inputs), generator=rng).split(settings.batch):
                     total += descend(order_descent, model.order_loss(network, rows.batch(r, rng), rows.user[r], rows.label[r])) * len(r)
             finished = _each(rows, model.eval().order)
+            level_descent = torch.optim.Adam(level, lr=settings.level_rate, fused=True)
+            pace = torch.optim.lr_scheduler.LinearLR(level_descent, 1.0, 0.0, steps)
             for _ in range(settings.level_epochs):
                 for r in torch.randperm(len(inputs), generator=rng).split(settings.batch):
-                    descend(level_descent, model.level_loss(finished[r], rows.settled[r], rows.user_state[r], rows.label[r]))
+                    descend(level_descent, model.level_loss(finished[r], rows.batch(r, None), rows.label[r]))
+                    pace.step()
             curve.append(Round(done, total / len(inputs) / settings.networks, None if holdout is None else _logloss(holdout.label, self.predict(holdout))))
             if progress is not None:
                 progress("train ppnet", done, rounds)
@@ -310,9 +325,11 @@ class PPNetShape(NamedTuple):
             embedding=settings.embedding,
             hidden=settings.hidden,
             gate=settings.gate,
-            id_dropout=settings.id_dropout,
+            dropout=settings.dropout,
         )
-        return LevelledPPNet([build() for _ in range(settings.networks)], users=self.users, settled=self.settled, user_state=self.user_state, settings=settings)
+        return LevelledPPNet(
+            [build() for _ in range(settings.networks)], users=self.users, settled=self.settled, known=self.user_state + self.dense, settings=settings
+        )
 
     @property
     def id_columns(self) -> list[int]:
