@@ -51,7 +51,7 @@ class AdcSettings:
     alignment_weight: float = 0.1
     vq_weight: float = 1.0
     commitment: float = 1.0
-    balance_weight: float = 1.0
+    balance_weight: float = 2.0
     orthogonality_weight: float = 0.0
     auxiliary_weight: float = 0.0
     temperature: float = 0.07
