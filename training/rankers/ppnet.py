@@ -134,16 +134,18 @@ class PPNet(nn.Module):
 
     def forward(self, batch: "Batch") -> Tensor:
         """Logits [B]."""
-        ids = self.ids(batch.ids) * self._shown(batch.ids, batch.rng)
-        content = [(self.codes(batch.sid) * (batch.weight.unsqueeze(2) * self._shown(batch.sid, batch.rng))).flatten(1)] if self.codes is not None else []
+        ids = self._some(self.ids(batch.ids), batch.rng)
+        content = [(self._some(self.codes(batch.sid), batch.rng) * batch.weight.unsqueeze(2)).flatten(1)] if self.codes is not None else []
         content += [project(vector) for project, vector in zip(self.project, batch.vectors, strict=True)]
         general = torch.cat([ids[:, self.general_ids :].flatten(1), *content, batch.dense], 1)
         prior = torch.cat([ids[:, : self.prior_ids].flatten(1), *content, batch.user_state[:, self.prior_state]], 1)
         return self.tower(general, prior)
 
-    def _shown(self, rows: Tensor, rng: torch.Generator | None) -> Tensor | float:
-        """Which embeddings [B, C, 1] the network sees: while training some are hidden, so that none is learned by heart."""
-        return (torch.rand(rows.shape, generator=rng) >= self.dropout).unsqueeze(2) if self.training and self.dropout else 1.0
+    def _some(self, embedded: Tensor, rng: torch.Generator | None) -> Tensor:
+        """Embeddings [B, C, E], some of them zeroed while training, so that none is learned by heart."""
+        if not self.training or not self.dropout:
+            return embedded
+        return embedded * (torch.rand(embedded.shape[:2], generator=rng) >= self.dropout).unsqueeze(2)
 
 
 class Batch(NamedTuple):
