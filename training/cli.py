@@ -13,6 +13,8 @@ from adc_features.cli import DataOption, FinalOption, SeedOption, app, build, op
 from adc_features.console import JsonOption, RunOption, progress, report, run_app
 
 log = logging.getLogger(__name__)
+retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
+app.add_typer(retrieve, name="retrieve")
 
 
 @app.command()
@@ -120,6 +122,66 @@ def run_all(
     result = {**metrics, "run": str(directory), "report": str(directory / "report.html"), "built": opened.built, "reused": opened.reused}
     result["next"] = f"{sys.argv[0]} lookup {example} --run {directory}"
     report(result, json, text=_summary)
+
+
+RetrieveOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the codes and trained retrievers.")]
+
+
+@retrieve.command("train")
+def retrieve_train(
+    out: RetrieveOption,
+    data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="Items and their text; needed the first time.")] = None,
+    sequences: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Parquet with a list column item_ids, a row a user, oldest first; default: DIR's sequences_s3rec.parquet."),
+    ] = None,
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(help="A tokenizer of `adc fit`, or sasrec for the softmax over items without codes; repeatable. Default: adc, rq_vae, sasrec."),
+    ] = None,
+    items: Annotated[bool, typer.Option("--items", help="Give each item a row of its own beside its codes: a hybrid.")] = False,
+    weighted: Annotated[bool, typer.Option("--weighted", help="The tokenizer's learned weights as loss weights.")] = False,
+    loss: Annotated[str, typer.Option(help="catalogue: of the item among all items; positions: of each code on its own.")] = "catalogue",
+    codebook_size: Annotated[int, typer.Option(min=2, help="K, codes per position; fewer for a small catalogue.")] = 256,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training part.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed of behaviour vectors, tokenizer and generator; repeatable. Default: 0.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Fit tokenizers on the training part of the sequences and train a generator on the codes of each."""
+    from training.generator import settings_of
+    from training.retrieve import open_source, retriever_of, train
+
+    settings = settings_of(loss=loss, epochs=epochs)
+    asked = [retriever_of(name, items=items, weighted=weighted, codebook_size=codebook_size) for name in tokenizer or ("adc", "rq_vae", "sasrec")]
+    with progress() as notify:
+        source = open_source(out, data, sequences, progress=notify)
+        trained = [train(source, out, one, seed=s, settings=settings, progress=notify) for one in asked for s in seed or [0]]
+    report({"trained": [{k: m[k] for k in ("name", "seed", "parameters", "cpu_seconds")} | {"loss": m["curve"][-1]} for m in trained]}, json)
+
+
+@retrieve.command("evaluate")
+def retrieve_evaluate(
+    out: RetrieveOption,
+    final: Annotated[bool, typer.Option("--final", help="Score the test items, once, instead of the validation items; logged in events.jsonl.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Rank the whole catalogue for every user by every trained retriever; Recall and NDCG, collisions corrected."""
+    from training.retrieve import evaluate as evaluate_retrievers
+    from training.retrieve import open_source
+
+    with progress() as notify:
+        source = open_source(out, progress=notify)
+        result = evaluate_retrievers(source, out, part="test" if final else "validation", progress=notify)
+    report({"command": " ".join(["adc", *sys.argv[1:]]), **result}, json, text=_retrieval_table)
+
+
+def _retrieval_table(result: Mapping[str, Any]) -> str:
+    metrics = [f"{name}_at_{k}" for name in ("recall", "ndcg") for k in (5, 10, 50, 100)]
+    lines = [f"{result['part']} items of {result['users']} users among {result['catalogue']}", ""]
+    lines += [f"{'':24}" + "".join(f"{m.replace('recall_at_', 'R@').replace('ndcg_at_', 'N@'):>8}" for m in metrics)]
+    lines += [f"{name:24}" + "".join(f"{r[m]:8.4f}" for m in metrics) for name in result["retrievers"] for r in [result[name]]]
+    lines += ["", "paired differences of R@10 and N@10"]
+    return "\n".join(lines + [f"{name:48}{_interval(r['recall_at_10'])}{_interval(r['ndcg_at_10'])}" for name, r in result["paired"].items()])
 
 
 NowOption = Annotated[str | None, typer.Option("--now", metavar="TIME", help="Rank as of this time; default the clock. For data that ended long ago.")]

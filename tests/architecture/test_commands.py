@@ -28,8 +28,9 @@ COMMANDS = [
     "doctor",
     "data",
     "embed",
+    "retrieve",
 ]
-GROUPS = {"data": {"synthetic", "beauty", "tables"}, "embed": {"text", "behavior"}}
+GROUPS = {"data": {"synthetic", "beauty", "tables"}, "embed": {"text", "behavior"}, "retrieve": {"train", "evaluate"}}
 
 
 def leaves():
@@ -48,7 +49,7 @@ def test_help_names_every_command():
 
 
 def test_there_is_a_command_for_every_stage():
-    """One command a stage, no more groups than data and embed."""
+    """One command a stage, no more groups than data, embed and retrieve."""
     root = typer.main.get_command(cli.app)
     assert set(root.commands) == set(COMMANDS)
     assert {group: set(root.commands[group].commands) for group in GROUPS} == GROUPS
