@@ -25,12 +25,13 @@ import pyarrow.parquet as pq
 from adc_features import __version__
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, write_json
 from adc_features.embeddings import EmbeddingTable, id_array
+from adc_features.encoders.sasrec import Sequences
 from adc_features.errors import ArtifactError, InputError
 from adc_features.run import Progress
 from adc_features.sids import SidTable
 from adc_features.spec import BEHAVIOR, SidSpec
 from adc_features.stages import content_vectors, load_source
-from training.generator import Coded, GeneratorSettings, last_states, load_generator, ranks, save_generator, train_generator
+from training.generator import Coded, Generator, GeneratorSettings, Voice, load_generator, ranks, save_generator, train_generator
 from training.leave_one_out import Credit, LeaveOneOut, Part, credit, mean_credit, read_sequences
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,10 @@ SASREC = "sasrec"
 """The baseline's name: no codes, one row a item and the softmax over all of them."""
 ITEMS = "_items"
 """Ends the name of a hybrid: an item's own row beside its codes."""
+WEIGHTED, MIXED = "_weighted", "_mixed"
+"""End the names of a generator whose loss reads the learned weights, and of a score that adds SASRec's."""
+SHARES = (0.25, 0.5, 0.75)
+"""Shares of SASRec in a mixed score that validation chooses from."""
 FLOOR, CEILING = 0.1, 4.0
 """Learned weights are held between these in the loss: a position of weight 0 would go untrained for exactly the items of the tail (methods 12, i)."""
 SEQUENCES = "sequences_s3rec.parquet"
@@ -124,7 +129,7 @@ class Retriever:
 
     @property
     def name(self) -> str:
-        return (self.tokenizer or SASREC) + ("_weighted" if self.weighted else "") + (ITEMS if self.items and self.tokenizer else "")
+        return (self.tokenizer or SASREC) + (WEIGHTED if self.weighted else "") + (ITEMS if self.items and self.tokenizer else "")
 
 
 def retriever_of(tokenizer: str, **options: Any) -> Retriever:
@@ -206,41 +211,74 @@ def _complete(directory: Path, made_of: Mapping[str, Any]) -> bool:
 def evaluate(source: Source, out: Path, *, part: Part, progress: Progress | None = None) -> dict[str, Any]:
     """Rank the whole catalogue for every evaluated user by every trained retriever.
 
-    Returns `<name>`: metrics, means over its seeds, with those of each seed; `paired`: differences to SASRec and of every ADC-SID retriever to the
-    same generator on other codes, with 95 % intervals over the users. Items of the user's history are left out of the list (no user has an item twice
-    on Beauty). Raises ArtifactError when there is no complete model, or one was trained on other sequences.
+    Returns `<name>`: metrics, means over its seeds, and those of each seed; `paired`: differences to SASRec and of ADC-SID's codes to others in the same
+    generator, with 95 % intervals over the users. `<name>_mixed` adds SASRec's log P(item) of the same seed to the codes'; its share is the one of SHARES
+    with the best validation NDCG@10, kept in shares.json, which the test items need. Items of the user's history are left out of the list.
+    Raises ArtifactError when there is no complete model or one was trained on other sequences, InputError on test items before validation.
     """
     manifests = [read_manifest(path.parent) for path in sorted((out / "models").glob(f"*/{MANIFEST}"))]
     if not manifests:
         raise ArtifactError(f"{out} holds no trained retriever; run `adc retrieve train --out {out}` first")
     if strange := [m["name"] for m in manifests if m["made_of"]["source"] != source.fingerprint]:
         raise ArtifactError(f"{strange[0]} in {out} was trained on other items or sequences; train it again, or evaluate on those it knows")
+    shares = _shares(out, [m["files"] for m in manifests]) if part == "test" else {}
     if part == "test":
         _record_opening(out, [f"{m['name']}-seed_{m['seed']}" for m in manifests])
     histories, targets = source.split.histories(part)
-    credits: dict[str, dict[int, Credit]] = {}
-    for number, manifest in enumerate(manifests):
-        name, seed = manifest["name"], manifest["seed"]
-        model = load_generator(out / "models" / f"{name}-seed_{seed}" / "model.safetensors", GeneratorSettings(**manifest["made_of"]["settings"]))
-        above, tied = ranks(model, last_states(model, histories), targets, histories)
-        credits.setdefault(name, {})[seed] = credit(above, tied)
+    voices = {(m["name"], m["seed"]): Voice.of(_model(out, m), histories) for m in manifests}
+    credits: dict[str, dict[int, list[Credit]]] = {}  # by name and seed, one for each share that was tried
+    for number, ((name, seed), voice) in enumerate(voices.items()):
+        credits.setdefault(name, {})[seed] = _credits([voice], targets, histories, mixes=[[1.0]])
+        if name != SASREC and not name.endswith(ITEMS) and (SASREC, seed) in voices:
+            tried = [shares[name + MIXED]] if shares else SHARES
+            mixed = _credits([voice, voices[SASREC, seed]], targets, histories, mixes=[[1 - share, share] for share in tried])
+            credits.setdefault(name + MIXED, {})[seed] = mixed
         if progress is not None:
-            progress("evaluate", number + 1, len(manifests))
-    means = {name: mean_credit(list(seeds.values())) for name, seeds in credits.items()}
-    facts = {"part": part, "users": len(targets), "catalogue": len(source.split.item_ids), "seen_items": "left out"}
-    result: dict[str, Any] = {**facts, "retrievers": list(credits)}
+            progress("evaluate", number + 1, len(voices))
+    result: dict[str, Any] = {"part": part, "users": len(targets), "catalogue": len(source.split.item_ids), "seen_items": "left out"}
+    result["retrievers"], means = list(credits), {}
     for name, seeds in credits.items():
-        parameters = next(m["parameters"] for m in manifests if m["name"] == name)
-        result[name] = {**means[name].means(), "seeds": {str(seed): c.means() for seed, c in seeds.items()}, "parameters": parameters}
+        each = [mean_credit(list(same)) for same in zip(*seeds.values(), strict=True)]
+        best = int(np.argmax([c.means()["ndcg_at_10"] for c in each]))
+        means[name] = each[best]
+        result[name] = {**each[best].means(), "seeds": {str(seed): c[best].means() for seed, c in seeds.items()}}
+        if name.endswith(MIXED):
+            result[name]["sasrec_share"] = shares.setdefault(name, SHARES[best])
+        else:
+            result[name]["parameters"] = next(m["parameters"] for m in manifests if m["name"] == name)
+    if part == "validation":
+        write_json(out / "shares.json", {"models": [m["files"] for m in manifests], "shares": shares})
     result["paired"] = {f"{a}_minus_{b}": means[a].difference(means[b]) for a, b in _pairs(list(credits))}
     return result
 
 
+def _model(out: Path, manifest: Mapping[str, Any]) -> Generator:
+    path = out / "models" / f"{manifest['name']}-seed_{manifest['seed']}" / "model.safetensors"
+    return load_generator(path, GeneratorSettings(**manifest["made_of"]["settings"]))
+
+
+def _credits(voices: Sequence[Voice], targets: np.ndarray, histories: Sequences, *, mixes: Sequence[Sequence[float]]) -> list[Credit]:
+    return [credit(above, tied) for above, tied in zip(*ranks(voices, targets, histories, mixes=mixes), strict=True)]
+
+
+def _shares(out: Path, models: Sequence[Mapping[str, str]]) -> dict[str, float]:
+    """What validation chose for these very models."""
+    path = out / "shares.json"
+    chosen = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+    if chosen is None or chosen["models"] != models:
+        raise InputError(f"the retrievers in {out} were not evaluated on the validation items as they are; run `adc retrieve evaluate --out {out}` first")
+    return dict(chosen["shares"])
+
+
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
-    """Every coded retriever against SASRec, and each on ADC-SID's codes against its like on other codes."""
+    """Every retriever with codes against SASRec, and each on ADC-SID's codes against its like on other codes."""
     coded = [n for n in names if n != SASREC]
-    pairs = [(n, SASREC) for n in coded if SASREC in names]
-    return pairs + [(a, b) for a in coded for b in coded if a.startswith("adc") and not b.startswith("adc") and a.endswith(ITEMS) == b.endswith(ITEMS)]
+
+    def kind(name: str) -> tuple[str, ...]:
+        return tuple(ending for ending in (WEIGHTED, ITEMS, MIXED) if ending in name)
+
+    against = [(n, SASREC) for n in coded if SASREC in names]
+    return against + [(a, b) for a in coded for b in coded if a.startswith("adc") and not b.startswith("adc") and kind(a) == kind(b)]
 
 
 def _record_opening(out: Path, models: Sequence[str]) -> None:

@@ -12,7 +12,7 @@ import torch
 from adc_features.encoders.sasrec import SASRec, Sequences, packed_batches
 from adc_features.errors import ArtifactError, InputError
 from adc_features.sids import SidTable
-from training.generator import Coded, Generator, GeneratorSettings, last_states, load_generator, ranks, save_generator, train_generator
+from training.generator import Coded, Generator, GeneratorSettings, Voice, last_states, load_generator, ranks, save_generator, train_generator
 from training.leave_one_out import START, LeaveOneOut, credit, read_sequences
 from training.retrieve import Retriever, Source, embedding_table, evaluate, loss_weights, open_source, sid_spec, train
 
@@ -103,7 +103,7 @@ def test_one_code_for_all_items_earns_chance():
     split = ring()
     model = generator(Coded(np.zeros((ITEMS, 2), np.int64), np.ones((ITEMS, 2), np.float32), 5))
     histories, targets = split.histories("test")
-    above, tied = ranks(model, last_states(model, histories), targets, histories)
+    [above], [tied] = ranks([Voice.of(model, histories)], targets, histories)
     assert above.tolist() == [0] * len(targets)
     assert tied.tolist() == [ITEMS - 5] * len(targets)  # the five items of the history are left out
     assert credit(above, tied, cutoffs=(5,)).recall.mean() == pytest.approx(5 / (ITEMS - 5))
@@ -186,8 +186,22 @@ def test_a_history_alone_has_the_state_that_it_has_among_others():
 def test_seen_items_are_left_out_but_not_a_target_that_came_before():
     """The user saw 0 and 1; item 1 again is the target and stays, 0 is gone."""
     model = generator(Coded(np.zeros((ITEMS, 1), np.int64), np.ones((ITEMS, 1), np.float32), 2))
-    above, tied = ranks(model, states(model, 1), np.array([1]), Sequences(np.array([0, 1]), np.array([2])))
+    [above], [tied] = ranks([Voice(model, states(model, 1))], np.array([1]), Sequences(np.array([0, 1]), np.array([2])))
     assert (above.tolist(), tied.tolist()) == ([0], [ITEMS - 1])
+
+
+def test_a_mix_adds_log_probabilities_of_items():
+    """A quarter of one generator and three of another rank as the weighted sum of their log-softmaxes does; a share of 1 ranks as that one alone."""
+    split = ring()
+    histories, targets = split.histories("test")
+    voices = [Voice.of(generator(), histories), Voice.of(generator(None, items=True), histories)]
+    above, _ = ranks(voices, targets, histories, mixes=[[0.25, 0.75], [1.0, 0.0]])
+    with torch.no_grad():
+        scores = sum(share * torch.log_softmax(v.model.scores(v.states), 0) for share, v in zip((0.25, 0.75), voices, strict=True))
+    for user, target in enumerate(targets):
+        others = np.setdiff1d(np.arange(ITEMS), histories.items[user * 5 : user * 5 + 5])
+        assert above[0, user] == (scores[others, user] > scores[target, user]).sum()
+    assert np.array_equal(above[1], ranks(voices[:1], targets, histories)[0][0])
 
 
 # ---- training
@@ -199,7 +213,7 @@ def test_a_determined_next_item_is_found(coded, changes):
     split = ring(length=12)
     model, curve = train_generator(split.training, coded, items=ITEMS, settings=replace(SMALL, **changes), seed=0)
     histories, targets = split.histories("test")
-    above, tied = ranks(model, last_states(model, histories), targets, histories)
+    [above], [tied] = ranks([Voice.of(model, histories)], targets, histories)
     assert curve[-1] < curve[0]
     assert credit(above, tied, cutoffs=(1,)).recall.mean() > 0.95
 
@@ -304,16 +318,18 @@ def experiment(tmp_path_factory):
 
 
 def test_every_retriever_stands_in_one_table(experiment):
-    """Means over seeds, each seed, and paired differences with intervals; validation leaves no trace of opened test items, test does."""
+    """Means over seeds, each seed, and paired differences with intervals; test items are opened after validation only, and leave a trace."""
     out, source = experiment
+    with pytest.raises(InputError, match="not evaluated on the validation items"):
+        evaluate(source, out, part="test")
     result = evaluate(source, out, part="validation")
-    assert result["retrievers"] == ["rq_kmeans", "sasrec"]
+    assert result["retrievers"] == ["rq_kmeans", "rq_kmeans_mixed", "sasrec"]
     assert set(result["sasrec"]["seeds"]) == {"0", "1"}
     assert result["sasrec"]["recall_at_5"] == pytest.approx(np.mean([s["recall_at_5"] for s in result["sasrec"]["seeds"].values()]))
     assert result["sasrec"]["recall_at_5"] > 0.95
-    assert set(result["paired"]) == {"rq_kmeans_minus_sasrec"}
+    assert set(result["paired"]) == {"rq_kmeans_minus_sasrec", "rq_kmeans_mixed_minus_sasrec"}
     assert not (out / "events.jsonl").exists()
-    evaluate(source, out, part="test")
+    assert evaluate(source, out, part="test")["rq_kmeans_mixed"]["sasrec_share"] == result["rq_kmeans_mixed"]["sasrec_share"]
     [line] = (out / "events.jsonl").read_text().splitlines()
     assert json.loads(line)["event"] == "test_items_opened"
 
