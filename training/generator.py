@@ -66,14 +66,14 @@ class GeneratorSettings:
 
     loss: Loss = "catalogue"
     items: bool = False
-    dim: int = 64
+    dim: int = 128
     blocks: int = 2
     length: int = 50
     batch: int = 512
-    dropout: float = 0.3
+    dropout: float = 0.5
     temperature: float = 0.03
-    epochs: int = 12
-    learning_rate: float = 5e-3
+    epochs: int = 10
+    learning_rate: float = 3e-3
     decay: float = 0.0
 
     def __post_init__(self) -> None:
