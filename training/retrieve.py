@@ -40,8 +40,8 @@ SASREC = "sasrec"
 """The baseline's name: no codes, one row a item and the softmax over all of them."""
 ITEMS = "_items"
 """Ends the name of a hybrid: an item's own row beside its codes."""
-WEIGHTED, MIXED = "_weighted", "_mixed"
-"""End the names of a generator whose loss reads the learned weights, and of a score that adds SASRec's."""
+WEIGHTED, POSITIONS, MIXED = "_weighted", "_positions", "_mixed"
+"""Stand in the names of a generator whose loss reads the learned weights, of one that learned each position on its own, and of a score that adds SASRec's."""
 SHARES = (0.25, 0.5, 0.75)
 """Shares of SASRec in a mixed score that validation chooses from."""
 FLOOR, CEILING = 0.1, 4.0
@@ -169,7 +169,8 @@ def codes_of(source: Source, out: Path, *, tokenizer: str, codebook_size: int, s
 
 def train(source: Source, out: Path, retriever: Retriever, *, seed: int, settings: GeneratorSettings, progress: Progress | None = None) -> Mapping[str, Any]:
     """Train one retriever, or find it trained from these very inputs; returns its manifest."""
-    directory = out / "models" / f"{retriever.name}-seed_{seed}"
+    name = retriever.name + (POSITIONS if settings.loss == "positions" and retriever.tokenizer else "")
+    directory = out / "models" / f"{name}-seed_{seed}"
     coded, codebook_hash = None, None
     if retriever.tokenizer is not None:
         sids, spec = codes_of(source, out, tokenizer=retriever.tokenizer, codebook_size=retriever.codebook_size, seed=seed, progress=progress)
@@ -180,7 +181,7 @@ def train(source: Source, out: Path, retriever: Retriever, *, seed: int, setting
     made_of = {"version": __version__, "source": source.fingerprint, **asdict(retriever), "codes": codebook_hash, "seed": seed, "settings": asdict(settings)}
     if not _complete(directory, made_of):
         began = time.process_time()
-        checkpoint = out / ".partial" / f"{retriever.name}-seed_{seed}.pt"
+        checkpoint = out / ".partial" / f"{name}-seed_{seed}.pt"
         model, curve = train_generator(
             source.split.training,
             coded,
@@ -189,13 +190,13 @@ def train(source: Source, out: Path, retriever: Retriever, *, seed: int, setting
             seed=seed,
             checkpoint=checkpoint,
             fingerprint=json.dumps(made_of, sort_keys=True),
-            progress=None if progress is None else lambda done, total: progress(f"train {retriever.name} seed {seed}", done, total),
+            progress=None if progress is None else lambda done, total: progress(f"train {name} seed {seed}", done, total),
         )
         cpu_seconds = round(time.process_time() - began, 1)
         with fresh_directory(directory) as aside:
             save_generator(model, aside / "model.safetensors")
             parameters = sum(p.numel() for p in model.parameters())
-            seal(aside, {"made_of": made_of, "name": retriever.name, "seed": seed, "parameters": parameters, "curve": curve, "cpu_seconds": cpu_seconds})
+            seal(aside, {"made_of": made_of, "name": name, "seed": seed, "parameters": parameters, "curve": curve, "cpu_seconds": cpu_seconds})
         checkpoint.unlink(missing_ok=True)
     return read_manifest(directory)
 
@@ -275,7 +276,7 @@ def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
     coded = [n for n in names if n != SASREC]
 
     def kind(name: str) -> tuple[str, ...]:
-        return tuple(ending for ending in (WEIGHTED, ITEMS, MIXED) if ending in name)
+        return tuple(ending for ending in (WEIGHTED, POSITIONS, ITEMS, MIXED) if ending in name)
 
     against = [(n, SASREC) for n in coded if SASREC in names]
     return against + [(a, b) for a in coded for b in coded if a.startswith("adc") and not b.startswith("adc") and kind(a) == kind(b)]

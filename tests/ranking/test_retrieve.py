@@ -8,10 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from adc_features.encoders.sasrec import SASRec, Sequences, packed_batches
 from adc_features.errors import ArtifactError, InputError
 from adc_features.sids import SidTable
+from adc_features.stages import load_source
+from training.cli import app
 from training.generator import Coded, Generator, GeneratorSettings, Voice, last_states, load_generator, ranks, save_generator, train_generator
 from training.leave_one_out import START, LeaveOneOut, credit, read_sequences
 from training.retrieve import Retriever, Source, embedding_table, evaluate, loss_weights, open_source, sid_spec, train
@@ -346,12 +349,35 @@ def test_a_trained_retriever_is_found_again_and_another_source_is_refused(experi
         evaluate(source, out / "nowhere", part="validation")
 
 
+def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
+    """Weights, items and the loss of positions stand in the name, so none replaces another in one directory."""
+    settings = replace(SMALL, epochs=1)
+    asked = [(Retriever("opq", codebook_size=4), "catalogue"), (Retriever("opq", codebook_size=4), "positions")]
+    asked += [(Retriever("opq", items=True, codebook_size=4), "catalogue"), (Retriever("opq", weighted=True, codebook_size=4), "catalogue")]
+    names = [train(source_of(ring()), tmp_path, one, seed=0, settings=replace(settings, loss=loss))["name"] for one, loss in asked]
+    assert names == ["opq", "opq_positions", "opq_items", "opq_weighted"]
+
+
 def test_a_directory_remembers_its_data(tmp_path):
     """Without --data a new directory is refused, and data without sequences are named."""
     with pytest.raises(InputError, match="give --data"):
         open_source(tmp_path)
     with pytest.raises(InputError, match=r"sequences_s3rec\.parquet"):
         open_source(tmp_path, data=str(tmp_path))
+
+
+def test_the_commands_train_and_evaluate(tmp_path):
+    """`adc retrieve train`, then `evaluate`: a table on the terminal, JSON in a file; a loss that does not exist is refused."""
+    ids = load_source("synthetic", seed=0).items["item_id"].to_pylist()
+    pq.write_table(pa.table({"item_ids": [ids[u : u + 5] for u in range(0, 60, 3)]}), tmp_path / "sequences.parquet")
+    out, run = ["--out", str(tmp_path / "out")], CliRunner().invoke
+    asked = ["retrieve", "train", *out, "--data", "synthetic", "--sequences", str(tmp_path / "sequences.parquet"), "--tokenizer", "sasrec", "--epochs", "1"]
+    assert run(app, asked, catch_exceptions=False).exit_code == 0
+    shown = run(app, ["retrieve", "evaluate", *out, "--json", str(tmp_path / "r.json")], catch_exceptions=False)
+    assert "validation items of 20 users among 2000" in shown.output
+    assert 0 <= json.loads((tmp_path / "r.json").read_text())["sasrec"]["recall_at_10"] <= 1
+    with pytest.raises(InputError, match="loss is 'both'"):
+        run(app, [*asked, "--loss", "both"], catch_exceptions=False)
 
 
 def test_the_spec_has_sixteen_positions():
