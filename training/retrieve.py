@@ -237,7 +237,8 @@ def evaluate(source: Source, out: Path, *, part: Part, progress: Progress | None
         if progress is not None:
             progress("evaluate", number + 1, len(voices))
     result: dict[str, Any] = {"part": part, "users": len(targets), "catalogue": len(source.split.item_ids), "seen_items": "left out"}
-    result["retrievers"], means = list(credits), {}
+    result |= {"seeds": sorted({m["seed"] for m in manifests}), "retrievers": list(credits)}
+    means = {}
     for name, seeds in credits.items():
         each = [mean_credit(list(same)) for same in zip(*seeds.values(), strict=True)]
         best = int(np.argmax([c.means()["ndcg_at_10"] for c in each]))
