@@ -69,3 +69,15 @@ def churn_report(old: SidTable, new: SidTable, interaction_count: np.ndarray, *,
 
 def _share(changed: np.ndarray, among: np.ndarray) -> float:
     return float(changed[among].mean()) if among.any() else float("nan")
+
+
+def usage_distance(before: np.ndarray, after: np.ndarray, *, codebook_size: int) -> np.ndarray:
+    """How far the use of the codes moved: Jensen-Shannon distance at each position, float64 [L] in 0..1 (base 2).
+
+    before, after: int32 [N, L] and [M, L], the codes of what was shown then and now, repeats and -1 (none) included; a position without any
+    code on one side has NaN.
+    """
+    from scipy.spatial.distance import jensenshannon
+
+    used = [[np.bincount(codes[codes >= 0], minlength=codebook_size) for codes in side.T] for side in (before, after)]
+    return np.array([jensenshannon(a, b, base=2) if a.any() and b.any() else np.nan for a, b in zip(*used, strict=True)], np.float64)

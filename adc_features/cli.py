@@ -273,18 +273,3 @@ def lookup(items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="I
         )
     ]
     report({"generation": sids.generation, "as_of": sids.as_of, "items": rows}, json)
-
-
-@app.command()
-def doctor(
-    directory: Annotated[Path, typer.Argument(metavar="DIR", help="Data, run, generation or Feast repository directory.")], json: JsonOption = None
-) -> None:
-    """Say in plain words what is wrong with a directory; exit code 1 when something must be repaired."""
-    from adc_features.checkup import checkup
-
-    findings = checkup(directory)
-    errors = [f for f in findings if f.level == "error"]
-    result = {"directory": str(directory), "errors": len(errors), "findings": [f._asdict() for f in findings]}
-    report(result, json, text=lambda r: "\n".join(f"{f.level:8}{f}" for f in findings) or "nothing to say")
-    if errors:
-        raise typer.Exit(1)

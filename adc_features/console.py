@@ -100,7 +100,7 @@ def run_app(app: typer.Typer) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.Formatter.converter = time.gmtime
-    for noisy in ("sentence_transformers", "httpx", "feast", "faiss"):
+    for noisy in ("sentence_transformers", "httpx", "feast", "faiss", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
         app()

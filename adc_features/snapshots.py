@@ -26,7 +26,18 @@ from adc_features.generation import Generation, open_generation
 from adc_features.run import Run
 from adc_features.sids import SidTable, changed_rows
 from adc_features.spec import BEHAVIOR
-from adc_features.stages import content_vectors, dataset_of, embedding_tables, generation_of, load_source, repository_of, split_of
+from adc_features.stages import (
+    content_vectors,
+    dataset_of,
+    embedding_tables,
+    generation_of,
+    load_source,
+    refresh_times,
+    repository_of,
+    serving_time,
+    split_of,
+    statistics_of,
+)
 from adc_features.store import live_generations, publish, published_snapshots, published_timeline
 
 log = logging.getLogger(__name__)
@@ -61,6 +72,23 @@ def snapshot(run: Run, as_of: datetime, *, source: str | None = None, backfill: 
                 seal(aside, {"as_of": as_of, "made_of": _made_of(run), "alignment_residual": state.alignment_residual})
         made = SidTable.from_arrow(pq.read_table(directory / "codes.parquet"))
         return {**_published(run, generation, made), "alignment_residual": read_manifest(directory)["alignment_residual"], "reused": False}
+
+
+def refresh_statistics(run: Run, until: datetime, *, source: str | None = None) -> bool:
+    """Publish the statistics of users and items through `until` where those of the run end before it; True when it did.
+
+    source: newer data than the run's own. Raises InputError when the run may not look at its data as far as that.
+    """
+    from adc_features.store import apply, publish_statistics
+
+    if source is None and until <= serving_time(run):
+        return False
+    dataset = _data(run, until, source)
+    statistics = statistics_of(dataset, dataset.before(until), refresh_at=refresh_times(run, until))
+    with run.lock():
+        publish_statistics(repository_of(run), **statistics, resolution=dataset.resolution)
+        apply(repository_of(run))
+    return True
 
 
 def renew(run: Run, generation_id: str, *, warm: bool = True, churn_budget: float | None = None) -> dict[str, Any]:

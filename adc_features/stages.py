@@ -7,7 +7,7 @@
 
 import itertools
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -282,13 +282,14 @@ def servable_at(run: Run) -> list[datetime]:
     return [t + timedelta(hours=run.settings.publish_lag_hours) for t in cutoffs_of(run)]
 
 
-def refresh_times(run: Run) -> list[datetime]:
+def refresh_times(run: Run, until: datetime | None = None) -> list[datetime]:
     """When every item's profile is published anew, rated or not: at each snapshot and at each month's start from the first one on.
 
     Statistics of an item's brand and category move while the item itself has no events; a month bounds how stale they get.
+    until: default the end of the run's scored window.
     """
     snapshots = servable_at(run)
-    first, last = instant(snapshots[0]).astype("datetime64[M]") + 1, instant(serving_time(run)).astype("datetime64[M]")
+    first, last = instant(snapshots[0]).astype("datetime64[M]") + 1, instant(until or serving_time(run)).astype("datetime64[M]")
     return sorted({*snapshots, *(moment(t) for t in np.arange(first, last + 1).astype("datetime64[us]"))})
 
 
@@ -298,20 +299,28 @@ def known_interactions(run: Run) -> Any:
     return dataset.interactions if split.eval_end is None else dataset.before(split.eval_end)
 
 
-def _build_publication(run: Run, directory: Path) -> Mapping[str, Any]:
+def statistics_of(dataset: Dataset, log: Any, *, refresh_at: Sequence[datetime]) -> dict[str, Any]:
+    """The rows of both statistics views over these interactions."""
     from adc_features.statistics import item_profile, user_activity
+
+    return {
+        "user_activity": user_activity(log, dataset.items, resolution=dataset.resolution),
+        "item_profile": item_profile(log, dataset.items, resolution=dataset.resolution, refresh_at=refresh_at),
+    }
+
+
+def _build_publication(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.store import apply, create_repository, publish, publish_statistics
 
-    dataset, log, snapshots = dataset_of(run), known_interactions(run), snapshots_of(run)
-    activity = user_activity(log, dataset.items, resolution=dataset.resolution)
-    profile = item_profile(log, dataset.items, resolution=dataset.resolution, refresh_at=refresh_times(run))
+    snapshots = snapshots_of(run)
+    statistics = statistics_of(dataset_of(run), known_interactions(run), refresh_at=refresh_times(run))
     published_at = datetime.now(UTC)
     with fresh_directory(repository_of(run)) as repo:
         create_repository(repo, project="adc_features")
         publish(repo, generation_of(run), snapshots, servable_at=servable_at(run), computed_at=published_at)
-        publish_statistics(repo, item_profile=profile, user_activity=activity, resolution=dataset.resolution)
+        publish_statistics(repo, **statistics, resolution=dataset_of(run).resolution)
     apply(repository_of(run))
-    rows = {"item_sid": sum(map(len, snapshots)), "user_activity": len(activity), "item_profile": len(profile)}
+    rows = {"item_sid": sum(map(len, snapshots)), **{name: len(table) for name, table in statistics.items()}}
     facts = {"repository": "feature_repo", "snapshots": len(snapshots), "rows": rows, "published_at": published_at}
     write_json(directory / "publication.json", facts)
     return facts

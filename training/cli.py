@@ -11,10 +11,12 @@ import typer
 
 from adc_features.cli import DataOption, FinalOption, SeedOption, app, build, open_run
 from adc_features.console import JsonOption, RunOption, progress, report, run_app
+from training import deployment_cli
 
 log = logging.getLogger(__name__)
 retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
 app.add_typer(retrieve, name="retrieve")
+deployment_cli.add_to(app)
 
 
 @app.command()
@@ -185,26 +187,6 @@ def _retrieval_table(result: Mapping[str, Any]) -> str:
 
 
 NowOption = Annotated[str | None, typer.Option("--now", metavar="TIME", help="Rank as of this time; default the clock. For data that ended long ago.")]
-PromotionOption = Annotated[Path | None, typer.Option("--promotion", metavar="FILE", help="Serve what this promotion file names.")]
-
-
-@app.command()
-def promote(
-    run: RunOption,
-    recipe: Annotated[str, typer.Option(help="Which of the run's rankers.")] = "codes_weights",
-    to: PromotionOption = None,
-    json: JsonOption = None,
-) -> None:
-    """Let a run's ranker serve, on the codes it was trained on; a running service takes it over."""
-    from datetime import UTC, datetime
-
-    from adc_features.run import Run
-    from training import promotion
-
-    pair = promotion.promotion_of(Run.open(run), recipe=recipe, promoted_at=datetime.now(UTC))
-    path = to or run / promotion.PROMOTION
-    promotion.promote(path, pair)
-    report({"promotion": str(path), "pair": pair.name, **asdict(pair)}, json)
 
 
 @app.command()
@@ -232,7 +214,7 @@ def rank(
 @app.command()
 def serve(
     run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Serve this run: its promoted ranker, else codes_weights.")] = None,
-    promotion: PromotionOption = None,
+    promotion: deployment_cli.PromotionOption = None,
     host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback should have a token, ADC_SERVE_TOKEN.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
     max_items: Annotated[int, typer.Option(min=1, help="Most ids in one request.")] = 2_000,

@@ -28,7 +28,7 @@ class Promotion:
 
     ranker: its directory; ranker_hash: sha256 of its manifest, which names the hash of every other file. repository: a Feast
     repository; generation: id of one that is live there, None for a ranker without codes; codebook_hash: of that generation.
-    promoted_at: aware UTC.
+    promoted_at: aware UTC. known_as: the generation that the ranker was trained on, where the served one is a later one of its line.
     """
 
     ranker: Path
@@ -37,6 +37,7 @@ class Promotion:
     generation: str | None
     codebook_hash: str | None
     promoted_at: datetime
+    known_as: str | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "ranker", Path(self.ranker).resolve())
@@ -49,14 +50,19 @@ class Promotion:
         return f"{self.generation or 'no_sid'}-{self.ranker_hash[:12]}"
 
 
+def check_served(recipe: str) -> None:
+    """Raise InputError for a recipe that is not served: its inputs are not online, or it is a control."""
+    if recipe not in RECIPES or RECIPES[recipe].permuted != "no" or RECIPES[recipe].vectors:
+        served = [name for name, r in RECIPES.items() if r.permuted == "no" and not r.vectors]
+        raise InputError(f"recipe {recipe!r} is not served (its inputs are not online, or it is a control); choose from {', '.join(served)}")
+
+
 def promotion_of(run: Run, *, recipe: str = DEFAULT_RECIPE, promoted_at: datetime) -> Promotion:
     """The pair that a finished run offers: the ranker of a recipe and the run's own repository.
 
     Raises InputError for a recipe that is not served (controls, raw vectors), ArtifactError when the run lacks it.
     """
-    if recipe not in RECIPES or RECIPES[recipe].permuted != "no" or RECIPES[recipe].vectors:
-        served = [name for name, r in RECIPES.items() if r.permuted == "no" and not r.vectors]
-        raise InputError(f"recipe {recipe!r} is not served (its inputs are not online, or it is a control); choose from {', '.join(served)}")
+    check_served(recipe)
     run.output("online")
     ranker = run.output(f"ranker_{recipe}") / "model"
     manifest = read_manifest(ranker)
@@ -84,7 +90,7 @@ def check_promotion(promotion: Promotion) -> None:
         raise ArtifactError(
             f"{promotion.ranker} has a manifest of sha256 {got[:12]}..., promoted was {promotion.ranker_hash[:12]}...: it was trained again since; promote it again"
         )
-    if manifest["generation"] != promotion.generation:
+    if manifest["generation"] != (promotion.known_as or promotion.generation):
         raise GenerationMismatch(
             f"{promotion.ranker} was trained on generation {manifest['generation']!r}, promoted with {promotion.generation!r}; promote it with the one it knows"
         )

@@ -137,7 +137,7 @@ def open_bundle(promotion: Promotion) -> Bundle:
     Raises what check_promotion raises, and InputError when the repository's service lacks a feature that the ranker reads.
     """
     check_promotion(promotion)
-    trained = load_trained(promotion.ranker, generation=promotion.generation)
+    trained = load_trained(promotion.ranker, generation=promotion.known_as or promotion.generation)
     schemas = statistics_schemas(promotion.repository)
     if missing := {"item_profile", "user_activity"} - set(schemas):
         raise InputError(f"{promotion.repository} has no {sorted(missing)}, which every ranker reads; publish and materialize statistics first")

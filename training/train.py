@@ -85,8 +85,18 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained:
     )
 
 
-def train(frame: TrainingFrame, recipe: Recipe | str, *, sources: Sources, seeds: Sequence[int] = (0, 1, 2), progress: Progress | None = None) -> Trained:
+def train(
+    frame: TrainingFrame,
+    recipe: Recipe | str,
+    *,
+    sources: Sources,
+    seeds: Sequence[int] = (0, 1, 2),
+    start: Ranker | None = None,
+    progress: Progress | None = None,
+) -> Trained:
     """Train a recipe on every row of `frame`, once for each seed.
+
+    start: an older ranker on the same codes, or on a generation that keeps them, whose knowledge of them the new ones begin with.
 
     How many rounds is chosen by log loss on the newest tenth of these rows, with a model of the first seed that did not see them.
     Raises InputError when the labels have one class or the recipe lacks what it reads.
@@ -101,12 +111,16 @@ def train(frame: TrainingFrame, recipe: Recipe | str, *, sources: Sources, seeds
     inputs = recipe_inputs(frame, recipe, encoder, sources, exchanged=exchanged)
     older, newer = _by_time(frame)
     ranker = _ranker(recipe, inputs, frame, encoder)
+    if start is not None:
+        ranker.begin_at(start)
     curve = ranker.fit(inputs.take(older), seed=seeds[0], holdout=inputs.take(newer), progress=progress)
     losses = np.array([r.holdout for r in curve], np.float64)
     rounds = 1 + int((losses + ranker.round_cost * np.arange(len(losses))).argmin())
     rankers = {}
     for seed in seeds:
         rankers[seed] = _ranker(recipe, inputs, frame, encoder)
+        if start is not None:
+            rankers[seed].begin_at(start)
         rankers[seed].fit(inputs, seed=seed, rounds=rounds, progress=progress)
     log.info("stage=train recipe=%s rows=%d seeds=%d rounds=%d holdout_logloss=%.4f", recipe.name, len(frame), len(seeds), rounds, losses[rounds - 1])
     return Trained(recipe, frame.generation if recipe.codes != "none" else None, encoder, rankers, rounds, curve, exchanged)

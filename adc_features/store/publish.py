@@ -178,6 +178,14 @@ def only_publisher(repo: Path) -> Iterator[None]:
         os.close(lock)
 
 
+def unpublish(repo: Path, generation_id: str) -> None:
+    """Take a generation from what is declared, then delete its rows; `apply` then deletes its view and online rows. Idempotent."""
+    with only_publisher(repo):
+        write_live_generations(repo, [g for g in live_generations(repo) if g.id != generation_id])
+        shutil.rmtree(publication_path(repo, generation_id), ignore_errors=True)
+    _log.info("stage=unpublish generation=%s", generation_id)
+
+
 def published_snapshots(repo: Path, generation_id: str) -> list[PublishedSnapshot]:
     """The snapshots of a live generation, oldest first. Raises InputError when it is not live, ArtifactError when files are broken."""
     return _existing(publication_path(repo, generation_id), live_generation(repo, generation_id))

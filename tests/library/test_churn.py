@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adc_features.churn import churn_report, relabelled, relabelling
+from adc_features.churn import churn_report, relabelled, relabelling, usage_distance
 from adc_features.errors import InputError
 from adc_features.sids import SidTable
 from adc_features.spec import SidSpec
@@ -91,3 +91,13 @@ def test_raw_churn_is_that_before_the_new_names() -> None:
     names = relabelling(old.sid, raw, codebook_size=3)
     report = churn_report(old, sids(relabelled(raw, names)), np.ones(3, np.int64), spec=SPEC, names=names)
     assert (report["changed"], report["changed_raw"]) == (0, 0.5)
+
+
+def test_usage_distance_is_that_of_the_histograms() -> None:
+    """By hand: the same use is 0, disjoint use 1, half of it moved to another code 0.707; no code at all on one side is not a number."""
+    before = np.array([[0, 0, 0, -1], [0, 0, 1, -1]], np.int32)
+    after = np.array([[0, 1, 2, 0], [0, 1, 0, -1]], np.int32)
+    distance = usage_distance(before, after, codebook_size=3)
+    assert distance[:2] == pytest.approx([0, 1])
+    assert distance[2] == pytest.approx(0.7071, abs=1e-4)
+    assert np.isnan(distance[3])

@@ -104,3 +104,22 @@ def test_a_code_of_weight_zero_changes_nothing():
 
     assert torch.equal(score(1, 0.0), score(4, 0.0))
     assert not torch.equal(score(1, 1.0), score(4, 1.0))
+
+
+def test_a_ranker_begins_with_what_an_older_one_knows_of_codes(world):
+    """Before any step the code embeddings are the older ranker's; other positions or codes carry nothing over, trees neither."""
+    encoder, train, _ = world
+    older, newer, other = (ranker("ppnet", encoder, train) for _ in range(3))
+    older.fit(train, seed=0, rounds=1)
+    newer.settings = other.settings = PPNetSettings(batch=128, hidden=(32, 16), learning_rate=0.0, level_epochs=1)
+    newer.begin_at(older)
+    newer.fit(train, seed=1, rounds=1)
+    table = older.model.orders[0].codes.table.weight
+    assert torch.equal(newer.model.orders[0].codes.table.weight, table)
+    other.shape = other.shape._replace(codes=CODES + 2)
+    other.begin_at(older)
+    other.fit(train, seed=1, rounds=1)
+    assert not torch.equal(other.model.orders[0].codes.table.weight[: len(table)], table)
+    trees = ranker("boosted", encoder, train)
+    trees.begin_at(older)
+    trees.fit(train, seed=0, rounds=2)

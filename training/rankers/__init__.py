@@ -25,10 +25,12 @@ class Ranker(Protocol):
     fit trains afresh for `rounds` (None: the most it may) and returns the curve; with `holdout` it scores those rows after each round.
     The same seed gives the same model. predict: float32 [N], probabilities. save writes files into an existing directory, load reads
     them back; completeness, hashes and the generation are the caller's (training.train). round_cost: held-out nats that each
-    further round must save to be taken.
+    further round must save to be taken. begin_at: the next fit starts from what an older ranker knows of the same codes, where it can.
     """
 
     round_cost: float
+
+    def begin_at(self, older: "Ranker") -> None: ...
 
     def fit(self, inputs: Inputs, *, seed: int, rounds: int | None = None, holdout: Inputs | None = None, progress: Progress | None = None) -> list[Round]: ...
 

@@ -12,7 +12,7 @@ import numpy as np
 import xgboost as xgb
 
 from training.inputs import Inputs
-from training.rankers import Progress, Round
+from training.rankers import Progress, Ranker, Round
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,9 @@ class BoostedRanker:
     def __init__(self, settings: BoostedSettings, *, codebook_size: int) -> None:
         self.settings, self.codebook_size = settings, codebook_size
         self.booster: xgb.Booster | None = None
+
+    def begin_at(self, older: Ranker) -> None:
+        """Trees are grown anew: an older one's splits are on the older ids and scales."""
 
     def fit(self, inputs: Inputs, *, seed: int, rounds: int | None = None, holdout: Inputs | None = None, progress: Progress | None = None) -> list[Round]:
         s = self.settings

@@ -28,7 +28,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits as cross_entrop
 from torch.nn.functional import linear
 
 from training.inputs import ID_COLUMNS, USER_COLUMNS, Inputs
-from training.rankers import Progress, Round
+from training.rankers import Progress, Ranker, Round
 
 PRIOR_STATE = [USER_COLUMNS.index("log user_event_count")]
 """The user features that gates may see: how active the user is, not how well they rate, which would bring the level into the order."""
@@ -219,6 +219,12 @@ class PPNetRanker:
     def __init__(self, settings: PPNetSettings, shape: "PPNetShape") -> None:
         self.settings, self.shape = settings, shape
         self.model: LevelledPPNet | None = None
+        self._older: LevelledPPNet | None = None
+
+    def begin_at(self, older: Ranker) -> None:
+        """Code embeddings are carried over: a code means what it meant. Ids and scales are of the new rows, so the rest starts anew."""
+        if isinstance(older, PPNetRanker) and (older.shape.positions, older.shape.codes) == (self.shape.positions, self.shape.codes) and self.shape.positions:
+            self._older = older.model
 
     def fit(self, inputs: Inputs, *, seed: int, rounds: int | None = None, holdout: Inputs | None = None, progress: Progress | None = None) -> list[Round]:
         """A round is one epoch of the order, then `level_epochs` of the small networks on the order's finished logits."""
@@ -226,6 +232,9 @@ class PPNetRanker:
         torch.manual_seed(seed)
         rng = torch.Generator().manual_seed(seed)
         model = self.model = self.shape.build(settings)
+        if self._older is not None:
+            for old, new in zip(self._older.orders, model.orders, strict=False):
+                cast(Tables, new.codes).load_state_dict(cast(Tables, old.codes).state_dict())
         order = [{"params": model.orders.parameters(), "weight_decay": settings.weight_decay}, {"params": model.bias.parameters(), "lr": settings.level_rate}]
         order_descent = torch.optim.Adam(order, lr=settings.learning_rate, fused=True)
         level: list[dict[str, Any]] = [

@@ -1,0 +1,328 @@
+"""What a run deploys: promotion, rollback, clean-up and retraining through the command line, on a small shop."""
+
+import json
+import shutil
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from adc_features.artifact import MANIFEST
+from adc_features.errors import InputError
+from adc_features.run import Run, RunSettings
+from adc_features.snapshots import renew, snapshot
+from adc_features.stages import STAGES, repository_of, split_of
+from adc_features.store import live_generations, materialize
+from training import deployment
+from training.cli import app
+from training.promotion import PROMOTION, read_promotion
+from training.retrain import RetrainSettings, retrain
+from training.scoring import open_bundle
+from training.stages import DATASET, RANKERS
+from training.train import load_trained
+
+AT = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with two rankers on codes, of which codes_weights was promoted."""
+    place = tmp_path_factory.mktemp("deployment")
+    adc("data", "synthetic", "--out", str(place / "shop"), "--items", "150", "--users", "150", "--interactions", "4000")
+    run = Run.start(place / "run", RunSettings(source=str(place / "shop"), snapshots=2, codebook_size=8, steps=80, seeds=1))
+    for stage in (*STAGES, DATASET, RANKERS["codes"], RANKERS["codes_weights"]):
+        run.ensure(stage)
+    return place
+
+
+@pytest.fixture
+def place(made: Path, tmp_path: Path) -> Path:
+    """A copy of it to work on, declared where it lies."""
+    from adc_features.store import apply
+
+    work = Path(shutil.copytree(made, tmp_path / "work"))
+    apply(work / "run" / "feature_repo")
+    return work / "run"
+
+
+def adc(*words: str, code: int = 0) -> Any:
+    result = CliRunner().invoke(app, [*words])
+    assert result.exit_code == code, result.output or result.exception
+    return result
+
+
+def answer(*words: str, code: int = 0) -> Any:
+    text = adc(*words, "--json", "-", code=code).stdout
+    return json.loads(text[text.index("{") :])
+
+
+def states(place: Path) -> list[str]:
+    return [p["state"] for p in answer("versions", "--run", str(place))["promotions"]]
+
+
+def retrained(place: Path, *words: str, code: int = 0) -> Any:
+    return answer("retrain", "--run", str(place), "--min-rows", "20", "--window-days", "20", "--max-loss", "1", *words, code=code)
+
+
+# ---- promote and roll back
+
+
+def test_what_was_made_is_on_record_without_anybody_registering_it(place):
+    """Generation, snapshots and rankers of a run appear in `adc versions`; asking twice records nothing twice."""
+    first = answer("versions", "--run", str(place))
+    assert [(g["id"], g["state"], g["snapshots"]) for g in first["generations"]] == [("g1", "live", 3)]
+    assert {(r["recipe"], r["generation"], r["state"]) for r in first["rankers"]} == {("codes", "g1", "ready"), ("codes_weights", "g1", "ready")}
+    events = len(deployment.catalog_of(Run.open(place)).events())
+    assert answer("versions", "--run", str(place)) == first
+    assert len(deployment.catalog_of(Run.open(place)).events()) == events
+
+
+def test_a_rollback_serves_what_served_before(place):
+    """The pointer names the earlier pair again, under a new number; a second rollback goes back to the later one."""
+    adc("promote", "--run", str(place), "--recipe", "codes")
+    before = read_promotion(place / PROMOTION)
+    adc("promote", "--run", str(place))
+    later = read_promotion(place / PROMOTION)
+    assert answer("rollback", "--run", str(place))["to"] == 1
+    assert replace(read_promotion(place / PROMOTION), promoted_at=AT) == replace(before, promoted_at=AT)
+    assert states(place) == ["retired", "retired", "serving"]
+    adc("rollback", "--run", str(place), "--to", "2")
+    assert read_promotion(place / PROMOTION).ranker == later.ranker
+
+
+def test_without_an_earlier_promotion_there_is_nothing_to_roll_back_to(place):
+    """A run that promoted nothing, or one ranker only, says so and serves on."""
+    assert "promoted nothing" in str(adc("rollback", "--run", str(place), code=1).exception)
+    adc("promote", "--run", str(place))
+    adc("promote", "--run", str(place))
+    assert "before number 2 is not there" in str(adc("rollback", "--run", str(place), code=1).exception)
+
+
+def test_a_promotion_that_was_killed_before_the_pointer_never_happened(place, monkeypatch):
+    """The record says begun; the pointer still names the old pair, so the next command records it as abandoned."""
+    adc("promote", "--run", str(place))
+    monkeypatch.setattr(deployment, "promote", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    CliRunner().invoke(app, ["promote", "--run", str(place), "--recipe", "codes"])
+    monkeypatch.undo()
+    assert any("promotion 2 was begun" in problem for problem in deployment.problems(Run.open(place), deployment.catalog_of(Run.open(place))))
+    assert states(place) == ["serving", "abandoned"]
+    adc("doctor", str(place))
+
+
+def test_a_promotion_that_was_killed_after_the_pointer_holds(place, monkeypatch):
+    """The pointer is the truth: the next command records what it names as serving."""
+    real, calls = deployment.sync, []
+
+    def killed_at_the_second(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(deployment, "sync", killed_at_the_second)
+    CliRunner().invoke(app, ["promote", "--run", str(place)])
+    monkeypatch.undo()
+    assert states(place) == ["serving"]
+
+
+def test_a_lost_catalogue_is_made_again_from_what_is_there(place):
+    """Deleting the database loses history, not the deployment."""
+    adc("promote", "--run", str(place))
+    for file in place.glob("catalog.db*"):
+        file.unlink()
+    assert states(place) == ["serving"]
+
+
+def test_a_generation_that_was_edited_by_hand_is_found(place):
+    """`adc doctor` names the file; the pair that rests on a rewritten ranker is not promoted."""
+    adc("promote", "--run", str(place))
+    (place / "generation" / "generation" / "quality.json").write_text("{}")
+    found = adc("doctor", str(place), code=1).output
+    assert "generation g1" in found
+    assert "quality.json has sha256" in found
+
+
+def test_a_ranker_that_was_deleted_is_off_the_record_and_not_served_again(place):
+    """Its promotion stays in the history, a rollback to it is refused."""
+    adc("promote", "--run", str(place), "--recipe", "codes")
+    adc("promote", "--run", str(place))
+    shutil.rmtree(place / "ranker_codes")
+    assert "0 rankers begin with" in str(adc("rollback", "--run", str(place), code=1).exception)
+    assert states(place) == ["retired", "serving"]
+
+
+def test_two_lines_of_codes_are_never_mixed(place):
+    """A later generation of the same line may serve an older ranker; one that was fitted anew is refused."""
+    run = Run.open(place)
+    snapshot(run, split_of(run).train_end + timedelta(days=15))
+    renew(run, "g2")
+    renew(run, "g3", warm=False)
+    adc("promote", "--run", str(place), "--generation", "g2")
+    pair = read_promotion(place / PROMOTION)
+    assert (pair.generation, pair.known_as) == ("g2", "g1")
+    materialize(repository_of(run), now=split_of(run).eval_end)
+    assert open_bundle(pair).live.id == "g2"  # which scores once
+    assert "is not of its line" in str(adc("promote", "--run", str(place), "--generation", "g3", code=1).exception)
+    assert read_promotion(place / PROMOTION) == pair
+
+
+# ---- clean up
+
+
+def test_clean_up_keeps_what_serves_and_what_it_would_roll_back_to(place):
+    """Of three retrained rankers the serving one and the one before stay, and a rollback finds the latter."""
+    run = Run.open(place)
+    source, made = place / "ranker_codes_weights", []
+    for n in range(3):
+        target = place / "retrains" / f"t{n}" / "ranker"
+        shutil.copytree(source / "model", target / "model")
+        manifest = json.loads((target / "model" / MANIFEST).read_text()) | {"copy": n}
+        (target / "model" / MANIFEST).write_text(json.dumps(manifest))
+        (target / MANIFEST).write_text(json.dumps({"facts": {"trained_through": "2024-01-01T00:00:00+00:00"}, "files": {}}))
+        record = deployment.catalog_of(run)
+        deployment.sync(run, record, at=AT + timedelta(days=n))
+        made.append(next(r for r in record.rankers() if r["directory"] == f"retrains/t{n}/ranker/model")["hash"])
+        adc("promote", "--run", str(place), "--ranker", made[-1])
+    dry = answer("gc", "--run", str(place), "--dry-run")
+    assert (dry["rankers"], dry["generations"]) == (["retrains/t0/ranker/model"], [])
+    adc("gc", "--run", str(place))
+    assert [d.name for d in sorted((place / "retrains").iterdir())] == ["t1", "t2"]
+    assert answer("rollback", "--run", str(place))["pair"].endswith(made[1][:12])
+
+
+def test_a_generation_that_nothing_needs_goes_from_feast_first(place):
+    """What was unpublished is not live, has no directory, and the run's own generation still serves."""
+    run = Run.open(place)
+    snapshot(run, split_of(run).train_end + timedelta(days=10))
+    renew(run, "g2", warm=False)
+    snapshot(run, split_of(run).train_end + timedelta(days=15))
+    renew(run, "g3", warm=False)
+    adc("promote", "--run", str(place))
+    assert answer("gc", "--run", str(place))["generations"] == ["g2"]
+    assert [g.id for g in live_generations(repository_of(run))] == ["g1", "g3"]
+    assert not (place / "generations" / "g2").exists()
+    assert [g["state"] for g in answer("versions", "--run", str(place))["generations"] if g["id"] == "g2"] == ["removed"]
+    adc("doctor", str(place))
+
+
+# ---- retrain
+
+
+def test_a_retrain_promotes_a_challenger_that_passes_every_gate(place):
+    """It says why it trained, what it measured, serves the new pair, and asked again it does nothing."""
+    adc("promote", "--run", str(place))
+    champion = read_promotion(place / PROMOTION)
+    first = retrained(place, "--min-gain", "-1", "--every-days", "1")
+    serving = read_promotion(place / PROMOTION)
+    assert (first["decision"], first["champion"], first["challenger"]) == ("promoted", champion.ranker_hash, serving.ranker_hash)
+    assert first["reasons"]["days_since_champion"]["asks"]
+    assert set(first["gates"]) == {"gauc_gain", "head_auc", "tail_auc", "calibration", "coverage", "churn", "online_parity"}
+    assert first["gates"]["churn"]["value"] == 0.0
+    assert states(place) == ["retired", "serving"]
+    again = retrained(place, "--min-gain", "-1", "--every-days", "1")
+    assert (again["decision"], again["reused"]) == ("promoted", True)
+    assert states(place) == ["retired", "serving"]
+    adc("doctor", str(place))
+
+
+def test_the_challenger_learns_from_nothing_in_the_window(place, monkeypatch):
+    """Altering every label of the window leaves the challenger as it was, to the bit."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from adc_features.dataset import read_dataset, write_dataset
+
+    run, shop = Run.open(place), read_dataset(place.parent / "shop")
+    start = split_of(run).eval_end - timedelta(days=20)
+    adc("promote", "--run", str(place))
+    late = pc.greater_equal(shop.interactions["time"], pa.scalar(start))
+    flipped = pc.if_else(late, pc.subtract(1.0, shop.interactions["label"].cast("float64")), shop.interactions["label"].cast("float64")).cast("float32")
+    column = shop.interactions.column_names.index("label")
+    write_dataset(replace(shop, interactions=shop.interactions.set_column(column, "label", flipped)), place.parent / "flipped")
+    scores = []
+    for data in ("shop", "flipped"):
+        words = ("--data", str(place.parent / data), "--as-of", split_of(run).eval_end.isoformat(), "--min-gain", "2", "--every-days", "1")
+        made = retrained(place, *words, code=10)
+        model = load_trained(Path(made["directory"]) / "ranker" / "model", generation="g1")
+        scores.append({name: t.numpy() for name, t in next(iter(model.rankers.values())).model.state_dict().items()})
+    assert scores[0].keys() == scores[1].keys()
+    assert all((scores[0][name] == scores[1][name]).all() for name in scores[0])
+
+
+def test_a_gate_that_does_not_hold_keeps_the_champion(place):
+    """Exit code 10; the pointer is as it was, the reason is in the answer and on record."""
+    adc("promote", "--run", str(place))
+    before = (place / PROMOTION).read_bytes()
+    kept = retrained(place, "--min-gain", "0.9", "--every-days", "1", code=10)
+    assert not kept["gates"]["gauc_gain"]["passed"]
+    assert "online_parity" not in kept["gates"]
+    assert (place / PROMOTION).read_bytes() == before
+    assert [r["state"] for r in deployment.catalog_of(Run.open(place)).runs()] == ["kept"]
+
+
+def test_without_a_reason_nothing_is_trained(place):
+    """Exit code 10, and no challenger; --force trains one all the same."""
+    adc("promote", "--run", str(place))
+    kept = retrained(place, "--every-days", "1000", code=10)
+    assert (kept["challenger"], kept["gates"]) == (None, {})
+    assert retrained(place, "--every-days", "1001", "--force", "--min-gain", "2", code=10)["challenger"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"window_days": 300}, "the champion learned from rows up to"),
+        ({"min_rows": 100_000}, "labelled rows lie in the window"),
+        ({"window_days": 35, "min_rows": 150}, "there is nothing new to learn"),
+    ],
+)
+def test_data_that_cannot_decide_is_refused_with_the_state_unchanged(place, changes, message):
+    """Too few rows, nothing new, or a window that the champion has seen."""
+    adc("promote", "--run", str(place))
+    run = Run.open(place)
+    catalog = deployment.catalog_of(run)
+    before = (place / PROMOTION).read_bytes()
+    with pytest.raises(InputError, match=message):
+        retrain(run, catalog, settings=RetrainSettings(**{"min_rows": 20, **changes}), at=AT)
+    assert (place / PROMOTION).read_bytes() == before
+    assert not list((place / "retrains").glob("*/ranker"))
+    assert adc("retrain", "--run", str(place), "--window-days", "300", code=20)
+
+
+def test_two_retrains_at_once_are_refused(place):
+    """The second one is told at once, with exit code 20."""
+    with deployment.catalog_of(Run.open(place)).alone("retrain"):
+        assert "another process holds" in adc("retrain", "--run", str(place), code=20).output
+
+
+def test_a_killed_retrain_goes_on_to_the_same_end(place, monkeypatch):
+    """Stopped before its gates, it keeps the challenger that it trained; the record says that it was killed."""
+    from training import retrain as module
+
+    adc("promote", "--run", str(place))
+    monkeypatch.setattr(module._Task, "_gates", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+    monkeypatch.setattr(module, "_ended", lambda *_: None)
+    retrained_words = ("retrain", "--run", str(place), "--min-rows", "20", "--window-days", "20", "--max-loss", "1", "--min-gain", "-1", "--every-days", "1")
+    adc(*retrained_words, code=9)
+    monkeypatch.undo()
+    made = next((place / "retrains").glob("*/ranker/manifest.json"))
+    stamp = made.stat().st_mtime_ns
+    assert answer(*retrained_words)["decision"] == "promoted"
+    assert made.stat().st_mtime_ns == stamp
+    assert [r["state"] for r in deployment.catalog_of(Run.open(place)).runs()] == ["killed", "promoted"]
+
+
+def test_a_new_generation_comes_in_with_a_challenger_of_its_own(place):
+    """The challenger is trained on the aligned generation, starts from the champion's code embeddings, and serves on it; churn is weighed."""
+    adc("promote", "--run", str(place))
+    run = Run.open(place)
+    snapshot(run, split_of(run).eval_end - timedelta(days=20))
+    renew(run, "g2")
+    made = retrained(place, "--generation", "g2", "--min-gain", "-1", "--every-days", "1", "--max-churn", "1")
+    assert made["decision"] == "promoted"
+    assert 0 < made["gates"]["churn"]["value"] < 1
+    assert read_promotion(place / PROMOTION).generation == "g2"
+    assert json.loads((Path(made["directory"]) / "ranker" / MANIFEST).read_text())["facts"]["warm"] is True
