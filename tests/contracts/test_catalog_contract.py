@@ -75,6 +75,7 @@ def test_what_is_put_twice_is_changed_once(catalog):
 
 def test_a_failed_change_changes_nothing(catalog):
     """An exception inside a write undoes all of it, events included."""
+
     def change() -> None:
         with catalog.write(at=AT) as writer:
             writer.put(GENERATIONS, {"id": "g1"}, G1, event="generation")
