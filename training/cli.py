@@ -11,11 +11,12 @@ import typer
 
 from adc_features.cli import DataOption, FinalOption, SeedOption, app, build, open_run
 from adc_features.console import JsonOption, RunOption, progress, report, run_app
-from training import deployment_cli
+from training import compare_cli, deployment_cli
 
 log = logging.getLogger(__name__)
 retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
 app.add_typer(retrieve, name="retrieve")
+compare_cli.add_to(app)
 deployment_cli.add_to(app)
 
 

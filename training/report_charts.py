@@ -52,7 +52,7 @@ def _paired_chart(pairs: Sequence[Mapping[str, Any]], measure: str) -> Markup | 
         if (found := pair[measure])
     ]
     said = "; ".join(f"{r['label']} {r['number']}" for r in rows)
-    return _interval_rows(rows, zero=True, alt_text=f"Paired differences in {measure.upper()} with intervals: {said}") if rows else None
+    return interval_rows(rows, zero=True, alt_text=f"Paired differences in {measure.upper()} with intervals: {said}") if rows else None
 
 
 def _score_chart(recipes: Mapping[str, Mapping[str, Any]], measure: str) -> Markup | None:
@@ -62,7 +62,7 @@ def _score_chart(recipes: Mapping[str, Mapping[str, Any]], measure: str) -> Mark
         if (found := interval(scores.get(measure)))
     ]
     said = "; ".join(f"{r['label']} {r['number']}" for r in rows)
-    return _interval_rows(rows, zero=False, alt_text=f"{measure.upper()} of every recipe with intervals: {said}") if rows else None
+    return interval_rows(rows, zero=False, alt_text=f"{measure.upper()} of every recipe with intervals: {said}") if rows else None
 
 
 def _drawn(recipes: Mapping[str, Mapping[str, Any]], part: str) -> dict[str, str]:
@@ -147,7 +147,7 @@ def _curve_points(curves: Mapping[str, Sequence[Mapping[str, Any]]], *, by_term:
 # ---- kinds of pictures
 
 
-def _interval_rows(rows: Sequence[Mapping[str, Any]], *, zero: bool, alt_text: str) -> Markup:
+def interval_rows(rows: Sequence[Mapping[str, Any]], *, zero: bool, alt_text: str) -> Markup:
     """One entry a row: the label, and under it point, interval and number; `zero` adds the zero line.
 
     rows: {label, number, mean, low, high, colour, hollow}, drawn in their order.

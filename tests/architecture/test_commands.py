@@ -34,6 +34,9 @@ COMMANDS = [
     "data",
     "embed",
     "retrieve",
+    "compare",
+    "ablate",
+    "sweep",
 ]
 GROUPS = {"data": {"synthetic", "beauty", "tables"}, "embed": {"text", "behavior"}, "retrieve": {"train", "evaluate"}}
 
