@@ -8,6 +8,7 @@ Legend: F feature rows, Q entity rows.
 
 from collections.abc import Sequence
 from datetime import timedelta
+from typing import Self
 
 import numpy as np
 import pyarrow as pa
@@ -15,11 +16,18 @@ import pyarrow as pa
 from adc_features.errors import InputError
 from adc_features.store.gather import NO_ROW
 from adc_features.store.key_codes import Column, KeyCodes
+from adc_features.store.space import Space, arrow_space
 
+NEVER = int(np.iinfo(np.int64).min)
+"""The created time of a row that has none."""
 _BITS = 63
+_BLOCK = 1 << 18
+"""Rows packed at once: what they need besides stays in a cache."""
+_QUESTIONS = 1 << 20
+"""Entity rows matched at once: enough to sort them well."""
 
 
-def microseconds(times: Column, *, name: str = "event_timestamp") -> np.ndarray:
+def microseconds(times: Column, *, name: str = "event_timestamp", space: Space = arrow_space) -> np.ndarray:
     """A time column without nulls as int64 [N] microseconds since 1970 UTC; without a zone it means UTC, finer is cut off, never rounded up.
 
     Raises InputError for columns that are not timestamps or dates, and for nulls.
@@ -28,9 +36,21 @@ def microseconds(times: Column, *, name: str = "event_timestamp") -> np.ndarray:
         raise InputError(f"{name} is of type {times.type}; expected timestamps or dates, cast the column")
     if times.null_count:
         raise InputError(f"{name}: {times.null_count} values are null; drop these rows")
+    if not isinstance(times, pa.ChunkedArray):
+        return _microseconds(times)
+    if times.num_chunks == 1:
+        return _microseconds(times.chunk(0))
+    whole, end = space(len(times)), 0
+    for chunk in times.chunks:
+        start, end = end, end + len(chunk)
+        whole[start:end] = _microseconds(chunk)
+    return whole
+
+
+def _microseconds(times: pa.Array) -> np.ndarray:
     if pa.types.is_date(times.type):
         # through numpy: pyarrow 26.0.1 converts day resolution to wrong times without a word
-        return times.to_numpy(**({} if isinstance(times, pa.ChunkedArray) else {"zero_copy_only": False})).astype("datetime64[us]").astype(np.int64)
+        return times.to_numpy(zero_copy_only=False).astype("datetime64[us]").astype(np.int64)
     whole = np.asarray(times.cast(pa.int64()))
     if times.type.unit == "ns":
         return np.floor_divide(whole, 1_000)
@@ -38,93 +58,163 @@ def microseconds(times: Column, *, name: str = "event_timestamp") -> np.ndarray:
 
 
 class AsofIndex:
-    """The feature side of a join, sorted once. keys, times [F]; created [F], or None when rows carry no created time.
+    """The feature side of a join, sorted once. codes: int64 [F] of `keys`, -1 for rows to leave out; their memory becomes the index.
+
+    at: event times int64 [F], microseconds; created: created times int64 [F], NEVER where there is none; None when rows carry no created time.
+    asked: int64 codes of all entity rows to come, when known; rows of other keys are left out before the sort. known_only: only feature rows
+    with created time <= the entity row's time will be seen; raises InputError without created times.
 
     Of rows with one key and time the last by created time, then by position, is seen; without a created time a row comes first among them and
-    was never known. asked: key columns of all entity rows to come, when
-    known; rows of other keys are left out before the sort. Raises InputError for null times.
+    was never known. A place in the index is one integer: key code, tick (the high bits of the time, as many as there is room for), row number.
+    Sorting values is twice as fast as sorting places of values. Rows of one key and tick stand in full order behind each other; only they
+    are told apart by their times.
     """
 
     def __init__(
-        self, keys: Sequence[Column], times: Column, *, created: Column | None = None, asked: Sequence[Column] | None = None, names: Sequence[str] = ()
+        self,
+        keys: KeyCodes,
+        codes: np.ndarray,
+        at: np.ndarray,
+        *,
+        created: np.ndarray | None = None,
+        asked: np.ndarray | None = None,
+        known_only: bool = False,
     ) -> None:
-        self.keys = KeyCodes(keys)
-        at = microseconds(times)
-        self.created = None if created is None else _created(created)
-        codes = self.keys.of_features if keys else np.zeros(len(at), np.int64)
-        rows = np.flatnonzero(codes >= 0) if (codes < 0).any() else None
-        if asked and keys:
-            wanted = np.zeros(self.keys.size + 1, bool)
-            wanted[self.keys.of(asked, names=names)] = True  # -1, the unknown, is the last
-            wanted[-1] = False
-            if wanted.sum() < 0.9 * self.keys.size:
-                rows = np.flatnonzero(wanted[codes])
-        # the time gets the bits that the key leaves; what is cut off is put in order among the few rows that share a place
+        if known_only and created is None:
+            raise InputError("created-time filtering was asked for, the source declares no created timestamp; name its created_timestamp_column")
+        self.keys, self._at = keys, at
         self._start = int(at.min()) if len(at) else 0
-        span = int(at.max()) - self._start if len(at) else 0
-        key_bits = max(self.keys.size - 1, 0).bit_length()
-        self._shift = max(0, key_bits + span.bit_length() - _BITS)
-        self._last = span >> self._shift
-        self._time_bits = self._last.bit_length()
-        since, born = at - self._start, self.created
-        if rows is not None:
-            codes, since, born = codes[rows], since[rows], None if born is None else born[rows]
-        order = _order(codes, since, born, bits=(key_bits, span.bit_length()))
-        self.rows = order if rows is None else rows[order]
-        self._places = ((codes << self._time_bits) | (since >> self._shift))[order]
-        self._at = at
-        self.created = None if born is None else np.where(born[order] == _NEVER, -_NEVER - 1, born[order])
-        self._earliest_created: list[np.ndarray] | None = None
+        self._span = int(at.max()) - self._start if len(at) else 0
+        self._row_bits = (max(_QUESTIONS, len(codes)) - 1).bit_length()
+        self._tick_bits = min(self._span.bit_length(), _BITS - (keys.size - 1).bit_length() - self._row_bits)
+        if self._tick_bits < 0:
+            raise InputError(f"{len(codes)} feature rows with {keys.size} keys are more than one index holds (2**{_BITS}); split the view")
+        self._cut = self._span.bit_length() - self._tick_bits
+        self._row_mask = (1 << self._row_bits) - 1
+        self._places = self._packed(codes, asked)
+        self._places.sort()
+        if self._cut or created is not None:
+            self._order_ticks(created)
+        self._earliest_created = _block_minima(created[self._places & self._row_mask]) if created is not None and known_only else None
+
+    @classmethod
+    def of_columns(
+        cls,
+        keys: Sequence[Column],
+        times: Column,
+        *,
+        created: Column | None = None,
+        asked: Sequence[Column] | None = None,
+        names: Sequence[str] = (),
+        known_only: bool = False,
+    ) -> Self:
+        """The index of Arrow columns [F]. asked, names: the key columns of all entity rows to come. Raises InputError for null times."""
+        numbered, codes = KeyCodes.of_features(keys, rows=len(times))
+        wanted = numbered.of(asked, names=names) if asked else None
+        born = None if created is None else created_microseconds(created)
+        return cls(numbered, codes, microseconds(times), created=born, asked=wanted, known_only=known_only)
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self._places)
 
-    def match(self, keys: Sequence[Column], times: np.ndarray, *, names: Sequence[str], ttl: timedelta | None = None, known_only: bool = False) -> np.ndarray:
+    def _packed(self, codes: np.ndarray, asked: np.ndarray | None) -> np.ndarray:
+        """The places, unordered, in the memory of the codes; rows of null keys and of keys that are not asked for are left out."""
+        wanted = None
+        if asked is not None:
+            wanted = np.zeros(self.keys.size + 1, bool)
+            wanted[asked] = True  # -1, the unknown, is the last
+            wanted[-1] = False
+        kept = 0
+        for start in range(0, len(codes), _BLOCK):
+            part = codes[start : start + _BLOCK]
+            rows = np.flatnonzero(part >= 0 if wanted is None else wanted[part])
+            whole = len(rows) == len(part)
+            place = part << self._tick_bits if whole else part[rows] << self._tick_bits
+            at = self._at[start : start + _BLOCK]
+            place |= (at if whole else at[rows]) - self._start >> self._cut
+            place <<= self._row_bits
+            rows += start
+            place |= rows
+            codes[kept : kept + len(place)] = place
+            kept += len(place)
+        return codes[:kept]
+
+    def _order_ticks(self, created: np.ndarray | None) -> None:
+        """Put rows of one key and tick in order of time, created time and position; the sort left them in order of position."""
+        among = [np.zeros(0, np.int64)]
+        for start in range(0, len(self) - 1, _BLOCK):
+            tick = self._places[start : start + _BLOCK + 1] >> self._row_bits
+            among.append(np.flatnonzero(tick[1:] == tick[:-1]) + start)
+        pairs = np.concatenate(among).repeat(2)
+        pairs[1::2] += 1
+        shared = pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]]
+        places = self._places[shared]
+        rows = places & self._row_mask
+        keys = [part[rows] for part in (created, self._at) if part is not None]
+        self._places[shared] = places[np.lexsort((rows, *keys, places >> self._row_bits))]
+
+    def match(self, keys: Sequence[Column], times: np.ndarray, *, names: Sequence[str], ttl: timedelta | None = None) -> np.ndarray:
         """int64 [Q]: the feature row that each entity row sees at times int64 [Q] microseconds, NO_ROW for none.
 
         A row sees the newest feature row of its key with event time <= its own, unless that is more than ttl older (None or 0: any age).
-        known_only: only feature rows with created time <= the entity row's time count, which needs created times.
         """
-        codes = self.keys.of(keys, names=names) if keys else np.zeros(len(times), np.int64)
+        answer = arrow_space(len(times))
+        codes = self.keys.of(keys, names=names, rows=len(times))
+        for start in range(0, len(times), _QUESTIONS):
+            part = slice(start, start + _QUESTIONS)
+            self._match(codes[part], times[part], answer[part], ttl)
+        return answer
+
+    def _match(self, codes: np.ndarray, times: np.ndarray, answer: np.ndarray, ttl: timedelta | None) -> None:
         if not len(self):
-            return np.full(len(times), NO_ROW, np.int64)
-        asked = (codes << self._time_bits) | np.maximum(self._tick(times), 0)
-        order = np.argsort(asked)
-        found = np.empty(len(asked), np.int64)
-        found[order] = np.searchsorted(self._places, asked[order], side="right") - 1
-        there = (codes >= 0) & (found >= 0) & (times >= self._start)
-        found[~there] = 0
-        there &= (self._places[found] >> self._time_bits) == codes
-        late = np.flatnonzero(there & (self._at[self.rows[found]] > times)) if self._shift else ()
-        while len(late):  # a later row of the same 2 ** shift microseconds
-            found[late] -= 1
-            there[late] = (found[late] >= 0) & ((self._places[found[late]] >> self._time_bits) == codes[late])
-            found[late[~there[late]]] = 0
-            late = late[there[late]]
-            late = late[self._at[self.rows[found[late]]] > times[late]]
-        if known_only:
-            if self.created is None:
-                raise InputError("created-time filtering was asked for, the source declares no created timestamp; name its created_timestamp_column")
-            found = self._newest_known(np.where(there, found, NO_ROW), times)
-            there = found >= 0
-            found[~there] = 0
-            there &= (self._places[found] >> self._time_bits) == codes
+            answer[:] = NO_ROW
+            return
+        # a question is a place too, its own number for the row's: sorted, questions find their rows eight times cheaper
+        asked = np.clip(times - self._start, 0, self._span)
+        asked >>= self._cut
+        asked |= codes << self._tick_bits
+        asked <<= self._row_bits
+        asked |= np.arange(len(asked))
+        asked.sort()
+        number = asked & self._row_mask
+        asked |= self._row_mask  # behind all rows of its tick
+        found = np.searchsorted(self._places, asked, side="right")
+        found -= 1
+        place = self._places[found]
+        there = ((place ^ asked) >> (self._row_bits + self._tick_bits) == 0) & (found >= 0)
+        place &= self._row_mask
+        same = np.flatnonzero((self._places[found] ^ asked) >> self._row_bits == 0)
+        late = same[self._at[place[same]] > times[number[same]]]
+        if len(late) or self._earliest_created is not None:
+            at = times[number]
+            found[late] = self._before(found[late], asked[late], at[late])
+            if self._earliest_created is not None:
+                found = self._newest_known(np.where(there, found, NO_ROW), at)
+            place = self._places[found]
+            there &= ((place ^ asked) >> (self._row_bits + self._tick_bits) == 0) & (found >= 0)
+            place &= self._row_mask
         if ttl:
-            there &= self._at[self.rows[found]] >= times - ttl // timedelta(microseconds=1)
-        return np.where(there, self.rows[found], NO_ROW)
+            there &= self._at[place] >= times[number] - ttl // timedelta(microseconds=1)
+        place[~there] = NO_ROW
+        answer[number] = place
 
     def newest(self) -> np.ndarray:
         """int64: the last row of each key."""
-        last = np.append(self._places[1:] >> self._time_bits != self._places[:-1] >> self._time_bits, True)[: len(self)]
-        return self.rows[last]
+        codes = self._places >> (self._row_bits + self._tick_bits)
+        return self._places[np.append(codes[1:] != codes[:-1], True)[: len(self)]] & self._row_mask
 
     def times_of(self, rows: np.ndarray) -> np.ndarray:
         """int64 [Q]: event times of feature rows, microseconds; those of NO_ROW mean nothing."""
         return self._at[rows] if len(self._at) else np.zeros(len(rows), np.int64)
 
-    def _tick(self, times: np.ndarray) -> np.ndarray:
-        """Times since the first feature row, in units of 2 ** shift microseconds, none after the last."""
-        return np.minimum((times - self._start) >> self._shift, self._last)
+    def _before(self, found: np.ndarray, asked: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """The last place not after times, of questions whose tick holds later rows: found and all from the tick's first row on are searched."""
+        low, high = np.searchsorted(self._places, asked & ~self._row_mask), found
+        while (low < high).any():
+            middle = (low + high) >> 1
+            seen = self._at[self._places[middle] & self._row_mask] <= times
+            low, high = np.where((low < high) & seen, middle + 1, low), np.where((low < high) & ~seen, middle, high)
+        return low - 1
 
     def _newest_known(self, found: np.ndarray, times: np.ndarray) -> np.ndarray:
         """For each place the last place at or before it whose created time is <= times, NO_ROW for none; may leave the key: check it.
@@ -132,17 +222,11 @@ class AsofIndex:
         A key's newest events may all be unknown yet, so stepping back one by one could read its whole history: minima of blocks of
         2, 4, 8... places let a question leap over what it cannot see. Places of one key are neighbours, so a leap out of it ends the search.
         """
-        assert self.created is not None
-        if self._earliest_created is None:
-            self._earliest_created = [self.created]
-            while len(self._earliest_created[-1]) > 1:
-                lower = self._earliest_created[-1]
-                lower = np.append(lower, np.iinfo(np.int64).max) if len(lower) % 2 else lower
-                self._earliest_created.append(lower.reshape(-1, 2).min(axis=1))
         levels = self._earliest_created
+        assert levels is not None
         answer = found.copy()
         asking = np.flatnonzero(found >= 0)
-        asking = asking[self.created[found[asking]] > times[asking]]
+        asking = asking[levels[0][found[asking]] > times[asking]]
         node, limit = found[asking], times[asking]
         height = np.zeros(len(asking), np.int64)
         rising = np.ones(len(asking), bool)
@@ -167,35 +251,21 @@ class AsofIndex:
         return answer
 
 
-_NEVER = int(np.iinfo(np.int64).min)
-
-
-def _created(column: Column) -> np.ndarray:
-    """Created times, microseconds; _NEVER where there is none."""
+def created_microseconds(column: Column, *, space: Space = arrow_space) -> np.ndarray:
+    """Created times int64 [N], microseconds; NEVER where there is none."""
     if not column.null_count:
-        return microseconds(column, name="created_timestamp")
+        return microseconds(column, name="created_timestamp", space=space)
     missing = np.asarray(column.is_null())
-    times = np.full(len(column), _NEVER, np.int64)
+    times = space(len(column))
+    times[missing] = NEVER
     times[~missing] = microseconds(column.drop_null(), name="created_timestamp")
     return times
 
 
-def _order(codes: np.ndarray, since: np.ndarray, created: np.ndarray | None, *, bits: tuple[int, int]) -> np.ndarray:
-    """Rows by code, time, created time, position. bits: of the largest code and time.
-
-    Code, the high bits of the time and the row number in one integer: sorting values is twice as fast as sorting places of values.
-    The few rows whose high bits agree are sorted again by everything.
-    """
-    row_bits = max(len(codes) - 1, 0).bit_length()
-    cut = max(0, bits[0] + bits[1] + row_bits - _BITS)
-    packed = (((codes << (bits[1] - cut)) | (since >> cut)) << row_bits) | np.arange(len(codes))
-    packed.sort()
-    order = packed & ((1 << row_bits) - 1)
-    packed >>= row_bits
-    same = np.zeros(len(codes) + 1, bool)
-    same[1:-1] = packed[1:] == packed[:-1]
-    among = np.flatnonzero(same[1:] | same[:-1])
-    rows = order[among]
-    keys = [part[rows] for part in (created, since) if part is not None]
-    order[among] = rows[np.lexsort((rows, *keys, packed[among]))]
-    return order
+def _block_minima(created: np.ndarray) -> list[np.ndarray]:
+    """Created times and the minima of their blocks of 2, 4, 8...; of what was never known, the end of time."""
+    levels = [np.where(created == NEVER, -NEVER - 1, created)]
+    while len(levels[-1]) > 1:
+        lower = np.append(levels[-1], np.iinfo(np.int64).max) if len(levels[-1]) % 2 else levels[-1]
+        levels.append(lower.reshape(-1, 2).min(axis=1))
+    return levels

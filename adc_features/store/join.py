@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cached_property
@@ -18,11 +19,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from adc_features.clock import utc
 from adc_features.errors import ArtifactError, InputError
-from adc_features.store.asof import AsofIndex, microseconds
-from adc_features.store.gather import NO_ROW, Gatherer, Gathering, RowPicks, numbers_of
+from adc_features.store.asof import AsofIndex, created_microseconds, microseconds
+from adc_features.store.gather import NO_ROW, Gatherer, Gathering, RowPicks, RowStore, numbers_of, row_field
+from adc_features.store.key_codes import KeyCodes
+from adc_features.store.space import arrow_space, mapped_space
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 BATCH_ROWS = 1 << 20
 """Entity rows joined at once: enough to sort questions well, few enough to stay small."""
+_SAMPLE_ROWS = 1 << 10
+"""First rows of a view that say how its columns can be kept."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +107,9 @@ class PreparedView:
     """A view read and indexed, ready to be joined.
 
     until: rows after it are not needed and not read. entity: all rows that will be joined, when known: other keys are left out, and for a
-    single batch the features are read when they are gathered.
+    single batch nothing is kept: it is indexed when it is matched, and features are read when they are gathered. known_only: only feature
+    rows with created time <= the entity row's time are seen. memory_limit: bytes; what is kept is mapped from files in `spill` when it is more.
+    Raises InputError when known_only has no created times to go by.
     """
 
     def __init__(
@@ -110,62 +118,124 @@ class PreparedView:
         *,
         until: datetime | None = None,
         entity: pa.Table | None = None,
+        known_only: bool = False,
         memory_limit: int | None = None,
         spill: Path | None = None,
+        batch_rows: int = BATCH_ROWS,
     ) -> None:
         source.check()
-        self.source = source
+        self.source, self._known_only, self._spill = source, known_only, spill
         # finer times than microseconds are cut to them: a row of the same microsecond is still seen
         end = None if until is None else until + timedelta(microseconds=1)
         self._files = _pruned(source.dataset, time_bounds(source.dataset, source.time, start=None, end=end))
-        keys = [*source.keys.values(), source.time, *([source.created] if source.created else [])]
+        self._groups = [group for part in self._files.get_fragments() for group in part.split_by_row_group() if group.row_groups[0].num_rows]
+        self._starts = np.cumsum([0, *(group.row_groups[0].num_rows for group in self._groups)])
+        self._asked = None if entity is None else [entity[name] for name in source.keys]
         # one batch picks its few values while the files are read; more batches need the columns again and again
-        self._once = entity is not None and len(entity) <= BATCH_ROWS
-        table = _read(source, self._files, list(dict.fromkeys(keys if self._once else [*keys, *source.features.values()])), memory_limit, spill)
-        self._kept = None
-        if table[source.time].null_count:
-            self._kept = np.flatnonzero(table[source.time].is_valid())
-            table = table.take(pa.array(self._kept))
-        created = table[source.created] if source.created else None
-        asked = None if entity is None else [entity[name] for name in source.keys]
-        key_columns = [table[name] for name in source.keys.values()]
-        self.index = AsofIndex(key_columns, table[source.time], created=created, asked=asked, names=list(source.keys))
-        self._columns = {} if self._once else {out: Gatherer(self._declared(table[name], out)) for out, name in source.features.items()}
-        _log.debug("stage=prepare view=%s rows=%d", source.name, len(table))
+        self._once = entity is not None and len(entity) <= batch_rows
+        self._mapped = memory_limit is not None and self._kept_bytes() > memory_limit
+        self._space = mapped_space(spill) if self._mapped else arrow_space
+        self._rows, self._columns = (None, {}) if self._once else self._features()
+        if not self._once:
+            self.index  # noqa: B018  (built now, not in the first batch)
+        _log.debug("stage=prepare view=%s rows=%d", source.name, self._starts[-1])
 
-    def match(self, entity: pa.Table, times: np.ndarray, *, known_only: bool = False) -> np.ndarray:
+    @cached_property
+    def index(self) -> AsofIndex:
+        """Which rows there are, by key and time."""
+        source = self.source
+        times = self._read(source.time)
+        lost = np.asarray(times.is_null()) if times.null_count else None
+        if lost is not None:  # rows without a time are nobody's; until they are left out, any time will do
+            times = pc.fill_null(times, times.drop_null()[0] if times.null_count < len(times) else pa.scalar(0, pa.int64()).cast(times.type))
+        at = microseconds(times, space=self._space)
+        del times  # one column in memory beside its numbers, not all
+        keys, codes = KeyCodes.of_features([self._read(name) for name in source.keys.values()], rows=len(at), space=self._space)
+        if lost is not None:
+            codes[lost] = NO_ROW
+        created = created_microseconds(self._read(source.created), space=self._space) if source.created else None
+        asked = keys.of(self._asked, names=list(source.keys)) if self._asked else None
+        return AsofIndex(keys, codes, at, created=created, asked=asked, known_only=self._known_only)
+
+    def match(self, entity: pa.Table, times: np.ndarray) -> np.ndarray:
         """int64 [Q] feature rows, NO_ROW for none. Raises InputError when the entity rows lack a key or it can never match."""
         if missing := sorted(set(self.source.keys) - set(entity.column_names)):
             raise InputError(f"the entity rows have no column {', '.join(missing)}, a key of view {self.source.name}; they have {entity.column_names}")
         names = list(self.source.keys)
-        return self.index.match([entity[name] for name in names], times, names=names, ttl=self.source.ttl, known_only=known_only)
+        rows = self.index.match([entity[name] for name in names], times, names=names, ttl=self.source.ttl)
+        if self._once:
+            del self.index  # the next view's takes its memory
+        return rows
 
     def gathered(self, rows: np.ndarray) -> dict[str, pa.Array]:
         """The view's columns at these rows."""
-        if not self.source.features:
-            return {}
-        if not self._once:
-            picks = RowPicks(rows, next(iter(self._columns.values())).start)  # all columns are in the same pieces
-            return {name: column(picks) for name, column in self._columns.items()}
-        return self._read_at(rows if self._kept is None else np.where(rows < 0, NO_ROW, self._kept[rows]))
+        picks = RowPicks(rows)
+        if self._once:
+            return self._read_at(picks)
+        found = {} if self._rows is None else self._rows.gathered(picks)
+        return {name: found[name] if name in found else self._columns[name](picks) for name in self.source.features}
 
-    def _read_at(self, rows: np.ndarray) -> dict[str, pa.Array]:
-        """The same from the files, one row group in memory at a time; groups of which nothing is asked are not read."""
-        groups = [group for part in self._files.get_fragments() for group in part.split_by_row_group() if group.row_groups[0].num_rows]
-        starts = np.cumsum([0, *(group.row_groups[0].num_rows for group in groups)])
-        names = list(dict.fromkeys(self.source.features.values()))
-        schema = self._files.schema
-        kinds = {out: self.source.types.get(out, schema.field(name).type) for out, name in self.source.features.items()}
-        if not groups:  # a view without rows
-            return {out: pa.nulls(len(rows), kind) for out, kind in kinds.items()}
-        picks = RowPicks(rows, starts)
-        gatherings = {out: Gathering(picks, kind) for out, kind in kinds.items()}
-        for part in picks.parts:
-            table = groups[part.piece].to_table(schema, columns=names, batch_size=1 << 30)
-            for out, name in self.source.features.items():
-                piece = pa.concat_arrays(self._declared(table[name], out).chunks)
-                gatherings[out].add(part, piece, numbers_of(piece))
-        return {out: gathering.result() for out, gathering in gatherings.items()}
+    def _features(self) -> tuple[RowStore | None, dict[str, Gatherer]]:
+        """What is kept of the files: columns that can stand side by side, and the others."""
+        features, store = self.source.features, None
+        if self._groups and features:
+            first = self._groups[0].scanner(self._files.schema, columns=list(dict.fromkeys(features.values()))).head(_SAMPLE_ROWS)
+            kinds = {out: row_field(self._declared(first[name], out).combine_chunks()) for out, name in features.items()}
+            if fields := {out: kind for out, kind in kinds.items() if kind is not None}:
+                store = RowStore(int(self._starts[-1]), fields, space=self._space)
+                for start, group in zip(self._starts, self._groups, strict=False):
+                    for out in list(store.fields):
+                        store.fill(out, start, self._piece(group, out))
+        kept = store.fields if store else {}
+        return store, {out: Gatherer(self._declared(self._read(name), out)) for out, name in features.items() if out not in kept}
+
+    def _read_at(self, picks: RowPicks) -> dict[str, pa.Array]:
+        """Columns from the files, one column of one row group in memory at a time; groups of which nothing is asked are not read."""
+        parts = picks.by_piece(self._starts)
+        answer = {}
+        for out, name in self.source.features.items():
+            gathering = Gathering(picks, self.source.types.get(out, self._files.schema.field(name).type))
+            for part in parts:
+                piece = self._piece(self._groups[part.piece], out)
+                gathering.add(part, piece, numbers_of(piece))
+            answer[out] = gathering.result()
+        return answer
+
+    def _piece(self, group: Any, out: str) -> pa.Array:
+        """One column of one row group, in its declared type."""
+        name = self.source.features[out]
+        with self._reading():
+            column = group.to_table(self._files.schema, columns=[name], batch_size=1 << 30, use_threads=False)[name]
+        return pa.concat_arrays(self._declared(column, out).chunks)
+
+    def _read(self, name: str) -> pa.ChunkedArray:
+        """One column of the files, in memory or mapped."""
+        scanner = self._files.scanner(columns=[name])
+        with self._reading():
+            if not self._mapped:
+                return scanner.to_table()[name]
+            # unlinked at once: the mapping keeps it, and nothing is left behind however this process ends
+            with tempfile.NamedTemporaryFile(dir=self._spill, prefix="adc-join-", suffix=".arrow") as file:
+                with pa.ipc.new_file(file.name, scanner.projected_schema) as writer:
+                    for batch in scanner.to_batches():
+                        writer.write_batch(batch)
+                return pa.ipc.open_file(pa.memory_map(file.name)).read_all()[name]
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowInvalid, OSError) as error:
+            source = self.source
+            raise ArtifactError(f"view {source.name}: {source.path} cannot be read ({error}); the file is damaged or half-written, write it again") from error
+
+    def _kept_bytes(self) -> int:
+        """About how much memory the view takes: index and columns by the widths of their types, lists and texts as 64 bytes."""
+        width = 8 * (2 + bool(self.source.created))
+        for name in () if self._once else self.source.features.values():
+            kind = self._files.schema.field(name).type
+            width += kind.bit_width // 8 + 1 if pa.types.is_primitive(kind) else 64
+        return int(self._starts[-1]) * width
 
     def _declared(self, column: pa.ChunkedArray, out: str) -> pa.ChunkedArray:
         """The column in the type that the view declares."""
@@ -183,9 +253,7 @@ class PreparedView:
         return pa.array(self.index.times_of(rows), pa.int64(), mask=rows == NO_ROW).cast(pa.timestamp("us", "UTC"))
 
 
-def joined_batches(
-    entity: Iterable[pa.Table], views: Sequence[PreparedView], *, time: str, known_only: bool = False, batch_rows: int = BATCH_ROWS
-) -> Iterator[pa.Table]:
+def joined_batches(entity: Iterable[pa.Table], views: Sequence[PreparedView], *, time: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
     """Entity rows with the views' columns appended: the same rows in the same order, at most batch_rows at once.
 
     Raises InputError for missing or null times, and when a feature would take the name of an entity column.
@@ -200,24 +268,8 @@ def joined_batches(
             at = microseconds(batch[time], name=time)
             columns = dict(zip(batch.column_names, batch.columns, strict=True))
             for view in views:
-                columns |= view.gathered(view.match(batch, at, known_only=known_only))
+                columns |= view.gathered(view.match(batch, at))
             yield pa.table(columns)
-
-
-def _read(source: ViewSource, dataset: ds.Dataset, columns: list[str], memory_limit: int | None, spill: Path | None) -> pa.Table:
-    """The columns in memory, or mapped from a file when they would take more than memory_limit bytes."""
-    scanner = dataset.scanner(columns=columns)
-    if memory_limit is None or _decoded_bytes(dataset, columns) <= memory_limit:
-        try:
-            return scanner.to_table()
-        except (pa.ArrowInvalid, OSError) as error:
-            raise ArtifactError(f"view {source.name}: {source.path} cannot be read ({error}); the file is damaged or half-written, write it again") from error
-    # unlinked at once: the mapping keeps it, and nothing is left behind however this process ends
-    with tempfile.NamedTemporaryFile(dir=spill, prefix="adc-join-", suffix=".arrow") as file:
-        with pa.ipc.new_file(file.name, scanner.projected_schema) as writer:
-            for batch in scanner.to_batches():
-                writer.write_batch(batch)
-        return pa.ipc.open_file(pa.memory_map(file.name)).read_all()
 
 
 def _pruned(dataset: ds.Dataset, keep: ds.Expression | None) -> ds.Dataset:
@@ -228,12 +280,3 @@ def _pruned(dataset: ds.Dataset, keep: ds.Expression | None) -> ds.Dataset:
         return dataset
     fragments = [part.subset(keep) for part in dataset.get_fragments(filter=keep)]
     return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)
-
-
-def _decoded_bytes(dataset: ds.Dataset, columns: Sequence[str]) -> int:
-    """About how much the columns take in memory, from the widths of their types; lists and texts from the files' metadata."""
-    rows, total = dataset.count_rows(), 0
-    for name in columns:
-        kind = dataset.schema.field(name).type
-        total += rows * (kind.bit_width // 8 + 1 if pa.types.is_primitive(kind) else 64)
-    return total

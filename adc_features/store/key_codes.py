@@ -1,37 +1,44 @@
 """Keys of any type as integers. Reads: Arrow key columns. Writes: int64 codes; no feast here."""
 
 from collections.abc import Sequence
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import InputError
+from adc_features.store.space import Space, arrow_space
 
 Column: TypeAlias = pa.ChunkedArray | pa.Array
 
 
 class KeyCodes:
-    """Equal (composite) keys as equal integers. columns: the key columns of the feature side, F rows each, of any comparable types.
-
-    of_features: int64 [F]; a key with a null in it matches nothing, -1. size: an upper bound (exclusive) of the codes.
-    """
+    """Equal (composite) keys as equal integers below `size`. columns: the key columns of the feature side, F rows each, of any comparable types."""
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = [_ColumnCodes(_plain(column)) for column in columns]
         self._pairs: list[np.ndarray] = []
-        self.of_features, self.size = np.zeros(len(columns[0]) if columns else 0, np.int64), 1
-        for place, (column, codes) in enumerate(zip(columns, self._columns, strict=True)):
-            paired = _pair(self.of_features, codes.of(_plain(column)), codes.size) if place else codes.of(_plain(column))
-            if place:  # codes of two columns are sparse: number the pairs that occur
-                self._pairs.append(_distinct(paired))
-                paired = _place_in(self._pairs[-1], paired)
-            self.of_features, self.size = paired, len(self._pairs[-1]) if place else codes.size
+        self.size = self._columns[0].size if columns else 1
 
-    def of(self, columns: Sequence[Column], *, names: Sequence[str]) -> np.ndarray:
-        """int64 [Q] codes of other keys, -1 for those that the feature side lacks. Raises InputError for types that can never match."""
-        paired = np.zeros(len(columns[0]) if columns else 0, np.int64)
+    @classmethod
+    def of_features(cls, columns: Sequence[Column], *, rows: int, space: Space = arrow_space) -> tuple[Self, np.ndarray]:
+        """The codes of the feature side, and int64 [F], the caller's own: each row's code, -1 for a key with a null in it, which matches nothing."""
+        self = cls(columns)
+        paired = np.zeros(0 if columns else rows, np.int64)
+        for place, (column, codes) in enumerate(zip(columns, self._columns, strict=True)):
+            own = codes.of(_plain(column), space=space)
+            if place:  # codes of two columns are sparse: number the pairs that occur
+                own = _pair(paired, own, codes.size)
+                self._pairs.append(_distinct(own))
+                own = _place_in(self._pairs[-1], own)
+                self.size = len(self._pairs[-1])
+            paired = own
+        return self, paired
+
+    def of(self, columns: Sequence[Column], *, names: Sequence[str], rows: int = 0) -> np.ndarray:
+        """int64 [Q] codes of other keys, -1 for those that the feature side lacks; without columns `rows` times the one key of all. Raises InputError for types that can never match."""
+        paired = np.zeros(0 if columns else rows, np.int64)
         for place, (column, codes, name) in enumerate(zip(columns, self._columns, names, strict=True)):
             own = codes.of(_comparable(_plain(column), codes.type, name))
             paired = _place_in(self._pairs[place - 1], _pair(paired, own, codes.size)) if place else own
@@ -44,23 +51,26 @@ class _ColumnCodes:
     def __init__(self, column: Column) -> None:
         self.type, self._values = column.type, None
         if pa.types.is_integer(column.type) and len(column) > column.null_count:
-            self._low, self._high = (int(v.as_py()) for v in pc.min_max(column).values())
-            if self._high - self._low < 8 * len(column) + 1024:
-                self.size = self._high - self._low + 1
+            self._low, high = (int(v.as_py()) for v in pc.min_max(column).values())
+            self.size = high - self._low + 1
+            if self.size < 8 * len(column) + 1024:
                 return
         self._values = pc.unique(column).drop_null()
         self.size = max(len(self._values), 1)
 
-    def of(self, column: Column) -> np.ndarray:
+    def of(self, column: Column, *, space: Space = arrow_space) -> np.ndarray:
         """int64 [N]; -1 for nulls and for keys that the column did not hold."""
-        if self._values is not None:
-            return np.asarray(pc.index_in(column, value_set=self._values).fill_null(-1)).astype(np.int64)
-        keys = np.asarray(pc.fill_null(column, self._low - 1) if column.null_count else column)
-        if not len(keys):
-            return np.zeros(0, np.int64)
-        codes = keys - self._low
-        if column.null_count or keys.min() < self._low or keys.max() > self._high:
-            codes[(keys < self._low) | (keys > self._high)] = -1
+        codes, end = space(len(column)), 0
+        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+            start, end = end, end + len(chunk)
+            if self._values is not None:
+                codes[start:end] = np.asarray(pc.index_in(chunk, value_set=self._values).fill_null(-1))
+                continue
+            part = codes[start:end]
+            np.subtract(np.asarray(pc.fill_null(chunk, 0) if chunk.null_count else chunk), self._low, out=part)
+            part[part.view(np.uint64) >= self.size] = -1
+            if chunk.null_count:
+                part[np.asarray(chunk.is_null())] = -1
         return codes
 
 

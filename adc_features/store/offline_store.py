@@ -133,9 +133,20 @@ class AsofOfflineStore(feast.OfflineStore):
         spill = Path(settings.spill_directory) if settings.spill_directory else None
 
         def batches() -> Iterator[pa.Table]:
-            views = [PreparedView(source, until=span[1], entity=entity, memory_limit=settings.memory_limit, spill=spill) for source in sources]
+            views = [
+                PreparedView(
+                    source,
+                    until=span[1],
+                    entity=entity,
+                    known_only=filter_by_created_timestamp,
+                    memory_limit=settings.memory_limit,
+                    spill=spill,
+                    batch_rows=settings.batch_rows,
+                )
+                for source in sources
+            ]
             frame = entity.set_column(entity.column_names.index(time), time, pa.array(at).cast(_UTC))
-            return joined_batches([frame], views, time=time, known_only=filter_by_created_timestamp, batch_rows=settings.batch_rows)
+            return joined_batches([frame], views, time=time, batch_rows=settings.batch_rows)
 
         return AsofRetrievalJob(
             batches,
@@ -197,7 +208,7 @@ class AsofOfflineStore(feast.OfflineStore):
         def batches() -> Iterator[pa.Table]:
             table = everything._to_arrow_internal()
             created = table[created_timestamp_column] if created_timestamp_column else None
-            newest = AsofIndex([table[name] for name in join_key_columns], table[timestamp_field], created=created).newest()
+            newest = AsofIndex.of_columns([table[name] for name in join_key_columns], table[timestamp_field], created=created).newest()
             yield table.take(pa.array(np.sort(newest)))
 
         return AsofRetrievalJob(batches, repo_path=config.repo_path)

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adc_features.errors import InputError
+from adc_features.errors import ArtifactError, InputError
 from adc_features.store.asof import AsofIndex, microseconds
-from adc_features.store.gather import NO_ROW, Gatherer, RowPicks
+from adc_features.store.gather import NO_ROW, Gatherer, RowPicks, RowStore, row_field
 from adc_features.store.key_codes import KeyCodes
+from adc_features.store.space import mapped_space
 
 US = pa.timestamp("us", tz="UTC")
 SECOND = 1_000_000
@@ -67,26 +68,21 @@ def test_the_engine_equals_the_brute_force_join(join, kind, pruned):
         asked = [(tuple(None if v is None else v % 2**31 for v in k), t) for k, t in asked]
     other = "int64" if kind == "int32" else kind  # int32 keys meet int64 keys
     questions = [column(asked, p, other) for p in range(width)]
-    index = AsofIndex(
+    index = AsofIndex.of_columns(
         [column(features, p, kind) for p in range(width)],
         times([f[1] for f in features]),
         created=times([f[2] for f in features]),
         asked=questions if pruned else None,
         names=["a", "b"][:width],
-    )
-    got = index.match(
-        questions,
-        np.array([t for _, t in asked], np.int64),
-        names=["a", "b"][:width],
-        ttl=timedelta(microseconds=ttl),
         known_only=known_only,
     )
+    got = index.match(questions, np.array([t for _, t in asked], np.int64), names=["a", "b"][:width], ttl=timedelta(microseconds=ttl))
     assert got.tolist() == brute_force(features, asked, ttl=ttl, known_only=known_only)
 
 
 def test_a_view_without_keys_matches_by_time_alone():
     """A view without an entity has one history for everybody."""
-    index = AsofIndex([], times([5, 1]))
+    index = AsofIndex.of_columns([], times([5, 1]))
     assert index.match([], np.array([0, 1, 4, 5, 9]), names=[]).tolist() == [NO_ROW, 1, 1, 0, 0]
 
 
@@ -95,42 +91,52 @@ def test_keys_and_times_of_more_than_64_bits_join_exactly():
     keys = np.arange(2**21)
     at = np.where(keys % 2 == 0, 0, 2**55 + keys)
     at[7], keys[7] = 2**55 + 6, 5
-    index = AsofIndex([pa.chunked_array([pa.array(keys)])], times(at))
+    index = AsofIndex.of_columns([pa.chunked_array([pa.array(keys)])], times(at))
     asked = pa.chunked_array([pa.array([5, 5, 5, 5, 4, 5])])
     got = index.match([asked], np.array([2**55 + 4, 2**55 + 5, 2**55 + 6, 2**55 + 7, 0, -1]), names=["k"])
     assert got.tolist() == [NO_ROW, 5, 7, 7, 4, NO_ROW]
+
+
+def test_rows_that_share_a_tick_are_told_apart_by_their_times():
+    """Beside a million keys over 30,000 years, a thousand rows of one key within seconds are one tick: each question sees the last row before it."""
+    keys = np.append(np.full(1_000, 2**42), np.arange(2**20) * 2**20)  # so far apart that they are numbered
+    order = np.random.default_rng(0).permutation(1_000)
+    at = np.append(order * 7, np.full(2**20, 2**60))
+    index = AsofIndex.of_columns([pa.chunked_array([pa.array(keys)])], times(at))
+    moments = np.array([0, 6, 7, 7 * 500 - 1, 7 * 2_000, 2**60, -1])
+    got = index.match([pa.chunked_array([pa.array([2**42] * 7)])], moments, names=["k"])
+    assert got.tolist() == [*np.argsort(order)[[0, 0, 1, 499, 999, 999]], NO_ROW]
 
 
 def test_a_history_that_is_not_known_yet_is_leapt_over():
     """With a created-time cut-off the newest row that was known then is seen, far behind thousands that were not."""
     n = 5_000
     features = [((1,), t, 0 if t == 3 else 10 * n) for t in range(n)]
-    index = AsofIndex([pa.chunked_array([pa.array([1] * n)])], times(range(n)), created=times([c for *_, c in features]))
+    index = AsofIndex.of_columns([pa.chunked_array([pa.array([1] * n)])], times(range(n)), created=times([c for *_, c in features]), known_only=True)
     asked = pa.chunked_array([pa.array([1, 1, 1])])
     at = np.array([n, 2, 20 * n])
-    assert index.match([asked], at, names=["k"], known_only=True).tolist() == [3, NO_ROW, n - 1]
+    assert index.match([asked], at, names=["k"]).tolist() == [3, NO_ROW, n - 1]
 
 
 def test_a_row_without_a_created_time_was_never_known():
     """It loses ties, is seen by a plain join, and hidden from one that asks what was known."""
     created = pa.chunked_array([pa.array([None, -5, None], pa.int64()).cast(US)])
-    index = AsofIndex([pa.chunked_array([pa.array([1, 1, 1])])], times([5, 5, 7]), created=created)
     asked, at = pa.chunked_array([pa.array([1, 1])]), np.array([6, 8])
-    assert index.match([asked], at, names=["k"]).tolist() == [1, 2]
-    assert index.match([asked], at, names=["k"], known_only=True).tolist() == [1, 1]
+    for known_only, want in ((False, [1, 2]), (True, [1, 1])):
+        index = AsofIndex.of_columns([pa.chunked_array([pa.array([1, 1, 1])])], times([5, 5, 7]), created=created, known_only=known_only)
+        assert index.match([asked], at, names=["k"]).tolist() == want
 
 
 def test_created_time_filtering_needs_created_times():
     """Asking for what was known without created times is refused, not ignored."""
-    index = AsofIndex([pa.chunked_array([pa.array([1])])], times([1]))
     with pytest.raises(InputError, match="created_timestamp_column"):
-        index.match([pa.chunked_array([pa.array([1])])], np.array([2]), names=["k"], known_only=True)
+        AsofIndex.of_columns([pa.chunked_array([pa.array([1])])], times([1]), known_only=True)
 
 
 def test_key_types_that_never_match_are_refused():
     """Strings asked of integer keys say so instead of finding nothing."""
     with pytest.raises(InputError, match=r"item_id is string .* int64"):
-        KeyCodes([pa.chunked_array([pa.array([1, 2])])]).of([pa.chunked_array([pa.array(["1"])])], names=["item_id"])
+        KeyCodes.of_features([pa.chunked_array([pa.array([1, 2])])], rows=2)[0].of([pa.chunked_array([pa.array(["1"])])], names=["item_id"])
 
 
 @pytest.mark.parametrize(
@@ -157,7 +163,7 @@ def test_columns_that_are_no_times_are_refused(column):
 
 def gathered(column, rows):
     gather = Gatherer(column)
-    return gather(RowPicks(np.array(rows, np.int64), gather.start))
+    return gather(RowPicks(np.array(rows, np.int64)))
 
 
 LISTS = st.lists(st.none() | st.lists(st.none() | st.integers(0, 9), max_size=3), max_size=8)
@@ -197,6 +203,26 @@ def test_every_type_is_gathered(values, rows, cut):
     got.validate(full=True)
     want = pa.array([None if r < 0 else values[r].as_py() for r in rows], values.type)
     assert got.equals(want) or str(got) == str(want)  # NaN equals nothing
+
+
+def test_rows_side_by_side_equal_columns():
+    """Numbers, times and lists kept row by row come back as they were; a column that stops to fit is let go."""
+    columns = {"n": pa.array([1.5, float("inf"), 3.0]), "t": pa.array([1, 2, 3], US), "l": pa.array([[1, 2], [3, 4], [5, 6]]), "x": pa.array([1, 2, 3])}
+    store = RowStore(6, {name: row_field(column) for name, column in columns.items()})
+    for start in (0, 3):
+        for name in list(store.fields):
+            store.fill(name, start, pa.array([1, None, 3]) if name == "x" and start else columns[name])
+    got = store.gathered(RowPicks(np.array([5, NO_ROW, 1])))
+    assert {name: column.to_pylist() for name, column in got.items()} == {n: [columns[n][2].as_py(), None, columns[n][1].as_py()] for n in "ntl"}
+    assert [column.type for column in got.values()] == [columns[n].type for n in "ntl"]
+    assert all(column.validate(full=True) is None for column in got.values())
+
+
+def test_a_full_disk_is_named(tmp_path):
+    """What cannot be mapped for want of room says where, and leaves no file."""
+    with pytest.raises(ArtifactError, match=r"no room for \d+ bytes in .*spill_directory"):
+        mapped_space(tmp_path)(2**50)
+    assert not list(tmp_path.iterdir())
 
 
 def test_lists_of_one_length_keep_their_type():
