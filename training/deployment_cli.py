@@ -21,7 +21,7 @@ KEPT, DATA_FAULT = 10, 20
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (promote, rollback, versions, show, gc, retrain, doctor):
+    for command in (promote, rollback, versions, show, gc, retrain, monitor, doctor):
         app.command()(command)
 
 
@@ -152,6 +152,38 @@ def retrain(
         raise typer.Exit(KEPT)
 
 
+def monitor(
+    run: RunOption,
+    traffic: Annotated[
+        str | None, typer.Option(help="Parquet path or '<SQLAlchemy URL>#<table>' with item_id and time of what was shown; default the run's interactions.")
+    ] = None,
+    as_of: Annotated[str | None, typer.Option(metavar="TIME", help="Exclusive end of the traffic; default just after the last impression.")] = None,
+    days: Annotated[int, typer.Option(min=1, help="Days of traffic, now and in a baseline that is made anew.")] = 30,
+    baseline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A profile to compare with; default the kept one, else traffic before the generation was frozen.")
+    ] = None,
+    keep: Annotated[bool, typer.Option("--keep", help="Keep this traffic's profile as the next baseline.")] = False,
+    max_usage: Annotated[float, typer.Option(help="Limit of the Jensen-Shannon distance of code usage.")] = 0.2,
+    max_uncovered: Annotated[float, typer.Option(help="Limit of the loss of coverage, and of the rise of unknown items.")] = 0.05,
+    page: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write an HTML page.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Compare code usage, weights, reliability, coverage and unknown items of traffic with a baseline. Exit code 1 when any is beyond its limit."""
+    from adc_features.clock import parse_utc
+    from adc_features.monitor import DriftThresholds
+    from training import monitor as monitored
+    from training.compare_page import write_page
+
+    limits = DriftThresholds(usage=max_usage, coverage=max_uncovered, unknown=max_uncovered)
+    at = parse_utc(as_of, name="--as-of") if as_of else None
+    result = monitored.monitor(_run(run), traffic=traffic, as_of=at, days=days, baseline=baseline, keep=keep, thresholds=limits)
+    if page is not None:
+        write_page(page, monitored.monitor_page(result))
+    report(result, json, text=_drift)
+    if result["beyond"]:
+        raise typer.Exit(1)
+
+
 def doctor(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Data, run, generation or Feast repository directory.")],
     catalog: CatalogOption = None,
@@ -190,6 +222,12 @@ def _decision(answer: Mapping[str, Any]) -> str:
         lines += ["", *(f"   {name:12} AUC {s['auc']['mean']:.4f}  GAUC {s['gauc']['mean']:.4f}" for name, s in answer["scores"].items())]
     why = "" if answer["decision"] == "promoted" else ": no reason to train" if not answer["gates"] else ": a gate did not hold"
     return "\n".join([*lines, "", f"{answer['decision']}{why}{' (decided before, nothing done)' if answer['reused'] else ''}"])
+
+
+def _drift(result: Mapping[str, Any]) -> str:
+    lines = [f"generation {result['generation']}, {result['now']['impressions']} impressions against {result['baseline']['impressions']}", ""]
+    lines += [f" {'!' if f['beyond'] else ' '} {name:12}{f['value']:8.4f}   limit {f['limit']:g}" for name, f in result["drift"].items()]
+    return "\n".join([*lines, "", "beyond: " + ", ".join(result["beyond"]) if result["beyond"] else "codes are used as before"])
 
 
 def _value(value: Any) -> str:

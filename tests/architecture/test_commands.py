@@ -28,6 +28,7 @@ COMMANDS = [
     "show",
     "gc",
     "retrain",
+    "monitor",
     "rank",
     "serve",
     "doctor",

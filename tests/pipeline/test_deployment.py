@@ -14,7 +14,7 @@ from adc_features.artifact import MANIFEST
 from adc_features.errors import InputError
 from adc_features.run import Run, RunSettings
 from adc_features.snapshots import renew, snapshot
-from adc_features.stages import STAGES, repository_of, split_of
+from adc_features.stages import STAGES, dataset_of, repository_of, split_of
 from adc_features.store import live_generations, materialize
 from training import deployment
 from training.cli import app
@@ -55,7 +55,8 @@ def adc(*words: str, code: int = 0) -> Any:
 
 
 def answer(*words: str, code: int = 0) -> Any:
-    text = adc(*words, "--json", "-", code=code).stdout
+    done = adc(*words, "--json", "-", code=code)
+    assert "{" in (text := done.stdout), done.exception
     return json.loads(text[text.index("{") :])
 
 
@@ -326,3 +327,35 @@ def test_a_new_generation_comes_in_with_a_challenger_of_its_own(place):
     assert 0 < made["gates"]["churn"]["value"] < 1
     assert read_promotion(place / PROMOTION).generation == "g2"
     assert json.loads((Path(made["directory"]) / "ranker" / MANIFEST).read_text())["facts"]["warm"] is True
+
+
+# ---- monitor
+
+
+def test_traffic_like_before_is_within_its_limits_and_other_traffic_is_not(place):
+    """Exit code 0 against a kept baseline of itself, 1 for impressions of one item and of items that nobody knows; the page says which part moved."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    CliRunner().invoke(app, ["monitor", "--run", str(place), "--keep"])  # a small shop drifts in a month
+    assert answer("monitor", "--run", str(place))["beyond"] == []
+    assert (place / "monitor" / "baseline_g1.json").is_file()
+    at = split_of(Run.open(place)).eval_end - timedelta(days=1)
+    shown = [dataset_of(Run.open(place)).items["item_id"][0].as_py()] * 200 + ["nobody knows this"] * 200
+    pq.write_table(pa.table({"item_id": shown, "time": pa.array([at] * 400, pa.timestamp("us", tz="UTC"))}), place / "shown.parquet")
+    moved = answer("monitor", "--run", str(place), "--traffic", str(place / "shown.parquet"), "--page", str(place / "page.html"), code=1)
+    assert {"usage", "coverage", "unknown"} <= set(moved["beyond"])
+    assert moved["drift"]["unknown"]["value"] == 0.5
+    assert "Drift beyond its limit" in (place / "page.html").read_text()
+
+
+def test_a_broken_baseline_and_traffic_without_times_are_refused(place):
+    """Each in words; nothing is written."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    (place / "broken.json").write_text("{}")
+    assert "is not a traffic profile" in str(adc("monitor", "--run", str(place), "--baseline", str(place / "broken.json"), code=1).exception)
+    pq.write_table(pa.table({"item_id": [1]}), place / "shown.parquet")
+    assert "the traffic lacks ['time']" in str(adc("monitor", "--run", str(place), "--traffic", str(place / "shown.parquet"), code=1).exception)
+    assert not (place / "monitor").exists()
