@@ -56,8 +56,8 @@ def adc(*words: str, code: int = 0) -> Any:
 
 def answer(*words: str, code: int = 0) -> Any:
     done = adc(*words, "--json", "-", code=code)
-    assert "{" in (text := done.stdout), done.exception
-    return json.loads(text[text.index("{") :])
+    assert "{" in done.stdout, done.exception
+    return json.loads(done.stdout[done.stdout.index("{") :])
 
 
 def states(place: Path) -> list[str]:
