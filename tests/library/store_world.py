@@ -1,5 +1,6 @@
 """A small world for the store's tests: three generations' worth of codes, statistics of a few items and users."""
 
+import os
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,6 +16,11 @@ DAY = timedelta(days=1)
 START = datetime(2014, 1, 1, tzinfo=UTC)
 SPEC = SidSpec(content={"title": 1}, shared=1, behavior=1, codebook_size=10)
 ITEMS, USERS = np.array(["a", "b", "c"]), np.array(["u", "v"])
+
+
+def examples(usually: int) -> int:
+    """How many examples an oracle of the join is tried on: $ADC_EXAMPLES, when that is set, for a long search."""
+    return int(os.environ.get("ADC_EXAMPLES", usually))
 
 
 def day(number: float) -> datetime:

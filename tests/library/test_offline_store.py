@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from store_world import examples
 
 from adc_features.errors import AdcError, ArtifactError, InputError
 
@@ -162,7 +163,7 @@ moment = st.integers(0, 9)
 lists = st.none() | st.lists(st.integers(0, 9), max_size=3)
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(user_ids, moment, moment, st.none() | st.integers(0, 99), lists), min_size=1, max_size=15),
     questions=st.lists(st.tuples(user_ids, st.integers(-1, 14)), min_size=1, max_size=20),
@@ -187,7 +188,7 @@ def test_every_row_sees_what_was_known(world, rows, questions, known_only, kind)
     assert not list((folder / "spill").iterdir())
 
 
-@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(8), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(st.integers(1, 3), moment, moment, st.integers(0, 99), lists), min_size=1, max_size=15, unique_by=lambda r: r[:3]),
     questions=st.lists(st.tuples(st.integers(1, 4), st.integers(-1, 14)), min_size=1, max_size=20),
@@ -227,6 +228,48 @@ def test_zones_name_the_same_moment(fresh, zone):
     at = pd.DatetimeIndex([second(4), second(5)])
     frame = pd.DataFrame({"row": [0, 1], "user_id": np.array([1, 1], np.int32), "event_timestamp": at.tz_convert(zone) if zone else at.tz_localize(None)})
     assert [r["count"] for r in clicks_of(stores["ours"], frame)] == [None, 11]
+
+
+def test_a_file_system_that_is_not_local_is_read_and_written(world, monkeypatch):
+    """Through the file system that Feast makes of an address (here fsspec's memory for s3://): join, scan, new parts, a saved dataset."""
+    import fsspec
+    from feast import FeatureView, Field, FileSource
+    from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
+    from feast.types import Int32, Int64
+    from pyarrow import fs
+
+    from adc_features.store.offline_store import AsofOfflineStore
+
+    _, stores = world
+    memory = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("memory")))
+    make = FileSource.create_filesystem_and_path
+    bucket = staticmethod(lambda path, *more: (memory, path.removeprefix("s3:/")) if path.startswith("s3://") else make(path, *more))
+    monkeypatch.setattr(FileSource, "create_filesystem_and_path", bucket)
+    memory.create_dir("/bucket/far")
+    with memory.open_output_stream("/bucket/far/0.parquet") as file:
+        pq.write_table(clicks_table(CLICKS), file)
+    source = FileSource(name="far", path="s3://bucket/far", timestamp_field="event_timestamp", created_timestamp_column="created")
+    near = stores["ours"].get_feature_view("clicks")
+    schema = [Field(name="user_id", dtype=Int64), Field(name="count", dtype=Int32)]
+    view = FeatureView(name="far", entities=[stores["ours"].get_entity("user")], schema=schema, source=source, ttl=near.ttl)
+    view.entity_columns = near.entity_columns
+    config = stores["ours"].config
+
+    def found(**options):
+        return AsofOfflineStore.get_historical_features(
+            config, [view], ["far:count"], asked([1, 2, 3], [5, 1, 9]), stores["ours"].registry, "offline", **options
+        )
+
+    assert found().to_arrow()["count"].to_pylist() == [11, 20, None]
+    AsofOfflineStore.offline_write_batch(config, view, clicks_table([(3, 8, 8, 30, [])]), None)
+    assert found().to_arrow()["count"].to_pylist() == [11, 20, 30]
+    assert len(memory.get_file_info(fs.FileSelector("/bucket/far"))) == 2
+    times_of = ("user_id",), ("count",), "event_timestamp", "created"
+    newest = AsofOfflineStore.pull_latest_from_table_or_query(config, source, *map(list, times_of[:2]), *times_of[2:], second(0), second(9)).to_arrow()
+    assert sorted(zip(newest["user_id"].to_pylist(), newest["count"].to_pylist(), strict=True)) == [(1, 11), (2, None), (3, 30)]
+    found().persist(SavedDatasetFileStorage("s3://bucket/saved.parquet"))
+    with memory.open_input_file("/bucket/saved.parquet") as file:
+        assert pq.read_table(file)["count"].to_pylist() == [11, 20, 30]
 
 
 def test_several_views_with_mapped_columns_and_no_key(fresh):

@@ -5,8 +5,9 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from store_world import examples
 
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store.asof import AsofIndex, microseconds
@@ -51,6 +52,7 @@ def joins(draw):
     return width, features, asked, draw(st.sampled_from([0, step, 3 * step])), draw(st.booleans())
 
 
+@settings(max_examples=examples(100), deadline=None)
 @given(joins(), st.sampled_from(["int64", "int32", "string"]), st.booleans())
 def test_the_engine_equals_the_brute_force_join(join, kind, pruned):
     """Whatever keys, ties, nulls, order, ttl and created times: the row number is the brute-force join's."""

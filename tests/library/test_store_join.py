@@ -10,10 +10,12 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from store_world import DAY, START, day, frame, generation, item_profile, publish_default_statistics, published_world, snapshot, times, user_activity
+from store_world import DAY, START, day, examples, frame, generation, item_profile, publish_default_statistics, published_world, snapshot, times, user_activity
 
 from adc_features import store
 from adc_features.errors import ArtifactError, InputError
+from adc_features.store.history import reads_parquet_itself
+from adc_features.store.registry import open_store
 
 OURS = "adc_features.store.offline_store.AsofOfflineStore"
 
@@ -37,7 +39,7 @@ KEYS = st.sampled_from(["a", "b", "c", "nobody"])
 DAYS = st.integers(0, 8)  # few, so that times tie and rows are equal
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(15), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     facts=st.lists(st.tuples(KEYS, DAYS), min_size=1, max_size=12, unique=True),
     asked=st.lists(st.tuples(st.sampled_from(["u", "v"]), KEYS, DAYS), min_size=1, max_size=20),
@@ -169,10 +171,35 @@ def test_the_late_join_equals_the_join(repo):
     assert joined["reliability"].to_pylist() == reliability.tolist()
 
 
+def test_a_streamed_join_is_shared_out_over_ranks_and_workers(repo):
+    """Joined while they are read by two ranks of two worker processes each: every row once, as many batches a rank, values of the whole join."""
+    from training.batches import Columns, Order
+    from training.row_groups import JoinedGroups, TableGroups
+    from training.torch_batches import TrainingLoader
+
+    rows = frame([(u, i, day(d)) for d in (4, 9, 12, 22) for u in "uvw" for i in "abc"] * 3)
+    if not reads_parquet_itself(open_store(repo)):
+        with pytest.raises(InputError, match="AsofOfflineStore"):
+            store.open_join(repo, "ranker_g1")
+        return
+    whole = store.training_features(repo, rows, service="ranker_g1")
+    source = JoinedGroups(TableGroups(rows, group_rows=10), store.open_join(repo, "ranker_g1"))
+    columns = Columns(("label",), {"sid": 3, "sid_weight": 3})
+    ranks = [TrainingLoader(source, columns, Order(8, seed=1, buffer_rows=24, rank=rank, ranks=2), workers=2) for rank in range(2)]
+    batches = [list(loader) for loader in ranks]
+    assert len(batches[0]) == len(batches[1]) == len(ranks[0])
+    seen = np.concatenate([batch["label"].numpy() for mine in batches for batch in mine]).astype(int)
+    assert sorted(seen.tolist()) == list(range(len(rows)))
+    for name in ("sid", "sid_weight"):
+        got = np.concatenate([batch[name].numpy() for mine in batches for batch in mine])
+        np.testing.assert_array_equal(got, np.array(whole[name].to_pylist(), got.dtype)[seen])
+    again = TrainingLoader(source, columns, Order(8, seed=1, buffer_rows=24, rank=1, ranks=2), workers=2)
+    again.load_state_dict({**again.state_dict(), "batch": 3})
+    assert [b["label"].tolist() for b in again] == [b["label"].tolist() for b in batches[1][3:]]
+
+
 def test_backfilled_codes_are_hidden_by_their_created_time(repo):
     """Feast's own created-time filter, asked at the row's time, sees no snapshot that was computed later."""
-    from adc_features.store.registry import open_store
-
     asked = pd.DataFrame({"item_id": ["a", "a"], "event_timestamp": [day(25), day(31)]})
     joined = open_store(repo).get_historical_features(asked, ["item_sid_g1:sid"], filter_by_created_timestamp=True).to_df().sort_values("event_timestamp")
     assert [s is None for s in joined["sid"]] == [True, False]

@@ -77,6 +77,15 @@ def test_without_final_no_test_row_is_joined(workplace: Path, metrics: dict[str,
     assert metrics["test_openings"] == []
 
 
+def test_a_runs_joined_rows_are_proved_and_audited(workplace: Path, metrics: dict[str, Any]) -> None:
+    """`adc dataset --verify` joins again and finds the same content; `adc audit` finds every view's age and no feature of the future."""
+    run = ["--run", str(workplace / "run"), "--json", "-"]
+    assert json.loads(adc("dataset", "--verify", *run).stdout)["rows"] == metrics["rows_in"]
+    views = json.loads(adc("audit", *run).stdout)["views"]
+    assert {"item_profile", "user_activity", "sid_as_of"} <= set(views)
+    assert all(view["future"] == 0 and view["none"] < view["rows"] == metrics["rows_in"] for view in views.values())
+
+
 def test_codes_of_a_row_were_servable_at_its_time(workplace: Path) -> None:
     """Joined codes equal those of the newest snapshot whose cut-off is not after the row; earlier rows have none."""
     run = Run.open(workplace / "run")
