@@ -97,10 +97,17 @@ def feature_store(folder: Path, kind: str, *, views: int = 1) -> tuple[Any, list
 
 
 def adc(folder: Path, out: Path) -> Callable[[], int]:
+    """Entity rows of one batch are given as a table, more as the file, which the store streams."""
+    from pyarrow.dataset import dataset
+
+    from adc_features.store.join import BATCH_ROWS
+
     store, features = feature_store(folder, "adc_features.store.offline_store.AsofOfflineStore")
+    entity = folder / "entity.parquet"
 
     def work() -> int:
-        return write_batches(store.get_historical_features(pq.read_table(folder / "entity.parquet"), features).to_batches(), out)
+        frame = pq.read_table(entity, memory_map=True) if pq.read_metadata(entity).num_rows <= BATCH_ROWS else dataset(entity)
+        return write_batches(store.get_historical_features(frame, features).to_batches(), out)
 
     return work
 
@@ -109,7 +116,7 @@ def feast_duckdb(folder: Path, out: Path) -> Callable[[], int]:
     store, features = feature_store(folder, "duckdb")
 
     def work() -> int:
-        table = store.get_historical_features(pq.read_table(folder / "entity.parquet").to_pandas(), features).to_arrow()
+        table = store.get_historical_features(pq.read_table(folder / "entity.parquet", memory_map=True).to_pandas(), features).to_arrow()
         pq.write_table(table, out)
         return len(table)
 

@@ -6,7 +6,7 @@ places by one binary search of sorted questions (eight times cheaper than of uns
 Legend: F feature rows, Q entity rows.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from typing import Self
 
@@ -61,7 +61,7 @@ class AsofIndex:
     """The feature side of a join, sorted once. codes: int64 [F] of `keys`, -1 for rows to leave out; their memory becomes the index.
 
     at: event times int64 [F], microseconds; created: created times int64 [F], NEVER where there is none; None when rows carry no created time.
-    asked: int64 codes of all entity rows to come, when known; rows of other keys are left out before the sort. known_only: only feature rows
+    asked: int64 codes of all entity rows to come, in pieces, when known; rows of other keys are left out before the sort. known_only: only feature rows
     with created time <= the entity row's time will be seen; raises InputError without created times.
 
     Of rows with one key and time the last by created time, then by position, is seen; without a created time a row comes first among them and
@@ -77,7 +77,7 @@ class AsofIndex:
         at: np.ndarray,
         *,
         created: np.ndarray | None = None,
-        asked: np.ndarray | None = None,
+        asked: Iterable[np.ndarray] | None = None,
         known_only: bool = False,
     ) -> None:
         if known_only and created is None:
@@ -110,19 +110,20 @@ class AsofIndex:
     ) -> Self:
         """The index of Arrow columns [F]. asked, names: the key columns of all entity rows to come. Raises InputError for null times."""
         numbered, codes = KeyCodes.of_features(keys, rows=len(times))
-        wanted = numbered.of(asked, names=names) if asked else None
+        wanted = [numbered.of(asked, names=names)] if asked else None
         born = None if created is None else created_microseconds(created)
         return cls(numbered, codes, microseconds(times), created=born, asked=wanted, known_only=known_only)
 
     def __len__(self) -> int:
         return len(self._places)
 
-    def _packed(self, codes: np.ndarray, asked: np.ndarray | None) -> np.ndarray:
+    def _packed(self, codes: np.ndarray, asked: Iterable[np.ndarray] | None) -> np.ndarray:
         """The places, unordered, in the memory of the codes; rows of null keys and of keys that are not asked for are left out."""
         wanted = None
         if asked is not None:
             wanted = np.zeros(self.keys.size + 1, bool)
-            wanted[asked] = True  # -1, the unknown, is the last
+            for some in asked:
+                wanted[some] = True  # -1, the unknown, is the last
             wanted[-1] = False
         kept = 0
         for start in range(0, len(codes), _BLOCK):

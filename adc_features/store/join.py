@@ -130,7 +130,7 @@ class PreparedView:
         self._files = _pruned(source.dataset, time_bounds(source.dataset, source.time, start=None, end=end))
         self._groups = [group for part in self._files.get_fragments() for group in part.split_by_row_group() if group.row_groups[0].num_rows]
         self._starts = np.cumsum([0, *(group.row_groups[0].num_rows for group in self._groups)])
-        self._asked = None if entity is None else [entity[name] for name in source.keys]
+        self._asked = None if entity is None else entity.select(list(source.keys))
         # one batch picks its few values while the files are read; more batches need the columns again and again
         self._once = entity is not None and len(entity) <= batch_rows
         self._mapped = memory_limit is not None and self._kept_bytes() > memory_limit
@@ -154,7 +154,10 @@ class PreparedView:
         if lost is not None:
             codes[lost] = NO_ROW
         created = created_microseconds(self._read(source.created), space=self._space) if source.created else None
-        asked = keys.of(self._asked, names=list(source.keys)) if self._asked else None
+        asked = None
+        if self._asked is not None and source.keys:
+            pieces = (self._asked.slice(start, BATCH_ROWS) for start in range(0, len(self._asked), BATCH_ROWS))
+            asked = (keys.of(piece.columns, names=list(source.keys)) for piece in pieces)
         return AsofIndex(keys, codes, at, created=created, asked=asked, known_only=self._known_only)
 
     def match(self, entity: pa.Table, times: np.ndarray) -> np.ndarray:

@@ -114,7 +114,8 @@ class AsofOfflineStore(feast.OfflineStore):
     ) -> AsofRetrievalJob:
         """Each entity row with the newest values known at its time.
 
-        entity_df: pandas, Arrow or polars frame, SQL that DuckDB runs, or None: then every (key, time) of the views between the dates.
+        entity_df: pandas, Arrow or polars frame, a pyarrow Dataset, which is streamed, SQL that DuckDB runs, or None: then every (key, time) of
+        the views between the dates.
         """
         sources = view_sources(config, feature_views, feature_refs, full_feature_names=full_feature_names)
         if entity_df is None:
@@ -122,13 +123,12 @@ class AsofOfflineStore(feast.OfflineStore):
             entity = _keys_between(sources, start, end)
         else:
             entity = entity_table(entity_df, repo_path=config.repo_path)
-        time = time_column(entity)
-        at = microseconds(entity[time], name=time)
+        time = time_column(entity.schema)
+        span = _time_span(entity, time)
         for source in sources:
             source.check()
-            if missing := sorted(set(source.keys) - set(entity.column_names)):
-                raise InputError(f"the entity rows have no column {', '.join(missing)}, a key of view {source.name}; they have {entity.column_names}")
-        span = [moment(np.datetime64(int(t), "us")) for t in (at.min(), at.max())] if len(at) else [None, None]
+            if missing := sorted(set(source.keys) - set(entity.schema.names)):
+                raise InputError(f"the entity rows have no column {', '.join(missing)}, a key of view {source.name}; they have {entity.schema.names}")
         settings = config.offline_store
         spill = Path(settings.spill_directory) if settings.spill_directory else None
 
@@ -137,7 +137,7 @@ class AsofOfflineStore(feast.OfflineStore):
                 PreparedView(
                     source,
                     until=span[1],
-                    entity=entity,
+                    entity=None if isinstance(entity, ds.Dataset) else entity,
                     known_only=filter_by_created_timestamp,
                     memory_limit=settings.memory_limit,
                     spill=spill,
@@ -145,8 +145,11 @@ class AsofOfflineStore(feast.OfflineStore):
                 )
                 for source in sources
             ]
-            frame = entity.set_column(entity.column_names.index(time), time, pa.array(at).cast(_UTC))
-            return joined_batches([frame], views, time=time, batch_rows=settings.batch_rows)
+            frames = (
+                part.set_column(part.column_names.index(time), time, pa.array(microseconds(part[time], name=time)).cast(_UTC))
+                for part in _parts(entity, settings.batch_rows)
+            )
+            return joined_batches(frames, views, time=time, batch_rows=settings.batch_rows)
 
         return AsofRetrievalJob(
             batches,
@@ -154,7 +157,7 @@ class AsofOfflineStore(feast.OfflineStore):
             on_demand=feast.OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
             metadata=feast.RetrievalMetadata(
                 features=feature_refs,
-                keys=[name for name in entity.column_names if name != time],
+                keys=[name for name in entity.schema.names if name != time],
                 min_event_timestamp=span[0],
                 max_event_timestamp=span[1],
             ),
@@ -281,12 +284,12 @@ def view_sources(config: Any, feature_views: list[Any], feature_refs: list[str],
     return sources
 
 
-def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table:
-    """Entity rows as Arrow: a table as it is, pandas and polars converted, text run as DuckDB SQL (file names relative to the repository).
+def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table | ds.Dataset:
+    """Entity rows as Arrow: a table or dataset as it is, pandas and polars converted, text run as DuckDB SQL (file names relative to the repository).
 
     Raises InputError for anything else, and for SQL that DuckDB refuses.
     """
-    if isinstance(entity, pa.Table):
+    if isinstance(entity, pa.Table | ds.Dataset):
         return entity
     if isinstance(entity, str):
         import duckdb
@@ -309,14 +312,39 @@ def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table:
     raise InputError(f"the entity rows are a {type(entity).__name__}; give a pandas, Arrow or polars frame, or SQL")
 
 
-def time_column(entity: pa.Table) -> str:
+def time_column(entity: pa.Schema) -> str:
     """`event_timestamp`, or the only column of times. Raises InputError when there is none, or a choice."""
-    if TIME in entity.column_names:
+    if TIME in entity.names:
         return TIME
-    times = [f.name for f in entity.schema if pa.types.is_timestamp(f.type) or pa.types.is_date(f.type)]
+    times = [f.name for f in entity if pa.types.is_timestamp(f.type) or pa.types.is_date(f.type)]
     if len(times) != 1:
         raise InputError(f"the entity rows have no column {TIME!r} and {len(times)} columns of times {times}; name the one to join by {TIME!r}")
     return times[0]
+
+
+def _parts(entity: pa.Table | ds.Dataset, rows: int) -> Iterator[pa.Table]:
+    """A table whole; a dataset in tables of at least `rows` rows, one after the other, at least one."""
+    if isinstance(entity, pa.Table):
+        yield entity
+        return
+    waiting = [entity.schema.empty_table()]
+    for fragment in entity.get_fragments():
+        for group in fragment.split_by_row_group() if isinstance(fragment, ds.ParquetFileFragment) else [fragment]:
+            waiting.append(group.to_table(entity.schema, batch_size=1 << 30, use_threads=False))
+            if sum(map(len, waiting)) >= rows:
+                yield pa.concat_tables(waiting)
+                waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
+
+
+def _time_span(entity: pa.Table | ds.Dataset, time: str) -> tuple[datetime | None, datetime | None]:
+    """The first and the last time of the entity rows; None without rows."""
+    columns = [entity[time]] if isinstance(entity, pa.Table) else (batch[time] for batch in entity.to_batches(columns=[time]))
+    ends = [(at.min(), at.max()) for at in (microseconds(column, name=time) for column in columns) if len(at)]
+    if not ends:
+        return None, None
+    return moment(np.datetime64(int(min(first for first, _ in ends)), "us")), moment(np.datetime64(int(max(last for _, last in ends)), "us"))
 
 
 def _from_pandas(frame: Any) -> pa.Table:

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 import pyarrow as pa
+import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -210,6 +211,18 @@ def test_values_come_in_declared_types(fresh):
         schema = stores["ours"].get_historical_features(asked(users, [1] * len(users)), ["clicks:count", "clicks:sid"]).to_arrow().schema
         assert (schema.field("count").type, schema.field("sid").type) == (pa.int32(), pa.list_(pa.int32()))
         assert schema.field("event_timestamp").type == UTC_US
+
+
+def test_entity_rows_may_be_a_dataset(fresh):
+    """Entity rows in Parquet, larger than a batch or none at all, are streamed through the store and join like the same rows in memory."""
+    folder, stores = fresh
+    entity = asked([1, 2, 3] * 9, [0, 1, 5, 9, 3, 4, 2, 7, 8] * 3)
+    for name, rows in (("rows", entity), ("none", entity.slice(0, 0))):
+        pq.write_table(rows, folder / f"{name}.parquet", row_group_size=4)
+        for store in ("ours", "spilled"):
+            job = stores[store].get_historical_features(ds.dataset(folder / f"{name}.parquet"), ["clicks:count", "clicks:sid"])
+            assert job.to_arrow().equals(stores[store].get_historical_features(rows, ["clicks:count", "clicks:sid"]).to_arrow())
+            assert max(len(table) for table in job.to_batches()) <= (7 if store == "spilled" else 27)
 
 
 def test_entity_rows_may_be_sql(fresh):
