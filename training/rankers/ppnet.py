@@ -265,7 +265,8 @@ class PPNetRanker:
     def predict(self, inputs: Inputs) -> np.ndarray:
         if self.model is None:
             raise RuntimeError("predict before fit or load")
-        return torch.sigmoid(_each(_Rows.of(inputs, self.shape), self.model.eval())).numpy()
+        model = self.model.eval() if self.model.training else self.model  # eval() walks every layer, which a request would wait for
+        return torch.sigmoid(_each(_Rows.of(inputs, self.shape), model)).numpy()
 
     def save(self, directory: Path) -> None:
         from safetensors.torch import save_file
