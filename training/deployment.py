@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adc_features.artifact import MANIFEST, file_hash, read_manifest
-from adc_features.catalog import Catalog, Writer, open_catalog
+from adc_features.catalog import WAIT, Catalog, Writer, open_catalog
 from adc_features.catalog.tables import GENERATIONS, PROMOTIONS, RANKERS, SNAPSHOTS
 from adc_features.errors import AdcError, ArtifactError, GenerationMismatch, InputError
 from adc_features.run import Run
@@ -27,6 +27,8 @@ from training.promotion import PROMOTION, Promotion, check_promotion, promote, r
 
 log = logging.getLogger(__name__)
 DATABASE, VARIABLE = "catalog.db", "ADC_CATALOG"
+DEPLOY = "deploy"
+"""The lock of whoever moves the promotion file, or deletes what it might name."""
 KEEP = 1
 """Promotions before the serving one that `gc` keeps whole, to roll back to."""
 
@@ -123,14 +125,18 @@ def _parent(directory: Path) -> str | None:
 
 
 def deploy(run: Run, catalog: Catalog, pair: Promotion, *, at: datetime) -> int:
-    """Promote a pair on record; returns its number. Checked first, the file last but for the record of it; a kill in between is settled by `sync`."""
-    check_promotion(pair)
-    sync(run, catalog, at=at)
-    with catalog.write(at=at) as writer:
-        number = writer.add(PROMOTIONS, {**_row(pair), "state": "pending"}, event="promotion_begun")
-    promote(run.directory / PROMOTION, pair)
-    sync(run, catalog, at=at)
-    return number
+    """Promote a pair on record; returns its number. Checked first, the file last but for the record of it; a kill in between is settled by `sync`.
+
+    Waits for another promotion, or a clean-up, to end: neither sees the other half done.
+    """
+    with catalog.alone(DEPLOY, wait=WAIT):
+        check_promotion(pair)
+        sync(run, catalog, at=at)
+        with catalog.write(at=at) as writer:
+            number = writer.add(PROMOTIONS, {**_row(pair), "state": "pending"}, event="promotion_begun")
+        promote(run.directory / PROMOTION, pair)
+        sync(run, catalog, at=at)
+        return number
 
 
 def candidate(run: Run, catalog: Catalog, ranker: str, *, generation: str | None = None, at: datetime) -> Promotion:
@@ -216,24 +222,39 @@ def garbage(run: Run, catalog: Catalog, *, keep: int = KEEP) -> dict[str, list[s
 
 
 def collect(run: Run, catalog: Catalog, *, at: datetime, keep: int = KEEP, dry_run: bool = False) -> dict[str, Any]:
-    """Delete the garbage: generations from what is declared first, then files. Killed at any point, the next call goes on."""
+    """Delete the garbage: generations from what is declared first, then files. Killed at any point, the next call goes on.
+
+    Raises InputError, nothing deleted, while a retraining or another clean-up runs.
+    """
     from adc_features.store import apply, unpublish
 
-    with catalog.alone("gc"), run.lock():
+    with catalog.alone("gc"), catalog.alone("retrain"), catalog.alone(DEPLOY, wait=WAIT), run.lock():
         sync(run, catalog, at=at)
         found = garbage(run, catalog, keep=keep)
         if dry_run:
             return {"dry_run": True, **found}
-        for generation in found["generations"]:
-            unpublish(repository_of(run), generation)
-        if found["generations"]:
+        with catalog.write(at=at) as writer:
+            for g in found["generations"]:
+                writer.put(GENERATIONS, {"id": g}, {"state": "removing"}, event="generation_removing")
+            for r in writer.rows(RANKERS, state="ready"):
+                if r["directory"] in found["rankers"]:
+                    writer.put(RANKERS, {"hash": r["hash"]}, {"state": "removing"}, event="ranker_removing")
+        generations = [g for g in catalog.generations() if g["state"] == "removing"]  # of a killed clean-up too
+        used = {r["directory"] for r in catalog.rankers() if r["state"] == "ready"}
+        rankers = [run.directory / r["directory"] for r in catalog.rankers() if r["state"] == "removing" and r["directory"] not in used]
+        for generation in generations:
+            unpublish(repository_of(run), generation["id"])
+        if generations:
             apply(repository_of(run))
-        gone = [run.directory / _generation_directory(run, g) for g in found["generations"]]
-        gone += [(run.directory / directory).parent.parent for directory in found["rankers"]]
-        for directory in gone:
-            (directory / MANIFEST).unlink(missing_ok=True)  # first: what is half deleted must not look whole
+        for model in rankers:
+            (model.parent / MANIFEST).unlink(missing_ok=True)  # first: what is half deleted must not look whole
+        for directory in [run.directory / g["directory"] for g in generations] + [model.parents[1] for model in rankers]:
+            (directory / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(directory, ignore_errors=True)
-        sync(run, catalog, at=at)
+        with catalog.write(at=at) as writer:
+            for table, name, key in ((GENERATIONS, "generation", "id"), (RANKERS, "ranker", "hash")):
+                for row in writer.rows(table, state="removing"):
+                    writer.put(table, {key: row[key]}, {"state": "removed"}, event=f"{name}_removed")
         log.info("stage=gc rankers=%d generations=%d", len(found["rankers"]), len(found["generations"]))
         return {"dry_run": False, **found}
 

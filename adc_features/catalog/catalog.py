@@ -27,7 +27,7 @@ class Catalog:
         self.engine = engine
 
     def generations(self) -> list[dict[str, Any]]:
-        """id, codebook_hash, parent_codebook_hash, directory, trained_through, state (live, removed), registered_at."""
+        """id, codebook_hash, parent_codebook_hash, directory, trained_through, state (live, removing, removed), registered_at."""
         return self._rows(GENERATIONS, "registered_at", "trained_through")
 
     def snapshots(self) -> list[dict[str, Any]]:
@@ -35,7 +35,7 @@ class Catalog:
         return self._rows(SNAPSHOTS, "generation", "as_of")
 
     def rankers(self) -> list[dict[str, Any]]:
-        """hash, directory, recipe, generation, trained_through, state (ready, removed), registered_at."""
+        """hash, directory, recipe, generation, trained_through, state (ready, removing, removed), registered_at."""
         return self._rows(RANKERS, "registered_at", "directory")
 
     def promotions(self) -> list[dict[str, Any]]:
@@ -61,9 +61,9 @@ class Catalog:
             yield Writer(connection, utc(at, name="at"))
 
     @contextmanager
-    def alone(self, name: str) -> Iterator[None]:
-        """Hold `name` (retrain, gc) for as long as the block runs; raises InputError at once when another process does."""
-        with only_one(self.engine, name, wait=0.0):
+    def alone(self, name: str, *, wait: float = 0.0) -> Iterator[None]:
+        """Hold `name` (retrain, gc, deploy) for as long as the block runs; raises InputError when another process does, after `wait` seconds."""
+        with only_one(self.engine, name, wait=wait):
             yield
 
 

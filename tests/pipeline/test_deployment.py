@@ -1,7 +1,11 @@
 """What a run deploys: promotion, rollback, clean-up and retraining through the command line, on a small shop."""
 
 import json
+import os
 import shutil
+import signal
+import sys
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -173,16 +177,21 @@ def test_two_lines_of_codes_are_never_mixed(place):
 # ---- clean up
 
 
+def copied_ranker(place: Path, name: str) -> None:
+    """A ranker as `adc retrain` leaves one, of another hash than any."""
+    target = place / "retrains" / name / "ranker"
+    shutil.copytree(place / "ranker_codes_weights" / "model", target / "model")
+    manifest = json.loads((target / "model" / MANIFEST).read_text()) | {"copy": name}
+    (target / "model" / MANIFEST).write_text(json.dumps(manifest))
+    (target / MANIFEST).write_text(json.dumps({"facts": {"trained_through": "2024-01-01T00:00:00+00:00"}, "files": {}}))
+
+
 def test_clean_up_keeps_what_serves_and_what_it_would_roll_back_to(place):
     """Of three retrained rankers the serving one and the one before stay, and a rollback finds the latter."""
     run = Run.open(place)
-    source, made = place / "ranker_codes_weights", []
+    made: list[str] = []
     for n in range(3):
-        target = place / "retrains" / f"t{n}" / "ranker"
-        shutil.copytree(source / "model", target / "model")
-        manifest = json.loads((target / "model" / MANIFEST).read_text()) | {"copy": n}
-        (target / "model" / MANIFEST).write_text(json.dumps(manifest))
-        (target / MANIFEST).write_text(json.dumps({"facts": {"trained_through": "2024-01-01T00:00:00+00:00"}, "files": {}}))
+        copied_ranker(place, f"t{n}")
         record = deployment.catalog_of(run)
         deployment.sync(run, record, at=AT + timedelta(days=n))
         made.append(next(r for r in record.rankers() if r["directory"] == f"retrains/t{n}/ranker/model")["hash"])
@@ -207,6 +216,84 @@ def test_a_generation_that_nothing_needs_goes_from_feast_first(place):
     assert not (place / "generations" / "g2").exists()
     assert [g["state"] for g in answer("versions", "--run", str(place))["generations"] if g["id"] == "g2"] == ["removed"]
     adc("doctor", str(place))
+
+
+def test_a_clean_up_killed_at_any_deletion_is_ended_by_the_next(place, tmp_path):
+    """After a kill at every third file that it deletes, the doctor finds no problem, and the next call leaves what an uninterrupted one leaves."""
+    run = Run.open(place)
+    for n, days in enumerate((10, 15)):
+        snapshot(run, split_of(run).train_end + timedelta(days=days))
+        renew(run, f"g{n + 2}", warm=False)
+        copied_ranker(place, f"t{n}")
+        adc("promote", "--run", str(place), "--recipe", "codes")
+        adc("promote", "--run", str(place))
+        deployment.sync(run, deployment.catalog_of(run), at=AT + timedelta(days=n))
+    deployment.sync(run, deployment.catalog_of(run), at=AT)
+    ends, killed = [], 0
+    while True:
+        work = Run.open(Path(shutil.copytree(place, tmp_path / f"killed{killed}")))
+        if not killed_at_deletion(killed, lambda work=work: deployment.collect(work, deployment.catalog_of(work), at=AT)):
+            break
+        record = deployment.catalog_of(work)
+        assert deployment.problems(work, record) == []
+        deployment.collect(work, record, at=AT)
+        ends.append(left_of(work))
+        killed += 3
+    assert len(ends) >= 5
+    assert all(end == left_of(work) for end in ends)
+
+
+def test_nothing_is_deleted_under_a_retrain_and_nothing_promoted_under_a_clean_up(place, monkeypatch):
+    """Each is told to wait; what serves stays."""
+    adc("promote", "--run", str(place))
+    before = (place / PROMOTION).read_bytes()
+    record = deployment.catalog_of(Run.open(place))
+    with record.alone("retrain"):
+        assert "'retrain' lock" in str(adc("gc", "--run", str(place), code=1).exception)
+    monkeypatch.setattr(deployment, "WAIT", 0.0)
+    with record.alone("deploy"):
+        assert "'deploy' lock" in str(adc("promote", "--run", str(place), "--recipe", "codes", code=1).exception)
+    assert (place / PROMOTION).read_bytes() == before
+    assert states(place) == ["serving"]
+
+
+def test_a_lost_repository_is_no_reason_to_delete_generations(place):
+    """What nobody asked to delete stays: with the Feast repository gone by hand, a clean-up leaves the run's own generation."""
+    adc("versions", "--run", str(place))
+    shutil.rmtree(place / "feature_repo")
+    adc("gc", "--run", str(place))
+    assert (place / "generation" / "generation" / MANIFEST).is_file()
+
+
+def left_of(run: Run) -> tuple[list[str], list[str], list[str]]:
+    """Files of generations and retrains, views, and what is live."""
+    from adc_features.store import registry_problems
+
+    files = [str(f.relative_to(run.directory)) for name in ("generations", "retrains") for f in sorted((run.directory / name).rglob("*"))]
+    return files, registry_problems(repository_of(run)), [g.id for g in live_generations(repository_of(run))]
+
+
+def killed_at_deletion(number: int, work: Callable[[], object]) -> bool:
+    """Was a process with this work killed before it deleted its file or directory of this number? False when it ended before."""
+    child = os.fork()
+    if not child:
+        left = [number]
+
+        def hook(event: str, _: object) -> None:
+            if event in ("os.remove", "os.rmdir"):
+                left[0] -= 1
+                if left[0] < 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+
+        try:
+            sys.addaudithook(hook)
+            work()
+            os._exit(0)
+        finally:
+            os._exit(1)
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, -signal.SIGKILL)
+    return code != 0
 
 
 # ---- retrain
