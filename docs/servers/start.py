@@ -49,6 +49,9 @@ def postgres() -> Iterator[dict[str, str]]:
         )
         options = ["-h", "127.0.0.1", "-p", str(port), "-k", directory, "-c", "fsync=off"]
         with _running([*as_user, str(binaries / "postgres"), "-D", data, *options], port, stop=signal.SIGINT, directory=directory):
+            ready = [binaries / "pg_isready", "-q", "-h", "127.0.0.1", "-p", str(port), "-t", str(int(_PATIENCE))]
+            while subprocess.run(ready, check=False).returncode == 1:  # it listens before it takes connections
+                time.sleep(0.1)
             settings = {"HOST": "127.0.0.1", "PORT": str(port), "DATABASE": DATABASE, "USER": USER, "PASSWORD": "none"}
             yield {f"ADC_POSTGRES_{name}": value for name, value in settings.items()}
 
