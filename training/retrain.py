@@ -234,8 +234,16 @@ class _Task:
         for name, gate in gates.items():
             log.info("stage=retrain gate=%s passed=%s value=%s limit=%s", name, gate["passed"], gate["value"], gate["limit"])
         if all(gate["passed"] for gate in gates.values()):
+            self._refuse_another_champion()
             answer |= {"decision": "promoted", "promotion": deploy(self.run, self.catalog, pair, at=self.at)}
         return answer
+
+    def _refuse_another_champion(self) -> None:
+        path = self.run.directory / PROMOTION
+        if path.exists() and (now := read_promotion(path).ranker_hash) != self.champion.ranker_hash:
+            raise InputError(
+                f"ranker {now[:12]} was promoted while the challenger of {self.champion.ranker_hash[:12]} was judged; nothing was promoted, run the command again to judge it beside that one"
+            )
 
     def _refuse_too_little(self) -> None:
         window, fresh = self.dataset.within(self.start, self.as_of), self.dataset.within(self.through, self.start)

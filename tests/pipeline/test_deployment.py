@@ -403,6 +403,18 @@ def test_a_killed_retrain_goes_on_to_the_same_end(place, monkeypatch):
     assert [r["state"] for r in deployment.catalog_of(Run.open(place)).runs()] == ["killed", "promoted"]
 
 
+def test_a_champion_that_was_replaced_meanwhile_is_not_overruled(place, monkeypatch):
+    """A ranker that a person promotes while the challenger is judged keeps serving; the retraining says so, with exit code 20."""
+    from training import retrain as module
+
+    adc("promote", "--run", str(place))
+    real = module._Task._parity
+    monkeypatch.setattr(module._Task, "_parity", lambda task: adc("promote", "--run", str(place), "--recipe", "codes") and real(task))
+    words = ("retrain", "--run", str(place), "--min-rows", "20", "--window-days", "20", "--max-loss", "1", "--min-gain", "-1", "--every-days", "1")
+    assert "was promoted while the challenger" in adc(*words, code=20).output
+    assert states(place) == ["retired", "serving"]
+
+
 def test_a_new_generation_comes_in_with_a_challenger_of_its_own(place):
     """The challenger is trained on the aligned generation, starts from the champion's code embeddings, and serves on it; churn is weighed."""
     adc("promote", "--run", str(place))
