@@ -69,7 +69,7 @@ class Deployment:
                 run, deployment.catalog_of(run), promotion_of(run, recipe=("codes", "codes_weights")[n % 2], promoted_at=at), at=at
             ),
             "rollback": lambda: kept(lambda: deployment.rollback(run, deployment.catalog_of(run), at=at)),
-            "snapshot": lambda: snapshot(run, self.split.train_end + timedelta(minutes=n)),
+            "snapshot": lambda: kept(lambda: snapshot(run, self.split.train_end + timedelta(hours=n))),
             "retrain": lambda: kept(
                 lambda: retrain(
                     run,
