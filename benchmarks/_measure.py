@@ -40,7 +40,7 @@ def machine() -> dict[str, Any]:
 
 def write_report(target: str, *, systems: Mapping[str, Any], ratios: Mapping[str, float], **facts: Any) -> None:
     """The document that other tools read, to a file or to `-` (standard output)."""
-    text = json.dumps({"systems": systems, "ratios": ratios, "machine": machine(), **facts}, indent=2)
+    text = json.dumps({"systems": systems, "ratios": ratios, "machine": machine(), **facts}, indent=2, default=str)
     if target == "-":
         print(text)
     else:

@@ -263,7 +263,10 @@ def collect(run: Run, catalog: Catalog, *, at: datetime, keep: int = KEEP, dry_r
 
 
 def problems(run: Run, catalog: Catalog) -> list[str]:
-    """What a person must know of a deployment: an artefact on record that is gone or altered, a promotion that cannot serve or was cut short. Changes nothing."""
+    """What a person must know of a deployment: an artefact on record that is gone or altered, a promotion that cannot serve. Changes nothing.
+
+    A promotion that was cut short is none: the promotion file says whether it happened, and the next command records that.
+    """
     said = []
     for generation in catalog.generations():
         if generation["state"] == "live" and (wrong := _broken(run.directory / generation["directory"])):
@@ -271,9 +274,6 @@ def problems(run: Run, catalog: Catalog) -> list[str]:
     for ranker in catalog.rankers():
         if ranker["state"] == "ready" and (wrong := _broken(run.directory / ranker["directory"])):
             said.append(f"ranker {ranker['hash'][:12]}: {wrong}")
-    for row in catalog.promotions():
-        if row["state"] == "pending":
-            said.append(f"promotion {row['number']} was begun and not recorded as ended; the next `adc versions --run {run.directory}` settles it")
     if (run.directory / PROMOTION).exists():
         try:
             check_promotion(read_promotion(run.directory / PROMOTION))
