@@ -43,6 +43,7 @@ from training.metrics import Estimate, Judge, popularity_slices
 from training.promotion import PROMOTION, Promotion, promotion_of, read_promotion
 from training.recipes import Recipe, Sources
 from training.stages import PARITY_SAMPLE, code_coverage
+from training.tracking import track
 from training.train import Trained, load_trained, train
 
 log = logging.getLogger(__name__)
@@ -99,6 +100,8 @@ def retrain(
     at: the time on record. Returns {"decision": "promoted" | "kept", "reasons", "gates", "champion", "challenger", ...}.
     Raises InputError, the deployment as it was, when another retrain runs, the champion already learned from the window, or too few rows are new.
     """
+    from adc_features.store import service_name
+
     settings = settings or RetrainSettings()
     with catalog.alone("retrain"):
         task = _Task.of(run, catalog, as_of=as_of, source=source, generation=generation, settings=settings, at=at)
@@ -115,6 +118,7 @@ def retrain(
             raise
         _ended(catalog, number, answer["decision"], {k: answer[k] for k in ("reasons", "gates", "challenger")}, at)
         write_json(task.directory / DECISION, answer)
+        track(repository_of(run), answer, service=service_name(task.generation))
         return {**answer, "reused": False}
 
 

@@ -1,14 +1,16 @@
 """What a run deploys: promotion, rollback, clean-up and retraining through the command line, on a small shop."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,6 +28,7 @@ from training.promotion import PROMOTION, read_promotion
 from training.retrain import RetrainSettings, retrain
 from training.scoring import open_bundle
 from training.stages import DATASET, RANKERS
+from training.tracking import track
 from training.train import load_trained
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
@@ -112,7 +115,7 @@ def test_a_promotion_that_was_killed_before_the_pointer_never_happened(place, mo
     monkeypatch.setattr(deployment, "promote", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     CliRunner().invoke(app, ["promote", "--run", str(place), "--recipe", "codes"])
     monkeypatch.undo()
-    assert any("promotion 2 was begun" in problem for problem in deployment.problems(Run.open(place), deployment.catalog_of(Run.open(place))))
+    assert deployment.problems(Run.open(place), deployment.catalog_of(Run.open(place))) == []
     assert states(place) == ["serving", "abandoned"]
     adc("doctor", str(place))
 
@@ -314,6 +317,59 @@ def test_a_retrain_promotes_a_challenger_that_passes_every_gate(place):
     assert (again["decision"], again["reused"]) == ("promoted", True)
     assert states(place) == ["retired", "serving"]
     adc("doctor", str(place))
+
+
+class TrackingServer:
+    """What Feast's MLflow client is asked to write."""
+
+    def __init__(self, *, up: bool) -> None:
+        self.up, self.mlflow, self.params, self.metrics, self.texts = up, self, {}, {}, {}
+
+    @contextlib.contextmanager
+    def start_run(self, run_name: str, tags: dict[str, str]) -> Iterator[Any]:
+        if not self.up:
+            raise ConnectionError("no answer")
+        self.name, self.tags = run_name, tags
+        yield SimpleNamespace(info=SimpleNamespace(run_id="r1"))
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        self.params |= params
+
+    def log_metrics(self, metrics: dict[str, float]) -> None:
+        self.metrics |= metrics
+
+    def log_text(self, text: str, name: str) -> None:
+        self.texts[name] = text
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_mlflow_hears_of_a_retrain_where_it_is_enabled_and_cannot_stop_one(place, monkeypatch, up):
+    """Decision, gates and scores go through Feast's client; a server that is down changes nothing."""
+    import feast
+
+    server = TrackingServer(up=up)
+    monkeypatch.setattr(feast.FeatureStore, "mlflow", server)
+    config = place / "feature_repo" / "feature_store.yaml"
+    config.write_text(config.read_text() + "mlflow:\n  enabled: true\n")
+    adc("promote", "--run", str(place))
+    made = retrained(place, "--min-gain", "-1", "--every-days", "1")
+    assert made["decision"] == "promoted"
+    assert states(place) == ["retired", "serving"]
+    if up:
+        assert server.tags["feast.feature_service"] == "ranker_g1"
+        assert server.params["challenger"] == made["challenger"]
+        assert {"gates.churn.value", "scores.challenger.gauc.mean", "reasons.new_rows.value"} <= set(server.metrics)
+        assert json.loads(server.texts["decision.json"])["decision"] == "promoted"
+
+
+def test_without_the_mlflow_block_nothing_is_asked_of_mlflow(place, monkeypatch):
+    """The default: no MLflow client is made."""
+    import feast
+
+    server = TrackingServer(up=True)
+    monkeypatch.setattr(feast.FeatureStore, "mlflow", server)
+    assert track(place / "feature_repo", {"decision": "kept"}, service="ranker_g1") is None
+    assert server.metrics == {}
 
 
 def test_the_challenger_learns_from_nothing_in_the_window(place, monkeypatch):
