@@ -86,13 +86,12 @@ def with_missing_visible(features: pa.Table, *, length: int) -> pa.Table:
     Unknown and removed items: sid [-1] * L, weights, reliability and alignment 0, cold, collision_count 0. sid_as_of becomes
     timestamp[us, UTC], null for unknown items. Fills come before casts: a miss must not turn codes into floats.
     """
+    lists = {"sid": [NO_CODE] * length, "sid_weight": [0.0] * length}
     fills = {"reliability": 0.0, "alignment": 0.0, "is_cold": True, "collision_count": 0}
-    columns = {
-        "sid": _fill_lists(features["sid"], [NO_CODE] * length),
-        "sid_weight": _fill_lists(features["sid_weight"], [0.0] * length),
-        **{name: features[name].fill_null(fill) for name, fill in fills.items()},
-        "sid_as_of": features["sid_as_of"],
-    }
+    columns = {name: features[name] for name in (*lists, *fills, "sid_as_of")}
+    for name, fill in (lists | fills).items():
+        if columns[name].null_count:  # a fill of nothing costs as much as a fill, and a request mostly knows its items
+            columns[name] = _fill_lists(columns[name], fill) if isinstance(fill, list) else columns[name].fill_null(fill)
     columns = {name: column if column.type == SID_FEATURES.field(name).type else column.cast(SID_FEATURES.field(name).type) for name, column in columns.items()}
     columns["sid_as_of"] = columns["sid_as_of"].cast(TIME)
     return pa.table({"sid_found": pa.array(columns["collision_count"].to_numpy() > 0), **columns})

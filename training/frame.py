@@ -5,6 +5,7 @@ Reads: labels, the table that a point-in-time join returned for them. Writes: Tr
 
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -76,7 +77,7 @@ class TrainingFrame:
     def __len__(self) -> int:
         return len(self.table)
 
-    @property
+    @cached_property
     def times(self) -> np.ndarray:
         """datetime64[us] [N]."""
         return _moments(self.table["event_timestamp"])
@@ -145,7 +146,7 @@ def retroactive_frame(frame: TrainingFrame, snapshot: SidTable) -> TrainingFrame
 def _moments(column: pa.ChunkedArray) -> np.ndarray:
     """A time column, or int64/float64 microseconds, as datetime64[us]; NaT where null or negative (never)."""
     if pa.types.is_timestamp(column.type):
-        return column.cast(_TIME).to_numpy().astype("datetime64[us]")
+        return (column if column.type == _TIME else column.cast(_TIME)).to_numpy().astype("datetime64[us]", copy=False)
     values = column.cast(pa.float64()).to_numpy()
     with np.errstate(invalid="ignore"):
         return np.where(values >= 0, values, np.nan).astype("datetime64[us]")

@@ -9,6 +9,8 @@ Legend: N rows, F item features, G user features, L positions, H history items, 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
+from functools import cached_property
+from itertools import repeat
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -120,7 +122,8 @@ class InputEncoder:
     def fit(cls, frame: TrainingFrame, *, min_count: int) -> "InputEncoder":
         vocabulary = {}
         for name in ID_COLUMNS:
-            values, counts = np.unique(_ids(frame, name), return_counts=True)
+            ids = _ids(frame, name)
+            values, counts = np.unique(ids if ids.dtype.kind == "i" else ids.astype(str), return_counts=True)
             vocabulary[name] = values[counts >= min_count]
         return cls(
             vocabulary=vocabulary,
@@ -129,6 +132,15 @@ class InputEncoder:
             user_scale=_scale(_features(frame, USER_COLUMNS)),
             settled_scale=_scale(settled_features(frame)),
         )
+
+    def _rows(self, name: str, values: np.ndarray) -> np.ndarray:
+        """int64 [N]: place of each value in a vocabulary, -1 where it has none."""
+        return np.fromiter(map(self._places[name].get, values.tolist(), repeat(-1)), np.int64, len(values))
+
+    @cached_property
+    def _places(self) -> dict[str, dict[Any, int]]:
+        """Id -> place, hashed once: a request looks up thousands, and a search costs it more than a hash."""
+        return {name: {value: place for place, value in enumerate(ids.tolist())} for name, ids in {**self.vocabulary, "users": self.users}.items()}
 
     @property
     def id_rows(self) -> tuple[int, ...]:
@@ -140,17 +152,15 @@ class InputEncoder:
         columns = []
         for name in ID_COLUMNS:
             values = _ids(user if user is not None and name == "user_id" else frame, name)
-            row, known = _sorted_rows(self.vocabulary[name], values)
-            rare = values[~known]
-            row[known] += HASH_BUCKETS
-            row[~known] = pd.util.hash_array(rare.astype(object) if rare.dtype.kind == "U" else rare, categorize=False) % HASH_BUCKETS
+            row = HASH_BUCKETS + self._rows(name, values)
+            rare = np.flatnonzero(row < HASH_BUCKETS)
+            row[rare] = pd.util.hash_array(values[rare], categorize=False) % HASH_BUCKETS
             columns.append(row)
         return np.stack(np.broadcast_arrays(*columns), axis=1)
 
     def user_rows(self, frame: TrainingFrame) -> np.ndarray:
         """int64 [N]: 1 + place among the training users, 0 for others."""
-        row, known = _sorted_rows(self.users, frame.user_ids)
-        return np.where(known, row + 1, 0)
+        return 1 + self._rows("users", _ids(frame, "user_id"))
 
     def item(self, frame: TrainingFrame, user: TrainingFrame | None = None) -> np.ndarray:
         """float32 [N, F]; user as in `ids`."""
@@ -267,15 +277,18 @@ def taste(frame: TrainingFrame, user: TrainingFrame) -> np.ndarray:
     row, size = _recent_rows(user)
     residual = _flat(user, "user_recent_residuals").astype(np.float64)
     liking = residual - (np.bincount(row, residual, len(user)) / (size + 2))[row]
-    event = np.arange(len(row))
-    if len(user) == 1:
-        row, event = np.repeat(np.arange(len(frame)), len(event)), np.tile(event, len(frame))
     columns = []
     for ours, theirs in KINDS.items():
-        mine = frame.table[ours].cast(pa.string()).fill_null("").to_numpy()
+        mine = _ids(frame, ours)
         kind = pd.factorize(np.concatenate([mine, _flat(user, theirs)]))[0]
-        same = (kind[row] == kind[len(frame) :][event]) & (mine != "")[row]
-        columns.append(np.bincount(row, same * liking[event], len(frame)) / (np.bincount(row, same, len(frame)) + 2))
+        mine, recent = np.where(mine == "", -1, kind[: len(frame)]), kind[len(frame) :]
+        if len(user) == 1:
+            shared = (mine[:, None] == recent).astype(np.float64)
+            total, count = shared @ liking, shared.sum(axis=1)
+        else:
+            shared = mine[row] == recent
+            total, count = np.bincount(row, shared * liking, len(frame)), np.bincount(row, shared, len(frame))
+        columns.append(total / (count + 2))
     return np.stack(columns, axis=1)
 
 
@@ -335,19 +348,12 @@ def _item_features(frame: TrainingFrame, user: TrainingFrame) -> np.ndarray:
 
 def _features(frame: TrainingFrame, names: Sequence[str]) -> np.ndarray:
     """float64 [N, len(names)], NaN where unknown."""
-    columns = []
-    for name in names:
-        kind, _, column = name.rpartition(" ")
-        value = _column(frame, column)
-        if kind == "log":
-            value = np.log1p(np.nan_to_num(value))
-        elif kind == "age":
-            age = frame.times.astype(np.int64) - np.where(value >= 0, value, np.nan)
-            value = np.log1p(age / _DAY)
-        elif kind == "known":
-            value = np.isfinite(value).astype(np.float64)
-        columns.append(value)
-    return np.stack(columns, axis=1)
+    kinds, values = np.array([name.rpartition(" ")[0] for name in names]), np.stack([_column(frame, name.rpartition(" ")[2]) for name in names])
+    values[kinds == "log"] = np.log1p(np.nan_to_num(values[kinds == "log"]))
+    for row in np.flatnonzero(kinds == "age"):
+        values[row] = np.log1p((frame.times.astype(np.int64) - np.where(values[row] >= 0, values[row], np.nan)) / _DAY)
+    values[kinds == "known"] = np.isfinite(values[kinds == "known"])
+    return values.T
 
 
 def _scale(features: np.ndarray) -> np.ndarray:
@@ -366,23 +372,18 @@ def _standardised(features: np.ndarray, scale: np.ndarray) -> np.ndarray:
 
 
 def _column(frame: TrainingFrame, name: str) -> np.ndarray:
-    return frame.table[name].cast(pa.float64()).to_numpy()
+    """float64 [N], NaN where null."""
+    column = frame.table[name]
+    return (column if pa.types.is_float64(column.type) else column.cast(pa.float64())).to_numpy()
 
 
 def _ids(frame: TrainingFrame, name: str) -> np.ndarray:
-    """An id column, "" for nulls."""
+    """An id column: int64, or text as objects with "" for nulls."""
     column = frame.table[name]
     if pa.types.is_integer(column.type):
         return column.to_numpy().astype(np.int64)
-    return column.cast(pa.string()).fill_null("").to_numpy().astype(str)
-
-
-def _sorted_rows(ids: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """find_rows for ids that are sorted already; sorting tens of thousands again would cost a request more than all the rest."""
-    if (wanted.dtype.kind in "iu") != (ids.dtype.kind in "iu") or not len(ids):
-        return find_rows(ids, wanted)  # which refuses them, or finds none
-    row = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
-    return row, ids[row] == wanted
+    column = column if pa.types.is_string(column.type) else column.cast(pa.string())
+    return (column.fill_null("") if column.null_count else column).to_numpy()
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.Array:

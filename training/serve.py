@@ -215,11 +215,12 @@ class Service:
     # ---- promotions
 
     async def follow(self) -> None:
-        """Take over each pair that the promotion file comes to name; runs until cancelled."""
+        """Take over each pair that the promotion file comes to name, and keep the rows of items in demand; runs until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self.settings.poll if self.refused is None else 10 * self.settings.poll)
             await loop.run_in_executor(self._loading, self.take_over)
+            await loop.run_in_executor(self._loading, self.bundle.reader.keep)
 
     def take_over(self) -> None:
         """Serve what the promotion file names now, if that is another pair and it can be opened."""

@@ -203,7 +203,7 @@ def statistics_path(repo: Path) -> Path:
 
 def live_generations_path(repo: Path) -> Path:
     """The list that publishing writes last."""
-    return _data(repo) / "live_generations.json"
+    return Path(repo) / "data" / "live_generations.json"  # every request asks for it: not resolved, which stats each part of the path
 
 
 def _data(repo: Path) -> Path:
