@@ -4,8 +4,8 @@
     header       JSON: whose codes these are, the layout of a record, where each section lies, CRC-32 of all sections
     sections     keys, starts (store.id_index); records; profiles; for string ids id_offsets and id_bytes (UTF-8)
 
-A record is an item's weights, codes and profile number, without padding. Codes are stored as code + 1 in the smallest unsigned integer
-that holds K, 0 = no code. Weights are stored in the spec's precision, and only at positions where they vary; a weight that is
+A record is an item's weights, codes and profile number, without padding. Codes are stored as code + 1, 0 = no code: in a byte each where
+K fits one, else in as many bits as K needs, side by side (K = 300: nine bits; lowest first), filled up to a whole byte, of which there are four at least. Weights are stored in the spec's precision, and only at positions where they vary; a weight that is
 the same wherever there is a code (1 at shared positions) stands in the header. A profile is what many items share: reliability, alignment,
 collision count, cold, found, cut-off; profile 0 is that of an item nobody knows. All of it returns the same bits that went in.
 
@@ -34,9 +34,10 @@ from adc_features.spec import NO_CODE
 from adc_features.store.id_index import IdIndex, build_index, checked_ids, string_buffers
 
 MAGIC = b"ADCSIDS\0"
-VERSION = 1
+VERSION = 2
 _START = struct.Struct("<8sIII")
 _ALIGNED = 64
+_WORD = 4
 ROWS_AT_ONCE = 65_536
 """Rows gathered at a time: what they need stays in the processor's cache."""
 
@@ -87,6 +88,7 @@ class PackedSnapshot:
         constants = header["schema"]["constant_weights"]
         self._constant = np.array([c or 0 for c in constants], np.float32)
         self._stored = _span(np.flatnonzero([c is None for c in constants]))
+        self._codes = _Codes.of(self.codebook_size, self.length)
         strings = _arrow_strings(sections["id_offsets"], sections["id_bytes"]) if "id_offsets" in sections else None
         self._index = IdIndex(sections["keys"], sections["starts"], header["base"], header["seed"], strings)
 
@@ -149,8 +151,9 @@ class PackedSnapshot:
             raise ArtifactError(f"{self.path} points outside of itself; the file was altered, {_DO}") from error
 
     def _decode(self, rows: np.ndarray) -> Gathered:
-        record = self._records.take(rows, axis=0).view(self.record)[:, 0]
-        sid = record["code"].astype(np.int32)
+        raw = self._records.take(rows, axis=0)
+        record = raw.view(self.record)[:, 0]
+        sid = self._codes.unpacked(raw, at=self.record.fields["code"][1])
         sid += NO_CODE
         weight = np.where(sid >= 0, self._constant, np.float32(0))
         weight[:, self._stored] = record["weight"]
@@ -173,7 +176,45 @@ class PackedSnapshot:
 def record_type(schema: Mapping[str, Any]) -> np.dtype:
     """How one record is laid out: stored weights, codes + 1, profile number; packed, little-endian."""
     stored = sum(c is None for c in schema["constant_weights"])
-    return np.dtype([("weight", schema["weight"], (stored,)), ("code", schema["code"], (schema["length"],)), ("profile", schema["profile"])])
+    code_bytes = _Codes.of(schema["codebook_size"], schema["length"]).bytes
+    return np.dtype([("weight", schema["weight"], (stored,)), ("code", "u1", (code_bytes,)), ("profile", schema["profile"])])
+
+
+class _Codes(NamedTuple):
+    """How L codes lie side by side. bits: of one code. begin: int64 [L], bit where each begins. bytes: of a record's codes."""
+
+    bits: int
+    begin: np.ndarray
+    bytes: int
+
+    @classmethod
+    def of(cls, codebook_size: int, length: int) -> "_Codes":
+        bits = max(8, codebook_size.bit_length())
+        total = -(-length * bits // 8)
+        return cls(bits, np.arange(length) * bits, total if bits == 8 else max(total, _WORD))
+
+    def packed(self, codes: np.ndarray) -> np.ndarray:
+        """uint8 [N, bytes] of numbers int32 [N, L] below 2 ** bits."""
+        if self.bits == 8:
+            return codes.astype(np.uint8)
+        out = np.zeros((len(codes), self.bytes), np.uint8)
+        for start in range(0, len(codes), ROWS_AT_ONCE):
+            part = codes[start : start + ROWS_AT_ONCE]
+            bits = (part[:, :, None] >> np.arange(self.bits)).astype(np.uint8) & 1
+            packed = np.packbits(bits.reshape(len(part), -1), axis=1, bitorder="little")
+            out[start : start + ROWS_AT_ONCE, : packed.shape[1]] = packed
+        return out
+
+    def unpacked(self, records: np.ndarray, *, at: int) -> np.ndarray:
+        """The inverse, int32 [N, L], of records uint8 [N, W], contiguous, whose codes begin at byte `at`."""
+        if self.bits == 8:
+            return records[:, at : at + self.bytes].astype(np.int32)
+        n, width = records.shape
+        place = np.minimum(at + self.begin // 8, width - _WORD)  # the four bytes from here on hold the code: it has 16 bits at most
+        words = np.ndarray((n, width - _WORD + 1), "<u4", records, strides=(width, 1))[:, place]
+        words >>= (self.begin + 8 * (at - place)).astype(np.uint32)
+        words &= np.uint32((1 << self.bits) - 1)
+        return words.view(np.int32)
 
 
 def feature_table(gathered: Gathered) -> pa.Table:
@@ -201,18 +242,19 @@ def write_snapshot(
     index, order = build_index(snapshot.item_ids)
     numbers, profiles = _profiles(snapshot, sid_as_of)
     weight, constants = _weights(snapshot, np.dtype(weight_dtype).newbyteorder("<"))
+    codes = _Codes.of(snapshot.codebook_size, snapshot.length)
     schema = {
         "id_type": index.id_type,
         "codebook_size": snapshot.codebook_size,
         "length": snapshot.length,
-        "code": _smallest(snapshot.codebook_size).str,
+        "code_bits": codes.bits,
         "weight": weight.dtype.str,
         "constant_weights": constants,
         "profile": _smallest(len(profiles) - 1).str,
         "profile_fields": PROFILE.descr,
     }
     records = np.zeros(len(snapshot) + 1, record_type(schema))  # the last one is nobody's: no codes, profile 0
-    records["weight"][:-1], records["code"][:-1], records["profile"][:-1] = weight[order], (snapshot.sid - NO_CODE)[order], numbers[order]
+    records["weight"][:-1], records["code"][:-1], records["profile"][:-1] = weight[order], codes.packed((snapshot.sid - NO_CODE)[order]), numbers[order]
     sections = {"keys": index.keys, "starts": index.starts, "records": _bytes(records), "profiles": _bytes(profiles)}
     if index.strings is not None:
         offsets, text = string_buffers(index.strings)

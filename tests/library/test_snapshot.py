@@ -79,7 +79,7 @@ def test_features_are_named_and_typed_as_a_join_shows_them(tmp_path):
 
 
 def test_ten_codes_and_four_weights_take_at_most_forty_bytes(tmp_path):
-    """K = 300: twenty bytes of codes, sixteen of weights, a profile number; six constant weights take none. With an 8-byte key and index, 48."""
+    """K = 300: twelve bytes of codes, sixteen of weights, a profile number; six constant weights take none. The whole file, key and index included."""
     n, rng = 20_000, np.random.default_rng(0)
     ids = rng.integers(-(2**62), 2**62, n)
     weight = np.ones((n, 10), np.float32)
@@ -89,8 +89,10 @@ def test_ten_codes_and_four_weights_take_at_most_forty_bytes(tmp_path):
     table = SidTable(ids, codes, weight, x, x, np.zeros(n, bool), np.ones(n, np.int32), np.ones(n, bool), "g1", 300, START)
     packed = pack(tmp_path / "x.sids", table)
     record = packed.record.itemsize
-    assert record <= 40
-    assert packed.path.stat().st_size / n <= record + 8 + 2 + 1
+    assert record == 12 + 16 + packed.record["profile"].itemsize
+    assert packed.path.stat().st_size / n <= record + 8 + 2 + 1  # ids all over 64 bits take 8 bytes of key
+    dense = pack(tmp_path / "z.sids", replace(table, item_ids=rng.permutation(n) * 7))
+    assert dense.path.stat().st_size / n <= 40
     half = pack(tmp_path / "y.sids", replace(table, sid_weight=weight.astype(np.float16).astype(np.float32)), weight_dtype="float16")
     assert half.path.stat().st_size / n <= 41
 
@@ -196,12 +198,13 @@ def test_any_flipped_bit_is_found(tmp_path, items):
 
 
 def test_another_format_is_named(packed):
-    """A newer version's file is refused by its version."""
+    """A newer or older version's file is refused by its version."""
     data = bytearray(packed.path.read_bytes())
-    data[8] = 2
-    packed.path.write_bytes(data)
-    with pytest.raises(ArtifactError, match="format version 2, this library reads 1"):
-        PackedSnapshot(packed.path)
+    for version in (1, 3):
+        data[8] = version
+        packed.path.write_bytes(data)
+        with pytest.raises(ArtifactError, match=f"format version {version}, this library reads 2"):
+            PackedSnapshot(packed.path)
     with pytest.raises(ArtifactError, match=r"cannot be opened \(No such file"):
         PackedSnapshot(packed.path.with_name("y.sids"))
 
