@@ -285,3 +285,19 @@ def test_a_row_that_was_kept_is_not_answered_after_a_write(tmp_path):
     after = reader.read(item_ids=ITEMS)
     assert after.equals(store.online_features(repo, service="ranker_g1", item_ids=ITEMS))
     assert not after.equals(before)
+
+
+def test_feast_materialize_as_a_command_fills_our_store(tmp_path):
+    """`feast materialize` and `materialize-incremental`, run by a shell, leave what our own call leaves."""
+    repo, ours = (published_world(tmp_path / name) for name in ("theirs", "ours"))
+    for command in (
+        ["materialize", "2013-01-01T00:00:00", day(15).strftime("%Y-%m-%dT%H:%M:%S")],
+        ["materialize-incremental", NOW.strftime("%Y-%m-%dT%H:%M:%S")],
+    ):
+        done = subprocess.run([str(Path(sys.executable).parent / "feast"), *command], cwd=repo, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    store.materialize(ours, now=NOW)
+    asked = {"item_ids": np.array(["a", "b", "c", "nobody"])}
+    assert store.online_features(repo, service="ranker_g1", **asked).equals(store.online_features(ours, service="ranker_g1", **asked))
+    users = {"user_ids": USERS}
+    assert store.online_features(repo, service="ranker_g1", **users).equals(store.online_features(ours, service="ranker_g1", **users))
