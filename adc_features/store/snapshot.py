@@ -153,7 +153,7 @@ class PackedSnapshot:
     def _decode(self, rows: np.ndarray) -> Gathered:
         raw = self._records.take(rows, axis=0)
         record = raw.view(self.record)[:, 0]
-        sid = self._codes.unpacked(raw, at=self.record.fields["code"][1])
+        sid = self._codes.unpacked(raw, at=self.record["weight"].itemsize)
         sid += NO_CODE
         weight = np.where(sid >= 0, self._constant, np.float32(0))
         weight[:, self._stored] = record["weight"]
