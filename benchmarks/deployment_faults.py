@@ -100,6 +100,14 @@ class Deployment:
         record.engine.dispose()
         return found
 
+    def settle(self) -> None:
+        """Put on record what is there, so that what may be deleted is known before a clean-up."""
+        from training import deployment
+
+        record = deployment.catalog_of(self.run)
+        deployment.sync(self.run, record, at=datetime.now(UTC))
+        record.engine.dispose()
+
     def problems(self) -> list[str]:
         """What `adc doctor` says of the deployment as the kill left it."""
         from training import deployment
@@ -138,6 +146,7 @@ def faults(kills: int, seed: int) -> dict[str, Any]:
         ended(forked(deployment.command("promote")))
         while (done := sum(tried.values())) < kills:
             name = chance.choices(list(SHARES), list(SHARES.values()))[0]
+            deployment.settle()
             work, before = deployment.command(name), deployment.state()
             child = forked(work)
             time.sleep(chance.uniform(0.0, seconds.get(name, 0.5)))

@@ -258,7 +258,7 @@ def _step(state: _State, rows: Rows, s: AdcSettings, *, newest: int, chance: tor
         for p in range(codes_BP.shape[1]):
             state.usage_PK[p] += torch.bincount(codes_BP[newest_BP[:, p], p], minlength=state.usage_PK.shape[1])
         # the last tenth of the steps settles what was moved
-        if state.step % s.revive_every == 0 and state.step < 0.9 * s.steps:
+        if state.step > 0 and state.step % s.revive_every == 0 and state.step < 0.9 * s.steps:
             revive(books.codewords, state.usage_PK, latent_BPD, codes_BP, newest_BP, share=s.revive_share, chance=chance)
             state.usage_PK.zero_()
     state.step += 1

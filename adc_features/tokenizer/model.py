@@ -70,7 +70,7 @@ class AdcSettings:
     revive_every: int = 50
     revive_share: float = 0.1
     stay_weight: float = 0.2
-    hysteresis: float = 0.08
+    hysteresis: float = 0.12
     min_utilisation: float = 0.5
 
     def __post_init__(self) -> None:

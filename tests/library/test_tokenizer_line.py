@@ -62,6 +62,13 @@ def test_a_warm_start_keeps_more_codes_than_names_alone_and_those_more_than_a_ne
     assert "aligned" not in naive.settings
 
 
+def test_a_warm_start_that_learns_nothing_codes_as_its_parent(parent: Generation, tmp_path: Path) -> None:
+    """Starting alone moves nothing: no codeword counts as unused for not being in the first batch."""
+    still = replace(SETTINGS, learning_rate=1e-9, batch=4, revive_every=1000)
+    same = fit([table(), table(1)], SPEC, settings=still, generation_id="g2", directory=tmp_path / "g2", seed=2, line=Line(parent))
+    assert changed(parent, same) < 0.01
+
+
 def test_the_line_is_written_into_the_manifest(parent: Generation, tmp_path: Path) -> None:
     """The parent, its codebook and the new names can be read back, and the names turn the plain fit's codes into the aligned ones."""
     named = child(parent, tmp_path / "named", warm=False)
