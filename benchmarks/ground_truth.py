@@ -21,7 +21,7 @@ from _measure import machine
 
 NOISE = (0.5, 1.5, 4.0)
 SPEC = {"content": {"text": 1, "image": 1}, "shared": 1, "behavior": 3, "codebook_size": 32}
-WEIGHTED = ("adc", "unit_gate")
+WEIGHTED = ("adc", "raw_gate")
 """Tokenizers with weights of their own, whose codes are also read with other weights."""
 TOKENIZERS = (*WEIGHTED, "without_gate", "rq_vae", "rq_kmeans", "rq_kmeans_balanced", "opq", "letter", "das", "mm_rq_vae", "mmq", "unisid")
 STEPS, BATCH = 200, 512

@@ -44,12 +44,12 @@ def adc() -> AdcSettings:
 
 def adc_norm() -> AdcSettings:
     """The faithful reading: x from the norm of the behaviour vector, alpha = 10, beta = 9 (section 3.3.1)."""
-    return replace(adc(), reliability="norm", alpha=10.0, beta=9.0)
+    return replace(raw_gate(), reliability="norm", alpha=10.0, beta=9.0)
 
 
-def unit_gate() -> AdcSettings:
-    """ADC-SID whose gate reads behaviour at unit length: on generated catalogues its weights then rank true reliability (docs/tokenizers.md)."""
-    return replace(adc(), gate_input="unit")
+def raw_gate() -> AdcSettings:
+    """ADC-SID whose gate reads behaviour as long as it is, as the paper's: on generated catalogues its weights rank true reliability backwards (docs/tokenizers.md)."""
+    return replace(adc(), gate_input="raw")
 
 
 def without_controller() -> AdcSettings:
@@ -75,7 +75,7 @@ def without_sparsity() -> AdcSettings:
 Settings = AdcSettings | baselines.Settings
 
 RECIPES: dict[str, Callable[[], Settings]] = {
-    **{recipe.__name__: recipe for recipe in (adc, adc_norm, unit_gate, without_controller, without_contrastive, without_gate, without_sparsity)},
+    **{recipe.__name__: recipe for recipe in (adc, adc_norm, raw_gate, without_controller, without_contrastive, without_gate, without_sparsity)},
     "mmq": mmq,
     **baselines.RECIPES,
 }

@@ -50,8 +50,8 @@ class Line:
                 f"the parent has spec {self.parent.spec.to_dict()}, asked for {spec.to_dict()}; an aligned generation keeps positions and codebook size"
             )
         own = self.parent.settings["adc"]
-        if self.warm and (odd := [n for n in ("hidden", "latent", "aligned", "gate_scale") if own[n] != getattr(settings, n)]):
-            raise InputError(f"the parent's network differs in {odd}; a warm start needs the same shapes, fit with the parent's settings or start anew")
+        if self.warm and (odd := [n for n in ("hidden", "latent", "aligned", "gate_scale", "gate_input") if own[n] != getattr(settings, n)]):
+            raise InputError(f"the parent's network differs in {odd}; a warm start needs the same, fit with the parent's settings or start anew")
         if generation_id == self.parent.id:
             raise InputError(f"the new generation is called {generation_id!r} like its parent; give it a new id")
         if (newest := max(t.as_of for t in tables)) < self.parent.trained_through:

@@ -26,7 +26,8 @@ class AdcSettings:
     """How an ADC-SID tokenizer is built and trained; defaults are measured on Beauty unless the paper states them.
 
     Reliability: reliability mode of x; alpha, beta of the alignment controller (Eq. 17).
-    Network: hidden, latent (D) and aligned (h) widths; gate_scale of R (Eq. 22), gate_input the length of what it reads.
+    Network: hidden, latent (D) and aligned (h) widths; gate_scale of R (Eq. 22), gate_input the length of what it reads (raw: the
+    paper's; noise makes a behaviour vector longer, and such a gate trusts it more for that).
     Loss: weights of its terms (methods A4; commitment A3; balance see Codebooks.imbalance; orthogonality and auxiliary are MMQ's, A6), temperature tau,
     stopgrad_behavior (A7), denoise_negatives (A25).
     Sparsity: by feedback on the gate's threshold, by the penalty of Eq. 23, or off; target_active k-bar, the mean number of
@@ -46,7 +47,7 @@ class AdcSettings:
     latent: int = 64
     aligned: int = 128
     gate_scale: GateScale = "linear"
-    gate_input: GateInput = "raw"
+    gate_input: GateInput = "unit"
     reconstruction_weight: float = 12.0
     alignment_weight: float = 0.1
     vq_weight: float = 1.0

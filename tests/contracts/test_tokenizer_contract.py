@@ -65,7 +65,7 @@ TOKENIZERS = [
 
 def test_every_recipe_has_its_suite() -> None:
     """No tokenizer is offered that this suite does not hold to the contract; ADC-SID's ablations are ADC-SID."""
-    ablations = {"adc_norm", "unit_gate", "without_controller", "without_contrastive", "without_gate", "without_sparsity"}
+    ablations = {"adc_norm", "raw_gate", "without_controller", "without_contrastive", "without_gate", "without_sparsity"}
     assert set(adc_fit.RECIPES) - ablations == {t.name for t in TOKENIZERS}
 
 

@@ -41,7 +41,7 @@ def fitted(tmp_path: Path, settings: AdcSettings, *, tables: list[EmbeddingTable
     return fit(tables or [table()], SPEC, settings=settings, generation_id="g1", directory=tmp_path / "g1", seed=1, **arguments)
 
 
-@pytest.mark.parametrize("recipe", ["adc", "adc_norm", "unit_gate", "without_controller", "without_contrastive", "without_gate", "without_sparsity"])
+@pytest.mark.parametrize("recipe", ["adc", "adc_norm", "raw_gate", "without_controller", "without_contrastive", "without_gate", "without_sparsity"])
 def test_every_named_recipe_runs(recipe: str, tmp_path: Path) -> None:
     """ADC-SID, its norm mode and the paper's four ablations (Table 3) each give a vocabulary, different from plain ADC-SID's."""
     settings = RECIPES[recipe]()
