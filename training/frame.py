@@ -3,17 +3,20 @@
 Reads: labels, the table that a point-in-time join returned for them. Writes: TrainingFrame, which checks itself.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from adc_features.clock import instant
 from adc_features.embeddings import id_array
 from adc_features.errors import InputError
-from adc_features.sids import SidTable
+from adc_features.sids import SidTable, list_matrix
 
 LABEL_COLUMNS = ("row_id", "user_id", "item_id", "event_timestamp", "label")
 LAST_EVENT_COLUMNS = ("user_last_time", "item_last_time")
@@ -31,6 +34,50 @@ def label_table(interactions: pa.Table) -> pa.Table:
             "label": interactions["label"].cast(pa.float32()),
         }
     )
+
+
+class Frame(Protocol):
+    """Rows that inputs are derived from: joined for training, or one request's. An unknown value is NaN, "" or an empty list.
+
+    generation: of the codes, None where there are none. times: datetime64[us] [N].
+    """
+
+    @property
+    def generation(self) -> str | None: ...
+
+    @property
+    def times(self) -> np.ndarray: ...
+
+    @property
+    def labels(self) -> np.ndarray: ...
+
+    @property
+    def user_ids(self) -> np.ndarray: ...
+
+    @property
+    def item_ids(self) -> np.ndarray: ...
+
+    def __len__(self) -> int: ...
+
+    def numbers(self, name: str) -> np.ndarray:
+        """float64 [N]."""
+        ...
+
+    def texts(self, name: str) -> np.ndarray:
+        """Objects [N]; int64 [N] for ids that are integers."""
+        ...
+
+    def flat(self, name: str) -> np.ndarray:
+        """The values of a list column, row after row."""
+        ...
+
+    def sizes(self, name: str) -> np.ndarray:
+        """int64 [N]: how many of them are each row's."""
+        ...
+
+    def codes(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Codes int32 [N, L], weights float32 [N, L], reliability float32 [N]; rows without codes have -1 and 0."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -59,20 +106,9 @@ class TrainingFrame:
         self._refuse_the_future()
 
     def _refuse_the_future(self) -> None:
-        latest = self.times - np.timedelta64(self.resolution, "us")
-        for name in LAST_EVENT_COLUMNS:
-            if name in self.table.column_names:
-                self._refuse_newer(name, _moments(self.table[name]), latest, f"at least {self.resolution} earlier")
+        refuse_later_events({name: _moments(self.table[name]) for name in LAST_EVENT_COLUMNS if name in self.table.column_names}, self.times, self.resolution)
         if "sid_as_of" in self.table.column_names:
-            self._refuse_newer("sid_as_of", _moments(self.table["sid_as_of"]), self.times, "no later than the row")
-
-    def _refuse_newer(self, name: str, known: np.ndarray, latest: np.ndarray, expected: str) -> None:
-        late = np.flatnonzero(known > latest)  # NaT, nothing known, is never later
-        if len(late):
-            raise InputError(
-                f"{len(late)} rows read {name} from the future (first: row {self.table['row_id'][int(late[0])]} at {self.times[late[0]]} reads {known[late[0]]}); "
-                f"expected {expected}: features must become valid only after the events they contain"
-            )
+            _refuse_newer("sid_as_of", _moments(self.table["sid_as_of"]), self.times, self.times, "no later than the row")
 
     def __len__(self) -> int:
         return len(self.table)
@@ -94,6 +130,30 @@ class TrainingFrame:
     @property
     def item_ids(self) -> np.ndarray:
         return id_array(self.table["item_id"])
+
+    def numbers(self, name: str) -> np.ndarray:
+        column = self.table[name]
+        return (column if pa.types.is_float64(column.type) else column.cast(pa.float64())).to_numpy()
+
+    def texts(self, name: str) -> np.ndarray:
+        column = self.table[name]
+        if pa.types.is_integer(column.type):
+            return column.to_numpy().astype(np.int64)
+        column = column if pa.types.is_string(column.type) else column.cast(pa.string())
+        return (column.fill_null("") if column.null_count else column).to_numpy()
+
+    def flat(self, name: str) -> np.ndarray:
+        return _one_array(self.table[name]).flatten().to_numpy(zero_copy_only=False)
+
+    def sizes(self, name: str) -> np.ndarray:
+        return pc.list_value_length(_one_array(self.table[name])).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+
+    def codes(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        sid, weight = _one_array(self.table["sid"]), _one_array(self.table["sid_weight"])
+        known = np.flatnonzero(~np.asarray(sid.is_null()))
+        codes, weights = np.full((len(self), length), -1, np.int32), np.zeros((len(self), length), np.float32)
+        codes[known], weights[known] = list_matrix(sid.drop_null(), length, np.int32), list_matrix(weight.drop_null(), length, np.float32)
+        return codes, weights, np.nan_to_num(self.numbers("reliability")).astype(np.float32)
 
     def between(self, start: datetime | None, end: datetime | None) -> "TrainingFrame":
         """The rows with start <= time < end; None leaves that side open."""
@@ -141,6 +201,25 @@ def retroactive_frame(frame: TrainingFrame, snapshot: SidTable) -> TrainingFrame
         table = table.set_column(table.column_names.index(name), name, columns[name])
     unknown = pa.nulls(len(frame), table.schema.field("sid_as_of").type)
     return replace(frame, table=table.set_column(table.column_names.index("sid_as_of"), "sid_as_of", unknown))
+
+
+def refuse_later_events(last_events: Mapping[str, np.ndarray], times: np.ndarray, resolution: timedelta) -> None:
+    """Raise InputError when a row at times [N] reads a last event (datetime64[us] [N], NaT: none) that is not at least `resolution` older."""
+    for name, known in last_events.items():
+        _refuse_newer(name, known, times - np.timedelta64(resolution, "us"), times, f"at least {resolution} earlier")
+
+
+def _refuse_newer(name: str, known: np.ndarray, latest: np.ndarray, times: np.ndarray, expected: str) -> None:
+    late = np.flatnonzero(known > latest)  # NaT, nothing known, is never later
+    if len(late):
+        raise InputError(
+            f"{len(late)} rows read {name} from the future (first: row {late[0]} at {times[late[0]]} reads {known[late[0]]}); "
+            f"expected {expected}: features must become valid only after the events they contain"
+        )
+
+
+def _one_array(column: pa.ChunkedArray) -> pa.Array:
+    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def _moments(column: pa.ChunkedArray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""A frame as the arrays that rankers read. Reads: TrainingFrame, CodeTimeline, VectorTimeline. Writes: InputEncoder, Inputs.
+"""A frame as the arrays that rankers read. Reads: Frame, CodeTimeline, VectorTimeline. Writes: InputEncoder, Inputs.
 
 Everything that is fitted (vocabularies, scales) is fitted on training rows only. Everything that ages is derived here, at row time,
 by the same code for training rows and for requests.
@@ -16,15 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.compute as pc
 
 from adc_features.clock import instant
 from adc_features.embeddings import EmbeddingTable
 from adc_features.errors import InputError
-from adc_features.sids import CodeTimeline, find_rows, list_matrix
+from adc_features.sids import CodeTimeline, find_rows
 from adc_features.statistics import SMOOTHING
-from training.frame import TrainingFrame
+from training.frame import Frame
 
 ID_COLUMNS = ("user_id", "item_id", "item_brand", "item_category")
 ITEM_COLUMNS = (
@@ -119,10 +117,10 @@ class InputEncoder:
     settled_scale: np.ndarray
 
     @classmethod
-    def fit(cls, frame: TrainingFrame, *, min_count: int) -> "InputEncoder":
+    def fit(cls, frame: Frame, *, min_count: int) -> "InputEncoder":
         vocabulary = {}
         for name in ID_COLUMNS:
-            ids = _ids(frame, name)
+            ids = frame.texts(name)
             values, counts = np.unique(ids if ids.dtype.kind == "i" else ids.astype(str), return_counts=True)
             vocabulary[name] = values[counts >= min_count]
         return cls(
@@ -147,29 +145,29 @@ class InputEncoder:
         """Embedding rows that each column of `ids` needs."""
         return tuple(HASH_BUCKETS + len(self.vocabulary[name]) for name in ID_COLUMNS)
 
-    def ids(self, frame: TrainingFrame, user: TrainingFrame | None = None) -> np.ndarray:
+    def ids(self, frame: Frame, user: Frame | None = None) -> np.ndarray:
         """int64 [N, 4]: buckets first, then the vocabulary. user: one row that names the user of all rows of `frame`."""
         columns = []
         for name in ID_COLUMNS:
-            values = _ids(user if user is not None and name == "user_id" else frame, name)
+            values = (user if user is not None and name == "user_id" else frame).texts(name)
             row = HASH_BUCKETS + self._rows(name, values)
             rare = np.flatnonzero(row < HASH_BUCKETS)
             row[rare] = pd.util.hash_array(values[rare], categorize=False) % HASH_BUCKETS
             columns.append(row)
         return np.stack(np.broadcast_arrays(*columns), axis=1)
 
-    def user_rows(self, frame: TrainingFrame) -> np.ndarray:
+    def user_rows(self, frame: Frame) -> np.ndarray:
         """int64 [N]: 1 + place among the training users, 0 for others."""
-        return 1 + self._rows("users", _ids(frame, "user_id"))
+        return 1 + self._rows("users", frame.texts("user_id"))
 
-    def item(self, frame: TrainingFrame, user: TrainingFrame | None = None) -> np.ndarray:
+    def item(self, frame: Frame, user: Frame | None = None) -> np.ndarray:
         """float32 [N, F]; user as in `ids`."""
         return _standardised(_item_features(frame, frame if user is None else user), self.item_scale)
 
-    def user_state(self, frame: TrainingFrame) -> np.ndarray:
+    def user_state(self, frame: Frame) -> np.ndarray:
         return _standardised(_features(frame, USER_COLUMNS), self.user_scale)
 
-    def settled(self, frame: TrainingFrame) -> np.ndarray:
+    def settled(self, frame: Frame) -> np.ndarray:
         return _standardised(settled_features(frame), self.settled_scale)
 
     def write(self, path: Path) -> None:
@@ -220,7 +218,7 @@ class VectorTimeline:
         return sum(matrix.shape[1] * matrix.itemsize for matrix in self.matrices.values())
 
 
-def code_match(frame: TrainingFrame, timeline: CodeTimeline, sid: np.ndarray, weight: np.ndarray, *, weighted: bool) -> np.ndarray:
+def code_match(frame: Frame, timeline: CodeTimeline, sid: np.ndarray, weight: np.ndarray, *, weighted: bool) -> np.ndarray:
     """How the item's codes meet those of the user's recent items, codes as of the row's time: float32 [N, 2L].
 
     sid: int32 [N, L], -1 = none; weight: float32 [N, L]. Per position first the share of recent items with the same code, then the
@@ -233,13 +231,14 @@ def code_match(frame: TrainingFrame, timeline: CodeTimeline, sid: np.ndarray, we
     if not len(row):
         return out
     their_sid, their_weight, _ = timeline.gather(items, frame.times[row])
-    liking = label - _column(frame, "user_label_mean")[row]
-    if len(frame) == 1:
-        pairs = ((their_sid == sid[:, None]) & (their_sid >= 0)).astype(np.float64)
-        if weighted:
-            pairs *= their_weight * weight[:, None]
-        out[:, :length] = pairs.sum(axis=1) / (size + 2)
-        out[:, length:] = np.einsum("ntl,t->nl", pairs, liking) / (size + 2)
+    liking = label - frame.numbers("user_label_mean")[row]
+    if len(frame) == 1:  # one user: what each code of theirs counts is added up once, and then read by every candidate
+        codes = max(int(sid.max(initial=0)), int(their_sid.max(initial=0))) + 2
+        start = 1 + np.arange(length) * codes
+        ours, theirs = sid + start, (their_sid + start).reshape(-1)
+        counted = np.where(their_sid >= 0, their_weight if weighted else 1.0, 0.0)
+        for half, worth in ((slice(length), counted), (slice(length, None), counted * liking[:, None])):
+            out[:, half] = np.bincount(theirs, worth.reshape(-1), length * codes)[ours] * (weight if weighted else 1.0) / (size + 2)
         return out
     same = ((their_sid == sid[row]) & (their_sid >= 0)).astype(np.float64)
     if weighted:
@@ -250,13 +249,13 @@ def code_match(frame: TrainingFrame, timeline: CodeTimeline, sid: np.ndarray, we
     return out
 
 
-def vector_match(frame: TrainingFrame, timeline: VectorTimeline, *, chunk: int = 100_000) -> np.ndarray:
+def vector_match(frame: Frame, timeline: VectorTimeline, *, chunk: int = 100_000) -> np.ndarray:
     """The same for raw vectors: float32 [N, 2 * modalities], cosine in the place of equality."""
     row, items, label, size = recent_items(frame)
     out = np.zeros((len(frame), 2 * len(timeline.modalities)), np.float32)
     if not len(row):
         return out
-    level = _column(frame, "user_label_mean")[row]
+    level = frame.numbers("user_label_mean")[row]
     for place, modality in enumerate(timeline.modalities):
         matrix = timeline.matrices[modality]
         unit = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
@@ -268,19 +267,19 @@ def vector_match(frame: TrainingFrame, timeline: VectorTimeline, *, chunk: int =
     return out
 
 
-def taste(frame: TrainingFrame, user: TrainingFrame) -> np.ndarray:
+def taste(frame: Frame, user: Frame) -> np.ndarray:
     """How the user rated earlier items of this item's brand and of its path, beside how they rate: float64 [N, 2], one for each of KINDS.
 
     The mean, smoothed by two events of 0, over the recent items of the same kind of residual - the user's mean residual (smoothed
     likewise); items of no brand share none. user: the frame itself, or one row that stands for the user of all rows.
     """
     row, size = _recent_rows(user)
-    residual = _flat(user, "user_recent_residuals").astype(np.float64)
+    residual = user.flat("user_recent_residuals").astype(np.float64)
     liking = residual - (np.bincount(row, residual, len(user)) / (size + 2))[row]
     columns = []
     for ours, theirs in KINDS.items():
-        mine = _ids(frame, ours)
-        kind = pd.factorize(np.concatenate([mine, _flat(user, theirs)]))[0]
+        mine = frame.texts(ours)
+        kind = pd.factorize(np.concatenate([mine, user.flat(theirs)]))[0]
         mine, recent = np.where(mine == "", -1, kind[: len(frame)]), kind[len(frame) :]
         if len(user) == 1:
             shared = (mine[:, None] == recent).astype(np.float64)
@@ -292,16 +291,16 @@ def taste(frame: TrainingFrame, user: TrainingFrame) -> np.ndarray:
     return np.stack(columns, axis=1)
 
 
-def settled_features(frame: TrainingFrame) -> np.ndarray:
+def settled_features(frame: Frame) -> np.ndarray:
     """What the user's events older than SETTLED_DAYS say at row time: log(1 + count) and smoothed mean residual, float64 [N, 2].
 
     The stored totals less the recent events that are younger; of a user with more young events than the recent list holds,
     the rest count as settled. A user who is not known has zeros.
     """
     row, _ = _recent_rows(frame)
-    young = frame.times[row].astype(np.int64) - _flat(frame, "user_recent_times").astype(np.int64) < SETTLED_DAYS * _DAY
-    count, mean = (np.nan_to_num(_column(frame, f"user_{name}")) for name in ("event_count", "residual_mean"))
-    total = mean * (count + SMOOTHING) - np.bincount(row, young * _flat(frame, "user_recent_residuals"), len(frame))
+    young = frame.times[row].astype(np.int64) - frame.flat("user_recent_times").astype(np.int64) < SETTLED_DAYS * _DAY
+    count, mean = (np.nan_to_num(frame.numbers(f"user_{name}")) for name in ("event_count", "residual_mean"))
+    total = mean * (count + SMOOTHING) - np.bincount(row, young * frame.flat("user_recent_residuals"), len(frame))
     count = count - np.bincount(row, young, len(frame))
     return np.stack([np.log1p(count), np.where(count > 0, total / (count + SMOOTHING), 0.0)], axis=1)
 
@@ -315,40 +314,26 @@ class Recent(NamedTuple):
     size: np.ndarray
 
 
-def recent_items(frame: TrainingFrame) -> Recent:
+def recent_items(frame: Frame) -> Recent:
     """The lists `user_recent_items` and `user_recent_labels` of every row; a row without a user has none."""
     row, size = _recent_rows(frame)
-    items = _flat(frame, "user_recent_items")
-    return Recent(row, items.astype(str) if items.dtype == object else items, _flat(frame, "user_recent_labels").astype(np.float64), size)
+    items = frame.flat("user_recent_items")
+    return Recent(row, items.astype(str) if items.dtype == object else items, frame.flat("user_recent_labels").astype(np.float64), size)
 
 
-def _recent_rows(frame: TrainingFrame) -> tuple[np.ndarray, np.ndarray]:
+def _recent_rows(frame: Frame) -> tuple[np.ndarray, np.ndarray]:
     """Of the flattened recent lists: the row of each entry, int64 [T], and the entries of each row, int64 [N]."""
-    length = pc.list_value_length(_one_array(frame.table["user_recent_items"])).fill_null(0)
-    size = length.to_numpy(zero_copy_only=False).astype(np.int64)
+    size = frame.sizes("user_recent_items")
     return np.repeat(np.arange(len(frame)), size), size
 
 
-def _flat(frame: TrainingFrame, name: str) -> np.ndarray:
-    return _one_array(frame.table[name]).flatten().to_numpy(zero_copy_only=False)
-
-
-def frame_codes(frame: TrainingFrame, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes int32 [N, L], weights float32 [N, L], reliability float32 [N] of the rows; rows that the join left null have none."""
-    sid, weight = _one_array(frame.table["sid"]), _one_array(frame.table["sid_weight"])
-    known = np.flatnonzero(~np.asarray(sid.is_null()))
-    codes, weights = np.full((len(frame), length), -1, np.int32), np.zeros((len(frame), length), np.float32)
-    codes[known], weights[known] = list_matrix(sid.drop_null(), length, np.int32), list_matrix(weight.drop_null(), length, np.float32)
-    return codes, weights, np.nan_to_num(_column(frame, "reliability")).astype(np.float32)
-
-
-def _item_features(frame: TrainingFrame, user: TrainingFrame) -> np.ndarray:
+def _item_features(frame: Frame, user: Frame) -> np.ndarray:
     return np.concatenate([_features(frame, ITEM_COLUMNS), taste(frame, user)], axis=1)
 
 
-def _features(frame: TrainingFrame, names: Sequence[str]) -> np.ndarray:
+def _features(frame: Frame, names: Sequence[str]) -> np.ndarray:
     """float64 [N, len(names)], NaN where unknown."""
-    kinds, values = np.array([name.rpartition(" ")[0] for name in names]), np.stack([_column(frame, name.rpartition(" ")[2]) for name in names])
+    kinds, values = np.array([name.rpartition(" ")[0] for name in names]), np.stack([frame.numbers(name.rpartition(" ")[2]) for name in names])
     values[kinds == "log"] = np.log1p(np.nan_to_num(values[kinds == "log"]))
     for row in np.flatnonzero(kinds == "age"):
         values[row] = np.log1p((frame.times.astype(np.int64) - np.where(values[row] >= 0, values[row], np.nan)) / _DAY)
@@ -369,25 +354,6 @@ def _scale(features: np.ndarray) -> np.ndarray:
 def _standardised(features: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """Unknown values become the training mean, 0; outliers are held at five deviations."""
     return np.clip(np.nan_to_num((features - scale[0]) / scale[1], nan=0.0), -5.0, 5.0).astype(np.float32)
-
-
-def _column(frame: TrainingFrame, name: str) -> np.ndarray:
-    """float64 [N], NaN where null."""
-    column = frame.table[name]
-    return (column if pa.types.is_float64(column.type) else column.cast(pa.float64())).to_numpy()
-
-
-def _ids(frame: TrainingFrame, name: str) -> np.ndarray:
-    """An id column: int64, or text as objects with "" for nulls."""
-    column = frame.table[name]
-    if pa.types.is_integer(column.type):
-        return column.to_numpy().astype(np.int64)
-    column = column if pa.types.is_string(column.type) else column.cast(pa.string())
-    return (column.fill_null("") if column.null_count else column).to_numpy()
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.Array:
-    return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
 
 
 def _same_vectors(a: EmbeddingTable, b: EmbeddingTable, modality: str) -> bool:

@@ -11,8 +11,8 @@ import numpy as np
 
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.sids import CodeTimeline, find_rows
-from training.frame import TrainingFrame
-from training.inputs import InputEncoder, Inputs, VectorRows, VectorTimeline, code_match, frame_codes, vector_match
+from training.frame import Frame
+from training.inputs import InputEncoder, Inputs, VectorRows, VectorTimeline, code_match, vector_match
 
 MIN_COUNT = 30
 """Training rows that an id needs for an embedding of its own; rarer ids share hash buckets."""
@@ -73,7 +73,7 @@ class Exchange(NamedTuple):
     source_ids: np.ndarray
 
 
-def exchange(frame: TrainingFrame, item_ids: np.ndarray, *, within: Literal["all", "decile"], seed: int) -> Exchange:
+def exchange(frame: Frame, item_ids: np.ndarray, *, within: Literal["all", "decile"], seed: int) -> Exchange:
     """A random permutation of the items, or one that stays inside deciles of the items' training rows."""
     rng = np.random.default_rng(seed)
     item_ids = np.unique(item_ids)
@@ -89,7 +89,7 @@ def exchange(frame: TrainingFrame, item_ids: np.ndarray, *, within: Literal["all
 
 
 def recipe_inputs(
-    frame: TrainingFrame, recipe: Recipe, encoder: InputEncoder, sources: Sources, *, exchanged: Exchange | None = None, user: TrainingFrame | None = None
+    frame: Frame, recipe: Recipe, encoder: InputEncoder, sources: Sources, *, exchanged: Exchange | None = None, user: Frame | None = None
 ) -> Inputs:
     """The arrays that this recipe shows to its ranker.
 
@@ -103,7 +103,7 @@ def recipe_inputs(
     vectors = {}
     if recipe.codes != "none":
         timeline = _timeline(frame, recipe, sources)
-        codes, weight, known = frame_codes(frame, timeline.length)
+        codes, weight, known = frame.codes(timeline.length)
         if exchanged is not None:
             row, _ = find_rows(exchanged.item_ids, frame.item_ids)
             weight = timeline.gather(exchanged.source_ids[row], frame.times)[1]
@@ -136,7 +136,7 @@ def _for_each(user: np.ndarray, rows: int) -> np.ndarray:
     return user if len(user) == rows else np.repeat(user, rows, axis=0)
 
 
-def _timeline(frame: TrainingFrame, recipe: Recipe, sources: Sources) -> CodeTimeline:
+def _timeline(frame: Frame, recipe: Recipe, sources: Sources) -> CodeTimeline:
     if sources.sids is None or frame.generation is None:
         raise InputError(f"recipe {recipe.name!r} reads codes; pass a frame that holds them and Sources(sids=SidTimeline(...))")
     generation = sources.sids.generation

@@ -38,7 +38,6 @@ from adc_features.snapshots import refresh_statistics, snapshot
 from adc_features.stages import dataset_of, load_source, repository_of, split_of
 from training.deployment import deploy, line_of, sync
 from training.frame import TrainingFrame, label_table, training_frame
-from training.inputs import frame_codes
 from training.metrics import Estimate, Judge, popularity_slices
 from training.promotion import PROMOTION, Promotion, promotion_of, read_promotion
 from training.recipes import Recipe, Sources
@@ -358,7 +357,7 @@ class _Task:
         """Between the window and the rows of the same length before the champion's end: the largest distance over positions."""
         live = self._live(str(self.champion.generation))
         before = self._frame(self.champion.generation).between(self.through - (self.as_of - self.start), self.through)
-        codes = [frame_codes(rows, live.length)[0] for rows in (before, window)]
+        codes = [rows.codes(live.length)[0] for rows in (before, window)]
         return float(np.nanmax(usage_distance(*codes, codebook_size=live.codebook_size), initial=0.0))
 
     def _judged_gauc(self) -> float | None:

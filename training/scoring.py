@@ -1,14 +1,15 @@
 """Score candidates of one request as training would have scored them. Reads: a promoted pair, online features. Writes: scores.
 
-A request becomes the same TrainingFrame that a point-in-time join would have made of it, so everything that ages is derived at
-`now` by the code that derives it at row time. The user is read once and stands for all candidates.
+A request becomes a Frame, as a point-in-time join would have made it, so everything that ages is derived at `now` by the code that
+derives it at row time. The user is read once and stands for all candidates. Codes come from the packed snapshots, which equal the join of
+what was published; all other features from the online store.
 
 Legend: N candidates, L positions.
 """
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
@@ -16,14 +17,15 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.artifact import read_manifest
+from adc_features.clock import instant
 from adc_features.errors import GenerationMismatch, InputError
-from adc_features.rows import TIME, sid_table
-from adc_features.sids import SidTimeline, list_matrix
 from adc_features.spec import NO_CODE
-from adc_features.store import OnlineReader, open_reader
+from adc_features.store import OnlineReader, OnlineSids, open_reader
 from adc_features.store.definitions import id_type, statistics_schemas
+from adc_features.store.records import Column
 from adc_features.store.repository import LiveGeneration, live_generation, service_name, statistics_path
-from training.frame import TrainingFrame
+from adc_features.store.timeline import Codes, PackedTimeline
+from training.frame import LAST_EVENT_COLUMNS, refuse_later_events
 from training.inputs import ID_COLUMNS, ITEM_COLUMNS, KINDS, RECENT_COLUMNS, USER_COLUMNS
 from training.promotion import Promotion, check_promotion
 from training.rankers import Ranker
@@ -33,7 +35,6 @@ from training.train import Trained, load_trained
 ID_LENGTH = 256
 """Characters of the longest id: text arrays are as wide as their longest value."""
 
-_ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 FEATURES_READ = {
     "item_id": ({name.rpartition(" ")[2] for name in ITEM_COLUMNS} | {*ID_COLUMNS, *KINDS}) - {"user_id", "item_id"},
     "user_id": {name.rpartition(" ")[2] for name in USER_COLUMNS} | {*RECENT_COLUMNS},
@@ -54,12 +55,13 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A ranker, the codes it was trained on and the reader of both views: what one request uses from its start to its end."""
+    """A ranker, the codes it was trained on and the reader of statistics: what one request uses from its start to its end."""
 
     promotion: Promotion
     trained: Trained
     ranker: Ranker
     reader: OnlineReader
+    sids: OnlineSids | None
     live: LiveGeneration | None
     resolution: timedelta
     id_types: dict[str, str]
@@ -87,48 +89,106 @@ class Bundle:
         """
         items, asker = self.ids("item_id", item_ids), self.ids("user_id", [user_id])
         clock, seconds = _Laps(), {}
-        who = self.reader.read(user_ids=asker)
+        user = self._frame("user_id", asker, now)
         seconds["user"] = clock.lap()
-        recent = _recent_ids(who, items.dtype) if self.live else items[:0]
-        rows = self.reader.read(item_ids=np.concatenate([items, recent]))  # one read: both sides of a match from one state
-        if self.live and live_generation(self.promotion.repository, self.live.id) != self.live:
-            raise GenerationMismatch(
-                f"generation {self.live.id!r} of {self.promotion.repository} was replaced while it served; promote a ranker that was trained on it"
-            )
-        seconds["items"] = clock.lap()
-        offered, sids = rows.slice(0, len(items)), None
-        known = offered["item_profile_found"].to_numpy()
-        coded = np.zeros(len(items), bool)
+        offered = self._frame("item_id", items, now)
+        known, coded, timeline = offered.known, np.zeros(len(items), bool), None
         if self.live:
-            known = known | offered["sid_found"].to_numpy()
-            coded = list_matrix(offered["sid"], self.live.length, np.int32).max(axis=1) > NO_CODE
-            sids = self._timeline(rows.slice(len(items)) if len(recent) else rows.slice(0, 1))
-        user = self._frame(who, user_id, item_ids[0], now)
-        frame = self._frame(offered, user_id, item_ids[0], now)
-        inputs = recipe_inputs(frame, self.trained.recipe, self.trained.encoder, Sources(sids=sids), user=user)
+            timeline = self.timeline()  # one state for both sides of a match
+            offered.coded = timeline.gather(items, offered.times)
+            coded = offered.coded[0].max(axis=1) > NO_CODE
+            known = known | coded
+        seconds["items"] = clock.lap()
+        inputs = recipe_inputs(offered, self.trained.recipe, self.trained.encoder, Sources(sids=timeline), user=user)
         seconds["inputs"] = clock.lap()
         score = self.ranker.predict(inputs)
         seconds["model"] = clock.lap()
-        return Ranking(score, known, coded, bool(who["user_activity_found"][0].as_py()), seconds)
+        return Ranking(score, known, coded, bool(user.known[0]), seconds)
 
-    def _timeline(self, rows: pa.Table) -> SidTimeline:
-        """The codes of the user's recent items, as served now; valid at every time that a request may have."""
-        live = cast(LiveGeneration, self.live)
-        return SidTimeline([sid_table(rows, generation=live.id, codebook_size=live.codebook_size, length=live.length, as_of=_ALWAYS)], [_ALWAYS])
+    def timeline(self) -> PackedTimeline:
+        """The snapshots of the ranker's generation as published now. Raises GenerationMismatch when they hold codes of another codebook."""
+        live, timeline = cast(LiveGeneration, self.live), cast(OnlineSids, self.sids).timeline()
+        if live_generation(self.promotion.repository, live.id) != live or timeline.snapshots[0].codebook_hash != live.codebook_hash:
+            raise GenerationMismatch(
+                f"generation {live.id!r} of {self.promotion.repository} was replaced while it served; promote a ranker that was trained on it"
+            )
+        return timeline
 
-    def _frame(self, features: pa.Table, user_id: Any, item_id: Any, now: datetime) -> TrainingFrame:
-        """A frame of the features as known at `now`; the id that they do not hold is the same in every row."""
-        rows = len(features)
-        columns = dict(zip(features.column_names, features.columns, strict=True))
-        constants = {"user_id": user_id, "item_id": item_id, "event_timestamp": pa.scalar(now, TIME), "label": pa.scalar(0.0, pa.float32())}
-        table = pa.table({"row_id": pa.array(np.arange(rows)), **{name: pa.repeat(value, rows) for name, value in constants.items()}, **columns})
-        generation, size = (self.live.id, self.live.codebook_size) if self.live and "sid" in table.column_names else (None, 0)
+    def lookup(self, item_ids: Sequence[Any], *, now: datetime) -> pa.Table:
+        """Codes as served at `now` and features of items, in the order asked: item_id, found columns, features; absences as `OnlineReader.read` shows them."""
+        items = self.ids("item_id", item_ids)
+        rows = self.reader.read(item_ids=items)
+        if self.live is None:
+            return rows
+        codes = self.timeline().at(now).features(items)
+        return pa.table(dict(zip([*codes.column_names, *rows.column_names], [*codes.columns, *rows.columns], strict=True)))
+
+    def _frame(self, key: str, ids: np.ndarray, now: datetime) -> "RequestFrame":
+        columns = self.reader.columns(FEATURES_READ[key], key=key, ids=ids)
+        frame = RequestFrame({key: ids}, columns, np.full(len(ids), instant(now)), self.live.id if self.live else None)
+        last = {name: frame.numbers(name) for name in LAST_EVENT_COLUMNS if name in columns}
         try:
-            return TrainingFrame(table, generation, size, self.resolution)
+            refuse_later_events({name: np.where(at >= 0, at, np.nan).astype("datetime64[us]") for name, at in last.items()}, frame.times, self.resolution)
         except InputError as error:
             raise InputError(
                 f"now is {now.isoformat()}, the online features hold later events; ask as of a later time, or materialize as of this one"
             ) from error
+        return frame
+
+
+@dataclass
+class RequestFrame:
+    """One side of a request as a Frame, without Arrow: the asker, one row, or the candidates.
+
+    ids: `user_id` or `item_id`. columns: online features. coded: codes, weights and reliability of the rows, once they were looked up.
+    """
+
+    ids: Mapping[str, np.ndarray]
+    columns: Mapping[str, Column]
+    times: np.ndarray
+    generation: str | None
+    coded: Codes | None = None
+    _texts: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def known(self) -> np.ndarray:
+        """bool [N]: rows with any online feature."""
+        return np.logical_or.reduce([column.valid for column in self.columns.values()])
+
+    @property
+    def labels(self) -> np.ndarray:
+        return np.zeros(len(self), np.float32)
+
+    @property
+    def user_ids(self) -> np.ndarray:
+        return self.ids["user_id"]
+
+    @property
+    def item_ids(self) -> np.ndarray:
+        return self.ids["item_id"]
+
+    def numbers(self, name: str) -> np.ndarray:
+        return self.columns[name].numbers()
+
+    def texts(self, name: str) -> np.ndarray:
+        if name not in self._texts:
+            ids = self.ids.get(name)
+            self._texts[name] = self.columns[name].flat() if ids is None else ids.astype(object) if ids.dtype.kind == "U" else ids
+        return self._texts[name]
+
+    def flat(self, name: str) -> np.ndarray:
+        return self.columns[name].flat()
+
+    def sizes(self, name: str) -> np.ndarray:
+        return np.diff(cast(np.ndarray, self.columns[name].offsets))
+
+    def codes(self, length: int) -> Codes:
+        if self.coded is None:
+            raise RuntimeError("the codes of this request were not looked up")
+        return self.coded
 
 
 def open_bundle(promotion: Promotion) -> Bundle:
@@ -145,25 +205,18 @@ def open_bundle(promotion: Promotion) -> Bundle:
         promotion=promotion,
         trained=trained,
         ranker=next(iter(trained.rankers.values())),  # metrics are those of single rankers, so one seed's is served
-        reader=open_reader(promotion.repository, service=service_name(promotion.generation)),
+        reader=open_reader(promotion.repository, service=service_name(None)),
+        sids=OnlineSids(promotion.repository, promotion.generation) if promotion.generation else None,
         live=live_generation(promotion.repository, promotion.generation) if promotion.generation else None,
         resolution=timedelta(seconds=read_manifest(statistics_path(promotion.repository))["resolution_seconds"]),
         id_types={"item_id": id_type(schemas["item_profile"], "item_id"), "user_id": id_type(schemas["user_activity"], "user_id")},
     )
     for key in ("item_id", "user_id"):
-        offered = bundle.reader.read(**{f"{key}s": bundle.ids(key, [])})
-        if lacking := sorted(FEATURES_READ[key] - set(offered.column_names)):
+        if lacking := sorted(FEATURES_READ[key] - set(bundle.reader.columns(FEATURES_READ[key], key=key, ids=bundle.ids(key, [])))):
             raise InputError(f"the ranker reads {lacking}, which the statistics of {promotion.repository} lack; publish them, then apply and materialize")
     nobody = {key: "nobody" if kind == "string" else -1 for key, kind in bundle.id_types.items()}
     bundle.score(nobody["user_id"], [nobody["item_id"]], now=datetime.now(UTC))
     return bundle
-
-
-def _recent_ids(user: pa.Table, dtype: np.dtype) -> np.ndarray:
-    """The user's recent items, [T]; none when the user is unknown."""
-    lists = user["user_recent_items"].combine_chunks()
-    values = lists.flatten().to_numpy(zero_copy_only=False)
-    return values.astype(np.str_ if dtype.kind == "U" else np.int64)
 
 
 def _last(text: str) -> str:

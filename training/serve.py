@@ -156,7 +156,7 @@ class Service:
         """Codes, weights and features of items, in the order asked, repeats kept."""
         asked = _parsed(LookupRequest, body)
         self._bounded(asked.items)
-        began, rows = time.perf_counter(), bundle.reader.read(item_ids=bundle.ids("item_id", asked.items))
+        began, rows = time.perf_counter(), bundle.lookup(asked.items, now=self.clock())
         found, shown = ("sid_found", ("sid", "sid_weight", "reliability", "is_cold")) if bundle.live else ("item_profile_found", ())
         if unknown := sorted(set(asked.features) - set(rows.column_names)):
             raise Refusal(422, "unknown_feature", f"there is no feature {unknown[0]!r}; there are {', '.join(rows.column_names)}")
@@ -215,12 +215,11 @@ class Service:
     # ---- promotions
 
     async def follow(self) -> None:
-        """Take over each pair that the promotion file comes to name, and keep the rows of items in demand; runs until cancelled."""
+        """Take over each pair that the promotion file comes to name; runs until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self.settings.poll if self.refused is None else 10 * self.settings.poll)
             await loop.run_in_executor(self._loading, self.take_over)
-            await loop.run_in_executor(self._loading, self.bundle.reader.keep)
 
     def take_over(self) -> None:
         """Serve what the promotion file names now, if that is another pair and it can be opened."""

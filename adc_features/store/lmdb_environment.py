@@ -82,11 +82,6 @@ class Environment:
                     f"{self.path} could not be written ({error}); nothing was changed, make room or give write permission and repeat"
                 ) from error
 
-    def version(self) -> tuple[Any, int]:
-        """Two equal answers, and every table held the same rows in between: the file's identity and the number of its last commit."""
-        with self._entered():
-            return self._identity, self._lmdb.info()["last_txnid"]
-
     def tables(self) -> list[str]:
         """The names of all tables."""
         if _identity(self.path) is None:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
-from itertools import repeat
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,19 +18,18 @@ from adc_features.store.definitions import arrow_schema
 from adc_features.store.entity_keys import key_array
 from adc_features.store.history import visible_features
 from adc_features.store.online_sids import OnlineSids
+from adc_features.store.records import Column
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
-from adc_features.store.repository import live_generations
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore, FeatureView
+    from adc_features.store.row_table import Answer
 
 _log = logging.getLogger(__name__)
 _BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
 """Feast materializes a window; ours starts before any event, so every key's newest row is found however old it is."""
 _IDS_AT_ONCE = 5_000
 """Keys in one online read: SQLite refuses statements with too many parameters."""
-ITEMS_KEPT = 100_000
-"""Items whose rows a reader keeps decoded, a few hundred bytes each."""
 
 
 def materialize(repo: Path, *, now: datetime, progress: Callable[[str, int, int], None] | None = None) -> None:
@@ -56,23 +54,12 @@ def materialize(repo: Path, *, now: datetime, progress: Callable[[str, int, int]
         progress("materialize", len(names), len(names))
 
 
-class _Kept(NamedTuple):
-    """Answers about items as of one version of the online store. place: item id -> row."""
-
-    version: Any
-    place: dict[Any, int]
-    rows: pa.Table
-
-
 class OnlineReader:
     """The views of a service, open for many reads; threads may share it. What is materialized later is seen, what is applied later is not."""
 
     def __init__(self, repo: Path, store: FeatureStore, views: Sequence[FeatureView]) -> None:
         self._repo, self._store, self._views = repo, store, views
         self._schemas = {view.name: arrow_schema(view) for view in views}
-        self._kept: _Kept | None = None
-        self._missed: dict[Any, None] = {}
-        self._seen: Any = None
 
     def read(self, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table:
         """The online values, one row per id in the order asked, repeats kept.
@@ -89,76 +76,33 @@ class OnlineReader:
             raise InputError(f"no view is about {sorted(asked)}; ask for the ids that the service is about")
         keys = pa.table({name: pa.array(column) for name, column in asked.items()})
         check_ids(views, keys.schema)
-        return self._items(views, keys) if list(asked) == ["item_id"] else self._read(views, keys)
-
-    def keep(self) -> None:
-        """Read the items again that were asked for lately, so that further reads take their rows from one table: for a service to call now and then.
-
-        At most ITEMS_KEPT, the newest; only of a store that tells its version, has no ttl, and did not change since the last call. A row that was kept is never
-        answered after the store has changed.
-        """
-        version, missed, kept = self._version(), self._missed, self._kept
-        unsettled, self._seen = version != self._seen, version
-        if version is None or unsettled or (kept is not None and kept.version == version and not missed):
-            return
-        self._missed = {}
-        ids = list(dict.fromkeys([*(kept.place if kept else ()), *missed]))[-ITEMS_KEPT:]
-        views = [view for view in self._views if join_key(view) == "item_id"]
-        pieces = [self._read(views, pa.table({"item_id": pa.array(ids[start : start + _IDS_AT_ONCE])})) for start in range(0, len(ids), _IDS_AT_ONCE)]
-        if pieces and self._version() == version:
-            self._kept = _Kept(version, {item: row for row, item in enumerate(ids)}, pa.concat_tables(pieces).combine_chunks())
-
-    def _items(self, views: Sequence[FeatureView], keys: pa.Table) -> pa.Table:
-        """As `_read`, with the rows that were kept where the store is still the same."""
-        kept, version = self._kept, self._version()
-        if version is None:
-            return self._read(views, keys)
-        ids = keys["item_id"].to_pylist()
-        same = kept is not None and kept.version == version
-        place = np.fromiter(map(kept.place.get, ids, repeat(-1)), np.int64, len(ids)) if kept is not None and same else np.full(len(ids), -1)
-        absent = np.flatnonzero(place < 0)
-        if len(absent) and len(self._missed) < ITEMS_KEPT:
-            self._missed.update(dict.fromkeys(ids[row] for row in absent.tolist()))
-        if kept is None or len(absent) == len(ids):
-            return self._read(views, keys)
-        known = kept.rows.take(pa.array(place[place >= 0]))
-        if not len(absent):
-            return known
-        rest = self._read(views, keys.take(pa.array(absent)))
-        if self._version() != version:
-            return self._read(views, keys)  # the two halves would be of two states
-        order = np.empty(len(ids), np.int64)
-        order[np.concatenate([np.flatnonzero(place >= 0), absent])] = np.arange(len(ids))
-        return pa.concat_tables([known, rest]).combine_chunks().take(pa.array(order))
-
-    def _version(self) -> Any:
-        """What changes with every write to the item views; None where that, or a ttl, cannot be told."""
-        from adc_features.store import _compat as feast
-        from adc_features.store.online_store import LmdbOnlineStore
-
-        online_store, config = feast.online_store(self._store), self._store.config
-        if not isinstance(online_store, LmdbOnlineStore):
-            return None
-        if any(view.ttl or not online_store.holds(config, view) for view in self._views if join_key(view) == "item_id"):
-            return None
-        return live_generations(self._repo), online_store.environment(config).version()
-
-    def _read(self, views: Sequence[FeatureView], keys: pa.Table) -> pa.Table:
-        features = visible_features(
-            self._repo, views, pa.table({name: column for view in views for name, column in self._raw(view, keys).items()}), schemas=self._schemas
-        )
+        raw = {name: column for view in views for name, column in self._raw(view, keys).items()}
+        features = visible_features(self._repo, views, pa.table(raw), schemas=self._schemas)
         return pa.table(dict(zip([*keys.column_names, *features.column_names], [*keys.columns, *features.columns], strict=True)))
+
+    def columns(self, names: Set[str], *, key: str, ids: np.ndarray) -> dict[str, Column]:
+        """Some features of `item_id`s or `user_id`s, not valid where absent: what a request is scored from, without Arrow where the store is ours.
+
+        ids: int64 or str [N], of the declared type. Features that no view of the key has are left out.
+        """
+        columns: dict[str, Column] = {}
+        for view in self._views:
+            wanted = [field for field in self._schemas[view.name] if field.name in names]
+            if join_key(view) != key or not wanted:
+                continue
+            if answer := self._answer(view, ids, [field.name for field in wanted]):
+                columns |= {field.name: answer.column(field.name, field.type) for field in wanted}
+            else:
+                raw = self._raw(view, pa.table({key: pa.array(ids)}))
+                columns |= {field.name: Column.from_arrow(raw[field.name]) for field in wanted}
+        return columns
 
     def _raw(self, view: FeatureView, keys: pa.Table) -> dict[str, Any]:
         """The declared features of one view, null where absent; without a Feast object when the store is ours."""
         from adc_features.store import _compat as feast
-        from adc_features.store.online_store import LmdbOnlineStore
 
         key, schema = join_key(view), self._schemas[view.name]
-        online_store, config = feast.online_store(self._store), self._store.config
-        if isinstance(online_store, LmdbOnlineStore) and online_store.holds(config, view):
-            names = key_array({key: keys[key].combine_chunks()}).to_numpy(zero_copy_only=False).tolist()
-            answer = online_store.read(config, view, names)
+        if answer := self._answer(view, keys[key]):
             return {field.name: answer.to_arrow(field.name, field.type) for field in schema}
         columns: dict[str, list] = {field.name: [] for field in schema}
         for start in range(0, len(keys), _IDS_AT_ONCE):
@@ -168,6 +112,17 @@ class OnlineReader:
             for name, column in columns.items():
                 column.extend(got[name])
         return {field.name: pa.array(columns[field.name], field.type) for field in schema}
+
+    def _answer(self, view: FeatureView, ids: np.ndarray | pa.ChunkedArray, wanted: Sequence[str] | None = None) -> Answer | None:
+        """What our store answers, as of one moment; None when the view lives in another."""
+        from adc_features.store import _compat as feast
+        from adc_features.store.online_store import LmdbOnlineStore
+
+        online_store, config = feast.online_store(self._store), self._store.config
+        if not isinstance(online_store, LmdbOnlineStore) or not online_store.holds(config, view):
+            return None
+        array = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else pa.array(ids)
+        return online_store.read(config, view, key_array({join_key(view): array}).to_numpy(zero_copy_only=False).tolist(), wanted)
 
 
 def open_reader(repo: Path, *, service: str) -> OnlineReader:

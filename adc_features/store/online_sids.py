@@ -15,7 +15,7 @@ from adc_features.errors import AdcError, InputError
 from adc_features.sids import SidTable
 from adc_features.store.repository import live_generation, publication_path
 from adc_features.store.snapshot import PackedSnapshot
-from adc_features.store.timeline import Opened, State, open_timeline, state_of
+from adc_features.store.timeline import Opened, PackedTimeline, State, open_timeline, state_of
 
 _log = logging.getLogger(__name__)
 
@@ -48,10 +48,14 @@ class OnlineSids:
 
     def snapshot(self, generation: str | None = None, *, now: datetime | None = None) -> PackedSnapshot:
         """What is served at `now`; who reads several times for one request reads all of it from this."""
+        return self.timeline(generation).at(now or self._clock())
+
+    def timeline(self, generation: str | None = None) -> PackedTimeline:
+        """All of its snapshots as published now, for a request whose time may lie before the first."""
         name = generation or next(iter(self._paths))
         if name not in self._paths:
             raise InputError(f"generation {name!r} is not open here, open are {self.generations}; name it when opening")
-        return self._newest(name).timeline.at(now or self._clock())
+        return self._newest(name).timeline
 
     def _newest(self, generation: str) -> Opened:
         """What is published, opened by the first thread that sees it; the others go on with what they have."""

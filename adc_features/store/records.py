@@ -114,6 +114,49 @@ class Column(NamedTuple):
     valid: np.ndarray
     texts: np.ndarray | None = None
 
+    @classmethod
+    def from_arrow(cls, array: pa.Array) -> Column:
+        """The inverse of `to_arrow`."""
+        kind = next(name for name, kind in KINDS.items() if kind.arrow == array.type)
+        valid, texts = array.is_valid().to_numpy(zero_copy_only=False), None
+        if not KINDS[kind].varies:
+            return cls(kind, _numbers(array.fill_null(False if kind == "bool_val" else 0)), None, valid)
+        offsets = np.zeros(len(array) + 1, np.int64)
+        lengths = pc.list_value_length(array) if pa.types.is_list(array.type) else pc.binary_length(array)
+        np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False), out=offsets[1:])
+        element = array.drop_null().flatten() if pa.types.is_list(array.type) else array
+        if pa.types.is_primitive(element.type):
+            return cls(kind, _numbers(element), offsets, valid)
+        if element is not array:
+            texts = np.zeros(len(element) + 1, np.int64)
+            np.cumsum(pc.binary_length(element).to_numpy(zero_copy_only=False), out=texts[1:])
+        content = b"".join(element.drop_null().cast(pa.binary()).to_pylist())
+        return cls(kind, np.frombuffer(content, _BYTE), offsets, valid, texts)
+
+    def scattered(self, places: np.ndarray, n: int) -> Column:
+        """The values at rising places of n rows, the others not valid."""
+        valid = np.zeros(n, bool)
+        valid[places] = self.valid
+        if self.offsets is None:
+            values = np.zeros(n, self.values.dtype)
+            values[places] = self.values
+            return self._replace(values=values, valid=valid)
+        offsets = np.zeros(n + 1, np.int64)
+        offsets[places + 1] = np.diff(self.offsets)
+        return self._replace(offsets=np.cumsum(offsets), valid=valid)
+
+    def numbers(self) -> np.ndarray:
+        """float64 [n], NaN where not valid."""
+        values = self.values.astype(np.float64)
+        values[~self.valid] = np.nan
+        return values
+
+    def flat(self) -> np.ndarray:
+        """What all lists hold, one after another; texts as objects. Of a column of texts: the texts, "" where not valid."""
+        if self.values.dtype != _BYTE or self.offsets is None:
+            return self.values
+        return np.array(self._texts(self.offsets if self.texts is None else self.texts), object)
+
     def to_arrow(self) -> pa.Array:
         """The column in its kind's Arrow type, nulls where not valid."""
         kind, n = KINDS[self.kind], len(self.valid)
@@ -150,8 +193,12 @@ class Column(NamedTuple):
         return items
 
     def _texts(self, offsets: np.ndarray) -> list:
-        items = _sliced(self.values.tobytes(), offsets)
-        return [item.decode() for item in items] if self.kind.startswith("string") else items
+        content = self.values.tobytes()
+        if not self.kind.startswith("string"):
+            return _sliced(content, offsets)
+        if content.isascii():  # a character a byte: decoded as one
+            return _sliced(content.decode("ascii"), offsets)
+        return [item.decode() for item in _sliced(content, offsets)]
 
 
 def _sliced(flat: Any, offsets: np.ndarray) -> list:

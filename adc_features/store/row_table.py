@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from adc_features.errors import ArtifactError
 from adc_features.store.lmdb_environment import Environment
-from adc_features.store.records import NO_CREATED, Records, Schema, decode, encode, schema_ids, times
+from adc_features.store.records import KINDS, NO_CREATED, Column, Records, Schema, decode, encode, schema_ids, times
 
 ROWS_AT_ONCE = 100_000
 """Rows encoded and written at a time: bounds the memory of a write beside its input."""
@@ -78,6 +78,15 @@ class Answer:
         for places, records in self.parts:
             held[places] = records.column(name) is not None
         return held
+
+    def column(self, name: str, kind: pa.DataType) -> Column:
+        """A feature in the order of the keys, not valid where absent; not by way of Arrow unless its rows were written with several schemas."""
+        if len(self.parts) == 1:
+            places, records = self.parts[0]
+            column = records.column(name)
+            if column is not None and KINDS[column.kind].arrow == kind:
+                return column if len(places) == len(self.found) else column.scattered(places, len(self.found))
+        return Column.from_arrow(self.to_arrow(name, kind))
 
     def to_arrow(self, name: str, kind: pa.DataType) -> pa.Array:
         """A feature in the order of the keys, null where absent."""

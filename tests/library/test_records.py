@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adc_features.errors import ArtifactError, InputError
-from adc_features.store.records import KINDS, NO_CREATED, OPAQUE, Schema, decode, encode, schema_ids, times
+from adc_features.store.records import KINDS, NO_CREATED, OPAQUE, Column, Schema, decode, encode, schema_ids, times
 
 SECONDS = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)).map(lambda t: t.replace(microsecond=0, tzinfo=UTC))
 NUMBERS = {
@@ -121,3 +121,18 @@ def test_a_record_of_a_newer_format_is_refused():
     record = encoded(Schema((("a", "int64_val"),)), {"a": [1]}, np.zeros(1, int), np.zeros(1, int))[0]
     with pytest.raises(ArtifactError, match="rows of format 9, this version reads 1"):
         schema_ids([b"\x09" + record[1:]])
+
+
+@settings(max_examples=150, deadline=None)
+@given(tables(), st.integers(0, 3))
+def test_a_column_is_the_same_from_arrow_and_among_absent_rows(table, absent):
+    """What `from_arrow` makes and what `scattered` spreads over more rows are the values that went in, nulls elsewhere."""
+    schema, columns, event, created = table
+    decoded = decode(schema, encoded(schema, columns, event, created))
+    n = len(event)
+    for name, kind in schema.features:
+        array = pa.array(columns[name], KINDS[kind].arrow)
+        assert Column.from_arrow(array).to_arrow().equals(array)
+        column = decoded.column(name)
+        spread = column.scattered(np.arange(n) * (absent + 1), n * (absent + 1)).to_arrow()
+        assert spread.to_pylist() == [value for own in array.to_pylist() for value in [own, *[None] * absent]]

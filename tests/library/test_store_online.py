@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from store_world import DAY, ITEMS, USERS, day, frame, generation, item_profile, publish_default_statistics, published_world, snapshot, user_activity
 
 from adc_features import store
 from adc_features.errors import InputError, ParityError
-from adc_features.store import online
 from adc_features.store.registry import join_key, open_store, service_views
 
 NOW = day(30)
@@ -244,47 +244,22 @@ def test_reading_without_feast_objects_equals_reading_through_feast(repo):
                     assert fast[name].to_pylist() == answer[name]
 
 
-@pytest.mark.parametrize("asked", [["a", "b"], ["b", "nobody", "a"], ["a", "c", "new", "a"], ["c"]])
-def test_rows_that_were_kept_are_the_rows_that_are_read(repo, monkeypatch, asked):
-    """All, some or none of the items kept: one answer, order and repeats included; what is kept is not read again."""
-    reader, plain = store.open_reader(repo, service="ranker_g1"), store.open_reader(repo, service="ranker_g1")
-    read = []
-    real = reader._read
-    monkeypatch.setattr(reader, "_read", lambda views, keys: read.append(keys["item_id"].to_pylist()) or real(views, keys))
-    reader.read(item_ids=np.array(["a", "b", "nobody"]))
-    reader.keep()
-    reader.keep()  # kept at the second look: the store has not changed since the first
-    read.clear()
-    got = reader.read(item_ids=np.array(asked))
-    assert got.equals(plain.read(item_ids=np.array(asked)))
-    assert {item for ids in read for item in ids} == set(asked) - {"a", "b", "nobody"}
-
-
-def test_no_more_rows_are_kept_than_allowed(repo, monkeypatch):
-    """The item asked for last stays, the one before it goes."""
-    monkeypatch.setattr(online, "ITEMS_KEPT", 1)
-    reader = store.open_reader(repo, service="ranker_g1")
-    for item in ("a", "c"):
-        reader.read(item_ids=np.array([item]))
-        reader.keep()
-        reader.keep()
-    assert reader._kept is not None
-    assert list(reader._kept.place) == ["c"]
-
-
-def test_a_row_that_was_kept_is_not_answered_after_a_write(tmp_path):
-    """The first read after a materialization sees it, whether or not anybody looked in between."""
+@pytest.mark.parametrize("asked", [["a", "b"], ["nobody", "b", "a", "b"], ["nobody"], []])
+@pytest.mark.parametrize("store_type", ["adc_features.store.online_store.LmdbOnlineStore", "sqlite"])
+def test_columns_hold_what_a_read_shows(tmp_path, asked, store_type):
+    """Whichever store is behind it, unknown ids among them: the same numbers, texts and lists, absent ones not valid."""
     repo = published_world(tmp_path)
-    store.materialize(repo, now=day(15))
-    reader = store.open_reader(repo, service="ranker_g1")
-    before = reader.read(item_ids=ITEMS)
-    reader.keep()
-    reader.keep()
-    assert reader.read(item_ids=ITEMS).equals(before)
+    config = yaml.safe_load((repo / "feature_store.yaml").read_text())
+    (repo / "feature_store.yaml").write_text(yaml.safe_dump({**config, "online_store": {"type": store_type, "path": "data/online"}}))
+    store.apply(repo)
     store.materialize(repo, now=NOW)
-    after = reader.read(item_ids=ITEMS)
-    assert after.equals(store.online_features(repo, service="ranker_g1", item_ids=ITEMS))
-    assert not after.equals(before)
+    reader = store.open_reader(repo, service="ranker_g1")
+    rows = reader.read(item_ids=np.array(asked, str))
+    names = set(rows.column_names) - {"item_id"}
+    columns = reader.columns(names, key="item_id", ids=np.array(asked, str))
+    assert {"sid", "item_label_mean", "item_brand"} <= set(columns) <= names
+    for name in ("item_label_mean", "item_brand"):
+        assert columns[name].to_arrow().to_pylist() == rows[name].to_pylist()
 
 
 def test_feast_materialize_as_a_command_fills_our_store(tmp_path):

@@ -8,7 +8,7 @@ from sklearn.metrics import roc_auc_score
 
 from training.inputs import InputEncoder
 from training.rankers.boosted import BoostedRanker, BoostedSettings
-from training.rankers.ppnet import Batch, GatedTower, PPNet, PPNetRanker, PPNetSettings, PPNetShape
+from training.rankers.ppnet import Batch, Folded, GatedTower, PPNet, PPNetRanker, PPNetSettings, PPNetShape
 from training.recipes import RECIPES, recipe_inputs
 
 KINDS = ("ppnet", "boosted")
@@ -123,3 +123,21 @@ def test_a_ranker_begins_with_what_an_older_one_knows_of_codes(world):
     trees = ranker("boosted", encoder, train)
     trees.begin_at(older)
     trees.fit(train, seed=0, rounds=2)
+
+
+@pytest.mark.parametrize("item_id", [True, False])
+@pytest.mark.parametrize("positions", [0, 3])
+def test_folded_networks_order_as_the_networks_do(item_id, positions):
+    """With or without codes and item ids, the products made once give the logits of the layers, but for rounding."""
+    torch.manual_seed(0)
+    shape = PPNetShape([9, 8, 7, 6], item_id, positions, 5, 4, 6, 2, [], users=1)
+    networks = shape.build(PPNetSettings(embedding=4, hidden=(8, 4), gate=3)).eval().orders
+    for parameter in networks.parameters():
+        torch.nn.init.normal_(parameter)
+    ids = torch.stack([torch.randint(0, shape.id_rows[column], (50,)) for column in shape.id_columns], 1)
+    dense, state, settled = torch.randn(50, 4), torch.randn(50, 6), torch.randn(50, 2)
+    batch = Batch(ids, torch.randint(0, 5, (50, positions)), torch.rand(50, positions), dense, state, settled)
+    with torch.no_grad():
+        expected = torch.stack([network(batch) for network in networks]).mean(0)
+        assert expected.std() > 1
+        assert torch.allclose(Folded(list(networks)).order(batch), expected, rtol=1e-5, atol=1e-5)

@@ -45,7 +45,7 @@ def test_an_unknown_item_is_marked_and_carries_no_code(bundle):
     ranking = bundle.score("u3", ["i59", "nothing", "i00"], now=NOW)
     assert ranking.known.tolist() == [True, False, True]
     assert ranking.coded.tolist() == [True, False, True]
-    row = bundle.reader.read(item_ids=np.array(["nothing"])).to_pylist()[0]
+    row = bundle.lookup(["nothing"], now=NOW).to_pylist()[0]
     assert (row["sid_found"], row["sid"], row["sid_weight"], row["item_event_count"]) == (False, [-1] * 3, [0] * 3, None)
 
 
