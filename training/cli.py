@@ -220,27 +220,60 @@ def serve(
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
     max_items: Annotated[int, typer.Option(min=1, help="Most ids in one request.")] = 2_000,
     timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 2.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; each takes a core and the memory of a model.")] = 1,
     now: NowOption = None,
     json: JsonOption = None,
 ) -> None:
     """Rank over HTTP: POST /rank, POST /lookup, GET /healthz, /readyz, /metrics. Follows promotions."""
     import os
     import socket
+    import tempfile
+    from contextlib import ExitStack
 
-    from training.promotion import PROMOTION
-    from training.serve import Service, ServiceSettings, server
+    stack = ExitStack()
+    shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="adc-serve-")) if workers > 1 else None
+    if shared:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared  # before anything imports prometheus_client, here and in the other processes
+
+    from training.serve import ServiceSettings, beside
 
     if (run is None) == (promotion is None):
         raise typer.BadParameter("give --run or --promotion")
     settings = ServiceSettings(max_items=max_items, timeout=timeout, token=os.environ.get("ADC_SERVE_TOKEN") or None)
     if host not in ("127.0.0.1", "::1", "localhost") and settings.token is None:
         log.warning("stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN", host)
+    with stack, socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        asked = run, promotion, now, settings, shared
+        service = _service(*asked)
+        url, pair = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}", service.bundle.promotion.name
+        facts = {"url": url, "pair": pair, "recipe": service.bundle.trained.recipe.name, "token": settings.token is not None, "workers": workers}
+        if shared:
+            stack.enter_context(beside(workers - 1, _serve_beside, listening, *asked, metrics=shared))
+        report(facts, json)
+        _run(service, listening)
+
+
+def _service(run: Path | None, promotion: Path | None, now: str | None, settings: Any, metrics: str | None) -> Any:
+    from training.promotion import PROMOTION
+    from training.serve import Service
+
     bundle, clock = _opened(run, promotion, now)
-    service = Service(bundle, settings, clock=clock, promotion_file=promotion or Path(run or "") / PROMOTION)
-    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
-        url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
-        report({"url": url, "pair": bundle.promotion.name, "recipe": bundle.trained.recipe.name, "token": settings.token is not None}, json)
-        server(service).run(sockets=[listening])
+    return Service(bundle, settings, clock=clock, promotion_file=promotion or Path(run or "") / PROMOTION, metrics=metrics)
+
+
+def _serve_beside(listening: Any, *asked: Any) -> None:
+    """What a further process of `adc serve` runs."""
+    from training.serve import end_with_parent
+
+    logging.basicConfig(level=logging.INFO)
+    end_with_parent()
+    _run(_service(*asked), listening)
+
+
+def _run(service: Any, listening: Any) -> None:
+    from training.serve import server
+
+    server(service).run(sockets=[listening])
 
 
 def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[Any, Any]:

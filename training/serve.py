@@ -3,24 +3,30 @@
 One request uses one bundle (ranker, generation, reader) from its start to its end, and its answer names it. A newly promoted pair is
 opened beside the one that serves and takes over by one assignment; a pair that cannot be opened is refused, and the old one goes on.
 
-Scoring runs on one thread: numpy and torch would only fight over the core that the process has. Start a process a core, each on a
-port of its own, for more.
+Scoring runs on one thread: numpy and torch would only fight over the core that the process has. `beside` runs further processes on the
+same socket: each follows promotions by itself, and each answer is of one pair.
 """
 
 import asyncio
 import hmac
 import logging
+import multiprocessing
+import os
+import signal
+import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 from pydantic_core import to_json
 from starlette.applications import Starlette
@@ -95,10 +101,10 @@ class Answer(NamedTuple):
 
 
 class _Metrics:
-    """What /metrics shows. Each service has a registry of its own."""
+    """What /metrics shows. Each service has a registry of its own; the processes of one service add theirs up in a directory."""
 
-    def __init__(self) -> None:
-        self.registry = CollectorRegistry()
+    def __init__(self, shared: str | None) -> None:
+        self.registry, self.shared = CollectorRegistry(), shared
         named: dict[str, Any] = {"registry": self.registry}
         self.requests = Histogram("adc_request_seconds", "Time to answer, queue included", ["route", "status"], buckets=_BUCKETS, **named)
         self.parts = Histogram("adc_part_seconds", "Time of each part of /rank", ["part"], buckets=_BUCKETS, **named)
@@ -106,11 +112,20 @@ class _Metrics:
         self.coded = Counter("adc_coded_items", "Candidates that had a code; over adc_ranked_items_total this is coverage", **named)
         self.unknown_items = Counter("adc_unknown_items", "Candidates that the online store does not know", **named)
         self.unknown_users = Counter("adc_unknown_users", "Requests of users that the online store does not know", **named)
-        self.serving = Gauge("adc_serving", "1 for the pair that serves, 0 for those before it", ["pair", "generation", "ranker", "recipe"], **named)
+        self.serving = Gauge(
+            "adc_serving", "1 for the pair that serves, 0 for those before it", ["pair", "generation", "ranker", "recipe"], multiprocess_mode="livemax", **named
+        )
         self.promotions = Counter("adc_promotions", "Promotions picked up or refused since the start", ["outcome"], **named)
-        self.waiting = Gauge("adc_waiting_requests", "Requests that wait for the scoring thread or are on it", **named)
+        self.waiting = Gauge("adc_waiting_requests", "Requests that wait for the scoring thread or are on it", multiprocess_mode="livesum", **named)
         for outcome in ("served", "refused"):
             self.promotions.labels(outcome)
+
+    def page(self) -> bytes:
+        if self.shared is None:
+            return generate_latest(self.registry)
+        added_up = CollectorRegistry()
+        MultiProcessCollector(added_up, path=self.shared)
+        return generate_latest(added_up)
 
     def now_serving(self, bundle: Bundle, *, instead_of: Bundle | None = None) -> None:
         for served, value in ((instead_of, 0), (bundle, 1)):  # set, not cleared: importing feast makes prometheus_client warn of clearing
@@ -122,10 +137,13 @@ class _Metrics:
 class Service:
     """The bundle that serves now, the thread that scores, and the watch over the promotion file (None: no other pair will come)."""
 
-    def __init__(self, bundle: Bundle, settings: ServiceSettings, *, clock: Callable[[], datetime], promotion_file: Path | None = None) -> None:
+    def __init__(
+        self, bundle: Bundle, settings: ServiceSettings, *, clock: Callable[[], datetime], promotion_file: Path | None = None, metrics: str | None = None
+    ) -> None:
+        """metrics: the directory where the processes of this service share theirs, $PROMETHEUS_MULTIPROC_DIR when prometheus_client was imported."""
         self.bundle, self.settings, self.clock, self.promotion_file = bundle, settings, clock, promotion_file
         self.refused: str | None = None
-        self.metrics = _Metrics()
+        self.metrics = _Metrics(metrics)
         self.metrics.now_serving(bundle)
         self._scoring, self._loading = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("score", "load"))
         self._waiting = 0
@@ -202,7 +220,7 @@ class Service:
 
     async def metrics_page(self, request: Request) -> Response:
         self._authorised(request)
-        return Response(generate_latest(self.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(self.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(self, request: Request) -> Response:
         """The process answers."""
@@ -312,6 +330,52 @@ def server(service: Service) -> Any:
             timeout_graceful_shutdown=10,
         )
     )
+
+
+@contextmanager
+def beside(processes: int, target: Callable[..., None], *arguments: Any, metrics: str) -> Iterator[None]:
+    """Run target(*arguments) in so many further processes for as long as the block lasts; one that ends is started again.
+
+    target: importable; ends on SIGTERM, and by itself when this process is gone (`end_with_parent`). metrics: as Service has it.
+    """
+    spawn, stop = multiprocessing.get_context("spawn"), threading.Event()
+
+    def started() -> Any:
+        process = spawn.Process(target=target, args=arguments, daemon=True)
+        process.start()
+        return process
+
+    def watch() -> None:
+        while not stop.wait(1):
+            for place, process in enumerate(running):
+                if process.exitcode is not None:
+                    log.error("stage=serve process=%d ended=%d: another takes its place", process.pid, process.exitcode)
+                    mark_process_dead(process.pid, path=metrics)
+                    running[place] = started()
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once it has stopped; by default nothing would run after that
+    running = [started() for _ in range(processes)]
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        watcher.join()
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+
+
+def end_with_parent() -> None:
+    """End this process, as SIGTERM does, when the one that started it is gone, however it went."""
+
+    def wait() -> None:
+        cast(Any, multiprocessing.parent_process()).join()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 def _signature(bundle: Bundle) -> dict[str, Any]:

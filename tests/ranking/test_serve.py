@@ -3,11 +3,15 @@
 import http.client
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
+import psutil
 import pytest
 from ranking_world import day
 from serving_world import NOW
@@ -285,3 +289,46 @@ def test_a_pair_that_cannot_serve_leaves_the_old_one_serving(shop, tmp_path):
         promote(path, shop.pair("no_sid"))
         until(lambda: client.service.bundle.promotion == shop.pair("no_sid"))
         until(lambda: client.service.refused is None)
+
+
+def test_several_processes_serve_on_one_socket(shop, tmp_path):
+    """`adc serve --workers 2`: metrics are added up, each process follows a promotion, one that is killed is replaced, and no answer mixes pairs."""
+    path, told = tmp_path / "promotion.json", tmp_path / "told.json"
+    pairs = [shop.pair(name, at=day(n)) for n, name in enumerate(("codes_weights", "second"))]
+    expected = {pair.name: open_bundle(pair).score("u3", ITEMS, now=NOW).score.tolist() for pair in pairs}
+    promote(path, pairs[0])
+    command = [sys.executable, "-c", "from training.cli import main; main()", "serve", "--promotion", str(path), "--port", "0", "--workers", "2"]
+    with subprocess.Popen([*command, "--now", NOW.isoformat(), "--json", str(told)]) as parent:
+        try:
+            until(lambda: told.exists() and told.stat().st_size > 0, seconds=120)
+            client = Client(int(json.loads(told.read_text())["url"].rpartition(":")[2]), None)
+
+            def others() -> list[psutil.Process]:
+                return [
+                    process
+                    for process in psutil.Process(parent.pid).children()
+                    if process.status() != psutil.STATUS_ZOMBIE and "spawn_main" in str(process.cmdline())
+                ]
+
+            def all_serve(pair) -> bool:
+                answers = [client.post("/rank", {"user": "u3", "items": ITEMS}) for _ in range(20)]
+                assert {status for status, _ in answers} == {200}
+                for _, answer in answers:
+                    scores = {row["item_id"]: row["score"] for row in answer["items"]}
+                    assert [scores[item] for item in ITEMS] == pytest.approx(expected[answer["pair"]], abs=1e-6)
+                serving = {name for name, value in client.metrics().items() if name.startswith("adc_serving") and value}
+                return {answer["pair"] for _, answer in answers} == {pair.name} and all(pair.name in name for name in serving)
+
+            for pair in pairs[::-1]:
+                promote(path, pair)
+                until(partial(all_serve, pair), seconds=120)
+            (before,) = others()
+            before.kill()
+            until(lambda: others() and others() != [before], seconds=60)
+            promote(path, pairs[1])
+            until(partial(all_serve, pairs[1]), seconds=120)
+            asked = sum(value for name, value in client.metrics().items() if name == 'adc_request_seconds_count{route="/rank",status="200"}')
+            assert asked >= 60
+        finally:
+            parent.terminate()
+        assert parent.wait(60) == 0
