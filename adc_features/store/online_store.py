@@ -39,8 +39,8 @@ class LmdbOnlineStoreConfig(feast.FeastConfigBaseModel):
     type: Literal["adc_features.store.online_store.LmdbOnlineStore"] = "adc_features.store.online_store.LmdbOnlineStore"
     path: StrictStr = "data/online_lmdb"
     """The directory; a relative one is under the repository."""
-    map_size_mb: int = Field(default=1024, ge=1)
-    """Address space reserved at first, not disk; it doubles by itself."""
+    map_size_mb: int = Field(default=16_384, ge=1)
+    """Address space reserved at first, neither disk nor memory; it doubles by itself, but a load that outgrows it begins anew."""
     enforce_ttl: bool = True
     """A row past its view's ttl is not served. False, as Feast's own stores have it: it is, for ever."""
     delegate: dict[str, Any] | None = None

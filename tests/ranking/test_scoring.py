@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from ranking_world import day
-from serving_world import NOW, later
+from ranking_world import day, snapshots
+from serving_world import CODEBOOK, NOW, SPEC, later, other_codes
 
+from adc_features import store
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
+from adc_features.generation import Generation
 from adc_features.store.repository import live_generations, write_live_generations
 from training.scoring import open_bundle
 
@@ -89,6 +91,31 @@ def test_codes_that_were_replaced_under_one_id_are_not_ranked_with(shop, tmp_pat
     write_live_generations(repository, [replace(g, codebook_hash="55" * 32) for g in live_generations(repository)])
     with pytest.raises(GenerationMismatch, match="was replaced while it served"):
         opened.score("u3", ITEMS, now=NOW)
+
+
+def test_files_of_another_codebook_are_not_ranked_with(shop, tmp_path):
+    """What the published files themselves say counts, also where the list of live generations agrees with the ranker."""
+    repository = tmp_path / "repository"
+    shutil.copytree(shop.repository, repository)
+    opened = open_bundle(replace(shop.pair("codes_weights"), repository=repository))
+    renamed = replace(opened, live=replace(opened.live, codebook_hash="55" * 32))
+    write_live_generations(repository, [renamed.live if g.id == renamed.live.id else g for g in live_generations(repository)])
+    with pytest.raises(GenerationMismatch, match="was replaced while it served"):
+        renamed.score("u3", ITEMS, now=NOW)
+
+
+def test_codes_count_from_the_time_they_are_servable(shop, tmp_path):
+    """A snapshot that is published while the service runs changes the scores of requests at or after its time, and of no others."""
+    repository = tmp_path / "repository"
+    shutil.copytree(shop.repository, repository)
+    opened = open_bundle(replace(shop.pair("codes_weights"), repository=repository))
+    times = (later(9), later(10))
+    before = [opened.score("u3", ITEMS, now=now).score for now in times]
+    table = replace(other_codes(snapshots().snapshots[-1], "g2"), generation="g1", as_of=NOW)
+    store.publish(repository, Generation("g1", "test", SPEC, {}, {}, {}, day(70), CODEBOOK["g1"]), [table], servable_at=[later(10)], computed_at=later(10))
+    after = [opened.score("u3", ITEMS, now=now).score for now in times]
+    assert np.array_equal(before[0], after[0])
+    assert np.abs(before[1] - after[1]).max() > 1e-3
 
 
 def test_a_ranker_that_reads_what_is_not_online_is_not_opened(shop, monkeypatch):
