@@ -8,7 +8,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
+from adc_features.churn import churn_report
 from adc_features.clock import utc
 from adc_features.dataset import Dataset
 from adc_features.embeddings import EmbeddingTable, id_array
@@ -95,7 +96,8 @@ def renew(run: Run, generation_id: str, *, warm: bool = True, churn_budget: floa
     """A further generation, aligned with the run's own: fitted on the run's cut-offs and its snapshots since, and published beside it with codes for all of them.
 
     warm: start from the run's generation and hold its codes; else the codes of a new fit are only named after it. churn_budget: share of codes that may change.
-    Rankers of the older generation read on what they know. Raises InputError when the id is taken or there is no snapshot after the run's own; QualityError over the budget.
+    Rankers of the older generation read on what they know. The answer is the fit's churn report, and changed_served: share of codes that a reader sees change when it goes from
+    the newest published snapshot of the parent to that of the child. Raises InputError when the id is taken or there is no snapshot after the run's own; QualityError over the budget.
     """
     from adc_features.store import apply
     from adc_features.tokenizer.fit import fit
@@ -118,12 +120,23 @@ def renew(run: Run, generation_id: str, *, warm: bool = True, churn_budget: floa
         child = _unpublished(directory, parent, tables[-1].as_of) or fit(
             tables, parent.spec, settings=settings, generation_id=generation_id, directory=directory, seed=run.settings.seed, line=line, progress=run.progress
         )
-        snapshots = _chain(tables, child)
+        of_parent = {s.as_of: s.table()[0] for s in published_timeline(repo, parent.id).snapshots}
+        snapshots = _chain(tables, child, of_parent=of_parent if warm else {})
         lag = timedelta(hours=run.settings.publish_lag_hours)
         publish(repo, child, snapshots, servable_at=[s.as_of + lag for s in snapshots], computed_at=datetime.now(UTC))
         apply(repo)
-        run.record("renew", generation=child.id, parent=parent.id, churn=child.quality["churn"]["changed"])
-    return {"generation": child.id, "parent": parent.id, "snapshots": len(snapshots), "directory": directory, **child.quality["churn"]}
+        newest = snapshots[-1]
+        served = of_parent.get(newest.as_of)
+        changed = churn_report(served, newest, tables[-1].interaction_count, spec=child.spec)["changed"] if served else float("nan")
+        run.record("renew", generation=child.id, parent=parent.id, churn=child.quality["churn"]["changed"], changed_served=changed)
+    return {
+        "generation": child.id,
+        "parent": parent.id,
+        "snapshots": len(snapshots),
+        "directory": directory,
+        "changed_served": changed,
+        **child.quality["churn"],
+    }
 
 
 def _unpublished(directory: Path, parent: Generation, through: datetime) -> Generation | None:
@@ -226,13 +239,17 @@ def _encoded(run: Run, generation: Generation, table: EmbeddingTable) -> SidTabl
     return encode(table, generation, previous=_before(run, generation, table.as_of), progress=run.progress)
 
 
-def _chain(tables: Sequence[EmbeddingTable], generation: Generation) -> list[SidTable]:
-    """Snapshots of one generation, oldest first, each held by the one before."""
+def _chain(tables: Sequence[EmbeddingTable], generation: Generation, *, of_parent: Mapping[datetime, SidTable]) -> list[SidTable]:
+    """Snapshots of a generation, oldest first, each held by what the parent served as of the same cut-off, else by the one before.
+
+    A reader changes from one to the other at a cut-off, not through the child's history, which would drift from the parent's hold by hold.
+    """
     from adc_features.tokenizer.encode import encode
 
     snapshots: list[SidTable] = []
     for table in tables:
-        snapshots.append(encode(table, generation, previous=snapshots[-1] if snapshots else None))
+        previous = of_parent.get(table.as_of, snapshots[-1] if snapshots else None)
+        snapshots.append(encode(table, generation, previous=previous))
     return snapshots
 
 

@@ -64,8 +64,8 @@ def published(run: Run) -> list[datetime]:
     return [s.as_of for s in published_snapshots(repository_of(run), "g1")]
 
 
-def timeline(run: Run) -> dict[datetime, Any]:
-    return {s.as_of: s.table()[0] for s in published_timeline(repository_of(run), "g1").snapshots}
+def timeline(run: Run, generation: str = "g1") -> dict[datetime, Any]:
+    return {s.as_of: s.table()[0] for s in published_timeline(repository_of(run), generation).snapshots}
 
 
 def middle(a: datetime, b: datetime) -> datetime:
@@ -239,6 +239,10 @@ def test_a_renewed_generation_stands_beside_the_old_one(place: Path) -> None:
     assert (run.directory / "generations" / "g2" / "manifest.json").stat().st_mtime_ns == written  # fitted once, published by the second call
     facts = json.loads((place / "facts.json").read_text())
     assert 0 <= facts["changed"] <= 0.5
+    new = timeline(run, "g2")[end].lookup(before.item_ids)
+    both = (before.sid >= 0) & (new.sid >= 0)
+    assert facts["changed_served"] == pytest.approx((before.sid != new.sid)[both].mean())
+    assert facts["changed_served"] < 0.2
     assert [s.as_of for s in published_snapshots(repository_of(run), "g2")] == [*cutoffs_of(run), end]
     np.testing.assert_array_equal(timeline(run)[end].sid, before.sid)
     with pytest.raises(InputError, match="new id"):
