@@ -8,7 +8,7 @@
 
 import logging
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -100,6 +100,7 @@ def renew(run: Run, generation_id: str, *, warm: bool = True, churn_budget: floa
     the newest published snapshot of the parent to that of the child. Raises InputError when the id is taken or there is no snapshot after the run's own; QualityError over the budget.
     """
     from adc_features.store import apply
+    from adc_features.tokenizer.encode import encode_series
     from adc_features.tokenizer.fit import fit
     from adc_features.tokenizer.line import Line
     from adc_features.tokenizer.model import AdcSettings
@@ -121,7 +122,8 @@ def renew(run: Run, generation_id: str, *, warm: bool = True, churn_budget: floa
             tables, parent.spec, settings=settings, generation_id=generation_id, directory=directory, seed=run.settings.seed, line=line, progress=run.progress
         )
         of_parent = {s.as_of: s.table()[0] for s in published_timeline(repo, parent.id).snapshots}
-        snapshots = _chain(tables, child, of_parent=of_parent if warm else {})
+        # a reader changes from parent to child at a cut-off, not through the child's history, which would drift away hold by hold
+        snapshots = list(encode_series(tables, child, held_by=of_parent if warm else None))
         lag = timedelta(hours=run.settings.publish_lag_hours)
         publish(repo, child, snapshots, servable_at=[s.as_of + lag for s in snapshots], computed_at=datetime.now(UTC))
         apply(repo)
@@ -237,20 +239,6 @@ def _encoded(run: Run, generation: Generation, table: EmbeddingTable) -> SidTabl
     from adc_features.tokenizer.encode import encode
 
     return encode(table, generation, previous=_before(run, generation, table.as_of), progress=run.progress)
-
-
-def _chain(tables: Sequence[EmbeddingTable], generation: Generation, *, of_parent: Mapping[datetime, SidTable]) -> list[SidTable]:
-    """Snapshots of a generation, oldest first, each held by what the parent served as of the same cut-off, else by the one before.
-
-    A reader changes from one to the other at a cut-off, not through the child's history, which would drift from the parent's hold by hold.
-    """
-    from adc_features.tokenizer.encode import encode
-
-    snapshots: list[SidTable] = []
-    for table in tables:
-        previous = of_parent.get(table.as_of, snapshots[-1] if snapshots else None)
-        snapshots.append(encode(table, generation, previous=previous))
-    return snapshots
 
 
 def _before(run: Run, generation: Generation, as_of: datetime) -> SidTable | None:

@@ -234,14 +234,13 @@ def generation_of(run: Run) -> Generation:
 
 
 def _build_codes(run: Run, directory: Path) -> Mapping[str, Any]:
-    from adc_features.tokenizer.encode import encode
+    from adc_features.tokenizer.encode import encode_series
 
-    generation = generation_of(run)
-    snapshots: list[SidTable] = []
-    for number, table in enumerate(embedding_tables(run)):
-        snapshots.append(encode(table, generation, previous=snapshots[-1] if snapshots else None, progress=run.progress))
-        pq.write_table(snapshots[-1].to_arrow(), directory / f"{number:03d}.parquet")
-    newest, table = snapshots[-1], embedding_tables(run)[-1]
+    generation, tables = generation_of(run), embedding_tables(run)
+    snapshots = list(encode_series(tables, generation, progress=run.progress))
+    for number, snapshot in enumerate(snapshots):
+        pq.write_table(snapshot.to_arrow(), directory / f"{number:03d}.parquet")
+    newest, table = snapshots[-1], tables[-1]
     agreement = np.load(run.output("behavior") / "series.npz")["half_agreement"]
     shared, warm = np.isfinite(agreement), table.present[BEHAVIOR]
     behavioral = np.array(generation.spec.is_behavioral)

@@ -37,7 +37,7 @@ from adc_features.run import Run, RunSettings
 from adc_features.sids import SidTable, SidTimeline
 from adc_features.spec import BEHAVIOR, SidSpec
 from adc_features.stages import DATA, TEXT, content_vectors, dataset_of, statistics_of
-from adc_features.tokenizer.encode import encode
+from adc_features.tokenizer.encode import encode, encode_series
 from adc_features.tokenizer.fit import adc, fit
 from adc_features.tokenizer.line import Line
 from training.comparison import Cell, Window, coded_frame
@@ -150,10 +150,7 @@ class World:
 
     def chain(self, generation: Generation, through: datetime) -> list[SidTable]:
         """Snapshots of one generation, held from one to the next."""
-        snapshots: list[SidTable] = []
-        for table in self.until(through):
-            snapshots.append(encode(table, generation, previous=snapshots[-1] if snapshots else None))
-        return snapshots
+        return list(encode_series(self.until(through), generation))
 
     def table(self, time: datetime) -> EmbeddingTable:
         return next(t for t in self.tables if t.as_of == time)

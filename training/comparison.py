@@ -32,7 +32,7 @@ from adc_features.dataset import Dataset, snapshot_times
 from adc_features.embeddings import EmbeddingTable, id_array
 from adc_features.errors import ArtifactError, InputError, QualityError
 from adc_features.run import Progress, Run, RunSettings
-from adc_features.sids import SidTable, SidTimeline
+from adc_features.sids import SidTimeline
 from adc_features.spec import BEHAVIOR, SidSpec
 from adc_features.stages import DATA, TEXT, content_vectors, dataset_of, statistics_of
 from training.frame import TrainingFrame, label_table, training_frame
@@ -312,7 +312,7 @@ def _scored(before: TrainingFrame, scored: TrainingFrame, recipe: str, sources: 
 def _fitted(tables: Sequence[EmbeddingTable], settings: ComparisonSettings, variant: Variant, facts: dict[str, Any]) -> tuple[SidTimeline, int] | None:
     """The codes of every cut-off, or None where the tokenizer lacks a modality or collapsed; facts say which, and what it cost."""
     from adc_features.tokenizer import baselines
-    from adc_features.tokenizer.encode import encode
+    from adc_features.tokenizer.encode import encode_series
     from adc_features.tokenizer.fit import RECIPES, fit
     from adc_features.tokenizer.model import AdcSettings
 
@@ -340,9 +340,7 @@ def _fitted(tables: Sequence[EmbeddingTable], settings: ComparisonSettings, vari
         return None
     facts |= {"fit_seconds": time.perf_counter() - wall, "fit_cpu_seconds": time.process_time() - cpu}
     wall = time.perf_counter()
-    snapshots: list[SidTable] = []
-    for table in tables:
-        snapshots.append(encode(table, generation, previous=snapshots[-1] if snapshots else None))
+    snapshots = list(encode_series(tables, generation))
     facts["encode_rows_per_second"] = sum(map(len, snapshots)) / (time.perf_counter() - wall)
     own = generation.spec
     facts["bytes_per_item"] = own.length * (np.min_scalar_type(own.codebook_size).itemsize + np.dtype(own.weight_dtype).itemsize)

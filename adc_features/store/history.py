@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -181,13 +181,13 @@ def features_as_of(repo: Path, store: FeatureStore, views: Sequence[FeatureView]
     return visible_features(repo, views, pa.table(columns))
 
 
-def visible_features(repo: Path, views: Sequence[FeatureView], raw: pa.Table, *, schemas: Mapping[str, pa.Schema] | None = None) -> pa.Table:
-    """Feature columns as a store returned them, in declared types and with misses visible: the same for offline and online. schemas: of the views, where known."""
+def visible_features(repo: Path, views: Sequence[FeatureView], raw: pa.Table) -> pa.Table:
+    """Feature columns as a store returned them, in declared types and with misses visible: the same for offline and online."""
     columns: dict[str, pa.ChunkedArray] = {}
     for view in views:
-        schema = arrow_schema(view) if schemas is None else schemas[view.name]
-        got = {field.name: raw[field.name] for field in schema}
-        typed = {field.name: got[field.name] if got[field.name].type == field.type else got[field.name].cast(field.type) for field in schema}
+        typed = {
+            field.name: raw[field.name] if raw.schema.field(field.name).type == field.type else raw[field.name].cast(field.type) for field in arrow_schema(view)
+        }
         declared = pa.table(typed)
         if is_sid_view(view):
             shown = with_missing_visible(declared, length=live_generation(repo, view.tags["generation"]).length)

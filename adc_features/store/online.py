@@ -77,7 +77,7 @@ class OnlineReader:
         keys = pa.table({name: pa.array(column) for name, column in asked.items()})
         check_ids(views, keys.schema)
         raw = {name: column for view in views for name, column in self._raw(view, keys).items()}
-        features = visible_features(self._repo, views, pa.table(raw), schemas=self._schemas)
+        features = visible_features(self._repo, views, pa.table(raw))
         return pa.table(dict(zip([*keys.column_names, *features.column_names], [*keys.columns, *features.columns], strict=True)))
 
     def columns(self, names: Set[str], *, key: str, ids: np.ndarray) -> dict[str, Column]:

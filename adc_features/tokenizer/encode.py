@@ -4,7 +4,7 @@ Legend: B rows, L positions.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
@@ -104,6 +104,20 @@ def check_widths(items: EmbeddingTable, model: AdcModel | baselines.Network) -> 
     for modality, width in model.widths.items():
         if items.width(modality) != width:
             raise InputError(f"modality {modality!r} has width {items.width(modality)}, the generation was fitted on {width}; embed with the same encoder")
+
+
+def encode_series(
+    tables: Iterable[EmbeddingTable],
+    generation: Generation,
+    *,
+    held_by: Mapping[datetime, SidTable] | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Iterator[SidTable]:
+    """Snapshots of tables, oldest first, each held by the one before, or by that of its cut-off in `held_by`: what the generation's parent served then."""
+    previous: SidTable | None = None
+    for table in tables:
+        previous = encode(table, generation, previous=(held_by or {}).get(table.as_of, previous), progress=progress)
+        yield previous
 
 
 def _held(items: EmbeddingTable, generation: Generation, previous: SidTable | None) -> np.ndarray | None:

@@ -15,9 +15,8 @@ from adc_features.clock import instant
 from adc_features.embeddings import EmbeddingTable
 from adc_features.errors import InputError, QualityError
 from adc_features.generation import Generation
-from adc_features.sids import SidTable
 from adc_features.spec import BEHAVIOR, SidSpec
-from adc_features.tokenizer.encode import encode
+from adc_features.tokenizer.encode import encode, encode_series
 from adc_features.tokenizer.model import AdcSettings
 
 CODEWORDS = "codebooks.codewords"
@@ -61,10 +60,7 @@ class Line:
 
     def codes(self, tables: Sequence[EmbeddingTable]) -> list[np.ndarray]:
         """The parent's codes of each table, oldest first, held from one to the next as snapshots are: int32 [N, L] each."""
-        snapshots: list[SidTable] = []
-        for table in tables:
-            snapshots.append(encode(table, self.parent, previous=snapshots[-1] if snapshots else None))
-        return [s.sid for s in snapshots]
+        return [s.sid for s in encode_series(tables, self.parent)]
 
     def tensors(self, cutoffs: Sequence[datetime]) -> dict[str, np.ndarray]:
         """The parent's tensors for these cut-offs: each is standardised as the parent would."""

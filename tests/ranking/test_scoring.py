@@ -83,11 +83,15 @@ def test_a_pair_that_does_not_fit_together_is_not_opened(shop, tmp_path):
             open_bundle(changed)
 
 
+def opened_copy(shop, folder):
+    """A copy of the shop's repository that may be changed, and a bundle that reads it."""
+    repository = shutil.copytree(shop.repository, folder / "repository")
+    return repository, open_bundle(replace(shop.pair("codes_weights"), repository=repository))
+
+
 def test_codes_that_were_replaced_under_one_id_are_not_ranked_with(shop, tmp_path):
     """A repository that was made anew, with another codebook for the same generation, ends the service of the old ranker."""
-    repository = tmp_path / "repository"
-    shutil.copytree(shop.repository, repository)
-    opened = open_bundle(replace(shop.pair("codes_weights"), repository=repository))
+    repository, opened = opened_copy(shop, tmp_path)
     write_live_generations(repository, [replace(g, codebook_hash="55" * 32) for g in live_generations(repository)])
     with pytest.raises(GenerationMismatch, match="was replaced while it served"):
         opened.score("u3", ITEMS, now=NOW)
@@ -95,9 +99,7 @@ def test_codes_that_were_replaced_under_one_id_are_not_ranked_with(shop, tmp_pat
 
 def test_files_of_another_codebook_are_not_ranked_with(shop, tmp_path):
     """What the published files themselves say counts, also where the list of live generations agrees with the ranker."""
-    repository = tmp_path / "repository"
-    shutil.copytree(shop.repository, repository)
-    opened = open_bundle(replace(shop.pair("codes_weights"), repository=repository))
+    repository, opened = opened_copy(shop, tmp_path)
     renamed = replace(opened, live=replace(opened.live, codebook_hash="55" * 32))
     write_live_generations(repository, [renamed.live if g.id == renamed.live.id else g for g in live_generations(repository)])
     with pytest.raises(GenerationMismatch, match="was replaced while it served"):
@@ -106,9 +108,7 @@ def test_files_of_another_codebook_are_not_ranked_with(shop, tmp_path):
 
 def test_codes_count_from_the_time_they_are_servable(shop, tmp_path):
     """A snapshot that is published while the service runs changes the scores of requests at or after its time, and of no others."""
-    repository = tmp_path / "repository"
-    shutil.copytree(shop.repository, repository)
-    opened = open_bundle(replace(shop.pair("codes_weights"), repository=repository))
+    repository, opened = opened_copy(shop, tmp_path)
     times = (later(9), later(10))
     before = [opened.score("u3", ITEMS, now=now).score for now in times]
     table = replace(other_codes(snapshots().snapshots[-1], "g2"), generation="g1", as_of=NOW)
