@@ -6,7 +6,7 @@ places by one binary search of sorted questions (eight times cheaper than of uns
 Legend: F feature rows, Q entity rows.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from typing import Self
 
@@ -16,15 +16,16 @@ import pyarrow as pa
 from adc_features.errors import InputError
 from adc_features.store.gather import NO_ROW
 from adc_features.store.key_codes import Column, KeyCodes
+from adc_features.store.radix import radix_sorted
 from adc_features.store.space import Space, arrow_space
 
 NEVER = int(np.iinfo(np.int64).min)
 """The created time of a row that has none."""
 _BITS = 63
-_BLOCK = 1 << 18
-"""Rows packed at once: what they need besides stays in a cache."""
+_BLOCK = 1 << 16
+"""Rows and questions treated at once: what they need besides stays in a cache."""
 _QUESTIONS = 1 << 20
-"""Entity rows matched at once: enough to sort them well."""
+"""Entity rows sorted at once: many find their places side by side."""
 
 
 def microseconds(times: Column, *, name: str = "event_timestamp", space: Space = arrow_space) -> np.ndarray:
@@ -60,13 +61,14 @@ def _microseconds(times: pa.Array) -> np.ndarray:
 class AsofIndex:
     """The feature side of a join, sorted once. codes: int64 [F] of `keys`, -1 for rows to leave out; their memory becomes the index.
 
-    at: event times int64 [F], microseconds; created: created times int64 [F], NEVER where there is none; None when rows carry no created time.
+    at: event times int64 [F], microseconds. created: gives the created times int64 [n] of rows int64 [n], NEVER where there is none, and is asked for tied
+    rows only (with known_only for all); None when rows carry no created time.
     asked: int64 codes of all entity rows to come, in pieces, when known; rows of other keys are left out before the sort. known_only: only feature rows
     with created time <= the entity row's time will be seen; raises InputError without created times.
 
     Of rows with one key and time the last by created time, then by position, is seen; without a created time a row comes first among them and
     was never known. A place in the index is one integer: key code, tick (the high bits of the time, as many as there is room for), row number.
-    Sorting values is twice as fast as sorting places of values. Rows of one key and tick stand in full order behind each other; only they
+    Rows of one key and tick stand in full order behind each other; only they
     are told apart by their times.
     """
 
@@ -76,9 +78,10 @@ class AsofIndex:
         codes: np.ndarray,
         at: np.ndarray,
         *,
-        created: np.ndarray | None = None,
+        created: Callable[[np.ndarray], np.ndarray] | None = None,
         asked: Iterable[np.ndarray] | None = None,
         known_only: bool = False,
+        space: Space = arrow_space,
     ) -> None:
         if known_only and created is None:
             raise InputError("created-time filtering was asked for, the source declares no created timestamp; name its created_timestamp_column")
@@ -91,11 +94,10 @@ class AsofIndex:
             raise InputError(f"{len(codes)} feature rows with {keys.size} keys are more than one index holds (2**{_BITS}); split the view")
         self._cut = self._span.bit_length() - self._tick_bits
         self._row_mask = (1 << self._row_bits) - 1
-        self._places = self._packed(codes, asked)
-        self._places.sort()
+        self._places = radix_sorted(self._packed(codes, asked), below=self._row_bits, space=space)
         if self._cut or created is not None:
             self._order_ticks(created)
-        self._earliest_created = _block_minima(created[self._places & self._row_mask]) if created is not None and known_only else None
+        self._earliest_created = _block_minima(created(self._places & self._row_mask)) if created is not None and known_only else None
 
     @classmethod
     def of_columns(
@@ -111,7 +113,7 @@ class AsofIndex:
         """The index of Arrow columns [F]. asked, names: the key columns of all entity rows to come. Raises InputError for null times."""
         numbered, codes = KeyCodes.of_features(keys, rows=len(times))
         wanted = [numbered.of(asked, names=names)] if asked else None
-        born = None if created is None else created_microseconds(created)
+        born = None if created is None else created_microseconds(created).__getitem__
         return cls(numbered, codes, microseconds(times), created=born, asked=wanted, known_only=known_only)
 
     def __len__(self) -> int:
@@ -140,7 +142,7 @@ class AsofIndex:
             kept += len(place)
         return codes[:kept]
 
-    def _order_ticks(self, created: np.ndarray | None) -> None:
+    def _order_ticks(self, created: Callable[[np.ndarray], np.ndarray] | None) -> None:
         """Put rows of one key and tick in order of time, created time and position; the sort left them in order of position."""
         among = [np.zeros(0, np.int64)]
         for start in range(0, len(self) - 1, _BLOCK):
@@ -148,11 +150,13 @@ class AsofIndex:
             among.append(np.flatnonzero(tick[1:] == tick[:-1]) + start)
         pairs = np.concatenate(among).repeat(2)
         pairs[1::2] += 1
-        shared = pairs[np.append(True, pairs[1:] != pairs[:-1])[: len(pairs)]]
+        if not len(pairs):
+            return
+        shared = pairs[np.append(True, pairs[1:] != pairs[:-1])]
         places = self._places[shared]
         rows = places & self._row_mask
-        keys = [part[rows] for part in (created, self._at) if part is not None]
-        self._places[shared] = places[np.lexsort((rows, *keys, places >> self._row_bits))]
+        born = [] if created is None else [created(rows)]
+        self._places[shared] = places[np.lexsort((rows, *born, self._at[rows], places >> self._row_bits))]
 
     def match(self, keys: Sequence[Column], times: np.ndarray, *, names: Sequence[str], ttl: timedelta | None = None) -> np.ndarray:
         """int64 [Q]: the feature row that each entity row sees at times int64 [Q] microseconds, NO_ROW for none.
@@ -171,20 +175,30 @@ class AsofIndex:
             answer[:] = NO_ROW
             return
         # a question is a place too, its own number for the row's: sorted, questions find their rows eight times cheaper
-        asked = np.clip(times - self._start, 0, self._span)
-        asked >>= self._cut
-        asked |= codes << self._tick_bits
-        asked <<= self._row_bits
-        asked |= np.arange(len(asked))
-        asked.sort()
+        asked = arrow_space(len(codes))
+        for start in range(0, len(asked), _BLOCK):
+            block = slice(start, start + _BLOCK)
+            place = np.clip(times[block] - self._start, 0, self._span)
+            place >>= self._cut
+            place |= codes[block] << self._tick_bits
+            place <<= self._row_bits
+            place |= np.arange(start, start + len(place))
+            asked[block] = place
+        asked = radix_sorted(asked, below=self._row_bits)
+        for start in range(0, len(asked), _BLOCK):
+            self._answer(asked[start : start + _BLOCK], times, answer, ttl)
+
+    def _answer(self, asked: np.ndarray, times: np.ndarray, answer: np.ndarray, ttl: timedelta | None) -> None:
+        """Put the rows that these questions see where their numbers in times and answer say; the questions are spoiled."""
         number = asked & self._row_mask
         asked |= self._row_mask  # behind all rows of its tick
         found = np.searchsorted(self._places, asked, side="right")
         found -= 1
         place = self._places[found]
-        there = ((place ^ asked) >> (self._row_bits + self._tick_bits) == 0) & (found >= 0)
+        apart = place ^ asked
+        there = (apart >> (self._row_bits + self._tick_bits) == 0) & (found >= 0)
+        same = np.flatnonzero(apart >> self._row_bits == 0)
         place &= self._row_mask
-        same = np.flatnonzero((self._places[found] ^ asked) >> self._row_bits == 0)
         late = same[self._at[place[same]] > times[number[same]]]
         if len(late) or self._earliest_created is not None:
             at = times[number]

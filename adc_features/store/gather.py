@@ -79,7 +79,7 @@ class Gathering:
             shape = (len(self._picks.rows), *numbers.shape[1:])
             self._out = arrow_space(math.prod(shape), numbers.dtype).reshape(shape)
         if self._out is not None and (numbers is None or numbers.shape[1:] != self._out.shape[1:]):  # nulls after all: Arrow copies from here on
-            self._taken = [_array(self._type, self._out if p.place is None else self._out[p.place]) for p in self._added]
+            self._taken = [array_of(self._type, self._out if p.place is None else self._out[p.place]) for p in self._added]
             self._out = None
         self._added.append(part)
         if self._out is None or numbers is None:
@@ -95,7 +95,7 @@ class Gathering:
         if not self._added:
             return pa.nulls(len(picks.rows), self._type)
         if self._out is not None:
-            return _array(self._type, self._out, picks)
+            return array_of(self._type, self._out, picks)
         answer = pa.concat_arrays(self._taken) if len(self._taken) > 1 else self._taken[0]
         place = np.arange(len(picks.rows))
         if self._added[0].place is not None:
@@ -113,7 +113,7 @@ class RowStore:
 
     def __init__(self, rows: int, fields: Mapping[str, tuple[pa.DataType, int]], *, space: Space = arrow_space) -> None:
         self.fields = dict(fields)
-        kinds = [(name, _bits(kind.value_type if length else kind), (length,) if length else ()) for name, (kind, length) in fields.items()]
+        kinds = [(name, numbers_type(kind.value_type if length else kind), (length,) if length else ()) for name, (kind, length) in fields.items()]
         self._rows = space(rows, np.dtype(kinds))
 
     def fill(self, name: str, start: int, column: pa.Array) -> None:
@@ -136,7 +136,7 @@ class RowStore:
             np.take(self._rows, rows, out=some[: len(rows)], mode="clip")  # NO_ROW reads the first row
             for name, column in shaped.items():
                 column[start : start + len(rows)] = some[name][: len(rows)]
-        return {name: _array(self.fields[name][0], numbers, picks) for name, numbers in shaped.items()}
+        return {name: array_of(self.fields[name][0], numbers, picks) for name, numbers in shaped.items()}
 
 
 class Gatherer:
@@ -174,13 +174,19 @@ def numbers_of(array: pa.Array) -> np.ndarray | None:
         length = int(offsets[1] - offsets[0])
         flat = numbers_of(items) if length and not (np.diff(offsets) != length).any() else None
         return None if flat is None or flat.ndim > 1 else flat.reshape(-1, length)
-    if not pa.types.is_primitive(kind) or kind.bit_width not in (8, 16, 32, 64):
+    if not fixed_width(kind):
         return None
-    bits = np.frombuffer(array.buffers()[1], dtype=_bits(kind))
+    bits = np.frombuffer(array.buffers()[1], dtype=numbers_type(kind))
     return bits[array.offset : array.offset + len(array)]
 
 
-def _bits(kind: pa.DataType) -> np.dtype[Any]:
+def fixed_width(kind: pa.DataType) -> bool:
+    """Whether its values are numbers or times of whole bytes."""
+    return pa.types.is_primitive(kind) and kind.bit_width in (8, 16, 32, 64)
+
+
+def numbers_type(kind: pa.DataType) -> np.dtype[Any]:
+    """Integers of as many bits."""
     return np.dtype(f"i{kind.bit_width // 8}")
 
 
@@ -189,7 +195,7 @@ def _whole(numbers: np.ndarray) -> np.ndarray:
     return numbers if numbers.ndim == 1 else numbers.view(f"V{numbers.itemsize * numbers.shape[1]}").reshape(-1)
 
 
-def _array(kind: pa.DataType, numbers: np.ndarray, picks: RowPicks | None = None) -> pa.Array:
+def array_of(kind: pa.DataType, numbers: np.ndarray, picks: RowPicks | None = None) -> pa.Array:
     """Numbers [N] or lists [N, length] in their type; null where picks have no row."""
     validity, null_count = (picks.validity, picks.null_count) if picks else (None, 0)
     if numbers.ndim == 1:

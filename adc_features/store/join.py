@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from adc_features.clock import utc
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store.asof import AsofIndex, created_microseconds, microseconds
-from adc_features.store.gather import NO_ROW, Gatherer, Gathering, RowPicks, RowStore, numbers_of, row_field
+from adc_features.store.gather import NO_ROW, Gatherer, Gathering, RowPicks, RowStore, array_of, fixed_width, numbers_of, numbers_type, row_field
 from adc_features.store.key_codes import KeyCodes
 from adc_features.store.space import arrow_space, mapped_space
 
@@ -150,15 +150,25 @@ class PreparedView:
             times = pc.fill_null(times, times.drop_null()[0] if times.null_count < len(times) else pa.scalar(0, pa.int64()).cast(times.type))
         at = microseconds(times, space=self._space)
         del times  # one column in memory beside its numbers, not all
-        keys, codes = KeyCodes.of_features([self._read(name) for name in source.keys.values()], rows=len(at), space=self._space)
+        keys, codes = KeyCodes.of_features([self._read(name) for name in source.keys.values()], rows=len(at), space=self._space, spoil=True)
         if lost is not None:
             codes[lost] = NO_ROW
-        created = created_microseconds(self._read(source.created), space=self._space) if source.created else None
+        created = None
+        if source.created:
+            created = created_microseconds(self._read(source.created), space=self._space).__getitem__ if self._known_only else self._created
         asked = None
         if self._asked is not None and source.keys:
             pieces = (self._asked.slice(start, BATCH_ROWS) for start in range(0, len(self._asked), BATCH_ROWS))
             asked = (keys.of(piece.columns, names=list(source.keys)) for piece in pieces)
-        return AsofIndex(keys, codes, at, created=created, asked=asked, known_only=self._known_only)
+        return AsofIndex(keys, codes, at, created=created, asked=asked, known_only=self._known_only, space=self._space)
+
+    def _created(self, rows: np.ndarray) -> np.ndarray:
+        """int64 [n]: the created times of these rows, one row group in memory at a time."""
+        times = np.empty(len(rows), np.int64)
+        for part in RowPicks(rows).by_piece(self._starts):
+            piece = created_microseconds(self._column(self._groups[part.piece], str(self.source.created)))
+            times[slice(None) if part.place is None else part.place] = piece[part.rows]
+        return times
 
     def match(self, entity: pa.Table, times: np.ndarray) -> np.ndarray:
         """int64 [Q] feature rows, NO_ROW for none. Raises InputError when the entity rows lack a key or it can never match."""
@@ -206,13 +216,24 @@ class PreparedView:
 
     def _piece(self, group: Any, out: str) -> pa.Array:
         """One column of one row group, in its declared type."""
-        name = self.source.features[out]
+        return _in_one(self._declared(self._column(group, self.source.features[out]), out))
+
+    def _column(self, group: Any, name: str) -> pa.ChunkedArray:
         with self._reading():
-            column = group.to_table(self._files.schema, columns=[name], batch_size=1 << 30, use_threads=False)[name]
-        return pa.concat_arrays(self._declared(column, out).chunks)
+            return group.to_table(self._files.schema, columns=[name], batch_size=1 << 30, use_threads=False)[name]
 
     def _read(self, name: str) -> pa.ChunkedArray:
-        """One column of the files, in memory or mapped."""
+        """One column of the files, in memory or mapped; numbers and times in one piece."""
+        kind = self._files.schema.field(name).type
+        if fixed_width(kind):
+            whole = self._space(int(self._starts[-1]), numbers_type(kind))
+            for start, group in zip(self._starts, self._groups, strict=False):
+                column = self._column(group, name)
+                if column.null_count:
+                    break
+                whole[start : start + len(column)] = numbers_of(_in_one(column))
+            else:
+                return pa.chunked_array([array_of(kind, whole)])
         scanner = self._files.scanner(columns=[name])
         with self._reading():
             if not self._mapped:
@@ -234,7 +255,7 @@ class PreparedView:
 
     def _kept_bytes(self) -> int:
         """About how much memory the view takes: index and columns by the widths of their types, lists and texts as 64 bytes."""
-        width = 8 * (2 + bool(self.source.created))
+        width = 8 * (3 + self._known_only)
         for name in () if self._once else self.source.features.values():
             kind = self._files.schema.field(name).type
             width += kind.bit_width // 8 + 1 if pa.types.is_primitive(kind) else 64
@@ -254,6 +275,11 @@ class PreparedView:
     def event_times(self, rows: np.ndarray) -> pa.Array:
         """timestamp[us, UTC]: the event times of these rows, null for NO_ROW."""
         return pa.array(self.index.times_of(rows), pa.int64(), mask=rows == NO_ROW).cast(pa.timestamp("us", "UTC"))
+
+
+def _in_one(column: pa.ChunkedArray) -> pa.Array:
+    """Its values in one array; pyarrow's own ways copy even a single chunk."""
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 def joined_batches(entity: Iterable[pa.Table], views: Sequence[PreparedView], *, time: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:

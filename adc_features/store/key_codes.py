@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import InputError
+from adc_features.store.gather import numbers_of
 from adc_features.store.space import Space, arrow_space
 
 Column: TypeAlias = pa.ChunkedArray | pa.Array
@@ -22,12 +23,15 @@ class KeyCodes:
         self.size = self._columns[0].size if columns else 1
 
     @classmethod
-    def of_features(cls, columns: Sequence[Column], *, rows: int, space: Space = arrow_space) -> tuple[Self, np.ndarray]:
-        """The codes of the feature side, and int64 [F], the caller's own: each row's code, -1 for a key with a null in it, which matches nothing."""
+    def of_features(cls, columns: Sequence[Column], *, rows: int, space: Space = arrow_space, spoil: bool = False) -> tuple[Self, np.ndarray]:
+        """The codes of the feature side, and int64 [F], the caller's own: each row's code, -1 for a key with a null in it, which matches nothing.
+
+        spoil: the columns are not needed again, their memory may become that of the codes.
+        """
         self = cls(columns)
         paired = np.zeros(0 if columns else rows, np.int64)
         for place, (column, codes) in enumerate(zip(columns, self._columns, strict=True)):
-            own = codes.of(_plain(column), space=space)
+            own = codes.of(_plain(column), space=space, spoil=spoil)
             if place:  # codes of two columns are sparse: number the pairs that occur
                 own = _pair(paired, own, codes.size)
                 self._pairs.append(_distinct(own))
@@ -58,10 +62,14 @@ class _ColumnCodes:
         self._values = pc.unique(column).drop_null()
         self.size = max(len(self._values), 1)
 
-    def of(self, column: Column, *, space: Space = arrow_space) -> np.ndarray:
-        """int64 [N]; -1 for nulls and for keys that the column did not hold."""
-        codes, end = space(len(column)), 0
-        for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+    def of(self, column: Column, *, space: Space = arrow_space, spoil: bool = False) -> np.ndarray:
+        """int64 [N]; -1 for nulls and for keys that the column did not hold. spoil: the codes may be written over a column that lies in one piece."""
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        inside = spoil and self._values is None and len(chunks) == 1 and chunks[0].buffers()[1].is_mutable
+        codes, end = numbers_of(chunks[0]) if inside else None, 0
+        if codes is None:
+            codes = space(len(column))
+        for chunk in chunks:
             start, end = end, end + len(chunk)
             if self._values is not None:
                 codes[start:end] = np.asarray(pc.index_in(chunk, value_set=self._values).fill_null(-1))

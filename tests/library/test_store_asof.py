@@ -13,6 +13,7 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.store.asof import AsofIndex, microseconds
 from adc_features.store.gather import NO_ROW, Gatherer, RowPicks, RowStore, row_field
 from adc_features.store.key_codes import KeyCodes
+from adc_features.store.radix import radix_sorted
 from adc_features.store.space import mapped_space
 
 US = pa.timestamp("us", tz="UTC")
@@ -232,3 +233,20 @@ def test_lists_of_one_length_keep_their_type():
     got = gathered(pa.chunked_array([pa.array([[1, 2], [3, 4]], pa.list_(pa.int32()))]), [1, NO_ROW, 0])
     assert got.type == pa.list_(pa.int32())
     assert got.to_pylist() == [[3, 4], None, [1, 2]]
+
+
+@pytest.mark.parametrize("spread", [1, 1 << 10, 1 << 40], ids=["one value", "few values", "many values"])
+@pytest.mark.parametrize("count", [0, 1, 1000, 100_000, 1 << 17], ids=str)
+def test_digits_order_numbers_as_comparing_does(count, spread):
+    """Short or long, with the lowest bits counting up as row numbers do: the same order as numpy's sort."""
+    rng = np.random.default_rng(count)
+    high = rng.integers(0, spread, count)
+    numbers = (high << 20) | np.arange(count)
+    assert (radix_sorted(numbers.copy(), below=20) == np.sort(numbers)).all()
+
+
+def test_numbers_of_one_bit_pattern_in_their_low_digits_are_ordered():
+    """Keys far above their neighbours, nearly all in one part: the order is full."""
+    numbers = np.append(np.full(1 << 16, 3 << 30), [1 << 61, 5, 1 << 40])
+    numbers += np.append(np.random.default_rng(0).permutation(1 << 16) << 10, [0, 0, 0])
+    assert (radix_sorted(numbers.copy(), below=0) == np.sort(numbers)).all()
