@@ -4,7 +4,7 @@ create_repository -> publish, publish_statistics -> apply -> materialize -> trai
 """
 
 from adc_features.store.history import JoinFacts, PreparedJoin, join_facts, open_join, training_features
-from adc_features.store.online import OnlineReader, lookup, materialize, online_features, open_reader
+from adc_features.store.online import OnlineReader, lookup, materialize, materialized_through, online_features, open_reader
 from adc_features.store.online_sids import OnlineSids
 from adc_features.store.parity import parity, require_parity
 from adc_features.store.publish import check_validity, publish, publish_statistics, published_snapshots, published_timeline, unpublish
@@ -24,6 +24,7 @@ __all__ = [
     "live_generations",
     "lookup",
     "materialize",
+    "materialized_through",
     "online_features",
     "open_join",
     "open_reader",

@@ -54,6 +54,12 @@ def materialize(repo: Path, *, now: datetime, progress: Callable[[str, int, int]
         progress("materialize", len(names), len(names))
 
 
+def materialized_through(repo: Path) -> datetime | None:
+    """The latest time that anything of the repository was materialized as of; None where nothing was. Earlier values are not online any more."""
+    ends = [view.most_recent_end_time for view in open_store(repo).list_feature_views()]
+    return max((utc(end) for end in ends if end is not None), default=None)
+
+
 class OnlineReader:
     """The views of a service, open for many reads; threads may share it. What is materialized later is seen, what is applied later is not."""
 

@@ -20,8 +20,8 @@ from adc_features.artifact import MANIFEST
 from adc_features.errors import InputError
 from adc_features.run import Run, RunSettings
 from adc_features.snapshots import renew, snapshot
-from adc_features.stages import STAGES, dataset_of, repository_of, split_of
-from adc_features.store import live_generations, materialize
+from adc_features.stages import STAGES, dataset_of, repository_of, serving_time, split_of
+from adc_features.store import live_generations, materialize, materialized_through
 from training import deployment
 from training.cli import app
 from training.promotion import PROMOTION, read_promotion
@@ -317,6 +317,16 @@ def test_a_retrain_promotes_a_challenger_that_passes_every_gate(place):
     assert (again["decision"], again["reused"]) == ("promoted", True)
     assert states(place) == ["retired", "serving"]
     adc("doctor", str(place))
+
+
+def test_a_store_that_is_ahead_of_the_labels_does_not_stop_a_retrain(place):
+    """Features are materialized later than the window of labels ends: online is compared with offline as of then, and the challenger goes out."""
+    adc("promote", "--run", str(place))
+    run = Run.open(place)
+    ahead = serving_time(run)
+    made = retrained(place, "--as-of", (ahead - timedelta(days=2)).isoformat(), "--min-gain", "-1", "--every-days", "1")
+    assert materialized_through(repository_of(run)) == ahead
+    assert (made["decision"], made["gates"]["online_parity"]["value"]) == ("promoted", 0)
 
 
 class TrackingServer:
