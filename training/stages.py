@@ -6,7 +6,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.generation import Generation
 from adc_features.retrieval import RETRIEVAL, differences, parquet_batches, retrieval_manifest
 from adc_features.run import Run, Stage
-from adc_features.sids import CodeTimeline, SidTimeline
+from adc_features.sids import SidTimeline
 from adc_features.spec import BEHAVIOR
 from adc_features.stages import (
     STAGES,
@@ -29,6 +29,7 @@ from adc_features.stages import (
     id_array,
     known_interactions,
     repository_of,
+    servable_at,
     serving_time,
     snapshots_of,
     split_of,
@@ -142,13 +143,7 @@ def sources_of(run: Run) -> Sources:
     from training.inputs import VectorTimeline
 
     published = published_timeline(repository_of(run), run.settings.generation)
-    return Sources(sids=published, vectors=VectorTimeline(embedding_tables(run), _moments(published)))
-
-
-def _moments(timeline: CodeTimeline) -> list[datetime]:
-    from adc_features.clock import moment
-
-    return [moment(t) for t in timeline.servable_at]
+    return Sources(sids=published, vectors=VectorTimeline(embedding_tables(run), servable_at(run)))
 
 
 def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
@@ -158,7 +153,7 @@ def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
     if name == RETROACTIVE:
         newest = snapshots_of(run)[-1]
         frame = retroactive_frame(frame, newest)
-        sources = Sources(sids=SidTimeline([newest], [_moments(sources.sids)[0] - timedelta(days=36_500)])) if sources.sids else sources
+        sources = Sources(sids=SidTimeline([newest], [servable_at(run)[0] - timedelta(days=36_500)])) if sources.sids else sources
     rows, scored = split_frame(run, frame)
     trained = train(rows, RECIPES.get(name, RECIPES["codes_weights"]), sources=sources, seeds=range(run.settings.seeds), progress=run.progress)
     np.save(directory / "scores.npy", trained.predict(scored, sources))

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -327,6 +328,15 @@ def test_a_store_that_is_ahead_of_the_labels_does_not_stop_a_retrain(place):
     made = retrained(place, "--as-of", (ahead - timedelta(days=2)).isoformat(), "--min-gain", "-1", "--every-days", "1")
     assert materialized_through(repository_of(run)) == ahead
     assert (made["decision"], made["gates"]["online_parity"]["value"]) == ("promoted", 0)
+
+
+def test_a_ranker_of_the_run_trains_beside_snapshots_published_since(place):
+    """The run's own vectors end where its snapshots ended; later ones of the repository do not get in the way."""
+    run = Run.open(place)
+    snapshot(run, serving_time(run) - timedelta(days=1))
+    run.ensure(RANKERS["vectors"])
+    scores = np.load(run.output(RANKERS["vectors"].name) / "scores.npy")
+    assert np.isfinite(scores).all()
 
 
 class TrackingServer:
