@@ -196,10 +196,18 @@ def _whole(numbers: np.ndarray) -> np.ndarray:
 
 
 def array_of(kind: pa.DataType, numbers: np.ndarray, picks: RowPicks | None = None) -> pa.Array:
-    """Numbers [N] or lists [N, length] in their type; null where picks have no row."""
+    """Numbers [N] or lists [N, length] in their type; null where picks have no row. Null lists are empty, as Parquet's writer would have to make them."""
     validity, null_count = (picks.validity, picks.null_count) if picks else (None, 0)
     if numbers.ndim == 1:
         return pa.Array.from_buffers(kind, len(numbers), [validity, pa.py_buffer(numbers)], null_count)
-    offsets = pa.py_buffer(np.arange(len(numbers) + 1, dtype=np.int32) * numbers.shape[1])
+    count, length = numbers.shape
+    offsets = np.arange(count + 1, dtype=np.int32)
+    if picks and null_count:
+        there = ~picks.missing
+        np.cumsum(there, out=offsets[1:])
+        kept = arrow_space((count - null_count) * length, numbers.dtype).reshape(-1, length)
+        np.compress(there, _whole(numbers), out=_whole(kept))
+        numbers = kept
+    offsets *= length
     items = pa.Array.from_buffers(kind.value_type, numbers.size, [None, pa.py_buffer(numbers)], 0)
-    return pa.Array.from_buffers(kind, len(numbers), [validity, offsets], null_count, children=[items])
+    return pa.Array.from_buffers(kind, count, [validity, pa.py_buffer(offsets)], null_count, children=[items])
