@@ -274,7 +274,7 @@ class _Task:
             )
 
     def _publish(self) -> None:
-        """What the window's rows may read: statistics through its end, codes as of its start in the run's own generation."""
+        """What the window's rows may read: statistics through its end or what is online already, codes as of its start in the run's own generation."""
         from adc_features.store import apply
 
         if not refresh_statistics(self.run, self.as_of if self.source is None else self.online_time, source=self.source):

@@ -68,8 +68,7 @@ class AsofIndex:
 
     Of rows with one key and time the last by created time, then by position, is seen; without a created time a row comes first among them and
     was never known. A place in the index is one integer: key code, tick (the high bits of the time, as many as there is room for), row number.
-    Rows of one key and tick stand in full order behind each other; only they
-    are told apart by their times.
+    Rows of one key and tick stand in full order behind each other; only they are told apart by their times.
     """
 
     def __init__(
