@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,7 +18,8 @@ ABLATIONS = ("adc", "without_controller", "without_contrastive", "without_gate",
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Comparison directory; what is complete there is used again.")]
 DataOption = Annotated[str, typer.Option("--data", metavar="DIR|synthetic", help="Data source.")]
 RankersOption = Annotated[str, typer.Option(help="ppnet, xgboost or both, comma-separated.")]
-SeedsOption = Annotated[int, typer.Option(min=1, help="Rankers of each kind.")]
+FitsOption = Annotated[int, typer.Option(min=1, help="Everything that is learned is learned so often, with other seeds.")]
+SeedsOption = Annotated[int, typer.Option(min=1, help="Rankers of each kind and fit.")]
 WindowsOption = Annotated[int, typer.Option(min=1, help="Rolling windows; each refits everything on earlier rows.")]
 DaysOption = Annotated[int | None, typer.Option(min=1, help="Days of a window; default 91, with --final the span after the validation rows in equal parts.")]
 FinalOption = Annotated[bool, typer.Option("--final", help="Windows after the validation rows. Opens test rows; logged.")]
@@ -36,6 +38,7 @@ def compare(
     out: OutOption,
     tokenizers: Annotated[str, typer.Option(help="Comma-separated; the first is compared with each other one.")] = TOKENIZERS,
     rankers: RankersOption = "ppnet,xgboost",
+    fits: FitsOption = 1,
     seeds: SeedsOption = 1,
     windows: WindowsOption = 1,
     window_days: DaysOption = None,
@@ -50,7 +53,15 @@ def compare(
     from training.comparison import Variant
 
     variants = tuple(Variant(name, name) for name in tokenizers.split(","))
-    settings = {"rankers": rankers, "seeds": seeds, "windows": windows, "window_days": window_days, "codebook_size": codebook_size, "final": final}
+    settings = {
+        "rankers": rankers,
+        "fits": fits,
+        "seeds": seeds,
+        "windows": windows,
+        "window_days": window_days,
+        "codebook_size": codebook_size,
+        "final": final,
+    }
     _run("Tokenizers compared", data, out, variants, {**settings, "newest": split_90_10}, strata=strata, jobs=jobs, json=json)
 
 
@@ -58,6 +69,7 @@ def ablate(
     data: DataOption,
     out: OutOption,
     rankers: RankersOption = "ppnet",
+    fits: FitsOption = 1,
     seeds: SeedsOption = 3,
     windows: WindowsOption = 1,
     window_days: DaysOption = None,
@@ -69,7 +81,15 @@ def ablate(
     """ADC-SID and its four ablations (Table 3)."""
     from training.comparison import Variant
 
-    settings = {"rankers": rankers, "seeds": seeds, "windows": windows, "window_days": window_days, "codebook_size": codebook_size, "final": final}
+    settings = {
+        "rankers": rankers,
+        "fits": fits,
+        "seeds": seeds,
+        "windows": windows,
+        "window_days": window_days,
+        "codebook_size": codebook_size,
+        "final": final,
+    }
     _run("ADC-SID and what is left without each part", data, out, tuple(Variant(n, n) for n in ABLATIONS), settings, strata=False, jobs=jobs, json=json)
 
 
@@ -78,6 +98,7 @@ def sweep(
     data: DataOption,
     out: OutOption,
     rankers: RankersOption = "ppnet",
+    fits: FitsOption = 1,
     seeds: SeedsOption = 3,
     windows: WindowsOption = 1,
     window_days: DaysOption = None,
@@ -97,7 +118,15 @@ def sweep(
         "behavior_experts": [Variant("adc", "adc"), *(Variant(f"experts_{n}", "adc", behavior_codes=n) for n in (1, 2, 4, 5))],
         "codebook_size": [Variant("adc", "adc"), *(Variant(f"codes_{k}", "adc", codebook_size=k) for k in (25, 50, 200, 400))],
     }
-    settings = {"rankers": rankers, "seeds": seeds, "windows": windows, "window_days": window_days, "codebook_size": codebook_size, "final": final}
+    settings = {
+        "rankers": rankers,
+        "fits": fits,
+        "seeds": seeds,
+        "windows": windows,
+        "window_days": window_days,
+        "codebook_size": codebook_size,
+        "final": final,
+    }
     _run(f"ADC-SID by {parameter.replace('_', ' ')}", data, out, tuple(grid[parameter]), settings, strata=False, jobs=jobs, json=json)
 
 
@@ -111,11 +140,18 @@ def _run(title: str, data: str, out: Path, variants: tuple[Any, ...], settings: 
     asked = ComparisonSettings(source=data, variants=variants, **{**settings, "rankers": tuple(settings["rankers"].split(","))})
     with progress() as notify:
         cells, facts = compare_all(out, asked, jobs=jobs, progress=notify)
-    result = {"command": " ".join(["adc", *sys.argv[1:]]), "commit": _commit(), "seeds": asked.seeds, "final": asked.final, "left_out": facts["left_out"]}
+    result = {
+        "command": " ".join(["adc", *sys.argv[1:]]),
+        "commit": _commit(),
+        "fits": asked.fits,
+        "seeds": asked.seeds,
+        "final": asked.final,
+        "left_out": facts["left_out"],
+    }
     result |= verdict(cells, rows_of(out), first=variants[0].name, seed=asked.seed, deciles=strata)
     write_json(out / "comparison.json", result)
     write_page(out / "comparison.html", comparison_page(result, title=title, first=variants[0].name))
-    report({**result, "page": str(out / "comparison.html")}, json, text=_table)
+    report({**result, "page": str(out / "comparison.html")}, json, text=partial(_table, first=variants[0].name))
 
 
 def _commit() -> str | None:
@@ -127,11 +163,13 @@ def _commit() -> str | None:
     return shown.stdout.strip()
 
 
-def _table(result: Mapping[str, Any]) -> str:
+def _table(result: Mapping[str, Any], *, first: str) -> str:
+    from training.verdict import paired_title
+
     lines = [f"{result['pooled_rows']} rows in {len(result['windows'])} windows", "", f"{'':36}{'AUC':>8}{'GAUC':>8}{'tail AUC':>10}"]
     lines += [f"{name:36}{row['auc']['mean']:8.4f}{row['gauc']['mean']:8.4f}{row['tail_auc']['mean']:10.4f}" for name, row in result["systems"].items()]
     for key in (k for k in result if k.startswith("paired")):
-        lines += ["", f"paired differences under {key.removeprefix('paired').strip('_') or 'ppnet'} (* survives Holm's correction)"]
+        lines += ["", f"{paired_title(key, first)} (* survives Holm's correction)"]
         for name, row in result[key].items():
             parts = (
                 f"{m.replace('_', ' ')} {row[m]['mean']:+.4f} [{row[m]['low']:+.4f}, {row[m]['high']:+.4f}]{'*' if row[m]['survives'] else ' '}"

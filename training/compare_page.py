@@ -9,7 +9,7 @@ import jinja2
 
 from training.report_charts import interval_rows
 from training.report_values import signed
-from training.verdict import DECILES
+from training.verdict import DECILES, paired_title
 
 SHOWN = {"gauc": "GAUC", "auc": "AUC", "tail_auc": "tail AUC"}
 
@@ -18,13 +18,12 @@ def comparison_page(result: Mapping[str, Any], *, title: str, first: str) -> str
     """The page: pictures of the paired differences, then tables of scores and costs, then what was not ranked and why."""
     environment = jinja2.Environment(loader=jinja2.PackageLoader("training", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"four": lambda v: f"{v:.4f}", "day": _day, "whole": lambda v: f"{v:,.0f}" if isinstance(v, float | int) else "-"}
-    rankers = {key.removeprefix("paired_") if key != "paired" else "ppnet": result[key] for key in result if key.startswith("paired")}
+    paired = {paired_title(key, first): result[key] for key in result if key.startswith("paired") and result[key]}
     return environment.get_template("compare.html.jinja").render(
         title=title,
-        first=first,
         result=result,
         metrics=(*SHOWN, "head_auc", "middle_auc", "cold_auc"),
-        pictures={ranker: {name: _picture(paired, metric, name) for metric, name in SHOWN.items()} for ranker, paired in rankers.items() if paired},
+        pictures={part: {name: _picture(facts, metric, name) for metric, name in SHOWN.items()} for part, facts in paired.items()},
         strata=_strata(result),
     )
 

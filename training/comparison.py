@@ -1,13 +1,14 @@
 """The same rows, split and budget for every tokenizer, over windows that roll through time. Reads: a data source. Writes a comparison directory:
 
 <out>/run/                        data and text vectors (stages of a run)
-<out>/behavior/                   behaviour vectors as of every cut-off, from one chronological pass
+<out>/behavior/<fit>/             behaviour vectors as of every cut-off, from one chronological pass
 <out>/frame/                      all labelled rows with the statistics that were knowable at each
-<out>/cells/<window>_<variant>/   one tokenizer on one window: scores of its rankers, quality, costs
+<out>/cells/<window>_<variant>_<fit>/   one tokenizer on one window: scores of its rankers, quality, costs
 
 Window w scores the rows [start, end). Everything that it uses is made of earlier rows: the tokenizer is fitted on vectors as of cut-offs up to
 its start, frozen, and encodes every one of them, so a training row sees the codes that were servable at its time; rankers train on the rows
 before the start. Behaviour as of a cut-off comes from events before it only, so one pass over all cut-offs serves every window.
+A fit is all of this once more with other seeds: behaviour vectors, tokenizer and rankers.
 Cells are independent, found again when complete, and may run in several processes; a window with labels of one class is left out and counted.
 """
 
@@ -65,7 +66,8 @@ class Variant:
 class ComparisonSettings:
     """source: data directory, or `synthetic`. variants: the first is the one that the others are compared with. windows: how many, of window_days each
     (None: the span of rows that may be scored, divided evenly with `final`, else 91 days); they end where the validation rows end, or with `final` lie after that. newest: also the
-    rows of the 90/10 split, as a window of its own. snapshots: past cut-offs before the last window's start. seeds: rankers of each kind. controls: see CONTROLS."""
+    rows of the 90/10 split, as a window of its own. snapshots: past cut-offs before the last window's start. fits: how often everything that is learned is learned anew.
+    seeds: rankers of each kind and fit. controls: see CONTROLS."""
 
     source: str
     variants: tuple[Variant, ...]
@@ -74,6 +76,7 @@ class ComparisonSettings:
     window_days: int | None = None
     final: bool = False
     newest: bool = False
+    fits: int = 1
     seeds: int = 1
     seed: int = 0
     snapshots: int = 8
@@ -83,7 +86,7 @@ class ComparisonSettings:
     controls: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("windows", "seeds"):
+        for name in ("windows", "fits", "seeds"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
         if not self.variants or len({v.name for v in self.variants}) < len(self.variants):
@@ -106,12 +109,20 @@ class Window:
 
 @dataclass(frozen=True)
 class Cell:
-    """What one variant (or, without one, the competitors that need none) gave on one window. scores: competitor/ranker -> float32 [seeds, N] of the window's rows."""
+    """What one variant (or, without one, the competitors that need none) gave on one window, fitted once.
+
+    scores: competitor/ranker -> float32 [seeds, N] of the window's rows.
+    """
 
     window: Window
     variant: str | None
     scores: Mapping[str, np.ndarray]
     facts: Mapping[str, Any]
+    fit: int = 0
+
+
+Task = tuple[Window, Variant | None, int]
+"""The window, the variant and the fit of one cell."""
 
 
 def windows_of(dataset: Dataset, settings: ComparisonSettings) -> list[Window]:
@@ -152,9 +163,10 @@ def compare(out: Path, settings: ComparisonSettings, *, jobs: int = 1, progress:
     if settings.final:
         run.record("test_rows_opened", windows=[asdict(w) for w in kept], variants=[v.name for v in settings.variants])
     run.ensure(TEXT)
-    _ensure_behavior(run, out, settings, kept)
+    for fit in range(settings.fits):
+        _ensure_behavior(run, out, settings, kept, fit)
     _ensure_frame(run, out)
-    tasks = [(w, v) for w in kept for v in (None, *settings.variants)]
+    tasks: list[Task] = [(w, v, fit) for fit in range(settings.fits) for w in kept for v in (None, *settings.variants)]
     waiting = [task for task in tasks if not _complete(_cell_directory(out, *task), _made_of(out, settings, *task))]
     done = len(tasks) - len(waiting)
     log.info("stage=compare cells=%d found=%d", len(tasks), done)
@@ -189,7 +201,7 @@ def rows_of(out: Path) -> TrainingFrame:
 # ---- what all cells share
 
 
-def _ensure_behavior(run: Run, out: Path, settings: ComparisonSettings, windows: Sequence[Window]) -> None:
+def _ensure_behavior(run: Run, out: Path, settings: ComparisonSettings, windows: Sequence[Window], fit: int) -> None:
     """Behaviour as of every cut-off that any window uses, from one chronological pass."""
     from adc_features.encoders.behavior import RECIPES, behavior_series
 
@@ -197,17 +209,18 @@ def _ensure_behavior(run: Run, out: Path, settings: ComparisonSettings, windows:
     starts = sorted(w.start for w in windows)
     grid = snapshot_times(dataset.interactions["time"].to_numpy(), split=starts[-1], count=settings.snapshots)
     cutoffs = sorted({*grid, *starts})
-    made_of = {"data": run.facts("data")["files"], "cutoffs": [t.isoformat() for t in cutoffs], "seed": settings.seed}
-    target = Path(out) / "behavior"
+    seed = settings.seed + fit
+    made_of = {"data": run.facts("data")["files"], "cutoffs": [t.isoformat() for t in cutoffs], "seed": seed}
+    target = Path(out) / "behavior" / str(fit)
     if _complete(target, made_of):
         return
-    states = Path(out) / ".behavior"
+    states = Path(out) / ".behavior" / str(fit)
     series = behavior_series(
         dataset.before(cutoffs[-1]),
         id_array(dataset.items["item_id"]),
         cutoffs=cutoffs,
         settings=RECIPES["full_softmax"](),
-        seed=settings.seed,
+        seed=seed,
         checkpoint=states,
         progress=run.progress,
     )
@@ -244,13 +257,13 @@ def _ensure_frame(run: Run, out: Path) -> None:
         seal(aside, {"made_of": made_of})
 
 
-def tables_until(out: Path, start: datetime) -> list[EmbeddingTable]:
+def tables_until(out: Path, start: datetime, fit: int = 0) -> list[EmbeddingTable]:
     """Vectors of all items as of every cut-off up to `start`, oldest first."""
     run = Run.open(Path(out) / "run")
     dataset, text = dataset_of(run), run.output("text")
     vectors, present = content_vectors(dataset, lambda view: (np.load(text / f"{view}.npy"), np.load(text / f"{view}.present.npy")))
     item_ids = id_array(dataset.items["item_id"])
-    with np.load(Path(out) / "behavior" / "series.npz") as series:
+    with np.load(Path(out) / "behavior" / str(fit) / "series.npz") as series:
         arrays = [series[name] for name in ("vectors", "present", "interaction_count", "as_of")]
     return [
         EmbeddingTable(item_ids, {**vectors, BEHAVIOR: v}, {**present, BEHAVIOR: p}, count, moment(as_of))
@@ -262,10 +275,10 @@ def tables_until(out: Path, start: datetime) -> list[EmbeddingTable]:
 # ---- one cell
 
 
-def _made_of(out: Path, settings: ComparisonSettings, window: Window, variant: Variant | None) -> dict[str, Any]:
+def _made_of(out: Path, settings: ComparisonSettings, window: Window, variant: Variant | None, fit: int) -> dict[str, Any]:
     shared = ("seeds", "seed", "codebook_size", "behavior_codes")
     return {
-        "behavior": read_manifest(Path(out) / "behavior", verify=False)["files"],
+        "behavior": read_manifest(Path(out) / "behavior" / str(fit), verify=False)["files"],
         "frame": read_manifest(Path(out) / "frame", verify=False)["files"],
         "window": [window.start.isoformat(), window.end.isoformat()],
         "variant": None if variant is None else asdict(variant),
@@ -275,21 +288,22 @@ def _made_of(out: Path, settings: ComparisonSettings, window: Window, variant: V
     }
 
 
-def _make(out: Path, settings: ComparisonSettings, window: Window, variant: Variant | None) -> None:
+def _make(out: Path, settings: ComparisonSettings, window: Window, variant: Variant | None, fit: int) -> None:
     """Fit, encode, train, score; one directory, complete or not there."""
     rows = rows_of(out)
     before, scored = rows.between(None, window.start), rows.between(window.start, window.end)
-    tables = tables_until(out, window.start)
+    tables = tables_until(out, window.start, fit)
     facts: dict[str, Any] = {"train_rows": len(before), "rows": len(scored)}
     scores: dict[str, np.ndarray] = {}
+    seeds = range(fit * settings.seeds, (fit + 1) * settings.seeds)
     if variant is None:
         vectors = VectorTimeline(tables, [t.as_of for t in tables])
         facts["bytes_per_item"] = {"vectors": vectors.bytes_per_item()}
         for kind in settings.rankers:
             for name, recipe in WITHOUT_CODES[kind].items():
-                scores[f"{name}/{kind}"] = _scored(before, scored, recipe, Sources(vectors=vectors), settings)
+                scores[f"{name}/{kind}"] = _scored(before, scored, recipe, Sources(vectors=vectors), seeds)
     else:
-        fitted = _fitted(tables, settings, variant, facts)
+        fitted = _fitted(tables, settings, variant, facts, seed=settings.seed + fit)
         if fitted is not None:
             timeline, codebook_size = fitted
             coded = [coded_frame(part, timeline, codebook_size=codebook_size) for part in (before, scored)]
@@ -297,19 +311,21 @@ def _make(out: Path, settings: ComparisonSettings, window: Window, variant: Vari
             if settings.controls and variant == settings.variants[0] and "ppnet" in settings.rankers:
                 recipes |= {f"{variant.name}_{name}/ppnet": recipe for name, recipe in CONTROLS.items()}
             for name, recipe in recipes.items():
-                scores[name] = _scored(coded[0], coded[1], recipe, Sources(sids=timeline), settings)
-    with fresh_directory(_cell_directory(out, window, variant)) as aside:
+                scores[name] = _scored(coded[0], coded[1], recipe, Sources(sids=timeline), seeds)
+    with fresh_directory(_cell_directory(out, window, variant, fit)) as aside:
         np.savez(aside / "scores.npz", allow_pickle=False, **scores)
         write_json(aside / "facts.json", facts)
-        seal(aside, {"made_of": _made_of(out, settings, window, variant), "facts": facts})
-    log.info("stage=compare window=%s variant=%s done=true", window.name, variant.name if variant else "none")
+        seal(aside, {"made_of": _made_of(out, settings, window, variant, fit), "facts": facts})
+    log.info("stage=compare window=%s variant=%s fit=%d done=true", window.name, variant.name if variant else "none", fit)
 
 
-def _scored(before: TrainingFrame, scored: TrainingFrame, recipe: str, sources: Sources, settings: ComparisonSettings) -> np.ndarray:
-    return train(before, recipe, sources=sources, seeds=range(settings.seeds)).predict(scored, sources)
+def _scored(before: TrainingFrame, scored: TrainingFrame, recipe: str, sources: Sources, seeds: Sequence[int]) -> np.ndarray:
+    return train(before, recipe, sources=sources, seeds=seeds).predict(scored, sources)
 
 
-def _fitted(tables: Sequence[EmbeddingTable], settings: ComparisonSettings, variant: Variant, facts: dict[str, Any]) -> tuple[SidTimeline, int] | None:
+def _fitted(
+    tables: Sequence[EmbeddingTable], settings: ComparisonSettings, variant: Variant, facts: dict[str, Any], *, seed: int
+) -> tuple[SidTimeline, int] | None:
     """The codes of every cut-off, or None where the tokenizer lacks a modality or collapsed; facts say which, and what it cost."""
     from adc_features.tokenizer import baselines
     from adc_features.tokenizer.encode import encode_series
@@ -334,7 +350,8 @@ def _fitted(tables: Sequence[EmbeddingTable], settings: ComparisonSettings, vari
     wall, cpu = time.perf_counter(), time.process_time()
     try:
         with tempfile.TemporaryDirectory() as directory:
-            generation = fit(tables, spec, settings=tokenizer, generation_id=GENERATION, directory=Path(directory) / "generation", seed=settings.seed)
+            target = Path(directory) / "generation"
+            generation = fit(tables, spec, settings=tokenizer, generation_id=GENERATION, directory=target, seed=seed)
     except QualityError as error:
         facts["collapsed"] = str(error)
         return None
@@ -370,15 +387,15 @@ def coded_frame(frame: TrainingFrame, timeline: SidTimeline, *, codebook_size: i
     return TrainingFrame(table, timeline.generation, codebook_size, frame.resolution)
 
 
-def _cell_directory(out: Path, window: Window, variant: Variant | None) -> Path:
-    return Path(out) / "cells" / f"{window.name}_{variant.name if variant else 'without_codes'}"
+def _cell_directory(out: Path, window: Window, variant: Variant | None, fit: int) -> Path:
+    return Path(out) / "cells" / f"{window.name}_{variant.name if variant else 'without_codes'}_{fit}"
 
 
-def _read(out: Path, window: Window, variant: Variant | None) -> Cell:
-    directory = _cell_directory(out, window, variant)
+def _read(out: Path, window: Window, variant: Variant | None, fit: int) -> Cell:
+    directory = _cell_directory(out, window, variant, fit)
     with np.load(directory / "scores.npz") as arrays:
         scores = {name: arrays[name] for name in arrays.files}
-    return Cell(window, variant.name if variant else None, scores, read_manifest(directory, verify=False)["facts"])
+    return Cell(window, variant.name if variant else None, scores, read_manifest(directory, verify=False)["facts"], fit)
 
 
 def _complete(directory: Path, made_of: Mapping[str, Any]) -> bool:

@@ -1,7 +1,7 @@
 """What a comparison says. Reads: cells, the rows that they scored. Writes: the result, a plain dict.
 
-Metrics are means over windows, weighted by rows (their order among tokenizers may be chance in any one window); intervals come from draws of
-users, the same draws in every window and for every competitor, so differences are paired. p is two-sided, from the draws' normal approximation; `survives` is Holm's step-down
+Metrics are means over fits, and over windows, weighted by rows (their order among tokenizers may be chance in any one window); intervals come from draws of
+users, the same draws in every window and for every competitor, so differences are paired. They hold the chance in users; that of fitting anew shows in `fits`, a value each. p is two-sided, from the draws' normal approximation; `survives` is Holm's step-down
 rule at 5 % over all the comparisons of one metric and ranker.
 
 Legend: W windows, B draws.
@@ -25,8 +25,8 @@ DECILES = 10
 def verdict(cells: Sequence[Cell], frame: TrainingFrame, *, first: str, seed: int = 0, deciles: bool = False) -> dict[str, Any]:
     """Metrics, paired differences of `first` from each competitor, costs, and what was left out and why.
 
-    Returns {"pooled_rows", "windows", "systems", "paired", "paired_<ranker>", "split_90_10", "removed", "collapsed"}; `paired` is under PPNet, keyed
-    `<first>_minus_<other>`. deciles: also AUC by popularity decile of the rows.
+    Returns {"pooled_rows", "windows", "systems", "paired", "paired_codes", "paired_<ranker>", "split_90_10", "removed", "collapsed"}; `paired` is under
+    PPNet, keyed `<first>_minus_<other>`, and `paired_codes` the same with the codes of `first` alone. deciles: also AUC by popularity decile of the rows.
     """
     rolling = [c for c in cells if not c.window.split_90_10]
     names = list(dict.fromkeys(name for c in rolling for name in c.scores))
@@ -42,6 +42,8 @@ def verdict(cells: Sequence[Cell], frame: TrainingFrame, *, first: str, seed: in
         key = "paired" if ranker == "ppnet" else f"paired_{ranker}"
         if f"{first}/{ranker}" in found.pooled:
             result[key] = _paired(found, first, ranker)
+    if f"{first}_codes/ppnet" in found.pooled:
+        result["paired_codes"] = _paired(found, f"{first}_codes", "ppnet")
     if newest := [c for c in cells if c.window.split_90_10]:
         split = _measured(newest, [newest[0].window], frame, list(dict.fromkeys(n for c in newest for n in c.scores)), seed=seed, deciles=False)
         result["split_90_10"] = {_short(name): {m: e.interval() for m, e in metrics.items()} for name, metrics in split.pooled.items()}
@@ -52,13 +54,14 @@ def verdict(cells: Sequence[Cell], frame: TrainingFrame, *, first: str, seed: in
 
 
 class _Measured:
-    """Per competitor and metric: the pooled estimate, and each window's value."""
+    """Per competitor and metric: the pooled estimate, and the value of each window and of each fit."""
 
     def __init__(self, rows: list[int]) -> None:
         self.rows = rows
         self.rows_total = sum(rows)
         self.pooled: dict[str, dict[str, Estimate]] = {}
         self.by_window: dict[str, dict[str, list[float]]] = {}
+        self.by_fit: dict[str, dict[str, list[float]]] = {}
 
 
 def _measured(cells: Sequence[Cell], windows: Sequence[Any], frame: TrainingFrame, names: Sequence[str], *, seed: int, deciles: bool) -> _Measured:
@@ -74,19 +77,20 @@ def _measured(cells: Sequence[Cell], windows: Sequence[Any], frame: TrainingFram
         group = np.concatenate([np.searchsorted(np.quantile(p, np.linspace(0.1, 0.9, DECILES - 1)), p, side="right") for p in popularity])
         masks |= {f"decile_{d}_auc": group == d for d in range(DECILES)}
     found = _Measured([len(p) for p in parts])
-    scores: dict[str, list[np.ndarray]] = {}
-    for window in windows:
-        for cell in cells:
-            if cell.window == window:
-                for name, score in cell.scores.items():
-                    scores.setdefault(name, []).append(score)
+    fits = sorted({cell.fit for cell in cells})
+    scores = {(cell.fit, cell.window, name): score for cell in cells for name, score in cell.scores.items()}
     for name in names:
-        if len(scores[name]) < len(windows):
-            continue  # it collapsed on one of the windows: not ranked
-        whole = np.concatenate(scores[name], axis=1)
-        values = {m: [getattr(judge, "gauc" if m == "gauc" else "auc")(whole, mask & (number == w)) for w in range(len(parts))] for m, mask in masks.items()}
-        found.pooled[name] = {m: _pooled(estimates, found.rows) for m, estimates in values.items()}
-        found.by_window[name] = {m: [e.value for e in estimates] for m, estimates in values.items()}
+        if any((fit, window, name) not in scores for fit in fits for window in windows):
+            continue  # it collapsed in one of them: not ranked
+        wholes = [np.concatenate([scores[fit, window, name] for window in windows], axis=1) for fit in fits]
+        found.pooled[name], found.by_window[name], found.by_fit[name] = {}, {}, {}
+        for metric, mask in masks.items():
+            measure = judge.gauc if metric == "gauc" else judge.auc
+            values = [[measure(whole, mask & (number == w)) for w in range(len(parts))] for whole in wholes]
+            each = [_pooled(estimates, found.rows) for estimates in values]
+            found.pooled[name][metric] = Estimate(float(np.mean([e.value for e in each])), np.mean([e.draws for e in each], axis=0))
+            found.by_window[name][metric] = [float(np.mean([e.value for e in of_window])) for of_window in zip(*values, strict=True)]
+            found.by_fit[name][metric] = [e.value for e in each]
     return found
 
 
@@ -113,11 +117,19 @@ def _paired(found: _Measured, first: str, ranker: str) -> dict[str, Any]:
         for name in others:
             difference = found.pooled[own][metric] - found.pooled[name][metric]
             wins = [a - b for a, b in zip(found.by_window[own][metric], found.by_window[name][metric], strict=True) if math.isfinite(a - b)]
-            differences[name][metric] = {**difference.interval(), "p": p_value(difference), "sign_test": sign_test(wins), "windows": wins}
+            refits = [a - b for a, b in zip(found.by_fit[own][metric], found.by_fit[name][metric], strict=True)]
+            differences[name][metric] = {**difference.interval(), "p": p_value(difference), "sign_test": sign_test(wins), "windows": wins, "fits": refits}
         kept = holm([differences[name][metric]["p"] for name in others], level=LEVEL)
         for name, survives in zip(others, kept, strict=True):
             differences[name][metric]["survives"] = survives
     return {f"{first}_minus_{_short(name)}": facts for name, facts in differences.items()}
+
+
+def paired_title(key: str, first: str) -> str:
+    """What a result's `paired` part is about, in words."""
+    if key == "paired_codes":
+        return f"{first}_codes minus each other, under ppnet"
+    return f"{first} minus each other, under {key.removeprefix('paired').strip('_') or 'ppnet'}"
 
 
 def _short(name: str) -> str:

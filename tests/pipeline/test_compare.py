@@ -64,10 +64,31 @@ def test_what_is_complete_is_found_again(compared, shop, monkeypatch):
     monkeypatch.setattr(comparison, "_make", lambda *task: made.append(task[3]) or real(*task))
     compare(out, settings(shop))
     assert made == []
-    shutil.rmtree(out / "cells" / f"{cells[2].window.name}_rq_kmeans")
+    shutil.rmtree(out / "cells" / f"{cells[2].window.name}_rq_kmeans_0")
     again, _ = compare(out, settings(shop))
     assert [v.name for v in made] == ["rq_kmeans"]
     assert np.array_equal(again[2].scores["rq_kmeans/ppnet"], cells[2].scores["rq_kmeans/ppnet"])
+
+
+def test_another_fit_learns_everything_anew(compared, shop):
+    """With two fits the first is found again; the second has behaviour vectors, codes and rankers of its own, and the verdict is the mean of both."""
+    out, (cells, _) = compared
+    both, _ = compare(out, settings(shop, fits=2))
+    first, second = ([c for c in both if c.fit == fit] for fit in (0, 1))
+    assert len(first) == len(second) == len(cells)
+    for old, kept, new in zip(cells, first, second, strict=True):
+        for name, scores in old.scores.items():
+            assert np.array_equal(kept.scores[name], scores)
+            assert not np.array_equal(new.scores[name], scores)
+    vectors = [np.load(out / "behavior" / str(fit) / "series.npz")["vectors"] for fit in (0, 1)]
+    assert not np.array_equal(*vectors)
+    results = [verdict(part, rows_of(out), first="adc") for part in (both, first, second)]
+    whole, *apart = (r["paired"]["adc_minus_rq_kmeans"]["gauc"] for r in results)
+    assert whole["fits"] == [part["mean"] for part in apart]
+    assert whole["mean"] == pytest.approx(np.mean(whole["fits"]))
+    plain = results[0]["paired_codes"]
+    assert set(plain) == {f"adc_codes_minus_{o}" for o in ("no_sid", "vectors", "adc", "adc_permuted", "rq_kmeans")}
+    assert plain["adc_codes_minus_adc"]["auc"]["mean"] == pytest.approx(-results[0]["paired"]["adc_minus_adc_codes"]["auc"]["mean"])
 
 
 def test_a_window_knows_nothing_of_what_comes_after_it(compared, shop, tmp_path):
@@ -98,7 +119,7 @@ def test_the_command_writes_a_table_json_and_a_page(compared, shop):
     assert result["pooled_rows"] == result["windows"][0]["rows"]
     assert set(result["paired"]) == {f"rq_kmeans_minus_{o}" for o in ("no_sid", "vectors", "opq", "rq_kmeans_codes", "rq_kmeans_permuted")}
     assert set(result["paired_xgboost"]) == {"rq_kmeans_minus_no_sid/xgboost", "rq_kmeans_minus_opq/xgboost"}
-    assert set(result["paired"]["rq_kmeans_minus_opq"]["gauc"]) == {"mean", "low", "high", "p", "sign_test", "windows", "survives"}
+    assert set(result["paired"]["rq_kmeans_minus_opq"]["gauc"]) == {"mean", "low", "high", "p", "sign_test", "windows", "fits", "survives"}
     page = (out / "comparison.html").read_text()
     assert "opq" in page
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -150,6 +171,7 @@ def test_a_window_of_one_class_is_left_out_and_counted(tmp_path):
         ({"variants": (VARIANTS[0], VARIANTS[0])}, "each name once"),
         ({"rankers": ("mlp",)}, "there is no ranker 'mlp'"),
         ({"windows": 0}, "expected at least 1"),
+        ({"fits": 0}, "fits is 0; expected at least 1"),
         ({"newest": True}, "ask for them with --final"),
     ],
 )
