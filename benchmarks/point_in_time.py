@@ -100,6 +100,7 @@ def adc(folder: Path, out: Path) -> Callable[[], int]:
     """Entity rows of one batch are given as a table, more as the file, which the store streams."""
     from pyarrow.dataset import dataset
 
+    from adc_features.store import write_parquet
     from adc_features.store.join import BATCH_ROWS
 
     store, features = feature_store(folder, "adc_features.store.offline_store.AsofOfflineStore")
@@ -107,7 +108,7 @@ def adc(folder: Path, out: Path) -> Callable[[], int]:
 
     def work() -> int:
         frame = pq.read_table(entity, memory_map=True) if pq.read_metadata(entity).num_rows <= BATCH_ROWS else dataset(entity)
-        return write_batches(store.get_historical_features(frame, features).to_batches(), out)
+        return write_parquet(store.get_historical_features(frame, features).to_batches(), out)
 
     return work
 
@@ -164,17 +165,6 @@ def floor(folder: Path, out: Path) -> Callable[[], int]:
         return written
 
     return work
-
-
-def write_batches(batches: Iterator[pa.Table], out: Path) -> int:
-    first = next(batches)
-    rows = len(first)
-    with pq.ParquetWriter(out, first.schema) as writer:
-        writer.write_table(first)
-        for batch in batches:
-            writer.write_table(batch)
-            rows += len(batch)
-    return rows
 
 
 def run(system: str, folder: str) -> dict[str, float]:

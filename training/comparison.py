@@ -237,7 +237,7 @@ def _ensure_behavior(run: Run, out: Path, settings: ComparisonSettings, windows:
 
 def _ensure_frame(run: Run, out: Path) -> None:
     """Labels joined point-in-time with the statistics, through Feast; codes are gathered later, a tokenizer at a time (the late join)."""
-    from adc_features.store import apply, create_repository, publish_statistics, service_name, training_features
+    from adc_features.store import apply, create_repository, publish_statistics, service_name, training_features, write_parquet
 
     dataset = dataset_of(run)
     made_of = {"data": run.facts("data")["files"]}
@@ -253,7 +253,7 @@ def _ensure_frame(run: Run, out: Path) -> None:
     apply(Path(out) / "repository")
     with fresh_directory(target) as aside:
         joined = training_features(Path(out) / "repository", label_table(dataset.interactions), service=service_name(None))
-        pq.write_table(joined, aside / "frame.parquet")
+        write_parquet([joined], aside / "frame.parquet")
         seal(aside, {"made_of": made_of})
 
 

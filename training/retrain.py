@@ -284,7 +284,7 @@ class _Task:
 
     def _frame(self, generation: str | None) -> TrainingFrame:
         """Every labelled row before as_of with the features of this generation's service."""
-        from adc_features.store import published_snapshots, service_name, training_features
+        from adc_features.store import published_snapshots, service_name, training_features, write_parquet
 
         repo, labels = repository_of(self.run), self.labels()
         snapshots = [s.to_dict() for s in published_snapshots(repo, generation)] if generation else []
@@ -292,7 +292,7 @@ class _Task:
         target = self.directory / f"frame_{generation or 'no_sid'}"
         if not _is(target, made_of):
             with fresh_directory(target) as aside:
-                pq.write_table(training_features(repo, labels, service=service_name(generation)), aside / "frame.parquet")
+                write_parquet([training_features(repo, labels, service=service_name(generation))], aside / "frame.parquet")
                 seal(aside, {"made_of": made_of})
         size = self._live(generation).codebook_size if generation else 0
         return training_frame(pq.read_table(target / "frame.parquet"), labels, generation=generation, codebook_size=size, resolution=self.dataset.resolution)

@@ -48,11 +48,11 @@ RETROACTIVE = "codes_weights_retroactive"
 
 
 def _build_dataset(run: Run, directory: Path) -> Mapping[str, Any]:
-    from adc_features.store import join_facts
+    from adc_features.store import join_facts, write_parquet
 
     joined = _joined(run)
     facts, manifest = join_facts(joined), _retrieved(joined)
-    pq.write_table(joined, directory / FRAME)
+    write_parquet([joined], directory / FRAME)
     write_json(directory / RETRIEVAL, manifest)
     frame = _checked_frame(run, joined)
     train, scored = split_frame(run, frame)

@@ -7,6 +7,7 @@ from adc_features.store.history import JoinFacts, PreparedJoin, join_facts, open
 from adc_features.store.online import OnlineReader, lookup, materialize, materialized_through, online_features, open_reader
 from adc_features.store.online_sids import OnlineSids
 from adc_features.store.parity import parity, require_parity
+from adc_features.store.parquet import write_parquet
 from adc_features.store.publish import check_validity, publish, publish_statistics, published_snapshots, published_timeline, unpublish
 from adc_features.store.registry import apply, registry_problems
 from adc_features.store.repository import check_repository, create_repository, live_generations, service_name
@@ -38,4 +39,5 @@ __all__ = [
     "service_name",
     "training_features",
     "unpublish",
+    "write_parquet",
 ]

@@ -18,7 +18,6 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from adc_features.clock import moment
@@ -26,6 +25,7 @@ from adc_features.errors import InputError
 from adc_features.store import _compat as feast
 from adc_features.store.asof import AsofIndex, microseconds
 from adc_features.store.join import BATCH_ROWS, PreparedView, ViewSource, joined_batches, open_parquet, time_bounds
+from adc_features.store.parquet import write_parquet
 
 TIME = "event_timestamp"
 _UTC = pa.timestamp("us", tz="UTC")
@@ -451,11 +451,7 @@ def _write_whole(tables: Iterator[pa.Table], path: str, filesystem: Any, *, as_d
     filesystem.create_dir(aside, recursive=True)
     try:
         file = f"{aside}/part-0.parquet"
-        first = next(tables)
-        with pq.ParquetWriter(file, first.schema, filesystem=filesystem) as writer:
-            writer.write_table(first)
-            for table in tables:
-                writer.write_table(table.cast(first.schema))
+        write_parquet(tables, file, filesystem=filesystem)
         if as_directory and filesystem.get_file_info(path).type != fs.FileType.NotFound:
             filesystem.delete_dir(path)
         filesystem.move(aside if as_directory else file, path)

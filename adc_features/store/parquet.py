@@ -1,0 +1,34 @@
+"""Joined rows into one Parquet file. Reads: tables. Writes: row groups that a trainer can shuffle and read one at a time."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+ROW_GROUP_ROWS = 1 << 18
+"""Enough to encode well; the encoder's own copies, which grow with it, stay small beside the rows."""
+
+
+def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: Any = None) -> int:
+    """Write tables of one schema, at least one, one after the other; returns the rows written. Fractions have no dictionary: they hardly repeat."""
+    tables = iter(tables)
+    table: pa.Table | None = next(tables)
+    schema, rows = table.schema, 0
+    with pq.ParquetWriter(path, schema, filesystem=filesystem, use_dictionary=_repeating(schema)) as writer:
+        while table is not None:
+            writer.write_table(table.cast(schema), ROW_GROUP_ROWS)
+            rows += len(table)
+            del table  # not held while the next one is made
+            table = next(tables, None)
+    return rows
+
+
+def _repeating(schema: pa.Schema) -> list[str]:
+    """The columns, lists' elements among them, whose values are not fractions; Parquet's own paths, as its writer forms them."""
+    empty = io.BytesIO()
+    pq.ParquetWriter(empty, schema).close()
+    leaves = pq.ParquetFile(empty).schema
+    return [leaf.path for leaf in leaves if leaf.physical_type not in {"FLOAT", "DOUBLE"}]
