@@ -15,7 +15,7 @@ ROW_GROUP_ROWS = 1 << 18
 def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: Any = None) -> int:
     """Write tables of one schema, at least one, one after the other; returns the rows written. Fractions have no dictionary: they hardly repeat."""
     tables = iter(tables)
-    table: pa.Table | None = next(tables)
+    table: Any = next(tables)
     schema, rows = table.schema, 0
     with pq.ParquetWriter(path, schema, filesystem=filesystem, use_dictionary=_repeating(schema)) as writer:
         while table is not None:
