@@ -13,7 +13,7 @@ ROW_GROUP_ROWS = 1 << 18
 
 
 def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: Any = None) -> int:
-    """Write tables of one schema, at least one, one after the other; returns the rows written. Fractions have no dictionary: they hardly repeat."""
+    """Write tables of one schema, at least one, one after the other; returns the rows written. Only what repeats has a dictionary."""
     tables = iter(tables)
     table: Any = next(tables)
     schema, rows = table.schema, 0
@@ -27,8 +27,8 @@ def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: A
 
 
 def _repeating(schema: pa.Schema) -> list[str]:
-    """The columns, lists' elements among them, whose values are not fractions; Parquet's own paths, as its writer forms them."""
+    """Columns of texts and short integers (codes), lists' elements among them, by Parquet's own paths: times, long integers and fractions hardly repeat."""
     empty = io.BytesIO()
     pq.ParquetWriter(empty, schema).close()
     leaves = pq.ParquetFile(empty).schema
-    return [leaf.path for leaf in leaves if leaf.physical_type not in {"FLOAT", "DOUBLE"}]
+    return [leaf.path for leaf in leaves if leaf.physical_type not in {"FLOAT", "DOUBLE", "INT64"}]
