@@ -53,15 +53,7 @@ def compare(
     from training.comparison import Variant
 
     variants = tuple(Variant(name, name) for name in tokenizers.split(","))
-    settings = {
-        "rankers": rankers,
-        "fits": fits,
-        "seeds": seeds,
-        "windows": windows,
-        "window_days": window_days,
-        "codebook_size": codebook_size,
-        "final": final,
-    }
+    settings = _settings(rankers, fits, seeds, windows, window_days=window_days, codebook_size=codebook_size, final=final)
     _run("Tokenizers compared", data, out, variants, {**settings, "newest": split_90_10}, strata=strata, jobs=jobs, json=json)
 
 
@@ -81,15 +73,7 @@ def ablate(
     """ADC-SID and its four ablations (Table 3)."""
     from training.comparison import Variant
 
-    settings = {
-        "rankers": rankers,
-        "fits": fits,
-        "seeds": seeds,
-        "windows": windows,
-        "window_days": window_days,
-        "codebook_size": codebook_size,
-        "final": final,
-    }
+    settings = _settings(rankers, fits, seeds, windows, window_days=window_days, codebook_size=codebook_size, final=final)
     _run("ADC-SID and what is left without each part", data, out, tuple(Variant(n, n) for n in ABLATIONS), settings, strata=False, jobs=jobs, json=json)
 
 
@@ -118,16 +102,13 @@ def sweep(
         "behavior_experts": [Variant("adc", "adc"), *(Variant(f"experts_{n}", "adc", behavior_codes=n) for n in (1, 2, 4, 5))],
         "codebook_size": [Variant("adc", "adc"), *(Variant(f"codes_{k}", "adc", codebook_size=k) for k in (25, 50, 200, 400))],
     }
-    settings = {
-        "rankers": rankers,
-        "fits": fits,
-        "seeds": seeds,
-        "windows": windows,
-        "window_days": window_days,
-        "codebook_size": codebook_size,
-        "final": final,
-    }
+    settings = _settings(rankers, fits, seeds, windows, window_days=window_days, codebook_size=codebook_size, final=final)
     _run(f"ADC-SID by {parameter.replace('_', ' ')}", data, out, tuple(grid[parameter]), settings, strata=False, jobs=jobs, json=json)
+
+
+def _settings(rankers: str, fits: int, seeds: int, windows: int, **others: Any) -> dict[str, Any]:
+    """What the three commands say alike, as fields of ComparisonSettings."""
+    return {"rankers": tuple(rankers.split(",")), "fits": fits, "seeds": seeds, "windows": windows, **others}
 
 
 def _run(title: str, data: str, out: Path, variants: tuple[Any, ...], settings: Mapping[str, Any], *, strata: bool, jobs: int, json: str | None) -> None:
@@ -137,7 +118,7 @@ def _run(title: str, data: str, out: Path, variants: tuple[Any, ...], settings: 
     from training.comparison import compare as compare_all
     from training.verdict import verdict
 
-    asked = ComparisonSettings(source=data, variants=variants, **{**settings, "rankers": tuple(settings["rankers"].split(","))})
+    asked = ComparisonSettings(source=data, variants=variants, **settings)
     with progress() as notify:
         cells, facts = compare_all(out, asked, jobs=jobs, progress=notify)
     result = {

@@ -1,8 +1,8 @@
 """What a comparison says. Reads: cells, the rows that they scored. Writes: the result, a plain dict.
 
 Metrics are means over fits, and over windows, weighted by rows (their order among tokenizers may be chance in any one window); intervals come from draws of
-users, the same draws in every window and for every competitor, so differences are paired. They hold the chance in users; that of fitting anew shows in `fits`, a value each. p is two-sided, from the draws' normal approximation; `survives` is Holm's step-down
-rule at 5 % over all the comparisons of one metric and ranker.
+users, the same draws in every window and for every competitor, so differences are paired. They hold the chance in users; that of fitting anew shows in `fits`, a value each. p is two-sided, from the draws'
+normal approximation; `survives` is Holm's step-down rule at 5 % over all the comparisons of one metric and ranker.
 
 Legend: W windows, B draws.
 """

@@ -13,7 +13,10 @@ ROW_GROUP_ROWS = 1 << 18
 
 
 def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: Any = None) -> int:
-    """Write tables of one schema, at least one, one after the other; returns the rows written. Only what repeats has a dictionary."""
+    """Write tables of one schema, at least one, one after the other; returns the rows written.
+
+    Only what repeats has a dictionary. Raises StopIteration without a table, pyarrow's errors for one that cannot be cast to the first one's schema.
+    """
     tables = iter(tables)
     table: Any = next(tables)
     schema, rows = table.schema, 0
