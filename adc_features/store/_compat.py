@@ -10,7 +10,9 @@ import gc
 import io
 import logging
 import os
+import uuid
 from collections.abc import Iterator
+from typing import Any
 
 os.environ.setdefault("FEAST_USAGE", "False")
 
@@ -26,6 +28,7 @@ from feast.infra.compute_engines.utils import create_offline_store_retrieval_job
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.registry.caching_registry import CachingRegistry
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.metrics import track_feature_statuses
 from feast.on_demand_feature_view import OnDemandFeatureView
@@ -100,6 +103,23 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+
+class _ToldApart:
+    """The cached contents of a registry, each with a version of its own.
+
+    Feast (0.67) remembers the entities and views that it listed by `id` and `version_id` of these contents. SQL registries leave the version empty, and an
+    address is used again once its object is gone: a store that is opened after another of the same project, or refreshed twice, is told what the earlier
+    contents held. Empty contents stay as they are, because Feast compares them with an empty message.
+    """
+
+    def __set__(self, registry: CachingRegistry, contents: Any) -> None:
+        if contents and contents.ByteSize() and not contents.version_id:
+            contents.version_id = uuid.uuid4().hex
+        vars(registry)["cached_registry_proto"] = contents
+
+
+CachingRegistry.cached_registry_proto = _ToldApart()  # type: ignore[assignment]
 
 
 @atexit.register

@@ -36,6 +36,24 @@ def test_every_name_that_we_use_of_feast_exists():
     assert [name for name in _compat.__all__ if not hasattr(_compat, name)] == []
 
 
+def test_contents_of_a_registry_at_an_address_that_is_used_again_are_read_anew(tmp_path):
+    """Feast remembers lists by the address of a registry's contents; new contents may lie where old ones did."""
+    import feast
+
+    store.create_repository(tmp_path, project="world")
+    opened = open_store(tmp_path)
+
+    def listed() -> set[str]:
+        return {entity.name for entity in opened.registry.list_entities("world", allow_cache=True)}
+
+    opened.apply([feast.Entity(name="item", join_keys=["item_id"], value_type=feast.ValueType.INT64)])
+    before, contents = listed(), opened.registry.cached_registry_proto
+    opened.apply([feast.Entity(name="user", join_keys=["user_id"], value_type=feast.ValueType.STRING)])
+    contents.CopyFrom(opened.registry.proto())
+    opened.registry.cached_registry_proto = contents
+    assert listed() - before == {"user"}
+
+
 def test_a_lookup_returns_the_published_codes(repo):
     """The newest snapshot comes back bit for bit, in the order asked, repeats kept."""
     got = store.lookup(repo, "g1", np.array(["b", "a", "b"]))
