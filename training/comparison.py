@@ -27,6 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adc_features import __version__
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, write_json
 from adc_features.clock import instant, moment
 from adc_features.dataset import Dataset, snapshot_times
@@ -210,7 +211,7 @@ def _ensure_behavior(run: Run, out: Path, settings: ComparisonSettings, windows:
     grid = snapshot_times(dataset.interactions["time"].to_numpy(), split=starts[-1], count=settings.snapshots)
     cutoffs = sorted({*grid, *starts})
     seed = settings.seed + fit
-    made_of = {"data": run.facts("data")["files"], "cutoffs": [t.isoformat() for t in cutoffs], "seed": seed}
+    made_of = {"version": __version__, "data": run.facts("data")["files"], "cutoffs": [t.isoformat() for t in cutoffs], "seed": seed}
     target = Path(out) / "behavior" / str(fit)
     if _complete(target, made_of):
         return
@@ -240,7 +241,7 @@ def _ensure_frame(run: Run, out: Path) -> None:
     from adc_features.store import apply, create_repository, publish_statistics, service_name, training_features, write_parquet
 
     dataset = dataset_of(run)
-    made_of = {"data": run.facts("data")["files"]}
+    made_of = {"version": __version__, "data": run.facts("data")["files"]}
     target = Path(out) / "frame"
     if _complete(target, made_of):
         return
@@ -278,6 +279,7 @@ def tables_until(out: Path, start: datetime, fit: int = 0) -> list[EmbeddingTabl
 def _made_of(out: Path, settings: ComparisonSettings, window: Window, variant: Variant | None, fit: int) -> dict[str, Any]:
     shared = ("seeds", "seed", "codebook_size", "behavior_codes")
     return {
+        "version": __version__,
         "behavior": read_manifest(Path(out) / "behavior" / str(fit), verify=False)["files"],
         "frame": read_manifest(Path(out) / "frame", verify=False)["files"],
         "window": [window.start.isoformat(), window.end.isoformat()],
