@@ -173,6 +173,14 @@ def test_behaviour_teaches_content_codes(name: str, tmp_path: Path) -> None:
     assert purity[0] > purity[1] + 0.2
 
 
+def test_unisid_keeps_its_codes_in_use(tmp_path: Path) -> None:
+    """Nothing but the evenness of choices holds its 64 codes apart: every position uses over half of them."""
+    rows = np.random.default_rng(4).normal(size=(1_000, 24)).astype(np.float32)
+    settings = replace(RECIPES["unisid"](), steps=150, batch=200, hidden=(32,), trunk=64, learning_rate=5e-3)
+    generation = fit([table(rows)], replace(SPEC, codebook_size=64), settings=settings, generation_id="g", directory=tmp_path / "g", seed=0)
+    assert min(book["utilisation"] for book in generation.quality["codebooks"]) > 0.5
+
+
 def test_positions_are_dealt_out_over_modalities(tmp_path: Path) -> None:
     """MM-RQ-VAE gives each modality its levels; a cold item has no code on those of behaviour."""
     warm = np.arange(400) > 0

@@ -25,8 +25,8 @@ from adc_features.tokenizer.union import RowUnion, chance_of
 
 BRANCHES = 4
 """Groups that each group of content vectors splits into at the next level."""
-SHARPNESS = 0.1
-"""Temperature of a choice among codes, in cosine of logits."""
+SHARPNESS = 0.2
+"""Temperature of a choice among codes, in cosine of logits, times the root of K: a logit of K at unit length is about 1 / sqrt(K)."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +157,11 @@ def _unevenness(logits_BLK: Tensor) -> Tensor:
     """ln K minus what a code tells of its item: the entropy of mean use less the mean entropy of each choice, in nats, mean over levels.
 
     The entropy of mean use alone is greatest when every choice is undecided, and then argmax may be the same code for all. The
-    contrast leaves the scale of logits free, so choices are compared at unit length over SHARPNESS.
+    contrast leaves the scale of logits free, so choices are compared at unit length over SHARPNESS / sqrt(K): softer, all of them look undecided, and
+    few codes win.
     """
-    soft_BLK = torch.softmax(F.normalize(logits_BLK - logits_BLK.mean(-1, keepdim=True), dim=-1) / SHARPNESS, dim=-1)
+    unit_BLK = F.normalize(logits_BLK - logits_BLK.mean(-1, keepdim=True), dim=-1)
+    soft_BLK = torch.softmax(unit_BLK * (math.sqrt(logits_BLK.shape[2]) / SHARPNESS), dim=-1)
     use_LK = soft_BLK.mean(0)
     choice_L = -torch.xlogy(soft_BLK, soft_BLK).sum(-1).mean(0)
     return (math.log(logits_BLK.shape[2]) + torch.xlogy(use_LK, use_LK).sum(1) + choice_L).mean()
