@@ -35,10 +35,11 @@ RECENT = 20
 
 @dataclass(frozen=True)
 class Variant:
-    """recipe: the one it changes. gates: of ALL. pace: how much faster than the tower gates learn, from 1 on. whole_input: also gate the tower's input (EPNet, arXiv 2302.01115). codes: as the tower
-    gets their embeddings, weighted and side by side (concat); added up (sum); with their products (crosses); each times a gate that is learned
-    from all weights and the reliability (trust); whole, with the weights shown to the gates alone (to_gates); or beside what the user's recent
-    items have in common with them, by learned attention of the candidate's codes to theirs (attention; Deep Interest Network, arXiv 1706.06978)."""
+    """recipe: the one it changes. gates: of ALL. pace: how much faster than the tower gates learn, from 1 on. whole_input: also gate the
+    tower's input (EPNet, arXiv 2302.01115). codes: as the tower gets their embeddings: weighted and side by side (concat); added up (sum);
+    with their products (crosses); each times a gate that is learned from all weights and the reliability (trust); whole, with the weights
+    shown to the gates alone (to_gates); or beside what the user's recent items have in common with them, by learned attention of the
+    candidate's codes to theirs (attention; Deep Interest Network, arXiv 1706.06978)."""
 
     recipe: str
     gates: tuple[str, ...] = ALL
