@@ -6,17 +6,15 @@ The windows, rows and judgement are those of ranker_windows.py. Each variant cha
 that recipe as it is: what the gates see (gates of nothing are 1, a plain MLP), or how codes and weights reach the tower.
 """
 
-import argparse
 import sys
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from _measure import apart, peak_rss_bytes, write_report
-from ranker_windows import judged, windows_of
+from _measure import apart, write_report
+from ranker_windows import arguments, described, judged, measure, windows_of
 
 from adc_features.run import Run
 from training.frame import TrainingFrame
@@ -83,16 +81,6 @@ def varied(variant: Variant) -> type:
 
     from training.rankers.ppnet import Batch, GatedTower, PPNet
 
-    class Scaled(nn.Module):
-        """Adam takes steps of one size whatever the slope, so what is multiplied moves that much faster."""
-
-        def __init__(self, factor: float) -> None:
-            super().__init__()
-            self.factor = factor
-
-        def forward(self, value: Tensor) -> Tensor:
-            return value * self.factor
-
     class Varied(PPNet):
         def __init__(self, id_sizes: Any, **options: Any) -> None:
             super().__init__(id_sizes, **{**options, "vectors": ()})
@@ -105,9 +93,9 @@ def varied(variant: Variant) -> type:
                 for gate in self.tower.gates:
                     nn.init.zeros_(gate.weight).requires_grad_(False)
             if variant.pace != 1:
-                for place, gate in enumerate(self.tower.gates):
+                for gate in self.tower.gates:  # Adam takes steps of one size whatever the slope: what is multiplied moves that much faster
                     nn.init.zeros_(gate.weight)
-                    self.tower.gates[place] = nn.Sequential(gate, Scaled(variant.pace))
+                    gate.register_forward_hook(lambda module, given, out: out * variant.pace)
             if "general" not in variant.gates:
                 nn.init.zeros_(self.tower.of_general.weight).requires_grad_(False)
             if variant.whole_input:
@@ -179,42 +167,28 @@ def with_recent_codes(recipe_inputs: Callable[..., Inputs]) -> Callable[..., Inp
     return widened
 
 
-def measure(directory: Path, variant: Variant, count: int, days: int, seeds: int) -> tuple[dict[str, float], list[np.ndarray]]:
-    """CPU and wall seconds of all fits, and the scores [seeds, N] of each window."""
-    import torch
-
+def measure_variant(directory: Path, variant: Variant, count: int, days: int, seeds: int) -> tuple[dict[str, float], list[np.ndarray]]:
+    """measure of ranker_windows with the variant in the place of PPNet, in this process only."""
     from training import train
     from training.rankers import ppnet
-    from training.stages import sources_of
 
-    torch.set_num_threads(1)
     if variant != Variant(variant.recipe):
-        ppnet.PPNet = varied(variant)  # in this process only
-        ppnet.PPNetRanker._fold = lambda self: None  # what serves is PPNet as it is
+        ppnet.PPNet = varied(variant)
+        ppnet.PPNetRanker._fold = lambda self: None  # it folds PPNet as it is
         if variant.codes == "attention":
             train.recipe_inputs = with_recent_codes(train.recipe_inputs)
-    run = Run.open(directory)
-    sources, scores = sources_of(run), []
-    wall, cpu = time.perf_counter(), time.process_time()
-    for before, scored in windows_of(run, count=count, days=days):
-        scores.append(train.train(before, variant.recipe, sources=sources, seeds=range(seeds)).predict(scored, sources))
-    return {"cpu_s": time.process_time() - cpu, "wall_s": time.perf_counter() - wall, "peak_rss_bytes": peak_rss_bytes()}, scores
+    return measure(directory, variant.recipe, count, days, seeds)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="a run whose dataset stage is complete, made without --final")
+    parser = arguments(__doc__.splitlines()[0])
     parser.add_argument("--variants", nargs="+", choices=[*VARIANTS], default=[*VARIANTS], help="beside the recipes that they change")
-    parser.add_argument("--windows", type=int, default=4)
-    parser.add_argument("--days", type=int, default=91, help="length of a window")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", default="-", help="a file, or - for standard output")
     asked = parser.parse_args()
     windows = windows_of(Run.open(asked.run), count=asked.windows, days=asked.days)
     names = dict.fromkeys([*(VARIANTS[name].recipe for name in asked.variants), *asked.variants])
     measured = {}
     for name in names:
-        measured[name] = apart(measure, asked.run, VARIANTS[name], asked.windows, asked.days, asked.seeds)
+        measured[name] = apart(measure_variant, asked.run, VARIANTS[name], asked.windows, asked.days, asked.seeds)
         print(f"variant={name!r} done={len(measured)} total={len(names)} cpu_s={measured[name][0]['cpu_s']:.0f}", file=sys.stderr)
     systems, paired = {}, {}
     for recipe in dict.fromkeys(VARIANTS[name].recipe for name in names):
@@ -223,8 +197,7 @@ def main() -> None:
         systems |= {name: {**measured[name][0], **facts[name]} for name in scores}
         paired |= differences
     ratios = {f"{name}_cpu_s_over_{VARIANTS[name].recipe}": systems[name]["cpu_s"] / systems[VARIANTS[name].recipe]["cpu_s"] for name in asked.variants}
-    described = [{"start": str(scored.times.min()), "end": str(scored.times.max()), "train_rows": len(t), "rows": len(scored)} for t, scored in windows]
-    write_report(asked.json, systems=systems, ratios=ratios, paired=paired, windows=described, seeds=asked.seeds)
+    write_report(asked.json, systems=systems, ratios=ratios, paired=paired, windows=described(windows), seeds=asked.seeds)
 
 
 if __name__ == "__main__":

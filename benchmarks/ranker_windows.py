@@ -74,14 +74,23 @@ def judged(windows: Windows, scores: dict[str, list[np.ndarray]]) -> tuple[dict[
     return facts, paired
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def described(windows: Windows) -> list[dict[str, Any]]:
+    return [{"start": str(scored.times.min()), "end": str(scored.times.max()), "train_rows": len(t), "rows": len(scored)} for t, scored in windows]
+
+
+def arguments(description: str) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--run", type=Path, required=True, help="a run whose dataset stage is complete, made without --final")
-    parser.add_argument("--recipes", nargs="+", default=["no_sid", "codes", "codes_weights"])
     parser.add_argument("--windows", type=int, default=4)
     parser.add_argument("--days", type=int, default=91, help="length of a window")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
+    return parser
+
+
+def main() -> None:
+    parser = arguments(__doc__.splitlines()[0])
+    parser.add_argument("--recipes", nargs="+", default=["no_sid", "codes", "codes_weights"])
     asked = parser.parse_args()
     windows = windows_of(Run.open(asked.run), count=asked.windows, days=asked.days)
     measured = {name: apart(measure, asked.run, name, asked.windows, asked.days, asked.seeds) for name in asked.recipes}
@@ -89,8 +98,7 @@ def main() -> None:
     systems = {name: {**costs, **facts[name]} for name, (costs, _) in measured.items()}
     first = asked.recipes[0]
     ratios = {f"{name}_cpu_s_over_{first}": systems[name]["cpu_s"] / systems[first]["cpu_s"] for name in asked.recipes[1:]}
-    described = [{"start": str(scored.times.min()), "end": str(scored.times.max()), "train_rows": len(t), "rows": len(scored)} for t, scored in windows]
-    write_report(asked.json, systems=systems, ratios=ratios, paired=paired, windows=described, seeds=asked.seeds)
+    write_report(asked.json, systems=systems, ratios=ratios, paired=paired, windows=described(windows), seeds=asked.seeds)
 
 
 if __name__ == "__main__":

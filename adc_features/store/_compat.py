@@ -109,8 +109,8 @@ class _ToldApart:
     """The cached contents of a registry, each with a version of its own.
 
     Feast (0.67) remembers the entities and views that it listed by `id` and `version_id` of these contents. SQL registries leave the version empty, and an
-    address is used again once its object is gone: a store that is opened after another of the same project, or refreshed twice, is told what the earlier
-    contents held. Empty contents stay as they are, because Feast compares them with an empty message.
+    address is used again once its object is gone: a store that is opened after another of the same project, or refreshed twice, may be told what the
+    earlier contents held. Empty contents stay as they are, because Feast compares them with an empty message.
     """
 
     def __set__(self, registry: CachingRegistry, contents: Any) -> None:

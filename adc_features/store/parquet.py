@@ -8,6 +8,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adc_features.errors import InputError
+
 ROW_GROUP_ROWS = 1 << 18
 """Enough to encode well; the encoder's own copies, which grow with it, stay small beside the rows."""
 
@@ -15,10 +17,12 @@ ROW_GROUP_ROWS = 1 << 18
 def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: Any = None) -> int:
     """Write tables of one schema, at least one, one after the other; returns the rows written.
 
-    Only what repeats has a dictionary. Raises StopIteration without a table, pyarrow's errors for one that cannot be cast to the first one's schema.
+    Only what repeats has a dictionary. Raises InputError without a table, pyarrow's errors for one that cannot be cast to the first one's schema.
     """
     tables = iter(tables)
-    table: Any = next(tables)
+    table: Any = next(tables, None)
+    if table is None:
+        raise InputError(f"there are no tables to write to {path}; give at least one, if need be without rows")
     schema, rows = table.schema, 0
     with pq.ParquetWriter(path, schema, filesystem=filesystem, use_dictionary=_repeating(schema)) as writer:
         while table is not None:

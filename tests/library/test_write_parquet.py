@@ -2,7 +2,9 @@
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
+from adc_features.errors import InputError
 from adc_features.store import parquet, write_parquet
 
 ROWS = pa.table(
@@ -31,3 +33,10 @@ def test_only_values_that_repeat_have_a_dictionary(tmp_path):
     group = pq.read_metadata(tmp_path / "rows.parquet").row_group(0)
     encoded = {group.column(i).path_in_schema.partition(".")[0]: "RLE_DICTIONARY" in group.column(i).encodings for i in range(5)}
     assert encoded == {"item": True, "at": False, "price": False, "codes": True, "weights": False}
+
+
+def test_no_table_is_refused_and_leaves_no_file(tmp_path):
+    """The schema is that of the first table; without one there is none."""
+    with pytest.raises(InputError, match="give at least one"):
+        write_parquet([], tmp_path / "rows.parquet")
+    assert not list(tmp_path.iterdir())

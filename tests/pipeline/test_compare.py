@@ -55,7 +55,7 @@ def test_every_system_scores_the_same_rows_of_every_window(compared):
 
 
 def test_what_is_complete_is_found_again(compared, shop, monkeypatch):
-    """A second call makes no cell; after one cell is lost, only that one is made, to the same scores."""
+    """A second call makes no cell; after one cell is lost, only that one is made, to the same scores. Another version of the library makes its own."""
     import shutil
 
     out, (cells, _) = compared
@@ -68,6 +68,10 @@ def test_what_is_complete_is_found_again(compared, shop, monkeypatch):
     again, _ = compare(out, settings(shop))
     assert [v.name for v in made] == ["rq_kmeans"]
     assert np.array_equal(again[2].scores["rq_kmeans/ppnet"], cells[2].scores["rq_kmeans/ppnet"])
+    task = (cells[2].window, VARIANTS[1], 0)
+    assert comparison._complete(comparison._cell_directory(out, *task), comparison._made_of(out, settings(shop), *task))
+    monkeypatch.setattr(comparison, "__version__", "another")
+    assert not comparison._complete(comparison._cell_directory(out, *task), comparison._made_of(out, settings(shop), *task))
 
 
 def test_another_fit_learns_everything_anew(compared, shop):
