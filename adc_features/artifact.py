@@ -63,6 +63,47 @@ def write_json(path: Path, value: Any) -> None:
         aside.unlink(missing_ok=True)
 
 
+def within(place: Path, name: Any, *, said_by: str) -> Path:
+    """`place / name` for a name that a file, a record or a person gave: refused unless it lies below `place`.
+
+    name: relative, in its shortest form (no empty part, `.` or `..`). Symbolic links are followed: one that leads
+    outside is refused, existing or not. said_by: where the name stands, for the message. Raises ArtifactError.
+    """
+    try:
+        if not isinstance(name, str) or "\0" in name or not os.fsencode(name):
+            raise ValueError("it is empty or no text")
+        if os.path.isabs(name) or ".." in name.split("/") or os.path.normpath(name) in (".", "..") or name != os.path.normpath(name):
+            raise ValueError("it is absolute, or has an empty part, '.' or '..'")
+        path = Path(place) / name
+        path.exists()  # an error other than "there is none": too long, or links in a circle
+        if not path.resolve().is_relative_to(Path(place).resolve()):
+            raise ValueError(f"a symbolic link leads it to {path.resolve()}")
+    except (ValueError, OSError, RuntimeError) as error:
+        shown = repr(name) if len(repr(name)) <= 200 else f"{repr(name)[:200]}..."
+        raise ArtifactError(
+            f"{said_by} names {shown}, which is no path below {place} ({error}): the record was altered, or links were "
+            "made by hand; restore it, or write it again with the command that made it"
+        ) from error
+    return path
+
+
+def deletable(place: Path, name: Any, *, said_by: str) -> Path:
+    """`within`, for a directory that will be deleted: no part of it below `place` is a symbolic link.
+
+    Raises ArtifactError, naming the link.
+    """
+    path = within(place, name, said_by=said_by)
+    for part in (path, *path.parents):
+        if part == Path(place):
+            return path
+        if part.is_symlink():
+            raise ArtifactError(
+                f"{said_by} names {name!r} for deletion, but {part} is a symbolic link to {os.readlink(part)}: "
+                "nothing was deleted; put the directory itself there, or remove the link by hand"
+            )
+    raise AssertionError("a path within a place has it among its parents")
+
+
 @contextmanager
 def fresh_directory(target: Path) -> Iterator[Path]:
     """A new directory beside `target` to fill; renamed to `target` when the block ends well, removed when it fails.
@@ -120,7 +161,7 @@ def read_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
     Raises ArtifactError naming the file when the manifest is absent or, under `verify`, a file is missing or altered.
     """
     path = Path(directory) / MANIFEST
-    if not path.is_file():
+    if not os.path.isfile(path):  # unlike Path.is_file, also false for a name that is too long
         raise ArtifactError(f"{directory} has no {MANIFEST}: it does not exist or was never completed; run the stage that writes it again")
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -129,7 +170,7 @@ def read_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f"{path} lists no files: it was not written by this library; give a directory that was")
     for name, wanted in manifest["files"].items() if verify else ():
-        file = Path(directory) / name
+        file = within(Path(directory), name, said_by=str(path))
         if not file.is_file():
             raise ArtifactError(f"{file} is missing, its manifest names it; write the artefact again")
         if (got := file_hash(file)) != wanted:

@@ -22,6 +22,8 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.spec import SidSpec
 
 FORMAT = 1
+GENERATIONS = "generations"
+"""The directory of a run that holds the generations after its first, each under its id."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +47,14 @@ class Generation:
 
 def check_generation_id(generation_id: str) -> str:
     """The id itself; raises InputError when it could not be part of a Feast view's name."""
-    if not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", generation_id):
+    if not isinstance(generation_id, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", generation_id):
         raise InputError(f"generation id is {generation_id!r}; expected a lower-case letter, then letters, digits or '_', for example 'g3'")
     return generation_id
+
+
+def generation_place(generation_id: str) -> str:
+    """Where a generation after the first lies, relative to its run. Raises InputError for an id that is none."""
+    return f"{GENERATIONS}/{check_generation_id(generation_id)}"
 
 
 def write_generation(
@@ -84,6 +91,10 @@ def open_generation(directory: Path) -> Generation:
         raise ArtifactError(
             f"{directory} is of generation format {manifest.get('format')!r}, this library reads {FORMAT}; open it with library {manifest.get('library_version')}"
         )
+    try:
+        check_generation_id(manifest["id"])
+    except InputError as error:
+        raise ArtifactError(f"{directory}: {error}; its manifest was altered, fit the generation again") from error
     return Generation(
         id=manifest["id"],
         tokenizer=manifest["tokenizer"],

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 from adc_features import __version__
-from adc_features.artifact import MANIFEST, fresh_directory, json_text, read_manifest, seal, write_json
+from adc_features.artifact import MANIFEST, fresh_directory, json_text, read_manifest, seal, within, write_json
 from adc_features.errors import ArtifactError, InputError
 from adc_features.generation import check_generation_id
 from adc_features.reliability import Mode
@@ -117,7 +117,7 @@ class Run:
 
     def output(self, stage: str) -> Path:
         """The complete directory of a stage; raises ArtifactError when it was never completed."""
-        directory = self.directory / stage
+        directory = within(self.directory, stage, said_by="a stage's name")
         if not (directory / MANIFEST).is_file():
             raise ArtifactError(f"stage {stage!r} of {self.directory} is not complete; build it first, `adc run --run {self.directory}` builds every stage")
         return directory

@@ -23,7 +23,7 @@ from adc_features.dataset import Dataset
 from adc_features.embeddings import EmbeddingTable, id_array
 from adc_features.encoders.behavior_state import BehaviorState, read_state, write_state
 from adc_features.errors import ArtifactError, InputError
-from adc_features.generation import Generation, open_generation
+from adc_features.generation import Generation, generation_place, open_generation
 from adc_features.run import Run
 from adc_features.sids import SidTable, changed_rows
 from adc_features.spec import BEHAVIOR
@@ -105,6 +105,7 @@ def renew(run: Run, generation_id: str, *, warm: bool = True, churn_budget: floa
     from adc_features.tokenizer.line import Line
     from adc_features.tokenizer.model import AdcSettings
 
+    directory = run.directory / generation_place(generation_id)
     parent, repo = generation_of(run), repository_of(run)
     with run.lock():
         later = sorted(d for d in (run.directory / "snapshots").glob("[0-9]*") if _is_current(run, d))
@@ -114,7 +115,6 @@ def renew(run: Run, generation_id: str, *, warm: bool = True, churn_budget: floa
             raise InputError(
                 f"no snapshot lies after {parent.trained_through.isoformat()}, through which {parent.id!r} was trained; make one with `adc snapshot` first"
             )
-        directory = run.directory / "generations" / generation_id
         if generation_id in {g.id for g in live_generations(repo)}:
             raise InputError(f"generation {generation_id!r} is published in {repo}; give a new id")
         line, settings = Line(parent, warm=warm, churn_budget=churn_budget), AdcSettings(**parent.settings["adc"])

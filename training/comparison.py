@@ -13,6 +13,7 @@ Cells are independent, found again when complete, and may run in several process
 """
 
 import logging
+import re
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adc_features import __version__
-from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, write_json
+from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, within, write_json
 from adc_features.clock import instant, moment
 from adc_features.dataset import Dataset, snapshot_times
 from adc_features.embeddings import EmbeddingTable, id_array
@@ -61,6 +62,13 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
     behavior_codes: int | None = None
     codebook_size: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not re.fullmatch(r"[\w.+=-]{1,100}", self.name):
+            raise InputError(
+                f"a variant is called {self.name!r}; its cells are directories of that name: use 1 to 100 letters, "
+                "digits and any of _ . + = -"
+            )
 
 
 @dataclass(frozen=True)
@@ -390,7 +398,8 @@ def coded_frame(frame: TrainingFrame, timeline: SidTimeline, *, codebook_size: i
 
 
 def _cell_directory(out: Path, window: Window, variant: Variant | None, fit: int) -> Path:
-    return Path(out) / "cells" / f"{window.name}_{variant.name if variant else 'without_codes'}_{fit}"
+    name = f"{window.name}_{variant.name if variant else 'without_codes'}_{fit}"
+    return within(Path(out) / "cells", name, said_by="a comparison's cell")
 
 
 def _read(out: Path, window: Window, variant: Variant | None, fit: int) -> Cell:

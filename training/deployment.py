@@ -17,12 +17,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adc_features.artifact import MANIFEST, file_hash, read_manifest
+from adc_features.artifact import MANIFEST, deletable, file_hash, read_manifest, within
 from adc_features.catalog import WAIT, Catalog, Writer, open_catalog
 from adc_features.catalog.tables import GENERATIONS, PROMOTIONS, RANKERS, SNAPSHOTS
 from adc_features.errors import AdcError, ArtifactError, GenerationMismatch, InputError
+from adc_features.generation import generation_place
 from adc_features.run import Run
 from adc_features.stages import repository_of, split_of
+from training.places import retrain_of
 from training.promotion import PROMOTION, Promotion, check_promotion, promote, read_promotion
 
 log = logging.getLogger(__name__)
@@ -110,7 +112,7 @@ def _row(pair: Promotion) -> dict[str, Any]:
 
 
 def _generation_directory(run: Run, generation_id: str) -> str:
-    return "generation/generation" if generation_id == run.settings.generation else f"generations/{generation_id}"
+    return "generation/generation" if generation_id == run.settings.generation else generation_place(generation_id)
 
 
 def _parent(directory: Path) -> str | None:
@@ -156,7 +158,8 @@ def candidate(run: Run, catalog: Catalog, ranker: str, *, generation: str | None
         )
     codebook = known[wanted]["codebook_hash"] if wanted else None
     known_as = row["generation"] if wanted != row["generation"] else None
-    return Promotion(run.directory / row["directory"], row["hash"], repository_of(run), wanted, codebook, at, known_as)
+    place = within(run.directory, row["directory"], said_by=f"the catalogue's ranker {row['hash'][:12]}")
+    return Promotion(place, row["hash"], repository_of(run), wanted, codebook, at, known_as)
 
 
 def line_of(generations: Mapping[str, Mapping[str, Any]], generation: str) -> list[str]:
@@ -213,7 +216,16 @@ def garbage(run: Run, catalog: Catalog, *, keep: int = KEEP) -> dict[str, list[s
     needed = {ranker for ranker, _ in pairs[: keep + 1]}
     ready = [r for r in catalog.rankers() if r["state"] == "ready"]
     since = next((r["registered_at"] for r in ready if serving and r["hash"] == serving["ranker"]), None)
-    kept = [r for r in ready if r["hash"] in needed or not r["directory"].startswith("retrains/") or since is None or r["registered_at"] > since]
+    named = _named(run)  # by place too: a hash that was altered must not free the directory that the file names
+    kept = [
+        r
+        for r in ready
+        if r["hash"] in needed
+        or retrain_of(r["directory"]) is None
+        or since is None
+        or r["registered_at"] > since
+        or (run.directory / r["directory"]).resolve() == named
+    ]
     live = {g["id"]: g for g in catalog.generations() if g["state"] == "live"}
     newest = max(live.values(), key=lambda g: (g["trained_through"], g["registered_at"]))["id"] if live else None
     used = {run.settings.generation, newest, *(r["generation"] for r in kept), *(p["generation"] for p in rows if _pair(p) in pairs[: keep + 1])}
@@ -221,16 +233,81 @@ def garbage(run: Run, catalog: Catalog, *, keep: int = KEEP) -> dict[str, list[s
     return {"rankers": [r["directory"] for r in ready if r not in kept], "generations": [g for g in live if g not in used]}
 
 
+def _named(run: Run) -> Path | None:
+    """The ranker directory that the promotion file names."""
+    path = run.directory / PROMOTION
+    return read_promotion(path).ranker if path.exists() else None
+
+
+class _Doomed(NamedTuple):
+    """What a clean-up will delete, every path checked. models: of retrainings, each in a directory of its own."""
+
+    generations: list[str]
+    directories: list[Path]
+    manifests: list[Path]
+
+
+def _doomed(run: Run, catalog: Catalog, found: Mapping[str, list[str]]) -> _Doomed:
+    """The garbage, and what a killed clean-up had recorded as being removed.
+
+    Raises ArtifactError unless each of them is a directory that we make, below the run and behind no symbolic link.
+    """
+    from adc_features.store.repository import deletable_publication
+
+    rows = [g for g in catalog.generations() if g["state"] == "removing" or g["id"] in found["generations"]]
+    rankers = catalog.rankers()
+    used = {r["directory"] for r in rankers if r["state"] == "ready"} - set(found["rankers"])
+    models = {
+        r["directory"]: r["hash"]
+        for r in rankers
+        if r["directory"] not in used and (r["state"] == "removing" or (r["state"] == "ready" and r["directory"] in found["rankers"]))
+    }
+    directories, manifests = [], []
+    for g in rows:
+        said_by = f"the catalogue's generation {g['id']!r}"
+        try:
+            ours = g["directory"] == generation_place(g["id"]) and g["id"] != run.settings.generation
+        except InputError:
+            ours = False
+        if not ours:
+            raise _not_ours(said_by, g["directory"], "generations/<its id>")
+        deletable(run.directory, f"{repository_of(run).name}/data", said_by=said_by)
+        deletable_publication(repository_of(run), g["id"])
+        directories.append(deletable(run.directory, g["directory"], said_by=said_by))
+    for model, ranker in models.items():
+        said_by = f"the catalogue's ranker {ranker[:12]}"
+        if (place := retrain_of(model)) is None:
+            raise _not_ours(said_by, model, "retrains/<time>_<hash>/ranker/model")
+        outer = deletable(run.directory, model, said_by=said_by).parent
+        manifests.append(outer / MANIFEST)
+        directories.append(deletable(run.directory, place, said_by=said_by))
+    if (named := _named(run)) is not None and any(named.is_relative_to(d.resolve()) for d in directories):
+        raise ArtifactError(
+            f"the catalogue says that {named} is being removed, the promotion file serves it; nothing was deleted: promote "
+            "another ranker first, or restore the catalogue (deleted, it is made again from what is there)"
+        )
+    return _Doomed([g["id"] for g in rows], directories, manifests)
+
+
+def _not_ours(said_by: str, directory: str, expected: str) -> ArtifactError:
+    return ArtifactError(
+        f"{said_by} is to be removed with directory {directory!r}, expected {expected}: the record was altered and nothing was "
+        "deleted; restore the catalogue from a backup, or delete it: it is made again from what is there"
+    )
+
+
 def collect(run: Run, catalog: Catalog, *, at: datetime, keep: int = KEEP, dry_run: bool = False) -> dict[str, Any]:
     """Delete the garbage: generations from what is declared first, then files. Killed at any point, the next call goes on.
 
-    Raises InputError, nothing deleted, while a retraining or another clean-up runs.
+    Raises InputError, nothing deleted, while a retraining or another clean-up runs; ArtifactError, nothing deleted, when the
+    record names a directory that is not of our making or lies behind a symbolic link.
     """
     from adc_features.store import apply, unpublish
 
     with catalog.alone("gc"), catalog.alone("retrain"), catalog.alone(DEPLOY, wait=WAIT), run.lock():
         sync(run, catalog, at=at)
         found = garbage(run, catalog, keep=keep)
+        doomed = _doomed(run, catalog, found)
         if dry_run:
             return {"dry_run": True, **found}
         with catalog.write(at=at) as writer:
@@ -239,16 +316,13 @@ def collect(run: Run, catalog: Catalog, *, at: datetime, keep: int = KEEP, dry_r
             for r in writer.rows(RANKERS, state="ready"):
                 if r["directory"] in found["rankers"]:
                     writer.put(RANKERS, {"hash": r["hash"]}, {"state": "removing"}, event="ranker_removing")
-        generations = [g for g in catalog.generations() if g["state"] == "removing"]  # of a killed clean-up too
-        used = {r["directory"] for r in catalog.rankers() if r["state"] == "ready"}
-        rankers = [run.directory / r["directory"] for r in catalog.rankers() if r["state"] == "removing" and r["directory"] not in used]
-        for generation in generations:
-            unpublish(repository_of(run), generation["id"])
-        if generations:
+        for generation in doomed.generations:
+            unpublish(repository_of(run), generation)
+        if doomed.generations:
             apply(repository_of(run))
-        for model in rankers:
-            (model.parent / MANIFEST).unlink(missing_ok=True)  # first: what is half deleted must not look whole
-        for directory in [run.directory / g["directory"] for g in generations] + [model.parents[1] for model in rankers]:
+        for manifest in doomed.manifests:
+            manifest.unlink(missing_ok=True)  # first: what is half deleted must not look whole
+        for directory in doomed.directories:
             (directory / MANIFEST).unlink(missing_ok=True)
             shutil.rmtree(directory, ignore_errors=True)
         with catalog.write(at=at) as writer:
@@ -269,10 +343,10 @@ def problems(run: Run, catalog: Catalog) -> list[str]:
     """
     said = []
     for generation in catalog.generations():
-        if generation["state"] == "live" and (wrong := _broken(run.directory / generation["directory"])):
+        if generation["state"] == "live" and (wrong := _broken(run, generation["directory"])):
             said.append(f"generation {generation['id']}: {wrong}")
     for ranker in catalog.rankers():
-        if ranker["state"] == "ready" and (wrong := _broken(run.directory / ranker["directory"])):
+        if ranker["state"] == "ready" and (wrong := _broken(run, ranker["directory"])):
             said.append(f"ranker {ranker['hash'][:12]}: {wrong}")
     if (run.directory / PROMOTION).exists():
         try:
@@ -282,9 +356,9 @@ def problems(run: Run, catalog: Catalog) -> list[str]:
     return said
 
 
-def _broken(directory: Path) -> str | None:
+def _broken(run: Run, directory: str) -> str | None:
     try:
-        read_manifest(directory)
+        read_manifest(within(run.directory, directory, said_by="the catalogue"))
     except ArtifactError as error:
         return str(error)
     return None
@@ -314,6 +388,6 @@ def show(run: Run, catalog: Catalog, name: str, *, at: datetime) -> dict[str, An
             if (kind == "ranker" and str(row[key]).startswith(name)) or str(row[key]) == name:
                 subject = str(row[key])
                 events = [e for e in catalog.events() if e["subject"].partition("/")[0] == subject and e["event"].startswith(("snapshot", kind))]
-                directory = {"manifest": read_manifest(run.directory / row["directory"], verify=False)} if row.get("state") in ("live", "ready") else {}
+                directory = {"manifest": read_manifest(within(run.directory, row["directory"], said_by="the catalogue"), verify=False)} if row.get("state") in ("live", "ready") else {}
                 return {"kind": kind, **row, "events": events, **{k: {n: v for n, v in m.items() if n != "files"} for k, m in directory.items()}}
     raise InputError(f"nothing on record is called {name!r}; `adc versions --run {run.directory}` lists what there is")

@@ -14,6 +14,7 @@ from typing import Any
 from adc_features.artifact import MANIFEST, file_hash, read_manifest, write_json
 from adc_features.clock import parse_utc, utc
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
+from adc_features.generation import check_generation_id
 from adc_features.run import Run
 from adc_features.stages import generation_of, repository_of
 from training.recipes import RECIPES
@@ -40,6 +41,9 @@ class Promotion:
     known_as: str | None = None
 
     def __post_init__(self) -> None:
+        for generation in (self.generation, self.known_as):
+            if generation is not None:
+                check_generation_id(generation)
         object.__setattr__(self, "ranker", Path(self.ranker).resolve())
         object.__setattr__(self, "repository", Path(self.repository).resolve())
         object.__setattr__(self, "promoted_at", utc(self.promoted_at, name="promoted_at"))

@@ -10,7 +10,6 @@
 Every step is kept under a name made of its inputs, so a killed command goes on where it was; a finished one repeats its answer.
 """
 
-import hashlib
 import json
 import logging
 from collections.abc import Mapping
@@ -39,6 +38,7 @@ from adc_features.stages import dataset_of, load_source, repository_of, split_of
 from training.deployment import deploy, line_of, sync
 from training.frame import TrainingFrame, label_table, training_frame
 from training.metrics import Estimate, Judge, popularity_slices
+from training.places import RETRAINS, retrain_place
 from training.promotion import PROMOTION, Promotion, promotion_of, read_promotion
 from training.recipes import Recipe, Sources
 from training.stages import PARITY_SAMPLE, code_coverage
@@ -46,7 +46,7 @@ from training.tracking import track
 from training.train import Trained, load_trained, train
 
 log = logging.getLogger(__name__)
-RETRAINS, DECISION = "retrains", "decision.json"
+DECISION = "decision.json"
 
 
 @dataclass(frozen=True)
@@ -177,8 +177,7 @@ class _Task:
     @cached_property
     def directory(self) -> Path:
         """Named by everything that the answer follows from: no later task writes where a ranker serves."""
-        name = hashlib.sha256(json_text(self.made_of()).encode()).hexdigest()[:8]
-        return self.run.directory / RETRAINS / f"{self.as_of:%Y%m%dT%H%M%S}_{name}"
+        return self.run.directory / retrain_place(self.as_of, self.made_of())
 
     @cached_property
     def online_time(self) -> datetime:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from adc_features.artifact import fresh_directory, read_manifest, seal
+from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, within
 from adc_features.errors import GenerationMismatch
 from training.frame import TrainingFrame
 from training.inputs import InputEncoder, Inputs
@@ -79,7 +79,10 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained:
         recipe=recipe,
         generation=manifest["generation"],
         encoder=InputEncoder.read(Path(directory) / "encoder.npz"),
-        rankers={seed: load(Path(directory) / f"seed_{seed}") for seed in manifest["seeds"]},
+        rankers={
+            seed: load(within(Path(directory), f"seed_{seed}", said_by=f"{directory}/{MANIFEST}"))
+            for seed in manifest["seeds"]
+        },
         rounds=manifest["rounds"],
         curve=[Round(**r) for r in manifest["curve"]],
     )

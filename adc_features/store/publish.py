@@ -31,6 +31,7 @@ from adc_features.store.definitions import ENTITY_OF, FEATURE_TYPES, JOIN_KEY, f
 from adc_features.store.repository import (
     IdType,
     LiveGeneration,
+    deletable_publication,
     live_generation,
     live_generations,
     live_generations_path,
@@ -179,10 +180,14 @@ def only_publisher(repo: Path) -> Iterator[None]:
 
 
 def unpublish(repo: Path, generation_id: str) -> None:
-    """Take a generation from what is declared, then delete its rows; `apply` then deletes its view and online rows. Idempotent."""
+    """Take a generation from what is declared, then delete its rows; `apply` then deletes its view and online rows. Idempotent.
+
+    Raises InputError for an id that is none, ArtifactError when its rows lie behind a symbolic link; nothing was deleted.
+    """
+    rows = deletable_publication(repo, generation_id)
     with only_publisher(repo):
         write_live_generations(repo, [g for g in live_generations(repo) if g.id != generation_id])
-        shutil.rmtree(publication_path(repo, generation_id), ignore_errors=True)
+        shutil.rmtree(rows, ignore_errors=True)
     _log.info("stage=unpublish generation=%s", generation_id)
 
 

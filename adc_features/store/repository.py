@@ -21,8 +21,9 @@ from typing import Any, Literal
 
 import yaml
 
-from adc_features.artifact import read_manifest, write_json
+from adc_features.artifact import deletable, read_manifest, within, write_json
 from adc_features.errors import AdcError, ArtifactError, InputError
+from adc_features.generation import check_generation_id
 
 CONFIG = "feature_store.yaml"
 STATISTICS = ("item_profile", "user_activity")
@@ -175,6 +176,11 @@ def live_generations(repo: Path) -> list[LiveGeneration]:
 def _listed(path: Path, version: tuple[int, ...]) -> tuple[LiveGeneration, ...]:
     """The entries of one version of the file: every online read asks for them, and it is replaced by renaming."""
     entries = json.loads(path.read_text(encoding="utf-8"))["generations"]
+    for entry in entries:
+        try:
+            check_generation_id(entry["id"])
+        except InputError as error:
+            raise ArtifactError(f"{path}: {error}; the file was altered, publish a generation again to rewrite it") from error
     return tuple(LiveGeneration(**{**entry, "trained_through": datetime.fromisoformat(entry["trained_through"])}) for entry in entries)
 
 
@@ -192,8 +198,21 @@ def write_live_generations(repo: Path, generations: list[LiveGeneration]) -> Non
 
 
 def publication_path(repo: Path, generation_id: str) -> Path:
-    """The directory of a generation's published rows."""
-    return _data(repo) / sid_view_name(generation_id)
+    """The directory of a generation's published rows.
+
+    Raises InputError for an id that is none, ArtifactError when a link leads it out of the repository's data.
+    """
+    return within(_data(repo), _publication(generation_id), said_by=f"generation {generation_id!r}")
+
+
+def deletable_publication(repo: Path, generation_id: str) -> Path:
+    """The same, to be deleted: raises ArtifactError too when `data` or the directory is a symbolic link."""
+    name = f"data/{_publication(generation_id)}"
+    return deletable(Path(repo), name, said_by=f"generation {generation_id!r}")
+
+
+def _publication(generation_id: str) -> str:
+    return sid_view_name(check_generation_id(generation_id))
 
 
 def statistics_path(repo: Path) -> Path:
@@ -245,7 +264,7 @@ def _data_problems(repo: Path) -> list[str]:
     problems = []
     try:
         live = live_generations(repo)
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, ArtifactError) as error:
         return [f"{live_generations_path(repo)} cannot be read ({error}); publish a generation again to rewrite it"]
     for generation in live:
         try:

@@ -181,6 +181,11 @@ def test_two_lines_of_codes_are_never_mixed(place):
 # ---- clean up
 
 
+def retraining(number: int) -> str:
+    """A name such as `adc retrain` gives."""
+    return f"20240101T000000_{number:08x}"
+
+
 def copied_ranker(place: Path, name: str) -> None:
     """A ranker as `adc retrain` leaves one, of another hash than any."""
     target = place / "retrains" / name / "ranker"
@@ -195,15 +200,15 @@ def test_clean_up_keeps_what_serves_and_what_it_would_roll_back_to(place):
     run = Run.open(place)
     made: list[str] = []
     for n in range(3):
-        copied_ranker(place, f"t{n}")
+        copied_ranker(place, retraining(n))
         record = deployment.catalog_of(run)
         deployment.sync(run, record, at=AT + timedelta(days=n))
-        made.append(next(r for r in record.rankers() if r["directory"] == f"retrains/t{n}/ranker/model")["hash"])
+        made.append(next(r for r in record.rankers() if r["directory"] == f"retrains/{retraining(n)}/ranker/model")["hash"])
         adc("promote", "--run", str(place), "--ranker", made[-1])
     dry = answer("gc", "--run", str(place), "--dry-run")
-    assert (dry["rankers"], dry["generations"]) == (["retrains/t0/ranker/model"], [])
+    assert (dry["rankers"], dry["generations"]) == ([f"retrains/{retraining(0)}/ranker/model"], [])
     adc("gc", "--run", str(place))
-    assert [d.name for d in sorted((place / "retrains").iterdir())] == ["t1", "t2"]
+    assert [d.name for d in sorted((place / "retrains").iterdir())] == [retraining(1), retraining(2)]
     assert answer("rollback", "--run", str(place))["pair"].endswith(made[1][:12])
 
 
@@ -228,7 +233,7 @@ def test_a_clean_up_killed_at_any_deletion_is_ended_by_the_next(place, tmp_path)
     for n, days in enumerate((10, 15)):
         snapshot(run, split_of(run).train_end + timedelta(days=days))
         renew(run, f"g{n + 2}", warm=False)
-        copied_ranker(place, f"t{n}")
+        copied_ranker(place, retraining(n))
         adc("promote", "--run", str(place), "--recipe", "codes")
         adc("promote", "--run", str(place))
         deployment.sync(run, deployment.catalog_of(run), at=AT + timedelta(days=n))
