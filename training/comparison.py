@@ -65,10 +65,7 @@ class Variant:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w.+=-]{1,100}", self.name):
-            raise InputError(
-                f"a variant is called {self.name!r}; its cells are directories of that name: use 1 to 100 letters, "
-                "digits and any of _ . + = -"
-            )
+            raise InputError(f"a variant is called {self.name!r}; its cells are directories of that name: use 1 to 100 letters, digits and any of _ . + = -")
 
 
 @dataclass(frozen=True)

@@ -388,6 +388,10 @@ def show(run: Run, catalog: Catalog, name: str, *, at: datetime) -> dict[str, An
             if (kind == "ranker" and str(row[key]).startswith(name)) or str(row[key]) == name:
                 subject = str(row[key])
                 events = [e for e in catalog.events() if e["subject"].partition("/")[0] == subject and e["event"].startswith(("snapshot", kind))]
-                directory = {"manifest": read_manifest(within(run.directory, row["directory"], said_by="the catalogue"), verify=False)} if row.get("state") in ("live", "ready") else {}
+                directory = (
+                    {"manifest": read_manifest(within(run.directory, row["directory"], said_by="the catalogue"), verify=False)}
+                    if row.get("state") in ("live", "ready")
+                    else {}
+                )
                 return {"kind": kind, **row, "events": events, **{k: {n: v for n, v in m.items() if n != "files"} for k, m in directory.items()}}
     raise InputError(f"nothing on record is called {name!r}; `adc versions --run {run.directory}` lists what there is")

@@ -79,10 +79,7 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained:
         recipe=recipe,
         generation=manifest["generation"],
         encoder=InputEncoder.read(Path(directory) / "encoder.npz"),
-        rankers={
-            seed: load(within(Path(directory), f"seed_{seed}", said_by=f"{directory}/{MANIFEST}"))
-            for seed in manifest["seeds"]
-        },
+        rankers={seed: load(within(Path(directory), f"seed_{seed}", said_by=f"{directory}/{MANIFEST}")) for seed in manifest["seeds"]},
         rounds=manifest["rounds"],
         curve=[Round(**r) for r in manifest["curve"]],
     )

@@ -73,6 +73,8 @@ class PackedSnapshot:
             raise ArtifactError(f"{path} cannot be opened ({error.strerror}); {_DO}") from error
         try:
             self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) if os.fstat(descriptor).st_size else b""
+        except OSError as error:  # a directory, a device
+            raise ArtifactError(f"{path} cannot be mapped into memory ({error.strerror}); {_DO}") from error
         finally:
             os.close(descriptor)
         self._header = header = _header(self._map, self.path)
