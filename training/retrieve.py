@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from adc_features import __version__
-from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, write_json
+from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, within, write_json
 from adc_features.embeddings import EmbeddingTable, id_array
 from adc_features.encoders.sasrec import Sequences
 from adc_features.errors import ArtifactError, InputError
@@ -255,7 +255,8 @@ def evaluate(source: Source, out: Path, *, part: Part, progress: Progress | None
 
 
 def _model(out: Path, manifest: Mapping[str, Any]) -> Generator:
-    path = out / "models" / f"{manifest['name']}-seed_{manifest['seed']}" / "model.safetensors"
+    name = f"{manifest['name']}-seed_{manifest['seed']}"
+    path = within(out / "models", name, said_by="a model's manifest") / "model.safetensors"
     return load_generator(path, GeneratorSettings(**manifest["made_of"]["settings"]))
 
 
