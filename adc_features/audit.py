@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adc_features.errors import ArtifactError, InputError, LeakError
-from adc_features.store.asof import microseconds
+from adc_features.event_times import microseconds
 
 SUFFIXES = ("_event_time", "_last_time")
 _SECOND, _HOUR, _DAY = 1_000_000, 3_600_000_000, 86_400_000_000

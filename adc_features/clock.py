@@ -35,4 +35,7 @@ def moment(value: np.datetime64) -> datetime:
     """The aware UTC datetime of a `datetime64` scalar. Raises InputError for NaT."""
     if np.isnat(value):
         raise InputError("a time is missing (NaT); drop the rows without a time")
-    return value.astype("datetime64[us]").item().replace(tzinfo=UTC)
+    whole = value.astype("datetime64[us]").item()
+    if not isinstance(whole, datetime):  # numpy gives a number outside of the years 1 to 9999
+        raise InputError(f"a time is {value}, outside of the years 1 to 9999; correct the row")
+    return whole.replace(tzinfo=UTC)

@@ -6,6 +6,7 @@ row groups. Every column has a hash of its own, so that a difference names the c
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adc_features.clock import moment
 from adc_features.errors import InputError
+from adc_features.event_times import microseconds
 
 RETRIEVAL = "retrieval.json"
 LIBRARIES = ("adc-features", "feast", "pyarrow")
@@ -91,18 +94,21 @@ def retrieval_manifest(
     rows_in: int | None = None,
 ) -> dict[str, Any]:
     """What was retrieved: views and their unmatched rows, generation, rows, time range (UTC), content hashes by column and of all, versions."""
-    rows, ranges = 0, []
+    rows = 0
+    ranges: list[datetime] = []
 
     def counted() -> Iterable[pa.Table]:
         nonlocal rows
         for batch in batches:
             rows += len(batch)
             if len(batch):
-                ranges.append(pc.min_max(batch[time]).as_py())
+                at = microseconds(batch[time].drop_null(), name=time)
+                if len(at):
+                    ranges.extend(moment(np.datetime64(int(e), "us")) for e in (at.min(), at.max()))
             yield batch
 
     columns = content_hashes(counted(), schema)
-    first, last = (pick((r[side] for r in ranges if r[side] is not None), default=None) for pick, side in ((min, "min"), (max, "max")))
+    first, last = (pick(ranges, default=None) for pick in (min, max))
     return {
         "kind": "retrieval",
         "service": service,

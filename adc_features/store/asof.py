@@ -11,9 +11,9 @@ from datetime import timedelta
 from typing import Self
 
 import numpy as np
-import pyarrow as pa
 
 from adc_features.errors import InputError
+from adc_features.event_times import microseconds
 from adc_features.store.gather import NO_ROW
 from adc_features.store.key_codes import Column, KeyCodes
 from adc_features.store.radix import radix_sorted
@@ -26,36 +26,6 @@ _BLOCK = 1 << 16
 """Rows and questions treated at once: what they need besides stays in a cache."""
 _QUESTIONS = 1 << 20
 """Entity rows sorted at once: many find their places side by side."""
-
-
-def microseconds(times: Column, *, name: str = "event_timestamp", space: Space = arrow_space) -> np.ndarray:
-    """A time column without nulls as int64 [N] microseconds since 1970 UTC; without a zone it means UTC, finer is cut off, never rounded up.
-
-    Raises InputError for columns that are not timestamps or dates, and for nulls.
-    """
-    if not (pa.types.is_timestamp(times.type) or pa.types.is_date(times.type)):
-        raise InputError(f"{name} is of type {times.type}; expected timestamps or dates, cast the column")
-    if times.null_count:
-        raise InputError(f"{name}: {times.null_count} values are null; drop these rows")
-    if not isinstance(times, pa.ChunkedArray):
-        return _microseconds(times)
-    if times.num_chunks == 1:
-        return _microseconds(times.chunk(0))
-    whole, end = space(len(times)), 0
-    for chunk in times.chunks:
-        start, end = end, end + len(chunk)
-        whole[start:end] = _microseconds(chunk)
-    return whole
-
-
-def _microseconds(times: pa.Array) -> np.ndarray:
-    if pa.types.is_date(times.type):
-        # through numpy: pyarrow 26.0.1 converts day resolution to wrong times without a word
-        return times.to_numpy(zero_copy_only=False).astype("datetime64[us]").astype(np.int64)
-    whole = np.asarray(times.cast(pa.int64()))
-    if times.type.unit == "ns":
-        return np.floor_divide(whole, 1_000)
-    return whole if times.type.unit == "us" else whole * {"s": 1_000_000, "ms": 1_000}[times.type.unit]
 
 
 class AsofIndex:

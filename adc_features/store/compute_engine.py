@@ -14,6 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from adc_features.store import _compat as feast
+from adc_features.store.feature_values import declared_types
 
 PIECE_ROWS = 1_000_000
 """Rows in memory at a time when the offline store streams: the online store keeps the newest of each key, so they need not be pulled as one."""
@@ -86,6 +87,7 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
             created_timestamp_column=columns.created_ts_col,
             start_date=task.start_time,
             end_date=task.end_time,
+            types=declared_types(view),
         )
         held: list[pa.Table] = []
         for table in job.to_batches():

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from adc_features.errors import InputError
 from adc_features.store import _compat as feast
+from adc_features.store.casts import MISFITS, fitted
 from adc_features.store.records import KINDS, OPAQUE, Schema
 from adc_features.store.row_table import Answer
 
@@ -47,6 +47,22 @@ def takes_arrow(view: feast.FeatureView) -> bool:
     return all(kind != OPAQUE for _, kind in schema_of(view).features)
 
 
+def arrow_type(dtype: Any) -> pa.DataType | None:
+    """The Arrow type of a declared one; None for bytes and the like, which stay as files have them."""
+    try:
+        return feast.from_feast_to_pyarrow_type(dtype)
+    except (ValueError, AssertionError):
+        return None
+
+
+def declared_types(view: feast.FeatureView) -> dict[str, pa.DataType]:
+    """Features and keys with the types that a view declares, by the source's names."""
+    source: Any = view.batch_source
+    original = {new: old for old, new in (source.field_mapping or {}).items()}
+    columns = [*view.features, *(f for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID)]
+    return {original.get(field.name, field.name): kind for field in columns if (kind := arrow_type(field.dtype)) is not None}
+
+
 def columns_from_arrow(view: feast.FeatureView, table: pa.Table) -> dict[str, pa.ChunkedArray]:
     """The features of a table in their declared types, for a view that `takes_arrow`.
 
@@ -63,12 +79,8 @@ def declared(column: pa.ChunkedArray, kind: pa.DataType, *, name: str) -> pa.Chu
     if column.type == kind:
         return column
     try:
-        if pa.types.is_integer(kind) and pa.types.is_floating(column.type):
-            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
-        if pa.types.is_timestamp(kind):  # whole seconds, as Feast keeps them
-            return column.cast(kind, safe=False)
-        return column.cast(kind)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        return fitted(column, kind, name=name)
+    except MISFITS as error:
         raise InputError(
             f"{name!r} is declared {kind}, the source has {column.type} that does not fit ({error}); correct the declaration or the source"
         ) from error

@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 
 from adc_features.clock import moment
 from adc_features.errors import ArtifactError, InputError
-from adc_features.rows import TIME, check_timed, with_missing_visible
+from adc_features.event_times import microseconds, timestamps
+from adc_features.rows import check_timed, with_missing_visible
 from adc_features.statistics import NO_TIME
-from adc_features.store.asof import microseconds
 from adc_features.store.definitions import arrow_schema, is_sid_view
 from adc_features.store.join import PreparedView
 from adc_features.store.publish import LAST_TIME
@@ -244,7 +244,8 @@ def _distinct(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 def _checked(entity_frame: pa.Table | pd.DataFrame, keys: Sequence[str]) -> pa.Table:
     frame = entity_frame if isinstance(entity_frame, pa.Table) else pa.Table.from_pandas(entity_frame, preserve_index=False)
     check_timed(frame, keys, name="the entity frame")
-    times = pc.cast(frame["event_timestamp"], TIME, safe=False)  # nanoseconds are cut, never rounded up: a row must not see later
+    # nanoseconds are floored, never rounded up: a row must not see later
+    times = timestamps(frame["event_timestamp"], name="event_timestamp")
     frame = frame.set_column(frame.column_names.index("event_timestamp"), "event_timestamp", times).replace_schema_metadata(None)
     if "row_id" not in frame.column_names:
         frame = frame.add_column(0, "row_id", pa.array(np.arange(len(frame))))

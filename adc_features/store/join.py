@@ -10,26 +10,24 @@ from __future__ import annotations
 import logging
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.clock import utc
-from adc_features.errors import ArtifactError, InputError
-from adc_features.store.asof import AsofIndex, created_microseconds, microseconds
+from adc_features.errors import InputError
+from adc_features.event_times import microseconds
+from adc_features.store.asof import AsofIndex, created_microseconds
+from adc_features.store.casts import MISFITS, fitted
 from adc_features.store.gather import NO_ROW, Gatherer, Gathering, RowPicks, RowStore, array_of, fixed_width, numbers_of, numbers_type, row_field
 from adc_features.store.key_codes import KeyCodes
+from adc_features.store.sources import Declared, Source, open_source
 from adc_features.store.space import arrow_space, mapped_space
-
-if TYPE_CHECKING:
-    import pyarrow.dataset as ds
 
 _log = logging.getLogger(__name__)
 BATCH_ROWS = 1 << 20
@@ -43,7 +41,7 @@ class ViewSource:
     """Where one view's rows are, in whatever names they have there.
 
     keys: entity column -> source column. features: output column -> source column. types: output column -> the type it is returned in;
-    a column without one keeps its own. time, created: source columns. ttl: None or 0 means any age.
+    a column without one keeps its own. key_types: entity column -> declared type, likewise. time, created: source columns. ttl: None or 0 means any age.
     """
 
     name: str
@@ -55,52 +53,21 @@ class ViewSource:
     created: str | None = None
     ttl: timedelta | None = None
     filesystem: Any = None
+    key_types: Mapping[str, pa.DataType] = field(default_factory=dict)
 
     @cached_property
-    def dataset(self) -> ds.Dataset:
+    def files(self) -> Source:
         """The files, opened; raises ArtifactError naming what is missing or not Parquet."""
-        return open_parquet(self.path, filesystem=self.filesystem, of=f"view {self.name}")
+        types = {self.features[out]: kind for out, kind in self.types.items()}
+        types |= {self.keys[key]: kind for key, kind in self.key_types.items()}
+        times = (self.time, *([self.created] if self.created else []))
+        declared = Declared(types, keys=tuple(self.keys.values()), times=times)
+        of = f"view {self.name}"
+        return open_source(self.path, filesystem=self.filesystem, of=of, declared=declared)
 
     def check(self) -> None:
-        """Raise InputError when a declared column is not in the files."""
-        wanted = [*self.keys.values(), *self.features.values(), self.time, *([self.created] if self.created else [])]
-        if missing := sorted(set(wanted) - set(self.dataset.schema.names)):
-            raise InputError(
-                f"view {self.name}: {self.path} has no column {', '.join(missing)}; it has {self.dataset.schema.names}, correct the view's schema or field mapping"
-            )
-
-
-def open_parquet(path: str, *, filesystem: Any = None, of: str = "source") -> ds.Dataset:
-    """A Parquet file, directory or hive-partitioned directory as a dataset. Raises ArtifactError when there is none, or it is broken."""
-    import pyarrow.dataset as ds  # brings pandas: not at import
-    from pyarrow import fs
-
-    try:
-        filesystem = filesystem or fs.LocalFileSystem(use_mmap=True)
-        found = ds.dataset(path, format="parquet", filesystem=filesystem, partitioning="hive")
-    except FileNotFoundError as error:
-        raise ArtifactError(f"{of}: there is no file at {path} yet; write the first rows there, or correct the path") from error
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ArtifactError(f"{of}: {path} is not readable as Parquet ({error}); the file is damaged or half-written, write it again") from error
-    if not found.schema.names:
-        raise ArtifactError(f"{of}: {path} holds no Parquet file yet; write the first rows there, or correct the path")
-    return found
-
-
-def time_bounds(dataset: ds.Dataset, column: str, *, start: datetime | None, end: datetime | None) -> ds.Expression | None:
-    """The scan filter start <= column <= end, in the column's own type; None when nothing bounds it or its type cannot be compared safely."""
-    import pyarrow.dataset as ds
-
-    kind = dataset.schema.field(column).type
-    if not pa.types.is_timestamp(kind):
-        return None
-    bound = None
-    for limit, keep in ((start, ds.field(column).__ge__), (end, ds.field(column).__le__)):
-        if limit is not None:
-            at = pa.scalar(utc(limit), pa.timestamp("us", "UTC")).cast(pa.timestamp("us", kind.tz) if kind.tz else pa.timestamp("us"), safe=False)
-            part = keep(at)
-            bound = part if bound is None else bound & part
-    return bound
+        """Raise InputError when a declared column is not in the files, or never of its type."""
+        self.files.check([*self.keys.values(), *self.features.values(), *self.files.declared.times])
 
 
 class PreparedView:
@@ -125,11 +92,9 @@ class PreparedView:
     ) -> None:
         source.check()
         self.source, self._known_only, self._spill = source, known_only, spill
-        # finer times than microseconds are cut to them: a row of the same microsecond is still seen
-        end = None if until is None else until + timedelta(microseconds=1)
-        self._files = _pruned(source.dataset, time_bounds(source.dataset, source.time, start=None, end=end))
-        self._groups = [group for part in self._files.get_fragments() for group in part.split_by_row_group() if group.row_groups[0].num_rows]
-        self._starts = np.cumsum([0, *(group.row_groups[0].num_rows for group in self._groups)])
+        self._files = source.files.within(end=until)
+        self._groups = self._files.groups()
+        self._starts = np.cumsum([0, *(group.row_groups[0].num_rows for _, group in self._groups)])
         self._asked = None if entity is None else entity.select(list(source.keys))
         # one batch picks its few values while the files are read; more batches need the columns again and again
         self._once = entity is not None and len(entity) <= batch_rows
@@ -192,8 +157,8 @@ class PreparedView:
         """What is kept of the files: columns that can stand side by side, and the others."""
         features, store = self.source.features, None
         if self._groups and features:
-            first = self._groups[0].scanner(self._files.schema, columns=list(dict.fromkeys(features.values()))).head(_SAMPLE_ROWS)
-            kinds = {out: row_field(self._declared(first[name], out).combine_chunks()) for out, name in features.items()}
+            first = {out: self._files.group(*self._groups[0], name, head=_SAMPLE_ROWS) for out, name in features.items()}
+            kinds = {out: row_field(self._declared(column, out).combine_chunks()) for out, column in first.items()}
             if fields := {out: kind for out, kind in kinds.items() if kind is not None}:
                 store = RowStore(int(self._starts[-1]), fields, space=self._space)
                 for start, group in zip(self._starts, self._groups, strict=False):
@@ -207,7 +172,7 @@ class PreparedView:
         parts = picks.by_piece(self._starts)
         answer = {}
         for out, name in self.source.features.items():
-            gathering = Gathering(picks, self.source.types.get(out, self._files.schema.field(name).type))
+            gathering = Gathering(picks, self.source.types.get(out, self._files.kind(name)))
             for part in parts:
                 piece = self._piece(self._groups[part.piece], out)
                 gathering.add(part, piece, numbers_of(piece))
@@ -219,12 +184,11 @@ class PreparedView:
         return _in_one(self._declared(self._column(group, self.source.features[out]), out))
 
     def _column(self, group: Any, name: str) -> pa.ChunkedArray:
-        with self._reading():
-            return group.to_table(self._files.schema, columns=[name], batch_size=1 << 30, use_threads=False)[name]
+        return self._files.group(*group, name)
 
     def _read(self, name: str) -> pa.ChunkedArray:
         """One column of the files, in memory or mapped; numbers and times in one piece."""
-        kind = self._files.schema.field(name).type
+        kind = self._files.kind(name)
         if fixed_width(kind):
             whole = self._space(int(self._starts[-1]), numbers_type(kind))
             for start, group in zip(self._starts, self._groups, strict=False):
@@ -234,42 +198,32 @@ class PreparedView:
                 whole[start : start + len(column)] = numbers_of(_in_one(column))
             else:
                 return pa.chunked_array([array_of(kind, whole)])
-        scanner = self._files.scanner(columns=[name])
-        with self._reading():
-            if not self._mapped:
-                return scanner.to_table()[name]
-            # unlinked at once: the mapping keeps it, and nothing is left behind however this process ends
-            with tempfile.NamedTemporaryFile(dir=self._spill, prefix="adc-join-", suffix=".arrow") as file:
-                with pa.ipc.new_file(file.name, scanner.projected_schema) as writer:
-                    for batch in scanner.to_batches():
-                        writer.write_batch(batch)
-                return pa.ipc.open_file(pa.memory_map(file.name)).read_all()[name]
-
-    @contextmanager
-    def _reading(self) -> Iterator[None]:
-        try:
-            yield
-        except (pa.ArrowInvalid, OSError) as error:
-            source = self.source
-            raise ArtifactError(f"view {source.name}: {source.path} cannot be read ({error}); the file is damaged or half-written, write it again") from error
+        if not self._mapped:
+            return self._files.table([name])[name]
+        # unlinked at once: the mapping keeps it, and nothing is left behind however this process ends
+        with tempfile.NamedTemporaryFile(dir=self._spill, prefix="adc-join-", suffix=".arrow") as file:
+            with pa.ipc.new_file(file.name, self._files.schema([name])) as writer:
+                for table in self._files.tables([name]):
+                    writer.write_table(table)
+            return pa.ipc.open_file(pa.memory_map(file.name)).read_all()[name]
 
     def _kept_bytes(self) -> int:
         """About how much memory the view takes: index and columns by the widths of their types, lists and texts as 64 bytes."""
         width = 8 * (3 + self._known_only)
         for name in () if self._once else self.source.features.values():
-            kind = self._files.schema.field(name).type
+            kind = self._files.kind(name)
             width += kind.bit_width // 8 + 1 if pa.types.is_primitive(kind) else 64
         return int(self._starts[-1]) * width
 
     def _declared(self, column: pa.ChunkedArray, out: str) -> pa.ChunkedArray:
-        """The column in the type that the view declares."""
+        """The column in the type of this feature, where it is a time or a key of another."""
         wanted = self.source.types.get(out)
         if wanted is None or column.type == wanted:
             return column
         name = f"view {self.source.name}: {self.source.features[out]}"
         try:
-            return column.cast(wanted)
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+            return fitted(column, wanted, name=name)
+        except MISFITS as error:
             raise InputError(f"{name} is {column.type} in the files and {wanted} in the view, which does not hold its values ({error}); correct one") from error
 
     def event_times(self, rows: np.ndarray) -> pa.Array:
@@ -299,13 +253,3 @@ def joined_batches(entity: Iterable[pa.Table], views: Sequence[PreparedView], *,
             for view in views:
                 columns |= view.gathered(view.match(batch, at))
             yield pa.table(columns)
-
-
-def _pruned(dataset: ds.Dataset, keep: ds.Expression | None) -> ds.Dataset:
-    """The row groups that may hold rows of `keep`. Rows are not filtered: later ones match nothing, and copying costs more than they do."""
-    import pyarrow.dataset as ds
-
-    if keep is None:
-        return dataset
-    fragments = [part.subset(keep) for part in dataset.get_fragments(filter=keep)]
-    return ds.FileSystemDataset(fragments, dataset.schema, dataset.format, dataset.filesystem)

@@ -9,8 +9,9 @@ because Feast looks for it here. The join itself is `store.join`; this module tr
 
 from __future__ import annotations
 
+import itertools
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -22,13 +23,16 @@ from pyarrow import fs
 
 from adc_features.clock import moment
 from adc_features.errors import InputError
+from adc_features.event_times import UTC_US, is_time, microseconds, timestamps
 from adc_features.store import _compat as feast
-from adc_features.store.asof import AsofIndex, microseconds
-from adc_features.store.join import BATCH_ROWS, PreparedView, ViewSource, joined_batches, open_parquet, time_bounds
+from adc_features.store.asof import AsofIndex
+from adc_features.store.casts import MISFITS, fitted
+from adc_features.store.feature_values import arrow_type, declared_types
+from adc_features.store.join import BATCH_ROWS, PreparedView, ViewSource, joined_batches
 from adc_features.store.parquet import write_parquet
+from adc_features.store.sources import Declared, Source, open_source, refuse_table_formats
 
 TIME = "event_timestamp"
-_UTC = pa.timestamp("us", tz="UTC")
 
 
 class AsofOfflineStoreConfig(feast.FeastConfigBaseModel):
@@ -146,7 +150,7 @@ class AsofOfflineStore(feast.OfflineStore):
                 for source in sources
             ]
             frames = (
-                part.set_column(part.column_names.index(time), time, pa.array(microseconds(part[time], name=time)).cast(_UTC))
+                part.set_column(part.column_names.index(time), time, pa.array(microseconds(part[time], name=time)).cast(UTC_US))
                 for part in _parts(entity, settings.batch_rows)
             )
             return joined_batches(frames, views, time=time, batch_rows=settings.batch_rows)
@@ -174,20 +178,29 @@ class AsofOfflineStore(feast.OfflineStore):
         created_timestamp_column: str | None = None,
         start_date: datetime | None = None,
         end_date: datetime | None = None,
+        types: Mapping[str, pa.DataType] | None = None,
         **_: Any,
     ) -> AsofRetrievalJob:
-        """Every row with start_date <= time <= end_date; no feature names means all columns."""
-        dataset = _dataset(config, data_source)
-        columns = _source_columns(dataset, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column)
-        start, end = (None if date is None else feast.make_tzaware(date) for date in (start_date, end_date))
-        keep = time_bounds(dataset, timestamp_field, start=start, end=end)
+        """Every row with start_date <= time <= end_date; no feature names means all columns.
+
+        types: what the view declares for columns of the source; others take the files' widest.
+        """
+        times = (timestamp_field, *([created_timestamp_column] if created_timestamp_column else []))
+        filesystem, path = _location(data_source, config.repo_path)
+        source = open_source(
+            path,
+            filesystem=filesystem,
+            of=f"source {data_source.name or path}",
+            declared=Declared(types or {}, keys=tuple(join_key_columns), times=times),
+        )
+        wanted = [*join_key_columns, *(feature_name_columns or source.names), *times]
+        columns = list(dict.fromkeys(wanted))
+        source.check(columns)
+        start, end = (None if d is None else feast.make_tzaware(d) for d in (start_date, end_date))
 
         def batches() -> Iterator[pa.Table]:
-            schema = dataset.schema
-            yield _with_dummy_key(pa.schema([schema.field(name) for name in columns]).empty_table(), join_key_columns)
-            for batch in dataset.to_batches(columns=columns, filter=keep):
-                if len(batch):
-                    yield _with_dummy_key(pa.Table.from_batches([batch]), join_key_columns)
+            for table in source.tables(columns, start=start, end=end):
+                yield _with_dummy_key(table, join_key_columns)
 
         return AsofRetrievalJob(batches, repo_path=config.repo_path)
 
@@ -201,11 +214,20 @@ class AsofOfflineStore(feast.OfflineStore):
         created_timestamp_column: str | None,
         start_date: datetime,
         end_date: datetime,
+        types: Mapping[str, pa.DataType] | None = None,
         **_: Any,
     ) -> AsofRetrievalJob:
         """The newest row of every key with start_date <= time <= end_date."""
         everything = AsofOfflineStore.pull_all_from_table_or_query(
-            config, data_source, join_key_columns, feature_name_columns, timestamp_field, created_timestamp_column, start_date, end_date
+            config,
+            data_source,
+            join_key_columns,
+            feature_name_columns,
+            timestamp_field,
+            created_timestamp_column,
+            start_date,
+            end_date,
+            types=types,
         )
 
         def batches() -> Iterator[pa.Table]:
@@ -223,20 +245,24 @@ class AsofOfflineStore(feast.OfflineStore):
         if source is None:
             raise InputError(f"view {feature_view.name} has no batch source to write to; give it one")
         filesystem, path = _location(source, config.repo_path)
+        refuse_table_formats(path, filesystem=filesystem, of=f"view {feature_view.name}")
         partitions: list[str] = []
+        before: Iterator[pa.Table] = iter(())
         if _exists(filesystem, path) and (not _is_directory(filesystem, path) or _holds_files(filesystem, path)):
-            known = open_parquet(path, filesystem=filesystem, of=f"view {feature_view.name}")
-            wanted, partitions = known.schema, list(ds.get_partition_keys(next(known.get_fragments()).partition_expression))
-            if set(table.column_names) != set(wanted.names):
-                raise InputError(f"view {feature_view.name}: the rows have columns {table.column_names}, its files have {wanted.names}; bring the same columns")
-            table = table.select(wanted.names).cast(wanted)
+            known = open_source(
+                path,
+                filesystem=filesystem,
+                of=f"view {feature_view.name}",
+                declared=_declared(feature_view),
+            )
+            table, before = _as_written(table, known)
+            partitions = known.partitions
         if partitions:
             _add_parts(table, path, filesystem, partitions)
         elif _is_directory(filesystem, path):
             _write_whole(iter([table]), f"{path}/part-{uuid.uuid4().hex}.parquet", filesystem)
         else:
-            before = open_parquet(path, filesystem=filesystem).to_batches() if _exists(filesystem, path) else iter(())
-            _write_whole((t for part in ((pa.Table.from_batches([b]) for b in before), iter([table])) for t in part), path, filesystem)
+            _write_whole(itertools.chain(before, [table]), path, filesystem)
         if progress:
             progress(len(table))
 
@@ -245,7 +271,13 @@ class AsofOfflineStore(feast.OfflineStore):
         """Add logged features as new parts of the destination's directory."""
         destination = logging_config.destination
         filesystem, path = _location(destination.to_data_source(), config.repo_path)
-        rows = ds.dataset(data, format="parquet") if isinstance(data, Path) else data
+        refuse_table_formats(path, filesystem=filesystem, of=f"destination {path}")
+        rows: Any = data
+        if isinstance(data, Path):
+            logs = open_source(str(data), of="logged features")
+            schema = logs.schema(logs.names)
+            batches = (b for table in logs.tables(logs.names) for b in table.to_batches())
+            rows = pa.RecordBatchReader.from_batches(schema, batches)
         _add_parts(rows, path, filesystem, destination.partition_by or [])
 
 
@@ -266,7 +298,7 @@ def view_sources(config: Any, feature_views: list[Any], feature_refs: list[str],
         filesystem, path = _location(source, config.repo_path)
         original = {new: old for old, new in (source.field_mapping or {}).items()}
         key_map = view.projection.join_key_map or {}
-        types = {field.name: kind for field in view.features if (kind := _arrow_type(field.dtype)) is not None}
+        types = {f.name: kind for f in view.features if (kind := arrow_type(f.dtype)) is not None}
         out = {name: f"{prefix}__{name}" if full_feature_names else name for name in names}
         sources.append(
             ViewSource(
@@ -276,6 +308,11 @@ def view_sources(config: Any, feature_views: list[Any], feature_refs: list[str],
                 keys={key_map.get(f.name, f.name): original.get(f.name, f.name) for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID},
                 features={out[name]: original.get(name, name) for name in names},
                 types={out[name]: types[name] for name in names if name in types},
+                key_types={
+                    key_map.get(f.name, f.name): kind
+                    for f in view.entity_columns
+                    if f.name != feast.DUMMY_ENTITY_ID and (kind := arrow_type(f.dtype)) is not None
+                },
                 time=original.get(source.timestamp_field, source.timestamp_field),
                 created=original.get(source.created_timestamp_column, source.created_timestamp_column) or None,
                 ttl=view.ttl,
@@ -316,7 +353,7 @@ def time_column(entity: pa.Schema) -> str:
     """`event_timestamp`, or the only column of times. Raises InputError when there is none, or a choice."""
     if TIME in entity.names:
         return TIME
-    times = [f.name for f in entity if pa.types.is_timestamp(f.type) or pa.types.is_date(f.type)]
+    times = [f.name for f in entity if is_time(f.type)]
     if len(times) != 1:
         raise InputError(f"the entity rows have no column {TIME!r} and {len(times)} columns of times {times}; name the one to join by {TIME!r}")
     return times[0]
@@ -329,6 +366,7 @@ def _parts(entity: pa.Table | ds.Dataset, rows: int) -> Iterator[pa.Table]:
         return
     waiting = [entity.schema.empty_table()]
     for fragment in entity.get_fragments():
+        _check_entity_file(fragment, entity.schema)
         for group in fragment.split_by_row_group() if isinstance(fragment, ds.ParquetFileFragment) else [fragment]:
             waiting.append(group.to_table(entity.schema, batch_size=1 << 30, use_threads=False))
             if sum(map(len, waiting)) >= rows:
@@ -338,8 +376,20 @@ def _parts(entity: pa.Table | ds.Dataset, rows: int) -> Iterator[pa.Table]:
         yield pa.concat_tables(waiting)
 
 
+def _check_entity_file(fragment: Any, wanted: pa.Schema) -> None:
+    """Raise InputError for a file whose times Arrow would change into the dataset's type."""
+    for field in fragment.physical_schema if isinstance(fragment, ds.ParquetFileFragment) else ():
+        place = wanted.get_field_index(field.name)
+        kind = wanted.field(place).type if place >= 0 else field.type
+        if kind != field.type and (is_time(kind) or is_time(field.type)):
+            raise InputError(f"the entity rows have {field.name} as {field.type} in {fragment.path} and as {kind} in their schema; write the files alike")
+
+
 def _time_span(entity: pa.Table | ds.Dataset, time: str) -> tuple[datetime | None, datetime | None]:
     """The first and the last time of the entity rows; None without rows."""
+    if isinstance(entity, ds.Dataset):
+        for fragment in entity.get_fragments():
+            _check_entity_file(fragment, entity.schema)
     columns = [entity[time]] if isinstance(entity, pa.Table) else (batch[time] for batch in entity.to_batches(columns=[time]))
     ends = [(at.min(), at.max()) for at in (microseconds(column, name=time) for column in columns) if len(at)]
     if not ends:
@@ -364,17 +414,9 @@ def _keys_between(sources: list[ViewSource], start: datetime, end: datetime) -> 
         source.check()
         if missing := sorted(set(keys) - set(source.keys)):
             raise InputError(f"without entity rows all views need the same keys; {source.name} has no {', '.join(missing)}, give entity rows")
-        rows = source.dataset.to_table(columns=[*source.keys.values(), source.time], filter=time_bounds(source.dataset, source.time, start=start, end=end))
-        at = pa.array(microseconds(rows[source.time])).cast(_UTC)
-        tables.append(pa.table({TIME: at, **{key: rows[name] for key, name in source.keys.items()}}).select([TIME, *keys]))
+        rows = source.files.table([*source.keys.values(), source.time], start=start, end=end)
+        tables.append(pa.table({TIME: rows[source.time], **{key: rows[name] for key, name in source.keys.items()}}).select([TIME, *keys]))
     return pa.concat_tables(tables, promote_options="permissive").group_by([TIME, *keys]).aggregate([]).sort_by(TIME)
-
-
-def _source_columns(dataset: ds.Dataset, keys: list[str], features: list[str], time: str, created: str | None) -> list[str]:
-    wanted = [*keys, *(features or dataset.schema.names), time, *([created] if created else [])]
-    if missing := sorted(set(wanted) - set(dataset.schema.names)):
-        raise InputError(f"the source has no column {', '.join(missing)}; it has {dataset.schema.names}, correct the view's schema or field mapping")
-    return list(dict.fromkeys(wanted))
 
 
 def _with_dummy_key(table: pa.Table, keys: list[str]) -> pa.Table:
@@ -382,9 +424,64 @@ def _with_dummy_key(table: pa.Table, keys: list[str]) -> pa.Table:
     return table if keys else table.append_column(feast.DUMMY_ENTITY_ID, pa.array([feast.DUMMY_ENTITY_VAL] * len(table), pa.string()))
 
 
-def _dataset(config: Any, source: Any) -> ds.Dataset:
-    filesystem, path = _location(source, config.repo_path)
-    return open_parquet(path, filesystem=filesystem, of=f"source {source.name or path}")
+def _declared(view: Any) -> Declared:
+    """What a view says of its source's columns, in the names that they have there."""
+    source = view.batch_source
+    original = {new: old for old, new in (source.field_mapping or {}).items()}
+    times = [source.timestamp_field, source.created_timestamp_column]
+    keys = [f.name for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID]
+    return Declared(
+        declared_types(view),
+        keys=tuple(original.get(key, key) for key in keys),
+        times=tuple(original.get(time, time) for time in times if time),
+    )
+
+
+def _as_written(table: pa.Table, known: Source) -> tuple[pa.Table, Iterator[pa.Table]]:
+    """New rows and the rows there are, in types that hold both: the declared ones.
+
+    A time keeps the type that the files have while that holds the new times. Raises InputError for
+    other columns than the files', and for values of other types.
+    """
+    if set(table.column_names) != set(known.names):
+        raise InputError(f"{known.of}: the rows have columns {table.column_names}, its files have {known.names}; bring the same columns")
+    known.check(known.names)
+    columns, kept = {}, {}
+    for name in known.names:
+        wanted = known.kind(name)
+        try:
+            column = fitted(table[name], wanted, name=f"{known.of}: {name}")
+        except MISFITS as error:
+            raise InputError(
+                f"{known.of}: {name} is {table[name].type} in the rows and {wanted} in the view, which does not hold its values ({error}); correct one"
+            ) from error
+        if name in known.declared.times:
+            if not is_time(table[name].type) and not pa.types.is_null(table[name].type):
+                raise InputError(f"{known.of}: {name} is of type {table[name].type} in the rows; expected timestamps or dates, cast the column")
+            if (same := _in_the_files_type(column, known, name)) is not None:
+                column = kept[name] = same
+        columns[name] = column
+    return pa.table(columns), _rewritten(known, {name: c.type for name, c in kept.items()})
+
+
+def _in_the_files_type(times: pa.ChunkedArray, known: Source, name: str) -> pa.ChunkedArray | None:
+    """Times in the one type that all files have, None when there is none or it loses something."""
+    kinds = {run.kind(name) for run in known.runs}
+    kind = kinds.pop()
+    if kinds or kind is None or not pa.types.is_timestamp(kind):
+        return None
+    try:
+        same = fitted(times, kind, name=name)
+    except MISFITS:
+        return None
+    return same if timestamps(same, name=name).equals(times) else None
+
+
+def _rewritten(known: Source, kept: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
+    """The rows of the files in the types of `_as_written`; kept: times that stay as they are."""
+    types = {name: known.kind(name) for name in known.names} | dict(kept)
+    as_is = Source(known.of, known.path, known.runs, Declared(types))
+    return as_is.tables(known.names)
 
 
 def _location(source: Any, repo_path: Path | None) -> tuple[Any, str]:
@@ -394,13 +491,6 @@ def _location(source: Any, repo_path: Path | None) -> tuple[Any, str]:
         raise InputError(f"the source is a {kind}; this store reads Parquet through FileSource, use another offline store for it")
     absolute = feast.FileSource.get_uri_for_file_path(repo_path=repo_path, uri=source.file_options.uri)
     return feast.FileSource.create_filesystem_and_path(str(absolute), source.file_options.s3_endpoint_override)
-
-
-def _arrow_type(dtype: Any) -> pa.DataType | None:
-    try:
-        return feast.from_feast_to_pyarrow_type(dtype)
-    except ValueError:  # bytes and the like have no declared Arrow type: they stay as the files have them
-        return None
 
 
 def _exists(filesystem: Any, path: str) -> bool:

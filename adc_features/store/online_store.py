@@ -20,6 +20,7 @@ import pyarrow as pa
 from pydantic import Field, StrictStr, model_validator
 
 from adc_features.errors import InputError
+from adc_features.event_times import timestamps
 from adc_features.store import _compat as feast
 from adc_features.store.entity_keys import integer_keys, key_array, row_key, text_keys
 from adc_features.store.feature_values import columns_from_arrow, columns_from_protos, declared, kind_of, protos, schema_of, takes_arrow
@@ -301,7 +302,7 @@ def _microseconds(time: datetime) -> int:
 
 def _times(column: pa.ChunkedArray, *, name: str, absent: int | None = None) -> np.ndarray:
     """int64 microseconds [n]; naive times mean UTC."""
-    stamps = declared(column, pa.timestamp("us", tz="UTC"), name=name).cast(pa.int64())
+    stamps = timestamps(column, name=name).cast(pa.int64())
     if stamps.null_count and absent is None:
         raise InputError(f"{stamps.null_count} values of {name!r} are null; a row without its time cannot be compared, drop these rows")
     return stamps.fill_null(absent if absent is not None else 0).to_numpy()

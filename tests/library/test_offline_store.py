@@ -552,9 +552,9 @@ def replaced(**columns):
         (lambda folder: (folder / FILES["clicks"]).write_bytes(b""), ArtifactError, r"(?s)clicks.*not readable as Parquet"),
         (replaced(count=None), InputError, r"clicks.*has no column count; it has .*correct the view's schema"),
         (replaced(created=None), InputError, r"clicks.*has no column created"),
-        (replaced(count=pa.array(["a", "b", "c", "d"])), InputError, r"clicks: count is string in the files and int32 in the view"),
-        (replaced(count=pa.array([2**40] * 4)), InputError, r"clicks: count is int64 in the files and int32 in the view"),
-        (replaced(user_id=pa.array(["1", "1", "2", "2"])), InputError, "user_id is int64 in the entity rows and string in the features"),
+        (replaced(count=pa.array(["a", "b", "c", "d"])), InputError, r"clicks: count is string in .*clicks\.parquet and int32 in the view"),
+        (replaced(count=pa.array([2**40] * 4)), InputError, r"clicks: count is int64 in .*clicks\.parquet and int32 in the view"),
+        (replaced(user_id=pa.array(["1", "1", "2", "2"])), InputError, r"key user_id is string in .*clicks\.parquet and int64 in the view"),
         (replaced(event_timestamp=pa.array([1.0, 2.0, 3.0, 4.0])), InputError, "event_timestamp is of type double"),
     ],
 )

@@ -1,0 +1,374 @@
+"""A view's Parquet files, opened once for all readers. Reads: Parquet. Writes: columns; no feast.
+
+Every file is read by its own schema, then its columns are brought into the declared types: neither
+the order of the files nor what the first of them holds decides anything. Files of one schema that
+stand side by side are scanned as one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import cached_property
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from adc_features.errors import ArtifactError, InputError
+from adc_features.event_times import UTC_US, is_time, time_bounds
+from adc_features.store.casts import MISFITS, family, fitted
+
+if TYPE_CHECKING:
+    import pyarrow.dataset as ds
+
+_FOOTERS_AT_ONCE = 16
+_WHOLE = {"batch_size": 1 << 30, "use_threads": False}
+
+
+@dataclass(frozen=True)
+class Declared:
+    """What a view says of its columns, by their names in the files.
+
+    types: of features and keys; columns without one take the widest type of the files. keys: the
+    join keys. times: event time and created time, which become timestamp[us, UTC]; the first is
+    the event time.
+    """
+
+    types: Mapping[str, pa.DataType]
+    keys: tuple[str, ...] = ()
+    times: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Run:
+    """Neighbouring files of one schema. texts: columns that are names of directories."""
+
+    files: ds.FileSystemDataset
+    texts: tuple[str, ...]
+
+    @property
+    def first(self) -> str:
+        """A file to name in messages about all of them."""
+        return self.files.files[0] if self.files.files else "no file"
+
+    def kind(self, name: str) -> pa.DataType | None:
+        """The type that a column has here; None when it is not here."""
+        place = self.files.schema.get_field_index(name)
+        return None if place < 0 else self.files.schema.field(place).type
+
+
+class Source:
+    """Files under `path`, in runs. of: what they are called in messages."""
+
+    def __init__(self, of: str, path: str, runs: Sequence[Run], declared: Declared) -> None:
+        self.of, self.path, self.runs, self.declared = of, path, tuple(runs), declared
+        self._kinds: dict[str, pa.DataType] = {}
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The columns of any file, in the order in which they are met."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.files.schema.names))
+
+    @property
+    def partitions(self) -> list[str]:
+        """The columns that are names of directories."""
+        return list(dict.fromkeys(name for run in self.runs for name in run.texts))
+
+    def kind(self, name: str) -> pa.DataType:
+        """The type of a column in all answers. Raises InputError when the files have no common one."""
+        if name not in self._kinds:
+            if name in self.declared.times:
+                self._kinds[name] = UTC_US
+            else:
+                self._kinds[name] = self.declared.types.get(name) or self._common(name)
+        return self._kinds[name]
+
+    def schema(self, names: Sequence[str]) -> pa.Schema:
+        """The columns with their types."""
+        return pa.schema([(name, self.kind(name)) for name in names])
+
+    def check(self, names: Sequence[str]) -> None:
+        """Raise InputError for columns that no file has, and for types that never fit."""
+        if missing := sorted(set(names) - set(self.names)):
+            raise InputError(f"{self.of}: {self.path} has no column {', '.join(missing)}; it has {self.names}, correct the view's schema or field mapping")
+        for name in names:
+            if name in self.declared.times:
+                self._check_time(name)
+            elif name in self.declared.keys:
+                self._check_key(name)
+            self.kind(name)
+
+    def within(self, *, start: datetime | None = None, end: datetime | None = None) -> Source:
+        """Only row groups that may hold rows between the times: no row is left out, none copied."""
+        if start is None and end is None:
+            return self
+        runs = []
+        for run in self.runs:
+            keep = self._bounds(run, start, end)
+            found = [part.subset(keep) for part in run.files.get_fragments(filter=keep)]
+            runs.append(replace(run, files=_dataset(found, run.files.schema, run.files)))
+        return Source(self.of, self.path, runs, self.declared)
+
+    def groups(self) -> list[tuple[Run, Any]]:
+        """The row groups that have rows, in order, each with its run."""
+        return [(run, group) for run in self.runs for part in run.files.get_fragments() for group in part.split_by_row_group() if group.row_groups[0].num_rows]
+
+    def group(self, run: Run, group: Any, name: str, *, head: int | None = None) -> pa.ChunkedArray:
+        """One column of one row group, or of its first rows."""
+        there = [name] if run.kind(name) is not None else []
+        with self.reading():
+            options = _WHOLE if head is None else {}
+            scanner = group.scanner(run.files.schema, columns=there, **options)
+            found = scanner.to_table() if head is None else scanner.head(head)
+        return self._fitted(run, found, [name])[name]
+
+    def tables(
+        self,
+        names: Sequence[str],
+        *,
+        start: datetime | None = None,
+        end: datetime | None = None,
+        whole: bool = False,
+    ) -> Iterator[pa.Table]:
+        """Rows with start <= event time <= end in pieces, at least one; whole: one for each run."""
+        yield self.schema(names).empty_table()
+        for run in self.runs:
+            there = [name for name in names if run.kind(name) is not None]
+            options = {"columns": there, "filter": self._bounds(run, start, end)}
+            if whole:
+                with self.reading():
+                    found = run.files.to_table(**options)
+                yield self._fitted(run, found, names)
+                continue
+            pieces = iter(run.files.to_batches(**options))
+            while True:
+                with self.reading():
+                    batch = next(pieces, None)
+                if batch is None:
+                    break
+                if len(batch):
+                    yield self._fitted(run, pa.Table.from_batches([batch]), names)
+
+    def table(self, names: Sequence[str], **bounds: datetime | None) -> pa.Table:
+        """The same rows in one table."""
+        return pa.concat_tables(self.tables(names, whole=True, **bounds))  # type: ignore[arg-type]
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Raise ArtifactError for files that cannot be read."""
+        try:
+            yield
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ArtifactError(f"{self.of}: {self.path} cannot be read ({error}); the file is damaged or half-written, write it again") from error
+
+    def _bounds(self, run: Run, start: datetime | None, end: datetime | None) -> Any:
+        time = self.declared.times[0] if self.declared.times else None
+        kind = None if time is None else run.kind(time)
+        return None if kind is None else time_bounds(kind, str(time), start=start, end=end)
+
+    def _fitted(self, run: Run, table: pa.Table, names: Sequence[str]) -> pa.Table:
+        """Columns in their types; those that the files of a run lack are null."""
+        columns = {}
+        for name in names:
+            kind = self.kind(name)
+            if run.kind(name) is None:
+                columns[name] = pa.chunked_array([pa.nulls(len(table), kind)])
+                continue
+            try:
+                columns[name] = fitted(table[name], kind, name=f"{self.of}: {name}")
+            except MISFITS as error:
+                there = "in the view" if name in self.declared.types else "in other files"
+                raise InputError(
+                    f"{self.of}: {name} is {table[name].type} in {self._misfit(run, name)} and "
+                    f"{kind} {there}, which does not hold its values ({error}); correct one"
+                ) from error
+        return pa.table(columns) if columns else table
+
+    def _misfit(self, run: Run, name: str) -> str:
+        """The first file whose values do not fit."""
+        for part in run.files.get_fragments() if len(run.files.files) > 1 else ():
+            try:
+                fitted(part.to_table(run.files.schema, columns=[name])[name], self.kind(name), name=name)
+            except MISFITS:
+                return str(part.path)
+        return run.first
+
+    def _check_time(self, name: str) -> None:
+        is_event_time = name == self.declared.times[0]
+        for run in self.runs:
+            kind = run.kind(name)
+            if kind is None and is_event_time:
+                raise InputError(f"{self.of}: {run.first} has no column {name}, the event time; write it again")
+            if kind is not None and not is_time(kind) and not pa.types.is_null(kind):
+                raise InputError(f"{self.of}: {name} is of type {kind} in {run.first}; expected timestamps or dates, cast the column")
+
+    def _check_key(self, name: str) -> None:
+        wanted = self.declared.types.get(name)
+        for run in self.runs:
+            kind = run.kind(name)
+            if kind is None:
+                raise InputError(f"{self.of}: {run.first} has no column {name}, a key; write it again")
+            if wanted is None or name in run.texts or pa.types.is_null(kind):
+                continue
+            if family(kind) != family(wanted):
+                raise InputError(f"{self.of}: key {name} is {kind} in {run.first} and {wanted} in the view: the two never match; convert one of them")
+
+    def _common(self, name: str) -> pa.DataType:
+        """The type that holds what every file has; of directories' names int64 if all are plain."""
+        kinds: dict[pa.DataType, str] = {}
+        for run in self.runs:
+            kind = run.kind(name)
+            if kind is not None and name not in run.texts:
+                kinds.setdefault(kind, run.first)
+        if not kinds:
+            return pa.int64() if self._plain_numbers(name) else pa.string()
+        if len(kinds) == 1:
+            return next(iter(kinds))
+        plain = [k.value_type if pa.types.is_dictionary(k) else k for k in kinds]
+        try:
+            schemas = [pa.schema([(name, kind)]) for kind in plain]
+            return pa.unify_schemas(schemas, promote_options="permissive").field(name).type
+        except MISFITS as error:
+            found = ", ".join(f"{kind} in {file}" for kind, file in kinds.items())
+            raise InputError(f"{self.of}: {name} is {found}, which have no common type; declare the column, or write the files alike") from error
+
+    def _plain_numbers(self, name: str) -> bool:
+        """Whether no name of a directory would lose anything as a number, such as a zero in front."""
+        import pyarrow.dataset as ds
+
+        for run in self.runs if any(name in run.texts for run in self.runs) else ():
+            for part in run.files.get_fragments():
+                text = ds.get_partition_keys(part.partition_expression).get(name)
+                if text is not None and not _is_plain_number(text):
+                    return False
+        return True
+
+
+def open_source(path: str, *, filesystem: Any = None, of: str = "source", declared: Declared | None = None) -> Source:
+    """A Parquet file, a directory of them, or one that is partitioned by hive names.
+
+    Raises ArtifactError when there is none, or one is broken; InputError for tables of formats
+    whose files do not say which rows are current.
+    """
+    import pyarrow.dataset as ds
+    from pyarrow import fs
+
+    filesystem = filesystem or fs.LocalFileSystem(use_mmap=True)
+    try:
+        refuse_table_formats(path, filesystem=filesystem, of=of)
+        files = _files(path, filesystem)
+    except FileNotFoundError as error:
+        raise ArtifactError(f"{of}: there is no file at {path} yet; write the first rows there, or correct the path") from error
+    if not files:
+        raise ArtifactError(f"{of}: {path} holds no Parquet file yet; write the first rows there, or correct the path")
+    below = {file: file.removeprefix(path.rstrip("/")) if file != path else "" for file in files}
+    names = [p.partition("=")[0] for f in files for p in below[f].split("/")[:-1] if "=" in p]
+    hive = ds.partitioning(pa.schema([(name, pa.string()) for name in dict.fromkeys(names)]), flavor="hive")
+    form = ds.ParquetFileFormat()
+    parts = [form.make_fragment(f, filesystem, hive.parse(below[f])) for f in files]
+    keys = [tuple(ds.get_partition_keys(part.partition_expression)) for part in parts]
+    schemas = _schemas(parts, of, path)
+    runs = []
+    places = range(len(parts))
+    for (schema, texts), group in groupby(places, lambda p: (_kinds(schemas[p], keys[p]), keys[p])):
+        mine = [parts[place] for place in group]
+        runs.append(Run(ds.FileSystemDataset(mine, pa.schema(list(schema)), form, filesystem), texts))
+    return Source(of, path, runs, declared or Declared({}))
+
+
+def refuse_table_formats(path: str, *, filesystem: Any = None, of: str = "source") -> None:
+    """Raise InputError for Delta, Iceberg and Hudi tables: their files hold deleted rows, too.
+
+    A part of such a table is one as well: a file, a partition, Iceberg's data directory.
+    """
+    from pyarrow import fs
+
+    filesystem = filesystem or fs.LocalFileSystem()
+    here = path.rstrip("/")
+    is_file = filesystem.get_file_info(here or "/").type == fs.FileType.File
+    while True:
+        if not is_file and (found := _table_format(here, filesystem)):
+            raise InputError(
+                f"{of}: {here or '/'} is a {found} table; its files also hold rows that were "
+                "overwritten or deleted. Export its current rows as plain Parquet and point the "
+                "source there, or use an offline store that reads the format"
+            )
+        above, _, name = here.rpartition("/")
+        if not above or not (is_file or "=" in name or name == "data"):
+            return
+        here, is_file = above, False
+
+
+def _table_format(path: str, filesystem: Any) -> str | None:
+    from pyarrow import fs
+
+    names = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
+    for info in filesystem.get_file_info([f"{path}/{name}" for name in names]):
+        found = names[info.base_name]
+        if info.type != fs.FileType.Directory:
+            continue
+        if found != "Iceberg":
+            return found
+        inside = filesystem.get_file_info(fs.FileSelector(f"{path}/metadata"))
+        if any(".metadata.json" in file.base_name for file in inside):
+            return found
+    return None
+
+
+def _files(path: str, filesystem: Any) -> list[str]:
+    """The file, or those of the directory that are not hidden, in the order of their names."""
+    from pyarrow import fs
+
+    kind = filesystem.get_file_info(path).type
+    if kind == fs.FileType.NotFound:
+        raise FileNotFoundError(path)
+    if kind == fs.FileType.File:
+        return [path]
+    base = path.rstrip("/")
+    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
+    return sorted(info.path for info in found if info.type == fs.FileType.File and not _is_hidden(info.path.removeprefix(base)))
+
+
+def _is_hidden(below: str) -> bool:
+    return any(part.startswith((".", "_")) for part in below.split("/"))
+
+
+def _schemas(parts: Sequence[Any], of: str, path: str) -> list[pa.Schema]:
+    """The schema of every file, from its footer. Raises ArtifactError naming one that has none."""
+
+    def schema(part: Any) -> pa.Schema:
+        try:
+            found = part.physical_schema
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ArtifactError(f"{of}: {part.path} is not readable as Parquet ({error}); the file is damaged or half-written, write it again") from error
+        if len(set(found.names)) < len(found.names):
+            raise InputError(f"{of}: {part.path} has two columns of one name; rename one")
+        return found
+
+    if len(parts) == 1:
+        return [schema(parts[0])]
+    with ThreadPoolExecutor(_FOOTERS_AT_ONCE) as pool:
+        return list(pool.map(schema, parts))
+
+
+def _kinds(schema: pa.Schema, texts: Sequence[str]) -> tuple[tuple[str, pa.DataType], ...]:
+    """Names and types of a file's columns; names of directories are text and win."""
+    own = tuple((field.name, pa.string() if field.name in texts else field.type) for field in schema)
+    return own + tuple((name, pa.string()) for name in texts if name not in schema.names)
+
+
+def _dataset(parts: Sequence[Any], schema: pa.Schema, like: Any) -> Any:
+    import pyarrow.dataset as ds
+
+    return ds.FileSystemDataset(parts, schema, like.format, like.filesystem)
+
+
+def _is_plain_number(text: str) -> bool:
+    try:
+        return str(int(text)) == text and -(2**63) <= int(text) < 2**63
+    except ValueError:
+        return False
