@@ -22,6 +22,7 @@ from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
 from adc_features.clock import instant, moment, utc
 from adc_features.doctor import Finding, examine_interactions, examine_items
 from adc_features.errors import InputError
+from adc_features.event_times import timestamps
 
 DAY = timedelta(days=1)
 TIME = pa.timestamp("us", tz="UTC")
@@ -224,8 +225,8 @@ def _read_sql(url: str, table: str) -> pa.Table:
 
 
 def _microseconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Timestamps as timestamp[us, UTC]; finer ticks are cut off."""
-    return pc.cast(times, TIME, safe=False)
+    """Timestamps as timestamp[us, UTC]; finer ticks are floored."""
+    return timestamps(times, name="time")
 
 
 def _plain_types(table: pa.Table) -> pa.Table:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import InputError
+from adc_features.event_times import timestamps
 from adc_features.sids import list_matrix
 from training.row_groups import RowGroups
 
@@ -69,7 +70,7 @@ class Columns:
 def _scalar(column: pa.ChunkedArray, name: str, fill: float | None) -> np.ndarray:
     kind = column.type
     if pa.types.is_timestamp(kind):
-        column = column.cast(pa.timestamp("us", kind.tz), safe=False).cast(pa.int64())
+        column = timestamps(column, name=name).cast(pa.int64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
         raise InputError(f"column {name} is of type {kind}; a scalar is a number, boolean or timestamp, a text needs a vocabulary")
     if column.null_count:

@@ -19,18 +19,23 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
-from pyarrow import fs
 
 from adc_features.clock import moment
 from adc_features.errors import InputError
-from adc_features.event_times import UTC_US, is_time, microseconds, timestamps
+from adc_features.event_times import UTC_US, is_time, microseconds
 from adc_features.store import _compat as feast
 from adc_features.store.asof import AsofIndex
-from adc_features.store.casts import MISFITS, fitted
 from adc_features.store.feature_values import arrow_type, declared_types
 from adc_features.store.join import BATCH_ROWS, PreparedView, ViewSource, joined_batches
-from adc_features.store.parquet import write_parquet
-from adc_features.store.sources import Declared, Source, open_source, refuse_table_formats
+from adc_features.store.offline_writes import (
+    add_parts,
+    as_written,
+    exists,
+    holds_files,
+    is_directory,
+    write_whole,
+)
+from adc_features.store.sources import Declared, open_source, refuse_table_formats
 
 TIME = "event_timestamp"
 
@@ -88,10 +93,10 @@ class AsofRetrievalJob(feast.RetrievalJob):
         """Write the result, on-demand features included, as Parquet; a reader sees the file when it is complete."""
         source = storage.to_data_source()
         filesystem, path = _location(source, self._repo_path)
-        if not allow_overwrite and _exists(filesystem, path):
+        if not allow_overwrite and exists(filesystem, path):
             raise feast.SavedDatasetLocationAlreadyExists(location=source.path)
         tables = iter([self.to_arrow()]) if self._on_demand else self._batches()
-        _write_whole(tables, path, filesystem, as_directory=_is_directory(filesystem, path))
+        write_whole(tables, path, filesystem, as_directory=is_directory(filesystem, path))
 
 
 class AsofOfflineStore(feast.OfflineStore):
@@ -248,21 +253,21 @@ class AsofOfflineStore(feast.OfflineStore):
         refuse_table_formats(path, filesystem=filesystem, of=f"view {feature_view.name}")
         partitions: list[str] = []
         before: Iterator[pa.Table] = iter(())
-        if _exists(filesystem, path) and (not _is_directory(filesystem, path) or _holds_files(filesystem, path)):
+        if exists(filesystem, path) and (not is_directory(filesystem, path) or holds_files(filesystem, path)):
             known = open_source(
                 path,
                 filesystem=filesystem,
                 of=f"view {feature_view.name}",
                 declared=_declared(feature_view),
             )
-            table, before = _as_written(table, known)
+            table, before = as_written(table, known)
             partitions = known.partitions
         if partitions:
-            _add_parts(table, path, filesystem, partitions)
-        elif _is_directory(filesystem, path):
-            _write_whole(iter([table]), f"{path}/part-{uuid.uuid4().hex}.parquet", filesystem)
+            add_parts(table, path, filesystem, partitions)
+        elif is_directory(filesystem, path):
+            write_whole(iter([table]), f"{path}/part-{uuid.uuid4().hex}.parquet", filesystem)
         else:
-            _write_whole(itertools.chain(before, [table]), path, filesystem)
+            write_whole(itertools.chain(before, [table]), path, filesystem)
         if progress:
             progress(len(table))
 
@@ -278,7 +283,7 @@ class AsofOfflineStore(feast.OfflineStore):
             schema = logs.schema(logs.names)
             batches = (b for table in logs.tables(logs.names) for b in table.to_batches())
             rows = pa.RecordBatchReader.from_batches(schema, batches)
-        _add_parts(rows, path, filesystem, destination.partition_by or [])
+        add_parts(rows, path, filesystem, destination.partition_by or [])
 
 
 def view_sources(config: Any, feature_views: list[Any], feature_refs: list[str], *, full_feature_names: bool) -> list[ViewSource]:
@@ -437,53 +442,6 @@ def _declared(view: Any) -> Declared:
     )
 
 
-def _as_written(table: pa.Table, known: Source) -> tuple[pa.Table, Iterator[pa.Table]]:
-    """New rows and the rows there are, in types that hold both: the declared ones.
-
-    A time keeps the type that the files have while that holds the new times. Raises InputError for
-    other columns than the files', and for values of other types.
-    """
-    if set(table.column_names) != set(known.names):
-        raise InputError(f"{known.of}: the rows have columns {table.column_names}, its files have {known.names}; bring the same columns")
-    known.check(known.names)
-    columns, kept = {}, {}
-    for name in known.names:
-        wanted = known.kind(name)
-        try:
-            column = fitted(table[name], wanted, name=f"{known.of}: {name}")
-        except MISFITS as error:
-            raise InputError(
-                f"{known.of}: {name} is {table[name].type} in the rows and {wanted} in the view, which does not hold its values ({error}); correct one"
-            ) from error
-        if name in known.declared.times:
-            if not is_time(table[name].type) and not pa.types.is_null(table[name].type):
-                raise InputError(f"{known.of}: {name} is of type {table[name].type} in the rows; expected timestamps or dates, cast the column")
-            if (same := _in_the_files_type(column, known, name)) is not None:
-                column = kept[name] = same
-        columns[name] = column
-    return pa.table(columns), _rewritten(known, {name: c.type for name, c in kept.items()})
-
-
-def _in_the_files_type(times: pa.ChunkedArray, known: Source, name: str) -> pa.ChunkedArray | None:
-    """Times in the one type that all files have, None when there is none or it loses something."""
-    kinds = {run.kind(name) for run in known.runs}
-    kind = kinds.pop()
-    if kinds or kind is None or not pa.types.is_timestamp(kind):
-        return None
-    try:
-        same = fitted(times, kind, name=name)
-    except MISFITS:
-        return None
-    return same if timestamps(same, name=name).equals(times) else None
-
-
-def _rewritten(known: Source, kept: Mapping[str, pa.DataType]) -> Iterator[pa.Table]:
-    """The rows of the files in the types of `_as_written`; kept: times that stay as they are."""
-    types = {name: known.kind(name) for name in known.names} | dict(kept)
-    as_is = Source(known.of, known.path, known.runs, Declared(types))
-    return as_is.tables(known.names)
-
-
 def _location(source: Any, repo_path: Path | None) -> tuple[Any, str]:
     """File system and path of a Parquet source. Raises InputError for other sources and formats."""
     if not isinstance(source, feast.FileSource) or not (source.file_format is None or isinstance(source.file_format, feast.ParquetFormat)):
@@ -491,60 +449,3 @@ def _location(source: Any, repo_path: Path | None) -> tuple[Any, str]:
         raise InputError(f"the source is a {kind}; this store reads Parquet through FileSource, use another offline store for it")
     absolute = feast.FileSource.get_uri_for_file_path(repo_path=repo_path, uri=source.file_options.uri)
     return feast.FileSource.create_filesystem_and_path(str(absolute), source.file_options.s3_endpoint_override)
-
-
-def _exists(filesystem: Any, path: str) -> bool:
-    return (filesystem or fs.LocalFileSystem()).get_file_info(path).type != fs.FileType.NotFound
-
-
-def _is_directory(filesystem: Any, path: str) -> bool:
-    """Is, or will be: a path that is not there yet is a directory unless it is named like a file."""
-    kind = (filesystem or fs.LocalFileSystem()).get_file_info(path).type
-    return kind == fs.FileType.Directory or (kind == fs.FileType.NotFound and not path.endswith(".parquet"))
-
-
-def _holds_files(filesystem: Any, path: str) -> bool:
-    found = (filesystem or fs.LocalFileSystem()).get_file_info(fs.FileSelector(path, recursive=True))
-    return any(info.type == fs.FileType.File and not info.base_name.startswith((".", "_")) for info in found)
-
-
-def _add_parts(rows: pa.Table | ds.Dataset, path: str, filesystem: Any, partitions: list[str]) -> None:
-    """Rows as new files of a directory, each in the directory of its partition; moved there when all are complete."""
-    filesystem = filesystem or fs.LocalFileSystem()
-    aside = f"{path}/.{uuid.uuid4().hex}"
-    filesystem.create_dir(aside, recursive=True)
-    try:
-        ds.write_dataset(
-            rows,
-            aside,
-            format="parquet",
-            filesystem=filesystem,
-            basename_template=f"{uuid.uuid4().hex}-{{i}}.parquet",
-            partitioning=partitions or None,
-            partitioning_flavor="hive" if partitions else None,
-            existing_data_behavior="overwrite_or_ignore",
-        )
-        for part in filesystem.get_file_info(fs.FileSelector(aside, recursive=True)):
-            if part.type == fs.FileType.File:
-                place = path + part.path.removeprefix(aside)
-                filesystem.create_dir(place.rpartition("/")[0], recursive=True)
-                filesystem.move(part.path, place)
-    finally:
-        filesystem.delete_dir(aside)
-
-
-def _write_whole(tables: Iterator[pa.Table], path: str, filesystem: Any, *, as_directory: bool = False) -> None:
-    """One Parquet file, or a directory with one, from pieces; visible when complete, a failure leaves what was there."""
-    filesystem = filesystem or fs.LocalFileSystem()
-    folder, _, name = path.rpartition("/")
-    aside = f"{folder or '.'}/.{name}.{uuid.uuid4().hex}"
-    filesystem.create_dir(aside, recursive=True)
-    try:
-        file = f"{aside}/part-0.parquet"
-        write_parquet(tables, file, filesystem=filesystem)
-        if as_directory and filesystem.get_file_info(path).type != fs.FileType.NotFound:
-            filesystem.delete_dir(path)
-        filesystem.move(aside if as_directory else file, path)
-    finally:
-        if filesystem.get_file_info(aside).type != fs.FileType.NotFound:
-            filesystem.delete_dir(aside)
