@@ -21,7 +21,7 @@ def fitted(column: pa.ChunkedArray, wanted: pa.DataType, *, name: str) -> pa.Chu
     of a narrower type, but never an infinite one. Times and dates are floored to the unit asked.
     """
     kind = column.type
-    if kind == wanted:
+    if kind == wanted and str(kind) == str(wanted):  # the items of lists have a name, too
         return column
     if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(wanted):
         return fitted(column.cast(kind.value_type), wanted, name=name)

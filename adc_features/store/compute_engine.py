@@ -78,7 +78,8 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
                 end_time=task.end_time,
             ).to_arrow()
             return
-        job: Any = self.offline_store.pull_all_from_table_or_query(
+        ours: Any = self.offline_store
+        job: Any = ours.pull_all_from_table_or_query(
             config=self.repo_config,
             data_source=view.batch_source,
             join_key_columns=columns.join_keys,

@@ -157,7 +157,7 @@ class PreparedView:
         """What is kept of the files: columns that can stand side by side, and the others."""
         features, store = self.source.features, None
         if self._groups and features:
-            first = {out: self._files.group(*self._groups[0], name, head=_SAMPLE_ROWS) for out, name in features.items()}
+            first = {out: self._files.column(self._groups[0], name, head=_SAMPLE_ROWS) for out, name in features.items()}
             kinds = {out: row_field(self._declared(column, out).combine_chunks()) for out, column in first.items()}
             if fields := {out: kind for out, kind in kinds.items() if kind is not None}:
                 store = RowStore(int(self._starts[-1]), fields, space=self._space)
@@ -184,7 +184,7 @@ class PreparedView:
         return _in_one(self._declared(self._column(group, self.source.features[out]), out))
 
     def _column(self, group: Any, name: str) -> pa.ChunkedArray:
-        return self._files.group(*group, name)
+        return self._files.column(group, name)
 
     def _read(self, name: str) -> pa.ChunkedArray:
         """One column of the files, in memory or mapped; numbers and times in one piece."""

@@ -117,12 +117,13 @@ class Source:
         """The row groups that have rows, in order, each with its run."""
         return [(run, group) for run in self.runs for part in run.files.get_fragments() for group in part.split_by_row_group() if group.row_groups[0].num_rows]
 
-    def group(self, run: Run, group: Any, name: str, *, head: int | None = None) -> pa.ChunkedArray:
+    def column(self, group: tuple[Run, Any], name: str, *, head: int | None = None) -> pa.ChunkedArray:
         """One column of one row group, or of its first rows."""
+        run, rows = group
         there = [name] if run.kind(name) is not None else []
         with self.reading():
             options = _WHOLE if head is None else {}
-            scanner = group.scanner(run.files.schema, columns=there, **options)
+            scanner = rows.scanner(run.files.schema, columns=there, **options)
             found = scanner.to_table() if head is None else scanner.head(head)
         return self._fitted(run, found, [name])[name]
 
@@ -153,9 +154,9 @@ class Source:
                 if len(batch):
                     yield self._fitted(run, pa.Table.from_batches([batch]), names)
 
-    def table(self, names: Sequence[str], **bounds: datetime | None) -> pa.Table:
+    def table(self, names: Sequence[str], *, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
         """The same rows in one table."""
-        return pa.concat_tables(self.tables(names, whole=True, **bounds))  # type: ignore[arg-type]
+        return pa.concat_tables(self.tables(names, start=start, end=end, whole=True))
 
     @contextmanager
     def reading(self) -> Iterator[None]:

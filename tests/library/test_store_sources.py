@@ -22,6 +22,9 @@ UTC_US = pa.timestamp("us", "UTC")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
+LATE = EPOCH + timedelta(days=99)
+
+
 def moment(us: int) -> datetime:
     return EPOCH + timedelta(microseconds=us)
 
@@ -88,7 +91,7 @@ def online(store, *ids) -> list:
     return store.get_online_features(["v:v"], [{"id": i} for i in ids]).to_dict()["v"]
 
 
-def pulled(store, method="pull_all_from_table_or_query", *, start=EPOCH, end=moment(99 * DAY)):
+def pulled(store, method="pull_all_from_table_or_query", *, start=EPOCH, end=LATE):
     from adc_features.store.feature_values import declared_types
     from adc_features.store.offline_store import AsofOfflineStore
 
@@ -139,8 +142,8 @@ def test_what_is_no_event_time_is_refused_everywhere(tmp_path, times):
     ):
         with pytest.raises(InputError, match=r"event_timestamp is of type .* in .*0\.parquet"):
             read()
+    table = pa.table({"event_timestamp": times})
     with pytest.raises(InputError, match="event_timestamp is of type"):
-        table = pa.table({"event_timestamp": times})
         retrieval_manifest([table], table.schema)
 
 
