@@ -513,7 +513,7 @@ def test_a_new_generation_comes_in_with_a_challenger_of_its_own(place):
 
 
 def test_traffic_like_before_is_within_its_limits_and_other_traffic_is_not(place):
-    """Exit code 0 against a kept baseline of itself, 1 for impressions of one item and of items that nobody knows; the page says which part moved."""
+    """Exit code 0 against a kept baseline of itself, 10 for impressions of one item and of items that nobody knows; the page says which part moved."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
