@@ -1,11 +1,12 @@
 # make demo   environment, then the whole flow on a generated catalogue
 # make test   environment, then every test
 # make check  lint, types and import contracts
+# make audit  known vulnerabilities of the pinned dependencies; asks an index on the network
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check
+.PHONY: demo test check audit
 
 demo: $(READY)
 	$(BIN)/adc run --data synthetic --run runs/demo --codebook-size 32 --snapshots 4 --seeds 1 --steps 400
@@ -18,6 +19,12 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# An environment of its own: pip-audit's dependencies are not ours. --strict: a package that the index does not know fails, instead of passing unseen.
+audit:
+	$(PYTHON) -m venv .venv/audit
+	.venv/audit/bin/pip install --quiet pip-audit
+	.venv/audit/bin/pip-audit --requirement constraints.txt --no-deps --disable-pip --strict
 
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

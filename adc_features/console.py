@@ -96,7 +96,8 @@ def _short(value: Any) -> str:
 def run_app(app: typer.Typer) -> None:
     """Run a typer app; refusals are one message and an exit code, never a stack trace.
 
-    Exit codes: 0 done, 1 refused, 2 wrong usage, 3 online and offline differ, 130 stopped by the user.
+    Exit codes: 0 done, 1 refused, 2 wrong usage, 3 online and offline differ, 130 stopped by the user. `adc retrain`
+    and `adc monitor` add their own answers: 10 kept or drift, 20 data that cannot decide.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.Formatter.converter = time.gmtime

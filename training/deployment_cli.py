@@ -17,6 +17,8 @@ PromotionOption = Annotated[Path | None, typer.Option("--promotion", metavar="FI
 
 KEPT, DATA_FAULT = 10, 20
 """Exit codes of `adc retrain`, for a scheduler to tell apart; 0 is promoted."""
+DRIFT = 10
+"""Exit code of `adc monitor` for drift: not 1, which every refusal has, a mistyped path for one."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -168,7 +170,7 @@ def monitor(
     page: Annotated[Path | None, typer.Option(metavar="FILE", help="Also write an HTML page.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Compare code usage, weights, reliability, coverage and unknown items of traffic with a baseline. Exit code 1 when any is beyond its limit."""
+    """Compare code usage, weights, reliability, coverage and unknown items of traffic with a baseline. Exit code 10 when any is beyond its limit."""
     from adc_features.clock import parse_utc
     from adc_features.monitor import DriftThresholds
     from training import monitor as monitored
@@ -181,7 +183,7 @@ def monitor(
         write_page(page, monitored.monitor_page(result))
     report(result, json, text=_drift)
     if result["beyond"]:
-        raise typer.Exit(1)
+        raise typer.Exit(DRIFT)
 
 
 def doctor(

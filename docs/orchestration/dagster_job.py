@@ -8,7 +8,7 @@ import subprocess
 
 from dagster import Definitions, Failure, In, Nothing, OpExecutionContext, ScheduleDefinition, job, op
 
-PROMOTED, KEPT = 0, 10
+PROMOTED, KEPT, DRIFT = 0, 10, 10
 
 
 def adc(context: OpExecutionContext, *words: str, fine: tuple[int, ...] = (0,)) -> int:
@@ -30,7 +30,7 @@ def retrain(context: OpExecutionContext) -> None:
 @op
 def monitor(context: OpExecutionContext) -> None:
     """Drift of codes is reported, not fatal: retraining is what answers it."""
-    adc(context, "monitor", "--page", os.path.join(os.environ["ADC_RUN"], "monitor.html"), fine=(0, 1))
+    adc(context, "monitor", "--page", os.path.join(os.environ["ADC_RUN"], "monitor.html"), fine=(0, DRIFT))
 
 
 @op(ins={"after": In(Nothing)})

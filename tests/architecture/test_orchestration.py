@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from training import cli
+from training import cli, deployment_cli
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "orchestration"
 
@@ -40,6 +40,22 @@ def test_an_example_calls_what_there_is(name):
     assert called == {"monitor", "retrain", "gc"}
     options = {o for c in called for p in commands[c].params for o in p.opts}
     assert set(re.findall(r"--[a-z][a-z-]*", " ".join(texts(path)))) <= options
+
+
+def test_only_drift_is_passed_over_in_the_monitor_s_exit_codes():
+    """The examples go on after drift and after a kept champion, and stop at the code that a refusal has."""
+    airflow, dagster = ((EXAMPLES / name).read_text(encoding="utf-8") for name in ("airflow_dag.py", "dagster_job.py"))
+    passed = {command: int(code) for command, code in re.findall(r"adc (\w+) .*?\$\? -eq (\d+)", airflow)}
+    assert passed == {"monitor": deployment_cli.DRIFT, "retrain": deployment_cli.KEPT}
+    names = {
+        n.targets[0].elts[i].id: v.value
+        for n in ast.parse(dagster).body
+        if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Tuple)
+        for i, v in enumerate(n.value.elts)
+    }
+    assert names == {"PROMOTED": 0, "KEPT": deployment_cli.KEPT, "DRIFT": deployment_cli.DRIFT}
+    assert set(re.findall(r"fine=\(([^)]*)\)", dagster)) == {"PROMOTED, KEPT", "0, DRIFT"}
+    assert 1 not in names.values()
 
 
 @pytest.mark.parametrize(("name", "package"), [("dagster_job.py", "dagster"), ("airflow_dag.py", "airflow")])

@@ -513,7 +513,7 @@ def test_a_new_generation_comes_in_with_a_challenger_of_its_own(place):
 
 
 def test_traffic_like_before_is_within_its_limits_and_other_traffic_is_not(place):
-    """Exit code 0 against a kept baseline of itself, 1 for impressions of one item and of items that nobody knows; the page says which part moved."""
+    """Exit code 0 against a kept baseline of itself, 10 for impressions of one item and of items that nobody knows; the page says which part moved."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -523,7 +523,7 @@ def test_traffic_like_before_is_within_its_limits_and_other_traffic_is_not(place
     at = split_of(Run.open(place)).eval_end - timedelta(days=1)
     shown = [dataset_of(Run.open(place)).items["item_id"][0].as_py()] * 200 + ["nobody knows this"] * 200
     pq.write_table(pa.table({"item_id": shown, "time": pa.array([at] * 400, pa.timestamp("us", tz="UTC"))}), place / "shown.parquet")
-    moved = answer("monitor", "--run", str(place), "--traffic", str(place / "shown.parquet"), "--page", str(place / "page.html"), code=1)
+    moved = answer("monitor", "--run", str(place), "--traffic", str(place / "shown.parquet"), "--page", str(place / "page.html"), code=10)
     assert {"usage", "coverage", "unknown"} <= set(moved["beyond"])
     assert moved["drift"]["unknown"]["value"] == 0.5
     assert "Drift beyond its limit" in (place / "page.html").read_text()
