@@ -23,10 +23,12 @@ from adc_features.errors import InputError
 from adc_features.event_times import timestamps
 from adc_features.store import _compat as feast
 from adc_features.store.entity_keys import integer_keys, key_array, row_key, text_keys
-from adc_features.store.feature_values import columns_from_arrow, columns_from_protos, declared, kind_of, protos, schema_of, takes_arrow
+from adc_features.store.feature_values import check_columns, columns_from_arrow, columns_from_protos, conformed, keys_from_arrow, protos, schema_of, takes_arrow
 from adc_features.store.lmdb_environment import Environment, environment
 from adc_features.store.online_response import ColumnarResponse, ViewAnswer
-from adc_features.store.records import KINDS, NO_CREATED, OPAQUE
+from adc_features.store.pushes import check_frame, pushed_table
+from adc_features.store.pushes import takes as pushes_are_ours
+from adc_features.store.records import NO_CREATED
 from adc_features.store.row_table import Answer, Rows, delete, read, write
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -81,8 +83,10 @@ class LmdbOnlineStore(feast.OnlineStore):
             rows = list(group)
             schema, columns = columns_from_protos(table, [values for _, values, _, _ in rows])
             keys = pa.array([_row_key(entity) for entity, _, _, _ in rows], pa.large_binary())
-            event = np.array([_microseconds(time) for _, _, time, _ in rows])
-            created = np.array([NO_CREATED if time is None else _microseconds(time) for _, _, _, time in rows])
+            if lost := sum(_is_lost(time) for _, _, time, _ in rows):
+                raise InputError(f"view {table.name}: {lost} rows have no event time; a row without its time cannot be compared, drop these rows")
+            event = np.array([_microseconds(time) for _, _, time, _ in rows], np.int64)
+            created = np.array([NO_CREATED if _is_lost(time) else _microseconds(time) for _, _, _, time in rows], np.int64)
             pieces = [Rows(schema, keys, event, created, columns)]
             write(self.environment(config), table_name(config, table), pieces.copy)
             if progress:
@@ -91,6 +95,23 @@ class LmdbOnlineStore(feast.OnlineStore):
     async def online_write_batch_async(self, config: Any, table: Any, data: Any, progress: Any) -> None:
         """The same, in a thread."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def check_frame(self, table: Any, frame: Any) -> None:
+        """Raise InputError for columns that a pushed frame lacks."""
+        check_frame(table, frame)
+
+    def write_frame(self, config: Any, table: Any, frame: Any) -> bool:
+        """Write a pushed frame, in the declared types; False for views whose pushes Feast has to read. Raises InputError as `write_arrow`."""
+        if not pushes_are_ours(table):
+            return False
+        rows, event, created = pushed_table(table, frame)
+        if self.takes_arrow(config, table):
+            self.write_arrow(config, table, rows, event=event, created=created)
+            return True
+        rows = conformed(table, rows, event=event, created=created)
+        types = {field.name: field.dtype.to_value_type() for field in table.entity_columns}
+        self.online_write_batch(config, table, feast._convert_arrow_to_proto(rows.combine_chunks(), table, types), None)
+        return True
 
     def takes_arrow(self, config: Any, table: Any) -> bool:
         """Can `write_arrow` take the rows of this view?"""
@@ -255,13 +276,13 @@ def _join_keys(table: Any) -> dict[str, feast.ValueType]:
 
 
 def _rows(view: Any, table: pa.Table, *, event: str, created: str | None) -> Rows:
-    kinds = {name: kind_of(dtype) for name, dtype in _join_keys(view).items()}
-    keys = {name: table[name] if kind == OPAQUE else declared(table[name], KINDS[kind].arrow, name=name) for name, kind in kinds.items()}
+    keys, no_entity = keys_from_arrow(view, table), {"": pa.array([""] * len(table))}  # as `row_key` has it: one row
+    check_columns(view.name, [event, *([created] if created else [])], table.column_names)
     return Rows(
         schema_of(view),
-        key_array({name: column.combine_chunks() for name, column in keys.items()}),
-        _times(table[event], name=event),
-        _times(table[created], name=created, absent=NO_CREATED) if created else np.full(len(table), NO_CREATED),
+        key_array({name: column.combine_chunks() for name, column in keys.items()} or no_entity),
+        _times(table[event], name=f"view {view.name}: {event}"),
+        _times(table[created], name=f"view {view.name}: {created}", absent=NO_CREATED) if created else np.full(len(table), NO_CREATED),
         columns_from_arrow(view, table),
     )
 
@@ -294,6 +315,11 @@ def _keys(columns: Mapping[str, list], types: Mapping[str, Any]) -> list[bytes] 
 def _row_key(entity_key: Any) -> bytes:
     values = ((value, value.WhichOneof("val")) for value in entity_key.entity_values)
     return row_key(dict(zip(entity_key.join_keys, (getattr(value, kind) if kind else None for value, kind in values), strict=True)))
+
+
+def _is_lost(time: datetime | None) -> bool:
+    """Whether there is no time: None, or pandas' NaT, which no value equals."""
+    return time is None or time != time  # noqa: PLR0124
 
 
 def _microseconds(time: datetime) -> int:
