@@ -26,6 +26,7 @@ from feast.infra.common.materialization_job import MaterializationJobStatus, Mat
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.feature_builder import LocalFeatureBuilder
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.compute_engines.local.nodes import LocalOutputNode
 from feast.infra.compute_engines.utils import create_offline_store_retrieval_job
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.online_stores.helpers import get_online_store_from_config
@@ -127,11 +128,13 @@ CachingRegistry.cached_registry_proto = _ToldApart()  # type: ignore[assignment]
 
 
 def _frames_pass_whole() -> None:
-    """Hand pushed frames to an online store that takes them, before Feast makes protos of them.
+    """Hand pushed frames and materialized tables to an online store that takes them, before Feast makes protos of them.
 
     Feast (0.67) converts on the way, in silence: 2.5 to 2, null in a list of texts to "", 1e300 to inf.
     """
-    checked, ingest, ingest_async = FeatureStore._get_feature_view_and_df_for_online_write, PassthroughProvider.ingest_df, PassthroughProvider.ingest_df_async
+    checked = FeatureStore._get_feature_view_and_df_for_online_write
+    ingest, ingest_async = PassthroughProvider.ingest_df, PassthroughProvider.ingest_df_async
+    execute = LocalOutputNode.execute
 
     @functools.wraps(checked)
     def check(self: FeatureStore, *args: Any, **kwargs: Any) -> Any:
@@ -153,9 +156,23 @@ def _frames_pass_whole() -> None:
         if not hasattr(store, "write_frame") or not await asyncio.to_thread(store.write_frame, self.repo_config, feature_view, df):
             await ingest_async(self, feature_view, df, field_mapping)
 
-    changed: Any = FeatureStore, PassthroughProvider
+    @functools.wraps(execute)
+    def write(self: LocalOutputNode, context: Any) -> Any:
+        view: Any = self.feature_view
+        if not hasattr(context.online_store, "write_table") or not view.online or view.batch_source is None:
+            return execute(self, context)
+        output: Any = self.get_single_table(context)
+        context.node_outputs[self.name] = output
+        if len(output.data):
+            context.online_store.write_table(context.repo_config, view, output.data)
+            if view.offline:
+                context.offline_store.offline_write_batch(config=context.repo_config, feature_view=view, table=output.data, progress=lambda _: None)
+        return output
+
+    changed: Any = FeatureStore, PassthroughProvider, LocalOutputNode
     changed[0]._get_feature_view_and_df_for_online_write = check
     changed[1].ingest_df, changed[1].ingest_df_async = ingest_df, ingest_df_async
+    changed[2].execute = write
 
 
 _frames_pass_whole()

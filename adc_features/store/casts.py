@@ -37,16 +37,21 @@ def fitted(
     names of directories are.
     """
     if column.type == wanted and not (whole_lists and is_list(wanted)):
-        return column
+        return _named(column, wanted)
 
     def convert(piece: pa.ChunkedArray) -> pa.ChunkedArray:
         return pa.chunked_array([_converted(c, wanted, name, whole_lists, spelled) for c in piece.chunks], wanted)
 
     try:
         answer = convert(column)
-        return column if column.type == wanted else answer
+        return _named(column, wanted) if column.type == wanted else answer
     except MISFITS as error:
         raise pa.ArrowInvalid(f"value {_first_misfit(column, convert)}: {error}") from error
+
+
+def _named(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
+    """The same column, its lists' elements named as asked: types that differ in this are equal, and hash apart."""
+    return column if str(column.type) == str(wanted) else column.cast(wanted)
 
 
 def family(kind: pa.DataType) -> str:

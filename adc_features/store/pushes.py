@@ -26,11 +26,11 @@ def check_frame(view: Any, frame: Any) -> None:
     if takes(view):
         names = _renamed(view, list(frame.columns))
         keys = [field.name for field in view.entity_columns if field.name != feast.DUMMY_ENTITY_ID]
-        check_columns(view.name, [*keys, *(field.name for field in view.features), *_times(view)], names)
+        check_columns(view.name, [*keys, *(field.name for field in view.features), *filter(None, times_of(view))], names)
 
 
-def pushed_table(view: Any, frame: Any) -> tuple[pa.Table, str, str | None]:
-    """A pushed frame as a table, and the names of its event and created time."""
+def pushed_table(view: Any, frame: Any) -> pa.Table:
+    """A pushed frame as a table in the view's names."""
     check_frame(view, frame)
     columns = {}
     for old, new in zip(frame.columns, _renamed(view, list(frame.columns)), strict=True):
@@ -41,16 +41,15 @@ def pushed_table(view: Any, frame: Any) -> tuple[pa.Table, str, str | None]:
         columns[new] = found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
     if any(field.name == feast.DUMMY_ENTITY_ID for field in view.entity_columns):
         columns[feast.DUMMY_ENTITY_ID] = pa.chunked_array([pa.array([feast.DUMMY_ENTITY_VAL] * len(frame))])
-    event, *created = _times(view)
-    return pa.table(columns), event, created[0] if created else None
+    return pa.table(columns)
+
+
+def times_of(view: Any) -> tuple[str, str | None]:
+    """The columns of event and created time, None where there is no created time."""
+    return view.batch_source.timestamp_field, view.batch_source.created_timestamp_column or None
 
 
 def _renamed(view: Any, names: list[str]) -> list[str]:
     mapping = view.batch_source.field_mapping or {}
     return [mapping.get(name, name) for name in names]
-
-
-def _times(view: Any) -> list[str]:
-    source = view.batch_source
-    return [time for time in (source.timestamp_field, source.created_timestamp_column) if time]
 
