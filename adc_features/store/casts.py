@@ -78,15 +78,19 @@ def _converted(array: pa.Array, wanted: pa.DataType, name: str, whole_lists: boo
         return _converted(array.cast(kind.value_type), wanted, name, whole_lists, spelled)
     if is_list(wanted) and is_list(kind):
         return _list(array, wanted, name, whole_lists, spelled)
-    if kind == wanted:
-        return array
     if pa.types.is_null(kind):
         return pa.nulls(len(array), wanted)
     if is_time(kind) and pa.types.is_timestamp(wanted):
         return _times(array, wanted, name)
+    if spelled and family(kind) == "text":
+        return _spelled(array, wanted)
+    return array if kind == wanted else _scalars(array, wanted)
+
+
+def _scalars(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+    """What is neither time nor list, in another type."""
+    kind = array.type
     theirs, ours = family(kind), family(wanted)
-    if spelled and theirs == "text":
-        return _spelled(array, wanted, name)
     if theirs in ("numbers", "bool") and ours in ("numbers", "bool"):
         return _number(array, wanted)
     if theirs != ours and not _meets(kind, wanted):
@@ -142,7 +146,7 @@ def _exact(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     return pa.array(answer, wanted, mask=np.asarray(array.is_null()) if array.null_count else None)
 
 
-def _spelled(array: pa.Array, wanted: pa.DataType, name: str) -> pa.Array:
+def _spelled(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Texts as the numbers, times or truth values that they spell."""
     if pa.types.is_floating(wanted):
         return _number(array.cast(pa.float64()), wanted) if wanted != pa.float64() else array.cast(wanted)

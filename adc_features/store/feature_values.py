@@ -84,7 +84,9 @@ def keys_from_arrow(view: feast.FeatureView, table: pa.Table) -> dict[str, pa.Ch
         column, wanted = table[name], KINDS[kind].arrow
         if kind != OPAQUE:
             if not pa.types.is_null(column.type) and family(column.type) != family(wanted):
-                raise InputError(f"view {view.name}: key {name} is {column.type} in the rows and {wanted} in the view: the two never match; convert one of them")
+                raise InputError(
+                    f"view {view.name}: key {name} is {column.type} in the rows and {wanted} in the view: the two never match; convert one of them"
+                )
             column = declared(column, wanted, name=name, view=view.name)
         keys[name] = column
     return keys

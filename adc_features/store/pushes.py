@@ -52,4 +52,3 @@ def times_of(view: Any) -> tuple[str, str | None]:
 def _renamed(view: Any, names: list[str]) -> list[str]:
     mapping = view.batch_source.field_mapping or {}
     return [mapping.get(name, name) for name in names]
-

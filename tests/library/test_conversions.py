@@ -86,9 +86,7 @@ def world(directory, kind, column: pa.Array, *, key: pa.Array | None = None) -> 
     }
     pq.write_table(pa.table(rows), directory / "rows.parquet")
     repository = store(directory, LMDB, engine=ENGINE, offline_store={"type": "adc_features.store.offline_store.AsofOfflineStore"})
-    batch = feast.FileSource(
-        name="rows", path=str(directory / "rows.parquet"), timestamp_field="event_timestamp", created_timestamp_column="created"
-    )
+    batch = feast.FileSource(name="rows", path=str(directory / "rows.parquet"), timestamp_field="event_timestamp", created_timestamp_column="created")
     fields = [("item_id", types.Int64), ("value", kind), ("other", types.Int64)]
     view = feast.FeatureView(
         name="v",

@@ -262,7 +262,7 @@ def test_a_source_that_streams_is_loaded_piece_by_piece_in_one_transaction(tmp_p
     pq.write_table(
         source([(1, 77, NOW, NOW), (2, 1, NOW, NOW)]).set_column(1, "value_at_source", pa.array([77.0, 0.5])), tmp_path / "rows.parquet", row_group_size=1
     )
-    with pytest.raises(InputError, match="value_at_source is double in .* and int64 in the view.*value 0.5"):
+    with pytest.raises(InputError, match=r"value_at_source is double in .* and int64 in the view.*value 0.5"):
         repository.materialize(LONG_AGO, NOW)
     assert served(repository) == got
 
@@ -282,7 +282,7 @@ def test_a_materialization_that_fails_raises_and_leaves_what_was_served(tmp_path
     repository, got = materialized(tmp_path, source(ROWS))
     bad = source([(1, 99, NOW, NOW)])
     pq.write_table(bad.set_column(1, "value_at_source", pa.array([0.5])), tmp_path / "rows.parquet")
-    with pytest.raises(InputError, match="n is double in the rows and int64 in the view.*value 0.5"):
+    with pytest.raises(InputError, match=r"n is double in the rows and int64 in the view.*value 0.5"):
         repository.materialize(LONG_AGO, NOW)
     assert served(repository) == got
 
