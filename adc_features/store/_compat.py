@@ -4,8 +4,10 @@ Importing it costs what `import feast` costs (6-9 s), so the other modules of `s
 monthly and moves private names: every name that we use passes through here, and a test imports it.
 """
 
+import asyncio
 import atexit
 import contextlib
+import functools
 import gc
 import io
 import logging
@@ -24,10 +26,12 @@ from feast.infra.common.materialization_job import MaterializationJobStatus, Mat
 from feast.infra.compute_engines.local.compute import LocalComputeEngine
 from feast.infra.compute_engines.local.feature_builder import LocalFeatureBuilder
 from feast.infra.compute_engines.local.job import LocalMaterializationJob
+from feast.infra.compute_engines.local.nodes import LocalOutputNode
 from feast.infra.compute_engines.utils import create_offline_store_retrieval_job
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
 from feast.infra.online_stores.helpers import get_online_store_from_config
 from feast.infra.online_stores.online_store import OnlineStore
+from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.caching_registry import CachingRegistry
 from feast.infra.supported_async_methods import SupportedAsyncMethods
 from feast.metrics import track_feature_statuses
@@ -39,7 +43,7 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel, get_online_config_from_type
 from feast.type_map import VALUE_TYPE_TO_PROTO_VALUE_MAP, feast_value_type_to_python_type, python_values_to_proto_values
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, from_feast_to_pyarrow_type
-from feast.utils import _get_cached_request_context, _get_table_entity_values, compute_non_entity_date_range, make_tzaware
+from feast.utils import _convert_arrow_to_proto, _get_cached_request_context, _get_table_entity_values, compute_non_entity_date_range, make_tzaware
 
 __all__ = [
     "DUMMY_ENTITY_ID",
@@ -87,6 +91,7 @@ __all__ = [
     "SupportedAsyncMethods",
     "ValueProto",
     "ValueType",
+    "_convert_arrow_to_proto",
     "_get_cached_request_context",
     "_get_table_entity_values",
     "compute_non_entity_date_range",
@@ -120,6 +125,57 @@ class _ToldApart:
 
 
 CachingRegistry.cached_registry_proto = _ToldApart()  # type: ignore[assignment]
+
+
+def _frames_pass_whole() -> None:
+    """Hand pushed frames and materialized tables to an online store that takes them, before Feast makes protos of them.
+
+    Feast (0.67) converts on the way, in silence: 2.5 to 2, null in a list of texts to "", 1e300 to inf.
+    """
+    checked = FeatureStore._get_feature_view_and_df_for_online_write
+    ingest, ingest_async = PassthroughProvider.ingest_df, PassthroughProvider.ingest_df_async
+    execute = LocalOutputNode.execute
+
+    @functools.wraps(checked)
+    def check(self: FeatureStore, *args: Any, **kwargs: Any) -> Any:
+        view, frame = checked(self, *args, **kwargs)
+        store: Any = online_store(self)
+        if frame is not None and hasattr(store, "check_frame"):
+            store.check_frame(view, frame)
+        return view, frame
+
+    @functools.wraps(ingest)
+    def ingest_df(self: PassthroughProvider, feature_view: Any, df: Any, field_mapping: dict | None = None) -> None:
+        store: Any = self.online_store
+        if not hasattr(store, "write_frame") or not store.write_frame(self.repo_config, feature_view, df):
+            ingest(self, feature_view, df, field_mapping)
+
+    @functools.wraps(ingest_async)
+    async def ingest_df_async(self: PassthroughProvider, feature_view: Any, df: Any, field_mapping: dict | None = None) -> None:
+        store: Any = self.online_store
+        if not hasattr(store, "write_frame") or not await asyncio.to_thread(store.write_frame, self.repo_config, feature_view, df):
+            await ingest_async(self, feature_view, df, field_mapping)
+
+    @functools.wraps(execute)
+    def write(self: LocalOutputNode, context: Any) -> Any:
+        view: Any = self.feature_view
+        if not hasattr(context.online_store, "write_table") or not view.online or view.batch_source is None:
+            return execute(self, context)
+        output: Any = self.get_single_table(context)
+        context.node_outputs[self.name] = output
+        if len(output.data):
+            context.online_store.write_table(context.repo_config, view, output.data)
+            if view.offline:
+                context.offline_store.offline_write_batch(config=context.repo_config, feature_view=view, table=output.data, progress=lambda _: None)
+        return output
+
+    changed: Any = FeatureStore, PassthroughProvider, LocalOutputNode
+    changed[0]._get_feature_view_and_df_for_online_write = check
+    changed[1].ingest_df, changed[1].ingest_df_async = ingest_df, ingest_df_async
+    changed[2].execute = write
+
+
+_frames_pass_whole()
 
 
 @atexit.register

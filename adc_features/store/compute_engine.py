@@ -47,8 +47,10 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
         return feast.LocalMaterializationJob(job_id=job_id, status=feast.MaterializationJobStatus.SUCCEEDED)
 
     def _stays_in_arrow(self, view: Any) -> bool:
-        changed = ("feature_transformation", "aggregations", "filter", "enable_validation", "source_views", "stream_source", "offline")
+        changed = ("feature_transformation", "aggregations", "filter", "enable_validation", "source_views", "offline")
         takes_arrow = getattr(self.online_store, "takes_arrow", None)
+        if isinstance(view, feast.StreamFeatureView):
+            return False
         plain = view.online and view.batch_source is not None and not any(getattr(view, name, None) for name in changed)
         return plain and takes_arrow is not None and takes_arrow(self.repo_config, view)
 
@@ -56,13 +58,14 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
         view: Any = task.feature_view
         backend: Any = self._backend
         columns = feast.LocalFeatureBuilder(registry, task, backend=backend).get_column_info(view)
-        names = columns.field_mapping or {}
+        names = view.batch_source.field_mapping or {}
 
         def pieces() -> Iterator[pa.Table]:
             for table in self._pulled(registry, task, columns):
                 yield table.rename_columns([names.get(name, name) for name in table.column_names])
 
-        times = {"event": columns.timestamp_column, "created": columns.created_timestamp_column or None}
+        event, created = columns.ts_col, columns.created_ts_col or None
+        times = {"event": names.get(event, event), "created": names.get(created, created)}
         written = self.online_store.write_arrow_pieces(self.repo_config, view, pieces, **times)
         _log.info("stage=load view=%s written=%d", view.name, written)
 

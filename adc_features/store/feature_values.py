@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from adc_features.errors import InputError
+from adc_features.event_times import timestamps
 from adc_features.store import _compat as feast
-from adc_features.store.casts import MISFITS, fitted
+from adc_features.store.casts import MISFITS, family, fitted
 from adc_features.store.records import KINDS, OPAQUE, Schema
 from adc_features.store.row_table import Answer
 
@@ -69,39 +71,87 @@ def columns_from_arrow(view: feast.FeatureView, table: pa.Table) -> dict[str, pa
     Raises InputError for a missing column, or values that do not fit the type.
     """
     features = schema_of(view).features
-    if missing := [name for name, _ in features if name not in table.column_names]:
-        raise InputError(f"view {view.name}: the source has no columns {missing}; it has {table.column_names}")
-    return {name: declared(table[name], KINDS[kind].arrow, name=name) for name, kind in features}
+    check_columns(view.name, [name for name, _ in features], table.column_names)
+    return {name: declared(table[name], KINDS[kind].arrow, name=name, view=view.name) for name, kind in features}
 
 
-def declared(column: pa.ChunkedArray, kind: pa.DataType, *, name: str) -> pa.ChunkedArray:
+def keys_from_arrow(view: feast.FeatureView, table: pa.Table) -> dict[str, pa.ChunkedArray]:
+    """The join keys of a table in their declared types. Raises InputError as `columns_from_arrow`, and for keys that never match."""
+    kinds = {column.name: kind_of(column.dtype.to_value_type()) for column in view.entity_columns}
+    check_columns(view.name, list(kinds), table.column_names)
+    keys = {}
+    for name, kind in kinds.items():
+        column, wanted = table[name], KINDS[kind].arrow
+        if kind != OPAQUE:
+            if not pa.types.is_null(column.type) and family(column.type) != family(wanted):
+                raise InputError(
+                    f"view {view.name}: key {name} is {column.type} in the rows and {wanted} in the view: the two never match; convert one of them"
+                )
+            column = declared(column, wanted, name=name, view=view.name)
+        keys[name] = column
+    return keys
+
+
+def conformed(view: feast.FeatureView, table: pa.Table, *, event: str, created: str | None = None) -> pa.Table:
+    """Rows before Feast makes protos of them: what is plain in its declared type, times as such. Raises InputError for rows without a time."""
+    columns = keys_from_arrow(view, table)
+    features = schema_of(view).features
+    check_columns(view.name, [*(name for name, _ in features), event, *([created] if created else [])], table.column_names)
+    columns |= {name: declared(table[name], KINDS[kind].arrow, name=name, view=view.name) for name, kind in features if kind != OPAQUE}
+    columns |= {time: timestamps(table[time], name=f"view {view.name}: {time}") for time in (event, created) if time}
+    if lost := columns[event].null_count:
+        raise InputError(f"view {view.name}: {lost} values of {event} are null; a row without its time cannot be compared, drop these rows")
+    for name, column in columns.items():
+        table = table.set_column(table.column_names.index(name), name, column)
+    return table
+
+
+def check_columns(view: str, wanted: Sequence[str], there: Sequence[str]) -> None:
+    """Raise InputError for columns that the rows of a view lack."""
+    if missing := [name for name in wanted if name not in there]:
+        raise InputError(f"view {view}: the rows have no column {', '.join(missing)}; they have {list(there)}, bring every key, feature and time")
+
+
+def declared(column: pa.ChunkedArray, kind: pa.DataType, *, name: str, view: str) -> pa.ChunkedArray:
     """A column cast to its declared type, exactly. Missing whole numbers that pandas made NaN become null again."""
-    if column.type == kind:
-        return column
     try:
-        return fitted(column, kind, name=name)
+        return fitted(column, kind, name=f"view {view}: {name}")
     except MISFITS as error:
         raise InputError(
-            f"{name!r} is declared {kind}, the source has {column.type} that does not fit ({error}); correct the declaration or the source"
+            f"view {view}: {name} is {column.type} in the rows and {kind} in the view, which does not hold its values ({error}); correct the declaration or the rows"
         ) from error
 
 
 def columns_from_protos(view: feast.FeatureView, rows: Sequence[Mapping[str, Any]]) -> tuple[Schema, dict[str, pa.Array]]:
-    """Rows of value protos that all have the same features; what is not of its declared type is kept as it came."""
+    """Rows of value protos that all have the same features, in their declared types.
+
+    What is no plain type, or not declared at all, is kept as it came. Raises InputError for values that do not fit.
+    """
     types = {field.name: kind_of(field.dtype.to_value_type()) for field in view.features}
     kinds, columns = [], {}
     for name in rows[0]:
         values = [row[name] for row in rows]
         kind = types.get(name, OPAQUE)
-        if kind == OPAQUE or not {value.WhichOneof("val") for value in values} <= {kind, None}:
-            kind, columns[name] = OPAQUE, _serialized(values)
-        else:
-            plain = [None if value.WhichOneof("val") is None else getattr(value, kind) for value in values]
-            if kind in _LIST_MESSAGE:
-                plain = [None if value is None else list(value.val) for value in plain]
-            columns[name] = pa.array(plain, KINDS[kind].arrow)
+        columns[name] = _serialized(values) if kind == OPAQUE else _plain(values, kind, name=name, view=view.name)
         kinds.append((name, kind))
     return Schema(tuple(kinds)), columns
+
+
+def _plain(values: Sequence[Any], kind: str, *, name: str, view: str) -> pa.Array:
+    """Protos as a column of the declared kind; those of other kinds are converted, each kind as a column of its own."""
+    found = [value.WhichOneof("val") for value in values]
+    wanted = KINDS[kind].arrow
+    parts = []
+    for own in dict.fromkeys([kind, *found]):
+        if own is None:
+            continue
+        if own not in KINDS:
+            raise InputError(f"view {view}: {name} is {own} in the rows and {wanted} in the view; the two never meet, correct the declaration or the rows")
+        plain = [getattr(value, own) if is_own else None for value, is_own in zip(values, (there == own for there in found), strict=True)]
+        if own in _LIST_MESSAGE:
+            plain = [None if value is None else list(value.val) for value in plain]
+        parts.append(declared(pa.chunked_array([pa.array(plain, KINDS[own].arrow)]), wanted, name=name, view=view).combine_chunks())
+    return parts[0] if len(parts) == 1 else pc.coalesce(*parts)
 
 
 def protos(answer: Answer, name: str) -> list[Any]:

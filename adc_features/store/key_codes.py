@@ -8,6 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import InputError
+from adc_features.store.casts import MISFITS, family, fitted
 from adc_features.store.gather import numbers_of
 from adc_features.store.space import Space, arrow_space
 
@@ -99,7 +100,7 @@ def _plain(column: Column) -> Column:
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type))
     if pa.types.is_integer(kind):
-        return column.cast(pa.int64())
+        return _whole(column, "key")
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
     return column.cast(pa.binary()) if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind) else column
@@ -112,7 +113,21 @@ def _comparable(column: Column, wanted: pa.DataType, name: str) -> Column:
         return column.cast(wanted)
     if pa.types.is_null(wanted):
         return pa.nulls(len(column))
+    if wanted == pa.int64() and family(column.type) == "numbers":
+        return _whole(column, name)
     raise InputError(f"{name} is {column.type} in the entity rows and {wanted} in the features: the two never match; convert one of them")
+
+
+def _whole(column: Column, name: str) -> Column:
+    """Numbers as the integers that they are. Raises InputError for fractions and beyond 64 bits."""
+    if column.type == pa.int64():
+        return column
+    chunked = column if isinstance(column, pa.ChunkedArray) else pa.chunked_array([column])
+    try:
+        whole = fitted(chunked, pa.int64(), name=name)
+    except MISFITS as error:
+        raise InputError(f"{name} is {column.type} and no int64 key ({error}); correct these rows") from error
+    return whole if column is chunked else pa.concat_arrays(whole.chunks)
 
 
 def _distinct(codes: np.ndarray) -> np.ndarray:

@@ -29,9 +29,11 @@ from adc_features.store.feature_values import arrow_type, declared_types
 from adc_features.store.join import BATCH_ROWS, PreparedView, ViewSource, joined_batches
 from adc_features.store.offline_writes import (
     add_parts,
+    as_declared,
     as_written,
     exists,
     holds_files,
+    in_the_files_names,
     is_directory,
     write_whole,
 )
@@ -251,6 +253,7 @@ class AsofOfflineStore(feast.OfflineStore):
             raise InputError(f"view {feature_view.name} has no batch source to write to; give it one")
         filesystem, path = _location(source, config.repo_path)
         refuse_table_formats(path, filesystem=filesystem, of=f"view {feature_view.name}")
+        table = in_the_files_names(table, source)
         partitions: list[str] = []
         before: Iterator[pa.Table] = iter(())
         if exists(filesystem, path) and (not is_directory(filesystem, path) or holds_files(filesystem, path)):
@@ -262,6 +265,8 @@ class AsofOfflineStore(feast.OfflineStore):
             )
             table, before = as_written(table, known)
             partitions = known.partitions
+        else:
+            table = as_declared(table, _declared(feature_view), of=f"view {feature_view.name}")
         if partitions:
             add_parts(table, path, filesystem, partitions)
         elif is_directory(filesystem, path):

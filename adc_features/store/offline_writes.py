@@ -14,8 +14,8 @@ import pyarrow.dataset as ds
 from pyarrow import fs
 
 from adc_features.errors import InputError
-from adc_features.event_times import is_time, timestamps
-from adc_features.store.casts import MISFITS, fitted
+from adc_features.event_times import UTC_US, is_time, timestamps
+from adc_features.store.casts import MISFITS, family, fitted
 from adc_features.store.parquet import write_parquet
 from adc_features.store.sources import Declared, Source
 
@@ -29,22 +29,46 @@ def as_written(table: pa.Table, known: Source) -> tuple[pa.Table, Iterator[pa.Ta
     if set(table.column_names) != set(known.names):
         raise InputError(f"{known.of}: the rows have columns {table.column_names}, its files have {known.names}; bring the same columns")
     known.check(known.names)
-    columns, kept = {}, {}
-    for name in known.names:
-        wanted = known.kind(name)
-        try:
-            column = fitted(table[name], wanted, name=f"{known.of}: {name}")
-        except MISFITS as error:
-            raise InputError(
-                f"{known.of}: {name} is {table[name].type} in the rows and {wanted} in the view, which does not hold its values ({error}); correct one"
-            ) from error
-        if name in known.declared.times:
-            if not is_time(table[name].type) and not pa.types.is_null(table[name].type):
-                raise InputError(f"{known.of}: {name} is of type {table[name].type} in the rows; expected timestamps or dates, cast the column")
-            if (same := _in_the_files_type(column, known, name)) is not None:
-                column = kept[name] = same
-        columns[name] = column
+    columns = _fitted_columns(table, {name: known.kind(name) for name in known.names}, known.declared, of=known.of)
+    kept = {}
+    for name in known.declared.times:
+        if name in columns and (same := _in_the_files_type(columns[name], known, name)) is not None:
+            columns[name] = kept[name] = same
     return pa.table(columns), _rewritten(known, {name: c.type for name, c in kept.items()})
+
+
+def as_declared(table: pa.Table, declared: Declared, *, of: str) -> pa.Table:
+    """The first rows of a source: what is declared in its type, the rest as it comes; times in microseconds."""
+    wanted = [*declared.types, *declared.times]
+    if missing := [name for name in dict.fromkeys(wanted) if name not in table.column_names]:
+        raise InputError(f"{of}: the rows have no column {', '.join(missing)}; they have {table.column_names}, bring every key, feature and time")
+    kinds = {field.name: declared.types.get(field.name, UTC_US if field.name in declared.times else field.type) for field in table.schema}
+    return pa.table(_fitted_columns(table, kinds, declared, of=of))
+
+
+def _fitted_columns(table: pa.Table, kinds: Mapping[str, pa.DataType], declared: Declared, *, of: str) -> dict[str, pa.ChunkedArray]:
+    """Columns that are to be written, in their types. Raises InputError naming the value that does not fit, and for rows without an event time."""
+    columns = {}
+    for name, wanted in kinds.items():
+        kind = table[name].type
+        if name in declared.times and not is_time(kind) and not pa.types.is_null(kind):
+            raise InputError(f"{of}: {name} is of type {kind} in the rows; expected timestamps or dates, cast the column")
+        if name in declared.keys and not pa.types.is_null(kind) and family(kind) != family(wanted):
+            raise InputError(f"{of}: key {name} is {kind} in the rows and {wanted} in the view: the two never match; convert one of them")
+        try:
+            columns[name] = fitted(table[name], wanted, name=f"{of}: {name}", whole_lists=name in declared.types)
+        except MISFITS as error:
+            raise InputError(f"{of}: {name} is {kind} in the rows and {wanted} in the view, which does not hold its values ({error}); correct one") from error
+    if declared.times and (lost := columns[declared.times[0]].null_count):
+        raise InputError(f"{of}: {lost} values of {declared.times[0]} are null; a row without its time is never seen, drop these rows")
+    return columns
+
+
+def in_the_files_names(table: pa.Table, source: Any) -> pa.Table:
+    """Rows as the files name their columns: Feast hands them over in the view's names, with pandas' index beside them."""
+    original = {new: old for old, new in (source.field_mapping or {}).items()}
+    table = table.select([name for name in table.column_names if not name.startswith("__index_level_")])
+    return table.rename_columns([original.get(name, name) for name in table.column_names])
 
 
 def _in_the_files_type(times: pa.ChunkedArray, known: Source, name: str) -> pa.ChunkedArray | None:

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from itertools import groupby
 from typing import Any, Literal
 
@@ -23,14 +24,17 @@ from adc_features.errors import InputError
 from adc_features.event_times import timestamps
 from adc_features.store import _compat as feast
 from adc_features.store.entity_keys import integer_keys, key_array, row_key, text_keys
-from adc_features.store.feature_values import columns_from_arrow, columns_from_protos, declared, kind_of, protos, schema_of, takes_arrow
+from adc_features.store.feature_values import check_columns, columns_from_arrow, columns_from_protos, conformed, keys_from_arrow, protos, schema_of, takes_arrow
 from adc_features.store.lmdb_environment import Environment, environment
 from adc_features.store.online_response import ColumnarResponse, ViewAnswer
-from adc_features.store.records import KINDS, NO_CREATED, OPAQUE
+from adc_features.store.pushes import check_frame, pushed_table, times_of
+from adc_features.store.pushes import takes as pushes_are_ours
+from adc_features.store.records import NO_CREATED
 from adc_features.store.row_table import Answer, Rows, delete, read, write
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MEBIBYTE = 1 << 20
+_PLAIN_IDS = {int, str}
 _WHOLE_NUMBERS = (feast.ValueType.INT32, feast.ValueType.INT64)
 
 
@@ -81,8 +85,10 @@ class LmdbOnlineStore(feast.OnlineStore):
             rows = list(group)
             schema, columns = columns_from_protos(table, [values for _, values, _, _ in rows])
             keys = pa.array([_row_key(entity) for entity, _, _, _ in rows], pa.large_binary())
-            event = np.array([_microseconds(time) for _, _, time, _ in rows])
-            created = np.array([NO_CREATED if time is None else _microseconds(time) for _, _, _, time in rows])
+            if lost := sum(_is_lost(time) for _, _, time, _ in rows):
+                raise InputError(f"view {table.name}: {lost} rows have no event time; a row without its time cannot be compared, drop these rows")
+            event = np.array([_microseconds(time) for _, _, time, _ in rows], np.int64)
+            created = np.array([NO_CREATED if _is_lost(time) else _microseconds(time) for _, _, _, time in rows], np.int64)
             pieces = [Rows(schema, keys, event, created, columns)]
             write(self.environment(config), table_name(config, table), pieces.copy)
             if progress:
@@ -91,6 +97,27 @@ class LmdbOnlineStore(feast.OnlineStore):
     async def online_write_batch_async(self, config: Any, table: Any, data: Any, progress: Any) -> None:
         """The same, in a thread."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
+
+    def check_frame(self, table: Any, frame: Any) -> None:
+        """Raise InputError for columns that a pushed frame lacks."""
+        check_frame(table, frame)
+
+    def write_frame(self, config: Any, table: Any, frame: Any) -> bool:
+        """Write a pushed frame, in the declared types; False for views whose pushes Feast has to read. Raises InputError as `write_arrow`."""
+        if not pushes_are_ours(table):
+            return False
+        self.write_table(config, table, pushed_table(table, frame))
+        return True
+
+    def write_table(self, config: Any, table: Any, rows: pa.Table) -> None:
+        """Write an Arrow table in the view's names, by way of protos where the view's types ask for it. Raises InputError as `write_arrow`."""
+        event, created = times_of(table)
+        if self.takes_arrow(config, table):
+            self.write_arrow(config, table, rows, event=event, created=created)
+            return
+        rows = conformed(table, rows, event=event, created=created)
+        types = {field.name: field.dtype.to_value_type() for field in table.entity_columns}
+        self.online_write_batch(config, table, feast._convert_arrow_to_proto(rows.combine_chunks(), table, types), None)
 
     def takes_arrow(self, config: Any, table: Any) -> bool:
         """Can `write_arrow` take the rows of this view?"""
@@ -153,6 +180,12 @@ class LmdbOnlineStore(feast.OnlineStore):
         include_feature_view_version_metadata: bool = False,
     ) -> feast.OnlineResponse:
         """Feast's call, by columns. What needs protos on the way (on-demand views, delegated views, odd keys) goes Feast's way."""
+        asked = _by_column(entity_rows)
+        if asked is not None:
+            entity_rows = asked
+            if any(not set(map(type, values)) <= _PLAIN_IDS for values in asked.values()):
+                join_keys = feast._get_cached_request_context(registry, project, features, full_feature_names)[4]
+                entity_rows = {name: [_whole_id(name, value) for value in values] if name in join_keys else values for name, values in asked.items()}
         response = self._columnar(config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata)
         if response is not None:
             return response
@@ -255,13 +288,13 @@ def _join_keys(table: Any) -> dict[str, feast.ValueType]:
 
 
 def _rows(view: Any, table: pa.Table, *, event: str, created: str | None) -> Rows:
-    kinds = {name: kind_of(dtype) for name, dtype in _join_keys(view).items()}
-    keys = {name: table[name] if kind == OPAQUE else declared(table[name], KINDS[kind].arrow, name=name) for name, kind in kinds.items()}
+    keys, no_entity = keys_from_arrow(view, table), {"": pa.array([""] * len(table))}  # as `row_key` has it: one row
+    check_columns(view.name, [event, *([created] if created else [])], table.column_names)
     return Rows(
         schema_of(view),
-        key_array({name: column.combine_chunks() for name, column in keys.items()}),
-        _times(table[event], name=event),
-        _times(table[created], name=created, absent=NO_CREATED) if created else np.full(len(table), NO_CREATED),
+        key_array({name: column.combine_chunks() for name, column in keys.items()} or no_entity),
+        _times(table[event], view=view.name, name=event),
+        _times(table[created], view=view.name, name=created, absent=NO_CREATED) if created else np.full(len(table), NO_CREATED),
         columns_from_arrow(view, table),
     )
 
@@ -274,6 +307,19 @@ def _by_column(entity_rows: Any) -> dict[str, list] | None:
         return {name: [row[name] for row in entity_rows] for name in entity_rows[0]}
     columns = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in entity_rows.items()}
     return {name: list(values) for name, values in columns.items()} if all(isinstance(values, Sequence) for values in columns.values()) else None
+
+
+def _whole_id(name: str, value: Any) -> Any:
+    """A fraction or decimal as the integer that it is, the rest as it came. Raises InputError for 2.5, of which Feast would make 2."""
+    if isinstance(value, np.generic):
+        value = value.item()
+    if not isinstance(value, float | Decimal):
+        return value
+    if value != value:  # noqa: PLR0124  (a missing id that pandas made NaN)
+        return None
+    if value in (float("inf"), -float("inf")) or value != int(value):
+        raise InputError(f"{name} is asked for {value!r}; ids are whole numbers or text, correct the request")
+    return int(value)
 
 
 def _keys(columns: Mapping[str, list], types: Mapping[str, Any]) -> list[bytes] | None:
@@ -296,13 +342,18 @@ def _row_key(entity_key: Any) -> bytes:
     return row_key(dict(zip(entity_key.join_keys, (getattr(value, kind) if kind else None for value, kind in values), strict=True)))
 
 
+def _is_lost(time: datetime | None) -> bool:
+    """Whether there is no time: None, or pandas' NaT, which no value equals."""
+    return time is None or time != time  # noqa: PLR0124
+
+
 def _microseconds(time: datetime) -> int:
     return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(microseconds=1)
 
 
-def _times(column: pa.ChunkedArray, *, name: str, absent: int | None = None) -> np.ndarray:
+def _times(column: pa.ChunkedArray, *, view: str, name: str, absent: int | None = None) -> np.ndarray:
     """int64 microseconds [n]; naive times mean UTC."""
-    stamps = timestamps(column, name=name).cast(pa.int64())
+    stamps = timestamps(column, name=f"view {view}: {name}").cast(pa.int64())
     if stamps.null_count and absent is None:
-        raise InputError(f"{stamps.null_count} values of {name!r} are null; a row without its time cannot be compared, drop these rows")
+        raise InputError(f"view {view}: {stamps.null_count} values of {name!r} are null; a row without its time cannot be compared, drop these rows")
     return stamps.fill_null(absent if absent is not None else 0).to_numpy()

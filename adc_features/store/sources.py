@@ -180,7 +180,8 @@ class Source:
                 columns[name] = pa.chunked_array([pa.nulls(len(table), kind)])
                 continue
             try:
-                columns[name] = fitted(table[name], kind, name=f"{self.of}: {name}")
+                declared, text = name in self.declared.types, name in run.texts
+                columns[name] = fitted(table[name], kind, name=f"{self.of}: {name}", whole_lists=declared, spelled=text)
             except MISFITS as error:
                 there = "in the view" if name in self.declared.types else "in other files"
                 raise InputError(
@@ -193,7 +194,8 @@ class Source:
         """The first file whose values do not fit."""
         for part in run.files.get_fragments() if len(run.files.files) > 1 else ():
             try:
-                fitted(part.to_table(run.files.schema, columns=[name])[name], self.kind(name), name=name)
+                there = part.to_table(run.files.schema, columns=[name])[name]
+                fitted(there, self.kind(name), name=name, spelled=name in run.texts)
             except MISFITS:
                 return str(part.path)
         return run.first
