@@ -23,6 +23,7 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import microseconds, timestamps
 from adc_features.rows import check_timed, with_missing_visible
 from adc_features.statistics import NO_TIME
+from adc_features.store.column_names import refuse_shared
 from adc_features.store.definitions import arrow_schema, is_sid_view
 from adc_features.store.join import PreparedView
 from adc_features.store.publish import LAST_TIME
@@ -133,6 +134,8 @@ def _prepared_features(repo: Path, views: Sequence[FeatureView], prepared: Seque
         if event_times:
             read_at[view.source.name + EVENT_TIME] = view.event_times(rows)
     features = visible_features(repo, views, pa.table(raw))
+    if clash := sorted(set(read_at) & set(features.column_names)):
+        raise InputError(f"features {clash} have the names of columns that say when a row became valid; rename them, or ask without event_times")
     for name, times in read_at.items():
         features = features.append_column(name, times)
     return features
@@ -182,8 +185,14 @@ def features_as_of(repo: Path, store: FeatureStore, views: Sequence[FeatureView]
 
 
 def visible_features(repo: Path, views: Sequence[FeatureView], raw: pa.Table) -> pa.Table:
-    """Feature columns as a store returned them, in declared types and with misses visible: the same for offline and online."""
+    """Feature columns as a store returned them, in declared types and with misses visible: the same for offline and online.
+
+    Raises InputError when two columns would have one name.
+    """
     columns: dict[str, pa.ChunkedArray] = {}
+    names = [(found_column(view), f"view {view.name}, to say whether it knew the key,") for view in views]
+    names += [(field.name, f"view {view.name} feature {field.name}") for view in views for field in view.features]
+    refuse_shared(names, advice="rename a view or a feature")
     for view in views:
         typed = {
             field.name: raw[field.name] if raw.schema.field(field.name).type == field.type else raw[field.name].cast(field.type) for field in arrow_schema(view)

@@ -22,6 +22,7 @@ from pydantic import Field, StrictStr, model_validator
 from adc_features.errors import InputError
 from adc_features.event_times import timestamps
 from adc_features.store import _compat as feast
+from adc_features.store.column_names import refuse_shared
 from adc_features.store.entity_keys import integer_keys, key_array, row_key, text_keys
 from adc_features.store.feature_values import columns_from_arrow, columns_from_protos, declared, kind_of, protos, schema_of, takes_arrow
 from adc_features.store.lmdb_environment import Environment, environment
@@ -152,7 +153,11 @@ class LmdbOnlineStore(feast.OnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> feast.OnlineResponse:
-        """Feast's call, by columns. What needs protos on the way (on-demand views, delegated views, odd keys) goes Feast's way."""
+        """Feast's call, by columns. What needs protos on the way (on-demand views, delegated views, odd keys) goes Feast's way.
+
+        Raises InputError when two features, or a feature and a key, would leave under one name.
+        """
+        _check_names(features, registry, project, full_feature_names=full_feature_names)
         response = self._columnar(config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata)
         if response is not None:
             return response
@@ -248,6 +253,14 @@ def table_name(config: Any, table: Any) -> str:
         pinned = getattr(table.projection, "version_tag", None)
         version = pinned if pinned is not None else getattr(table, "current_version_number", None)
     return f"{config.project}/{table.name}" + (f"@v{version}" if version else "")
+
+
+def _check_names(features: Any, registry: Any, project: str, *, full_feature_names: bool) -> None:
+    refs, _, _, _, join_keys, *_ = feast._get_cached_request_context(registry, project, features, full_feature_names)
+    split = [ref.split(":", 1) for ref in refs]
+    shown = [(f"{view}__{name}" if full_feature_names else name, f"view {view} feature {name}") for view, name in split]
+    keys = [(key, f"join key {key}") for key in sorted(join_keys)]
+    refuse_shared([*keys, *shown], advice="rename a view or a feature, give one view an alias (with_name), or ask for them in two calls")
 
 
 def _join_keys(table: Any) -> dict[str, feast.ValueType]:

@@ -640,3 +640,43 @@ def test_sources_that_are_not_parquet_files_are_refused(fresh):
     source = FileSource(path="somewhere", file_format=DeltaFormat(), timestamp_field="event_timestamp")
     with pytest.raises(AdcError, match="DeltaFormat; this store reads Parquet"):
         AsofOfflineStore.pull_all_from_table_or_query(fresh[1]["ours"].config, source, ["user_id"], [], "event_timestamp")
+
+
+def test_two_features_never_share_a_column(fresh, tmp_path):
+    """With full names view a__b feature c and view a feature b__c are one column: refused by name, offline and online, keys too."""
+    from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+    from feast.types import Int64
+
+    rows = {"user_id": [1], "event_timestamp": times([0]), "c": [1], "b__c": [2]}
+    pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
+    config = RepoConfig(
+        project="names",
+        provider="local",
+        registry=str(tmp_path / "registry.db"),
+        offline_store={"type": OURS},
+        online_store={"type": "adc_features.store.online_store.LmdbOnlineStore", "path": "online"},
+        entity_key_serialization_version=3,
+        repo_path=tmp_path,
+    )
+    store = FeatureStore(config=config)
+    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+    source = FileSource(path=str(tmp_path / "rows.parquet"), timestamp_field="event_timestamp")
+
+    def view(name, *features):
+        schema = [Field(name=f, dtype=Int64) for f in ("user_id", *features)]
+        return FeatureView(name=name, entities=[user], schema=schema, source=source)
+
+    long, short = view("a__b", "c"), view("a", "b__c", "c")
+
+    store.apply([user, long, short, FeatureService(name="both", features=[long[["c"]], short[["b__c"]]])])
+    entity = asked([1], [1])
+    both = "a__b feature c and view a feature b__c would share the column 'a__b__c'"
+    for refs in (["a__b:c", "a:b__c"], store.get_feature_service("both")):
+        with pytest.raises(InputError, match=both):
+            store.get_historical_features(entity, refs, full_feature_names=True)
+        for rows in ([{"user_id": 1}], {"user_id": np.array([1])}):
+            with pytest.raises(InputError, match=both):
+                store.get_online_features(refs, rows, full_feature_names=True)
+        assert store.get_historical_features(entity, refs).to_arrow()[["c", "b__c"][0]].to_pylist() == [1]
+        assert set(store.get_online_features(refs, [{"user_id": 1}]).to_dict()) == {"user_id", "c", "b__c"}
+    assert store.get_historical_features(entity, ["a__b:c", "a:c"], full_feature_names=True).to_arrow()["a__c"].to_pylist() == [1]
