@@ -284,7 +284,9 @@ class AsofOfflineStore(feast.OfflineStore):
         _add_parts(rows, path, filesystem, destination.partition_by or [])
 
 
-def view_sources(config: Any, feature_views: list[Any], feature_refs: list[str], *, full_feature_names: bool, on_demand: Sequence[Any] = ()) -> list[ViewSource]:
+def view_sources(
+    config: Any, feature_views: list[Any], feature_refs: list[str], *, full_feature_names: bool, on_demand: Sequence[Any] = ()
+) -> list[ViewSource]:
     """Feast's views as the join reads them: field mappings undone, join-key maps and full names applied.
 
     Two versions of one view asked for at once get their version into the full name. Raises InputError when two features would

@@ -83,7 +83,7 @@ class LmdbOnlineStore(feast.OnlineStore):
             schema, columns = columns_from_protos(table, [values for _, values, _, _ in rows])
             keys = pa.array([_row_key(entity) for entity, _, _, _ in rows], pa.large_binary())
             event = np.array([_microseconds(time) for _, _, time, _ in rows])
-            created = np.array([NO_CREATED if time is None else _microseconds(time) for _, _, _, time in rows])
+            created = np.array([NO_CREATED if time is None or time != time else _microseconds(time) for _, _, _, time in rows]  # NaT is none)
             pieces = [Rows(schema, keys, event, created, columns)]
             write(self.environment(config), table_name(config, table), pieces.copy)
             if progress:

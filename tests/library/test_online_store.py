@@ -295,3 +295,50 @@ def test_views_with_several_kinds_of_keys(repository):
     assert online(repository).write_arrow(repository.config, repository.get_feature_view("pair"), table, event="event_timestamp") == 2
     got = repository.get_online_features(["pair:n"], [{"item_id": 61, "user_id": "é"}, {"item_id": 60, "user_id": "a"}]).to_dict()
     assert got["n"] == [2, 1]
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+@pytest.mark.parametrize("order", [(None, 1), (1, None), (2, 1), (None, None), (1, 1)])
+@pytest.mark.parametrize("as_protos", [True, False])
+def test_ties_do_not_depend_on_batches(tmp_path, one_batch, order, as_protos):
+    """Rows of one event time: a null created time comes first, then the last written; in one write or two, protos or Arrow."""
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    repository = world(tmp_path, LMDB)
+    view, key = repository.get_feature_view("brief"), EntityKey(join_keys=["item_id"], entity_values=[Value(int64_val=1)])
+    event = datetime.now(UTC)
+    rows = [(n, None if born is None else NOW + born * HOUR) for n, born in enumerate(order)]
+    for batch in [rows] if one_batch else [rows[:1], rows[1:]]:
+        if as_protos:
+            data = [(key, {"m": Value(int64_val=n)}, event, born) for n, born in batch]
+            online(repository).online_write_batch(repository.config, view, data, None)
+        else:
+            stamp = pa.timestamp("us", "UTC")
+            columns = {"item_id": [1] * len(batch), "m": [n for n, _ in batch], "event": pa.array([event] * len(batch), stamp)}
+            table = pa.table({**columns, "created": pa.array([born for _, born in batch], stamp)})
+            online(repository).write_arrow(repository.config, view, table, event="event", created="created")
+    newest = max(range(2), key=lambda n: (-1 if order[n] is None else order[n], n))
+    assert repository.get_online_features(["brief:m"], [{"item_id": 1}]).to_dict()["m"] == [newest]
+
+
+@pytest.mark.parametrize("files", [1, 2])
+@pytest.mark.parametrize("engine", [None, ENGINE])
+@pytest.mark.parametrize("order", [(None, 1), (1, None), (None, None), (1, 1)])
+def test_ties_are_the_same_offline_and_materialized(tmp_path, files, engine, order):
+    """One file or two, the join, the newest row of each key and what goes online agree: null created first, then position."""
+    offline = {"type": "adc_features.store.offline_store.AsofOfflineStore"}
+    repository = store(tmp_path, LMDB, engine=engine, offline_store=offline)
+    stamp = pa.timestamp("us", "UTC")
+    born = [None if c is None else NOW + c * HOUR for c in order]
+    table = pa.table({"item_id": [1, 1], "m": [0, 1], "event_timestamp": pa.array([NOW] * 2, stamp), "created": pa.array(born, stamp)})
+    (tmp_path / "rows").mkdir()
+    for part in range(files):
+        pq.write_table(table.slice(part, 1) if files == 2 else table, tmp_path / "rows" / f"{part}.parquet")
+    ties = view("ties", [item], {"m": types.Int64}, tmp_path / "rows")
+    repository.apply([item, ties])
+    newest = max(range(2), key=lambda n: (-1 if order[n] is None else order[n], n))
+    asked = pa.table({"item_id": [1], "event_timestamp": pa.array([NOW], stamp)})
+    assert repository.get_historical_features(asked, ["ties:m"]).to_arrow()["m"].to_pylist() == [newest]
+    repository.materialize(NOW - HOUR, NOW + HOUR)
+    assert repository.get_online_features(["ties:m"], [{"item_id": 1}]).to_dict()["m"] == [newest]
