@@ -23,7 +23,7 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import microseconds, timestamps
 from adc_features.rows import check_timed, with_missing_visible
 from adc_features.statistics import NO_TIME
-from adc_features.store.column_names import refuse_shared
+from adc_features.store.column_names import refuse_doubled, refuse_shared
 from adc_features.store.definitions import arrow_schema, is_sid_view
 from adc_features.store.join import PreparedView
 from adc_features.store.publish import LAST_TIME
@@ -251,8 +251,12 @@ def _distinct(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked(entity_frame: pa.Table | pd.DataFrame, keys: Sequence[str]) -> pa.Table:
+    refuse_doubled(entity_frame.column_names if isinstance(entity_frame, pa.Table) else list(entity_frame.columns))
     frame = entity_frame if isinstance(entity_frame, pa.Table) else pa.Table.from_pandas(entity_frame, preserve_index=False)
     check_timed(frame, keys, name="the entity frame")
+    for key in keys:
+        if pa.types.is_dictionary(kind := frame.schema.field(key).type):  # pandas: categorical; its values count
+            frame = frame.set_column(frame.column_names.index(key), key, frame[key].cast(kind.value_type))
     # nanoseconds are floored, never rounded up: a row must not see later
     times = timestamps(frame["event_timestamp"], name="event_timestamp")
     frame = frame.set_column(frame.column_names.index("event_timestamp"), "event_timestamp", times).replace_schema_metadata(None)

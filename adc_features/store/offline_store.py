@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,7 +27,7 @@ from adc_features.event_times import UTC_US, is_time, microseconds, timestamps
 from adc_features.store import _compat as feast
 from adc_features.store.asof import AsofIndex
 from adc_features.store.casts import MISFITS, fitted
-from adc_features.store.column_names import refuse_shared
+from adc_features.store.column_names import refuse_doubled, refuse_shared
 from adc_features.store.feature_values import arrow_type, declared_types
 from adc_features.store.join import BATCH_ROWS, PreparedView, ViewSource, joined_batches
 from adc_features.store.parquet import write_parquet
@@ -130,6 +130,7 @@ class AsofOfflineStore(feast.OfflineStore):
             entity = _keys_between(sources, start, end)
         else:
             entity = entity_table(entity_df, repo_path=config.repo_path)
+            refuse_doubled(entity.schema.names)
         time = time_column(entity.schema)
         span = _time_span(entity, time)
         for source in sources:
@@ -420,11 +421,25 @@ def _time_span(entity: pa.Table | ds.Dataset, time: str) -> tuple[datetime | Non
 
 def _from_pandas(frame: Any) -> pa.Table:
     """pandas rows; times that are objects (texts, mixed zones) are parsed, zones become UTC."""
+    refuse_doubled(list(frame.columns))
+    if TIME in frame.columns and frame[TIME].dtype == object:
+        frame = frame.assign(**{TIME: _moments(frame[TIME])})
+    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+
+
+def _moments(column: Any) -> Any:
+    """A pandas column of objects as times. Raises InputError for what is no time."""
     import pandas as pd
 
-    if TIME in frame.columns and frame[TIME].dtype == object:
-        frame = frame.assign(**{TIME: pd.to_datetime(frame[TIME], utc=True)})
-    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    try:
+        return pd.to_datetime(column, utc=True)
+    except (ValueError, TypeError, OverflowError) as error:
+        values = list(column)
+        if not all(isinstance(value, datetime) and value is not pd.NaT for value in values):
+            raise InputError(f"the entity rows' {TIME} holds what is no time ({error}); give datetimes or ISO 8601 texts") from error
+        # beyond pandas' nanoseconds (years 1677 to 2262); Arrow takes them
+        aware = [(value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC) for value in values]
+        return pd.Series(aware, index=column.index, dtype=object)
 
 
 def _keys_between(sources: list[ViewSource], start: datetime, end: datetime) -> pa.Table:

@@ -83,7 +83,8 @@ class LmdbOnlineStore(feast.OnlineStore):
             schema, columns = columns_from_protos(table, [values for _, values, _, _ in rows])
             keys = pa.array([_row_key(entity) for entity, _, _, _ in rows], pa.large_binary())
             event = np.array([_microseconds(time) for _, _, time, _ in rows])
-            created = np.array([NO_CREATED if time is None or time != time else _microseconds(time) for _, _, _, time in rows]  # NaT is none)
+            # NaT, which is not equal to itself, is no time either
+            created = np.array([NO_CREATED if time is None or time != time else _microseconds(time) for _, _, _, time in rows])  # noqa: PLR0124
             pieces = [Rows(schema, keys, event, created, columns)]
             write(self.environment(config), table_name(config, table), pieces.copy)
             if progress:
@@ -158,6 +159,11 @@ class LmdbOnlineStore(feast.OnlineStore):
         Raises InputError when two features, or a feature and a key, would leave under one name.
         """
         _check_names(features, registry, project, full_feature_names=full_feature_names)
+        asked = _by_column(entity_rows)
+        if asked is not None:
+            _check_whole_numbers(asked, features, registry, project, full_feature_names=full_feature_names)
+            if not isinstance(entity_rows, list):
+                entity_rows = asked  # Feast refuses arrays and pandas columns
         response = self._columnar(config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata)
         if response is not None:
             return response
@@ -170,7 +176,8 @@ class LmdbOnlineStore(feast.OnlineStore):
     def read(self, config: Any, table: Any, keys: Sequence[bytes], wanted: Sequence[str] | None = None) -> Answer:
         """The rows of a view under keys of `entity_keys`, those past the view's ttl marked expired."""
         ttl = getattr(table, "ttl", None) if config.online_store.enforce_ttl else None
-        oldest = _microseconds(self.clock() - ttl) if ttl else None
+        # in numbers: a ttl may be longer than there are years before now
+        oldest = _microseconds(self.clock()) - ttl // timedelta(microseconds=1) if ttl else None
         return read(self.environment(config), table_name(config, table), keys, oldest=oldest, wanted=wanted)
 
     def _columnar(
@@ -263,6 +270,18 @@ def _check_names(features: Any, registry: Any, project: str, *, full_feature_nam
     refuse_shared([*keys, *shown], advice="rename a view or a feature, give one view an alias (with_name), or ask for them in two calls")
 
 
+def _check_whole_numbers(asked: Mapping[str, list], features: Any, registry: Any, project: str, *, full_feature_names: bool) -> None:
+    """Raise InputError for keys that are declared whole numbers and beyond 64 bits: Feast would name neither key nor value."""
+    types = feast._get_cached_request_context(registry, project, features, full_feature_names)[3]
+    limits = np.iinfo(np.int64)
+    for name, values in asked.items():
+        if types.get(name) not in _WHOLE_NUMBERS:
+            continue
+        for value in values:
+            if isinstance(value, int) and not limits.min <= value <= limits.max:
+                raise InputError(f"join key {name!r} is {value}, beyond whole numbers of 64 bits with sign; no row can have it, ask for other keys")
+
+
 def _join_keys(table: Any) -> dict[str, feast.ValueType]:
     return {column.name: column.dtype.to_value_type() for column in table.entity_columns}
 
@@ -285,7 +304,7 @@ def _by_column(entity_rows: Any) -> dict[str, list] | None:
         if not entity_rows or any(row.keys() != entity_rows[0].keys() for row in entity_rows):
             return None
         return {name: [row[name] for row in entity_rows] for name in entity_rows[0]}
-    columns = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in entity_rows.items()}
+    columns = {name: values.tolist() if hasattr(values, "tolist") else values for name, values in entity_rows.items()}  # numpy, pandas
     return {name: list(values) for name, values in columns.items()} if all(isinstance(values, Sequence) for values in columns.values()) else None
 
 
