@@ -266,7 +266,7 @@ def _check_names(features: Any, registry: Any, project: str, *, full_feature_nam
     refs, _, _, _, join_keys, *_ = feast._get_cached_request_context(registry, project, features, full_feature_names)
     split = [ref.split(":", 1) for ref in refs]
     shown = [(f"{view}__{name}" if full_feature_names else name, f"view {view} feature {name}") for view, name in split]
-    keys = [(key, f"join key {key}") for key in sorted(join_keys)]
+    keys = [(key, f"join key {key}") for key in join_keys if isinstance(key, str)]  # of on-demand views Feast has entities among them
     refuse_shared([*keys, *shown], advice="rename a view or a feature, give one view an alias (with_name), or ask for them in two calls")
 
 

@@ -267,7 +267,6 @@ def test_stamped_naively_statistics_would_leak_and_are_refused_loudly(tmp_path, 
 def test_a_service_with_two_features_of_one_name_is_refused(tmp_path):
     """A user's own view beside ours: the clash is named for training and for serving, and nothing is overwritten in silence."""
     from adc_features.store import _compat as feast
-    from adc_features.store.registry import open_store
 
     repo = published_world(tmp_path)
     handle = open_store(repo)
@@ -280,3 +279,13 @@ def test_a_service_with_two_features_of_one_name_is_refused(tmp_path):
         store.training_features(repo, frame([("u", "a", day(30))]), service="both")
     with pytest.raises(InputError, match=said):
         store.open_reader(repo, service="both")
+
+
+def test_categorical_keys_and_doubled_columns_of_a_training_frame(repo):
+    """pandas categoricals join as their values; a column that is there twice is refused by name."""
+    rows = frame([("u", "a", day(30)), ("nobody", "b", day(30))])
+    plain = store.training_features(repo, rows, service="ranker_g1")
+    coded = rows.to_pandas().astype({"user_id": "category", "item_id": "category"})
+    assert store.training_features(repo, coded, service="ranker_g1")["sid"].equals(plain["sid"])
+    with pytest.raises(InputError, match="more than once"):
+        store.training_features(repo, rows.append_column("item_id", rows["item_id"]), service="ranker_g1")
