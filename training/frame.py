@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from adc_features.clock import instant
 from adc_features.embeddings import id_array
 from adc_features.errors import InputError
-from adc_features.sids import SidTable, list_matrix
+from adc_features.sids import SidTable, code_matrix, list_matrix
 
 LABEL_COLUMNS = ("row_id", "user_id", "item_id", "event_timestamp", "label")
 LAST_EVENT_COLUMNS = ("user_last_time", "item_last_time")
@@ -152,7 +152,8 @@ class TrainingFrame:
         sid, weight = _one_array(self.table["sid"]), _one_array(self.table["sid_weight"])
         known = np.flatnonzero(~np.asarray(sid.is_null()))
         codes, weights = np.full((len(self), length), -1, np.int32), np.zeros((len(self), length), np.float32)
-        codes[known], weights[known] = list_matrix(sid.drop_null(), length, np.int32), list_matrix(weight.drop_null(), length, np.float32)
+        codes[known] = code_matrix(sid.drop_null(), length, codebook_size=self.codebook_size)
+        weights[known] = list_matrix(weight.drop_null(), length, np.float32)
         return codes, weights, np.nan_to_num(self.numbers("reliability")).astype(np.float32)
 
     def between(self, start: datetime | None, end: datetime | None) -> "TrainingFrame":

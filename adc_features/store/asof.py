@@ -21,6 +21,8 @@ from adc_features.store.space import Space, arrow_space
 
 NEVER = int(np.iinfo(np.int64).min)
 """The created time of a row that has none."""
+_LONGEST_TTL = 1 << 62
+"""Microseconds: longer ones are this long, which is longer than there are years."""
 _BITS = 63
 _BLOCK = 1 << 16
 """Rows and questions treated at once: what they need besides stays in a cache."""
@@ -178,7 +180,7 @@ class AsofIndex:
             there &= ((place ^ asked) >> (self._row_bits + self._tick_bits) == 0) & (found >= 0)
             place &= self._row_mask
         if ttl:
-            there &= self._at[place] >= times[number] - ttl // timedelta(microseconds=1)
+            there &= self._at[place] >= times[number] - min(ttl // timedelta(microseconds=1), _LONGEST_TTL)
         place[~there] = NO_ROW
         answer[number] = place
 

@@ -23,6 +23,7 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import microseconds, timestamps
 from adc_features.rows import check_timed, with_missing_visible
 from adc_features.statistics import NO_TIME
+from adc_features.store.column_names import refuse_doubled, refuse_shared
 from adc_features.store.definitions import arrow_schema, is_sid_view
 from adc_features.store.join import PreparedView
 from adc_features.store.publish import LAST_TIME
@@ -133,6 +134,8 @@ def _prepared_features(repo: Path, views: Sequence[FeatureView], prepared: Seque
         if event_times:
             read_at[view.source.name + EVENT_TIME] = view.event_times(rows)
     features = visible_features(repo, views, pa.table(raw))
+    if clash := sorted(set(read_at) & set(features.column_names)):
+        raise InputError(f"features {clash} have the names of columns that say when a row became valid; rename them, or ask without event_times")
     for name, times in read_at.items():
         features = features.append_column(name, times)
     return features
@@ -182,8 +185,14 @@ def features_as_of(repo: Path, store: FeatureStore, views: Sequence[FeatureView]
 
 
 def visible_features(repo: Path, views: Sequence[FeatureView], raw: pa.Table) -> pa.Table:
-    """Feature columns as a store returned them, in declared types and with misses visible: the same for offline and online."""
+    """Feature columns as a store returned them, in declared types and with misses visible: the same for offline and online.
+
+    Raises InputError when two columns would have one name.
+    """
     columns: dict[str, pa.ChunkedArray] = {}
+    names = [(found_column(view), f"view {view.name}, to say whether it knew the key,") for view in views]
+    names += [(field.name, f"view {view.name} feature {field.name}") for view in views for field in view.features]
+    refuse_shared(names, advice="rename a view or a feature")
     for view in views:
         typed = {
             field.name: raw[field.name] if raw.schema.field(field.name).type == field.type else raw[field.name].cast(field.type) for field in arrow_schema(view)
@@ -242,8 +251,12 @@ def _distinct(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _checked(entity_frame: pa.Table | pd.DataFrame, keys: Sequence[str]) -> pa.Table:
+    refuse_doubled(entity_frame.column_names if isinstance(entity_frame, pa.Table) else list(entity_frame.columns))
     frame = entity_frame if isinstance(entity_frame, pa.Table) else pa.Table.from_pandas(entity_frame, preserve_index=False)
     check_timed(frame, keys, name="the entity frame")
+    for key in keys:
+        if pa.types.is_dictionary(kind := frame.schema.field(key).type):  # pandas: categorical; its values count
+            frame = frame.set_column(frame.column_names.index(key), key, frame[key].cast(kind.value_type))
     # nanoseconds are floored, never rounded up: a row must not see later
     times = timestamps(frame["event_timestamp"], name="event_timestamp")
     frame = frame.set_column(frame.column_names.index("event_timestamp"), "event_timestamp", times).replace_schema_metadata(None)

@@ -45,7 +45,7 @@ class KeyCodes:
         """int64 [Q] codes of other keys, -1 for those that the feature side lacks; without columns `rows` times the one key of all. Raises InputError for types that can never match."""
         paired = np.zeros(0 if columns else rows, np.int64)
         for place, (column, codes, name) in enumerate(zip(columns, self._columns, names, strict=True)):
-            own = codes.of(_comparable(_plain(column), codes.type, name))
+            own = codes.of(_comparable(_plain(column, name=name), codes.type, name))
             paired = _place_in(self._pairs[place - 1], _pair(paired, own, codes.size)) if place else own
         return paired
 
@@ -94,13 +94,13 @@ def _place_in(known: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.where(known[place] == codes, place, -1)
 
 
-def _plain(column: Column) -> Column:
-    """Keys in one type for each kind: int64, string, bytes; others as they are."""
+def _plain(column: Column, *, name: str = "a key of the features") -> Column:
+    """Keys in one type for each kind: int64, string, bytes; others as they are. Raises InputError for integers beyond int64."""
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _plain(column.cast(kind.value_type))
+        return _plain(column.cast(kind.value_type), name=name)
     if pa.types.is_integer(kind):
-        return _whole(column, "key")
+        return _whole(column, name)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
     return column.cast(pa.binary()) if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind) else column

@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import itertools
 import uuid
-from collections.abc import Callable, Iterator, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, microseconds
 from adc_features.store import _compat as feast
 from adc_features.store.asof import AsofIndex
+from adc_features.store.column_names import refuse_doubled, refuse_shared
 from adc_features.store.feature_values import arrow_type, declared_types
 from adc_features.store.join import BATCH_ROWS, PreparedView, ViewSource, joined_batches
 from adc_features.store.offline_writes import (
@@ -40,6 +41,7 @@ from adc_features.store.offline_writes import (
 from adc_features.store.sources import Declared, open_source, refuse_table_formats
 
 TIME = "event_timestamp"
+_RENAME = "rename a view or a feature, give one view an alias (with_name), or ask for them in two calls"
 
 
 class AsofOfflineStoreConfig(feast.FeastConfigBaseModel):
@@ -128,12 +130,14 @@ class AsofOfflineStore(feast.OfflineStore):
         entity_df: pandas, Arrow or polars frame, a pyarrow Dataset, which is streamed, SQL that DuckDB runs, or None: then every (key, time) of
         the views between the dates.
         """
-        sources = view_sources(config, feature_views, feature_refs, full_feature_names=full_feature_names)
+        on_demand = feast.OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
+        sources = view_sources(config, feature_views, feature_refs, full_feature_names=full_feature_names, on_demand=on_demand)
         if entity_df is None:
             start, end = feast.compute_non_entity_date_range(feature_views, start_date=start_date, end_date=end_date)
             entity = _keys_between(sources, start, end)
         else:
             entity = entity_table(entity_df, repo_path=config.repo_path)
+            refuse_doubled(entity.schema.names)
         time = time_column(entity.schema)
         span = _time_span(entity, time)
         for source in sources:
@@ -165,7 +169,7 @@ class AsofOfflineStore(feast.OfflineStore):
         return AsofRetrievalJob(
             batches,
             full_feature_names=full_feature_names,
-            on_demand=feast.OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry),
+            on_demand=on_demand,
             metadata=feast.RetrievalMetadata(
                 features=feature_refs,
                 keys=[name for name in entity.schema.names if name != time],
@@ -291,13 +295,17 @@ class AsofOfflineStore(feast.OfflineStore):
         add_parts(rows, path, filesystem, destination.partition_by or [])
 
 
-def view_sources(config: Any, feature_views: list[Any], feature_refs: list[str], *, full_feature_names: bool) -> list[ViewSource]:
+def view_sources(
+    config: Any, feature_views: list[Any], feature_refs: list[str], *, full_feature_names: bool, on_demand: Sequence[Any] = ()
+) -> list[ViewSource]:
     """Feast's views as the join reads them: field mappings undone, join-key maps and full names applied.
 
-    Two versions of one view asked for at once get their version into the full name.
+    Two versions of one view asked for at once get their version into the full name. Raises InputError when two features would
+    have one name.
     """
     bases = [view.projection.name_alias or view.name for view in feature_views]
-    sources = []
+    sources: list[ViewSource] = []
+    shown: list[tuple[str, str]] = []
     for view, base in zip(feature_views, bases, strict=True):
         asked = view.projection.name_to_use()
         prefix = asked if bases.count(base) > 1 else base
@@ -310,6 +318,7 @@ def view_sources(config: Any, feature_views: list[Any], feature_refs: list[str],
         key_map = view.projection.join_key_map or {}
         types = {f.name: kind for f in view.features if (kind := arrow_type(f.dtype)) is not None}
         out = {name: f"{prefix}__{name}" if full_feature_names else name for name in names}
+        shown += [(column, f"view {asked} feature {name}") for name, column in out.items()]
         sources.append(
             ViewSource(
                 name=view.name,
@@ -328,7 +337,20 @@ def view_sources(config: Any, feature_views: list[Any], feature_refs: list[str],
                 ttl=view.ttl,
             )
         )
+    shown += _on_demand_columns(on_demand, feature_refs, full_feature_names=full_feature_names)
+    keys = {key: f"join key {key} of view {source.name}" for source in sources for key in source.keys}
+    refuse_shared([*keys.items(), *shown], advice=_RENAME)
     return sources
+
+
+def _on_demand_columns(views: Sequence[Any], feature_refs: list[str], *, full_feature_names: bool) -> list[tuple[str, str]]:
+    """The columns that on-demand views add, each with what it is."""
+    columns = []
+    for view in views:
+        asked = view.projection.name_to_use()
+        names = [ref.split(":", 1)[1] for ref in feature_refs if ref.split(":", 1)[0] == asked]
+        columns += [(f"{asked}__{name}" if full_feature_names else name, f"view {view.name} feature {name}") for name in names]
+    return columns
 
 
 def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table | ds.Dataset:
@@ -409,11 +431,25 @@ def _time_span(entity: pa.Table | ds.Dataset, time: str) -> tuple[datetime | Non
 
 def _from_pandas(frame: Any) -> pa.Table:
     """pandas rows; times that are objects (texts, mixed zones) are parsed, zones become UTC."""
+    refuse_doubled(list(frame.columns))
+    if TIME in frame.columns and frame[TIME].dtype == object:
+        frame = frame.assign(**{TIME: _moments(frame[TIME])})
+    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+
+
+def _moments(column: Any) -> Any:
+    """A pandas column of objects as times. Raises InputError for what is no time."""
     import pandas as pd
 
-    if TIME in frame.columns and frame[TIME].dtype == object:
-        frame = frame.assign(**{TIME: pd.to_datetime(frame[TIME], utc=True)})
-    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    try:
+        return pd.to_datetime(column, utc=True)
+    except (ValueError, TypeError, OverflowError) as error:
+        values = list(column)
+        if not all(isinstance(value, datetime) and value is not pd.NaT for value in values):
+            raise InputError(f"the entity rows' {TIME} holds what is no time ({error}); give datetimes or ISO 8601 texts") from error
+        # beyond pandas' nanoseconds (years 1677 to 2262); Arrow takes them
+        aware = [(value if value.tzinfo else value.replace(tzinfo=UTC)).astimezone(UTC) for value in values]
+        return pd.Series(aware, index=column.index, dtype=object)
 
 
 def _keys_between(sources: list[ViewSource], start: datetime, end: datetime) -> pa.Table:

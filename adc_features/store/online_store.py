@@ -23,6 +23,7 @@ from pydantic import Field, StrictStr, model_validator
 from adc_features.errors import InputError
 from adc_features.event_times import timestamps
 from adc_features.store import _compat as feast
+from adc_features.store.column_names import refuse_shared
 from adc_features.store.entity_keys import integer_keys, key_array, row_key, text_keys
 from adc_features.store.feature_values import check_columns, columns_from_arrow, columns_from_protos, conformed, keys_from_arrow, protos, schema_of, takes_arrow
 from adc_features.store.lmdb_environment import Environment, environment
@@ -179,13 +180,18 @@ class LmdbOnlineStore(feast.OnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> feast.OnlineResponse:
-        """Feast's call, by columns. What needs protos on the way (on-demand views, delegated views, odd keys) goes Feast's way."""
+        """Feast's call, by columns. What needs protos on the way (on-demand views, delegated views, odd keys) goes Feast's way.
+
+        Raises InputError when two features, or a feature and a key, would leave under one name.
+        """
+        _check_names(features, registry, project, full_feature_names=full_feature_names)
         asked = _by_column(entity_rows)
         if asked is not None:
-            entity_rows = asked
             if any(not set(map(type, values)) <= _PLAIN_IDS for values in asked.values()):
                 join_keys = feast._get_cached_request_context(registry, project, features, full_feature_names)[4]
-                entity_rows = {name: [_whole_id(name, value) for value in values] if name in join_keys else values for name, values in asked.items()}
+                asked = {name: [_whole_id(name, value) for value in values] if name in join_keys else values for name, values in asked.items()}
+            _check_whole_numbers(asked, features, registry, project, full_feature_names=full_feature_names)
+            entity_rows = asked
         response = self._columnar(config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata)
         if response is not None:
             return response
@@ -198,7 +204,8 @@ class LmdbOnlineStore(feast.OnlineStore):
     def read(self, config: Any, table: Any, keys: Sequence[bytes], wanted: Sequence[str] | None = None) -> Answer:
         """The rows of a view under keys of `entity_keys`, those past the view's ttl marked expired."""
         ttl = getattr(table, "ttl", None) if config.online_store.enforce_ttl else None
-        oldest = _microseconds(self.clock() - ttl) if ttl else None
+        # in numbers: a ttl may be longer than there are years before now
+        oldest = _microseconds(self.clock()) - ttl // timedelta(microseconds=1) if ttl else None
         return read(self.environment(config), table_name(config, table), keys, oldest=oldest, wanted=wanted)
 
     def _columnar(
@@ -283,6 +290,27 @@ def table_name(config: Any, table: Any) -> str:
     return f"{config.project}/{table.name}" + (f"@v{version}" if version else "")
 
 
+def _check_names(features: Any, registry: Any, project: str, *, full_feature_names: bool) -> None:
+    refs, _, _, _, join_keys, *_ = feast._get_cached_request_context(registry, project, features, full_feature_names)
+    split = [ref.split(":", 1) for ref in refs]
+    shown = [(f"{view}__{name}" if full_feature_names else name, f"view {view} feature {name}") for view, name in split]
+    keys = [(key, f"join key {key}") for key in join_keys if isinstance(key, str)]  # of on-demand views Feast has entities among them
+    refuse_shared([*keys, *shown], advice="rename a view or a feature, give one view an alias (with_name), or ask for them in two calls")
+
+
+def _check_whole_numbers(asked: Mapping[str, list], features: Any, registry: Any, project: str, *, full_feature_names: bool) -> None:
+    """Raise InputError for keys that are declared whole numbers and beyond 64 bits: Feast would name neither key nor value."""
+    types = feast._get_cached_request_context(registry, project, features, full_feature_names)[3]
+    limits = np.iinfo(np.int64)
+    for name, values in asked.items():
+        if types.get(name) not in _WHOLE_NUMBERS:
+            continue
+        whole = values if set(map(type, values)) == {int} else [value for value in values if isinstance(value, int)]
+        for value in (min(whole), max(whole)) if whole else ():
+            if not limits.min <= value <= limits.max:
+                raise InputError(f"join key {name!r} is {value}, beyond whole numbers of 64 bits with sign; no row can have it, ask for other keys")
+
+
 def _join_keys(table: Any) -> dict[str, feast.ValueType]:
     return {column.name: column.dtype.to_value_type() for column in table.entity_columns}
 
@@ -305,7 +333,7 @@ def _by_column(entity_rows: Any) -> dict[str, list] | None:
         if not entity_rows or any(row.keys() != entity_rows[0].keys() for row in entity_rows):
             return None
         return {name: [row[name] for row in entity_rows] for name in entity_rows[0]}
-    columns = {name: values.tolist() if isinstance(values, np.ndarray) else values for name, values in entity_rows.items()}
+    columns = {name: values.tolist() if hasattr(values, "tolist") else values for name, values in entity_rows.items()}  # numpy, pandas
     return {name: list(values) for name, values in columns.items()} if all(isinstance(values, Sequence) for values in columns.values()) else None
 
 

@@ -72,6 +72,11 @@ KINDS = {
 _TEXT_LISTS = ("string_list_val", "bytes_list_val")
 
 
+def schema_id(text: bytes) -> int:
+    """u32: the id of the schema that has this text."""
+    return int.from_bytes(hashlib.blake2b(text, digest_size=4).digest(), "little")
+
+
 @dataclass(frozen=True)
 class Schema:
     """The features of a record, in order: (name, kind)."""
@@ -88,7 +93,7 @@ class Schema:
     @functools.cached_property
     def id(self) -> int:
         """u32 hash of the content: equal schemas have equal ids in every table and process."""
-        return int.from_bytes(hashlib.blake2b(self.to_json(), digest_size=4).digest(), "little")
+        return schema_id(self.to_json())
 
     @functools.cached_property
     def head(self) -> np.dtype:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from adc_features.errors import InputError
+from adc_features.store.column_names import refuse_shared
 from adc_features.store.definitions import JOIN_KEY, OWNED, entities, id_type, services, sid_views, statistics_views
 from adc_features.store.repository import UNSAFE_OFFLINE_STORES, live_generations, offline_store_type, read_config
 
@@ -63,14 +64,20 @@ def apply(repo: Path) -> None:
 
 
 def service_views(store: FeatureStore, service: str) -> list[FeatureView]:
-    """The views that a service reads, in its order. Raises InputError when the service is not applied."""
+    """The views that a service reads, in its order.
+
+    Raises InputError when the service is not applied, or two of its views have a feature of one name.
+    """
     from adc_features.store import _compat as feast
 
     known = {s.name: s for s in store.list_feature_services()}
     if service not in known:
         raise InputError(f"feature service {service!r} is not declared; declared are {sorted(known) or 'none'}, apply the repository first")
     with feast.quiet():
-        return [store.get_feature_view(projection.name) for projection in known[service].feature_view_projections]
+        views = [store.get_feature_view(projection.name) for projection in known[service].feature_view_projections]
+    shown = [(field.name, f"view {view.name} feature {field.name}") for view in views for field in view.features]
+    refuse_shared(shown, advice=f"feature names are unique within service {service}, rename one")
+    return views
 
 
 def join_key(view: FeatureView) -> str:

@@ -1,7 +1,8 @@
 """Rows of one feature view in LMDB. Reads, writes: records under keys, and beside them the schemas they were written with; no feast.
 
-Newest event time wins; at equal event times the later created time; at equal created times, or where one is unknown, the row that
-is written last: a row without created time counts as created now. A write is one transaction, whatever its size.
+Newest event time wins; at equal event times the later created time, and a row without one comes before all that have one; at equal
+created times the row that is written last. So the answer is the same in however many batches rows come. A write is one transaction,
+whatever its size.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import pyarrow.compute as pc
 
 from adc_features.errors import ArtifactError
 from adc_features.store.lmdb_environment import Environment
-from adc_features.store.records import KINDS, NO_CREATED, Column, Records, Schema, decode, encode, schema_ids, times
+from adc_features.store.records import KINDS, Column, Records, Schema, decode, encode, schema_id, schema_ids, times
 
 ROWS_AT_ONCE = 100_000
 """Rows encoded and written at a time: bounds the memory of a write beside its input."""
@@ -24,8 +25,8 @@ ROWS_AT_ONCE = 100_000
 _SCHEMA = b"!"
 """What the keys of schemas begin with; no key of a row does."""
 
-_schemas: dict[int, Schema] = {}
-"""Schemas by id: an id is a hash of the content, so this holds for every table."""
+_schemas: dict[bytes, Schema] = {}
+"""Schemas by their text, which was compared with the id: this holds for every table."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +51,7 @@ class Rows:
         keys = self.keys.take(pa.array(order))
         if len(keys) > 1 and pc.any(pc.equal(keys[1:], keys[:-1])).as_py():
             rank = pc.rank(self.keys, tiebreaker="dense").to_numpy()
-            created = np.where(self.created == NO_CREATED, np.iinfo(np.int64).max, self.created)
-            order = np.lexsort((np.arange(len(rank)), created, self.event, rank))
+            order = np.lexsort((np.arange(len(rank)), self.created, self.event, rank))  # NO_CREATED is the least
             order = order[np.append(rank[order][1:] != rank[order][:-1], True)]
         return order
 
@@ -132,7 +132,7 @@ def read(environment: Environment, table: str, keys: Sequence[bytes], *, oldest:
         got = [get(key) for key in keys]
         records = [record for record in got if record is not None]
         ids = schema_ids(records)
-        schemas = {name: _schema(txn, name) for name in set(ids.tolist())}
+        schemas = {name: _schema(txn, name, environment) for name in set(ids.tolist())}
     found, event, expired = np.ones(len(keys), bool), np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
     if len(records) < len(keys):
         found = np.fromiter((record is not None for record in got), bool, len(keys))
@@ -157,7 +157,7 @@ def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Ro
     def change(txn: Any) -> int:
         written = 0
         for rows in pieces():
-            _declare(txn, rows.schema)
+            _declare(txn, rows.schema, environment)
             order = rows.newest_by_key()
             written += sum(_put(txn, rows.take(order[start : start + ROWS_AT_ONCE])) for start in range(0, len(order), ROWS_AT_ONCE))
         return written
@@ -184,7 +184,7 @@ def _put(txn: Any, rows: Rows) -> int:
     event, created = times(record for record in old if record is not None)
     older = np.zeros(len(keys), bool)
     same = rows.event[there] == event
-    older[there] = (rows.event[there] < event) | (same & (rows.created[there] < created) & (rows.created[there] != NO_CREATED))
+    older[there] = (rows.event[there] < event) | (same & (rows.created[there] < created))
     if older.any():
         if older.all():
             return 0
@@ -195,22 +195,41 @@ def _put(txn: Any, rows: Rows) -> int:
     return len(keys)
 
 
-def _declare(txn: Any, schema: Schema) -> None:
+def _declare(txn: Any, schema: Schema, environment: Environment) -> None:
     key, text = _schema_key(schema.id), schema.to_json()
     there = txn.get(key)
     if there is None:
         txn.put(key, text)
     elif there != text:
-        raise ArtifactError(f"two schemas hash to {schema.id}: {there!r} and {text!r}; rename a feature")
+        if _is_of(there, schema.id):
+            raise ArtifactError(f"two schemas hash to {schema.id}: {there!r} and {text!r}; rename a feature")
+        raise _altered(schema.id, environment)
 
 
-def _schema(txn: Any, name: int) -> Schema:
-    if name not in _schemas:
-        text = txn.get(_schema_key(name))
-        if text is None:
-            raise ArtifactError(f"the online store holds a row of schema {name}, which it does not hold; it is damaged, materialize the view again")
-        _schemas[name] = Schema.from_json(text)
-    return _schemas[name]
+def _schema(txn: Any, name: int, environment: Environment) -> Schema:
+    """The schema of this id as the table has it. Raises ArtifactError when it is not there, or its text was altered."""
+    text = txn.get(_schema_key(name))
+    if text is None:
+        raise ArtifactError(
+            f"the online store {environment.path} holds a row of schema {name}, which it does not hold; it is damaged, materialize the view again"
+        )
+    if text not in _schemas or _schemas[text].id != name:
+        if not _is_of(text, name):
+            raise _altered(name, environment)
+        _schemas[text] = Schema.from_json(text)
+    return _schemas[text]
+
+
+def _is_of(text: bytes, name: int) -> bool:
+    """Whether a schema's text is that of this id, letter by letter: the id is its hash."""
+    return schema_id(text) == name
+
+
+def _altered(name: int, environment: Environment) -> ArtifactError:
+    return ArtifactError(
+        f"the online store {environment.path} holds schema {name} with another text than was written (its hash differs), so its rows "
+        "cannot be read; the directory is damaged: move it away and materialize again"
+    )
 
 
 def _schema_key(name: int) -> bytes:

@@ -640,3 +640,85 @@ def test_sources_that_are_not_parquet_files_are_refused(fresh):
     source = FileSource(path="somewhere", file_format=DeltaFormat(), timestamp_field="event_timestamp")
     with pytest.raises(AdcError, match="DeltaFormat; this store reads Parquet"):
         AsofOfflineStore.pull_all_from_table_or_query(fresh[1]["ours"].config, source, ["user_id"], [], "event_timestamp")
+
+
+def test_two_features_never_share_a_column(fresh, tmp_path):
+    """With full names view a__b feature c and view a feature b__c are one column: refused by name, offline and online, keys too."""
+    from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+    from feast.types import Int64
+
+    rows = {"user_id": [1], "event_timestamp": times([0]), "c": [1], "b__c": [2]}
+    pq.write_table(pa.table(rows), tmp_path / "rows.parquet")
+    config = RepoConfig(
+        project="names",
+        provider="local",
+        registry=str(tmp_path / "registry.db"),
+        offline_store={"type": OURS},
+        online_store={"type": "adc_features.store.online_store.LmdbOnlineStore", "path": "online"},
+        entity_key_serialization_version=3,
+        repo_path=tmp_path,
+    )
+    store = FeatureStore(config=config)
+    user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+    source = FileSource(path=str(tmp_path / "rows.parquet"), timestamp_field="event_timestamp")
+
+    def view(name, *features):
+        schema = [Field(name=f, dtype=Int64) for f in ("user_id", *features)]
+        return FeatureView(name=name, entities=[user], schema=schema, source=source)
+
+    long, short = view("a__b", "c"), view("a", "b__c", "c")
+
+    store.apply([user, long, short, FeatureService(name="both", features=[long[["c"]], short[["b__c"]]])])
+    entity = asked([1], [1])
+    both = "a__b feature c and view a feature b__c would share the column 'a__b__c'"
+    for refs in (["a__b:c", "a:b__c"], store.get_feature_service("both")):
+        with pytest.raises(InputError, match=both):
+            store.get_historical_features(entity, refs, full_feature_names=True)
+        for rows in ([{"user_id": 1}], {"user_id": np.array([1])}):
+            with pytest.raises(InputError, match=both):
+                store.get_online_features(refs, rows, full_feature_names=True)
+        assert store.get_historical_features(entity, refs).to_arrow()[["c", "b__c"][0]].to_pylist() == [1]
+        assert set(store.get_online_features(refs, [{"user_id": 1}]).to_dict()) == {"user_id", "c", "b__c"}
+    assert store.get_historical_features(entity, ["a__b:c", "a:c"], full_feature_names=True).to_arrow()["a__c"].to_pylist() == [1]
+
+
+@pytest.mark.parametrize("kind", ["sql", "arrow", "pandas", "dataset"])
+def test_a_column_twice_in_the_entity_rows_is_refused(fresh, kind, tmp_path):
+    """Which of the two is meant cannot be told: the column is named, whatever brings the rows."""
+    rows = pa.table([[1], [2], times([1])], names=["user_id", "user_id", "event_timestamp"])
+    given_as = {
+        "sql": "SELECT 1 AS user_id, 2 AS user_id, TIMESTAMP '2014-01-01' AS event_timestamp",
+        "arrow": rows,
+        "pandas": pd.DataFrame([[1, 2, second(1)]], columns=rows.column_names),
+        "dataset": ds.dataset([rows]),
+    }
+    with pytest.raises(InputError, match=r"columns \['user_id'\] more than once"):
+        fresh[1]["ours"].get_historical_features(given_as[kind], ["clicks:count"]).to_arrow()
+
+
+@pytest.mark.parametrize("store", ["ours", "spilled"])
+def test_integer_keys_beyond_int64_are_refused_in_words(fresh, store):
+    """uint64 keys above 2**63 name the key; those that int64 holds are found."""
+    _, stores = fresh
+    for users, found in (([2**63 + 1, 1], None), ([2, 1], [20, 10])):
+        entity = pa.table({"user_id": pa.array(users, pa.uint64()), "event_timestamp": times([1, 1])})
+        if found is None:
+            with pytest.raises(InputError, match=f"user_id is {2**63 + 1}, beyond whole numbers of 64 bits"):
+                stores[store].get_historical_features(entity, ["clicks:count"]).to_arrow()
+        else:
+            assert stores[store].get_historical_features(entity, ["clicks:count"]).to_arrow()["count"].to_pylist() == found
+
+
+def test_pandas_categoricals_are_keys_as_their_values(fresh):
+    """Categories of numbers and of texts join like the values; a missing one is nobody."""
+    _, stores = fresh
+    frame = pd.DataFrame({"user_id": pd.Categorical([1, 2, None]), "item_id": pd.Categorical(["a", "a", "b"]), "event_timestamp": [second(1)] * 3})
+    table = stores["ours"].get_historical_features(frame, ["clicks:count", "pairs:price"]).to_arrow()
+    assert (table["count"].to_pylist(), table["price"].to_pylist()) == ([10, 20, None], [0.5, 2.5, None])
+
+
+def test_texts_that_are_no_times_are_refused_in_words(fresh):
+    """pandas texts are parsed; what is no time is named."""
+    frame = pd.DataFrame({"user_id": [1], "event_timestamp": ["yesterday evening"]})
+    with pytest.raises(InputError, match="holds what is no time"):
+        fresh[1]["ours"].get_historical_features(frame, ["clicks:count"]).to_arrow()

@@ -295,3 +295,92 @@ def test_views_with_several_kinds_of_keys(repository):
     assert online(repository).write_arrow(repository.config, repository.get_feature_view("pair"), table, event="event_timestamp") == 2
     got = repository.get_online_features(["pair:n"], [{"item_id": 61, "user_id": "é"}, {"item_id": 60, "user_id": "a"}]).to_dict()
     assert got["n"] == [2, 1]
+
+
+@pytest.mark.parametrize("one_batch", [True, False])
+@pytest.mark.parametrize("order", [(None, 1), (1, None), (2, 1), (None, None), (1, 1)])
+@pytest.mark.parametrize("as_protos", [True, False])
+def test_ties_do_not_depend_on_batches(tmp_path, one_batch, order, as_protos):
+    """Rows of one event time: a null created time comes first, then the last written; in one write or two, protos or Arrow."""
+    from feast.protos.feast.types.EntityKey_pb2 import EntityKey
+    from feast.protos.feast.types.Value_pb2 import Value
+
+    repository = world(tmp_path, LMDB)
+    view, key = repository.get_feature_view("brief"), EntityKey(join_keys=["item_id"], entity_values=[Value(int64_val=1)])
+    event = datetime.now(UTC)
+    rows = [(n, None if born is None else NOW + born * HOUR) for n, born in enumerate(order)]
+    for batch in [rows] if one_batch else [rows[:1], rows[1:]]:
+        if as_protos:
+            data = [(key, {"m": Value(int64_val=n)}, event, born) for n, born in batch]
+            online(repository).online_write_batch(repository.config, view, data, None)
+        else:
+            stamp = pa.timestamp("us", "UTC")
+            columns = {"item_id": [1] * len(batch), "m": [n for n, _ in batch], "event": pa.array([event] * len(batch), stamp)}
+            table = pa.table({**columns, "created": pa.array([born for _, born in batch], stamp)})
+            online(repository).write_arrow(repository.config, view, table, event="event", created="created")
+    newest = max(range(2), key=lambda n: (-1 if order[n] is None else order[n], n))
+    assert repository.get_online_features(["brief:m"], [{"item_id": 1}]).to_dict()["m"] == [newest]
+
+
+@pytest.mark.parametrize("files", [1, 2])
+@pytest.mark.parametrize("engine", [None, ENGINE])
+@pytest.mark.parametrize("order", [(None, 1), (1, None), (None, None), (1, 1)])
+def test_ties_are_the_same_offline_and_materialized(tmp_path, files, engine, order):
+    """One file or two, the join, the newest row of each key and what goes online agree: null created first, then position."""
+    offline = {"type": "adc_features.store.offline_store.AsofOfflineStore"}
+    repository = store(tmp_path, LMDB, engine=engine, offline_store=offline)
+    stamp = pa.timestamp("us", "UTC")
+    born = [None if c is None else NOW + c * HOUR for c in order]
+    table = pa.table({"item_id": [1, 1], "m": [0, 1], "event_timestamp": pa.array([NOW] * 2, stamp), "created": pa.array(born, stamp)})
+    (tmp_path / "rows").mkdir()
+    for part in range(files):
+        pq.write_table(table.slice(part, 1) if files == 2 else table, tmp_path / "rows" / f"{part}.parquet")
+    ties = view("ties", [item], {"m": types.Int64}, tmp_path / "rows")
+    repository.apply([item, ties])
+    newest = max(range(2), key=lambda n: (-1 if order[n] is None else order[n], n))
+    asked = pa.table({"item_id": [1], "event_timestamp": pa.array([NOW], stamp)})
+    assert repository.get_historical_features(asked, ["ties:m"]).to_arrow()["m"].to_pylist() == [newest]
+    repository.materialize(NOW - HOUR, NOW + HOUR)
+    assert repository.get_online_features(["ties:m"], [{"item_id": 1}]).to_dict()["m"] == [newest]
+
+
+@pytest.mark.parametrize("engine", [None, ENGINE])
+@pytest.mark.parametrize("unit", ["ns", "us", "s"])
+def test_the_ends_of_time_are_read_or_refused_in_words(tmp_path, unit, engine):
+    """A ttl of a million days, bounds of the years 1 and 9999, entity rows at datetime.max: answers, whatever unit the files have."""
+    offline = {"type": "adc_features.store.offline_store.AsofOfflineStore"}
+    repository = store(tmp_path, LMDB, engine=engine, offline_store=offline)
+    table = pa.table({"item_id": [1], "m": [5], "event_timestamp": pa.array([NOW.replace(tzinfo=None)], pa.timestamp(unit, "UTC"))})
+    pq.write_table(table.append_column("created", table["event_timestamp"]), tmp_path / "rows.parquet")
+    brief = view("brief", [item], {"m": types.Int64}, tmp_path / "rows.parquet", ttl=timedelta(days=1_000_000))
+    endless = view("endless", [item], {"m": types.Int64}, tmp_path / "rows.parquet", ttl=timedelta.max)
+    repository.apply([item, brief, endless])
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 12, 31, tzinfo=UTC)
+    assert repository.get_historical_features(None, ["endless:m"], start_date=first, end_date=last).to_arrow()["m"].to_pylist() == [5]
+    for name in ("brief", "endless"):
+        repository.materialize(first, last, feature_views=[name])
+        assert repository.get_online_features([f"{name}:m"], [{"item_id": 1}]).to_dict()["m"] == [5]
+    for end in (datetime.max, datetime.max.replace(tzinfo=UTC)):
+        for asked in (pd.DataFrame({"item_id": [1], "event_timestamp": [end]}), pa.table({"item_id": [1], "event_timestamp": [end]})):
+            got = repository.get_historical_features(asked, ["brief:m", "endless:m"], full_feature_names=True).to_arrow()
+            assert (got["brief__m"].to_pylist(), got["endless__m"].to_pylist()) == ([None], [5])
+    far = pa.table({"item_id": [1], "event_timestamp": pa.array([2**63 - 1], pa.timestamp("us", "UTC"))})
+    with pytest.raises(InputError, match="outside of the years 1 to 9999"):
+        repository.get_historical_features(far, ["brief:m"]).to_arrow()
+
+
+@pytest.mark.parametrize("value", [2**63, 2**64 - 1, -(2**63) - 1])
+def test_whole_numbers_beyond_64_bits_are_refused_by_the_name_of_the_key(repository, value):
+    """Such a key is nobody's: the join key and the value are named, for lists, rows and arrays."""
+    forms = [{"item_id": [1, value]}, [{"item_id": value}]]
+    forms += [{"item_id": np.array([value], np.uint64)}] if value > 0 else []
+    for asked in forms:
+        with pytest.raises(InputError, match=f"join key 'item_id' is {value}"):
+            repository.get_online_features(["brief:m"], asked)
+
+
+def test_pandas_columns_are_keys_online(repository):
+    """Categoricals and series are asked for as their values, also on the way through Feast's own code."""
+    asked = {"item_id": pd.Series([1, 2]), "user_id": pd.Categorical(["u", "v"])}
+    assert repository.get_online_features(["pair:n"], asked).to_dict()["n"] == [1, 2]
+    assert repository.get_online_features(["pair:n", "doubled:twice"], asked).to_dict()["twice"] == [2, 4]

@@ -42,19 +42,14 @@ ROW = st.tuples(st.integers(0, 5), st.integers(0, 3), st.none() | st.integers(0,
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.lists(ROW, min_size=1, max_size=12), min_size=1, max_size=5))
 def test_the_newest_row_of_every_key_is_served(batches):
-    """Event time, then created time (unknown counts as now), then the order of writing; within a batch and between batches."""
+    """Event time, then created time (unknown comes first), then the order of writing; the batches make no difference."""
     with tempfile.TemporaryDirectory() as directory:
         env, expected = environment(Path(directory), map_size=MIB), {}
         for batch in batches:
-            newest = {}
             for key, event, created, value in batch:
-                rank = (event, 9 if created is None else created)
-                if key not in newest or rank >= newest[key][0]:
-                    newest[key] = rank, created, value
-            for key, ((event, rank), created, value) in newest.items():
-                old = expected.get(key)
-                if old is None or (event, rank) >= (old[0], -1 if old[1] is None else old[1]):
-                    expected[key] = event, created, value
+                rank = (event, -1 if created is None else created)
+                if key not in expected or rank >= expected[key][:2]:
+                    expected[key] = *rank, value
             put(env, rows(batch))
         assert values(env, range(6)) == [expected[key][2] if key in expected else None for key in range(6)]
         assert read(env, "t", integer_keys(np.arange(6))).event.tolist() == [expected[key][0] if key in expected else 0 for key in range(6)]
@@ -69,6 +64,7 @@ def test_an_equal_row_is_overwritten_and_an_older_one_is_not(tmp_path):
         1,
         1,
     ]
+    assert put(env, rows([(1, 5, None, 4), (3, 0, None, 3)])) == 1
     assert values(env, [1, 2, 3, 4, 1]) == [2, 1, 3, None, 2]
 
 
@@ -120,4 +116,28 @@ def test_a_row_of_an_unknown_schema_is_refused(tmp_path):
     (key,) = integer_keys(np.array([1]))
     env.write("t", lambda txn: txn.put(key, b"\x01" + b"\x63" * 40))
     with pytest.raises(ArtifactError, match="does not hold; it is damaged"):
+        values(env, [1])
+
+
+@pytest.mark.parametrize("letter", range(3, 50, 5))
+def test_a_schema_whose_text_was_altered_is_refused(tmp_path, letter):
+    """One letter of a stored schema: no value is read in another type or under another name, the directory is named."""
+    env = environment(tmp_path, map_size=MIB)
+    put(env, rows([(1, 1, None, 1)]))
+    key = b"!" + SCHEMA.id.to_bytes(4, "little")
+    altered = bytearray(SCHEMA.to_json())
+    altered[letter % len(altered)] ^= 1
+    env.write("t", lambda txn: txn.put(key, bytes(altered)))
+    for act in (lambda: values(env, [1]), lambda: put(env, rows([(2, 1, None, 2)]))):
+        with pytest.raises(ArtifactError, match=f"{tmp_path}.*its hash differs"):
+            act()
+
+
+def test_the_text_of_another_schema_is_refused(tmp_path):
+    """A whole schema in another's place reads as well as an altered one: not at all, also when this process knows it."""
+    env, other = environment(tmp_path, map_size=MIB), Schema((("text", "int64_val"), ("value", "string_val")))
+    put(env, rows([(1, 1, None, 1)]))
+    values(env, [1])
+    env.write("t", lambda txn: txn.put(b"!" + SCHEMA.id.to_bytes(4, "little"), other.to_json()))
+    with pytest.raises(ArtifactError, match="its hash differs"):
         values(env, [1])

@@ -262,3 +262,30 @@ def test_stamped_naively_statistics_would_leak_and_are_refused_loudly(tmp_path, 
         store.training_features(tmp_path, events, service="ranker_no_sid")
     monkeypatch.setattr(sys.modules["adc_features.store.history"], "_refuse_newer", lambda times, features: None)
     assert seen_of_own_label(tmp_path, events) == events["label"].to_pylist()
+
+
+def test_a_service_with_two_features_of_one_name_is_refused(tmp_path):
+    """A user's own view beside ours: the clash is named for training and for serving, and nothing is overwritten in silence."""
+    from adc_features.store import _compat as feast
+
+    repo = published_world(tmp_path)
+    handle = open_store(repo)
+    ours = handle.get_feature_view("item_profile")
+    schema = [feast.Field(name="item_id", dtype=feast.String), feast.Field(name="item_label_mean", dtype=feast.Float32)]
+    mine = feast.FeatureView(name="mine", entities=[handle.get_entity("item")], schema=schema, source=ours.batch_source)
+    handle.apply([mine, feast.FeatureService(name="both", features=[ours, mine])])
+    said = "view item_profile feature item_label_mean and view mine feature item_label_mean would share the column"
+    with pytest.raises(InputError, match=said):
+        store.training_features(repo, frame([("u", "a", day(30))]), service="both")
+    with pytest.raises(InputError, match=said):
+        store.open_reader(repo, service="both")
+
+
+def test_categorical_keys_and_doubled_columns_of_a_training_frame(repo):
+    """pandas categoricals join as their values; a column that is there twice is refused by name."""
+    rows = frame([("u", "a", day(30)), ("nobody", "b", day(30))])
+    plain = store.training_features(repo, rows, service="ranker_g1")
+    coded = rows.to_pandas().astype({"user_id": "category", "item_id": "category"})
+    assert store.training_features(repo, coded, service="ranker_g1")["sid"].equals(plain["sid"])
+    with pytest.raises(InputError, match="more than once"):
+        store.training_features(repo, rows.append_column("item_id", rows["item_id"]), service="ranker_g1")

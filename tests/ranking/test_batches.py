@@ -206,3 +206,72 @@ def test_xgboost_learns_the_same_from_groups_as_from_memory():
     answers = [b.predict(whole) for b in boosters]
     assert np.array_equal(*answers)
     assert len(np.unique(answers[0])) > 1
+
+
+@pytest.mark.parametrize(
+    ("lists", "says"),
+    [
+        ([[3.0, 1.0], [float("nan"), 2.0]], "column c: .*nan"),
+        ([[1.7, 0.0]], "column c: .*1.7"),
+        ([[-7.0, 0.0]], "-7..0; expected -1"),
+        ([[-2, 0]], "-2..0; expected -1"),
+        ([[float("inf"), 0.0]], "inf"),
+        ([[2.0**40, 0.0]], "expected -1"),
+        ([[5, 0]], r"expected -1\.\.4"),
+        ([[1.0, 2.0], None], "null lists"),
+    ],
+)
+def test_what_is_no_code_is_refused(lists, says):
+    """Codes are whole numbers in -1..K-1 in whatever type the file has them; a missing list of them is no number."""
+    with pytest.raises(InputError, match=says):
+        Columns(lists={"c": 2}, codes={"c": 5}).arrays(pa.table({"c": lists}))
+    if "4" not in says:
+        with pytest.raises(InputError, match=says):
+            Columns(lists={"c": 2}, codes=("c",)).arrays(pa.table({"c": lists}))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    codes=st.lists(st.lists(st.integers(-1, 4), min_size=2, max_size=2), max_size=5),
+    kind=st.sampled_from([pa.int8(), pa.int32(), pa.int64(), pa.float16(), pa.float32(), pa.float64()]),
+    kept=st.sampled_from([pa.list_, pa.large_list, lambda value: pa.list_(value, 2)]),
+)
+def test_codes_are_the_same_in_every_type(codes, kind, kept):
+    """Whole floats are the codes that they are equal to, in lists of every form."""
+    column = pa.array([[np.float16(c) for c in row] if kind == pa.float16() else row for row in codes], kept(kind))
+    got = Columns(lists={"c": 2}, codes={"c": 5}).arrays(pa.table({"c": column}))["c"]
+    assert got.dtype == np.int64
+    assert got.tolist() == [[c + 1 for c in row] for row in codes]
+
+
+@pytest.mark.parametrize("kind", [pa.int8(), pa.bool_(), pa.float32(), pa.timestamp("us"), pa.list_(pa.uint8()), pa.list_(pa.float32())])
+@pytest.mark.parametrize("fill", [300, 1.5, -1, 2, float("nan"), 1e300, "x", 10**400])
+def test_a_fill_fits_its_column_or_is_refused_by_name(kind, fill):
+    """A fill is never cut, wrapped or made infinite: it is the value that stands in the array, or the column is named."""
+    value = kind.value_type if pa.types.is_list(kind) else kind
+    rows = pa.table({"n": pa.array([None], kind)})
+    columns = Columns(lists={"n": 1}, fill={"n": fill}) if value is not kind else Columns(("n",), fill={"n": fill})
+    held = {pa.int8(): [-1, 2], pa.bool_(): [], pa.float32(): [300, 1.5, -1, 2], pa.timestamp("us"): [300, -1, 2], pa.uint8(): [2]}
+    if fill in held[value] or (value == pa.float32() and fill != fill):
+        assert columns.arrays(rows)["n"].tolist() in ([fill], [[fill]]) or fill != fill
+    else:
+        with pytest.raises(InputError, match="column n is of type"):
+            columns.arrays(rows)
+
+
+def test_lists_of_text_and_vocabularies_of_another_type_are_refused_by_name():
+    """No object arrays and no raw Arrow errors leave the loader."""
+    rows = pa.table({"words": [["a", "b"]], "moments": pa.array([[1, 2]], pa.list_(pa.timestamp("us"))), "n": [1]})
+    for name, kind in (("words", "string"), ("moments", "timestamp")):
+        with pytest.raises(InputError, match=rf"column {name}: .*lists of {kind}"):
+            Columns(lists={name: 2}).arrays(rows)
+    with pytest.raises(InputError, match="column n is of type int64 and its vocabulary is not"):
+        Columns(vocabularies={"n": np.array(["a"])}).arrays(rows)
+
+
+def test_dictionaries_count_as_their_values():
+    """What pandas wrote as categories is read as the texts and numbers that they are."""
+    rows = pa.table({"brand": pa.array(["b", None, "a"]).dictionary_encode(), "n": pa.array([7, 8, 7]).dictionary_encode()})
+    got = Columns(("n",), vocabularies={"brand": np.array(["a", "b"])}).arrays(rows)
+    assert got["brand"].tolist() == [2, 0, 1]
+    assert got["n"].tolist() == [7, 8, 7]

@@ -72,3 +72,13 @@ def test_labels_are_entity_rows():
     assert table.column_names == ["row_id", "user_id", "item_id", "event_timestamp", "label"]
     assert table["row_id"].to_pylist() == [0, 1, 2, 3, 4]
     assert table["event_timestamp"][0].as_py().tzinfo.utcoffset(None) == UTC.utcoffset(None)
+
+
+@pytest.mark.parametrize(("code", "says"), [(-7, "-7"), (CODES, f"expected -1..{CODES - 1}"), (0.5, "0.5")])
+def test_what_is_no_code_of_the_generation_is_refused(whole, code, says):
+    """A frame gives codes of -1..K-1 only; nothing is cut to fit."""
+    lists = [[float(c) for c in row] for row in whole.table["sid"].to_pylist()]
+    lists[0][0] = float(code)
+    altered = whole.table.set_column(whole.table.column_names.index("sid"), "sid", pa.array(lists))
+    with pytest.raises(InputError, match=says):
+        TrainingFrame(altered, GENERATION, CODES, DAY).codes(len(lists[0]))
