@@ -235,7 +235,8 @@ def serve(
     if shared:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared  # before anything imports prometheus_client, here and in the other processes
 
-    from training.serve import ServiceSettings, beside
+    from training.serve_protocol import ServiceSettings
+    from training.serve_workers import beside
 
     if (run is None) == (promotion is None):
         raise typer.BadParameter("give --run or --promotion")
@@ -263,7 +264,7 @@ def _service(run: Path | None, promotion: Path | None, now: str | None, settings
 
 def _serve_beside(listening: Any, *asked: Any) -> None:
     """What a further process of `adc serve` runs."""
-    from training.serve import end_with_parent
+    from training.serve_workers import end_with_parent
 
     logging.basicConfig(level=logging.INFO)
     end_with_parent()
