@@ -32,6 +32,8 @@ _PIPELINED = 64
 """Requests that one connection may send before the first is answered."""
 _LINGER = 1.0
 """Seconds that a refused client has to read why."""
+_LINGER_BYTES = 1 << 20
+"""What it may send meanwhile; nothing of it is kept."""
 State = Literal["unfinished", "idle", "busy"]
 
 
@@ -133,6 +135,9 @@ class Connection(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._lingers:
+            self._overhead += len(data)
+            if self._overhead > _LINGER_BYTES:
+                self.transport.abort()
             return
         self._unset_keepalive_if_required()
         self._whole = False
@@ -232,12 +237,10 @@ class Connection(HttpToolsProtocol):
 
     def _late(self) -> None:
         self._deadline = None
-        self.crowd.closed("silent" if not self._overhead else "slow")
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()
-        elif self._overhead:
+        if self._overhead and (self.cycle is None or self.cycle.response_complete):
             self._refuse(Refusal(408, "too_slow", "the request was not sent in time"))
         else:
+            self.crowd.closed("too_slow" if self._overhead else "silent")
             self.transport.close()
 
     def _not_read(self) -> None:
@@ -259,7 +262,8 @@ class Connection(HttpToolsProtocol):
 
     def _refuse(self, refusal: Refusal) -> None:
         """Answer what is no request to be worked on, and close; without an answer where it would fall into another one's."""
-        self._lingers = True
+        self._lingers, self._overhead = True, 0
+        self.crowd.closed(refusal.code)
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.abort()
             return

@@ -1,10 +1,7 @@
 """The service under clients that are silent, slow, greedy or damaged: a real server on a free port, raw sockets against it."""
 
 import json
-import os
-import shutil
 import socket
-import struct
 import subprocess
 import sys
 import threading
@@ -15,7 +12,6 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from serving_world import NOW
 from test_serve import ITEMS, Client, serving, until
 
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError, RequestError
@@ -135,8 +131,7 @@ def test_a_request_that_is_worked_on_does_not_give_way(shop, monkeypatch):
 def test_heads_are_bounded(client, sent):
     """More than 64 KiB around a body, in whatever part of the protocol, is not read on."""
     with opened(client) as raw:
-        with pytest.raises(ConnectionError) if len(sent) > 1 << 30 else ExitStack():
-            raw.sendall(sent)
+        raw.sendall(sent)
         answer = received(raw)
     assert b"chunked" in sent or answer.startswith(b"HTTP/1.1 431")
     assert b" 200 " not in answer
@@ -184,15 +179,14 @@ def test_pipelined_requests_are_bounded(client):
 
 def test_an_answer_that_nobody_reads_is_given_up(shop):
     """A client that asks on and on without reading is closed, so that answers do not pile up."""
-    with serving(shop, name="no_sid", patience=0.3, keep_alive=1) as client, opened(client) as raw:
-        raw.settimeout(1)
-        request, began = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 10, time.monotonic()
+    with serving(shop, name="no_sid", patience=0.3, keep_alive=1) as client, socket.socket() as raw:
+        raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        raw.connect(("127.0.0.1", client.port))
+        began = time.monotonic()
         with pytest.raises(ConnectionError):  # noqa: PT012
             while time.monotonic() < began + 20:
-                try:
-                    raw.sendall(request)
-                except TimeoutError:
-                    time.sleep(0.1)
+                raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
+                time.sleep(0.01)
         until(lambda: client.metrics().get('adc_closed_connections_total{reason="not_read"}', 0) >= 1)
 
 
@@ -426,10 +420,8 @@ def test_a_damaged_or_full_metrics_directory_ends_no_process(tmp_path, name):
 
 
 def test_the_files_of_metrics_are_those_that_prometheus_client_reads(tmp_path):
-    """The page of several processes equals what prometheus_client adds up by itself from the same files."""
+    """prometheus_client by itself reads the files of two processes, and adds them up."""
     directory = tmp_path / "metrics"
-    command = [sys.executable, "-c", METRICS + "\nprint(page)", str(directory), ""]
-    pages = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)] if False else []
     for _ in range(2):
         subprocess.run([sys.executable, "-c", METRICS.replace("5.0", ""), str(directory), ""], capture_output=True, check=True)
     from prometheus_client import CollectorRegistry
@@ -442,4 +434,3 @@ def test_the_files_of_metrics_are_those_that_prometheus_client_reads(tmp_path):
     assert registry.get_sample_value("adc_request_seconds_count", {"route": "/rank", "status": "200"}) == 2
     keys = [key for path in directory.glob("counter_*.db") for key, *_ in MmapedDict.read_all_values_from_file(str(path))]
     assert len(keys) == 2 * len(set(keys))
-    assert not pages
