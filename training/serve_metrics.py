@@ -106,7 +106,7 @@ class WrittenValues:
         self._file = -1
 
 
-prometheus_client.values.MmapedDict = WrittenValues  # type: ignore[misc]
+prometheus_client.values.MmapedDict = WrittenValues  # type: ignore[assignment, misc]
 
 
 def sound(path: Path) -> bool:
