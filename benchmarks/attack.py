@@ -125,7 +125,7 @@ async def _good_client(port: int, bodies: list[bytes], stop: Any, heard: Any) ->
 
 
 async def silent(port: int, until: float) -> Counter:
-    """Hold 600 connections that send nothing; open them again when they are closed."""
+    """Hold 600 connections that send nothing; open them again half a second after they were closed."""
     return await _many(600, until, lambda: _held(port, b"", until))
 
 
@@ -226,12 +226,15 @@ async def _held(port: int, sent: bytes, until: float, *, trickle: bool = False) 
             with suppress(TimeoutError):
                 async with asyncio.timeout(min(0.2, max(0.01, until - time.time()))):
                     if not await reader.read(1 << 16):
-                        return "closed by the service"
+                        break
             if trickle:
                 writer.write(b"a")
-        return "held to the end"
+        else:
+            return "held to the end"
     finally:
         writer.close()
+    await asyncio.sleep(0.5)  # a storm of new connections is another attack, `churn`
+    return "closed by the service"
 
 
 async def _many(workers: int, until: float, one: Callable[[], Awaitable[str]], *, done: Callable[[Counter], bool] = lambda _: False) -> Counter:
