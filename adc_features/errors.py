@@ -3,6 +3,7 @@
 AdcError
 ├── InputError             data or arguments that we refuse; nothing was changed
 │   ├── ReliabilityError   the reliability signal disagrees with the interaction counts
+│   ├── RequestError       a request to a service that it refuses
 │   └── LeakError          a frame holds features from after its rows' times
 ├── QualityError           a fitted tokenizer fails its quality gate; nothing was written
 ├── ArtifactError          a file or directory on disk is missing, incomplete or altered
@@ -27,6 +28,10 @@ class ReliabilityError(InputError):
 
 class LeakError(InputError):
     """Rows of a frame read features that became valid only after them."""
+
+
+class RequestError(InputError):
+    """A request to a service that cannot be answered as it is: the client's fault, told apart from faults of what the service reads."""
 
 
 class QualityError(AdcError):

@@ -221,6 +221,8 @@ def serve(
     max_items: Annotated[int, typer.Option(min=1, help="Most ids in one request.")] = 2_000,
     timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 2.0,
     workers: Annotated[int, typer.Option(min=1, help="Processes that answer; each takes a core and the memory of a model.")] = 1,
+    max_connections: Annotated[int, typer.Option(min=1, help="Connections that each process holds open.")] = 512,
+    max_per_peer: Annotated[int, typer.Option(min=1, help="Of them, those of one address; behind a proxy give as many as in all.")] = 256,
     now: NowOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -231,15 +233,17 @@ def serve(
     from contextlib import ExitStack
 
     stack = ExitStack()
-    shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="adc-serve-")) if workers > 1 else None
+    shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="adc-serve-", ignore_cleanup_errors=True)) if workers > 1 else None
     if shared:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared  # before anything imports prometheus_client, here and in the other processes
 
-    from training.serve import ServiceSettings, beside
+    from training.serve_protocol import ServiceSettings
+    from training.serve_workers import beside
 
     if (run is None) == (promotion is None):
         raise typer.BadParameter("give --run or --promotion")
-    settings = ServiceSettings(max_items=max_items, timeout=timeout, token=os.environ.get("ADC_SERVE_TOKEN") or None)
+    token = os.environ.get("ADC_SERVE_TOKEN") or None
+    settings = ServiceSettings(max_items=max_items, timeout=timeout, token=token, max_connections=max_connections, max_per_peer=max_per_peer)
     if host not in ("127.0.0.1", "::1", "localhost") and settings.token is None:
         log.warning("stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN", host)
     with stack, socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
@@ -263,7 +267,7 @@ def _service(run: Path | None, promotion: Path | None, now: str | None, settings
 
 def _serve_beside(listening: Any, *asked: Any) -> None:
     """What a further process of `adc serve` runs."""
-    from training.serve import end_with_parent
+    from training.serve_workers import end_with_parent
 
     logging.basicConfig(level=logging.INFO)
     end_with_parent()

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from adc_features.artifact import read_manifest
 from adc_features.clock import instant
-from adc_features.errors import GenerationMismatch, InputError
+from adc_features.errors import GenerationMismatch, InputError, RequestError
 from adc_features.spec import NO_CODE
 from adc_features.store import OnlineReader, OnlineSids, open_reader
 from adc_features.store.definitions import id_type, statistics_schemas
@@ -67,23 +67,23 @@ class Bundle:
     id_types: dict[str, str]
 
     def ids(self, key: str, values: Sequence[Any]) -> np.ndarray:
-        """Ids as the catalogue has them: int64 or str [N]. Raises InputError for ids of another type, too large or unreadable ones."""
+        """Ids as the catalogue has them: int64 or str [N]. Raises RequestError for ids of another type, too large or unreadable ones."""
         wanted = self.id_types[key]
         if set(map(type, values)) - {str if wanted == "string" else int}:
-            raise InputError(f"{key} holds {' and '.join(sorted(t.__name__ for t in set(map(type, values))))}; this catalogue's are all {wanted}")
+            raise RequestError(f"{key} holds {' and '.join(sorted(t.__name__ for t in set(map(type, values))))}; this catalogue's are all {wanted}")
         if wanted == "int64":
             try:
                 return np.array(values, np.int64)
             except OverflowError as error:
-                raise InputError(f"a {key} lies outside 64 bits; give ids of this catalogue") from error
+                raise RequestError(f"a {key} lies outside 64 bits; give ids of this catalogue") from error
         if max(map(len, values), default=0) > ID_LENGTH or any(map("\0".__eq__, map(_last, values))):
-            raise InputError(f"a {key} is longer than {ID_LENGTH} characters or ends with a null character; give ids of this catalogue")
+            raise RequestError(f"a {key} is longer than {ID_LENGTH} characters or ends with a null character; give ids of this catalogue")
         return np.array(values, np.str_)
 
     def score(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
         """Probabilities of the candidates for one user at `now` (aware).
 
-        An unknown item is scored as what it is, an item of no statistics and no codes, and marked; so is an unknown user. Raises InputError
+        An unknown item is scored as what it is, an item of no statistics and no codes, and marked; so is an unknown user. Raises RequestError
         for ids of the wrong type, and when the online features hold events that lie after `now`; GenerationMismatch when the repository
         was replaced by one with other codes under the generation's id.
         """
@@ -130,7 +130,7 @@ class Bundle:
         try:
             refuse_later_events({name: np.where(at >= 0, at, np.nan).astype("datetime64[us]") for name, at in last.items()}, frame.times, self.resolution)
         except InputError as error:
-            raise InputError(
+            raise RequestError(
                 f"now is {now.isoformat()}, the online features hold later events; ask as of a later time, or materialize as of this one"
             ) from error
         return frame

@@ -8,26 +8,18 @@ same socket: each follows promotions by itself, and each answer is of one pair.
 """
 
 import asyncio
-import hmac
+import gc
 import logging
-import multiprocessing
-import os
-import signal
-import sys
-import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Any, NamedTuple
 
 import numpy as np
-from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
-from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -35,62 +27,28 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from adc_features.errors import AdcError, InputError
+from adc_features.errors import AdcError
 from training.promotion import read_promotion
 from training.scoring import Bundle, open_bundle
+from training.serve_metrics import Metrics
+from training.serve_protocol import (
+    SMALL_BODY,
+    Budget,
+    LookupRequest,
+    RankRequest,
+    Refusal,
+    ServiceSettings,
+    authorised,
+    check_features,
+    json_answer,
+    parsed,
+    refusal_of,
+    refused,
+    without_paths,
+)
+from training.serve_workers import http_server
 
 log = logging.getLogger(__name__)
-_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.012, 0.016, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1, 2, 5)
-
-
-@dataclass(frozen=True)
-class ServiceSettings:
-    """Bounds of the service. max_items: ids in one request. max_body: bytes. timeout: seconds that a request may take, its body included.
-    max_waiting: requests that may wait for the scoring thread. poll: seconds between looks at the promotion file, ten times as many
-    after one that was refused. token: what `Authorization: Bearer` must carry, None for none."""
-
-    max_items: int = 2_000
-    max_body: int = 1 << 20
-    timeout: float = 2.0
-    max_waiting: int = 64
-    poll: float = 0.5
-    token: str | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("max_items", "max_body", "timeout", "max_waiting", "poll"):
-            if getattr(self, name) <= 0:
-                raise InputError(f"{name} is {getattr(self, name)}; expected more than 0")
-        if self.token is not None and not (self.token.isascii() and len(self.token) >= 16):
-            raise InputError("the token is shorter than 16 characters or not ASCII; generate one, for example with `openssl rand -hex 24`")
-
-
-Id = StrictStr | StrictInt
-
-
-class RankRequest(BaseModel):
-    """POST /rank. k: how many of the best to answer, default all. now: as of when features age, default the service's clock."""
-
-    model_config = ConfigDict(extra="forbid")
-    user: Id
-    items: list[Id]
-    k: Annotated[StrictInt, Field(ge=1)] | None = None
-    now: AwareDatetime | None = None
-
-
-class LookupRequest(BaseModel):
-    """POST /lookup. features: names of item features to answer beside the codes."""
-
-    model_config = ConfigDict(extra="forbid")
-    items: list[Id]
-    features: list[StrictStr] = []
-
-
-class Refusal(Exception):
-    """An answer that is not 200: its status, a code for programs and a sentence for people."""
-
-    def __init__(self, status: int, code: str, message: str) -> None:
-        super().__init__(message)
-        self.status, self.code, self.message = status, code, message
 
 
 class Answer(NamedTuple):
@@ -98,40 +56,6 @@ class Answer(NamedTuple):
 
     body: bytes
     seconds: Mapping[str, float]
-
-
-class _Metrics:
-    """What /metrics shows. Each service has a registry of its own; the processes of one service add theirs up in a directory."""
-
-    def __init__(self, shared: str | None) -> None:
-        self.registry, self.shared = CollectorRegistry(), shared
-        named: dict[str, Any] = {"registry": self.registry}
-        self.requests = Histogram("adc_request_seconds", "Time to answer, queue included", ["route", "status"], buckets=_BUCKETS, **named)
-        self.parts = Histogram("adc_part_seconds", "Time of each part of /rank", ["part"], buckets=_BUCKETS, **named)
-        self.items = Counter("adc_ranked_items", "Candidates scored", **named)
-        self.coded = Counter("adc_coded_items", "Candidates that had a code; over adc_ranked_items_total this is coverage", **named)
-        self.unknown_items = Counter("adc_unknown_items", "Candidates that the online store does not know", **named)
-        self.unknown_users = Counter("adc_unknown_users", "Requests of users that the online store does not know", **named)
-        self.serving = Gauge(
-            "adc_serving", "1 for the pair that serves, 0 for those before it", ["pair", "generation", "ranker", "recipe"], multiprocess_mode="livemax", **named
-        )
-        self.promotions = Counter("adc_promotions", "Promotions picked up or refused since the start", ["outcome"], **named)
-        self.waiting = Gauge("adc_waiting_requests", "Requests that wait for the scoring thread or are on it", multiprocess_mode="livesum", **named)
-        for outcome in ("served", "refused"):
-            self.promotions.labels(outcome)
-
-    def page(self) -> bytes:
-        if self.shared is None:
-            return generate_latest(self.registry)
-        added_up = CollectorRegistry()
-        MultiProcessCollector(added_up, path=self.shared)
-        return generate_latest(added_up)
-
-    def now_serving(self, bundle: Bundle, *, instead_of: Bundle | None = None) -> None:
-        for served, value in ((instead_of, 0), (bundle, 1)):  # set, not cleared: importing feast makes prometheus_client warn of clearing
-            if served is not None:
-                p = served.promotion
-                self.serving.labels(p.name, p.generation or "", p.ranker_hash, served.trained.recipe.name).set(value)
 
 
 class Service:
@@ -143,17 +67,19 @@ class Service:
         """metrics: the directory where the processes of this service share theirs, $PROMETHEUS_MULTIPROC_DIR when prometheus_client was imported."""
         self.bundle, self.settings, self.clock, self.promotion_file = bundle, settings, clock, promotion_file
         self.refused: str | None = None
-        self.metrics = _Metrics(metrics)
+        self.watch_error: str | None = None
+        self.metrics = Metrics(metrics)
         self.metrics.now_serving(bundle)
         self._scoring, self._loading = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("score", "load"))
         self._waiting = 0
+        self._bodies = Budget(settings.max_waiting * max(settings.max_body, SMALL_BODY))
+        self._features: tuple[Bundle | None, list[str]] = None, []
 
     # ---- answers, on the scoring thread
 
     def rank(self, bundle: Bundle, body: bytes) -> Answer:
         """The candidates of one request, best first."""
-        asked = _parsed(RankRequest, body)
-        self._bounded(asked.items)
+        asked = parsed(RankRequest, body, self.settings)
         distinct = list(dict.fromkeys(asked.items))
         now = self.clock() if asked.now is None else asked.now
         ranking = bundle.score(asked.user, distinct, now=now)
@@ -172,31 +98,29 @@ class Service:
 
     def lookup(self, bundle: Bundle, body: bytes) -> Answer:
         """Codes, weights and features of items, in the order asked, repeats kept."""
-        asked = _parsed(LookupRequest, body)
-        self._bounded(asked.items)
+        asked = parsed(LookupRequest, body, self.settings)
+        check_features(asked, self._known_features(bundle), self.settings)
         began, rows = time.perf_counter(), bundle.lookup(asked.items, now=self.clock())
         found, shown = ("sid_found", ("sid", "sid_weight", "reliability", "is_cold")) if bundle.live else ("item_profile_found", ())
-        if unknown := sorted(set(asked.features) - set(rows.column_names)):
-            raise Refusal(422, "unknown_feature", f"there is no feature {unknown[0]!r}; there are {', '.join(rows.column_names)}")
         columns = {"item_id": asked.items, "found": rows[found].to_pylist(), **{name: rows[name].to_pylist() for name in (*shown, *asked.features)}}
         answer = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
         return Answer(to_json({**_signature(bundle), "items": answer}), {"items": time.perf_counter() - began})
 
-    def _bounded(self, items: list) -> None:
-        if not items:
-            raise Refusal(422, "no_items", f"items is empty; give 1 to {self.settings.max_items} ids")
-        if len(items) > self.settings.max_items:
-            raise Refusal(422, "too_many_items", f"{len(items)} items, at most {self.settings.max_items} are ranked at once; ask in several requests")
+    def _known_features(self, bundle: Bundle) -> list[str]:
+        """What a lookup may ask for, read once for each bundle."""
+        if self._features[0] is not bundle:
+            self._features = bundle, bundle.lookup([], now=self.clock()).column_names
+        return self._features[1]
 
     # ---- requests, on the event loop
 
     async def answer(self, request: Request, work: Callable[[Bundle, bytes], Answer]) -> Response:
         """Read the body within its bounds, work on the scoring thread, answer within the timeout."""
-        self._authorised(request)
+        authorised(request, self.settings.token)
         bundle = self.bundle  # this request's, whatever is promoted meanwhile
         try:
             async with asyncio.timeout(self.settings.timeout):
-                body = await _body(request, self.settings.max_body)
+                body = await self._bodies.body(request, self.settings.max_body)
                 if self._waiting >= self.settings.max_waiting:
                     raise Refusal(503, "busy", f"{self._waiting} requests are waiting; try again later or start another process")
                 self._waiting += 1
@@ -211,54 +135,82 @@ class Service:
         timing = ", ".join(f"{part};dur={1000 * seconds:.3f}" for part, seconds in answer.seconds.items())
         return Response(answer.body, media_type="application/json", headers={"Server-Timing": timing})
 
-    def _authorised(self, request: Request) -> None:
-        if self.settings.token is None:
-            return
-        given = request.headers.get("authorization", "").encode("latin-1")
-        if not hmac.compare_digest(given, f"Bearer {self.settings.token}".encode()):
-            raise Refusal(401, "unauthorized", "send the header `Authorization: Bearer TOKEN` with the service's token")
-
     async def metrics_page(self, request: Request) -> Response:
-        self._authorised(request)
+        authorised(request, self.settings.token)
         return Response(self.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(self, request: Request) -> Response:
         """The process answers."""
-        return _json({"status": "ok"})
+        return json_answer({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """It serves, and what; a promotion that was refused is named."""
-        return _json({"status": "ready", **_signature(self.bundle), "promoted_at": self.bundle.promotion.promoted_at, "refused": self.refused})
+        """It serves, and what; a promotion that was refused is named, and why promotions cannot be followed at all."""
+        facts = {"promoted_at": self.bundle.promotion.promoted_at, "refused": self.refused, "watch_error": self.watch_error}
+        return json_answer({"status": "ready", **_signature(self.bundle), **facts})
 
     # ---- promotions
 
     async def follow(self) -> None:
-        """Take over each pair that the promotion file comes to name; runs until cancelled."""
+        """Take over each pair that the promotion file comes to name; runs until cancelled, whatever goes wrong with one look."""
         loop = asyncio.get_running_loop()
         while True:
             await asyncio.sleep(self.settings.poll if self.refused is None else 10 * self.settings.poll)
-            await loop.run_in_executor(self._loading, self.take_over)
+            try:
+                await loop.run_in_executor(self._loading, self._look)
+            except Exception as error:
+                self._watch_failed(error)
+
+    def _look(self) -> None:
+        self.metrics.repair()
+        self.take_over()
+
+    def _watch_failed(self, error: Exception) -> None:
+        """The promotion file could not be looked at: counted and shown until a look succeeds."""
+        told = f"the promotion file cannot be looked at ({type(error).__name__}: {error.strerror if isinstance(error, OSError) else without_paths(str(error))})"
+        self.metrics.watch_errors.inc()
+        if told != self.watch_error:
+            log.error(
+                "stage=serve promotion_file=%s error=%s: the pair that serves goes on", self.promotion_file, error, exc_info=not isinstance(error, OSError)
+            )
+        self.watch_error = told
 
     def take_over(self) -> None:
         """Serve what the promotion file names now, if that is another pair and it can be opened."""
-        if self.promotion_file is None or not self.promotion_file.is_file():
+        if self.promotion_file is None:
             return
         try:
+            self.promotion_file.stat()  # in a directory that may be read: a file that is not there yet is no fault
             promotion = read_promotion(self.promotion_file)
-            if promotion == self.bundle.promotion:
-                self.refused = None
-                return
+        except FileNotFoundError:
+            self.watch_error = None
+            return
+        except OSError as error:
+            self._watch_failed(error)
+            return
+        except Exception as error:
+            self.watch_error = None
+            self._refuse(error)
+            return
+        self.watch_error = None
+        if promotion == self.bundle.promotion:
+            self.refused = None
+            return
+        try:
             bundle = open_bundle(promotion)
         except Exception as error:  # whatever is wrong with the new pair, the old one serves on
-            if self.refused != str(error):
-                self.refused = str(error)
-                self.metrics.promotions.labels("refused").inc()
-                log.warning("stage=serve promotion=refused reason=%s", error, exc_info=not isinstance(error, AdcError))
+            self._refuse(error)
             return
         before, self.bundle, self.refused = self.bundle, bundle, None
         self.metrics.now_serving(bundle, instead_of=before)
         self.metrics.promotions.labels("served").inc()
         log.info("stage=serve promotion=%s before=%s", promotion.name, before.promotion.name)
+
+    def _refuse(self, error: Exception) -> None:
+        told = without_paths(str(error)) or type(error).__name__
+        if self.refused != told:
+            self.refused = told
+            self.metrics.promotions.labels("refused").inc()
+            log.warning("stage=serve promotion=refused reason=%s", error, exc_info=not isinstance(error, AdcError))
 
     def close(self) -> None:
         for pool in (self._scoring, self._loading):
@@ -273,18 +225,13 @@ def application(service: Service) -> Starlette:
             began = time.perf_counter()
             try:
                 response = await handler(request)
-            except Refusal as refusal:
-                response = _refused(refusal)
             except ClientDisconnect:
                 response = Response(status_code=499)  # nobody reads it; the metrics count it
-            except InputError as error:
-                response = _refused(Refusal(422, "refused", str(error)))
-            except AdcError as error:
-                log.error("stage=serve route=%s error=%s", route, error)
-                response = _refused(Refusal(503, type(error).__name__, str(error)))
-            except Exception:
-                log.exception("stage=serve route=%s", route)
-                response = _refused(Refusal(500, "internal", "the service failed; its log says how"))
+            except Exception as error:
+                refusal = refusal_of(error)
+                if not isinstance(error, Refusal) and refusal.status >= 500:
+                    log.error("stage=serve route=%s error=%s", route, error, exc_info=not isinstance(error, AdcError))
+                response = refused(refusal)
             service.metrics.requests.labels(route, str(response.status_code)).observe(time.perf_counter() - began)
             return response
 
@@ -305,77 +252,17 @@ def application(service: Service) -> Starlette:
         Route("/rank", timed("/rank", lambda request: service.answer(request, service.rank)), methods=["POST"]),
         Route("/lookup", timed("/lookup", lambda request: service.answer(request, service.lookup)), methods=["POST"]),
         Route("/healthz", service.healthz, methods=["GET"]),
-        Route("/readyz", service.readyz, methods=["GET"]),
+        Route("/readyz", timed("/readyz", service.readyz), methods=["GET"]),
         Route("/metrics", timed("/metrics", service.metrics_page), methods=["GET"]),
     ]
     return Starlette(routes=routes, exception_handlers={HTTPException: _no_such_route}, lifespan=lifespan)
 
 
 def server(service: Service) -> Any:
-    """A uvicorn server of the service, to be run on sockets that the caller has bound."""
-    import gc
-
-    import uvicorn
-
+    """A server of the service, to be run on sockets that the caller has bound."""
     gc.collect()
     gc.freeze()  # what stands now (Feast, torch, the model) stays: walking it at each full collection would stall requests
-    return uvicorn.Server(
-        uvicorn.Config(
-            application(service),
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            limit_concurrency=4 * service.settings.max_waiting,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=10,
-        )
-    )
-
-
-@contextmanager
-def beside(processes: int, target: Callable[..., None], *arguments: Any, metrics: str) -> Iterator[None]:
-    """Run target(*arguments) in so many further processes for as long as the block lasts; one that ends is started again.
-
-    target: importable; ends on SIGTERM, and by itself when this process is gone (`end_with_parent`). metrics: as Service has it.
-    """
-    spawn, stop = multiprocessing.get_context("spawn"), threading.Event()
-
-    def started() -> Any:
-        process = spawn.Process(target=target, args=arguments, daemon=True)
-        process.start()
-        return process
-
-    def watch() -> None:
-        while not stop.wait(1):
-            for place, process in enumerate(running):
-                if process.exitcode is not None:
-                    log.error("stage=serve process=%d ended=%d: another takes its place", process.pid, process.exitcode)
-                    mark_process_dead(process.pid, path=metrics)
-                    running[place] = started()
-
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once it has stopped; by default nothing would run after that
-    running = [started() for _ in range(processes)]
-    watcher = threading.Thread(target=watch)
-    watcher.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        watcher.join()
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.join()
-
-
-def end_with_parent() -> None:
-    """End this process, as SIGTERM does, when the one that started it is gone, however it went."""
-
-    def wait() -> None:
-        cast(Any, multiprocessing.parent_process()).join()
-        os.kill(os.getpid(), signal.SIGTERM)
-
-    threading.Thread(target=wait, daemon=True).start()
+    return http_server(application(service), service.settings, closed=lambda reason: service.metrics.closed.labels(reason).inc())
 
 
 def _signature(bundle: Bundle) -> dict[str, Any]:
@@ -383,44 +270,7 @@ def _signature(bundle: Bundle) -> dict[str, Any]:
     return {"pair": bundle.promotion.name, "generation": bundle.promotion.generation, "recipe": bundle.trained.recipe.name}
 
 
-def _parsed(model: type[Any], body: bytes) -> Any:
-    """A request, or a refusal that names the first fault without echoing what was sent."""
-    try:
-        return model.model_validate_json(body)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        if first["type"] == "json_invalid":
-            raise Refusal(400, "not_json", f"the body is not JSON in UTF-8 ({first['msg']})") from error
-        place = ".".join(str(part)[:40] for part in first["loc"])
-        wanted = ", ".join(f"{name}{'' if field.is_required() else ' (optional)'}" for name, field in model.model_fields.items())
-        raise Refusal(422, "invalid", f"{place or 'the body'}: {first['msg']}; a request has {wanted}") from error
-
-
-async def _body(request: Request, limit: int) -> bytes:
-    """The body, never more of it in memory than the limit."""
-    declared = request.headers.get("content-length", "0")
-    too_large = Refusal(413, "too_large", f"the body is larger than {limit} bytes; ask in several requests")
-    if not declared.isdigit() or int(declared) > limit:
-        raise too_large
-    parts, size = [], 0
-    async for part in request.stream():
-        size += len(part)
-        if size > limit:
-            raise too_large
-        parts.append(part)
-    return b"".join(parts)
-
-
 async def _no_such_route(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     message = "use POST /rank, POST /lookup, GET /healthz, GET /readyz or GET /metrics"
-    return _refused(Refusal(status, "no_such_route", message))
-
-
-def _refused(refusal: Refusal) -> Response:
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status)
-    return _json({"error": {"code": refusal.code, "message": refusal.message}}, status=refusal.status, headers=headers)
-
-
-def _json(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    return Response(to_json(value), status_code=status, media_type="application/json", headers=headers)
+    return refused(Refusal(status, "no_such_route", message))
