@@ -227,7 +227,11 @@ class Service:
         return _json({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """It serves, and what; a promotion that was refused is named."""
+        """It serves, and what; a promotion that was refused is named. Not ready, 503, while the online store lacks what was put into it."""
+        try:
+            await asyncio.to_thread(self.bundle.check_online)
+        except AdcError as error:
+            return _refused(Refusal(503, type(error).__name__, str(error)))
         return _json({"status": "ready", **_signature(self.bundle), "promoted_at": self.bundle.promotion.promoted_at, "refused": self.refused})
 
     # ---- promotions

@@ -39,7 +39,7 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel, get_online_config_from_type
 from feast.type_map import VALUE_TYPE_TO_PROTO_VALUE_MAP, feast_value_type_to_python_type, python_values_to_proto_values
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, from_feast_to_pyarrow_type
-from feast.utils import _get_cached_request_context, _get_table_entity_values, compute_non_entity_date_range, make_tzaware
+from feast.utils import _get_cached_request_context, _get_column_names, _get_table_entity_values, compute_non_entity_date_range, make_tzaware
 
 __all__ = [
     "DUMMY_ENTITY_ID",
@@ -88,6 +88,7 @@ __all__ = [
     "ValueProto",
     "ValueType",
     "_get_cached_request_context",
+    "_get_column_names",
     "_get_table_entity_values",
     "compute_non_entity_date_range",
     "create_offline_store_retrieval_job",
