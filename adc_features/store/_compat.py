@@ -6,13 +6,17 @@ monthly and moves private names: every name that we use passes through here, and
 
 import atexit
 import contextlib
+import functools
 import gc
 import io
 import logging
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from adc_features.store.repository import registry_beside
 
 os.environ.setdefault("FEAST_USAGE", "False")
 
@@ -121,6 +125,28 @@ class _ToldApart:
 
 
 CachingRegistry.cached_registry_proto = _ToldApart()  # type: ignore[assignment]
+
+
+def _beside_the_repository(create: Any) -> Any:
+    """Feast (0.67) opens a relative SQLite registry in the current folder: from elsewhere it sees nothing, and leaves an empty registry behind.
+
+    Paths of stores and sources are relative to the repository, and so is the registry's from here on. Feast loads this module with
+    any of our stores, before it opens a registry.
+    """
+
+    @functools.wraps(create)
+    def created(self: FeatureStore) -> Any:
+        config = self.config.registry
+        if getattr(config, "registry_type", None) == "sql":
+            for name in ("path", "read_path"):
+                if location := getattr(config, name, None):
+                    setattr(config, name, registry_beside(location, Path(self.config.repo_path or self.repo_path)))
+        return create(self)
+
+    return created
+
+
+FeatureStore._create_registry = _beside_the_repository(FeatureStore._create_registry)  # type: ignore[method-assign]
 
 
 @atexit.register

@@ -13,6 +13,7 @@
 import functools
 import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -39,7 +40,7 @@ project: {project}
 provider: local
 registry:
   registry_type: sql
-  path: sqlite:///data/registry.db  # relative to this directory; run `feast` from here
+  path: sqlite:///data/registry.db  # relative to this directory, from wherever it is opened, since the stores below are ours
   serve_features_while_materializing: true
 offline_store:
   type: adc_features.store.offline_store.AsofOfflineStore  # never `dask` or `file`: measured to drop and corrupt rows without a word
@@ -147,6 +148,17 @@ def read_config(repo: Path) -> dict[str, Any]:
     return config
 
 
+def registry_beside(location: str, repo: Path) -> str:
+    """Where a registry is: a relative SQLite file lies in the repository, whichever folder a process runs in.
+
+    location: as feature_store.yaml has it; URLs of other databases, of absolute files and of memory stay as they are.
+    """
+    found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(\?.*)?", location)
+    if found is None:
+        return location
+    return f"{found[1]}{Path(repo).resolve() / found[2]}{found[3] or ''}"
+
+
 def offline_store_type(config: Mapping[str, Any]) -> str:
     """The offline store that Feast would use; its default when the file names none."""
     offline = config.get("offline_store") or "dask"
@@ -235,7 +247,7 @@ def check_repository(repo: Path) -> list[str]:
         config = read_config(repo)
     except ArtifactError as error:
         return [str(error)]
-    return [*_config_problems(repo, config), *_data_problems(repo)]
+    return [*_config_problems(repo, config), *_registry_problems(repo, config), *_data_problems(repo)]
 
 
 def _config_problems(repo: Path, config: dict[str, Any]) -> list[str]:
@@ -258,6 +270,22 @@ def _config_problems(repo: Path, config: dict[str, Any]) -> list[str]:
         if not (Path(repo) / name).is_file()
     ]
     return problems
+
+
+def _registry_problems(repo: Path, config: dict[str, Any]) -> list[str]:
+    """A relative registry is found from any folder where one of our classes is loaded, since Feast itself takes the current folder."""
+    registry = config.get("registry")
+    if not isinstance(registry, dict) or registry.get("registry_type") != "sql":
+        return []
+    location = str(registry.get("path", ""))
+    absolute = registry_beside(location, repo)
+    ours = [block for block in (config.get("online_store"), config.get("offline_store"), config.get("batch_engine")) if isinstance(block, dict)]
+    if absolute == location or any(str(block.get("type", "")).startswith("adc_features.") for block in ours):
+        return []
+    return [
+        f"the line `path: {location}` of registry in {Path(repo) / CONFIG} is relative to the current folder, so that Feast sees another, empty registry "
+        f"from elsewhere; change it to `path: {absolute}`"
+    ]
 
 
 def _data_problems(repo: Path) -> list[str]:
