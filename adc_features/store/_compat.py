@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from adc_features.store.repository import registry_beside
+from adc_features.store.registry_place import registry_beside
 
 os.environ.setdefault("FEAST_USAGE", "False")
 

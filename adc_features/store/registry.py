@@ -15,7 +15,8 @@ import pyarrow as pa
 
 from adc_features.errors import InputError
 from adc_features.store.definitions import JOIN_KEY, OWNED, entities, id_type, services, sid_views, statistics_views
-from adc_features.store.repository import UNSAFE_OFFLINE_STORES, live_generations, offline_store_type, read_config, registry_beside
+from adc_features.store.registry_place import registry_beside
+from adc_features.store.repository import UNSAFE_OFFLINE_STORES, live_generations, offline_store_type, read_config
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore, FeatureView

@@ -13,7 +13,6 @@
 import functools
 import json
 import os
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime
@@ -25,6 +24,7 @@ import yaml
 from adc_features.artifact import deletable, read_manifest, within, write_json
 from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.generation import check_generation_id
+from adc_features.store.registry_place import registry_beside
 
 CONFIG = "feature_store.yaml"
 STATISTICS = ("item_profile", "user_activity")
@@ -146,17 +146,6 @@ def read_config(repo: Path) -> dict[str, Any]:
     if not isinstance(config, dict) or "project" not in config:
         raise ArtifactError(f"{path} names no project; repair it or create the repository again")
     return config
-
-
-def registry_beside(location: str, repo: Path) -> str:
-    """Where a registry is: a relative SQLite file lies in the repository, whichever folder a process runs in.
-
-    location: as feature_store.yaml has it; URLs of other databases, of absolute files and of memory stay as they are.
-    """
-    found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(\?.*)?", location)
-    if found is None:
-        return location
-    return f"{found[1]}{Path(repo).resolve() / found[2]}{found[3] or ''}"
 
 
 def offline_store_type(config: Mapping[str, Any]) -> str:
