@@ -55,8 +55,8 @@ def _run(directory: Path) -> list[Finding]:
 
 
 def _repository(directory: Path) -> list[Finding]:
-    from adc_features.store import check_repository, registry_problems
+    from adc_features.store import check_repository, online_problems, registry_problems
 
     where = str(directory)
-    problems = check_repository(directory) or registry_problems(directory)
+    problems = check_repository(directory) or [*registry_problems(directory), *online_problems(directory)]
     return [Finding("error", where, p) for p in problems] or [Finding("fact", where, "the Feast repository is sound")]

@@ -339,10 +339,29 @@ def serving_time(run: Run) -> datetime:
     return split.eval_end or moment(dataset.interactions["time"].to_numpy()[-1]) + dataset.resolution
 
 
+def online_time(run: Run) -> datetime:
+    """What `adc materialize` loads as of: the run's `now`, or later where newer values were published or loaded since.
+
+    Never a time that has not come yet, unless the run's own has not.
+    """
+    from adc_features.store import materialized_through, newest_published
+
+    later = [t for t in (newest_published(repository_of(run)),) if t is not None and t <= datetime.now(UTC)]
+    return max([serving_time(run), *later, *filter(None, [materialized_through(repository_of(run))])])
+
+
+def _online_identity(run: Run) -> Any:
+    """What was published, and what the online store lacks: with newer values, or after a loss, it is loaded again."""
+    from adc_features.store import online_problems, published_files
+
+    identity = _repository_identity(run)
+    return identity and {"live": identity, "published": published_files(repository_of(run)), "problems": online_problems(repository_of(run))}
+
+
 def _build_online(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.store import materialize
 
-    now = serving_time(run)
+    now = online_time(run)
     materialize(repository_of(run), now=now, progress=run.progress)
     write_json(directory / "online.json", {"now": now})
     return {"now": now}
@@ -359,5 +378,5 @@ GENERATION = Stage(
 )
 CODES = Stage("codes", ("data", "text", "behavior", "generation"), (), _build_codes)
 PUBLICATION = Stage("publication", ("data", "generation", "codes"), ("publish_lag_hours",), _build_publication, _repository_identity)
-ONLINE = Stage("online", ("publication",), (), _build_online, _repository_identity)
+ONLINE = Stage("online", ("publication",), (), _build_online, _online_identity)
 STAGES = (DATA, TEXT, BEHAVIOR_STAGE, GENERATION, CODES, PUBLICATION, ONLINE)

@@ -43,7 +43,7 @@ FEATURES_READ = {
 
 
 class Ranking(NamedTuple):
-    """One request's scores. score: float32 [N], probabilities in the order asked. known: bool [N], the item has online features;
+    """One request's scores. score: float32 [N], probabilities in the order asked. known: bool [N], the item was found online;
     coded: bool [N], it has a code. user_known: the user has. seconds: wall time by part."""
 
     score: np.ndarray
@@ -84,9 +84,17 @@ class Bundle:
         """Probabilities of the candidates for one user at `now` (aware).
 
         An unknown item is scored as what it is, an item of no statistics and no codes, and marked; so is an unknown user. Raises RequestError
-        for ids of the wrong type, and when the online features hold events that lie after `now`; GenerationMismatch when the repository
-        was replaced by one with other codes under the generation's id.
+        for ids of the wrong type, and when the online features hold events that lie after `now`; ArtifactError when the online store is gone,
+        empty or behind; GenerationMismatch when the repository was replaced by one with other codes under the generation's id.
         """
+        self.check_online()
+        return self._scored(user_id, item_ids, now=now)
+
+    def check_online(self) -> None:
+        """Raise ArtifactError when the online store lost what was put into it: every user and item would pass for unknown."""
+        self.reader.check()
+
+    def _scored(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
         items, asker = self.ids("item_id", item_ids), self.ids("user_id", [user_id])
         clock, seconds = _Laps(), {}
         user = self._frame("user_id", asker, now)
@@ -97,7 +105,6 @@ class Bundle:
             timeline = self.timeline()  # one state for both sides of a match
             offered.coded = timeline.gather(items, offered.times)
             coded = offered.coded[0].max(axis=1) > NO_CODE
-            known = known | coded
         seconds["items"] = clock.lap()
         inputs = recipe_inputs(offered, self.trained.recipe, self.trained.encoder, Sources(sids=timeline), user=user)
         seconds["inputs"] = clock.lap()
@@ -117,6 +124,7 @@ class Bundle:
     def lookup(self, item_ids: Sequence[Any], *, now: datetime) -> pa.Table:
         """Codes as served at `now` and features of items, in the order asked: item_id, found columns, features; absences as `OnlineReader.read` shows them."""
         items = self.ids("item_id", item_ids)
+        self.check_online()
         rows = self.reader.read(item_ids=items)
         if self.live is None:
             return rows
@@ -194,7 +202,7 @@ class RequestFrame:
 def open_bundle(promotion: Promotion) -> Bundle:
     """Load a promoted pair, check that it fits together and score once, so that the first request is as fast as the rest.
 
-    Raises what check_promotion raises, and InputError when the repository's service lacks a feature that the ranker reads.
+    It opens on an online store that is not loaded yet, and refuses requests until it is. Raises what check_promotion raises, and InputError when the repository's service lacks a feature that the ranker reads.
     """
     check_promotion(promotion)
     trained = load_trained(promotion.ranker, generation=promotion.known_as or promotion.generation)
@@ -215,7 +223,7 @@ def open_bundle(promotion: Promotion) -> Bundle:
         if lacking := sorted(FEATURES_READ[key] - set(bundle.reader.columns(FEATURES_READ[key], key=key, ids=bundle.ids(key, [])))):
             raise InputError(f"the ranker reads {lacking}, which the statistics of {promotion.repository} lack; publish them, then apply and materialize")
     nobody = {key: "nobody" if kind == "string" else -1 for key, kind in bundle.id_types.items()}
-    bundle.score(nobody["user_id"], [nobody["item_id"]], now=datetime.now(UTC))
+    bundle._scored(nobody["user_id"], [nobody["item_id"]], now=datetime.now(UTC))
     return bundle
 
 

@@ -144,7 +144,11 @@ class Service:
         return json_answer({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """It serves, and what; a promotion that was refused is named, and why promotions cannot be followed at all."""
+        """It serves, and what; a promotion that was refused is named, and why promotions cannot be followed at all.
+
+        Not ready, 503, while the online store lacks what was put into it.
+        """
+        await asyncio.to_thread(self.bundle.check_online)
         facts = {"promoted_at": self.bundle.promotion.promoted_at, "refused": self.refused, "watch_error": self.watch_error}
         return json_answer({"status": "ready", **_signature(self.bundle), **facts})
 

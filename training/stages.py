@@ -6,7 +6,7 @@
 
 import json
 from collections.abc import Mapping
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,6 @@ from adc_features.stages import (
     known_interactions,
     repository_of,
     servable_at,
-    serving_time,
     snapshots_of,
     split_of,
 )
@@ -190,7 +189,7 @@ def _build_parity(run: Run, directory: Path) -> Mapping[str, Any]:
         "user_ids": np.unique(id_array(log["user_id"])),
     }
     sample = {name: rng.permutation(values)[:PARITY_SAMPLE] for name, values in ids.items()}
-    now = serving_time(run)
+    now = datetime.fromisoformat(run.facts("online")["facts"]["now"])
     facts = parity(repository_of(run), service=service_name(run.settings.generation), now=now, **sample)
     require_parity(facts)
     write_json(directory / "parity.json", facts)

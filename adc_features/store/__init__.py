@@ -5,10 +5,20 @@ create_repository -> publish, publish_statistics -> apply -> materialize -> trai
 
 from adc_features.store.history import JoinFacts, PreparedJoin, join_facts, open_join, training_features
 from adc_features.store.online import OnlineReader, lookup, materialize, materialized_through, online_features, open_reader
+from adc_features.store.online_record import online_problems
 from adc_features.store.online_sids import OnlineSids
 from adc_features.store.parity import parity, require_parity
 from adc_features.store.parquet import write_parquet
-from adc_features.store.publish import check_validity, publish, publish_statistics, published_snapshots, published_timeline, unpublish
+from adc_features.store.publish import (
+    check_validity,
+    newest_published,
+    publish,
+    publish_statistics,
+    published_files,
+    published_snapshots,
+    published_timeline,
+    unpublish,
+)
 from adc_features.store.registry import apply, registry_problems
 from adc_features.store.repository import check_repository, create_repository, live_generations, service_name
 
@@ -26,12 +36,15 @@ __all__ = [
     "lookup",
     "materialize",
     "materialized_through",
+    "newest_published",
     "online_features",
+    "online_problems",
     "open_join",
     "open_reader",
     "parity",
     "publish",
     "publish_statistics",
+    "published_files",
     "published_snapshots",
     "published_timeline",
     "registry_problems",

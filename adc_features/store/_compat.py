@@ -14,7 +14,10 @@ import logging
 import os
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
+
+from adc_features.store.registry_place import registry_beside
 
 os.environ.setdefault("FEAST_USAGE", "False")
 
@@ -43,7 +46,14 @@ from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel, get_online_config_from_type
 from feast.type_map import VALUE_TYPE_TO_PROTO_VALUE_MAP, feast_value_type_to_python_type, python_values_to_proto_values
 from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, from_feast_to_pyarrow_type
-from feast.utils import _convert_arrow_to_proto, _get_cached_request_context, _get_table_entity_values, compute_non_entity_date_range, make_tzaware
+from feast.utils import (
+    _convert_arrow_to_proto,
+    _get_cached_request_context,
+    _get_column_names,
+    _get_table_entity_values,
+    compute_non_entity_date_range,
+    make_tzaware,
+)
 
 __all__ = [
     "DUMMY_ENTITY_ID",
@@ -93,6 +103,7 @@ __all__ = [
     "ValueType",
     "_convert_arrow_to_proto",
     "_get_cached_request_context",
+    "_get_column_names",
     "_get_table_entity_values",
     "compute_non_entity_date_range",
     "create_offline_store_retrieval_job",
@@ -176,6 +187,28 @@ def _frames_pass_whole() -> None:
 
 
 _frames_pass_whole()
+
+
+def _beside_the_repository(create: Any) -> Any:
+    """Feast (0.67) opens a relative SQLite registry in the current folder: from elsewhere it sees nothing, and leaves an empty registry behind.
+
+    Paths of stores and sources are relative to the repository, and so is the registry's from here on. Feast loads this module with
+    any of our stores, before it opens a registry.
+    """
+
+    @functools.wraps(create)
+    def created(self: FeatureStore) -> Any:
+        config = self.config.registry
+        if getattr(config, "registry_type", None) == "sql":
+            for name in ("path", "read_path"):
+                if location := getattr(config, name, None):
+                    setattr(config, name, registry_beside(location, Path(self.config.repo_path or self.repo_path)))
+        return create(self)
+
+    return created
+
+
+FeatureStore._create_registry = _beside_the_repository(FeatureStore._create_registry)  # type: ignore[method-assign]
 
 
 @atexit.register

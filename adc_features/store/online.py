@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
@@ -12,11 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.clock import utc
-from adc_features.errors import InputError
+from adc_features.errors import ArtifactError, InputError
 from adc_features.sids import SidTable
 from adc_features.store.definitions import arrow_schema
 from adc_features.store.entity_keys import key_array
 from adc_features.store.history import visible_features
+from adc_features.store.online_record import count, loaded, online_problems, record, record_path
 from adc_features.store.online_sids import OnlineSids
 from adc_features.store.records import Column
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 _BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
 """Feast materializes a window; ours starts before any event, so every key's newest row is found however old it is."""
+_ASK_AGAIN = 2.0
+"""Seconds that a sound store is taken to be sound while no file of it changes."""
 _IDS_AT_ONCE = 5_000
 """Keys in one online read: SQLite refuses statements with too many parameters."""
 
@@ -35,7 +40,8 @@ _IDS_AT_ONCE = 5_000
 def materialize(repo: Path, *, now: datetime, progress: Callable[[str, int, int], None] | None = None) -> None:
     """Take the newest row of every key with event_timestamp <= now into the online store, view by view. Idempotent.
 
-    Raises InputError when nothing is applied.
+    Notes what is online then (`online_record`). Raises InputError when nothing is applied, ArtifactError when the store cannot
+    be used.
     """
     from adc_features.store import _compat as feast
 
@@ -49,9 +55,17 @@ def materialize(repo: Path, *, now: datetime, progress: Callable[[str, int, int]
             progress(f"materialize {name}", done, len(names))
         with feast.quiet():
             store.materialize(_BEGINNING, now, feature_views=[name])
+        record(repo, store, store.get_feature_view(name), through=now)
         _log.info("stage=materialize view=%s now=%s", name, now.isoformat())
     if progress:
         progress("materialize", len(names), len(names))
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return os.stat(path)
+    except OSError:
+        return None
 
 
 def materialized_through(repo: Path) -> datetime | None:
@@ -66,6 +80,44 @@ class OnlineReader:
     def __init__(self, repo: Path, store: FeatureStore, views: Sequence[FeatureView]) -> None:
         self._repo, self._store, self._views = repo, store, views
         self._schemas = {view.name: arrow_schema(view) for view in views}
+        self._sound: tuple[Any, float] | None = None
+
+    def check(self) -> None:
+        """Raise ArtifactError when the store is gone, empty or behind what was put into it. Cheap: looks again when a file changed.
+
+        Stores that are not ours are asked again after _ASK_AGAIN seconds.
+        """
+        seen = self._seen()
+        if self._sound and self._sound[0] == seen and time.monotonic() < self._sound[1]:
+            return
+        problems = online_problems(self._repo, self._schemas, store=self._store, thorough=False)
+        known = {} if problems else loaded(self._repo)
+        missing = [] if problems else [view.name for view in self._views if view.name not in known and not self._was_loaded(view)]
+        problems += [f"nothing of view {name} is online; load it, `adc materialize --run RUN`" for name in missing]
+        if problems:
+            self._sound = None
+            raise ArtifactError(problems[0])
+        self._sound = seen, time.monotonic() + _ASK_AGAIN
+
+    def _was_loaded(self, view: FeatureView) -> bool:
+        """Is something of a view online that no record speaks of (`feast materialize`)? Of other stores, Feast's registry tells."""
+        from adc_features.store import _compat as feast
+        from adc_features.store.online_store import LmdbOnlineStore, table_name
+
+        online_store, config = feast.online_store(self._store), self._store.config
+        if isinstance(online_store, LmdbOnlineStore) and online_store.holds(config, view):
+            return count(online_store.environment(config), table_name(config, view)) > 0
+        return bool(view.materialization_intervals)
+
+    def _seen(self) -> Any:
+        """What changes when the store or the record of it does, as far as files tell."""
+        from adc_features.store import _compat as feast
+        from adc_features.store.online_store import LmdbOnlineStore
+
+        online_store, paths = feast.online_store(self._store), [record_path(self._repo)]
+        if isinstance(online_store, LmdbOnlineStore):
+            paths.append(online_store.environment(self._store.config).path / "data.mdb")
+        return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) if (s := _stat(path)) else None for path in paths]
 
     def read(self, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table:
         """The online values, one row per id in the order asked, repeats kept.

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adc_features.artifact import fresh_directory, read_manifest, recover, seal
+from adc_features.artifact import MANIFEST, file_hash, fresh_directory, read_manifest, recover, seal
 from adc_features.clock import instant, moment, utc
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.generation import Generation
@@ -29,6 +29,7 @@ from adc_features.sids import SidTable
 from adc_features.statistics import NO_TIME
 from adc_features.store.definitions import ENTITY_OF, FEATURE_TYPES, JOIN_KEY, feature_schema, id_type, statistics_schemas
 from adc_features.store.repository import (
+    STATISTICS,
     IdType,
     LiveGeneration,
     deletable_publication,
@@ -194,6 +195,23 @@ def unpublish(repo: Path, generation_id: str) -> None:
 def published_snapshots(repo: Path, generation_id: str) -> list[PublishedSnapshot]:
     """The snapshots of a live generation, oldest first. Raises InputError when it is not live, ArtifactError when files are broken."""
     return _existing(publication_path(repo, generation_id), live_generation(repo, generation_id))
+
+
+def published_files(repo: Path) -> dict[str, str]:
+    """Live generation, or "statistics" -> sha256 of what is published of it, by its manifest: it changes when a value does."""
+    directories = {g.id: publication_path(repo, g.id) for g in live_generations(repo)}
+    if (statistics_path(repo) / MANIFEST).is_file():
+        directories["statistics"] = statistics_path(repo)
+    return {name: file_hash(directory / MANIFEST) for name, directory in directories.items()}
+
+
+def newest_published(repo: Path) -> datetime | None:
+    """When the newest of all published values holds from: of codes, their servable_at; None when nothing is published."""
+    times = [s.servable_at for g in live_generations(repo) for s in published_snapshots(repo, g.id)]
+    for path in (statistics_path(repo) / f"{name}.parquet" for name in STATISTICS):
+        if path.is_file() and (newest := pc.max(pq.read_table(path, columns=["event_timestamp"])["event_timestamp"])).is_valid:
+            times.append(moment(np.datetime64(newest.cast(TIME).value, "us")))
+    return max(times, default=None)
 
 
 def published_timeline(repo: Path, generation_id: str) -> PackedTimeline:

@@ -16,6 +16,7 @@ import pyarrow as pa
 from adc_features.errors import InputError
 from adc_features.store.column_names import refuse_shared
 from adc_features.store.definitions import JOIN_KEY, OWNED, entities, id_type, services, sid_views, statistics_views
+from adc_features.store.registry_place import registry_beside
 from adc_features.store.repository import UNSAFE_OFFLINE_STORES, live_generations, offline_store_type, read_config
 
 if TYPE_CHECKING:
@@ -38,8 +39,9 @@ def open_store(repo: Path) -> FeatureStore:
             f"the offline store of {repo} is {kind!r}, which silently loses and corrupts training rows; set offline_store.type to adc_features.store.offline_store.AsofOfflineStore"
         )
     registry = config.get("registry")
-    if isinstance(registry, dict) and str(registry.get("path", "")).startswith(relative := "sqlite:///data/"):
-        config["registry"] = {**registry, "path": registry["path"].replace(relative, f"sqlite:///{repo}/data/")}
+    if isinstance(registry, dict):
+        places = {name: registry_beside(registry[name], repo) for name in ("path", "read_path") if isinstance(registry.get(name), str)}
+        config["registry"] = {**registry, **places}
     return feast.FeatureStore(repo_path=str(repo), config=feast.RepoConfig(**config, repo_path=repo))
 
 

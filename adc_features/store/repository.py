@@ -24,6 +24,7 @@ import yaml
 from adc_features.artifact import deletable, read_manifest, within, write_json
 from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.generation import check_generation_id
+from adc_features.store.registry_place import registry_beside
 
 CONFIG = "feature_store.yaml"
 STATISTICS = ("item_profile", "user_activity")
@@ -39,7 +40,7 @@ project: {project}
 provider: local
 registry:
   registry_type: sql
-  path: sqlite:///data/registry.db  # relative to this directory; run `feast` from here
+  path: sqlite:///data/registry.db  # relative to this directory, from wherever it is opened, since the stores below are ours
   serve_features_while_materializing: true
 offline_store:
   type: adc_features.store.offline_store.AsofOfflineStore  # never `dask` or `file`: measured to drop and corrupt rows without a word
@@ -235,7 +236,7 @@ def check_repository(repo: Path) -> list[str]:
         config = read_config(repo)
     except ArtifactError as error:
         return [str(error)]
-    return [*_config_problems(repo, config), *_data_problems(repo)]
+    return [*_config_problems(repo, config), *_registry_problems(repo, config), *_data_problems(repo)]
 
 
 def _config_problems(repo: Path, config: dict[str, Any]) -> list[str]:
@@ -258,6 +259,22 @@ def _config_problems(repo: Path, config: dict[str, Any]) -> list[str]:
         if not (Path(repo) / name).is_file()
     ]
     return problems
+
+
+def _registry_problems(repo: Path, config: dict[str, Any]) -> list[str]:
+    """A relative registry is found from any folder where one of our classes is loaded, since Feast itself takes the current folder."""
+    registry = config.get("registry")
+    if not isinstance(registry, dict) or registry.get("registry_type") != "sql":
+        return []
+    location = str(registry.get("path", ""))
+    absolute = registry_beside(location, repo)
+    ours = [block for block in (config.get("online_store"), config.get("offline_store"), config.get("batch_engine")) if isinstance(block, dict)]
+    if absolute == location or any(str(block.get("type", "")).startswith("adc_features.") for block in ours):
+        return []
+    return [
+        f"the line `path: {location}` of registry in {Path(repo) / CONFIG} is relative to the current folder, so that Feast sees another, empty registry "
+        f"from elsewhere; change it to `path: {absolute}`"
+    ]
 
 
 def _data_problems(repo: Path) -> list[str]:

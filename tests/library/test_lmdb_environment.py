@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import random
 import resource
 import shutil
 import signal
@@ -11,10 +12,12 @@ import threading
 import time
 from pathlib import Path
 
+import lmdb
 import pytest
 
 from adc_features.errors import ArtifactError
 from adc_features.store.lmdb_environment import DATA, environment
+from adc_features.store.lmdb_file import check_whole
 
 MIB = 1 << 20
 _SPAWN = multiprocessing.get_context("spawn")
@@ -89,13 +92,14 @@ def test_a_table_dropped_by_another_process_is_gone_and_can_come_again(tmp_path)
 
 
 def test_a_directory_that_was_replaced_is_opened_anew(tmp_path):
-    """Removing or restoring the directory under a running process is seen at the next call."""
+    """A directory that was removed under a running process is an error at the next call, not an empty answer; restored, it is read again."""
     path = tmp_path / "online"
     fill(path, "a", 10)
     shutil.copytree(path, tmp_path / "copy")
     fill(path, "b", 10)
     shutil.rmtree(path)
-    assert count(path) is None
+    with pytest.raises(ArtifactError, match="was there and is gone"):
+        count(path)
     shutil.copytree(tmp_path / "copy", path)
     assert count(path) == 10
     fill(path, "c", 1)
@@ -190,3 +194,117 @@ def test_a_killed_writer_leaves_the_state_before_or_after_a_write(tmp_path):
         seen = max(versions, default=seen)
     assert seen > 0
     assert (tmp_path / DATA).stat().st_size < 100 * MIB
+
+
+CUTS = (0, 1, 100, 4096, 4196, 8191, 8192, 12288, 0.5, -1)
+"""Sizes to cut a file to: bytes, a share of what it has, or so many bytes less."""
+
+
+def _cut(path: Path, size: float) -> None:
+    whole = os.stat(path / DATA).st_size
+    os.truncate(path / DATA, int(whole * size) if 0 < size < 1 else int(size) if size >= 0 else whole + int(size))
+
+
+def _refused(path: Path) -> None:
+    for use in (lambda: count(path), lambda: fill(path, "b", 1), environment(path, map_size=MIB).tables, lambda: _drop(path)):
+        with pytest.raises(ArtifactError, match=r"data\.mdb is damaged: .*move the directory away"):
+            use()
+
+
+def _cut_while_open(path: Path, size: float) -> None:
+    assert count(path) == 3000
+    _cut(path, size)
+    _refused(path)
+
+
+@pytest.mark.parametrize("size", CUTS)
+def test_a_file_that_was_cut_off_is_refused_and_kills_nobody(tmp_path, size):
+    """Wherever data.mdb ends too early, opening it, and reading and writing it while it is open, raise ArtifactError."""
+    fill(tmp_path, "a")
+    environment(tmp_path, map_size=MIB).close()
+    shutil.copytree(tmp_path, tmp_path / "served")
+    elsewhere(_SPAWN, _cut_while_open, tmp_path / "served", size)
+    _cut(tmp_path, size)
+    elsewhere(_SPAWN, _refused, tmp_path)
+
+
+def test_a_file_that_was_cut_off_and_is_restored_is_read_again(tmp_path):
+    """The error lasts as long as its cause, with the same process and the same file."""
+    fill(tmp_path, "a")
+    whole = (tmp_path / DATA).read_bytes()
+    _cut(tmp_path, 0.5)
+    _refused(tmp_path)
+    (tmp_path / DATA).write_bytes(whole)
+    assert count(tmp_path) == 3000
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"\0" * 5000, bytes(range(256)) * 200, b"\xde\xc0\xef\xbe" * 4096])
+def test_a_file_that_is_not_lmdbs_is_refused(tmp_path, content):
+    """An empty file, a short one and garbage of any size are ArtifactErrors, and stay as they were."""
+    (tmp_path / DATA).write_bytes(content)
+    _refused(tmp_path)
+    assert (tmp_path / DATA).read_bytes() == content
+
+
+def test_a_directory_in_the_place_of_a_file_is_refused(tmp_path):
+    """A data.mdb that cannot be read as a file, and a store that is a file, are typed errors."""
+    (tmp_path / "one" / DATA).mkdir(parents=True)
+    (tmp_path / "two").write_text("")
+    for path in (tmp_path / "one", tmp_path / "two"):
+        with pytest.raises(ArtifactError):
+            count(path)
+
+
+def test_a_lock_file_that_was_cut_off_kills_nobody(tmp_path):
+    """Readers register in lock.mdb, which is mapped too: cut off under a running process, it is an ArtifactError."""
+    elsewhere(_SPAWN, _cut_lock, tmp_path)
+
+
+def _cut_lock(path: Path) -> None:
+    fill(path, "a", 10)
+    os.truncate(path / "lock.mdb", 0)
+    for _ in range(2):
+        with pytest.raises(ArtifactError, match=r"lock\.mdb was cut off"):
+            count(path)
+    os._exit(0)  # the interpreter would close the directory, which touches the lock file
+
+
+def _churn(path: Path, seed: int) -> None:
+    chance = random.Random(seed)
+
+    def change(txn) -> None:
+        for _ in range(chance.randrange(1, 300)):
+            key = b"%06d" % chance.randrange(2000)
+            txn.put(key, b"x" * chance.choice([10, 1000, 9000]))
+            if chance.random() < 0.7:
+                txn.delete(key)
+
+    for _ in range(15):
+        environment(path, map_size=MIB).write(f"t{chance.randrange(3)}", change)
+        if chance.random() < 0.2:
+            environment(path, map_size=MIB).drop([f"t{chance.randrange(3)}"])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_sound_file_is_never_refused(tmp_path, seed):
+    """LMDB leaves pages at the end unwritten that a change took and gave back: such files are whole, for us and as LMDB left them."""
+    _churn(tmp_path, seed)
+    assert check_whole(tmp_path / DATA, "") <= os.stat(tmp_path / DATA).st_size
+    raw = lmdb.open(str(tmp_path / "raw"), map_size=64 * MIB)
+    chance = random.Random(seed)
+    for _ in range(30):
+        with raw.begin(write=True) as txn:
+            for _ in range(chance.randrange(1, 200)):
+                key = b"%06d" % chance.randrange(500)
+                txn.put(key, b"x" * chance.choice([10, 9000]))
+                if chance.random() < 0.6:
+                    txn.delete(key)
+        check_whole(tmp_path / "raw" / DATA, "")
+    raw.close()
+    environment(tmp_path / "raw", map_size=MIB).tables()
+
+
+def test_a_new_directory_is_whole_at_once(tmp_path):
+    """A new store appears by one link: its files are LMDB's two, and nothing is left of how it was made."""
+    fill(tmp_path / "new", "a", 1)
+    assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [DATA, "lock.mdb"]
