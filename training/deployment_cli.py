@@ -34,7 +34,7 @@ def promote(
     catalog: CatalogOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Let a ranker serve, on the codes it was trained on; a running service takes it over."""
+    """Let a ranker serve, on the codes it was trained on; a running service takes it over. Replaces a damaged promotion file."""
     from training import deployment, promotion
 
     opened, at = _run(run), datetime.now(UTC)
@@ -42,7 +42,7 @@ def promote(
         pair = promotion.promotion_of(opened, recipe=recipe, promoted_at=at)
     else:
         record = deployment.catalog_of(opened, catalog)
-        deployment.sync(opened, record, at=at)
+        deployment.sync(opened, record, at=at, replacing=True)
         pair = deployment.candidate(
             opened, record, ranker or promotion.promotion_of(opened, recipe=recipe, promoted_at=at).ranker_hash, generation=generation, at=at
         )
@@ -69,10 +69,10 @@ def rollback(
 
 def versions(run: RunOption, catalog: CatalogOption = None, json: JsonOption = None) -> None:
     """List generations, rankers and promotions, and what serves."""
-    from training import deployment
+    from training import deployment, inventory
 
     opened = _run(run)
-    report(deployment.versions(opened, deployment.catalog_of(opened, catalog), at=datetime.now(UTC)), json, text=_table)
+    report(inventory.versions(opened, deployment.catalog_of(opened, catalog), at=datetime.now(UTC)), json, text=_table)
 
 
 def show(
@@ -82,10 +82,10 @@ def show(
     json: JsonOption = None,
 ) -> None:
     """Show one generation, ranker or promotion, and what happened to it."""
-    from training import deployment
+    from training import deployment, inventory
 
     opened = _run(run)
-    report(deployment.show(opened, deployment.catalog_of(opened, catalog), name, at=datetime.now(UTC)), json)
+    report(inventory.show(opened, deployment.catalog_of(opened, catalog), name, at=datetime.now(UTC)), json)
 
 
 def gc(

@@ -137,6 +137,55 @@ def test_a_promotion_that_was_killed_after_the_pointer_holds(place, monkeypatch)
     assert states(place) == ["serving"]
 
 
+def damaged(path: Path, name: str) -> None:
+    """One kind of damage to a promotion file."""
+    facts = json.loads(path.read_text())
+    texts = {
+        "empty": b"",
+        "cut short": path.read_bytes()[:40],
+        "no text": b"\xff\xfe\x00",
+        "a list": b"[]",
+        "null": b"null",
+        "nested": b"[" * 100_000,
+        "a part missing": json.dumps({k: v for k, v in facts.items() if k != "ranker"}).encode(),
+        "a part too many": json.dumps({**facts, "extra": 1}).encode(),
+    }
+    values = {"ranker": [5, None, "a\0b", "x" * 5000], "ranker_hash": [5, None, []], "generation": [5, "../x"], "codebook_hash": [5]}
+    values |= {"promoted_at": [5, "yesterday", "2024-01-01T00:00:00"], "repository": [{}], "known_as": [["g1"]]}
+    texts |= {f"{k} {v!r:.22}": json.dumps({**facts, k: v}).encode() for k, several in values.items() for v in several}
+    if name in texts:
+        path.write_bytes(texts[name])
+        return
+    path.unlink()
+    if name == "a directory":
+        (path / "held").mkdir(parents=True)
+    else:
+        path.symlink_to({"a link to nothing": "nowhere", "a link to itself": path.name}[name])
+
+
+DAMAGES = ["empty", "cut short", "no text", "a list", "null", "nested", "a part missing", "a part too many", "ranker 5", "ranker None", "ranker 'a\\x00b'"]
+DAMAGES += [f"ranker {'x' * 5000!r:.22}", "ranker_hash 5", "ranker_hash None", "ranker_hash []", "generation 5", "generation '../x'", "codebook_hash 5"]
+DAMAGES += ["promoted_at 5", "promoted_at 'yesterday'", "promoted_at '2024-01-01T00:00:00'", "repository {}", "known_as ['g1']"]
+DAMAGES += ["a directory", "a link to nothing", "a link to itself"]
+
+
+def test_a_promotion_file_that_is_damaged_in_any_way_is_repaired_by_promoting(place):
+    """Doctor and the commands that read it name the command that repairs it; that command does, and the history goes on."""
+    adc("promote", "--run", str(place), "--recipe", "codes")
+    for number, damage in enumerate(DAMAGES, start=2):
+        damaged(place / PROMOTION, damage)
+        found = adc("doctor", str(place), code=1).output
+        assert "adc promote --run" in found or "has no manifest.json" in found, damage
+        if not damage.startswith("ranker 'xxx"):  # a promotion that is well written, of a ranker that is gone
+            assert "adc promote --run" in str(adc("versions", "--run", str(place), code=1).exception), damage
+        words = ("--generation", "g1") if number % 2 else ()  # the form that looks the ranker up, too
+        assert answer("promote", "--run", str(place), *words)["number"] == number, damage
+        assert states(place) == ["retired"] * (number - 1) + ["serving"], damage
+    assert read_promotion(place / PROMOTION).ranker.parent.name == "ranker_codes_weights"
+    adc("doctor", str(place))
+    assert answer("rollback", "--run", str(place))["to"] == 1
+
+
 def test_a_lost_catalogue_is_made_again_from_what_is_there(place):
     """Deleting the database loses history, not the deployment."""
     adc("promote", "--run", str(place))
