@@ -66,7 +66,8 @@ class Dataset:
     items: `item_id` (string or integer, unique), attributes, optional `vector_<modality>` list columns.
     interactions: `user_id`, `item_id`, `time` timestamp[us, UTC], `label` float 0/1; sorted by time here, order of ties kept.
     resolution: an event stamped t is known from t + resolution on (1 day when stamps are midnights).
-    text_views: modality -> item columns whose text is embedded. Raises InputError on anything the doctor calls an error.
+    text_views: modality -> item columns whose text is embedded. complete_through: every event before this time is in the data, said by whoever made it;
+    None: not said, see `end`. Raises InputError on anything the doctor calls an error.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Dataset:
     resolution: timedelta
     windows: Windows
     text_views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    complete_through: datetime | None = None
 
     def __post_init__(self) -> None:
         refuse([*examine_items(self.items, text_views=self.text_views), *examine_interactions(self.interactions, self.items)])
@@ -86,11 +88,35 @@ class Dataset:
         table = table.set_column(table.schema.get_field_index("label"), "label", table["label"].cast(pa.float32()))
         object.__setattr__(self, "interactions", table.take(np.argsort(table["time"].to_numpy(), kind="stable")))
         object.__setattr__(self, "text_views", {m: tuple(c) for m, c in self.text_views.items()})
+        if self.complete_through is not None:
+            object.__setattr__(self, "complete_through", utc(self.complete_through, name="complete_through"))
 
     @property
     def vector_modalities(self) -> tuple[str, ...]:
         """Modalities whose vectors came with the items."""
         return tuple(c[7:] for c in self.items.column_names if c.startswith("vector_"))
+
+    @property
+    def last_known(self) -> datetime:
+        """The time from which the last event is known: its stamp plus the resolution."""
+        return moment(self._times[-1].astype("datetime64[us]")) + self.resolution
+
+    @property
+    def end(self) -> datetime:
+        """The time through which the data is complete, exclusive: as said, else the end of the last event's day (UTC)."""
+        if self.complete_through is not None:
+            return self.complete_through
+        day = self._times[-1].astype("datetime64[D]") + np.timedelta64(1, "D")
+        return max(moment(day.astype("datetime64[us]")), self.last_known)
+
+    def refuse_after_end(self, as_of: datetime) -> None:
+        """Raise InputError for a cut-off after the data's end: time without data would look like time without events."""
+        if as_of > self.end:
+            how = "as was said of it" if self.complete_through is not None else f"the end of the day of its last event, {moment(self._times[-1]).isoformat()}"
+            raise InputError(
+                f"as_of is {as_of.isoformat()}, the data is known to be complete through {self.end.isoformat()} ({how}); give an earlier time, newer data with --data, "
+                "or, where nothing happened since, say so with --complete-through TIME"
+            )
 
     def before(self, as_of: datetime) -> pa.Table:
         """Interactions with time < as_of (exclusive)."""
@@ -115,7 +141,13 @@ def refuse(findings: list[Finding]) -> None:
 
 
 def dataset_from_tables(
-    name: str, items: pa.Table, interactions: pa.Table, *, text_views: Mapping[str, tuple[str, ...]] | None = None, windows: Windows | None = None
+    name: str,
+    items: pa.Table,
+    interactions: pa.Table,
+    *,
+    text_views: Mapping[str, tuple[str, ...]] | None = None,
+    windows: Windows | None = None,
+    complete_through: datetime | None = None,
 ) -> Dataset:
     """A Dataset from raw tables: resolution read off the stamps, windows at the days of the 80 % and 90 % quantiles unless given.
 
@@ -124,7 +156,7 @@ def dataset_from_tables(
     refuse([*examine_items(items, text_views=text_views or {}), *examine_interactions(interactions, items)])
     interactions = interactions.filter(known_items(interactions, items))
     times = np.sort(_microseconds(interactions["time"]).to_numpy())
-    return Dataset(name, items, interactions, time_resolution(times), windows or quantile_windows(times), text_views or {})
+    return Dataset(name, items, interactions, time_resolution(times), windows or quantile_windows(times), text_views or {}, complete_through)
 
 
 def known_items(interactions: pa.Table, items: pa.Table) -> pa.ChunkedArray:
@@ -174,6 +206,7 @@ def write_dataset(dataset: Dataset, directory: Path) -> None:
         pq.write_table(dataset.items, aside / "items.parquet")
         pq.write_table(dataset.interactions, aside / "interactions.parquet")
         facts = {"kind": "dataset", "name": dataset.name, "resolution_seconds": dataset.resolution.total_seconds(), "text_views": dataset.text_views}
+        facts |= {"complete_through": dataset.complete_through} if dataset.complete_through else {}
         seal(aside, {**facts, "windows": {"validation_start": w.validation_start, "validation_end": w.validation_end, "test_start": w.test_start}})
 
 
@@ -187,6 +220,7 @@ def read_dataset(directory: Path) -> Dataset:
         resolution=timedelta(seconds=manifest["resolution_seconds"]),
         windows=Windows(**{k: datetime.fromisoformat(v) for k, v in manifest["windows"].items()}),
         text_views={m: tuple(c) for m, c in manifest["text_views"].items()},
+        complete_through=datetime.fromisoformat(said) if (said := manifest.get("complete_through")) else None,
     )
 
 

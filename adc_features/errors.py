@@ -12,6 +12,9 @@ AdcError
 Every message says what we got, what we expected and what to do next.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 
 class AdcError(Exception):
     """Base of every error that this project raises on purpose."""
@@ -42,4 +45,8 @@ class GenerationMismatch(AdcError):
 
 
 class ParityError(AdcError):
-    """Online and offline values differ."""
+    """Online and offline values differ. first_differences: [{<entity's key>, "feature", "offline", "online"}], at most ten."""
+
+    def __init__(self, message: str, *, first_differences: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.first_differences = list(first_differences)

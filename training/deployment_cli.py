@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adc_features.cli import CompleteOption
 from adc_features.console import JsonOption, RunOption, report
 
 CatalogOption = Annotated[
@@ -115,7 +116,8 @@ def retrain(
     min_gain: Annotated[float, typer.Option(help="Gate: least GAUC gain.")] = 0.0,
     max_loss: Annotated[float, typer.Option(min=0.0, help="Gate: the gain's 95 % bound must lie above minus this.")] = 0.01,
     max_churn: Annotated[float, typer.Option(min=0.0, max=1.0, help="Gate: share of codes that a new generation may change.")] = 0.2,
-    force: Annotated[bool, typer.Option("--force", help="Train a challenger without a reason; the gates hold.")] = False,
+    complete_through: CompleteOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Train a challenger without a reason, and decide anew; the gates hold.")] = False,
     catalog: CatalogOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -141,6 +143,7 @@ def retrain(
                 source=data,
                 generation=generation,
                 settings=settings,
+                complete_through=parse_utc(complete_through, name="--complete-through") if complete_through else None,
                 force=force,
                 at=datetime.now(UTC),
             )
@@ -217,8 +220,10 @@ def _decision(answer: Mapping[str, Any]) -> str:
     lines = [f"window {window['start']} to {window['end']}, {window['rows']} labelled rows", "", "reasons to train"]
     lines += [f" {'!' if r['asks'] else ' '} {name:24}{r['value']:10.4g}   limit {r['limit']:g}" for name, r in answer["reasons"].items()]
     if answer["gates"]:
+        from training.decisions import difference
         lines += ["", "gates"]
         lines += [f" {'ok ' if g['passed'] else 'NO '}{name:24}{_value(g['value'])}   limit {g['limit']}" for name, g in answer["gates"].items()]
+        lines += [f"      {difference(d)}" for g in answer["gates"].values() for d in g.get("first_differences", [])]
         lines += ["", *(f"   {name:12} AUC {s['auc']['mean']:.4f}  GAUC {s['gauc']['mean']:.4f}" for name, s in answer["scores"].items())]
     why = "" if answer["decision"] == "promoted" else ": no reason to train" if not answer["gates"] else ": a gate did not hold"
     return "\n".join([*lines, "", f"{answer['decision']}{why}{' (decided before, nothing done)' if answer['reused'] else ''}"])
