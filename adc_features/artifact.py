@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from adc_features.errors import ArtifactError
+from adc_features.redaction import redacted
 
 MANIFEST = "manifest.json"
 _HERE, _EXCHANGE = -100, 2
@@ -34,7 +35,7 @@ def file_hash(path: Path) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON; numpy scalars, times and paths become their plain forms, NaN becomes null."""
+    """Indented JSON; numpy scalars, times and paths become their plain forms, NaN becomes null, passwords in URLs are hidden."""
     return json.dumps(_plain(value), indent=2, sort_keys=False, allow_nan=False)
 
 
@@ -47,7 +48,9 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):
         return None
-    return value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, Path) else value
+    if isinstance(value, str | Path):
+        return redacted(str(value))
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def write_json(path: Path, value: Any) -> None:

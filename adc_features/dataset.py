@@ -22,6 +22,7 @@ from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
 from adc_features.clock import instant, moment, utc
 from adc_features.doctor import Finding, examine_interactions, examine_items
 from adc_features.errors import InputError
+from adc_features.redaction import redacted_url, without_secrets
 
 DAY = timedelta(days=1)
 TIME = pa.timestamp("us", tz="UTC")
@@ -232,6 +233,8 @@ def read_table(source: str) -> pa.Table:
     """
     if "://" in source and "#" in source:
         return _read_sql(*source.rsplit("#", 1))
+    if "://" in source:
+        raise InputError(f"{redacted_url(source)} names a database but no table; give '<SQLAlchemy URL>#[<schema>.]<table>'")
     if not Path(source).exists():
         raise InputError(f"{source} does not exist; give a Parquet file or '<SQLAlchemy URL>#<table>'")
     try:
@@ -253,8 +256,9 @@ def _read_sql(url: str, table: str) -> pa.Table:
         return _plain_types(pa.Table.from_pandas(frame, preserve_index=False))
     except (exc.SQLAlchemyError, pa.ArrowException, ImportError, ValueError) as error:
         raise InputError(
-            f"table {table!r} at {url.rsplit('@', maxsplit=1)[-1]} cannot be read ({error}); check the URL, its driver, the table name and the rights"
-        ) from error
+            f"table {table!r} at {redacted_url(url)} cannot be read ({without_secrets(str(error), url)}); check the URL, its driver, the table name and the rights: "
+            "passwords are hidden here and kept nowhere, so give one on the command line again, or in what the driver reads, such as PGPASSWORD"
+        ) from None  # the driver's own error may hold the password
 
 
 def _microseconds(times: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,4 +1,4 @@
-"""The errors that callers may catch. Reads: nothing. Writes: nothing.
+"""The errors that callers may catch. Reads: messages. Writes: nothing.
 
 AdcError
 ├── InputError             data or arguments that we refuse; nothing was changed
@@ -15,9 +15,14 @@ Every message says what we got, what we expected and what to do next.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from adc_features.redaction import redacted
+
 
 class AdcError(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base of every error that this project raises on purpose. Its message holds no password of a database URL."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(redacted(part) if isinstance(part, str) else part for part in parts))
 
 
 class InputError(AdcError):

@@ -37,7 +37,12 @@ KEEP = 1
 
 def catalog_of(run: Run, url: str | None = None) -> Catalog:
     """The run's catalogue: at `url`, else where ADC_CATALOG points, else SQLite in the run directory."""
-    return open_catalog(url or os.environ.get(VARIABLE) or f"sqlite:///{(run.directory / DATABASE).resolve()}")
+    return open_catalog(catalog_url(run, url))
+
+
+def catalog_url(run: Run, url: str | None = None) -> str:
+    """Where the run's catalogue is."""
+    return url or os.environ.get(VARIABLE) or f"sqlite:///{(run.directory / DATABASE).resolve()}"
 
 
 # ---- record

@@ -70,10 +70,12 @@ def rollback(
 
 def versions(run: RunOption, catalog: CatalogOption = None, json: JsonOption = None) -> None:
     """List generations, rankers and promotions, and what serves."""
+    from adc_features.catalog import catalog_to_read
     from training import deployment, inventory
 
     opened = _run(run)
-    report(inventory.versions(opened, deployment.catalog_of(opened, catalog), at=datetime.now(UTC)), json, text=_table)
+    with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
+        report(inventory.versions(opened, record, at=datetime.now(UTC)), json, text=_table)
 
 
 def show(
@@ -83,10 +85,12 @@ def show(
     json: JsonOption = None,
 ) -> None:
     """Show one generation, ranker or promotion, and what happened to it."""
+    from adc_features.catalog import catalog_to_read
     from training import deployment, inventory
 
     opened = _run(run)
-    report(inventory.show(opened, deployment.catalog_of(opened, catalog), name, at=datetime.now(UTC)), json)
+    with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
+        report(inventory.show(opened, record, name, at=datetime.now(UTC)), json)
 
 
 def gc(
@@ -193,6 +197,7 @@ def doctor(
     json: JsonOption = None,
 ) -> None:
     """Say in plain words what is wrong with a directory; exit code 1 when something must be repaired."""
+    from adc_features.catalog import catalog_to_read
     from adc_features.checkup import checkup
     from adc_features.doctor import Finding
     from training import deployment
@@ -201,7 +206,8 @@ def doctor(
     if (directory / "run.json").is_file():
         opened = _run(directory)
         if catalog or (directory / deployment.DATABASE).is_file():
-            findings += [Finding("error", str(directory), problem) for problem in deployment.problems(opened, deployment.catalog_of(opened, catalog))]
+            with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
+                findings += [Finding("error", str(directory), problem) for problem in deployment.problems(opened, record)]
     errors = [f for f in findings if f.level == "error"]
     result = {"directory": str(directory), "errors": len(errors), "findings": [f._asdict() for f in findings]}
     report(result, json, text=lambda r: "\n".join(f"{f.level:8}{f}" for f in findings) or "nothing to say")
