@@ -24,7 +24,9 @@ SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.
 CompleteOption = Annotated[
     str | None,
     typer.Option(
-        "--complete-through", metavar="TIME", help="Every event before this time is in the data; default what the data says, else the end of its last event's day."
+        "--complete-through",
+        metavar="TIME",
+        help="Every event before this time is in the data; default what the data says, else the end of its last event's day.",
     ),
 ]
 FinalOption = Annotated[bool | None, typer.Option("--final/--validation", help="Score the test rows instead of the validation window.")]
@@ -106,9 +108,7 @@ def data_tables(
             raise InputError(f"--text is {view!r}; expected modality=column[,column...], for example title=title")
         views[modality] = tuple(columns.split(","))
     complete = parse_utc(complete_through, name="--complete-through") if complete_through else None
-    dataset = dataset_from_tables(
-        out.name, read_table(items), read_table(interactions), text_views=views, windows=windows, complete_through=complete
-    )
+    dataset = dataset_from_tables(out.name, read_table(items), read_table(interactions), text_views=views, windows=windows, complete_through=complete)
     write_dataset(dataset, out)
     _dataset_report(dataset, out, json)
 

@@ -213,7 +213,7 @@ def write_dataset(dataset: Dataset, directory: Path) -> None:
 
 def read_dataset(directory: Path) -> Dataset:
     """Read a dataset directory; raises ArtifactError when it is incomplete or altered."""
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory, requires=("items.parquet", "interactions.parquet"))
     return Dataset(
         name=manifest["name"],
         items=read_table(str(Path(directory) / "items.parquet")),

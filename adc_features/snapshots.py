@@ -45,9 +45,7 @@ from adc_features.store import live_generations, publish, published_snapshots, p
 log = logging.getLogger(__name__)
 
 
-def snapshot(
-    run: Run, as_of: datetime, *, source: str | None = None, backfill: bool = False, complete_through: datetime | None = None
-) -> dict[str, Any]:
+def snapshot(run: Run, as_of: datetime, *, source: str | None = None, backfill: bool = False, complete_through: datetime | None = None) -> dict[str, Any]:
     """Encode every item as of a cut-off with the run's frozen generation and publish the rows that changed; returns what was done.
 
     as_of: aware, exclusive. source: newer data than the run's own, its items and interactions from the start on; new items are coded, those without an

@@ -50,9 +50,7 @@ class RetrainSettings:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
 
 
-def remembered(
-    run: Path, made_of: Mapping[str, Any], depends_on: Mapping[str, Any], *, champion: str, force: bool
-) -> dict[str, Any] | None:
+def remembered(run: Path, made_of: Mapping[str, Any], depends_on: Mapping[str, Any], *, champion: str, force: bool) -> dict[str, Any] | None:
     """The decision on record for a task, where deciding anew could not come out otherwise; None where it could.
 
     That of the task whose challenger serves now, since it is done. One that kept the champion, when the task and all that it depends on are as

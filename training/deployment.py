@@ -362,10 +362,10 @@ def problems(run: Run, catalog: Catalog) -> list[str]:
     """
     said = []
     for generation in catalog.generations():
-        if generation["state"] == "live" and (wrong := _broken(run, generation["directory"])):
+        if generation["state"] == "live" and (wrong := _broken(run, generation["directory"], "weights.safetensors", "quality.json")):
             said.append(f"generation {generation['id']}: {wrong}")
     for ranker in catalog.rankers():
-        if ranker["state"] == "ready" and (wrong := _broken(run, ranker["directory"])):
+        if ranker["state"] == "ready" and (wrong := _broken(run, ranker["directory"], "encoder.npz")):
             said.append(f"ranker {ranker['hash'][:12]}: {wrong}")
     if os.path.lexists(run.directory / PROMOTION):
         try:
@@ -375,9 +375,9 @@ def problems(run: Run, catalog: Catalog) -> list[str]:
     return said
 
 
-def _broken(run: Run, directory: str) -> str | None:
+def _broken(run: Run, directory: str, *requires: str) -> str | None:
     try:
-        read_manifest(within(run.directory, directory, said_by="the catalogue"))
+        read_manifest(within(run.directory, directory, said_by="the catalogue"), requires=requires)
     except ArtifactError as error:
         return str(error)
     return None

@@ -227,6 +227,7 @@ def _decision(answer: Mapping[str, Any]) -> str:
     lines += [f" {'!' if r['asks'] else ' '} {name:24}{r['value']:10.4g}   limit {r['limit']:g}" for name, r in answer["reasons"].items()]
     if answer["gates"]:
         from training.decisions import difference
+
         lines += ["", "gates"]
         lines += [f" {'ok ' if g['passed'] else 'NO '}{name:24}{_value(g['value'])}   limit {g['limit']}" for name, g in answer["gates"].items()]
         lines += [f"      {difference(d)}" for g in answer["gates"].values() for d in g.get("first_differences", [])]

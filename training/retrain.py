@@ -181,7 +181,12 @@ class _Task:
         repo = repository_of(self.run)
         used = {self.generation, self.champion.generation} - {None}
         snapshots = {g.id: [g.codebook_hash, *(s.to_dict() for s in published_snapshots(repo, g.id))] for g in live_generations(repo) if g.id in used}
-        facts = {"snapshots": snapshots, "champion_on": self.champion.generation, "judged_gauc": self._judged_gauc(), "items": id_array(self.dataset.items["item_id"])}
+        facts = {
+            "snapshots": snapshots,
+            "champion_on": self.champion.generation,
+            "judged_gauc": self._judged_gauc(),
+            "items": id_array(self.dataset.items["item_id"]),
+        }
         return {"depends_on": content_hash(facts)}
 
     def decided(self, *, force: bool) -> dict[str, Any]:

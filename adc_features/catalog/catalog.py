@@ -160,7 +160,9 @@ def _engine(url: str) -> Engine:
         parsed = make_url(url)
         kind, driver = parsed.get_backend_name(), parsed.get_driver_name() if parsed.get_backend_name() in DRIVERS else ""
     except (SQLAlchemyError, ValueError) as error:
-        raise InputError(f"{shown!r} is no catalogue ({without_secrets(str(error), url)}); give an SQLAlchemy URL such as sqlite:///runs/demo/catalog.db") from None
+        raise InputError(
+            f"{shown!r} is no catalogue ({without_secrets(str(error), url)}); give an SQLAlchemy URL such as sqlite:///runs/demo/catalog.db"
+        ) from None
     except ImportError:
         kind, driver = parsed.get_backend_name(), parsed.drivername.partition("+")[2]
     if kind not in DRIVERS or (driver and driver not in DRIVERS[kind]):
@@ -180,7 +182,7 @@ def _engine(url: str) -> Engine:
         return engine
     except ImportError as error:
         raise InputError(
-            f"{shown!r} needs a driver that is not installed ({error}); pip install \"adc-features[postgres]\" brings psycopg, named as postgresql+psycopg://"
+            f'{shown!r} needs a driver that is not installed ({error}); pip install "adc-features[postgres]" brings psycopg, named as postgresql+psycopg://'
         ) from None
     except (SQLAlchemyError, TypeError, ValueError) as error:
         raise InputError(f"{shown!r} is no catalogue ({without_secrets(str(error), url)}); correct the URL") from None

@@ -53,7 +53,9 @@ def holders(engine: Engine, name: str | None = None) -> list[int]:
         return []
     database = str(engine.url.database)
     try:
-        inodes = {Path(p).stat().st_ino for p in ([f"{database}.{name}.lock"] if name else [database, f"{database}-shm", f"{database}-wal"]) if Path(p).exists()}
+        inodes = {
+            Path(p).stat().st_ino for p in ([f"{database}.{name}.lock"] if name else [database, f"{database}-shm", f"{database}-wal"]) if Path(p).exists()
+        }
         lines = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
     except (OSError, ValueError):
         return []

@@ -200,7 +200,9 @@ def test_a_catalogue_may_be_copied_while_it_is_read(tmp_path):
     assert [e["event"] for e in open_catalog(f"sqlite:///{tmp_path.parent}/copy/catalog.db").events()] == ["one"]
 
 
-HOLDER = "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
+HOLDER = (
+    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
+)
 
 
 def test_a_catalogue_that_another_program_writes_is_refused_soon_and_in_words(tmp_path, monkeypatch):
@@ -221,9 +223,23 @@ def test_a_catalogue_that_another_program_writes_is_refused_soon_and_in_words(tm
 
 @pytest.mark.parametrize(
     "url",
-    ["mysql://u:hidden@host/db", "mysql+pymysql://u:hidden@h/db", "oracle://u:hidden@h/db", "mssql+pyodbc://u:hidden@h/db", "nonsense", "foo://u:hidden@h/db"]
-    + ["sqlite://", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true", "sqlite+aiosqlite:///x.db", "postgresql+asyncpg://u:hidden@h/db"]
-    + ["postgresql+psycopg://u:hidden@h:port/db", "postgresql://u:hidden@localhost:1/db", "postgresql+psycopg://u@localhost:1/db?password=hidden", ""],
+    [
+        "mysql://u:hidden@host/db",
+        "mysql+pymysql://u:hidden@h/db",
+        "oracle://u:hidden@h/db",
+        "mssql+pyodbc://u:hidden@h/db",
+        "nonsense",
+        "foo://u:hidden@h/db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file:x?mode=memory&uri=true",
+        "sqlite+aiosqlite:///x.db",
+        "postgresql+asyncpg://u:hidden@h/db",
+        "postgresql+psycopg://u:hidden@h:port/db",
+        "postgresql://u:hidden@localhost:1/db",
+        "postgresql+psycopg://u@localhost:1/db?password=hidden",
+        "",
+    ],
 )
 def test_another_kind_of_database_is_refused_in_words(url, tmp_path, monkeypatch):
     """Another dialect, an asynchronous or missing driver, a database in memory, no URL, no server: said in words, without the password."""

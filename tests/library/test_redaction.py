@@ -25,7 +25,9 @@ def test_a_url_is_shown_as_sqlalchemy_shows_it_with_its_password_hidden(user, pa
     assert redacted_url(url.render_as_string(hide_password=False)) == shown
 
 
-@given(user=WORDS, password=PASSWORDS.filter(lambda p: "@" not in p), key=st.sampled_from(["password", "sslpassword", "PWD", "access_token", "secret", "api_key"]))
+@given(
+    user=WORDS, password=PASSWORDS.filter(lambda p: "@" not in p), key=st.sampled_from(["password", "sslpassword", "PWD", "access_token", "secret", "api_key"])
+)
 def test_secret_query_values_are_hidden_and_the_others_kept(user, password, key):
     """?password= and its like, at any place of the query."""
     url = URL.create("postgresql", user, password, "h", query={"connect_timeout": "5", key: password, "application_name": "adc"})

@@ -203,6 +203,26 @@ def test_a_generation_that_was_edited_by_hand_is_found(place):
     assert "quality.json has sha256" in found
 
 
+def test_a_manifest_emptied_of_its_files_is_found(place):
+    """Of a publication, statistics, a generation, a ranker: doctor names it, and readers refuse it rather than read what nobody checked."""
+    from adc_features.store import published_snapshots, published_timeline
+
+    for where in ("feature_repo/data/item_sid_g1", "feature_repo/data/statistics", "generation/generation", "ranker_codes/model"):
+        manifest = place / where / MANIFEST
+        whole = manifest.read_text()
+        for files in ({}, dict(list(json.loads(whole)["files"].items())[:1])):
+            manifest.write_text(json.dumps({**json.loads(whole), "files": files}))
+            if not (files and where.startswith("ranker")):
+                assert str(place / where) in adc("doctor", str(place), code=1).output, where
+        if "item_sid" in where:
+            for read in (published_snapshots, published_timeline):
+                with pytest.raises(ArtifactError, match="does not name"):
+                    read(place / "feature_repo", "g1")
+        manifest.write_text(whole)
+    adc("promote", "--run", str(place))
+    adc("doctor", str(place))
+
+
 def test_a_ranker_that_was_deleted_is_off_the_record_and_not_served_again(place):
     """Its promotion stays in the history, a rollback to it is refused."""
     adc("promote", "--run", str(place), "--recipe", "codes")
@@ -556,7 +576,9 @@ def test_data_ends_where_it_was_complete_and_not_at_its_last_event(place):
     adc("promote", "--run", str(place))
     shop = read_dataset(place.parent / "shop")
     times = pc.add(shop.interactions["time"], pa.scalar(timedelta(hours=23, minutes=10, seconds=39)))
-    late = replace(shop, interactions=shop.interactions.set_column(shop.interactions.column_names.index("time"), "time", times), resolution=timedelta(seconds=1))
+    late = replace(
+        shop, interactions=shop.interactions.set_column(shop.interactions.column_names.index("time"), "time", times), resolution=timedelta(seconds=1)
+    )
     midnight = late.last_known.replace(hour=0, minute=0, second=0) + timedelta(days=1)
     assert (late.end, late.last_known) == (midnight, midnight - timedelta(minutes=49, seconds=20))
     write_dataset(late, place.parent / "late")
