@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from adc_features.errors import ArtifactError
+from adc_features.redaction import redacted
 
 MANIFEST = "manifest.json"
 _HERE, _EXCHANGE = -100, 2
@@ -34,7 +35,7 @@ def file_hash(path: Path) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON; numpy scalars, times and paths become their plain forms, NaN becomes null."""
+    """Indented JSON; numpy scalars, times and paths become their plain forms, NaN becomes null, passwords in URLs are hidden."""
     return json.dumps(_plain(value), indent=2, sort_keys=False, allow_nan=False)
 
 
@@ -47,7 +48,9 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):
         return None
-    return value.isoformat() if isinstance(value, datetime) else str(value) if isinstance(value, Path) else value
+    if isinstance(value, str | Path):
+        return redacted(str(value))
+    return value.isoformat() if isinstance(value, datetime) else value
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -155,10 +158,20 @@ def seal(directory: Path, facts: Mapping[str, Any]) -> None:
     write_json(manifest, {**facts, "files": files})
 
 
-def read_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
+def require_files(directory: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
+    """Raise ArtifactError unless the manifest names these files: what it does not name, nobody checks."""
+    if missing := sorted(set(names) - set(manifest["files"])):
+        raise ArtifactError(
+            f"{Path(directory) / MANIFEST} does not name {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}, which this kind of directory "
+            "has: it was altered, write the artefact again"
+        )
+
+
+def read_manifest(directory: Path, *, verify: bool = True, requires: Iterable[str] = ()) -> dict[str, Any]:
     """The manifest of a complete directory.
 
-    Raises ArtifactError naming the file when the manifest is absent or, under `verify`, a file is missing or altered.
+    requires: files that a directory of this kind has. Raises ArtifactError naming the file when the manifest is absent or does not name a
+    required one or, under `verify`, a file is missing or altered, or none is named though there are some.
     """
     path = Path(directory) / MANIFEST
     if not os.path.isfile(path):  # unlike Path.is_file, also false for a name that is too long
@@ -169,6 +182,9 @@ def read_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
         raise ArtifactError(f"{path} is not JSON ({error}); the file was altered, write the artefact again") from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         raise ArtifactError(f"{path} lists no files: it was not written by this library; give a directory that was")
+    require_files(directory, manifest, requires)
+    if verify and not manifest["files"] and any(p.is_file() and p != path for p in Path(directory).rglob("*")):
+        raise ArtifactError(f"{path} names none of the files beside it: it was altered, write the artefact again")
     for name, wanted in manifest["files"].items() if verify else ():
         file = within(Path(directory), name, said_by=str(path))
         if not file.is_file():

@@ -21,6 +21,14 @@ app.add_typer(embed, name="embed")
 OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="The dataset directory to write.")]
 DataOption = Annotated[str | None, typer.Option("--data", metavar="DIR|synthetic", help="Data source; needed for the first command of a run.")]
 SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+CompleteOption = Annotated[
+    str | None,
+    typer.Option(
+        "--complete-through",
+        metavar="TIME",
+        help="Every event before this time is in the data; default what the data says, else the end of its last event's day.",
+    ),
+]
 FinalOption = Annotated[bool | None, typer.Option("--final/--validation", help="Score the test rows instead of the validation window.")]
 
 
@@ -80,6 +88,7 @@ def data_tables(
     text: Annotated[list[str] | None, typer.Option(help="modality=column[,column...]: item text to embed; repeatable.")] = None,
     validation_start: Annotated[str | None, typer.Option(help="First time of the validation window; default: the 80 % row's day.")] = None,
     test_start: Annotated[str | None, typer.Option(help="First time of the test rows; default: the 90 % row's day.")] = None,
+    complete_through: CompleteOption = None,
     json: JsonOption = None,
 ) -> None:
     """Read your own items and interactions."""
@@ -98,7 +107,8 @@ def data_tables(
         if not (modality and equals and columns):
             raise InputError(f"--text is {view!r}; expected modality=column[,column...], for example title=title")
         views[modality] = tuple(columns.split(","))
-    dataset = dataset_from_tables(out.name, read_table(items), read_table(interactions), text_views=views, windows=windows)
+    complete = parse_utc(complete_through, name="--complete-through") if complete_through else None
+    dataset = dataset_from_tables(out.name, read_table(items), read_table(interactions), text_views=views, windows=windows, complete_through=complete)
     write_dataset(dataset, out)
     _dataset_report(dataset, out, json)
 
@@ -190,6 +200,7 @@ def snapshot(
         str | None, typer.Option("--data", metavar="DIR", help="Newer data than the run's own: its items and interactions from the start on.")
     ] = None,
     backfill: Annotated[bool, typer.Option("--backfill", help="Allow a cut-off that the generation has seen beyond.")] = False,
+    complete_through: CompleteOption = None,
     json: JsonOption = None,
 ) -> None:
     """Encode every item as of a later cut-off with the run's frozen generation, and publish the rows that changed."""
@@ -197,7 +208,13 @@ def snapshot(
     from adc_features.snapshots import snapshot as make_snapshot
 
     with progress() as notify:
-        made = make_snapshot(Run.open(run, progress=notify), parse_utc(as_of, name="as-of"), source=data, backfill=backfill)
+        made = make_snapshot(
+            Run.open(run, progress=notify),
+            parse_utc(as_of, name="as-of"),
+            source=data,
+            backfill=backfill,
+            complete_through=parse_utc(complete_through, name="--complete-through") if complete_through else None,
+        )
     report(made, json)
 
 

@@ -16,6 +16,7 @@ import typer
 
 from adc_features.artifact import json_text, write_json
 from adc_features.errors import AdcError, ParityError
+from adc_features.redaction import RedactingFormatter, redacted
 from adc_features.run import Progress
 
 log = logging.getLogger("adc")
@@ -72,7 +73,7 @@ def report(result: Mapping[str, Any], json: str | None, *, text: Callable[[Mappi
     if json:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(json), result)
-    typer.echo(text(result) if text else _facts(result))
+    typer.echo(redacted(text(result) if text else _facts(result)))
 
 
 def _facts(result: Mapping[str, Any], indent: str = "") -> str:
@@ -101,6 +102,8 @@ def run_app(app: typer.Typer) -> None:
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     logging.Formatter.converter = time.gmtime
+    for handler in logging.getLogger().handlers:
+        handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
     for noisy in ("sentence_transformers", "httpx", "feast", "faiss", "alembic"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
@@ -124,5 +127,5 @@ def _unwritable(error: Exception) -> bool:
 
 
 def _fail(message: str, code: int) -> None:
-    typer.echo(f"error: {message}", err=True)
+    typer.echo(redacted(f"error: {message}"), err=True)
     sys.exit(code)

@@ -23,6 +23,7 @@ from adc_features.clock import instant, moment, utc
 from adc_features.doctor import Finding, examine_interactions, examine_items
 from adc_features.errors import InputError
 from adc_features.event_times import timestamps
+from adc_features.redaction import redacted_url, without_secrets
 
 DAY = timedelta(days=1)
 TIME = pa.timestamp("us", tz="UTC")
@@ -67,7 +68,8 @@ class Dataset:
     items: `item_id` (string or integer, unique), attributes, optional `vector_<modality>` list columns.
     interactions: `user_id`, `item_id`, `time` timestamp[us, UTC], `label` float 0/1; sorted by time here, order of ties kept.
     resolution: an event stamped t is known from t + resolution on (1 day when stamps are midnights).
-    text_views: modality -> item columns whose text is embedded. Raises InputError on anything the doctor calls an error.
+    text_views: modality -> item columns whose text is embedded. complete_through: every event before this time is in the data, said by whoever made it;
+    None: not said, see `end`. Raises InputError on anything the doctor calls an error.
     """
 
     name: str
@@ -76,6 +78,7 @@ class Dataset:
     resolution: timedelta
     windows: Windows
     text_views: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    complete_through: datetime | None = None
 
     def __post_init__(self) -> None:
         refuse([*examine_items(self.items, text_views=self.text_views), *examine_interactions(self.interactions, self.items)])
@@ -87,11 +90,35 @@ class Dataset:
         table = table.set_column(table.schema.get_field_index("label"), "label", table["label"].cast(pa.float32()))
         object.__setattr__(self, "interactions", table.take(np.argsort(table["time"].to_numpy(), kind="stable")))
         object.__setattr__(self, "text_views", {m: tuple(c) for m, c in self.text_views.items()})
+        if self.complete_through is not None:
+            object.__setattr__(self, "complete_through", utc(self.complete_through, name="complete_through"))
 
     @property
     def vector_modalities(self) -> tuple[str, ...]:
         """Modalities whose vectors came with the items."""
         return tuple(c[7:] for c in self.items.column_names if c.startswith("vector_"))
+
+    @property
+    def last_known(self) -> datetime:
+        """The time from which the last event is known: its stamp plus the resolution."""
+        return moment(self._times[-1].astype("datetime64[us]")) + self.resolution
+
+    @property
+    def end(self) -> datetime:
+        """The time through which the data is complete, exclusive: as said, else the end of the last event's day (UTC)."""
+        if self.complete_through is not None:
+            return self.complete_through
+        day = self._times[-1].astype("datetime64[D]") + np.timedelta64(1, "D")
+        return max(moment(day.astype("datetime64[us]")), self.last_known)
+
+    def refuse_after_end(self, as_of: datetime) -> None:
+        """Raise InputError for a cut-off after the data's end: time without data would look like time without events."""
+        if as_of > self.end:
+            how = "as was said of it" if self.complete_through is not None else f"the end of the day of its last event, {moment(self._times[-1]).isoformat()}"
+            raise InputError(
+                f"as_of is {as_of.isoformat()}, the data is known to be complete through {self.end.isoformat()} ({how}); give an earlier time, newer data with --data, "
+                "or, where nothing happened since, say so with --complete-through TIME"
+            )
 
     def before(self, as_of: datetime) -> pa.Table:
         """Interactions with time < as_of (exclusive)."""
@@ -116,7 +143,13 @@ def refuse(findings: list[Finding]) -> None:
 
 
 def dataset_from_tables(
-    name: str, items: pa.Table, interactions: pa.Table, *, text_views: Mapping[str, tuple[str, ...]] | None = None, windows: Windows | None = None
+    name: str,
+    items: pa.Table,
+    interactions: pa.Table,
+    *,
+    text_views: Mapping[str, tuple[str, ...]] | None = None,
+    windows: Windows | None = None,
+    complete_through: datetime | None = None,
 ) -> Dataset:
     """A Dataset from raw tables: resolution read off the stamps, windows at the days of the 80 % and 90 % quantiles unless given.
 
@@ -125,7 +158,7 @@ def dataset_from_tables(
     refuse([*examine_items(items, text_views=text_views or {}), *examine_interactions(interactions, items)])
     interactions = interactions.filter(known_items(interactions, items))
     times = np.sort(_microseconds(interactions["time"]).to_numpy())
-    return Dataset(name, items, interactions, time_resolution(times), windows or quantile_windows(times), text_views or {})
+    return Dataset(name, items, interactions, time_resolution(times), windows or quantile_windows(times), text_views or {}, complete_through)
 
 
 def known_items(interactions: pa.Table, items: pa.Table) -> pa.ChunkedArray:
@@ -175,12 +208,13 @@ def write_dataset(dataset: Dataset, directory: Path) -> None:
         pq.write_table(dataset.items, aside / "items.parquet")
         pq.write_table(dataset.interactions, aside / "interactions.parquet")
         facts = {"kind": "dataset", "name": dataset.name, "resolution_seconds": dataset.resolution.total_seconds(), "text_views": dataset.text_views}
+        facts |= {"complete_through": dataset.complete_through} if dataset.complete_through else {}
         seal(aside, {**facts, "windows": {"validation_start": w.validation_start, "validation_end": w.validation_end, "test_start": w.test_start}})
 
 
 def read_dataset(directory: Path) -> Dataset:
     """Read a dataset directory; raises ArtifactError when it is incomplete or altered."""
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory, requires=("items.parquet", "interactions.parquet"))
     return Dataset(
         name=manifest["name"],
         items=read_table(str(Path(directory) / "items.parquet")),
@@ -188,6 +222,7 @@ def read_dataset(directory: Path) -> Dataset:
         resolution=timedelta(seconds=manifest["resolution_seconds"]),
         windows=Windows(**{k: datetime.fromisoformat(v) for k, v in manifest["windows"].items()}),
         text_views={m: tuple(c) for m, c in manifest["text_views"].items()},
+        complete_through=datetime.fromisoformat(said) if (said := manifest.get("complete_through")) else None,
     )
 
 
@@ -199,6 +234,8 @@ def read_table(source: str) -> pa.Table:
     """
     if "://" in source and "#" in source:
         return _read_sql(*source.rsplit("#", 1))
+    if "://" in source:
+        raise InputError(f"{redacted_url(source)} names a database but no table; give '<SQLAlchemy URL>#[<schema>.]<table>'")
     if not Path(source).exists():
         raise InputError(f"{source} does not exist; give a Parquet file or '<SQLAlchemy URL>#<table>'")
     try:
@@ -220,8 +257,9 @@ def _read_sql(url: str, table: str) -> pa.Table:
         return _plain_types(pa.Table.from_pandas(frame, preserve_index=False))
     except (exc.SQLAlchemyError, pa.ArrowException, ImportError, ValueError) as error:
         raise InputError(
-            f"table {table!r} at {url.rsplit('@', maxsplit=1)[-1]} cannot be read ({error}); check the URL, its driver, the table name and the rights"
-        ) from error
+            f"table {table!r} at {redacted_url(url)} cannot be read ({without_secrets(str(error), url)}); check the URL, its driver, the table name and the rights: "
+            "passwords are hidden here and kept nowhere, so give one on the command line again, or in what the driver reads, such as PGPASSWORD"
+        ) from None  # the driver's own error may hold the password
 
 
 def _microseconds(times: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -1,4 +1,4 @@
-"""The errors that callers may catch. Reads: nothing. Writes: nothing.
+"""The errors that callers may catch. Reads: messages. Writes: nothing.
 
 AdcError
 ├── InputError             data or arguments that we refuse; nothing was changed
@@ -13,9 +13,17 @@ AdcError
 Every message says what we got, what we expected and what to do next.
 """
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from adc_features.redaction import redacted
+
 
 class AdcError(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base of every error that this project raises on purpose. Its message holds no password of a database URL."""
+
+    def __init__(self, *parts: object) -> None:
+        super().__init__(*(redacted(part) if isinstance(part, str) else part for part in parts))
 
 
 class InputError(AdcError):
@@ -47,4 +55,8 @@ class GenerationMismatch(AdcError):
 
 
 class ParityError(AdcError):
-    """Online and offline values differ."""
+    """Online and offline values differ. first_differences: [{<entity's key>, "feature", "offline", "online"}], at most ten."""
+
+    def __init__(self, message: str, *, first_differences: Sequence[Mapping[str, Any]] = ()) -> None:
+        super().__init__(message)
+        self.first_differences = list(first_differences)

@@ -86,7 +86,7 @@ def open_generation(directory: Path) -> Generation:
     from safetensors.numpy import load_file
 
     directory = Path(directory)
-    manifest = read_manifest(directory)
+    manifest = read_manifest(directory, requires=("weights.safetensors", "quality.json"))
     if manifest.get("format") != FORMAT:
         raise ArtifactError(
             f"{directory} is of generation format {manifest.get('format')!r}, this library reads {FORMAT}; open it with library {manifest.get('library_version')}"

@@ -24,6 +24,7 @@ from adc_features import __version__
 from adc_features.artifact import MANIFEST, fresh_directory, json_text, read_manifest, seal, within, write_json
 from adc_features.errors import ArtifactError, InputError
 from adc_features.generation import check_generation_id
+from adc_features.redaction import redacted, redacted_url
 from adc_features.reliability import Mode
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,11 @@ class RunSettings:
         if self.reliability not in (None, *get_args(Mode)):
             raise InputError(f"reliability is {self.reliability!r}; expected one of {', '.join(get_args(Mode))}")
         check_generation_id(self.generation)
+        if "://" in self.source:
+            raise InputError(
+                f"source is {redacted_url(self.source)}; a run reads a directory, not a database, and keeps no password: bring the tables into one with "
+                "`adc data tables --items 'URL#table' --interactions 'URL#table' --out DIR`, then `adc run --data DIR`"
+            )
 
 
 class Stage(NamedTuple):
@@ -97,7 +103,8 @@ class Run:
         path = directory / "run.json"
         if not path.exists() and any(directory.iterdir()):
             raise InputError(f"{directory} holds files but no run.json; give a new or empty directory")
-        write_json(path, asdict(settings))
+        if not path.exists() or path.read_bytes() != (json_text(asdict(settings)) + "\n").encode():  # a run on a read-only disk can be read
+            write_json(path, asdict(settings))
         return cls(directory, settings, progress=progress)
 
     @classmethod
@@ -206,7 +213,7 @@ class Run:
         """Append one line to `events.jsonl`: what happened to this run, and when."""
         line = json.dumps({"time": datetime.now(UTC).isoformat(), "event": event, **facts}, default=str)
         with (self.directory / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(line + "\n")
+            file.write(redacted(line) + "\n")
 
 
 def _hash(value: Any) -> str:

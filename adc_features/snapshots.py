@@ -9,6 +9,7 @@
 import logging
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -44,11 +45,12 @@ from adc_features.store import live_generations, publish, published_snapshots, p
 log = logging.getLogger(__name__)
 
 
-def snapshot(run: Run, as_of: datetime, *, source: str | None = None, backfill: bool = False) -> dict[str, Any]:
+def snapshot(run: Run, as_of: datetime, *, source: str | None = None, backfill: bool = False, complete_through: datetime | None = None) -> dict[str, Any]:
     """Encode every item as of a cut-off with the run's frozen generation and publish the rows that changed; returns what was done.
 
     as_of: aware, exclusive. source: newer data than the run's own, its items and interactions from the start on; new items are coded, those without an
     event are cold. Behaviour continues from the newest state before as_of, on events before as_of only. A snapshot that exists is not made again.
+    complete_through: the data is complete up to here, whatever its last event is (`Dataset.end`).
     Raises InputError, nothing changed, when as_of lies before the generation's trained_through and it is no backfill, before every behaviour
     state, or after the data that the run may look at; when no event lies between; when another process works on the run.
     """
@@ -65,6 +67,7 @@ def snapshot(run: Run, as_of: datetime, *, source: str | None = None, backfill: 
         directory = run.directory / "snapshots" / f"{as_of:%Y%m%dT%H%M%S%f}"
         if not _is_current(run, directory):
             dataset = _data(run, as_of, source)
+            replace(dataset, complete_through=complete_through or dataset.complete_through).refuse_after_end(as_of)
             state = _state(run, dataset, as_of)
             table = _table(run, dataset, state, own=source is None)
             with fresh_directory(directory) as aside:
@@ -176,12 +179,17 @@ def _data(run: Run, as_of: datetime, source: str | None) -> Dataset:
     """What the run may look at: its own data up to the end of its scored window, or the newer data that was given."""
     if source is not None:
         return load_source(source, seed=run.settings.seed)
-    end = split_of(run).eval_end
-    if end is not None and as_of > end:
+    if (end := split_of(run).eval_end) is not None:
+        refuse_after_window(as_of, end)
+    return dataset_of(run)
+
+
+def refuse_after_window(as_of: datetime, end: datetime) -> None:
+    """Raise InputError for a cut-off after the end of the run's scored window, whose later rows nobody may look at yet."""
+    if as_of > end:
         raise InputError(
             f"the run may look at its data up to {end.isoformat()}, as_of is {as_of.isoformat()}; give newer data with --data, or an earlier cut-off"
         )
-    return dataset_of(run)
 
 
 def _made_of(run: Run) -> dict[str, Any]:

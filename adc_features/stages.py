@@ -24,6 +24,7 @@ from adc_features.doctor import examine_interactions, examine_items
 from adc_features.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.errors import InputError
 from adc_features.generation import Generation, open_generation
+from adc_features.redaction import redacted_url
 from adc_features.reliability import rank_correlation
 from adc_features.run import Run, RunSettings, Stage
 from adc_features.sids import SidTable
@@ -44,7 +45,7 @@ def load_source(source: str, *, seed: int) -> Dataset:
         return synthetic(seed=seed).dataset
     directory = Path(source)
     if not directory.is_dir():
-        raise InputError(f"{source} is not a directory; give a directory with items.parquet and interactions.parquet, or 'synthetic'")
+        raise InputError(f"{redacted_url(source)} is not a directory; give a directory with items.parquet and interactions.parquet, or 'synthetic'")
     if (directory / MANIFEST).is_file():
         return read_dataset(directory)
     if is_beauty(directory):

@@ -37,14 +37,22 @@ KEEP = 1
 
 def catalog_of(run: Run, url: str | None = None) -> Catalog:
     """The run's catalogue: at `url`, else where ADC_CATALOG points, else SQLite in the run directory."""
-    return open_catalog(url or os.environ.get(VARIABLE) or f"sqlite:///{(run.directory / DATABASE).resolve()}")
+    return open_catalog(catalog_url(run, url))
+
+
+def catalog_url(run: Run, url: str | None = None) -> str:
+    """Where the run's catalogue is."""
+    return url or os.environ.get(VARIABLE) or f"sqlite:///{(run.directory / DATABASE).resolve()}"
 
 
 # ---- record
 
 
-def sync(run: Run, catalog: Catalog, *, at: datetime) -> None:
-    """Bring the record up to the directories and the promotion file; changes neither of them. Idempotent."""
+def sync(run: Run, catalog: Catalog, *, at: datetime, replacing: bool = False) -> None:
+    """Bring the record up to the directories and the promotion file; changes neither of them. Idempotent.
+
+    replacing: the caller replaces the promotion file next, so that a damaged one does not stop it.
+    """
     from adc_features.store import live_generations, published_snapshots
 
     repo = repository_of(run)
@@ -67,7 +75,7 @@ def sync(run: Run, catalog: Catalog, *, at: datetime) -> None:
         for row in writer.rows(RANKERS, state="ready"):
             if row["hash"] not in rankers:
                 writer.put(RANKERS, {"hash": row["hash"]}, {"state": "removed"}, event="ranker_removed")
-        _settle(run, writer)
+        _settle(run, writer, replacing=replacing)
 
 
 class FoundRanker(NamedTuple):
@@ -92,10 +100,19 @@ def _rankers(run: Run) -> list[FoundRanker]:
     return found
 
 
-def _settle(run: Run, writer: Writer) -> None:
-    """Promotions as the promotion file has them: the newest row that it names serves, older ones are retired, begun ones that it does not name never happened."""
+def _settle(run: Run, writer: Writer, *, replacing: bool) -> None:
+    """Promotions as the promotion file has them: the newest row that it names serves, older ones are retired, begun ones that it does not name never happened.
+
+    replacing: the file is about to be replaced; one that is damaged says nothing, and leaves the record as it is.
+    """
     path = run.directory / PROMOTION
-    serving = read_promotion(path) if path.exists() else None
+    try:
+        serving = read_promotion(path) if os.path.lexists(path) else None
+    except ArtifactError as error:
+        if not replacing:
+            raise
+        log.warning("stage=promote replaced=true reason=%s", error)
+        return
     named = None
     for row in writer.rows(PROMOTIONS):
         if serving is not None and (row["ranker"], row["promoted_at"]) == (serving.ranker_hash, serving.promoted_at):
@@ -129,11 +146,13 @@ def _parent(directory: Path) -> str | None:
 def deploy(run: Run, catalog: Catalog, pair: Promotion, *, at: datetime) -> int:
     """Promote a pair on record; returns its number. Checked first, the file last but for the record of it; a kill in between is settled by `sync`.
 
+    A promotion file that is damaged in any way is replaced.
+
     Waits for another promotion, or a clean-up, to end: neither sees the other half done.
     """
     with catalog.alone(DEPLOY, wait=WAIT):
         check_promotion(pair)
-        sync(run, catalog, at=at)
+        sync(run, catalog, at=at, replacing=True)
         with catalog.write(at=at) as writer:
             number = writer.add(PROMOTIONS, {**_row(pair), "state": "pending"}, event="promotion_begun")
         promote(run.directory / PROMOTION, pair)
@@ -236,7 +255,7 @@ def garbage(run: Run, catalog: Catalog, *, keep: int = KEEP) -> dict[str, list[s
 def _named(run: Run) -> Path | None:
     """The ranker directory that the promotion file names."""
     path = run.directory / PROMOTION
-    return read_promotion(path).ranker if path.exists() else None
+    return read_promotion(path).ranker if os.path.lexists(path) else None
 
 
 class _Doomed(NamedTuple):
@@ -343,12 +362,12 @@ def problems(run: Run, catalog: Catalog) -> list[str]:
     """
     said = []
     for generation in catalog.generations():
-        if generation["state"] == "live" and (wrong := _broken(run, generation["directory"])):
+        if generation["state"] == "live" and (wrong := _broken(run, generation["directory"], "weights.safetensors", "quality.json")):
             said.append(f"generation {generation['id']}: {wrong}")
     for ranker in catalog.rankers():
-        if ranker["state"] == "ready" and (wrong := _broken(run, ranker["directory"])):
+        if ranker["state"] == "ready" and (wrong := _broken(run, ranker["directory"], "encoder.npz")):
             said.append(f"ranker {ranker['hash'][:12]}: {wrong}")
-    if (run.directory / PROMOTION).exists():
+    if os.path.lexists(run.directory / PROMOTION):
         try:
             check_promotion(read_promotion(run.directory / PROMOTION))
         except AdcError as error:
@@ -356,42 +375,9 @@ def problems(run: Run, catalog: Catalog) -> list[str]:
     return said
 
 
-def _broken(run: Run, directory: str) -> str | None:
+def _broken(run: Run, directory: str, *requires: str) -> str | None:
     try:
-        read_manifest(within(run.directory, directory, said_by="the catalogue"))
+        read_manifest(within(run.directory, directory, said_by="the catalogue"), requires=requires)
     except ArtifactError as error:
         return str(error)
     return None
-
-
-def versions(run: Run, catalog: Catalog, *, at: datetime) -> dict[str, Any]:
-    """All there is, for a person: generations with their snapshots counted, rankers, promotions; what serves is marked."""
-    sync(run, catalog, at=at)
-    snapshots = catalog.snapshots()
-    generations = [
-        {
-            **g,
-            "snapshots": sum(s["generation"] == g["id"] for s in snapshots),
-            "newest": max((s["as_of"] for s in snapshots if s["generation"] == g["id"]), default=None),
-        }
-        for g in catalog.generations()
-    ]
-    return {"generations": generations, "rankers": catalog.rankers(), "promotions": catalog.promotions()}
-
-
-def show(run: Run, catalog: Catalog, name: str, *, at: datetime) -> dict[str, Any]:
-    """One thing on record, by id, number or the start of a hash, and its events. Raises InputError when there is none."""
-    sync(run, catalog, at=at)
-    kinds = {"generation": ("id", catalog.generations()), "ranker": ("hash", catalog.rankers()), "promotion": ("number", catalog.promotions())}
-    for kind, (key, rows) in kinds.items():
-        for row in rows:
-            if (kind == "ranker" and str(row[key]).startswith(name)) or str(row[key]) == name:
-                subject = str(row[key])
-                events = [e for e in catalog.events() if e["subject"].partition("/")[0] == subject and e["event"].startswith(("snapshot", kind))]
-                directory = (
-                    {"manifest": read_manifest(within(run.directory, row["directory"], said_by="the catalogue"), verify=False)}
-                    if row.get("state") in ("live", "ready")
-                    else {}
-                )
-                return {"kind": kind, **row, "events": events, **{k: {n: v for n, v in m.items() if n != "files"} for k, m in directory.items()}}
-    raise InputError(f"nothing on record is called {name!r}; `adc versions --run {run.directory}` lists what there is")

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from adc_features.cli import CompleteOption
 from adc_features.console import JsonOption, RunOption, report
 
 CatalogOption = Annotated[
@@ -36,7 +37,7 @@ def promote(
     catalog: CatalogOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Let a ranker serve, on the codes it was trained on; a running service takes it over."""
+    """Let a ranker serve, on the codes it was trained on; a running service takes it over. Replaces a damaged promotion file."""
     from training import deployment, promotion
 
     opened, at = _run(run), datetime.now(UTC)
@@ -44,7 +45,7 @@ def promote(
         pair = promotion.promotion_of(opened, recipe=recipe, promoted_at=at)
     else:
         record = deployment.catalog_of(opened, catalog)
-        deployment.sync(opened, record, at=at)
+        deployment.sync(opened, record, at=at, replacing=True)
         pair = deployment.candidate(
             opened, record, ranker or promotion.promotion_of(opened, recipe=recipe, promoted_at=at).ranker_hash, generation=generation, at=at
         )
@@ -71,10 +72,12 @@ def rollback(
 
 def versions(run: RunOption, catalog: CatalogOption = None, json: JsonOption = None) -> None:
     """List generations, rankers and promotions, and what serves."""
-    from training import deployment
+    from adc_features.catalog import catalog_to_read
+    from training import deployment, inventory
 
     opened = _run(run)
-    report(deployment.versions(opened, deployment.catalog_of(opened, catalog), at=datetime.now(UTC)), json, text=_table)
+    with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
+        report(inventory.versions(opened, record, at=datetime.now(UTC)), json, text=_table)
 
 
 def show(
@@ -84,10 +87,12 @@ def show(
     json: JsonOption = None,
 ) -> None:
     """Show one generation, ranker or promotion, and what happened to it."""
-    from training import deployment
+    from adc_features.catalog import catalog_to_read
+    from training import deployment, inventory
 
     opened = _run(run)
-    report(deployment.show(opened, deployment.catalog_of(opened, catalog), name, at=datetime.now(UTC)), json)
+    with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
+        report(inventory.show(opened, record, name, at=datetime.now(UTC)), json)
 
 
 def gc(
@@ -117,7 +122,8 @@ def retrain(
     min_gain: Annotated[float, typer.Option(help="Gate: least GAUC gain.")] = 0.0,
     max_loss: Annotated[float, typer.Option(min=0.0, help="Gate: the gain's 95 % bound must lie above minus this.")] = 0.01,
     max_churn: Annotated[float, typer.Option(min=0.0, max=1.0, help="Gate: share of codes that a new generation may change.")] = 0.2,
-    force: Annotated[bool, typer.Option("--force", help="Train a challenger without a reason; the gates hold.")] = False,
+    complete_through: CompleteOption = None,
+    force: Annotated[bool, typer.Option("--force", help="Train a challenger without a reason, and decide anew; the gates hold.")] = False,
     catalog: CatalogOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -143,6 +149,7 @@ def retrain(
                 source=data,
                 generation=generation,
                 settings=settings,
+                complete_through=parse_utc(complete_through, name="--complete-through") if complete_through else None,
                 force=force,
                 at=datetime.now(UTC),
             )
@@ -192,6 +199,7 @@ def doctor(
     json: JsonOption = None,
 ) -> None:
     """Say in plain words what is wrong with a directory; exit code 1 when something must be repaired."""
+    from adc_features.catalog import catalog_to_read
     from adc_features.checkup import checkup
     from adc_features.doctor import Finding
     from training import deployment
@@ -200,7 +208,8 @@ def doctor(
     if (directory / "run.json").is_file():
         opened = _run(directory)
         if catalog or (directory / deployment.DATABASE).is_file():
-            findings += [Finding("error", str(directory), problem) for problem in deployment.problems(opened, deployment.catalog_of(opened, catalog))]
+            with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
+                findings += [Finding("error", str(directory), problem) for problem in deployment.problems(opened, record)]
     errors = [f for f in findings if f.level == "error"]
     result = {"directory": str(directory), "errors": len(errors), "findings": [f._asdict() for f in findings]}
     report(result, json, text=lambda r: "\n".join(f"{f.level:8}{f}" for f in findings) or "nothing to say")
@@ -219,8 +228,11 @@ def _decision(answer: Mapping[str, Any]) -> str:
     lines = [f"window {window['start']} to {window['end']}, {window['rows']} labelled rows", "", "reasons to train"]
     lines += [f" {'!' if r['asks'] else ' '} {name:24}{r['value']:10.4g}   limit {r['limit']:g}" for name, r in answer["reasons"].items()]
     if answer["gates"]:
+        from training.decisions import difference
+
         lines += ["", "gates"]
         lines += [f" {'ok ' if g['passed'] else 'NO '}{name:24}{_value(g['value'])}   limit {g['limit']}" for name, g in answer["gates"].items()]
+        lines += [f"      {difference(d)}" for g in answer["gates"].values() for d in g.get("first_differences", [])]
         lines += ["", *(f"   {name:12} AUC {s['auc']['mean']:.4f}  GAUC {s['gauc']['mean']:.4f}" for name, s in answer["scores"].items())]
     why = "" if answer["decision"] == "promoted" else ": no reason to train" if not answer["gates"] else ": a gate did not hold"
     return "\n".join([*lines, "", f"{answer['decision']}{why}{' (decided before, nothing done)' if answer['reused'] else ''}"])

@@ -41,6 +41,9 @@ class Promotion:
     known_as: str | None = None
 
     def __post_init__(self) -> None:
+        for name, kinds in (("ranker_hash", str), ("codebook_hash", str | None)):
+            if not isinstance(value := getattr(self, name), kinds):
+                raise InputError(f"{name} is {value!r}; expected text")
         for generation in (self.generation, self.known_as):
             if generation is not None:
                 check_generation_id(generation)
@@ -78,7 +81,7 @@ def promotion_of(run: Run, *, recipe: str = DEFAULT_RECIPE, promoted_at: datetim
 def serving_pair(run: Run, *, now: datetime) -> Promotion:
     """What a run's service begins with: the promoted pair, or the default recipe's where nothing was promoted yet."""
     path = run.directory / PROMOTION
-    return read_promotion(path) if path.exists() else promotion_of(run, promoted_at=now)
+    return read_promotion(path) if os.path.lexists(path) else promotion_of(run, promoted_at=now)
 
 
 def check_promotion(promotion: Promotion) -> None:
@@ -110,12 +113,15 @@ def check_promotion(promotion: Promotion) -> None:
 def promote(path: Path, promotion: Promotion) -> None:
     """Point the promotion file at a pair that was checked; readers see the old pair or the new one.
 
-    A ranker or repository below the file's directory is named relative to it, so that a run may be moved.
+    A ranker or repository below the file's directory is named relative to it, so that a run may be moved. Whatever stood in
+    the file's place is replaced; a directory is moved aside.
     """
     check_promotion(promotion)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     places = {name: _relative(getattr(promotion, name), path.parent.resolve()) for name in ("ranker", "repository")}
+    if path.is_dir() and not path.is_symlink():  # a rename cannot replace it, and what it holds is not ours to delete
+        path.rename(path.with_name(f"{path.name}.damaged-{promotion.promoted_at:%Y%m%dT%H%M%S%f}"))
     write_json(path, {**asdict(promotion), **places})
 
 
@@ -124,11 +130,13 @@ def read_promotion(path: Path) -> Promotion:
     path = Path(path)
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(facts, dict) or not all(isinstance(facts.get(n), str) for n in ("ranker", "repository", "promoted_at")):
+            raise ValueError("it names no ranker, repository and time")
         places = {name: path.parent / facts[name] for name in ("ranker", "repository")}
         return Promotion(**{**facts, **places, "promoted_at": parse_utc(facts["promoted_at"])})
     except FileNotFoundError as error:
         raise ArtifactError(f"{path} does not exist; promote a ranker first, `adc promote --run DIR`") from error
-    except (ValueError, TypeError, KeyError, InputError) as error:
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError, InputError) as error:  # OSError: a directory; RuntimeError: nested too deeply
         raise ArtifactError(f"{path} is not a promotion ({error}); promote a ranker again, `adc promote --run DIR`") from error
 
 

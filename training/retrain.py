@@ -7,13 +7,14 @@
     window = [as_of - window_days, as_of), later than anything champion or challenger learned from
     snapshot as of the window's start -> join -> reasons -> challenger on the rows before the window -> gates -> materialize, parity, pointer
 
-Every step is kept under a name made of its inputs, so a killed command goes on where it was; a finished one repeats its answer.
+Every step is kept under a name made of its inputs, so a killed command goes on where it was; a finished one repeats its answer while all that
+the answer depended on is as it was (`training.decisions`).
 """
 
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
@@ -27,18 +28,19 @@ from adc_features.artifact import MANIFEST, file_hash, fresh_directory, json_tex
 from adc_features.catalog import Catalog
 from adc_features.catalog.tables import RUNS
 from adc_features.churn import usage_distance
-from adc_features.clock import moment, utc
+from adc_features.clock import utc
 from adc_features.dataset import Dataset
 from adc_features.embeddings import id_array
 from adc_features.errors import ArtifactError, InputError
 from adc_features.retrieval import retrieval_manifest
 from adc_features.run import Run
-from adc_features.snapshots import refresh_statistics, snapshot
+from adc_features.snapshots import refresh_statistics, refuse_after_window, snapshot
 from adc_features.stages import dataset_of, load_source, repository_of, split_of
+from training.decisions import DECISION, RetrainSettings, content_hash, remembered
 from training.deployment import deploy, line_of, sync
 from training.frame import TrainingFrame, label_table, training_frame
 from training.metrics import Estimate, Judge, popularity_slices
-from training.places import RETRAINS, retrain_place
+from training.places import retrain_place
 from training.promotion import PROMOTION, Promotion, promotion_of, read_promotion
 from training.recipes import Recipe, Sources
 from training.stages import PARITY_SAMPLE, code_coverage
@@ -46,39 +48,6 @@ from training.tracking import track
 from training.train import Trained, load_trained, train
 
 log = logging.getLogger(__name__)
-DECISION = "decision.json"
-
-
-@dataclass(frozen=True)
-class RetrainSettings:
-    """When to train a challenger, and what it must show.
-
-    window_days: length of the labelled window that both are judged on. min_rows: rows that the window, and the new training rows, need.
-    Reasons, any of which is enough: every_days since the champion's rows ended; min_new_rows since then; max_uncoded, share of the window's
-    rows on items without a code; max_usage_drift, Jensen-Shannon distance of code usage at any position; max_gauc_drop below what the champion had
-    when it was judged.
-    Gates, all of which must hold: GAUC gain at least min_gain, with a 95 % bound (paired draws of users) above -max_loss; AUC of head and tail items
-    not lower with certainty; mean predicted over observed within max_miscalibration of 1; coverage not lower by more than max_coverage_loss;
-    max_churn, codes changed from the champion's generation; online equal to offline.
-    """
-
-    window_days: int = 30
-    min_rows: int = 300
-    every_days: int = 30
-    min_new_rows: int = 10_000
-    max_uncoded: float = 0.2
-    max_usage_drift: float = 0.3
-    max_gauc_drop: float = 0.02
-    min_gain: float = 0.0
-    max_loss: float = 0.01
-    max_miscalibration: float = 0.1
-    max_coverage_loss: float = 0.05
-    max_churn: float = 0.2
-
-    def __post_init__(self) -> None:
-        for name in ("window_days", "min_rows", "every_days", "min_new_rows"):
-            if getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
 
 
 def retrain(
@@ -89,22 +58,23 @@ def retrain(
     source: str | None = None,
     generation: str | None = None,
     settings: RetrainSettings | None = None,
+    complete_through: datetime | None = None,
     force: bool = False,
     at: datetime,
 ) -> dict[str, Any]:
     """Train the next ranker if there is reason to, and promote it if it is better; returns the decision.
 
     as_of: aware, exclusive end of the labelled window; default just after the last event that the run may look at. source: newer data than
-    the run's own, from the start on. generation: a live generation for the challenger; default the champion's. force: train without a reason.
-    at: the time on record. Returns {"decision": "promoted" | "kept", "reasons", "gates", "champion", "challenger", ...}.
+    the run's own, from the start on. generation: a live generation for the challenger; default the champion's. complete_through: the data is complete
+    up to here, whatever its last event is. force: train without a reason, and decide anew. at: the time on record. Returns {"decision": "promoted" | "kept", "reasons", "gates", "champion", "challenger", ...}.
     Raises InputError, the deployment as it was, when another retrain runs, the champion already learned from the window, or too few rows are new.
     """
     from adc_features.store import service_name
 
     settings = settings or RetrainSettings()
     with catalog.alone("retrain"):
-        task = _Task.of(run, catalog, as_of=as_of, source=source, generation=generation, settings=settings, at=at)
-        if (done := task.answered()) is not None:
+        task = _Task.of(run, catalog, as_of=as_of, source=source, generation=generation, settings=settings, complete_through=complete_through, at=at)
+        if (done := task.answered(force=force)) is not None:
             return {**done, "reused": True}
         with catalog.write(at=at) as writer:
             for left in writer.rows(RUNS, command="retrain", state="running"):
@@ -116,7 +86,7 @@ def retrain(
             _ended(catalog, number, "failed", {"error": str(error)}, at)
             raise
         _ended(catalog, number, answer["decision"], {k: answer[k] for k in ("reasons", "gates", "challenger")}, at)
-        write_json(task.directory / DECISION, answer)
+        write_json(task.directory / DECISION, answer | task.depends_on())
     track(repository_of(run), answer, service=service_name(task.generation))  # a slow server holds no lock
     return {**answer, "reused": False}
 
@@ -152,16 +122,16 @@ class _Task:
         source: str | None,
         generation: str | None,
         settings: RetrainSettings,
+        complete_through: datetime | None,
         at: datetime,
     ) -> "_Task":
         dataset = load_source(source, seed=run.settings.seed) if source else dataset_of(run)
+        dataset = replace(dataset, complete_through=complete_through) if complete_through else dataset
         limit = None if source else split_of(run).eval_end
-        end = limit or moment(dataset.interactions["time"].to_numpy()[-1].astype("datetime64[us]")) + dataset.resolution
-        as_of = utc(as_of, name="as_of") if as_of else end
-        if as_of > end:
-            raise InputError(
-                f"as_of is {as_of.isoformat()}, the data that may be looked at ends at {end.isoformat()}; give newer data with --data, or an earlier time"
-            )
+        as_of = utc(as_of, name="as_of") if as_of else min(limit or dataset.last_known, dataset.end)
+        if limit is not None:
+            refuse_after_window(as_of, limit)
+        dataset.refuse_after_end(as_of)
         sync(run, catalog, at=at)
         path = run.directory / PROMOTION
         champion = read_promotion(path) if path.exists() else promotion_of(run, promoted_at=at)
@@ -201,15 +171,23 @@ class _Task:
     def labels(self) -> pa.Table:
         return label_table(self.dataset.before(self.as_of))
 
-    def answered(self) -> dict[str, Any] | None:
-        """The decision on record for this very task, or for the one whose challenger serves now."""
-        for path in self.run.directory.glob(f"{RETRAINS}/*/{DECISION}"):
-            answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-            serves_it = answer["decision"] == "promoted" and answer["challenger"] == self.champion.ranker_hash
-            wanted = {**self.made_of(), **({"champion": answer["champion"]} if serves_it else {})}
-            if answer["made_of"] == wanted and (serves_it or answer["decision"] == "kept"):
-                return answer
-        return None
+    def answered(self, *, force: bool) -> dict[str, Any] | None:
+        return remembered(self.run.directory, self.made_of(), self.depends_on(), champion=self.champion.ranker_hash, force=force)
+
+    def depends_on(self) -> dict[str, Any]:
+        """What the answer follows from besides the task: what is published, and what the champion was judged to be."""
+        from adc_features.store import live_generations, published_snapshots
+
+        repo = repository_of(self.run)
+        used = {self.generation, self.champion.generation} - {None}
+        snapshots = {g.id: [g.codebook_hash, *(s.to_dict() for s in published_snapshots(repo, g.id))] for g in live_generations(repo) if g.id in used}
+        facts = {
+            "snapshots": snapshots,
+            "champion_on": self.champion.generation,
+            "judged_gauc": self._judged_gauc(),
+            "items": id_array(self.dataset.items["item_id"]),
+        }
+        return {"depends_on": content_hash(facts)}
 
     def decided(self, *, force: bool) -> dict[str, Any]:
         self._refuse_too_little()
@@ -279,7 +257,7 @@ class _Task:
         if not refresh_statistics(self.run, self.as_of if self.source is None else self.online_time, source=self.source):
             apply(repository_of(self.run))  # a run that was moved is declared where it lies now
         if self.run.settings.generation in (self.generation, self.champion.generation):
-            snapshot(self.run, self.start, source=self.source)
+            snapshot(self.run, self.start, source=self.source, complete_through=self.dataset.complete_through)
 
     def _frame(self, generation: str | None) -> TrainingFrame:
         """Every labelled row before as_of with the features of this generation's service."""
@@ -424,7 +402,7 @@ class _Task:
         ids = {"item_ids": id_array(self.dataset.items["item_id"]), "user_ids": np.unique(id_array(self.dataset.before(self.as_of)["user_id"]))}
         sample = {name: rng.permutation(values)[:PARITY_SAMPLE] for name, values in ids.items()}
         facts = parity(repo, service=service_name(self.generation), now=self.online_time, **sample)
-        return {"passed": facts["different"] == 0, "value": facts["different"], "limit": 0}
+        return {"passed": facts["different"] == 0, "value": facts["different"], "limit": 0, "first_differences": facts["first_differences"]}
 
 
 def _is(directory: Path, made_of: Mapping[str, Any]) -> bool:

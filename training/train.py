@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, within
-from adc_features.errors import GenerationMismatch
+from adc_features.errors import ArtifactError, GenerationMismatch
 from training.frame import TrainingFrame
 from training.inputs import InputEncoder, Inputs
 from training.metrics import check_two_classes
@@ -69,6 +69,8 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained:
     Raises ArtifactError when it is incomplete or altered, GenerationMismatch when it was trained on another generation.
     """
     manifest = read_manifest(directory)
+    if unnamed := [s for s in manifest["seeds"] if not any(name.startswith(f"seed_{s}/") or name.startswith(f"seed_{s}.") for name in manifest["files"])]:
+        raise ArtifactError(f"{directory}/{MANIFEST} names no file of seed {unnamed[0]}: it was altered, train the ranker again")
     if manifest["generation"] is not None and manifest["generation"] != generation:
         raise GenerationMismatch(
             f"{directory} was trained on generation {manifest['generation']!r}, the codes offered are {generation!r}; serve the generation it knows"

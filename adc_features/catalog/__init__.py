@@ -4,6 +4,6 @@ The catalogue is a record, not the truth: artefacts are what their directories h
 `training.deployment` brings the record up to both before it changes anything, so a killed command leaves nothing to repair by hand.
 """
 
-from adc_features.catalog.catalog import WAIT, Catalog, Writer, open_catalog
+from adc_features.catalog.catalog import WAIT, Catalog, Writer, catalog_to_read, open_catalog
 
-__all__ = ["WAIT", "Catalog", "Writer", "open_catalog"]
+__all__ = ["WAIT", "Catalog", "Writer", "catalog_to_read", "open_catalog"]

@@ -1,30 +1,37 @@
 """The catalogue: read by anyone, changed by one writer at a time. Reads and writes: a database that SQLAlchemy reaches."""
 
+import glob
 import json
+import os
+import shutil
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, and_, create_engine, event, inspect, select
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError
+from sqlalchemy import Connection, Engine, Table, and_, create_engine, event, inspect, make_url, select
+from sqlalchemy.exc import SQLAlchemyError
 
 from adc_features.artifact import json_text
-from adc_features.catalog.lock import only_one
+from adc_features.catalog.lock import held_elsewhere, only_one
 from adc_features.catalog.tables import EVENTS, GENERATIONS, PROMOTIONS, RANKERS, RUNS, SNAPSHOTS
 from adc_features.clock import utc
 from adc_features.errors import ArtifactError, InputError
+from adc_features.redaction import redacted, redacted_url, without_secrets
 
-WAIT = 30.0
+WAIT = 5.0
 """Seconds that a writer waits for the one before it; writes take milliseconds."""
+DRIVERS = {"sqlite": {"pysqlite"}, "postgresql": {"psycopg", "psycopg2", "pg8000"}}
+"""What a catalogue may lie on, by kind, and the drivers that reach it; none that is asynchronous."""
 
 
 class Catalog:
     """An open catalogue. Every list is in the order of registration; times are aware UTC."""
 
-    def __init__(self, engine: Engine) -> None:
-        self.engine = engine
+    def __init__(self, engine: Engine, url: str) -> None:
+        self.engine, self._url = engine, url
 
     def generations(self) -> list[dict[str, Any]]:
         """id, codebook_hash, parent_codebook_hash, directory, trained_through, state (live, removing, removed), registered_at."""
@@ -51,19 +58,21 @@ class Catalog:
         return self._rows(EVENTS, "number")
 
     def _rows(self, table: Table, *order: str) -> list[dict[str, Any]]:
-        with self.engine.connect() as connection:
+        with _in_words(self.engine, self._url), self.engine.connect() as connection:
             return [dict(row) for row in connection.execute(select(table).order_by(*(table.c[name] for name in order))).mappings()]
 
     @contextmanager
     def write(self, *, at: datetime) -> Iterator["Writer"]:
         """Change the catalogue: one transaction of the one writer; an exception undoes all of it. at: aware UTC, stamps the events."""
-        with only_one(self.engine, "write", wait=WAIT), self.engine.begin() as connection:
+        with _in_words(self.engine, self._url), only_one(self.engine, "write", wait=WAIT), self.engine.begin() as connection:
             yield Writer(connection, utc(at, name="at"))
 
     @contextmanager
     def alone(self, name: str, *, wait: float = 0.0) -> Iterator[None]:
         """Hold `name` (retrain, gc, deploy) for as long as the block runs; raises InputError when another process does, after `wait` seconds."""
-        with only_one(self.engine, name, wait=wait):
+        with ExitStack() as stack:
+            with _in_words(self.engine, self._url):
+                stack.enter_context(only_one(self.engine, name, wait=wait))
             yield
 
 
@@ -107,28 +116,105 @@ class Writer:
 def open_catalog(url: str) -> Catalog:
     """Open the catalogue at an SQLAlchemy URL, made or brought up to date first.
 
-    Raises InputError for a URL that is none or a database that cannot be reached, ArtifactError when a newer version of this library
-    wrote the catalogue or the database holds something else.
+    Raises InputError for a URL that is none, a database of another kind or that cannot be reached, and one that another writer holds;
+    ArtifactError when a newer version of this library wrote the catalogue or the database holds something else.
     """
-    try:
-        engine = create_engine(url)
+    engine = _engine(url)
+    with _in_words(engine, url):
         if engine.dialect.name == "sqlite":
-            Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
-            event.listen(engine, "connect", _durable)
+            try:
+                Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise InputError(f"the catalogue {redacted_url(url)} cannot be made ({error}); give a place that may be written") from error
         _upgrade(engine)
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise InputError(f"{url!r} is no catalogue ({error}); give an SQLAlchemy URL such as sqlite:///runs/demo/catalog.db") from error
-    except DBAPIError as error:
+    return Catalog(engine, url)
+
+
+@contextmanager
+def catalog_to_read(url: str) -> Iterator[Catalog]:
+    """The catalogue for a command that only reads. One in files that cannot be written here is copied aside first, and read there.
+
+    What such a command brings up to date, it then shows, and it is forgotten. Raises as `open_catalog`.
+    """
+    database = Path(str(_engine(url).url.database)) if url.startswith("sqlite") else None
+    if database is None or _writable(database):
+        yield open_catalog(url)
+        return
+    with tempfile.TemporaryDirectory(prefix="adc-catalog-") as aside:
+        for suffix in ("", "-wal"):
+            with suppress(FileNotFoundError):
+                shutil.copyfile(f"{database}{suffix}", f"{aside}/{database.name}{suffix}")
+        yield open_catalog(f"sqlite:///{aside}/{database.name}")
+
+
+def _writable(database: Path) -> bool:
+    files = [p for p in (database, *database.parent.glob(f"{glob.escape(database.name)}-*")) if p.exists()]
+    place = next((p for p in database.parents if p.exists()), Path("/"))
+    return all(os.access(p, os.W_OK) for p in (place, *files))
+
+
+def _engine(url: str) -> Engine:
+    """Its engine, nothing opened yet."""
+    shown = redacted_url(url)
+    try:
+        parsed = make_url(url)
+        kind, driver = parsed.get_backend_name(), parsed.get_driver_name() if parsed.get_backend_name() in DRIVERS else ""
+    except (SQLAlchemyError, ValueError) as error:
         raise InputError(
-            f"the catalogue {engine.url.render_as_string()} cannot be used ({error.orig}); check that the database runs and may be written"
-        ) from error
-    return Catalog(engine)
+            f"{shown!r} is no catalogue ({without_secrets(str(error), url)}); give an SQLAlchemy URL such as sqlite:///runs/demo/catalog.db"
+        ) from None
+    except ImportError:
+        kind, driver = parsed.get_backend_name(), parsed.drivername.partition("+")[2]
+    if kind not in DRIVERS or (driver and driver not in DRIVERS[kind]):
+        raise InputError(
+            f"{shown!r} is no catalogue, it is of the kind {parsed.drivername}; a catalogue lies on SQLite or PostgreSQL, which have locks that a crash releases: give "
+            "sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
+        )
+    if kind == "sqlite" and (parsed.query or parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:")):
+        raise InputError(f"{shown!r} is no file's path; a catalogue must outlive the command: give sqlite:///PATH")
+    try:
+        if kind == "sqlite":
+            engine = create_engine(url, connect_args={"timeout": WAIT})
+            event.listen(engine, "connect", _durable)
+        else:
+            engine = create_engine(url)
+            event.listen(engine, "connect", _patient)
+        return engine
+    except ImportError as error:
+        raise InputError(
+            f'{shown!r} needs a driver that is not installed ({error}); pip install "adc-features[postgres]" brings psycopg, named as postgresql+psycopg://'
+        ) from None
+    except (SQLAlchemyError, TypeError, ValueError) as error:
+        raise InputError(f"{shown!r} is no catalogue ({without_secrets(str(error), url)}); correct the URL") from None
+
+
+@contextmanager
+def _in_words(engine: Engine, url: str) -> Iterator[None]:
+    """What the database refuses, as an InputError that names the catalogue and holds none of its secrets."""
+    try:
+        yield
+    except SQLAlchemyError as error:
+        said = without_secrets(str(getattr(error, "orig", None) or error), url)
+        if any(words in said for words in ("database is locked", "database table is locked", "lock timeout", "database is busy")):
+            raise InputError(held_elsewhere(engine)) from None
+        raise InputError(
+            f"the catalogue {redacted_url(url)} cannot be used ({said}); check that the database runs and may be written. Passwords are hidden here and kept "
+            "nowhere: give one in --catalog, in $ADC_CATALOG, or in what the driver reads, such as PGPASSWORD"
+        ) from None
 
 
 def _durable(connection: Any, _: Any) -> None:
-    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute(f"PRAGMA busy_timeout={int(1000 * WAIT)}")
+    if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("PRAGMA synchronous=FULL")
-    connection.execute("PRAGMA busy_timeout=30000")
+
+
+def _patient(connection: Any, _: Any) -> None:
+    cursor = connection.cursor()
+    cursor.execute(f"SET lock_timeout = {int(1000 * WAIT)}")
+    cursor.close()
+    connection.commit()
 
 
 def _plain(value: Any) -> str:
@@ -151,7 +237,7 @@ def _upgrade(engine: Engine) -> None:
         return
     if strangers or (now is not None and now not in {s.revision for s in scripts.walk_revisions()}):
         raise ArtifactError(
-            f"the catalogue {engine.url.render_as_string()} has revision {now or 'none'}, this library knows up to {scripts.get_current_head()}: "
+            f"the catalogue {redacted(engine.url.render_as_string())} has revision {now or 'none'}, this library knows up to {scripts.get_current_head()}: "
             "a newer version, or another program, wrote it; use that version, or give another database"
         )
     with only_one(engine, "write", wait=WAIT), engine.begin() as connection:

@@ -1,6 +1,10 @@
-"""One holder at a time, released by the system when the holder dies. Reads and writes: lock files, PostgreSQL's advisory locks."""
+"""One holder at a time, released by the system when the holder dies. Reads and writes: lock files, PostgreSQL's advisory locks.
+
+Reads /proc/locks too, where there is one, to say who holds what.
+"""
 
 import fcntl
+import os
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -10,6 +14,7 @@ from pathlib import Path
 from sqlalchemy import Engine, text
 
 from adc_features.errors import InputError
+from adc_features.redaction import redacted
 
 
 @contextmanager
@@ -27,8 +32,39 @@ def only_one(engine: Engine, name: str, *, wait: float) -> Iterator[None]:
         raise InputError(f"the catalogue is on {engine.dialect.name}; expected sqlite or postgresql, which have locks that a crash releases")
     with held as taken:
         if not taken:
-            raise InputError(f"another process holds the catalogue's {name!r} lock ({engine.url.render_as_string()}); wait for it and run the command again")
+            raise InputError(
+                f"another process holds the catalogue's {name!r} lock ({redacted(engine.url.render_as_string())}){_named(holders(engine, name))}; "
+                "wait for it, or end it, and run the command again"
+            )
         yield
+
+
+def held_elsewhere(engine: Engine) -> str:
+    """What a command says that waited in vain for a database which another program is writing."""
+    return (
+        f"the catalogue {redacted(engine.url.render_as_string())} is held by another writer{_named(holders(engine))}: a command at work, an open transaction of a "
+        "database shell, or a backup; wait for it, or end it, and run the command again"
+    )
+
+
+def holders(engine: Engine, name: str | None = None) -> list[int]:
+    """Process ids that hold locks on an SQLite catalogue, or on the lock `name` beside it; empty where the system does not say."""
+    if engine.dialect.name != "sqlite":
+        return []
+    database = str(engine.url.database)
+    try:
+        inodes = {
+            Path(p).stat().st_ino for p in ([f"{database}.{name}.lock"] if name else [database, f"{database}-shm", f"{database}-wal"]) if Path(p).exists()
+        }
+        lines = [line.split() for line in Path("/proc/locks").read_text(encoding="ascii").splitlines()]
+    except (OSError, ValueError):
+        return []
+    found = {int(words[4]) for words in lines if len(words) > 5 and words[3] == "WRITE" and words[5].rpartition(":")[2] in {str(i) for i in inodes}}
+    return sorted(pid for pid in found if pid > 0 and (name or pid != os.getpid()))
+
+
+def _named(pids: list[int]) -> str:
+    return f" (process {', '.join(map(str, pids))})" if pids else ""
 
 
 @contextmanager

@@ -50,7 +50,8 @@ def require_parity(report: dict[str, Any]) -> None:
     if report["different"]:
         raise ParityError(
             f"{report['different']} of {report['items']} items and {report['users']} users differ online from offline, first {report['first_differences'][0]}; "
-            "materialize the repository as of the compared moment, then compare again"
+            "materialize the repository as of the compared moment, then compare again",
+            first_differences=report["first_differences"],
         )
 
 

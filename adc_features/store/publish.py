@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adc_features.artifact import MANIFEST, file_hash, fresh_directory, read_manifest, recover, seal
+from adc_features.artifact import MANIFEST, file_hash, fresh_directory, recover, seal
 from adc_features.clock import instant, moment, utc
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.generation import Generation
@@ -36,6 +36,7 @@ from adc_features.store.repository import (
     live_generation,
     live_generations,
     live_generations_path,
+    publication_manifest,
     publication_path,
     statistics_path,
     write_live_generations,
@@ -250,7 +251,7 @@ def _existing(target: Path, live: LiveGeneration) -> list[PublishedSnapshot]:
     """What is published already; raises GenerationMismatch when it was made with another codebook."""
     if not target.exists():
         return []
-    manifest = read_manifest(target)
+    manifest = publication_manifest(target)
     if manifest["codebook_hash"] != live.codebook_hash:
         raise GenerationMismatch(
             f"{target} holds codes of codebook {manifest['codebook_hash'][:12]}..., offered are codes of {live.codebook_hash[:12]}...: "

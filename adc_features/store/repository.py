@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import yaml
 
-from adc_features.artifact import deletable, read_manifest, within, write_json
+from adc_features.artifact import deletable, read_manifest, require_files, within, write_json
 from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.generation import check_generation_id
 from adc_features.store.registry_place import registry_beside
@@ -216,6 +216,25 @@ def _publication(generation_id: str) -> str:
     return sid_view_name(check_generation_id(generation_id))
 
 
+def publication_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
+    """The manifest of a publication; raises ArtifactError too when it does not name the files of every snapshot."""
+    manifest = read_manifest(directory, verify=verify)
+    try:
+        names = [entry["packed"] for entry in manifest["snapshots"] if "packed" in entry]
+        rows = [f"rows/{datetime.fromisoformat(entry['as_of']):%Y%m%dT%H%M%S%f}.parquet" for entry in manifest["snapshots"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(f"{directory} has a manifest that lists no snapshots ({error}): it was altered, publish the generation again") from error
+    if not rows:
+        raise ArtifactError(f"{directory} has a manifest without a snapshot: it was altered, publish the generation again")
+    require_files(directory, manifest, [*names, *rows])
+    return manifest
+
+
+def statistics_manifest(repo: Path) -> dict[str, Any]:
+    """The manifest of the published statistics, every file checked."""
+    return read_manifest(statistics_path(repo), requires=("item_profile.parquet", "user_activity.parquet"))
+
+
 def statistics_path(repo: Path) -> Path:
     """The directory of the published statistics."""
     return _data(repo) / "statistics"
@@ -285,7 +304,7 @@ def _data_problems(repo: Path) -> list[str]:
         return [f"{live_generations_path(repo)} cannot be read ({error}); publish a generation again to rewrite it"]
     for generation in live:
         try:
-            manifest = read_manifest(publication_path(repo, generation.id))
+            manifest = publication_manifest(publication_path(repo, generation.id))
         except AdcError as error:
             problems.append(f"generation {generation.id} is live, but {error}")
         else:
@@ -295,7 +314,7 @@ def _data_problems(repo: Path) -> list[str]:
                 )
     if statistics_path(repo).exists():
         try:
-            read_manifest(statistics_path(repo))
+            statistics_manifest(repo)
         except AdcError as error:
             problems.append(f"the statistics are broken: {error}")
     return problems

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from adc_features.artifact import MANIFEST, read_manifest, within
+from adc_features.artifact import MANIFEST, read_manifest, require_files, within
 from adc_features.clock import instant, utc
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.store.id_index import checked_ids
@@ -138,6 +138,7 @@ def _opened(publication: Path) -> Opened:
     before, manifest = state_of(publication), read_manifest(publication, verify=False)
     if not (names := [entry.get("packed") for entry in manifest["snapshots"]]) or None in names:
         raise ArtifactError(f"{publication} holds no packed snapshots, an older version wrote it; publish its newest snapshot again")
+    require_files(publication, manifest, names)
     snapshots = [PackedSnapshot(within(publication, name, said_by=str(publication / MANIFEST))) for name in names]
     if before is None or state_of(publication) != before:  # replaced between the first and the last open: they may not belong together
         raise ArtifactError(f"{publication} was replaced while it was read; open it again")

@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -14,7 +15,8 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
-from adc_features.catalog import Catalog, open_catalog
+from adc_features.catalog import Catalog, catalog_to_read, open_catalog
+from adc_features.catalog import catalog as module
 from adc_features.catalog.tables import EVENTS, GENERATIONS, METADATA, PROMOTIONS, RUNS
 from adc_features.errors import ArtifactError, InputError
 
@@ -196,3 +198,69 @@ def test_a_catalogue_may_be_copied_while_it_is_read(tmp_path):
     catalog.engine.dispose()
     shutil.copytree(tmp_path, tmp_path.parent / "copy")
     assert [e["event"] for e in open_catalog(f"sqlite:///{tmp_path.parent}/copy/catalog.db").events()] == ["one"]
+
+
+HOLDER = (
+    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
+)
+
+
+def test_a_catalogue_that_another_program_writes_is_refused_soon_and_in_words(tmp_path, monkeypatch):
+    """After a short wait the holder is named, by process id where the system tells; reading goes on; when it is done, so does writing."""
+    monkeypatch.setattr(module, "WAIT", 0.2)
+    catalog = open_catalog(f"sqlite:///{tmp_path}/catalog.db")
+    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "catalog.db")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert holder.stdout.readline() == b"held\n"
+    with pytest.raises(InputError, match="is held by another writer") as refused, open_catalog(f"sqlite:///{tmp_path}/catalog.db").write(at=AT) as writer:
+        writer.record("never", "", {})
+    if Path("/proc/locks").exists():
+        assert f"process {holder.pid}" in str(refused.value)
+    assert catalog.events() == []
+    holder.communicate()
+    with catalog.write(at=AT) as writer:
+        writer.record("after", "", {})
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://u:hidden@host/db",
+        "mysql+pymysql://u:hidden@h/db",
+        "oracle://u:hidden@h/db",
+        "mssql+pyodbc://u:hidden@h/db",
+        "nonsense",
+        "foo://u:hidden@h/db",
+        "sqlite://",
+        "sqlite:///:memory:",
+        "sqlite:///file:x?mode=memory&uri=true",
+        "sqlite+aiosqlite:///x.db",
+        "postgresql+asyncpg://u:hidden@h/db",
+        "postgresql+psycopg://u:hidden@h:port/db",
+        "postgresql://u:hidden@localhost:1/db",
+        "postgresql+psycopg://u@localhost:1/db?password=hidden",
+        "",
+    ],
+)
+def test_another_kind_of_database_is_refused_in_words(url, tmp_path, monkeypatch):
+    """Another dialect, an asynchronous or missing driver, a database in memory, no URL, no server: said in words, without the password."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError) as refused:
+        open_catalog(url)
+    assert "hidden" not in str(refused.value).replace("Passwords are hidden", "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_catalogue_that_cannot_be_written_is_read(tmp_path, monkeypatch):
+    """A command that only reads sees what was committed, in the log of an open database too, and leaves the files as they are."""
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    catalog = open_catalog(url)
+    with catalog.write(at=AT) as writer:
+        writer.put(GENERATIONS, {"id": "g1"}, G1, event="generation")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    monkeypatch.setattr(os, "access", lambda path, mode, **_: not (mode & os.W_OK and Path(path).is_relative_to(tmp_path)))
+    with catalog_to_read(url) as read:
+        assert [g["id"] for g in read.generations()] == ["g1"]
+        with read.write(at=AT) as writer:
+            writer.record("forgotten", "", {})
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    assert len(catalog.events()) == 1

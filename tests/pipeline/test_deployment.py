@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from adc_features.artifact import MANIFEST
-from adc_features.errors import InputError
+from adc_features.errors import ArtifactError, InputError
 from adc_features.run import Run, RunSettings
 from adc_features.snapshots import renew, snapshot
 from adc_features.stages import STAGES, dataset_of, repository_of, serving_time, split_of
@@ -137,6 +137,55 @@ def test_a_promotion_that_was_killed_after_the_pointer_holds(place, monkeypatch)
     assert states(place) == ["serving"]
 
 
+def damaged(path: Path, name: str) -> None:
+    """One kind of damage to a promotion file."""
+    facts = json.loads(path.read_text())
+    texts = {
+        "empty": b"",
+        "cut short": path.read_bytes()[:40],
+        "no text": b"\xff\xfe\x00",
+        "a list": b"[]",
+        "null": b"null",
+        "nested": b"[" * 100_000,
+        "a part missing": json.dumps({k: v for k, v in facts.items() if k != "ranker"}).encode(),
+        "a part too many": json.dumps({**facts, "extra": 1}).encode(),
+    }
+    values = {"ranker": [5, None, "a\0b", "x" * 5000], "ranker_hash": [5, None, []], "generation": [5, "../x"], "codebook_hash": [5]}
+    values |= {"promoted_at": [5, "yesterday", "2024-01-01T00:00:00"], "repository": [{}], "known_as": [["g1"]]}
+    texts |= {f"{k} {v!r:.22}": json.dumps({**facts, k: v}).encode() for k, several in values.items() for v in several}
+    if name in texts:
+        path.write_bytes(texts[name])
+        return
+    path.unlink()
+    if name == "a directory":
+        (path / "held").mkdir(parents=True)
+    else:
+        path.symlink_to({"a link to nothing": "nowhere", "a link to itself": path.name}[name])
+
+
+DAMAGES = ["empty", "cut short", "no text", "a list", "null", "nested", "a part missing", "a part too many", "ranker 5", "ranker None", "ranker 'a\\x00b'"]
+DAMAGES += [f"ranker {'x' * 5000!r:.22}", "ranker_hash 5", "ranker_hash None", "ranker_hash []", "generation 5", "generation '../x'", "codebook_hash 5"]
+DAMAGES += ["promoted_at 5", "promoted_at 'yesterday'", "promoted_at '2024-01-01T00:00:00'", "repository {}", "known_as ['g1']"]
+DAMAGES += ["a directory", "a link to nothing", "a link to itself"]
+
+
+def test_a_promotion_file_that_is_damaged_in_any_way_is_repaired_by_promoting(place):
+    """Doctor and the commands that read it name the command that repairs it; that command does, and the history goes on."""
+    adc("promote", "--run", str(place), "--recipe", "codes")
+    for number, damage in enumerate(DAMAGES, start=2):
+        damaged(place / PROMOTION, damage)
+        assert len(deployment.problems(Run.open(place), deployment.catalog_of(Run.open(place)))) == 1, damage
+        if not damage.startswith("ranker 'xxx"):  # a promotion that is well written, of a ranker that is gone
+            with pytest.raises(ArtifactError, match="adc promote --run"):
+                deployment.sync(Run.open(place), deployment.catalog_of(Run.open(place)), at=AT)
+        words = ("--generation", "g1") if number % 2 else ()  # the form that looks the ranker up, too
+        assert answer("promote", "--run", str(place), *words)["number"] == number, damage
+    assert states(place) == ["retired"] * len(DAMAGES) + ["serving"]
+    assert read_promotion(place / PROMOTION).ranker.parent.name == "ranker_codes_weights"
+    adc("doctor", str(place))
+    assert answer("rollback", "--run", str(place))["to"] == 1
+
+
 def test_a_lost_catalogue_is_made_again_from_what_is_there(place):
     """Deleting the database loses history, not the deployment."""
     adc("promote", "--run", str(place))
@@ -152,6 +201,26 @@ def test_a_generation_that_was_edited_by_hand_is_found(place):
     found = adc("doctor", str(place), code=1).output
     assert "generation g1" in found
     assert "quality.json has sha256" in found
+
+
+def test_a_manifest_emptied_of_its_files_is_found(place):
+    """Of a publication, statistics, a generation, a ranker: doctor names it, and readers refuse it rather than read what nobody checked."""
+    from adc_features.store import published_snapshots, published_timeline
+
+    for where in ("feature_repo/data/item_sid_g1", "feature_repo/data/statistics", "generation/generation", "ranker_codes/model"):
+        manifest = place / where / MANIFEST
+        whole = manifest.read_text()
+        for files in ({}, dict(list(json.loads(whole)["files"].items())[:1])):
+            manifest.write_text(json.dumps({**json.loads(whole), "files": files}))
+            if not (files and where.startswith("ranker")):
+                assert str(place / where) in adc("doctor", str(place), code=1).output, where
+        if "item_sid" in where:
+            for read in (published_snapshots, published_timeline):
+                with pytest.raises(ArtifactError, match="does not name"):
+                    read(place / "feature_repo", "g1")
+        manifest.write_text(whole)
+    adc("promote", "--run", str(place))
+    adc("doctor", str(place))
 
 
 def test_a_ranker_that_was_deleted_is_off_the_record_and_not_served_again(place):
@@ -459,6 +528,73 @@ def test_data_that_cannot_decide_is_refused_with_the_state_unchanged(place, chan
     assert (place / PROMOTION).read_bytes() == before
     assert not list((place / "retrains").glob("*/ranker"))
     assert adc("retrain", "--run", str(place), "--window-days", "300", code=20)
+
+
+def test_online_values_that_differ_are_named_and_the_refusal_is_not_kept_for_good(place, monkeypatch):
+    """A store that was not loaded refuses the challenger, naming entity, feature and both values; loaded, the same command promotes it."""
+    import adc_features.store as store
+
+    adc("promote", "--run", str(place))
+    words = ("--min-gain", "-1", "--every-days", "1")
+    monkeypatch.setattr(store, "materialize", lambda *_, **__: None)
+    kept = retrained(place, *words, code=10)
+    assert not kept["gates"]["online_parity"]["passed"]
+    first = kept["gates"]["online_parity"]["first_differences"][0]
+    assert {"item_id", "feature", "offline", "online"} == set(first)
+    told = adc("retrain", "--run", str(place), "--min-rows", "20", "--window-days", "20", "--max-loss", "1", *words, code=10).output
+    assert f"item_id {first['item_id']!r}, {first['feature']}: offline {first['offline']!r}, online {first['online']!r}" in told
+    assert "decided before" not in told
+    monkeypatch.undo()
+    made = retrained(place, *words)
+    assert (made["decision"], made["reused"]) == ("promoted", False)
+    assert retrained(place, *words)["reused"]
+
+
+def test_a_verdict_is_remembered_for_what_it_depended_on_only(place):
+    """Asked again, the answer is repeated; asked by force, or after another snapshot was published, it is decided anew."""
+    adc("promote", "--run", str(place))
+    words = ("--min-gain", "2", "--every-days", "1")
+    assert not retrained(place, *words, code=10)["reused"]
+    assert retrained(place, *words, code=10)["reused"]
+    assert not retrained(place, *words, "--force", code=10)["reused"]
+    assert retrained(place, *words, code=10)["reused"]
+    run = Run.open(place)
+    snapshot(run, split_of(run).eval_end - timedelta(days=3))
+    assert not retrained(place, *words, code=10)["reused"]
+    decision = next((place / "retrains").glob("*/decision.json"))
+    decision.write_text("[]")
+    assert not retrained(place, *words, code=10)["reused"]
+
+
+def test_data_ends_where_it_was_complete_and_not_at_its_last_event(place):
+    """A cut-off on the day after the last event is no later than the data, for a retraining and a snapshot alike; a later one asks for a word."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from adc_features.dataset import read_dataset, write_dataset
+
+    adc("promote", "--run", str(place))
+    shop = read_dataset(place.parent / "shop")
+    times = pc.add(shop.interactions["time"], pa.scalar(timedelta(hours=23, minutes=10, seconds=39)))
+    late = replace(
+        shop, interactions=shop.interactions.set_column(shop.interactions.column_names.index("time"), "time", times), resolution=timedelta(seconds=1)
+    )
+    midnight = late.last_known.replace(hour=0, minute=0, second=0) + timedelta(days=1)
+    assert (late.end, late.last_known) == (midnight, midnight - timedelta(minutes=49, seconds=20))
+    write_dataset(late, place.parent / "late")
+    data, kept = ("--data", str(place.parent / "late")), ("--min-gain", "2", "--every-days", "1")
+    day, later = f"{midnight:%Y-%m-%d}", f"{midnight + timedelta(days=2):%Y-%m-%d}"
+    assert retrained(place, *data, *kept, "--as-of", day, code=10)["window"]["end"] == midnight.isoformat()
+    assert answer("snapshot", "--run", str(place), *data, "--as-of", day)["as_of"] == midnight.isoformat()
+    said = f"the data is known to be complete through {midnight.isoformat()}"
+    refused = adc("retrain", "--run", str(place), *data, *kept, "--as-of", later, code=20).output
+    assert said in refused
+    assert "--complete-through" in refused
+    assert said in str(adc("snapshot", "--run", str(place), *data, "--as-of", later, code=1).exception)
+    quiet = (*data, "--as-of", later, "--complete-through", later)
+    assert retrained(place, *quiet, *kept, code=10)["window"]["end"].startswith(later)
+    write_dataset(replace(late, complete_through=midnight + timedelta(days=2)), place.parent / "late")
+    assert retrained(place, *data, *kept, "--as-of", later, code=10)["window"]["end"].startswith(later)
 
 
 def test_two_retrains_at_once_are_refused(place):
