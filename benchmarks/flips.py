@@ -35,7 +35,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -163,7 +163,9 @@ ARTEFACTS = {
     "lmdb": Artefact(("feature_repo/data/online_lmdb/data.mdb",), ask_online, excuse=True),
     "generation": Artefact(("generation/generation/*",), ask_generation),
     "manifests": Artefact((f"**/{MANIFEST}", "feature_repo/data/live_generations.json"), ask_manifests),
-    "parquet": Artefact((f"{PUBLISHED}/rows/*.parquet", "feature_repo/data/statistics/*.parquet", "dataset/*.parquet", "data/dataset/*.parquet"), ask_parquet, True),
+    "parquet": Artefact(
+        (f"{PUBLISHED}/rows/*.parquet", "feature_repo/data/statistics/*.parquet", "dataset/*.parquet", "data/dataset/*.parquet"), ask_parquet, True
+    ),
     "promotion": Artefact(("promotion.json",), ask_promotion),
     "catalogue": Artefact(("catalog.db",), ask_catalogue, excuse=True),
 }
@@ -291,9 +293,7 @@ def flips(count: int, seed: int = 0, *, workers: int = 2) -> dict[str, Any]:
         parts = [list(range(start, count, workers)) for start in range(min(workers, count))]
         found = [one for part in pool.map(try_flips, [run] * len(parts), parts, [seed] * len(parts)) for one in part]
     totals = Counter(one["outcome"] for one in found)
-    by_artefact = {
-        name: {"tried": 0, "refused": 0, "wrong": 0, "crashed": 0, "undetectable": 0, "died": 0} for name in ARTEFACTS
-    }
+    by_artefact = {name: {"tried": 0, "refused": 0, "wrong": 0, "crashed": 0, "undetectable": 0, "died": 0} for name in ARTEFACTS}
     for one in found:
         counts = by_artefact[one["artefact"]]
         counts["tried"] += 1
