@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -21,6 +22,8 @@ from adc_features.errors import ArtifactError
 from adc_features.redaction import redacted
 
 MANIFEST = "manifest.json"
+CHECK = "check"
+"""Where a JSON document holds the CRC-32 of the rest of it."""
 _HERE, _EXCHANGE = -100, 2
 """AT_FDCWD and RENAME_EXCHANGE of Linux's renameat2."""
 
@@ -155,7 +158,25 @@ def seal(directory: Path, facts: Mapping[str, Any]) -> None:
     """Write the manifest, last: `facts` plus the sha256 of every other file in the directory, manifests of artefacts inside it included."""
     manifest = directory / MANIFEST
     files = {str(p.relative_to(directory)): file_hash(p) for p in sorted(directory.rglob("*")) if p.is_file() and p != manifest}
-    write_json(manifest, {**facts, "files": files})
+    write_json(manifest, with_check({**facts, "files": files}))
+
+
+def with_check(document: Mapping[str, Any]) -> dict[str, Any]:
+    """The document with a CRC-32 of its own content under `check`: no other file knows what a manifest should say."""
+    return {**document, CHECK: _crc(document)}
+
+
+def checked(document: dict[str, Any], path: Path) -> dict[str, Any]:
+    """The document without its `check`; one that an older version wrote has none. Raises ArtifactError when its content is not what was written."""
+    content = {name: value for name, value in document.items() if name != CHECK}
+    if CHECK in document and document[CHECK] != _crc(content):
+        raise ArtifactError(f"{path} is not what was written (its check says {str(document[CHECK])[:20]!r}); the file was altered, write the artefact again")
+    return content
+
+
+def _crc(document: Mapping[str, Any]) -> str:
+    plain = json.dumps(json.loads(json_text(document)), sort_keys=True)
+    return f"{zlib.crc32(plain.encode()):08x}"
 
 
 def require_files(directory: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
@@ -191,4 +212,4 @@ def read_manifest(directory: Path, *, verify: bool = True, requires: Iterable[st
             raise ArtifactError(f"{file} is missing, its manifest names it; write the artefact again")
         if (got := file_hash(file)) != wanted:
             raise ArtifactError(f"{file} has sha256 {got[:12]}..., its manifest says {wanted[:12]}...; the file was altered, write the artefact again")
-    return manifest
+    return checked(manifest, path)  # last: what is wrong with a file says more

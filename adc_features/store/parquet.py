@@ -24,7 +24,7 @@ def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: A
     if table is None:
         raise InputError(f"there are no tables to write to {path}; give at least one, if need be without rows")
     schema, rows = table.schema, 0
-    with pq.ParquetWriter(path, schema, filesystem=filesystem, use_dictionary=_repeating(schema)) as writer:
+    with pq.ParquetWriter(path, schema, filesystem=filesystem, use_dictionary=_repeating(schema), write_page_checksum=True) as writer:
         while table is not None:
             writer.write_table(table.cast(schema), ROW_GROUP_ROWS)
             rows += len(table)

@@ -116,7 +116,7 @@ def publish(repo: Path, generation: Generation, snapshots: Sequence[SidTable], *
             for entry in kept:
                 _keep(target / entry.file, aside / entry.file)
             for snapshot, entry in zip(snapshots, fresh, strict=True):
-                pq.write_table(sid_rows(snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at), aside / entry.file)
+                pq.write_table(sid_rows(snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at), aside / entry.file, write_page_checksum=True)
             _pack(target, aside, entries, {s.as_of: s for s in snapshots}, live, weight_dtype=generation.spec.weight_dtype)
             seal(aside, {**asdict(live), "snapshots": [e.to_dict() for e in entries]})
         write_live_generations(repo, [*(g for g in live_generations(repo) if g.id != live.id), live])
@@ -285,7 +285,7 @@ def publish_statistics(repo: Path, *, item_profile: pa.Table, user_activity: pa.
             _check_same_ids(repo, "item", id_type(table.schema, "item_id"))
     with only_publisher(repo), fresh_directory(statistics_path(repo)) as aside:
         for name, table in tables.items():
-            pq.write_table(table, aside / f"{name}.parquet")
+            pq.write_table(table, aside / f"{name}.parquet", write_page_checksum=True)
         seal(aside, {"rows": {name: len(table) for name, table in tables.items()}, "resolution_seconds": resolution.total_seconds()})
     _log.info("stage=publish_statistics %s", " ".join(f"{name}={len(table)}" for name, table in tables.items()))
     return statistics_path(repo)

@@ -171,10 +171,10 @@ class Column(NamedTuple):
         validity = None if mask is None else pa.py_buffer(np.packbits(self.valid, bitorder="little"))
         offsets = pa.py_buffer(self.offsets.astype(np.int32))
         if not pa.types.is_list(kind.arrow):
-            return pa.Array.from_buffers(kind.arrow, n, [validity, offsets, pa.py_buffer(self.values)])
+            return _whole(pa.Array.from_buffers(kind.arrow, n, [validity, offsets, pa.py_buffer(self.values)]))
         if self.texts is not None:
             places = pa.py_buffer(self.texts.astype(np.int32))
-            element = pa.Array.from_buffers(kind.arrow.value_type, len(self.texts) - 1, [None, places, pa.py_buffer(self.values)])
+            element = _whole(pa.Array.from_buffers(kind.arrow.value_type, len(self.texts) - 1, [None, places, pa.py_buffer(self.values)]))
         else:
             element = pa.array(self.values)
             element = element.cast(_SECONDS) if kind.arrow.value_type == _SECONDS else element
@@ -302,6 +302,7 @@ def decode(schema: Schema, records: Sequence[bytes], wanted: Sequence[str] | Non
         elif kind in _TEXT_LISTS:
             columns.append(_text_lists(kind, body, begins + start, begins + ends[i], valid[:, i]))
         else:
+            _require((ends[i] - start) % KINDS[kind].element.itemsize == 0)
             columns.append(Column(kind, *_gather(body, begins + start, begins + ends[i], KINDS[kind].element), valid[:, i]))
     return Records(Schema(tuple(shown)), head["event"], head["created"], tuple(columns))
 
@@ -328,12 +329,32 @@ def _gather(body: np.ndarray, starts: np.ndarray, stops: np.ndarray, element: np
 def _text_lists(kind: str, body: np.ndarray, starts: np.ndarray, stops: np.ndarray, valid: np.ndarray) -> Column:
     written = np.flatnonzero(valid)
     counts = np.zeros(len(valid), np.int64)
-    head = starts[written]
+    head, end = starts[written], stops[written]
+    _require(head + 4 <= end)
     counts[written] = _gather(body, head, head + 4, np.dtype("<u4"))[0]
-    lengths, _ = _gather(body, head + 4, head + 4 + 4 * counts[written], np.dtype("<u4"))
-    values, _ = _gather(body, head + 4 + 4 * counts[written], stops[written], _BYTE)
+    content = head + 4 + 4 * counts[written]
+    _require(content <= end)
+    lengths, _ = _gather(body, head + 4, content, np.dtype("<u4"))
+    values, _ = _gather(body, content, end, _BYTE)
     texts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
-    return Column(kind, values, np.concatenate([[0], np.cumsum(counts)]), valid, texts)
+    offsets = np.concatenate([[0], np.cumsum(counts)])
+    _require(np.diff(texts[offsets])[written] == end - content)
+    return Column(kind, values, offsets, valid, texts)
+
+
+def _require(sound: np.ndarray) -> None:
+    """Raise ArtifactError unless every row says of itself what can be."""
+    if not sound.all():
+        raise ArtifactError("the online store holds a row whose lengths are not what it says; it is damaged, materialize the view again")
+
+
+def _whole(array: pa.Array) -> pa.Array:
+    """Texts that are UTF-8. Raises ArtifactError for others, on which a reader would fail without a name."""
+    try:
+        array.validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise ArtifactError(f"the online store holds a text that is not UTF-8 ({error}); it is damaged, materialize the view again") from error
+    return array
 
 
 def _text_bodies(array: pa.Array) -> pa.LargeBinaryArray:

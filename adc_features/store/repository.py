@@ -21,7 +21,7 @@ from typing import Any, Literal
 
 import yaml
 
-from adc_features.artifact import deletable, read_manifest, require_files, within, write_json
+from adc_features.artifact import checked, deletable, read_manifest, require_files, with_check, within, write_json
 from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.generation import check_generation_id
 from adc_features.store.registry_place import registry_beside
@@ -176,13 +176,19 @@ def live_generations(repo: Path) -> list[LiveGeneration]:
 @functools.lru_cache(maxsize=8)
 def _listed(path: Path, version: tuple[int, ...]) -> tuple[LiveGeneration, ...]:
     """The entries of one version of the file: every online read asks for them, and it is replaced by renaming."""
-    entries = json.loads(path.read_text(encoding="utf-8"))["generations"]
+    try:
+        entries = checked(json.loads(path.read_text(encoding="utf-8")), path)["generations"]
+        generations = tuple(LiveGeneration(**{**entry, "trained_through": datetime.fromisoformat(entry["trained_through"])}) for entry in entries)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path} lists no generations that can be read ({error!r}); the file was altered, publish a generation again to rewrite it"
+        ) from error
     for entry in entries:
         try:
             check_generation_id(entry["id"])
         except InputError as error:
             raise ArtifactError(f"{path}: {error}; the file was altered, publish a generation again to rewrite it") from error
-    return tuple(LiveGeneration(**{**entry, "trained_through": datetime.fromisoformat(entry["trained_through"])}) for entry in entries)
+    return generations
 
 
 def live_generation(repo: Path, generation_id: str) -> LiveGeneration:
@@ -195,7 +201,7 @@ def live_generation(repo: Path, generation_id: str) -> LiveGeneration:
 
 def write_live_generations(repo: Path, generations: list[LiveGeneration]) -> None:
     """Replace the list, atomically."""
-    write_json(live_generations_path(repo), {"generations": [asdict(g) for g in generations]})
+    write_json(live_generations_path(repo), with_check({"generations": [asdict(g) for g in generations]}))
 
 
 def publication_path(repo: Path, generation_id: str) -> Path:

@@ -271,7 +271,7 @@ def open_source(path: str, *, filesystem: Any = None, of: str = "source", declar
     below = {file: file.removeprefix(path.rstrip("/")) if file != path else "" for file in files}
     names = [p.partition("=")[0] for f in files for p in below[f].split("/")[:-1] if "=" in p]
     hive = ds.partitioning(pa.schema([(name, pa.string()) for name in dict.fromkeys(names)]), flavor="hive")
-    form = ds.ParquetFileFormat()
+    form = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))
     parts = [form.make_fragment(f, filesystem, hive.parse(below[f])) for f in files]
     keys = [tuple(ds.get_partition_keys(part.partition_expression)) for part in parts]
     schemas = _schemas(parts, of, path)

@@ -140,6 +140,8 @@ def _opened(publication: Path) -> Opened:
         raise ArtifactError(f"{publication} holds no packed snapshots, an older version wrote it; publish its newest snapshot again")
     require_files(publication, manifest, names)
     snapshots = [PackedSnapshot(within(publication, name, said_by=str(publication / MANIFEST))) for name in names]
+    for snapshot in snapshots:
+        snapshot.verify()  # a flipped bit would be another code; a gigabyte a second, once for each file and process
     if before is None or state_of(publication) != before:  # replaced between the first and the last open: they may not belong together
         raise ArtifactError(f"{publication} was replaced while it was read; open it again")
     if manifest["codebook_hash"] != snapshots[0].codebook_hash:

@@ -132,3 +132,18 @@ def test_a_writer_killed_between_its_renames_loses_nothing(tmp_path):
         raise ZeroDivisionError
     assert (tmp_path / "made" / "data.txt").read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
+
+
+def test_a_manifest_with_another_value_is_refused(tmp_path):
+    """Each altered fact of a manifest is named as such, verified or not; a manifest without a check, of an older version, is read."""
+    seal(tmp_path, {"as_of": "2024-01-01", "rows": 3})
+    path = tmp_path / MANIFEST
+    whole = path.read_text()
+    assert read_manifest(tmp_path) == {"as_of": "2024-01-01", "rows": 3, "files": {}}
+    for old, new in (("2024-01-01", "2024-01-09"), ('"rows": 3', '"rows": 7'), ('"rows"', '"rowt"')):
+        path.write_text(whole.replace(old, new))
+        for verify in (True, False):
+            with pytest.raises(ArtifactError, match="is not what was written"):
+                read_manifest(tmp_path, verify=verify)
+    path.write_text('{"rows": 3, "files": {}}')
+    assert read_manifest(tmp_path)["rows"] == 3

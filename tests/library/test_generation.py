@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from adc_features.artifact import MANIFEST, file_hash
+from adc_features.artifact import MANIFEST, checked, file_hash, with_check
 from adc_features.errors import ArtifactError, InputError
 from adc_features.generation import check_generation_id, open_generation, write_generation
 from adc_features.spec import SidSpec
@@ -53,7 +53,7 @@ def test_a_generation_of_another_format_is_refused(tmp_path):
     """A newer format is refused with the version that reads it."""
     write(tmp_path / "g1")
     manifest = json.loads((tmp_path / "g1" / MANIFEST).read_text())
-    (tmp_path / "g1" / MANIFEST).write_text(json.dumps({**manifest, "format": 99, "library_version": "9.9"}))
+    (tmp_path / "g1" / MANIFEST).write_text(json.dumps(with_check({**checked(manifest, tmp_path), "format": 99, "library_version": "9.9"})))
     with pytest.raises(ArtifactError, match=r"generation format 99, this library reads 1; open it with library 9\.9"):
         open_generation(tmp_path / "g1")
 

@@ -136,3 +136,20 @@ def test_a_column_is_the_same_from_arrow_and_among_absent_rows(table, absent):
         column = decoded.column(name)
         spread = column.scattered(np.arange(n) * (absent + 1), n * (absent + 1)).to_arrow()
         assert spread.to_pylist() == [value for own in array.to_pylist() for value in [own, *[None] * absent]]
+
+
+def test_a_row_with_any_flipped_bit_is_refused_in_words_or_read():
+    """Every single bit of a row with texts, lists and numbers: an answer of its length, or an ArtifactError; never another failure."""
+    schema = Schema((("a", "string_val"), ("b", "string_list_val"), ("c", "float_list_val"), ("d", "int64_val")))
+    columns = {"a": pa.array(["ü1"]), "b": pa.array([["x", "yé"]]), "c": pa.array([[1.0, 2.0]], pa.list_(pa.float32())), "d": pa.array([7])}
+    (row,) = encode(schema, columns, event=np.array([5]), created=np.array([6])).to_pylist()
+    refused = 0
+    for bit in range(8 * schema.head.itemsize - 8 * 4 * 3, 8 * len(row)):
+        altered = bytearray(row)
+        altered[bit // 8] ^= 1 << (bit % 8)
+        try:
+            got = decode(schema, [bytes(altered)])
+            assert all(len(column.to_arrow().to_pylist()) == 1 for column in got.columns)
+        except ArtifactError:
+            refused += 1
+    assert refused > 50

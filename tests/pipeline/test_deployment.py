@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from adc_features.artifact import MANIFEST
+from adc_features.artifact import MANIFEST, read_manifest
 from adc_features.errors import ArtifactError, InputError
 from adc_features.run import Run, RunSettings
 from adc_features.snapshots import renew, snapshot
@@ -259,7 +259,7 @@ def copied_ranker(place: Path, name: str) -> None:
     """A ranker as `adc retrain` leaves one, of another hash than any."""
     target = place / "retrains" / name / "ranker"
     shutil.copytree(place / "ranker_codes_weights" / "model", target / "model")
-    manifest = json.loads((target / "model" / MANIFEST).read_text()) | {"copy": name}
+    manifest = read_manifest(target / "model") | {"copy": name}
     (target / "model" / MANIFEST).write_text(json.dumps(manifest))
     (target / MANIFEST).write_text(json.dumps({"facts": {"trained_through": "2024-01-01T00:00:00+00:00"}, "files": {}}))
 
