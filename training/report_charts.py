@@ -45,7 +45,7 @@ def _paired_chart(pairs: Sequence[Mapping[str, Any]], measure: str) -> Markup | 
             "label": pair["versus"],
             "number": signed(found.mean),
             **found._asdict(),
-            "colour": "var(--red)" if pair["leak"] else colour[tone(found)],
+            "colour": "var(--red)" if pair["leak"] and tone(found) != "chance" else colour[tone(found)],
             "hollow": tone(found) == "chance" or pair["leak"],
         }
         for pair in pairs
@@ -167,7 +167,8 @@ def interval_rows(rows: Sequence[Mapping[str, Any]], *, zero: bool, alt_text: st
         base.mark_text(align="right", dy=8, fontSize=11, color="var(--muted)").encode(x=alt.value("width"), text="number:N"),
     ]
     if zero:
-        layers.insert(0, alt.Chart(alt.Data(values=[{}])).mark_rule(color="var(--ink)", strokeWidth=1).encode(x=alt.XDatum(0)))
+        # A short tick at each interval, below the label: one line over the whole height would run through the labels.
+        layers.insert(0, base.mark_tick(color="var(--ink)", thickness=1, size=16, yOffset=8, opacity=1).encode(x=alt.XDatum(0)))
     return _svg(alt.layer(*layers), height=40 * len(rows) + 28, alt_text=alt_text)
 
 
