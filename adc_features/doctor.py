@@ -56,6 +56,16 @@ def examine_interactions(interactions: pa.Table, items: pa.Table | None = None) 
     findings = bad_ids + _times(interactions["time"]) + _labels(interactions["label"])
     if bad_ids:
         return findings
+    twice = len(interactions) - len(interactions.group_by(["user_id", "item_id", "time", "label"]).aggregate([]))
+    if twice:
+        findings.append(
+            Finding(
+                "warning",
+                "interactions",
+                f"{twice} rows repeat user, item, time and label of another row",
+                "each counts as an event; drop what was logged twice",
+            )
+        )
     for entity in ("user_id", "item_id"):
         if pc.count_distinct(interactions[entity]).as_py() == 1:
             findings.append(Finding("error", f"interactions.{entity}", f"all rows have one {entity}", "a ranking needs several; give more data"))
