@@ -155,7 +155,12 @@ def interval_rows(rows: Sequence[Mapping[str, Any]], *, zero: bool, alt_text: st
     data = [{**row, "row": i} for i, row in enumerate(rows)]
     line = alt.Y("row:O", axis=None)
     base = alt.Chart(alt.Data(values=data)).encode(y=line)
-    x_axis = alt.Axis(tickCount=4, labelExpr="datum.value == 0 ? '0' : format(datum.value, '+.3~f')") if zero else alt.Axis(tickCount=4, format=".3~f")
+    x_axis = alt.Axis(
+        tickCount=4,
+        labelOverlap="greedy",
+        labelSeparation=6,
+        labelExpr="datum.value == 0 ? '0' : format(datum.value, '+.3~f')" if zero else "format(datum.value, '.3~f')",
+    )
     x = alt.X("mean:Q", title=None, axis=x_axis, scale=alt.Scale(zero=zero, padding=6, range=[0, WIDTH - 64]))
     colour = alt.Color("colour:N", scale=None)
     layers = [
@@ -252,7 +257,13 @@ def _small_multiples(points: Sequence[Mapping[str, Any]], *, series: Mapping[str
         alt.Chart(alt.Data(values=list(points)), width=width, height=80)
         .mark_line(strokeWidth=2)
         .encode(
-            x=alt.X("x:Q", title=x_title, axis=alt.Axis(tickCount=3, grid=False, labelExpr="datum.value < 1000 ? datum.value : format(datum.value, '~s')")),
+            x=alt.X(
+                "x:Q",
+                title=x_title,
+                axis=alt.Axis(
+                    tickCount=3, grid=False, labelExpr="datum.value < 1000 ? datum.value : format(datum.value, '~s')", labelOverlap="greedy", labelSeparation=6
+                ),
+            ),
             y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=3, format="~g")),
             color=_series_colour(series) if len(series) > 1 else alt.value("var(--blue)"),
         )
@@ -265,7 +276,9 @@ def _small_multiples(points: Sequence[Mapping[str, Any]], *, series: Mapping[str
 
 def _group_axis(ticks: Sequence[str], title: str) -> alt.X:
     """Groups 0, 1, ... labelled with `ticks`, which may repeat."""
-    return alt.X("group:O", title=title, axis=alt.Axis(labelExpr=f"{json.dumps(list(ticks))}[datum.value]", labelAngle=0, labelOverlap=False))
+    return alt.X(
+        "group:O", title=title, axis=alt.Axis(labelExpr=f"{json.dumps(list(ticks))}[datum.value]", labelAngle=0, labelOverlap="greedy", labelSeparation=6)
+    )
 
 
 def _series_colour(series: Mapping[str, str]) -> alt.Color:
