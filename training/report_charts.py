@@ -173,7 +173,7 @@ def interval_rows(rows: Sequence[Mapping[str, Any]], *, zero: bool, alt_text: st
     ]
     if zero:
         # A short tick at each interval, below the label: one line over the whole height would run through the labels.
-        layers.insert(0, base.mark_tick(color="var(--ink)", thickness=1, size=16, yOffset=8, opacity=1).encode(x=alt.XDatum(0)))
+        layers.insert(0, base.mark_tick(color="var(--ink)", thickness=1, size=10, yOffset=8, opacity=1).encode(x=alt.XDatum(0)))
     return _svg(alt.layer(*layers), height=40 * len(rows) + 28, alt_text=alt_text)
 
 
