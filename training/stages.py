@@ -230,7 +230,7 @@ def metrics_of(run: Run) -> dict[str, Any]:
         "gauc_rows": scores["gauc_rows"],
         "label_rate": scores.get("label_rate"),
         "seeds": run.settings.seeds,
-        "reliability": run.settings.reliability,
+        "reliability": generation.settings.get("adc", {}).get("reliability", run.settings.reliability),
         "baselines": scores.get("baselines", {}),
         "recipes": scores["recipes"],
         "paired": scores["paired"],
