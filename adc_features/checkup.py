@@ -5,9 +5,10 @@ from pathlib import Path
 
 from adc_features.artifact import MANIFEST, read_manifest
 from adc_features.beauty import REVIEWS, beauty, is_beauty
-from adc_features.dataset import read_dataset, read_table
+from adc_features.dataset import dataset_from_tables, read_dataset, read_table, table_in
 from adc_features.doctor import Finding, examine_interactions, examine_items
 from adc_features.errors import AdcError, InputError
+from adc_features.windows_facts import examine_windows
 
 
 def checkup(directory: Path) -> list[Finding]:
@@ -19,7 +20,7 @@ def checkup(directory: Path) -> list[Finding]:
         return _run(directory)
     if (directory / "feature_store.yaml").is_file():
         return _repository(directory)
-    if (directory / "items.parquet").exists() or (directory / REVIEWS).exists():
+    if (directory / "items.parquet").exists() or (directory / "items.csv").exists() or (directory / REVIEWS).exists():
         return _data(directory)
     if (directory / MANIFEST).is_file():
         return _artifact(directory)
@@ -28,15 +29,22 @@ def checkup(directory: Path) -> list[Finding]:
 
 def _data(directory: Path) -> list[Finding]:
     text_views: Mapping[str, tuple[str, ...]] = {}
+    dataset = None
     try:
         if (directory / MANIFEST).is_file() or is_beauty(directory):
             dataset = read_dataset(directory) if (directory / MANIFEST).is_file() else beauty(directory)
             items, interactions, text_views = dataset.items, dataset.interactions, dataset.text_views
         else:
-            items, interactions = read_table(str(directory / "items.parquet")), read_table(str(directory / "interactions.parquet"))
+            items, interactions = (read_table(table_in(directory, name)) for name in ("items", "interactions"))
     except AdcError as error:
         return [Finding("error", str(directory), str(error))]
-    return [*examine_items(items, text_views=text_views), *examine_interactions(interactions, items)]
+    findings = [*examine_items(items, text_views=text_views), *examine_interactions(interactions, items)]
+    if any(f.level == "error" for f in findings):
+        return findings
+    try:
+        return findings + examine_windows(dataset or dataset_from_tables(directory.name, items, interactions))
+    except AdcError as error:
+        return [*findings, Finding("error", str(directory), str(error))]
 
 
 def _artifact(directory: Path) -> list[Finding]:

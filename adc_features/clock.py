@@ -3,11 +3,15 @@
 Every time in this project is aware UTC at microsecond resolution; inside arrays it is `datetime64[us]`, which means UTC.
 """
 
+import re
 from datetime import UTC, datetime
 
 import numpy as np
 
 from adc_features.errors import InputError
+
+DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{8}|\d{4}-W\d\d(-\d)?|\d{4}W\d\d\d?", re.ASCII)
+"""A date of ISO 8601 without a time, in each of its forms."""
 
 
 def utc(moment: datetime, *, name: str = "time") -> datetime:
@@ -23,7 +27,7 @@ def parse_utc(text: str, *, name: str = "time") -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
         raise InputError(f"{name} is {text!r}; expected an ISO 8601 date or time such as 2014-05-13 or 2014-05-13T00:00+00:00") from error
-    return moment.replace(tzinfo=UTC) if len(text) == 10 else utc(moment, name=name)
+    return moment.replace(tzinfo=UTC) if DATE.fullmatch(text) else utc(moment, name=name)
 
 
 def instant(moment: datetime) -> np.datetime64:

@@ -6,6 +6,7 @@
 """
 
 import json
+import re
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
+from adc_features.attributes import ATTRIBUTES
 from adc_features.clock import instant, moment, utc
 from adc_features.doctor import Finding, examine_interactions, examine_items
 from adc_features.errors import InputError
@@ -27,6 +29,7 @@ from adc_features.redaction import redacted_url, without_secrets
 
 DAY = timedelta(days=1)
 TIME = pa.timestamp("us", tz="UTC")
+CSV = re.compile(r"\.(csv|tsv)(\.gz)?$", re.IGNORECASE)
 
 
 class Split(NamedTuple):
@@ -180,7 +183,8 @@ def quantile_windows(times: np.ndarray) -> Windows:
     start, test = (times[int(len(times) * q)].astype("datetime64[D]").astype("datetime64[us]") for q in (0.8, 0.9))
     if not times[0] < start < test:
         raise InputError(
-            f"80 % of the rows lie before {start}, 90 % before {test}, the first at {times[0]}: too little time for a training, a validation and a test window; give windows"
+            f"80 % of the rows lie before {start}, 90 % before {test}, the first at {times[0]}: too little time for a training, a validation and a test window; "
+            "choose them with `adc data tables --validation-start TIME --test-start TIME`"
         )
     return Windows(moment(start), moment(test), moment(test))
 
@@ -227,7 +231,7 @@ def read_dataset(directory: Path) -> Dataset:
 
 
 def read_table(source: str) -> pa.Table:
-    """A Parquet file or directory by path, or a SQL table or view as `<SQLAlchemy URL>#[<schema>.]<table>`.
+    """A Parquet file or directory, or a CSV file (*.csv, *.tsv, also *.gz), by path, or a SQL table or view as `<SQLAlchemy URL>#[<schema>.]<table>`.
 
     A `time` column may also hold dates (midnight UTC) or ISO 8601 text with offsets, since SQLite has no times with a zone, and a
     `vector_<modality>` column may hold JSON text, since few databases have arrays. Raises InputError when it cannot be read.
@@ -237,12 +241,33 @@ def read_table(source: str) -> pa.Table:
     if "://" in source:
         raise InputError(f"{redacted_url(source)} names a database but no table; give '<SQLAlchemy URL>#[<schema>.]<table>'")
     if not Path(source).exists():
-        raise InputError(f"{source} does not exist; give a Parquet file or '<SQLAlchemy URL>#<table>'")
+        raise InputError(f"{source} does not exist; give a Parquet or CSV file or '<SQLAlchemy URL>#<table>'")
+    if Path(source).is_file() and CSV.search(Path(source).name):
+        return _plain_types(_read_csv(source))
     try:
         table = pq.read_table(source)
     except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{source} is not readable as Parquet ({error}); write the file again") from error
+        raise InputError(f"{source} is not readable as Parquet ({error}); write the file again, or name a CSV file *.csv") from error
     return _plain_types(table)
+
+
+def table_in(directory: Path, name: str) -> str:
+    """The path of a table in a data directory: its Parquet file or directory, or else its CSV file."""
+    parquet, csv = directory / f"{name}.parquet", directory / f"{name}.csv"
+    return str(csv if csv.is_file() and not parquet.exists() else parquet)
+
+
+def _read_csv(source: str) -> pa.Table:
+    """Ids, times and attributes stay text, so that leading zeros and offsets survive; an empty field is null."""
+    from pyarrow import csv
+
+    text = {name: pa.string() for name in ("user_id", "item_id", "time", *{c for columns in ATTRIBUTES.values() for c in columns})}
+    convert = csv.ConvertOptions(column_types=text, null_values=[""], strings_can_be_null=True, quoted_strings_can_be_null=True)
+    delimiter = "\t" if ".tsv" in Path(source).name else ","
+    try:
+        return csv.read_csv(source, parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True), convert_options=convert)
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{source} is not readable as CSV ({error}); give one header line, UTF-8, and as many fields in every line") from error
 
 
 def _read_sql(url: str, table: str) -> pa.Table:

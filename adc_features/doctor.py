@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adc_features.attributes import ATTRIBUTES, attribute_column, attribute_problem
 from adc_features.spec import BEHAVIOR
 
 
@@ -44,7 +45,7 @@ def examine_items(items: pa.Table, *, text_views: Mapping[str, tuple[str, ...]])
             findings.append(
                 Finding("warning", f"items.{name}", "looks like vectors but is not used", f"rename it to vector_{name} to use it as modality {name!r}")
             )
-    return [*findings, *_modality_names(items, text_views), *_text_views(items, text_views)]
+    return [*findings, *_attributes(items), *_modality_names(items, text_views), *_text_views(items, text_views)]
 
 
 def examine_interactions(interactions: pa.Table, items: pa.Table | None = None) -> list[Finding]:
@@ -55,6 +56,16 @@ def examine_interactions(interactions: pa.Table, items: pa.Table | None = None) 
     findings = bad_ids + _times(interactions["time"]) + _labels(interactions["label"])
     if bad_ids:
         return findings
+    twice = len(interactions) - len(interactions.group_by(["user_id", "item_id", "time", "label"]).aggregate([]))
+    if twice:
+        findings.append(
+            Finding(
+                "warning",
+                "interactions",
+                f"{twice} rows repeat user, item, time and label of another row",
+                "each counts as an event; drop what was logged twice",
+            )
+        )
     for entity in ("user_id", "item_id"):
         if pc.count_distinct(interactions[entity]).as_py() == 1:
             findings.append(Finding("error", f"interactions.{entity}", f"all rows have one {entity}", "a ranking needs several; give more data"))
@@ -89,6 +100,20 @@ def examine_interactions(interactions: pa.Table, items: pa.Table | None = None) 
                 )
             )
     return findings
+
+
+def _attributes(items: pa.Table) -> list[Finding]:
+    """Which columns became the items' brand, category and path, or why they cannot."""
+    findings: dict[str, Finding] = {}
+    read = []
+    for name in ATTRIBUTES:
+        if problem := attribute_problem(items, name):
+            findings.setdefault(problem[0], Finding("error", f"items.{problem[0]}", *problem[1:]))
+        elif column := attribute_column(items, name):
+            read.append(f"item_{name} from column {column}")
+    if read and not findings:
+        return [Finding("fact", "items", f"statistics by group: {', '.join(read)}")]
+    return list(findings.values())
 
 
 def _columns(table: pa.Table, wanted: set[str], where: str) -> Finding | None:

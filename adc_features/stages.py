@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from adc_features.artifact import MANIFEST, fresh_directory, write_json
 from adc_features.beauty import beauty, is_beauty
 from adc_features.clock import instant, moment
-from adc_features.dataset import Dataset, Split, dataset_from_tables, read_dataset, read_table, snapshot_times, write_dataset
+from adc_features.dataset import Dataset, Split, dataset_from_tables, read_dataset, read_table, snapshot_times, table_in, write_dataset
 from adc_features.doctor import examine_interactions, examine_items
 from adc_features.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.errors import InputError
@@ -50,7 +50,7 @@ def load_source(source: str, *, seed: int) -> Dataset:
         return read_dataset(directory)
     if is_beauty(directory):
         return beauty(directory)
-    return dataset_from_tables(directory.name, read_table(str(directory / "items.parquet")), read_table(str(directory / "interactions.parquet")))
+    return dataset_from_tables(directory.name, read_table(table_in(directory, "items")), read_table(table_in(directory, "interactions")))
 
 
 def _recipe(recipes: Mapping[str, Callable[[], T]], name: str, *, option: str) -> T:

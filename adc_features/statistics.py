@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
+from adc_features.attributes import ATTRIBUTES, attribute_problem, attribute_text
 from adc_features.clock import instant
 from adc_features.embeddings import check_unique_ids, id_array
 from adc_features.errors import InputError
@@ -30,9 +31,6 @@ RECENT_DAYS = (30, 120)
 
 NO_TIME = -1
 """Stored in `item_last_time` of an item without events: a null would turn the column into floats on its way through Feast."""
-
-ATTRIBUTES = {"brand": ("brand",), "category": ("category", "category_path"), "path": ("category_path", "category")}
-"""What groups items: a name and the columns of the item table that may hold it. A path is a category down to its last level."""
 
 _TIME = pa.timestamp("us", tz="UTC")
 _GROUP_VALUES = {"event_count": pa.int64(), "label_mean": pa.float32(), "residual_mean": pa.float32()}
@@ -107,8 +105,8 @@ def user_activity(interactions: pa.Table, items: pa.Table, *, resolution: timede
         **_summary("user", rows.count, rows.sums, log.mean_until(rows.time)),
         "user_last_time": rows.time.astype(np.int64),
         "user_recent_items": pa.ListArray.from_arrays(offsets, pa.array(ids[item[kept]])),
-        "user_recent_brands": pa.ListArray.from_arrays(offsets, _attribute(items, "brand").take(pa.array(item[kept]))),
-        "user_recent_paths": pa.ListArray.from_arrays(offsets, _attribute(items, "path").take(pa.array(item[kept]))),
+        "user_recent_brands": pa.ListArray.from_arrays(offsets, attribute_text(items, "brand").take(pa.array(item[kept]))),
+        "user_recent_paths": pa.ListArray.from_arrays(offsets, attribute_text(items, "path").take(pa.array(item[kept]))),
         "user_recent_labels": pa.ListArray.from_arrays(offsets, pa.array(values[kept, 0].astype(np.float32))),
         "user_recent_residuals": pa.ListArray.from_arrays(offsets, pa.array(values[kept, 2].astype(np.float32))),
         "user_recent_times": pa.ListArray.from_arrays(offsets, pa.array(log.time[kept].astype(np.int64))),
@@ -149,7 +147,7 @@ def item_profile(interactions: pa.Table, items: pa.Table, *, resolution: timedel
         columns[f"item_event_count_{days}d"] = count - old_count
         columns[f"item_label_mean_{days}d"] = _smoothed((sums - old_sums)[:, 0], count - old_count, prior[:, 0])
     for name in ATTRIBUTES:
-        text = _attribute(items, name)
+        text = attribute_text(items, name)
         names, group = np.unique(text.to_numpy(zero_copy_only=False).astype(str), return_inverse=True)
         count, sums, _ = _running(group[item], log.time, values).at(group[key], time)
         known = (names != "")[group[key]]
@@ -188,6 +186,9 @@ class _Log:
         """The ids of the item table [I], and of each event the row of its item there, int64 [N]."""
         ids = id_array(items["item_id"])
         check_unique_ids(ids)
+        for name in ATTRIBUTES:
+            if problem := attribute_problem(items, name):
+                raise InputError("items.{}: {}; {}".format(*problem))
         row, known = find_rows(ids, self.item)
         if not known.all():
             raise InputError(
@@ -261,14 +262,6 @@ def _spans(first: np.ndarray, length: np.ndarray) -> np.ndarray:
     """first[0], first[0] + 1, ... over length[0] places, then those of the next span: int64 [sum of lengths]."""
     ends = np.cumsum(length)
     return np.arange(ends[-1]) - np.repeat(ends - length - first, length)
-
-
-def _attribute(items: pa.Table, name: str) -> pa.Array:
-    """The first column of this attribute that `items` has, string [I]; "" for nulls and where it has none."""
-    for column in ATTRIBUTES[name]:
-        if column in items.column_names:
-            return pa.array(items[column].cast(pa.string()).fill_null("").to_numpy(), pa.string())
-    return pa.array([""] * len(items), pa.string())
 
 
 def _table(columns: dict[str, np.ndarray | pa.Array], schema: pa.Schema) -> pa.Table:

@@ -4,6 +4,7 @@ import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,8 +50,6 @@ def audit(
     json: JsonOption = None,
 ) -> None:
     """How old each view's features are at their rows; fails when any is from the future."""
-    from datetime import timedelta
-
     from adc_features.audit import audit as audit_frame
     from adc_features.run import Run
     from training.stages import FRAME
@@ -205,6 +204,8 @@ def rank(
     from training.serve import Service, ServiceSettings
 
     bundle, clock = _opened(run, None, now)
+    if now is None and (stale := _stale(run, clock())):
+        typer.echo(stale, err=True)
     ids: dict[str, Any] = {"user": user, "items": items}
     if int64 := [name for name, key in (("user", "user_id"), ("items", "item_id")) if bundle.id_types[key] == "int64"]:
         ids |= {name: _integers(ids[name]) for name in int64}
@@ -282,7 +283,7 @@ def _run(service: Any, listening: Any) -> None:
 
 def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[Any, Any]:
     """The bundle that a run or a promotion file names, warm, and the clock to rank by."""
-    from datetime import UTC, datetime
+    from datetime import UTC
 
     import torch
 
@@ -295,6 +296,17 @@ def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[
     frozen = parse_utc(now, name="--now") if now else None
     pair = read_promotion(promotion) if promotion else serving_pair(Run.open(run or Path()), now=datetime.now(UTC))
     return open_bundle(pair), lambda: frozen or datetime.now(UTC)
+
+
+def _stale(run: Path, now: datetime) -> str | None:
+    """A sentence for who ranks old data as of today; None where the data is younger than a month."""
+    from adc_features.run import Run
+    from adc_features.stages import serving_time
+
+    end = serving_time(Run.open(run))
+    if now - end < timedelta(days=30):
+        return None
+    return f"warning: ranking as of now, {now:%Y-%m-%dT%H:%M}Z, but the run's data ends at {end.isoformat()}; give --now {end.isoformat()} to rank as of then"
 
 
 def _integers(ids: str | list[str]) -> int | list[int]:

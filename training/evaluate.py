@@ -25,12 +25,27 @@ PAIRS = (
 """The differences that are reported where both recipes were trained."""
 
 
+BASELINES = {"item_mean": "item_label_mean", "popularity": "item_event_count", "user_mean": "user_label_mean"}
+"""Scores without a ranker, each a statistic as known at the row's time: name -> column of the joined rows."""
+
+
+def baseline_scores(frame: TrainingFrame) -> dict[str, np.ndarray]:
+    """Each of BASELINES that the frame has, float64 [N]; where nothing was known, the mean of the other rows, and no events."""
+    found = {name: frame.numbers(column) for name, column in BASELINES.items() if column in frame.table.column_names}
+    filled = {}
+    for name, score in found.items():
+        known = np.isfinite(score)
+        other = float(score[known].mean()) if known.any() and name != "popularity" else 0.0
+        filled[name] = np.where(known, score, other)
+    return filled
+
+
 def evaluate(scores: Mapping[str, np.ndarray], frame: TrainingFrame, *, trained_on: TrainingFrame, seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
     """Metrics of every recipe and the paired differences between them, all on the rows of `frame`.
 
     scores: recipe name -> probabilities [seeds, N]. trained_on: the training rows; their counts make the slices. Each metric is the
-    mean over seeds with a 95 % interval from draws of users; paired differences use the same draws.
-    Returns {"rows", "gauc_users", "gauc_rows", "recipes", "paired"}; undefined values are NaN.
+    mean over seeds with a 95 % interval from draws of users and, with several seeds, of seeds; paired differences use the same draws.
+    Returns {"rows", "label_rate", "gauc_users", "gauc_rows", "baselines", "recipes", "paired"}; undefined values are NaN.
     Raises InputError when the labels have one class.
     """
     judge = Judge(frame.labels, frame.user_ids, seed=seed, draws=draws)
@@ -58,7 +73,9 @@ def evaluate(scores: Mapping[str, np.ndarray], frame: TrainingFrame, *, trained_
         if a in estimates and b in estimates
     }
     covered = gauc(judge.label, np.zeros(len(frame)), judge.user)
-    return {"rows": len(frame), "gauc_users": covered.users, "gauc_rows": covered.rows, "recipes": recipes, "paired": paired}
+    baselines = {name: {"auc": judge.auc(s).interval(), "gauc": judge.gauc(s).interval()} for name, s in baseline_scores(frame).items()}
+    base = {"rows": len(frame), "label_rate": float(frame.labels.mean()), "gauc_users": covered.users, "gauc_rows": covered.rows}
+    return {**base, "baselines": baselines, "recipes": recipes, "paired": paired}
 
 
 def _row_deciles(popularity: np.ndarray) -> list[tuple[dict[str, float], np.ndarray]]:

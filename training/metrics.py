@@ -45,7 +45,8 @@ class Gauc(NamedTuple):
 class Judge:
     """The evaluated rows and one set of bootstrap draws, so that every difference is paired.
 
-    label: float [N] in {0, 1}. user: ids [N]; draws resample users (Poisson(1) weights), as rows of one user are not independent.
+    label: float [N] in {0, 1}. user: ids [N]; draws resample users (Poisson(1) weights), as rows of one user are not independent, and the
+    seeds of each recipe where it has several: an interval then covers the chance in training as well as the choice of users.
     Scores are probabilities, float [S, N] (or [N] for one seed). Raises InputError when the labels have one class.
     """
 
@@ -68,6 +69,10 @@ class Judge:
     def weights(self) -> np.ndarray:
         """How often each draw holds each user, float64 [B, U]."""
         return np.random.default_rng(self.seed).poisson(1.0, (self.draws, int(self.user_row.max()) + 1)).astype(np.float64)
+
+    def seed_weights(self, seeds: int) -> np.ndarray:
+        """How often each draw holds each seed, float64 [B, S]: the same for all recipes of as many seeds, so that differences are paired."""
+        return np.random.default_rng([self.seed, seeds]).multinomial(seeds, np.full(seeds, 1 / seeds), self.draws).astype(np.float64)
 
     def auc(self, scores: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
         """AUC over all rows, or over those of a mask [N]; ties count one half. NaN where the mask leaves one class."""
@@ -95,7 +100,11 @@ class Judge:
         if scores.shape[1] != len(self.label) or not np.isfinite(scores).all():
             raise InputError(f"scores are {list(scores.shape)}, finite: {np.isfinite(scores).all()}; expected finite [seeds, {len(self.label)}]")
         each = [metric(score) for score in scores]
-        return Estimate(float(np.mean([e.value for e in each])), np.mean([e.draws for e in each], axis=0))
+        draws = np.stack([e.draws for e in each])
+        mean = draws.mean(axis=0)
+        if (n := len(each)) > 1:  # a bootstrap of n seeds spreads by sqrt((n - 1) / n) of what the seeds do
+            mean = mean + np.sqrt(n / (n - 1)) * ((self.seed_weights(n) * draws.T).sum(axis=1) / n - mean)
+        return Estimate(float(np.mean([e.value for e in each])), mean)
 
     def _auc_of(self, label: np.ndarray, score: np.ndarray, user: np.ndarray) -> Estimate:
         from sklearn.metrics import roc_auc_score

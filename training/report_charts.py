@@ -45,7 +45,7 @@ def _paired_chart(pairs: Sequence[Mapping[str, Any]], measure: str) -> Markup | 
             "label": pair["versus"],
             "number": signed(found.mean),
             **found._asdict(),
-            "colour": "var(--red)" if pair["leak"] else colour[tone(found)],
+            "colour": "var(--red)" if pair["leak"] and tone(found) != "chance" else colour[tone(found)],
             "hollow": tone(found) == "chance" or pair["leak"],
         }
         for pair in pairs
@@ -155,7 +155,12 @@ def interval_rows(rows: Sequence[Mapping[str, Any]], *, zero: bool, alt_text: st
     data = [{**row, "row": i} for i, row in enumerate(rows)]
     line = alt.Y("row:O", axis=None)
     base = alt.Chart(alt.Data(values=data)).encode(y=line)
-    x_axis = alt.Axis(tickCount=4, labelExpr="datum.value == 0 ? '0' : format(datum.value, '+.3~f')") if zero else alt.Axis(tickCount=4, format=".3~f")
+    x_axis = alt.Axis(
+        tickCount=4,
+        labelOverlap="greedy",
+        labelSeparation=6,
+        labelExpr="datum.value == 0 ? '0' : format(datum.value, '+.3~f')" if zero else "format(datum.value, '.3~f')",
+    )
     x = alt.X("mean:Q", title=None, axis=x_axis, scale=alt.Scale(zero=zero, padding=6, range=[0, WIDTH - 64]))
     colour = alt.Color("colour:N", scale=None)
     layers = [
@@ -167,7 +172,8 @@ def interval_rows(rows: Sequence[Mapping[str, Any]], *, zero: bool, alt_text: st
         base.mark_text(align="right", dy=8, fontSize=11, color="var(--muted)").encode(x=alt.value("width"), text="number:N"),
     ]
     if zero:
-        layers.insert(0, alt.Chart(alt.Data(values=[{}])).mark_rule(color="var(--ink)", strokeWidth=1).encode(x=alt.XDatum(0)))
+        # A short tick at each interval, below the label: one line over the whole height would run through the labels.
+        layers.insert(0, base.mark_tick(color="var(--ink)", thickness=1, size=10, yOffset=8, opacity=1).encode(x=alt.XDatum(0)))
     return _svg(alt.layer(*layers), height=40 * len(rows) + 28, alt_text=alt_text)
 
 
@@ -251,7 +257,13 @@ def _small_multiples(points: Sequence[Mapping[str, Any]], *, series: Mapping[str
         alt.Chart(alt.Data(values=list(points)), width=width, height=80)
         .mark_line(strokeWidth=2)
         .encode(
-            x=alt.X("x:Q", title=x_title, axis=alt.Axis(tickCount=3, grid=False, labelExpr="datum.value < 1000 ? datum.value : format(datum.value, '~s')")),
+            x=alt.X(
+                "x:Q",
+                title=x_title,
+                axis=alt.Axis(
+                    tickCount=3, grid=False, labelExpr="datum.value < 1000 ? datum.value : format(datum.value, '~s')", labelOverlap="greedy", labelSeparation=6
+                ),
+            ),
             y=alt.Y("value:Q", title=None, scale=alt.Scale(zero=False), axis=alt.Axis(tickCount=3, format="~g")),
             color=_series_colour(series) if len(series) > 1 else alt.value("var(--blue)"),
         )
@@ -264,7 +276,9 @@ def _small_multiples(points: Sequence[Mapping[str, Any]], *, series: Mapping[str
 
 def _group_axis(ticks: Sequence[str], title: str) -> alt.X:
     """Groups 0, 1, ... labelled with `ticks`, which may repeat."""
-    return alt.X("group:O", title=title, axis=alt.Axis(labelExpr=f"{json.dumps(list(ticks))}[datum.value]", labelAngle=0, labelOverlap=False))
+    return alt.X(
+        "group:O", title=title, axis=alt.Axis(labelExpr=f"{json.dumps(list(ticks))}[datum.value]", labelAngle=0, labelOverlap="greedy", labelSeparation=6)
+    )
 
 
 def _series_colour(series: Mapping[str, str]) -> alt.Color:

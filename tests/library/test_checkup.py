@@ -1,14 +1,17 @@
 """What `adc doctor` finds in a directory. Reads: adc_features.checkup."""
 
 import json
+from datetime import timedelta
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from pyarrow import csv
 
 from adc_features.artifact import MANIFEST
 from adc_features.checkup import checkup
-from adc_features.dataset import write_dataset
+from adc_features.dataset import dataset_from_tables, read_table, write_dataset
 from adc_features.errors import InputError
 from adc_features.run import Run, RunSettings, Stage
 from adc_features.synthetic import synthetic
@@ -81,3 +84,47 @@ def test_the_dask_store_is_refused(tmp_path):
     """A Feast repository on the default offline store is an error that says why."""
     (tmp_path / "feature_store.yaml").write_text("project: shop\nregistry: data/registry.db\nprovider: local\n")
     assert any("dask" in e and "AsofOfflineStore" in e for e in errors(tmp_path)), checkup(tmp_path)
+
+
+def test_the_windows_of_raw_tables_are_described(made, tmp_path):
+    """Split dates, rows, new users and items and the base of GAUC stand in the facts; the same tables as CSV say the same."""
+    items, events = made.items.select(["item_id", "category"]), made.interactions
+    said = []
+    for form in ("parquet", "csv"):
+        directory = tmp_path / form
+        directory.mkdir()
+        for name, table in (("items", items), ("interactions", events)):
+            if form == "parquet":
+                pq.write_table(table, directory / f"{name}.parquet")
+            else:
+                csv.write_csv(table, directory / f"{name}.csv")
+        said.append([str(f) for f in checkup(directory)])
+    assert said[0] == said[1]
+    start = dataset_from_tables("x", items, events).windows.test_start
+    test = next(s for s in said[0] if s.startswith("windows.test"))
+    rows = events.filter(pc.greater_equal(events["time"], pa.scalar(start, events["time"].type))).to_pylist()
+    classes = {u: {r["label"] for r in rows if r["user_id"] == u} for u in {r["user_id"] for r in rows}}
+    both = [u for u, labels in classes.items() if len(labels) == 2]
+    assert f"{len(rows)} rows from {start.isoformat()} to the end" in test
+    assert f"GAUC rests on {len(both)} users with both classes and their {sum(r['user_id'] in both for r in rows)} rows" in test
+    assert "users are new" in test
+    assert "items are new" in test
+    assert any("item_path from column category" in s for s in said[0])
+
+
+def test_too_little_time_names_the_options(made, tmp_path):
+    """Data of one day is an error that names the options of the windows."""
+    pq.write_table(made.items, tmp_path / "items.parquet")
+    day = made.interactions["time"][0].as_py().replace(hour=0)
+    times = pa.array([day + timedelta(seconds=n) for n in range(len(made.interactions))], pa.timestamp("us", tz="UTC"))
+    pq.write_table(made.interactions.set_column(2, "time", times), tmp_path / "interactions.parquet")
+    assert "--validation-start TIME --test-start TIME" in errors(tmp_path)[0]
+
+
+def test_ids_of_a_csv_file_keep_their_zeros(tmp_path):
+    """A field of an id column is text: 007 stays 007, and an empty one is null."""
+    (tmp_path / "items.csv").write_text("item_id,price\n007,1.5\n,2\n")
+    assert read_table(str(tmp_path / "items.csv")).to_pylist() == [{"item_id": "007", "price": 1.5}, {"item_id": None, "price": 2.0}]
+    (tmp_path / "bad.csv").write_text("item_id,price\n1,2,3\n")
+    with pytest.raises(InputError, match="is not readable as CSV"):
+        read_table(str(tmp_path / "bad.csv"))

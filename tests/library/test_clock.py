@@ -46,3 +46,16 @@ def test_a_missing_time_is_refused():
     """NaT is no time."""
     with pytest.raises(InputError, match="NaT"):
         moment(np.datetime64("NaT"))
+
+
+@pytest.mark.parametrize("text", ["2014-05-12", "20140512", "2014-W20-1", "2014W201"])
+def test_every_form_of_a_bare_date_is_midnight(text):
+    """A date means midnight UTC however ISO 8601 writes it."""
+    assert parse_utc(text) == datetime(2014, 5, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize("text", ["20140512T0", "20140512T08", "2014-05-12T08:00", "2014-05-12 08:00:00", "2014-W20-1T08"])
+def test_every_form_of_a_time_needs_its_zone(text):
+    """A time without an offset is refused however ISO 8601 writes it, one of ten characters included."""
+    with pytest.raises(InputError, match=r"without a time zone|expected an ISO 8601"):
+        parse_utc(text)

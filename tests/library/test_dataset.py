@@ -267,7 +267,7 @@ def test_text_without_an_offset_is_refused_with_an_example(tmp_path):
         ("sqlite:////nowhere/at/all.db#events", "unable to open database file"),
         ("nosuchdb://me:secret@host/db#events", "table 'events' at host/db cannot be read"),
         ("db2+missing_driver://me:secret@host/db#events", "check the URL, its driver, the table name and the rights"),
-        ("{url}", "does not exist; give a Parquet file or '<SQLAlchemy URL>#<table>'"),
+        ("{url}", "does not exist; give a Parquet or CSV file or '<SQLAlchemy URL>#<table>'"),
     ],
 )
 def test_what_is_no_table_is_refused(database, source, words):

@@ -110,6 +110,10 @@ def test_interactions_that_cannot_be_used(table, words):
         (examine_items(items(image=VECTORS), text_views={}), "items.image: looks like vectors but is not used; rename it to vector_image"),
         (examine_items(items(image=pa.array(VECTORS, pa.list_(pa.float32(), 2))), text_views={}), "looks like vectors but is not used"),
         (examine_items(items().select(["item_id", "title"]), text_views={}), "no vector_<modality> column and no text view"),
+        (
+            examine_interactions(pa.concat_tables([events(), *[events().slice(0, 1)] * 10]), items()),
+            "interactions: 10 rows repeat user, item, time and label of another row",
+        ),
         (examine_interactions(events(item_id=["a", "x"] * 4), items()), "4 of 8 rows name items that the item table lacks"),
         (examine_interactions(events(item_id=["a", "b"] * 4), items()), "2 of 4 items have no interaction; they are cold"),
         (

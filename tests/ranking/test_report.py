@@ -1,5 +1,6 @@
 """The run's page. Reads: fake metrics and pictures. Writes: temporary HTML files."""
 
+import inspect
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from training import stages
 from training.report import Pictures, report_html, write_report
 
 RECIPES = {
@@ -71,7 +73,14 @@ def fake_metrics(**changes: object) -> dict:
         },
         "reliability_rank_correlation": 1.0,
         "reliability_half_agreement_rank_correlation": 0.62,
-        "coverage": {"train": {"with_codes": 0.912, "age_days_mean": 61.2}, "eval": {"with_codes": 1.0, "age_days_mean": 44.8}},
+        "coverage": {"train": {"rows": 126000, "with_codes": 0.912, "age_days": 61.2}, "scored": {"rows": 18590, "with_codes": 1.0, "age_days": 44.8}},
+        "scored_rows": 18590,
+        "label_rate": 0.786,
+        "gauc_users": 1645,
+        "gauc_rows": 8291,
+        "seeds": 3,
+        "reliability": "norm",
+        "baselines": {n: {"auc": interval(a), "gauc": interval(g)} for n, a, g in (("item_mean", 0.66, 0.58), ("popularity", 0.55, 0.54), ("user_mean", 0.7, 0.47))},
         "stage_seconds": {"data": 2.1, "text": 71.0, "behavior": 402.5, "generation": 241.0, "codes": 3.3, "publication": 14.2, "online": 9.7, "frame": 21.4, "rankers": 338.0, "parity": 6.6},
         "peak_memory_bytes": 3_650_000_000,
         "parity": {"items": 1000, "different": 0},
@@ -278,3 +287,33 @@ def test_the_page_is_written_whole(tmp_path: Path) -> None:
 def test_the_same_run_gives_the_same_page(page: str) -> None:
     """Nothing in the page depends on when or where it was made."""
     assert report_html(fake_metrics(), fake_pictures()) == page
+
+
+def test_the_report_shows_the_coverage_that_a_run_writes() -> None:
+    """The parts of the coverage in the fixture are those that the dataset stage writes, and the check on them appears."""
+    source = inspect.getsource(stages)
+    assert all(f'"{part}": code_coverage(' in source for part in fake_metrics()["coverage"])
+    said = visible(report_html(fake_metrics(), Pictures()))
+    assert "Rows with codes that were servable at their time 91.2% of training rows, 100% of scored rows" in said
+
+
+def test_the_page_says_what_its_numbers_rest_on(page: str) -> None:
+    """Label rate, users and rows of GAUC, seeds, plain baselines, and what the intervals cover."""
+    said = visible(page)
+    for words in ("positive, scored rows 78.6%", "GAUC rests on 1,645 users, 8,291 rows", "seeds a recipe 3", "item's mean label 0.6600"):
+        assert words in said
+    assert "bootstrap over users and over the 3 seeds" in said
+    assert "With one seed they leave out the chance in training" in visible(report_html(fake_metrics(seeds=1), Pictures()))
+
+
+def test_a_count_that_rises_with_counts_proves_nothing() -> None:
+    """Under log_count the correlation of reliability and interactions is a note, not a check that holds."""
+    assert "• note The reliability signal rises with interactions" in visible(report_html(fake_metrics(reliability="log_count"), Pictures()))
+
+
+def test_a_leak_within_chance_is_neutral() -> None:
+    """An interval that holds zero is never drawn in red."""
+    paired = {"codes_weights_retroactive_minus_codes_weights": {"auc": interval(0.001), "gauc": interval(0.001)}}
+    page = report_html(fake_metrics(paired=paired, recipes={}), Pictures())
+    drawn = page[page.index("Paired differences in AUC") :]
+    assert "var(--red)" not in drawn[: drawn.index("</svg>")]
