@@ -104,7 +104,9 @@ def _covers(metrics: Mapping[str, Any]) -> str:
         return "Intervals: 95 %, bootstrap over users."
     if seeds > 1:
         return f"Intervals: 95 %, bootstrap over users and over the {seeds:.0f} seeds of each recipe, so they cover the chance in training too."
-    return "Intervals: 95 %, bootstrap over users. With one seed they leave out the chance in training: train several seeds before you trust a small difference."
+    return (
+        "Intervals: 95 %, bootstrap over users. With one seed they leave out the chance in training: train several seeds before you trust a small difference."
+    )
 
 
 def _pairs(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

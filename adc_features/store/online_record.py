@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from adc_features.artifact import write_json
 from adc_features.clock import parse_utc, utc
-from adc_features.errors import ArtifactError
+from adc_features.errors import ArtifactError, InputError
 from adc_features.store.lmdb_environment import Environment, environment
 from adc_features.store.repository import read_config
 from adc_features.store.row_table import glance, read
@@ -183,13 +183,16 @@ def _pulled(store: FeatureStore, view: FeatureView, through: datetime) -> tuple[
     """How many keys the view's source has as of a time, and the newest of them."""
     from adc_features.store import _compat as feast
 
+    source = view.batch_source
+    if source is None:
+        raise InputError(f"view {view.name} has no batch source, so nothing says what it put online; give it one")
     joined, names, time, created = feast._get_column_names(view, [store.get_entity(name) for name in view.entities])
     with feast.quiet():
         job = store._get_provider().offline_store.pull_latest_from_table_or_query(
-            store.config, view.batch_source, joined, names[:1], time, created, _EPOCH, through
+            store.config, source, joined, names[:1], time, created, _EPOCH, through
         )
         rows = job.to_arrow()
-    given = {column: name for column, name in (view.batch_source.field_mapping or {}).items() if column in rows.column_names}
+    given = {column: name for column, name in (source.field_mapping or {}).items() if column in rows.column_names}
     rows = rows.rename_columns([given.get(name, name) for name in rows.column_names])
     keys = [given.get(name, name) for name in joined]
     newest = rows.sort_by([(given.get(time, time), "descending")]).slice(0, SAMPLES)

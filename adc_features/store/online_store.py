@@ -89,7 +89,7 @@ class LmdbOnlineStore(feast.OnlineStore):
             if lost := sum(_is_lost(time) for _, _, time, _ in rows):
                 raise InputError(f"view {table.name}: {lost} rows have no event time; a row without its time cannot be compared, drop these rows")
             event = np.array([_microseconds(time) for _, _, time, _ in rows], np.int64)
-            created = np.array([NO_CREATED if _is_lost(time) else _microseconds(time) for _, _, _, time in rows], np.int64)
+            created = np.array([NO_CREATED if time is None or _is_lost(time) else _microseconds(time) for _, _, _, time in rows], np.int64)
             pieces = [Rows(schema, keys, event, created, columns)]
             write(self.environment(config), table_name(config, table), pieces.copy)
             if progress:
