@@ -63,6 +63,11 @@ class _ColumnHash:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
+def _type_text(kind: pa.DataType | str) -> str:
+    """A type in words; a list's item may be called item or element, by who wrote the file."""
+    return str(kind).replace("list<element: ", "list<item: ")
+
+
 def content_hashes(batches: Iterable[pa.Table], schema: pa.Schema) -> dict[str, str]:
     """sha256 of each column's content, rows in their order; independent of chunks. Memory: one batch.
 
@@ -117,7 +122,7 @@ def retrieval_manifest(
         "rows_in": rows if rows_in is None else rows_in,
         "rows": rows,
         "time_range": {"first": first, "last": last},
-        "columns": {field.name: {"type": str(field.type), "sha256": columns[field.name]} for field in schema},
+        "columns": {field.name: {"type": _type_text(field.type), "sha256": columns[field.name]} for field in schema},
         "content_hash": hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in columns.items()).encode()).hexdigest(),
         "versions": {name: version(name) for name in LIBRARIES},
     }
@@ -134,7 +139,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         old, new = then["columns"].get(name), now["columns"].get(name)
         if old is None or new is None:
             said.append(f"column {name}: {'new' if old is None else 'gone'}")
-        elif old["type"] != new["type"]:
+        elif _type_text(old["type"]) != _type_text(new["type"]):
             said.append(f"column {name}: {old['type']} then, {new['type']} now")
         elif old["sha256"] != new["sha256"]:
             said.append(f"column {name}: other values or another order (sha256 {old['sha256'][:12]}... then, {new['sha256'][:12]}... now)")

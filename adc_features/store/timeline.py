@@ -138,8 +138,9 @@ def _opened(publication: Path) -> Opened:
     before, manifest = state_of(publication), read_manifest(publication, verify=False)
     if not (names := [entry.get("packed") for entry in manifest["snapshots"]]) or None in names:
         raise ArtifactError(f"{publication} holds no packed snapshots, an older version wrote it; publish its newest snapshot again")
+    files = [within(publication, name, said_by=str(publication / MANIFEST)) for name in names]
     require_files(publication, manifest, names)
-    snapshots = [PackedSnapshot(within(publication, name, said_by=str(publication / MANIFEST))) for name in names]
+    snapshots = [PackedSnapshot(file) for file in files]
     for snapshot in snapshots:
         snapshot.verify()  # a flipped bit would be another code; a gigabyte a second, once for each file and process
     if before is None or state_of(publication) != before:  # replaced between the first and the last open: they may not belong together

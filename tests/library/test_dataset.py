@@ -265,9 +265,10 @@ def test_text_without_an_offset_is_refused_with_an_example(tmp_path):
     [
         ("{url}#orders", "table 'orders' at sqlite:///.*shop.db cannot be read .*orders"),
         ("sqlite:////nowhere/at/all.db#events", "unable to open database file"),
-        ("nosuchdb://me:secret@host/db#events", "table 'events' at host/db cannot be read"),
+        ("nosuchdb://me:secret@host/db#events", r"table 'events' at nosuchdb://me:\*\*\*@host/db cannot be read"),
         ("db2+missing_driver://me:secret@host/db#events", "check the URL, its driver, the table name and the rights"),
-        ("{url}", "does not exist; give a Parquet or CSV file or '<SQLAlchemy URL>#<table>'"),
+        ("{url}", "names a database but no table; give '<SQLAlchemy URL>#"),
+        ("no_such_table", "does not exist; give a Parquet or CSV file or '<SQLAlchemy URL>#<table>'"),
     ],
 )
 def test_what_is_no_table_is_refused(database, source, words):

@@ -279,8 +279,12 @@ def test_a_vector_moves_by_its_share_of_new_events() -> None:
     assert (after.as_of, after.interaction_count.tolist()) == (CUTOFFS[1], [4, 9, 3, 1])
 
 
-def test_an_item_whose_company_changes_moves_to_the_new_company() -> None:
-    """Item 20 is bought with items 0-9 before the first cut-off, then ten times as often with items 10-19: its vector follows."""
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_an_item_whose_company_changes_moves_towards_the_new_company(seed) -> None:
+    """Item 20 is bought with items 0-9 before the first cut-off, then ten times as often with items 10-19: its vector follows, whatever the seed.
+
+    How far it gets is chance: over five seeds of one machine it ends nearer the new company in two. That it leaves the old one is not.
+    """
     rng = np.random.default_rng(0)
 
     def walks(name: str, group: int, days: tuple[int, int], users: int) -> list[tuple[str, str, int]]:
@@ -292,11 +296,12 @@ def test_an_item_whose_company_changes_moves_to_the_new_company() -> None:
     rows = others + walks("a", 0, (0, 40), 12) + walks("b", 1, (45, 60), 120)
     vectors = [
         v.vectors[:21] / np.linalg.norm(v.vectors[:21], axis=1, keepdims=True)
-        for v in series(table(rows), settings=replace(SMALL, epochs=30, continued_epochs=10))
+        for v in series(table(rows), settings=replace(SMALL, epochs=30, continued_epochs=10), seed=seed)
     ]
     to_first, to_second = ([float((v[20] @ v[group : group + 10].T).mean()) for group in (0, 10)] for v in vectors)
     assert to_first[0] > to_first[1]
-    assert to_second[1] > to_second[0]
+    nearer_new = [to[1] - to[0] for to in (to_first, to_second)]  # -2 with the old company alone, 2 with the new one
+    assert nearer_new[1] > nearer_new[0] + 1
 
 
 def test_a_state_continues_to_what_a_longer_series_holds(tmp_path) -> None:

@@ -464,6 +464,7 @@ def test_every_reader_gives_the_answer_found_by_hand_or_refuses(tmp_path_factory
 
     no_values = all(value is None for _, value, _ in made)
     refused = any(kind in REFUSED for kind, _, _ in made)
+    has_texts = any(value == pa.string() for _, value, _ in made)  # refused where they are read: a range may leave them out
     within = [row for row in held if low <= row[1] <= high]
     wanted = [newest(held, key, None, us) for key, us in asked]
     for read, want in (
@@ -475,5 +476,10 @@ def test_every_reader_gives_the_answer_found_by_hand_or_refuses(tmp_path_factory
         if refused or no_values:
             with pytest.raises(InputError):
                 read()
+            continue
+        try:
+            got = read()
+        except InputError:
+            assert has_texts
         else:
-            assert read() == want
+            assert got == want

@@ -210,8 +210,9 @@ def test_a_manifest_emptied_of_its_files_is_found(place):
     for where in ("feature_repo/data/item_sid_g1", "feature_repo/data/statistics", "generation/generation", "ranker_codes/model"):
         manifest = place / where / MANIFEST
         whole = manifest.read_text()
-        for files in ({}, dict(list(json.loads(whole)["files"].items())[:1])):
-            manifest.write_text(json.dumps({**json.loads(whole), "files": files}))
+        facts = read_manifest(place / where)  # without its check, as versions before had none
+        for files in ({}, dict(list(facts["files"].items())[:1])):
+            manifest.write_text(json.dumps({**facts, "files": files}))
             if not (files and where.startswith("ranker")):
                 assert str(place / where) in adc("doctor", str(place), code=1).output, where
         if "item_sid" in where:
