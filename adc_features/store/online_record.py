@@ -188,9 +188,7 @@ def _pulled(store: FeatureStore, view: FeatureView, through: datetime) -> tuple[
         raise InputError(f"view {view.name} has no batch source, so nothing says what it put online; give it one")
     joined, names, time, created = feast._get_column_names(view, [store.get_entity(name) for name in view.entities])
     with feast.quiet():
-        job = store._get_provider().offline_store.pull_latest_from_table_or_query(
-            store.config, source, joined, names[:1], time, created, _EPOCH, through
-        )
+        job = store._get_provider().offline_store.pull_latest_from_table_or_query(store.config, source, joined, names[:1], time, created, _EPOCH, through)
         rows = job.to_arrow()
     given = {column: name for column, name in (source.field_mapping or {}).items() if column in rows.column_names}
     rows = rows.rename_columns([given.get(name, name) for name in rows.column_names])
