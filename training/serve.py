@@ -13,7 +13,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, nullcontext, suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -72,6 +72,7 @@ class Service:
         self.metrics.now_serving(bundle)
         self._scoring, self._loading = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("score", "load"))
         self._waiting = 0
+        self._large = asyncio.Lock()  # bodies that cost milliseconds to read alone: one at a time in the queue, the others' requests between them
         self._bodies = Budget(settings.max_waiting * max(settings.max_body, SMALL_BODY))
         self._features: tuple[Bundle | None, list[str]] = None, []
 
@@ -126,7 +127,8 @@ class Service:
                 self._waiting += 1
                 self.metrics.waiting.set(self._waiting)
                 try:
-                    answer = await asyncio.get_running_loop().run_in_executor(self._scoring, work, bundle, body)
+                    async with self._large if len(body) > SMALL_BODY else nullcontext():
+                        answer = await asyncio.get_running_loop().run_in_executor(self._scoring, work, bundle, body)
                 finally:
                     self._waiting -= 1
                     self.metrics.waiting.set(self._waiting)

@@ -16,7 +16,7 @@ from test_serve import ITEMS, Client, serving, until
 
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError, RequestError
 from training.promotion import promote
-from training.serve_protocol import brief, refusal_of, without_paths
+from training.serve_protocol import SMALL_BODY, brief, refusal_of, without_paths
 
 GOOD = {"user": "u3", "items": ITEMS}
 TOKEN = "0123456789abcdef"
@@ -257,6 +257,32 @@ def test_large_bodies_share_a_budget(shop):
         status, answer = client.post("/rank", json.dumps(GOOD).encode() + b" " * 180_000)
         assert (status, answer["error"]["code"]) == (503, "busy")
     assert client.service._bodies.left == 200_000
+
+
+def test_large_bodies_let_others_in_between(client, monkeypatch):
+    """Three large bodies are read one at a time, and a small request that comes while the first is read is answered second."""
+    served, order, reading, go_on = client.service, [], threading.Event(), threading.Event()
+    ranked = served.rank
+
+    def rank(bundle, body):
+        order.append("large" if len(body) > SMALL_BODY else "small")
+        if len(order) == 1:
+            reading.set()
+            go_on.wait(5)
+        return ranked(bundle, body)
+
+    monkeypatch.setattr(served, "rank", rank)
+    small = json.dumps(GOOD).encode()
+    asked = [post("/rank", small + b" " * (2 * SMALL_BODY), "Connection: close")] * 3 + [post("/rank", small, "Connection: close")]
+    with ExitStack() as stack:
+        raws = []
+        for sent in asked:
+            raws.append(stack.enter_context(opened(client, sent)))
+            assert reading.wait(5)
+        until(lambda: served._waiting == len(asked))
+        go_on.set()
+        assert all(received(raw).startswith(b"HTTP/1.1 200") for raw in raws)
+    assert order == ["large", "small", "large", "large"]
 
 
 @pytest.mark.parametrize(
