@@ -152,10 +152,10 @@ def ask_promotion(run: Path) -> Answer:
 
 def ask_catalogue(run: Path) -> Answer:
     """What there is and what serves, as `adc versions` lists it."""
-    from training import deployment
+    from training import deployment, inventory
 
     opened = Run.open(run)
-    return {"versions": digest(deployment.versions(opened, deployment.catalog_of(opened), at=AT))}
+    return {"versions": digest(inventory.versions(opened, deployment.catalog_of(opened), at=AT))}
 
 
 PUBLISHED = f"feature_repo/data/item_sid_{GENERATION}"
@@ -254,7 +254,7 @@ def flipped(path: Path, at: int, bit: int) -> contextlib.AbstractContextManager[
 def try_flips(source: str, numbers: list[int], seed: int) -> list[dict[str, Any]]:
     """Try the flips of these numbers on a copy of the run; runs in a process of its own, each reader in a child of that."""
     from adc_features import store
-    from training import deployment, promotion, scoring, stages  # noqa: F401  imported once, before the children
+    from training import deployment, inventory, promotion, scoring, stages  # noqa: F401  imported once, before the children
 
     pa.set_cpu_count(1)
     with tempfile.TemporaryDirectory(prefix="adc-flips-") as folder:
