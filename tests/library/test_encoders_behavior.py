@@ -283,7 +283,7 @@ def test_a_vector_moves_by_its_share_of_new_events() -> None:
 def test_an_item_whose_company_changes_moves_towards_the_new_company(seed) -> None:
     """Item 20 is bought with items 0-9 before the first cut-off, then ten times as often with items 10-19: its vector follows, whatever the seed.
 
-    How far it gets is chance: over five seeds of one machine it ends nearer the new company in two. That it leaves the old one is not.
+    How far it gets depends on the seed and the processor; that it leaves the old company does not.
     """
     rng = np.random.default_rng(0)
 
