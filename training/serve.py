@@ -10,6 +10,7 @@ same socket: each follows promotions by itself, and each answer is of one pair.
 import asyncio
 import gc
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -266,6 +267,7 @@ def application(service: Service) -> Starlette:
 
 def server(service: Service) -> Any:
     """A server of the service, to be run on sockets that the caller has bound."""
+    sys.setswitchinterval(0.0005)  # of 5 ms: the event loop asks for the lock many times in each request, and the scoring thread holds it
     gc.collect()
     gc.freeze()  # what stands now (Feast, torch, the model) stays: walking it at each full collection would stall requests
     return http_server(application(service), service.settings, closed=lambda reason: service.metrics.closed.labels(reason).inc())

@@ -16,7 +16,7 @@ from test_serve import ITEMS, Client, serving, until
 
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError, RequestError
 from training.promotion import promote
-from training.serve_protocol import SMALL_BODY, brief, refusal_of, without_paths
+from training.serve_protocol import SMALL_BODY, RankRequest, Refusal, ServiceSettings, brief, parsed, refusal_of, without_paths
 
 GOOD = {"user": "u3", "items": ITEMS}
 TOKEN = "0123456789abcdef"
@@ -460,3 +460,18 @@ def test_the_files_of_metrics_are_those_that_prometheus_client_reads(tmp_path):
     assert registry.get_sample_value("adc_request_seconds_count", {"route": "/rank", "status": "200"}) == 2
     keys = [key for path in directory.glob("counter_*.db") for key, *_ in MmapedDict.read_all_values_from_file(str(path))]
     assert len(keys) == 2 * len(set(keys))
+
+
+@pytest.mark.parametrize("tail", [b'"', b'\\"', b"{}", b'"a",', b"[", b"\\"])
+def test_a_large_body_is_parsed_or_refused_in_words_whatever_its_texts_hold(tail: bytes) -> None:
+    """Bodies over the small size are looked at before they are parsed, unfinished texts and escapes included."""
+    with pytest.raises(Refusal):
+        parsed(RankRequest, b'{"user": "u", "items": ["i", ' + tail * (SMALL_BODY + 1), ServiceSettings())
+
+
+def test_marks_within_ids_are_no_structure() -> None:
+    """Braces, brackets, commas and quotes within ids of a large body are taken for what they are."""
+    ids = [f'{n} {{"[,],}}\\' + "{" * 100 for n in range(1_000)]
+    body = json.dumps({"user": "u", "items": ids}).encode()
+    assert len(body) > SMALL_BODY
+    assert parsed(RankRequest, body, ServiceSettings()).items == ids
