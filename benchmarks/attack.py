@@ -45,9 +45,9 @@ class World(NamedTuple):
 
 def opened(directory: Path, *, items: int) -> World:
     """The world of a finished run."""
-    from adc_features.run import Run
-    from adc_features.stages import dataset_of, id_array, known_interactions, serving_time
-    from training.promotion import promotion_of
+    from adc_features.pipeline.run import Run
+    from adc_features.pipeline.stages import dataset_of, id_array, known_interactions, serving_time
+    from adc_features.serving.promotion import promotion_of
 
     run, rng = Run.open(directory), np.random.default_rng(0)
     users, known = np.unique(id_array(known_interactions(run)["user_id"])), id_array(dataset_of(run).items["item_id"])
@@ -57,8 +57,8 @@ def opened(directory: Path, *, items: int) -> World:
 
 
 def generated(directory: Path, *, items: int) -> World:
-    from adc_features.run import Run, RunSettings
-    from adc_features.stages import STAGES
+    from adc_features.pipeline.run import Run, RunSettings
+    from adc_features.pipeline.stages import STAGES
     from training.stages import DATASET, RANKERS
 
     run = Run.start(directory / "run", RunSettings(source="synthetic", codebook_size=32, snapshots=2, seeds=1, steps=100))
@@ -296,7 +296,7 @@ def summary(answers: list[tuple[float, float, int, str]]) -> dict[str, Any]:
 
 
 def attack(world: World, scratch: Path, *, requests: int, seconds: float) -> dict[str, Any]:
-    from training.promotion import promote
+    from adc_features.serving.promotion import promote
 
     promote(scratch / "promotion.json", world.pair)
     spawn = multiprocessing.get_context("spawn")

@@ -33,8 +33,8 @@ class Deployment:
     """A small shop's run with two rankers, and the commands that are killed on it; each is safe to repeat."""
 
     def __init__(self, place: Path) -> None:
-        from adc_features.run import Run, RunSettings
-        from adc_features.stages import STAGES, split_of
+        from adc_features.pipeline.run import Run, RunSettings
+        from adc_features.pipeline.stages import STAGES, split_of
         from training.stages import DATASET, RANKERS
 
         adc("data", "synthetic", "--out", str(place / "shop"), "--items", "150", "--users", "150", "--interactions", "4000")
@@ -47,10 +47,10 @@ class Deployment:
     def command(self, name: str) -> Callable[[], Any]:
         """The next call of this command, with arguments that it did not have before."""
         from adc_features.errors import InputError
-        from adc_features.snapshots import renew, snapshot
-        from training import deployment
-        from training.promotion import promotion_of
-        from training.retrain import RetrainSettings, retrain
+        from adc_features.pipeline.snapshots import renew, snapshot
+        from training.deployment import deployment
+        from adc_features.serving.promotion import promotion_of
+        from training.deployment.retrain import RetrainSettings, retrain
 
         self.number += 1
         n, run, at = self.number, self.run, datetime.now(UTC)
@@ -86,7 +86,7 @@ class Deployment:
 
     def state(self) -> dict[str, set[str]]:
         """What is on record, and what of it a clean-up may delete."""
-        from training import deployment
+        from training.deployment import deployment
 
         record = deployment.catalog_of(self.run)
         garbage = deployment.garbage(self.run, record)
@@ -102,7 +102,7 @@ class Deployment:
 
     def settle(self) -> None:
         """Put on record what is there, so that what may be deleted is known before a clean-up."""
-        from training import deployment
+        from training.deployment import deployment
 
         record = deployment.catalog_of(self.run)
         deployment.sync(self.run, record, at=datetime.now(UTC))
@@ -110,7 +110,7 @@ class Deployment:
 
     def problems(self) -> list[str]:
         """What `adc doctor` says of the deployment as the kill left it."""
-        from training import deployment
+        from training.deployment import deployment
 
         record = deployment.catalog_of(self.run)
         said = deployment.problems(self.run, record)

@@ -23,9 +23,9 @@ def vectors(items: int, seed: int) -> np.ndarray:
 def adc(items: int) -> dict[str, float]:
     import torch
 
-    from adc_features.embeddings import EmbeddingTable
-    from adc_features.generation import Generation
-    from adc_features.spec import BEHAVIOR, SidSpec
+    from adc_features.codes.embeddings import EmbeddingTable
+    from adc_features.codes.generation import Generation
+    from adc_features.codes.spec import BEHAVIOR, SidSpec
     from adc_features.tokenizer.encode import encode
     from adc_features.tokenizer.fit import adc as recipe
     from adc_features.tokenizer.model import AdcModel

@@ -47,7 +47,7 @@ import pyarrow.parquet as pq
 
 from adc_features.artifact import MANIFEST, read_manifest
 from adc_features.errors import AdcError
-from adc_features.run import Run, RunSettings
+from adc_features.pipeline.run import Run, RunSettings
 
 Answer = Mapping[str, str]
 """Names and digests of what was answered; a later answer is equal when each of these names has the same digest."""
@@ -109,7 +109,7 @@ def ask_online(run: Path) -> Answer:
 
 def ask_generation(run: Path) -> Answer:
     """The frozen tokenizer, opened: everything that it says, and its tensors."""
-    from adc_features.generation import open_generation
+    from adc_features.codes.generation import open_generation
 
     got = open_generation(run / "generation" / "generation")
     facts = {name: digest(getattr(got, name)) for name in ("id", "tokenizer", "spec", "settings", "quality", "trained_through", "codebook_hash")}
@@ -130,7 +130,7 @@ def ask_manifests(run: Path) -> Answer:
 
 def ask_parquet(run: Path) -> Answer:
     """The point-in-time join of the labelled rows, the joined rows of the run, its data set."""
-    from adc_features.dataset import read_dataset
+    from adc_features.data.dataset import read_dataset
     from adc_features.store import training_features
     from training.stages import frame_of
 
@@ -143,7 +143,7 @@ def ask_parquet(run: Path) -> Answer:
 
 def ask_promotion(run: Path) -> Answer:
     """Which pair serves, checked as a service does before it opens it."""
-    from training.promotion import PROMOTION, check_promotion, read_promotion
+    from adc_features.serving.promotion import PROMOTION, check_promotion, read_promotion
 
     promotion = read_promotion(run / PROMOTION)
     check_promotion(promotion)
@@ -152,7 +152,8 @@ def ask_promotion(run: Path) -> Answer:
 
 def ask_catalogue(run: Path) -> Answer:
     """What there is and what serves, as `adc versions` lists it."""
-    from training import deployment, inventory
+    from training.deployment import deployment
+    from training.deployment import inventory
 
     opened = Run.open(run)
     return {"versions": digest(inventory.versions(opened, deployment.catalog_of(opened), at=AT))}
@@ -177,11 +178,12 @@ ARTEFACTS = {
 
 def make_run(folder: Path) -> Path:
     """A small run as far as a promoted ranker, with the rows that are asked for."""
-    from adc_features.dataset import write_dataset
-    from adc_features.stages import STAGES
-    from adc_features.synthetic import synthetic
-    from training import deployment, promotion
-    from training.frame import label_table
+    from adc_features.data.dataset import write_dataset
+    from adc_features.pipeline.stages import STAGES
+    from adc_features.data.synthetic import synthetic
+    from training.deployment import deployment
+    from adc_features.serving import promotion
+    from adc_features.loader.frame import label_table
     from training.stages import DATASET, RANKERS
 
     made = synthetic(seed=0, items=120, users=120, interactions=2500).dataset
@@ -254,7 +256,11 @@ def flipped(path: Path, at: int, bit: int) -> contextlib.AbstractContextManager[
 def try_flips(source: str, numbers: list[int], seed: int) -> list[dict[str, Any]]:
     """Try the flips of these numbers on a copy of the run; runs in a process of its own, each reader in a child of that."""
     from adc_features import store
-    from training import deployment, inventory, promotion, scoring, stages  # noqa: F401  imported once, before the children
+    from training import stages
+    from training.deployment import deployment
+    from training.deployment import inventory
+    from adc_features.serving import promotion
+    from adc_features.serving import scoring# noqa: F401  imported once, before the children
 
     pa.set_cpu_count(1)
     with tempfile.TemporaryDirectory(prefix="adc-flips-") as folder:

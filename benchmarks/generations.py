@@ -29,22 +29,22 @@ import pyarrow.parquet as pq
 from _measure import apart, write_report
 from deployment_faults import faults
 
-from adc_features.churn import churn_report, relabelled
-from adc_features.dataset import Dataset, snapshot_times
-from adc_features.embeddings import EmbeddingTable, id_array
-from adc_features.generation import Generation, open_generation
-from adc_features.run import Run, RunSettings
-from adc_features.sids import SidTable, SidTimeline
-from adc_features.spec import BEHAVIOR, SidSpec
-from adc_features.stages import DATA, TEXT, content_vectors, dataset_of, statistics_of
+from adc_features.codes.churn import churn_report, relabelled
+from adc_features.data.dataset import Dataset, snapshot_times
+from adc_features.codes.embeddings import EmbeddingTable, id_array
+from adc_features.codes.generation import Generation, open_generation
+from adc_features.pipeline.run import Run, RunSettings
+from adc_features.codes.sids import SidTable, SidTimeline
+from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.pipeline.stages import DATA, TEXT, content_vectors, dataset_of, statistics_of
 from adc_features.tokenizer.encode import encode, encode_series
 from adc_features.tokenizer.fit import adc, fit
 from adc_features.tokenizer.line import Line
-from training.comparison import Cell, Window, coded_frame
-from training.frame import TrainingFrame, label_table, training_frame
-from training.recipes import Sources
-from training.train import train
-from training.verdict import verdict
+from training.evaluation.comparison import Cell, Window, coded_frame
+from adc_features.loader.frame import TrainingFrame, label_table, training_frame
+from adc_features.ranking.recipes import Sources
+from training.fit import train
+from training.evaluation.significance import verdict
 
 SYSTEMS = ("frozen", "aligned", "naive_aligned", "naive")
 PARTS = ("stability", "survival", "time_travel", "retraining")

@@ -41,10 +41,10 @@ def write_frame(directory: Path, rows: int) -> None:
 def adc(directory: Path, kind: str) -> dict[str, float]:
     import torch
 
-    from adc_features.sids import SidTable, SidTimeline
-    from training.batches import Columns, Order
-    from training.row_groups import CodedGroups, ParquetGroups, RowGroups, TableGroups
-    from training.torch_batches import TrainingLoader
+    from adc_features.codes.sids import SidTable, SidTimeline
+    from adc_features.loader.batches import Columns, Order
+    from adc_features.loader.row_groups import CodedGroups, ParquetGroups, RowGroups, TableGroups
+    from adc_features.loader.torch_batches import TrainingLoader
 
     torch.set_num_threads(1)
     source: RowGroups

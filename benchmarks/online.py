@@ -28,10 +28,10 @@ import numpy as np
 from _measure import write_report
 
 from adc_features import store
-from adc_features.generation import Generation
-from adc_features.sids import SidTable
-from adc_features.spec import SidSpec
-from adc_features.store.snapshot import PackedSnapshot, write_snapshot
+from adc_features.codes.generation import Generation
+from adc_features.codes.sids import SidTable
+from adc_features.codes.spec import SidSpec
+from adc_features.store.packed.snapshot import PackedSnapshot, write_snapshot
 
 SPEC = SidSpec(content={"text": 2, "image": 2}, shared=2, behavior=4, codebook_size=300)
 SIZES = (1, 100, 500, 1000)

@@ -101,7 +101,7 @@ def adc(folder: Path, out: Path) -> Callable[[], int]:
     from pyarrow.dataset import dataset
 
     from adc_features.store import write_parquet
-    from adc_features.store.join import BATCH_ROWS
+    from adc_features.store.join.engine import BATCH_ROWS
 
     store, features = feature_store(folder, "adc_features.store.offline_store.AsofOfflineStore")
     entity = folder / "entity.parquet"
@@ -228,7 +228,7 @@ def same_rows(ours: Path, theirs: Path) -> bool:
 
 def stream(path: str, rows: int, items: int, batch: int = 1 << 20) -> dict[str, float]:
     """Entity rows made, joined and dropped batch by batch: nothing is as long as the frame."""
-    from adc_features.store.join import PreparedView, joined_batches
+    from adc_features.store.join.engine import PreparedView, joined_batches
     from adc_features.store.offline_store import view_sources
 
     folder = Path(path)
@@ -261,7 +261,7 @@ def stream(path: str, rows: int, items: int, batch: int = 1 << 20) -> dict[str, 
 
 
 def join_only(folder: str, views: int) -> dict[str, float]:
-    from adc_features.store.join import PreparedView, joined_batches
+    from adc_features.store.join.engine import PreparedView, joined_batches
     from adc_features.store.offline_store import view_sources
 
     store, features = feature_store(Path(folder), "adc_features.store.offline_store.AsofOfflineStore", views=views)

@@ -54,7 +54,7 @@ def torch_step(model, forward: Callable) -> Callable:
     """Our training step; forward: ids [B, 4] -> logits [B]."""
     import torch
 
-    from training.rankers.ppnet import descend
+    from adc_features.ranking.ppnet.network import descend
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     return lambda ids, label: descend(optimizer, torch.nn.functional.binary_cross_entropy_with_logits(forward(ids), label))
@@ -63,7 +63,7 @@ def torch_step(model, forward: Callable) -> Callable:
 def ours() -> dict[str, float]:
     import torch
 
-    from training.rankers.ppnet import Batch, PPNet
+    from adc_features.ranking.ppnet.network import Batch, PPNet
 
     model = PPNet(VOCABULARY, prior_ids=2, embedding=EMBEDDING, hidden=HIDDEN, gate=GATE)
     none = torch.zeros(BATCH, 0)
@@ -75,7 +75,7 @@ def plain_mlp() -> dict[str, float]:
 
     from torch import nn
 
-    from training.rankers.ppnet import Tables
+    from adc_features.ranking.ppnet.network import Tables
 
     widths = [EMBEDDING * len(VOCABULARY), *HIDDEN]
     layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]

@@ -16,10 +16,10 @@ import numpy as np
 from _measure import apart, write_report
 from ranker_windows import arguments, described, judged, measure, windows_of
 
-from adc_features.run import Run
-from training.frame import TrainingFrame
-from training.inputs import ITEM_COLUMNS, KINDS, InputEncoder, Inputs, VectorRows, recent_items
-from training.recipes import Recipe, Sources
+from adc_features.pipeline.run import Run
+from adc_features.loader.frame import TrainingFrame
+from adc_features.ranking.inputs import ITEM_COLUMNS, KINDS, InputEncoder, Inputs, VectorRows, recent_items
+from adc_features.ranking.recipes import Recipe, Sources
 
 ALL = ("user", "item", "content", "activity", "general")
 """What gates may see: the embeddings of the user's and the item's id, of codes, how active the user is, and all that the tower sees."""
@@ -79,7 +79,7 @@ def varied(variant: Variant) -> type:
     import torch
     from torch import Tensor, nn
 
-    from training.rankers.ppnet import Batch, GatedTower, PPNet
+    from adc_features.ranking.ppnet.network import Batch, GatedTower, PPNet
 
     class Varied(PPNet):
         def __init__(self, id_sizes: Any, **options: Any) -> None:
@@ -169,8 +169,8 @@ def with_recent_codes(recipe_inputs: Callable[..., Inputs]) -> Callable[..., Inp
 
 def measure_variant(directory: Path, variant: Variant, count: int, days: int, seeds: int) -> tuple[dict[str, float], list[np.ndarray]]:
     """measure of ranker_windows with the variant in the place of PPNet, in this process only."""
-    from training import train
-    from training.rankers import ppnet
+    from training import fit as train
+    from adc_features.ranking.ppnet import network as ppnet
 
     if variant != Variant(variant.recipe):
         ppnet.PPNet = varied(variant)

@@ -34,7 +34,7 @@ def vectors(data: str, cache: str) -> str:
     from scipy.sparse import coo_matrix
     from sklearn.decomposition import TruncatedSVD
 
-    from adc_features.beauty import beauty
+    from adc_features.data.beauty import beauty
     from adc_features.encoders.text import item_texts, text_vectors
 
     dataset = beauty(Path(data))
@@ -55,7 +55,7 @@ def vectors(data: str, cache: str) -> str:
 
 def usage(codes: np.ndarray, size: int) -> dict[str, float]:
     """Mean entropy (nats), least utilisation, and distinct IDs an item."""
-    from adc_features.quality import code_usage
+    from adc_features.codes.quality import code_usage
 
     each = [code_usage(column, codebook_size=size) for column in codes.T]
     return {
@@ -82,8 +82,8 @@ def unexplained(rows: np.ndarray, guess: np.ndarray) -> float:
 def ours(name: str, path: str, levels: int, size: int) -> dict[str, Any]:
     import torch
 
-    from adc_features.embeddings import EmbeddingTable
-    from adc_features.spec import SidSpec
+    from adc_features.codes.embeddings import EmbeddingTable
+    from adc_features.codes.spec import SidSpec
     from adc_features.tokenizer import encode as encoding
     from adc_features.tokenizer import fit as fitting
 

@@ -16,12 +16,12 @@ import pyarrow.parquet as pq
 
 from adc_features.artifact import write_json
 from adc_features.errors import ArtifactError, InputError
-from adc_features.generation import Generation
-from adc_features.retrieval import RETRIEVAL, differences, parquet_batches, retrieval_manifest
-from adc_features.run import Run, Stage
-from adc_features.sids import SidTimeline
-from adc_features.spec import BEHAVIOR
-from adc_features.stages import (
+from adc_features.codes.generation import Generation
+from adc_features.pipeline.dataset_manifest import RETRIEVAL, differences, parquet_batches, retrieval_manifest
+from adc_features.pipeline.run import Run, Stage
+from adc_features.codes.sids import SidTimeline
+from adc_features.codes.spec import BEHAVIOR
+from adc_features.pipeline.stages import (
     STAGES,
     dataset_of,
     embedding_tables,
@@ -33,9 +33,9 @@ from adc_features.stages import (
     snapshots_of,
     split_of,
 )
-from training.evaluate import evaluate
-from training.frame import TrainingFrame, label_table, retroactive_frame, training_frame
-from training.recipes import RECIPES, Sources
+from training.evaluation.evaluate import evaluate
+from adc_features.loader.frame import TrainingFrame, label_table, retroactive_frame, training_frame
+from adc_features.ranking.recipes import RECIPES, Sources
 
 PARITY_SAMPLE = 1_000
 FRAME = "frame.parquet"
@@ -139,14 +139,14 @@ def code_coverage(frame: TrainingFrame) -> dict[str, Any]:
 def sources_of(run: Run) -> Sources:
     """Codes and raw vectors through time, as the run published them."""
     from adc_features.store import published_timeline
-    from training.inputs import VectorTimeline
+    from adc_features.ranking.inputs import VectorTimeline
 
     published = published_timeline(repository_of(run), run.settings.generation)
     return Sources(sids=published, vectors=VectorTimeline(embedding_tables(run), servable_at(run)))
 
 
 def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
-    from training.train import train
+    from training.fit import train
 
     frame, sources = frame_of(run), sources_of(run)
     if name == RETROACTIVE:
@@ -266,7 +266,7 @@ def test_openings(run: Run) -> list[str]:
 
 def write_outputs(run: Run) -> dict[str, Any]:
     """Write `metrics.json` and `report.html` into the run directory; returns the metrics."""
-    from training.report import write_report
+    from training.reports.run_page import write_report
 
     metrics = metrics_of(run)
     write_json(run.directory / "metrics.json", metrics)
@@ -275,7 +275,7 @@ def write_outputs(run: Run) -> dict[str, Any]:
 
 
 def _pictures(run: Run) -> Any:
-    from training.report import Pictures
+    from training.reports.run_page import Pictures
 
     generation, newest = generation_of(run), snapshots_of(run)[-1]
     table = embedding_tables(run)[-1]

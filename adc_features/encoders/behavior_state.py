@@ -15,7 +15,7 @@ import numpy as np
 
 from adc_features.clock import instant, moment
 from adc_features.errors import ArtifactError
-from adc_features.sids import find_rows
+from adc_features.codes.sids import find_rows
 
 PARAMETER = "parameter "
 

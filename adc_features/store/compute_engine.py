@@ -14,7 +14,7 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from adc_features.store import _compat as feast
-from adc_features.store.feature_values import declared_types
+from adc_features.store.lmdb.feature_values import declared_types
 
 PIECE_ROWS = 1_000_000
 """Rows in memory at a time when the offline store streams: the online store keeps the newest of each key, so they need not be pulled as one."""

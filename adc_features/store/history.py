@@ -21,11 +21,11 @@ import pyarrow.compute as pc
 from adc_features.clock import moment
 from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import microseconds, timestamps
-from adc_features.rows import check_timed, with_missing_visible
-from adc_features.statistics import NO_TIME
+from adc_features.codes.rows import check_timed, with_missing_visible
+from adc_features.data.statistics import NO_TIME
 from adc_features.store.column_names import refuse_doubled, refuse_shared
 from adc_features.store.definitions import arrow_schema, is_sid_view
-from adc_features.store.join import PreparedView
+from adc_features.store.join.engine import PreparedView
 from adc_features.store.publish import LAST_TIME
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
 from adc_features.store.repository import live_generation, settings

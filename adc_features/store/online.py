@@ -15,18 +15,18 @@ import pyarrow as pa
 
 from adc_features.clock import utc
 from adc_features.errors import ArtifactError, InputError
-from adc_features.sids import SidTable
+from adc_features.codes.sids import SidTable
 from adc_features.store.definitions import arrow_schema
-from adc_features.store.entity_keys import key_array
+from adc_features.store.lmdb.entity_keys import key_array
 from adc_features.store.history import visible_features
 from adc_features.store.online_record import count, loaded, online_problems, record, record_path
 from adc_features.store.online_sids import OnlineSids
-from adc_features.store.records import Column
+from adc_features.store.lmdb.records import Column
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore, FeatureView
-    from adc_features.store.row_table import Answer
+    from adc_features.store.lmdb.row_table import Answer
 
 _log = logging.getLogger(__name__)
 _BEGINNING = datetime(1, 1, 2, tzinfo=UTC)

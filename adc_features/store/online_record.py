@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 from adc_features.artifact import write_json
 from adc_features.clock import parse_utc, utc
 from adc_features.errors import ArtifactError, InputError
-from adc_features.store.lmdb_environment import Environment, environment
+from adc_features.store.lmdb.environment import Environment, environment
 from adc_features.store.repository import read_config
-from adc_features.store.row_table import glance, read
+from adc_features.store.lmdb.row_table import glance, read
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore, FeatureView

@@ -13,7 +13,7 @@ import pyarrow as pa
 from adc_features.errors import InputError
 from adc_features.store import _compat as feast
 from adc_features.store.casts import MISFITS
-from adc_features.store.feature_values import check_columns
+from adc_features.store.lmdb.feature_values import check_columns
 
 
 def takes(view: Any) -> bool:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from adc_features.spec import BEHAVIOR
+from adc_features.codes.spec import BEHAVIOR
 
 
 def strength(x: Tensor, alpha: float, beta: float) -> Tensor:

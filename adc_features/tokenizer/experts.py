@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adc_features.spec import SidSpec
+from adc_features.codes.spec import SidSpec
 
 
 def mlp(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""Every command, as a person meets it. Reads: training.cli."""
+"""Every command, as a person meets it. Reads: training.cli.main."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from training import cli
+from training.cli import main as cli
 
 COMMANDS = [
     "run",

@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from training import cli
+from training.cli import main as cli
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -185,9 +185,9 @@ def adc(*words: str) -> str:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A folder with items.parquet, interactions.parquet, and runs/shop as far as two rankers; the commands are README's."""
-    from adc_features.run import Run, RunSettings
-    from adc_features.stages import STAGES
-    from adc_features.synthetic import synthetic
+    from adc_features.pipeline.run import Run, RunSettings
+    from adc_features.pipeline.stages import STAGES
+    from adc_features.data.synthetic import synthetic
     from training.stages import DATASET, RANKERS
 
     folder = tmp_path_factory.mktemp("docs")
@@ -260,10 +260,10 @@ def python(page: str) -> str:
 def test_readme_s_python_runs(here, tmp_path):
     """Encode, publish, apply, materialize, join and look up, into a repository of one's own."""
     from adc_features import store
-    from adc_features.generation import open_generation
-    from adc_features.run import Run
-    from adc_features.stages import embedding_tables, generation_of
-    from training.frame import label_table
+    from adc_features.codes.generation import open_generation
+    from adc_features.pipeline.run import Run
+    from adc_features.pipeline.stages import embedding_tables, generation_of
+    from adc_features.loader.frame import label_table
 
     run = Run.open(here / "runs" / "shop")
     embeddings = embedding_tables(run)[-1]
@@ -284,8 +284,8 @@ def test_readme_s_python_runs(here, tmp_path):
 
 def test_the_python_of_the_snapshot_and_online_pages_runs(here):
     """docs/snapshots.md with its canary left on the one generation there is, docs/online.md on the run's repository."""
-    from adc_features.run import Run
-    from adc_features.stages import repository_of, serving_time
+    from adc_features.pipeline.run import Run
+    from adc_features.pipeline.stages import repository_of, serving_time
 
     run = Run.open(here / "runs" / "shop")
     ids, now = np.array(["i000001", "i000002"]), serving_time(run)

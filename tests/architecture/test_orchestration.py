@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from training import cli, deployment_cli
+from training.cli import main as cli
+from training.cli import deployment as deployment_cli
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "orchestration"
 

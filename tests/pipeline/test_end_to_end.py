@@ -15,10 +15,10 @@ import pytest
 from typer.testing import CliRunner
 
 from adc_features.errors import InputError
-from adc_features.run import Run
-from adc_features.stages import generation_of, snapshots_of
-from training.cli import app
-from training.recipes import RECIPES
+from adc_features.pipeline.run import Run
+from adc_features.pipeline.stages import generation_of, snapshots_of
+from training.cli.main import app
+from adc_features.ranking.recipes import RECIPES
 from training.stages import ALL_STAGES, RETROACTIVE, frame_of
 
 SETTINGS = ["--seeds", "1", "--snapshots", "3", "--codebook-size", "8", "--steps", "150"]

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from adc_features.console import run_app
-from training.cli import app
+from adc_features.cli.console import run_app
+from training.cli.main import app
 
 SECRET = "Zq7wordZq"
 URLS = [f"postgresql+psycopg://ann:{SECRET}@localhost:1/shop", f"postgresql+psycopg://localhost:1/shop?user=ann&password={SECRET}"]

@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from adc_features import snapshots
+from adc_features.pipeline import snapshots
 from adc_features.artifact import json_text
-from adc_features.dataset import Dataset, read_dataset, write_dataset
+from adc_features.data.dataset import Dataset, read_dataset, write_dataset
 from adc_features.encoders.behavior_state import read_state
 from adc_features.errors import InputError, QualityError
-from adc_features.run import Run
-from adc_features.snapshots import backfill_times, renew, snapshot
-from adc_features.stages import BEHAVIOR_STAGE as BEHAVIOR
-from adc_features.stages import CODES, DATA, GENERATION, PUBLICATION, TEXT, cutoffs_of, dataset_of, generation_of, repository_of, split_of
+from adc_features.pipeline.run import Run
+from adc_features.pipeline.snapshots import backfill_times, renew, snapshot
+from adc_features.pipeline.stages import BEHAVIOR_STAGE as BEHAVIOR
+from adc_features.pipeline.stages import CODES, DATA, GENERATION, PUBLICATION, TEXT, cutoffs_of, dataset_of, generation_of, repository_of, split_of
 from adc_features.store import published_snapshots, published_timeline
-from training.cli import app
+from training.cli.main import app
 
 DAY = timedelta(days=1)
 
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(place: Path) -> Any:
-    from adc_features.run import RunSettings
+    from adc_features.pipeline.run import RunSettings
 
     return RunSettings(source=str(place / "shop"), snapshots=2, codebook_size=8, steps=80)
 
@@ -156,7 +156,7 @@ def test_backfill_sees_events_before_each_cutoff_only(place: Path) -> None:
     write_dataset(Dataset("other", shop.items, nonsense, shop.resolution, shop.windows, shop.text_views), place / "other")
     shutil.rmtree(run.directory / "snapshots")
     other = opened(place)
-    from adc_features.snapshots import _encoded, _state, _table
+    from adc_features.pipeline.snapshots import _encoded, _state, _table
 
     dataset = read_dataset(place / "other")
     same = _encoded(other, generation_of(other), _table(other, dataset, _state(other, dataset, past), own=True))

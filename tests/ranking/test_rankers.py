@@ -6,10 +6,10 @@ import torch
 from ranking_world import CODES, day, frame, interactions, sources
 from sklearn.metrics import roc_auc_score
 
-from training.inputs import InputEncoder
-from training.rankers.boosted import BoostedRanker, BoostedSettings
-from training.rankers.ppnet import Batch, Folded, GatedTower, PPNet, PPNetRanker, PPNetSettings, PPNetShape
-from training.recipes import RECIPES, recipe_inputs
+from adc_features.ranking.inputs import InputEncoder
+from adc_features.ranking.boosted import BoostedRanker, BoostedSettings
+from adc_features.ranking.ppnet.network import Batch, Folded, GatedTower, PPNet, PPNetRanker, PPNetSettings, PPNetShape
+from adc_features.ranking.recipes import RECIPES, recipe_inputs
 
 KINDS = ("ppnet", "boosted")
 

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adc_features.spec import BEHAVIOR
+from adc_features.codes.spec import BEHAVIOR
 from adc_features.tokenizer.model import Rows, Standard
 
 

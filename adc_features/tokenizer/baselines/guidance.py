@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adc_features.spec import BEHAVIOR
+from adc_features.codes.spec import BEHAVIOR
 from adc_features.tokenizer.alignment import info_nce
 from adc_features.tokenizer.baselines.additive import AdditiveNetwork
 from adc_features.tokenizer.baselines.kmeans import balanced_groups

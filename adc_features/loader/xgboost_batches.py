@@ -1,0 +1,57 @@
+"""Row groups as an XGBoost iterator: a QuantileDMatrix without the frame in memory. Reads: RowGroups. Writes: a QuantileDMatrix. Imports xgboost."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import xgboost as xgb
+
+from adc_features.errors import InputError
+from adc_features.loader.batches import Columns
+from adc_features.loader.row_groups import RowGroups
+
+
+class GroupIter(xgb.DataIter):
+    """Groups in the source's order, each as float32 [rows, features]; a list gives one feature for each of its values.
+
+    Codes and vocabulary columns are categories: their numbers are those of `Columns` (0: none). label: a scalar of `columns`.
+    XGBoost holds numbers as float32: integers beyond 2**24 (times in microseconds) lose their last digits, so derive ages before.
+    """
+
+    def __init__(self, source: RowGroups, columns: Columns, *, label: str) -> None:
+        if label not in columns.scalars:
+            raise InputError(f"label {label!r} is not among the scalars {columns.scalars}; name it there")
+        self.source, self.columns, self.label = source, columns, label
+        widths = {name: columns.lists.get(name, 0) for name in columns.names if name != label}
+        self.names = [name if not width else f"{name}_{place}" for name, width in widths.items() for place in range(width or 1)]
+        categories = {*columns.codes, *columns.vocabularies}
+        self.types = ["c" if name in categories else "float" for name, width in widths.items() for _ in range(width or 1)]
+        self.group = 0
+        super().__init__()
+
+    def reset(self) -> None:
+        self.group = 0
+
+    def next(self, input_data: Callable[..., Any]) -> bool:
+        while self.group < len(self.source.rows) and not self.source.rows[self.group]:
+            self.group += 1
+        if self.group == len(self.source.rows):
+            return False
+        arrays = self.columns.arrays(self.source.read(self.group))
+        label = arrays.pop(self.label)
+        matrix = np.empty((len(label), len(self.names)), np.float32)
+        place = 0
+        for values in arrays.values():
+            wide = values.reshape(len(label), -1)
+            matrix[:, place : place + wide.shape[1]] = wide
+            place += wide.shape[1]
+        input_data(data=matrix, label=label.astype(np.float32), feature_names=self.names, feature_types=self.types)
+        self.group += 1
+        return True
+
+
+def quantile_matrix(source: RowGroups, columns: Columns, *, label: str = "label", max_bin: int = 256, ref: xgb.DMatrix | None = None) -> xgb.QuantileDMatrix:
+    """The quantised matrix of all rows. ref: the training matrix, for a matrix to evaluate on."""
+    if not source.rows.sum():
+        raise InputError("the source has no rows; give at least one")
+    return xgb.QuantileDMatrix(GroupIter(source, columns, label=label), max_bin=max_bin, enable_categorical=True, ref=ref)

@@ -1,0 +1,48 @@
+"""When `adc materialize` loads again. Reads: the run's last library stage."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from store_world import day, item_profile, published_world, user_activity
+
+from adc_features import store
+from adc_features.pipeline import stages
+from adc_features.errors import ArtifactError
+from adc_features.pipeline.run import Run, RunSettings
+from adc_features.store.online_record import loaded
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch) -> Run:
+    """A run whose repository is the store's world and whose scored window ends on day 30."""
+    opened = Run.start(tmp_path / "run", RunSettings("synthetic"))
+    repo = published_world(opened.directory / "feature_repo")
+    monkeypatch.setattr(stages, "repository_of", lambda _: repo)
+    monkeypatch.setattr(stages, "serving_time", lambda _: day(30))
+    return opened
+
+
+def materialized(run: Run) -> bool:
+    """Run the stage; True when it loaded, False when it was reused."""
+    before = len(run.built)
+    run.ensure(stages.ONLINE._replace(reads=()))
+    return len(run.built) > before
+
+
+def test_materialize_looks_at_the_store_and_at_what_was_published(run):
+    """Reused while nothing changed; loaded again when the store is lost, and when newer values were published, as of their time."""
+    repo = run.directory / "feature_repo"
+    assert [materialized(run), materialized(run)] == [True, False]
+    shutil.rmtree(repo / "data" / "online_lmdb")
+    assert [materialized(run), materialized(run)] == [True, False]
+    assert {one.through for one in loaded(repo).values()} == {day(30)}
+    newer = {"item_profile": item_profile(["a"], [day(40)], [0.9]), "user_activity": user_activity(["u"], [day(41)])}
+    store.publish_statistics(repo, **newer, resolution=day(1) - day(0))
+    assert [materialized(run), materialized(run)] == [True, False]
+    assert {one.through for one in loaded(repo).values()} == {day(41)}
+    assert loaded(repo)["user_activity"].newest == day(41)
+    os.truncate(repo / "data" / "online_lmdb" / "data.mdb", 8192)
+    with pytest.raises(ArtifactError, match="cut off"):
+        materialized(run)

@@ -1,0 +1,83 @@
+"""Training, saving and judging whole recipes."""
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from ranking_world import GENERATION, day, frame, interactions, sources
+
+from adc_features.artifact import json_text
+from adc_features.errors import ArtifactError, GenerationMismatch, InputError
+from training.evaluation.evaluate import evaluate
+from adc_features.ranking.recipes import RECIPES
+from training.fit import load_trained, train
+
+
+@pytest.fixture(scope="module")
+def parts():
+    whole = frame(interactions(2500, seed=1))
+    return whole.between(None, day(90)), whole.between(day(90), None)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_trains_and_scores(name, parts):
+    """One row of probabilities a seed, for every recipe there is."""
+    rows, later = parts
+    trained = train(rows, name, sources=sources(), seeds=(0, 1))
+    scores = trained.predict(later, sources())
+    assert scores.shape == (2, len(later))
+    assert ((scores > 0) & (scores < 1)).all()
+    assert trained.generation == (None if RECIPES[name].codes == "none" else GENERATION)
+    assert 1 <= trained.rounds <= len(trained.curve)
+
+
+def test_shuffled_labels_cannot_be_ranked():
+    """The leakage canary: where labels are coin flips, and statistics hold them, AUC is 0.5 within its interval."""
+    whole = frame(interactions(5000, seed=2, informative=False))
+    rows, later = whole.between(None, day(80)), whole.between(day(80), None)
+    scores = {name: train(rows, name, sources=sources(), seeds=(0, 1)).predict(later, sources()) for name in ("codes_weights", "xgboost_codes_weights")}
+    facts = evaluate(scores, later, trained_on=rows)
+    for name in scores:
+        auc = facts["recipes"][name]["auc"]
+        assert auc["low"] < 0.5 < auc["high"], name
+
+
+def test_a_saved_ranker_scores_the_same_and_knows_its_generation(parts, tmp_path):
+    """A ranker directory is complete or refused, and codes of another generation never reach it."""
+    rows, later = parts
+    trained = train(rows, "codes_weights", sources=sources(), seeds=(0,))
+    trained.save(tmp_path / "ranker")
+    again = load_trained(tmp_path / "ranker", generation=GENERATION)
+    assert np.array_equal(again.predict(later, sources()), trained.predict(later, sources()))
+    assert again.curve == trained.curve
+    with pytest.raises(GenerationMismatch, match=r"g1.*g2"):
+        load_trained(tmp_path / "ranker", generation="g2")
+    with pytest.raises(GenerationMismatch, match=r"g1.*g2"):
+        trained.predict(frame(interactions(200, seed=3), generation="g2"), sources())
+    (tmp_path / "ranker" / "manifest.json").unlink()
+    with pytest.raises(ArtifactError, match="never completed"):
+        load_trained(tmp_path / "ranker", generation=GENERATION)
+
+
+def test_metrics_take_the_shape_that_other_tools_read(parts):
+    """recipes.<name>.<metric>.{mean,low,high}, paired differences where both are there, JSON without NaN."""
+    rows, later = parts
+    rng = np.random.default_rng(0)
+    scores = {name: rng.random((2, len(later))) for name in ("no_sid", "codes", "codes_weights")}
+    facts = evaluate(scores, later, trained_on=rows, draws=20)
+    assert set(facts["paired"]) == {"codes_minus_no_sid", "codes_weights_minus_no_sid", "codes_weights_minus_codes"}
+    for metric in ("auc", "gauc", "logloss", "tail_auc", "calibration"):
+        assert set(facts["recipes"]["codes"][metric]) == {"mean", "low", "high"}
+    difference = facts["recipes"]["codes"]["auc"]["mean"] - facts["recipes"]["no_sid"]["auc"]["mean"]
+    assert facts["paired"]["codes_minus_no_sid"]["auc"]["mean"] == pytest.approx(difference)
+    assert sum(part["rows"] for part in facts["recipes"]["codes"]["slices"].values()) == len(later)
+    assert json.loads(json_text(facts))["rows"] == len(later)
+
+
+def test_labels_of_one_class_are_refused(parts):
+    """A label column that never says no cannot train a ranker."""
+    rows, _ = parts
+    ones = rows.table.set_column(rows.table.column_names.index("label"), "label", pa.array(np.ones(len(rows), np.float32)))
+    with pytest.raises(InputError, match="both 0 and 1"):
+        train(type(rows)(ones, rows.generation, rows.codebook_size, rows.resolution), "no_sid", sources=sources())

@@ -1,0 +1,346 @@
+"""The `adc` command: the library's commands and those that train. Each is one call of one stage."""
+
+import logging
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adc_features.cli.commands import DataOption, FinalOption, SeedOption, app, build, open_run
+from adc_features.cli.console import JsonOption, RunOption, progress, report, run_app
+from training.cli import compare as compare_cli
+from training.cli import deployment as deployment_cli
+
+log = logging.getLogger(__name__)
+retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
+app.add_typer(retrieve, name="retrieve")
+compare_cli.add_to(app)
+deployment_cli.add_to(app)
+
+
+@app.command()
+def dataset(
+    run: RunOption,
+    verify: Annotated[bool, typer.Option("--verify", help="Prove that the joined rows are those of the retrieval manifest, on disk and joined anew.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Join the labelled rows with the features that were knowable at their time."""
+    from adc_features.pipeline.run import Run
+    from training.stages import DATASET, verify_dataset
+
+    if verify:
+        report({"equal": True, **verify_dataset(Run.open(run))}, json)
+    else:
+        build(run, DATASET, json=json)
+
+
+@app.command()
+def audit(
+    frame: Annotated[Path | None, typer.Argument(metavar="[FRAME]", help="A Parquet frame, of any origin.")] = None,
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Audit the joined rows of a run.")] = None,
+    row_time: Annotated[str, typer.Option(metavar="COLUMN", help="The time of each row.")] = "event_timestamp",
+    feature_time: Annotated[
+        list[str] | None, typer.Option(metavar="VIEW=COLUMN", help="When a view's feature became valid; repeatable. Default: the columns of our frames.")
+    ] = None,
+    label_time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When the label happened; default the row's time.")] = None,
+    close: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="A feature this near before the label is counted as suspicious.")] = 0.0,
+    json: JsonOption = None,
+) -> None:
+    """How old each view's features are at their rows; fails when any is from the future."""
+    from adc_features.pipeline.audit import audit as audit_frame
+    from adc_features.pipeline.run import Run
+    from training.stages import FRAME
+
+    if (frame is None) == (run is None):
+        raise typer.BadParameter("give a Parquet frame or --run")
+    if wrong := [named for named in feature_time or [] if not all(named.partition("="))]:
+        raise typer.BadParameter(f"--feature-time {wrong[0]!r} is not VIEW=COLUMN")
+    columns = dict(named.split("=", 1) for named in feature_time) if feature_time else None
+    path = frame if run is None else Run.open(run).output("dataset") / FRAME
+    assert path is not None
+    found = audit_frame(path, row_time=row_time, feature_times=columns, label_time=label_time, close=timedelta(seconds=close))
+    report(asdict(found), json)
+    found.require_clean()
+
+
+@app.command()
+def train(
+    run: RunOption,
+    recipe: Annotated[list[str] | None, typer.Option(help="Recipe to train; repeatable. Default: all.")] = None,
+    seeds: Annotated[int | None, typer.Option(help="Rankers per recipe.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Train rankers on the joined rows and score the evaluated window."""
+    from adc_features.errors import InputError
+    from training.stages import RANKERS
+
+    if unknown := [r for r in recipe or [] if r not in RANKERS]:
+        raise InputError(f"there is no recipe {unknown[0]!r}; choose from {', '.join(RANKERS)}")
+    build(run, *(RANKERS[r] for r in recipe or RANKERS), json=json, seeds=seeds)
+
+
+@app.command()
+def evaluate(run: RunOption, json: JsonOption = None) -> None:
+    """Score every recipe with intervals and paired differences."""
+    from training.stages import SCORES
+
+    build(run, SCORES, json=json)
+
+
+@app.command("run")
+def run_all(
+    data: DataOption = None,
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory; default runs/<name of the data>[-final].")] = None,
+    final: FinalOption = None,
+    seed: SeedOption = None,
+    seeds: Annotated[int | None, typer.Option(help="Rankers per recipe.")] = None,
+    snapshots: Annotated[int | None, typer.Option(help="Past cut-offs at which codes are published.")] = None,
+    text_model: Annotated[str | None, typer.Option(help="sentence-transformers name or path.")] = None,
+    behavior: Annotated[str | None, typer.Option(help="SASRec recipe: full_softmax or norm_rising.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer recipe: adc, an ablation of it, or a baseline, see `adc fit --help`.")] = None,
+    reliability: Annotated[str | None, typer.Option(help="log_count, norm or norm_quantile.")] = None,
+    codebook_size: Annotated[int | None, typer.Option(help="K, codes per position.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of the tokenizer.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Do it all: load, embed, fit, publish, materialize, join, train, evaluate, compare online with offline, report."""
+    from adc_features.pipeline.stages import dataset_of
+    from training.stages import ALL_STAGES, write_outputs
+
+    if data is None and run is None:
+        raise typer.BadParameter("give --data for a new run or --run for one that was begun")
+    directory = run or Path("runs") / (Path(data or "").resolve().name + ("-final" if final else ""))
+    settings = {"final": final, "seed": seed, "seeds": seeds, "snapshots": snapshots, "text_model": text_model, "behavior": behavior}
+    settings |= {"tokenizer": tokenizer, "reliability": reliability, "codebook_size": codebook_size, "steps": steps}
+    with progress() as notify:
+        opened = open_run(directory, data, notify, **settings)
+        for stage in ALL_STAGES:
+            opened.ensure(stage)
+        metrics = write_outputs(opened)
+        example = dataset_of(opened).items["item_id"][0].as_py()
+    result = {**metrics, "run": str(directory), "report": str(directory / "report.html"), "built": opened.built, "reused": opened.reused}
+    result["next"] = f"{sys.argv[0]} lookup {example} --run {directory}"
+    report(result, json, text=_summary)
+
+
+RetrieveOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the codes and trained retrievers.")]
+
+
+@retrieve.command("train")
+def retrieve_train(
+    out: RetrieveOption,
+    data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="Items and their text; needed the first time.")] = None,
+    sequences: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Parquet with a list column item_ids, a row a user, oldest first; default: DIR's sequences_s3rec.parquet."),
+    ] = None,
+    tokenizer: Annotated[
+        list[str] | None,
+        typer.Option(help="A tokenizer of `adc fit`, or sasrec for the softmax over items without codes; repeatable. Default: adc, rq_vae, sasrec."),
+    ] = None,
+    items: Annotated[bool, typer.Option("--items", help="Give each item a row of its own beside its codes: a hybrid.")] = False,
+    weighted: Annotated[bool, typer.Option("--weighted", help="The tokenizer's learned weights as loss weights.")] = False,
+    loss: Annotated[str, typer.Option(help="catalogue: of the item among all items; positions: of each code on its own.")] = "catalogue",
+    codebook_size: Annotated[int, typer.Option(min=2, help="K, codes per position; fewer for a small catalogue.")] = 256,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training part.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="Seed of behaviour vectors, tokenizer and generator; repeatable. Default: 0.")] = None,
+    json: JsonOption = None,
+) -> None:
+    """Fit tokenizers on the training part of the sequences and train a generator on the codes of each."""
+    from training.retrieval.generator import settings_of
+    from training.retrieval.retrieve import open_source, retriever_of, train
+
+    settings = settings_of(loss=loss, epochs=epochs)
+    asked = [retriever_of(name, items=items, weighted=weighted, codebook_size=codebook_size) for name in tokenizer or ("adc", "rq_vae", "sasrec")]
+    with progress() as notify:
+        source = open_source(out, data, sequences, progress=notify)
+        trained = [train(source, out, one, seed=s, settings=settings, progress=notify) for one in asked for s in seed or [0]]
+    report({"trained": [{k: m[k] for k in ("name", "seed", "parameters", "cpu_seconds")} | {"loss": m["curve"][-1]} for m in trained]}, json)
+
+
+@retrieve.command("evaluate")
+def retrieve_evaluate(
+    out: RetrieveOption,
+    final: Annotated[bool, typer.Option("--final", help="Score the test items, once, instead of the validation items; logged in events.jsonl.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """Rank the whole catalogue for every user by every trained retriever; Recall and NDCG, collisions corrected."""
+    from training.retrieval.retrieve import evaluate as evaluate_retrievers
+    from training.retrieval.retrieve import open_source
+
+    with progress() as notify:
+        source = open_source(out, progress=notify)
+        result = evaluate_retrievers(source, out, part="test" if final else "validation", progress=notify)
+    report({"command": " ".join(["adc", *sys.argv[1:]]), **result}, json, text=_retrieval_table)
+
+
+def _retrieval_table(result: Mapping[str, Any]) -> str:
+    metrics = [f"{name}_at_{k}" for name in ("recall", "ndcg") for k in (5, 10, 50, 100)]
+    lines = [f"{result['part']} items of {result['users']} users among {result['catalogue']}", ""]
+    lines += [f"{'':24}" + "".join(f"{m.replace('recall_at_', 'R@').replace('ndcg_at_', 'N@'):>8}" for m in metrics)]
+    lines += [f"{name:24}" + "".join(f"{r[m]:8.4f}" for m in metrics) for name in result["retrievers"] for r in [result[name]]]
+    lines += ["", "paired differences of R@10 and N@10"]
+    return "\n".join(lines + [f"{name:48}{_interval(r['recall_at_10'])}{_interval(r['ndcg_at_10'])}" for name, r in result["paired"].items()])
+
+
+NowOption = Annotated[str | None, typer.Option("--now", metavar="TIME", help="Rank as of this time; default the clock. For data that ended long ago.")]
+
+
+@app.command()
+def rank(
+    user: Annotated[str, typer.Argument(help="User id.")],
+    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Candidates.")],
+    run: RunOption,
+    k: Annotated[int | None, typer.Option(min=1, help="How many of the best to show.")] = None,
+    now: NowOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Rank candidates for a user, as the service does."""
+    from json import dumps, loads
+
+    from adc_features.serving.service import Service, ServiceSettings
+
+    bundle, clock = _opened(run, None, now)
+    if now is None and (stale := _stale(run, clock())):
+        typer.echo(stale, err=True)
+    ids: dict[str, Any] = {"user": user, "items": items}
+    if int64 := [name for name, key in (("user", "user_id"), ("items", "item_id")) if bundle.id_types[key] == "int64"]:
+        ids |= {name: _integers(ids[name]) for name in int64}
+    answer = Service(bundle, ServiceSettings(), clock=clock).rank(bundle, dumps({**ids, "k": k}).encode())
+    report(loads(answer.body), json)
+
+
+@app.command()
+def serve(
+    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Serve this run: its promoted ranker, else codes_weights.")] = None,
+    promotion: deployment_cli.PromotionOption = None,
+    host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback should have a token, ADC_SERVE_TOKEN.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
+    max_items: Annotated[int, typer.Option(min=1, help="Most ids in one request.")] = 2_000,
+    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 2.0,
+    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; each takes a core and the memory of a model.")] = 1,
+    max_connections: Annotated[int, typer.Option(min=1, help="Connections that each process holds open.")] = 512,
+    max_per_peer: Annotated[int, typer.Option(min=1, help="Of them, those of one address; behind a proxy give as many as in all.")] = 256,
+    now: NowOption = None,
+    json: JsonOption = None,
+) -> None:
+    """Rank over HTTP: POST /rank, POST /lookup, GET /healthz, /readyz, /metrics. Follows promotions."""
+    import os
+    import socket
+    import tempfile
+    from contextlib import ExitStack
+
+    stack = ExitStack()
+    shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="adc-serve-", ignore_cleanup_errors=True)) if workers > 1 else None
+    if shared:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared  # before anything imports prometheus_client, here and in the other processes
+
+    from adc_features.serving.protocol import ServiceSettings
+    from adc_features.serving.workers import beside
+
+    if (run is None) == (promotion is None):
+        raise typer.BadParameter("give --run or --promotion")
+    token = os.environ.get("ADC_SERVE_TOKEN") or None
+    settings = ServiceSettings(max_items=max_items, timeout=timeout, token=token, max_connections=max_connections, max_per_peer=max_per_peer)
+    if host not in ("127.0.0.1", "::1", "localhost") and settings.token is None:
+        log.warning("stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN", host)
+    with stack, socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        asked = run, promotion, now, settings, shared
+        service = _service(*asked)
+        url, pair = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}", service.bundle.promotion.name
+        facts = {"url": url, "pair": pair, "recipe": service.bundle.trained.recipe.name, "token": settings.token is not None, "workers": workers}
+        if shared:
+            stack.enter_context(beside(workers - 1, _serve_beside, listening, *asked, metrics=shared))
+        report(facts, json)
+        _run(service, listening)
+
+
+def _service(run: Path | None, promotion: Path | None, now: str | None, settings: Any, metrics: str | None) -> Any:
+    from adc_features.serving.promotion import PROMOTION
+    from adc_features.serving.service import Service
+
+    bundle, clock = _opened(run, promotion, now)
+    return Service(bundle, settings, clock=clock, promotion_file=promotion or Path(run or "") / PROMOTION, metrics=metrics)
+
+
+def _serve_beside(listening: Any, *asked: Any) -> None:
+    """What a further process of `adc serve` runs."""
+    from adc_features.serving.workers import end_with_parent
+
+    logging.basicConfig(level=logging.INFO)
+    end_with_parent()
+    _run(_service(*asked), listening)
+
+
+def _run(service: Any, listening: Any) -> None:
+    from adc_features.serving.service import server
+
+    server(service).run(sockets=[listening])
+
+
+def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[Any, Any]:
+    """The bundle that a run or a promotion file names, warm, and the clock to rank by."""
+    from datetime import UTC
+
+    import torch
+
+    from adc_features.clock import parse_utc
+    from adc_features.pipeline.run import Run
+    from adc_features.serving.promotion import read_promotion, serving_pair
+    from adc_features.serving.scoring import open_bundle
+
+    torch.set_num_threads(1)  # one request at a time on one thread; a second thread costs it more than it brings
+    frozen = parse_utc(now, name="--now") if now else None
+    pair = read_promotion(promotion) if promotion else serving_pair(Run.open(run or Path()), now=datetime.now(UTC))
+    return open_bundle(pair), lambda: frozen or datetime.now(UTC)
+
+
+def _stale(run: Path, now: datetime) -> str | None:
+    """A sentence for who ranks old data as of today; None where the data is younger than a month."""
+    from adc_features.pipeline.run import Run
+    from adc_features.pipeline.stages import serving_time
+
+    end = serving_time(Run.open(run))
+    if now - end < timedelta(days=30):
+        return None
+    return f"warning: ranking as of now, {now:%Y-%m-%dT%H:%M}Z, but the run's data ends at {end.isoformat()}; give --now {end.isoformat()} to rank as of then"
+
+
+def _integers(ids: str | list[str]) -> int | list[int]:
+    from adc_features.errors import InputError
+
+    try:
+        return int(ids) if isinstance(ids, str) else [int(i) for i in ids]
+    except ValueError as error:
+        raise InputError(f"ids are {ids}; this catalogue's ids are integers, give integers") from error
+
+
+def _summary(result: Mapping[str, Any]) -> str:
+    window = "test rows" if result["final"] else "validation window"
+    lines = [
+        "",
+        f"{result['rows_in']} rows in, {result['rows_out']} rows out; {result['scored_rows']} scored on the {window}",
+        f"stages built: {len(result['built'])}, reused: {len(result['reused'])}",
+        "",
+        f"{'':28}{'AUC':>8}  {'95 % interval':18}{'GAUC':>8}  {'95 % interval':18}",
+    ]
+    lines += [f"{name:28}{_interval(r['auc'])}{_interval(r['gauc'])}" for name, r in result["recipes"].items()]
+    lines += ["", "paired differences"]
+    lines += [f"{name:48}{_interval(r['auc'])}{_interval(r['gauc'])}" for name, r in result["paired"].items()]
+    parity = result["parity"]
+    lines += ["", f"online equals offline: {parity['items']} items and {parity['users']} users compared, {parity['different']} different"]
+    lines += [f"report: {result['report']}", f"next: {result['next']}"]
+    return "\n".join(lines)
+
+
+def _interval(estimate: Mapping[str, float]) -> str:
+    return f"{estimate['mean']:8.4f}  [{estimate['low']:.4f}, {estimate['high']:.4f}]  ".ljust(28)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_app(app)
