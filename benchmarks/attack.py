@@ -45,9 +45,9 @@ class World(NamedTuple):
 
 def opened(directory: Path, *, items: int) -> World:
     """The world of a finished run."""
+    from adc_features.pipeline.pairs import promotion_of
     from adc_features.pipeline.run import Run
     from adc_features.pipeline.stages import dataset_of, id_array, known_interactions, serving_time
-    from adc_features.serving.promotion import promotion_of
 
     run, rng = Run.open(directory), np.random.default_rng(0)
     users, known = np.unique(id_array(known_interactions(run)["user_id"])), id_array(dataset_of(run).items["item_id"])

@@ -47,9 +47,9 @@ class Deployment:
     def command(self, name: str) -> Callable[[], Any]:
         """The next call of this command, with arguments that it did not have before."""
         from adc_features.errors import InputError
+        from adc_features.pipeline.pairs import promotion_of
         from adc_features.pipeline.snapshots import renew, snapshot
         from training.deployment import deployment
-        from adc_features.serving.promotion import promotion_of
         from training.deployment.retrain import RetrainSettings, retrain
 
         self.number += 1

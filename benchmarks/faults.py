@@ -27,12 +27,12 @@ import numpy as np
 from _measure import machine
 
 from adc_features import store
-from adc_features.errors import AdcError, ArtifactError
 from adc_features.codes.generation import Generation
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import SidSpec
-from adc_features.store.repository import publication_path
+from adc_features.errors import AdcError, ArtifactError
 from adc_features.store.packed.snapshot import PackedSnapshot
+from adc_features.store.repository import publication_path
 
 SPEC = SidSpec(content={"text": 1}, shared=1, behavior=1, codebook_size=1000)
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -152,8 +152,7 @@ def ask_promotion(run: Path) -> Answer:
 
 def ask_catalogue(run: Path) -> Answer:
     """What there is and what serves, as `adc versions` lists it."""
-    from training.deployment import deployment
-    from training.deployment import inventory
+    from training.deployment import deployment, inventory
 
     opened = Run.open(run)
     return {"versions": digest(inventory.versions(opened, deployment.catalog_of(opened), at=AT))}
@@ -179,11 +178,11 @@ ARTEFACTS = {
 def make_run(folder: Path) -> Path:
     """A small run as far as a promoted ranker, with the rows that are asked for."""
     from adc_features.data.dataset import write_dataset
-    from adc_features.pipeline.stages import STAGES
     from adc_features.data.synthetic import synthetic
-    from training.deployment import deployment
-    from adc_features.serving import promotion
     from adc_features.loader.frame import label_table
+    from adc_features.pipeline import pairs
+    from adc_features.pipeline.stages import STAGES
+    from training.deployment import deployment
     from training.stages import DATASET, RANKERS
 
     made = synthetic(seed=0, items=120, users=120, interactions=2500).dataset
@@ -191,7 +190,7 @@ def make_run(folder: Path) -> Path:
     run = Run.start(folder / "run", RunSettings(source=str(folder / "shop"), snapshots=1, codebook_size=8, steps=61, seeds=1))
     for stage in (*STAGES, DATASET, RANKERS["codes_weights"]):
         run.ensure(stage)
-    deployment.deploy(run, deployment.catalog_of(run), promotion.promotion_of(run, promoted_at=AT), at=AT)
+    deployment.deploy(run, deployment.catalog_of(run), pairs.promotion_of(run, promoted_at=AT), at=AT)
     pq.write_table(label_table(made.interactions.slice(2000)), run.directory / LABELS)
     return run.directory
 
@@ -256,11 +255,9 @@ def flipped(path: Path, at: int, bit: int) -> contextlib.AbstractContextManager[
 def try_flips(source: str, numbers: list[int], seed: int) -> list[dict[str, Any]]:
     """Try the flips of these numbers on a copy of the run; runs in a process of its own, each reader in a child of that."""
     from adc_features import store
-    from training import stages
-    from training.deployment import deployment
-    from training.deployment import inventory
-    from adc_features.serving import promotion
-    from adc_features.serving import scoring# noqa: F401  imported once, before the children
+    from adc_features.serving import (
+        scoring,  # noqa: F401  imported once, before the children
+    )
 
     pa.set_cpu_count(1)
     with tempfile.TemporaryDirectory(prefix="adc-flips-") as folder:

@@ -30,21 +30,21 @@ from _measure import apart, write_report
 from deployment_faults import faults
 
 from adc_features.codes.churn import churn_report, relabelled
-from adc_features.data.dataset import Dataset, snapshot_times
 from adc_features.codes.embeddings import EmbeddingTable, id_array
 from adc_features.codes.generation import Generation, open_generation
-from adc_features.pipeline.run import Run, RunSettings
 from adc_features.codes.sids import SidTable, SidTimeline
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.data.dataset import Dataset, snapshot_times
+from adc_features.loader.frame import TrainingFrame, label_table, training_frame
+from adc_features.pipeline.run import Run, RunSettings
 from adc_features.pipeline.stages import DATA, TEXT, content_vectors, dataset_of, statistics_of
+from adc_features.ranking.recipes import Sources
 from adc_features.tokenizer.encode import encode, encode_series
 from adc_features.tokenizer.fit import adc, fit
 from adc_features.tokenizer.line import Line
 from training.evaluation.comparison import Cell, Window, coded_frame
-from adc_features.loader.frame import TrainingFrame, label_table, training_frame
-from adc_features.ranking.recipes import Sources
-from training.fit import train
 from training.evaluation.significance import verdict
+from training.fit import train
 
 SYSTEMS = ("frozen", "aligned", "naive_aligned", "naive")
 PARTS = ("stability", "survival", "time_travel", "retraining")

@@ -55,11 +55,11 @@ def exchanged(weight: np.ndarray, columns: np.ndarray, groups: list[np.ndarray],
 
 def one(noise: float, seed: int, names: list[str]) -> tuple[dict[str, np.ndarray], dict[str, Any], dict[str, dict[str, float]], dict[str, str]]:
     """(squared errors of the scored items by name, facts of those items, correlations of weights, collapsed tokenizers)."""
-    from adc_features.errors import QualityError, ReliabilityError
     from adc_features.codes.quality import popularity_slices
     from adc_features.codes.reliability import rank_correlation
     from adc_features.codes.spec import BEHAVIOR, SidSpec
     from adc_features.data.synthetic import noisy_behavior, synthetic
+    from adc_features.errors import QualityError, ReliabilityError
     from adc_features.tokenizer.encode import encode
     from adc_features.tokenizer.fit import RECIPES, fit
 

@@ -16,8 +16,8 @@ import numpy as np
 from _measure import apart, write_report
 from ranker_windows import arguments, described, judged, measure, windows_of
 
-from adc_features.pipeline.run import Run
 from adc_features.loader.frame import TrainingFrame
+from adc_features.pipeline.run import Run
 from adc_features.ranking.inputs import ITEM_COLUMNS, KINDS, InputEncoder, Inputs, VectorRows, recent_items
 from adc_features.ranking.recipes import Recipe, Sources
 
@@ -169,8 +169,8 @@ def with_recent_codes(recipe_inputs: Callable[..., Inputs]) -> Callable[..., Inp
 
 def measure_variant(directory: Path, variant: Variant, count: int, days: int, seeds: int) -> tuple[dict[str, float], list[np.ndarray]]:
     """measure of ranker_windows with the variant in the place of PPNet, in this process only."""
-    from training import fit as train
     from adc_features.ranking.ppnet import network as ppnet
+    from training import fit as train
 
     if variant != Variant(variant.recipe):
         ppnet.PPNet = varied(variant)

@@ -19,12 +19,12 @@ import numpy as np
 from _measure import apart, peak_rss_bytes, write_report
 
 from adc_features.errors import InputError
+from adc_features.loader.frame import TrainingFrame
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import split_of
-from adc_features.loader.frame import TrainingFrame
 from training.evaluation.metrics import Estimate, Judge
-from training.stages import frame_of, sources_of
 from training.fit import train
+from training.stages import frame_of, sources_of
 
 Windows = Sequence[tuple[TrainingFrame, TrainingFrame]]
 

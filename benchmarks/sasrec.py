@@ -18,11 +18,11 @@ from _measure import apart, measured, write_report
 from torch import Tensor, nn
 from torch.nn import functional
 
+from adc_features.codes.embeddings import id_array
 from adc_features.data.beauty import beauty, is_beauty
 from adc_features.data.dataset import read_dataset
-from adc_features.codes.embeddings import id_array
-from adc_features.encoders.sasrec import SASRec, Sequences, next_item_loss, packed_batches
 from adc_features.data.synthetic import synthetic
+from adc_features.encoders.sasrec import SASRec, Sequences, next_item_loss, packed_batches
 
 DIM, BLOCKS, LENGTH, USERS, POSITIONS = 64, 2, 50, 128, 2048
 

@@ -47,9 +47,9 @@ class World(NamedTuple):
 def opened(directory: Path) -> World:
     """The world of a finished run; its second pair is the XGBoost ranker."""
     from adc_features.clock import moment
+    from adc_features.pipeline.pairs import promotion_of
     from adc_features.pipeline.run import Run
     from adc_features.pipeline.stages import dataset_of, id_array, known_interactions, serving_time
-    from adc_features.serving.promotion import promotion_of
 
     run = Run.open(directory)
     log = known_interactions(run)
@@ -63,16 +63,16 @@ def opened(directory: Path) -> World:
 def generated(directory: Path) -> World:
     """A generated catalogue with two generations in one repository, and a PPNet trained on each."""
     from adc_features.artifact import MANIFEST, file_hash
+    from adc_features.loader.frame import training_frame
     from adc_features.pipeline.run import Run, RunSettings
     from adc_features.pipeline.stages import STAGES, dataset_of, embedding_tables, generation_of, repository_of, servable_at, serving_time
+    from adc_features.ranking.recipes import Sources
+    from adc_features.serving.promotion import Promotion
     from adc_features.store import apply, materialize, publish, published_timeline, training_features
     from adc_features.tokenizer.encode import encode
     from adc_features.tokenizer.fit import RECIPES, fit
-    from adc_features.loader.frame import training_frame
-    from adc_features.serving.promotion import Promotion
-    from adc_features.ranking.recipes import Sources
-    from training.stages import DATASET, RANKERS, frame_of, split_frame
     from training.fit import train
+    from training.stages import DATASET, RANKERS, frame_of, split_frame
 
     run = Run.start(directory / "run", RunSettings(source="synthetic", codebook_size=32, snapshots=4, seeds=1, steps=400))
     for stage in (*STAGES, DATASET, RANKERS["codes_weights"], RANKERS["xgboost_codes_weights"]):
@@ -99,10 +99,10 @@ def equality(world: World, scratch: Path, *, rows: int) -> dict[str, Any]:
     """Largest difference between a request's scores and the offline scores of the same (user, item, time) rows."""
     import pyarrow as pa
 
-    from adc_features.store import apply, materialize, published_timeline, service_name, training_features
     from adc_features.loader.frame import label_table, training_frame
     from adc_features.ranking.recipes import Sources
     from adc_features.serving.scoring import open_bundle
+    from adc_features.store import apply, materialize, published_timeline, service_name, training_features
 
     pair = replace(world.pairs[0], repository=scratch / "past")
     copied(world.pairs[0].repository, pair.repository)

@@ -1,90 +1,20 @@
-"""Train one recipe. Reads: TrainingFrame, Sources. Writes: Trained, ranker directories.
-
-<ranker>/encoder.npz             vocabularies and scales
-<ranker>/seed_<n>/               the files of one seed's model
-<ranker>/manifest.json           written last: recipe, generation, rounds, curves
-"""
+"""Train one recipe. Reads: TrainingFrame, Sources. Writes: Trained."""
 
 import logging
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 
-from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, within
-from adc_features.errors import ArtifactError, GenerationMismatch
-from adc_features.loader.frame import TrainingFrame
+from adc_features.loader.frame import TrainingFrame, check_two_classes
+from adc_features.ranking.base import Progress, Ranker
 from adc_features.ranking.inputs import InputEncoder, Inputs
-from training.evaluation.metrics import check_two_classes
-from adc_features.ranking.base import Progress, Ranker, Round
-from adc_features.ranking.recipes import MIN_COUNT, Exchange, Recipe, Sources, exchange, recipe_inputs
+from adc_features.ranking.recipes import MIN_COUNT, Recipe, Sources, exchange, recipe_inputs
 from adc_features.ranking.recipes import recipe as recipe_named
+from adc_features.ranking.trained import Trained
 
 log = logging.getLogger(__name__)
 HOLDOUT = 0.1
 """Share of the training rows, the newest, that choose the number of rounds."""
-
-
-@dataclass(frozen=True)
-class Trained:
-    """One recipe's rankers, one for each seed, with all they need to score a frame.
-
-    generation: of the codes that they read, None without codes. curve: losses by round of the first seed, held-out rows included.
-    """
-
-    recipe: Recipe
-    generation: str | None
-    encoder: InputEncoder
-    rankers: Mapping[int, Ranker]
-    rounds: int
-    curve: Sequence[Round]
-    exchanged: Exchange | None = None
-
-    def predict(self, frame: TrainingFrame, sources: Sources) -> np.ndarray:
-        """Probabilities, float32 [seeds, N]. Raises GenerationMismatch when the frame holds codes of another generation."""
-        if self.generation is not None and frame.generation != self.generation:
-            raise GenerationMismatch(
-                f"the ranker was trained on generation {self.generation!r}, the frame holds {frame.generation!r}; join the generation it knows or retrain"
-            )
-        inputs = recipe_inputs(frame, self.recipe, self.encoder, sources, exchanged=self.exchanged)
-        return np.stack([ranker.predict(inputs) for ranker in self.rankers.values()])
-
-    def save(self, directory: Path) -> None:
-        """Write a complete ranker directory. Controls with exchanged weights are for comparison and are not served."""
-        if self.exchanged is not None:
-            raise ValueError(f"{self.recipe.name} is a control; save codes_weights instead")
-        with fresh_directory(directory) as aside:
-            self.encoder.write(aside / "encoder.npz")
-            for seed, ranker in self.rankers.items():
-                (aside / f"seed_{seed}").mkdir()
-                ranker.save(aside / f"seed_{seed}")
-            facts = {"kind": "ranker", "recipe": asdict(self.recipe), "generation": self.generation, "seeds": list(self.rankers), "rounds": self.rounds}
-            seal(aside, {**facts, "curve": [r._asdict() for r in self.curve]})
-
-
-def load_trained(directory: Path, *, generation: str | None) -> Trained:
-    """Open a ranker directory for codes of `generation`.
-
-    Raises ArtifactError when it is incomplete or altered, GenerationMismatch when it was trained on another generation.
-    """
-    manifest = read_manifest(directory)
-    if unnamed := [s for s in manifest["seeds"] if not any(name.startswith(f"seed_{s}/") or name.startswith(f"seed_{s}.") for name in manifest["files"])]:
-        raise ArtifactError(f"{directory}/{MANIFEST} names no file of seed {unnamed[0]}: it was altered, train the ranker again")
-    if manifest["generation"] is not None and manifest["generation"] != generation:
-        raise GenerationMismatch(
-            f"{directory} was trained on generation {manifest['generation']!r}, the codes offered are {generation!r}; serve the generation it knows"
-        )
-    recipe = Recipe(**manifest["recipe"])
-    load = _ranker_class(recipe).load
-    return Trained(
-        recipe=recipe,
-        generation=manifest["generation"],
-        encoder=InputEncoder.read(Path(directory) / "encoder.npz"),
-        rankers={seed: load(within(Path(directory), f"seed_{seed}", said_by=f"{directory}/{MANIFEST}")) for seed in manifest["seeds"]},
-        rounds=manifest["rounds"],
-        curve=[Round(**r) for r in manifest["curve"]],
-    )
 
 
 def train(
@@ -145,13 +75,3 @@ def _ranker(recipe: Recipe, inputs: Inputs, frame: TrainingFrame, encoder: Input
 
     shape = PPNetShape.of(inputs, id_rows=encoder.id_rows, users=len(encoder.users) + 1, codebook_size=codebook_size, item_id=recipe.item_id)
     return PPNetRanker(PPNetSettings(), shape)
-
-
-def _ranker_class(recipe: Recipe) -> type[Ranker]:
-    if recipe.model == "xgboost":
-        from adc_features.ranking.boosted import BoostedRanker
-
-        return BoostedRanker
-    from adc_features.ranking.ppnet.network import PPNetRanker
-
-    return PPNetRanker

@@ -15,12 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adc_features.artifact import write_json
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.generation import Generation
-from adc_features.pipeline.dataset_manifest import RETRIEVAL, differences, parquet_batches, retrieval_manifest
-from adc_features.pipeline.run import Run, Stage
 from adc_features.codes.sids import SidTimeline
 from adc_features.codes.spec import BEHAVIOR
+from adc_features.errors import ArtifactError, InputError
+from adc_features.loader.frame import TrainingFrame, label_table, retroactive_frame, training_frame
+from adc_features.pipeline.dataset_manifest import RETRIEVAL, differences, parquet_batches, retrieval_manifest
+from adc_features.pipeline.run import Run, Stage
 from adc_features.pipeline.stages import (
     STAGES,
     dataset_of,
@@ -33,9 +34,8 @@ from adc_features.pipeline.stages import (
     snapshots_of,
     split_of,
 )
-from training.evaluation.evaluate import evaluate
-from adc_features.loader.frame import TrainingFrame, label_table, retroactive_frame, training_frame
 from adc_features.ranking.recipes import RECIPES, Sources
+from training.evaluation.evaluate import evaluate
 
 PARITY_SAMPLE = 1_000
 FRAME = "frame.parquet"
@@ -138,8 +138,8 @@ def code_coverage(frame: TrainingFrame) -> dict[str, Any]:
 
 def sources_of(run: Run) -> Sources:
     """Codes and raw vectors through time, as the run published them."""
-    from adc_features.store import published_timeline
     from adc_features.ranking.inputs import VectorTimeline
+    from adc_features.store import published_timeline
 
     published = published_timeline(repository_of(run), run.settings.generation)
     return Sources(sids=published, vectors=VectorTimeline(embedding_tables(run), servable_at(run)))

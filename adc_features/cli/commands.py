@@ -1,4 +1,4 @@
-"""Library commands. Each is one call of one stage; `training.cli.main` adds the training commands to the same app."""
+"""Library commands. Each is one call of one stage; `adc_features.cli.main` adds the others to the same app."""
 
 from pathlib import Path
 from typing import Annotated, Any

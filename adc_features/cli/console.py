@@ -16,8 +16,8 @@ import typer
 
 from adc_features.artifact import json_text, write_json
 from adc_features.errors import AdcError, ParityError
-from adc_features.redaction import RedactingFormatter, redacted
 from adc_features.pipeline.run import Progress
+from adc_features.redaction import RedactingFormatter, redacted
 
 log = logging.getLogger("adc")
 

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.errors import InputError
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import NO_CODE, SidSpec
+from adc_features.errors import InputError
 
 DECILES = 10
 

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from adc_features.clock import moment
-from adc_features.errors import GenerationMismatch, InputError
 from adc_features.codes.quality import code_usage
 from adc_features.codes.sids import CodeTimeline, find_rows
+from adc_features.errors import GenerationMismatch, InputError
 
 BINS = 20
 WEIGHT_RANGE, RELIABILITY_RANGE = (0.0, 4.0), (0.0, 1.0)

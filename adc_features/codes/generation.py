@@ -18,8 +18,8 @@ import numpy as np
 from adc_features import __version__
 from adc_features.artifact import fresh_directory, read_manifest, seal, write_json
 from adc_features.clock import utc
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.spec import SidSpec
+from adc_features.errors import ArtifactError, InputError
 
 FORMAT = 1
 GENERATIONS = "generations"

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.errors import InputError
 from adc_features.codes.reliability import rank_correlation
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import NO_CODE, SidSpec
+from adc_features.errors import InputError
 
 SLICES = ("head", "middle", "tail")
 

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import numpy as np
 
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import InputError, ReliabilityError
 from adc_features.codes.spec import BEHAVIOR
+from adc_features.errors import InputError, ReliabilityError
 
 Mode = Literal["log_count", "norm", "norm_quantile"]
 MIN_RANK_CORRELATION = 0.3

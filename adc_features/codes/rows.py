@@ -15,9 +15,9 @@ import pyarrow.compute as pc
 
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import id_array
-from adc_features.errors import InputError
 from adc_features.codes.sids import SidTable, list_matrix
 from adc_features.codes.spec import NO_CODE
+from adc_features.errors import InputError
 
 TIME = pa.timestamp("us", tz="UTC")
 

@@ -14,8 +14,8 @@ import pyarrow.compute as pc
 
 from adc_features.clock import instant, utc
 from adc_features.codes.embeddings import id_array
-from adc_features.errors import GenerationMismatch, InputError
 from adc_features.codes.spec import NO_CODE
+from adc_features.errors import GenerationMismatch, InputError
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
-from adc_features.data.attributes import ATTRIBUTES
 from adc_features.clock import instant, moment, utc
+from adc_features.data.attributes import ATTRIBUTES
 from adc_features.data.table_checks import Finding, examine_interactions, examine_items
 from adc_features.errors import InputError
 from adc_features.event_times import timestamps

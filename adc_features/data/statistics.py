@@ -17,11 +17,11 @@ from datetime import datetime, timedelta
 import numpy as np
 import pyarrow as pa
 
-from adc_features.data.attributes import ATTRIBUTES, attribute_problem, attribute_text
 from adc_features.clock import instant
 from adc_features.codes.embeddings import check_unique_ids, id_array
-from adc_features.errors import InputError
 from adc_features.codes.sids import find_rows
+from adc_features.data.attributes import ATTRIBUTES, attribute_problem, attribute_text
+from adc_features.errors import InputError
 
 SMOOTHING = 10.0
 """Pseudo-events of the prior in every smoothed mean: mean = (sum + SMOOTHING * prior) / (count + SMOOTHING)."""

@@ -11,11 +11,11 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from adc_features.data.dataset import TIME, Dataset, dataset_from_tables
 from adc_features.codes.embeddings import EmbeddingTable, id_array, vector_matrix
-from adc_features.errors import InputError
 from adc_features.codes.sids import find_rows
 from adc_features.codes.spec import BEHAVIOR
+from adc_features.data.dataset import TIME, Dataset, dataset_from_tables
+from adc_features.errors import InputError
 
 START = datetime(2024, 1, 1, tzinfo=UTC)
 DAYS = 365

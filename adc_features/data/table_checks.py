@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.data.attributes import ATTRIBUTES, attribute_column, attribute_problem
 from adc_features.codes.spec import BEHAVIOR
+from adc_features.data.attributes import ATTRIBUTES, attribute_column, attribute_problem
 
 
 class Finding(NamedTuple):

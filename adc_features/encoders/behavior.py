@@ -24,10 +24,10 @@ from torch import Tensor
 
 from adc_features.clock import instant, utc
 from adc_features.codes.embeddings import check_unique_ids, id_array
+from adc_features.codes.sids import find_rows
 from adc_features.encoders.behavior_state import BehaviorState, BehaviorVectors, read_state, write_state
 from adc_features.encoders.sasrec import Loss, SASRec, Sequences, next_item_loss, packed_batches
 from adc_features.errors import InputError
-from adc_features.codes.sids import find_rows
 
 logger = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from adc_features.clock import instant, moment
-from adc_features.errors import ArtifactError
 from adc_features.codes.sids import find_rows
+from adc_features.errors import ArtifactError
 
 PARAMETER = "parameter "
 

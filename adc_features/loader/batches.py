@@ -15,9 +15,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adc_features.codes.sids import code_matrix, list_matrix
 from adc_features.errors import InputError
 from adc_features.event_times import timestamps
-from adc_features.codes.sids import code_matrix, list_matrix
 from adc_features.loader.row_groups import RowGroups
 
 Arrays = dict[str, np.ndarray]

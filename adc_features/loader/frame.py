@@ -15,8 +15,8 @@ import pyarrow.compute as pc
 
 from adc_features.clock import instant
 from adc_features.codes.embeddings import id_array
-from adc_features.errors import InputError
 from adc_features.codes.sids import SidTable, code_matrix, list_matrix
+from adc_features.errors import InputError
 
 LABEL_COLUMNS = ("row_id", "user_id", "item_id", "event_timestamp", "label")
 LAST_EVENT_COLUMNS = ("user_last_time", "item_last_time")
@@ -230,3 +230,12 @@ def _moments(column: pa.ChunkedArray) -> np.ndarray:
     values = column.cast(pa.float64()).to_numpy()
     with np.errstate(invalid="ignore"):
         return np.where(values >= 0, values, np.nan).astype("datetime64[us]")
+
+
+def check_two_classes(label: np.ndarray) -> None:
+    """Raise InputError unless the labels hold 0 and 1, and nothing else."""
+    classes = np.unique(label)
+    if not np.array_equal(classes, [0, 1]):
+        raise InputError(
+            f"{len(label)} labels hold {classes[:5].tolist()}; ranking is judged on rows with both 0 and 1, widen the window or check the label rule"
+        )

@@ -11,8 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.sids import CodeTimeline
+from adc_features.errors import ArtifactError, InputError
 
 
 class RowGroups(Protocol):

@@ -7,8 +7,8 @@ from adc_features.artifact import MANIFEST, read_manifest
 from adc_features.data.beauty import REVIEWS, beauty, is_beauty
 from adc_features.data.dataset import dataset_from_tables, read_dataset, read_table, table_in
 from adc_features.data.table_checks import Finding, examine_interactions, examine_items
-from adc_features.errors import AdcError, InputError
 from adc_features.data.window_checks import examine_windows
+from adc_features.errors import AdcError, InputError
 
 
 def checkup(directory: Path) -> list[Finding]:

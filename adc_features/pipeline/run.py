@@ -22,10 +22,10 @@ from typing import Any, NamedTuple, get_args
 
 from adc_features import __version__
 from adc_features.artifact import MANIFEST, fresh_directory, json_text, read_manifest, seal, within, write_json
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.generation import check_generation_id
-from adc_features.redaction import redacted, redacted_url
 from adc_features.codes.reliability import Mode
+from adc_features.errors import ArtifactError, InputError
+from adc_features.redaction import redacted, redacted_url
 
 log = logging.getLogger(__name__)
 

@@ -18,16 +18,16 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
-from adc_features.codes.churn import churn_report
 from adc_features.clock import utc
-from adc_features.data.dataset import Dataset
+from adc_features.codes.churn import churn_report
 from adc_features.codes.embeddings import EmbeddingTable, id_array
-from adc_features.encoders.behavior_state import BehaviorState, read_state, write_state
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.generation import Generation, generation_place, open_generation
-from adc_features.pipeline.run import Run
 from adc_features.codes.sids import SidTable, changed_rows
 from adc_features.codes.spec import BEHAVIOR
+from adc_features.data.dataset import Dataset
+from adc_features.encoders.behavior_state import BehaviorState, read_state, write_state
+from adc_features.errors import ArtifactError, InputError
+from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import (
     content_vectors,
     dataset_of,

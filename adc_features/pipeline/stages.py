@@ -17,18 +17,18 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from adc_features.artifact import MANIFEST, fresh_directory, write_json
-from adc_features.data.beauty import beauty, is_beauty
 from adc_features.clock import instant, moment
-from adc_features.data.dataset import Dataset, Split, dataset_from_tables, read_dataset, read_table, snapshot_times, table_in, write_dataset
-from adc_features.data.table_checks import examine_interactions, examine_items
 from adc_features.codes.embeddings import EmbeddingTable, id_array, vector_matrix
-from adc_features.errors import InputError
 from adc_features.codes.generation import Generation, open_generation
-from adc_features.redaction import redacted_url
 from adc_features.codes.reliability import rank_correlation
-from adc_features.pipeline.run import Run, RunSettings, Stage
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.data.beauty import beauty, is_beauty
+from adc_features.data.dataset import Dataset, Split, dataset_from_tables, read_dataset, read_table, snapshot_times, table_in, write_dataset
+from adc_features.data.table_checks import examine_interactions, examine_items
+from adc_features.errors import InputError
+from adc_features.pipeline.run import Run, RunSettings, Stage
+from adc_features.redaction import redacted_url
 
 DECILES = 10
 T = TypeVar("T")

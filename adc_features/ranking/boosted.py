@@ -11,8 +11,8 @@ from typing import Self
 import numpy as np
 import xgboost as xgb
 
-from adc_features.ranking.inputs import Inputs
 from adc_features.ranking.base import Progress, Ranker, Round
+from adc_features.ranking.inputs import Inputs
 
 
 @dataclass(frozen=True)

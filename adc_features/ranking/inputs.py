@@ -19,9 +19,9 @@ import pandas as pd
 
 from adc_features.clock import instant
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import InputError
 from adc_features.codes.sids import CodeTimeline, find_rows
 from adc_features.data.statistics import SMOOTHING
+from adc_features.errors import InputError
 from adc_features.loader.frame import Frame
 
 ID_COLUMNS = ("user_id", "item_id", "item_brand", "item_category")

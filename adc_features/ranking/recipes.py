@@ -9,8 +9,8 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from adc_features.errors import GenerationMismatch, InputError
 from adc_features.codes.sids import CodeTimeline, find_rows
+from adc_features.errors import GenerationMismatch, InputError
 from adc_features.loader.frame import Frame
 from adc_features.ranking.inputs import InputEncoder, Inputs, VectorRows, VectorTimeline, code_match, vector_match
 

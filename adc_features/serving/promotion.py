@@ -13,10 +13,8 @@ from typing import Any
 
 from adc_features.artifact import MANIFEST, file_hash, read_manifest, write_json
 from adc_features.clock import parse_utc, utc
-from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.codes.generation import check_generation_id
-from adc_features.pipeline.run import Run
-from adc_features.pipeline.stages import generation_of, repository_of
+from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.ranking.recipes import RECIPES
 
 PROMOTION = "promotion.json"
@@ -62,26 +60,6 @@ def check_served(recipe: str) -> None:
     if recipe not in RECIPES or RECIPES[recipe].permuted != "no" or RECIPES[recipe].vectors:
         served = [name for name, r in RECIPES.items() if r.permuted == "no" and not r.vectors]
         raise InputError(f"recipe {recipe!r} is not served (its inputs are not online, or it is a control); choose from {', '.join(served)}")
-
-
-def promotion_of(run: Run, *, recipe: str = DEFAULT_RECIPE, promoted_at: datetime) -> Promotion:
-    """The pair that a finished run offers: the ranker of a recipe and the run's own repository.
-
-    Raises InputError for a recipe that is not served (controls, raw vectors), ArtifactError when the run lacks it.
-    """
-    check_served(recipe)
-    run.output("online")
-    ranker = run.output(f"ranker_{recipe}") / "model"
-    manifest = read_manifest(ranker)
-    generation = manifest["generation"]
-    codebook = generation_of(run).codebook_hash if generation else None
-    return Promotion(ranker, file_hash(ranker / MANIFEST), repository_of(run), generation, codebook, promoted_at)
-
-
-def serving_pair(run: Run, *, now: datetime) -> Promotion:
-    """What a run's service begins with: the promoted pair, or the default recipe's where nothing was promoted yet."""
-    path = run.directory / PROMOTION
-    return read_promotion(path) if os.path.lexists(path) else promotion_of(run, promoted_at=now)
 
 
 def check_promotion(promotion: Promotion) -> None:

@@ -18,19 +18,19 @@ import pyarrow as pa
 
 from adc_features.artifact import read_manifest
 from adc_features.clock import instant
-from adc_features.errors import GenerationMismatch, InputError, RequestError
 from adc_features.codes.spec import NO_CODE
+from adc_features.errors import GenerationMismatch, InputError, RequestError
+from adc_features.loader.frame import LAST_EVENT_COLUMNS, refuse_later_events
+from adc_features.ranking.base import Ranker
+from adc_features.ranking.inputs import ID_COLUMNS, ITEM_COLUMNS, KINDS, RECENT_COLUMNS, USER_COLUMNS
+from adc_features.ranking.recipes import Sources, recipe_inputs
+from adc_features.ranking.trained import Trained, load_trained
+from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.store import OnlineReader, OnlineSids, open_reader
 from adc_features.store.definitions import id_type, statistics_schemas
 from adc_features.store.lmdb.records import Column
-from adc_features.store.repository import LiveGeneration, live_generation, service_name, statistics_path
 from adc_features.store.packed.timeline import Codes, PackedTimeline
-from adc_features.loader.frame import LAST_EVENT_COLUMNS, refuse_later_events
-from adc_features.ranking.inputs import ID_COLUMNS, ITEM_COLUMNS, KINDS, RECENT_COLUMNS, USER_COLUMNS
-from adc_features.serving.promotion import Promotion, check_promotion
-from adc_features.ranking.base import Ranker
-from adc_features.ranking.recipes import Sources, recipe_inputs
-from training.fit import Trained, load_trained
+from adc_features.store.repository import LiveGeneration, live_generation, service_name, statistics_path
 
 ID_LENGTH = 256
 """Characters of the longest id: text arrays are as wide as their longest value."""

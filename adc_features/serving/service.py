@@ -29,9 +29,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from adc_features.errors import AdcError
-from adc_features.serving.promotion import read_promotion
-from adc_features.serving.scoring import Bundle, open_bundle
 from adc_features.serving.metrics import Metrics
+from adc_features.serving.promotion import read_promotion
 from adc_features.serving.protocol import (
     SMALL_BODY,
     Budget,
@@ -47,6 +46,7 @@ from adc_features.serving.protocol import (
     refused,
     without_paths,
 )
+from adc_features.serving.scoring import Bundle, open_bundle
 from adc_features.serving.workers import http_server
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adc_features.errors import InputError
 from adc_features.codes.rows import SID_FEATURES
+from adc_features.errors import InputError
 from adc_features.store.repository import STATISTICS, IdType, live_generations, publication_path, service_name, statistics_path
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.clock import moment
-from adc_features.errors import ArtifactError, InputError
-from adc_features.event_times import microseconds, timestamps
 from adc_features.codes.rows import check_timed, with_missing_visible
 from adc_features.data.statistics import NO_TIME
+from adc_features.errors import ArtifactError, InputError
+from adc_features.event_times import microseconds, timestamps
 from adc_features.store.column_names import refuse_doubled, refuse_shared
 from adc_features.store.definitions import arrow_schema, is_sid_view
 from adc_features.store.join.engine import PreparedView

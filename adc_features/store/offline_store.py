@@ -24,10 +24,10 @@ from adc_features.clock import moment
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, microseconds
 from adc_features.store import _compat as feast
-from adc_features.store.join.asof import AsofIndex
 from adc_features.store.column_names import refuse_doubled, refuse_shared
-from adc_features.store.lmdb.feature_values import arrow_type, declared_types
+from adc_features.store.join.asof import AsofIndex
 from adc_features.store.join.engine import BATCH_ROWS, PreparedView, ViewSource, joined_batches
+from adc_features.store.lmdb.feature_values import arrow_type, declared_types
 from adc_features.store.offline_writes import (
     add_parts,
     as_declared,

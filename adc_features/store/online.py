@@ -14,14 +14,14 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.clock import utc
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.sids import SidTable
+from adc_features.errors import ArtifactError, InputError
 from adc_features.store.definitions import arrow_schema
-from adc_features.store.lmdb.entity_keys import key_array
 from adc_features.store.history import visible_features
+from adc_features.store.lmdb.entity_keys import key_array
+from adc_features.store.lmdb.records import Column
 from adc_features.store.online_record import count, loaded, online_problems, record, record_path
 from adc_features.store.online_sids import OnlineSids
-from adc_features.store.lmdb.records import Column
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
 
 if TYPE_CHECKING:

@@ -19,8 +19,8 @@ from adc_features.artifact import write_json
 from adc_features.clock import parse_utc, utc
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store.lmdb.environment import Environment, environment
-from adc_features.store.repository import read_config
 from adc_features.store.lmdb.row_table import glance, read
+from adc_features.store.repository import read_config
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore, FeatureView

@@ -11,11 +11,11 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from adc_features.errors import AdcError, InputError
 from adc_features.codes.sids import SidTable
-from adc_features.store.repository import live_generation, publication_path
+from adc_features.errors import AdcError, InputError
 from adc_features.store.packed.snapshot import PackedSnapshot
 from adc_features.store.packed.timeline import Opened, PackedTimeline, State, open_timeline, state_of
+from adc_features.store.repository import live_generation, publication_path
 
 _log = logging.getLogger(__name__)
 

@@ -25,13 +25,22 @@ from adc_features.event_times import timestamps
 from adc_features.store import _compat as feast
 from adc_features.store.column_names import refuse_shared
 from adc_features.store.lmdb.entity_keys import integer_keys, key_array, row_key, text_keys
-from adc_features.store.lmdb.feature_values import check_columns, columns_from_arrow, columns_from_protos, conformed, keys_from_arrow, protos, schema_of, takes_arrow
 from adc_features.store.lmdb.environment import Environment, environment
+from adc_features.store.lmdb.feature_values import (
+    check_columns,
+    columns_from_arrow,
+    columns_from_protos,
+    conformed,
+    keys_from_arrow,
+    protos,
+    schema_of,
+    takes_arrow,
+)
+from adc_features.store.lmdb.records import NO_CREATED
 from adc_features.store.lmdb.response import ColumnarResponse, ViewAnswer
+from adc_features.store.lmdb.row_table import Answer, Rows, delete, read, write
 from adc_features.store.pushes import check_frame, pushed_table, times_of
 from adc_features.store.pushes import takes as pushes_are_ours
-from adc_features.store.lmdb.records import NO_CREATED
-from adc_features.store.lmdb.row_table import Answer, Rows, delete, read, write
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MEBIBYTE = 1 << 20

@@ -11,8 +11,8 @@ import pyarrow as pa
 
 from adc_features.clock import instant
 from adc_features.codes.embeddings import id_array
-from adc_features.errors import ParityError
 from adc_features.codes.rows import utc_array
+from adc_features.errors import ParityError
 from adc_features.store.history import features_as_of
 from adc_features.store.online import read_online
 from adc_features.store.registry import join_key, open_store, service_views

@@ -22,12 +22,14 @@ import pyarrow.parquet as pq
 
 from adc_features.artifact import MANIFEST, file_hash, fresh_directory, recover, seal
 from adc_features.clock import instant, moment, utc
-from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.codes.generation import Generation
 from adc_features.codes.rows import TIME, as_served, check_timed, completed, sid_rows, sid_table, with_missing_visible
 from adc_features.codes.sids import SidTable
 from adc_features.data.statistics import NO_TIME
+from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.store.definitions import ENTITY_OF, FEATURE_TYPES, JOIN_KEY, feature_schema, id_type, statistics_schemas
+from adc_features.store.packed.snapshot import PackedSnapshot, write_snapshot
+from adc_features.store.packed.timeline import PackedTimeline, open_timeline
 from adc_features.store.repository import (
     STATISTICS,
     IdType,
@@ -41,8 +43,6 @@ from adc_features.store.repository import (
     statistics_path,
     write_live_generations,
 )
-from adc_features.store.packed.snapshot import PackedSnapshot, write_snapshot
-from adc_features.store.packed.timeline import PackedTimeline, open_timeline
 
 _log = logging.getLogger(__name__)
 LAST_TIME = "_last_time"

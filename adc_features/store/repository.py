@@ -22,8 +22,8 @@ from typing import Any, Literal
 import yaml
 
 from adc_features.artifact import checked, deletable, read_manifest, require_files, with_check, within, write_json
-from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.codes.generation import check_generation_id
+from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.store.registry_place import registry_beside
 
 CONFIG = "feature_store.yaml"

@@ -14,12 +14,12 @@ import torch
 
 from adc_features.clock import instant
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import GenerationMismatch, InputError
 from adc_features.codes.generation import Generation
 from adc_features.codes.quality import collision_counts
 from adc_features.codes.reliability import ReliabilityScale
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR, NO_CODE
+from adc_features.errors import GenerationMismatch, InputError
 from adc_features.tokenizer import baselines
 from adc_features.tokenizer.alignment import strength
 from adc_features.tokenizer.model import AdcModel, Rows, load

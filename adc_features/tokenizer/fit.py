@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import QualityError
 from adc_features.codes.generation import Generation, check_generation_id, write_generation
 from adc_features.codes.quality import quality_report
 from adc_features.codes.reliability import fit_reliability
 from adc_features.codes.spec import BEHAVIOR, NO_CODE, SidSpec
+from adc_features.errors import QualityError
 from adc_features.tokenizer import baselines
 from adc_features.tokenizer.baselines.mmq import mmq
 from adc_features.tokenizer.codebook import revive, spherical_kmeans

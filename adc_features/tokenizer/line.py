@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.codes.churn import churn_report, relabelled, relabelling
 from adc_features.clock import instant
+from adc_features.codes.churn import churn_report, relabelled, relabelling
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import InputError, QualityError
 from adc_features.codes.generation import Generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import InputError, QualityError
 from adc_features.tokenizer.encode import encode, encode_series
 from adc_features.tokenizer.model import AdcSettings
 

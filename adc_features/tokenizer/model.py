@@ -11,10 +11,10 @@ from typing import Any, Literal, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.generation import Generation
 from adc_features.codes.reliability import Mode
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import ArtifactError, InputError
 from adc_features.tokenizer.alignment import alignment_loss, strength
 from adc_features.tokenizer.codebook import Codebooks
 from adc_features.tokenizer.experts import Experts, mlp

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import InputError
 from adc_features.codes.reliability import ReliabilityScale
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import InputError
 from adc_features.tokenizer.model import Rows
 
 BLOCK = 4096

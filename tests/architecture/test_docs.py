@@ -13,7 +13,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from training.cli import main as cli
+from adc_features.cli.main import application
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -65,7 +65,7 @@ def commands(page: Path) -> list[Command]:
 @functools.cache
 def root() -> Any:
     """The whole command line."""
-    return typer.main.get_command(cli.app)
+    return typer.main.get_command(application())
 
 
 def resolved(words: list[str]) -> tuple[Any, str, list[str]]:
@@ -177,7 +177,7 @@ def test_links_between_pages_lead_somewhere():
 
 def adc(*words: str) -> str:
     """Run a command in this process; its exit code must be 0. What it printed."""
-    result = CliRunner().invoke(cli.app, [*words], catch_exceptions=False)
+    result = CliRunner().invoke(application(), [*words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -185,9 +185,9 @@ def adc(*words: str) -> str:
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
     """A folder with items.parquet, interactions.parquet, and runs/shop as far as two rankers; the commands are README's."""
+    from adc_features.data.synthetic import synthetic
     from adc_features.pipeline.run import Run, RunSettings
     from adc_features.pipeline.stages import STAGES
-    from adc_features.data.synthetic import synthetic
     from training.stages import DATASET, RANKERS
 
     folder = tmp_path_factory.mktemp("docs")
@@ -261,9 +261,9 @@ def test_readme_s_python_runs(here, tmp_path):
     """Encode, publish, apply, materialize, join and look up, into a repository of one's own."""
     from adc_features import store
     from adc_features.codes.generation import open_generation
+    from adc_features.loader.frame import label_table
     from adc_features.pipeline.run import Run
     from adc_features.pipeline.stages import embedding_tables, generation_of
-    from adc_features.loader.frame import label_table
 
     run = Run.open(here / "runs" / "shop")
     embeddings = embedding_tables(run)[-1]

@@ -17,7 +17,9 @@ def test_imports_flow_one_way(capsys):
     assert not broken, capsys.readouterr().out
 
 
-@pytest.mark.parametrize("module", ["adc_features", "adc_features.cli.commands", "adc_features.pipeline.stages", "adc_features.store", "training.cli.main"])
+@pytest.mark.parametrize(
+    "module", ["adc_features", "adc_features.cli.commands", "adc_features.pipeline.stages", "adc_features.store", "adc_features.cli.main", "training.cli.main"]
+)
 def test_importing_is_light(module):
     """Importing the package, a command or the stages pulls in none of the heavy libraries; they are imported where they are used."""
     code = f"import sys, {module}; print(*[m for m in {HEAVY} if m in sys.modules])"

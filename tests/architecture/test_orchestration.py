@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from training.cli import main as cli
+from adc_features.cli.main import application
 from training.cli import deployment as deployment_cli
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "orchestration"
@@ -32,7 +32,7 @@ def test_an_example_calls_what_there_is(name):
         n.module for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)
     }
     assert not {m for m in modules if m.split(".")[0] in ("adc_features", "training")}
-    commands = typer.main.get_command(cli.app).commands
+    commands = typer.main.get_command(application()).commands
     if name == "airflow_dag.py":
         called = set(re.findall(r"adc ([a-z]+)", " ".join(texts(path))))
     else:

@@ -10,12 +10,12 @@ import pyarrow.parquet as pq
 import pytest
 import typer
 
-from adc_features.cli import console
 from adc_features.artifact import MANIFEST
+from adc_features.cli import console
 from adc_features.cli.commands import app
 from adc_features.data.dataset import DAY, read_dataset
-from adc_features.errors import ArtifactError, GenerationMismatch, InputError, ParityError
 from adc_features.data.synthetic import synthetic
+from adc_features.errors import ArtifactError, GenerationMismatch, InputError, ParityError
 
 SMALL = ("--items", "150", "--users", "120", "--interactions", "1500")
 

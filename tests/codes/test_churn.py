@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adc_features.codes.churn import churn_report, relabelled, relabelling, usage_distance
-from adc_features.errors import InputError
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import SidSpec
+from adc_features.errors import InputError
 
 SPEC = SidSpec(content={"title": 1}, shared=0, behavior=1, codebook_size=3)
 

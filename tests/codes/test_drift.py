@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.spatial.distance import jensenshannon
 
-from adc_features.errors import GenerationMismatch, InputError
 from adc_features.codes.drift import DriftThresholds, distance, drift, traffic_profile
 from adc_features.codes.sids import SidTable, SidTimeline
+from adc_features.errors import GenerationMismatch, InputError
 
 DAY = np.datetime64("2024-05-01", "us")
 AT = datetime(2024, 1, 1, tzinfo=UTC)

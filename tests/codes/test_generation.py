@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from adc_features.artifact import MANIFEST, checked, file_hash, with_check
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.generation import check_generation_id, open_generation, write_generation
 from adc_features.codes.spec import SidSpec
+from adc_features.errors import ArtifactError, InputError
 
 THROUGH = datetime(2024, 1, 1, tzinfo=UTC)
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from adc_features.errors import InputError
 from adc_features.codes.quality import code_usage, collision_counts, popularity_slices, quality_report
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import SidSpec
+from adc_features.errors import InputError
 
 SPEC = SidSpec(content={"title": 1}, shared=0, behavior=1, codebook_size=4)
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import InputError, ReliabilityError
 from adc_features.codes.reliability import ReliabilityScale, fit_reliability, rank_correlation
 from adc_features.codes.spec import BEHAVIOR
+from adc_features.errors import InputError, ReliabilityError
 
 
 def table(counts, norms, *, day=1):

@@ -7,9 +7,9 @@ import pyarrow as pa
 import pytest
 from store_world import START, day, snapshot
 
-from adc_features.errors import InputError
 from adc_features.codes.rows import SID_FEATURES, completed, newest_as_of, sid_rows, sid_table, utc_array, with_missing_visible
 from adc_features.codes.sids import SidTable
+from adc_features.errors import InputError
 
 
 def back(rows: pa.Table) -> SidTable:

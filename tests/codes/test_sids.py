@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adc_features.errors import GenerationMismatch, InputError
 from adc_features.codes.sids import SidTable, SidTimeline, changed_rows, find_rows, list_matrix
+from adc_features.errors import GenerationMismatch, InputError
 
 DAY_0 = datetime(2024, 1, 1, tzinfo=UTC)
 

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from adc_features.errors import InputError
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import InputError
 
 
 def test_positions_follow_from_the_counts():

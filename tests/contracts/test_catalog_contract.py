@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+import start
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
@@ -19,9 +20,6 @@ from adc_features.catalog import Catalog, catalog_to_read, open_catalog
 from adc_features.catalog import catalog as module
 from adc_features.catalog.tables import EVENTS, GENERATIONS, METADATA, PROMOTIONS, RUNS
 from adc_features.errors import ArtifactError, InputError
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "docs" / "servers"))
-import start
 
 AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
 G1 = {"codebook_hash": "11", "parent_codebook_hash": None, "directory": "generation", "trained_through": AT, "state": "live"}

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import GenerationMismatch, InputError
 from adc_features.codes.generation import Generation, open_generation
 from adc_features.codes.quality import quality_report
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import NO_CODE, SidSpec
+from adc_features.errors import GenerationMismatch, InputError
 from adc_features.tokenizer import encode as adc_encode
 from adc_features.tokenizer import fit as adc_fit
 

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from adc_features.data.attributes import attribute_text
 from adc_features.data.dataset import dataset_from_tables, read_table
-from adc_features.errors import InputError
 from adc_features.data.statistics import item_profile
+from adc_features.errors import InputError
 
 TEXTS = pa.list_(pa.string())
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adc_features.errors import InputError
 from adc_features.data.statistics import ITEM_PROFILE_SCHEMA, NO_TIME, SMOOTHING, USER_ACTIVITY_SCHEMA, item_profile, user_activity
+from adc_features.errors import InputError
 
 DAY = timedelta(days=1)
 START = datetime(2024, 1, 1, tzinfo=UTC)

@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from adc_features.data.dataset import DAY
 from adc_features.codes.embeddings import id_array, vector_matrix
-from adc_features.errors import InputError
 from adc_features.codes.reliability import rank_correlation
 from adc_features.codes.sids import find_rows
+from adc_features.data.dataset import DAY
 from adc_features.data.synthetic import noisy_behavior, synthetic, write_truth
+from adc_features.errors import InputError
 
 
 @pytest.fixture(scope="module")

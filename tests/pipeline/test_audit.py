@@ -9,9 +9,9 @@ from store_world import DAY, day, frame, published_world, times
 from typer.testing import CliRunner
 
 from adc_features import store
-from adc_features.pipeline.audit import audit
+from adc_features.cli.main import application
 from adc_features.errors import ArtifactError, InputError, LeakError
-from training.cli.main import app
+from adc_features.pipeline.audit import audit
 
 
 def written(path, **columns):
@@ -39,7 +39,7 @@ def test_a_feature_from_the_future_fails(tmp_path):
     assert (found.views["user"].none, found.views["user"].ages["future"]) == (1, 1)
     with pytest.raises(LeakError, match=r"1 of 3 rows read user from the future \(column seen, first: row 2"):
         found.require_clean()
-    ran = CliRunner().invoke(app, ["audit", str(path), "--row-time", "at", "--feature-time", "user=seen", "--json", "-"])
+    ran = CliRunner().invoke(application(), ["audit", str(path), "--row-time", "at", "--feature-time", "user=seen", "--json", "-"])
     assert isinstance(ran.exception, LeakError)  # run_app turns it into exit code 1
     assert '"future": 1' in ran.output
 

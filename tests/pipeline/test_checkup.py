@@ -10,11 +10,11 @@ import pytest
 from pyarrow import csv
 
 from adc_features.artifact import MANIFEST
-from adc_features.pipeline.checkup import checkup
 from adc_features.data.dataset import dataset_from_tables, read_table, write_dataset
-from adc_features.errors import InputError
-from adc_features.pipeline.run import Run, RunSettings, Stage
 from adc_features.data.synthetic import synthetic
+from adc_features.errors import InputError
+from adc_features.pipeline.checkup import checkup
+from adc_features.pipeline.run import Run, RunSettings, Stage
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from adc_features.cli.main import application
 from adc_features.errors import InputError
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import generation_of, snapshots_of
-from training.cli.main import app
 from adc_features.ranking.recipes import RECIPES
 from training.stages import ALL_STAGES, RETROACTIVE, frame_of
 
@@ -26,7 +26,7 @@ SETTINGS = ["--seeds", "1", "--snapshots", "3", "--codebook-size", "8", "--steps
 
 def adc(*words: str) -> Any:
     """Run a command in this process; its exit code must be 0."""
-    result = CliRunner().invoke(app, [*words], catch_exceptions=False)
+    result = CliRunner().invoke(application(), [*words], catch_exceptions=False)
     assert result.exit_code == 0, result.output
     return result
 
@@ -147,7 +147,7 @@ def test_what_is_promoted_ranks_on_the_command_line_and_over_http(workplace: Pat
     promoted = json.loads(adc("promote", *run, "--recipe", "xgboost_codes_weights", "--json", "-").stdout)
     ranked = json.loads(adc(*ask).stdout)
     assert (ranked["recipe"], ranked["pair"], ranked["unknown_items"]) == ("xgboost_codes_weights", promoted["pair"], 1)
-    serve = [sys.executable, "-c", "from training.cli import main; main()", "serve", *run, "--port", "0", "--json", str(workplace / "served.json")]
+    serve = [sys.executable, "-c", "from adc_features.cli.main import main; main()", "serve", *run, "--port", "0", "--json", str(workplace / "served.json")]
     with subprocess.Popen(serve, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as served:
         try:
             deadline = time.monotonic() + 120

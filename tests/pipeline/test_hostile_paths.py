@@ -16,16 +16,16 @@ from hypothesis import strategies as st
 
 from adc_features.artifact import MANIFEST, deletable, read_manifest, seal, within
 from adc_features.catalog.tables import GENERATIONS, RANKERS
-from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.codes.generation import generation_place
+from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.pipeline.run import Run, RunSettings
-from adc_features.store import unpublish
-from adc_features.store.repository import live_generations, publication_path
-from adc_features.store.packed.timeline import open_timeline
-from training.deployment import deployment
-from training.evaluation.comparison import Variant
-from training.deployment.places import retrain_of, retrain_place
 from adc_features.serving.promotion import PROMOTION, read_promotion
+from adc_features.store import unpublish
+from adc_features.store.packed.timeline import open_timeline
+from adc_features.store.repository import live_generations, publication_path
+from training.deployment import deployment
+from training.deployment.places import retrain_of, retrain_place
+from training.evaluation.comparison import Variant
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 OURS = "retrains/20240101T000000_0123abcd"

@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from adc_features.cli.console import run_app
-from training.cli.main import app
+from adc_features.cli.main import application
 
 SECRET = "Zq7wordZq"
 URLS = [f"postgresql+psycopg://ann:{SECRET}@localhost:1/shop", f"postgresql+psycopg://localhost:1/shop?user=ann&password={SECRET}"]
@@ -44,12 +44,12 @@ def test_no_command_prints_or_stores_the_password_of_a_url(url, tmp_path, monkey
     for words in COMMANDS:
         places = {"URL": url, "RUN": str(tmp_path / "new"), "HELD": str(tmp_path / "held"), "OUT": str(tmp_path / "out")}
         asked = [next((w.replace(name, place) for name, place in places.items() if w.startswith(name)), w) for w in words]
-        result = CliRunner().invoke(app, asked)
+        result = CliRunner().invoke(application(), asked)
         assert result.exit_code != 0, words
         assert SECRET not in result.output + str(result.exception) + repr(result.exception), words
         monkeypatch.setattr("sys.argv", ["adc", *asked])
         with pytest.raises(SystemExit):
-            run_app(app)
+            run_app(application())
         shown = capsys.readouterr()
         assert SECRET not in shown.out + shown.err, words
         assert "Traceback" not in shown.err
@@ -60,8 +60,10 @@ def test_no_command_prints_or_stores_the_password_of_a_url(url, tmp_path, monkey
 
 def test_a_run_says_where_its_password_would_come_from(tmp_path):
     """A run reads directories; what reads a database takes its password from the command line or the environment, each time."""
-    said = str(CliRunner().invoke(app, ["run", "--data", URLS[0], "--run", str(tmp_path / "run")]).exception)
+    said = str(CliRunner().invoke(application(), ["run", "--data", URLS[0], "--run", str(tmp_path / "run")]).exception)
     assert "adc data tables" in said
     assert not (tmp_path / "run").exists()
-    said = str(CliRunner().invoke(app, ["data", "tables", "--items", f"{URLS[0]}#items", "--interactions", "x", "--out", str(tmp_path / "out")]).exception)
+    said = str(
+        CliRunner().invoke(application(), ["data", "tables", "--items", f"{URLS[0]}#items", "--interactions", "x", "--out", str(tmp_path / "out")]).exception
+    )
     assert "PGPASSWORD" in said

@@ -12,17 +12,17 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from adc_features.pipeline import snapshots
 from adc_features.artifact import json_text
+from adc_features.cli.main import application
 from adc_features.data.dataset import Dataset, read_dataset, write_dataset
 from adc_features.encoders.behavior_state import read_state
 from adc_features.errors import InputError, QualityError
+from adc_features.pipeline import snapshots
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.snapshots import backfill_times, renew, snapshot
 from adc_features.pipeline.stages import BEHAVIOR_STAGE as BEHAVIOR
 from adc_features.pipeline.stages import CODES, DATA, GENERATION, PUBLICATION, TEXT, cutoffs_of, dataset_of, generation_of, repository_of, split_of
 from adc_features.store import published_snapshots, published_timeline
-from training.cli.main import app
 
 DAY = timedelta(days=1)
 
@@ -51,7 +51,7 @@ def place(made: Path, tmp_path: Path) -> Path:
 
 
 def adc(*words: str, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [*words])
+    result = CliRunner().invoke(application(), [*words])
     assert result.exit_code == code, result.output or result.exception
     return result
 

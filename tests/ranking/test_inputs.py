@@ -7,8 +7,8 @@ import pyarrow as pa
 import pytest
 from ranking_world import GENERATION, START, day, frame, interactions, snapshots, sources, vectors
 
-from adc_features.errors import GenerationMismatch, InputError
 from adc_features.data.statistics import SMOOTHING
+from adc_features.errors import GenerationMismatch, InputError
 from adc_features.loader.frame import TrainingFrame
 from adc_features.ranking.inputs import HASH_BUCKETS, SETTLED_DAYS, InputEncoder, Inputs, code_match, recent_items, settled_features, taste, vector_match
 from adc_features.ranking.recipes import RECIPES, Sources, exchange, recipe, recipe_inputs

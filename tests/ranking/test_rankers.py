@@ -6,8 +6,8 @@ import torch
 from ranking_world import CODES, day, frame, interactions, sources
 from sklearn.metrics import roc_auc_score
 
-from adc_features.ranking.inputs import InputEncoder
 from adc_features.ranking.boosted import BoostedRanker, BoostedSettings
+from adc_features.ranking.inputs import InputEncoder
 from adc_features.ranking.ppnet.network import Batch, Folded, GatedTower, PPNet, PPNetRanker, PPNetSettings, PPNetShape
 from adc_features.ranking.recipes import RECIPES, recipe_inputs
 

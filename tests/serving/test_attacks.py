@@ -389,7 +389,9 @@ def test_the_watch_survives_a_directory_that_cannot_be_read(shop, tmp_path, monk
                 def fail(*_, error=error, **__):
                     raise error
 
-                patched.setattr("adc_features.serving.service.read_promotion" if isinstance(error, OSError) else "adc_features.serving.service.Service.take_over", fail)
+                patched.setattr(
+                    "adc_features.serving.service.read_promotion" if isinstance(error, OSError) else "adc_features.serving.service.Service.take_over", fail
+                )
                 before = client.metrics()["adc_promotion_watch_errors_total"]
                 until(lambda before=before: client.metrics()["adc_promotion_watch_errors_total"] > before)
                 shown = json.loads(client.send("GET", "/readyz")[2])["watch_error"]

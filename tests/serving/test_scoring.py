@@ -9,10 +9,10 @@ from ranking_world import day, snapshots
 from serving_world import CODEBOOK, NOW, SPEC, later, other_codes
 
 from adc_features import store
-from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.codes.generation import Generation
-from adc_features.store.repository import live_generations, write_live_generations
+from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.serving.scoring import open_bundle
+from adc_features.store.repository import live_generations, write_live_generations
 
 ITEMS = [f"i{n:02d}" for n in range(0, 60, 4)]
 

@@ -297,7 +297,7 @@ def test_several_processes_serve_on_one_socket(shop, tmp_path):
     pairs = [shop.pair(name, at=day(n)) for n, name in enumerate(("codes_weights", "second"))]
     expected = {pair.name: open_bundle(pair).score("u3", ITEMS, now=NOW).score.tolist() for pair in pairs}
     promote(path, pairs[0])
-    command = [sys.executable, "-c", "from training.cli import main; main()", "serve", "--promotion", str(path), "--port", "0", "--workers", "2"]
+    command = [sys.executable, "-c", "from adc_features.cli.main import main; main()", "serve", "--promotion", str(path), "--port", "0", "--workers", "2"]
     with subprocess.Popen([*command, "--now", NOW.isoformat(), "--json", str(told)]) as parent:
         try:
             until(lambda: told.exists() and told.stat().st_size > 0, seconds=120)

@@ -1,9 +1,7 @@
 """What fits a declared type: the table of docs/offline.md, the same offline, online and on push."""
 
-import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
 
 import feast
 import pandas as pd
@@ -13,12 +11,10 @@ import pytest
 from feast import types
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from online_world import ENGINE, LMDB, NOW, item, store
 
 from adc_features.errors import InputError
 from adc_features.store.casts import MISFITS, fitted
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contracts"))
-from online_world import ENGINE, LMDB, NOW, item, store
 
 INF, NAN, LARGE = float("inf"), float("nan"), 2**53
 REFUSED = object()

@@ -11,8 +11,8 @@ import yaml
 from store_world import day, item_profile, publish_default_statistics, published_world, user_activity
 
 from adc_features import store
-from adc_features.pipeline.checkup import checkup
 from adc_features.errors import ArtifactError
+from adc_features.pipeline.checkup import checkup
 from adc_features.store.lmdb.environment import environment
 from adc_features.store.online_record import loaded, online_problems, record_path
 

@@ -14,12 +14,12 @@ from store_world import DAY, ITEMS, day, generation, snapshot
 
 from adc_features import store
 from adc_features.clock import instant
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.rows import completed
 from adc_features.codes.sids import SidTimeline
+from adc_features.errors import ArtifactError, InputError
 from adc_features.store import OnlineSids, online_sids
-from adc_features.store.repository import publication_path
 from adc_features.store.packed.timeline import PackedTimeline
+from adc_features.store.repository import publication_path
 
 
 @pytest.fixture

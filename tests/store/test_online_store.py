@@ -1,7 +1,6 @@
 """Our online store beyond the contract: ttl, columns without protos, versions, a delegate, materialization in Arrow."""
 
 import asyncio
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -12,13 +11,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import types
+from online_world import ENGINE, HOUR, LMDB, NOW, VALUES, item, store, view, world
 
 from adc_features.errors import InputError
 from adc_features.store.lmdb.response import ColumnarResponse
 from adc_features.store.online_store import LmdbOnlineStore, LmdbOnlineStoreConfig
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "contracts"))
-from online_world import ENGINE, HOUR, LMDB, NOW, VALUES, item, store, view, world
 
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 

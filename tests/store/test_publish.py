@@ -12,8 +12,8 @@ import pytest
 from store_world import DAY, ITEMS, START, day, generation, item_profile, snapshot, times, user_activity
 
 from adc_features import store
-from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.data.statistics import NO_TIME
+from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 
 PUBLISH = sys.modules["adc_features.store.publish"]  # the package shows the function of this name
 

@@ -1,7 +1,6 @@
 """The same repository on PostgreSQL and Redis, by another feature_store.yaml and nothing else."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +11,6 @@ from store_world import ITEMS, USERS, day, published_world
 from adc_features import store
 
 SERVERS = Path(__file__).parents[2] / "docs" / "servers"
-sys.path.insert(0, str(SERVERS))
 import start  # noqa: E402
 
 NOW = day(30)

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import ArtifactError, QualityError
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import ArtifactError, QualityError
 from adc_features.tokenizer.baselines.additive import AdditiveCodebooks, JointInput
 from adc_features.tokenizer.baselines.guidance import nearest_in_behavior
 from adc_features.tokenizer.baselines.kmeans import balanced_groups, kmeans, nearest, opq_codebooks, residual_codebooks

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import ArtifactError, InputError, QualityError, ReliabilityError
 from adc_features.codes.generation import Generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import ArtifactError, InputError, QualityError, ReliabilityError
 from adc_features.tokenizer import fit as fitting
 from adc_features.tokenizer.encode import encode
 from adc_features.tokenizer.fit import RECIPES, adc, fit

@@ -10,9 +10,9 @@ import torch
 
 from adc_features.codes.churn import relabelled, relabelling
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.errors import GenerationMismatch, InputError, QualityError
 from adc_features.codes.generation import Generation, open_generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import GenerationMismatch, InputError, QualityError
 from adc_features.tokenizer.codebook import SOFTNESS, Codebooks
 from adc_features.tokenizer.encode import encode
 from adc_features.tokenizer.fit import RECIPES, adc, fit

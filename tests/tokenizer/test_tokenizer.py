@@ -8,8 +8,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adc_features.errors import InputError
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import InputError
 from adc_features.tokenizer.alignment import alignment_loss, info_nce, strength
 from adc_features.tokenizer.codebook import Codebooks, revive, spherical_kmeans
 from adc_features.tokenizer.fit import adc

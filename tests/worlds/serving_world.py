@@ -15,9 +15,10 @@ from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import SidSpec
 from adc_features.data.statistics import item_profile, user_activity
 from adc_features.loader.frame import TrainingFrame, label_table, training_frame
-from adc_features.serving.promotion import Promotion
 from adc_features.ranking.recipes import RECIPES, Sources
-from training.fit import Trained, train
+from adc_features.ranking.trained import Trained
+from adc_features.serving.promotion import Promotion
+from training.fit import train
 
 NOW = day(121)
 SPEC = SidSpec(content={"title": 1}, shared=1, behavior=1, codebook_size=CODES)

@@ -113,10 +113,10 @@ def _settings(rankers: str, fits: int, seeds: int, windows: int, **others: Any) 
 
 def _run(title: str, data: str, out: Path, variants: tuple[Any, ...], settings: Mapping[str, Any], *, strata: bool, jobs: int, json: str | None) -> None:
     from adc_features.artifact import write_json
-    from training.reports.comparison_page import comparison_page, write_page
     from training.evaluation.comparison import ComparisonSettings, rows_of
     from training.evaluation.comparison import compare as compare_all
     from training.evaluation.significance import verdict
+    from training.reports.comparison_page import comparison_page, write_page
 
     asked = ComparisonSettings(source=data, variants=variants, **settings)
     with progress() as notify:

@@ -10,11 +10,11 @@ import typer
 
 from adc_features.cli.commands import CompleteOption
 from adc_features.cli.console import JsonOption, RunOption, report
+from adc_features.cli.serving import PromotionOption
 
 CatalogOption = Annotated[
     str | None, typer.Option("--catalog", metavar="URL", help="SQLAlchemy URL of the catalogue; default $ADC_CATALOG, else catalog.db in the run.")
 ]
-PromotionOption = Annotated[Path | None, typer.Option("--promotion", metavar="FILE", help="The promotion file; default the run's own.")]
 
 KEPT, DATA_FAULT = 10, 20
 """Exit codes of `adc retrain`, for a scheduler to tell apart; 0 is promoted."""
@@ -38,17 +38,18 @@ def promote(
     json: JsonOption = None,
 ) -> None:
     """Let a ranker serve, on the codes it was trained on; a running service takes it over. Replaces a damaged promotion file."""
-    from training.deployment import deployment
+    from adc_features.pipeline import pairs
     from adc_features.serving import promotion
+    from training.deployment import deployment
 
     opened, at = _run(run), datetime.now(UTC)
     if ranker is None and generation is None:
-        pair = promotion.promotion_of(opened, recipe=recipe, promoted_at=at)
+        pair = pairs.promotion_of(opened, recipe=recipe, promoted_at=at)
     else:
         record = deployment.catalog_of(opened, catalog)
         deployment.sync(opened, record, at=at, replacing=True)
         pair = deployment.candidate(
-            opened, record, ranker or promotion.promotion_of(opened, recipe=recipe, promoted_at=at).ranker_hash, generation=generation, at=at
+            opened, record, ranker or pairs.promotion_of(opened, recipe=recipe, promoted_at=at).ranker_hash, generation=generation, at=at
         )
     if to is not None:
         promotion.promote(to, pair)
@@ -74,8 +75,7 @@ def rollback(
 def versions(run: RunOption, catalog: CatalogOption = None, json: JsonOption = None) -> None:
     """List generations, rankers and promotions, and what serves."""
     from adc_features.catalog import catalog_to_read
-    from training.deployment import deployment
-    from training.deployment import inventory
+    from training.deployment import deployment, inventory
 
     opened = _run(run)
     with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
@@ -90,8 +90,7 @@ def show(
 ) -> None:
     """Show one generation, ranker or promotion, and what happened to it."""
     from adc_features.catalog import catalog_to_read
-    from training.deployment import deployment
-    from training.deployment import inventory
+    from training.deployment import deployment, inventory
 
     opened = _run(run)
     with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
@@ -131,8 +130,8 @@ def retrain(
     json: JsonOption = None,
 ) -> None:
     """Train the next ranker if there is reason to, and promote it if it is better. Exit code 0 promoted, 10 kept, 20 unusable data."""
-    from adc_features.clock import parse_utc
     from adc_features.cli.console import progress
+    from adc_features.clock import parse_utc
     from adc_features.errors import InputError
     from adc_features.pipeline.run import Run
     from training.deployment import deployment
@@ -203,8 +202,8 @@ def doctor(
 ) -> None:
     """Say in plain words what is wrong with a directory; exit code 1 when something must be repaired."""
     from adc_features.catalog import catalog_to_read
-    from adc_features.pipeline.checkup import checkup
     from adc_features.data.table_checks import Finding
+    from adc_features.pipeline.checkup import checkup
     from training.deployment import deployment
 
     findings = checkup(directory)

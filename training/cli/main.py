@@ -1,28 +1,32 @@
-"""The `adc` command: the library's commands and those that train. Each is one call of one stage."""
+"""The commands that train and judge, added to the library's. Each is one call of one stage."""
 
-import logging
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from adc_features.cli.commands import DataOption, FinalOption, SeedOption, app, build, open_run
-from adc_features.cli.console import JsonOption, RunOption, progress, report, run_app
+from adc_features.cli.commands import DataOption, FinalOption, SeedOption, build, open_run
+from adc_features.cli.console import JsonOption, RunOption, progress, report
 from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
 
-log = logging.getLogger(__name__)
 retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
-app.add_typer(retrieve, name="retrieve")
-compare_cli.add_to(app)
-deployment_cli.add_to(app)
 
 
-@app.command()
+def add_to(app: typer.Typer) -> None:
+    """Add the commands that train, judge and deploy to the library's; called by `adc` through the entry point that we declare."""
+    for command in (dataset, audit, train, evaluate):
+        app.command()(command)
+    app.command("run")(run_all)
+    app.add_typer(retrieve, name="retrieve")
+    compare_cli.add_to(app)
+    deployment_cli.add_to(app)
+
+
 def dataset(
     run: RunOption,
     verify: Annotated[bool, typer.Option("--verify", help="Prove that the joined rows are those of the retrieval manifest, on disk and joined anew.")] = False,
@@ -38,7 +42,6 @@ def dataset(
         build(run, DATASET, json=json)
 
 
-@app.command()
 def audit(
     frame: Annotated[Path | None, typer.Argument(metavar="[FRAME]", help="A Parquet frame, of any origin.")] = None,
     run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Audit the joined rows of a run.")] = None,
@@ -67,7 +70,6 @@ def audit(
     found.require_clean()
 
 
-@app.command()
 def train(
     run: RunOption,
     recipe: Annotated[list[str] | None, typer.Option(help="Recipe to train; repeatable. Default: all.")] = None,
@@ -83,7 +85,6 @@ def train(
     build(run, *(RANKERS[r] for r in recipe or RANKERS), json=json, seeds=seeds)
 
 
-@app.command()
 def evaluate(run: RunOption, json: JsonOption = None) -> None:
     """Score every recipe with intervals and paired differences."""
     from training.stages import SCORES
@@ -91,7 +92,6 @@ def evaluate(run: RunOption, json: JsonOption = None) -> None:
     build(run, SCORES, json=json)
 
 
-@app.command("run")
 def run_all(
     data: DataOption = None,
     run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory; default runs/<name of the data>[-final].")] = None,
@@ -187,138 +187,6 @@ def _retrieval_table(result: Mapping[str, Any]) -> str:
     return "\n".join(lines + [f"{name:48}{_interval(r['recall_at_10'])}{_interval(r['ndcg_at_10'])}" for name, r in result["paired"].items()])
 
 
-NowOption = Annotated[str | None, typer.Option("--now", metavar="TIME", help="Rank as of this time; default the clock. For data that ended long ago.")]
-
-
-@app.command()
-def rank(
-    user: Annotated[str, typer.Argument(help="User id.")],
-    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Candidates.")],
-    run: RunOption,
-    k: Annotated[int | None, typer.Option(min=1, help="How many of the best to show.")] = None,
-    now: NowOption = None,
-    json: JsonOption = None,
-) -> None:
-    """Rank candidates for a user, as the service does."""
-    from json import dumps, loads
-
-    from adc_features.serving.service import Service, ServiceSettings
-
-    bundle, clock = _opened(run, None, now)
-    if now is None and (stale := _stale(run, clock())):
-        typer.echo(stale, err=True)
-    ids: dict[str, Any] = {"user": user, "items": items}
-    if int64 := [name for name, key in (("user", "user_id"), ("items", "item_id")) if bundle.id_types[key] == "int64"]:
-        ids |= {name: _integers(ids[name]) for name in int64}
-    answer = Service(bundle, ServiceSettings(), clock=clock).rank(bundle, dumps({**ids, "k": k}).encode())
-    report(loads(answer.body), json)
-
-
-@app.command()
-def serve(
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Serve this run: its promoted ranker, else codes_weights.")] = None,
-    promotion: deployment_cli.PromotionOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback should have a token, ADC_SERVE_TOKEN.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
-    max_items: Annotated[int, typer.Option(min=1, help="Most ids in one request.")] = 2_000,
-    timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 2.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; each takes a core and the memory of a model.")] = 1,
-    max_connections: Annotated[int, typer.Option(min=1, help="Connections that each process holds open.")] = 512,
-    max_per_peer: Annotated[int, typer.Option(min=1, help="Of them, those of one address; behind a proxy give as many as in all.")] = 256,
-    now: NowOption = None,
-    json: JsonOption = None,
-) -> None:
-    """Rank over HTTP: POST /rank, POST /lookup, GET /healthz, /readyz, /metrics. Follows promotions."""
-    import os
-    import socket
-    import tempfile
-    from contextlib import ExitStack
-
-    stack = ExitStack()
-    shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="adc-serve-", ignore_cleanup_errors=True)) if workers > 1 else None
-    if shared:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared  # before anything imports prometheus_client, here and in the other processes
-
-    from adc_features.serving.protocol import ServiceSettings
-    from adc_features.serving.workers import beside
-
-    if (run is None) == (promotion is None):
-        raise typer.BadParameter("give --run or --promotion")
-    token = os.environ.get("ADC_SERVE_TOKEN") or None
-    settings = ServiceSettings(max_items=max_items, timeout=timeout, token=token, max_connections=max_connections, max_per_peer=max_per_peer)
-    if host not in ("127.0.0.1", "::1", "localhost") and settings.token is None:
-        log.warning("stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN", host)
-    with stack, socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
-        asked = run, promotion, now, settings, shared
-        service = _service(*asked)
-        url, pair = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}", service.bundle.promotion.name
-        facts = {"url": url, "pair": pair, "recipe": service.bundle.trained.recipe.name, "token": settings.token is not None, "workers": workers}
-        if shared:
-            stack.enter_context(beside(workers - 1, _serve_beside, listening, *asked, metrics=shared))
-        report(facts, json)
-        _run(service, listening)
-
-
-def _service(run: Path | None, promotion: Path | None, now: str | None, settings: Any, metrics: str | None) -> Any:
-    from adc_features.serving.promotion import PROMOTION
-    from adc_features.serving.service import Service
-
-    bundle, clock = _opened(run, promotion, now)
-    return Service(bundle, settings, clock=clock, promotion_file=promotion or Path(run or "") / PROMOTION, metrics=metrics)
-
-
-def _serve_beside(listening: Any, *asked: Any) -> None:
-    """What a further process of `adc serve` runs."""
-    from adc_features.serving.workers import end_with_parent
-
-    logging.basicConfig(level=logging.INFO)
-    end_with_parent()
-    _run(_service(*asked), listening)
-
-
-def _run(service: Any, listening: Any) -> None:
-    from adc_features.serving.service import server
-
-    server(service).run(sockets=[listening])
-
-
-def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[Any, Any]:
-    """The bundle that a run or a promotion file names, warm, and the clock to rank by."""
-    from datetime import UTC
-
-    import torch
-
-    from adc_features.clock import parse_utc
-    from adc_features.pipeline.run import Run
-    from adc_features.serving.promotion import read_promotion, serving_pair
-    from adc_features.serving.scoring import open_bundle
-
-    torch.set_num_threads(1)  # one request at a time on one thread; a second thread costs it more than it brings
-    frozen = parse_utc(now, name="--now") if now else None
-    pair = read_promotion(promotion) if promotion else serving_pair(Run.open(run or Path()), now=datetime.now(UTC))
-    return open_bundle(pair), lambda: frozen or datetime.now(UTC)
-
-
-def _stale(run: Path, now: datetime) -> str | None:
-    """A sentence for who ranks old data as of today; None where the data is younger than a month."""
-    from adc_features.pipeline.run import Run
-    from adc_features.pipeline.stages import serving_time
-
-    end = serving_time(Run.open(run))
-    if now - end < timedelta(days=30):
-        return None
-    return f"warning: ranking as of now, {now:%Y-%m-%dT%H:%M}Z, but the run's data ends at {end.isoformat()}; give --now {end.isoformat()} to rank as of then"
-
-
-def _integers(ids: str | list[str]) -> int | list[int]:
-    from adc_features.errors import InputError
-
-    try:
-        return int(ids) if isinstance(ids, str) else [int(i) for i in ids]
-    except ValueError as error:
-        raise InputError(f"ids are {ids}; this catalogue's ids are integers, give integers") from error
-
-
 def _summary(result: Mapping[str, Any]) -> str:
     window = "test rows" if result["final"] else "validation window"
     lines = [
@@ -339,8 +207,3 @@ def _summary(result: Mapping[str, Any]) -> str:
 
 def _interval(estimate: Mapping[str, float]) -> str:
     return f"{estimate['mean']:8.4f}  [{estimate['low']:.4f}, {estimate['high']:.4f}]  ".ljust(28)
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    run_app(app)

@@ -20,12 +20,12 @@ from typing import Any, NamedTuple
 from adc_features.artifact import MANIFEST, deletable, file_hash, read_manifest, within
 from adc_features.catalog import WAIT, Catalog, Writer, open_catalog
 from adc_features.catalog.tables import GENERATIONS, PROMOTIONS, RANKERS, SNAPSHOTS
-from adc_features.errors import AdcError, ArtifactError, GenerationMismatch, InputError
 from adc_features.codes.generation import generation_place
+from adc_features.errors import AdcError, ArtifactError, GenerationMismatch, InputError
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import repository_of, split_of
-from training.deployment.places import retrain_of
 from adc_features.serving.promotion import PROMOTION, Promotion, check_promotion, promote, read_promotion
+from training.deployment.places import retrain_of
 
 log = logging.getLogger(__name__)
 DATABASE, VARIABLE = "catalog.db", "ADC_CATALOG"

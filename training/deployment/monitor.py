@@ -13,10 +13,10 @@ import numpy as np
 
 from adc_features.artifact import write_json
 from adc_features.clock import instant, moment, utc
-from adc_features.data.dataset import read_table
-from adc_features.codes.embeddings import id_array
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.drift import DriftThresholds, drift, traffic_profile
+from adc_features.codes.embeddings import id_array
+from adc_features.data.dataset import read_table
+from adc_features.errors import ArtifactError, InputError
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import dataset_of, known_interactions, repository_of
 from adc_features.serving.promotion import PROMOTION, read_promotion
@@ -90,12 +90,9 @@ def _read(path: Path) -> dict[str, Any]:
 
 def monitor_page(result: Mapping[str, Any]) -> str:
     """One HTML page: what moved beyond its limit, and the usage of the codes then and now by position."""
-    import jinja2
-
     from training.reports.charts import interval_rows
+    from training.reports.pages import render
 
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("training", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["four"] = lambda value: f"{value:.4f}"
     rows = [
         {
             "label": f"position {p}",
@@ -115,4 +112,4 @@ def monitor_page(result: Mapping[str, Any]) -> str:
         for name in ("usage", "weight")
         if rows
     }
-    return environment.get_template("monitor.html.jinja").render(result=result, charts=charts)
+    return render("monitor.html.jinja", {"four": lambda value: f"{value:.4f}"}, result=result, charts=charts)

@@ -27,25 +27,27 @@ import pyarrow.parquet as pq
 from adc_features.artifact import MANIFEST, file_hash, fresh_directory, json_text, read_manifest, seal, write_json
 from adc_features.catalog import Catalog
 from adc_features.catalog.tables import RUNS
-from adc_features.codes.churn import usage_distance
 from adc_features.clock import utc
-from adc_features.data.dataset import Dataset
+from adc_features.codes.churn import usage_distance
 from adc_features.codes.embeddings import id_array
+from adc_features.data.dataset import Dataset
 from adc_features.errors import ArtifactError, InputError
+from adc_features.loader.frame import TrainingFrame, label_table, training_frame
 from adc_features.pipeline.dataset_manifest import retrieval_manifest
+from adc_features.pipeline.pairs import promotion_of
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.snapshots import refresh_statistics, refuse_after_window, snapshot
 from adc_features.pipeline.stages import dataset_of, load_source, repository_of, split_of
+from adc_features.ranking.recipes import Recipe, Sources
+from adc_features.ranking.trained import Trained, load_trained
+from adc_features.serving.promotion import PROMOTION, Promotion, read_promotion
 from training.deployment.decisions import DECISION, RetrainSettings, content_hash, remembered
 from training.deployment.deployment import deploy, line_of, sync
-from adc_features.loader.frame import TrainingFrame, label_table, training_frame
-from training.evaluation.metrics import Estimate, Judge, popularity_slices
 from training.deployment.places import retrain_place
-from adc_features.serving.promotion import PROMOTION, Promotion, promotion_of, read_promotion
-from adc_features.ranking.recipes import Recipe, Sources
-from training.stages import PARITY_SAMPLE, code_coverage
 from training.deployment.tracking import track
-from training.fit import Trained, load_trained, train
+from training.evaluation.metrics import Estimate, Judge, popularity_slices
+from training.fit import train
+from training.stages import PARITY_SAMPLE, code_coverage
 
 log = logging.getLogger(__name__)
 

@@ -31,14 +31,14 @@ import pyarrow.parquet as pq
 from adc_features import __version__
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, within, write_json
 from adc_features.clock import instant, moment
-from adc_features.data.dataset import Dataset, snapshot_times
 from adc_features.codes.embeddings import EmbeddingTable, id_array
-from adc_features.errors import ArtifactError, InputError, QualityError
-from adc_features.pipeline.run import Progress, Run, RunSettings
 from adc_features.codes.sids import SidTimeline
 from adc_features.codes.spec import BEHAVIOR, SidSpec
-from adc_features.pipeline.stages import DATA, TEXT, content_vectors, dataset_of, statistics_of
+from adc_features.data.dataset import Dataset, snapshot_times
+from adc_features.errors import ArtifactError, InputError, QualityError
 from adc_features.loader.frame import TrainingFrame, label_table, training_frame
+from adc_features.pipeline.run import Progress, Run, RunSettings
+from adc_features.pipeline.stages import DATA, TEXT, content_vectors, dataset_of, statistics_of
 from adc_features.ranking.inputs import VectorTimeline
 from adc_features.ranking.recipes import Sources
 from training.fit import train

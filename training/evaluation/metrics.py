@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from adc_features.errors import InputError
+from adc_features.loader.frame import check_two_classes
 
 DRAWS = 200
 
@@ -178,15 +179,6 @@ def popularity_slices(item_count: np.ndarray) -> dict[str, np.ndarray]:
         "tail": warm & (item_count <= low),
         "cold": ~warm,
     }
-
-
-def check_two_classes(label: np.ndarray) -> None:
-    """Raise InputError unless the labels hold 0 and 1, and nothing else."""
-    classes = np.unique(label)
-    if not np.array_equal(classes, [0, 1]):
-        raise InputError(
-            f"{len(label)} labels hold {classes[:5].tolist()}; ranking is judged on rows with both 0 and 1, widen the window or check the label rule"
-        )
 
 
 def _row_loss(label: np.ndarray, score: np.ndarray) -> np.ndarray:

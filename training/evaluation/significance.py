@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from training.evaluation.comparison import Cell
 from adc_features.loader.frame import TrainingFrame
+from training.evaluation.comparison import Cell
 from training.evaluation.metrics import Estimate, Judge, popularity_slices
 
 METRICS = ("auc", "gauc", "tail_auc")

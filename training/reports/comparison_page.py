@@ -5,21 +5,21 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import jinja2
-
-from training.reports.charts import interval_rows
-from training.reports.values import signed
 from training.evaluation.significance import DECILES, paired_title
+from training.reports.charts import interval_rows
+from training.reports.pages import render
+from training.reports.values import signed
 
 SHOWN = {"gauc": "GAUC", "auc": "AUC", "tail_auc": "tail AUC"}
 
 
 def comparison_page(result: Mapping[str, Any], *, title: str, first: str) -> str:
     """The page: pictures of the paired differences, then tables of scores and costs, then what was not ranked and why."""
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("training", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"four": lambda v: f"{v:.4f}", "day": _day, "whole": lambda v: f"{v:,.0f}" if isinstance(v, float | int) else "-"}
+    filters = {"four": lambda v: f"{v:.4f}", "day": _day, "whole": lambda v: f"{v:,.0f}" if isinstance(v, float | int) else "-"}
     paired = {paired_title(key, first): result[key] for key in result if key.startswith("paired") and result[key]}
-    return environment.get_template("compare.html.jinja").render(
+    return render(
+        "comparison.html.jinja",
+        filters,
         title=title,
         result=result,
         metrics=(*SHOWN, "head_auc", "middle_auc", "cold_auc"),

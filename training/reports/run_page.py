@@ -42,15 +42,15 @@ SLICES = {"head": "head", "middle": "middle", "tail": "tail", "cold": "cold (nev
 
 def report_html(metrics: Mapping[str, Any], pictures: Pictures) -> str:
     """The page. metrics: the content of metrics.json; any part of it may be missing."""
-    import jinja2
-
     from training.reports.charts import charts
+    from training.reports.pages import render
 
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("training", ""), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"value": value_text, "decimals": decimals, "percent": percent, "label": label, "words": lambda name: str(name).replace("_", " ")}
+    filters = {"value": value_text, "decimals": decimals, "percent": percent, "label": label, "words": lambda name: str(name).replace("_", " ")}
     recipes = {r: metrics["recipes"][r] for r in ordered(mapping(metrics, "recipes")) if mapping(metrics, "recipes", r)}
     pairs = _pairs(metrics)
-    return environment.get_template("report.html.jinja").render(
+    return render(
+        "run.html.jinja",
+        filters,
         dataset=mapping(metrics, "dataset"),
         window=_window(metrics),
         headline=_headline(pairs),

@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adc_features.codes.embeddings import id_array
+from adc_features.codes.sids import find_rows
 from adc_features.encoders.sasrec import Sequences
 from adc_features.errors import InputError
-from adc_features.codes.sids import find_rows
 
 Part = Literal["validation", "test"]
 CUTOFFS = (5, 10, 50, 100)

@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 from adc_features import __version__
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, within, write_json
 from adc_features.codes.embeddings import EmbeddingTable, id_array
+from adc_features.codes.sids import SidTable
+from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.encoders.sasrec import Sequences
 from adc_features.errors import ArtifactError, InputError
 from adc_features.pipeline.run import Progress
-from adc_features.codes.sids import SidTable
-from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.pipeline.stages import content_vectors, load_source
 from training.retrieval.generator import Coded, Generator, GeneratorSettings, Voice, load_generator, ranks, save_generator, train_generator
 from training.retrieval.leave_one_out import Credit, LeaveOneOut, Part, credit, mean_credit, read_sequences

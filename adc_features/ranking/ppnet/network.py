@@ -27,8 +27,8 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
 from torch.nn.functional import embedding, embedding_bag, linear
 
-from adc_features.ranking.inputs import ID_COLUMNS, USER_COLUMNS, Inputs
 from adc_features.ranking.base import Progress, Ranker, Round
+from adc_features.ranking.inputs import ID_COLUMNS, USER_COLUMNS, Inputs
 
 PRIOR_STATE = [USER_COLUMNS.index("log user_event_count")]
 """The user features that gates may see: how active the user is, not how well they rate, which would bring the level into the order."""

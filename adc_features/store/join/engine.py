@@ -22,12 +22,12 @@ import pyarrow.compute as pc
 
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
-from adc_features.store.join.asof import AsofIndex, created_microseconds
 from adc_features.store.casts import MISFITS, fitted
+from adc_features.store.join.asof import AsofIndex, created_microseconds
 from adc_features.store.join.gather import NO_ROW, Gatherer, Gathering, RowPicks, RowStore, array_of, fixed_width, numbers_of, numbers_type, row_field
 from adc_features.store.join.key_codes import KeyCodes
-from adc_features.store.sources import Declared, Source, open_source
 from adc_features.store.join.space import arrow_space, mapped_space
+from adc_features.store.sources import Declared, Source, open_source
 
 _log = logging.getLogger(__name__)
 BATCH_ROWS = 1 << 20

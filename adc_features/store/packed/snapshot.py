@@ -27,10 +27,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.rows import SID_FEATURES, TIME
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import NO_CODE
+from adc_features.errors import ArtifactError, InputError
 from adc_features.store.packed.id_index import IdIndex, build_index, checked_ids, string_buffers
 
 MAGIC = b"ADCSIDS\0"

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import torch
 
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.generation import Generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import ArtifactError, InputError
 from adc_features.tokenizer.baselines import kmeans, rq_vae, unisid
 from adc_features.tokenizer.baselines.additive import AdditiveNetwork
 from adc_features.tokenizer.baselines.kmeans import KMeansSettings

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from adc_features.errors import InputError
 from adc_features.codes.reliability import Mode
 from adc_features.codes.spec import SidSpec
+from adc_features.errors import InputError
 from adc_features.tokenizer.baselines.additive import AdditiveNetwork, Quantiser
 from adc_features.tokenizer.codebook import cluster_sums
 from adc_features.tokenizer.union import RowUnion, chance_of

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from adc_features.errors import InputError
 from adc_features.codes.reliability import Mode
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import InputError
 from adc_features.tokenizer.baselines.additive import AdditiveNetwork, Quantiser
 from adc_features.tokenizer.baselines.guidance import CrossModal, Debiased, Guidance, Letter, Seen, Unguided
 from adc_features.tokenizer.baselines.kmeans import kmeans, residual_codebooks

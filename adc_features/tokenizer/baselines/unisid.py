@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adc_features.errors import InputError
 from adc_features.codes.reliability import Mode
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import InputError
 from adc_features.tokenizer.alignment import info_nce
 from adc_features.tokenizer.baselines.additive import AdditiveCodebooks, JointInput, tower
 from adc_features.tokenizer.baselines.guidance import nearest_in_behavior

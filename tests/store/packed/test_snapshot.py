@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_world import START, day, snapshot
 
-from adc_features.errors import ArtifactError, InputError
 from adc_features.codes.rows import as_served, sid_rows, with_missing_visible
 from adc_features.codes.sids import SidTable
+from adc_features.errors import ArtifactError, InputError
 from adc_features.store.packed import id_index
 from adc_features.store.packed.id_index import build_index, checked_ids
 from adc_features.store.packed.snapshot import PackedSnapshot, write_snapshot

@@ -14,7 +14,7 @@ from store_world import START
 from adc_features.codes.sids import SidTable
 from adc_features.store.packed.snapshot import VERSION, write_snapshot
 
-PAGE = (Path(__file__).parents[2] / "docs" / "snapshots.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "snapshots.md").read_text(encoding="utf-8")
 U64 = (1 << 64) - 1
 
 

@@ -18,19 +18,19 @@ import pytest
 from typer.testing import CliRunner
 
 from adc_features.artifact import MANIFEST, read_manifest
+from adc_features.cli.main import application
 from adc_features.errors import ArtifactError, InputError
 from adc_features.pipeline.run import Run, RunSettings
 from adc_features.pipeline.snapshots import renew, snapshot
 from adc_features.pipeline.stages import STAGES, dataset_of, repository_of, serving_time, split_of
+from adc_features.ranking.trained import load_trained
+from adc_features.serving.promotion import PROMOTION, read_promotion
+from adc_features.serving.scoring import open_bundle
 from adc_features.store import live_generations, materialize, materialized_through
 from training.deployment import deployment
-from training.cli.main import app
-from adc_features.serving.promotion import PROMOTION, read_promotion
 from training.deployment.retrain import RetrainSettings, retrain
-from adc_features.serving.scoring import open_bundle
-from training.stages import DATASET, RANKERS
 from training.deployment.tracking import track
-from training.fit import load_trained
+from training.stages import DATASET, RANKERS
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -57,7 +57,7 @@ def place(made: Path, tmp_path: Path) -> Path:
 
 
 def adc(*words: str, code: int = 0) -> Any:
-    result = CliRunner().invoke(app, [*words])
+    result = CliRunner().invoke(application(), [*words])
     assert result.exit_code == code, result.output or result.exception
     return result
 
@@ -114,7 +114,7 @@ def test_a_promotion_that_was_killed_before_the_pointer_never_happened(place, mo
     """The record says begun; the pointer still names the old pair, so the next command records it as abandoned."""
     adc("promote", "--run", str(place))
     monkeypatch.setattr(deployment, "promote", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
-    CliRunner().invoke(app, ["promote", "--run", str(place), "--recipe", "codes"])
+    CliRunner().invoke(application(), ["promote", "--run", str(place), "--recipe", "codes"])
     monkeypatch.undo()
     assert deployment.problems(Run.open(place), deployment.catalog_of(Run.open(place))) == []
     assert states(place) == ["serving", "abandoned"]
@@ -132,7 +132,7 @@ def test_a_promotion_that_was_killed_after_the_pointer_holds(place, monkeypatch)
         real(*args, **kwargs)
 
     monkeypatch.setattr(deployment, "sync", killed_at_the_second)
-    CliRunner().invoke(app, ["promote", "--run", str(place)])
+    CliRunner().invoke(application(), ["promote", "--run", str(place)])
     monkeypatch.undo()
     assert states(place) == ["serving"]
 
@@ -654,7 +654,7 @@ def test_traffic_like_before_is_within_its_limits_and_other_traffic_is_not(place
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    CliRunner().invoke(app, ["monitor", "--run", str(place), "--keep"])  # a small shop drifts in a month
+    CliRunner().invoke(application(), ["monitor", "--run", str(place), "--keep"])  # a small shop drifts in a month
     assert answer("monitor", "--run", str(place))["beyond"] == []
     assert (place / "monitor" / "baseline_g1.json").is_file()
     at = split_of(Run.open(place)).eval_end - timedelta(days=1)

@@ -10,11 +10,11 @@ import pyarrow as pa
 import pytest
 from typer.testing import CliRunner
 
+from adc_features.cli.main import application
 from adc_features.data.dataset import Windows, write_dataset
-from adc_features.errors import InputError
 from adc_features.data.synthetic import synthetic
+from adc_features.errors import InputError
 from training.evaluation import comparison
-from training.cli.main import app
 from training.evaluation.comparison import ComparisonSettings, Variant, Window, compare, rows_of, windows_of
 from training.evaluation.metrics import Estimate
 from training.evaluation.significance import holm, p_value, sign_test, verdict
@@ -117,7 +117,7 @@ def test_the_command_writes_a_table_json_and_a_page(compared, shop):
     """All three name the competitors; the page needs no network; a tokenizer without its modality is left out by name."""
     out, _ = compared
     words = ["compare", "--data", str(shop), "--out", str(out), "--tokenizers", "rq_kmeans,opq", "--rankers", "ppnet,xgboost", "--codebook-size", "8"]
-    shown = CliRunner().invoke(app, [*words, "--windows", "1", "--window-days", "20", "--strata", "--json", str(out / "r.json")])
+    shown = CliRunner().invoke(application(), [*words, "--windows", "1", "--window-days", "20", "--strata", "--json", str(out / "r.json")])
     assert shown.exit_code == 0, shown.output
     result = json.loads((out / "r.json").read_text())
     assert result["pooled_rows"] == result["windows"][0]["rows"]

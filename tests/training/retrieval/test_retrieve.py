@@ -10,11 +10,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from adc_features.cli.main import application
+from adc_features.codes.sids import SidTable
 from adc_features.encoders.sasrec import SASRec, Sequences, packed_batches
 from adc_features.errors import ArtifactError, InputError
-from adc_features.codes.sids import SidTable
 from adc_features.pipeline.stages import load_source
-from training.cli.main import app
 from training.retrieval.generator import Coded, Generator, GeneratorSettings, Voice, last_states, load_generator, ranks, save_generator, train_generator
 from training.retrieval.leave_one_out import START, LeaveOneOut, credit, read_sequences
 from training.retrieval.retrieve import Retriever, Source, embedding_table, evaluate, loss_weights, open_source, sid_spec, train
@@ -372,12 +372,12 @@ def test_the_commands_train_and_evaluate(tmp_path):
     pq.write_table(pa.table({"item_ids": [ids[u : u + 5] for u in range(0, 60, 3)]}), tmp_path / "sequences.parquet")
     out, run = ["--out", str(tmp_path / "out")], CliRunner().invoke
     asked = ["retrieve", "train", *out, "--data", "synthetic", "--sequences", str(tmp_path / "sequences.parquet"), "--tokenizer", "sasrec", "--epochs", "1"]
-    assert run(app, asked, catch_exceptions=False).exit_code == 0
-    shown = run(app, ["retrieve", "evaluate", *out, "--json", str(tmp_path / "r.json")], catch_exceptions=False)
+    assert run(application(), asked, catch_exceptions=False).exit_code == 0
+    shown = run(application(), ["retrieve", "evaluate", *out, "--json", str(tmp_path / "r.json")], catch_exceptions=False)
     assert "validation items of 20 users among 2000" in shown.output
     assert 0 <= json.loads((tmp_path / "r.json").read_text())["sasrec"]["recall_at_10"] <= 1
     with pytest.raises(InputError, match="loss is 'both'"):
-        run(app, [*asked, "--loss", "both"], catch_exceptions=False)
+        run(application(), [*asked, "--loss", "both"], catch_exceptions=False)
 
 
 def test_the_spec_has_sixteen_positions():

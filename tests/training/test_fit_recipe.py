@@ -9,9 +9,10 @@ from ranking_world import GENERATION, day, frame, interactions, sources
 
 from adc_features.artifact import json_text
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
-from training.evaluation.evaluate import evaluate
 from adc_features.ranking.recipes import RECIPES
-from training.fit import load_trained, train
+from adc_features.ranking.trained import load_trained
+from training.evaluation.evaluate import evaluate
+from training.fit import train
 
 
 @pytest.fixture(scope="module")

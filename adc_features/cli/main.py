@@ -1,0 +1,40 @@
+"""The `adc` command: the library's commands, and those of every installed package that declares some.
+
+A package adds commands by an entry point of the group `adc_features.commands`: a function that takes the app. `training`, which is
+installed beside the library, does; a user's own folder of that name only hides its commands.
+"""
+
+import logging
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
+
+import typer
+
+from adc_features.cli import commands, serving
+from adc_features.cli.console import run_app
+
+log = logging.getLogger("adc")
+GROUP = "adc_features.commands"
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_app(application())
+
+
+@cache
+def application() -> typer.Typer:
+    """The app with every command that is installed."""
+    serving.add_to(commands.app)
+    for point in entry_points(group=GROUP):
+        _add(point, commands.app)
+    return commands.app
+
+
+def _add(point: EntryPoint, app: typer.Typer) -> None:
+    try:
+        add_to = point.load()
+    except (ImportError, AttributeError) as error:
+        log.warning("the commands of %s are left out (%s); does another package of that name come first on the path?", point.value, error)
+        return
+    add_to(app)
