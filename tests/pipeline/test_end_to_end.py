@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from adc_features.errors import InputError
 from adc_features.run import Run
-from adc_features.stages import generation_of, snapshots_of
+from adc_features.stages import generation_of, serving_time, snapshots_of
 from training.cli import app
 from training.recipes import RECIPES
 from training.stages import ALL_STAGES, RETROACTIVE, frame_of
@@ -187,3 +187,16 @@ def test_quality_reads_the_generation(workplace: Path) -> None:
     """`adc quality` prints one entry for each codebook."""
     quality = json.loads(adc("quality", "--run", str(workplace / "run"), "--json", "-").stdout)
     assert len(quality["codebooks"]) == generation_of(Run.open(workplace / "run")).spec.length
+
+
+def test_ranking_old_data_as_of_today_says_so(workplace: Path) -> None:
+    """Without `--now` on data that ended years ago, a warning names the end of the data and the option; with it there is none."""
+    run = workplace / "run"
+    end = serving_time(Run.open(run)).isoformat()
+    words = ["rank", "u000001", "i000001", "--run", str(run), "--json", "-"]
+    today, then = adc(*words), adc(*words, "--now", end)
+    assert "warning: ranking as of now" in today.stderr
+    assert f"the run's data ends at {end}; give --now {end}" in today.stderr
+    assert "warning" not in then.stderr
+    assert json.loads(then.stdout)["now"] == end.replace("+00:00", "Z")
+    assert json.loads(today.stdout)["now"] > json.loads(then.stdout)["now"]
