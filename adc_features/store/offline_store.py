@@ -25,6 +25,7 @@ from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, microseconds
 from adc_features.store import _compat as feast
 from adc_features.store.asof import AsofIndex
+from adc_features.store.casts import cut_to_seconds
 from adc_features.store.column_names import refuse_doubled, refuse_shared
 from adc_features.store.feature_values import arrow_type, declared_types
 from adc_features.store.join import BATCH_ROWS, PreparedView, ViewSource, joined_batches
@@ -202,7 +203,12 @@ class AsofOfflineStore(feast.OfflineStore):
             path,
             filesystem=filesystem,
             of=f"source {data_source.name or path}",
-            declared=Declared(types or {}, keys=tuple(join_key_columns), times=times),
+            declared=Declared(
+                types or {},
+                keys=tuple(join_key_columns),
+                times=times,
+                seconds=cut_to_seconds(types or {}, but=(*join_key_columns, *times)),
+            ),
         )
         wanted = [*join_key_columns, *(feature_name_columns or source.names), *times]
         columns = list(dict.fromkeys(wanted))
@@ -318,6 +324,7 @@ def view_sources(
         key_map = view.projection.join_key_map or {}
         types = {f.name: kind for f in view.features if (kind := arrow_type(f.dtype)) is not None}
         out = {name: f"{prefix}__{name}" if full_feature_names else name for name in names}
+        kinds = {out[name]: types[name] for name in names if name in types}
         shown += [(column, f"view {asked} feature {name}") for name, column in out.items()]
         sources.append(
             ViewSource(
@@ -326,7 +333,8 @@ def view_sources(
                 filesystem=filesystem,
                 keys={key_map.get(f.name, f.name): original.get(f.name, f.name) for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID},
                 features={out[name]: original.get(name, name) for name in names},
-                types={out[name]: types[name] for name in names if name in types},
+                types=kinds,
+                seconds=cut_to_seconds(kinds),
                 key_types={
                     key_map.get(f.name, f.name): kind
                     for f in view.entity_columns
@@ -474,13 +482,10 @@ def _declared(view: Any) -> Declared:
     """What a view says of its source's columns, in the names that they have there."""
     source = view.batch_source
     original = {new: old for old, new in (source.field_mapping or {}).items()}
-    times = [source.timestamp_field, source.created_timestamp_column]
-    keys = [f.name for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID]
-    return Declared(
-        declared_types(view),
-        keys=tuple(original.get(key, key) for key in keys),
-        times=tuple(original.get(time, time) for time in times if time),
-    )
+    times = tuple(original.get(time, time) for time in (source.timestamp_field, source.created_timestamp_column) if time)
+    keys = tuple(original.get(f.name, f.name) for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID)
+    types = declared_types(view)
+    return Declared(types, keys=keys, times=times, seconds=cut_to_seconds(types, but=(*keys, *times)))
 
 
 def _location(source: Any, repo_path: Path | None) -> tuple[Any, str]:

@@ -24,7 +24,8 @@ INF, NAN, LARGE = float("inf"), float("nan"), 2**53
 REFUSED = object()
 US = pa.timestamp("us", "UTC")
 NS = pa.array([1_704_067_200_123_456_789], pa.int64()).cast(pa.timestamp("ns", "UTC"))
-MICRO = datetime(2024, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
+LATE = datetime(2023, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+BEFORE = datetime(1969, 12, 31, 23, 59, 58, 500000, tzinfo=UTC)
 SECOND = datetime(2024, 1, 1, tzinfo=UTC)
 
 TABLE = {
@@ -60,7 +61,14 @@ TABLE = {
     "integer as a time": (types.UnixTimestamp, pa.array([1]), REFUSED),
     "text as a time": (types.UnixTimestamp, pa.array(["2024-01-01"]), REFUSED),
     "date as a time": (types.UnixTimestamp, pa.array([SECOND.date()], pa.date32()), SECOND),
-    "nanoseconds": (types.UnixTimestamp, NS, MICRO),
+    "nanoseconds": (types.UnixTimestamp, NS, SECOND),
+    "microseconds": (types.UnixTimestamp, pa.array([LATE], US), LATE.replace(microsecond=0)),
+    "milliseconds without a zone": (types.UnixTimestamp, pa.array([LATE], US).cast(pa.timestamp("ms"), safe=False), LATE.replace(microsecond=0)),
+    "half a second before 1970": (types.UnixTimestamp, pa.array([BEFORE], US), BEFORE.replace(microsecond=0)),
+    "no time": (types.UnixTimestamp, pa.array([None], US), None),
+    "times in a list": (types.Array(types.UnixTimestamp), pa.array([[LATE, BEFORE]], pa.list_(US)), [t.replace(microsecond=0) for t in (LATE, BEFORE)]),
+    "dates in a large list": (types.Array(types.UnixTimestamp), pa.array([[SECOND.date()]], pa.large_list(pa.date32())), [SECOND]),
+    "text in a list of times": (types.Array(types.UnixTimestamp), pa.array([["2024-01-01"]]), REFUSED),
     "list of whole floats": (types.Array(types.Int64), pa.array([[1.0, 2.0]]), [1, 2]),
     "list with a fraction": (types.Array(types.Int64), pa.array([[1.5]]), REFUSED),
     "list with NaN for an integer": (types.Array(types.Int64), pa.array([[1.0, NAN]]), REFUSED),
@@ -131,10 +139,11 @@ def test_a_cell_is_the_same_in_joins_materialization_push_and_write_back(tmp_pat
             assert "value" in str(error.value), way
         assert online(repository) is None
         return
-    shown = right.replace(microsecond=0) if right is MICRO else right
-    assert {way: run() for way, run in ways.items()} == {"join": right, "materialize": shown, "push": shown}
+    assert {way: run() for way, run in ways.items()} == dict.fromkeys(ways, right)
     repository.write_to_offline_store("v", pushed(column)[["item_id", "value", "other", "event_timestamp", "created"]])
     assert offline(repository) == right
+    written = pq.read_table(tmp_path / "rows.parquet")["value"].to_pylist()[-1]
+    assert written in (right, right and right.replace(tzinfo=None)) if isinstance(right, datetime) else written == right
 
 
 @pytest.mark.parametrize("ids", [pa.array([1.0]), pa.array([Decimal("1.00")]), pa.array([1], pa.uint64())])
@@ -228,3 +237,40 @@ def test_what_fits_is_the_same_number_and_the_rest_is_refused(values, kind):
     else:
         with pytest.raises(MISFITS, match="value "):
             fitted(column, kind, name="x")
+
+
+MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.none() | MOMENTS, max_size=5), st.sampled_from(["s", "ms", "us", "ns"]), st.sampled_from([None, "UTC", "Asia/Tokyo"]))
+def test_features_of_times_are_floored_to_the_second(moments, unit, zone):
+    """Of every unit and zone, before and after 1970, alone and in lists, against Python's own second."""
+    whole = [None if moment is None else (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) for moment in moments]
+    ticks = {"s": 1_000_000, "ms": 1_000, "us": 1}.get(unit)
+    came = pa.array([n if n is None else n // ticks if ticks else 1_000 * n for n in whole], pa.int64()).cast(pa.timestamp(unit, zone))
+    right = [None if moment is None else moment.replace(microsecond=0) for moment in moments]
+    for column, kind, cut in (
+        (came, US, right),
+        (pa.array([came.drop_null().to_pylist()], pa.list_(came.type)), pa.list_(US), [[moment for moment in right if moment]]),
+    ):
+        answer = fitted(pa.chunked_array([column]), kind, name="x", seconds=True)
+        assert (answer.type, answer.to_pylist()) == (kind, cut)
+
+
+def test_times_of_rows_stay_microseconds_where_they_are_features_too(tmp_path):
+    """A view that declares its event time as a feature serves it to the second, and joins by the microsecond."""
+    rows = pa.table({"item_id": [1, 1], "event_timestamp": pa.array([LATE - timedelta(microseconds=1), LATE], US), "value": [1, 2]})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    repository = store(tmp_path, LMDB, engine=ENGINE, offline_store={"type": "adc_features.store.offline_store.AsofOfflineStore"})
+    source = feast.FileSource(name="rows", path=str(tmp_path / "rows.parquet"), timestamp_field="event_timestamp")
+    fields = [feast.Field(name=name, dtype=kind) for name, kind in (("value", types.Int64), ("event_timestamp", types.UnixTimestamp))]
+    view = feast.FeatureView(name="v", entities=[item], schema=fields, source=source, ttl=timedelta(0))
+    repository.apply([item, view])
+    entity = pa.table({"item_id": [1, 1], "time": pa.array([LATE - timedelta(microseconds=1), LATE], US)}).rename_columns(["item_id", "event_timestamp"])
+    assert repository.get_historical_features(entity, ["v:value"]).to_arrow()["value"].to_pylist() == [1, 2]
+    joined = repository.get_historical_features(entity, ["v:event_timestamp"], full_feature_names=True).to_arrow()
+    assert joined["v__event_timestamp"].to_pylist() == [LATE.replace(microsecond=0)] * 2
+    repository.materialize(LATE - timedelta(days=1), LATE + timedelta(days=1))
+    shown = repository.get_online_features(["v:value", "v:event_timestamp"], [{"item_id": 1}]).to_dict()
+    assert (shown["value"], shown["event_timestamp"]) == ([2], [LATE.replace(microsecond=0)])
