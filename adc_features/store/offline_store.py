@@ -39,6 +39,7 @@ from adc_features.store.offline_writes import (
     is_directory,
     write_whole,
 )
+from adc_features.store.pushes import pushed_table
 from adc_features.store.sources import Declared, open_source, refuse_table_formats
 
 TIME = "event_timestamp"
@@ -258,25 +259,8 @@ class AsofOfflineStore(feast.OfflineStore):
     @staticmethod
     def offline_write_batch(config: Any, feature_view: Any, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
         """Add rows to a view's files: a new part in a directory; a single file is written anew beside and moved into place."""
-        source = feature_view.batch_source
-        if source is None:
-            raise InputError(f"view {feature_view.name} has no batch source to write to; give it one")
-        filesystem, path = _location(source, config.repo_path)
-        refuse_table_formats(path, filesystem=filesystem, of=f"view {feature_view.name}")
-        table = in_the_files_names(table, source)
-        partitions: list[str] = []
-        before: Iterator[pa.Table] = iter(())
-        if exists(filesystem, path) and (not is_directory(filesystem, path) or holds_files(filesystem, path)):
-            known = open_source(
-                path,
-                filesystem=filesystem,
-                of=f"view {feature_view.name}",
-                declared=_declared(feature_view),
-            )
-            table, before = as_written(table, known)
-            partitions = known.partitions
-        else:
-            table = as_declared(table, _declared(feature_view), of=f"view {feature_view.name}")
+        filesystem, path = _destination(config, feature_view)
+        table, before, partitions = _to_be_written(feature_view, table, filesystem, path)
         if partitions:
             add_parts(table, path, filesystem, partitions)
         elif is_directory(filesystem, path):
@@ -285,6 +269,13 @@ class AsofOfflineStore(feast.OfflineStore):
             write_whole(itertools.chain(before, [table]), path, filesystem)
         if progress:
             progress(len(table))
+
+    @staticmethod
+    def check_push(config: Any, feature_view: Any, frame: Any) -> None:
+        """Raise InputError, as `offline_write_batch` of a pushed frame would, without writing."""
+        rows = pushed_table(feature_view, frame)
+        rows = rows.select([name for name in rows.column_names if name != feast.DUMMY_ENTITY_ID])
+        _to_be_written(feature_view, rows, *_destination(config, feature_view))
 
     @staticmethod
     def write_logged_features(config: Any, data: pa.Table | Path, source: Any, logging_config: Any, registry: Any) -> None:
@@ -486,6 +477,25 @@ def _declared(view: Any) -> Declared:
     keys = tuple(original.get(f.name, f.name) for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID)
     types = declared_types(view)
     return Declared(types, keys=keys, times=times, seconds=cut_to_seconds(types, but=(*keys, *times)))
+
+
+def _destination(config: Any, view: Any) -> tuple[Any, str]:
+    """Where a view's rows are written: file system and path."""
+    if view.batch_source is None:
+        raise InputError(f"view {view.name} has no batch source to write to; give it one")
+    filesystem, path = _location(view.batch_source, config.repo_path)
+    refuse_table_formats(path, filesystem=filesystem, of=f"view {view.name}")
+    return filesystem, path
+
+
+def _to_be_written(view: Any, table: pa.Table, filesystem: Any, path: str) -> tuple[pa.Table, Iterator[pa.Table], list[str]]:
+    """New rows as the files will have them, the rows there are, and the hive partitions."""
+    table, of = in_the_files_names(table, view.batch_source), f"view {view.name}"
+    if exists(filesystem, path) and (not is_directory(filesystem, path) or holds_files(filesystem, path)):
+        known = open_source(path, filesystem=filesystem, of=of, declared=_declared(view))
+        table, before = as_written(table, known)
+        return table, before, known.partitions
+    return as_declared(table, _declared(view), of=of), iter(()), []
 
 
 def _location(source: Any, repo_path: Path | None) -> tuple[Any, str]:

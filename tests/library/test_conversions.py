@@ -1,5 +1,6 @@
 """What fits a declared type: the table of docs/offline.md, the same offline, online and on push."""
 
+import asyncio
 import sys
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import types
+from feast.data_source import PushMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -274,3 +276,45 @@ def test_times_of_rows_stay_microseconds_where_they_are_features_too(tmp_path):
     repository.materialize(LATE - timedelta(days=1), LATE + timedelta(days=1))
     shown = repository.get_online_features(["v:value", "v:event_timestamp"], [{"item_id": 1}]).to_dict()
     assert (shown["value"], shown["event_timestamp"]) == ([2], [LATE.replace(microsecond=0)])
+
+
+def two_views(directory) -> feast.FeatureStore:
+    """`first` and `second`, both fed by `push`; `second` declares `value` as an integer and has a file of its own."""
+    repository = store(directory, LMDB, engine=ENGINE, offline_store={"type": "adc_features.store.offline_store.AsofOfflineStore"})
+    views = []
+    for name, kind in (("first", types.Float64), ("second", types.Int64)):
+        rows = {"item_id": [1], "value": [1.0], "event_timestamp": [NOW - timedelta(days=9)]}
+        pq.write_table(pa.table(rows), directory / f"{name}.parquet")
+        batch = feast.FileSource(name=name, path=str(directory / f"{name}.parquet"), timestamp_field="event_timestamp")
+        fields = [feast.Field(name=column, dtype=dtype) for column, dtype in (("item_id", types.Int64), ("value", kind))]
+        views.append(feast.FeatureView(name=name, entities=[item], schema=fields, source=batch, ttl=timedelta(0)))
+    for view in views:
+        view.stream_source = feast.PushSource(name="push", batch_source=view.batch_source)
+    repository.apply([item, *views])
+    return repository
+
+
+@pytest.mark.parametrize("to", list(PushMode), ids=str)
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["push", "push_async"])
+def test_a_push_that_one_view_refuses_is_written_to_none(tmp_path, to, asynchronous):
+    """2.5 fits the first view and not the second, in whichever order and store; a value that fits both goes into both."""
+    repository = two_views(tmp_path)
+
+    def push(frame: pd.DataFrame) -> None:
+        if asynchronous:
+            asyncio.run(repository.push_async("push", frame, to=to))
+        else:
+            repository.push("push", frame, to=to)
+
+    def state() -> list:
+        shown = repository.get_online_features(["first:value", "second:value"], [{"item_id": 1}], full_feature_names=True).to_dict()
+        return [shown["first__value"], shown["second__value"], *(pq.read_table(tmp_path / f"{name}.parquet")["value"].to_pylist() for name in ("first", "second"))]
+
+    frame = pd.DataFrame({"item_id": [1], "value": [2.5], "event_timestamp": [NOW]})
+    before = state()
+    with pytest.raises(InputError, match=r"view second: value .*2\.5"):
+        push(frame)
+    assert state() == before == [[None], [None], [1], [1]]
+    push(frame.assign(value=3.0))
+    online, offline = ([3], [3]) if to != PushMode.OFFLINE else ([None], [None]), ([1, 3], [1, 3]) if to != PushMode.ONLINE else ([1], [1])
+    assert state() == [*online, *offline]
