@@ -53,7 +53,6 @@ from feast.utils import (
     _get_column_names,
     _get_table_entity_values,
     compute_non_entity_date_range,
-    make_tzaware,
 )
 
 __all__ = [
@@ -112,7 +111,6 @@ __all__ = [
     "from_feast_to_pyarrow_type",
     "get_online_config_from_type",
     "get_online_store_from_config",
-    "make_tzaware",
     "online_store",
     "python_values_to_proto_values",
     "quiet",

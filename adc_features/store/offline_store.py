@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from adc_features.clock import moment
+from adc_features.clock import moment, utc
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, microseconds
 from adc_features.store import _compat as feast
@@ -135,7 +135,8 @@ class AsofOfflineStore(feast.OfflineStore):
         on_demand = feast.OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         sources = view_sources(config, feature_views, feature_refs, full_feature_names=full_feature_names, on_demand=on_demand)
         if entity_df is None:
-            start, end = feast.compute_non_entity_date_range(feature_views, start_date=start_date, end_date=end_date)
+            start, end = _bound(start_date, "start_date"), _bound(end_date, "end_date")
+            start, end = feast.compute_non_entity_date_range(feature_views, start_date=start, end_date=end)
             entity = _keys_between(sources, start, end)
         else:
             entity = entity_table(entity_df, repo_path=config.repo_path)
@@ -214,7 +215,7 @@ class AsofOfflineStore(feast.OfflineStore):
         wanted = [*join_key_columns, *(feature_name_columns or source.names), *times]
         columns = list(dict.fromkeys(wanted))
         source.check(columns)
-        start, end = (None if d is None else feast.make_tzaware(d) for d in (start_date, end_date))
+        start, end = _bound(start_date, "start_date"), _bound(end_date, "end_date")
 
         def batches() -> Iterator[pa.Table]:
             for table in source.tables(columns, start=start, end=end):
@@ -496,6 +497,11 @@ def _to_be_written(view: Any, table: pa.Table, filesystem: Any, path: str) -> tu
         table, before = as_written(table, known)
         return table, before, known.partitions
     return as_declared(table, _declared(view), of=of), iter(()), []
+
+
+def _bound(time: datetime | None, name: str) -> datetime | None:
+    """A bound of a pull, aware. Raises InputError for one without a zone: Feast's own commands give theirs one."""
+    return None if time is None else utc(time, name=name)
 
 
 def _location(source: Any, repo_path: Path | None) -> tuple[Any, str]:

@@ -200,3 +200,38 @@ def test_ranking_old_data_as_of_today_says_so(workplace: Path) -> None:
     assert "warning" not in then.stderr
     assert json.loads(then.stdout)["now"] == end.replace("+00:00", "Z")
     assert json.loads(today.stdout)["now"] > json.loads(then.stdout)["now"]
+
+
+READING = """
+import sys
+from typer.testing import CliRunner
+from adc_features.run import Run
+from adc_features.stages import generation_of, serving_time
+from training.cli import app
+run = sys.argv[1]
+opened = Run.open(run)
+now = serving_time(opened).isoformat()
+for words in (
+    ["rank", "u000001", "i000001", "--now", now],
+    ["versions"],
+    ["show", generation_of(opened).id],
+    ["doctor"],
+    ["lookup", "i000001"],
+    ["quality"],
+):
+    place = [run] if words == ["doctor"] else ["--run", run]
+    told = CliRunner().invoke(app, [*words, *place, "--json", "-"])
+    print(words[0], told.exit_code, repr(told.exception), told.output if told.exit_code else "")
+"""
+
+
+def test_commands_that_only_read_need_no_writable_disk(workplace: Path) -> None:
+    """On a run that is mounted read-only, ranking, lists, lookups and the check-up answer, and say nothing of the disk."""
+    run = str(workplace / "run")
+    mounted = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && ! touch "$0/file" 2>/dev/null'
+    if subprocess.run(["unshare", "-m", "sh", "-c", mounted, run], check=False, capture_output=True).returncode:
+        pytest.skip("mounting needs root and `unshare`")
+    script = [sys.executable, "-c", READING, run]
+    told = subprocess.run(["unshare", "-m", "sh", "-c", f'{mounted}; shift 0; exec "$@"', run, *script], check=False, capture_output=True, text=True)
+    answers = [line.split()[:2] for line in told.stdout.splitlines()]
+    assert answers == [[name, "0"] for name in ("rank", "versions", "show", "doctor", "lookup", "quality")], told.stdout + told.stderr
