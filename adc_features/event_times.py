@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from adc_features.clock import utc
 from adc_features.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,7 +98,9 @@ def time_bounds(kind: pa.DataType, column: str, *, start: datetime | None, end: 
 
 def _ticks(kind: pa.DataType, moment: datetime, *, last: bool) -> int:
     """The last tick of a type that is not after a moment, or the first that is not before it."""
-    at = (utc(moment, name="a bound") - _EPOCH) // timedelta(microseconds=1)
+    if moment.tzinfo is None:
+        raise InputError(f"a bound is {moment.isoformat()} without a time zone; give an aware time, for example ...+00:00")
+    at = (moment - _EPOCH) // timedelta(microseconds=1)
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return at * 1_000 + (999 if last else 0)
     ticks = _microseconds_in_tick(kind)

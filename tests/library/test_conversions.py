@@ -241,7 +241,7 @@ def test_what_fits_is_the_same_number_and_the_rest_is_refused(values, kind):
             fitted(column, kind, name="x")
 
 
-MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))  # noqa: DTZ001
+MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
 
 
 @settings(max_examples=100, deadline=None)
@@ -308,7 +308,11 @@ def test_a_push_that_one_view_refuses_is_written_to_none(tmp_path, to, asynchron
 
     def state() -> list:
         shown = repository.get_online_features(["first:value", "second:value"], [{"item_id": 1}], full_feature_names=True).to_dict()
-        return [shown["first__value"], shown["second__value"], *(pq.read_table(tmp_path / f"{name}.parquet")["value"].to_pylist() for name in ("first", "second"))]
+        return [
+            shown["first__value"],
+            shown["second__value"],
+            *(pq.read_table(tmp_path / f"{name}.parquet")["value"].to_pylist() for name in ("first", "second")),
+        ]
 
     frame = pd.DataFrame({"item_id": [1], "value": [2.5], "event_timestamp": [NOW]})
     before = state()

@@ -18,13 +18,13 @@ from adc_features.snapshots import backfill_times, refuse_after_window
 from adc_features.store import open_join
 from training.promotion import Promotion
 
-NAIVE = datetime(2024, 1, 5)  # noqa: DTZ001
+NAIVE = datetime(2024, 1, 5)
 AWARE = datetime(2024, 1, 5, tzinfo=UTC)
 DAY = timedelta(days=1)
 US = pa.timestamp("us", "UTC")
 
 PLAIN = {
-    "an instant": lambda time: instant(time),
+    "an instant": instant,
     "windows": lambda time: Windows(time, AWARE + DAY, AWARE + 2 * DAY),
     "the end of windows": lambda time: Windows(AWARE - 2 * DAY, AWARE - DAY, time),
     "the start of a backfill": lambda time: backfill_times(time, AWARE + DAY, "1d"),
@@ -42,10 +42,7 @@ def test_a_time_without_a_zone_is_refused(name):
     """The same call takes the time with its zone."""
     with pytest.raises(InputError, match="without a time zone"):
         PLAIN[name](NAIVE)
-    try:
-        PLAIN[name](AWARE)
-    except InputError as error:
-        assert "time zone" not in str(error)
+    PLAIN[name](AWARE)
 
 
 @pytest.mark.parametrize("way", ["pull_all", "pull_latest", "history"])
@@ -74,7 +71,9 @@ def test_the_offline_stores_bounds_need_their_zone(tmp_path, way, bound):
 
     def rows(**bounds: datetime) -> int:
         if way == "history":
-            found = AsofOfflineStore.get_historical_features(repository.config, [repository.get_feature_view("v")], ["v:value"], None, repository.registry, "p", **bounds)
+            found = AsofOfflineStore.get_historical_features(
+                repository.config, [repository.get_feature_view("v")], ["v:value"], None, repository.registry, "p", **bounds
+            )
         else:
             pull = getattr(AsofOfflineStore, f"{way}_from_table_or_query")
             found = pull(repository.config, source, ["id"], ["value"], "event_timestamp", None, **bounds)
