@@ -4,6 +4,7 @@ import glob
 import json
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
@@ -213,6 +214,8 @@ def _durable(connection: Any, _: Any) -> None:
 def _patient(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     cursor.execute(f"SET lock_timeout = {int(1000 * WAIT)}")
+    here = "".join(c for c in socket.gethostname() if c.isalnum() or c in "-.")[:30]
+    cursor.execute(f"SET application_name = 'adc process {os.getpid()} on {here}'")  # what another one says of who holds a lock
     cursor.close()
     connection.commit()
 

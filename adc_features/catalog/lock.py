@@ -33,7 +33,7 @@ def only_one(engine: Engine, name: str, *, wait: float) -> Iterator[None]:
     with held as taken:
         if not taken:
             raise InputError(
-                f"another process holds the catalogue's {name!r} lock ({redacted(engine.url.render_as_string())}){_named(holders(engine, name))}; "
+                f"another process holds the catalogue's {name!r} lock ({redacted(engine.url.render_as_string())}){_holder(engine, name)}; "
                 "wait for it, or end it, and run the command again"
             )
         yield
@@ -67,6 +67,25 @@ def _named(pids: list[int]) -> str:
     return f" (process {', '.join(map(str, pids))})" if pids else ""
 
 
+def _holder(engine: Engine, name: str) -> str:
+    """Who holds the lock `name`, in brackets; nothing where the system does not say."""
+    if engine.dialect.name != "postgresql":
+        return _named(holders(engine, name))
+    with engine.connect() as connection:
+        found = connection.execute(text(_WHO_HOLDS), _key(name)).scalars().all()
+    return f" ({', '.join(found)})" if found else ""
+
+
+_WHO_HOLDS = """
+SELECT concat(application_name, ', server process ', pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND pg_locks.classid = 0 AND pg_locks.objid = :key AND pg_locks.database = pg_stat_activity.datid
+"""
+
+
+def _key(name: str) -> dict[str, int]:
+    return {"key": zlib.crc32(f"adc_features {name}".encode())}
+
+
 @contextmanager
 def _file(path: Path, wait: float) -> Iterator[bool]:
     with path.open("w") as file:
@@ -83,7 +102,7 @@ def _flocked(descriptor: int) -> bool:
 
 @contextmanager
 def _advisory(engine: Engine, name: str, wait: float) -> Iterator[bool]:
-    key = {"key": zlib.crc32(f"adc_features {name}".encode())}
+    key = _key(name)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         taken = _tried(lambda: bool(connection.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar()), wait)
         try:

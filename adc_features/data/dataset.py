@@ -116,7 +116,7 @@ class Dataset:
 
     def refuse_after_end(self, as_of: datetime) -> None:
         """Raise InputError for a cut-off after the data's end: time without data would look like time without events."""
-        if as_of > self.end:
+        if utc(as_of, name="as_of") > self.end:
             how = "as was said of it" if self.complete_through is not None else f"the end of the day of its last event, {moment(self._times[-1]).isoformat()}"
             raise InputError(
                 f"as_of is {as_of.isoformat()}, the data is known to be complete through {self.end.isoformat()} ({how}); give an earlier time, newer data with --data, "

@@ -85,6 +85,7 @@ def refresh_statistics(run: Run, until: datetime, *, source: str | None = None) 
     """
     from adc_features.store import apply, publish_statistics
 
+    until = utc(until, name="until")
     if source is None and until <= serving_time(run):
         return False
     dataset = _data(run, until, source)
@@ -186,7 +187,7 @@ def _data(run: Run, as_of: datetime, source: str | None) -> Dataset:
 
 def refuse_after_window(as_of: datetime, end: datetime) -> None:
     """Raise InputError for a cut-off after the end of the run's scored window, whose later rows nobody may look at yet."""
-    if as_of > end:
+    if utc(as_of, name="as_of") > end:
         raise InputError(
             f"the run may look at its data up to {end.isoformat()}, as_of is {as_of.isoformat()}; give newer data with --data, or an earlier cut-off"
         )

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.artifact import read_manifest
-from adc_features.clock import instant
+from adc_features.clock import instant, utc
 from adc_features.codes.spec import NO_CODE
 from adc_features.errors import GenerationMismatch, InputError, RequestError
 from adc_features.loader.frame import LAST_EVENT_COLUMNS, refuse_later_events
@@ -87,6 +87,7 @@ class Bundle:
         for ids of the wrong type, and when the online features hold events that lie after `now`; ArtifactError when the online store is gone,
         empty or behind; GenerationMismatch when the repository was replaced by one with other codes under the generation's id.
         """
+        now = utc(now, name="now")
         self.check_online()
         return self._scored(user_id, item_ids, now=now)
 
@@ -123,7 +124,7 @@ class Bundle:
 
     def lookup(self, item_ids: Sequence[Any], *, now: datetime) -> pa.Table:
         """Codes as served at `now` and features of items, in the order asked: item_id, found columns, features; absences as `OnlineReader.read` shows them."""
-        items = self.ids("item_id", item_ids)
+        items, now = self.ids("item_id", item_ids), utc(now, name="now")
         self.check_online()
         rows = self.reader.read(item_ids=items)
         if self.live is None:

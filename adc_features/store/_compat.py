@@ -23,6 +23,7 @@ os.environ.setdefault("FEAST_USAGE", "False")
 
 from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, StreamFeatureView, ValueType
 from feast.data_format import ParquetFormat
+from feast.data_source import PushMode
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
@@ -52,7 +53,6 @@ from feast.utils import (
     _get_column_names,
     _get_table_entity_values,
     compute_non_entity_date_range,
-    make_tzaware,
 )
 
 __all__ = [
@@ -111,7 +111,6 @@ __all__ = [
     "from_feast_to_pyarrow_type",
     "get_online_config_from_type",
     "get_online_store_from_config",
-    "make_tzaware",
     "online_store",
     "python_values_to_proto_values",
     "quiet",
@@ -187,6 +186,46 @@ def _frames_pass_whole() -> None:
 
 
 _frames_pass_whole()
+
+
+def _pushes_are_refused_whole() -> None:
+    """Ask every store of every view of a push source whether it takes the frame, before the first one writes.
+
+    Feast (0.67) writes view after view, online then offline: what the second refuses has gone into the first.
+    """
+    push, push_async = FeatureStore.push, FeatureStore.push_async
+
+    def check(self: FeatureStore, source: str, frame: Any, cached: bool, to: PushMode) -> None:
+        provider: Any = self._get_provider()
+        stores = [provider.online_store] * (to != PushMode.OFFLINE) + [provider.offline_store] * (to != PushMode.ONLINE)
+        views = self._fvs_for_push_source_or_raise(source, cached)
+        frame = self._validate_and_convert_input_data(frame, None)
+        if len(views) * len(stores) < 2 or frame is None or frame.empty:  # a write of its own refuses before it writes
+            return
+        for view in sorted(views, key=lambda view: view.name):
+            for store in stores:
+                if hasattr(store, "check_push"):
+                    store.check_push(self.config, view, frame)
+
+    @functools.wraps(push)
+    def pushed(
+        self: FeatureStore, push_source_name: str, df: Any, allow_registry_cache: bool = True, to: PushMode = PushMode.ONLINE, *args: Any, **kwargs: Any
+    ) -> None:
+        check(self, push_source_name, df, allow_registry_cache, to)
+        push(self, push_source_name, df, allow_registry_cache, to, *args, **kwargs)
+
+    @functools.wraps(push_async)
+    async def pushed_async(
+        self: FeatureStore, push_source_name: str, df: Any, allow_registry_cache: bool = True, to: PushMode = PushMode.ONLINE, **kwargs: Any
+    ) -> None:
+        await asyncio.to_thread(check, self, push_source_name, df, allow_registry_cache, to)
+        await push_async(self, push_source_name, df, allow_registry_cache, to, **kwargs)
+
+    changed: Any = FeatureStore
+    changed.push, changed.push_async = pushed, pushed_async
+
+
+_pushes_are_refused_whole()
 
 
 def _beside_the_repository(create: Any) -> Any:

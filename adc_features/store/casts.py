@@ -6,7 +6,7 @@ online by materialization or push, and what is written back.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 
 import numpy as np
 import pyarrow as pa
@@ -28,14 +28,18 @@ def fitted(
     name: str,
     whole_lists: bool = True,
     spelled: bool = False,
+    seconds: bool = False,
 ) -> pa.ChunkedArray:
     """The column in another type, with the same values; raises one of MISFITS, naming the value, for others.
 
     Missing whole numbers that pandas made NaN become null again. Fractions take the nearest value
     of a narrower type, but never an infinite one. Times and dates are floored to the unit asked.
     whole_lists: refuse lists that hold a null. spelled: texts are read as what they spell, as
-    names of directories are.
+    names of directories are. seconds: floor times to whole seconds, whatever the type's unit.
     """
+    if seconds and holds_times(wanted):
+        column = fitted(column, wanted, name=name, whole_lists=whole_lists, spelled=spelled)
+        column = fitted(column, _in_seconds(wanted), name=name, whole_lists=whole_lists)
     if column.type == wanted and not (whole_lists and is_list(wanted)):
         return _named(column, wanted)
 
@@ -70,6 +74,20 @@ def is_list(kind: pa.DataType) -> bool:
     """Whether values of this type are lists, of any layout that is read."""
     checks = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
     return any(check(kind) for check in checks)
+
+
+def holds_times(kind: pa.DataType) -> bool:
+    """Whether values of this type are times, or lists of times."""
+    return holds_times(kind.value_type) if is_list(kind) else pa.types.is_timestamp(kind)
+
+
+def cut_to_seconds(types: Mapping[str, pa.DataType], *, but: Collection[str] = ()) -> tuple[str, ...]:
+    """The features that are cut to whole seconds, as Feast's values of times are; keys and times of rows are not."""
+    return tuple(name for name, kind in types.items() if holds_times(kind) and name not in but)
+
+
+def _in_seconds(kind: pa.DataType) -> pa.DataType:
+    return pa.list_(_in_seconds(kind.value_type)) if is_list(kind) else pa.timestamp("s", kind.tz)
 
 
 def _converted(array: pa.Array, wanted: pa.DataType, name: str, whole_lists: bool, spelled: bool) -> pa.Array:

@@ -20,10 +20,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from adc_features.clock import moment
+from adc_features.clock import moment, utc
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, microseconds
 from adc_features.store import _compat as feast
+from adc_features.store.casts import cut_to_seconds
 from adc_features.store.column_names import refuse_doubled, refuse_shared
 from adc_features.store.join.asof import AsofIndex
 from adc_features.store.join.engine import BATCH_ROWS, PreparedView, ViewSource, joined_batches
@@ -38,6 +39,7 @@ from adc_features.store.offline_writes import (
     is_directory,
     write_whole,
 )
+from adc_features.store.pushes import pushed_table
 from adc_features.store.sources import Declared, open_source, refuse_table_formats
 
 TIME = "event_timestamp"
@@ -133,7 +135,8 @@ class AsofOfflineStore(feast.OfflineStore):
         on_demand = feast.OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         sources = view_sources(config, feature_views, feature_refs, full_feature_names=full_feature_names, on_demand=on_demand)
         if entity_df is None:
-            start, end = feast.compute_non_entity_date_range(feature_views, start_date=start_date, end_date=end_date)
+            start, end = _bound(start_date, "start_date"), _bound(end_date, "end_date")
+            start, end = feast.compute_non_entity_date_range(feature_views, start_date=start, end_date=end)
             entity = _keys_between(sources, start, end)
         else:
             entity = entity_table(entity_df, repo_path=config.repo_path)
@@ -202,12 +205,17 @@ class AsofOfflineStore(feast.OfflineStore):
             path,
             filesystem=filesystem,
             of=f"source {data_source.name or path}",
-            declared=Declared(types or {}, keys=tuple(join_key_columns), times=times),
+            declared=Declared(
+                types or {},
+                keys=tuple(join_key_columns),
+                times=times,
+                seconds=cut_to_seconds(types or {}, but=(*join_key_columns, *times)),
+            ),
         )
         wanted = [*join_key_columns, *(feature_name_columns or source.names), *times]
         columns = list(dict.fromkeys(wanted))
         source.check(columns)
-        start, end = (None if d is None else feast.make_tzaware(d) for d in (start_date, end_date))
+        start, end = _bound(start_date, "start_date"), _bound(end_date, "end_date")
 
         def batches() -> Iterator[pa.Table]:
             for table in source.tables(columns, start=start, end=end):
@@ -252,25 +260,8 @@ class AsofOfflineStore(feast.OfflineStore):
     @staticmethod
     def offline_write_batch(config: Any, feature_view: Any, table: pa.Table, progress: Callable[[int], Any] | None) -> None:
         """Add rows to a view's files: a new part in a directory; a single file is written anew beside and moved into place."""
-        source = feature_view.batch_source
-        if source is None:
-            raise InputError(f"view {feature_view.name} has no batch source to write to; give it one")
-        filesystem, path = _location(source, config.repo_path)
-        refuse_table_formats(path, filesystem=filesystem, of=f"view {feature_view.name}")
-        table = in_the_files_names(table, source)
-        partitions: list[str] = []
-        before: Iterator[pa.Table] = iter(())
-        if exists(filesystem, path) and (not is_directory(filesystem, path) or holds_files(filesystem, path)):
-            known = open_source(
-                path,
-                filesystem=filesystem,
-                of=f"view {feature_view.name}",
-                declared=_declared(feature_view),
-            )
-            table, before = as_written(table, known)
-            partitions = known.partitions
-        else:
-            table = as_declared(table, _declared(feature_view), of=f"view {feature_view.name}")
+        filesystem, path = _destination(config, feature_view)
+        table, before, partitions = _to_be_written(feature_view, table, filesystem, path)
         if partitions:
             add_parts(table, path, filesystem, partitions)
         elif is_directory(filesystem, path):
@@ -279,6 +270,13 @@ class AsofOfflineStore(feast.OfflineStore):
             write_whole(itertools.chain(before, [table]), path, filesystem)
         if progress:
             progress(len(table))
+
+    @staticmethod
+    def check_push(config: Any, feature_view: Any, frame: Any) -> None:
+        """Raise InputError, as `offline_write_batch` of a pushed frame would, without writing."""
+        rows = pushed_table(feature_view, frame)
+        rows = rows.select([name for name in rows.column_names if name != feast.DUMMY_ENTITY_ID])
+        _to_be_written(feature_view, rows, *_destination(config, feature_view))
 
     @staticmethod
     def write_logged_features(config: Any, data: pa.Table | Path, source: Any, logging_config: Any, registry: Any) -> None:
@@ -318,6 +316,7 @@ def view_sources(
         key_map = view.projection.join_key_map or {}
         types = {f.name: kind for f in view.features if (kind := arrow_type(f.dtype)) is not None}
         out = {name: f"{prefix}__{name}" if full_feature_names else name for name in names}
+        kinds = {out[name]: types[name] for name in names if name in types}
         shown += [(column, f"view {asked} feature {name}") for name, column in out.items()]
         sources.append(
             ViewSource(
@@ -326,7 +325,8 @@ def view_sources(
                 filesystem=filesystem,
                 keys={key_map.get(f.name, f.name): original.get(f.name, f.name) for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID},
                 features={out[name]: original.get(name, name) for name in names},
-                types={out[name]: types[name] for name in names if name in types},
+                types=kinds,
+                seconds=cut_to_seconds(kinds),
                 key_types={
                     key_map.get(f.name, f.name): kind
                     for f in view.entity_columns
@@ -474,13 +474,34 @@ def _declared(view: Any) -> Declared:
     """What a view says of its source's columns, in the names that they have there."""
     source = view.batch_source
     original = {new: old for old, new in (source.field_mapping or {}).items()}
-    times = [source.timestamp_field, source.created_timestamp_column]
-    keys = [f.name for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID]
-    return Declared(
-        declared_types(view),
-        keys=tuple(original.get(key, key) for key in keys),
-        times=tuple(original.get(time, time) for time in times if time),
-    )
+    times = tuple(original.get(time, time) for time in (source.timestamp_field, source.created_timestamp_column) if time)
+    keys = tuple(original.get(f.name, f.name) for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID)
+    types = declared_types(view)
+    return Declared(types, keys=keys, times=times, seconds=cut_to_seconds(types, but=(*keys, *times)))
+
+
+def _destination(config: Any, view: Any) -> tuple[Any, str]:
+    """Where a view's rows are written: file system and path."""
+    if view.batch_source is None:
+        raise InputError(f"view {view.name} has no batch source to write to; give it one")
+    filesystem, path = _location(view.batch_source, config.repo_path)
+    refuse_table_formats(path, filesystem=filesystem, of=f"view {view.name}")
+    return filesystem, path
+
+
+def _to_be_written(view: Any, table: pa.Table, filesystem: Any, path: str) -> tuple[pa.Table, Iterator[pa.Table], list[str]]:
+    """New rows as the files will have them, the rows there are, and the hive partitions."""
+    table, of = in_the_files_names(table, view.batch_source), f"view {view.name}"
+    if exists(filesystem, path) and (not is_directory(filesystem, path) or holds_files(filesystem, path)):
+        known = open_source(path, filesystem=filesystem, of=of, declared=_declared(view))
+        table, before = as_written(table, known)
+        return table, before, known.partitions
+    return as_declared(table, _declared(view), of=of), iter(()), []
+
+
+def _bound(time: datetime | None, name: str) -> datetime | None:
+    """A bound of a pull, aware. Raises InputError for one without a zone: Feast's own commands give theirs one."""
+    return None if time is None else utc(time, name=name)
 
 
 def _location(source: Any, repo_path: Path | None) -> tuple[Any, str]:

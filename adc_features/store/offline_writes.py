@@ -56,7 +56,8 @@ def _fitted_columns(table: pa.Table, kinds: Mapping[str, pa.DataType], declared:
         if name in declared.keys and not pa.types.is_null(kind) and family(kind) != family(wanted):
             raise InputError(f"{of}: key {name} is {kind} in the rows and {wanted} in the view: the two never match; convert one of them")
         try:
-            columns[name] = fitted(table[name], wanted, name=f"{of}: {name}", whole_lists=name in declared.types)
+            options = {"whole_lists": name in declared.types, "seconds": name in declared.seconds}
+            columns[name] = fitted(table[name], wanted, name=f"{of}: {name}", **options)
         except MISFITS as error:
             raise InputError(f"{of}: {name} is {kind} in the rows and {wanted} in the view, which does not hold its values ({error}); correct one") from error
     if declared.times and (lost := columns[declared.times[0]].null_count):

@@ -119,15 +119,23 @@ class LmdbOnlineStore(feast.OnlineStore):
         self.write_table(config, table, pushed_table(table, frame))
         return True
 
+    def check_push(self, config: Any, table: Any, frame: Any) -> None:
+        """Raise InputError, as `write_frame` would, without writing."""
+        if pushes_are_ours(table):
+            event, created = times_of(table)
+            rows = pushed_table(table, frame)
+            if self.takes_arrow(config, table):
+                _rows(table, rows, event=event, created=created)
+            else:
+                _as_protos(table, rows, event=event, created=created)
+
     def write_table(self, config: Any, table: Any, rows: pa.Table) -> None:
         """Write an Arrow table in the view's names, by way of protos where the view's types ask for it. Raises InputError as `write_arrow`."""
         event, created = times_of(table)
         if self.takes_arrow(config, table):
             self.write_arrow(config, table, rows, event=event, created=created)
             return
-        rows = conformed(table, rows, event=event, created=created)
-        types = {field.name: field.dtype.to_value_type() for field in table.entity_columns}
-        self.online_write_batch(config, table, feast._convert_arrow_to_proto(rows.combine_chunks(), table, types), None)
+        self.online_write_batch(config, table, _as_protos(table, rows, event=event, created=created), None)
 
     def takes_arrow(self, config: Any, table: Any) -> bool:
         """Can `write_arrow` take the rows of this view?"""
@@ -334,6 +342,12 @@ def _rows(view: Any, table: pa.Table, *, event: str, created: str | None) -> Row
         _times(table[created], view=view.name, name=created, absent=NO_CREATED) if created else np.full(len(table), NO_CREATED),
         columns_from_arrow(view, table),
     )
+
+
+def _as_protos(view: Any, table: pa.Table, *, event: str, created: str | None) -> Any:
+    rows = conformed(view, table, event=event, created=created)
+    types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
+    return feast._convert_arrow_to_proto(rows.combine_chunks(), view, types)
 
 
 def _by_column(entity_rows: Any) -> dict[str, list] | None:

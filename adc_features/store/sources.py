@@ -35,12 +35,13 @@ class Declared:
 
     types: of features and keys; columns without one take the widest type of the files. keys: the
     join keys. times: event time and created time, which become timestamp[us, UTC]; the first is
-    the event time.
+    the event time. seconds: features of times, which are cut to whole seconds.
     """
 
     types: Mapping[str, pa.DataType]
     keys: tuple[str, ...] = ()
     times: tuple[str, ...] = ()
+    seconds: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -181,7 +182,8 @@ class Source:
                 continue
             try:
                 declared, text = name in self.declared.types, name in run.texts
-                columns[name] = fitted(table[name], kind, name=f"{self.of}: {name}", whole_lists=declared, spelled=text)
+                seconds = name in self.declared.seconds
+                columns[name] = fitted(table[name], kind, name=f"{self.of}: {name}", whole_lists=declared, spelled=text, seconds=seconds)
             except MISFITS as error:
                 there = "in the view" if name in self.declared.types else "in other files"
                 raise InputError(

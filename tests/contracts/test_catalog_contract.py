@@ -107,6 +107,13 @@ def test_a_second_holder_is_refused_at_once(url):
         pass
 
 
+def test_the_holder_of_a_lock_is_named(url):
+    """Who waits in vain is told the process that holds the lock, on every database."""
+    first, second = open_catalog(url), open_catalog(url)
+    with first.alone("retrain"), pytest.raises(InputError, match=rf"lock .*process {os.getpid()}\b"), second.alone("retrain"):
+        pass
+
+
 def test_writers_wait_for_each_other(url):
     """Three processes add 20 rows each; none is lost and none fails."""
     open_catalog(url)

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from adc_features.cli.main import application
 from adc_features.errors import InputError
 from adc_features.pipeline.run import Run
-from adc_features.pipeline.stages import generation_of, snapshots_of
+from adc_features.pipeline.stages import generation_of, serving_time, snapshots_of
 from adc_features.ranking.recipes import RECIPES
 from training.stages import ALL_STAGES, RETROACTIVE, frame_of
 
@@ -147,7 +147,17 @@ def test_what_is_promoted_ranks_on_the_command_line_and_over_http(workplace: Pat
     promoted = json.loads(adc("promote", *run, "--recipe", "xgboost_codes_weights", "--json", "-").stdout)
     ranked = json.loads(adc(*ask).stdout)
     assert (ranked["recipe"], ranked["pair"], ranked["unknown_items"]) == ("xgboost_codes_weights", promoted["pair"], 1)
-    serve = [sys.executable, "-c", "from adc_features.cli.main import main; main()", "serve", *run, "--port", "0", "--json", str(workplace / "served.json")]
+    serve = [
+        sys.executable,
+        "-c",
+        "from adc_features.cli.main import main; main()",
+        "serve",
+        *run,
+        "--port",
+        "0",
+        "--json",
+        str(workplace / "served.json"),
+    ]
     with subprocess.Popen(serve, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as served:
         try:
             deadline = time.monotonic() + 120
@@ -187,3 +197,51 @@ def test_quality_reads_the_generation(workplace: Path) -> None:
     """`adc quality` prints one entry for each codebook."""
     quality = json.loads(adc("quality", "--run", str(workplace / "run"), "--json", "-").stdout)
     assert len(quality["codebooks"]) == generation_of(Run.open(workplace / "run")).spec.length
+
+
+def test_ranking_old_data_as_of_today_says_so(workplace: Path) -> None:
+    """Without `--now` on data that ended years ago, a warning names the end of the data and the option; with it there is none."""
+    run = workplace / "run"
+    end = serving_time(Run.open(run)).isoformat()
+    words = ["rank", "u000001", "i000001", "--run", str(run), "--json", "-"]
+    today, then = adc(*words), adc(*words, "--now", end)
+    assert "warning: ranking as of now" in today.stderr
+    assert f"the run's data ends at {end}; give --now {end}" in today.stderr
+    assert "warning" not in then.stderr
+    assert json.loads(then.stdout)["now"] == end.replace("+00:00", "Z")
+    assert json.loads(today.stdout)["now"] > json.loads(then.stdout)["now"]
+
+
+READING = """
+import sys
+from typer.testing import CliRunner
+from adc_features.pipeline.run import Run
+from adc_features.pipeline.stages import generation_of, serving_time
+from adc_features.cli.main import application
+run = sys.argv[1]
+opened = Run.open(run)
+now = serving_time(opened).isoformat()
+for words in (
+    ["rank", "u000001", "i000001", "--now", now],
+    ["versions"],
+    ["show", generation_of(opened).id],
+    ["doctor"],
+    ["lookup", "i000001"],
+    ["quality"],
+):
+    place = [run] if words == ["doctor"] else ["--run", run]
+    told = CliRunner().invoke(application(), [*words, *place, "--json", "-"])
+    print(words[0], told.exit_code, repr(told.exception), told.output if told.exit_code else "")
+"""
+
+
+def test_commands_that_only_read_need_no_writable_disk(workplace: Path) -> None:
+    """On a run that is mounted read-only, ranking, lists, lookups and the check-up answer, and say nothing of the disk."""
+    run = str(workplace / "run")
+    mounted = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && ! touch "$0/file" 2>/dev/null'
+    if subprocess.run(["unshare", "-m", "sh", "-c", mounted, run], check=False, capture_output=True).returncode:
+        pytest.skip("mounting needs root and `unshare`")
+    script = [sys.executable, "-c", READING, run]
+    told = subprocess.run(["unshare", "-m", "sh", "-c", f'{mounted}; shift 0; exec "$@"', run, *script], check=False, capture_output=True, text=True)
+    answers = [line.split()[:2] for line in told.stdout.splitlines()]
+    assert answers == [[name, "0"] for name in ("rank", "versions", "show", "doctor", "lookup", "quality")], told.stdout + told.stderr

@@ -1,6 +1,7 @@
 """The service under clients that are silent, slow, greedy or damaged: a real server on a free port, raw sockets against it."""
 
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_service import ITEMS, Client, serving, until
+from typer.testing import CliRunner
 
+from adc_features.cli.main import application
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError, RequestError
 from adc_features.serving.promotion import promote
 from adc_features.serving.protocol import SMALL_BODY, RankRequest, Refusal, ServiceSettings, brief, parsed, refusal_of, without_paths
@@ -477,3 +480,59 @@ def test_marks_within_ids_are_no_structure() -> None:
     body = json.dumps({"user": "u", "items": ids}).encode()
     assert len(body) > SMALL_BODY
     assert parsed(RankRequest, body, ServiceSettings()).items == ids
+
+
+# ---- the command
+
+
+def serve_command(*options: str) -> list[str]:
+    return [sys.executable, "-c", "from adc_features.cli.main import main; main()", "serve", *options]
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_stopped_service_answers_what_is_in_flight_and_leaves_silent_connections(shop, tmp_path, workers):
+    """`adc serve`, told its bounds: silent connections over them are closed; SIGTERM ends it with the request in flight answered."""
+    path, told = tmp_path / "promotion.json", tmp_path / "told.json"
+    promote(path, shop.pair("no_sid"))
+    options = {"--promotion": path, "--port": 0, "--json": told, "--workers": workers, "--max-connections": 40, "--max-per-peer": 30}
+    body = json.dumps(GOOD).encode()
+    with subprocess.Popen(serve_command(*(str(word) for pair in options.items() for word in pair))) as process, ExitStack() as stack:
+        try:
+            until(lambda: told.exists() and told.stat().st_size > 0, seconds=120)
+            client = Client(int(json.loads(told.read_text())["url"].rpartition(":")[2]), None)
+            until(lambda: client.send("GET", "/healthz")[0] == 200)
+            silent = [stack.enter_context(opened(client)) for _ in range(31 * workers)]
+            until(lambda: any(closed(raw) for raw in silent))
+            flying = stack.enter_context(opened(client, post("/rank", body)[:-1]))
+            time.sleep(0.5)
+            began = time.monotonic()
+            process.terminate()
+            time.sleep(0.2)
+            flying.sendall(body[-1:])
+            assert received(flying).startswith(b"HTTP/1.1 200")
+            assert process.wait(30) in (0, -signal.SIGTERM)
+            assert time.monotonic() - began < 10
+            assert all(closed(raw) for raw in silent)
+        finally:
+            process.kill()
+
+
+def closed(raw: socket.socket) -> bool:
+    """Whether the service has closed a connection on which it said nothing."""
+    raw.settimeout(0.01)
+    try:
+        return raw.recv(1) == b""
+    except TimeoutError:
+        return False
+    except ConnectionError:
+        return True
+
+
+@pytest.mark.parametrize("option", ["--max-connections", "--max-per-peer", "--max-items", "--workers"])
+def test_a_bound_of_none_is_refused_in_words(option):
+    """A service that may hold no connection, rank no item or have no process is a mistake, told before anything is opened."""
+    told = CliRunner().invoke(application(), ["serve", "--run", "nowhere", option, "0"])
+    assert told.exit_code == 2
+    words = " ".join(told.output.replace("│", " ").split())
+    assert f"Invalid value for {option}" in words.replace("'", "")
+    assert "greater than or equal to 1" in words or "x>=1" in words  # in one version of typer or another

@@ -1,5 +1,6 @@
 """What fits a declared type: the table of docs/offline.md, the same offline, online and on push."""
 
+import asyncio
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
@@ -9,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from feast import types
+from feast.data_source import PushMode
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from online_world import ENGINE, LMDB, NOW, item, store
@@ -20,7 +22,8 @@ INF, NAN, LARGE = float("inf"), float("nan"), 2**53
 REFUSED = object()
 US = pa.timestamp("us", "UTC")
 NS = pa.array([1_704_067_200_123_456_789], pa.int64()).cast(pa.timestamp("ns", "UTC"))
-MICRO = datetime(2024, 1, 1, 0, 0, 0, 123456, tzinfo=UTC)
+LATE = datetime(2023, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+BEFORE = datetime(1969, 12, 31, 23, 59, 58, 500000, tzinfo=UTC)
 SECOND = datetime(2024, 1, 1, tzinfo=UTC)
 
 TABLE = {
@@ -56,7 +59,14 @@ TABLE = {
     "integer as a time": (types.UnixTimestamp, pa.array([1]), REFUSED),
     "text as a time": (types.UnixTimestamp, pa.array(["2024-01-01"]), REFUSED),
     "date as a time": (types.UnixTimestamp, pa.array([SECOND.date()], pa.date32()), SECOND),
-    "nanoseconds": (types.UnixTimestamp, NS, MICRO),
+    "nanoseconds": (types.UnixTimestamp, NS, SECOND),
+    "microseconds": (types.UnixTimestamp, pa.array([LATE], US), LATE.replace(microsecond=0)),
+    "milliseconds without a zone": (types.UnixTimestamp, pa.array([LATE], US).cast(pa.timestamp("ms"), safe=False), LATE.replace(microsecond=0)),
+    "half a second before 1970": (types.UnixTimestamp, pa.array([BEFORE], US), BEFORE.replace(microsecond=0)),
+    "no time": (types.UnixTimestamp, pa.array([None], US), None),
+    "times in a list": (types.Array(types.UnixTimestamp), pa.array([[LATE, BEFORE]], pa.list_(US)), [t.replace(microsecond=0) for t in (LATE, BEFORE)]),
+    "dates in a large list": (types.Array(types.UnixTimestamp), pa.array([[SECOND.date()]], pa.large_list(pa.date32())), [SECOND]),
+    "text in a list of times": (types.Array(types.UnixTimestamp), pa.array([["2024-01-01"]]), REFUSED),
     "list of whole floats": (types.Array(types.Int64), pa.array([[1.0, 2.0]]), [1, 2]),
     "list with a fraction": (types.Array(types.Int64), pa.array([[1.5]]), REFUSED),
     "list with NaN for an integer": (types.Array(types.Int64), pa.array([[1.0, NAN]]), REFUSED),
@@ -127,10 +137,11 @@ def test_a_cell_is_the_same_in_joins_materialization_push_and_write_back(tmp_pat
             assert "value" in str(error.value), way
         assert online(repository) is None
         return
-    shown = right.replace(microsecond=0) if right is MICRO else right
-    assert {way: run() for way, run in ways.items()} == {"join": right, "materialize": shown, "push": shown}
+    assert {way: run() for way, run in ways.items()} == dict.fromkeys(ways, right)
     repository.write_to_offline_store("v", pushed(column)[["item_id", "value", "other", "event_timestamp", "created"]])
     assert offline(repository) == right
+    written = pq.read_table(tmp_path / "rows.parquet")["value"].to_pylist()[-1]
+    assert written in (right, right and right.replace(tzinfo=None)) if isinstance(right, datetime) else written == right
 
 
 @pytest.mark.parametrize("ids", [pa.array([1.0]), pa.array([Decimal("1.00")]), pa.array([1], pa.uint64())])
@@ -224,3 +235,86 @@ def test_what_fits_is_the_same_number_and_the_rest_is_refused(values, kind):
     else:
         with pytest.raises(MISFITS, match="value "):
             fitted(column, kind, name="x")
+
+
+MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.none() | MOMENTS, max_size=5), st.sampled_from(["s", "ms", "us", "ns"]), st.sampled_from([None, "UTC", "Asia/Tokyo"]))
+def test_features_of_times_are_floored_to_the_second(moments, unit, zone):
+    """Of every unit and zone, before and after 1970, alone and in lists, against Python's own second."""
+    whole = [None if moment is None else (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1) for moment in moments]
+    ticks = {"s": 1_000_000, "ms": 1_000, "us": 1}.get(unit)
+    came = pa.array([n if n is None else n // ticks if ticks else 1_000 * n for n in whole], pa.int64()).cast(pa.timestamp(unit, zone))
+    right = [None if moment is None else moment.replace(microsecond=0) for moment in moments]
+    for column, kind, cut in (
+        (came, US, right),
+        (pa.array([came.drop_null().to_pylist()], pa.list_(came.type)), pa.list_(US), [[moment for moment in right if moment]]),
+    ):
+        answer = fitted(pa.chunked_array([column]), kind, name="x", seconds=True)
+        assert (answer.type, answer.to_pylist()) == (kind, cut)
+
+
+def test_times_of_rows_stay_microseconds_where_they_are_features_too(tmp_path):
+    """A view that declares its event time as a feature serves it to the second, and joins by the microsecond."""
+    rows = pa.table({"item_id": [1, 1], "event_timestamp": pa.array([LATE - timedelta(microseconds=1), LATE], US), "value": [1, 2]})
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    repository = store(tmp_path, LMDB, engine=ENGINE, offline_store={"type": "adc_features.store.offline_store.AsofOfflineStore"})
+    source = feast.FileSource(name="rows", path=str(tmp_path / "rows.parquet"), timestamp_field="event_timestamp")
+    fields = [feast.Field(name=name, dtype=kind) for name, kind in (("value", types.Int64), ("event_timestamp", types.UnixTimestamp))]
+    view = feast.FeatureView(name="v", entities=[item], schema=fields, source=source, ttl=timedelta(0))
+    repository.apply([item, view])
+    entity = pa.table({"item_id": [1, 1], "time": pa.array([LATE - timedelta(microseconds=1), LATE], US)}).rename_columns(["item_id", "event_timestamp"])
+    assert repository.get_historical_features(entity, ["v:value"]).to_arrow()["value"].to_pylist() == [1, 2]
+    joined = repository.get_historical_features(entity, ["v:event_timestamp"], full_feature_names=True).to_arrow()
+    assert joined["v__event_timestamp"].to_pylist() == [LATE.replace(microsecond=0)] * 2
+    repository.materialize(LATE - timedelta(days=1), LATE + timedelta(days=1))
+    shown = repository.get_online_features(["v:value", "v:event_timestamp"], [{"item_id": 1}]).to_dict()
+    assert (shown["value"], shown["event_timestamp"]) == ([2], [LATE.replace(microsecond=0)])
+
+
+def two_views(directory) -> feast.FeatureStore:
+    """`first` and `second`, both fed by `push`; `second` declares `value` as an integer and has a file of its own."""
+    repository = store(directory, LMDB, engine=ENGINE, offline_store={"type": "adc_features.store.offline_store.AsofOfflineStore"})
+    views = []
+    for name, kind in (("first", types.Float64), ("second", types.Int64)):
+        rows = {"item_id": [1], "value": [1.0], "event_timestamp": [NOW - timedelta(days=9)]}
+        pq.write_table(pa.table(rows), directory / f"{name}.parquet")
+        batch = feast.FileSource(name=name, path=str(directory / f"{name}.parquet"), timestamp_field="event_timestamp")
+        fields = [feast.Field(name=column, dtype=dtype) for column, dtype in (("item_id", types.Int64), ("value", kind))]
+        views.append(feast.FeatureView(name=name, entities=[item], schema=fields, source=batch, ttl=timedelta(0)))
+    for view in views:
+        view.stream_source = feast.PushSource(name="push", batch_source=view.batch_source)
+    repository.apply([item, *views])
+    return repository
+
+
+@pytest.mark.parametrize("to", list(PushMode), ids=str)
+@pytest.mark.parametrize("asynchronous", [False, True], ids=["push", "push_async"])
+def test_a_push_that_one_view_refuses_is_written_to_none(tmp_path, to, asynchronous):
+    """2.5 fits the first view and not the second, in whichever order and store; a value that fits both goes into both."""
+    repository = two_views(tmp_path)
+
+    def push(frame: pd.DataFrame) -> None:
+        if asynchronous:
+            asyncio.run(repository.push_async("push", frame, to=to))
+        else:
+            repository.push("push", frame, to=to)
+
+    def state() -> list:
+        shown = repository.get_online_features(["first:value", "second:value"], [{"item_id": 1}], full_feature_names=True).to_dict()
+        return [
+            shown["first__value"],
+            shown["second__value"],
+            *(pq.read_table(tmp_path / f"{name}.parquet")["value"].to_pylist() for name in ("first", "second")),
+        ]
+
+    frame = pd.DataFrame({"item_id": [1], "value": [2.5], "event_timestamp": [NOW]})
+    before = state()
+    with pytest.raises(InputError, match=r"view second: value .*2\.5"):
+        push(frame)
+    assert state() == before == [[None], [None], [1], [1]]
+    push(frame.assign(value=3.0))
+    online, offline = ([3], [3]) if to != PushMode.OFFLINE else ([None], [None]), ([1, 3], [1, 3]) if to != PushMode.ONLINE else ([1], [1])
+    assert state() == [*online, *offline]

@@ -388,10 +388,9 @@ def test_the_newest_row_of_each_key_is_pulled(fresh):
 
 @pytest.mark.parametrize(("name", "rows"), [("clicks", 3), ("parts", 3)])
 def test_all_rows_of_a_range_are_pulled(fresh, name, rows):
-    """A file or a directory, both ends included, naive dates meaning UTC; no feature names mean all columns."""
+    """A file or a directory, both ends included; no feature names mean all columns."""
     _, stores = fresh
-    start, end = second(1).replace(tzinfo=None), second(5).replace(tzinfo=None)
-    table = pulled(stores, "pull_all_from_table_or_query", name, features=(), start=start, end=end)
+    table = pulled(stores, "pull_all_from_table_or_query", name, features=(), start=second(1), end=second(5))
     assert len(table) == rows
     assert set(table.column_names) == {"user_id", "event_timestamp", "created", "count", "sid"}
 

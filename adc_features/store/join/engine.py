@@ -41,7 +41,7 @@ class ViewSource:
     """Where one view's rows are, in whatever names they have there.
 
     keys: entity column -> source column. features: output column -> source column. types: output column -> the type it is returned in;
-    a column without one keeps its own. key_types: entity column -> declared type, likewise. time, created: source columns. ttl: None or 0 means any age.
+    a column without one keeps its own; seconds: those cut to whole seconds. key_types: entity column -> declared type, likewise. time, created: source columns. ttl: None or 0 means any age.
     """
 
     name: str
@@ -54,6 +54,7 @@ class ViewSource:
     ttl: timedelta | None = None
     filesystem: Any = None
     key_types: Mapping[str, pa.DataType] = field(default_factory=dict)
+    seconds: tuple[str, ...] = ()
 
     @cached_property
     def files(self) -> Source:
@@ -61,7 +62,9 @@ class ViewSource:
         types = {self.features[out]: kind for out, kind in self.types.items()}
         types |= {self.keys[key]: kind for key, kind in self.key_types.items()}
         times = (self.time, *([self.created] if self.created else []))
-        declared = Declared(types, keys=tuple(self.keys.values()), times=times)
+        keys = tuple(self.keys.values())
+        seconds = tuple(name for out in self.seconds if (name := self.features[out]) not in (*keys, *times))
+        declared = Declared(types, keys=keys, times=times, seconds=seconds)
         of = f"view {self.name}"
         return open_source(self.path, filesystem=self.filesystem, of=of, declared=declared)
 
@@ -218,11 +221,12 @@ class PreparedView:
     def _declared(self, column: pa.ChunkedArray, out: str) -> pa.ChunkedArray:
         """The column in the type of this feature, where it is a time or a key of another."""
         wanted = self.source.types.get(out)
-        if wanted is None or column.type == wanted:
+        seconds = out in self.source.seconds
+        if wanted is None or (column.type == wanted and not seconds):
             return column
         name = f"view {self.source.name}: {self.source.features[out]}"
         try:
-            return fitted(column, wanted, name=name)
+            return fitted(column, wanted, name=name, seconds=seconds)
         except MISFITS as error:
             raise InputError(f"{name} is {column.type} in the files and {wanted} in the view, which does not hold its values ({error}); correct one") from error
 

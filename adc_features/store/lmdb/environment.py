@@ -137,10 +137,17 @@ class Environment:
         if handle is None:
             with self._opening:
                 try:
-                    handle = self._tables[name] = self._lmdb.open_db(name.encode(), create=create)
+                    handle = self._tables[name] = self._opened_table(name.encode(), create=create)
                 except lmdb.NotFoundError:
                     return None
         return handle
+
+    def _opened_table(self, name: bytes, *, create: bool) -> Any:
+        """In a transaction of ours: without one, py-lmdb (3.0) waits for another thread's write with the interpreter's lock held, and both wait for ever."""
+        if self._lmdb.flags()["readonly"]:
+            return self._lmdb.open_db(name, create=create)
+        with self._lmdb.begin(write=True) as txn:
+            return self._lmdb.open_db(name, txn=txn, create=create)
 
     def _exists(self, txn: Any) -> bool:
         try:

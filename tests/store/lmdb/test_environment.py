@@ -308,3 +308,29 @@ def test_a_new_directory_is_whole_at_once(tmp_path):
     """A new store appears by one link: its files are LMDB's two, and nothing is left of how it was made."""
     fill(tmp_path / "new", "a", 1)
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [DATA, "lock.mdb"]
+
+
+TWO_WRITERS = """
+import sys, threading
+from pathlib import Path
+from adc_features.store.lmdb.environment import environment
+
+opened = environment(Path(sys.argv[1]), map_size=1 << 26)
+
+def work(name):
+    for n in range(150):
+        opened.write(name(n), lambda txn: txn.put(b"key", b"%d" % n))
+        with opened.reading(name(n)) as txn:
+            assert txn.get(b"key") == b"%d" % n
+
+threads = [threading.Thread(target=work, args=[name]) for name in (lambda n: "old", "first{}".format, "second{}".format)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+def test_threads_that_open_new_tables_beside_writers_do_not_freeze_the_process(tmp_path):
+    """One thread writes on, two others make a table a write: all end."""
+    subprocess.run([sys.executable, "-c", TWO_WRITERS, str(tmp_path)], check=True, timeout=60)
