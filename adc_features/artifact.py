@@ -1,6 +1,8 @@
-"""Directories that are complete or invisible. Reads: files. Writes: directories with a manifest, moved into place last.
+"""Directories that are complete or invisible. Reads: files. Writes: directories with a manifest,
+moved into place last.
 
-A reader that finds no `manifest.json` finds nothing; one that finds it may trust every file that it names.
+A reader that finds no `manifest.json` finds nothing; one that finds it may trust every file that it
+names.
 """
 
 import ctypes
@@ -38,7 +40,9 @@ def file_hash(path: Path) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Indented JSON; numpy scalars, times and paths become their plain forms, NaN becomes null, passwords in URLs are hidden."""
+    """Indented JSON; numpy scalars, times and paths become their plain forms, NaN becomes null,
+    passwords in URLs are hidden.
+    """
     return json.dumps(_plain(value), indent=2, sort_keys=False, allow_nan=False)
 
 
@@ -70,15 +74,22 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def within(place: Path, name: Any, *, said_by: str) -> Path:
-    """`place / name` for a name that a file, a record or a person gave: refused unless it lies below `place`.
+    """`place / name` for a name that a file, a record or a person gave: refused unless it lies
+    below `place`.
 
-    name: relative, in its shortest form (no empty part, `.` or `..`). Symbolic links are followed: one that leads
-    outside is refused, existing or not. said_by: where the name stands, for the message. Raises ArtifactError.
+    name: relative, in its shortest form (no empty part, `.` or `..`). Symbolic links are followed:
+    one that leads outside is refused, existing or not. said_by: where the name stands, for the
+    message. Raises ArtifactError.
     """
     try:
         if not isinstance(name, str) or "\0" in name or not os.fsencode(name):
             raise ValueError("it is empty or no text")
-        if os.path.isabs(name) or ".." in name.split("/") or os.path.normpath(name) in (".", "..") or name != os.path.normpath(name):
+        if (
+            os.path.isabs(name)
+            or ".." in name.split("/")
+            or os.path.normpath(name) in (".", "..")
+            or name != os.path.normpath(name)
+        ):
             raise ValueError("it is absolute, or has an empty part, '.' or '..'")
         path = Path(place) / name
         path.exists()  # an error other than "there is none": too long, or links in a circle
@@ -87,14 +98,16 @@ def within(place: Path, name: Any, *, said_by: str) -> Path:
     except (ValueError, OSError, RuntimeError) as error:
         shown = repr(name) if len(repr(name)) <= 200 else f"{repr(name)[:200]}..."
         raise ArtifactError(
-            f"{said_by} names {shown}, which is no path below {place} ({error}): the record was altered, or links were "
-            "made by hand; restore it, or write it again with the command that made it"
+            f"{said_by} names {shown}, which is no path below {place} ({error}): the record was"
+            " altered, or links were made by hand; restore it, or write it again with the command"
+            " that made it"
         ) from error
     return path
 
 
 def deletable(place: Path, name: Any, *, said_by: str) -> Path:
-    """`within`, for a directory that will be deleted: no part of it below `place` is a symbolic link.
+    """`within`, for a directory that will be deleted: no part of it below `place` is a symbolic
+    link.
 
     Raises ArtifactError, naming the link.
     """
@@ -104,17 +117,20 @@ def deletable(place: Path, name: Any, *, said_by: str) -> Path:
             return path
         if part.is_symlink():
             raise ArtifactError(
-                f"{said_by} names {name!r} for deletion, but {part} is a symbolic link to {os.readlink(part)}: "
-                "nothing was deleted; put the directory itself there, or remove the link by hand"
+                f"{said_by} names {name!r} for deletion, but {part} is a symbolic link to"
+                f" {os.readlink(part)}: nothing was deleted; put the directory itself there, or"
+                " remove the link by hand"
             )
     raise AssertionError("a path within a place has it among its parents")
 
 
 @contextmanager
 def fresh_directory(target: Path) -> Iterator[Path]:
-    """A new directory beside `target` to fill; renamed to `target` when the block ends well, removed when it fails.
+    """A new directory beside `target` to fill; renamed to `target` when the block ends well,
+    removed when it fails.
 
-    An existing `target` is replaced, on Linux in one step. What a killed process left behind (`.target.*`) is swept on the next call.
+    An existing `target` is replaced, on Linux in one step. What a killed process left behind
+    (`.target.*`) is swept on the next call.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -136,7 +152,9 @@ def fresh_directory(target: Path) -> Iterator[Path]:
 
 
 def _exchanged(one: Path, other: Path) -> bool:
-    """Swap two directories in one step, so that no reader and no kill meets a moment without `other`; False where the system cannot."""
+    """Swap two directories in one step, so that no reader and no kill meets a moment without
+    `other`; False where the system cannot.
+    """
     try:
         swap = ctypes.CDLL(None, use_errno=True).renameat2
     except (AttributeError, OSError):
@@ -145,7 +163,9 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def recover(target: Path) -> None:
-    """Put back the directory that a `fresh_directory`, killed between its two renames, had moved away; else do nothing."""
+    """Put back the directory that a `fresh_directory`, killed between its two renames, had moved
+    away; else do nothing.
+    """
     if _replaced(target).exists() and not target.exists():
         _replaced(target).replace(target)
 
@@ -155,22 +175,35 @@ def _replaced(target: Path) -> Path:
 
 
 def seal(directory: Path, facts: Mapping[str, Any]) -> None:
-    """Write the manifest, last: `facts` plus the sha256 of every other file in the directory, manifests of artefacts inside it included."""
+    """Write the manifest, last: `facts` plus the sha256 of every other file in the directory,
+    manifests of artefacts inside it included.
+    """
     manifest = directory / MANIFEST
-    files = {str(p.relative_to(directory)): file_hash(p) for p in sorted(directory.rglob("*")) if p.is_file() and p != manifest}
+    files = {
+        str(p.relative_to(directory)): file_hash(p)
+        for p in sorted(directory.rglob("*"))
+        if p.is_file() and p != manifest
+    }
     write_json(manifest, with_check({**facts, "files": files}))
 
 
 def with_check(document: Mapping[str, Any]) -> dict[str, Any]:
-    """The document with a CRC-32 of its own content under `check`: no other file knows what a manifest should say."""
+    """The document with a CRC-32 of its own content under `check`: no other file knows what a
+    manifest should say.
+    """
     return {**document, CHECK: _crc(document)}
 
 
 def checked(document: dict[str, Any], path: Path) -> dict[str, Any]:
-    """The document without its `check`; one that an older version wrote has none. Raises ArtifactError when its content is not what was written."""
+    """The document without its `check`; one that an older version wrote has none. Raises
+    ArtifactError when its content is not what was written.
+    """
     content = {name: value for name, value in document.items() if name != CHECK}
     if CHECK in document and document[CHECK] != _crc(content):
-        raise ArtifactError(f"{path} is not what was written (its check says {str(document[CHECK])[:20]!r}); the file was altered, write the artefact again")
+        raise ArtifactError(
+            f"{path} is not what was written (its check says {str(document[CHECK])[:20]!r}); the"
+            " file was altered, write the artefact again"
+        )
     return content
 
 
@@ -180,36 +213,60 @@ def _crc(document: Mapping[str, Any]) -> str:
 
 
 def require_files(directory: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise ArtifactError unless the manifest names these files: what it does not name, nobody checks."""
+    """Raise ArtifactError unless the manifest names these files: what it does not name, nobody
+    checks.
+    """
     if missing := sorted(set(names) - set(manifest["files"])):
         raise ArtifactError(
-            f"{Path(directory) / MANIFEST} does not name {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}, which this kind of directory "
-            "has: it was altered, write the artefact again"
+            f"{Path(directory) / MANIFEST} does not name"
+            f" {', '.join(missing[:3])}{' and more' if len(missing) > 3 else ''}, which this kind"
+            " of directory has: it was altered, write the artefact again"
         )
 
 
-def read_manifest(directory: Path, *, verify: bool = True, requires: Iterable[str] = ()) -> dict[str, Any]:
+def read_manifest(
+    directory: Path, *, verify: bool = True, requires: Iterable[str] = ()
+) -> dict[str, Any]:
     """The manifest of a complete directory.
 
-    requires: files that a directory of this kind has. Raises ArtifactError naming the file when the manifest is absent or does not name a
-    required one or, under `verify`, a file is missing or altered, or none is named though there are some.
+    requires: files that a directory of this kind has. Raises ArtifactError naming the file when the
+    manifest is absent or does not name a required one or, under `verify`, a file is missing or
+    altered, or none is named though there are some.
     """
     path = Path(directory) / MANIFEST
     if not os.path.isfile(path):  # unlike Path.is_file, also false for a name that is too long
-        raise ArtifactError(f"{directory} has no {MANIFEST}: it does not exist or was never completed; run the stage that writes it again")
+        raise ArtifactError(
+            f"{directory} has no {MANIFEST}: it does not exist or was never completed; run the"
+            " stage that writes it again"
+        )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:  # not JSON, or not even UTF-8
-        raise ArtifactError(f"{path} is not JSON ({error}); the file was altered, write the artefact again") from error
+        raise ArtifactError(
+            f"{path} is not JSON ({error}); the file was altered, write the artefact again"
+        ) from error
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
-        raise ArtifactError(f"{path} lists no files: it was not written by this library; give a directory that was")
+        raise ArtifactError(
+            f"{path} lists no files: it was not written by this library; give a directory that was"
+        )
     require_files(directory, manifest, requires)
-    if verify and not manifest["files"] and any(p.is_file() and p != path for p in Path(directory).rglob("*")):
-        raise ArtifactError(f"{path} names none of the files beside it: it was altered, write the artefact again")
+    if (
+        verify
+        and not manifest["files"]
+        and any(p.is_file() and p != path for p in Path(directory).rglob("*"))
+    ):
+        raise ArtifactError(
+            f"{path} names none of the files beside it: it was altered, write the artefact again"
+        )
     for name, wanted in manifest["files"].items() if verify else ():
         file = within(Path(directory), name, said_by=str(path))
         if not file.is_file():
-            raise ArtifactError(f"{file} is missing, its manifest names it; write the artefact again")
+            raise ArtifactError(
+                f"{file} is missing, its manifest names it; write the artefact again"
+            )
         if (got := file_hash(file)) != wanted:
-            raise ArtifactError(f"{file} has sha256 {got[:12]}..., its manifest says {wanted[:12]}...; the file was altered, write the artefact again")
+            raise ArtifactError(
+                f"{file} has sha256 {got[:12]}..., its manifest says {wanted[:12]}...; the file was"
+                " altered, write the artefact again"
+            )
     return checked(manifest, path)  # last: what is wrong with a file says more

@@ -1,6 +1,7 @@
 """Aware UTC times and their integer forms. Reads: datetimes, arrays. Writes: datetime64[us] arrays.
 
-Every time in this project is aware UTC at microsecond resolution; inside arrays it is `datetime64[us]`, which means UTC.
+Every time in this project is aware UTC at microsecond resolution; inside arrays it is
+`datetime64[us]`, which means UTC.
 """
 
 import re
@@ -15,9 +16,14 @@ DATE = re.compile(r"\d{4}-\d\d-\d\d|\d{8}|\d{4}-W\d\d(-\d)?|\d{4}W\d\d\d?", re.A
 
 
 def utc(moment: datetime, *, name: str = "time") -> datetime:
-    """`moment` in UTC. Raises InputError when it carries no time zone: guessing one would move events across cut-offs."""
+    """`moment` in UTC. Raises InputError when it carries no time zone: guessing one would move
+    events across cut-offs.
+    """
     if moment.tzinfo is None:
-        raise InputError(f"{name} is {moment.isoformat()} without a time zone; give an aware time, for example ...+00:00")
+        raise InputError(
+            f"{name} is {moment.isoformat()} without a time zone; give an aware time, for example"
+            " ...+00:00"
+        )
     return moment.astimezone(UTC)
 
 
@@ -26,7 +32,10 @@ def parse_utc(text: str, *, name: str = "time") -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as error:
-        raise InputError(f"{name} is {text!r}; expected an ISO 8601 date or time such as 2014-05-13 or 2014-05-13T00:00+00:00") from error
+        raise InputError(
+            f"{name} is {text!r}; expected an ISO 8601 date or time such as 2014-05-13 or"
+            " 2014-05-13T00:00+00:00"
+        ) from error
     return moment.replace(tzinfo=UTC) if DATE.fullmatch(text) else utc(moment, name=name)
 
 

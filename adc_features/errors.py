@@ -20,7 +20,9 @@ from adc_features.redaction import redacted
 
 
 class AdcError(Exception):
-    """Base of every error that this project raises on purpose. Its message holds no password of a database URL."""
+    """Base of every error that this project raises on purpose. Its message holds no password of a
+    database URL.
+    """
 
     def __init__(self, *parts: object) -> None:
         super().__init__(*(redacted(part) if isinstance(part, str) else part for part in parts))
@@ -31,7 +33,9 @@ class InputError(AdcError):
 
 
 class ReliabilityError(InputError):
-    """The reliability signal does not rise with interaction counts (methods: rank correlation gate)."""
+    """The reliability signal does not rise with interaction counts (methods: rank correlation
+    gate).
+    """
 
 
 class LeakError(InputError):
@@ -39,11 +43,15 @@ class LeakError(InputError):
 
 
 class RequestError(InputError):
-    """A request to a service that cannot be answered as it is: the client's fault, told apart from faults of what the service reads."""
+    """A request to a service that cannot be answered as it is: the client's fault, told apart from
+    faults of what the service reads.
+    """
 
 
 class QualityError(AdcError):
-    """A tokenizer was fitted, but its codes are too unevenly used to publish; nothing was written."""
+    """A tokenizer was fitted, but its codes are too unevenly used to publish; nothing was
+    written.
+    """
 
 
 class ArtifactError(AdcError):
@@ -55,8 +63,12 @@ class GenerationMismatch(AdcError):
 
 
 class ParityError(AdcError):
-    """Online and offline values differ. first_differences: [{<entity's key>, "feature", "offline", "online"}], at most ten."""
+    """Online and offline values differ. first_differences: [{<entity's key>, "feature", "offline",
+    "online"}], at most ten.
+    """
 
-    def __init__(self, message: str, *, first_differences: Sequence[Mapping[str, Any]] = ()) -> None:
+    def __init__(
+        self, message: str, *, first_differences: Sequence[Mapping[str, Any]] = ()
+    ) -> None:
         super().__init__(message)
         self.first_differences = list(first_differences)

@@ -43,7 +43,9 @@ def microseconds(
     not timestamps or dates, for nulls, and for times that 64 bits of microseconds do not hold.
     """
     if not is_time(times.type):
-        raise InputError(f"{name} is of type {times.type}; expected timestamps or dates, cast the column")
+        raise InputError(
+            f"{name} is of type {times.type}; expected timestamps or dates, cast the column"
+        )
     if times.null_count:
         raise InputError(f"{name}: {times.null_count} values are null; drop these rows")
     if not isinstance(times, pa.ChunkedArray):
@@ -66,7 +68,9 @@ def timestamps(times: pa.ChunkedArray, *, name: str) -> pa.ChunkedArray:
     return pa.chunked_array([_timestamps(chunk, name) for chunk in times.chunks], UTC_US)
 
 
-def time_bounds(kind: pa.DataType, column: str, *, start: datetime | None, end: datetime | None) -> ds.Expression | None:
+def time_bounds(
+    kind: pa.DataType, column: str, *, start: datetime | None, end: datetime | None
+) -> ds.Expression | None:
     """The scan filter start <= column <= end, both aware, in the column's own type; None for none.
 
     Rows without a time are in no range. The times of the column count as `microseconds` has them.
@@ -99,7 +103,10 @@ def time_bounds(kind: pa.DataType, column: str, *, start: datetime | None, end: 
 def _ticks(kind: pa.DataType, moment: datetime, *, last: bool) -> int:
     """The last tick of a type that is not after a moment, or the first that is not before it."""
     if moment.tzinfo is None:
-        raise InputError(f"a bound is {moment.isoformat()} without a time zone; give an aware time, for example ...+00:00")
+        raise InputError(
+            f"a bound is {moment.isoformat()} without a time zone; give an aware time, for example"
+            " ...+00:00"
+        )
     at = (moment - _EPOCH) // timedelta(microseconds=1)
     if pa.types.is_timestamp(kind) and kind.unit == "ns":
         return at * 1_000 + (999 if last else 0)
@@ -126,7 +133,10 @@ def _microseconds(times: pa.Array, name: str) -> np.ndarray:
         return whole
     most = np.iinfo(np.int64).max // ticks
     if len(whole) and (int(whole.max()) > most or int(whole.min()) < -most):
-        raise InputError(f"{name} holds times of type {kind} that are further from 1970 than 64 bits of microseconds count; correct these rows")
+        raise InputError(
+            f"{name} holds times of type {kind} that are further from 1970 than 64 bits of"
+            " microseconds count; correct these rows"
+        )
     return whole.astype(np.int64) * ticks
 
 

@@ -1,6 +1,8 @@
-"""What a benchmark says about a system. Reads: functions to run. Writes: numbers, and one JSON document.
+"""What a benchmark says about a system. Reads: functions to run. Writes: numbers, and one JSON
+document.
 
-Every system runs in a process of its own, so that its peak memory is its own and no cache is shared.
+Every system runs in a process of its own, so that its peak memory is its own and no cache is
+shared.
 """
 
 import json
@@ -16,11 +18,19 @@ from typing import Any
 
 
 def measured(work: Callable[[], int]) -> dict[str, float]:
-    """CPU seconds, wall seconds, rows a second (work returns its rows) and this process's peak memory in bytes."""
+    """CPU seconds, wall seconds, rows a second (work returns its rows) and this process's peak
+    memory in bytes.
+    """
     wall, cpu = time.perf_counter(), time.process_time()
     rows = work()
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
-    return {"cpu_s": cpu, "wall_s": wall, "rows_per_s": rows / wall, "rows": rows, "peak_rss_bytes": peak_rss_bytes()}
+    return {
+        "cpu_s": cpu,
+        "wall_s": wall,
+        "rows_per_s": rows / wall,
+        "rows": rows,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -35,12 +45,21 @@ def peak_rss_bytes() -> int:
 
 
 def machine() -> dict[str, Any]:
-    return {"cores": os.cpu_count(), "cpu": _cpu_name(), "python": platform.python_version(), "load_1m": os.getloadavg()[0]}
+    return {
+        "cores": os.cpu_count(),
+        "cpu": _cpu_name(),
+        "python": platform.python_version(),
+        "load_1m": os.getloadavg()[0],
+    }
 
 
-def write_report(target: str, *, systems: Mapping[str, Any], ratios: Mapping[str, float], **facts: Any) -> None:
+def write_report(
+    target: str, *, systems: Mapping[str, Any], ratios: Mapping[str, float], **facts: Any
+) -> None:
     """The document that other tools read, to a file or to `-` (standard output)."""
-    text = json.dumps({"systems": systems, "ratios": ratios, "machine": machine(), **facts}, indent=2, default=str)
+    text = json.dumps(
+        {"systems": systems, "ratios": ratios, "machine": machine(), **facts}, indent=2, default=str
+    )
     if target == "-":
         print(text)
     else:
@@ -49,5 +68,13 @@ def write_report(target: str, *, systems: Mapping[str, Any], ratios: Mapping[str
 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")
-    names = [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")] if info.is_file() else []
+    names = (
+        [
+            line.split(":", 1)[1].strip()
+            for line in info.read_text().splitlines()
+            if line.startswith("model name")
+        ]
+        if info.is_file()
+        else []
+    )
     return names[0] if names else platform.processor()

@@ -1,4 +1,5 @@
-"""Our stores in Feast's universal test-suite; `benchmarks/feast_suite.py` puts this module on its path.
+"""Our stores in Feast's universal test-suite; `benchmarks/feast_suite.py` puts this module on its
+path.
 
 Feast reads both names; tests that say `only=["redis"]` match the key of AVAILABLE_ONLINE_STORES.
 """
@@ -19,4 +20,8 @@ class AsofDataSourceCreator(FileDataSourceCreator):
 
 AVAILABLE_OFFLINE_STORES = [("local", AsofDataSourceCreator)]
 OURS = {"type": "adc_features.store.online_store.LmdbOnlineStore", "path": "online_lmdb"}
-AVAILABLE_ONLINE_STORES = {alias: (OURS, None)} if (alias := os.environ.get("ADC_ONLINE_ALIAS")) else {"sqlite": ({"type": "sqlite"}, None)}
+AVAILABLE_ONLINE_STORES = (
+    {alias: (OURS, None)}
+    if (alias := os.environ.get("ADC_ONLINE_ALIAS"))
+    else {"sqlite": ({"type": "sqlite"}, None)}
+)

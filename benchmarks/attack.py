@@ -1,13 +1,17 @@
-"""Does the service answer whoever asks well while others attack it? Reads: a finished run, or nothing. Writes: JSON.
+"""Does the service answer whoever asks well while others attack it? Reads: a finished run, or
+nothing. Writes: JSON.
 
-    python benchmarks/attack.py --json -                       # on a generated catalogue, made first (some minutes)
+    python benchmarks/attack.py --json -                       # on a generated catalogue, made
+                                                               first (some minutes)
     python benchmarks/attack.py --json - --run runs/beauty
     python benchmarks/attack.py --json - --requests 500 --seconds 2 --flips 50
 
-Everything is on loopback, in processes that this one starts and ends: a server, a good client that opens a connection for each of its 20
-requests a second, and the attacks, one after the other: silent connections, trickled requests, connections opened and dropped, endless
-heads, heavy bodies, and at last mixed requests, good ones and every kind of bad ones. The good client's latency counts from the moment a
-request was due; refused is every answer of it that is not 200. Then bits are flipped in artefacts, where benchmarks/flips.py is there.
+Everything is on loopback, in processes that this one starts and ends: a server, a good client that
+opens a connection for each of its 20 requests a second, and the attacks, one after the other:
+silent connections, trickled requests, connections opened and dropped, endless heads, heavy bodies,
+and at last mixed requests, good ones and every kind of bad ones. The good client's latency counts
+from the moment a request was due; refused is every answer of it that is not 200. Then bits are
+flipped in artefacts, where benchmarks/flips.py is there.
 """
 
 import argparse
@@ -50,8 +54,17 @@ def opened(directory: Path, *, items: int) -> World:
     from adc_features.pipeline.stages import dataset_of, id_array, known_interactions, serving_time
 
     run, rng = Run.open(directory), np.random.default_rng(0)
-    users, known = np.unique(id_array(known_interactions(run)["user_id"])), id_array(dataset_of(run).items["item_id"])
-    asked = [(rng.choice(users).item(), rng.choice(known, min(items, len(known)), replace=False).tolist()) for _ in range(24)]
+    users, known = (
+        np.unique(id_array(known_interactions(run)["user_id"])),
+        id_array(dataset_of(run).items["item_id"]),
+    )
+    asked = [
+        (
+            rng.choice(users).item(),
+            rng.choice(known, min(items, len(known)), replace=False).tolist(),
+        )
+        for _ in range(24)
+    ]
     good = [json.dumps({"user": user, "items": ids}).encode() for user, ids in asked]
     return World(promotion_of(run, promoted_at=datetime.now(UTC)), serving_time(run), good)
 
@@ -61,7 +74,10 @@ def generated(directory: Path, *, items: int) -> World:
     from adc_features.pipeline.stages import STAGES
     from training.stages import DATASET, RANKERS
 
-    run = Run.start(directory / "run", RunSettings(source="synthetic", codebook_size=32, snapshots=2, seeds=1, steps=100))
+    run = Run.start(
+        directory / "run",
+        RunSettings(source="synthetic", codebook_size=32, snapshots=2, seeds=1, steps=100),
+    )
     for stage in (*STAGES, DATASET, RANKERS["codes_weights"]):
         run.ensure(stage)
     return opened(run.directory, items=items)
@@ -71,7 +87,13 @@ def generated(directory: Path, *, items: int) -> World:
 
 
 def request(method: str, path: str, body: bytes = b"", *headers: str) -> bytes:
-    return "\r\n".join([f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]).encode() + b"\r\n\r\n" + body
+    return (
+        "\r\n".join(
+            [f"{method} {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+        ).encode()
+        + b"\r\n\r\n"
+        + body
+    )
 
 
 async def asked(port: int, sent: bytes, *, seconds: float = 10) -> int:
@@ -82,7 +104,14 @@ async def asked(port: int, sent: bytes, *, seconds: float = 10) -> int:
             reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1 << 22)
             writer.write(sent)
             head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").lower()
-            length = next((int(line.split(":")[1]) for line in head.split("\r\n") if line.startswith("content-length:")), 0)
+            length = next(
+                (
+                    int(line.split(":")[1])
+                    for line in head.split("\r\n")
+                    if line.startswith("content-length:")
+                ),
+                0,
+            )
             await reader.readexactly(length)
             return int(head.split(" ", 2)[1])
     except ENDS:
@@ -96,7 +125,9 @@ async def asked(port: int, sent: bytes, *, seconds: float = 10) -> int:
 
 
 def good_client(port: int, bodies: list[bytes], stop: Any, heard: Any) -> None:
-    """Ask at a fixed rate until told to stop; puts (due, seconds since due, status, what) of each request."""
+    """Ask at a fixed rate until told to stop; puts (due, seconds since due, status, what) of each
+    request.
+    """
     asyncio.run(_good_client(port, bodies, stop, heard))
 
 
@@ -105,7 +136,11 @@ async def _good_client(port: int, bodies: list[bytes], stop: Any, heard: Any) ->
 
     async def one(number: int, due: float) -> None:
         health = number % RATE == 0
-        sent = request("GET", "/healthz") if health else request("POST", "/rank", bodies[number % len(bodies)])
+        sent = (
+            request("GET", "/healthz")
+            if health
+            else request("POST", "/rank", bodies[number % len(bodies)])
+        )
         status = await asked(port, sent)
         answers.append((due, time.time() - due, status, "health" if health else "rank"))
 
@@ -125,15 +160,22 @@ async def _good_client(port: int, bodies: list[bytes], stop: Any, heard: Any) ->
 
 
 async def silent(port: int, until: float) -> Counter:
-    """Hold 600 connections that send nothing; open them again half a second after they were closed."""
+    """Hold 600 connections that send nothing; open them again half a second after they were
+    closed.
+    """
     return await _many(600, until, lambda: _held(port, b"", until))
 
 
 async def slow(port: int, until: float) -> Counter:
     """Trickle 200 requests byte by byte, in the head and in the body."""
-    heads = (b"GET /healthz HTTP/1.1\r\nX: ", b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n")
+    heads = (
+        b"GET /healthz HTTP/1.1\r\nX: ",
+        b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n",
+    )
     number = iter(range(1 << 62))
-    return await _many(200, until, lambda: _held(port, heads[next(number) % 2], until, trickle=True))
+    return await _many(
+        200, until, lambda: _held(port, heads[next(number) % 2], until, trickle=True)
+    )
 
 
 async def churn(port: int, until: float) -> Counter:
@@ -172,9 +214,15 @@ def heavy_bodies() -> list[bytes]:
         request("POST", "/rank", b'{"user":"u","items":[' + b",".join([b"{}"] * 340_000) + b"]}"),
         request("POST", "/rank", b"{" + b",".join(b'"a%d":1' % n for n in range(80_000)) + b"}"),
         request("POST", "/rank", b"[" * 500_000),
-        request("POST", "/lookup", json.dumps({"items": ["i"] * 2_000, "features": ["item_brand"] * 3_000}).encode()),
+        request(
+            "POST",
+            "/lookup",
+            json.dumps({"items": ["i"] * 2_000, "features": ["item_brand"] * 3_000}).encode(),
+        ),
         request("POST", "/lookup", json.dumps({"items": ["i"] * 2_000}).encode()),
-        request("POST", "/lookup", json.dumps({"items": ["i"], "features": ["x" * 1_000_000]}).encode()),
+        request(
+            "POST", "/lookup", json.dumps({"items": ["i"], "features": ["x" * 1_000_000]}).encode()
+        ),
         request("POST", "/rank", b" " * (2 << 20)),
     ]
 
@@ -199,10 +247,22 @@ async def mixed(port: int, until: float, *, good: list[bytes], requests: int) ->
         *(
             request("POST", path, body)
             for path in ("/rank", "/lookup")
-            for body in (b"", b"{", b"[]", b"\xff\xfe", b'{"items": []}', b'{"user": 1, "items": [null]}')
+            for body in (
+                b"",
+                b"{",
+                b"[]",
+                b"\xff\xfe",
+                b'{"items": []}',
+                b'{"user": 1, "items": [null]}',
+            )
         ),
-        request("POST", "/rank", b'{"user": "u", "items": ["i"], "now": "0001-01-01T00:00:00+01:00"}'),
-        *(request("GET", path) for path in ("/healthz", "/readyz", "/metrics", "/nowhere", "/rank")),
+        request(
+            "POST", "/rank", b'{"user": "u", "items": ["i"], "now": "0001-01-01T00:00:00+01:00"}'
+        ),
+        *(
+            request("GET", path)
+            for path in ("/healthz", "/readyz", "/metrics", "/nowhere", "/rank")
+        ),
         b"GET /healthz HTTP/1.1\r\nX: " + b"a" * 70_000 + b"\r\n\r\n",
         b"\x16\x03\x01\x02\x00\x01",
         *heavy_bodies()[:1],
@@ -237,7 +297,13 @@ async def _held(port: int, sent: bytes, until: float, *, trickle: bool = False) 
     return "closed by the service"
 
 
-async def _many(workers: int, until: float, one: Callable[[], Awaitable[str]], *, done: Callable[[Counter], bool] = lambda _: False) -> Counter:
+async def _many(
+    workers: int,
+    until: float,
+    one: Callable[[], Awaitable[str]],
+    *,
+    done: Callable[[Counter], bool] = lambda _: False,
+) -> Counter:
     """What `one` came to, again and again on so many workers."""
     seen: Counter = Counter()
 
@@ -304,16 +370,33 @@ def attack(world: World, scratch: Path, *, requests: int, seconds: float) -> dic
     with adc_server(scratch / "promotion.json", world.now, scratch) as (port, server):
         for body in world.good:  # warm
             asyncio.run(asked(port, request("POST", "/rank", body)))
-        client = spawn.Process(target=good_client, args=(port, world.good, stop, heard), daemon=True)
+        client = spawn.Process(
+            target=good_client, args=(port, world.good, stop, heard), daemon=True
+        )
         client.start()
         time.sleep(3)
         with memory(server) as seen:
-            for name, work in {"nothing": None, "silent": silent, "slow": slow, "churn": churn, "heads": heads, "heavy": heavy, "mixed": mixed}.items():
+            for name, work in {
+                "nothing": None,
+                "silent": silent,
+                "slow": slow,
+                "churn": churn,
+                "heads": heads,
+                "heavy": heavy,
+                "mixed": mixed,
+            }.items():
                 began = time.time()
                 if work is None:
                     time.sleep(seconds)
                 elif work is mixed:
-                    outcomes[name] = asyncio.run(mixed(port, began + max(10 * seconds, requests / 50), good=world.good, requests=requests))
+                    outcomes[name] = asyncio.run(
+                        mixed(
+                            port,
+                            began + max(10 * seconds, requests / 50),
+                            good=world.good,
+                            requests=requests,
+                        )
+                    )
                 else:
                     outcomes[name] = asyncio.run(work(port, began + seconds))
                 phases[name] = began, time.time()
@@ -321,7 +404,10 @@ def attack(world: World, scratch: Path, *, requests: int, seconds: float) -> dic
         answers = heard.get(timeout=60)
         client.join(30)
         alive = server.is_running()
-    by_phase = {name: summary([a for a in answers if begin <= a[0] < end]) for name, (begin, end) in phases.items()}
+    by_phase = {
+        name: summary([a for a in answers if begin <= a[0] < end])
+        for name, (begin, end) in phases.items()
+    }
     during = [a for a in answers if phases["silent"][0] <= a[0] < phases["mixed"][1]]
     return {
         "good": summary(during),
@@ -349,12 +435,18 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100, help="candidates of a good request")
     parser.add_argument("--requests", type=int, default=20_000, help="mixed requests")
     parser.add_argument("--seconds", type=float, default=10, help="length of each other attack")
-    parser.add_argument("--flips", type=int, default=2_000, help="bits to flip, one at a time; 0 for none")
+    parser.add_argument(
+        "--flips", type=int, default=2_000, help="bits to flip, one at a time; 0 for none"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the flips")
     chosen = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         place = Path(scratch)
-        world = opened(chosen.run, items=chosen.items) if chosen.run else generated(place, items=chosen.items)
+        world = (
+            opened(chosen.run, items=chosen.items)
+            if chosen.run
+            else generated(place, items=chosen.items)
+        )
         found = attack(world, place, requests=chosen.requests, seconds=chosen.seconds)
     flips = flipped(chosen.flips, chosen.seed) if chosen.flips else None
     text = json.dumps({**found, "flips": flips, "machine": machine()}, indent=2)

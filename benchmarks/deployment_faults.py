@@ -1,7 +1,9 @@
-"""Does a deployment lose anything when its commands are killed? SIGKILL at random moments of snapshot, renew (fit and publish), retrain, promote, rollback, gc.
+"""Does a deployment lose anything when its commands are killed? SIGKILL at random moments of
+snapshot, renew (fit and publish), retrain, promote, rollback, gc.
 
-After every kill: nothing that was on record is gone or altered, but for garbage when the command was gc; what is promoted can serve, and `adc doctor`'s checks of the
-deployment find nothing. Then the same command runs to its end.
+After every kill: nothing that was on record is gone or altered, but for garbage when the command
+was gc; what is promoted can serve, and `adc doctor`'s checks of the deployment find nothing. Then
+the same command runs to its end.
 
     python benchmarks/deployment_faults.py --kills 300 --json -
 """
@@ -26,19 +28,42 @@ SHARES = {"promote": 6, "rollback": 5, "snapshot": 3, "retrain": 3, "renew": 1, 
 
 
 def adc(*words: str) -> None:
-    subprocess.run([sys.executable, "-c", "from training.cli import main; main()", *words], check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-c", "from training.cli import main; main()", *words],
+        check=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
 
 
 class Deployment:
-    """A small shop's run with two rankers, and the commands that are killed on it; each is safe to repeat."""
+    """A small shop's run with two rankers, and the commands that are killed on it; each is safe to
+    repeat.
+    """
 
     def __init__(self, place: Path) -> None:
         from adc_features.pipeline.run import Run, RunSettings
         from adc_features.pipeline.stages import STAGES, split_of
         from training.stages import DATASET, RANKERS
 
-        adc("data", "synthetic", "--out", str(place / "shop"), "--items", "150", "--users", "150", "--interactions", "4000")
-        self.run = Run.start(place / "run", RunSettings(source=str(place / "shop"), snapshots=2, codebook_size=8, steps=80, seeds=1))
+        adc(
+            "data",
+            "synthetic",
+            "--out",
+            str(place / "shop"),
+            "--items",
+            "150",
+            "--users",
+            "150",
+            "--interactions",
+            "4000",
+        )
+        self.run = Run.start(
+            place / "run",
+            RunSettings(
+                source=str(place / "shop"), snapshots=2, codebook_size=8, steps=80, seeds=1
+            ),
+        )
         for stage in (*STAGES, DATASET, RANKERS["codes"], RANKERS["codes_weights"]):
             self.run.ensure(stage)
         self.split = split_of(self.run)
@@ -66,16 +91,30 @@ class Deployment:
         end = self.split.eval_end
         calls: dict[str, Callable[[], Any]] = {
             "promote": lambda: deployment.deploy(
-                run, deployment.catalog_of(run), promotion_of(run, recipe=("codes", "codes_weights")[n % 2], promoted_at=at), at=at
+                run,
+                deployment.catalog_of(run),
+                promotion_of(run, recipe=("codes", "codes_weights")[n % 2], promoted_at=at),
+                at=at,
             ),
-            "rollback": lambda: kept(lambda: deployment.rollback(run, deployment.catalog_of(run), at=at)),
-            "snapshot": lambda: kept(lambda: snapshot(run, self.split.train_end + timedelta(hours=n))),
+            "rollback": lambda: kept(
+                lambda: deployment.rollback(run, deployment.catalog_of(run), at=at)
+            ),
+            "snapshot": lambda: kept(
+                lambda: snapshot(run, self.split.train_end + timedelta(hours=n))
+            ),
             "retrain": lambda: kept(
                 lambda: retrain(
                     run,
                     deployment.catalog_of(run),
                     as_of=end - timedelta(minutes=n),
-                    settings=RetrainSettings(window_days=10, min_rows=20, every_days=1, min_gain=-1.0, max_loss=1.0, max_miscalibration=1.0),
+                    settings=RetrainSettings(
+                        window_days=10,
+                        min_rows=20,
+                        every_days=1,
+                        min_gain=-1.0,
+                        max_loss=1.0,
+                        max_miscalibration=1.0,
+                    ),
                     at=at,
                 )
             ),
@@ -154,7 +193,11 @@ def faults(kills: int, seed: int) -> dict[str, Any]:
             tried[name] += ended(child) == -signal.SIGKILL
             said, after = deployment.problems(), deployment.state()
             free = before["garbage"] if name == "gc" else set()
-            gone = {kind: sorted(left) for kind in before if kind != "garbage" and (left := before[kind] - after[kind] - free)}
+            gone = {
+                kind: sorted(left)
+                for kind in before
+                if kind != "garbage" and (left := before[kind] - after[kind] - free)
+            }
             began = time.monotonic()
             repeated = ended(forked(work)) == 0
             seconds[name] = time.monotonic() - began

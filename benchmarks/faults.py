@@ -1,9 +1,11 @@
-"""Does anything tear? Kills, full disks, altered files, writers and readers at once. Reads: nothing. Writes: JSON.
+"""Does anything tear? Kills, full disks, altered files, writers and readers at once. Reads:
+nothing. Writes: JSON.
 
     python benchmarks/faults.py --kills 300 --json faults.json
 
-Each scenario returns how often a fault was tried, how many states were checked afterwards, and what was lost: a state that is neither the one
-before nor the one after, incomplete or a mixture of both, or an answer that failed. The scenarios of another store are added to SCENARIOS.
+Each scenario returns how often a fault was tried, how many states were checked afterwards, and what
+was lost: a state that is neither the one before nor the one after, incomplete or a mixture of both,
+or an answer that failed. The scenarios of another store are added to SCENARIOS.
 """
 
 import argparse
@@ -42,7 +44,9 @@ SPAWN = multiprocessing.get_context("spawn")
 
 
 class Faults(NamedTuple):
-    """tried: faults caused; checked: states or answers looked at; lost: those that were wrong, must be 0."""
+    """tried: faults caused; checked: states or answers looked at; lost: those that were wrong, must
+    be 0.
+    """
 
     tried: int
     checked: int
@@ -54,7 +58,17 @@ def cut(number: int) -> SidTable:
     n = len(ITEMS)
     sid, ones = np.full((n, 3), number, np.int32), np.ones(n, np.float32)
     return SidTable(
-        ITEMS, sid, np.full((n, 3), number, np.float32), ones, ones, np.zeros(n, bool), np.ones(n, np.int32), np.ones(n, bool), "g1", 1000, day(number)
+        ITEMS,
+        sid,
+        np.full((n, 3), number, np.float32),
+        ones,
+        ones,
+        np.zeros(n, bool),
+        np.ones(n, np.int32),
+        np.ones(n, bool),
+        "g1",
+        1000,
+        day(number),
     )
 
 
@@ -74,10 +88,15 @@ def new_repository(folder: Path) -> Path:
 
 
 def held(repo: Path) -> list[int]:
-    """The days that are published, each file verified and read whole. Raises AdcError or AssertionError when anything is torn."""
+    """The days that are published, each file verified and read whole. Raises AdcError or
+    AssertionError when anything is torn.
+    """
     timeline = store.published_timeline(repo, "g1")
     days = []
-    for entry, packed in zip(store.published_snapshots(repo, "g1"), timeline.snapshots, strict=True):  # checks every file's sha256
+    # checks every file's sha256
+    for entry, packed in zip(
+        store.published_snapshots(repo, "g1"), timeline.snapshots, strict=True
+    ):
         packed.verify()
         number = (packed.as_of - START).days
         got = packed.lookup(ITEMS)
@@ -91,7 +110,9 @@ def held(repo: Path) -> list[int]:
 
 
 def killed_publishes(folder: Path, kills: int, chance: random.Random) -> Faults:
-    """SIGKILL at a random moment of a publish: afterwards the days are those before or those and the new one, and the next publish works."""
+    """SIGKILL at a random moment of a publish: afterwards the days are those before or those and
+    the new one, and the next publish works.
+    """
     repo, known, lost, tried = new_repository(folder), [1], 0, 0
     publish(repo, 1)
     began = time.monotonic()
@@ -124,7 +145,9 @@ def killed_publishes(folder: Path, kills: int, chance: random.Random) -> Faults:
 
 
 def full_disk(folder: Path, kills: int, chance: random.Random) -> Faults:
-    """A file that may not grow past a random size (as on a full disk) fails the publish; what was published stays and the next one works."""
+    """A file that may not grow past a random size (as on a full disk) fails the publish; what was
+    published stays and the next one works.
+    """
     repo, lost, tries = new_repository(folder), 0, max(5, kills // 10)
     publish(repo, 1)
     for _ in range(tries):
@@ -148,7 +171,9 @@ def full_disk(folder: Path, kills: int, chance: random.Random) -> Faults:
 
 
 def altered_files(folder: Path, kills: int, chance: random.Random) -> Faults:
-    """A packed file that is cut, or has one bit flipped, is refused by an error that names it; a read of it never does worse."""
+    """A packed file that is cut, or has one bit flipped, is refused by an error that names it; a
+    read of it never does worse.
+    """
     repo, lost, tries = new_repository(folder), 0, max(50, kills)
     publish(repo, 1)
     path = next((publication_path(repo, "g1") / "packed").iterdir())
@@ -174,7 +199,9 @@ def altered_files(folder: Path, kills: int, chance: random.Random) -> Faults:
 
 
 def readers_beside_publishes(folder: Path, kills: int, chance: random.Random) -> Faults:
-    """Three reader processes look up while one process publishes, replaces and finally deletes: no failed, mixed or older answer."""
+    """Three reader processes look up while one process publishes, replaces and finally deletes: no
+    failed, mixed or older answer.
+    """
     repo = new_repository(folder)
     publish(repo, 1)
     stop = SPAWN.Event()
@@ -197,7 +224,9 @@ def readers_beside_publishes(folder: Path, kills: int, chance: random.Random) ->
 
 
 def two_writers(folder: Path, kills: int, chance: random.Random) -> Faults:
-    """Two processes publish different days at once: one waits for the other and neither's day is lost."""
+    """Two processes publish different days at once: one waits for the other and neither's day is
+    lost.
+    """
     lost, tries = 0, max(2, kills // 30)
     for number in range(tries):
         repo = new_repository(folder / str(number))
@@ -212,7 +241,9 @@ def two_writers(folder: Path, kills: int, chance: random.Random) -> Faults:
 
 
 def read_only_directory(folder: Path, kills: int, chance: random.Random) -> Faults:
-    """A publisher without the right to write is refused by name and changes nothing; a reader without it reads."""
+    """A publisher without the right to write is refused by name and changes nothing; a reader
+    without it reads.
+    """
     repo = new_repository(folder)
     publish(repo, 1)
     for path in (folder, *folder.rglob("*")):
@@ -235,7 +266,9 @@ def read_only_directory(folder: Path, kills: int, chance: random.Random) -> Faul
 
 
 def clock_steps_back(folder: Path, kills: int, chance: random.Random) -> Faults:
-    """A clock that jumps to and fro: every answer is the snapshot that was servable at that moment, never one from its future."""
+    """A clock that jumps to and fro: every answer is the snapshot that was servable at that moment,
+    never one from its future.
+    """
     repo, lost = new_repository(folder), 0
     for number in (1, 2, 3):
         publish(repo, number)
@@ -250,7 +283,16 @@ def clock_steps_back(folder: Path, kills: int, chance: random.Random) -> Faults:
 
 
 SCENARIOS: dict[str, Callable[[Path, int, random.Random], Faults]] = {
-    s.__name__: s for s in (killed_publishes, full_disk, altered_files, readers_beside_publishes, two_writers, read_only_directory, clock_steps_back)
+    s.__name__: s
+    for s in (
+        killed_publishes,
+        full_disk,
+        altered_files,
+        readers_beside_publishes,
+        two_writers,
+        read_only_directory,
+        clock_steps_back,
+    )
 }
 
 
@@ -283,14 +325,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", nargs="*", choices=list(SCENARIOS), default=list(SCENARIOS), metavar="SCENARIO")
+    parser.add_argument(
+        "--only", nargs="*", choices=list(SCENARIOS), default=list(SCENARIOS), metavar="SCENARIO"
+    )
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
     asked = parser.parse_args()
     results = {}
     for name in asked.only:
         with tempfile.TemporaryDirectory() as folder:
             Path(folder).chmod(0o755)
-            results[name] = SCENARIOS[name](Path(folder), asked.kills, random.Random(asked.seed))._asdict()
+            results[name] = SCENARIOS[name](
+                Path(folder), asked.kills, random.Random(asked.seed)
+            )._asdict()
         print(name, results[name], file=sys.stderr)
     total = {key: sum(r[key] for r in results.values()) for key in Faults._fields}
     text = json.dumps({"faults": results, **total, "machine": machine()}, indent=2) + "\n"

@@ -1,24 +1,32 @@
-"""One flipped bit in each kind of artefact: is the answer still right, or refused in words? Reads: a small generated run. Writes: JSON.
+"""One flipped bit in each kind of artefact: is the answer still right, or refused in words? Reads:
+a small generated run. Writes: JSON.
 
     python benchmarks/flips.py --flips 2000 --json flips.json
 
-Each flip turns one random bit of one random file, asks what people ask of that artefact, and puts the bit back. Asked is always the
-shortest way that serves: an online lookup, a late join, a point-in-time join, the opening of a generation, a promotion, the list of
-versions; `adc doctor` compares every sha256 and is not asked. Four outcomes:
+Each flip turns one random bit of one random file, asks what people ask of that artefact, and puts
+the bit back. Asked is always the shortest way that serves: an online lookup, a late join, a
+point-in-time join, the opening of a generation, a promotion, the list of versions; `adc doctor`
+compares every sha256 and is not asked. Four outcomes:
 
-    right         the answer is that of before (the bit was not read, or does not matter), or the artefact is refused with an AdcError
+    right         the answer is that of before (the bit was not read, or does not matter), or the
+                  artefact is refused with an AdcError
     wrong         another answer, although a checksum that costs little could know. Must be 0
-    crashed       the process died of a signal, hung, or ended with an error that is not ours. Must be 0
-    undetectable  another answer, or a death, that no checksum of the artefact can prevent; counted by artefact, for these reasons:
+    crashed       the process died of a signal, hung, or ended with an error that is not ours. Must
+                  be 0
+undetectable  another answer, or a death, that no checksum of the artefact can prevent; counted by
+artefact, for these reasons:
 
-`lmdb`: neither LMDB's pages nor our rows carry a checksum. A CRC-32 of each row costs 0.7 us (120 bytes, from Python, on a busy machine),
-where a load takes 1.6 us a row in all (637,000 rows a CPU second, CHANGELOG.md): far more than the 3 % that we allow. Nor could it know of a flipped key, which makes a
-row absent, or of a flipped page number, which LMDB follows out of its file (SIGSEGV, SIGBUS). A store is rebuilt by `adc materialize`.
-`catalogue`: SQLite has no checksum of pages in the build that Python brings (its checksum VFS is an extension that must be loaded, and
-PostgreSQL has checksums of its own). The promotion file, which is what serves, does not depend on it.
-`parquet`: pages carry CRC-32 checksums that our reader compares; the footer and the headers of pages have none in the format. The sha256 of the
-manifest knows, and `adc doctor` and `adc dataset --verify` compare it; a join reads only the columns and row groups that it needs, and would
-have to read every file whole before.
+`lmdb`: neither LMDB's pages nor our rows carry a checksum. A CRC-32 of each row costs 0.7 us (120
+bytes, from Python, on a busy machine), where a load takes 1.6 us a row in all (637,000 rows a CPU
+second, CHANGELOG.md): far more than the 3 % that we allow. Nor could it know of a flipped key,
+which makes a row absent, or of a flipped page number, which LMDB follows out of its file (SIGSEGV,
+SIGBUS). A store is rebuilt by `adc materialize`. `catalogue`: SQLite has no checksum of pages in
+the build that Python brings (its checksum VFS is an extension that must be loaded, and PostgreSQL
+has checksums of its own). The promotion file, which is what serves, does not depend on it.
+`parquet`: pages carry CRC-32 checksums that our reader compares; the footer and the headers of
+pages have none in the format. The sha256 of the manifest knows, and `adc doctor` and `adc dataset
+--verify` compare it; a join reads only the columns and row groups that it needs, and would have to
+read every file whole before.
 """
 
 import argparse
@@ -50,7 +58,9 @@ from adc_features.errors import AdcError
 from adc_features.pipeline.run import Run, RunSettings
 
 Answer = Mapping[str, str]
-"""Names and digests of what was answered; a later answer is equal when each of these names has the same digest."""
+"""Names and digests of what was answered; a later answer is equal when each of these names has the
+same digest.
+"""
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 GENERATION = "g1"
@@ -60,7 +70,9 @@ HUNG = 60.0
 
 
 class Artefact(NamedTuple):
-    """files: patterns below the run. ask: what people ask of them. excuse: is another answer than before undetectable?"""
+    """files: patterns below the run. ask: what people ask of them. excuse: is another answer than
+    before undetectable?
+    """
 
     files: tuple[str, ...]
     ask: Callable[[Path], Answer]
@@ -70,7 +82,10 @@ class Artefact(NamedTuple):
 def digest(value: Any) -> str:
     """A sha256 of a value's content, the same for equal values."""
     if isinstance(value, pa.Table):
-        value = {name: column.to_pylist() for name, column in zip(value.column_names, value.columns, strict=True)}
+        value = {
+            name: column.to_pylist()
+            for name, column in zip(value.column_names, value.columns, strict=True)
+        }
     if isinstance(value, np.ndarray):
         value = (str(value.dtype), value.shape, value.tolist())
     return sha256(repr(value).encode()).hexdigest()
@@ -94,17 +109,28 @@ def ask_packed(run: Path) -> Answer:
     repo, labels = repository(run), pq.read_table(run / LABELS)
     ids = asked_ids(run)
     served = OnlineSids(repo, GENERATION).lookup(np.unique(ids), now=AT)
-    gathered = published_timeline(repo, GENERATION).gather(ids, labels["event_timestamp"].to_numpy())
-    return {"lookup": digest(served.to_arrow()), "gather": digest([np.asarray(part).tolist() for part in gathered])}
+    gathered = published_timeline(repo, GENERATION).gather(
+        ids, labels["event_timestamp"].to_numpy()
+    )
+    return {
+        "lookup": digest(served.to_arrow()),
+        "gather": digest([np.asarray(part).tolist() for part in gathered]),
+    }
 
 
 def ask_online(run: Path) -> Answer:
     """The features of every item and user from the online store, through the service's reader."""
     from adc_features.store import open_reader
 
-    labels, reader = pq.read_table(run / LABELS), open_reader(repository(run), service=f"ranker_{GENERATION}")
+    labels, reader = (
+        pq.read_table(run / LABELS),
+        open_reader(repository(run), service=f"ranker_{GENERATION}"),
+    )
     users = np.unique(labels["user_id"].to_numpy(zero_copy_only=False).astype(np.str_))
-    return {"items": digest(reader.read(item_ids=np.unique(asked_ids(run)))), "users": digest(reader.read(user_ids=users))}
+    return {
+        "items": digest(reader.read(item_ids=np.unique(asked_ids(run)))),
+        "users": digest(reader.read(user_ids=users)),
+    }
 
 
 def ask_generation(run: Path) -> Answer:
@@ -112,18 +138,34 @@ def ask_generation(run: Path) -> Answer:
     from adc_features.codes.generation import open_generation
 
     got = open_generation(run / "generation" / "generation")
-    facts = {name: digest(getattr(got, name)) for name in ("id", "tokenizer", "spec", "settings", "quality", "trained_through", "codebook_hash")}
+    facts = {
+        name: digest(getattr(got, name))
+        for name in (
+            "id",
+            "tokenizer",
+            "spec",
+            "settings",
+            "quality",
+            "trained_through",
+            "codebook_hash",
+        )
+    }
     return facts | {name: digest(np.asarray(array)) for name, array in got.tensors.items()}
 
 
 def ask_manifests(run: Path) -> Answer:
-    """Every manifest with the files that it names, what is published, and which generations are live."""
+    """Every manifest with the files that it names, what is published, and which generations are
+    live.
+    """
     from adc_features.store import published_snapshots
     from adc_features.store.repository import live_generations
 
     found = {}
     for path in sorted(run.rglob(MANIFEST)):
-        found |= {f"{path.parent.relative_to(run)}:{name}": digest(value) for name, value in read_manifest(path.parent).items()}
+        found |= {
+            f"{path.parent.relative_to(run)}:{name}": digest(value)
+            for name, value in read_manifest(path.parent).items()
+        }
     found["published"] = digest(published_snapshots(repository(run), GENERATION))
     return found | {"live": digest(live_generations(repository(run)))}
 
@@ -134,10 +176,16 @@ def ask_parquet(run: Path) -> Answer:
     from adc_features.store import training_features
     from training.stages import frame_of
 
-    joined = training_features(repository(run), pq.read_table(run / LABELS), service=f"ranker_{GENERATION}")
+    joined = training_features(
+        repository(run), pq.read_table(run / LABELS), service=f"ranker_{GENERATION}"
+    )
     frame, dataset = frame_of(Run.open(run)), read_dataset(run / "data" / "dataset")
     tables = {"items": dataset.items, "interactions": dataset.interactions, "joined": joined}
-    parts = {name: digest(np.asarray(getattr(frame, name))) for name in ("times", "labels") if hasattr(frame, name)}
+    parts = {
+        name: digest(np.asarray(getattr(frame, name)))
+        for name in ("times", "labels")
+        if hasattr(frame, name)
+    }
     return {name: digest(table) for name, table in tables.items()} | parts
 
 
@@ -163,9 +211,18 @@ ARTEFACTS = {
     "packed": Artefact((f"{PUBLISHED}/packed/*.sids",), ask_packed),
     "lmdb": Artefact(("feature_repo/data/online_lmdb/data.mdb",), ask_online, excuse=True),
     "generation": Artefact(("generation/generation/*",), ask_generation),
-    "manifests": Artefact((f"**/{MANIFEST}", "feature_repo/data/live_generations.json"), ask_manifests),
+    "manifests": Artefact(
+        (f"**/{MANIFEST}", "feature_repo/data/live_generations.json"), ask_manifests
+    ),
     "parquet": Artefact(
-        (f"{PUBLISHED}/rows/*.parquet", "feature_repo/data/statistics/*.parquet", "dataset/*.parquet", "data/dataset/*.parquet"), ask_parquet, True
+        (
+            f"{PUBLISHED}/rows/*.parquet",
+            "feature_repo/data/statistics/*.parquet",
+            "dataset/*.parquet",
+            "data/dataset/*.parquet",
+        ),
+        ask_parquet,
+        True,
     ),
     "promotion": Artefact(("promotion.json",), ask_promotion),
     "catalogue": Artefact(("catalog.db",), ask_catalogue, excuse=True),
@@ -187,16 +244,23 @@ def make_run(folder: Path) -> Path:
 
     made = synthetic(seed=0, items=120, users=120, interactions=2500).dataset
     write_dataset(made, folder / "shop")
-    run = Run.start(folder / "run", RunSettings(source=str(folder / "shop"), snapshots=1, codebook_size=8, steps=61, seeds=1))
+    run = Run.start(
+        folder / "run",
+        RunSettings(source=str(folder / "shop"), snapshots=1, codebook_size=8, steps=61, seeds=1),
+    )
     for stage in (*STAGES, DATASET, RANKERS["codes_weights"]):
         run.ensure(stage)
-    deployment.deploy(run, deployment.catalog_of(run), pairs.promotion_of(run, promoted_at=AT), at=AT)
+    deployment.deploy(
+        run, deployment.catalog_of(run), pairs.promotion_of(run, promoted_at=AT), at=AT
+    )
     pq.write_table(label_table(made.interactions.slice(2000)), run.directory / LABELS)
     return run.directory
 
 
 def forked(run: Path, ask: Callable[[Path], Answer]) -> tuple[str, Any]:
-    """What a fresh child answers: ("answer", digests), ("refused", words), ("error", words), ("signal", number) or ("hung", seconds)."""
+    """What a fresh child answers: ("answer", digests), ("refused", words), ("error", words),
+    ("signal", number) or ("hung", seconds).
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -234,7 +298,9 @@ def _answer(run: Path, ask: Callable[[Path], Answer], writing: int) -> None:
 
 
 def flipped(path: Path, at: int, bit: int) -> contextlib.AbstractContextManager[None]:
-    """The file with one bit turned, in place; its content is put back afterwards, whatever a reader made of it."""
+    """The file with one bit turned, in place; its content is put back afterwards, whatever a reader
+    made of it.
+    """
 
     @contextlib.contextmanager
     def turned() -> Any:
@@ -253,7 +319,9 @@ def flipped(path: Path, at: int, bit: int) -> contextlib.AbstractContextManager[
 
 
 def try_flips(source: str, numbers: list[int], seed: int) -> list[dict[str, Any]]:
-    """Try the flips of these numbers on a copy of the run; runs in a process of its own, each reader in a child of that."""
+    """Try the flips of these numbers on a copy of the run; runs in a process of its own, each
+    reader in a child of that.
+    """
     from adc_features import store
     from adc_features.serving import (
         scoring,  # noqa: F401  imported once, before the children
@@ -270,34 +338,66 @@ def try_flips(source: str, numbers: list[int], seed: int) -> list[dict[str, Any]
             if kind != "answer":
                 raise RuntimeError(f"{name} does not answer before any flip: {kind} {before[name]}")
         names = list(ARTEFACTS)
-        return [_try(run, names[number % len(names)], before, random.Random(f"{seed}/{number}")) for number in numbers]
+        return [
+            _try(run, names[number % len(names)], before, random.Random(f"{seed}/{number}"))
+            for number in numbers
+        ]
 
 
 def _try(run: Path, name: str, before: Mapping[str, Any], chance: random.Random) -> dict[str, Any]:
     artefact = ARTEFACTS[name]
-    files = sorted({path for pattern in artefact.files for path in run.glob(pattern) if path.is_file() and path.stat().st_size})
+    files = sorted(
+        {
+            path
+            for pattern in artefact.files
+            for path in run.glob(pattern)
+            if path.is_file() and path.stat().st_size
+        }
+    )
     path = chance.choice(files)
     at, bit = chance.randrange(path.stat().st_size), chance.randrange(8)
     with flipped(path, at, bit):
         kind, content = forked(run, artefact.ask)
-    if kind == "refused" or (kind == "answer" and all(content.get(part) == value for part, value in before[name].items())):
+    if kind == "refused" or (
+        kind == "answer" and all(content.get(part) == value for part, value in before[name].items())
+    ):
         outcome = "right"
     elif artefact.excuse and (kind == "answer" or (name == "lmdb" and kind in ("signal", "hung"))):
         outcome = "undetectable"
     else:
         outcome = "wrong" if kind == "answer" else "crashed"
     how = "" if kind == "answer" else str(content)
-    return {"artefact": name, "file": str(path.relative_to(run)), "at": at, "bit": bit, "kind": kind, "outcome": outcome, "how": how}
+    return {
+        "artefact": name,
+        "file": str(path.relative_to(run)),
+        "at": at,
+        "bit": bit,
+        "kind": kind,
+        "outcome": outcome,
+        "how": how,
+    }
 
 
 def flips(count: int, seed: int = 0, *, workers: int = 2) -> dict[str, Any]:
-    """Try `count` flips: {"tried", "wrong", "crashed", "undetectable", "by_artefact", "examples"}; examples of what was not right."""
-    with tempfile.TemporaryDirectory(prefix="adc-flips-run-") as folder, ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    """Try `count` flips: {"tried", "wrong", "crashed", "undetectable", "by_artefact", "examples"};
+    examples of what was not right.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="adc-flips-run-") as folder,
+        ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
+    ):
         run = pool.submit(_made, folder).result()
         parts = [list(range(start, count, workers)) for start in range(min(workers, count))]
-        found = [one for part in pool.map(try_flips, [run] * len(parts), parts, [seed] * len(parts)) for one in part]
+        found = [
+            one
+            for part in pool.map(try_flips, [run] * len(parts), parts, [seed] * len(parts))
+            for one in part
+        ]
     totals = Counter(one["outcome"] for one in found)
-    by_artefact = {name: {"tried": 0, "refused": 0, "wrong": 0, "crashed": 0, "undetectable": 0, "died": 0} for name in ARTEFACTS}
+    by_artefact = {
+        name: {"tried": 0, "refused": 0, "wrong": 0, "crashed": 0, "undetectable": 0, "died": 0}
+        for name in ARTEFACTS
+    }
     for one in found:
         counts = by_artefact[one["artefact"]]
         counts["tried"] += 1
@@ -305,8 +405,15 @@ def flips(count: int, seed: int = 0, *, workers: int = 2) -> dict[str, Any]:
         counts["died"] += one["kind"] in ("signal", "hung")
         if one["outcome"] != "right":
             counts[one["outcome"]] += 1
-    examples = [one for one in found if one["outcome"] in ("wrong", "crashed")][:40] + [one for one in found if one["outcome"] == "undetectable"][:10]
-    return {"tried": len(found), **{name: totals[name] for name in ("wrong", "crashed", "undetectable")}, "by_artefact": by_artefact, "examples": examples}
+    examples = [one for one in found if one["outcome"] in ("wrong", "crashed")][:40] + [
+        one for one in found if one["outcome"] == "undetectable"
+    ][:10]
+    return {
+        "tried": len(found),
+        **{name: totals[name] for name in ("wrong", "crashed", "undetectable")},
+        "by_artefact": by_artefact,
+        "examples": examples,
+    }
 
 
 def _made(folder: str) -> str:

@@ -1,6 +1,8 @@
-"""Does a run that is killed again and again lose anything? Kills `adc run` with SIGKILL at random moments, then lets it finish.
+"""Does a run that is killed again and again lose anything? Kills `adc run` with SIGKILL at random
+moments, then lets it finish.
 
-After every kill `adc doctor` must find nothing broken; in the end the scores must equal those of a run that was never killed.
+After every kill `adc doctor` must find nothing broken; in the end the scores must equal those of a
+run that was never killed.
 
     python benchmarks/kill.py --kills 20 --json kill.json
 """
@@ -22,7 +24,11 @@ SETTINGS = ["--seeds", "1", "--snapshots", "3", "--codebook-size", "8", "--steps
 
 
 def adc(*words: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-c", "from training.cli import main; main()", *words], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-c", "from training.cli import main; main()", *words],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+    )
 
 
 def finished(*words: str) -> float:
@@ -36,7 +42,9 @@ def finished(*words: str) -> float:
 
 
 def broken(run: Path) -> bool:
-    """Does the doctor find an error? A run that was killed before its first file has nothing to find."""
+    """Does the doctor find an error? A run that was killed before its first file has nothing to
+    find.
+    """
     if not (run / "run.json").exists():
         return False
     doctor = adc("doctor", str(run))
@@ -58,14 +66,27 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
         shop, whole = str(place / "shop"), place / "whole"
-        finished("data", "synthetic", "--out", shop, "--items", "400", "--users", "300", "--interactions", "6000")
+        finished(
+            "data",
+            "synthetic",
+            "--out",
+            shop,
+            "--items",
+            "400",
+            "--users",
+            "300",
+            "--interactions",
+            "6000",
+        )
         seconds = finished("run", "--data", shop, "--run", str(whole), *SETTINGS)
         kills = unsound = lost = rounds = 0
         while True:
             target = place / f"killed{rounds}"
             process = adc("run", "--data", shop, "--run", str(target), *SETTINGS)
             try:
-                process.wait(timeout=chance.uniform(0.5, seconds / 3) if kills < options.kills else None)
+                process.wait(
+                    timeout=chance.uniform(0.5, seconds / 3) if kills < options.kills else None
+                )
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
@@ -77,7 +98,10 @@ def main() -> None:
                 rounds += 1
                 if kills >= options.kills:
                     break
-    result = {"faults": {"kills": kills, "unsound": unsound, "lost": lost, "runs": rounds}, "machine": machine()}
+    result = {
+        "faults": {"kills": kills, "unsound": unsound, "lost": lost, "runs": rounds},
+        "machine": machine(),
+    }
     print(json_text(result))
     if options.json:
         options.json.write_text(json_text(result))

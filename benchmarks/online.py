@@ -1,13 +1,16 @@
-"""How long does a request's lookup take? The packed snapshot beside a bare memory map, LMDB, Redis and Feast's clients, on the same rows.
+"""How long does a request's lookup take? The packed snapshot beside a bare memory map, LMDB, Redis
+and Feast's clients, on the same rows.
 
-1M items of ten codes (K = 300) and ten weights, four of which vary, two scalars. The systems take turns request by request, so that a busy
-machine is busy for all of them. A request asks for random items, and a fifth of a percent of unknown ones.
+1M items of ten codes (K = 300) and ten weights, four of which vary, two scalars. The systems take
+turns request by request, so that a busy machine is busy for all of them. A request asks for random
+items, and a fifth of a percent of unknown ones.
 
     python benchmarks/online.py --items 1000000 --json -
     python benchmarks/online.py --snapshot-only --items 10000000 --json -
 
-The floors do less than the snapshot: `memmap_floor` finds rows by searchsorted and copies records, `lmdb_floor` and `redis_mget_floor` fetch packed
-records; none of them takes a record apart, checks a value or follows publications.
+The floors do less than the snapshot: `memmap_floor` finds rows by searchsorted and copies records,
+`lmdb_floor` and `redis_mget_floor` fetch packed records; none of them takes a record apart, checks
+a value or follows publications.
 """
 
 import argparse
@@ -38,7 +41,9 @@ SIZES = (1, 100, 500, 1000)
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 GENERATION = Generation("bench", "adc", SPEC, {}, {}, {}, NOW, "00" * 32)
 FEAST_ROWS = 100_000
-"""Rows in Feast's SQLite and Redis: filling them takes minutes for 1M, and a key-value read costs the same; stated in the report."""
+"""Rows in Feast's SQLite and Redis: filling them takes minutes for 1M, and a key-value read costs
+the same; stated in the report.
+"""
 
 
 def catalogue(items: int, seed: int = 0) -> SidTable:
@@ -71,7 +76,9 @@ def published(folder: Path, table: SidTable) -> Path:
 
 @dataclass
 class System:
-    """`read` answers for ids, `ids` are those it holds, `rows_per_cpu_s` says what writing them cost the client."""
+    """`read` answers for ids, `ids` are those it holds, `rows_per_cpu_s` says what writing them
+    cost the client.
+    """
 
     read: Callable[[np.ndarray], Any]
     rows_per_cpu_s: float
@@ -91,7 +98,9 @@ def written(work: Callable[[], Any], rows: int) -> float:
 def snapshot(table: SidTable, folder: Path, stack: ExitStack) -> System:
     """`OnlineSids`: codes, weights and scalars as checked arrays, following what is published."""
     rate = written(lambda: pack(folder / "alone.sids", table), len(table))
-    return System(store.OnlineSids(published(folder / "repo", table), "bench").lookup, rate, table.item_ids)
+    return System(
+        store.OnlineSids(published(folder / "repo", table), "bench").lookup, rate, table.item_ids
+    )
 
 
 def memmap_floor(table: SidTable, folder: Path, stack: ExitStack) -> System:
@@ -104,7 +113,10 @@ def memmap_floor(table: SidTable, folder: Path, stack: ExitStack) -> System:
         packed_records(table)[order].tofile(records)
 
     rate = written(write, len(table))
-    ids, rows = np.memmap(keys, np.int64, "r"), np.memmap(records, np.uint8, "r").reshape(len(table), -1)
+    ids, rows = (
+        np.memmap(keys, np.int64, "r"),
+        np.memmap(records, np.uint8, "r").reshape(len(table), -1),
+    )
 
     def read(wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         place = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
@@ -114,7 +126,9 @@ def memmap_floor(table: SidTable, folder: Path, stack: ExitStack) -> System:
 
 
 def lmdb_floor(table: SidTable, folder: Path, stack: ExitStack) -> System:
-    """The same records under 8-byte keys in LMDB, sorted append, one get an item in one transaction."""
+    """The same records under 8-byte keys in LMDB, sorted append, one get an item in one
+    transaction.
+    """
     import lmdb
 
     environment = stack.enter_context(lmdb.open(str(folder / "lmdb"), map_size=1 << 34, sync=False))
@@ -143,13 +157,22 @@ def redis_mget_floor(table: SidTable, folder: Path, stack: ExitStack) -> System 
         return None
     client = stack.enter_context(redis.Redis(port=port))
     records = packed_records(table)
-    keys, values = [k.to_bytes(8, "big") for k in table.item_ids.tolist()], [r.tobytes() for r in records]
+    keys, values = (
+        [k.to_bytes(8, "big") for k in table.item_ids.tolist()],
+        [r.tobytes() for r in records],
+    )
 
     def write() -> None:
         for start in range(0, len(keys), 10_000):
-            client.mset(dict(zip(keys[start : start + 10_000], values[start : start + 10_000], strict=True)))
+            client.mset(
+                dict(zip(keys[start : start + 10_000], values[start : start + 10_000], strict=True))
+            )
 
-    return System(lambda wanted: client.mget([k.to_bytes(8, "big") for k in wanted.tolist()]), written(write, len(table)), table.item_ids)
+    return System(
+        lambda wanted: client.mget([k.to_bytes(8, "big") for k in wanted.tolist()]),
+        written(write, len(table)),
+        table.item_ids,
+    )
 
 
 def feast_sqlite(table: SidTable, folder: Path, stack: ExitStack) -> System:
@@ -160,22 +183,44 @@ def feast_sqlite(table: SidTable, folder: Path, stack: ExitStack) -> System:
 def feast_redis(table: SidTable, folder: Path, stack: ExitStack) -> System | None:
     """Feast's client over its Redis store, filled by Feast's own materialize."""
     port = redis_server(folder, stack)
-    return None if port is None else feast_client(table, folder, {"type": "redis", "connection_string": f"localhost:{port}"}, FEAST_ROWS)
+    return (
+        None
+        if port is None
+        else feast_client(
+            table, folder, {"type": "redis", "connection_string": f"localhost:{port}"}, FEAST_ROWS
+        )
+    )
 
 
 def feast_adc(table: SidTable, folder: Path, stack: ExitStack) -> System:
     """Feast's client over our LMDB store, filled by our compute engine."""
     path = str(folder / "online_lmdb")
-    return feast_client(table, folder, {"type": "adc_features.store.online_store.LmdbOnlineStore", "path": path}, len(table))
+    return feast_client(
+        table,
+        folder,
+        {"type": "adc_features.store.online_store.LmdbOnlineStore", "path": path},
+        len(table),
+    )
 
 
 SYSTEMS: dict[str, Callable[[SidTable, Path, ExitStack], System | None]] = {
-    s.__name__: s for s in (snapshot, memmap_floor, lmdb_floor, redis_mget_floor, feast_sqlite, feast_redis, feast_adc)
+    s.__name__: s
+    for s in (
+        snapshot,
+        memmap_floor,
+        lmdb_floor,
+        redis_mget_floor,
+        feast_sqlite,
+        feast_redis,
+        feast_adc,
+    )
 }
 
 
 def feast_client(table: SidTable, folder: Path, online_store: dict[str, Any], rows: int) -> System:
-    """A repository of the first `rows` items with Feast's local engine and this online store; reads end in Python lists, as users call it."""
+    """A repository of the first `rows` items with Feast's local engine and this online store; reads
+    end in Python lists, as users call it.
+    """
     import yaml
 
     from adc_features.store.registry import open_store
@@ -183,7 +228,9 @@ def feast_client(table: SidTable, folder: Path, online_store: dict[str, Any], ro
 
     part = table.lookup(table.item_ids[:rows])
     store.create_repository(folder / "feast", project="bench")
-    config = yaml.safe_load((folder / "feast" / CONFIG).read_text()) | {"online_store": online_store}
+    config = yaml.safe_load((folder / "feast" / CONFIG).read_text()) | {
+        "online_store": online_store
+    }
     if not str(online_store["type"]).startswith("adc_features."):
         config["batch_engine"] = {"type": "local"}
     (folder / "feast" / CONFIG).write_text(yaml.safe_dump(config))
@@ -191,35 +238,65 @@ def feast_client(table: SidTable, folder: Path, online_store: dict[str, Any], ro
     store.apply(repo)
     client = open_store(repo)
     view = client.list_feature_views()[0]
-    names = [f"{view.name}:{field.name}" for field in view.features if field.name in ("sid", "sid_weight", "reliability", "collision_count")]
+    names = [
+        f"{view.name}:{field.name}"
+        for field in view.features
+        if field.name in ("sid", "sid_weight", "reliability", "collision_count")
+    ]
     rate = written(lambda: store.materialize(repo, now=NOW), rows)
 
     def read(wanted: np.ndarray) -> dict[str, Any]:
-        return client.get_online_features(names, entity_rows=[{"item_id": i} for i in wanted.tolist()]).to_dict()
+        return client.get_online_features(
+            names, entity_rows=[{"item_id": i} for i in wanted.tolist()]
+        ).to_dict()
 
     return System(read, rate, part.item_ids)
 
 
 def pack(path: Path, table: SidTable) -> None:
     zeros = np.zeros(len(table), np.int64)
-    write_snapshot(path, table, sid_as_of=zeros, servable_at=NOW, computed_at=NOW, codebook_hash="00" * 32, weight_dtype=SPEC.weight_dtype)
+    write_snapshot(
+        path,
+        table,
+        sid_as_of=zeros,
+        servable_at=NOW,
+        computed_at=NOW,
+        codebook_hash="00" * 32,
+        weight_dtype=SPEC.weight_dtype,
+    )
 
 
 def packed_records(table: SidTable) -> np.ndarray:
     """Codes in two bytes, the weights that vary, reliability: uint8 [N, 40]."""
     columns = [table.sid.astype(np.int16), table.sid_weight[:, -SPEC.behavior :], table.reliability]
-    return np.concatenate([np.ascontiguousarray(c).view(np.uint8).reshape(len(table), -1) for c in columns], axis=1)
+    return np.concatenate(
+        [np.ascontiguousarray(c).view(np.uint8).reshape(len(table), -1) for c in columns], axis=1
+    )
 
 
 def redis_server(folder: Path, stack: ExitStack) -> int | None:
-    """A private server on a free loopback port, ended with the benchmark; None, said aloud, where Redis is not installed."""
+    """A private server on a free loopback port, ended with the benchmark; None, said aloud, where
+    Redis is not installed.
+    """
     if shutil.which("redis-server") is None:
         print("redis-server is not installed: systems on Redis are left out", file=sys.stderr)
         return None
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = int(free.getsockname()[1])
-    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    command = [
+        "redis-server",
+        "--port",
+        str(port),
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        str(folder),
+    ]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     stack.callback(server.wait)
     stack.callback(server.terminate)
@@ -252,11 +329,18 @@ def timed(systems: dict[str, System], size: int, rounds: int) -> dict[str, dict[
 
 def summary(spent: np.ndarray) -> dict[str, float]:
     """spent: milliseconds [rounds, 2], wall and CPU."""
-    return {"p50_ms": float(np.median(spent[:, 0])), "p99_ms": float(np.quantile(spent[:, 0], 0.99)), "cpu_ms": float(spent[:, 1].mean())}
+    return {
+        "p50_ms": float(np.median(spent[:, 0])),
+        "p99_ms": float(np.quantile(spent[:, 0], 0.99)),
+        "cpu_ms": float(spent[:, 1].mean()),
+    }
 
 
 def measured_systems(systems: dict[str, System], rounds: int) -> dict[str, dict[str, Any]]:
-    report: dict[str, dict[str, Any]] = {name: {"rows_per_cpu_s": s.rows_per_cpu_s, "items": len(s.ids)} for name, s in systems.items()}
+    report: dict[str, dict[str, Any]] = {
+        name: {"rows_per_cpu_s": s.rows_per_cpu_s, "items": len(s.ids)}
+        for name, s in systems.items()
+    }
     for size in SIZES:
         for name, numbers in timed(systems, size, rounds).items():
             for key, value in numbers.items():
@@ -277,7 +361,11 @@ def compare(items: int, *, without: list[str], rounds: int, target: str) -> None
                     systems[name] = built
         report = measured_systems(systems, rounds)
     ours = report["snapshot"]["p50_ms"]["500"]
-    ratios = {f"snapshot_over_{name}_500": ours / r["p50_ms"]["500"] for name, r in report.items() if name != "snapshot"}
+    ratios = {
+        f"snapshot_over_{name}_500": ours / r["p50_ms"]["500"]
+        for name, r in report.items()
+        if name != "snapshot"
+    }
     write_report(target, systems=report, ratios=ratios, items=items, rounds=rounds)
 
 
@@ -290,15 +378,21 @@ def snapshot_only(items: int, *, rounds: int, target: str) -> None:
             print(f"filling {name}", file=sys.stderr)
             table = catalogue(count)
             systems[name] = snapshot(table, place, stack)
-            facts[name] = sizes(place / "alone.sids") | {"late_join_rows_per_cpu_s": late_join(place / "repo", table)}
+            facts[name] = sizes(place / "alone.sids") | {
+                "late_join_rows_per_cpu_s": late_join(place / "repo", table)
+            }
         report = measured_systems(systems, rounds)
     report = {name: report[name] | facts[name] for name in report}
     big, small = (report[name]["p50_ms"]["500"] for name in ("snapshot", "snapshot_1m"))
-    write_report(target, systems=report, ratios={"p50_500_over_1m": big / small}, items=items, rounds=rounds)
+    write_report(
+        target, systems=report, ratios={"p50_500_over_1m": big / small}, items=items, rounds=rounds
+    )
 
 
 def sizes(path: Path) -> dict[str, float]:
-    """Bytes an item, of the record alone and of the whole file; milliseconds to open it and seconds to verify it."""
+    """Bytes an item, of the record alone and of the whole file; milliseconds to open it and seconds
+    to verify it.
+    """
     opened = []
     for _ in range(20):
         began = time.perf_counter()
@@ -306,17 +400,24 @@ def sizes(path: Path) -> dict[str, float]:
         opened.append((time.perf_counter() - began) * 1e3)
     began = time.perf_counter()
     packed.verify()
-    facts = {"record_bytes": packed.record.itemsize, "file_bytes_per_item": path.stat().st_size / len(packed)}
+    facts = {
+        "record_bytes": packed.record.itemsize,
+        "file_bytes_per_item": path.stat().st_size / len(packed),
+    }
     return facts | {"open_ms": float(np.median(opened)), "verify_s": time.perf_counter() - began}
 
 
 def late_join(repo: Path, table: SidTable, rows: int = 2_000_000) -> float:
-    """Rows a CPU second of codes, weights and reliability gathered by (item, time), over two snapshots, the second a delta of a fifth."""
+    """Rows a CPU second of codes, weights and reliability gathered by (item, time), over two
+    snapshots, the second a delta of a fifth.
+    """
     later = replace(table.lookup(table.item_ids[: len(table) // 5]), as_of=NOW + timedelta(days=1))
     store.publish(repo, GENERATION, [later], servable_at=[later.as_of], computed_at=NOW)
     timeline, rng = store.published_timeline(repo, "bench"), np.random.default_rng(0)
     items = table.item_ids[rng.integers(0, len(table), rows)]
-    times = np.datetime64("2025-12-31", "us") + rng.integers(0, 3 * 86_400, rows).astype("timedelta64[s]")
+    times = np.datetime64("2025-12-31", "us") + rng.integers(0, 3 * 86_400, rows).astype(
+        "timedelta64[s]"
+    )
     timeline.gather(items, times)  # the pages are in memory, as in the second epoch
     return written(lambda: timeline.gather(items, times), rows)
 
@@ -324,8 +425,14 @@ def late_join(repo: Path, table: SidTable, rows: int = 2_000_000) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=1_000_000)
-    parser.add_argument("--rounds", type=int, default=300, help="requests of each size to each system")
-    parser.add_argument("--snapshot-only", action="store_true", help="size, opening and late join at --items beside 1M")
+    parser.add_argument(
+        "--rounds", type=int, default=300, help="requests of each size to each system"
+    )
+    parser.add_argument(
+        "--snapshot-only",
+        action="store_true",
+        help="size, opening and late join at --items beside 1M",
+    )
     parser.add_argument("--without", nargs="*", default=[], choices=list(SYSTEMS), metavar="SYSTEM")
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
     asked = parser.parse_args()

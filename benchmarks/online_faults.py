@@ -1,7 +1,8 @@
-"""Does the LMDB online store lose or mix anything? Kills, a full disk, readers beside a writer, two writers; every state is checked.
+"""Does the LMDB online store lose or mix anything? Kills, a full disk, readers beside a writer, two
+writers; every state is checked.
 
-Every load writes one version to all rows, as one transaction: whoever reads must see the rows of one version, complete, and never an
-older one than before. Losses must be 0.
+Every load writes one version to all rows, as one transaction: whoever reads must see the rows of
+one version, complete, and never an older one than before. Losses must be 0.
 
     python benchmarks/online_faults.py --kills 300 --seconds 60 --json online_faults.json
 """
@@ -31,7 +32,8 @@ from adc_features.errors import ArtifactError
 
 ROWS, ASKED, READERS = 5_000, 200, 8
 START = datetime(2024, 1, 1, tzinfo=UTC)
-_FORK = multiprocessing.get_context("fork")  # a child that had to import feast again could not be killed 300 times in reasonable time
+# a child that had to import feast again could not be killed 300 times in reasonable time
+_FORK = multiprocessing.get_context("fork")
 
 
 def rows(version: int, n: int = ROWS) -> pa.Table:
@@ -43,7 +45,9 @@ def rows(version: int, n: int = ROWS) -> pa.Table:
         {
             "item_id": np.arange(n),
             "version": np.full(n, version),
-            "versions": pa.ListArray.from_arrays(offsets, pa.array(np.full(lengths.sum(), version))),
+            "versions": pa.ListArray.from_arrays(
+                offsets, pa.array(np.full(lengths.sum(), version))
+            ),
             "event_timestamp": pa.array(np.full(n, moment), pa.timestamp("us", tz="UTC")),
         }
     )
@@ -57,18 +61,52 @@ class World:
 
         self.directory, self.path = directory, directory / "rows.parquet"
         pq.write_table(rows(0), self.path)
-        settings = {"project": "faults", "provider": "local", "entity_key_serialization_version": 3, "materialization": {"pull_latest_features": True}, **OURS}
-        registry = {"registry_type": "sql", "path": f"sqlite:///{directory}/registry.db", "serve_features_while_materializing": True}
-        self.store = feast.FeatureStore(repo_path=str(directory), config=feast.RepoConfig(**settings, registry=registry, repo_path=directory))
+        settings = {
+            "project": "faults",
+            "provider": "local",
+            "entity_key_serialization_version": 3,
+            "materialization": {"pull_latest_features": True},
+            **OURS,
+        }
+        registry = {
+            "registry_type": "sql",
+            "path": f"sqlite:///{directory}/registry.db",
+            "serve_features_while_materializing": True,
+        }
+        self.store = feast.FeatureStore(
+            repo_path=str(directory),
+            config=feast.RepoConfig(**settings, registry=registry, repo_path=directory),
+        )
         item = feast.Entity(name="item", join_keys=["item_id"], value_type=feast.ValueType.INT64)
-        source = feast.FileSource(name="rows", path=str(self.path), file_format=feast.ParquetFormat(), timestamp_field="event_timestamp")
-        fields = {"item_id": feast.Int64, "version": feast.Int64, "versions": feast.Array(feast.Int64)}
+        source = feast.FileSource(
+            name="rows",
+            path=str(self.path),
+            file_format=feast.ParquetFormat(),
+            timestamp_field="event_timestamp",
+        )
+        fields = {
+            "item_id": feast.Int64,
+            "version": feast.Int64,
+            "versions": feast.Array(feast.Int64),
+        }
         schema = [feast.Field(name=name, dtype=kind) for name, kind in fields.items()]
-        self.store.apply([item, feast.FeatureView(name="items", entities=[item], schema=schema, source=source, ttl=timedelta(0))])
-        self.online, self.view = self.store._get_provider().online_store, self.store.get_feature_view("items")
+        self.store.apply(
+            [
+                item,
+                feast.FeatureView(
+                    name="items", entities=[item], schema=schema, source=source, ttl=timedelta(0)
+                ),
+            ]
+        )
+        self.online, self.view = (
+            self.store._get_provider().online_store,
+            self.store.get_feature_view("items"),
+        )
 
     def load(self, version: int, n: int = ROWS) -> None:
-        self.online.write_arrow(self.store.config, self.view, rows(version, n), event="event_timestamp")
+        self.online.write_arrow(
+            self.store.config, self.view, rows(version, n), event="event_timestamp"
+        )
 
     def materialize(self, version: int) -> None:
         aside = self.path.with_suffix(f".{os.getpid()}")
@@ -78,17 +116,28 @@ class World:
             self.store.materialize(START - timedelta(days=1), START + timedelta(days=30))
 
     def served(self, ids: np.ndarray) -> int:
-        """The one version that these items are served in, -1 when none is there. Raises AssertionError for a mixture."""
-        got = self.store.get_online_features(["items:version", "items:versions"], {"item_id": ids}).to_dict()
+        """The one version that these items are served in, -1 when none is there. Raises
+        AssertionError for a mixture.
+        """
+        got = self.store.get_online_features(
+            ["items:version", "items:versions"], {"item_id": ids}
+        ).to_dict()
         found = set(got["version"])
         assert len(found) == 1, f"a mixture of {sorted(found, key=str)[:5]}"
         (version,) = found
-        assert version is None or all(values == [version] * (i % 5) for i, values in zip(got["item_id"], got["versions"], strict=True))
+        assert version is None or all(
+            values == [version] * (i % 5)
+            for i, values in zip(got["item_id"], got["versions"], strict=True)
+        )
         return -1 if version is None else version
 
 
-def kills(world: World, act: Callable[[int], None], times: int, rng: random.Random) -> dict[str, int]:
-    """SIGKILL a process that writes version after version, at random moments; what is there then is complete and no older."""
+def kills(
+    world: World, act: Callable[[int], None], times: int, rng: random.Random
+) -> dict[str, int]:
+    """SIGKILL a process that writes version after version, at random moments; what is there then is
+    complete and no older.
+    """
     seen, checked = world.served(np.arange(ROWS)), 0
     for _ in range(times):
         first = seen + 1
@@ -130,15 +179,22 @@ def readers_beside_a_writer(world: World, seconds: float) -> dict[str, int]:
         (world.materialize if version % 2 else world.load)(version)
     for reader in readers:
         reader.join()
-    assert [reader.exitcode for reader in readers] == [0] * READERS, "a reader saw a mixture, an older version or an error"
+    assert [reader.exitcode for reader in readers] == [0] * READERS, (
+        "a reader saw a mixture, an older version or an error"
+    )
     return {"faults": version - first, "states_checked": sum(reads), "losses": 0}
 
 
 def two_writers(world: World, rounds: int) -> dict[str, int]:
-    """Two processes write different versions at once, one of them in falling order: the newest event time is served."""
+    """Two processes write different versions at once, one of them in falling order: the newest
+    event time is served.
+    """
     first = world.served(np.arange(ROWS)) + 1
     orders = [range(first, first + rounds), range(first + rounds - 1, first - 1, -1)]
-    writers = [_FORK.Process(target=lambda order=order: [world.load(version) for version in order]) for order in orders]
+    writers = [
+        _FORK.Process(target=lambda order=order: [world.load(version) for version in order])
+        for order in orders
+    ]
     for writer in writers:
         writer.start()
     for writer in writers:
@@ -148,7 +204,9 @@ def two_writers(world: World, rounds: int) -> dict[str, int]:
 
 
 def full_disk(world: World, times: int, rng: random.Random) -> dict[str, int]:
-    """Files may not grow beyond a limit (RLIMIT_FSIZE): a load fails with our error, what was served stays, and loading works again."""
+    """Files may not grow beyond a limit (RLIMIT_FSIZE): a load fails with our error, what was
+    served stays, and loading works again.
+    """
     data = world.directory / "online" / "data.mdb"
     for _ in range(times):
         seen, limit = world.served(np.arange(ROWS)), data.stat().st_size + rng.randrange(0, 4 << 20)
@@ -184,14 +242,19 @@ def main() -> None:
         world.load(0)
         runs: dict[str, Callable[[], dict[str, int]]] = {
             "kill_bulk_load": lambda: kills(world, world.load, asked.kills // 2, rng),
-            "kill_materialize": lambda: kills(world, world.materialize, asked.kills - asked.kills // 2, rng),
+            "kill_materialize": lambda: kills(
+                world, world.materialize, asked.kills - asked.kills // 2, rng
+            ),
             "full_disk": lambda: full_disk(world, 10, rng),
             "two_writers": lambda: two_writers(world, 20),
             "readers_beside_a_writer": lambda: readers_beside_a_writer(world, asked.seconds),
         }
         for name, run in runs.items():
             report[name] = run()
-    total: dict[str, Any] = {key: sum(found[key] for found in report.values()) for key in ("faults", "states_checked", "losses")}
+    total: dict[str, Any] = {
+        key: sum(found[key] for found in report.values())
+        for key in ("faults", "states_checked", "losses")
+    }
     write_report(asked.json, systems=report, ratios={}, **total)
 
 

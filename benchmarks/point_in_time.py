@@ -1,12 +1,14 @@
-"""What does a point-in-time join cost, from Parquet to Parquet? Ours and Feast's DuckDB store, polars, and the floor of reading and writing.
+"""What does a point-in-time join cost, from Parquet to Parquet? Ours and Feast's DuckDB store,
+polars, and the floor of reading and writing.
 
-The workload: 200k users with 18 feature rows each (10 numbers, 90 days to live), items with one to five snapshots of two lists of six, 2 % of
-feature rows tied in time and told apart by created time; entity rows ask for random users and items at random times.
+The workload: 200k users with 18 feature rows each (10 numbers, 90 days to live), items with one to
+five snapshots of two lists of six, 2 % of feature rows tied in time and told apart by created time;
+entity rows ask for random users and items at random times.
 
-    python benchmarks/point_in_time.py --rows 1000000 --items 1000000 --json -
-    python benchmarks/point_in_time.py --rows 10000000 --items 1000000 --without feast_duckdb --json -
-    python benchmarks/point_in_time.py --stream 100000000 --items 1000000 --json -
-    python benchmarks/point_in_time.py --exponents --json -
+python benchmarks/point_in_time.py --rows 1000000 --items 1000000 --json - python
+benchmarks/point_in_time.py --rows 10000000 --items 1000000 --without feast_duckdb --json - python
+benchmarks/point_in_time.py --stream 100000000 --items 1000000 --json - python
+benchmarks/point_in_time.py --exponents --json -
 """
 
 import argparse
@@ -42,7 +44,9 @@ def entity_rows(rows: int, items: int, rng: np.random.Generator, *, first: int =
     )
 
 
-def feature_rows(key: str, keys: np.ndarray, columns: dict[str, Any], rng: np.random.Generator) -> pa.Table:
+def feature_rows(
+    key: str, keys: np.ndarray, columns: dict[str, Any], rng: np.random.Generator
+) -> pa.Table:
     at = rng.integers(0, YEAR, len(keys))
     tied = rng.random(len(keys)) < 0.02
     keys[1:][tied[1:]], at[1:][tied[1:]] = keys[:-1][tied[1:]], at[:-1][tied[1:]]
@@ -51,32 +55,55 @@ def feature_rows(key: str, keys: np.ndarray, columns: dict[str, Any], rng: np.ra
     return pa.table({key: keys, **stamps, **columns})
 
 
-def write_workload(folder: Path, rows: int, items: int, user_rows: int = USER_ROWS, snapshots: int = 5) -> None:
+def write_workload(
+    folder: Path, rows: int, items: int, user_rows: int = USER_ROWS, snapshots: int = 5
+) -> None:
     rng = np.random.default_rng(0)
     users = rng.integers(0, USERS, USERS * user_rows)
     numbers = {f"n{i}": rng.random(len(users)) for i in range(NUMBERS)}
-    pq.write_table(feature_rows("user_id", users, numbers, rng), folder / "user.parquet", row_group_size=1 << 19)
+    pq.write_table(
+        feature_rows("user_id", users, numbers, rng),
+        folder / "user.parquet",
+        row_group_size=1 << 19,
+    )
     item = np.repeat(np.arange(items), rng.integers(1, snapshots + 1, items))
     offsets = pa.array(np.arange(len(item) + 1, dtype=np.int32) * CODES)
     lists = {
-        "sid": pa.ListArray.from_arrays(offsets, pa.array(rng.integers(0, 100, len(item) * CODES).astype(np.int32))),
-        "sid_weight": pa.ListArray.from_arrays(offsets, pa.array(rng.random(len(item) * CODES).astype(np.float32))),
+        "sid": pa.ListArray.from_arrays(
+            offsets, pa.array(rng.integers(0, 100, len(item) * CODES).astype(np.int32))
+        ),
+        "sid_weight": pa.ListArray.from_arrays(
+            offsets, pa.array(rng.random(len(item) * CODES).astype(np.float32))
+        ),
     }
-    pq.write_table(feature_rows("item_id", item, lists, rng), folder / "item.parquet", row_group_size=1 << 19)
+    pq.write_table(
+        feature_rows("item_id", item, lists, rng), folder / "item.parquet", row_group_size=1 << 19
+    )
     pq.write_table(entity_rows(rows, items, rng), folder / "entity.parquet", row_group_size=1 << 19)
 
 
 def feature_store(folder: Path, kind: str, *, views: int = 1) -> tuple[Any, list[str]]:
-    """A Feast store over the workload and the features to ask for; `views` copies of the user view."""
+    """A Feast store over the workload and the features to ask for; `views` copies of the
+    user view.
+    """
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
     from feast.types import Array, Float32, Float64, Int32, Int64
 
     def view(name: str, file: str, entity: Any, schema: list[Any], ttl: timedelta) -> Any:
-        source = FileSource(name=name, path=str(folder / file), timestamp_field="event_timestamp", created_timestamp_column="created")
+        source = FileSource(
+            name=name,
+            path=str(folder / file),
+            timestamp_field="event_timestamp",
+            created_timestamp_column="created",
+        )
         key = Field(name=f"{entity.name}_id", dtype=Int64)
-        return FeatureView(name=name, entities=[entity], schema=[key, *schema], source=source, ttl=ttl)
+        return FeatureView(
+            name=name, entities=[entity], schema=[key, *schema], source=source, ttl=ttl
+        )
 
-    user, item = (Entity(name=n, join_keys=[f"{n}_id"], value_type=ValueType.INT64) for n in ("user", "item"))
+    user, item = (
+        Entity(name=n, join_keys=[f"{n}_id"], value_type=ValueType.INT64) for n in ("user", "item")
+    )
     numbers = [Field(name=f"n{i}", dtype=Float64) for i in range(NUMBERS)]
     lists = [Field(name="sid", dtype=Array(Int32)), Field(name="sid_weight", dtype=Array(Float32))]
     users = [view(f"user_{i}", "user.parquet", user, numbers, TTL) for i in range(views)]
@@ -90,7 +117,9 @@ def feature_store(folder: Path, kind: str, *, views: int = 1) -> tuple[Any, list
     )
     store = FeatureStore(config=config)
     store.apply([user, item, *users, view("item", "item.parquet", item, lists, timedelta(0))])
-    return store, [f"{v.name}:{f.name}" for v in users for f in numbers] + [f"item:{f.name}" for f in lists]
+    return store, [f"{v.name}:{f.name}" for v in users for f in numbers] + [
+        f"item:{f.name}" for f in lists
+    ]
 
 
 # ---- the systems: each reads the Parquet files and writes one
@@ -107,7 +136,11 @@ def adc(folder: Path, out: Path) -> Callable[[], int]:
     entity = folder / "entity.parquet"
 
     def work() -> int:
-        frame = pq.read_table(entity, memory_map=True) if pq.read_metadata(entity).num_rows <= BATCH_ROWS else dataset(entity)
+        frame = (
+            pq.read_table(entity, memory_map=True)
+            if pq.read_metadata(entity).num_rows <= BATCH_ROWS
+            else dataset(entity)
+        )
         return write_parquet(store.get_historical_features(frame, features).to_batches(), out)
 
     return work
@@ -117,7 +150,9 @@ def feast_duckdb(folder: Path, out: Path) -> Callable[[], int]:
     store, features = feature_store(folder, "duckdb")
 
     def work() -> int:
-        table = store.get_historical_features(pq.read_table(folder / "entity.parquet", memory_map=True).to_pandas(), features).to_arrow()
+        table = store.get_historical_features(
+            pq.read_table(folder / "entity.parquet", memory_map=True).to_pandas(), features
+        ).to_arrow()
         pq.write_table(table, out)
         return len(table)
 
@@ -132,8 +167,16 @@ def polars(folder: Path, out: Path) -> Callable[[], int]:
 
     def work() -> int:
         frame = pl.scan_parquet(folder / "entity.parquet").sort("event_timestamp")
-        joined = frame.join_asof(side("user.parquet"), on="event_timestamp", by="user_id", tolerance=TTL, check_sortedness=False)
-        joined = joined.join_asof(side("item.parquet"), on="event_timestamp", by="item_id", check_sortedness=False)
+        joined = frame.join_asof(
+            side("user.parquet"),
+            on="event_timestamp",
+            by="user_id",
+            tolerance=TTL,
+            check_sortedness=False,
+        )
+        joined = joined.join_asof(
+            side("item.parquet"), on="event_timestamp", by="item_id", check_sortedness=False
+        )
         table = joined.collect(engine="streaming").sort("row")
         table.write_parquet(out)
         return len(table)
@@ -142,10 +185,12 @@ def polars(folder: Path, out: Path) -> Callable[[], int]:
 
 
 def floor(folder: Path, out: Path, *, own_writer: bool = False) -> Callable[[], int]:
-    """Decode every input column once, encode the rows of an output that ours wrote; reading that output is not counted.
+    """Decode every input column once, encode the rows of an output that ours wrote; reading that
+    output is not counted.
 
-    Row group by row group out of mapped files: whole tables spend most of their time on fresh memory, which a join need not touch.
-    The encoder is pyarrow's as it comes, a million rows at once, or with own_writer the one that ours uses.
+    Row group by row group out of mapped files: whole tables spend most of their time on fresh
+    memory, which a join need not touch. The encoder is pyarrow's as it comes, a million rows at
+    once, or with own_writer the one that ours uses.
     """
     import time
 
@@ -159,7 +204,9 @@ def floor(folder: Path, out: Path, *, own_writer: bool = False) -> Callable[[], 
             with pq.ParquetFile(folder / "adc.parquet") as source:
                 for first in range(0, source.num_row_groups, 4):
                     start = time.process_time()
-                    table = source.read_row_groups(range(first, min(first + 4, source.num_row_groups)))
+                    table = source.read_row_groups(
+                        range(first, min(first + 4, source.num_row_groups))
+                    )
                     uncounted += time.process_time() - start
                     yield table
 
@@ -187,7 +234,9 @@ def floor_own_writer(folder: Path, out: Path) -> Callable[[], int]:
 
 
 def run(system: str, folder: str) -> dict[str, float]:
-    """One system once, in this process: everything imported and declared before the clock starts."""
+    """One system once, in this process: everything imported and declared before the clock
+    starts.
+    """
     import pyarrow.dataset  # noqa: F401  (pandas with it: not part of anybody's join)
 
     work = globals()[system](Path(folder), Path(folder) / f"{system}.parquet")
@@ -208,8 +257,15 @@ def compare(rows: int, items: int, systems: list[str], repeats: int) -> dict[str
         for _ in range(repeats):
             for system in systems:
                 runs[system].append(apart(run, system, folder))
-        medians = {s: {key: statistics.median(r[key] for r in found) for key in found[0]} for s, found in runs.items()}
-        agree = all(apart(same_rows, Path(folder) / "adc.parquet", Path(folder) / f"{s}.parquet") for s in systems if not s.startswith(("adc", "floor")))
+        medians = {
+            s: {key: statistics.median(r[key] for r in found) for key in found[0]}
+            for s, found in runs.items()
+        }
+        agree = all(
+            apart(same_rows, Path(folder) / "adc.parquet", Path(folder) / f"{s}.parquet")
+            for s in systems
+            if not s.startswith(("adc", "floor"))
+        )
     return {"systems": medians, "agree": agree}
 
 
@@ -247,9 +303,13 @@ def stream(path: str, rows: int, items: int, batch: int = 1 << 20) -> dict[str, 
             yield table
 
     def work() -> int:
-        sources = view_sources(store.config, store.list_feature_views(), features, full_feature_names=False)
+        sources = view_sources(
+            store.config, store.list_feature_views(), features, full_feature_names=False
+        )
         views = [PreparedView(source) for source in sources]
-        return sum(len(joined) for joined in joined_batches(entity(), views, time="event_timestamp"))
+        return sum(
+            len(joined) for joined in joined_batches(entity(), views, time="event_timestamp")
+        )
 
     facts = measured(work)
     return {
@@ -264,18 +324,29 @@ def join_only(folder: str, views: int) -> dict[str, float]:
     from adc_features.store.join.engine import PreparedView, joined_batches
     from adc_features.store.offline_store import view_sources
 
-    store, features = feature_store(Path(folder), "adc_features.store.offline_store.AsofOfflineStore", views=views)
+    store, features = feature_store(
+        Path(folder), "adc_features.store.offline_store.AsofOfflineStore", views=views
+    )
     entity = pq.read_table(Path(folder) / "entity.parquet")
-    sources = view_sources(store.config, store.list_feature_views(), features, full_feature_names=True)
+    sources = view_sources(
+        store.config, store.list_feature_views(), features, full_feature_names=True
+    )
 
     def work() -> int:
-        return sum(len(t) for t in joined_batches([entity], [PreparedView(source) for source in sources], time="event_timestamp"))
+        return sum(
+            len(t)
+            for t in joined_batches(
+                [entity], [PreparedView(source) for source in sources], time="event_timestamp"
+            )
+        )
 
     return measured(work)
 
 
 def exponents(items: int) -> dict[str, Any]:
-    """How CPU time grows when one size grows by four: the slope in log-log; 1 is linear. Rows: the margin beyond preparing the views."""
+    """How CPU time grows when one size grows by four: the slope in log-log; 1 is linear. Rows: the
+    margin beyond preparing the views.
+    """
     base = {"rows": 500_000, "user_rows": 8, "views": 1, "snapshots": 4}
     found: dict[str, Any] = {}
     for name, least in base.items():
@@ -283,8 +354,22 @@ def exponents(items: int) -> dict[str, Any]:
         for factor in (1, 2, 4):
             sizes = {**base, name: least * factor}
             with tempfile.TemporaryDirectory() as folder:
-                apart(write_workload, Path(folder), sizes["rows"], items, sizes["user_rows"], sizes["snapshots"])
-                points.append((sizes[name], statistics.median(apart(join_only, folder, sizes["views"])["cpu_s"] for _ in range(3))))
+                apart(
+                    write_workload,
+                    Path(folder),
+                    sizes["rows"],
+                    items,
+                    sizes["user_rows"],
+                    sizes["snapshots"],
+                )
+                points.append(
+                    (
+                        sizes[name],
+                        statistics.median(
+                            apart(join_only, folder, sizes["views"])["cpu_s"] for _ in range(3)
+                        ),
+                    )
+                )
         (x0, y0), (x1, y1) = points[0], points[-1]
         found[name] = {"points": points, "exponent": float(np.log(y1 / y0) / np.log(x1 / x0))}
         if name == "rows":
@@ -293,13 +378,30 @@ def exponents(items: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--without", action="append", default=[], choices=SYSTEMS[3:], help="leave a system out; Feast's DuckDB store needs 5 GB at 1M rows")
-    parser.add_argument("--stream", type=int, metavar="ROWS", help="stream this many generated rows through our join instead")
-    parser.add_argument("--exponents", action="store_true", help="how the cost grows with rows, feature rows, views and snapshots instead")
+    parser.add_argument(
+        "--without",
+        action="append",
+        default=[],
+        choices=SYSTEMS[3:],
+        help="leave a system out; Feast's DuckDB store needs 5 GB at 1M rows",
+    )
+    parser.add_argument(
+        "--stream",
+        type=int,
+        metavar="ROWS",
+        help="stream this many generated rows through our join instead",
+    )
+    parser.add_argument(
+        "--exponents",
+        action="store_true",
+        help="how the cost grows with rows, feature rows, views and snapshots instead",
+    )
     parser.add_argument("--json", default="-")
     args = parser.parse_args()
     if args.stream:
@@ -310,11 +412,28 @@ def main() -> None:
     elif args.exponents:
         write_report(args.json, systems={}, ratios={}, exponents=exponents(args.items))
     else:
-        found = compare(args.rows, args.items, [s for s in SYSTEMS if s not in args.without], args.repeats)
+        found = compare(
+            args.rows, args.items, [s for s in SYSTEMS if s not in args.without], args.repeats
+        )
         systems = found["systems"]
-        ratios = {f"adc_cpu_over_{s}": systems["adc"]["cpu_s"] / systems[s]["cpu_s"] for s in systems if s != "adc"}
-        ratios |= {f"adc_memory_over_{s}": systems["adc"]["peak_rss_bytes"] / systems[s]["peak_rss_bytes"] for s in systems if s != "adc"}
-        write_report(args.json, systems=systems, ratios=ratios, agree=found["agree"], rows=args.rows, items=args.items)
+        ratios = {
+            f"adc_cpu_over_{s}": systems["adc"]["cpu_s"] / systems[s]["cpu_s"]
+            for s in systems
+            if s != "adc"
+        }
+        ratios |= {
+            f"adc_memory_over_{s}": systems["adc"]["peak_rss_bytes"] / systems[s]["peak_rss_bytes"]
+            for s in systems
+            if s != "adc"
+        }
+        write_report(
+            args.json,
+            systems=systems,
+            ratios=ratios,
+            agree=found["agree"],
+            rows=args.rows,
+            items=args.items,
+        )
 
 
 if __name__ == "__main__":

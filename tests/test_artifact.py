@@ -12,7 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from adc_features.artifact import MANIFEST, file_hash, fresh_directory, json_text, read_manifest, seal, write_json
+from adc_features.artifact import (
+    MANIFEST,
+    file_hash,
+    fresh_directory,
+    json_text,
+    read_manifest,
+    seal,
+    write_json,
+)
 from adc_features.errors import ArtifactError
 
 
@@ -25,15 +33,21 @@ def write(target, text="1"):
 
 
 def test_a_complete_directory_names_every_file(tmp_path):
-    """The manifest holds the facts and the hash of every other file, also of manifests further in."""
+    """The manifest holds the facts and the hash of every other file, also of manifests
+    further in.
+    """
     write(tmp_path / "made")
     manifest = read_manifest(tmp_path / "made")
     assert manifest["kind"] == "example"
-    assert manifest["files"] == {name: file_hash(tmp_path / "made" / name) for name in ("data.txt", f"inside/{MANIFEST}")}
+    assert manifest["files"] == {
+        name: file_hash(tmp_path / "made" / name) for name in ("data.txt", f"inside/{MANIFEST}")
+    }
 
 
 def test_a_directory_is_replaced_whole(tmp_path):
-    """The new directory takes the old one's place; nothing of the old one and nothing hidden is left."""
+    """The new directory takes the old one's place; nothing of the old one and nothing hidden is
+    left.
+    """
     write(tmp_path / "made", "old")
     (tmp_path / "made" / "extra").write_text("old")
     write(tmp_path / "made", "new")
@@ -42,7 +56,9 @@ def test_a_directory_is_replaced_whole(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["made"]
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()]
+)
 def test_a_failure_leaves_the_old_directory_and_nothing_else(tmp_path, error):
     """When writing fails half-way, readers go on finding what was there before."""
     write(tmp_path / "made", "old")
@@ -60,11 +76,13 @@ def test_a_failure_leaves_the_old_directory_and_nothing_else(tmp_path, error):
 
 
 def test_a_killed_writer_leaves_nothing_visible(tmp_path):
-    """A process killed between two files leaves no target; the next attempt sweeps its remains and succeeds."""
+    """A process killed between two files leaves no target; the next attempt sweeps its remains and
+    succeeds.
+    """
     code = (
-        "import sys, os, signal; from pathlib import Path; from adc_features.artifact import fresh_directory\n"
-        "with fresh_directory(Path(sys.argv[1])) as aside:\n"
-        "    (aside / 'data.txt').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
+        "import sys, os, signal; from pathlib import Path; from adc_features.artifact import"
+        " fresh_directory\nwith fresh_directory(Path(sys.argv[1])) as aside:\n    (aside /"
+        " 'data.txt').write_text('half'); os.kill(os.getpid(), signal.SIGKILL)"
     )
     target = tmp_path / "made [1]"  # brackets mean something to glob
     killed = subprocess.run([sys.executable, "-c", code, str(target)], check=False)
@@ -80,12 +98,18 @@ def test_a_killed_writer_leaves_nothing_visible(tmp_path):
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        (lambda d: (d / "data.txt").write_text("2"), r"data.txt has sha256 .* the file was altered, write the artefact again"),
+        (
+            lambda d: (d / "data.txt").write_text("2"),
+            r"data.txt has sha256 .* the file was altered, write the artefact again",
+        ),
         (lambda d: (d / "data.txt").unlink(), "data.txt is missing"),
         (lambda d: (d / MANIFEST).unlink(), f"has no {MANIFEST}"),
         (lambda d: (d / MANIFEST).write_text('{"files": {'), "is not JSON"),
         (lambda d: (d / MANIFEST).write_bytes(b"\xff\xfe\x00"), "is not JSON"),
-        (lambda d: (d / MANIFEST).write_text('{"name": "a web page"}'), "was not written by this library"),
+        (
+            lambda d: (d / MANIFEST).write_text('{"name": "a web page"}'),
+            "was not written by this library",
+        ),
         (lambda d: (d / MANIFEST).write_text("[]"), "was not written by this library"),
     ],
 )
@@ -98,7 +122,9 @@ def test_damage_is_named(tmp_path, damage, words):
 
 
 def test_json_holds_plain_values():
-    """Numpy scalars and arrays, times and paths take their plain forms; NaN and infinity become null."""
+    """Numpy scalars and arrays, times and paths take their plain forms; NaN and infinity become
+    null.
+    """
     value = {
         "a": np.float32(0.5),
         "b": np.array([1, 2]),
@@ -107,11 +133,20 @@ def test_json_holds_plain_values():
         "e": Path("x/y"),
         1: (np.bool_(True), -np.inf),
     }
-    assert json.loads(json_text(value)) == {"a": 0.5, "b": [1, 2], "c": None, "d": "2024-01-01T00:00:00+00:00", "e": "x/y", "1": [True, None]}
+    assert json.loads(json_text(value)) == {
+        "a": 0.5,
+        "b": [1, 2],
+        "c": None,
+        "d": "2024-01-01T00:00:00+00:00",
+        "e": "x/y",
+        "1": [True, None],
+    }
 
 
 def test_a_full_disk_keeps_the_old_json(tmp_path, monkeypatch):
-    """When the disk is full the reader still sees the old file, and no half file is left beside it."""
+    """When the disk is full the reader still sees the old file, and no half file is left
+    beside it.
+    """
     write_json(tmp_path / "facts.json", {"a": 1})
 
     def full(_):
@@ -125,7 +160,9 @@ def test_a_full_disk_keeps_the_old_json(tmp_path, monkeypatch):
 
 
 def test_a_writer_killed_between_its_renames_loses_nothing(tmp_path):
-    """The old directory, already moved aside when the process died, is put back by the next attempt before it is replaced."""
+    """The old directory, already moved aside when the process died, is put back by the next attempt
+    before it is replaced.
+    """
     write(tmp_path / "made", "old")
     (tmp_path / "made").rename(tmp_path / ".made.old")  # what the first of the two renames does
     with pytest.raises(ZeroDivisionError), fresh_directory(tmp_path / "made"):
@@ -135,12 +172,18 @@ def test_a_writer_killed_between_its_renames_loses_nothing(tmp_path):
 
 
 def test_a_manifest_with_another_value_is_refused(tmp_path):
-    """Each altered fact of a manifest is named as such, verified or not; a manifest without a check, of an older version, is read."""
+    """Each altered fact of a manifest is named as such, verified or not; a manifest without a
+    check, of an older version, is read.
+    """
     seal(tmp_path, {"as_of": "2024-01-01", "rows": 3})
     path = tmp_path / MANIFEST
     whole = path.read_text()
     assert read_manifest(tmp_path) == {"as_of": "2024-01-01", "rows": 3, "files": {}}
-    for old, new in (("2024-01-01", "2024-01-09"), ('"rows": 3', '"rows": 7'), ('"rows"', '"rowt"')):
+    for old, new in (
+        ("2024-01-01", "2024-01-09"),
+        ('"rows": 3', '"rows": 7'),
+        ('"rows"', '"rowt"'),
+    ):
         path.write_text(whole.replace(old, new))
         for verify in (True, False):
             with pytest.raises(ArtifactError, match="is not what was written"):

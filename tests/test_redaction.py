@@ -14,11 +14,15 @@ from adc_features.errors import AdcError
 from adc_features.redaction import RedactingFormatter, redacted, redacted_url, without_secrets
 
 WORDS = st.text(string.ascii_letters + string.digits + "_", min_size=1, max_size=8)
-PASSWORDS = st.text(st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12).map(lambda p: f"Zq{p}qZ")
+PASSWORDS = st.text(
+    st.characters(codec="utf-8", exclude_categories=["Cs", "Cc"]), min_size=1, max_size=12
+).map(lambda p: f"Zq{p}qZ")
 
 
 @given(user=WORDS, password=PASSWORDS, host=WORDS, database=WORDS)
-def test_a_url_is_shown_as_sqlalchemy_shows_it_with_its_password_hidden(user, password, host, database):
+def test_a_url_is_shown_as_sqlalchemy_shows_it_with_its_password_hidden(
+    user, password, host, database
+):
     """Any password that SQLAlchemy can write into a URL; the rest of the URL stays."""
     url = URL.create("postgresql+psycopg", user, password, host, 5432, database)
     shown = url.render_as_string(hide_password=True)
@@ -26,20 +30,34 @@ def test_a_url_is_shown_as_sqlalchemy_shows_it_with_its_password_hidden(user, pa
 
 
 @given(
-    user=WORDS, password=PASSWORDS.filter(lambda p: "@" not in p), key=st.sampled_from(["password", "sslpassword", "PWD", "access_token", "secret", "api_key"])
+    user=WORDS,
+    password=PASSWORDS.filter(lambda p: "@" not in p),
+    key=st.sampled_from(["password", "sslpassword", "PWD", "access_token", "secret", "api_key"]),
 )
 def test_secret_query_values_are_hidden_and_the_others_kept(user, password, key):
     """?password= and its like, at any place of the query."""
-    url = URL.create("postgresql", user, password, "h", query={"connect_timeout": "5", key: password, "application_name": "adc"})
+    url = URL.create(
+        "postgresql",
+        user,
+        password,
+        "h",
+        query={"connect_timeout": "5", key: password, "application_name": "adc"},
+    )
     shown = make_url(redacted_url(url.render_as_string(hide_password=False)))
-    assert (shown.password, dict(shown.query)) == ("***", {"connect_timeout": "5", key: "***", "application_name": "adc"})
+    assert (shown.password, dict(shown.query)) == (
+        "***",
+        {"connect_timeout": "5", key: "***", "application_name": "adc"},
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
         ("see sqlite:///runs/demo/catalog.db", "see sqlite:///runs/demo/catalog.db"),
-        ("'postgresql://u:pw@h/d' and mysql://v:pw@h", "'postgresql://u:***@h/d' and mysql://v:***@h"),
+        (
+            "'postgresql://u:pw@h/d' and mysql://v:pw@h",
+            "'postgresql://u:***@h/d' and mysql://v:***@h",
+        ),
         ("postgresql:/u:pw@h/d holds no run.json", "postgresql:/u:***@h/d holds no run.json"),
         ("postgresql://h/d?user=u&password=pw#items", "postgresql://h/d?user=u&password=***#items"),
         ("postgresql://u:p@w/x?y@h/d", "postgresql://u:***@h/d"),
@@ -55,7 +73,10 @@ def test_urls_are_found_inside_any_text(text, shown):
 def test_a_drivers_message_loses_the_secrets_of_its_url():
     """The password stands there alone, decoded or not."""
     url = "postgresql://u:p%40ss@h/d?sslpassword=other"
-    assert without_secrets('auth failed for u with "p@ss", p%40ss or other', url) == 'auth failed for u with "***", *** or ***'
+    assert (
+        without_secrets('auth failed for u with "p@ss", p%40ss or other', url)
+        == 'auth failed for u with "***", *** or ***'
+    )
 
 
 def test_errors_logs_and_json_hide_passwords(tmp_path):
@@ -65,4 +86,6 @@ def test_errors_logs_and_json_hide_passwords(tmp_path):
     record = logging.LogRecord("x", logging.INFO, "", 0, "at %s", (url,), None)
     assert RedactingFormatter("%(message)s").format(record) == "at postgresql://u:***@h/d"
     write_json(tmp_path / "facts.json", {"facts": [{"url": url}]})
-    assert json.loads((tmp_path / "facts.json").read_text()) == json.loads(json_text({"facts": [{"url": redacted(url)}]}))
+    assert json.loads((tmp_path / "facts.json").read_text()) == json.loads(
+        json_text({"facts": [{"url": redacted(url)}]})
+    )

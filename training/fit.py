@@ -28,10 +28,12 @@ def train(
 ) -> Trained:
     """Train a recipe on every row of `frame`, once for each seed.
 
-    start: an older ranker on the same codes, or on a generation that keeps them, whose knowledge of them the new ones begin with.
+    start: an older ranker on the same codes, or on a generation that keeps them, whose knowledge of
+    them the new ones begin with.
 
-    How many rounds is chosen by log loss on the newest tenth of these rows, with a model of the first seed that did not see them.
-    Raises InputError when the labels have one class or the recipe lacks what it reads.
+    How many rounds is chosen by log loss on the newest tenth of these rows, with a model of the
+    first seed that did not see them. Raises InputError when the labels have one class or the recipe
+    lacks what it reads.
     """
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
     check_two_classes(frame.labels)
@@ -45,7 +47,9 @@ def train(
     ranker = _ranker(recipe, inputs, frame, encoder)
     if start is not None:
         ranker.begin_at(start)
-    curve = ranker.fit(inputs.take(older), seed=seeds[0], holdout=inputs.take(newer), progress=progress)
+    curve = ranker.fit(
+        inputs.take(older), seed=seeds[0], holdout=inputs.take(newer), progress=progress
+    )
     losses = np.array([r.holdout for r in curve], np.float64)
     rounds = 1 + int((losses + ranker.round_cost * np.arange(len(losses))).argmin())
     rankers = {}
@@ -54,8 +58,23 @@ def train(
         if start is not None:
             rankers[seed].begin_at(start)
         rankers[seed].fit(inputs, seed=seed, rounds=rounds, progress=progress)
-    log.info("stage=train recipe=%s rows=%d seeds=%d rounds=%d holdout_logloss=%.4f", recipe.name, len(frame), len(seeds), rounds, losses[rounds - 1])
-    return Trained(recipe, frame.generation if recipe.codes != "none" else None, encoder, rankers, rounds, curve, exchanged)
+    log.info(
+        "stage=train recipe=%s rows=%d seeds=%d rounds=%d holdout_logloss=%.4f",
+        recipe.name,
+        len(frame),
+        len(seeds),
+        rounds,
+        losses[rounds - 1],
+    )
+    return Trained(
+        recipe,
+        frame.generation if recipe.codes != "none" else None,
+        encoder,
+        rankers,
+        rounds,
+        curve,
+        exchanged,
+    )
 
 
 def _by_time(frame: TrainingFrame) -> tuple[np.ndarray, np.ndarray]:
@@ -73,5 +92,11 @@ def _ranker(recipe: Recipe, inputs: Inputs, frame: TrainingFrame, encoder: Input
         return BoostedRanker(BoostedSettings(), codebook_size=codebook_size)
     from adc_features.ranking.ppnet.network import PPNetRanker, PPNetSettings, PPNetShape
 
-    shape = PPNetShape.of(inputs, id_rows=encoder.id_rows, users=len(encoder.users) + 1, codebook_size=codebook_size, item_id=recipe.item_id)
+    shape = PPNetShape.of(
+        inputs,
+        id_rows=encoder.id_rows,
+        users=len(encoder.users) + 1,
+        codebook_size=codebook_size,
+        item_id=recipe.item_id,
+    )
     return PPNetRanker(PPNetSettings(), shape)

@@ -1,4 +1,5 @@
-"""The training stages of a run, after the library's. Reads: the run's Feast repository. Writes: stage directories, metrics.json, report.html.
+"""The training stages of a run, after the library's. Reads: the run's Feast repository. Writes:
+stage directories, metrics.json, report.html.
 
 ... publication -> dataset -> ranker_<recipe>, ... -> scores
     online -> parity
@@ -20,7 +21,12 @@ from adc_features.codes.sids import SidTimeline
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.errors import ArtifactError, InputError
 from adc_features.loader.frame import TrainingFrame, label_table, retroactive_frame, training_frame
-from adc_features.pipeline.dataset_manifest import RETRIEVAL, differences, parquet_batches, retrieval_manifest
+from adc_features.pipeline.dataset_manifest import (
+    RETRIEVAL,
+    differences,
+    parquet_batches,
+    retrieval_manifest,
+)
 from adc_features.pipeline.run import Run, Stage
 from adc_features.pipeline.stages import (
     STAGES,
@@ -40,7 +46,9 @@ from training.evaluation.evaluate import evaluate
 PARITY_SAMPLE = 1_000
 FRAME = "frame.parquet"
 RETROACTIVE = "codes_weights_retroactive"
-"""Codes and weights of the newest snapshot declared valid for all time, as papers do: a leak, trained to show how large it is."""
+"""Codes and weights of the newest snapshot declared valid for all time, as papers do: a leak,
+trained to show how large it is.
+"""
 
 
 # ---- dataset
@@ -66,42 +74,68 @@ def _build_dataset(run: Run, directory: Path) -> Mapping[str, Any]:
 
 
 def _published_snapshots(run: Run) -> Any:
-    """The snapshots that rows are joined with: one more, by `adc snapshot` or `adc backfill`, and the rows are joined anew."""
+    """The snapshots that rows are joined with: one more, by `adc snapshot` or `adc backfill`, and
+    the rows are joined anew.
+    """
     from adc_features.store import published_snapshots
 
-    return [[s.as_of, s.servable_at, s.computed_at] for s in published_snapshots(repository_of(run), run.settings.generation)]
+    return [
+        [s.as_of, s.servable_at, s.computed_at]
+        for s in published_snapshots(repository_of(run), run.settings.generation)
+    ]
 
 
 def _joined(run: Run) -> pa.Table:
     from adc_features.store import service_name, training_features
 
     labels = label_table(known_interactions(run))
-    return training_features(repository_of(run), labels, service=service_name(run.settings.generation), event_times=True)
+    return training_features(
+        repository_of(run), labels, service=service_name(run.settings.generation), event_times=True
+    )
 
 
 def _retrieved(joined: pa.Table) -> dict[str, Any]:
     from adc_features.store import join_facts
 
     facts = join_facts(joined)
-    return retrieval_manifest([joined], joined.schema, service=facts.service, generation=facts.generation, unmatched=facts.unmatched, rows_in=facts.rows_in)
+    return retrieval_manifest(
+        [joined],
+        joined.schema,
+        service=facts.service,
+        generation=facts.generation,
+        unmatched=facts.unmatched,
+        rows_in=facts.rows_in,
+    )
 
 
 def verify_dataset(run: Run) -> dict[str, Any]:
-    """Prove that the run's frame is what its retrieval manifest says, and that the same join gives it again now.
+    """Prove that the run's frame is what its retrieval manifest says, and that the same join gives
+    it again now.
 
-    Returns {"rows", "content_hash"}. Raises ArtifactError, with every difference, when the file or the answer of the join is another.
+    Returns {"rows", "content_hash"}. Raises ArtifactError, with every difference, when the file or
+    the answer of the join is another.
     """
     directory = run.output("dataset")
     path = directory / RETRIEVAL
     if not path.is_file():
-        raise ArtifactError(f"{directory} has no {RETRIEVAL}, an older version wrote it; run `adc dataset` in a new run directory")
+        raise ArtifactError(
+            f"{directory} has no {RETRIEVAL}, an older version wrote it; run `adc dataset` in a new"
+            " run directory"
+        )
     then = json.loads(path.read_text(encoding="utf-8"))
-    stored = retrieval_manifest(parquet_batches(directory / FRAME), pq.read_schema(directory / FRAME))
-    said = [f"the file {FRAME}: {d}" for d in differences(then, {**then, **{k: stored[k] for k in ("rows", "columns")}})]
+    stored = retrieval_manifest(
+        parquet_batches(directory / FRAME), pq.read_schema(directory / FRAME)
+    )
+    said = [
+        f"the file {FRAME}: {d}"
+        for d in differences(then, {**then, **{k: stored[k] for k in ("rows", "columns")}})
+    ]
     said += [f"the join: {d}" for d in differences(then, _retrieved(_joined(run)))]
     if said:
         raise ArtifactError(
-            "the dataset differs from its retrieval manifest. " + "; ".join(said) + ". Join again for a new dataset, or restore what was published"
+            "the dataset differs from its retrieval manifest. "
+            + "; ".join(said)
+            + ". Join again for a new dataset, or restore what was published"
         )
     return {"rows": then["rows"], "content_hash": then["content_hash"]}
 
@@ -109,7 +143,13 @@ def verify_dataset(run: Run) -> dict[str, Any]:
 def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
     labels = label_table(known_interactions(run))
     spec = generation_of(run).spec
-    return training_frame(joined, labels, generation=run.settings.generation, codebook_size=spec.codebook_size, resolution=dataset_of(run).resolution)
+    return training_frame(
+        joined,
+        labels,
+        generation=run.settings.generation,
+        codebook_size=spec.codebook_size,
+        resolution=dataset_of(run).resolution,
+    )
 
 
 def frame_of(run: Run) -> TrainingFrame:
@@ -120,17 +160,31 @@ def frame_of(run: Run) -> TrainingFrame:
 def split_frame(run: Run, frame: TrainingFrame) -> tuple[TrainingFrame, TrainingFrame]:
     """Training rows and scored rows."""
     split = split_of(run)
-    train, scored = frame.between(None, split.train_end), frame.between(split.eval_start, split.eval_end)
+    train, scored = (
+        frame.between(None, split.train_end),
+        frame.between(split.eval_start, split.eval_end),
+    )
     if not len(scored):
-        raise InputError(f"no row lies in the scored window from {split.eval_start.isoformat()}; choose other windows")
+        raise InputError(
+            f"no row lies in the scored window from {split.eval_start.isoformat()}; choose other"
+            " windows"
+        )
     return train, scored
 
 
 def code_coverage(frame: TrainingFrame) -> dict[str, Any]:
-    """How many rows had codes at their time, and how old those were: mean age in days since the snapshot's cut-off."""
+    """How many rows had codes at their time, and how old those were: mean age in days since the
+    snapshot's cut-off.
+    """
     found = frame.table["sid_found"].to_numpy()
-    age = (frame.times[found] - frame.table["sid_as_of"].filter(frame.table["sid_found"]).to_numpy()) / np.timedelta64(1, "D")
-    return {"rows": len(frame), "with_codes": float(found.mean()), "age_days": float(age.mean()) if len(age) else float("nan")}
+    age = (
+        frame.times[found] - frame.table["sid_as_of"].filter(frame.table["sid_found"]).to_numpy()
+    ) / np.timedelta64(1, "D")
+    return {
+        "rows": len(frame),
+        "with_codes": float(found.mean()),
+        "age_days": float(age.mean()) if len(age) else float("nan"),
+    }
 
 
 # ---- rankers
@@ -152,18 +206,34 @@ def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
     if name == RETROACTIVE:
         newest = snapshots_of(run)[-1]
         frame = retroactive_frame(frame, newest)
-        sources = Sources(sids=SidTimeline([newest], [servable_at(run)[0] - timedelta(days=36_500)])) if sources.sids else sources
+        sources = (
+            Sources(sids=SidTimeline([newest], [servable_at(run)[0] - timedelta(days=36_500)]))
+            if sources.sids
+            else sources
+        )
     rows, scored = split_frame(run, frame)
-    trained = train(rows, RECIPES.get(name, RECIPES["codes_weights"]), sources=sources, seeds=range(run.settings.seeds), progress=run.progress)
+    trained = train(
+        rows,
+        RECIPES.get(name, RECIPES["codes_weights"]),
+        sources=sources,
+        seeds=range(run.settings.seeds),
+        progress=run.progress,
+    )
     np.save(directory / "scores.npy", trained.predict(scored, sources))
-    if trained.exchanged is None and name != RETROACTIVE:  # controls and the leaky one are never served
+    # controls and the leaky one are never served
+    if trained.exchanged is None and name != RETROACTIVE:
         trained.save(directory / "model")
     return {"recipe": name, "rounds": trained.rounds, "curve": [r._asdict() for r in trained.curve]}
 
 
 def ranker_stage(name: str) -> Stage:
     """The stage that trains one recipe and scores the evaluated rows."""
-    return Stage(f"ranker_{name}", ("dataset", "generation", "codes"), ("seeds",), lambda run, directory: _build_ranker(run, directory, name=name))
+    return Stage(
+        f"ranker_{name}",
+        ("dataset", "generation", "codes"),
+        ("seeds",),
+        lambda run, directory: _build_ranker(run, directory, name=name),
+    )
 
 
 # ---- scores and parity
@@ -173,7 +243,9 @@ def _build_scores(run: Run, directory: Path) -> Mapping[str, Any]:
     if run.settings.final:
         run.record("test_rows_opened", split=split_of(run)._asdict(), recipes=list(RANKERS))
     train, scored = split_frame(run, frame_of(run))
-    scores = {name: np.load(run.output(stage.name) / "scores.npy") for name, stage in RANKERS.items()}
+    scores = {
+        name: np.load(run.output(stage.name) / "scores.npy") for name, stage in RANKERS.items()
+    }
     facts = evaluate(scores, scored, trained_on=train, seed=run.settings.seed)
     write_json(directory / "scores.json", facts)
     return facts
@@ -190,7 +262,9 @@ def _build_parity(run: Run, directory: Path) -> Mapping[str, Any]:
     }
     sample = {name: rng.permutation(values)[:PARITY_SAMPLE] for name, values in ids.items()}
     now = datetime.fromisoformat(run.facts("online")["facts"]["now"])
-    facts = parity(repository_of(run), service=service_name(run.settings.generation), now=now, **sample)
+    facts = parity(
+        repository_of(run), service=service_name(run.settings.generation), now=now, **sample
+    )
     require_parity(facts)
     write_json(directory / "parity.json", facts)
     return {"now": now, **facts}
@@ -198,7 +272,9 @@ def _build_parity(run: Run, directory: Path) -> Mapping[str, Any]:
 
 DATASET = Stage("dataset", ("data", "publication"), (), _build_dataset, _published_snapshots)
 RANKERS = {name: ranker_stage(name) for name in (*RECIPES, RETROACTIVE)}
-SCORES = Stage("scores", ("dataset", *(s.name for s in RANKERS.values())), ("seed", "final"), _build_scores)
+SCORES = Stage(
+    "scores", ("dataset", *(s.name for s in RANKERS.values())), ("seed", "final"), _build_scores
+)
 PARITY = Stage("parity", ("publication", "online"), ("seed",), _build_parity)
 ALL_STAGES = (*STAGES, DATASET, PARITY, *RANKERS.values(), SCORES)
 
@@ -208,7 +284,9 @@ ALL_STAGES = (*STAGES, DATASET, PARITY, *RANKERS.values(), SCORES)
 
 def metrics_of(run: Run) -> dict[str, Any]:
     """Everything that `metrics.json` holds, from the manifests of the complete stages."""
-    data, behavior, codes, dataset, scores = (run.facts(s)["facts"] for s in ("data", "behavior", "codes", "dataset", "scores"))
+    data, behavior, codes, dataset, scores = (
+        run.facts(s)["facts"] for s in ("data", "behavior", "codes", "dataset", "scores")
+    )
     manifests = {stage.name: run.facts(stage.name) for stage in ALL_STAGES}
     tables = embedding_tables(run)
     generation = generation_of(run)
@@ -229,13 +307,17 @@ def metrics_of(run: Run) -> dict[str, Any]:
         "gauc_rows": scores["gauc_rows"],
         "label_rate": scores.get("label_rate"),
         "seeds": run.settings.seeds,
-        "reliability": generation.settings.get("adc", {}).get("reliability", run.settings.reliability),
+        "reliability": (
+            generation.settings.get("adc", {}).get("reliability", run.settings.reliability)
+        ),
         "baselines": scores.get("baselines", {}),
         "recipes": scores["recipes"],
         "paired": scores["paired"],
         "quality": quality,
         "reliability_rank_correlation": codes["reliability_rank_correlation"],
-        "reliability_half_agreement_rank_correlation": codes["reliability_half_agreement_rank_correlation"],
+        "reliability_half_agreement_rank_correlation": codes[
+            "reliability_half_agreement_rank_correlation"
+        ],
         "norm_rank_correlation": behavior["norm_rank_correlation"],
         "weight_count_rank_correlation": codes["weight_count_rank_correlation"],
         "drift": behavior["drift"],
@@ -243,8 +325,13 @@ def metrics_of(run: Run) -> dict[str, Any]:
         "coverage": dataset["coverage"],
         "unmatched": dataset["unmatched"],
         "cutoffs": data["cutoffs"],
-        "bytes_per_item": {"codes_weights": _packed_bytes(generation), "vectors": sum(v.shape[1] * v.itemsize for v in tables[-1].vectors.values())},
-        "parity": {k: run.facts("parity")["facts"][k] for k in ("items", "users", "different", "now")},
+        "bytes_per_item": {
+            "codes_weights": _packed_bytes(generation),
+            "vectors": sum(v.shape[1] * v.itemsize for v in tables[-1].vectors.values()),
+        },
+        "parity": {
+            k: run.facts("parity")["facts"][k] for k in ("items", "users", "different", "now")
+        },
         "test_openings": test_openings(run),
         "stage_seconds": {name: m["seconds"] for name, m in manifests.items()},
         "peak_memory_bytes": max(m["peak_memory_bytes"] for m in manifests.values()),
@@ -252,15 +339,23 @@ def metrics_of(run: Run) -> dict[str, Any]:
 
 
 def _packed_bytes(generation: Generation) -> int:
-    """Bytes of one item's codes, in the smallest integer that fits, and weights, in the spec's precision."""
+    """Bytes of one item's codes, in the smallest integer that fits, and weights, in the spec's
+    precision.
+    """
     spec = generation.spec
-    return spec.length * (np.min_scalar_type(spec.codebook_size).itemsize + np.dtype(spec.weight_dtype).itemsize)
+    return spec.length * (
+        np.min_scalar_type(spec.codebook_size).itemsize + np.dtype(spec.weight_dtype).itemsize
+    )
 
 
 def test_openings(run: Run) -> list[str]:
     """When this run looked at test rows, ISO times."""
     path = run.directory / "events.jsonl"
-    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+    events = (
+        [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        if path.exists()
+        else []
+    )
     return [e["time"] for e in events if e["event"] == "test_rows_opened"]
 
 
@@ -280,8 +375,14 @@ def _pictures(run: Run) -> Any:
     generation, newest = generation_of(run), snapshots_of(run)[-1]
     table = embedding_tables(run)[-1]
     warm = table.present[BEHAVIOR]
-    settings = generation.settings.get("adc", {"alpha": 0.0, "beta": 0.0})  # the other tokenizers have no alignment controller
-    usage = np.stack([np.bincount(codes[codes >= 0], minlength=generation.spec.codebook_size) for codes in newest.sid.T])
+    # the other tokenizers have no alignment controller
+    settings = generation.settings.get("adc", {"alpha": 0.0, "beta": 0.0})
+    usage = np.stack(
+        [
+            np.bincount(codes[codes >= 0], minlength=generation.spec.codebook_size)
+            for codes in newest.sid.T
+        ]
+    )
     return Pictures(
         behavior_deciles=run.facts("behavior")["facts"]["popularity_deciles"],
         code_deciles=run.facts("codes")["facts"]["popularity_deciles"],
@@ -293,16 +394,23 @@ def _pictures(run: Run) -> Any:
         positions=[p.name for p in generation.spec.positions],
         titles=_titles(run, usage),
         tokenizer_curve=generation.quality["training"],
-        ranker_curves={name: _curve(run.facts(stage.name)["facts"]["curve"]) for name, stage in RANKERS.items()},
+        ranker_curves={
+            name: _curve(run.facts(stage.name)["facts"]["curve"]) for name, stage in RANKERS.items()
+        },
     )
 
 
 def _curve(rounds: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [{"epoch": r["round"], "train_loss": r["train"], "holdout_loss": r["holdout"]} for r in rounds]
+    return [
+        {"epoch": r["round"], "train_loss": r["train"], "holdout_loss": r["holdout"]}
+        for r in rounds
+    ]
 
 
 def _titles(run: Run, usage: np.ndarray, *, shown: int = 12) -> list[dict[str, Any]]:
-    """A dozen titles, most popular first, behind one middling code of each position; without titles, ids."""
+    """A dozen titles, most popular first, behind one middling code of each position; without
+    titles, ids.
+    """
     newest, table = snapshots_of(run)[-1], embedding_tables(run)[-1]
     items = dataset_of(run).items
     names = items["title" if "title" in items.column_names else "item_id"].to_pylist()
@@ -311,5 +419,12 @@ def _titles(run: Run, usage: np.ndarray, *, shown: int = 12) -> list[dict[str, A
         code = int(np.argsort(counts)[int(len(counts) * 0.6)])
         rows = np.flatnonzero(newest.sid[:, position] == code)
         rows = rows[np.argsort(-table.interaction_count[rows], kind="stable")][:shown]
-        picked.append({"position": position, "code": code, "items": int(counts[code]), "titles": [str(names[r]) for r in rows]})
+        picked.append(
+            {
+                "position": position,
+                "code": code,
+                "items": int(counts[code]),
+                "titles": [str(names[r]) for r in rows],
+            }
+        )
     return picked

@@ -1,4 +1,6 @@
-"""The catalogue: read by anyone, changed by one writer at a time. Reads and writes: a database that SQLAlchemy reaches."""
+"""The catalogue: read by anyone, changed by one writer at a time. Reads and writes: a database that
+SQLAlchemy reaches.
+"""
 
 import glob
 import json
@@ -12,7 +14,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Table, and_, create_engine, event, inspect, make_url, select
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Table,
+    and_,
+    create_engine,
+    event,
+    inspect,
+    make_url,
+    select,
+)
 from sqlalchemy.exc import SQLAlchemyError
 
 from adc_features.artifact import json_text
@@ -25,7 +37,9 @@ from adc_features.redaction import redacted, redacted_url, without_secrets
 WAIT = 5.0
 """Seconds that a writer waits for the one before it; writes take milliseconds."""
 DRIVERS = {"sqlite": {"pysqlite"}, "postgresql": {"psycopg", "psycopg2", "pg8000"}}
-"""What a catalogue may lie on, by kind, and the drivers that reach it; none that is asynchronous."""
+"""What a catalogue may lie on, by kind, and the drivers that reach it; none that is
+asynchronous.
+"""
 
 
 class Catalog:
@@ -35,7 +49,9 @@ class Catalog:
         self.engine, self._url = engine, url
 
     def generations(self) -> list[dict[str, Any]]:
-        """id, codebook_hash, parent_codebook_hash, directory, trained_through, state (live, removing, removed), registered_at."""
+        """id, codebook_hash, parent_codebook_hash, directory, trained_through, state (live,
+        removing, removed), registered_at.
+        """
         return self._rows(GENERATIONS, "registered_at", "trained_through")
 
     def snapshots(self) -> list[dict[str, Any]]:
@@ -43,15 +59,21 @@ class Catalog:
         return self._rows(SNAPSHOTS, "generation", "as_of")
 
     def rankers(self) -> list[dict[str, Any]]:
-        """hash, directory, recipe, generation, trained_through, state (ready, removing, removed), registered_at."""
+        """hash, directory, recipe, generation, trained_through, state (ready, removing, removed),
+        registered_at.
+        """
         return self._rows(RANKERS, "registered_at", "directory")
 
     def promotions(self) -> list[dict[str, Any]]:
-        """number, ranker (hash), generation, codebook_hash, promoted_at, state: pending, serving, retired or abandoned."""
+        """number, ranker (hash), generation, codebook_hash, promoted_at, state: pending, serving,
+        retired or abandoned.
+        """
         return self._rows(PROMOTIONS, "number")
 
     def runs(self) -> list[dict[str, Any]]:
-        """number, command, started_at, ended_at, state (running, killed, or how it ended), facts."""
+        """number, command, started_at, ended_at, state (running, killed, or how it ended),
+        facts.
+        """
         return self._rows(RUNS, "number")
 
     def events(self) -> list[dict[str, Any]]:
@@ -60,17 +82,30 @@ class Catalog:
 
     def _rows(self, table: Table, *order: str) -> list[dict[str, Any]]:
         with _in_words(self.engine, self._url), self.engine.connect() as connection:
-            return [dict(row) for row in connection.execute(select(table).order_by(*(table.c[name] for name in order))).mappings()]
+            return [
+                dict(row)
+                for row in connection.execute(
+                    select(table).order_by(*(table.c[name] for name in order))
+                ).mappings()
+            ]
 
     @contextmanager
     def write(self, *, at: datetime) -> Iterator["Writer"]:
-        """Change the catalogue: one transaction of the one writer; an exception undoes all of it. at: aware UTC, stamps the events."""
-        with _in_words(self.engine, self._url), only_one(self.engine, "write", wait=WAIT), self.engine.begin() as connection:
+        """Change the catalogue: one transaction of the one writer; an exception undoes all of it.
+        at: aware UTC, stamps the events.
+        """
+        with (
+            _in_words(self.engine, self._url),
+            only_one(self.engine, "write", wait=WAIT),
+            self.engine.begin() as connection,
+        ):
             yield Writer(connection, utc(at, name="at"))
 
     @contextmanager
     def alone(self, name: str, *, wait: float = 0.0) -> Iterator[None]:
-        """Hold `name` (retrain, gc, deploy) for as long as the block runs; raises InputError when another process does, after `wait` seconds."""
+        """Hold `name` (retrain, gc, deploy) for as long as the block runs; raises InputError when
+        another process does, after `wait` seconds.
+        """
         with ExitStack() as stack:
             with _in_words(self.engine, self._url):
                 stack.enter_context(only_one(self.engine, name, wait=wait))
@@ -83,11 +118,15 @@ class Writer:
     def __init__(self, connection: Connection, at: datetime) -> None:
         self._connection, self.at = connection, at
 
-    def put(self, table: Table, key: Mapping[str, Any], values: Mapping[str, Any], *, event: str) -> bool:
+    def put(
+        self, table: Table, key: Mapping[str, Any], values: Mapping[str, Any], *, event: str
+    ) -> bool:
         """Insert the row of this key, or change what differs; True when anything did."""
         where = and_(*(table.c[name] == value for name, value in key.items()))
         found = self._connection.execute(select(table).where(where)).mappings().first()
-        changed = {name: value for name, value in values.items() if found is None or found[name] != value}
+        changed = {
+            name: value for name, value in values.items() if found is None or found[name] != value
+        }
         if found is not None and not changed:
             return False
         if found is None:
@@ -100,25 +139,33 @@ class Writer:
 
     def add(self, table: Table, values: Mapping[str, Any], *, event: str) -> int:
         """Append a numbered row (a promotion, a run); returns its number."""
-        number = int(self._connection.execute(table.insert().values(**values)).inserted_primary_key[0])  # type: ignore[index]
+        inserted = self._connection.execute(table.insert().values(**values))
+        number = int(inserted.inserted_primary_key[0])  # type: ignore[index]
         self.record(event, str(number), values)
         return number
 
     def record(self, event: str, subject: str, facts: Mapping[str, Any]) -> None:
         """Append an event."""
-        self._connection.execute(EVENTS.insert().values(at=self.at, event=event, subject=subject, facts=json.loads(json_text(facts))))
+        self._connection.execute(
+            EVENTS.insert().values(
+                at=self.at, event=event, subject=subject, facts=json.loads(json_text(facts))
+            )
+        )
 
     def rows(self, table: Table, **where: Any) -> list[dict[str, Any]]:
         """Rows as this transaction sees them."""
-        found = self._connection.execute(select(table).where(*(table.c[name] == value for name, value in where.items())))
+        found = self._connection.execute(
+            select(table).where(*(table.c[name] == value for name, value in where.items()))
+        )
         return [dict(row) for row in found.mappings()]
 
 
 def open_catalog(url: str) -> Catalog:
     """Open the catalogue at an SQLAlchemy URL, made or brought up to date first.
 
-    Raises InputError for a URL that is none, a database of another kind or that cannot be reached, and one that another writer holds;
-    ArtifactError when a newer version of this library wrote the catalogue or the database holds something else.
+    Raises InputError for a URL that is none, a database of another kind or that cannot be reached,
+    and one that another writer holds; ArtifactError when a newer version of this library wrote the
+    catalogue or the database holds something else.
     """
     engine = _engine(url)
     with _in_words(engine, url):
@@ -126,16 +173,21 @@ def open_catalog(url: str) -> Catalog:
             try:
                 Path(str(engine.url.database)).parent.mkdir(parents=True, exist_ok=True)
             except OSError as error:
-                raise InputError(f"the catalogue {redacted_url(url)} cannot be made ({error}); give a place that may be written") from error
+                raise InputError(
+                    f"the catalogue {redacted_url(url)} cannot be made ({error}); give a place that"
+                    " may be written"
+                ) from error
         _upgrade(engine)
     return Catalog(engine, url)
 
 
 @contextmanager
 def catalog_to_read(url: str) -> Iterator[Catalog]:
-    """The catalogue for a command that only reads. One in files that cannot be written here is copied aside first, and read there.
+    """The catalogue for a command that only reads. One in files that cannot be written here is
+    copied aside first, and read there.
 
-    What such a command brings up to date, it then shows, and it is forgotten. Raises as `open_catalog`.
+    What such a command brings up to date, it then shows, and it is forgotten. Raises as
+    `open_catalog`.
     """
     database = Path(str(_engine(url).url.database)) if url.startswith("sqlite") else None
     if database is None or _writable(database):
@@ -149,7 +201,11 @@ def catalog_to_read(url: str) -> Iterator[Catalog]:
 
 
 def _writable(database: Path) -> bool:
-    files = [p for p in (database, *database.parent.glob(f"{glob.escape(database.name)}-*")) if p.exists()]
+    files = [
+        p
+        for p in (database, *database.parent.glob(f"{glob.escape(database.name)}-*"))
+        if p.exists()
+    ]
     place = next((p for p in database.parents if p.exists()), Path("/"))
     return all(os.access(p, os.W_OK) for p in (place, *files))
 
@@ -159,20 +215,32 @@ def _engine(url: str) -> Engine:
     shown = redacted_url(url)
     try:
         parsed = make_url(url)
-        kind, driver = parsed.get_backend_name(), parsed.get_driver_name() if parsed.get_backend_name() in DRIVERS else ""
+        kind, driver = (
+            parsed.get_backend_name(),
+            (parsed.get_driver_name() if parsed.get_backend_name() in DRIVERS else ""),
+        )
     except (SQLAlchemyError, ValueError) as error:
         raise InputError(
-            f"{shown!r} is no catalogue ({without_secrets(str(error), url)}); give an SQLAlchemy URL such as sqlite:///runs/demo/catalog.db"
+            f"{shown!r} is no catalogue ({without_secrets(str(error), url)}); give an SQLAlchemy"
+            " URL such as sqlite:///runs/demo/catalog.db"
         ) from None
     except ImportError:
         kind, driver = parsed.get_backend_name(), parsed.drivername.partition("+")[2]
     if kind not in DRIVERS or (driver and driver not in DRIVERS[kind]):
         raise InputError(
-            f"{shown!r} is no catalogue, it is of the kind {parsed.drivername}; a catalogue lies on SQLite or PostgreSQL, which have locks that a crash releases: give "
-            "sqlite:///PATH or postgresql+psycopg://USER@HOST/DATABASE"
+            f"{shown!r} is no catalogue, it is of the kind {parsed.drivername}; a catalogue lies on"
+            " SQLite or PostgreSQL, which have locks that a crash releases: give sqlite:///PATH or"
+            " postgresql+psycopg://USER@HOST/DATABASE"
         )
-    if kind == "sqlite" and (parsed.query or parsed.database in (None, "", ":memory:") or str(parsed.database).startswith("file:")):
-        raise InputError(f"{shown!r} is no file's path; a catalogue must outlive the command: give sqlite:///PATH")
+    if kind == "sqlite" and (
+        parsed.query
+        or parsed.database in (None, "", ":memory:")
+        or str(parsed.database).startswith("file:")
+    ):
+        raise InputError(
+            f"{shown!r} is no file's path; a catalogue must outlive the command: give"
+            " sqlite:///PATH"
+        )
     try:
         if kind == "sqlite":
             engine = create_engine(url, connect_args={"timeout": WAIT})
@@ -183,24 +251,38 @@ def _engine(url: str) -> Engine:
         return engine
     except ImportError as error:
         raise InputError(
-            f'{shown!r} needs a driver that is not installed ({error}); pip install "adc-features[postgres]" brings psycopg, named as postgresql+psycopg://'
+            f"{shown!r} needs a driver that is not installed ({error}); pip install"
+            ' "adc-features[postgres]" brings psycopg, named as postgresql+psycopg://'
         ) from None
     except (SQLAlchemyError, TypeError, ValueError) as error:
-        raise InputError(f"{shown!r} is no catalogue ({without_secrets(str(error), url)}); correct the URL") from None
+        raise InputError(
+            f"{shown!r} is no catalogue ({without_secrets(str(error), url)}); correct the URL"
+        ) from None
 
 
 @contextmanager
 def _in_words(engine: Engine, url: str) -> Iterator[None]:
-    """What the database refuses, as an InputError that names the catalogue and holds none of its secrets."""
+    """What the database refuses, as an InputError that names the catalogue and holds none of its
+    secrets.
+    """
     try:
         yield
     except SQLAlchemyError as error:
         said = without_secrets(str(getattr(error, "orig", None) or error), url)
-        if any(words in said for words in ("database is locked", "database table is locked", "lock timeout", "database is busy")):
+        if any(
+            words in said
+            for words in (
+                "database is locked",
+                "database table is locked",
+                "lock timeout",
+                "database is busy",
+            )
+        ):
             raise InputError(held_elsewhere(engine)) from None
         raise InputError(
-            f"the catalogue {redacted_url(url)} cannot be used ({said}); check that the database runs and may be written. Passwords are hidden here and kept "
-            "nowhere: give one in --catalog, in $ADC_CATALOG, or in what the driver reads, such as PGPASSWORD"
+            f"the catalogue {redacted_url(url)} cannot be used ({said}); check that the database"
+            " runs and may be written. Passwords are hidden here and kept nowhere: give one in"
+            " --catalog, in $ADC_CATALOG, or in what the driver reads, such as PGPASSWORD"
         ) from None
 
 
@@ -215,7 +297,8 @@ def _patient(connection: Any, _: Any) -> None:
     cursor = connection.cursor()
     cursor.execute(f"SET lock_timeout = {int(1000 * WAIT)}")
     here = "".join(c for c in socket.gethostname() if c.isalnum() or c in "-.")[:30]
-    cursor.execute(f"SET application_name = 'adc process {os.getpid()} on {here}'")  # what another one says of who holds a lock
+    # what another one says of who holds a lock
+    cursor.execute(f"SET application_name = 'adc process {os.getpid()} on {here}'")
     cursor.close()
     connection.commit()
 
@@ -231,7 +314,9 @@ def _upgrade(engine: Engine) -> None:
     from alembic.script import ScriptDirectory
 
     config = Config()
-    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    config.set_main_option(
+        "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
+    )
     scripts = ScriptDirectory.from_config(config)
     with engine.connect() as connection:
         now = MigrationContext.configure(connection).get_current_revision()
@@ -240,8 +325,9 @@ def _upgrade(engine: Engine) -> None:
         return
     if strangers or (now is not None and now not in {s.revision for s in scripts.walk_revisions()}):
         raise ArtifactError(
-            f"the catalogue {redacted(engine.url.render_as_string())} has revision {now or 'none'}, this library knows up to {scripts.get_current_head()}: "
-            "a newer version, or another program, wrote it; use that version, or give another database"
+            f"the catalogue {redacted(engine.url.render_as_string())} has revision {now or 'none'},"
+            f" this library knows up to {scripts.get_current_head()}: a newer version, or another"
+            " program, wrote it; use that version, or give another database"
         )
     with only_one(engine, "write", wait=WAIT), engine.begin() as connection:
         config.attributes["connection"] = connection

@@ -1,13 +1,24 @@
-"""The tables of the catalogue. Migrations under `migrations/` make them; a test holds the two against each other.
+"""The tables of the catalogue. Migrations under `migrations/` make them; a test holds the two
+against each other.
 
-All times are aware UTC. Directories lie relative to the deployment's own, so that it may be moved. Numbers rise with every promotion,
-run and event: a clock that steps back cannot reorder them.
+All times are aware UTC. Directories lie relative to the deployment's own, so that it may be moved.
+Numbers rise with every promotion, run and event: a clock that steps back cannot reorder them.
 """
 
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import JSON, Boolean, Column, DateTime, Integer, MetaData, String, Table, TypeDecorator
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Column,
+    DateTime,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    TypeDecorator,
+)
 
 from adc_features.clock import utc
 
@@ -24,7 +35,13 @@ class UtcTime(TypeDecorator[datetime]):
         return utc(value) if dialect.name != "sqlite" else utc(value).replace(tzinfo=None)
 
     def process_result_value(self, value: datetime | None, dialect: Any) -> datetime | None:
-        return None if value is None else value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+        return (
+            None
+            if value is None
+            else value.replace(tzinfo=UTC)
+            if value.tzinfo is None
+            else value.astimezone(UTC)
+        )
 
 
 METADATA = MetaData()
@@ -33,7 +50,8 @@ GENERATIONS = Table(
     METADATA,
     Column("id", String(64), primary_key=True),
     Column("codebook_hash", String(64), nullable=False),
-    Column("parent_codebook_hash", String(64)),  # of the generation that its codes are named after: the same line
+    # of the generation that its codes are named after: the same line
+    Column("parent_codebook_hash", String(64)),
     Column("directory", String(1024), nullable=False),
     Column("trained_through", UtcTime, nullable=False),
     Column("state", String(16), nullable=False),

@@ -1,6 +1,8 @@
-"""What a person sees while a command works and when it ends. Reads: values. Writes: the terminal, JSON files.
+"""What a person sees while a command works and when it ends. Reads: values. Writes: the terminal,
+JSON files.
 
-Progress is a bar on a terminal and a log line at each tenth otherwise. Results go to stdout as text, or as JSON with `--json`.
+Progress is a bar on a terminal and a log line at each tenth otherwise. Results go to stdout as
+text, or as JSON with `--json`.
 """
 
 import errno
@@ -21,7 +23,12 @@ from adc_features.redaction import RedactingFormatter, redacted
 
 log = logging.getLogger("adc")
 
-JsonOption = Annotated[str | None, typer.Option("--json", metavar="FILE|-", help="Write the result as JSON to FILE, or to stdout with '-'.")]
+JsonOption = Annotated[
+    str | None,
+    typer.Option(
+        "--json", metavar="FILE|-", help="Write the result as JSON to FILE, or to stdout with '-'."
+    ),
+]
 RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="The run directory.")]
 
 
@@ -41,7 +48,11 @@ def _bars() -> Iterator[Progress]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     with Progress(
-        TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:>3.0f}%"), TimeRemainingColumn(), console=Console(stderr=True)
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f}%"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
     ) as bars:
         tasks: dict[str, Any] = {}
 
@@ -65,8 +76,15 @@ def _lines() -> Progress:
     return report
 
 
-def report(result: Mapping[str, Any], json: str | None, *, text: Callable[[Mapping[str, Any]], str] | None = None) -> None:
-    """Print a result: as JSON where `--json` asks for it, and as text unless stdout is taken by the JSON."""
+def report(
+    result: Mapping[str, Any],
+    json: str | None,
+    *,
+    text: Callable[[Mapping[str, Any]], str] | None = None,
+) -> None:
+    """Print a result: as JSON where `--json` asks for it, and as text unless stdout is taken by the
+    JSON.
+    """
     if json == "-":
         typer.echo(json_text(result))
         return
@@ -82,7 +100,13 @@ def _facts(result: Mapping[str, Any], indent: str = "") -> str:
         if isinstance(value, Mapping):
             lines += [f"{indent}{name}:", _facts(value, indent + "  ")]
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            lines += [f"{indent}{name}:", *(f"{indent}  " + " ".join(f"{k}={_short(v)}" for k, v in row.items()) for row in value)]
+            lines += [
+                f"{indent}{name}:",
+                *(
+                    f"{indent}  " + " ".join(f"{k}={_short(v)}" for k, v in row.items())
+                    for row in value
+                ),
+            ]
         else:
             lines.append(f"{indent}{name}: {_short(value)}")
     return "\n".join(lines)
@@ -91,16 +115,23 @@ def _facts(result: Mapping[str, Any], indent: str = "") -> str:
 def _short(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4g}"
-    return f"[{', '.join(_short(v) for v in value)}]" if isinstance(value, list | tuple) else str(value)
+    return (
+        f"[{', '.join(_short(v) for v in value)}]"
+        if isinstance(value, list | tuple)
+        else str(value)
+    )
 
 
 def run_app(app: typer.Typer) -> None:
     """Run a typer app; refusals are one message and an exit code, never a stack trace.
 
-    Exit codes: 0 done, 1 refused, 2 wrong usage, 3 online and offline differ, 130 stopped by the user. `adc retrain`
-    and `adc monitor` add their own answers: 10 kept or drift, 20 data that cannot decide.
+    Exit codes: 0 done, 1 refused, 2 wrong usage, 3 online and offline differ, 130 stopped by the
+    user. `adc retrain` and `adc monitor` add their own answers: 10 kept or drift, 20 data that
+    cannot decide.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr
+    )
     logging.Formatter.converter = time.gmtime
     for handler in logging.getLogger().handlers:
         handler.setFormatter(RedactingFormatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
@@ -117,13 +148,24 @@ def run_app(app: typer.Typer) -> None:
     except Exception as error:
         if not _unwritable(error):
             raise
-        _fail(f"{error}; nothing half-written was published. Make room or choose another directory, then run the same command again", 1)
+        _fail(
+            f"{error}; nothing half-written was published. Make room or choose another directory,"
+            " then run the same command again",
+            1,
+        )
 
 
 def _unwritable(error: Exception) -> bool:
-    """Is this a full or read-only disk? numpy, torch, safetensors and SQLite keep only the words of the system's error."""
+    """Is this a full or read-only disk? numpy, torch, safetensors and SQLite keep only the words of
+    the system's error.
+    """
     words = "No space left on device", "disk is full", "requested and", "unexpected pos"
-    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES) or any(w in str(error) for w in words)
+    return getattr(error, "errno", None) in (
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.EROFS,
+        errno.EACCES,
+    ) or any(w in str(error) for w in words)
 
 
 def _fail(message: str, code: int) -> None:

@@ -1,7 +1,9 @@
-"""The `adc` command: the library's commands, and those of every installed package that declares some.
+"""The `adc` command: the library's commands, and those of every installed package that declares
+some.
 
-A package adds commands by an entry point of the group `adc_features.commands`: a function that takes the app. `training`, which is
-installed beside the library, does; a user's own folder of that name only hides its commands.
+A package adds commands by an entry point of the group `adc_features.commands`: a function that
+takes the app. `training`, which is installed beside the library, does; a user's own folder of that
+name only hides its commands.
 """
 
 import logging
@@ -35,6 +37,11 @@ def _add(point: EntryPoint, app: typer.Typer) -> None:
     try:
         add_to = point.load()
     except (ImportError, AttributeError) as error:
-        log.warning("the commands of %s are left out (%s); does another package of that name come first on the path?", point.value, error)
+        log.warning(
+            "the commands of %s are left out (%s); does another package of that name come first on"
+            " the path?",
+            point.value,
+            error,
+        )
         return
     add_to(app)

@@ -11,8 +11,18 @@ from adc_features.cli.console import JsonOption, RunOption, report
 from adc_features.errors import InputError
 
 log = logging.getLogger(__name__)
-PromotionOption = Annotated[Path | None, typer.Option("--promotion", metavar="FILE", help="The promotion file; default the run's own.")]
-NowOption = Annotated[str | None, typer.Option("--now", metavar="TIME", help="Rank as of this time; default the clock. For data that ended long ago.")]
+PromotionOption = Annotated[
+    Path | None,
+    typer.Option("--promotion", metavar="FILE", help="The promotion file; default the run's own."),
+]
+NowOption = Annotated[
+    str | None,
+    typer.Option(
+        "--now",
+        metavar="TIME",
+        help="Rank as of this time; default the clock. For data that ended long ago.",
+    ),
+]
 
 
 def rank(
@@ -32,35 +42,72 @@ def rank(
     if now is None and (stale := _stale(run, clock())):
         typer.echo(stale, err=True)
     ids: dict[str, Any] = {"user": user, "items": items}
-    if int64 := [name for name, key in (("user", "user_id"), ("items", "item_id")) if bundle.id_types[key] == "int64"]:
+    if int64 := [
+        name
+        for name, key in (("user", "user_id"), ("items", "item_id"))
+        if bundle.id_types[key] == "int64"
+    ]:
         ids |= {name: _integers(ids[name]) for name in int64}
-    answer = Service(bundle, ServiceSettings(), clock=clock).rank(bundle, dumps({**ids, "k": k}).encode())
+    answer = Service(bundle, ServiceSettings(), clock=clock).rank(
+        bundle, dumps({**ids, "k": k}).encode()
+    )
     report(loads(answer.body), json)
 
 
 def serve(
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Serve this run: its promoted ranker, else codes_weights.")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="DIR", help="Serve this run: its promoted ranker, else codes_weights."
+        ),
+    ] = None,
     promotion: PromotionOption = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; anything but loopback should have a token, ADC_SERVE_TOKEN.")] = "127.0.0.1",
+    host: Annotated[
+        str,
+        typer.Option(
+            help="Address to listen on; anything but loopback should have a token, ADC_SERVE_TOKEN."
+        ),
+    ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8080,
     max_items: Annotated[int, typer.Option(min=1, help="Most ids in one request.")] = 2_000,
     timeout: Annotated[float, typer.Option(help="Seconds that a request may take.")] = 2.0,
-    workers: Annotated[int, typer.Option(min=1, help="Processes that answer; each takes a core and the memory of a model.")] = 1,
-    max_connections: Annotated[int, typer.Option(min=1, help="Connections that each process holds open.")] = 512,
-    max_per_peer: Annotated[int, typer.Option(min=1, help="Of them, those of one address; behind a proxy give as many as in all.")] = 256,
+    workers: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Processes that answer; each takes a core and the memory of a model."
+        ),
+    ] = 1,
+    max_connections: Annotated[
+        int, typer.Option(min=1, help="Connections that each process holds open.")
+    ] = 512,
+    max_per_peer: Annotated[
+        int,
+        typer.Option(
+            min=1, help="Of them, those of one address; behind a proxy give as many as in all."
+        ),
+    ] = 256,
     now: NowOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Rank over HTTP: POST /rank, POST /lookup, GET /healthz, /readyz, /metrics. Follows promotions."""
+    """Rank over HTTP: POST /rank, POST /lookup, GET /healthz, /readyz, /metrics. Follows
+    promotions.
+    """
     import os
     import socket
     import tempfile
     from contextlib import ExitStack
 
     stack = ExitStack()
-    shared = stack.enter_context(tempfile.TemporaryDirectory(prefix="adc-serve-", ignore_cleanup_errors=True)) if workers > 1 else None
+    shared = (
+        stack.enter_context(
+            tempfile.TemporaryDirectory(prefix="adc-serve-", ignore_cleanup_errors=True)
+        )
+        if workers > 1
+        else None
+    )
     if shared:
-        os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared  # before anything imports prometheus_client, here and in the other processes
+        # before anything imports prometheus_client, here and in the other processes
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
 
     from adc_features.serving.protocol import ServiceSettings
     from adc_features.serving.workers import beside
@@ -68,26 +115,59 @@ def serve(
     if (run is None) == (promotion is None):
         raise typer.BadParameter("give --run or --promotion")
     token = os.environ.get("ADC_SERVE_TOKEN") or None
-    settings = ServiceSettings(max_items=max_items, timeout=timeout, token=token, max_connections=max_connections, max_per_peer=max_per_peer)
+    settings = ServiceSettings(
+        max_items=max_items,
+        timeout=timeout,
+        token=token,
+        max_connections=max_connections,
+        max_per_peer=max_per_peer,
+    )
     if host not in ("127.0.0.1", "::1", "localhost") and settings.token is None:
-        log.warning("stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN", host)
-    with stack, socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as listening:
+        log.warning(
+            "stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN",
+            host,
+        )
+    with (
+        stack,
+        socket.create_server(
+            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ) as listening,
+    ):
         asked = run, promotion, now, settings, shared
         service = _service(*asked)
-        url, pair = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}", service.bundle.promotion.name
-        facts = {"url": url, "pair": pair, "recipe": service.bundle.trained.recipe.name, "token": settings.token is not None, "workers": workers}
+        url, pair = (
+            f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}",
+            service.bundle.promotion.name,
+        )
+        facts = {
+            "url": url,
+            "pair": pair,
+            "recipe": service.bundle.trained.recipe.name,
+            "token": settings.token is not None,
+            "workers": workers,
+        }
         if shared:
-            stack.enter_context(beside(workers - 1, _serve_beside, listening, *asked, metrics=shared))
+            stack.enter_context(
+                beside(workers - 1, _serve_beside, listening, *asked, metrics=shared)
+            )
         report(facts, json)
         _run(service, listening)
 
 
-def _service(run: Path | None, promotion: Path | None, now: str | None, settings: Any, metrics: str | None) -> Any:
+def _service(
+    run: Path | None, promotion: Path | None, now: str | None, settings: Any, metrics: str | None
+) -> Any:
     from adc_features.serving.promotion import PROMOTION
     from adc_features.serving.service import Service
 
     bundle, clock = _opened(run, promotion, now)
-    return Service(bundle, settings, clock=clock, promotion_file=promotion or Path(run or "") / PROMOTION, metrics=metrics)
+    return Service(
+        bundle,
+        settings,
+        clock=clock,
+        promotion_file=promotion or Path(run or "") / PROMOTION,
+        metrics=metrics,
+    )
 
 
 def _serve_beside(listening: Any, *asked: Any) -> None:
@@ -117,28 +197,40 @@ def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[
     from adc_features.serving.promotion import read_promotion
     from adc_features.serving.scoring import open_bundle
 
-    torch.set_num_threads(1)  # one request at a time on one thread; a second thread costs it more than it brings
+    # one request at a time on one thread; a second thread costs it more than it brings
+    torch.set_num_threads(1)
     frozen = parse_utc(now, name="--now") if now else None
-    pair = read_promotion(promotion) if promotion else serving_pair(Run.open(run or Path()), now=datetime.now(UTC))
+    pair = (
+        read_promotion(promotion)
+        if promotion
+        else serving_pair(Run.open(run or Path()), now=datetime.now(UTC))
+    )
     return open_bundle(pair), lambda: frozen or datetime.now(UTC)
 
 
 def _stale(run: Path, now: datetime) -> str | None:
-    """A sentence for who ranks old data as of today; None where the data is younger than a month."""
+    """A sentence for who ranks old data as of today; None where the data is younger than a
+    month.
+    """
     from adc_features.pipeline.run import Run
     from adc_features.pipeline.stages import serving_time
 
     end = serving_time(Run.open(run))
     if now - end < timedelta(days=30):
         return None
-    return f"warning: ranking as of now, {now:%Y-%m-%dT%H:%M}Z, but the run's data ends at {end.isoformat()}; give --now {end.isoformat()} to rank as of then"
+    return (
+        f"warning: ranking as of now, {now:%Y-%m-%dT%H:%M}Z, but the run's data ends at"
+        f" {end.isoformat()}; give --now {end.isoformat()} to rank as of then"
+    )
 
 
 def _integers(ids: str | list[str]) -> int | list[int]:
     try:
         return int(ids) if isinstance(ids, str) else [int(i) for i in ids]
     except ValueError as error:
-        raise InputError(f"ids are {ids}; this catalogue's ids are integers, give integers") from error
+        raise InputError(
+            f"ids are {ids}; this catalogue's ids are integers, give integers"
+        ) from error
 
 
 def add_to(app: typer.Typer) -> None:

@@ -21,9 +21,10 @@ from adc_features.errors import InputError
 class EmbeddingTable:
     """Vectors of N items, per modality, computed from what was known before `as_of` (exclusive).
 
-    item_ids: int64 or str [N], unique. vectors: modality -> float32 [N, D]; rows without a vector are zero.
-    present: modality -> bool [N]. interaction_count: int64 [N], interactions with time < as_of. as_of: aware UTC.
-    Raises InputError on duplicate ids, NaN or infinite values, widths or row counts that differ, a naive as_of.
+    item_ids: int64 or str [N], unique. vectors: modality -> float32 [N, D]; rows without a vector
+    are zero. present: modality -> bool [N]. interaction_count: int64 [N], interactions with time <
+    as_of. as_of: aware UTC. Raises InputError on duplicate ids, NaN or infinite values, widths or
+    row counts that differ, a naive as_of.
     """
 
     item_ids: np.ndarray
@@ -38,24 +39,46 @@ class EmbeddingTable:
             raise InputError("the embedding table is empty; expected at least one item")
         check_unique_ids(self.item_ids)
         if set(self.vectors) != set(self.present):
-            raise InputError(f"vectors are given for {sorted(self.vectors)} but presence masks for {sorted(self.present)}; give both for each modality")
+            raise InputError(
+                f"vectors are given for {sorted(self.vectors)} but presence masks for"
+                f" {sorted(self.present)}; give both for each modality"
+            )
         if not self.vectors:
             raise InputError("no modality given; expected at least one matrix of vectors")
         for modality, matrix in self.vectors.items():
             mask = self.present[modality]
-            if matrix.ndim != 2 or len(matrix) != n or matrix.dtype != np.float32 or mask.shape != (n,) or mask.dtype != bool:
+            if (
+                matrix.ndim != 2
+                or len(matrix) != n
+                or matrix.dtype != np.float32
+                or mask.shape != (n,)
+                or mask.dtype != bool
+            ):
                 raise InputError(
-                    f"modality {modality!r}: vectors {matrix.dtype}{list(matrix.shape)}, mask {mask.dtype}{list(mask.shape)}; expected float32 [{n}, D] and bool [{n}]"
+                    f"modality {modality!r}: vectors {matrix.dtype}{list(matrix.shape)}, mask"
+                    f" {mask.dtype}{list(mask.shape)}; expected float32 [{n}, D] and bool [{n}]"
                 )
             if matrix[~mask].any():
-                raise InputError(f"modality {modality!r}: a row that is marked absent holds values; expected zeros where the mask is False")
+                raise InputError(
+                    f"modality {modality!r}: a row that is marked absent holds values; expected"
+                    " zeros where the mask is False"
+                )
             broken = np.flatnonzero(~np.isfinite(matrix).all(axis=1))
             if len(broken):
                 raise InputError(
-                    f"modality {modality!r}: {len(broken)} vectors hold NaN or infinite values (first item {self.item_ids[broken[0]]!r}); drop them or mark them absent"
+                    f"modality {modality!r}: {len(broken)} vectors hold NaN or infinite values"
+                    f" (first item {self.item_ids[broken[0]]!r}); drop them or mark them absent"
                 )
-        if self.interaction_count.shape != (n,) or self.interaction_count.dtype != np.int64 or (self.interaction_count < 0).any():
-            raise InputError(f"interaction_count is {self.interaction_count.dtype}{list(self.interaction_count.shape)}; expected int64 [{n}], none negative")
+        if (
+            self.interaction_count.shape != (n,)
+            or self.interaction_count.dtype != np.int64
+            or (self.interaction_count < 0).any()
+        ):
+            raise InputError(
+                "interaction_count is"
+                f" {self.interaction_count.dtype}{list(self.interaction_count.shape)}; expected"
+                f" int64 [{n}], none negative"
+            )
         object.__setattr__(self, "as_of", utc(self.as_of, name="as_of"))
 
     def __len__(self) -> int:
@@ -64,7 +87,9 @@ class EmbeddingTable:
     def width(self, modality: str) -> int:
         """D of a modality; raises InputError when the table has no such modality."""
         if modality not in self.vectors:
-            raise InputError(f"modality {modality!r} is missing; this table has {sorted(self.vectors)}")
+            raise InputError(
+                f"modality {modality!r} is missing; this table has {sorted(self.vectors)}"
+            )
         return self.vectors[modality].shape[1]
 
     def take(self, rows: np.ndarray) -> "EmbeddingTable":
@@ -78,11 +103,18 @@ class EmbeddingTable:
         )
 
     def to_arrow(self) -> pa.Table:
-        """One row an item: `item_id`, `interaction_count`, `vector_<modality>` fixed-size lists (null when absent); as_of in the metadata."""
-        columns: dict[str, pa.Array] = {"item_id": pa.array(self.item_ids), "interaction_count": pa.array(self.interaction_count)}
+        """One row an item: `item_id`, `interaction_count`, `vector_<modality>` fixed-size lists
+        (null when absent); as_of in the metadata.
+        """
+        columns: dict[str, pa.Array] = {
+            "item_id": pa.array(self.item_ids),
+            "interaction_count": pa.array(self.interaction_count),
+        }
         for modality, matrix in self.vectors.items():
             columns[f"vector_{modality}"] = pa.FixedSizeListArray.from_arrays(
-                pa.array(matrix.reshape(-1)), matrix.shape[1], mask=pa.array(~self.present[modality])
+                pa.array(matrix.reshape(-1)),
+                matrix.shape[1],
+                mask=pa.array(~self.present[modality]),
             )
         return pa.table(columns).replace_schema_metadata({"as_of": self.as_of.isoformat()})
 
@@ -91,13 +123,22 @@ class EmbeddingTable:
         """The inverse of `to_arrow`. Raises InputError for a table that did not come from it."""
         metadata = table.schema.metadata or {}
         if b"as_of" not in metadata:
-            raise InputError(f"the table has columns {table.column_names} but no as_of in its metadata; read what EmbeddingTable.write wrote")
+            raise InputError(
+                f"the table has columns {table.column_names} but no as_of in its metadata; read"
+                " what EmbeddingTable.write wrote"
+            )
         ids = id_array(table["item_id"])
         vectors, present = {}, {}
         for name in table.column_names:
             if name.startswith("vector_"):
                 vectors[name[7:]], present[name[7:]] = vector_matrix(table[name], name=name)
-        return cls(ids, vectors, present, table["interaction_count"].to_numpy().astype(np.int64), datetime.fromisoformat(metadata[b"as_of"].decode()))
+        return cls(
+            ids,
+            vectors,
+            present,
+            table["interaction_count"].to_numpy().astype(np.int64),
+            datetime.fromisoformat(metadata[b"as_of"].decode()),
+        )
 
     def write(self, path: Path) -> None:
         pq.write_table(self.to_arrow(), path)
@@ -112,22 +153,31 @@ def check_unique_ids(ids: np.ndarray) -> None:
     unique, counts = np.unique(ids, return_counts=True)
     if len(unique) < len(ids):
         twice = unique[counts > 1]
-        raise InputError(f"{len(twice)} item ids stand more than once (first {twice[0]!r}); keep one row an item")
+        raise InputError(
+            f"{len(twice)} item ids stand more than once (first {twice[0]!r}); keep one row an item"
+        )
 
 
 def id_array(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
-    """An id column as numpy: int64 for integers, fixed-width unicode for strings. Raises InputError on nulls or other types."""
+    """An id column as numpy: int64 for integers, fixed-width unicode for strings. Raises InputError
+    on nulls or other types.
+    """
     if column.null_count:
         raise InputError(f"{column.null_count} ids are null; drop these rows")
     if pa.types.is_integer(column.type):
         return column.to_numpy().astype(np.int64)
     if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-        return column.to_numpy(zero_copy_only=False).astype(str) if isinstance(column, pa.Array) else column.to_numpy().astype(str)
+        return (
+            column.to_numpy(zero_copy_only=False).astype(str)
+            if isinstance(column, pa.Array)
+            else column.to_numpy().astype(str)
+        )
     raise InputError(f"ids are of type {column.type}; expected integers or strings")
 
 
 def vector_matrix(column: pa.ChunkedArray, *, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """A list column as (float32 [N, D], present bool [N]); null lists become zero rows that are marked absent.
+    """A list column as (float32 [N, D], present bool [N]); null lists become zero rows that are
+    marked absent.
 
     Raises InputError when the lists differ in width or hold nulls.
     """
@@ -138,10 +188,15 @@ def vector_matrix(column: pa.ChunkedArray, *, name: str) -> tuple[np.ndarray, np
     kept = array.drop_null()
     flat = kept.flatten()
     if flat.null_count:
-        raise InputError(f"column {name!r} holds {flat.null_count} nulls inside its vectors; drop these rows or make the whole vector null")
+        raise InputError(
+            f"column {name!r} holds {flat.null_count} nulls inside its vectors; drop these rows or"
+            " make the whole vector null"
+        )
     widths = np.unique(np.asarray(pc.list_value_length(kept))) if len(kept) else np.array([0])
     if len(widths) != 1 or (len(kept) and widths[0] == 0):
-        raise InputError(f"column {name!r} holds vectors of widths {widths.tolist()}; expected one width above 0")
+        raise InputError(
+            f"column {name!r} holds vectors of widths {widths.tolist()}; expected one width above 0"
+        )
     width = array.type.list_size if pa.types.is_fixed_size_list(array.type) else int(widths[0])
     matrix = np.zeros((len(array), width), np.float32)
     matrix[present] = np.asarray(flat, dtype=np.float32).reshape(-1, width)

@@ -30,9 +30,10 @@ GENERATIONS = "generations"
 class Generation:
     """One frozen tokenizer.
 
-    id: lower-case letters, digits and underscores; part of the Feast view's name. tokenizer: which implementation reads
-    `tensors`. settings: its JSON settings, reliability scale included. tensors: name -> array. quality: the fit's report.
-    trained_through: the as_of (exclusive, UTC) of the newest vectors it was fitted on. codebook_hash: sha256 of the weights file.
+    id: lower-case letters, digits and underscores; part of the Feast view's name. tokenizer: which
+    implementation reads `tensors`. settings: its JSON settings, reliability scale included.
+    tensors: name -> array. quality: the fit's report. trained_through: the as_of (exclusive, UTC)
+    of the newest vectors it was fitted on. codebook_hash: sha256 of the weights file.
     """
 
     id: str
@@ -47,13 +48,20 @@ class Generation:
 
 def check_generation_id(generation_id: str) -> str:
     """The id itself; raises InputError when it could not be part of a Feast view's name."""
-    if not isinstance(generation_id, str) or not re.fullmatch(r"[a-z][a-z0-9_]{0,30}", generation_id):
-        raise InputError(f"generation id is {generation_id!r}; expected a lower-case letter, then letters, digits or '_', for example 'g3'")
+    if not isinstance(generation_id, str) or not re.fullmatch(
+        r"[a-z][a-z0-9_]{0,30}", generation_id
+    ):
+        raise InputError(
+            f"generation id is {generation_id!r}; expected a lower-case letter, then letters,"
+            " digits or '_', for example 'g3'"
+        )
     return generation_id
 
 
 def generation_place(generation_id: str) -> str:
-    """Where a generation after the first lies, relative to its run. Raises InputError for an id that is none."""
+    """Where a generation after the first lies, relative to its run. Raises InputError for an id
+    that is none.
+    """
     return f"{GENERATIONS}/{check_generation_id(generation_id)}"
 
 
@@ -73,28 +81,42 @@ def write_generation(
 
     check_generation_id(generation_id)
     with fresh_directory(directory) as aside:
-        save_file({name: np.asarray(array, order="C") for name, array in tensors.items()}, aside / "weights.safetensors")
+        save_file(
+            {name: np.asarray(array, order="C") for name, array in tensors.items()},
+            aside / "weights.safetensors",
+        )
         write_json(aside / "quality.json", quality)
-        facts = {"format": FORMAT, "id": generation_id, "tokenizer": tokenizer, "spec": spec.to_dict(), "settings": settings}
+        facts = {
+            "format": FORMAT,
+            "id": generation_id,
+            "tokenizer": tokenizer,
+            "spec": spec.to_dict(),
+            "settings": settings,
+        }
         facts |= {"trained_through": utc(trained_through), "library_version": __version__}
         seal(aside, facts)
     return open_generation(directory)
 
 
 def open_generation(directory: Path) -> Generation:
-    """Open a generation, hashes checked. Raises ArtifactError naming the file that is missing, altered or of a newer format."""
+    """Open a generation, hashes checked. Raises ArtifactError naming the file that is missing,
+    altered or of a newer format.
+    """
     from safetensors.numpy import load_file
 
     directory = Path(directory)
     manifest = read_manifest(directory, requires=("weights.safetensors", "quality.json"))
     if manifest.get("format") != FORMAT:
         raise ArtifactError(
-            f"{directory} is of generation format {manifest.get('format')!r}, this library reads {FORMAT}; open it with library {manifest.get('library_version')}"
+            f"{directory} is of generation format {manifest.get('format')!r}, this library reads"
+            f" {FORMAT}; open it with library {manifest.get('library_version')}"
         )
     try:
         check_generation_id(manifest["id"])
     except InputError as error:
-        raise ArtifactError(f"{directory}: {error}; its manifest was altered, fit the generation again") from error
+        raise ArtifactError(
+            f"{directory}: {error}; its manifest was altered, fit the generation again"
+        ) from error
     return Generation(
         id=manifest["id"],
         tokenizer=manifest["tokenizer"],

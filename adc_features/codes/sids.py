@@ -22,11 +22,12 @@ from adc_features.errors import GenerationMismatch, InputError
 class SidTable:
     """Codes and weights of N items in one generation, as known before `as_of` (exclusive).
 
-    item_ids: int64 or str [N]. sid: int32 [N, L] in -1..K-1, -1 = no code. sid_weight: float32 [N, L], >= 0, 0 where the code
-    is -1; the weights of an item do not sum to 1. reliability: float32 [N], x in [0, 1]. alignment: float32 [N], w (Eq. 17).
-    is_cold: bool [N], no behaviour seen. collision_count: int32 [N], items with the same codes, itself included.
-    found: bool [N]; a row that is not found has no codes. generation: its id. as_of: aware UTC.
-    The same type leaves `encode` and arrives from a lookup, so parity is an equality.
+    item_ids: int64 or str [N]. sid: int32 [N, L] in -1..K-1, -1 = no code. sid_weight: float32 [N,
+    L], >= 0, 0 where the code is -1; the weights of an item do not sum to 1. reliability: float32
+    [N], x in [0, 1]. alignment: float32 [N], w (Eq. 17). is_cold: bool [N], no behaviour seen.
+    collision_count: int32 [N], items with the same codes, itself included. found: bool [N]; a row
+    that is not found has no codes. generation: its id. as_of: aware UTC. The same type leaves
+    `encode` and arrives from a lookup, so parity is an equality.
     """
 
     item_ids: np.ndarray
@@ -44,22 +45,38 @@ class SidTable:
     def __post_init__(self) -> None:
         n = len(self.item_ids)
         shape = (n, self.sid.shape[1]) if self.sid.ndim == 2 else (n, -1)
-        expected: dict[str, tuple[type, tuple[int, ...]]] = {"sid": (np.int32, shape), "sid_weight": (np.float32, shape), "collision_count": (np.int32, (n,))}
-        expected |= dict.fromkeys(("reliability", "alignment"), (np.float32, (n,))) | dict.fromkeys(("is_cold", "found"), (np.bool_, (n,)))
+        expected: dict[str, tuple[type, tuple[int, ...]]] = {
+            "sid": (np.int32, shape),
+            "sid_weight": (np.float32, shape),
+            "collision_count": (np.int32, (n,)),
+        }
+        expected |= dict.fromkeys(("reliability", "alignment"), (np.float32, (n,))) | dict.fromkeys(
+            ("is_cold", "found"), (np.bool_, (n,))
+        )
         for name, (dtype, wanted) in expected.items():
             array = getattr(self, name)
             if array.dtype != dtype or array.shape != wanted:
-                raise InputError(f"{name} is {array.dtype}{list(array.shape)}; expected {np.dtype(dtype)}{list(wanted)}")
+                raise InputError(
+                    f"{name} is {array.dtype}{list(array.shape)}; expected"
+                    f" {np.dtype(dtype)}{list(wanted)}"
+                )
         if n and (self.sid.min() < NO_CODE or self.sid.max() >= self.codebook_size):
-            raise InputError(f"codes range over {self.sid.min()}..{self.sid.max()}; expected {NO_CODE}..{self.codebook_size - 1}")
+            raise InputError(
+                f"codes range over {self.sid.min()}..{self.sid.max()}; expected"
+                f" {NO_CODE}..{self.codebook_size - 1}"
+            )
         if not (np.isfinite(self.sid_weight).all() and (self.sid_weight >= 0).all()):
             raise InputError("a weight is negative or not finite; expected every sid_weight >= 0")
         if (self.sid_weight[self.sid == NO_CODE] != 0).any():
             raise InputError("a missing code (-1) carries a weight; its weight must be 0")
         if not ((self.reliability >= 0) & (self.reliability <= 1)).all():
-            raise InputError("a reliability is outside [0, 1] or not a number; expected 0 <= x <= 1")
+            raise InputError(
+                "a reliability is outside [0, 1] or not a number; expected 0 <= x <= 1"
+            )
         if (self.sid[~self.found] != NO_CODE).any():
-            raise InputError("a row that was not found carries codes; expected -1 at every position")
+            raise InputError(
+                "a row that was not found carries codes; expected -1 at every position"
+            )
         object.__setattr__(self, "as_of", utc(self.as_of, name="as_of"))
 
     def __len__(self) -> int:
@@ -71,7 +88,9 @@ class SidTable:
         return self.sid.shape[1]
 
     def lookup(self, item_ids: np.ndarray) -> "SidTable":
-        """These items in this order, repeats kept; unknown ones with found = False, codes -1 and weights 0."""
+        """These items in this order, repeats kept; unknown ones with found = False, codes -1 and
+        weights 0.
+        """
         wanted = np.asarray(item_ids)
         rows, known = find_rows(self.item_ids, wanted)
         return self._gather(rows, known, wanted)
@@ -84,10 +103,18 @@ class SidTable:
             column = np.full((len(rows), *source.shape[1:]), fill, source.dtype)
             column[known] = source[rows[known]]
             columns[field] = column
-        return SidTable(item_ids=item_ids, generation=self.generation, codebook_size=self.codebook_size, as_of=self.as_of, **columns)
+        return SidTable(
+            item_ids=item_ids,
+            generation=self.generation,
+            codebook_size=self.codebook_size,
+            as_of=self.as_of,
+            **columns,
+        )
 
     def to_arrow(self) -> pa.Table:
-        """One row an item; `sid` list<int32> and `sid_weight` list<float> (never large_list, never a null inside)."""
+        """One row an item; `sid` list<int32> and `sid_weight` list<float> (never large_list, never
+        a null inside).
+        """
         n, length = self.sid.shape
         offsets = pa.array(np.arange(n + 1, dtype=np.int32) * length)
         columns = {
@@ -95,8 +122,16 @@ class SidTable:
             "sid": pa.ListArray.from_arrays(offsets, pa.array(self.sid.reshape(-1))),
             "sid_weight": pa.ListArray.from_arrays(offsets, pa.array(self.sid_weight.reshape(-1))),
         }
-        columns |= {name: pa.array(getattr(self, name)) for name in ("reliability", "alignment", "is_cold", "collision_count", "found")}
-        meta = {"generation": self.generation, "codebook_size": str(self.codebook_size), "as_of": self.as_of.isoformat(), "length": str(length)}
+        columns |= {
+            name: pa.array(getattr(self, name))
+            for name in ("reliability", "alignment", "is_cold", "collision_count", "found")
+        }
+        meta = {
+            "generation": self.generation,
+            "codebook_size": str(self.codebook_size),
+            "as_of": self.as_of.isoformat(),
+            "length": str(length),
+        }
         return pa.table(columns).replace_schema_metadata(meta)
 
     @classmethod
@@ -104,24 +139,34 @@ class SidTable:
         """The inverse of `to_arrow`. Raises InputError for a table that did not come from it."""
         meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         if missing := {"generation", "codebook_size", "as_of", "length"} - set(meta):
-            raise InputError(f"the table's metadata lacks {sorted(missing)}; read what SidTable.to_arrow wrote")
+            raise InputError(
+                f"the table's metadata lacks {sorted(missing)}; read what SidTable.to_arrow wrote"
+            )
         length = int(meta["length"])
         return cls(
             item_ids=id_array(table["item_id"]),
             sid=list_matrix(table["sid"], length, np.int32),
             sid_weight=list_matrix(table["sid_weight"], length, np.float32),
-            **{name: table[name].to_numpy() for name in ("reliability", "alignment", "is_cold", "collision_count", "found")},
+            **{
+                name: table[name].to_numpy()
+                for name in ("reliability", "alignment", "is_cold", "collision_count", "found")
+            },
             generation=meta["generation"],
             codebook_size=int(meta["codebook_size"]),
             as_of=datetime.fromisoformat(meta["as_of"]),
         )
 
 
-_ARRAYS = [f.name for f in fields(SidTable) if f.name not in ("item_ids", "generation", "codebook_size", "as_of")]
+_ARRAYS = [
+    f.name
+    for f in fields(SidTable)
+    if f.name not in ("item_ids", "generation", "codebook_size", "as_of")
+]
 
 
 def changed_rows(before: SidTable, after: SidTable) -> SidTable:
-    """What of `after` differs from `before`, as rows to publish: new and changed items, and, not found, items that are gone.
+    """What of `after` differs from `before`, as rows to publish: new and changed items, and, not
+    found, items that are gone.
 
     Carried forward over `before`, the rows give `after` again.
     """
@@ -135,14 +180,19 @@ def changed_rows(before: SidTable, after: SidTable) -> SidTable:
 
 
 def find_rows(haystack: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each wanted id its row in `haystack` (unique ids, any order) and whether it is there: (int64 [M], bool [M]).
+    """For each wanted id its row in `haystack` (unique ids, any order) and whether it is there:
+    (int64 [M], bool [M]).
 
-    Raises InputError when one side holds integers and the other does not: numpy would compare them as text and find nothing.
+    Raises InputError when one side holds integers and the other does not: numpy would compare them
+    as text and find nothing.
     """
     if not (len(haystack) and len(wanted)):
         return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), bool)
     if (wanted.dtype.kind in "iu") != (haystack.dtype.kind in "iu"):
-        raise InputError(f"asked for ids of type {wanted.dtype}, the table holds {haystack.dtype}; convert one to the other")
+        raise InputError(
+            f"asked for ids of type {wanted.dtype}, the table holds {haystack.dtype}; convert one"
+            " to the other"
+        )
     order = np.argsort(haystack, kind="stable")
     place = np.minimum(np.searchsorted(haystack, wanted, sorter=order), len(haystack) - 1)
     rows = order[place]
@@ -152,17 +202,25 @@ def find_rows(haystack: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.
 def list_matrix(column: pa.ChunkedArray | pa.Array, length: int, dtype: type) -> np.ndarray:
     """A list column as [N, length] by flatten + reshape.
 
-    Raises InputError on nulls, other lengths, lists of text and the like, and values that an integer dtype does not hold.
+    Raises InputError on nulls, other lengths, lists of text and the like, and values that an
+    integer dtype does not hold.
     """
-    array = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) and column.num_chunks else column
+    array = (
+        pa.concat_arrays(column.chunks)
+        if isinstance(column, pa.ChunkedArray) and column.num_chunks
+        else column
+    )
     flat = array.flatten() if not isinstance(array, pa.ChunkedArray) else pa.array([], pa.float32())
     kind = flat.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise InputError(f"a list column holds lists of {kind}; expected lists of numbers, {length} in every row")
+        raise InputError(
+            f"a list column holds lists of {kind}; expected lists of numbers, {length} in every row"
+        )
     lengths = pc.unique(pc.list_value_length(array)).drop_null().to_pylist()
     if array.null_count or flat.null_count or set(lengths) - {length}:
         raise InputError(
-            f"a list column holds lists of lengths {sorted(lengths)} and {array.null_count + flat.null_count} nulls; expected {length} values in every row"
+            f"a list column holds lists of lengths {sorted(lengths)} and"
+            f" {array.null_count + flat.null_count} nulls; expected {length} values in every row"
         )
     values = np.asarray(flat)
     if np.dtype(dtype).kind in "iu" and values.dtype != dtype:
@@ -170,35 +228,48 @@ def list_matrix(column: pa.ChunkedArray | pa.Array, length: int, dtype: type) ->
     return values.astype(dtype, copy=False).reshape(len(array), length)
 
 
-def code_matrix(column: pa.ChunkedArray | pa.Array, length: int, *, codebook_size: int | None = None) -> np.ndarray:
+def code_matrix(
+    column: pa.ChunkedArray | pa.Array, length: int, *, codebook_size: int | None = None
+) -> np.ndarray:
     """A list column of codes as int64 [N, length].
 
-    Raises InputError as `list_matrix`, and for what is not a whole number in -1..codebook_size - 1; without a size only codes that
-    int32 does not hold are too large.
+    Raises InputError as `list_matrix`, and for what is not a whole number in -1..codebook_size - 1;
+    without a size only codes that int32 does not hold are too large.
     """
     codes = list_matrix(column, length, np.int64)
     largest = np.iinfo(np.int32).max if codebook_size is None else codebook_size - 1
     if codes.size and (codes.min() < NO_CODE or codes.max() > largest):
-        raise InputError(f"codes range over {codes.min()}..{codes.max()}; expected {NO_CODE}..{largest}, -1 for no code")
+        raise InputError(
+            f"codes range over {codes.min()}..{codes.max()}; expected {NO_CODE}..{largest}, -1 for"
+            " no code"
+        )
     return codes
 
 
 def _whole(values: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Numbers as integers of a type. Raises InputError for the first that is no whole number or that the type does not hold."""
+    """Numbers as integers of a type. Raises InputError for the first that is no whole number or
+    that the type does not hold.
+    """
     limits = np.iinfo(dtype)
     values = values.astype(np.float64) if values.dtype == np.float16 else values
     # 2**63 - 1 is no float: what is compared with is the first number beyond
-    fits = (values >= limits.min) & (values < float(limits.max) + 1 if values.dtype.kind == "f" else values <= limits.max)
+    fits = (values >= limits.min) & (
+        values < float(limits.max) + 1 if values.dtype.kind == "f" else values <= limits.max
+    )
     if values.dtype.kind == "f":
         fits &= np.floor(values) == values
     if not fits.all():
         first = values[np.argmin(fits)]
-        raise InputError(f"a list column holds {first} and {np.count_nonzero(~fits) - 1} more values that are no whole numbers of type {dtype}; correct them")
+        raise InputError(
+            f"a list column holds {first} and {np.count_nonzero(~fits) - 1} more values that are no"
+            f" whole numbers of type {dtype}; correct them"
+        )
     return values.astype(dtype)
 
 
 class CodeTimeline(Protocol):
-    """Codes of one generation by (item, time): SidTimeline in memory, store.timeline.PackedTimeline in memory-mapped files.
+    """Codes of one generation by (item, time): SidTimeline in memory, store.timeline.PackedTimeline
+    in memory-mapped files.
 
     servable_at: datetime64[us], strictly increasing, when each snapshot could first be served.
     """
@@ -214,14 +285,16 @@ class CodeTimeline(Protocol):
     @property
     def item_ids(self) -> np.ndarray: ...
 
-    def gather(self, item_ids: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+    def gather(
+        self, item_ids: np.ndarray, times: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
 
 
 class SidTimeline:
     """Snapshots of one generation through time, looked up by (item, time).
 
-    snapshots: each complete, of one generation, codebook size and L; servable_at: when each could first be served.
-    A snapshot counts from its servable_at (included) until the next one's.
+    snapshots: each complete, of one generation, codebook size and L; servable_at: when each could
+    first be served. A snapshot counts from its servable_at (included) until the next one's.
     """
 
     def __init__(self, snapshots: Sequence[SidTable], servable_at: Sequence[datetime]) -> None:
@@ -229,11 +302,15 @@ class SidTimeline:
             raise InputError("no snapshots given; publish at least one before looking codes up")
         if len(vocabularies := {(s.generation, s.codebook_size, s.length) for s in snapshots}) > 1:
             raise GenerationMismatch(
-                f"snapshots of several vocabularies (generation, codebook size, length): {sorted(vocabularies)}; codes of two never meet, look each up apart"
+                "snapshots of several vocabularies (generation, codebook size, length):"
+                f" {sorted(vocabularies)}; codes of two never meet, look each up apart"
             )
         times = np.array([instant(t) for t in servable_at], "datetime64[us]")
         if len(times) != len(snapshots) or (np.diff(times) <= np.timedelta64(0)).any():
-            raise InputError("servable_at must hold one strictly increasing time per snapshot; sort the snapshots by time")
+            raise InputError(
+                "servable_at must hold one strictly increasing time per snapshot; sort the"
+                " snapshots by time"
+            )
         self.snapshots = list(snapshots)
         self.servable_at = times
         self._ids = np.unique(np.concatenate([s.item_ids for s in snapshots]))
@@ -244,7 +321,11 @@ class SidTimeline:
         self._reliability = np.zeros(shape, np.float32)
         for i, snapshot in enumerate(snapshots):
             rows = np.searchsorted(self._ids, snapshot.item_ids)
-            self._sid[i, rows], self._weight[i, rows], self._reliability[i, rows] = snapshot.sid, snapshot.sid_weight, snapshot.reliability
+            self._sid[i, rows], self._weight[i, rows], self._reliability[i, rows] = (
+                snapshot.sid,
+                snapshot.sid_weight,
+                snapshot.reliability,
+            )
 
     @property
     def generation(self) -> str:
@@ -261,13 +342,20 @@ class SidTimeline:
         """Every item of any snapshot, sorted."""
         return self._ids
 
-    def gather(self, item_ids: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as served at times datetime64[us] [M].
+    def gather(
+        self, item_ids: np.ndarray, times: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as
+        served at times datetime64[us] [M].
 
-        Rows before the first snapshot, and unknown items, have codes -1 and weights 0. Raises InputError for a missing time.
+        Rows before the first snapshot, and unknown items, have codes -1 and weights 0. Raises
+        InputError for a missing time.
         """
         if np.isnat(times).any():
-            raise InputError(f"{int(np.isnat(times).sum())} rows have no time (NaT); drop them, a code is looked up as of a time")
+            raise InputError(
+                f"{int(np.isnat(times).sum())} rows have no time (NaT); drop them, a code is looked"
+                " up as of a time"
+            )
         which = np.searchsorted(self.servable_at, times, side="right") - 1
         rows, known = find_rows(self._ids, item_ids)
         row = np.where(known & (which >= 0), rows, len(self._ids))

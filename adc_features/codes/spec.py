@@ -1,4 +1,6 @@
-"""What a semantic ID is made of. Reads: nothing. Writes: SidSpec, which every width below is derived from."""
+"""What a semantic ID is made of. Reads: nothing. Writes: SidSpec, which every width below is
+derived from.
+"""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,10 +17,11 @@ NO_CODE = -1
 
 @dataclass(frozen=True)
 class Position:
-    """One place of a semantic ID: the modality its expert reads, or `shared` for the expert that reads them all.
+    """One place of a semantic ID: the modality its expert reads, or `shared` for the expert that
+    reads them all.
 
-    A `level` codes what the levels before it left of all modalities together, a `subspace` its own part of them; neither has a
-    modality of its own.
+    A `level` codes what the levels before it left of all modalities together, a `subspace` its own
+    part of them; neither has a modality of its own.
     """
 
     kind: Literal["shared", "content", "behavior", "level", "subspace"]
@@ -36,12 +39,14 @@ Layout = Literal["experts", "levels", "subspaces"]
 class SidSpec:
     """Positions and codebook size of a semantic ID.
 
-    shared: experts over all modalities together (N_s). content: experts per content modality, in order (N_t, N_v, ...);
-    a modality that is absent from it has no position. behavior: behavioural experts (N_b), 0 when there are no behaviour
-    vectors. codebook_size: K codes per position. weight_dtype: the precision that weights are rounded to once, in encode.
-    layout: `experts` as above; under `levels` (residual quantisers, coarse to fine) and `subspaces` (product quantisers) the same
-    counts say which modalities are read and how long the ID is, and no position belongs to one modality.
-    The defaults of ADC-SID on Beauty (section 4.1.3): 1 shared + 1 + 1 content + 3 behavioural, K = 100.
+    shared: experts over all modalities together (N_s). content: experts per content modality, in
+    order (N_t, N_v, ...); a modality that is absent from it has no position. behavior: behavioural
+    experts (N_b), 0 when there are no behaviour vectors. codebook_size: K codes per position.
+    weight_dtype: the precision that weights are rounded to once, in encode. layout: `experts` as
+    above; under `levels` (residual quantisers, coarse to fine) and `subspaces` (product quantisers)
+    the same counts say which modalities are read and how long the ID is, and no position belongs to
+    one modality. The defaults of ADC-SID on Beauty (section 4.1.3): 1 shared + 1 + 1 content + 3
+    behavioural, K = 100.
     """
 
     content: Mapping[str, int]
@@ -54,23 +59,37 @@ class SidSpec:
 
     def __post_init__(self) -> None:
         if BEHAVIOR in self.content or "shared" in self.content:
-            raise InputError(f"content modalities are {list(self.content)}; '{BEHAVIOR}' and 'shared' are reserved names, rename the column")
+            raise InputError(
+                f"content modalities are {list(self.content)}; '{BEHAVIOR}' and 'shared' are"
+                " reserved names, rename the column"
+            )
         counts = [self.shared, self.behavior, *self.content.values()]
         if any(not isinstance(n, int) or n < 0 for n in counts) or sum(counts) == 0:
             raise InputError(
-                f"positions are shared={self.shared}, content={dict(self.content)}, behavior={self.behavior}; expected counts >= 0 and at least one position"
+                f"positions are shared={self.shared}, content={dict(self.content)},"
+                f" behavior={self.behavior}; expected counts >= 0 and at least one position"
             )
         if not 2 <= self.codebook_size <= 65_535:
             raise InputError(f"codebook_size is {self.codebook_size}; expected 2 to 65535")
         if self.weight_dtype not in ("float32", "float16"):
-            raise InputError(f"weight_dtype is {self.weight_dtype!r}; expected 'float32' or 'float16'")
+            raise InputError(
+                f"weight_dtype is {self.weight_dtype!r}; expected 'float32' or 'float16'"
+            )
         if self.layout not in ("experts", "levels", "subspaces"):
-            raise InputError(f"layout is {self.layout!r}; expected 'experts', 'levels' or 'subspaces'")
+            raise InputError(
+                f"layout is {self.layout!r}; expected 'experts', 'levels' or 'subspaces'"
+            )
         object.__setattr__(self, "content", dict(self.content))
         own = tuple(Position("content", m) for m, n in self.content.items() for _ in range(n))
-        positions = (Position("shared", "shared"),) * self.shared + own + (Position("behavior", BEHAVIOR),) * self.behavior
+        positions = (
+            (Position("shared", "shared"),) * self.shared
+            + own
+            + (Position("behavior", BEHAVIOR),) * self.behavior
+        )
         if self.layout != "experts":
-            positions = (Position("level" if self.layout == "levels" else "subspace", "all"),) * len(positions)
+            positions = (
+                Position("level" if self.layout == "levels" else "subspace", "all"),
+            ) * len(positions)
         object.__setattr__(self, "positions", positions)
 
     @property

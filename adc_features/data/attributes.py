@@ -1,8 +1,10 @@
-"""Brand, category and category path of items as text. Reads: item tables. Writes: string arrays, and what is wrong with a column.
+"""Brand, category and category path of items as text. Reads: item tables. Writes: string arrays,
+and what is wrong with a column.
 
-A category may be text, a list of levels (`list<string>`) or several such lists (`list<list<string>>`), of which the first is taken.
-All its levels count: "Beauty > Hair Care > Styling". Where two items hold the same values in different orders, order means nothing
-in this column, and every list is sorted: ["Drama", "Crime"] and ["Crime", "Drama"] are one group.
+A category may be text, a list of levels (`list<string>`) or several such lists
+(`list<list<string>>`), of which the first is taken. All its levels count: "Beauty > Hair Care >
+Styling". Where two items hold the same values in different orders, order means nothing in this
+column, and every list is sorted: ["Drama", "Crime"] and ["Crime", "Drama"] are one group.
 """
 
 from collections.abc import Sequence
@@ -14,7 +16,9 @@ ATTRIBUTES = {
     "category": ("category", "category_path", "categories", "category_paths"),
     "path": ("category_path", "category_paths", "categories", "category"),
 }
-"""What groups items: a name and the columns of the item table that may hold it, the first one present is read."""
+"""What groups items: a name and the columns of the item table that may hold it, the first one
+present is read.
+"""
 
 SEPARATOR = " > "
 
@@ -25,7 +29,9 @@ def attribute_column(items: pa.Table, name: str) -> str | None:
 
 
 def attribute_problem(items: pa.Table, name: str) -> tuple[str, str, str] | None:
-    """(column, what is wrong, what to do) where the attribute's column is of a type that cannot be read; None where it can."""
+    """(column, what is wrong, what to do) where the attribute's column is of a type that cannot be
+    read; None where it can.
+    """
     column = attribute_column(items, name)
     if column is None:
         return None
@@ -34,13 +40,21 @@ def attribute_problem(items: pa.Table, name: str) -> tuple[str, str, str] | None
     if _is_plain(value) and (depth == 0 or (depth <= 2 and name != "brand" and _is_text(value))):
         return None
     if name == "brand":
-        return column, f"type is {kind}", "give one brand an item, as text; drop or rename the column otherwise"
-    do = "give text, a list of levels (list<string>) or a list of such lists (list<list<string>>); drop or rename the column otherwise"
+        return (
+            column,
+            f"type is {kind}",
+            "give one brand an item, as text; drop or rename the column otherwise",
+        )
+    do = (
+        "give text, a list of levels (list<string>) or a list of such lists (list<list<string>>);"
+        " drop or rename the column otherwise"
+    )
     return column, f"type is {kind}", do
 
 
 def attribute_text(items: pa.Table, name: str) -> pa.Array:
-    """The attribute of each item, string [I]; "" where it is null, an empty list, or where the table has no such column.
+    """The attribute of each item, string [I]; "" where it is null, an empty list, or where the
+    table has no such column.
 
     The column's type must be one that `attribute_problem` accepts.
     """
@@ -65,23 +79,39 @@ def order_means_nothing(paths: Sequence[tuple[str, ...]]) -> bool:
 def _first_path(value: list | None, depth: int) -> tuple[str, ...]:
     """The levels of the first list that has any, each once, without nulls and blanks."""
     lists = [value] if depth == 1 else value or []
-    kept = (tuple(dict.fromkeys(level.strip() for level in path or [] if level and level.strip())) for path in lists)
+    kept = (
+        tuple(dict.fromkeys(level.strip() for level in path or [] if level and level.strip()))
+        for path in lists
+    )
     return next((path for path in kept if path), ())
 
 
 def _levels(kind: pa.DataType) -> tuple[int, pa.DataType]:
     """How many lists deep a type is, and what the innermost list holds."""
     depth = 0
-    while pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
+    while (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    ):
         depth, kind = depth + 1, kind.value_type
     return depth, kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
+    return (
+        pa.types.is_string(kind)
+        or pa.types.is_large_string(kind)
+        or pa.types.is_string_view(kind)
+        or pa.types.is_null(kind)
+    )
 
 
 def _is_plain(kind: pa.DataType) -> bool:
     """Text, or what has one text form: numbers, booleans and dates."""
-    checks = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_date)
+    checks = (
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_boolean,
+        pa.types.is_decimal,
+        pa.types.is_date,
+    )
     return _is_text(kind) or any(check(kind) for check in checks)

@@ -1,7 +1,8 @@
 """A long-tail catalogue whose truth is known. Reads: a seed. Writes: Dataset and Truth.
 
-Every item has a latent vector. Text and image vectors show it through noise; users click by popularity and taste, so the
-behaviour of popular items shows it well and that of rare items hardly; labels follow taste, item quality and the user's level.
+Every item has a latent vector. Text and image vectors show it through noise; users click by
+popularity and taste, so the behaviour of popular items shows it well and that of rare items hardly;
+labels follow taste, item quality and the user's level.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,9 @@ DAYS = 365
 
 
 class Truth(NamedTuple):
-    """What no data set tells. latent: float32 [N, D] per item; expected_count: float64 [N] interactions; quality: float64 [N], logit."""
+    """What no data set tells. latent: float32 [N, D] per item; expected_count: float64 [N]
+    interactions; quality: float64 [N], logit.
+    """
 
     item_ids: np.ndarray
     latent: np.ndarray
@@ -37,14 +40,26 @@ class Synthetic(NamedTuple):
     truth: Truth
 
 
-def synthetic(*, seed: int, items: int = 2_000, users: int = 2_500, interactions: int = 40_000, content_noise: float = 0.5) -> Synthetic:
-    """A catalogue of `items` with Zipf-like popularity, day-resolution times over one year, two vector modalities.
+def synthetic(
+    *,
+    seed: int,
+    items: int = 2_000,
+    users: int = 2_500,
+    interactions: int = 40_000,
+    content_noise: float = 0.5,
+) -> Synthetic:
+    """A catalogue of `items` with Zipf-like popularity, day-resolution times over one year, two
+    vector modalities.
 
-    content_noise: standard deviation of the noise on text vectors, in units of the signal's; image vectors get 1.5 times it, and one
-    item in ten has no image. Items are launched through the first ten months, so some are cold at any cut-off.
+    content_noise: standard deviation of the noise on text vectors, in units of the signal's; image
+    vectors get 1.5 times it, and one item in ten has no image. Items are launched through the first
+    ten months, so some are cold at any cut-off.
     """
     if min(items, users, interactions) < 100:
-        raise InputError(f"asked for {items} items, {users} users, {interactions} interactions; expected at least 100 of each")
+        raise InputError(
+            f"asked for {items} items, {users} users, {interactions} interactions; expected at"
+            " least 100 of each"
+        )
     rng = np.random.default_rng(seed)
     dims, groups = 16, 40
     centres = rng.normal(size=(groups, dims))
@@ -63,7 +78,9 @@ def synthetic(*, seed: int, items: int = 2_000, users: int = 2_500, interactions
     # Gumbel-max over a popularity-drawn shortlist: taste chooses among what popularity shows.
     shown = rng.choice(items, size=(interactions, 20), p=popularity / popularity.sum())
     affinity = np.einsum("nkd,nd->nk", latent[shown], taste[user])
-    score = np.where(launch[shown] <= day[:, None], 6.0 * affinity + rng.gumbel(size=shown.shape), -np.inf)
+    score = np.where(
+        launch[shown] <= day[:, None], 6.0 * affinity + rng.gumbel(size=shown.shape), -np.inf
+    )
     best = score.argmax(axis=1)
     rows = np.arange(interactions)
     item = shown[rows, best]
@@ -76,7 +93,9 @@ def synthetic(*, seed: int, items: int = 2_000, users: int = 2_500, interactions
     table = pa.table(
         {
             "item_id": pa.array(ids),
-            "title": pa.array([f"{_word(g)} {_word(7 * g + n % 5)} no. {n}" for n, g in enumerate(group)]),
+            "title": pa.array(
+                [f"{_word(g)} {_word(7 * g + n % 5)} no. {n}" for n, g in enumerate(group)]
+            ),
             "category": pa.array([f"group {g % 8}" for g in group]),
             "vector_text": _lists(_view(latent, 48, content_noise, rng)),
             "vector_image": _lists(image, absent=rng.random(items) < 0.1),
@@ -91,21 +110,29 @@ def synthetic(*, seed: int, items: int = 2_000, users: int = 2_500, interactions
         }
     )
     expected = popularity / popularity.sum() * interactions
-    return Synthetic(dataset_from_tables("synthetic", table, events), Truth(ids, latent, expected, quality))
+    return Synthetic(
+        dataset_from_tables("synthetic", table, events), Truth(ids, latent, expected, quality)
+    )
 
 
 class NoisyBehavior(NamedTuple):
-    """Item vectors whose behaviour has a known noise. reliability: float64 [N], the signal's share of a behaviour vector's variance; 0 where cold."""
+    """Item vectors whose behaviour has a known noise. reliability: float64 [N], the signal's share
+    of a behaviour vector's variance; 0 where cold.
+    """
 
     items: EmbeddingTable
     reliability: np.ndarray
 
 
-def noisy_behavior(made: Synthetic, *, as_of: datetime, noise: float, seed: int, width: int = 32) -> NoisyBehavior:
-    """The catalogue's vectors with behaviour as a mean over an item's interactions before `as_of` would show its latent.
+def noisy_behavior(
+    made: Synthetic, *, as_of: datetime, noise: float, seed: int, width: int = 32
+) -> NoisyBehavior:
+    """The catalogue's vectors with behaviour as a mean over an item's interactions before `as_of`
+    would show its latent.
 
-    Its noise falls with the root of the count, times a factor of the item's own (log-normal, 0.7): some items are clicked by mixed
-    crowds, so that counts tell reliability only in part. noise: standard deviation at one interaction, in units of the signal's.
+    Its noise falls with the root of the count, times a factor of the item's own (log-normal, 0.7):
+    some items are clicked by mixed crowds, so that counts tell reliability only in part. noise:
+    standard deviation at one interaction, in units of the signal's.
     """
     if noise < 0:
         raise InputError(f"noise is {noise}; expected 0 or more")
@@ -117,10 +144,21 @@ def noisy_behavior(made: Synthetic, *, as_of: datetime, noise: float, seed: int,
     signal = made.truth.latent @ rng.normal(size=(made.truth.latent.shape[1], width))
     signal /= signal.std()
     spread = noise / np.sqrt(np.maximum(count, 1)) * np.exp(0.7 * rng.normal(size=len(ids)))
-    behavior = np.where(warm[:, None], signal + spread[:, None] * rng.normal(size=signal.shape), 0.0).astype(np.float32)
-    content = {m: vector_matrix(made.dataset.items[f"vector_{m}"], name=m) for m in made.dataset.vector_modalities}
+    behavior = np.where(
+        warm[:, None], signal + spread[:, None] * rng.normal(size=signal.shape), 0.0
+    ).astype(np.float32)
+    content = {
+        m: vector_matrix(made.dataset.items[f"vector_{m}"], name=m)
+        for m in made.dataset.vector_modalities
+    }
     vectors, present = ({m: pair[i] for m, pair in content.items()} for i in (0, 1))
-    items = EmbeddingTable(ids, {**vectors, BEHAVIOR: behavior}, {**present, BEHAVIOR: warm}, count.astype(np.int64), as_of)
+    items = EmbeddingTable(
+        ids,
+        {**vectors, BEHAVIOR: behavior},
+        {**present, BEHAVIOR: warm},
+        count.astype(np.int64),
+        as_of,
+    )
     return NoisyBehavior(items, np.where(warm, 1 / (1 + spread**2), 0.0))
 
 
@@ -135,11 +173,22 @@ def _view(latent: np.ndarray, width: int, noise: float, rng: np.random.Generator
 
 
 def _lists(matrix: np.ndarray, absent: np.ndarray | None = None) -> pa.Array:
-    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.reshape(-1)), matrix.shape[1], mask=None if absent is None else pa.array(absent))
+    return pa.FixedSizeListArray.from_arrays(
+        pa.array(matrix.reshape(-1)),
+        matrix.shape[1],
+        mask=None if absent is None else pa.array(absent),
+    )
 
 
 def _word(n: int) -> str:
-    return "".join(c + v for c, v in zip("bdfgklmnprst"[n % 12] + "lmnrstvz"[n // 12 % 8], "aeiou"[n % 5] + "aeiou"[n // 5 % 5], strict=True))
+    return "".join(
+        c + v
+        for c, v in zip(
+            "bdfgklmnprst"[n % 12] + "lmnrstvz"[n // 12 % 8],
+            "aeiou"[n % 5] + "aeiou"[n // 5 % 5],
+            strict=True,
+        )
+    )
 
 
 def write_truth(truth: Truth, path: Path) -> None:

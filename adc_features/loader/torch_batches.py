@@ -1,4 +1,6 @@
-"""Batches as torch tensors, from several worker processes, resumable. Reads: RowGroups. Writes: dicts of tensors. Imports torch."""
+"""Batches as torch tensors, from several worker processes, resumable. Reads: RowGroups. Writes:
+dicts of tensors. Imports torch.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -14,10 +16,20 @@ Tensors = dict[str, torch.Tensor]
 
 
 class TorchBatches(IterableDataset):
-    """One epoch of one rank's batches, split over the DataLoader workers that iterate it. `skip`: batches of the rank that were seen already."""
+    """One epoch of one rank's batches, split over the DataLoader workers that iterate it. `skip`:
+    batches of the rank that were seen already.
+    """
 
-    def __init__(self, source: RowGroups, columns: Columns, order: Order, *, epoch: int = 0, skip: int = 0) -> None:
-        self.source, self.columns, self.order, self.epoch, self.skip = source, columns, order, epoch, skip
+    def __init__(
+        self, source: RowGroups, columns: Columns, order: Order, *, epoch: int = 0, skip: int = 0
+    ) -> None:
+        self.source, self.columns, self.order, self.epoch, self.skip = (
+            source,
+            columns,
+            order,
+            epoch,
+            skip,
+        )
 
     def __len__(self) -> int:
         return self.order.batches(int(self.source.rows.sum())) - self.skip
@@ -25,23 +37,42 @@ class TorchBatches(IterableDataset):
     def __iter__(self) -> Iterator[Tensors]:
         info = get_worker_info()
         workers, asked = (info.num_workers, info.id) if info else (1, 0)
-        worker = (asked + self.skip) % workers  # DataLoader asks its workers in turn, and after a resume the turn is another's
+        # DataLoader asks its workers in turn, and after a resume the turn is another's
+        worker = (asked + self.skip) % workers
         seen = (self.skip - worker + workers - 1) // workers
-        for arrays in array_batches(self.source, self.columns, self.order, epoch=self.epoch, worker=worker, workers=workers, skip=seen):
+        for arrays in array_batches(
+            self.source,
+            self.columns,
+            self.order,
+            epoch=self.epoch,
+            worker=worker,
+            workers=workers,
+            skip=seen,
+        ):
             yield {name: torch.from_numpy(values) for name, values in arrays.items()}
 
 
 class TrainingLoader:
-    """Iterate once for each epoch; each epoch has its own order. Every batch: name -> tensor [B] or [B, L], rows of one batch in one order.
+    """Iterate once for each epoch; each epoch has its own order. Every batch: name -> tensor [B] or
+    [B, L], rows of one batch in one order.
 
-    workers: DataLoader processes, 0 reads in this one. `state_dict` may be taken after any batch; a loader of the same source, columns,
-    order and workers that loads it goes on with the exact next batch, without reading the rows before its buffer.
+    workers: DataLoader processes, 0 reads in this one. `state_dict` may be taken after any batch; a
+    loader of the same source, columns, order and workers that loads it goes on with the exact next
+    batch, without reading the rows before its buffer.
     """
 
-    def __init__(self, source: RowGroups, columns: Columns, order: Order, *, workers: int = 0, **options: Any) -> None:
+    def __init__(
+        self, source: RowGroups, columns: Columns, order: Order, *, workers: int = 0, **options: Any
+    ) -> None:
         if not source.rows.sum():
             raise InputError("the source has no rows; give at least one")
-        self.source, self.columns, self.order, self.workers, self.options = source, columns, order, workers, options
+        self.source, self.columns, self.order, self.workers, self.options = (
+            source,
+            columns,
+            order,
+            workers,
+            options,
+        )
         self.epoch = self.batch = 0
 
     def __len__(self) -> int:
@@ -49,7 +80,9 @@ class TrainingLoader:
         return self.order.batches(int(self.source.rows.sum()))
 
     def __iter__(self) -> Iterator[Tensors]:
-        rest = TorchBatches(self.source, self.columns, self.order, epoch=self.epoch, skip=self.batch)
+        rest = TorchBatches(
+            self.source, self.columns, self.order, epoch=self.epoch, skip=self.batch
+        )
         for tensors in DataLoader(rest, batch_size=None, num_workers=self.workers, **self.options):
             self.batch += 1
             yield tensors
@@ -60,12 +93,27 @@ class TrainingLoader:
         return {"epoch": self.epoch, "batch": self.batch, **self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Raises InputError when the order of rows would be another: other rows, seed, sizes, ranks or workers."""
-        if other := {name: (state.get(name), value) for name, value in self._order().items() if state.get(name) != value}:
-            raise InputError(f"the state was taken with another order (there, here): {other}; build the loader as it was then")
+        """Go on from there. Raises InputError when the order of rows would be another: other rows,
+        seed, sizes, ranks or workers.
+        """
+        if other := {
+            name: (state.get(name), value)
+            for name, value in self._order().items()
+            if state.get(name) != value
+        }:
+            raise InputError(
+                f"the state was taken with another order (there, here): {other}; build the loader"
+                " as it was then"
+            )
         self.epoch, self.batch = state["epoch"], state["batch"]
 
     def _order(self) -> dict[str, Any]:
         o = self.order
-        kept = {"seed": o.seed, "batch_rows": o.batch_rows, "buffer_rows": o.buffer_rows, "ranks": o.ranks, "remainder": o.remainder}
+        kept = {
+            "seed": o.seed,
+            "batch_rows": o.batch_rows,
+            "buffer_rows": o.buffer_rows,
+            "ranks": o.ranks,
+            "remainder": o.remainder,
+        }
         return {**kept, "workers": max(self.workers, 1), "group_rows": self.source.rows.tolist()}

@@ -1,4 +1,6 @@
-"""Row groups as an XGBoost iterator: a QuantileDMatrix without the frame in memory. Reads: RowGroups. Writes: a QuantileDMatrix. Imports xgboost."""
+"""Row groups as an XGBoost iterator: a QuantileDMatrix without the frame in memory. Reads:
+RowGroups. Writes: a QuantileDMatrix. Imports xgboost.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -12,20 +14,32 @@ from adc_features.loader.row_groups import RowGroups
 
 
 class GroupIter(xgb.DataIter):
-    """Groups in the source's order, each as float32 [rows, features]; a list gives one feature for each of its values.
+    """Groups in the source's order, each as float32 [rows, features]; a list gives one feature for
+    each of its values.
 
-    Codes and vocabulary columns are categories: their numbers are those of `Columns` (0: none). label: a scalar of `columns`.
-    XGBoost holds numbers as float32: integers beyond 2**24 (times in microseconds) lose their last digits, so derive ages before.
+    Codes and vocabulary columns are categories: their numbers are those of `Columns` (0: none).
+    label: a scalar of `columns`. XGBoost holds numbers as float32: integers beyond 2**24 (times in
+    microseconds) lose their last digits, so derive ages before.
     """
 
     def __init__(self, source: RowGroups, columns: Columns, *, label: str) -> None:
         if label not in columns.scalars:
-            raise InputError(f"label {label!r} is not among the scalars {columns.scalars}; name it there")
+            raise InputError(
+                f"label {label!r} is not among the scalars {columns.scalars}; name it there"
+            )
         self.source, self.columns, self.label = source, columns, label
         widths = {name: columns.lists.get(name, 0) for name in columns.names if name != label}
-        self.names = [name if not width else f"{name}_{place}" for name, width in widths.items() for place in range(width or 1)]
+        self.names = [
+            name if not width else f"{name}_{place}"
+            for name, width in widths.items()
+            for place in range(width or 1)
+        ]
         categories = {*columns.codes, *columns.vocabularies}
-        self.types = ["c" if name in categories else "float" for name, width in widths.items() for _ in range(width or 1)]
+        self.types = [
+            "c" if name in categories else "float"
+            for name, width in widths.items()
+            for _ in range(width or 1)
+        ]
         self.group = 0
         super().__init__()
 
@@ -45,13 +59,27 @@ class GroupIter(xgb.DataIter):
             wide = values.reshape(len(label), -1)
             matrix[:, place : place + wide.shape[1]] = wide
             place += wide.shape[1]
-        input_data(data=matrix, label=label.astype(np.float32), feature_names=self.names, feature_types=self.types)
+        input_data(
+            data=matrix,
+            label=label.astype(np.float32),
+            feature_names=self.names,
+            feature_types=self.types,
+        )
         self.group += 1
         return True
 
 
-def quantile_matrix(source: RowGroups, columns: Columns, *, label: str = "label", max_bin: int = 256, ref: xgb.DMatrix | None = None) -> xgb.QuantileDMatrix:
+def quantile_matrix(
+    source: RowGroups,
+    columns: Columns,
+    *,
+    label: str = "label",
+    max_bin: int = 256,
+    ref: xgb.DMatrix | None = None,
+) -> xgb.QuantileDMatrix:
     """The quantised matrix of all rows. ref: the training matrix, for a matrix to evaluate on."""
     if not source.rows.sum():
         raise InputError("the source has no rows; give at least one")
-    return xgb.QuantileDMatrix(GroupIter(source, columns, label=label), max_bin=max_bin, enable_categorical=True, ref=ref)
+    return xgb.QuantileDMatrix(
+        GroupIter(source, columns, label=label), max_bin=max_bin, enable_categorical=True, ref=ref
+    )

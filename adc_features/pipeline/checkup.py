@@ -1,4 +1,6 @@
-"""What `adc doctor` finds in a directory, whatever it is. Reads: data, run, generation, Feast repository directories. Writes: findings."""
+"""What `adc doctor` finds in a directory, whatever it is. Reads: data, run, generation, Feast
+repository directories. Writes: findings.
+"""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +17,26 @@ def checkup(directory: Path) -> list[Finding]:
     """Findings on a directory. Raises InputError when it is none of the kinds that we know."""
     directory = Path(directory)
     if not directory.is_dir():
-        raise InputError(f"{directory} is not a directory; give a data, run, generation or Feast repository directory")
+        raise InputError(
+            f"{directory} is not a directory; give a data, run, generation or Feast repository"
+            " directory"
+        )
     if (directory / "run.json").is_file():
         return _run(directory)
     if (directory / "feature_store.yaml").is_file():
         return _repository(directory)
-    if (directory / "items.parquet").exists() or (directory / "items.csv").exists() or (directory / REVIEWS).exists():
+    if (
+        (directory / "items.parquet").exists()
+        or (directory / "items.csv").exists()
+        or (directory / REVIEWS).exists()
+    ):
         return _data(directory)
     if (directory / MANIFEST).is_file():
         return _artifact(directory)
-    raise InputError(f"{directory} holds no run.json, feature_store.yaml, {MANIFEST} or items.parquet; give one of those directories")
+    raise InputError(
+        f"{directory} holds no run.json, feature_store.yaml, {MANIFEST} or items.parquet; give one"
+        " of those directories"
+    )
 
 
 def _data(directory: Path) -> list[Finding]:
@@ -32,17 +44,30 @@ def _data(directory: Path) -> list[Finding]:
     dataset = None
     try:
         if (directory / MANIFEST).is_file() or is_beauty(directory):
-            dataset = read_dataset(directory) if (directory / MANIFEST).is_file() else beauty(directory)
-            items, interactions, text_views = dataset.items, dataset.interactions, dataset.text_views
+            dataset = (
+                read_dataset(directory) if (directory / MANIFEST).is_file() else beauty(directory)
+            )
+            items, interactions, text_views = (
+                dataset.items,
+                dataset.interactions,
+                dataset.text_views,
+            )
         else:
-            items, interactions = (read_table(table_in(directory, name)) for name in ("items", "interactions"))
+            items, interactions = (
+                read_table(table_in(directory, name)) for name in ("items", "interactions")
+            )
     except AdcError as error:
         return [Finding("error", str(directory), str(error))]
-    findings = [*examine_items(items, text_views=text_views), *examine_interactions(interactions, items)]
+    findings = [
+        *examine_items(items, text_views=text_views),
+        *examine_interactions(interactions, items),
+    ]
     if any(f.level == "error" for f in findings):
         return findings
     try:
-        return findings + examine_windows(dataset or dataset_from_tables(directory.name, items, interactions))
+        return findings + examine_windows(
+            dataset or dataset_from_tables(directory.name, items, interactions)
+        )
     except AdcError as error:
         return [*findings, Finding("error", str(directory), str(error))]
 
@@ -56,15 +81,26 @@ def _artifact(directory: Path) -> list[Finding]:
 
 
 def _run(directory: Path) -> list[Finding]:
-    findings = [f for stage in sorted(p.parent for p in directory.glob(f"*/{MANIFEST}")) for f in _artifact(stage)]
+    findings = [
+        f
+        for stage in sorted(p.parent for p in directory.glob(f"*/{MANIFEST}"))
+        for f in _artifact(stage)
+    ]
     if (directory / "feature_repo" / "feature_store.yaml").is_file():
         findings += _repository(directory / "feature_repo")
-    return findings or [Finding("warning", str(directory), "no stage is complete yet", "run `adc run`")]
+    return findings or [
+        Finding("warning", str(directory), "no stage is complete yet", "run `adc run`")
+    ]
 
 
 def _repository(directory: Path) -> list[Finding]:
     from adc_features.store import check_repository, online_problems, registry_problems
 
     where = str(directory)
-    problems = check_repository(directory) or [*registry_problems(directory), *online_problems(directory)]
-    return [Finding("error", where, p) for p in problems] or [Finding("fact", where, "the Feast repository is sound")]
+    problems = check_repository(directory) or [
+        *registry_problems(directory),
+        *online_problems(directory),
+    ]
+    return [Finding("error", where, p) for p in problems] or [
+        Finding("fact", where, "the Feast repository is sound")
+    ]

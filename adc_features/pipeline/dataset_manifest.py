@@ -1,7 +1,9 @@
-"""Proof that two retrievals gave the same data. Reads: Arrow content. Writes: a retrieval manifest; compares two.
+"""Proof that two retrievals gave the same data. Reads: Arrow content. Writes: a retrieval manifest;
+compares two.
 
-The hash is of the content in its order, not of a file: the same rows have the same hash however they are chunked, compressed or split into
-row groups. Every column has a hash of its own, so that a difference names the column.
+The hash is of the content in its order, not of a file: the same rows have the same hash however
+they are chunked, compressed or split into row groups. Every column has a hash of its own, so that a
+difference names the column.
 """
 
 import hashlib
@@ -25,16 +27,33 @@ LIBRARIES = ("adc-features", "feast", "pyarrow")
 
 
 class _ColumnHash:
-    """Running hashes of one column: validity, lengths and values are streams of their own, so chunk borders leave no trace."""
+    """Running hashes of one column: validity, lengths and values are streams of their own, so chunk
+    borders leave no trace.
+    """
 
     def __init__(self, kind: pa.DataType, name: str) -> None:
         self.kind, self.name = kind, name
         self.valid, self.lengths, self.values = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
-        nested = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+        nested = (
+            pa.types.is_list(kind)
+            or pa.types.is_large_list(kind)
+            or pa.types.is_fixed_size_list(kind)
+        )
         self.child = _ColumnHash(kind.value_type, name) if nested else None
-        self.is_text = any(check(kind) for check in (pa.types.is_string, pa.types.is_large_string, pa.types.is_binary, pa.types.is_large_binary))
+        self.is_text = any(
+            check(kind)
+            for check in (
+                pa.types.is_string,
+                pa.types.is_large_string,
+                pa.types.is_binary,
+                pa.types.is_large_binary,
+            )
+        )
         if not (nested or self.is_text or pa.types.is_primitive(kind)):
-            raise InputError(f"column {name} is of type {kind}, which has no content hash; expected numbers, times, booleans, text or lists of them")
+            raise InputError(
+                f"column {name} is of type {kind}, which has no content hash; expected numbers,"
+                " times, booleans, text or lists of them"
+            )
 
     def update(self, array: pa.Array) -> None:
         self.valid.update(np.asarray(array.is_valid()).astype(np.uint8).tobytes())
@@ -45,14 +64,26 @@ class _ColumnHash:
         elif self.is_text:
             raw = array.cast(pa.large_binary())
             self.lengths.update(np.asarray(pc.binary_length(raw)).astype(np.int64).tobytes())
-            offsets = np.frombuffer(raw.buffers()[1], np.int64, len(raw) + 1, raw.offset * 8) if len(raw) else np.zeros(1, np.int64)
-            self.values.update(memoryview(raw.buffers()[2])[offsets[0] : offsets[-1]] if offsets[-1] > offsets[0] else b"")
+            offsets = (
+                np.frombuffer(raw.buffers()[1], np.int64, len(raw) + 1, raw.offset * 8)
+                if len(raw)
+                else np.zeros(1, np.int64)
+            )
+            self.values.update(
+                memoryview(raw.buffers()[2])[offsets[0] : offsets[-1]]
+                if offsets[-1] > offsets[0]
+                else b""
+            )
         elif pa.types.is_boolean(self.kind):
             self.values.update(np.asarray(array.cast(pa.uint8())).tobytes())
         else:  # the bits as they are: times and dates are integers below
             width = self.kind.bit_width // 8
             if len(array):
-                self.values.update(memoryview(array.buffers()[1])[array.offset * width : (array.offset + len(array)) * width])
+                self.values.update(
+                    memoryview(array.buffers()[1])[
+                        array.offset * width : (array.offset + len(array)) * width
+                    ]
+                )
 
     def hexdigest(self) -> str:
         parts = [
@@ -69,7 +100,8 @@ def _type_text(kind: pa.DataType | str) -> str:
 
 
 def content_hashes(batches: Iterable[pa.Table], schema: pa.Schema) -> dict[str, str]:
-    """sha256 of each column's content, rows in their order; independent of chunks. Memory: one batch.
+    """sha256 of each column's content, rows in their order; independent of chunks. Memory: one
+    batch.
 
     Raises InputError for types without a hash (structs, maps, dictionaries).
     """
@@ -98,7 +130,9 @@ def retrieval_manifest(
     unmatched: Mapping[str, int] | None = None,
     rows_in: int | None = None,
 ) -> dict[str, Any]:
-    """What was retrieved: views and their unmatched rows, generation, rows, time range (UTC), content hashes by column and of all, versions."""
+    """What was retrieved: views and their unmatched rows, generation, rows, time range (UTC),
+    content hashes by column and of all, versions.
+    """
     rows = 0
     ranges: list[datetime] = []
 
@@ -122,19 +156,34 @@ def retrieval_manifest(
         "rows_in": rows if rows_in is None else rows_in,
         "rows": rows,
         "time_range": {"first": first, "last": last},
-        "columns": {field.name: {"type": _type_text(field.type), "sha256": columns[field.name]} for field in schema},
-        "content_hash": hashlib.sha256("\n".join(f"{name} {digest}" for name, digest in columns.items()).encode()).hexdigest(),
+        "columns": {
+            field.name: {"type": _type_text(field.type), "sha256": columns[field.name]}
+            for field in schema
+        },
+        "content_hash": (
+            hashlib.sha256(
+                "\n".join(f"{name} {digest}" for name, digest in columns.items()).encode()
+            ).hexdigest()
+        ),
         "versions": {name: version(name) for name in LIBRARIES},
     }
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What the second retrieval has different from the first, one sentence each; empty when the data are equal. Versions may differ."""
-    said = [f"{name}: {then[name]!r} then, {now[name]!r} now" for name in ("service", "generation", "rows") if then[name] != now[name]]
+    """What the second retrieval has different from the first, one sentence each; empty when the
+    data are equal. Versions may differ.
+    """
+    said = [
+        f"{name}: {then[name]!r} then, {now[name]!r} now"
+        for name in ("service", "generation", "rows")
+        if then[name] != now[name]
+    ]
     for view in sorted({*then["views"], *now["views"]}):
         counts = [m["views"].get(view, {}).get("unmatched", "not read") for m in (then, now)]
         if counts[0] != counts[1]:
-            said.append(f"view {view}: {counts[0]} rows without a feature row then, {counts[1]} now")
+            said.append(
+                f"view {view}: {counts[0]} rows without a feature row then, {counts[1]} now"
+            )
     for name in [*then["columns"], *(n for n in now["columns"] if n not in then["columns"])]:
         old, new = then["columns"].get(name), now["columns"].get(name)
         if old is None or new is None:
@@ -142,7 +191,10 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
         elif _type_text(old["type"]) != _type_text(new["type"]):
             said.append(f"column {name}: {old['type']} then, {new['type']} now")
         elif old["sha256"] != new["sha256"]:
-            said.append(f"column {name}: other values or another order (sha256 {old['sha256'][:12]}... then, {new['sha256'][:12]}... now)")
+            said.append(
+                f"column {name}: other values or another order (sha256 {old['sha256'][:12]}..."
+                f" then, {new['sha256'][:12]}... now)"
+            )
     if not said and list(then["columns"]) != list(now["columns"]):
         said.append("the columns are the same, in another order")
     return said

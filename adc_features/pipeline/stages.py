@@ -1,4 +1,5 @@
-"""The library's stages of a run, in order. Reads: a data source. Writes: stage directories and the run's Feast repository.
+"""The library's stages of a run, in order. Reads: a data source. Writes: stage directories and the
+run's Feast repository.
 
     data -> text -> behavior -> generation -> codes -> publication -> online
 
@@ -24,7 +25,16 @@ from adc_features.codes.reliability import rank_correlation
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.data.beauty import beauty, is_beauty
-from adc_features.data.dataset import Dataset, Split, dataset_from_tables, read_dataset, read_table, snapshot_times, table_in, write_dataset
+from adc_features.data.dataset import (
+    Dataset,
+    Split,
+    dataset_from_tables,
+    read_dataset,
+    read_table,
+    snapshot_times,
+    table_in,
+    write_dataset,
+)
 from adc_features.data.table_checks import examine_interactions, examine_items
 from adc_features.errors import InputError
 from adc_features.pipeline.run import Run, RunSettings, Stage
@@ -38,19 +48,28 @@ T = TypeVar("T")
 
 
 def load_source(source: str, *, seed: int) -> Dataset:
-    """The data of a run: `synthetic`, a dataset directory, the Beauty files, or a directory with items.parquet and interactions.parquet."""
+    """The data of a run: `synthetic`, a dataset directory, the Beauty files, or a directory with
+    items.parquet and interactions.parquet.
+    """
     from adc_features.data.synthetic import synthetic
 
     if source == "synthetic":
         return synthetic(seed=seed).dataset
     directory = Path(source)
     if not directory.is_dir():
-        raise InputError(f"{redacted_url(source)} is not a directory; give a directory with items.parquet and interactions.parquet, or 'synthetic'")
+        raise InputError(
+            f"{redacted_url(source)} is not a directory; give a directory with items.parquet and"
+            " interactions.parquet, or 'synthetic'"
+        )
     if (directory / MANIFEST).is_file():
         return read_dataset(directory)
     if is_beauty(directory):
         return beauty(directory)
-    return dataset_from_tables(directory.name, read_table(table_in(directory, "items")), read_table(table_in(directory, "interactions")))
+    return dataset_from_tables(
+        directory.name,
+        read_table(table_in(directory, "items")),
+        read_table(table_in(directory, "interactions")),
+    )
 
 
 def _recipe(recipes: Mapping[str, Callable[[], T]], name: str, *, option: str) -> T:
@@ -64,34 +83,58 @@ def _build_data(run: Run, directory: Path) -> Mapping[str, Any]:
     split = dataset.windows.split(final=run.settings.final)
     _refuse_split(dataset, split)
     write_dataset(dataset, directory / "dataset")
-    findings = [*examine_items(dataset.items, text_views=dataset.text_views), *examine_interactions(dataset.interactions, dataset.items)]
+    findings = [
+        *examine_items(dataset.items, text_views=dataset.text_views),
+        *examine_interactions(dataset.interactions, dataset.items),
+    ]
     return {
         "name": dataset.name,
         "items": len(dataset.items),
         "users": len(set(dataset.interactions["user_id"].to_pylist())),
         "interactions": len(dataset.interactions),
         "split": split._asdict(),
-        "cutoffs": snapshot_times(dataset.interactions["time"].to_numpy(), split=split.train_end, count=run.settings.snapshots),
+        "cutoffs": snapshot_times(
+            dataset.interactions["time"].to_numpy(),
+            split=split.train_end,
+            count=run.settings.snapshots,
+        ),
         "findings": [f._asdict() for f in findings],
     }
 
 
 def _refuse_split(dataset: Dataset, split: Split) -> None:
     """Before hours of work: both sides of the split must hold rows of both classes."""
-    train, scored = dataset.before(split.train_end), dataset.within(split.eval_start, split.eval_end)
-    scored_span = f"from {split.eval_start.isoformat()} to {split.eval_end.isoformat() if split.eval_end else 'the end'}"
-    for rows, span in ((train, f"before the cut-off {split.train_end.isoformat()}"), (scored, scored_span)):
+    train, scored = (
+        dataset.before(split.train_end),
+        dataset.within(split.eval_start, split.eval_end),
+    )
+    scored_span = (
+        f"from {split.eval_start.isoformat()} to"
+        f" {split.eval_end.isoformat() if split.eval_end else 'the end'}"
+    )
+    for rows, span in (
+        (train, f"before the cut-off {split.train_end.isoformat()}"),
+        (scored, scored_span),
+    ):
         if not len(rows):
             raise InputError(f"no interaction lies {span}; choose other windows")
         if len(labels := np.unique(rows["label"].to_numpy())) < 2:
-            raise InputError(f"all {len(rows)} rows {span} have label {labels[0]:g}; a ranker needs both classes, choose other windows")
+            raise InputError(
+                f"all {len(rows)} rows {span} have label {labels[0]:g}; a ranker needs both"
+                " classes, choose other windows"
+            )
 
 
 def _source_files(run: Run) -> Any:
     """Names, sizes and modification times of the source files: a changed source is loaded again."""
     directory = Path(run.settings.source)
-    files = [*directory.glob("*"), *directory.glob("*.parquet/**/*")]  # a table may be a directory; a run may lie in the source's directory
-    return [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(files) if f.is_file()] if directory.is_dir() else None
+    # a table may be a directory; a run may lie in the source's directory
+    files = [*directory.glob("*"), *directory.glob("*.parquet/**/*")]
+    return (
+        [[f.name, f.stat().st_size, f.stat().st_mtime_ns] for f in sorted(files) if f.is_file()]
+        if directory.is_dir()
+        else None
+    )
 
 
 def dataset_of(run: Run) -> Dataset:
@@ -120,10 +163,19 @@ def _build_text(run: Run, directory: Path) -> Mapping[str, Any]:
 
     facts = {}
     for view, columns in dataset.text_views.items():
-        vectors, present = text_vectors(item_texts(dataset.items, columns), model=run.settings.text_model, cache=cache_directory(), progress=run.progress)
+        vectors, present = text_vectors(
+            item_texts(dataset.items, columns),
+            model=run.settings.text_model,
+            cache=cache_directory(),
+            progress=run.progress,
+        )
         np.save(directory / f"{view}.npy", vectors)
         np.save(directory / f"{view}.present.npy", present)
-        facts[view] = {"width": vectors.shape[1], "present": int(present.sum()), "distinct": len(np.unique(vectors, axis=0))}
+        facts[view] = {
+            "width": vectors.shape[1],
+            "present": int(present.sum()),
+            "distinct": len(np.unique(vectors, axis=0)),
+        }
     return facts
 
 
@@ -138,10 +190,26 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
     item_ids = id_array(dataset.items["item_id"])
     log = dataset.before(split.train_end)
     series = behavior_series(
-        log, item_ids, cutoffs=cutoffs_of(run), settings=settings, seed=run.settings.seed, checkpoint=run.partial(BEHAVIOR_STAGE), progress=run.progress
+        log,
+        item_ids,
+        cutoffs=cutoffs_of(run),
+        settings=settings,
+        seed=run.settings.seed,
+        checkpoint=run.partial(BEHAVIOR_STAGE),
+        progress=run.progress,
     )
-    shutil.copytree(run.partial(BEHAVIOR_STAGE), directory / "states", ignore=shutil.ignore_patterns(".*"))  # what a killed process left
-    agreement = half_agreement(log, item_ids, as_of=split.train_end, settings=settings, seed=run.settings.seed, progress=run.progress)
+    # what a killed process left
+    shutil.copytree(
+        run.partial(BEHAVIOR_STAGE), directory / "states", ignore=shutil.ignore_patterns(".*")
+    )
+    agreement = half_agreement(
+        log,
+        item_ids,
+        as_of=split.train_end,
+        settings=settings,
+        seed=run.settings.seed,
+        progress=run.progress,
+    )
     newest = series[-1]
     np.savez(
         directory / "series.npz",
@@ -151,7 +219,10 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
         as_of=np.array([instant(s.as_of) for s in series]),
         half_agreement=agreement,
     )
-    norm, count = np.linalg.norm(newest.vectors[newest.present], axis=1), newest.interaction_count[newest.present]
+    norm, count = (
+        np.linalg.norm(newest.vectors[newest.present], axis=1),
+        newest.interaction_count[newest.present],
+    )
     agreed = agreement[newest.present]
     shared = np.isfinite(agreed)
     return {
@@ -169,16 +240,31 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
 
 
 def popularity_deciles(count: np.ndarray, **values: np.ndarray) -> list[dict[str, float]]:
-    """Means of `values` over ten groups of items of equal size, rarest first; NaN values are left out of their mean."""
+    """Means of `values` over ten groups of items of equal size, rarest first; NaN values are left
+    out of their mean.
+    """
     order = np.argsort(count, kind="stable")
     groups = [g for g in np.array_split(order, DECILES) if len(g)]
-    mean = {name: [float(np.nanmean(v[g])) if np.isfinite(v[g]).any() else float("nan") for g in groups] for name, v in values.items()}
-    return [{"interactions": float(count[g].mean()), **{name: m[i] for name, m in mean.items()}} for i, g in enumerate(groups)]
+    mean = {
+        name: [float(np.nanmean(v[g])) if np.isfinite(v[g]).any() else float("nan") for g in groups]
+        for name, v in values.items()
+    }
+    return [
+        {"interactions": float(count[g].mean()), **{name: m[i] for name, m in mean.items()}}
+        for i, g in enumerate(groups)
+    ]
 
 
-def content_vectors(dataset: Dataset, text: Callable[[str], tuple[np.ndarray, np.ndarray]]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Vectors and presence of every content modality: as they came with the items, and text views as `text` gives them."""
-    both = {m: vector_matrix(dataset.items[f"vector_{m}"], name=f"vector_{m}") for m in dataset.vector_modalities}
+def content_vectors(
+    dataset: Dataset, text: Callable[[str], tuple[np.ndarray, np.ndarray]]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Vectors and presence of every content modality: as they came with the items, and text views
+    as `text` gives them.
+    """
+    both = {
+        m: vector_matrix(dataset.items[f"vector_{m}"], name=f"vector_{m}")
+        for m in dataset.vector_modalities
+    }
     both |= {view: text(view) for view in dataset.text_views}
     return {m: v for m, (v, _) in both.items()}, {m: p for m, (_, p) in both.items()}
 
@@ -187,11 +273,25 @@ def embedding_tables(run: Run) -> list[EmbeddingTable]:
     """One EmbeddingTable per cut-off: content vectors as they are, behaviour as of the cut-off."""
     dataset = dataset_of(run)
     item_ids = id_array(dataset.items["item_id"])
-    vectors, present = content_vectors(dataset, lambda view: (np.load(run.output("text") / f"{view}.npy"), np.load(run.output("text") / f"{view}.present.npy")))
+    vectors, present = content_vectors(
+        dataset,
+        lambda view: (
+            np.load(run.output("text") / f"{view}.npy"),
+            np.load(run.output("text") / f"{view}.present.npy"),
+        ),
+    )
     series = np.load(run.output("behavior") / "series.npz")
     return [
-        EmbeddingTable(item_ids, {**vectors, BEHAVIOR: v}, {**present, BEHAVIOR: p}, count, moment(as_of))
-        for v, p, count, as_of in zip(series["vectors"], series["present"], series["interaction_count"], series["as_of"], strict=True)
+        EmbeddingTable(
+            item_ids, {**vectors, BEHAVIOR: v}, {**present, BEHAVIOR: p}, count, moment(as_of)
+        )
+        for v, p, count, as_of in zip(
+            series["vectors"],
+            series["present"],
+            series["interaction_count"],
+            series["as_of"],
+            strict=True,
+        )
     ]
 
 
@@ -199,13 +299,21 @@ def embedding_tables(run: Run) -> list[EmbeddingTable]:
 
 
 def _tokenizer_settings(asked: RunSettings) -> Any:
-    """The recipe's settings with what was asked for besides; InputError when this tokenizer has no such setting."""
+    """The recipe's settings with what was asked for besides; InputError when this tokenizer has no
+    such setting.
+    """
     from adc_features.tokenizer.fit import RECIPES
 
     settings = _recipe(RECIPES, asked.tokenizer, option="tokenizer")
-    changes = {option: value for option in ("reliability", "steps") if (value := getattr(asked, option)) is not None}
+    changes = {
+        option: value
+        for option in ("reliability", "steps")
+        if (value := getattr(asked, option)) is not None
+    }
     if unknown := sorted(changes.keys() - {f.name for f in fields(settings)}):
-        raise InputError(f"tokenizer {asked.tokenizer!r} has no {', '.join(unknown)}; leave the option out")
+        raise InputError(
+            f"tokenizer {asked.tokenizer!r} has no {', '.join(unknown)}; leave the option out"
+        )
     return replace(settings, **changes)
 
 
@@ -214,7 +322,11 @@ def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
 
     tables = embedding_tables(run)
     content = {m: 1 for m in tables[0].vectors if m != BEHAVIOR}
-    spec = SidSpec(content=content, behavior=run.settings.behavior_codes, codebook_size=run.settings.codebook_size)
+    spec = SidSpec(
+        content=content,
+        behavior=run.settings.behavior_codes,
+        codebook_size=run.settings.codebook_size,
+    )
     settings = _tokenizer_settings(run.settings)
     generation = fit(
         tables,
@@ -226,7 +338,11 @@ def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
         progress=run.progress,
         checkpoint=run.partial(GENERATION) / "fit.pt",
     )
-    return {"quality": generation.quality, "codebook_hash": generation.codebook_hash, "positions": [p.name for p in generation.spec.positions]}
+    return {
+        "quality": generation.quality,
+        "codebook_hash": generation.codebook_hash,
+        "positions": [p.name for p in generation.spec.positions],
+    }
 
 
 def generation_of(run: Run) -> Generation:
@@ -245,28 +361,44 @@ def _build_codes(run: Run, directory: Path) -> Mapping[str, Any]:
     agreement = np.load(run.output("behavior") / "series.npz")["half_agreement"]
     shared, warm = np.isfinite(agreement), table.present[BEHAVIOR]
     behavioral = np.array(generation.spec.is_behavioral)
-    weight = newest.sid_weight[:, behavioral].mean(axis=1) if behavioral.any() else np.zeros(len(newest))
+    weight = (
+        newest.sid_weight[:, behavioral].mean(axis=1) if behavioral.any() else np.zeros(len(newest))
+    )
     changed = [(a.sid != b.sid)[~a.is_cold] for a, b in itertools.pairwise(snapshots)]
     return {
         "reliability_rank_correlation": generation.quality["reliability_rank_correlation"],
-        "reliability_half_agreement_rank_correlation": rank_correlation(newest.reliability[shared], agreement[shared]),
+        "reliability_half_agreement_rank_correlation": rank_correlation(
+            newest.reliability[shared], agreement[shared]
+        ),
         "changed_codes": [float(c.mean()) if c.size else float("nan") for c in changed],
-        "changed_behavioral_codes": [float(c[:, behavioral].mean()) if c[:, behavioral].size else float("nan") for c in changed],
+        "changed_behavioral_codes": [
+            float(c[:, behavioral].mean()) if c[:, behavioral].size else float("nan")
+            for c in changed
+        ],
         "cold_items": [int(s.is_cold.sum()) for s in snapshots],
-        "weight_count_rank_correlation": rank_correlation(weight[warm], table.interaction_count[warm]),
+        "weight_count_rank_correlation": rank_correlation(
+            weight[warm], table.interaction_count[warm]
+        ),
         "popularity_deciles": popularity_deciles(
             table.interaction_count[warm],
             reliability=newest.reliability[warm],
             alignment=newest.alignment[warm],
             behavioral_weight=weight[warm],
-            zero_weights=(newest.sid_weight[warm][:, behavioral] == 0).mean(axis=1) if behavioral.any() else np.zeros(int(warm.sum())),
+            zero_weights=(
+                (newest.sid_weight[warm][:, behavioral] == 0).mean(axis=1)
+                if behavioral.any()
+                else np.zeros(int(warm.sum()))
+            ),
         ),
     }
 
 
 def snapshots_of(run: Run) -> list[SidTable]:
     """The run's encoded snapshots, oldest first."""
-    return [SidTable.from_arrow(pq.read_table(path)) for path in sorted(run.output("codes").glob("*.parquet"))]
+    return [
+        SidTable.from_arrow(pq.read_table(path))
+        for path in sorted(run.output("codes").glob("*.parquet"))
+    ]
 
 
 # ---- the Feast repository
@@ -283,14 +415,20 @@ def servable_at(run: Run) -> list[datetime]:
 
 
 def refresh_times(run: Run, until: datetime | None = None) -> list[datetime]:
-    """When every item's profile is published anew, rated or not: at each snapshot and at each month's start from the first one on.
+    """When every item's profile is published anew, rated or not: at each snapshot and at each
+    month's start from the first one on.
 
-    Statistics of an item's brand and category move while the item itself has no events; a month bounds how stale they get.
-    until: default the end of the run's scored window.
+    Statistics of an item's brand and category move while the item itself has no events; a month
+    bounds how stale they get. until: default the end of the run's scored window.
     """
     snapshots = servable_at(run)
-    first, last = instant(snapshots[0]).astype("datetime64[M]") + 1, instant(until or serving_time(run)).astype("datetime64[M]")
-    return sorted({*snapshots, *(moment(t) for t in np.arange(first, last + 1).astype("datetime64[us]"))})
+    first, last = (
+        instant(snapshots[0]).astype("datetime64[M]") + 1,
+        instant(until or serving_time(run)).astype("datetime64[M]"),
+    )
+    return sorted(
+        {*snapshots, *(moment(t) for t in np.arange(first, last + 1).astype("datetime64[us]"))}
+    )
 
 
 def known_interactions(run: Run) -> Any:
@@ -305,7 +443,9 @@ def statistics_of(dataset: Dataset, log: Any, *, refresh_at: Sequence[datetime])
 
     return {
         "user_activity": user_activity(log, dataset.items, resolution=dataset.resolution),
-        "item_profile": item_profile(log, dataset.items, resolution=dataset.resolution, refresh_at=refresh_at),
+        "item_profile": item_profile(
+            log, dataset.items, resolution=dataset.resolution, refresh_at=refresh_at
+        ),
     }
 
 
@@ -313,50 +453,87 @@ def _build_publication(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.store import apply, create_repository, publish, publish_statistics
 
     snapshots = snapshots_of(run)
-    statistics = statistics_of(dataset_of(run), known_interactions(run), refresh_at=refresh_times(run))
+    statistics = statistics_of(
+        dataset_of(run), known_interactions(run), refresh_at=refresh_times(run)
+    )
     published_at = datetime.now(UTC)
     with fresh_directory(repository_of(run)) as repo:
         create_repository(repo, project="adc_features")
-        publish(repo, generation_of(run), snapshots, servable_at=servable_at(run), computed_at=published_at)
+        publish(
+            repo,
+            generation_of(run),
+            snapshots,
+            servable_at=servable_at(run),
+            computed_at=published_at,
+        )
         publish_statistics(repo, **statistics, resolution=dataset_of(run).resolution)
     apply(repository_of(run))
-    rows = {"item_sid": sum(map(len, snapshots)), **{name: len(table) for name, table in statistics.items()}}
-    facts = {"repository": "feature_repo", "snapshots": len(snapshots), "rows": rows, "published_at": published_at}
+    rows = {
+        "item_sid": sum(map(len, snapshots)),
+        **{name: len(table) for name, table in statistics.items()},
+    }
+    facts = {
+        "repository": "feature_repo",
+        "snapshots": len(snapshots),
+        "rows": rows,
+        "published_at": published_at,
+    }
     write_json(directory / "publication.json", facts)
     return facts
 
 
 def _repository_identity(run: Run) -> Any:
-    """The live generations, or None when the repository is lost or broken: then it is published again."""
+    """The live generations, or None when the repository is lost or broken: then it is published
+    again.
+    """
     from adc_features.store import check_repository, live_generations
 
     repo = repository_of(run)
-    return None if not repo.is_dir() or check_repository(repo) else [[g.id, g.codebook_hash] for g in live_generations(repo)]
+    return (
+        None
+        if not repo.is_dir() or check_repository(repo)
+        else [[g.id, g.codebook_hash] for g in live_generations(repo)]
+    )
 
 
 def serving_time(run: Run) -> datetime:
     """The run's `now`: the end of its scored window, when every event of it is known."""
     dataset, split = dataset_of(run), split_of(run)
-    return split.eval_end or moment(dataset.interactions["time"].to_numpy()[-1]) + dataset.resolution
+    return (
+        split.eval_end or moment(dataset.interactions["time"].to_numpy()[-1]) + dataset.resolution
+    )
 
 
 def online_time(run: Run) -> datetime:
-    """What `adc materialize` loads as of: the run's `now`, or later where newer values were published or loaded since.
+    """What `adc materialize` loads as of: the run's `now`, or later where newer values were
+    published or loaded since.
 
     Never a time that has not come yet, unless the run's own has not.
     """
     from adc_features.store import materialized_through, newest_published
 
-    later = [t for t in (newest_published(repository_of(run)),) if t is not None and t <= datetime.now(UTC)]
-    return max([serving_time(run), *later, *filter(None, [materialized_through(repository_of(run))])])
+    later = [
+        t
+        for t in (newest_published(repository_of(run)),)
+        if t is not None and t <= datetime.now(UTC)
+    ]
+    return max(
+        [serving_time(run), *later, *filter(None, [materialized_through(repository_of(run))])]
+    )
 
 
 def _online_identity(run: Run) -> Any:
-    """What was published, and what the online store lacks: with newer values, or after a loss, it is loaded again."""
+    """What was published, and what the online store lacks: with newer values, or after a loss, it
+    is loaded again.
+    """
     from adc_features.store import online_problems, published_files
 
     identity = _repository_identity(run)
-    return identity and {"live": identity, "published": published_files(repository_of(run)), "problems": online_problems(repository_of(run))}
+    return identity and {
+        "live": identity,
+        "published": published_files(repository_of(run)),
+        "problems": online_problems(repository_of(run)),
+    }
 
 
 def _build_online(run: Run, directory: Path) -> Mapping[str, Any]:
@@ -378,6 +555,12 @@ GENERATION = Stage(
     _build_generation,
 )
 CODES = Stage("codes", ("data", "text", "behavior", "generation"), (), _build_codes)
-PUBLICATION = Stage("publication", ("data", "generation", "codes"), ("publish_lag_hours",), _build_publication, _repository_identity)
+PUBLICATION = Stage(
+    "publication",
+    ("data", "generation", "codes"),
+    ("publish_lag_hours",),
+    _build_publication,
+    _repository_identity,
+)
 ONLINE = Stage("online", ("publication",), (), _build_online, _online_identity)
 STAGES = (DATA, TEXT, BEHAVIOR_STAGE, GENERATION, CODES, PUBLICATION, ONLINE)

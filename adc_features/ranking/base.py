@@ -12,7 +12,9 @@ Progress = Callable[[str, int, int], None]
 
 
 class Round(NamedTuple):
-    """One point of a training curve: an epoch or a boosting round. holdout: log loss on the held-out rows, None when none were given."""
+    """One point of a training curve: an epoch or a boosting round. holdout: log loss on the
+    held-out rows, None when none were given.
+    """
 
     round: int
     train: float
@@ -22,17 +24,27 @@ class Round(NamedTuple):
 class Ranker(Protocol):
     """A model of P(label = 1).
 
-    fit trains afresh for `rounds` (None: the most it may) and returns the curve; with `holdout` it scores those rows after each round.
-    The same seed gives the same model. predict: float32 [N], probabilities. save writes files into an existing directory, load reads
-    them back; completeness, hashes and the generation are the caller's (training.fit). round_cost: held-out nats that each
-    further round must save to be taken. begin_at: the next fit starts from what an older ranker knows of the same codes, where it can.
+    fit trains afresh for `rounds` (None: the most it may) and returns the curve; with `holdout` it
+    scores those rows after each round. The same seed gives the same model. predict: float32 [N],
+    probabilities. save writes files into an existing directory, load reads them back; completeness,
+    hashes and the generation are the caller's (training.fit). round_cost: held-out nats that each
+    further round must save to be taken. begin_at: the next fit starts from what an older ranker
+    knows of the same codes, where it can.
     """
 
     round_cost: float
 
     def begin_at(self, older: "Ranker") -> None: ...
 
-    def fit(self, inputs: Inputs, *, seed: int, rounds: int | None = None, holdout: Inputs | None = None, progress: Progress | None = None) -> list[Round]: ...
+    def fit(
+        self,
+        inputs: Inputs,
+        *,
+        seed: int,
+        rounds: int | None = None,
+        holdout: Inputs | None = None,
+        progress: Progress | None = None,
+    ) -> list[Round]: ...
 
     def predict(self, inputs: Inputs) -> np.ndarray: ...
 

@@ -1,6 +1,8 @@
-"""XGBoost on the same frame: codes are categories, weights and statistics numbers. Reads: Inputs. Writes: probabilities.
+"""XGBoost on the same frame: codes are categories, weights and statistics numbers. Reads: Inputs.
+Writes: probabilities.
 
-Ids have no column of their own: tens of thousands of categories are learned by heart, their running statistics are not.
+Ids have no column of their own: tens of thousands of categories are learned by heart, their running
+statistics are not.
 """
 
 import json
@@ -29,7 +31,9 @@ class BoostedSettings:
 
 
 class BoostedRanker:
-    """Gradient-boosted trees as a Ranker. codebook_size: K, so that training and later rows share their categories."""
+    """Gradient-boosted trees as a Ranker. codebook_size: K, so that training and later rows share
+    their categories.
+    """
 
     round_cost = 0.0
 
@@ -40,7 +44,15 @@ class BoostedRanker:
     def begin_at(self, older: Ranker) -> None:
         """Trees are grown anew: an older one's splits are on the older ids and scales."""
 
-    def fit(self, inputs: Inputs, *, seed: int, rounds: int | None = None, holdout: Inputs | None = None, progress: Progress | None = None) -> list[Round]:
+    def fit(
+        self,
+        inputs: Inputs,
+        *,
+        seed: int,
+        rounds: int | None = None,
+        holdout: Inputs | None = None,
+        progress: Progress | None = None,
+    ) -> list[Round]:
         s = self.settings
         parameters = {
             "objective": "binary:logistic",
@@ -56,13 +68,20 @@ class BoostedRanker:
         }
         rounds = rounds or s.max_rounds
         train = self._matrix(inputs)
-        watched = [(train, "train")] + ([(self._matrix(holdout), "holdout")] if holdout is not None else [])
+        watched = [(train, "train")] + (
+            [(self._matrix(holdout), "holdout")] if holdout is not None else []
+        )
         history: dict[str, dict[str, list[float]]] = {}
-        self.booster = xgb.train(parameters, train, rounds, evals=watched, evals_result=history, verbose_eval=False)
+        self.booster = xgb.train(
+            parameters, train, rounds, evals=watched, evals_result=history, verbose_eval=False
+        )
         if progress is not None:
             progress("train xgboost", rounds, rounds)
         held = history["holdout"]["logloss"] if holdout is not None else [None] * rounds
-        return [Round(i + 1, a, b) for i, (a, b) in enumerate(zip(history["train"]["logloss"], held, strict=True))]
+        return [
+            Round(i + 1, a, b)
+            for i, (a, b) in enumerate(zip(history["train"]["logloss"], held, strict=True))
+        ]
 
     def predict(self, inputs: Inputs) -> np.ndarray:
         if self.booster is None:
@@ -73,7 +92,10 @@ class BoostedRanker:
         if self.booster is None:
             raise RuntimeError("save before fit or load")
         self.booster.save_model(directory / "trees.ubj")
-        (directory / "boosted.json").write_text(json.dumps({"settings": asdict(self.settings), "codebook_size": self.codebook_size}), encoding="utf-8")
+        (directory / "boosted.json").write_text(
+            json.dumps({"settings": asdict(self.settings), "codebook_size": self.codebook_size}),
+            encoding="utf-8",
+        )
 
     @classmethod
     def load(cls, directory: Path) -> Self:
@@ -83,8 +105,17 @@ class BoostedRanker:
         return ranker
 
     def _matrix(self, inputs: Inputs) -> xgb.DMatrix:
-        """From one plain array: through pandas categories the same trees and scores cost a request of 500 rows three times as long."""
-        dense = [inputs.item, inputs.user_state, inputs.settled, inputs.weight, inputs.reliability, inputs.match]
+        """From one plain array: through pandas categories the same trees and scores cost a request
+        of 500 rows three times as long.
+        """
+        dense = [
+            inputs.item,
+            inputs.user_state,
+            inputs.settled,
+            inputs.weight,
+            inputs.reliability,
+            inputs.match,
+        ]
         numbers, codes = sum(part.shape[1] for part in dense), inputs.sid.shape[1]
         return xgb.DMatrix(
             np.concatenate([*dense, inputs.sid.astype(np.float32)], axis=1),

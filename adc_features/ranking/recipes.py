@@ -1,6 +1,7 @@
 """What each compared ranker may see. Reads: a recipe's name. Writes: Recipe, and Inputs made to it.
 
-All recipes share the dense statistics and differ in one thing at a time, so a paired difference has one cause.
+All recipes share the dense statistics and differ in one thing at a time, so a paired difference has
+one cause.
 """
 
 from collections.abc import Mapping
@@ -12,7 +13,14 @@ import numpy as np
 from adc_features.codes.sids import CodeTimeline, find_rows
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.loader.frame import Frame
-from adc_features.ranking.inputs import InputEncoder, Inputs, VectorRows, VectorTimeline, code_match, vector_match
+from adc_features.ranking.inputs import (
+    InputEncoder,
+    Inputs,
+    VectorRows,
+    VectorTimeline,
+    code_match,
+    vector_match,
+)
 
 MIN_COUNT = 30
 """Training rows that an id needs for an embedding of its own; rarer ids share hash buckets."""
@@ -22,9 +30,10 @@ MIN_COUNT = 30
 class Recipe:
     """One compared ranker.
 
-    codes: `none`, `plain` (every existing code counts 1), or `weighted` (times its weight; weights and reliability are inputs too).
-    permuted: `all` gives each item the weight rows of another, by one mapping for all time; `decile` only among items about as popular.
-    vectors: raw vectors in the place of codes. item_id: whether the item's id may be read.
+    codes: `none`, `plain` (every existing code counts 1), or `weighted` (times its weight; weights
+    and reliability are inputs too). permuted: `all` gives each item the weight rows of another, by
+    one mapping for all time; `decile` only among items about as popular. vectors: raw vectors in
+    the place of codes. item_id: whether the item's id may be read.
     """
 
     name: str
@@ -60,28 +69,40 @@ def recipe(name: str) -> Recipe:
 
 @dataclass(frozen=True)
 class Sources:
-    """What recipes read beside the frame: codes through time (of a user's recent items, of permuted weights) and raw vectors."""
+    """What recipes read beside the frame: codes through time (of a user's recent items, of permuted
+    weights) and raw vectors.
+    """
 
     sids: CodeTimeline | None = None
     vectors: VectorTimeline | None = None
 
 
 class Exchange(NamedTuple):
-    """Who gets whose weight rows. item_ids: sorted [I]; source_ids: [I], a permutation of them. One mapping for all time."""
+    """Who gets whose weight rows. item_ids: sorted [I]; source_ids: [I], a permutation of them. One
+    mapping for all time.
+    """
 
     item_ids: np.ndarray
     source_ids: np.ndarray
 
 
-def exchange(frame: Frame, item_ids: np.ndarray, *, within: Literal["all", "decile"], seed: int) -> Exchange:
-    """A random permutation of the items, or one that stays inside deciles of the items' training rows."""
+def exchange(
+    frame: Frame, item_ids: np.ndarray, *, within: Literal["all", "decile"], seed: int
+) -> Exchange:
+    """A random permutation of the items, or one that stays inside deciles of the items' training
+    rows.
+    """
     rng = np.random.default_rng(seed)
     item_ids = np.unique(item_ids)
     counted, counts = np.unique(frame.item_ids, return_counts=True)
     row, known = find_rows(counted, item_ids)
     popularity = np.where(known, counts[row], 0)
     order = rng.permutation(len(item_ids))
-    groups = [order] if within == "all" else np.array_split(order[np.argsort(popularity[order], kind="stable")], 10)
+    groups = (
+        [order]
+        if within == "all"
+        else np.array_split(order[np.argsort(popularity[order], kind="stable")], 10)
+    )
     source = np.empty(len(item_ids), np.int64)
     for group in groups:
         source[group] = rng.permutation(group)
@@ -89,17 +110,25 @@ def exchange(frame: Frame, item_ids: np.ndarray, *, within: Literal["all", "deci
 
 
 def recipe_inputs(
-    frame: Frame, recipe: Recipe, encoder: InputEncoder, sources: Sources, *, exchanged: Exchange | None = None, user: Frame | None = None
+    frame: Frame,
+    recipe: Recipe,
+    encoder: InputEncoder,
+    sources: Sources,
+    *,
+    exchanged: Exchange | None = None,
+    user: Frame | None = None,
 ) -> Inputs:
     """The arrays that this recipe shows to its ranker.
 
-    user: one row with the user's features, where `frame` holds candidates of one request and item features alone; else each row of
-    `frame` has its own. Raises InputError when the recipe needs codes or vectors that are not given, GenerationMismatch when frame
-    and timeline disagree.
+    user: one row with the user's features, where `frame` holds candidates of one request and item
+    features alone; else each row of `frame` has its own. Raises InputError when the recipe needs
+    codes or vectors that are not given, GenerationMismatch when frame and timeline disagree.
     """
     rows = len(frame)
     user = frame if user is None else user
-    sid, weight, reliability, match = (np.zeros((rows, 0), t) for t in (np.int64, np.float32, np.float32, np.float32))
+    sid, weight, reliability, match = (
+        np.zeros((rows, 0), t) for t in (np.int64, np.float32, np.float32, np.float32)
+    )
     vectors = {}
     if recipe.codes != "none":
         timeline = _timeline(frame, recipe, sources)
@@ -107,15 +136,25 @@ def recipe_inputs(
         if exchanged is not None:
             row, _ = find_rows(exchanged.item_ids, frame.item_ids)
             weight = timeline.gather(exchanged.source_ids[row], frame.times)[1]
-        weight = np.where(codes >= 0, weight if recipe.codes == "weighted" else 1.0, 0.0).astype(np.float32)
+        weight = np.where(codes >= 0, weight if recipe.codes == "weighted" else 1.0, 0.0).astype(
+            np.float32
+        )
         reliability = known[:, None] if recipe.codes == "weighted" else reliability
         match = code_match(user, timeline, codes, weight, weighted=recipe.codes == "weighted")
         sid = codes.astype(np.int64) + 1
     if recipe.vectors:
         if sources.vectors is None:
-            raise InputError(f"recipe {recipe.name!r} reads raw vectors and none are given; pass Sources(vectors=VectorTimeline(...))")
+            raise InputError(
+                f"recipe {recipe.name!r} reads raw vectors and none are given; pass"
+                " Sources(vectors=VectorTimeline(...))"
+            )
         match = vector_match(frame, sources.vectors)
-        vectors = {m: VectorRows(sources.vectors.matrices[m], sources.vectors.rows(m, frame.item_ids, frame.times)) for m in sources.vectors.modalities}
+        vectors = {
+            m: VectorRows(
+                sources.vectors.matrices[m], sources.vectors.rows(m, frame.item_ids, frame.times)
+            )
+            for m in sources.vectors.modalities
+        }
     return Inputs(
         label=frame.labels,
         user=_for_each(encoder.user_rows(user), rows),
@@ -138,8 +177,14 @@ def _for_each(user: np.ndarray, rows: int) -> np.ndarray:
 
 def _timeline(frame: Frame, recipe: Recipe, sources: Sources) -> CodeTimeline:
     if sources.sids is None or frame.generation is None:
-        raise InputError(f"recipe {recipe.name!r} reads codes; pass a frame that holds them and Sources(sids=SidTimeline(...))")
+        raise InputError(
+            f"recipe {recipe.name!r} reads codes; pass a frame that holds them and"
+            " Sources(sids=SidTimeline(...))"
+        )
     generation = sources.sids.generation
     if generation != frame.generation:
-        raise GenerationMismatch(f"the frame holds codes of generation {frame.generation!r}, the timeline those of {generation!r}; use one generation for both")
+        raise GenerationMismatch(
+            f"the frame holds codes of generation {frame.generation!r}, the timeline those of"
+            f" {generation!r}; use one generation for both"
+        )
     return sources.sids

@@ -1,4 +1,5 @@
-"""A trained recipe: load it, score with it. Reads: ranker directories, frames. Writes: ranker directories.
+"""A trained recipe: load it, score with it. Reads: ranker directories, frames. Writes: ranker
+directories.
 
 <ranker>/encoder.npz             vocabularies and scales
 <ranker>/seed_<n>/               the files of one seed's model
@@ -23,7 +24,8 @@ from adc_features.ranking.recipes import Exchange, Recipe, Sources, recipe_input
 class Trained:
     """One recipe's rankers, one for each seed, with all they need to score a frame.
 
-    generation: of the codes that they read, None without codes. curve: losses by round of the first seed, held-out rows included.
+    generation: of the codes that they read, None without codes. curve: losses by round of the first
+    seed, held-out rows included.
     """
 
     recipe: Recipe
@@ -35,16 +37,21 @@ class Trained:
     exchanged: Exchange | None = None
 
     def predict(self, frame: TrainingFrame, sources: Sources) -> np.ndarray:
-        """Probabilities, float32 [seeds, N]. Raises GenerationMismatch when the frame holds codes of another generation."""
+        """Probabilities, float32 [seeds, N]. Raises GenerationMismatch when the frame holds codes
+        of another generation.
+        """
         if self.generation is not None and frame.generation != self.generation:
             raise GenerationMismatch(
-                f"the ranker was trained on generation {self.generation!r}, the frame holds {frame.generation!r}; join the generation it knows or retrain"
+                f"the ranker was trained on generation {self.generation!r}, the frame holds"
+                f" {frame.generation!r}; join the generation it knows or retrain"
             )
         inputs = recipe_inputs(frame, self.recipe, self.encoder, sources, exchanged=self.exchanged)
         return np.stack([ranker.predict(inputs) for ranker in self.rankers.values()])
 
     def save(self, directory: Path) -> None:
-        """Write a complete ranker directory. Controls with exchanged weights are for comparison and are not served."""
+        """Write a complete ranker directory. Controls with exchanged weights are for comparison and
+        are not served.
+        """
         if self.exchanged is not None:
             raise ValueError(f"{self.recipe.name} is a control; save codes_weights instead")
         with fresh_directory(directory) as aside:
@@ -52,21 +59,39 @@ class Trained:
             for seed, ranker in self.rankers.items():
                 (aside / f"seed_{seed}").mkdir()
                 ranker.save(aside / f"seed_{seed}")
-            facts = {"kind": "ranker", "recipe": asdict(self.recipe), "generation": self.generation, "seeds": list(self.rankers), "rounds": self.rounds}
+            facts = {
+                "kind": "ranker",
+                "recipe": asdict(self.recipe),
+                "generation": self.generation,
+                "seeds": list(self.rankers),
+                "rounds": self.rounds,
+            }
             seal(aside, {**facts, "curve": [r._asdict() for r in self.curve]})
 
 
 def load_trained(directory: Path, *, generation: str | None) -> Trained:
     """Open a ranker directory for codes of `generation`.
 
-    Raises ArtifactError when it is incomplete or altered, GenerationMismatch when it was trained on another generation.
+    Raises ArtifactError when it is incomplete or altered, GenerationMismatch when it was trained on
+    another generation.
     """
     manifest = read_manifest(directory)
-    if unnamed := [s for s in manifest["seeds"] if not any(name.startswith(f"seed_{s}/") or name.startswith(f"seed_{s}.") for name in manifest["files"])]:
-        raise ArtifactError(f"{directory}/{MANIFEST} names no file of seed {unnamed[0]}: it was altered, train the ranker again")
+    if unnamed := [
+        s
+        for s in manifest["seeds"]
+        if not any(
+            name.startswith(f"seed_{s}/") or name.startswith(f"seed_{s}.")
+            for name in manifest["files"]
+        )
+    ]:
+        raise ArtifactError(
+            f"{directory}/{MANIFEST} names no file of seed {unnamed[0]}: it was altered, train the"
+            " ranker again"
+        )
     if manifest["generation"] is not None and manifest["generation"] != generation:
         raise GenerationMismatch(
-            f"{directory} was trained on generation {manifest['generation']!r}, the codes offered are {generation!r}; serve the generation it knows"
+            f"{directory} was trained on generation {manifest['generation']!r}, the codes offered"
+            f" are {generation!r}; serve the generation it knows"
         )
     recipe = Recipe(**manifest["recipe"])
     load = _ranker_class(recipe).load
@@ -74,7 +99,10 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained:
         recipe=recipe,
         generation=manifest["generation"],
         encoder=InputEncoder.read(Path(directory) / "encoder.npz"),
-        rankers={seed: load(within(Path(directory), f"seed_{seed}", said_by=f"{directory}/{MANIFEST}")) for seed in manifest["seeds"]},
+        rankers={
+            seed: load(within(Path(directory), f"seed_{seed}", said_by=f"{directory}/{MANIFEST}"))
+            for seed in manifest["seeds"]
+        },
         rounds=manifest["rounds"],
         curve=[Round(**r) for r in manifest["curve"]],
     )

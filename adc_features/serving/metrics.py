@@ -1,8 +1,11 @@
-"""What /metrics shows. Reads: counts, the metrics of the other processes of a service. Writes: this process's metrics.
+"""What /metrics shows. Reads: counts, the metrics of the other processes of a service. Writes: this
+process's metrics.
 
-Several processes add their metrics up in a directory. prometheus_client maps a file of that directory into memory, and a mapped file
-that is cut short, or that a full disk cannot hold, ends the process (SIGBUS). Here values stand in memory and are written to the same
-files, in the same format: a fault of the directory is counted, answers go on, and the files are written anew when that is possible.
+Several processes add their metrics up in a directory. prometheus_client maps a file of that
+directory into memory, and a mapped file that is cut short, or that a full disk cannot hold, ends
+the process (SIGBUS). Here values stand in memory and are written to the same files, in the same
+format: a fault of the directory is counted, answers go on, and the files are written anew when that
+is possible.
 """
 
 import json
@@ -22,16 +25,36 @@ from adc_features.errors import ArtifactError
 from adc_features.serving.scoring import Bundle
 
 log = logging.getLogger(__name__)
-_BUCKETS = (0.001, 0.002, 0.004, 0.006, 0.008, 0.01, 0.012, 0.016, 0.02, 0.03, 0.04, 0.06, 0.1, 0.2, 0.5, 1, 2, 5)
+_BUCKETS = (
+    0.001,
+    0.002,
+    0.004,
+    0.006,
+    0.008,
+    0.01,
+    0.012,
+    0.016,
+    0.02,
+    0.03,
+    0.04,
+    0.06,
+    0.1,
+    0.2,
+    0.5,
+    1,
+    2,
+    5,
+)
 _LARGEST = 1 << 24
 """Bytes of the largest file of metrics that is read."""
 
 
 class WrittenValues:
-    """Values of one process by key, in memory and in a file that prometheus_client reads: its MmapedDict without the mapping.
+    """Values of one process by key, in memory and in a file that prometheus_client reads: its
+    MmapedDict without the mapping.
 
-    The file: int32 bytes used, 4 bytes of padding; then for each value int32 length of its key, the key padded to 8 bytes, the value
-    and its time as float64.
+    The file: int32 bytes used, 4 bytes of padding; then for each value int32 length of its key, the
+    key padded to 8 bytes, the value and its time as float64.
     """
 
     files: ClassVar[list["WrittenValues"]] = []
@@ -39,7 +62,12 @@ class WrittenValues:
     lock: ClassVar[threading.RLock] = threading.RLock()
 
     def __init__(self, filename: str, read_mode: bool = False) -> None:
-        self._name, self._positions, self._data, self._file = filename, dict[str, int](), bytearray(struct.pack("ii", 8, 0)), -1
+        self._name, self._positions, self._data, self._file = (
+            filename,
+            dict[str, int](),
+            bytearray(struct.pack("ii", 8, 0)),
+            -1,
+        )
         self.files.append(self)
         self.rewrite()
 
@@ -80,13 +108,17 @@ class WrittenValues:
     def _add(self, key: str) -> None:
         encoded = key.encode("utf-8")
         padded = encoded + b" " * (8 - (len(encoded) + 4) % 8)
-        added, place = struct.pack(f"i{len(padded)}sdd", len(encoded), padded, 0.0, 0.0), len(self._data)
+        added, place = (
+            struct.pack(f"i{len(padded)}sdd", len(encoded), padded, 0.0, 0.0),
+            len(self._data),
+        )
         self._data += added
         struct.pack_into("i", self._data, 0, len(self._data))
         self._positions[key] = len(self._data) - 16
 
         def write() -> None:
-            os.pwrite(self._file, added, place)  # the value first: a reader goes as far as the length says
+            # the value first: a reader goes as far as the length says
+            os.pwrite(self._file, added, place)
             os.pwrite(self._file, self._data[:8], 0)
 
         self._attempt(write)
@@ -97,7 +129,12 @@ class WrittenValues:
                 write()
         except OSError as error:
             if WrittenValues.failures == 0:
-                log.warning("stage=serve metrics=%s not written (%s); values stay in memory, written when that is possible", self._name, error)
+                log.warning(
+                    "stage=serve metrics=%s not written (%s); values stay in memory, written when"
+                    " that is possible",
+                    self._name,
+                    error,
+                )
             WrittenValues.failures += 1
 
     def _shut(self) -> None:
@@ -110,7 +147,9 @@ prometheus_client.values.MmapedDict = WrittenValues  # type: ignore[assignment, 
 
 
 def sound(path: Path) -> bool:
-    """Whether a file of metrics can be read to its end: what a damaged one would do to its reader is anything."""
+    """Whether a file of metrics can be read to its end: what a damaged one would do to its reader
+    is anything.
+    """
     try:
         if path.stat().st_size > _LARGEST:
             return False
@@ -125,7 +164,12 @@ def sound(path: Path) -> bool:
             if length <= 0 or after > used:
                 return False
             metric, name, labels, help_text = json.loads(data[place + 4 : place + 4 + length])
-            if not (isinstance(metric, str) and isinstance(name, str) and isinstance(labels, dict) and isinstance(help_text, str)):
+            if not (
+                isinstance(metric, str)
+                and isinstance(name, str)
+                and isinstance(labels, dict)
+                and isinstance(help_text, str)
+            ):
                 return False
             place = after
     except (OSError, ValueError, TypeError, struct.error):
@@ -134,31 +178,74 @@ def sound(path: Path) -> bool:
 
 
 class Metrics:
-    """The metrics of one service. Each has a registry of its own; the processes of one service add theirs up in a directory."""
+    """The metrics of one service. Each has a registry of its own; the processes of one service add
+    theirs up in a directory.
+    """
 
     def __init__(self, shared: str | None) -> None:
         self.registry, self.shared = CollectorRegistry(), shared
         named: dict[str, Any] = {"registry": self.registry}
-        self.requests = Histogram("adc_request_seconds", "Time to answer, queue included", ["route", "status"], buckets=_BUCKETS, **named)
-        self.parts = Histogram("adc_part_seconds", "Time of each part of /rank", ["part"], buckets=_BUCKETS, **named)
-        self.items = Counter("adc_ranked_items", "Candidates scored", **named)
-        self.coded = Counter("adc_coded_items", "Candidates that had a code; over adc_ranked_items_total this is coverage", **named)
-        self.unknown_items = Counter("adc_unknown_items", "Candidates that the online store does not know", **named)
-        self.unknown_users = Counter("adc_unknown_users", "Requests of users that the online store does not know", **named)
-        self.serving = Gauge(
-            "adc_serving", "1 for the pair that serves, 0 for those before it", ["pair", "generation", "ranker", "recipe"], multiprocess_mode="livemax", **named
+        self.requests = Histogram(
+            "adc_request_seconds",
+            "Time to answer, queue included",
+            ["route", "status"],
+            buckets=_BUCKETS,
+            **named,
         )
-        self.promotions = Counter("adc_promotions", "Promotions picked up or refused since the start", ["outcome"], **named)
-        self.watch_errors = Counter("adc_promotion_watch_errors", "Looks at the promotion file that failed", **named)
-        self.waiting = Gauge("adc_waiting_requests", "Requests that wait for the scoring thread or are on it", multiprocess_mode="livesum", **named)
-        self.closed = Counter("adc_closed_connections", "Connections that the service closed on its own", ["reason"], **named)
-        self.errors = Counter("adc_metrics_errors", "Files of metrics that could not be written or read", **named)
+        self.parts = Histogram(
+            "adc_part_seconds", "Time of each part of /rank", ["part"], buckets=_BUCKETS, **named
+        )
+        self.items = Counter("adc_ranked_items", "Candidates scored", **named)
+        self.coded = Counter(
+            "adc_coded_items",
+            "Candidates that had a code; over adc_ranked_items_total this is coverage",
+            **named,
+        )
+        self.unknown_items = Counter(
+            "adc_unknown_items", "Candidates that the online store does not know", **named
+        )
+        self.unknown_users = Counter(
+            "adc_unknown_users", "Requests of users that the online store does not know", **named
+        )
+        self.serving = Gauge(
+            "adc_serving",
+            "1 for the pair that serves, 0 for those before it",
+            ["pair", "generation", "ranker", "recipe"],
+            multiprocess_mode="livemax",
+            **named,
+        )
+        self.promotions = Counter(
+            "adc_promotions",
+            "Promotions picked up or refused since the start",
+            ["outcome"],
+            **named,
+        )
+        self.watch_errors = Counter(
+            "adc_promotion_watch_errors", "Looks at the promotion file that failed", **named
+        )
+        self.waiting = Gauge(
+            "adc_waiting_requests",
+            "Requests that wait for the scoring thread or are on it",
+            multiprocess_mode="livesum",
+            **named,
+        )
+        self.closed = Counter(
+            "adc_closed_connections",
+            "Connections that the service closed on its own",
+            ["reason"],
+            **named,
+        )
+        self.errors = Counter(
+            "adc_metrics_errors", "Files of metrics that could not be written or read", **named
+        )
         self._told = 0
         for outcome in ("served", "refused"):
             self.promotions.labels(outcome)
 
     def page(self) -> bytes:
-        """The metrics of every process. A damaged file is left out and counted; raises ArtifactError when the others do not add up."""
+        """The metrics of every process. A damaged file is left out and counted; raises
+        ArtifactError when the others do not add up.
+        """
         if self.shared is None:
             return generate_latest(self.registry)
         self.repair()
@@ -172,10 +259,14 @@ class Metrics:
             return generate_latest(added_up)
         except Exception as error:
             self.errors.inc()
-            raise ArtifactError(f"the metrics in {self.shared} cannot be added up ({error}); restart the service") from error
+            raise ArtifactError(
+                f"the metrics in {self.shared} cannot be added up ({error}); restart the service"
+            ) from error
 
     def repair(self) -> None:
-        """Write this process's files anew, as they may have been damaged, and count what could not be written."""
+        """Write this process's files anew, as they may have been damaged, and count what could not
+        be written.
+        """
         if self.shared is None:
             return
         for values in list(WrittenValues.files):
@@ -185,10 +276,13 @@ class Metrics:
             self.errors.inc(failures)
 
     def now_serving(self, bundle: Bundle, *, instead_of: Bundle | None = None) -> None:
-        for served, value in ((instead_of, 0), (bundle, 1)):  # set, not cleared: importing feast makes prometheus_client warn of clearing
+        # set, not cleared: importing feast makes prometheus_client warn of clearing
+        for served, value in ((instead_of, 0), (bundle, 1)):
             if served is not None:
                 p = served.promotion
-                self.serving.labels(p.name, p.generation or "", p.ranker_hash, served.trained.recipe.name).set(value)
+                self.serving.labels(
+                    p.name, p.generation or "", p.ranker_hash, served.trained.recipe.name
+                ).set(value)
 
 
 class _Merged:

@@ -1,7 +1,9 @@
-"""Which ranker serves, and on which codes: one small file. Reads: runs, ranker directories, repositories. Writes: the promotion file, last.
+"""Which ranker serves, and on which codes: one small file. Reads: runs, ranker directories,
+repositories. Writes: the promotion file, last.
 
-The file is replaced by one rename, so a service that follows it sees the old pair or the new one. It pins both sides by hash: the
-ranker's manifest, and the codebook of the generation that the ranker was trained on; a directory that was rewritten since is refused.
+The file is replaced by one rename, so a service that follows it sees the old pair or the new one.
+It pins both sides by hash: the ranker's manifest, and the codebook of the generation that the
+ranker was trained on; a directory that was rewritten since is refused.
 """
 
 import json
@@ -25,9 +27,10 @@ DEFAULT_RECIPE = "codes_weights"
 class Promotion:
     """A ranker and the generation that it is served with.
 
-    ranker: its directory; ranker_hash: sha256 of its manifest, which names the hash of every other file. repository: a Feast
-    repository; generation: id of one that is live there, None for a ranker without codes; codebook_hash: of that generation.
-    promoted_at: aware UTC. known_as: the generation that the ranker was trained on, where the served one is a later one of its line.
+    ranker: its directory; ranker_hash: sha256 of its manifest, which names the hash of every other
+    file. repository: a Feast repository; generation: id of one that is live there, None for a
+    ranker without codes; codebook_hash: of that generation. promoted_at: aware UTC. known_as: the
+    generation that the ranker was trained on, where the served one is a later one of its line.
     """
 
     ranker: Path
@@ -56,49 +59,63 @@ class Promotion:
 
 
 def check_served(recipe: str) -> None:
-    """Raise InputError for a recipe that is not served: its inputs are not online, or it is a control."""
+    """Raise InputError for a recipe that is not served: its inputs are not online, or it is a
+    control.
+    """
     if recipe not in RECIPES or RECIPES[recipe].permuted != "no" or RECIPES[recipe].vectors:
         served = [name for name, r in RECIPES.items() if r.permuted == "no" and not r.vectors]
-        raise InputError(f"recipe {recipe!r} is not served (its inputs are not online, or it is a control); choose from {', '.join(served)}")
+        raise InputError(
+            f"recipe {recipe!r} is not served (its inputs are not online, or it is a control);"
+            f" choose from {', '.join(served)}"
+        )
 
 
 def check_promotion(promotion: Promotion) -> None:
     """Raise unless the pair is whole and belongs together, as far as files tell; loads no model.
 
-    ArtifactError: the ranker is missing or altered. InputError: the generation is not live in the repository. GenerationMismatch:
-    the ranker was trained on another generation, or the repository's codes come from another codebook.
+    ArtifactError: the ranker is missing or altered. InputError: the generation is not live in the
+    repository. GenerationMismatch: the ranker was trained on another generation, or the
+    repository's codes come from another codebook.
     """
     from adc_features.store.repository import live_generation
 
     manifest = read_manifest(promotion.ranker)
     if (got := file_hash(promotion.ranker / MANIFEST)) != promotion.ranker_hash:
         raise ArtifactError(
-            f"{promotion.ranker} has a manifest of sha256 {got[:12]}..., promoted was {promotion.ranker_hash[:12]}...: it was trained again since; promote it again"
+            f"{promotion.ranker} has a manifest of sha256 {got[:12]}..., promoted was"
+            f" {promotion.ranker_hash[:12]}...: it was trained again since; promote it again"
         )
     if manifest["generation"] != (promotion.known_as or promotion.generation):
         raise GenerationMismatch(
-            f"{promotion.ranker} was trained on generation {manifest['generation']!r}, promoted with {promotion.generation!r}; promote it with the one it knows"
+            f"{promotion.ranker} was trained on generation {manifest['generation']!r}, promoted"
+            f" with {promotion.generation!r}; promote it with the one it knows"
         )
     if promotion.generation is not None:
         live = live_generation(promotion.repository, promotion.generation)
         if live.codebook_hash != promotion.codebook_hash:
             raise GenerationMismatch(
-                f"generation {live.id!r} of {promotion.repository} has codebook {live.codebook_hash[:12]}..., the ranker knows {(promotion.codebook_hash or '')[:12]}...: "
-                "the codes were fitted again under one id; train the ranker on them, or publish them as a new generation"
+                f"generation {live.id!r} of {promotion.repository} has codebook"
+                f" {live.codebook_hash[:12]}..., the ranker knows"
+                f" {(promotion.codebook_hash or '')[:12]}...: the codes were fitted again under one"
+                " id; train the ranker on them, or publish them as a new generation"
             )
 
 
 def promote(path: Path, promotion: Promotion) -> None:
     """Point the promotion file at a pair that was checked; readers see the old pair or the new one.
 
-    A ranker or repository below the file's directory is named relative to it, so that a run may be moved. Whatever stood in
-    the file's place is replaced; a directory is moved aside.
+    A ranker or repository below the file's directory is named relative to it, so that a run may be
+    moved. Whatever stood in the file's place is replaced; a directory is moved aside.
     """
     check_promotion(promotion)
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    places = {name: _relative(getattr(promotion, name), path.parent.resolve()) for name in ("ranker", "repository")}
-    if path.is_dir() and not path.is_symlink():  # a rename cannot replace it, and what it holds is not ours to delete
+    places = {
+        name: _relative(getattr(promotion, name), path.parent.resolve())
+        for name in ("ranker", "repository")
+    }
+    # a rename cannot replace it, and what it holds is not ours to delete
+    if path.is_dir() and not path.is_symlink():
         path.rename(path.with_name(f"{path.name}.damaged-{promotion.promoted_at:%Y%m%dT%H%M%S%f}"))
     write_json(path, {**asdict(promotion), **places})
 
@@ -108,14 +125,21 @@ def read_promotion(path: Path) -> Promotion:
     path = Path(path)
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(facts, dict) or not all(isinstance(facts.get(n), str) for n in ("ranker", "repository", "promoted_at")):
+        if not isinstance(facts, dict) or not all(
+            isinstance(facts.get(n), str) for n in ("ranker", "repository", "promoted_at")
+        ):
             raise ValueError("it names no ranker, repository and time")
         places = {name: path.parent / facts[name] for name in ("ranker", "repository")}
         return Promotion(**{**facts, **places, "promoted_at": parse_utc(facts["promoted_at"])})
     except FileNotFoundError as error:
-        raise ArtifactError(f"{path} does not exist; promote a ranker first, `adc promote --run DIR`") from error
-    except (ValueError, TypeError, KeyError, OSError, RuntimeError, InputError) as error:  # OSError: a directory; RuntimeError: nested too deeply
-        raise ArtifactError(f"{path} is not a promotion ({error}); promote a ranker again, `adc promote --run DIR`") from error
+        raise ArtifactError(
+            f"{path} does not exist; promote a ranker first, `adc promote --run DIR`"
+        ) from error
+    except (ValueError, TypeError, KeyError, OSError, RuntimeError, InputError) as error:
+        # OSError: a directory; RuntimeError: nested too deeply
+        raise ArtifactError(
+            f"{path} is not a promotion ({error}); promote a ranker again, `adc promote --run DIR`"
+        ) from error
 
 
 def _relative(place: Path, base: Path) -> str:

@@ -1,7 +1,9 @@
-"""What a request to the service may be, and how it is refused. Reads: bodies, settings. Writes: requests, error answers.
+"""What a request to the service may be, and how it is refused. Reads: bodies, settings. Writes:
+requests, error answers.
 
-Bounds come first: a body is parsed once, its fields and the lengths of its lists are looked at, and only then its elements. The first
-fault ends it, so that no body costs more than a few milliseconds, however many faults it has.
+Bounds come first: a body is parsed once, its fields and the lengths of its lists are looked at, and
+only then its elements. The first fault ends it, so that no body costs more than a few milliseconds,
+however many faults it has.
 """
 
 import hmac
@@ -12,7 +14,16 @@ from dataclasses import dataclass
 from datetime import UTC
 from typing import Annotated, Any, TypeVar
 
-from pydantic import AwareDatetime, BaseModel, ConfigDict, FailFast, Field, StrictInt, StrictStr, ValidationError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    StrictInt,
+    StrictStr,
+    ValidationError,
+)
 from pydantic_core import from_json, to_json
 from starlette.requests import Request
 from starlette.responses import Response
@@ -27,12 +38,16 @@ SMALL_BODY = 1 << 16
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """Bounds of the service. max_items: ids in one request. max_values: items times features in one lookup. max_body: bytes.
-    timeout: seconds that a request may take, its body included. max_waiting: requests that may wait for the scoring thread. poll:
-    seconds between looks at the promotion file, ten times as many after one that was refused. token: what `Authorization: Bearer`
-    must carry, None for none. max_head: bytes of a request around its body. patience: seconds for a request line and headers, and for
-    a client to take its answer. keep_alive: seconds between two requests of one connection. max_connections: open at once, in each
-    process; max_per_peer: of them from one address. Over these, the oldest connection without a whole request is closed for a new one."""
+    """Bounds of the service. max_items: ids in one request. max_values: items times features in one
+    lookup. max_body: bytes. timeout: seconds that a request may take, its body included.
+    max_waiting: requests that may wait for the scoring thread. poll: seconds between looks at the
+    promotion file, ten times as many after one that was refused. token: what `Authorization:
+    Bearer` must carry, None for none. max_head: bytes of a request around its body. patience:
+    seconds for a request line and headers, and for a client to take its answer. keep_alive: seconds
+    between two requests of one connection. max_connections: open at once, in each process;
+    max_per_peer: of them from one address. Over these, the oldest connection without a whole
+    request is closed for a new one.
+    """
 
     max_items: int = 2_000
     max_body: int = 1 << 20
@@ -52,14 +67,19 @@ class ServiceSettings:
             if name != "token" and value <= 0:
                 raise InputError(f"{name} is {value}; expected more than 0")
         if self.token is not None and not (self.token.isascii() and len(self.token) >= 16):
-            raise InputError("the token is shorter than 16 characters or not ASCII; generate one, for example with `openssl rand -hex 24`")
+            raise InputError(
+                "the token is shorter than 16 characters or not ASCII; generate one, for example"
+                " with `openssl rand -hex 24`"
+            )
 
 
 Id = StrictStr | StrictInt
 
 
 class RankRequest(BaseModel):
-    """POST /rank. k: how many of the best to answer, default all. now: as of when features age, default the service's clock."""
+    """POST /rank. k: how many of the best to answer, default all. now: as of when features age,
+    default the service's clock.
+    """
 
     model_config = ConfigDict(extra="forbid")
     user: Id
@@ -87,93 +107,157 @@ class Refusal(AdcError):
 Asked = TypeVar("Asked", RankRequest, LookupRequest)
 
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)', re.DOTALL)
-"""One JSON string, or what an unfinished one left; possessive, so that no body makes it look at a byte twice."""
+"""One JSON string, or what an unfinished one left; possessive, so that no body makes it look at a
+byte twice.
+"""
 
 
 def _refuse_shape(body: bytes, settings: ServiceSettings) -> None:
-    """Refuse what no request looks like before it is parsed: a parser makes an object of every `{}`, tens of milliseconds of them in 1 MiB."""
+    """Refuse what no request looks like before it is parsed: a parser makes an object of every
+    `{}`, tens of milliseconds of them in 1 MiB.
+    """
     most = settings.max_items + settings.max_values + len(RankRequest.model_fields)
     many = body.count(b'"') - body.count(b'\\"') > 2 * most
     marks = b"" if many else _TEXT.sub(b"", body)
     if many or marks.count(b"{") > 1 or marks.count(b"[") > 2 or marks.count(b",") > most:
-        raise Refusal(422, "invalid", f"the body holds lists or objects within its lists, or more than {most} values; a request is one object of lists of ids")
+        raise Refusal(
+            422,
+            "invalid",
+            f"the body holds lists or objects within its lists, or more than {most} values; a"
+            " request is one object of lists of ids",
+        )
 
 
 def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
-    """A request within its bounds, or a refusal that names the first fault and repeats little of what was sent."""
+    """A request within its bounds, or a refusal that names the first fault and repeats little of
+    what was sent.
+    """
     if len(body) > SMALL_BODY:
         _refuse_shape(body, settings)
     try:
         sent = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise Refusal(400, "not_json", f"the body is not JSON in UTF-8 ({brief(str(error))})") from error
+        raise Refusal(
+            400, "not_json", f"the body is not JSON in UTF-8 ({brief(str(error))})"
+        ) from error
     fields = model.model_fields
-    wanted = ", ".join(f"{name}{'' if field.is_required() else ' (optional)'}" for name, field in fields.items())
+    wanted = ", ".join(
+        f"{name}{'' if field.is_required() else ' (optional)'}" for name, field in fields.items()
+    )
     if not isinstance(sent, dict):
-        raise Refusal(422, "invalid", f"the body: Input should be an object; a request has {wanted}")
+        raise Refusal(
+            422, "invalid", f"the body: Input should be an object; a request has {wanted}"
+        )
     if unknown := next((name for name in sent if name not in fields), None):
-        raise Refusal(422, "invalid", f"{brief(unknown, 40)}: Extra inputs are not permitted; a request has {wanted}")
+        raise Refusal(
+            422,
+            "invalid",
+            f"{brief(unknown, 40)}: Extra inputs are not permitted; a request has {wanted}",
+        )
     items = sent.get("items")
     if isinstance(items, list):
         if not items:
             raise Refusal(422, "no_items", f"items is empty; give 1 to {settings.max_items} ids")
         if len(items) > settings.max_items:
-            raise Refusal(422, "too_many_items", f"{len(items)} items, at most {settings.max_items} are taken at once; ask in several requests")
+            raise Refusal(
+                422,
+                "too_many_items",
+                f"{len(items)} items, at most {settings.max_items} are taken at once; ask in"
+                " several requests",
+            )
     features = sent.get("features")
     if isinstance(features, list) and len(features) > settings.max_values:
-        raise Refusal(422, "too_many_features", f"{len(features)} features; give each name that you need once")
+        raise Refusal(
+            422, "too_many_features", f"{len(features)} features; give each name that you need once"
+        )
     try:
         asked = model.model_validate(sent)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part)[:40] for part in first["loc"])
-        raise Refusal(422, "invalid", f"{place or 'the body'}: {brief(first['msg'])}; a request has {wanted}") from error
+        raise Refusal(
+            422, "invalid", f"{place or 'the body'}: {brief(first['msg'])}; a request has {wanted}"
+        ) from error
     if isinstance(asked, RankRequest) and asked.now is not None:
         try:
             asked.now = asked.now.astimezone(UTC)
         except OverflowError as error:
-            raise Refusal(422, "invalid", "now lies outside of the years 1 to 9999 in UTC; give a time within them") from error
+            raise Refusal(
+                422,
+                "invalid",
+                "now lies outside of the years 1 to 9999 in UTC; give a time within them",
+            ) from error
     return asked
 
 
 def check_features(asked: LookupRequest, known: list[str], settings: ServiceSettings) -> None:
-    """Raise a refusal unless the features are known, named once each, and not too many for so many items."""
+    """Raise a refusal unless the features are known, named once each, and not too many for so many
+    items.
+    """
     features = asked.features
     if len(features) > len(known):
-        raise Refusal(422, "too_many_features", f"{len(features)} features, there are {len(known)}; give each name that you need once")
+        raise Refusal(
+            422,
+            "too_many_features",
+            f"{len(features)} features, there are {len(known)}; give each name that you need once",
+        )
     if unknown := next((name for name in features if name not in known), None):
-        raise Refusal(422, "unknown_feature", f"there is no feature {brief(unknown, 80)!r}; there are {', '.join(known)}")
+        raise Refusal(
+            422,
+            "unknown_feature",
+            f"there is no feature {brief(unknown, 80)!r}; there are {', '.join(known)}",
+        )
     if len(set(features)) < len(features):
         twice = next(name for name in features if features.count(name) > 1)
-        raise Refusal(422, "repeated_feature", f"features names {twice!r} more than once; give each name that you need once")
+        raise Refusal(
+            422,
+            "repeated_feature",
+            f"features names {twice!r} more than once; give each name that you need once",
+        )
     if len(asked.items) * len(features) > settings.max_values:
         raise Refusal(
             422,
             "too_many_values",
-            f"{len(asked.items)} items with {len(features)} features are more than {settings.max_values} values; ask in several requests",
+            f"{len(asked.items)} items with {len(features)} features are more than"
+            f" {settings.max_values} values; ask in several requests",
         )
 
 
 def authorised(request: Request, token: str | None) -> None:
-    """Raise a refusal unless the request carries the token; the scheme may be written in any case."""
+    """Raise a refusal unless the request carries the token; the scheme may be written in any
+    case.
+    """
     if token is None:
         return
     scheme, _, given = request.headers.get("authorization", "").encode("latin-1").partition(b" ")
     if not hmac.compare_digest(given.strip(b" "), token.encode()) or scheme.lower() != b"bearer":
-        raise Refusal(401, "unauthorized", "send the header `Authorization: Bearer TOKEN` with the service's token")
+        raise Refusal(
+            401,
+            "unauthorized",
+            "send the header `Authorization: Bearer TOKEN` with the service's token",
+        )
 
 
 class Budget:
-    """Memory for the bodies that are being read: each may have SMALL_BODY bytes, what is larger shares `size` bytes."""
+    """Memory for the bodies that are being read: each may have SMALL_BODY bytes, what is larger
+    shares `size` bytes.
+    """
 
     def __init__(self, size: int) -> None:
         self.left = size
 
     async def body(self, request: Request, limit: int) -> bytes:
-        """The body, never more of it in memory than the limit. Raises a refusal when it is larger, or when others hold the budget."""
+        """The body, never more of it in memory than the limit. Raises a refusal when it is larger,
+        or when others hold the budget.
+        """
         declared = request.headers.get("content-length", "0")
-        too_large = Refusal(413, "too_large", f"the body is larger than {limit} bytes; ask in several requests")
-        if not (declared.isascii() and declared.isdigit() and len(declared) < 20) or int(declared) > limit:
+        too_large = Refusal(
+            413, "too_large", f"the body is larger than {limit} bytes; ask in several requests"
+        )
+        if (
+            not (declared.isascii() and declared.isdigit() and len(declared) < 20)
+            or int(declared) > limit
+        ):
             raise too_large
         parts, size, held = [], 0, 0
         try:
@@ -183,7 +267,12 @@ class Budget:
                     raise too_large
                 more = max(0, size - SMALL_BODY) - held
                 if more > self.left:
-                    raise Refusal(503, "busy", "other large bodies are being read; try again later or ask in smaller requests")
+                    raise Refusal(
+                        503,
+                        "busy",
+                        "other large bodies are being read; try again later or ask in smaller"
+                        " requests",
+                    )
                 held, self.left = held + more, self.left - more
                 parts.append(part)
             return b"".join(parts)
@@ -192,7 +281,8 @@ class Budget:
 
 
 def refusal_of(error: Exception) -> Refusal:
-    """How an error is answered: the client's faults as 4xx; ours as 503 under the error's name, a program's fault as 500.
+    """How an error is answered: the client's faults as 4xx; ours as 503 under the error's name, a
+    program's fault as 500.
 
     Ours are told without the message, which names files of this machine; the log has it.
     """
@@ -201,17 +291,37 @@ def refusal_of(error: Exception) -> Refusal:
     if isinstance(error, RequestError):
         return Refusal(422, "refused", brief(without_paths(str(error))))
     if isinstance(error, GenerationMismatch):
-        return Refusal(503, "GenerationMismatch", "the repository holds other codes than the ranker that serves was trained on; the service's log names both")
+        return Refusal(
+            503,
+            "GenerationMismatch",
+            "the repository holds other codes than the ranker that serves was trained on; the"
+            " service's log names both",
+        )
     if isinstance(error, AdcError):
-        return Refusal(503, type(error).__name__, "something that the service reads is missing, damaged or not what it was; the service's log names it")
+        return Refusal(
+            503,
+            type(error).__name__,
+            "something that the service reads is missing, damaged or not what it was; the service's"
+            " log names it",
+        )
     if isinstance(error, OSError | MemoryError | EOFError) or _of_the_store(error):
-        return Refusal(503, "ArtifactError", "something that the service reads is damaged or cannot be read; the service's log names it")
+        return Refusal(
+            503,
+            "ArtifactError",
+            "something that the service reads is damaged or cannot be read; the service's log"
+            " names it",
+        )
     return Refusal(500, "internal", "the service failed; its log says how")
 
 
 def _of_the_store(error: Exception) -> bool:
-    """Raised below the store, from a request that was checked: what it read is not what was written."""
-    return any(frame.f_globals.get("__name__", "").startswith("adc_features.store") for frame, _ in traceback.walk_tb(error.__traceback__))
+    """Raised below the store, from a request that was checked: what it read is not what was
+    written.
+    """
+    return any(
+        frame.f_globals.get("__name__", "").startswith("adc_features.store")
+        for frame, _ in traceback.walk_tb(error.__traceback__)
+    )
 
 
 def brief(text: str, most: int = QUOTED) -> str:
@@ -220,7 +330,9 @@ def brief(text: str, most: int = QUOTED) -> str:
 
 
 def without_paths(text: str) -> str:
-    """The text with every absolute path cut to its last name: where files lie is nothing that a client should learn."""
+    """The text with every absolute path cut to its last name: where files lie is nothing that a
+    client should learn.
+    """
     return re.sub(r"(?<![\w.:/~-])/(?:[^\s'\"/]+/)+([^\s'\"/]*)", r"\1", text)
 
 
@@ -235,6 +347,10 @@ def error_body(refusal: Refusal) -> dict[str, Any]:
     return {"error": {"code": refusal.code, "message": refusal.message}}
 
 
-def json_answer(value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def json_answer(
+    value: Any, *, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """An answer in JSON."""
-    return Response(to_json(value), status_code=status, media_type="application/json", headers=headers)
+    return Response(
+        to_json(value), status_code=status, media_type="application/json", headers=headers
+    )

@@ -1,8 +1,10 @@
-"""Score candidates of one request as training would have scored them. Reads: a promoted pair, online features. Writes: scores.
+"""Score candidates of one request as training would have scored them. Reads: a promoted pair,
+online features. Writes: scores.
 
-A request becomes a Frame, as a point-in-time join would have made it, so everything that ages is derived at `now` by the code that
-derives it at row time. The user is read once and stands for all candidates. Codes come from the packed snapshots, which equal the join of
-what was published; all other features from the online store.
+A request becomes a Frame, as a point-in-time join would have made it, so everything that ages is
+derived at `now` by the code that derives it at row time. The user is read once and stands for all
+candidates. Codes come from the packed snapshots, which equal the join of what was published; all
+other features from the online store.
 
 Legend: N candidates, L positions.
 """
@@ -22,7 +24,13 @@ from adc_features.codes.spec import NO_CODE
 from adc_features.errors import GenerationMismatch, InputError, RequestError
 from adc_features.loader.frame import LAST_EVENT_COLUMNS, refuse_later_events
 from adc_features.ranking.base import Ranker
-from adc_features.ranking.inputs import ID_COLUMNS, ITEM_COLUMNS, KINDS, RECENT_COLUMNS, USER_COLUMNS
+from adc_features.ranking.inputs import (
+    ID_COLUMNS,
+    ITEM_COLUMNS,
+    KINDS,
+    RECENT_COLUMNS,
+    USER_COLUMNS,
+)
 from adc_features.ranking.recipes import Sources, recipe_inputs
 from adc_features.ranking.trained import Trained, load_trained
 from adc_features.serving.promotion import Promotion, check_promotion
@@ -30,21 +38,31 @@ from adc_features.store import OnlineReader, OnlineSids, open_reader
 from adc_features.store.definitions import id_type, statistics_schemas
 from adc_features.store.lmdb.records import Column
 from adc_features.store.packed.timeline import Codes, PackedTimeline
-from adc_features.store.repository import LiveGeneration, live_generation, service_name, statistics_path
+from adc_features.store.repository import (
+    LiveGeneration,
+    live_generation,
+    service_name,
+    statistics_path,
+)
 
 ID_LENGTH = 256
 """Characters of the longest id: text arrays are as wide as their longest value."""
 
 FEATURES_READ = {
-    "item_id": ({name.rpartition(" ")[2] for name in ITEM_COLUMNS} | {*ID_COLUMNS, *KINDS}) - {"user_id", "item_id"},
+    "item_id": (
+        ({name.rpartition(" ")[2] for name in ITEM_COLUMNS} | {*ID_COLUMNS, *KINDS})
+        - {"user_id", "item_id"}
+    ),
     "user_id": {name.rpartition(" ")[2] for name in USER_COLUMNS} | {*RECENT_COLUMNS},
 }
 """Features that every ranker reads, by the key that they belong to."""
 
 
 class Ranking(NamedTuple):
-    """One request's scores. score: float32 [N], probabilities in the order asked. known: bool [N], the item was found online;
-    coded: bool [N], it has a code. user_known: the user has. seconds: wall time by part."""
+    """One request's scores. score: float32 [N], probabilities in the order asked. known: bool [N],
+    the item was found online; coded: bool [N], it has a code. user_known: the user has. seconds:
+    wall time by part.
+    """
 
     score: np.ndarray
     known: np.ndarray
@@ -55,7 +73,9 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A ranker, the codes it was trained on and the reader of statistics: what one request uses from its start to its end."""
+    """A ranker, the codes it was trained on and the reader of statistics: what one request uses
+    from its start to its end.
+    """
 
     promotion: Promotion
     trained: Trained
@@ -67,32 +87,48 @@ class Bundle:
     id_types: dict[str, str]
 
     def ids(self, key: str, values: Sequence[Any]) -> np.ndarray:
-        """Ids as the catalogue has them: int64 or str [N]. Raises RequestError for ids of another type, too large or unreadable ones."""
+        """Ids as the catalogue has them: int64 or str [N]. Raises RequestError for ids of another
+        type, too large or unreadable ones.
+        """
         wanted = self.id_types[key]
         if set(map(type, values)) - {str if wanted == "string" else int}:
-            raise RequestError(f"{key} holds {' and '.join(sorted(t.__name__ for t in set(map(type, values))))}; this catalogue's are all {wanted}")
+            raise RequestError(
+                f"{key} holds {' and '.join(sorted(t.__name__ for t in set(map(type, values))))};"
+                f" this catalogue's are all {wanted}"
+            )
         if wanted == "int64":
             try:
                 return np.array(values, np.int64)
             except OverflowError as error:
-                raise RequestError(f"a {key} lies outside 64 bits; give ids of this catalogue") from error
-        if max(map(len, values), default=0) > ID_LENGTH or any(map("\0".__eq__, map(_last, values))):
-            raise RequestError(f"a {key} is longer than {ID_LENGTH} characters or ends with a null character; give ids of this catalogue")
+                raise RequestError(
+                    f"a {key} lies outside 64 bits; give ids of this catalogue"
+                ) from error
+        if max(map(len, values), default=0) > ID_LENGTH or any(
+            map("\0".__eq__, map(_last, values))
+        ):
+            raise RequestError(
+                f"a {key} is longer than {ID_LENGTH} characters or ends with a null character; give"
+                " ids of this catalogue"
+            )
         return np.array(values, np.str_)
 
     def score(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
         """Probabilities of the candidates for one user at `now` (aware).
 
-        An unknown item is scored as what it is, an item of no statistics and no codes, and marked; so is an unknown user. Raises RequestError
-        for ids of the wrong type, and when the online features hold events that lie after `now`; ArtifactError when the online store is gone,
-        empty or behind; GenerationMismatch when the repository was replaced by one with other codes under the generation's id.
+        An unknown item is scored as what it is, an item of no statistics and no codes, and marked;
+        so is an unknown user. Raises RequestError for ids of the wrong type, and when the online
+        features hold events that lie after `now`; ArtifactError when the online store is gone,
+        empty or behind; GenerationMismatch when the repository was replaced by one with other codes
+        under the generation's id.
         """
         now = utc(now, name="now")
         self.check_online()
         return self._scored(user_id, item_ids, now=now)
 
     def check_online(self) -> None:
-        """Raise ArtifactError when the online store lost what was put into it: every user and item would pass for unknown."""
+        """Raise ArtifactError when the online store lost what was put into it: every user and item
+        would pass for unknown.
+        """
         self.reader.check()
 
     def _scored(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
@@ -107,40 +143,71 @@ class Bundle:
             offered.coded = timeline.gather(items, offered.times)
             coded = offered.coded[0].max(axis=1) > NO_CODE
         seconds["items"] = clock.lap()
-        inputs = recipe_inputs(offered, self.trained.recipe, self.trained.encoder, Sources(sids=timeline), user=user)
+        inputs = recipe_inputs(
+            offered, self.trained.recipe, self.trained.encoder, Sources(sids=timeline), user=user
+        )
         seconds["inputs"] = clock.lap()
         score = self.ranker.predict(inputs)
         seconds["model"] = clock.lap()
         return Ranking(score, known, coded, bool(user.known[0]), seconds)
 
     def timeline(self) -> PackedTimeline:
-        """The snapshots of the ranker's generation as published now. Raises GenerationMismatch when they hold codes of another codebook."""
+        """The snapshots of the ranker's generation as published now. Raises GenerationMismatch when
+        they hold codes of another codebook.
+        """
         live, timeline = cast(LiveGeneration, self.live), cast(OnlineSids, self.sids).timeline()
-        if live_generation(self.promotion.repository, live.id) != live or timeline.snapshots[0].codebook_hash != live.codebook_hash:
+        if (
+            live_generation(self.promotion.repository, live.id) != live
+            or timeline.snapshots[0].codebook_hash != live.codebook_hash
+        ):
             raise GenerationMismatch(
-                f"generation {live.id!r} of {self.promotion.repository} was replaced while it served; promote a ranker that was trained on it"
+                f"generation {live.id!r} of {self.promotion.repository} was replaced while it"
+                " served; promote a ranker that was trained on it"
             )
         return timeline
 
     def lookup(self, item_ids: Sequence[Any], *, now: datetime) -> pa.Table:
-        """Codes as served at `now` and features of items, in the order asked: item_id, found columns, features; absences as `OnlineReader.read` shows them."""
+        """Codes as served at `now` and features of items, in the order asked: item_id, found
+        columns, features; absences as `OnlineReader.read` shows them.
+        """
         items, now = self.ids("item_id", item_ids), utc(now, name="now")
         self.check_online()
         rows = self.reader.read(item_ids=items)
         if self.live is None:
             return rows
         codes = self.timeline().at(now).features(items)
-        return pa.table(dict(zip([*codes.column_names, *rows.column_names], [*codes.columns, *rows.columns], strict=True)))
+        return pa.table(
+            dict(
+                zip(
+                    [*codes.column_names, *rows.column_names],
+                    [*codes.columns, *rows.columns],
+                    strict=True,
+                )
+            )
+        )
 
     def _frame(self, key: str, ids: np.ndarray, now: datetime) -> "RequestFrame":
         columns = self.reader.columns(FEATURES_READ[key], key=key, ids=ids)
-        frame = RequestFrame({key: ids}, columns, np.full(len(ids), instant(now)), self.live.id if self.live else None)
+        frame = RequestFrame(
+            {key: ids},
+            columns,
+            np.full(len(ids), instant(now)),
+            self.live.id if self.live else None,
+        )
         last = {name: frame.numbers(name) for name in LAST_EVENT_COLUMNS if name in columns}
         try:
-            refuse_later_events({name: np.where(at >= 0, at, np.nan).astype("datetime64[us]") for name, at in last.items()}, frame.times, self.resolution)
+            refuse_later_events(
+                {
+                    name: np.where(at >= 0, at, np.nan).astype("datetime64[us]")
+                    for name, at in last.items()
+                },
+                frame.times,
+                self.resolution,
+            )
         except InputError as error:
             raise RequestError(
-                f"now is {now.isoformat()}, the online features hold later events; ask as of a later time, or materialize as of this one"
+                f"now is {now.isoformat()}, the online features hold later events; ask as of a"
+                " later time, or materialize as of this one"
             ) from error
         return frame
 
@@ -149,7 +216,8 @@ class Bundle:
 class RequestFrame:
     """One side of a request as a Frame, without Arrow: the asker, one row, or the candidates.
 
-    ids: `user_id` or `item_id`. columns: online features. coded: codes, weights and reliability of the rows, once they were looked up.
+    ids: `user_id` or `item_id`. columns: online features. coded: codes, weights and reliability of
+    the rows, once they were looked up.
     """
 
     ids: Mapping[str, np.ndarray]
@@ -185,7 +253,13 @@ class RequestFrame:
     def texts(self, name: str) -> np.ndarray:
         if name not in self._texts:
             ids = self.ids.get(name)
-            self._texts[name] = self.columns[name].flat() if ids is None else ids.astype(object) if ids.dtype.kind == "U" else ids
+            self._texts[name] = (
+                self.columns[name].flat()
+                if ids is None
+                else ids.astype(object)
+                if ids.dtype.kind == "U"
+                else ids
+            )
         return self._texts[name]
 
     def flat(self, name: str) -> np.ndarray:
@@ -201,28 +275,52 @@ class RequestFrame:
 
 
 def open_bundle(promotion: Promotion) -> Bundle:
-    """Load a promoted pair, check that it fits together and score once, so that the first request is as fast as the rest.
+    """Load a promoted pair, check that it fits together and score once, so that the first request
+    is as fast as the rest.
 
-    It opens on an online store that is not loaded yet, and refuses requests until it is. Raises what check_promotion raises, and InputError when the repository's service lacks a feature that the ranker reads.
+    It opens on an online store that is not loaded yet, and refuses requests until it is. Raises
+    what check_promotion raises, and InputError when the repository's service lacks a feature that
+    the ranker reads.
     """
     check_promotion(promotion)
     trained = load_trained(promotion.ranker, generation=promotion.known_as or promotion.generation)
     schemas = statistics_schemas(promotion.repository)
     if missing := {"item_profile", "user_activity"} - set(schemas):
-        raise InputError(f"{promotion.repository} has no {sorted(missing)}, which every ranker reads; publish and materialize statistics first")
+        raise InputError(
+            f"{promotion.repository} has no {sorted(missing)}, which every ranker reads; publish"
+            " and materialize statistics first"
+        )
     bundle = Bundle(
         promotion=promotion,
         trained=trained,
-        ranker=next(iter(trained.rankers.values())),  # metrics are those of single rankers, so one seed's is served
+        # metrics are those of single rankers, so one seed's is served
+        ranker=next(iter(trained.rankers.values())),
         reader=open_reader(promotion.repository, service=service_name(None)),
-        sids=OnlineSids(promotion.repository, promotion.generation) if promotion.generation else None,
-        live=live_generation(promotion.repository, promotion.generation) if promotion.generation else None,
-        resolution=timedelta(seconds=read_manifest(statistics_path(promotion.repository))["resolution_seconds"]),
-        id_types={"item_id": id_type(schemas["item_profile"], "item_id"), "user_id": id_type(schemas["user_activity"], "user_id")},
+        sids=(
+            OnlineSids(promotion.repository, promotion.generation) if promotion.generation else None
+        ),
+        live=(
+            live_generation(promotion.repository, promotion.generation)
+            if promotion.generation
+            else None
+        ),
+        resolution=timedelta(
+            seconds=read_manifest(statistics_path(promotion.repository))["resolution_seconds"]
+        ),
+        id_types={
+            "item_id": id_type(schemas["item_profile"], "item_id"),
+            "user_id": id_type(schemas["user_activity"], "user_id"),
+        },
     )
     for key in ("item_id", "user_id"):
-        if lacking := sorted(FEATURES_READ[key] - set(bundle.reader.columns(FEATURES_READ[key], key=key, ids=bundle.ids(key, [])))):
-            raise InputError(f"the ranker reads {lacking}, which the statistics of {promotion.repository} lack; publish them, then apply and materialize")
+        if lacking := sorted(
+            FEATURES_READ[key]
+            - set(bundle.reader.columns(FEATURES_READ[key], key=key, ids=bundle.ids(key, [])))
+        ):
+            raise InputError(
+                f"the ranker reads {lacking}, which the statistics of {promotion.repository} lack;"
+                " publish them, then apply and materialize"
+            )
     nobody = {key: "nobody" if kind == "string" else -1 for key, kind in bundle.id_types.items()}
     bundle._scored(nobody["user_id"], [nobody["item_id"]], now=datetime.now(UTC))
     return bundle

@@ -1,10 +1,13 @@
-"""Rank candidates over HTTP. Reads: a promotion file, the online store, requests. Writes: answers, metrics.
+"""Rank candidates over HTTP. Reads: a promotion file, the online store, requests. Writes: answers,
+metrics.
 
-One request uses one bundle (ranker, generation, reader) from its start to its end, and its answer names it. A newly promoted pair is
-opened beside the one that serves and takes over by one assignment; a pair that cannot be opened is refused, and the old one goes on.
+One request uses one bundle (ranker, generation, reader) from its start to its end, and its answer
+names it. A newly promoted pair is opened beside the one that serves and takes over by one
+assignment; a pair that cannot be opened is refused, and the old one goes on.
 
-Scoring runs on one thread: numpy and torch would only fight over the core that the process has. `beside` runs further processes on the
-same socket: each follows promotions by itself, and each answer is of one pair.
+Scoring runs on one thread: numpy and torch would only fight over the core that the process has.
+`beside` runs further processes on the same socket: each follows promotions by itself, and each
+answer is of one pair.
 """
 
 import asyncio
@@ -60,20 +63,39 @@ class Answer(NamedTuple):
 
 
 class Service:
-    """The bundle that serves now, the thread that scores, and the watch over the promotion file (None: no other pair will come)."""
+    """The bundle that serves now, the thread that scores, and the watch over the promotion file
+    (None: no other pair will come).
+    """
 
     def __init__(
-        self, bundle: Bundle, settings: ServiceSettings, *, clock: Callable[[], datetime], promotion_file: Path | None = None, metrics: str | None = None
+        self,
+        bundle: Bundle,
+        settings: ServiceSettings,
+        *,
+        clock: Callable[[], datetime],
+        promotion_file: Path | None = None,
+        metrics: str | None = None,
     ) -> None:
-        """metrics: the directory where the processes of this service share theirs, $PROMETHEUS_MULTIPROC_DIR when prometheus_client was imported."""
-        self.bundle, self.settings, self.clock, self.promotion_file = bundle, settings, clock, promotion_file
+        """metrics: the directory where the processes of this service share theirs,
+        $PROMETHEUS_MULTIPROC_DIR when prometheus_client was imported.
+        """
+        self.bundle, self.settings, self.clock, self.promotion_file = (
+            bundle,
+            settings,
+            clock,
+            promotion_file,
+        )
         self.refused: str | None = None
         self.watch_error: str | None = None
         self.metrics = Metrics(metrics)
         self.metrics.now_serving(bundle)
-        self._scoring, self._loading = (ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("score", "load"))
+        self._scoring, self._loading = (
+            ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("score", "load")
+        )
         self._waiting = 0
-        self._large = asyncio.Lock()  # bodies that cost milliseconds to read alone: one at a time in the queue, the others' requests between them
+        # bodies that cost milliseconds to read alone: one at a time in the queue, the others'
+        # requests between them
+        self._large = asyncio.Lock()
         self._bodies = Budget(settings.max_waiting * max(settings.max_body, SMALL_BODY))
         self._features: tuple[Bundle | None, list[str]] = None, []
 
@@ -86,8 +108,15 @@ class Service:
         now = self.clock() if asked.now is None else asked.now
         ranking = bundle.score(asked.user, distinct, now=now)
         best = np.argsort(-ranking.score, kind="stable")[: asked.k]
-        known, coded, score = ranking.known[best].tolist(), ranking.coded[best].tolist(), ranking.score[best].tolist()
-        rows = [{"item_id": distinct[place], "score": s, "known": k, "coded": c} for place, s, k, c in zip(best.tolist(), score, known, coded, strict=True)]
+        known, coded, score = (
+            ranking.known[best].tolist(),
+            ranking.coded[best].tolist(),
+            ranking.score[best].tolist(),
+        )
+        rows = [
+            {"item_id": distinct[place], "score": s, "known": k, "coded": c}
+            for place, s, k, c in zip(best.tolist(), score, known, coded, strict=True)
+        ]
         m, unknown = self.metrics, int((~ranking.known).sum())
         m.items.inc(len(distinct))
         m.coded.inc(int(ranking.coded.sum()))
@@ -95,7 +124,13 @@ class Service:
         m.unknown_users.inc(not ranking.user_known)
         for part, seconds in ranking.seconds.items():
             m.parts.labels(part).observe(seconds)
-        facts = {"user": asked.user, "user_known": ranking.user_known, "now": now, "unknown_items": unknown, "repeated_items": len(asked.items) - len(distinct)}
+        facts = {
+            "user": asked.user,
+            "user_known": ranking.user_known,
+            "now": now,
+            "unknown_items": unknown,
+            "repeated_items": len(asked.items) - len(distinct),
+        }
         return Answer(to_json({**_signature(bundle), **facts, "items": rows}), ranking.seconds)
 
     def lookup(self, bundle: Bundle, body: bytes) -> Answer:
@@ -103,10 +138,22 @@ class Service:
         asked = parsed(LookupRequest, body, self.settings)
         check_features(asked, self._known_features(bundle), self.settings)
         began, rows = time.perf_counter(), bundle.lookup(asked.items, now=self.clock())
-        found, shown = ("sid_found", ("sid", "sid_weight", "reliability", "is_cold")) if bundle.live else ("item_profile_found", ())
-        columns = {"item_id": asked.items, "found": rows[found].to_pylist(), **{name: rows[name].to_pylist() for name in (*shown, *asked.features)}}
-        answer = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-        return Answer(to_json({**_signature(bundle), "items": answer}), {"items": time.perf_counter() - began})
+        found, shown = (
+            ("sid_found", ("sid", "sid_weight", "reliability", "is_cold"))
+            if bundle.live
+            else ("item_profile_found", ())
+        )
+        columns = {
+            "item_id": asked.items,
+            "found": rows[found].to_pylist(),
+            **{name: rows[name].to_pylist() for name in (*shown, *asked.features)},
+        }
+        answer = [
+            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
+        ]
+        return Answer(
+            to_json({**_signature(bundle), "items": answer}), {"items": time.perf_counter() - began}
+        )
 
     def _known_features(self, bundle: Bundle) -> list[str]:
         """What a lookup may ask for, read once for each bundle."""
@@ -117,26 +164,44 @@ class Service:
     # ---- requests, on the event loop
 
     async def answer(self, request: Request, work: Callable[[Bundle, bytes], Answer]) -> Response:
-        """Read the body within its bounds, work on the scoring thread, answer within the timeout."""
+        """Read the body within its bounds, work on the scoring thread, answer within the
+        timeout.
+        """
         authorised(request, self.settings.token)
         bundle = self.bundle  # this request's, whatever is promoted meanwhile
         try:
             async with asyncio.timeout(self.settings.timeout):
                 body = await self._bodies.body(request, self.settings.max_body)
                 if self._waiting >= self.settings.max_waiting:
-                    raise Refusal(503, "busy", f"{self._waiting} requests are waiting; try again later or start another process")
+                    raise Refusal(
+                        503,
+                        "busy",
+                        f"{self._waiting} requests are waiting; try again later or start another"
+                        " process",
+                    )
                 self._waiting += 1
                 self.metrics.waiting.set(self._waiting)
                 try:
                     async with self._large if len(body) > SMALL_BODY else nullcontext():
-                        answer = await asyncio.get_running_loop().run_in_executor(self._scoring, work, bundle, body)
+                        answer = await asyncio.get_running_loop().run_in_executor(
+                            self._scoring, work, bundle, body
+                        )
                 finally:
                     self._waiting -= 1
                     self.metrics.waiting.set(self._waiting)
         except TimeoutError as error:
-            raise Refusal(503, "timeout", f"no answer within {self.settings.timeout} s; ask for fewer items or try again later") from error
-        timing = ", ".join(f"{part};dur={1000 * seconds:.3f}" for part, seconds in answer.seconds.items())
-        return Response(answer.body, media_type="application/json", headers={"Server-Timing": timing})
+            raise Refusal(
+                503,
+                "timeout",
+                f"no answer within {self.settings.timeout} s; ask for fewer items or try again"
+                " later",
+            ) from error
+        timing = ", ".join(
+            f"{part};dur={1000 * seconds:.3f}" for part, seconds in answer.seconds.items()
+        )
+        return Response(
+            answer.body, media_type="application/json", headers={"Server-Timing": timing}
+        )
 
     async def metrics_page(self, request: Request) -> Response:
         authorised(request, self.settings.token)
@@ -147,21 +212,30 @@ class Service:
         return json_answer({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """It serves, and what; a promotion that was refused is named, and why promotions cannot be followed at all.
+        """It serves, and what; a promotion that was refused is named, and why promotions cannot be
+        followed at all.
 
         Not ready, 503, while the online store lacks what was put into it.
         """
         await asyncio.to_thread(self.bundle.check_online)
-        facts = {"promoted_at": self.bundle.promotion.promoted_at, "refused": self.refused, "watch_error": self.watch_error}
+        facts = {
+            "promoted_at": self.bundle.promotion.promoted_at,
+            "refused": self.refused,
+            "watch_error": self.watch_error,
+        }
         return json_answer({"status": "ready", **_signature(self.bundle), **facts})
 
     # ---- promotions
 
     async def follow(self) -> None:
-        """Take over each pair that the promotion file comes to name; runs until cancelled, whatever goes wrong with one look."""
+        """Take over each pair that the promotion file comes to name; runs until cancelled, whatever
+        goes wrong with one look.
+        """
         loop = asyncio.get_running_loop()
         while True:
-            await asyncio.sleep(self.settings.poll if self.refused is None else 10 * self.settings.poll)
+            await asyncio.sleep(
+                self.settings.poll if self.refused is None else 10 * self.settings.poll
+            )
             try:
                 await loop.run_in_executor(self._loading, self._look)
             except Exception as error:
@@ -173,11 +247,17 @@ class Service:
 
     def _watch_failed(self, error: Exception) -> None:
         """The promotion file could not be looked at: counted and shown until a look succeeds."""
-        told = f"the promotion file cannot be looked at ({type(error).__name__}: {error.strerror if isinstance(error, OSError) else without_paths(str(error))})"
+        told = (
+            f"the promotion file cannot be looked at ({type(error).__name__}:"
+            f" {error.strerror if isinstance(error, OSError) else without_paths(str(error))})"
+        )
         self.metrics.watch_errors.inc()
         if told != self.watch_error:
             log.error(
-                "stage=serve promotion_file=%s error=%s: the pair that serves goes on", self.promotion_file, error, exc_info=not isinstance(error, OSError)
+                "stage=serve promotion_file=%s error=%s: the pair that serves goes on",
+                self.promotion_file,
+                error,
+                exc_info=not isinstance(error, OSError),
             )
         self.watch_error = told
 
@@ -186,7 +266,8 @@ class Service:
         if self.promotion_file is None:
             return
         try:
-            self.promotion_file.stat()  # in a directory that may be read: a file that is not there yet is no fault
+            # in a directory that may be read: a file that is not there yet is no fault
+            self.promotion_file.stat()
             promotion = read_promotion(self.promotion_file)
         except FileNotFoundError:
             self.watch_error = None
@@ -217,7 +298,11 @@ class Service:
         if self.refused != told:
             self.refused = told
             self.metrics.promotions.labels("refused").inc()
-            log.warning("stage=serve promotion=refused reason=%s", error, exc_info=not isinstance(error, AdcError))
+            log.warning(
+                "stage=serve promotion=refused reason=%s",
+                error,
+                exc_info=not isinstance(error, AdcError),
+            )
 
     def close(self) -> None:
         for pool in (self._scoring, self._loading):
@@ -227,7 +312,9 @@ class Service:
 def application(service: Service) -> Starlette:
     """The routes of a service."""
 
-    def timed(route: str, handler: Callable[[Request], Awaitable[Response]]) -> Callable[[Request], Awaitable[Response]]:
+    def timed(
+        route: str, handler: Callable[[Request], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
         async def endpoint(request: Request) -> Response:
             began = time.perf_counter()
             try:
@@ -237,9 +324,16 @@ def application(service: Service) -> Starlette:
             except Exception as error:
                 refusal = refusal_of(error)
                 if not isinstance(error, Refusal) and refusal.status >= 500:
-                    log.error("stage=serve route=%s error=%s", route, error, exc_info=not isinstance(error, AdcError))
+                    log.error(
+                        "stage=serve route=%s error=%s",
+                        route,
+                        error,
+                        exc_info=not isinstance(error, AdcError),
+                    )
                 response = refused(refusal)
-            service.metrics.requests.labels(route, str(response.status_code)).observe(time.perf_counter() - began)
+            service.metrics.requests.labels(route, str(response.status_code)).observe(
+                time.perf_counter() - began
+            )
             return response
 
         return endpoint
@@ -256,26 +350,48 @@ def application(service: Service) -> Starlette:
             service.close()
 
     routes = [
-        Route("/rank", timed("/rank", lambda request: service.answer(request, service.rank)), methods=["POST"]),
-        Route("/lookup", timed("/lookup", lambda request: service.answer(request, service.lookup)), methods=["POST"]),
+        Route(
+            "/rank",
+            timed("/rank", lambda request: service.answer(request, service.rank)),
+            methods=["POST"],
+        ),
+        Route(
+            "/lookup",
+            timed("/lookup", lambda request: service.answer(request, service.lookup)),
+            methods=["POST"],
+        ),
         Route("/healthz", service.healthz, methods=["GET"]),
         Route("/readyz", timed("/readyz", service.readyz), methods=["GET"]),
         Route("/metrics", timed("/metrics", service.metrics_page), methods=["GET"]),
     ]
-    return Starlette(routes=routes, exception_handlers={HTTPException: _no_such_route}, lifespan=lifespan)
+    return Starlette(
+        routes=routes, exception_handlers={HTTPException: _no_such_route}, lifespan=lifespan
+    )
 
 
 def server(service: Service) -> Any:
     """A server of the service, to be run on sockets that the caller has bound."""
-    sys.setswitchinterval(0.0005)  # of 5 ms: the event loop asks for the lock many times in each request, and the scoring thread holds it
+    # of 5 ms: the event loop asks for the lock many times in each request, and the scoring thread
+    # holds it
+    sys.setswitchinterval(0.0005)
     gc.collect()
-    gc.freeze()  # what stands now (Feast, torch, the model) stays: walking it at each full collection would stall requests
-    return http_server(application(service), service.settings, closed=lambda reason: service.metrics.closed.labels(reason).inc())
+    # what stands now (Feast, torch, the model) stays: walking it at each full collection would
+    # stall requests
+    gc.freeze()
+    return http_server(
+        application(service),
+        service.settings,
+        closed=lambda reason: service.metrics.closed.labels(reason).inc(),
+    )
 
 
 def _signature(bundle: Bundle) -> dict[str, Any]:
     """What every answer is signed with."""
-    return {"pair": bundle.promotion.name, "generation": bundle.promotion.generation, "recipe": bundle.trained.recipe.name}
+    return {
+        "pair": bundle.promotion.name,
+        "generation": bundle.promotion.generation,
+        "recipe": bundle.trained.recipe.name,
+    }
 
 
 async def _no_such_route(request: Request, error: Exception) -> Response:

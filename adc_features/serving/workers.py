@@ -1,8 +1,9 @@
 """The processes and connections of a service. Reads: sockets. Writes: nothing.
 
-uvicorn gives a client any time for its first byte and its headers, takes headers of any size, and answers nobody once enough silent
-connections are open. Here each connection has until a deadline to send a whole request, whatever it trickles meanwhile, and
-connections are bounded: over the bound the oldest one without a whole request is closed, so that whoever sends one is answered.
+uvicorn gives a client any time for its first byte and its headers, takes headers of any size, and
+answers nobody once enough silent connections are open. Here each connection has until a deadline to
+send a whole request, whatever it trickles meanwhile, and connections are bounded: over the bound
+the oldest one without a whole request is closed, so that whoever sends one is answered.
 """
 
 import asyncio
@@ -38,7 +39,9 @@ State = Literal["unfinished", "idle", "busy"]
 
 
 class Crowd:
-    """The open connections, by what they are doing. unfinished: no whole request yet; idle: answered; busy: a request is worked on."""
+    """The open connections, by what they are doing. unfinished: no whole request yet; idle:
+    answered; busy: a request is worked on.
+    """
 
     def __init__(self, settings: ServiceSettings, closed: Callable[[str], None]) -> None:
         """closed: told the reason for which a connection is closed."""
@@ -47,9 +50,14 @@ class Crowd:
         self._peers: dict[str, _Queues] = defaultdict(_Queues)
 
     def enter(self, connection: "Connection") -> bool:
-        """Take a connection in, and close others over the bounds; False when all others are busy, and this one is not taken."""
+        """Take a connection in, and close others over the bounds; False when all others are busy,
+        and this one is not taken.
+        """
         peer = self._peers[connection.peer]
-        for queues, most in ((peer, self.settings.max_per_peer), (self._all, self.settings.max_connections)):
+        for queues, most in (
+            (peer, self.settings.max_per_peer),
+            (self._all, self.settings.max_connections),
+        ):
             if len(queues) >= most:
                 victim = queues.oldest()
                 if victim is None:
@@ -81,7 +89,11 @@ class _Queues:
 
     def __init__(self) -> None:
         self._state: dict[Connection, State] = {}
-        self._queues: dict[State, dict[Connection, None]] = {"unfinished": {}, "idle": {}, "busy": {}}
+        self._queues: dict[State, dict[Connection, None]] = {
+            "unfinished": {},
+            "idle": {},
+            "busy": {},
+        }
 
     def __len__(self) -> int:
         return len(self._state)
@@ -100,7 +112,9 @@ class _Queues:
 
     def oldest(self) -> "Connection | None":
         """The one to close: without a whole request first, then one between requests."""
-        return next(iter(self._queues["unfinished"]), None) or next(iter(self._queues["idle"]), None)
+        return next(iter(self._queues["unfinished"]), None) or next(
+            iter(self._queues["idle"]), None
+        )
 
 
 class Connection(HttpToolsProtocol):
@@ -156,7 +170,9 @@ class Connection(HttpToolsProtocol):
         self._settle()
 
     def eof_received(self) -> bool | None:  # type: ignore[override]
-        """A client that has sent a whole request and closed its side is answered; any other is gone."""
+        """A client that has sent a whole request and closed its side is answered; any other is
+        gone.
+        """
         if not self._working():
             return None
         self.cycle.keep_alive = False  # of the last request that was sent
@@ -194,12 +210,19 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= _PIPELINED:
-            self._failed(Refusal(429, "too_many_requests", f"more than {_PIPELINED} requests were sent before the first was answered"))
+            self._failed(
+                Refusal(
+                    429,
+                    "too_many_requests",
+                    f"more than {_PIPELINED} requests were sent before the first was answered",
+                )
+            )
         super().on_headers_complete()
         self._until(self.settings.timeout + _LINGER)
 
     def on_body(self, body: bytes) -> None:
-        self._overhead = max(0, self._overhead - 9 * len(body))  # a chunk of one byte takes up to nine
+        # a chunk of one byte takes up to nine
+        self._overhead = max(0, self._overhead - 9 * len(body))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -216,10 +239,14 @@ class Connection(HttpToolsProtocol):
     def _working(self) -> bool:
         """A request that was sent to its end has no answer yet."""
         cycle = self.cycle
-        return bool(self.pipeline) or (cycle is not None and not cycle.response_complete and not cycle.more_body)
+        return bool(self.pipeline) or (
+            cycle is not None and not cycle.response_complete and not cycle.more_body
+        )
 
     def _settle(self) -> None:
-        """Tell the crowd what this connection does, and set a deadline as long as a request is being sent."""
+        """Tell the crowd what this connection does, and set a deadline as long as a request is
+        being sent.
+        """
         state: State = "busy" if self._working() else "idle" if self._whole else "unfinished"
         if state != self._state:
             self._state = state
@@ -253,7 +280,12 @@ class Connection(HttpToolsProtocol):
             self._failed(self._head_too_large())
 
     def _head_too_large(self) -> Refusal:
-        return Refusal(431, "head_too_large", f"the request line and headers are larger than {self.settings.max_head} bytes; send fewer")
+        return Refusal(
+            431,
+            "head_too_large",
+            f"the request line and headers are larger than {self.settings.max_head} bytes; send"
+            " fewer",
+        )
 
     def _failed(self, refusal: Refusal) -> None:
         """Stop the parser; `data_received` answers."""
@@ -261,27 +293,42 @@ class Connection(HttpToolsProtocol):
         raise refusal
 
     def _refuse(self, refusal: Refusal) -> None:
-        """Answer what is no request to be worked on, and close; without an answer where it would fall into another one's."""
+        """Answer what is no request to be worked on, and close; without an answer where it would
+        fall into another one's.
+        """
         self._lingers, self._overhead = True, 0
         self.crowd.closed(refusal.code)
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.abort()
             return
         body = to_json(error_body(refusal))
-        head = f"HTTP/1.1 {refusal.status} {_REASONS[refusal.status]}\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        head = (
+            f"HTTP/1.1 {refusal.status} {_REASONS[refusal.status]}\r\ncontent-type:"
+            f" application/json\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        )
         self.transport.write(head.encode() + body)
         if self._deadline is not None:
             self._deadline.cancel()
-        self._deadline = self.loop.call_later(_LINGER, self.transport.abort)  # closing at once would reset it before the answer is read
+        # closing at once would reset it before the answer is read
+        self._deadline = self.loop.call_later(_LINGER, self.transport.abort)
         with suppress(OSError, RuntimeError):
             self.transport.write_eof()
 
 
-_REASONS = {400: "Bad Request", 408: "Request Timeout", 429: "Too Many Requests", 431: "Request Header Fields Too Large"}
+_REASONS = {
+    400: "Bad Request",
+    408: "Request Timeout",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+}
 
 
-def http_server(application: Starlette, settings: ServiceSettings, *, closed: Callable[[str], None]) -> uvicorn.Server:
-    """A uvicorn server of the application, to be run on sockets that the caller has bound. closed: told why a connection is closed."""
+def http_server(
+    application: Starlette, settings: ServiceSettings, *, closed: Callable[[str], None]
+) -> uvicorn.Server:
+    """A uvicorn server of the application, to be run on sockets that the caller has bound. closed:
+    told why a connection is closed.
+    """
     _room_for(settings.max_connections)
     return uvicorn.Server(
         uvicorn.Config(
@@ -307,14 +354,23 @@ def _room_for(connections: int) -> None:
         possible = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
         if possible < wanted:
-            log.warning("stage=serve connections=%d files=%d: raise the limit of open files (ulimit -n), or lower --max-connections", connections, possible)
+            log.warning(
+                "stage=serve connections=%d files=%d: raise the limit of open files (ulimit -n), or"
+                " lower --max-connections",
+                connections,
+                possible,
+            )
 
 
 @contextmanager
-def beside(processes: int, target: Callable[..., None], *arguments: Any, metrics: str) -> Iterator[None]:
-    """Run target(*arguments) in so many further processes for as long as the block lasts; one that ends is started again.
+def beside(
+    processes: int, target: Callable[..., None], *arguments: Any, metrics: str
+) -> Iterator[None]:
+    """Run target(*arguments) in so many further processes for as long as the block lasts; one that
+    ends is started again.
 
-    target: importable; ends on SIGTERM, and by itself when this process is gone (`end_with_parent`). metrics: as Service has it.
+    target: importable; ends on SIGTERM, and by itself when this process is gone
+    (`end_with_parent`). metrics: as Service has it.
     """
     spawn, stop = multiprocessing.get_context("spawn"), threading.Event()
 
@@ -328,15 +384,21 @@ def beside(processes: int, target: Callable[..., None], *arguments: Any, metrics
             for place, process in enumerate(running):
                 if process.exitcode is None:
                     continue
-                log.error("stage=serve process=%d ended=%d: another takes its place", process.pid, process.exitcode)
+                log.error(
+                    "stage=serve process=%d ended=%d: another takes its place",
+                    process.pid,
+                    process.exitcode,
+                )
                 try:
-                    with suppress(OSError):  # the directory of metrics is gone or read-only: their page says so
+                    # the directory of metrics is gone or read-only: their page says so
+                    with suppress(OSError):
                         mark_process_dead(process.pid, path=metrics)
                     running[place] = started()
                 except Exception:  # no memory, no process left: tried again in a second
                     log.exception("stage=serve process=%d was not replaced", process.pid)
 
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # uvicorn raises it again once it has stopped; by default nothing would run after that
+    # uvicorn raises it again once it has stopped; by default nothing would run after that
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     running = [started() for _ in range(processes)]
     watcher = threading.Thread(target=watch)
     watcher.start()

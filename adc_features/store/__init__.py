@@ -1,10 +1,25 @@
-"""Codes and statistics in Feast. The only package that imports feast, and only when a function needs it.
+"""Codes and statistics in Feast. The only package that imports feast, and only when a function
+needs it.
 
-create_repository -> publish, publish_statistics -> apply -> materialize -> training_features offline, lookup and online_features online.
+create_repository -> publish, publish_statistics -> apply -> materialize -> training_features
+offline, lookup and online_features online.
 """
 
-from adc_features.store.history import JoinFacts, PreparedJoin, join_facts, open_join, training_features
-from adc_features.store.online import OnlineReader, lookup, materialize, materialized_through, online_features, open_reader
+from adc_features.store.history import (
+    JoinFacts,
+    PreparedJoin,
+    join_facts,
+    open_join,
+    training_features,
+)
+from adc_features.store.online import (
+    OnlineReader,
+    lookup,
+    materialize,
+    materialized_through,
+    online_features,
+    open_reader,
+)
 from adc_features.store.online_record import online_problems
 from adc_features.store.online_sids import OnlineSids
 from adc_features.store.parity import parity, require_parity
@@ -20,7 +35,12 @@ from adc_features.store.publish import (
     unpublish,
 )
 from adc_features.store.registry import apply, registry_problems
-from adc_features.store.repository import check_repository, create_repository, live_generations, service_name
+from adc_features.store.repository import (
+    check_repository,
+    create_repository,
+    live_generations,
+    service_name,
+)
 
 __all__ = [
     "JoinFacts",

@@ -1,7 +1,8 @@
 """The one door to feast. Reads: nothing. Writes: nothing.
 
-Importing it costs what `import feast` costs (6-9 s), so the other modules of `store` import it inside functions. Feast ships
-monthly and moves private names: every name that we use passes through here, and a test imports it.
+Importing it costs what `import feast` costs (6-9 s), so the other modules of `store` import it
+inside functions. Feast ships monthly and moves private names: every name that we use passes through
+here, and a test imports it.
 """
 
 import asyncio
@@ -21,7 +22,17 @@ from adc_features.store.registry_place import registry_beside
 
 os.environ.setdefault("FEAST_USAGE", "False")
 
-from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, StreamFeatureView, ValueType
+from feast import (
+    Entity,
+    FeatureService,
+    FeatureStore,
+    FeatureView,
+    Field,
+    FileSource,
+    RepoConfig,
+    StreamFeatureView,
+    ValueType,
+)
 from feast.data_format import ParquetFormat
 from feast.data_source import PushMode
 from feast.errors import SavedDatasetLocationAlreadyExists
@@ -42,11 +53,32 @@ from feast.metrics import track_feature_statuses
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
-from feast.protos.feast.types.Value_pb2 import BoolList, BytesList, DoubleList, FloatList, Int32List, Int64List, StringList
+from feast.protos.feast.types.Value_pb2 import (
+    BoolList,
+    BytesList,
+    DoubleList,
+    FloatList,
+    Int32List,
+    Int64List,
+    StringList,
+)
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel, get_online_config_from_type
-from feast.type_map import VALUE_TYPE_TO_PROTO_VALUE_MAP, feast_value_type_to_python_type, python_values_to_proto_values
-from feast.types import Array, Bool, Float32, Float64, Int32, Int64, String, from_feast_to_pyarrow_type
+from feast.type_map import (
+    VALUE_TYPE_TO_PROTO_VALUE_MAP,
+    feast_value_type_to_python_type,
+    python_values_to_proto_values,
+)
+from feast.types import (
+    Array,
+    Bool,
+    Float32,
+    Float64,
+    Int32,
+    Int64,
+    String,
+    from_feast_to_pyarrow_type,
+)
 from feast.utils import (
     _convert_arrow_to_proto,
     _get_cached_request_context,
@@ -123,9 +155,11 @@ _log = logging.getLogger(__name__)
 class _ToldApart:
     """The cached contents of a registry, each with a version of its own.
 
-    Feast (0.67) remembers the entities and views that it listed by `id` and `version_id` of these contents. SQL registries leave the version empty, and an
-    address is used again once its object is gone: a store that is opened after another of the same project, or refreshed twice, may be told what the
-    earlier contents held. Empty contents stay as they are, because Feast compares them with an empty message.
+    Feast (0.67) remembers the entities and views that it listed by `id` and `version_id` of these
+    contents. SQL registries leave the version empty, and an address is used again once its object
+    is gone: a store that is opened after another of the same project, or refreshed twice, may be
+    told what the earlier contents held. Empty contents stay as they are, because Feast compares
+    them with an empty message.
     """
 
     def __set__(self, registry: CachingRegistry, contents: Any) -> None:
@@ -138,9 +172,11 @@ CachingRegistry.cached_registry_proto = _ToldApart()  # type: ignore[assignment]
 
 
 def _frames_pass_whole() -> None:
-    """Hand pushed frames and materialized tables to an online store that takes them, before Feast makes protos of them.
+    """Hand pushed frames and materialized tables to an online store that takes them, before Feast
+    makes protos of them.
 
-    Feast (0.67) converts on the way, in silence: 2.5 to 2, null in a list of texts to "", 1e300 to inf.
+    Feast (0.67) converts on the way, in silence: 2.5 to 2, null in a list of texts to "", 1e300 to
+    inf.
     """
     checked = FeatureStore._get_feature_view_and_df_for_online_write
     ingest, ingest_async = PassthroughProvider.ingest_df, PassthroughProvider.ingest_df_async
@@ -155,28 +191,45 @@ def _frames_pass_whole() -> None:
         return view, frame
 
     @functools.wraps(ingest)
-    def ingest_df(self: PassthroughProvider, feature_view: Any, df: Any, field_mapping: dict | None = None) -> None:
+    def ingest_df(
+        self: PassthroughProvider, feature_view: Any, df: Any, field_mapping: dict | None = None
+    ) -> None:
         store: Any = self.online_store
-        if not hasattr(store, "write_frame") or not store.write_frame(self.repo_config, feature_view, df):
+        if not hasattr(store, "write_frame") or not store.write_frame(
+            self.repo_config, feature_view, df
+        ):
             ingest(self, feature_view, df, field_mapping)
 
     @functools.wraps(ingest_async)
-    async def ingest_df_async(self: PassthroughProvider, feature_view: Any, df: Any, field_mapping: dict | None = None) -> None:
+    async def ingest_df_async(
+        self: PassthroughProvider, feature_view: Any, df: Any, field_mapping: dict | None = None
+    ) -> None:
         store: Any = self.online_store
-        if not hasattr(store, "write_frame") or not await asyncio.to_thread(store.write_frame, self.repo_config, feature_view, df):
+        if not hasattr(store, "write_frame") or not await asyncio.to_thread(
+            store.write_frame, self.repo_config, feature_view, df
+        ):
             await ingest_async(self, feature_view, df, field_mapping)
 
     @functools.wraps(execute)
     def write(self: LocalOutputNode, context: Any) -> Any:
         view: Any = self.feature_view
-        if not hasattr(context.online_store, "write_table") or not view.online or view.batch_source is None:
+        if (
+            not hasattr(context.online_store, "write_table")
+            or not view.online
+            or view.batch_source is None
+        ):
             return execute(self, context)
         output: Any = self.get_single_table(context)
         context.node_outputs[self.name] = output
         if len(output.data):
             context.online_store.write_table(context.repo_config, view, output.data)
             if view.offline:
-                context.offline_store.offline_write_batch(config=context.repo_config, feature_view=view, table=output.data, progress=lambda _: None)
+                context.offline_store.offline_write_batch(
+                    config=context.repo_config,
+                    feature_view=view,
+                    table=output.data,
+                    progress=lambda _: None,
+                )
         return output
 
     changed: Any = FeatureStore, PassthroughProvider, LocalOutputNode
@@ -189,18 +242,23 @@ _frames_pass_whole()
 
 
 def _pushes_are_refused_whole() -> None:
-    """Ask every store of every view of a push source whether it takes the frame, before the first one writes.
+    """Ask every store of every view of a push source whether it takes the frame, before the first
+    one writes.
 
-    Feast (0.67) writes view after view, online then offline: what the second refuses has gone into the first.
+    Feast (0.67) writes view after view, online then offline: what the second refuses has gone into
+    the first.
     """
     push, push_async = FeatureStore.push, FeatureStore.push_async
 
     def check(self: FeatureStore, source: str, frame: Any, cached: bool, to: PushMode) -> None:
         provider: Any = self._get_provider()
-        stores = [provider.online_store] * (to != PushMode.OFFLINE) + [provider.offline_store] * (to != PushMode.ONLINE)
+        stores = [provider.online_store] * (to != PushMode.OFFLINE) + [provider.offline_store] * (
+            to != PushMode.ONLINE
+        )
         views = self._fvs_for_push_source_or_raise(source, cached)
         frame = self._validate_and_convert_input_data(frame, None)
-        if len(views) * len(stores) < 2 or frame is None or frame.empty:  # a write of its own refuses before it writes
+        # a write of its own refuses before it writes
+        if len(views) * len(stores) < 2 or frame is None or frame.empty:
             return
         for view in sorted(views, key=lambda view: view.name):
             for store in stores:
@@ -209,14 +267,25 @@ def _pushes_are_refused_whole() -> None:
 
     @functools.wraps(push)
     def pushed(
-        self: FeatureStore, push_source_name: str, df: Any, allow_registry_cache: bool = True, to: PushMode = PushMode.ONLINE, *args: Any, **kwargs: Any
+        self: FeatureStore,
+        push_source_name: str,
+        df: Any,
+        allow_registry_cache: bool = True,
+        to: PushMode = PushMode.ONLINE,
+        *args: Any,
+        **kwargs: Any,
     ) -> None:
         check(self, push_source_name, df, allow_registry_cache, to)
         push(self, push_source_name, df, allow_registry_cache, to, *args, **kwargs)
 
     @functools.wraps(push_async)
     async def pushed_async(
-        self: FeatureStore, push_source_name: str, df: Any, allow_registry_cache: bool = True, to: PushMode = PushMode.ONLINE, **kwargs: Any
+        self: FeatureStore,
+        push_source_name: str,
+        df: Any,
+        allow_registry_cache: bool = True,
+        to: PushMode = PushMode.ONLINE,
+        **kwargs: Any,
     ) -> None:
         await asyncio.to_thread(check, self, push_source_name, df, allow_registry_cache, to)
         await push_async(self, push_source_name, df, allow_registry_cache, to, **kwargs)
@@ -229,10 +298,11 @@ _pushes_are_refused_whole()
 
 
 def _beside_the_repository(create: Any) -> Any:
-    """Feast (0.67) opens a relative SQLite registry in the current folder: from elsewhere it sees nothing, and leaves an empty registry behind.
+    """Feast (0.67) opens a relative SQLite registry in the current folder: from elsewhere it sees
+    nothing, and leaves an empty registry behind.
 
-    Paths of stores and sources are relative to the repository, and so is the registry's from here on. Feast loads this module with
-    any of our stores, before it opens a registry.
+    Paths of stores and sources are relative to the repository, and so is the registry's from here
+    on. Feast loads this module with any of our stores, before it opens a registry.
     """
 
     @functools.wraps(create)
@@ -241,7 +311,11 @@ def _beside_the_repository(create: Any) -> Any:
         if getattr(config, "registry_type", None) == "sql":
             for name in ("path", "read_path"):
                 if location := getattr(config, name, None):
-                    setattr(config, name, registry_beside(location, Path(self.config.repo_path or self.repo_path)))
+                    setattr(
+                        config,
+                        name,
+                        registry_beside(location, Path(self.config.repo_path or self.repo_path)),
+                    )
         return create(self)
 
     return created
@@ -252,7 +326,9 @@ FeatureStore._create_registry = _beside_the_repository(FeatureStore._create_regi
 
 @atexit.register
 def _release_duckdb() -> None:
-    """Let go of the DuckDB connection that ibis keeps until the interpreter ends; DuckDB then prints forty lines of leaks."""
+    """Let go of the DuckDB connection that ibis keeps until the interpreter ends; DuckDB then
+    prints forty lines of leaks.
+    """
     with contextlib.suppress(ImportError):
         import ibis
 
@@ -267,7 +343,9 @@ def online_store(store: FeatureStore) -> OnlineStore:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow what Feast prints (coloured headings, progress bars); it goes to the debug log, and errors still fly."""
+    """Swallow what Feast prints (coloured headings, progress bars); it goes to the debug log, and
+    errors still fly.
+    """
     said = io.StringIO()
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):

@@ -30,7 +30,8 @@ def fitted(
     spelled: bool = False,
     seconds: bool = False,
 ) -> pa.ChunkedArray:
-    """The column in another type, with the same values; raises one of MISFITS, naming the value, for others.
+    """The column in another type, with the same values; raises one of MISFITS, naming the value,
+    for others.
 
     Missing whole numbers that pandas made NaN become null again. Fractions take the nearest value
     of a narrower type, but never an infinite one. Times and dates are floored to the unit asked.
@@ -44,7 +45,9 @@ def fitted(
         return _named(column, wanted)
 
     def convert(piece: pa.ChunkedArray) -> pa.ChunkedArray:
-        return pa.chunked_array([_converted(c, wanted, name, whole_lists, spelled) for c in piece.chunks], wanted)
+        return pa.chunked_array(
+            [_converted(c, wanted, name, whole_lists, spelled) for c in piece.chunks], wanted
+        )
 
     try:
         answer = convert(column)
@@ -54,7 +57,9 @@ def fitted(
 
 
 def _named(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
-    """The same column, its lists' elements named as asked: types that differ in this are equal, and hash apart."""
+    """The same column, its lists' elements named as asked: types that differ in this are equal, and
+    hash apart.
+    """
     return column if str(column.type) == str(wanted) else column.cast(wanted)
 
 
@@ -81,8 +86,12 @@ def holds_times(kind: pa.DataType) -> bool:
     return holds_times(kind.value_type) if is_list(kind) else pa.types.is_timestamp(kind)
 
 
-def cut_to_seconds(types: Mapping[str, pa.DataType], *, but: Collection[str] = ()) -> tuple[str, ...]:
-    """The features that are cut to whole seconds, as Feast's values of times are; keys and times of rows are not."""
+def cut_to_seconds(
+    types: Mapping[str, pa.DataType], *, but: Collection[str] = ()
+) -> tuple[str, ...]:
+    """The features that are cut to whole seconds, as Feast's values of times are; keys and times of
+    rows are not.
+    """
     return tuple(name for name, kind in types.items() if holds_times(kind) and name not in but)
 
 
@@ -90,7 +99,9 @@ def _in_seconds(kind: pa.DataType) -> pa.DataType:
     return pa.list_(_in_seconds(kind.value_type)) if is_list(kind) else pa.timestamp("s", kind.tz)
 
 
-def _converted(array: pa.Array, wanted: pa.DataType, name: str, whole_lists: bool, spelled: bool) -> pa.Array:
+def _converted(
+    array: pa.Array, wanted: pa.DataType, name: str, whole_lists: bool, spelled: bool
+) -> pa.Array:
     kind = array.type
     if pa.types.is_dictionary(kind) and not pa.types.is_dictionary(wanted):
         return _converted(array.cast(kind.value_type), wanted, name, whole_lists, spelled)
@@ -117,7 +128,9 @@ def _scalars(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def _meets(kind: pa.DataType, wanted: pa.DataType) -> bool:
-    """Families that differ, and convert all the same: text and its bytes, digits, and containers."""
+    """Families that differ, and convert all the same: text and its bytes, digits, and
+    containers.
+    """
     theirs, ours = family(kind), family(wanted)
     if {theirs, ours} == {"text", "bytes"}:
         return True
@@ -167,11 +180,17 @@ def _exact(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 def _spelled(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Texts as the numbers, times or truth values that they spell."""
     if pa.types.is_floating(wanted):
-        return _number(array.cast(pa.float64()), wanted) if wanted != pa.float64() else array.cast(wanted)
+        return (
+            _number(array.cast(pa.float64()), wanted)
+            if wanted != pa.float64()
+            else array.cast(wanted)
+        )
     return array.cast(wanted)
 
 
-def _list(array: pa.Array, wanted: pa.DataType, name: str, whole_lists: bool, spelled: bool) -> pa.Array:
+def _list(
+    array: pa.Array, wanted: pa.DataType, name: str, whole_lists: bool, spelled: bool
+) -> pa.Array:
     kind = array.type
     if whole_lists and array.values.null_count and array.flatten().null_count:
         raise pa.ArrowInvalid("a list holds a null; fill or drop it at the source")

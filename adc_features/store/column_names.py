@@ -1,4 +1,6 @@
-"""Names under which features leave. Reads: names and whose they are. Writes: nothing; no feast here."""
+"""Names under which features leave. Reads: names and whose they are. Writes: nothing; no feast
+here.
+"""
 
 from collections.abc import Iterable, Sequence
 
@@ -6,18 +8,27 @@ from adc_features.errors import InputError
 
 
 def refuse_shared(columns: Iterable[tuple[str, str]], *, advice: str) -> None:
-    """Raise InputError when two columns of one answer have one name: a reader would see one of them only.
+    """Raise InputError when two columns of one answer have one name: a reader would see one of them
+    only.
 
     columns: (name, whose it is, for the message).
     """
     owners: dict[str, str] = {}
     for name, owner in columns:
         if name in owners:
-            raise InputError(f"{owners[name]} and {owner} would share the column {name!r}, and one would be lost; {advice}")
+            raise InputError(
+                f"{owners[name]} and {owner} would share the column {name!r}, and one would be"
+                f" lost; {advice}"
+            )
         owners[name] = owner
 
 
 def refuse_doubled(names: Sequence[str]) -> None:
-    """Raise InputError when the entity rows have two columns of one name: which one is meant cannot be told."""
+    """Raise InputError when the entity rows have two columns of one name: which one is meant cannot
+    be told.
+    """
     if doubled := sorted({name for name in names if list(names).count(name) > 1}):
-        raise InputError(f"the entity rows have columns {doubled} more than once, among {list(names)}; select each once, or rename one")
+        raise InputError(
+            f"the entity rows have columns {doubled} more than once, among {list(names)}; select"
+            " each once, or rename one"
+        )

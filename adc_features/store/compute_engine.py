@@ -1,8 +1,10 @@
-"""`batch_engine: {type: adc_features.store.compute_engine.ArrowComputeEngine}`: materialization that stays in Arrow.
+"""`batch_engine: {type: adc_features.store.compute_engine.ArrowComputeEngine}`: materialization
+that stays in Arrow.
 
-Reads: what the offline store pulls. Writes: an online store that takes Arrow, one view as one transaction, so that a killed
-materialization leaves what was there. Everything else (other online stores, views with transformations or aggregations, views that
-are written back offline) goes through Feast's own engine unchanged.
+Reads: what the offline store pulls. Writes: an online store that takes Arrow, one view as one
+transaction, so that a killed materialization leaves what was there. Everything else (other online
+stores, views with transformations or aggregations, views that are written back offline) goes
+through Feast's own engine unchanged.
 """
 
 from __future__ import annotations
@@ -17,7 +19,9 @@ from adc_features.store import _compat as feast
 from adc_features.store.lmdb.feature_values import declared_types
 
 PIECE_ROWS = 1_000_000
-"""Rows in memory at a time when the offline store streams: the online store keeps the newest of each key, so they need not be pulled as one."""
+"""Rows in memory at a time when the offline store streams: the online store keeps the newest of
+each key, so they need not be pulled as one.
+"""
 
 _log = logging.getLogger(__name__)
 
@@ -25,7 +29,9 @@ _log = logging.getLogger(__name__)
 class ArrowComputeEngineConfig(feast.FeastConfigBaseModel):
     """The `batch_engine:` block of feature_store.yaml."""
 
-    type: Literal["adc_features.store.compute_engine.ArrowComputeEngine"] = "adc_features.store.compute_engine.ArrowComputeEngine"
+    type: Literal["adc_features.store.compute_engine.ArrowComputeEngine"] = (
+        "adc_features.store.compute_engine.ArrowComputeEngine"
+    )
 
 
 class ArrowComputeEngine(feast.LocalComputeEngine):
@@ -36,22 +42,39 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
     def __init__(self, **settings: Any) -> None:
         super().__init__(backend="pandas", **settings)
 
-    def _materialize_one(self, registry: Any, task: feast.MaterializationTask, **options: Any) -> feast.LocalMaterializationJob:
+    def _materialize_one(
+        self, registry: Any, task: feast.MaterializationTask, **options: Any
+    ) -> feast.LocalMaterializationJob:
         if not self._stays_in_arrow(task.feature_view):
             return super()._materialize_one(registry, task, **options)
         job_id = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
         try:
             self._load(registry, task)
         except Exception as error:  # Feast raises what a job brings back
-            return feast.LocalMaterializationJob(job_id=job_id, status=feast.MaterializationJobStatus.ERROR, error=error)
-        return feast.LocalMaterializationJob(job_id=job_id, status=feast.MaterializationJobStatus.SUCCEEDED)
+            return feast.LocalMaterializationJob(
+                job_id=job_id, status=feast.MaterializationJobStatus.ERROR, error=error
+            )
+        return feast.LocalMaterializationJob(
+            job_id=job_id, status=feast.MaterializationJobStatus.SUCCEEDED
+        )
 
     def _stays_in_arrow(self, view: Any) -> bool:
-        changed = ("feature_transformation", "aggregations", "filter", "enable_validation", "source_views", "offline")
+        changed = (
+            "feature_transformation",
+            "aggregations",
+            "filter",
+            "enable_validation",
+            "source_views",
+            "offline",
+        )
         takes_arrow = getattr(self.online_store, "takes_arrow", None)
         if isinstance(view, feast.StreamFeatureView):
             return False
-        plain = view.online and view.batch_source is not None and not any(getattr(view, name, None) for name in changed)
+        plain = (
+            view.online
+            and view.batch_source is not None
+            and not any(getattr(view, name, None) for name in changed)
+        )
         return plain and takes_arrow is not None and takes_arrow(self.repo_config, view)
 
     def _load(self, registry: Any, task: feast.MaterializationTask) -> None:
@@ -69,8 +92,12 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
         written = self.online_store.write_arrow_pieces(self.repo_config, view, pieces, **times)
         _log.info("stage=load view=%s written=%d", view.name, written)
 
-    def _pulled(self, registry: Any, task: feast.MaterializationTask, columns: Any) -> Iterator[pa.Table]:
-        """The rows of the task: as the offline store streams them, in bounded pieces, else as the one table that Feast's interface has."""
+    def _pulled(
+        self, registry: Any, task: feast.MaterializationTask, columns: Any
+    ) -> Iterator[pa.Table]:
+        """The rows of the task: as the offline store streams them, in bounded pieces, else as the
+        one table that Feast's interface has.
+        """
         view: Any = task.feature_view
         if not hasattr(self.offline_store, "streams"):
             yield feast.create_offline_store_retrieval_job(

@@ -1,8 +1,10 @@
-"""What is declared to Feast. Reads: live generations, the schemas of published Parquet files. Writes: Feast objects.
+"""What is declared to Feast. Reads: live generations, the schemas of published Parquet files.
+Writes: Feast objects.
 
-Everything derives from what was published: the id type of the entities, the fields of the views, the services. Feature names
-are unique across views, so joins need no prefixes. Sources have absolute paths, because Feast's DuckDB store resolves relative
-ones against the working directory: after moving a repository, apply it again.
+Everything derives from what was published: the id type of the entities, the fields of the views,
+the services. Feature names are unique across views, so joins need no prefixes. Sources have
+absolute paths, because Feast's DuckDB store resolves relative ones against the working directory:
+after moving a repository, apply it again.
 """
 
 from __future__ import annotations
@@ -16,14 +18,23 @@ import pyarrow.parquet as pq
 
 from adc_features.codes.rows import SID_FEATURES
 from adc_features.errors import InputError
-from adc_features.store.repository import STATISTICS, IdType, live_generations, publication_path, service_name, statistics_path
+from adc_features.store.repository import (
+    STATISTICS,
+    IdType,
+    live_generations,
+    publication_path,
+    service_name,
+    statistics_path,
+)
 
 if TYPE_CHECKING:
     from adc_features.store._compat import Entity, FeatureService, FeatureView
 
 JOIN_KEY = {"item": "item_id", "user": "user_id"}
 OWNED = {"managed_by": "adc_features"}
-"""The tag of every view and service that we declare; `apply` removes what carries it and is declared no more."""
+"""The tag of every view and service that we declare; `apply` removes what carries it and is
+declared no more.
+"""
 
 FEATURE_TYPES = {
     pa.int32(): "Int32",
@@ -33,29 +44,55 @@ FEATURE_TYPES = {
     pa.string(): "String",
     pa.bool_(): "Bool",
 }
-"""Arrow type -> Feast type of a feature; lists of these are features too. Times are int64 microseconds: Feast cuts its own to seconds."""
+"""Arrow type -> Feast type of a feature; lists of these are features too. Times are int64
+microseconds: Feast cuts its own to seconds.
+"""
 
 ENTITY_OF = {"item_profile": "item", "user_activity": "user"}
 _TIMES = ("event_timestamp", "created_timestamp")
 
 
 def entities(repo: Path) -> list[Entity]:
-    """`item` and `user`, those of them that something was published for; their value type is that of the published ids."""
+    """`item` and `user`, those of them that something was published for; their value type is that
+    of the published ids.
+    """
     from adc_features.store import _compat as feast
 
     value_types = {"string": feast.ValueType.STRING, "int64": feast.ValueType.INT64}
     types: dict[str, IdType] = {"item": live[0].id_type} if (live := live_generations(repo)) else {}
-    types |= {ENTITY_OF[view]: id_type(schema, JOIN_KEY[ENTITY_OF[view]]) for view, schema in statistics_schemas(repo).items()}
-    return [feast.Entity(name=name, join_keys=[JOIN_KEY[name]], value_type=value_types[kind], tags=OWNED) for name, kind in types.items()]
+    types |= {
+        ENTITY_OF[view]: id_type(schema, JOIN_KEY[ENTITY_OF[view]])
+        for view, schema in statistics_schemas(repo).items()
+    }
+    return [
+        feast.Entity(
+            name=name, join_keys=[JOIN_KEY[name]], value_type=value_types[kind], tags=OWNED
+        )
+        for name, kind in types.items()
+    ]
 
 
 def sid_views(repo: Path) -> list[FeatureView]:
-    """One view per live generation; the codebook stands in the tags of the view and of each field (Feast's versions see only fields)."""
+    """One view per live generation; the codebook stands in the tags of the view and of each field
+    (Feast's versions see only fields).
+    """
     views = []
     for g in live_generations(repo):
-        tags = {"generation": g.id, "codebook_hash": g.codebook_hash, "trained_through": g.trained_through.isoformat()}
+        tags = {
+            "generation": g.id,
+            "codebook_hash": g.codebook_hash,
+            "trained_through": g.trained_through.isoformat(),
+        }
         views.append(
-            _view(repo, g.view, entity="item", path=publication_path(repo, g.id) / "rows", schema=SID_FEATURES, created_column="created_timestamp", tags=tags)
+            _view(
+                repo,
+                g.view,
+                entity="item",
+                path=publication_path(repo, g.id) / "rows",
+                schema=SID_FEATURES,
+                created_column="created_timestamp",
+                tags=tags,
+            )
         )
     return views
 
@@ -63,17 +100,28 @@ def sid_views(repo: Path) -> list[FeatureView]:
 def statistics_views(repo: Path) -> list[FeatureView]:
     """`item_profile` and `user_activity`, once published."""
     return [
-        _view(repo, name, entity=ENTITY_OF[name], path=statistics_path(repo) / f"{name}.parquet", schema=feature_schema(schema))
+        _view(
+            repo,
+            name,
+            entity=ENTITY_OF[name],
+            path=statistics_path(repo) / f"{name}.parquet",
+            schema=feature_schema(schema),
+        )
         for name, schema in statistics_schemas(repo).items()
     ]
 
 
 def services(repo: Path) -> list[FeatureService]:
-    """One service per ranker: `ranker_<generation>` with its codes and the statistics, `ranker_no_sid` with the statistics alone."""
+    """One service per ranker: `ranker_<generation>` with its codes and the statistics,
+    `ranker_no_sid` with the statistics alone.
+    """
     from adc_features.store import _compat as feast
 
     statistics: list[Any] = list(statistics_views(repo))
-    named = [(service_name(g.id), [view, *statistics]) for g, view in zip(live_generations(repo), sid_views(repo), strict=True)]
+    named = [
+        (service_name(g.id), [view, *statistics])
+        for g, view in zip(live_generations(repo), sid_views(repo), strict=True)
+    ]
     named += [(service_name(None), statistics)] if statistics else []
     return [feast.FeatureService(name=name, features=views, tags=OWNED) for name, views in named]
 
@@ -104,17 +152,41 @@ def id_type(schema: pa.Schema, key: str) -> IdType:
     raise InputError(f"{key} is of type {kind}; expected strings or integers")
 
 
-def _view(repo: Path, name: str, *, entity: str, path: Path, schema: pa.Schema, created_column: str = "", tags: dict[str, str] | None = None) -> FeatureView:
+def _view(
+    repo: Path,
+    name: str,
+    *,
+    entity: str,
+    path: Path,
+    schema: pa.Schema,
+    created_column: str = "",
+    tags: dict[str, str] | None = None,
+) -> FeatureView:
     from adc_features.store import _compat as feast
 
     owner = next(e for e in entities(repo) if e.name == entity)
-    key = feast.Field(name=JOIN_KEY[entity], dtype=feast.String if owner.value_type == feast.ValueType.STRING else feast.Int64)
+    key = feast.Field(
+        name=JOIN_KEY[entity],
+        dtype=feast.String if owner.value_type == feast.ValueType.STRING else feast.Int64,
+    )
     source = feast.FileSource(
-        name=name, path=str(path), file_format=feast.ParquetFormat(), timestamp_field="event_timestamp", created_timestamp_column=created_column, tags=OWNED
+        name=name,
+        path=str(path),
+        file_format=feast.ParquetFormat(),
+        timestamp_field="event_timestamp",
+        created_timestamp_column=created_column,
+        tags=OWNED,
     )
     features = [feast.Field(name=f.name, dtype=_feast_type(f.type), tags=tags) for f in schema]
     # ttl 0 is no ttl: rows of data that ended years ago still join, on every store
-    return feast.FeatureView(name=name, entities=[owner], schema=[key, *features], source=source, ttl=timedelta(0), tags={**OWNED, **(tags or {})})
+    return feast.FeatureView(
+        name=name,
+        entities=[owner],
+        schema=[key, *features],
+        source=source,
+        ttl=timedelta(0),
+        tags={**OWNED, **(tags or {})},
+    )
 
 
 def arrow_schema(view: FeatureView) -> pa.Schema:
@@ -123,10 +195,19 @@ def arrow_schema(view: FeatureView) -> pa.Schema:
 
     arrow = {getattr(feast, name): kind for kind, name in FEATURE_TYPES.items()}
     types = ((field.name, field.dtype) for field in view.features)
-    return pa.schema({name: pa.list_(arrow[kind.base_type]) if isinstance(kind, feast.Array) else arrow[kind] for name, kind in types})
+    return pa.schema(
+        {
+            name: pa.list_(arrow[kind.base_type]) if isinstance(kind, feast.Array) else arrow[kind]
+            for name, kind in types
+        }
+    )
 
 
 def _feast_type(kind: pa.DataType) -> Any:
     from adc_features.store import _compat as feast
 
-    return feast.Array(_feast_type(kind.value_type)) if pa.types.is_list(kind) else getattr(feast, FEATURE_TYPES[kind])
+    return (
+        feast.Array(_feast_type(kind.value_type))
+        if pa.types.is_list(kind)
+        else getattr(feast, FEATURE_TYPES[kind])
+    )

@@ -1,4 +1,5 @@
-"""Rows into a view's Parquet files. Reads: tables, the files there are. Writes: parts, whole files; no feast here.
+"""Rows into a view's Parquet files. Reads: tables, the files there are. Writes: parts, whole files;
+no feast here.
 
 What is written becomes visible when it is complete; a failure leaves what was there.
 """
@@ -27,9 +28,14 @@ def as_written(table: pa.Table, known: Source) -> tuple[pa.Table, Iterator[pa.Ta
     other columns than the files', and for values of other types.
     """
     if set(table.column_names) != set(known.names):
-        raise InputError(f"{known.of}: the rows have columns {table.column_names}, its files have {known.names}; bring the same columns")
+        raise InputError(
+            f"{known.of}: the rows have columns {table.column_names}, its files have {known.names};"
+            " bring the same columns"
+        )
     known.check(known.names)
-    columns = _fitted_columns(table, {name: known.kind(name) for name in known.names}, known.declared, of=known.of)
+    columns = _fitted_columns(
+        table, {name: known.kind(name) for name in known.names}, known.declared, of=known.of
+    )
     kept = {}
     for name in known.declared.times:
         if name in columns and (same := _in_the_files_type(columns[name], known, name)) is not None:
@@ -38,37 +44,67 @@ def as_written(table: pa.Table, known: Source) -> tuple[pa.Table, Iterator[pa.Ta
 
 
 def as_declared(table: pa.Table, declared: Declared, *, of: str) -> pa.Table:
-    """The first rows of a source: what is declared in its type, the rest as it comes; times in microseconds."""
+    """The first rows of a source: what is declared in its type, the rest as it comes; times in
+    microseconds.
+    """
     wanted = [*declared.types, *declared.times]
     if missing := [name for name in dict.fromkeys(wanted) if name not in table.column_names]:
-        raise InputError(f"{of}: the rows have no column {', '.join(missing)}; they have {table.column_names}, bring every key, feature and time")
-    kinds = {field.name: declared.types.get(field.name, UTC_US if field.name in declared.times else field.type) for field in table.schema}
+        raise InputError(
+            f"{of}: the rows have no column {', '.join(missing)}; they have {table.column_names},"
+            " bring every key, feature and time"
+        )
+    kinds = {
+        field.name: declared.types.get(
+            field.name, UTC_US if field.name in declared.times else field.type
+        )
+        for field in table.schema
+    }
     return pa.table(_fitted_columns(table, kinds, declared, of=of))
 
 
-def _fitted_columns(table: pa.Table, kinds: Mapping[str, pa.DataType], declared: Declared, *, of: str) -> dict[str, pa.ChunkedArray]:
-    """Columns that are to be written, in their types. Raises InputError naming the value that does not fit, and for rows without an event time."""
+def _fitted_columns(
+    table: pa.Table, kinds: Mapping[str, pa.DataType], declared: Declared, *, of: str
+) -> dict[str, pa.ChunkedArray]:
+    """Columns that are to be written, in their types. Raises InputError naming the value that does
+    not fit, and for rows without an event time.
+    """
     columns = {}
     for name, wanted in kinds.items():
         kind = table[name].type
         if name in declared.times and not is_time(kind) and not pa.types.is_null(kind):
-            raise InputError(f"{of}: {name} is of type {kind} in the rows; expected timestamps or dates, cast the column")
+            raise InputError(
+                f"{of}: {name} is of type {kind} in the rows; expected timestamps or dates, cast"
+                " the column"
+            )
         if name in declared.keys and not pa.types.is_null(kind) and family(kind) != family(wanted):
-            raise InputError(f"{of}: key {name} is {kind} in the rows and {wanted} in the view: the two never match; convert one of them")
+            raise InputError(
+                f"{of}: key {name} is {kind} in the rows and {wanted} in the view: the two never"
+                " match; convert one of them"
+            )
         try:
             options = {"whole_lists": name in declared.types, "seconds": name in declared.seconds}
             columns[name] = fitted(table[name], wanted, name=f"{of}: {name}", **options)
         except MISFITS as error:
-            raise InputError(f"{of}: {name} is {kind} in the rows and {wanted} in the view, which does not hold its values ({error}); correct one") from error
+            raise InputError(
+                f"{of}: {name} is {kind} in the rows and {wanted} in the view, which does not hold"
+                f" its values ({error}); correct one"
+            ) from error
     if declared.times and (lost := columns[declared.times[0]].null_count):
-        raise InputError(f"{of}: {lost} values of {declared.times[0]} are null; a row without its time is never seen, drop these rows")
+        raise InputError(
+            f"{of}: {lost} values of {declared.times[0]} are null; a row without its time is never"
+            " seen, drop these rows"
+        )
     return columns
 
 
 def in_the_files_names(table: pa.Table, source: Any) -> pa.Table:
-    """Rows as the files name their columns: Feast hands them over in the view's names, with pandas' index beside them."""
+    """Rows as the files name their columns: Feast hands them over in the view's names, with pandas'
+    index beside them.
+    """
     original = {new: old for old, new in (source.field_mapping or {}).items()}
-    table = table.select([name for name in table.column_names if not name.startswith("__index_level_")])
+    table = table.select(
+        [name for name in table.column_names if not name.startswith("__index_level_")]
+    )
     return table.rename_columns([original.get(name, name) for name in table.column_names])
 
 
@@ -98,19 +134,32 @@ def exists(filesystem: Any, path: str) -> bool:
 
 
 def is_directory(filesystem: Any, path: str) -> bool:
-    """Is, or will be: a path that is not there yet is a directory unless it is named like a file."""
+    """Is, or will be: a path that is not there yet is a directory unless it is named like a
+    file.
+    """
     kind = (filesystem or fs.LocalFileSystem()).get_file_info(path).type
-    return kind == fs.FileType.Directory or (kind == fs.FileType.NotFound and not path.endswith(".parquet"))
+    return kind == fs.FileType.Directory or (
+        kind == fs.FileType.NotFound and not path.endswith(".parquet")
+    )
 
 
 def holds_files(filesystem: Any, path: str) -> bool:
     """Has the directory, or one below it, a file that is not hidden?"""
-    found = (filesystem or fs.LocalFileSystem()).get_file_info(fs.FileSelector(path, recursive=True))
-    return any(info.type == fs.FileType.File and not info.base_name.startswith((".", "_")) for info in found)
+    found = (filesystem or fs.LocalFileSystem()).get_file_info(
+        fs.FileSelector(path, recursive=True)
+    )
+    return any(
+        info.type == fs.FileType.File and not info.base_name.startswith((".", "_"))
+        for info in found
+    )
 
 
-def add_parts(rows: pa.Table | ds.Dataset, path: str, filesystem: Any, partitions: list[str]) -> None:
-    """Rows as new files of a directory, each in the directory of its partition; moved there when all are complete."""
+def add_parts(
+    rows: pa.Table | ds.Dataset, path: str, filesystem: Any, partitions: list[str]
+) -> None:
+    """Rows as new files of a directory, each in the directory of its partition; moved there when
+    all are complete.
+    """
     filesystem = filesystem or fs.LocalFileSystem()
     aside = f"{path}/.{uuid.uuid4().hex}"
     filesystem.create_dir(aside, recursive=True)
@@ -134,8 +183,12 @@ def add_parts(rows: pa.Table | ds.Dataset, path: str, filesystem: Any, partition
         filesystem.delete_dir(aside)
 
 
-def write_whole(tables: Iterator[pa.Table], path: str, filesystem: Any, *, as_directory: bool = False) -> None:
-    """One Parquet file, or a directory with one, from pieces; visible when complete, a failure leaves what was there."""
+def write_whole(
+    tables: Iterator[pa.Table], path: str, filesystem: Any, *, as_directory: bool = False
+) -> None:
+    """One Parquet file, or a directory with one, from pieces; visible when complete, a failure
+    leaves what was there.
+    """
     filesystem = filesystem or fs.LocalFileSystem()
     folder, _, name = path.rpartition("/")
     aside = f"{folder or '.'}/.{name}.{uuid.uuid4().hex}"

@@ -1,4 +1,6 @@
-"""Feature values for requests. Reads: a repository's online store. Writes: the online store (materialize)."""
+"""Feature values for requests. Reads: a repository's online store. Writes: the online store
+(materialize).
+"""
 
 from __future__ import annotations
 
@@ -30,18 +32,23 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 _BEGINNING = datetime(1, 1, 2, tzinfo=UTC)
-"""Feast materializes a window; ours starts before any event, so every key's newest row is found however old it is."""
+"""Feast materializes a window; ours starts before any event, so every key's newest row is found
+however old it is.
+"""
 _ASK_AGAIN = 2.0
 """Seconds that a sound store is taken to be sound while no file of it changes."""
 _IDS_AT_ONCE = 5_000
 """Keys in one online read: SQLite refuses statements with too many parameters."""
 
 
-def materialize(repo: Path, *, now: datetime, progress: Callable[[str, int, int], None] | None = None) -> None:
-    """Take the newest row of every key with event_timestamp <= now into the online store, view by view. Idempotent.
+def materialize(
+    repo: Path, *, now: datetime, progress: Callable[[str, int, int], None] | None = None
+) -> None:
+    """Take the newest row of every key with event_timestamp <= now into the online store, view by
+    view. Idempotent.
 
-    Notes what is online then (`online_record`). Raises InputError when nothing is applied, ArtifactError when the store cannot
-    be used.
+    Notes what is online then (`online_record`). Raises InputError when nothing is applied,
+    ArtifactError when the store cannot be used.
     """
     from adc_features.store import _compat as feast
 
@@ -69,13 +76,17 @@ def _stat(path: Path) -> os.stat_result | None:
 
 
 def materialized_through(repo: Path) -> datetime | None:
-    """The latest time that anything of the repository was materialized as of; None where nothing was. Earlier values are not online any more."""
+    """The latest time that anything of the repository was materialized as of; None where nothing
+    was. Earlier values are not online any more.
+    """
     ends = [view.most_recent_end_time for view in open_store(repo).list_feature_views()]
     return max((utc(end) for end in ends if end is not None), default=None)
 
 
 class OnlineReader:
-    """The views of a service, open for many reads; threads may share it. What is materialized later is seen, what is applied later is not."""
+    """The views of a service, open for many reads; threads may share it. What is materialized later
+    is seen, what is applied later is not.
+    """
 
     def __init__(self, repo: Path, store: FeatureStore, views: Sequence[FeatureView]) -> None:
         self._repo, self._store, self._views = repo, store, views
@@ -83,7 +94,8 @@ class OnlineReader:
         self._sound: tuple[Any, float] | None = None
 
     def check(self) -> None:
-        """Raise ArtifactError when the store is gone, empty or behind what was put into it. Cheap: looks again when a file changed.
+        """Raise ArtifactError when the store is gone, empty or behind what was put into it. Cheap:
+        looks again when a file changed.
 
         Stores that are not ours are asked again after _ASK_AGAIN seconds.
         """
@@ -92,15 +104,28 @@ class OnlineReader:
             return
         problems = online_problems(self._repo, self._schemas, store=self._store, thorough=False)
         known = {} if problems else loaded(self._repo)
-        missing = [] if problems else [view.name for view in self._views if view.name not in known and not self._was_loaded(view)]
-        problems += [f"nothing of view {name} is online; load it, `adc materialize --run RUN`" for name in missing]
+        missing = (
+            []
+            if problems
+            else [
+                view.name
+                for view in self._views
+                if view.name not in known and not self._was_loaded(view)
+            ]
+        )
+        problems += [
+            f"nothing of view {name} is online; load it, `adc materialize --run RUN`"
+            for name in missing
+        ]
         if problems:
             self._sound = None
             raise ArtifactError(problems[0])
         self._sound = seen, time.monotonic() + _ASK_AGAIN
 
     def _was_loaded(self, view: FeatureView) -> bool:
-        """Is something of a view online that no record speaks of (`feast materialize`)? Of other stores, Feast's registry tells."""
+        """Is something of a view online that no record speaks of (`feast materialize`)? Of other
+        stores, Feast's registry tells.
+        """
         from adc_features.store import _compat as feast
         from adc_features.store.online_store import LmdbOnlineStore, table_name
 
@@ -117,31 +142,56 @@ class OnlineReader:
         online_store, paths = feast.online_store(self._store), [record_path(self._repo)]
         if isinstance(online_store, LmdbOnlineStore):
             paths.append(online_store.environment(self._store.config).path / "data.mdb")
-        return [(s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) if (s := _stat(path)) else None for path in paths]
+        return [
+            (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) if (s := _stat(path)) else None
+            for path in paths
+        ]
 
-    def read(self, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table:
+    def read(
+        self, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None
+    ) -> pa.Table:
         """The online values, one row per id in the order asked, repeats kept.
 
-        With item_ids alone the item views are read, with user_ids alone the user views, with both (of one length) all. Columns: the
-        ids, then found columns and features as `training_features` names and types them; an unknown id is found = False, never
-        zeros. Raises InputError for ids of other lengths or types than declared.
+        With item_ids alone the item views are read, with user_ids alone the user views, with both
+        (of one length) all. Columns: the ids, then found columns and features as
+        `training_features` names and types them; an unknown id is found = False, never zeros.
+        Raises InputError for ids of other lengths or types than declared.
         """
-        asked = {name: np.asarray(ids) for name, ids in (("item_id", item_ids), ("user_id", user_ids)) if ids is not None}
+        asked = {
+            name: np.asarray(ids)
+            for name, ids in (("item_id", item_ids), ("user_id", user_ids))
+            if ids is not None
+        }
         if not asked or len({len(ids) for ids in asked.values()}) > 1:
-            raise InputError(f"asked for ids of lengths { {k: len(v) for k, v in asked.items()} }; give item_ids, user_ids, or both of one length")
+            raise InputError(
+                f"asked for ids of lengths { {k: len(v) for k, v in asked.items()} }; give"
+                " item_ids, user_ids, or both of one length"
+            )
         views = [view for view in self._views if join_key(view) in asked]
         if not views:
-            raise InputError(f"no view is about {sorted(asked)}; ask for the ids that the service is about")
+            raise InputError(
+                f"no view is about {sorted(asked)}; ask for the ids that the service is about"
+            )
         keys = pa.table({name: pa.array(column) for name, column in asked.items()})
         check_ids(views, keys.schema)
         raw = {name: column for view in views for name, column in self._raw(view, keys).items()}
         features = visible_features(self._repo, views, pa.table(raw))
-        return pa.table(dict(zip([*keys.column_names, *features.column_names], [*keys.columns, *features.columns], strict=True)))
+        return pa.table(
+            dict(
+                zip(
+                    [*keys.column_names, *features.column_names],
+                    [*keys.columns, *features.columns],
+                    strict=True,
+                )
+            )
+        )
 
     def columns(self, names: Set[str], *, key: str, ids: np.ndarray) -> dict[str, Column]:
-        """Some features of `item_id`s or `user_id`s, not valid where absent: what a request is scored from, without Arrow where the store is ours.
+        """Some features of `item_id`s or `user_id`s, not valid where absent: what a request is
+        scored from, without Arrow where the store is ours.
 
-        ids: int64 or str [N], of the declared type. Features that no view of the key has are left out.
+        ids: int64 or str [N], of the declared type. Features that no view of the key has are left
+        out.
         """
         columns: dict[str, Column] = {}
         for view in self._views:
@@ -156,7 +206,9 @@ class OnlineReader:
         return columns
 
     def _raw(self, view: FeatureView, keys: pa.Table) -> dict[str, Any]:
-        """The declared features of one view, null where absent; without a Feast object when the store is ours."""
+        """The declared features of one view, null where absent; without a Feast object when the
+        store is ours.
+        """
         from adc_features.store import _compat as feast
 
         key, schema = join_key(view), self._schemas[view.name]
@@ -166,12 +218,19 @@ class OnlineReader:
         for start in range(0, len(keys), _IDS_AT_ONCE):
             asked = {key: keys[key].slice(start, _IDS_AT_ONCE).to_pylist()}
             with feast.quiet():
-                got = self._store.get_online_features([f"{view.name}:{name}" for name in columns], entity_rows=asked).to_dict()
+                got = self._store.get_online_features(
+                    [f"{view.name}:{name}" for name in columns], entity_rows=asked
+                ).to_dict()
             for name, column in columns.items():
                 column.extend(got[name])
         return {field.name: pa.array(columns[field.name], field.type) for field in schema}
 
-    def _answer(self, view: FeatureView, ids: np.ndarray | pa.ChunkedArray, wanted: Sequence[str] | None = None) -> Answer | None:
+    def _answer(
+        self,
+        view: FeatureView,
+        ids: np.ndarray | pa.ChunkedArray,
+        wanted: Sequence[str] | None = None,
+    ) -> Answer | None:
         """What our store answers, as of one moment; None when the view lives in another."""
         from adc_features.store import _compat as feast
         from adc_features.store.online_store import LmdbOnlineStore
@@ -180,7 +239,12 @@ class OnlineReader:
         if not isinstance(online_store, LmdbOnlineStore) or not online_store.holds(config, view):
             return None
         array = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else pa.array(ids)
-        return online_store.read(config, view, key_array({join_key(view): array}).to_numpy(zero_copy_only=False).tolist(), wanted)
+        return online_store.read(
+            config,
+            view,
+            key_array({join_key(view): array}).to_numpy(zero_copy_only=False).tolist(),
+            wanted,
+        )
 
 
 def open_reader(repo: Path, *, service: str) -> OnlineReader:
@@ -189,16 +253,30 @@ def open_reader(repo: Path, *, service: str) -> OnlineReader:
     return OnlineReader(repo, store, service_views(store, service))
 
 
-def online_features(repo: Path, *, service: str, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None) -> pa.Table:
+def online_features(
+    repo: Path,
+    *,
+    service: str,
+    item_ids: np.ndarray | None = None,
+    user_ids: np.ndarray | None = None,
+) -> pa.Table:
     """One `OnlineReader.read`; who reads often keeps the reader open instead."""
     return open_reader(repo, service=service).read(item_ids=item_ids, user_ids=user_ids)
 
 
-def read_online(repo: Path, store: FeatureStore, views: Sequence[FeatureView], ids: Mapping[str, np.ndarray]) -> pa.Table:
+def read_online(
+    repo: Path, store: FeatureStore, views: Sequence[FeatureView], ids: Mapping[str, np.ndarray]
+) -> pa.Table:
     """The features of views for aligned id columns [N]: `item_id`, `user_id` or both."""
-    return OnlineReader(repo, store, views).read(**{f"{key}s": column for key, column in ids.items()})
+    return OnlineReader(repo, store, views).read(
+        **{f"{key}s": column for key, column in ids.items()}
+    )
 
 
-def lookup(repo: Path, generation: str, item_ids: np.ndarray, *, now: datetime | None = None) -> SidTable:
-    """The codes of items as served at `now` (or now), from the packed snapshots: see `OnlineSids.lookup`, which stays open for many."""
+def lookup(
+    repo: Path, generation: str, item_ids: np.ndarray, *, now: datetime | None = None
+) -> SidTable:
+    """The codes of items as served at `now` (or now), from the packed snapshots: see
+    `OnlineSids.lookup`, which stays open for many.
+    """
     return OnlineSids(repo, generation).lookup(item_ids, now=now)

@@ -1,8 +1,10 @@
-"""What was put online, and whether it is there. Reads: the record, the online store. Writes: `<repo>/data/online.json`.
+"""What was put online, and whether it is there. Reads: the record, the online store. Writes:
+`<repo>/data/online.json`.
 
-`materialize` writes the record view by view. Readiness, `adc doctor` and `adc materialize` compare the store with it: a store
-that is gone, empty or behind answers every question with "unknown", which nobody could tell from the truth. Views in our own store
-are counted and some of their rows looked up, without feast; of other stores, some rows are read as Feast reads them.
+`materialize` writes the record view by view. Readiness, `adc doctor` and `adc materialize` compare
+the store with it: a store that is gone, empty or behind answers every question with "unknown",
+which nobody could tell from the truth. Views in our own store are counted and some of their rows
+looked up, without feast; of other stores, some rows are read as Feast reads them.
 """
 
 from __future__ import annotations
@@ -37,8 +39,9 @@ _DO = "load it again, `adc materialize --run RUN`"
 class Loaded:
     """What `materialize` found online of a view when it had loaded it.
 
-    rows: keys online. through: its `now`. table: where they are in our own store; None for other stores. samples: some rows,
-    the newest first: "key" (hex, our own store) or "entity" (join key -> value), and "time", their event time.
+    rows: keys online. through: its `now`. table: where they are in our own store; None for other
+    stores. samples: some rows, the newest first: "key" (hex, our own store) or "entity" (join key
+    -> value), and "time", their event time.
     """
 
     view: str
@@ -59,15 +62,25 @@ def record_path(repo: Path) -> Path:
 
 
 def loaded(repo: Path) -> dict[str, Loaded]:
-    """View -> what was put online; empty before the first `materialize`. Raises ArtifactError when the record is damaged."""
+    """View -> what was put online; empty before the first `materialize`. Raises ArtifactError when
+    the record is damaged.
+    """
     path = record_path(repo)
     try:
         views = json.loads(path.read_text(encoding="utf-8"))["views"]
-        return {name: Loaded(name, int(v["rows"]), parse_utc(v["through"]), v["table"], tuple(v["samples"])) for name, v in views.items()}
+        return {
+            name: Loaded(
+                name, int(v["rows"]), parse_utc(v["through"]), v["table"], tuple(v["samples"])
+            )
+            for name, v in views.items()
+        }
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, KeyError, AttributeError, OSError) as error:
-        raise ArtifactError(f"{path} is no record of what is online ({error}); remove the file, then run `adc materialize --run RUN`") from error
+        raise ArtifactError(
+            f"{path} is no record of what is online ({error}); remove the file, then run `adc"
+            " materialize --run RUN`"
+        ) from error
 
 
 def record(repo: Path, store: FeatureStore, view: FeatureView, *, through: datetime) -> None:
@@ -79,21 +92,41 @@ def record(repo: Path, store: FeatureStore, view: FeatureView, *, through: datet
         before = {}
     before[view.name] = _found(store, view, through)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"views": {name: {k: v for k, v in asdict(one).items() if k != "view"} for name, one in sorted(before.items())}})
+    write_json(
+        path,
+        {
+            "views": {
+                name: {k: v for k, v in asdict(one).items() if k != "view"}
+                for name, one in sorted(before.items())
+            }
+        },
+    )
 
 
-def online_problems(repo: Path, views: Iterable[str] | None = None, *, store: FeatureStore | None = None, thorough: bool = True) -> list[str]:
-    """Where the online store is not what was put into it, in plain words; an empty list when it is, or when nothing was.
+def online_problems(
+    repo: Path,
+    views: Iterable[str] | None = None,
+    *,
+    store: FeatureStore | None = None,
+    thorough: bool = True,
+) -> list[str]:
+    """Where the online store is not what was put into it, in plain words; an empty list when it is,
+    or when nothing was.
 
-    views: names, default all on record that are still declared. thorough: every row on record counts; else a view is wrong only
-    when it is empty or none of its samples is there. store: spares opening it, where one is needed.
+    views: names, default all on record that are still declared. thorough: every row on record
+    counts; else a view is wrong only when it is empty or none of its samples is there. store:
+    spares opening it, where one is needed.
     """
     try:
         known = loaded(repo)
         wanted = [known[name] for name in (known if views is None else views) if name in known]
         mine = [one for one in wanted if one.table is not None]
         others = [one for one in wanted if one.table is None]
-        problems = [problem for one in mine if (problem := _compared(_ours(repo), one, thorough))] if mine else []
+        problems = (
+            [problem for one in mine if (problem := _compared(_ours(repo), one, thorough))]
+            if mine
+            else []
+        )
         return [*problems, *_others(repo, others, store, thorough)]
     except ArtifactError as error:
         return [str(error)]
@@ -112,14 +145,28 @@ def _compared(ours: Environment | None, one: Loaded, thorough: bool) -> str | No
     if not one.rows:
         return None
     if ours is None:
-        return f"view {one.view} was put into our own online store, feature_store.yaml names another; {_DO}"
+        return (
+            f"view {one.view} was put into our own online store, feature_store.yaml names another;"
+            f" {_DO}"
+        )
     rows = count(ours, str(one.table))
     if not rows:
-        return f"the online store {ours.path} holds no row of view {one.view}, {one.rows} were put there as of {one.through.isoformat()}; {_DO}"
+        return (
+            f"the online store {ours.path} holds no row of view {one.view}, {one.rows} were put"
+            f" there as of {one.through.isoformat()}; {_DO}"
+        )
     if thorough and rows < one.rows:
-        return f"the online store {ours.path} holds {rows} rows of view {one.view}, {one.rows} were put there as of {one.through.isoformat()}; {_DO}"
-    answer = read(ours, str(one.table), [bytes.fromhex(sample["key"]) for sample in one.samples], wanted=())
-    times = [_EPOCH + timedelta(microseconds=int(at)) if found else None for found, at in zip(answer.found, answer.event, strict=True)]
+        return (
+            f"the online store {ours.path} holds {rows} rows of view {one.view}, {one.rows} were"
+            f" put there as of {one.through.isoformat()}; {_DO}"
+        )
+    answer = read(
+        ours, str(one.table), [bytes.fromhex(sample["key"]) for sample in one.samples], wanted=()
+    )
+    times = [
+        _EPOCH + timedelta(microseconds=int(at)) if found else None
+        for found, at in zip(answer.found, answer.event, strict=True)
+    ]
     return _behind(str(ours.path), one, times, thorough)
 
 
@@ -128,7 +175,9 @@ def count(ours: Environment, table: str) -> int:
     return glance(ours, table, samples=0)[0]
 
 
-def _behind(where: str, one: Loaded, times: Sequence[datetime | None], thorough: bool) -> str | None:
+def _behind(
+    where: str, one: Loaded, times: Sequence[datetime | None], thorough: bool
+) -> str | None:
     """times: of the samples, as read online; None where absent."""
     wanted = [parse_utc(sample["time"]) for sample in one.samples]
     late = [(at, then) for at, then in zip(times, wanted, strict=True) if at is None or at < then]
@@ -136,10 +185,15 @@ def _behind(where: str, one: Loaded, times: Sequence[datetime | None], thorough:
         return None
     at, then = late[0]
     shown = f"of {at.isoformat()}" if at else "absent"
-    return f"the online store {where} is behind in view {one.view}: a row of {then.isoformat()} is {shown} there; {_DO}"
+    return (
+        f"the online store {where} is behind in view {one.view}: a row of {then.isoformat()} is"
+        f" {shown} there; {_DO}"
+    )
 
 
-def _others(repo: Path, wanted: Sequence[Loaded], store: FeatureStore | None, thorough: bool) -> list[str]:
+def _others(
+    repo: Path, wanted: Sequence[Loaded], store: FeatureStore | None, thorough: bool
+) -> list[str]:
     """The same for views in stores that are not ours, by Feast's own reads."""
     if not wanted:
         return []
@@ -154,12 +208,20 @@ def _others(repo: Path, wanted: Sequence[Loaded], store: FeatureStore | None, th
         name = declared[one.view].features[0].name
         try:
             with feast.quiet():
-                got = store.get_online_features([f"{one.view}:{name}"], [dict(s["entity"]) for s in one.samples]).to_dict(include_event_timestamps=True)
+                got = store.get_online_features(
+                    [f"{one.view}:{name}"], [dict(s["entity"]) for s in one.samples]
+                ).to_dict(include_event_timestamps=True)
         except Exception as error:  # whatever that store's client raises
-            problems.append(f"the online store of {repo} does not answer for view {one.view} ({type(error).__name__}: {str(error)[:200]}); {_DO}")
+            problems.append(
+                f"the online store of {repo} does not answer for view {one.view}"
+                f" ({type(error).__name__}: {str(error)[:200]}); {_DO}"
+            )
             continue
         # Feast answers whole seconds, 0 for what is absent
-        times = [datetime.fromtimestamp(at, UTC) + _SECOND if at else None for at in got[name + feast.TIMESTAMP_POSTFIX]]
+        times = [
+            datetime.fromtimestamp(at, UTC) + _SECOND if at else None
+            for at in got[name + feast.TIMESTAMP_POSTFIX]
+        ]
         if problem := _behind(f"of {repo}", one, times, thorough):
             problems.append(problem)
     return problems
@@ -173,26 +235,47 @@ def _found(store: FeatureStore, view: FeatureView, through: datetime) -> Loaded:
     if isinstance(online_store, LmdbOnlineStore) and online_store.holds(config, view):
         table = table_name(config, view)
         rows, newest = glance(online_store.environment(config), table, samples=SAMPLES)
-        samples = [{"key": key.hex(), "time": (_EPOCH + timedelta(microseconds=at)).isoformat()} for at, key in newest]
+        samples = [
+            {"key": key.hex(), "time": (_EPOCH + timedelta(microseconds=at)).isoformat()}
+            for at, key in newest
+        ]
         return Loaded(view.name, rows, through, table, tuple(samples))
     rows, entities = _pulled(store, view, through)
     return Loaded(view.name, rows, through, None, tuple(entities))
 
 
-def _pulled(store: FeatureStore, view: FeatureView, through: datetime) -> tuple[int, list[dict[str, Any]]]:
+def _pulled(
+    store: FeatureStore, view: FeatureView, through: datetime
+) -> tuple[int, list[dict[str, Any]]]:
     """How many keys the view's source has as of a time, and the newest of them."""
     from adc_features.store import _compat as feast
 
     source = view.batch_source
     if source is None:
-        raise InputError(f"view {view.name} has no batch source, so nothing says what it put online; give it one")
-    joined, names, time, created = feast._get_column_names(view, [store.get_entity(name) for name in view.entities])
+        raise InputError(
+            f"view {view.name} has no batch source, so nothing says what it put online; give it one"
+        )
+    joined, names, time, created = feast._get_column_names(
+        view, [store.get_entity(name) for name in view.entities]
+    )
     with feast.quiet():
-        job = store._get_provider().offline_store.pull_latest_from_table_or_query(store.config, source, joined, names[:1], time, created, _EPOCH, through)
+        job = store._get_provider().offline_store.pull_latest_from_table_or_query(
+            store.config, source, joined, names[:1], time, created, _EPOCH, through
+        )
         rows = job.to_arrow()
-    given = {column: name for column, name in (source.field_mapping or {}).items() if column in rows.column_names}
+    given = {
+        column: name
+        for column, name in (source.field_mapping or {}).items()
+        if column in rows.column_names
+    }
     rows = rows.rename_columns([given.get(name, name) for name in rows.column_names])
     keys = [given.get(name, name) for name in joined]
     newest = rows.sort_by([(given.get(time, time), "descending")]).slice(0, SAMPLES)
-    times = [utc(at if at.tzinfo else at.replace(tzinfo=UTC), name=time).isoformat() for at in newest[given.get(time, time)].to_pylist()]
-    return len(rows), [{"entity": entity, "time": at} for entity, at in zip(newest.select(keys).to_pylist(), times, strict=True)]
+    times = [
+        utc(at if at.tzinfo else at.replace(tzinfo=UTC), name=time).isoformat()
+        for at in newest[given.get(time, time)].to_pylist()
+    ]
+    return len(rows), [
+        {"entity": entity, "time": at}
+        for entity, at in zip(newest.select(keys).to_pylist(), times, strict=True)
+    ]

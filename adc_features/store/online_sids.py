@@ -1,7 +1,9 @@
-"""Codes for requests, at the speed of memory. Reads: packed snapshots of published generations. Writes: nothing; no feast here.
+"""Codes for requests, at the speed of memory. Reads: packed snapshots of published generations.
+Writes: nothing; no feast here.
 
-A lookup takes one `stat` to see whether something newer was published. What is open stays mapped until the new files are open too, so
-no read fails or mixes two snapshots; files that are replaced or deleted serve on until then.
+A lookup takes one `stat` to see whether something newer was published. What is open stays mapped
+until the new files are open too, so no read fails or mixes two snapshots; files that are replaced
+or deleted serve on until then.
 """
 
 import logging
@@ -14,22 +16,39 @@ from typing import Any
 from adc_features.codes.sids import SidTable
 from adc_features.errors import AdcError, InputError
 from adc_features.store.packed.snapshot import PackedSnapshot
-from adc_features.store.packed.timeline import Opened, PackedTimeline, State, open_timeline, state_of
+from adc_features.store.packed.timeline import (
+    Opened,
+    PackedTimeline,
+    State,
+    open_timeline,
+    state_of,
+)
 from adc_features.store.repository import live_generation, publication_path
 
 _log = logging.getLogger(__name__)
 
 
 class OnlineSids:
-    """The snapshots of one or several generations (a canary beside the incumbent), followed as they are published; threads may share it."""
+    """The snapshots of one or several generations (a canary beside the incumbent), followed as they
+    are published; threads may share it.
+    """
 
-    def __init__(self, repo: Path, *generations: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
-        """Open them. clock: what `now` is when a lookup does not say. Raises InputError when one is not live, ArtifactError for broken files."""
+    def __init__(
+        self,
+        repo: Path,
+        *generations: str,
+        clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        """Open them. clock: what `now` is when a lookup does not say. Raises InputError when one is
+        not live, ArtifactError for broken files.
+        """
         if not generations:
             raise InputError("no generation given; name at least one that is published")
         self._clock = clock
         self._paths = {g: publication_path(repo, live_generation(repo, g).id) for g in generations}
-        self._open: dict[str, Opened] = {g: open_timeline(path, tries=6) for g, path in self._paths.items()}
+        self._open: dict[str, Opened] = {
+            g: open_timeline(path, tries=6) for g, path in self._paths.items()
+        }
         self._refused: dict[str, State] = {}
         self._opening = Lock()
 
@@ -38,38 +57,63 @@ class OnlineSids:
         """Their ids, in the order given; a lookup that names none reads the first."""
         return list(self._paths)
 
-    def lookup(self, item_ids: Iterable[Any], *, generation: str | None = None, now: datetime | None = None) -> SidTable:
+    def lookup(
+        self, item_ids: Iterable[Any], *, generation: str | None = None, now: datetime | None = None
+    ) -> SidTable:
         """The codes of items as served at `now`, one row per id in the order asked, repeats kept.
 
-        Unknown and removed items have found = False, codes -1 and weights 0. Raises InputError for ids of another type (as
-        `checked_ids`), a generation that is not open here, or a `now` before its first snapshot.
+        Unknown and removed items have found = False, codes -1 and weights 0. Raises InputError for
+        ids of another type (as `checked_ids`), a generation that is not open here, or a `now`
+        before its first snapshot.
         """
         return self.snapshot(generation, now=now).lookup(item_ids)
 
-    def snapshot(self, generation: str | None = None, *, now: datetime | None = None) -> PackedSnapshot:
-        """What is served at `now`; who reads several times for one request reads all of it from this."""
+    def snapshot(
+        self, generation: str | None = None, *, now: datetime | None = None
+    ) -> PackedSnapshot:
+        """What is served at `now`; who reads several times for one request reads all of it from
+        this.
+        """
         return self.timeline(generation).at(now or self._clock())
 
     def timeline(self, generation: str | None = None) -> PackedTimeline:
-        """All of its snapshots as published now, for a request whose time may lie before the first."""
+        """All of its snapshots as published now, for a request whose time may lie before the
+        first.
+        """
         name = generation or next(iter(self._paths))
         if name not in self._paths:
-            raise InputError(f"generation {name!r} is not open here, open are {self.generations}; name it when opening")
+            raise InputError(
+                f"generation {name!r} is not open here, open are {self.generations}; name it when"
+                " opening"
+            )
         return self._newest(name).timeline
 
     def _newest(self, generation: str) -> Opened:
-        """What is published, opened by the first thread that sees it; the others go on with what they have."""
+        """What is published, opened by the first thread that sees it; the others go on with what
+        they have.
+        """
         opened, path = self._open[generation], self._paths[generation]
         state = state_of(path)
-        if state in (None, opened.state, self._refused.get(generation)) or not self._opening.acquire(blocking=False):
+        if state in (
+            None,
+            opened.state,
+            self._refused.get(generation),
+        ) or not self._opening.acquire(blocking=False):
             return opened
         try:
             self._open[generation] = opened = open_timeline(path)
-            _log.info("stage=refresh generation=%s as_of=%s", generation, opened.timeline.snapshots[-1].as_of.isoformat())
+            _log.info(
+                "stage=refresh generation=%s as_of=%s",
+                generation,
+                opened.timeline.snapshots[-1].as_of.isoformat(),
+            )
         except AdcError as error:
-            if state and state_of(path) == state:  # it is broken, not in motion: no use in trying again before the next one
+            # it is broken, not in motion: no use in trying again before the next one
+            if state and state_of(path) == state:
                 self._refused[generation] = state
-                _log.warning("stage=refresh generation=%s kept the snapshot before: %s", generation, error)
+                _log.warning(
+                    "stage=refresh generation=%s kept the snapshot before: %s", generation, error
+                )
         finally:
             self._opening.release()
         return opened

@@ -1,4 +1,6 @@
-"""Does serving return what training saw? Reads: offline rows and the online store. Writes: nothing."""
+"""Does serving return what training saw? Reads: offline rows and the online store. Writes:
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -20,28 +22,43 @@ from adc_features.store.registry import join_key, open_store, service_views
 _SHOWN = 10
 
 
-def parity(repo: Path, *, service: str, item_ids: np.ndarray, user_ids: np.ndarray, now: datetime) -> dict[str, Any]:
-    """Compare online values with the offline values as of `now`, bit for bit, over every feature of a service.
+def parity(
+    repo: Path, *, service: str, item_ids: np.ndarray, user_ids: np.ndarray, now: datetime
+) -> dict[str, Any]:
+    """Compare online values with the offline values as of `now`, bit for bit, over every feature of
+    a service.
 
-    Returns {"items": n, "users": n, "different": ids with any difference, "first_differences": [{id, feature, offline, online}]}.
-    `now` is the moment that was materialized.
+    Returns {"items": n, "users": n, "different": ids with any difference, "first_differences":
+    [{id, feature, offline, online}]}. `now` is the moment that was materialized.
     """
     store = open_store(repo)
-    report: dict[str, Any] = {"items": len(item_ids), "users": len(user_ids), "different": 0, "first_differences": []}
+    report: dict[str, Any] = {
+        "items": len(item_ids),
+        "users": len(user_ids),
+        "different": 0,
+        "first_differences": [],
+    }
     for key, asked in (("item_id", item_ids), ("user_id", user_ids)):
         views = [view for view in service_views(store, service) if join_key(view) == key]
         if not views or not len(asked):
             continue
         ids = id_array(pa.array(asked))
-        frame = pa.table({key: pa.array(ids), "event_timestamp": utc_array(np.full(len(ids), instant(now)))})
+        frame = pa.table(
+            {key: pa.array(ids), "event_timestamp": utc_array(np.full(len(ids), instant(now)))}
+        )
         offline = features_as_of(repo, store, views, frame)
         online = read_online(repo, store, views, {key: ids})
         differs = {name: _different(offline[name], online[name]) for name in offline.column_names}
         report["different"] += int(np.logical_or.reduce(list(differs.values())).sum())
         for name, mask in differs.items():
             for row in np.flatnonzero(mask)[: _SHOWN - len(report["first_differences"])]:
-                values = {"offline": offline[name][row].as_py(), "online": online[name][row].as_py()}
-                report["first_differences"].append({key: ids[row].item(), "feature": name, **values})
+                values = {
+                    "offline": offline[name][row].as_py(),
+                    "online": online[name][row].as_py(),
+                }
+                report["first_differences"].append(
+                    {key: ids[row].item(), "feature": name, **values}
+                )
     return report
 
 
@@ -49,14 +66,17 @@ def require_parity(report: dict[str, Any]) -> None:
     """Raise ParityError when a parity report holds differences."""
     if report["different"]:
         raise ParityError(
-            f"{report['different']} of {report['items']} items and {report['users']} users differ online from offline, first {report['first_differences'][0]}; "
-            "materialize the repository as of the compared moment, then compare again",
+            f"{report['different']} of {report['items']} items and {report['users']} users differ"
+            f" online from offline, first {report['first_differences'][0]}; materialize the"
+            " repository as of the compared moment, then compare again",
             first_differences=report["first_differences"],
         )
 
 
 def _different(offline: pa.ChunkedArray, online: pa.ChunkedArray) -> np.ndarray:
-    """bool [N]: rows whose values differ in type or in any bit; null differs from every value, NaN equals the same NaN."""
+    """bool [N]: rows whose values differ in type or in any bit; null differs from every value, NaN
+    equals the same NaN.
+    """
     if offline.type != online.type:
         return np.ones(len(offline), bool)
     pairs = zip(_bits(offline).to_pylist(), _bits(online).to_pylist(), strict=True)

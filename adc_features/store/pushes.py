@@ -1,4 +1,5 @@
-"""Pushed frames on their way online. Reads: pandas rows. Writes: Arrow tables in the view's names and types.
+"""Pushed frames on their way online. Reads: pandas rows. Writes: Arrow tables in the view's names
+and types.
 
 Feast makes protos of a pushed frame before a store sees it, and changes values on the way; ours
 asks for the frame itself (`_compat`), so that a push follows the one table of conversions.
@@ -26,7 +27,11 @@ def check_frame(view: Any, frame: Any) -> None:
     if takes(view):
         names = _renamed(view, list(frame.columns))
         keys = [field.name for field in view.entity_columns if field.name != feast.DUMMY_ENTITY_ID]
-        check_columns(view.name, [*keys, *(field.name for field in view.features), *filter(None, times_of(view))], names)
+        check_columns(
+            view.name,
+            [*keys, *(field.name for field in view.features), *filter(None, times_of(view))],
+            names,
+        )
 
 
 def pushed_table(view: Any, frame: Any) -> pa.Table:
@@ -37,10 +42,15 @@ def pushed_table(view: Any, frame: Any) -> pa.Table:
         try:
             found = pa.array(frame[old], from_pandas=True)
         except (*MISFITS, OverflowError) as error:
-            raise InputError(f"view {view.name}: {new} holds values of no common type ({error}); bring one type a column") from error
+            raise InputError(
+                f"view {view.name}: {new} holds values of no common type ({error}); bring one type"
+                " a column"
+            ) from error
         columns[new] = found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
     if any(field.name == feast.DUMMY_ENTITY_ID for field in view.entity_columns):
-        columns[feast.DUMMY_ENTITY_ID] = pa.chunked_array([pa.array([feast.DUMMY_ENTITY_VAL] * len(frame))])
+        columns[feast.DUMMY_ENTITY_ID] = pa.chunked_array(
+            [pa.array([feast.DUMMY_ENTITY_VAL] * len(frame))]
+        )
     return pa.table(columns)
 
 

@@ -1,6 +1,8 @@
-"""Feast's registry of a repository. Reads: declarations. Writes: the registry and the online store's tables (apply).
+"""Feast's registry of a repository. Reads: declarations. Writes: the registry and the online
+store's tables (apply).
 
-`apply` does in-process what `feast apply` does as a command (17-33 s, most of it imports), from the same declarations.
+`apply` does in-process what `feast apply` does as a command (17-33 s, most of it imports), from the
+same declarations.
 """
 
 from __future__ import annotations
@@ -15,9 +17,22 @@ import pyarrow as pa
 
 from adc_features.errors import InputError
 from adc_features.store.column_names import refuse_shared
-from adc_features.store.definitions import JOIN_KEY, OWNED, entities, id_type, services, sid_views, statistics_views
+from adc_features.store.definitions import (
+    JOIN_KEY,
+    OWNED,
+    entities,
+    id_type,
+    services,
+    sid_views,
+    statistics_views,
+)
 from adc_features.store.registry_place import registry_beside
-from adc_features.store.repository import UNSAFE_OFFLINE_STORES, live_generations, offline_store_type, read_config
+from adc_features.store.repository import (
+    UNSAFE_OFFLINE_STORES,
+    live_generations,
+    offline_store_type,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore, FeatureView
@@ -28,7 +43,8 @@ _log = logging.getLogger(__name__)
 def open_store(repo: Path) -> FeatureStore:
     """Feast's own handle on a repository, usable from any working directory.
 
-    Raises InputError when the repository uses Feast's Dask store, which silently loses and corrupts training rows.
+    Raises InputError when the repository uses Feast's Dask store, which silently loses and corrupts
+    training rows.
     """
     from adc_features.store import _compat as feast
 
@@ -36,30 +52,44 @@ def open_store(repo: Path) -> FeatureStore:
     config = read_config(repo)
     if (kind := offline_store_type(config)) in UNSAFE_OFFLINE_STORES:
         raise InputError(
-            f"the offline store of {repo} is {kind!r}, which silently loses and corrupts training rows; set offline_store.type to adc_features.store.offline_store.AsofOfflineStore"
+            f"the offline store of {repo} is {kind!r}, which silently loses and corrupts training"
+            " rows; set offline_store.type to adc_features.store.offline_store.AsofOfflineStore"
         )
     registry = config.get("registry")
     if isinstance(registry, dict):
-        places = {name: registry_beside(registry[name], repo) for name in ("path", "read_path") if isinstance(registry.get(name), str)}
+        places = {
+            name: registry_beside(registry[name], repo)
+            for name in ("path", "read_path")
+            if isinstance(registry.get(name), str)
+        }
         config["registry"] = {**registry, **places}
-    return feast.FeatureStore(repo_path=str(repo), config=feast.RepoConfig(**config, repo_path=repo))
+    return feast.FeatureStore(
+        repo_path=str(repo), config=feast.RepoConfig(**config, repo_path=repo)
+    )
 
 
 def apply(repo: Path) -> None:
-    """Declare what is published: entities, a view per live generation, statistics views, services. Idempotent.
+    """Declare what is published: entities, a view per live generation, statistics views, services.
+    Idempotent.
 
-    What we declared before and declare no more is deleted, with its online rows; what a user declared stays.
-    Raises InputError when nothing is published yet.
+    What we declared before and declare no more is deleted, with its online rows; what a user
+    declared stays. Raises InputError when nothing is published yet.
     """
     from adc_features.store import _compat as feast
 
     views, named = [*sid_views(repo), *statistics_views(repo)], services(repo)
     if not views:
-        raise InputError(f"nothing is published in {repo}; publish a generation or statistics first")
+        raise InputError(
+            f"nothing is published in {repo}; publish a generation or statistics first"
+        )
     declared = {*(view.name for view in views), *(service.name for service in named)}
     with feast.quiet():
         store = open_store(repo)
-        known: list[Any] = [*store.list_feature_services(), *store.list_feature_views(), *store.list_data_sources()]
+        known: list[Any] = [
+            *store.list_feature_services(),
+            *store.list_feature_views(),
+            *store.list_data_sources(),
+        ]
         gone = [o for o in known if OWNED.items() <= o.tags.items() and o.name not in declared]
         store.apply([*entities(repo), *views, *named], objects_to_delete=gone, partial=False)
     _log.info("stage=apply views=%d services=%d deleted=%d", len(views), len(named), len(gone))
@@ -68,16 +98,27 @@ def apply(repo: Path) -> None:
 def service_views(store: FeatureStore, service: str) -> list[FeatureView]:
     """The views that a service reads, in its order.
 
-    Raises InputError when the service is not applied, or two of its views have a feature of one name.
+    Raises InputError when the service is not applied, or two of its views have a feature of one
+    name.
     """
     from adc_features.store import _compat as feast
 
     known = {s.name: s for s in store.list_feature_services()}
     if service not in known:
-        raise InputError(f"feature service {service!r} is not declared; declared are {sorted(known) or 'none'}, apply the repository first")
+        raise InputError(
+            f"feature service {service!r} is not declared; declared are {sorted(known) or 'none'},"
+            " apply the repository first"
+        )
     with feast.quiet():
-        views = [store.get_feature_view(projection.name) for projection in known[service].feature_view_projections]
-    shown = [(field.name, f"view {view.name} feature {field.name}") for view in views for field in view.features]
+        views = [
+            store.get_feature_view(projection.name)
+            for projection in known[service].feature_view_projections
+        ]
+    shown = [
+        (field.name, f"view {view.name} feature {field.name}")
+        for view in views
+        for field in view.features
+    ]
     refuse_shared(shown, advice=f"feature names are unique within service {service}, rename one")
     return views
 
@@ -88,7 +129,9 @@ def join_key(view: FeatureView) -> str:
 
 
 def check_ids(views: Sequence[FeatureView], schema: pa.Schema) -> None:
-    """Raise InputError when the key columns of a table are not of the declared id types: they would match nothing, or fail late."""
+    """Raise InputError when the key columns of a table are not of the declared id types: they would
+    match nothing, or fail late.
+    """
     from adc_features.store import _compat as feast
 
     for view in views:
@@ -99,7 +142,9 @@ def check_ids(views: Sequence[FeatureView], schema: pa.Schema) -> None:
 
 
 def registry_problems(repo: Path) -> list[str]:
-    """What the registry declares otherwise than we do: missing views, a ttl, sources elsewhere. Imports feast (6-9 s)."""
+    """What the registry declares otherwise than we do: missing views, a ttl, sources elsewhere.
+    Imports feast (6-9 s).
+    """
     registered = {view.name: view for view in open_store(repo).list_feature_views()}
     problems = []
     for view in (*sid_views(repo), *statistics_views(repo)):
@@ -108,9 +153,15 @@ def registry_problems(repo: Path) -> list[str]:
         if known is None:
             problems.append(f"view {view.name} is published but not declared; apply the repository")
         elif known.ttl not in (None, timedelta(0)):
-            problems.append(f"view {view.name} has ttl {known.ttl}: rows older than that would vanish from joins; apply the repository to set it to 0")
+            problems.append(
+                f"view {view.name} has ttl {known.ttl}: rows older than that would vanish from"
+                " joins; apply the repository to set it to 0"
+            )
         elif known.batch_source.path != source.path:
-            problems.append(f"view {view.name} reads {known.batch_source.path}, the repository's rows are in {source.path}; apply the repository")
+            problems.append(
+                f"view {view.name} reads {known.batch_source.path}, the repository's rows are in"
+                f" {source.path}; apply the repository"
+            )
     problems += [
         f"generation {g.id} is live but its tags name another codebook; apply the repository"
         for g in live_generations(repo)

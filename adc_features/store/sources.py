@@ -80,7 +80,9 @@ class Source:
         return list(dict.fromkeys(name for run in self.runs for name in run.texts))
 
     def kind(self, name: str) -> pa.DataType:
-        """The type of a column in all answers. Raises InputError when the files have no common one."""
+        """The type of a column in all answers. Raises InputError when the files have no
+        common one.
+        """
         if name not in self._kinds:
             if name in self.declared.times:
                 self._kinds[name] = UTC_US
@@ -95,7 +97,10 @@ class Source:
     def check(self, names: Sequence[str]) -> None:
         """Raise InputError for columns that no file has, and for types that never fit."""
         if missing := sorted(set(names) - set(self.names)):
-            raise InputError(f"{self.of}: {self.path} has no column {', '.join(missing)}; it has {self.names}, correct the view's schema or field mapping")
+            raise InputError(
+                f"{self.of}: {self.path} has no column {', '.join(missing)}; it has {self.names},"
+                " correct the view's schema or field mapping"
+            )
         for name in names:
             if name in self.declared.times:
                 self._check_time(name)
@@ -116,9 +121,17 @@ class Source:
 
     def groups(self) -> list[tuple[Run, Any]]:
         """The row groups that have rows, in order, each with its run."""
-        return [(run, group) for run in self.runs for part in run.files.get_fragments() for group in part.split_by_row_group() if group.row_groups[0].num_rows]
+        return [
+            (run, group)
+            for run in self.runs
+            for part in run.files.get_fragments()
+            for group in part.split_by_row_group()
+            if group.row_groups[0].num_rows
+        ]
 
-    def column(self, group: tuple[Run, Any], name: str, *, head: int | None = None) -> pa.ChunkedArray:
+    def column(
+        self, group: tuple[Run, Any], name: str, *, head: int | None = None
+    ) -> pa.ChunkedArray:
         """One column of one row group, or of its first rows."""
         run, rows = group
         there = [name] if run.kind(name) is not None else []
@@ -155,7 +168,9 @@ class Source:
                 if len(batch):
                     yield self._fitted(run, pa.Table.from_batches([batch]), names)
 
-    def table(self, names: Sequence[str], *, start: datetime | None = None, end: datetime | None = None) -> pa.Table:
+    def table(
+        self, names: Sequence[str], *, start: datetime | None = None, end: datetime | None = None
+    ) -> pa.Table:
         """The same rows in one table."""
         return pa.concat_tables(self.tables(names, start=start, end=end, whole=True))
 
@@ -165,7 +180,10 @@ class Source:
         try:
             yield
         except (pa.ArrowInvalid, OSError) as error:
-            raise ArtifactError(f"{self.of}: {self.path} cannot be read ({error}); the file is damaged or half-written, write it again") from error
+            raise ArtifactError(
+                f"{self.of}: {self.path} cannot be read ({error}); the file is damaged or"
+                " half-written, write it again"
+            ) from error
 
     def _bounds(self, run: Run, start: datetime | None, end: datetime | None) -> Any:
         time = self.declared.times[0] if self.declared.times else None
@@ -183,7 +201,14 @@ class Source:
             try:
                 declared, text = name in self.declared.types, name in run.texts
                 seconds = name in self.declared.seconds
-                columns[name] = fitted(table[name], kind, name=f"{self.of}: {name}", whole_lists=declared, spelled=text, seconds=seconds)
+                columns[name] = fitted(
+                    table[name],
+                    kind,
+                    name=f"{self.of}: {name}",
+                    whole_lists=declared,
+                    spelled=text,
+                    seconds=seconds,
+                )
             except MISFITS as error:
                 there = "in the view" if name in self.declared.types else "in other files"
                 raise InputError(
@@ -207,20 +232,30 @@ class Source:
         for run in self.runs:
             kind = run.kind(name)
             if kind is None and is_event_time:
-                raise InputError(f"{self.of}: {run.first} has no column {name}, the event time; write it again")
+                raise InputError(
+                    f"{self.of}: {run.first} has no column {name}, the event time; write it again"
+                )
             if kind is not None and not is_time(kind) and not pa.types.is_null(kind):
-                raise InputError(f"{self.of}: {name} is of type {kind} in {run.first}; expected timestamps or dates, cast the column")
+                raise InputError(
+                    f"{self.of}: {name} is of type {kind} in {run.first}; expected timestamps or"
+                    " dates, cast the column"
+                )
 
     def _check_key(self, name: str) -> None:
         wanted = self.declared.types.get(name)
         for run in self.runs:
             kind = run.kind(name)
             if kind is None:
-                raise InputError(f"{self.of}: {run.first} has no column {name}, a key; write it again")
+                raise InputError(
+                    f"{self.of}: {run.first} has no column {name}, a key; write it again"
+                )
             if wanted is None or name in run.texts or pa.types.is_null(kind):
                 continue
             if family(kind) != family(wanted):
-                raise InputError(f"{self.of}: key {name} is {kind} in {run.first} and {wanted} in the view: the two never match; convert one of them")
+                raise InputError(
+                    f"{self.of}: key {name} is {kind} in {run.first} and {wanted} in the view: the"
+                    " two never match; convert one of them"
+                )
 
     def _common(self, name: str) -> pa.DataType:
         """The type that holds what every file has; of directories' names int64 if all are plain."""
@@ -239,10 +274,15 @@ class Source:
             return pa.unify_schemas(schemas, promote_options="permissive").field(name).type
         except MISFITS as error:
             found = ", ".join(f"{kind} in {file}" for kind, file in kinds.items())
-            raise InputError(f"{self.of}: {name} is {found}, which have no common type; declare the column, or write the files alike") from error
+            raise InputError(
+                f"{self.of}: {name} is {found}, which have no common type; declare the column, or"
+                " write the files alike"
+            ) from error
 
     def _plain_numbers(self, name: str) -> bool:
-        """Whether no name of a directory would lose anything as a number, such as a zero in front."""
+        """Whether no name of a directory would lose anything as a number, such as a zero in
+        front.
+        """
         import pyarrow.dataset as ds
 
         for run in self.runs if any(name in run.texts for run in self.runs) else ():
@@ -253,7 +293,9 @@ class Source:
         return True
 
 
-def open_source(path: str, *, filesystem: Any = None, of: str = "source", declared: Declared | None = None) -> Source:
+def open_source(
+    path: str, *, filesystem: Any = None, of: str = "source", declared: Declared | None = None
+) -> Source:
     """A Parquet file, a directory of them, or one that is partitioned by hive names.
 
     Raises ArtifactError when there is none, or one is broken; InputError for tables of formats
@@ -267,13 +309,22 @@ def open_source(path: str, *, filesystem: Any = None, of: str = "source", declar
         refuse_table_formats(path, filesystem=filesystem, of=of)
         files = _files(path, filesystem)
     except FileNotFoundError as error:
-        raise ArtifactError(f"{of}: there is no file at {path} yet; write the first rows there, or correct the path") from error
+        raise ArtifactError(
+            f"{of}: there is no file at {path} yet; write the first rows there, or correct the path"
+        ) from error
     if not files:
-        raise ArtifactError(f"{of}: {path} holds no Parquet file yet; write the first rows there, or correct the path")
+        raise ArtifactError(
+            f"{of}: {path} holds no Parquet file yet; write the first rows there, or correct the"
+            " path"
+        )
     below = {file: file.removeprefix(path.rstrip("/")) if file != path else "" for file in files}
     names = [p.partition("=")[0] for f in files for p in below[f].split("/")[:-1] if "=" in p]
-    hive = ds.partitioning(pa.schema([(name, pa.string()) for name in dict.fromkeys(names)]), flavor="hive")
-    form = ds.ParquetFileFormat(default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True))
+    hive = ds.partitioning(
+        pa.schema([(name, pa.string()) for name in dict.fromkeys(names)]), flavor="hive"
+    )
+    form = ds.ParquetFileFormat(
+        default_fragment_scan_options=ds.ParquetFragmentScanOptions(page_checksum_verification=True)
+    )
     parts = [form.make_fragment(f, filesystem, hive.parse(below[f])) for f in files]
     keys = [tuple(ds.get_partition_keys(part.partition_expression)) for part in parts]
     schemas = _schemas(parts, of, path)
@@ -281,7 +332,9 @@ def open_source(path: str, *, filesystem: Any = None, of: str = "source", declar
     places = range(len(parts))
     for (schema, texts), group in groupby(places, lambda p: (_kinds(schemas[p], keys[p]), keys[p])):
         mine = [parts[place] for place in group]
-        runs.append(Run(ds.FileSystemDataset(mine, pa.schema(list(schema)), form, filesystem), texts))
+        runs.append(
+            Run(ds.FileSystemDataset(mine, pa.schema(list(schema)), form, filesystem), texts)
+        )
     return Source(of, path, runs, declared or Declared({}))
 
 
@@ -335,7 +388,11 @@ def _files(path: str, filesystem: Any) -> list[str]:
         return [path]
     base = path.rstrip("/")
     found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    return sorted(info.path for info in found if info.type == fs.FileType.File and not _is_hidden(info.path.removeprefix(base)))
+    return sorted(
+        info.path
+        for info in found
+        if info.type == fs.FileType.File and not _is_hidden(info.path.removeprefix(base))
+    )
 
 
 def _is_hidden(below: str) -> bool:
@@ -349,7 +406,10 @@ def _schemas(parts: Sequence[Any], of: str, path: str) -> list[pa.Schema]:
         try:
             found = part.physical_schema
         except (pa.ArrowInvalid, OSError) as error:
-            raise ArtifactError(f"{of}: {part.path} is not readable as Parquet ({error}); the file is damaged or half-written, write it again") from error
+            raise ArtifactError(
+                f"{of}: {part.path} is not readable as Parquet ({error}); the file is damaged or"
+                " half-written, write it again"
+            ) from error
         if len(set(found.names)) < len(found.names):
             raise InputError(f"{of}: {part.path} has two columns of one name; rename one")
         return found
@@ -362,7 +422,9 @@ def _schemas(parts: Sequence[Any], of: str, path: str) -> list[pa.Schema]:
 
 def _kinds(schema: pa.Schema, texts: Sequence[str]) -> tuple[tuple[str, pa.DataType], ...]:
     """Names and types of a file's columns; names of directories are text and win."""
-    own = tuple((field.name, pa.string() if field.name in texts else field.type) for field in schema)
+    own = tuple(
+        (field.name, pa.string() if field.name in texts else field.type) for field in schema
+    )
     return own + tuple((name, pa.string()) for name in texts if name not in schema.names)
 
 

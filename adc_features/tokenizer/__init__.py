@@ -1,1 +1,3 @@
-"""ADC-SID: from item vectors to codes and weights. Reads: EmbeddingTable. Writes: Generation, SidTable."""
+"""ADC-SID: from item vectors to codes and weights. Reads: EmbeddingTable. Writes: Generation,
+SidTable.
+"""

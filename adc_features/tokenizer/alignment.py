@@ -1,4 +1,5 @@
-"""How strongly content follows behaviour, item by item. Reads: reliability x, projections h. Writes: w and the alignment loss.
+"""How strongly content follows behaviour, item by item. Reads: reliability x, projections h.
+Writes: w and the alignment loss.
 
 Legend: B rows.
 """
@@ -14,7 +15,8 @@ from adc_features.codes.spec import BEHAVIOR
 
 
 def strength(x: Tensor, alpha: float, beta: float) -> Tensor:
-    """w in (0, 1], same shape as x in [0, 1]: sigma(alpha x - beta) / sigma(alpha - beta) (ADC-SID Eq. 17), so w(1) = 1.
+    """w in (0, 1], same shape as x in [0, 1]: sigma(alpha x - beta) / sigma(alpha - beta) (ADC-SID
+    Eq. 17), so w(1) = 1.
 
     alpha = beta = 0 is the paper's ablation without the controller: w = 1 for every item.
     """
@@ -22,11 +24,19 @@ def strength(x: Tensor, alpha: float, beta: float) -> Tensor:
     return torch.sigmoid(alpha * x - beta) / torch.sigmoid(top)
 
 
-def info_nce(anchor: Tensor, other: Tensor, known: Tensor, *, temperature: float, candidate_weight: Tensor | None = None) -> Tensor:
-    """-log softmax of cosine / temperature at each row's own partner, float32 [B] (Eq. 18-20); 0 where not `known`.
+def info_nce(
+    anchor: Tensor,
+    other: Tensor,
+    known: Tensor,
+    *,
+    temperature: float,
+    candidate_weight: Tensor | None = None,
+) -> Tensor:
+    """-log softmax of cosine / temperature at each row's own partner, float32 [B] (Eq. 18-20); 0
+    where not `known`.
 
-    The candidates are all known rows of the batch, the partner included. candidate_weight: float32 [B], how much each
-    row counts as somebody else's negative (methods A25); None counts all alike.
+    The candidates are all known rows of the batch, the partner included. candidate_weight: float32
+    [B], how much each row counts as somebody else's negative (methods A25); None counts all alike.
     """
     rows = torch.nonzero(known).flatten()
     logits = F.normalize(anchor[rows], dim=-1) / temperature @ F.normalize(other[rows], dim=-1).T
@@ -37,11 +47,19 @@ def info_nce(anchor: Tensor, other: Tensor, known: Tensor, *, temperature: float
 
 
 def alignment_loss(
-    projected: Mapping[str, Tensor], present: Mapping[str, Tensor], w: Tensor, *, temperature: float, stopgrad_behavior: bool, denoise_negatives: bool
+    projected: Mapping[str, Tensor],
+    present: Mapping[str, Tensor],
+    w: Tensor,
+    *,
+    temperature: float,
+    stopgrad_behavior: bool,
+    denoise_negatives: bool,
 ) -> Tensor:
-    """Mean over rows of content-content terms plus w times the content-behaviour terms (Eq. 18-21), a scalar.
+    """Mean over rows of content-content terms plus w times the content-behaviour terms (Eq. 18-21),
+    a scalar.
 
-    Content pairs pull both ways; content is the anchor towards behaviour. w multiplies inside the mean: it is per item.
+    Content pairs pull both ways; content is the anchor towards behaviour. w multiplies inside the
+    mean: it is per item.
     """
     rows = torch.zeros_like(w)
     content = [m for m in projected if m != BEHAVIOR]
@@ -54,5 +72,7 @@ def alignment_loss(
         negatives = w if denoise_negatives else None
         for m in content:
             known = present[m] & present[BEHAVIOR]
-            rows = rows + w * info_nce(projected[m], behavior, known, temperature=temperature, candidate_weight=negatives)
+            rows = rows + w * info_nce(
+                projected[m], behavior, known, temperature=temperature, candidate_weight=negatives
+            )
     return rows.mean()

@@ -1,6 +1,7 @@
 """Cosine codebooks, one a position. Reads: latents. Writes: codes and codewords.
 
-Legend: B rows, P positions, K codes, D latent width. Latents and codewords have unit length, so cosine and L2 lookup agree.
+Legend: B rows, P positions, K codes, D latent width. Latents and codewords have unit length, so
+cosine and L2 lookup agree.
 """
 
 import math
@@ -10,8 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 SOFTNESS = 0.04
-"""Temperature of a latent's soft choice among codewords, in cosine. At 0.1 soft use was even while hard use was not: behavioural codes of
-Beauty had 3.9, 3.2 and 3.8 nats of entropy, at 0.04 they have 4.57 each, at the same reconstruction."""
+"""Temperature of a latent's soft choice among codewords, in cosine. At 0.1 soft use was even while
+hard use was not: behavioural codes of Beauty had 3.9, 3.2 and 3.8 nats of entropy, at 0.04 they
+have 4.57 each, at the same reconstruction.
+"""
 
 
 class Codebooks(nn.Module):
@@ -25,11 +28,13 @@ class Codebooks(nn.Module):
         """The codewords at unit length, float32 [P, K, D]: only directions are learned."""
         return F.normalize(self.codewords, dim=-1)
 
-    def lookup(self, latent_BPD: Tensor, *, held_BP: Tensor | None = None, margin: float = 0.0) -> Tensor:
+    def lookup(
+        self, latent_BPD: Tensor, *, held_BP: Tensor | None = None, margin: float = 0.0
+    ) -> Tensor:
         """The code of each latent, int64 [B, P]. Position by position, so memory stays at B x K.
 
-        held_BP: int64 [B, P], the codes that these rows had (-1: none). A code is given up only for one whose cosine is greater by
-        more than `margin`.
+        held_BP: int64 [B, P], the codes that these rows had (-1: none). A code is given up only for
+        one whose cosine is greater by more than `margin`.
         """
         codes = []
         for p, words_KD in enumerate(self.unit()):
@@ -46,32 +51,45 @@ class Codebooks(nn.Module):
         """The codewords of these codes, float32 [B, P, D], differentiable."""
         positions, codes, width = self.codewords.shape
         offset = torch.arange(positions) * codes
-        # F.embedding, not an index: its gradient is summed in a fixed order, so two fits with one seed agree to the bit
+        # F.embedding, not an index: its gradient is summed in a fixed order, so two fits with one
+        # seed agree to the bit
         return F.embedding(codes_BP + offset, self.unit().reshape(positions * codes, width))
 
     def departure(self, latent_BPD: Tensor, held_BP: Tensor) -> Tensor:
-        """Cross-entropy of the soft choice against the codes to keep (-1: none), mean over rows, summed over positions: a scalar in nats."""
+        """Cross-entropy of the soft choice against the codes to keep (-1: none), mean over rows,
+        summed over positions: a scalar in nats.
+        """
         lost = torch.zeros(())
         for p, words_KD in enumerate(self.unit()):
             rows = held_BP[:, p] >= 0
             if rows.any():
-                lost = lost + F.cross_entropy(latent_BPD[rows, p] @ words_KD.T / SOFTNESS, held_BP[rows, p])
+                lost = lost + F.cross_entropy(
+                    latent_BPD[rows, p] @ words_KD.T / SOFTNESS, held_BP[rows, p]
+                )
         return lost
 
     def imbalance(self, latent_BPD: Tensor, known_BP: Tensor) -> Tensor:
-        """How far soft use of the codes is from uniform: ln K minus its entropy, summed over positions, a scalar in nats.
+        """How far soft use of the codes is from uniform: ln K minus its entropy, summed over
+        positions, a scalar in nats.
 
-        Gives latents and codewords a reason to spread; reviving dead codes alone leaves them crowded.
+        Gives latents and codewords a reason to spread; reviving dead codes alone leaves them
+        crowded.
         """
         uneven = torch.zeros(())
         for p, words_KD in enumerate(self.unit()):
-            use_K = torch.softmax(latent_BPD[known_BP[:, p], p] @ words_KD.T / SOFTNESS, dim=1).mean(0)
+            use_K = torch.softmax(
+                latent_BPD[known_BP[:, p], p] @ words_KD.T / SOFTNESS, dim=1
+            ).mean(0)
             uneven = uneven + math.log(len(use_K)) + torch.xlogy(use_K, use_K).sum()
         return uneven if known_BP.any(0).all() else torch.zeros(())
 
     @torch.no_grad()
-    def move_to_mean(self, latent_BPD: Tensor, codes_BP: Tensor, known_BP: Tensor, *, decay: float) -> None:
-        """One step of the spherical moving average: codewords drift to the mean direction of their latents (methods A3)."""
+    def move_to_mean(
+        self, latent_BPD: Tensor, codes_BP: Tensor, known_BP: Tensor, *, decay: float
+    ) -> None:
+        """One step of the spherical moving average: codewords drift to the mean direction of their
+        latents (methods A3).
+        """
         words = self.unit()
         for p in range(len(words)):
             rows = known_BP[:, p]
@@ -82,8 +100,19 @@ class Codebooks(nn.Module):
 
 
 @torch.no_grad()
-def revive(codewords_PKD: Tensor, usage_PK: Tensor, latent_BPD: Tensor, codes_BP: Tensor, known_BP: Tensor, *, share: float, chance: torch.Generator) -> int:
-    """Move codewords used less than `share` of the uniform rate, in place, onto latents of overused codes; the number moved."""
+def revive(
+    codewords_PKD: Tensor,
+    usage_PK: Tensor,
+    latent_BPD: Tensor,
+    codes_BP: Tensor,
+    known_BP: Tensor,
+    *,
+    share: float,
+    chance: torch.Generator,
+) -> int:
+    """Move codewords used less than `share` of the uniform rate, in place, onto latents of overused
+    codes; the number moved.
+    """
     moved = 0
     for p, usage in enumerate(usage_PK):
         weak = torch.nonzero(usage < share * usage.sum() / len(usage)).flatten()
@@ -97,8 +126,11 @@ def revive(codewords_PKD: Tensor, usage_PK: Tensor, latent_BPD: Tensor, codes_BP
     return moved
 
 
-def spherical_kmeans(latent_ND: Tensor, codes: int, *, iterations: int = 20, chance: torch.Generator) -> Tensor:
-    """`codes` unit directions that cover these unit latents, float32 [codes, D]; empty clusters restart on random rows.
+def spherical_kmeans(
+    latent_ND: Tensor, codes: int, *, iterations: int = 20, chance: torch.Generator
+) -> Tensor:
+    """`codes` unit directions that cover these unit latents, float32 [codes, D]; empty clusters
+    restart on random rows.
 
     Ours and not scikit-learn's: that one sums in the order its threads finish.
     """
@@ -106,12 +138,16 @@ def spherical_kmeans(latent_ND: Tensor, codes: int, *, iterations: int = 20, cha
     for _ in range(iterations):
         sums, counts = cluster_sums(latent_ND, (latent_ND @ words.T).argmax(-1), codes)
         empty = counts == 0
-        sums[empty] = latent_ND[torch.randint(len(latent_ND), (int(empty.sum()),), generator=chance)]
+        sums[empty] = latent_ND[
+            torch.randint(len(latent_ND), (int(empty.sum()),), generator=chance)
+        ]
         words = F.normalize(sums, dim=-1)
     return words
 
 
 def cluster_sums(latent_ND: Tensor, codes_N: Tensor, codes: int) -> tuple[Tensor, Tensor]:
-    """Sums float32 [codes, D] and counts int64 [codes] of the rows of each code, added in the order of the rows."""
+    """Sums float32 [codes, D] and counts int64 [codes] of the rows of each code, added in the order
+    of the rows.
+    """
     sums = torch.zeros(codes, latent_ND.shape[1]).index_add_(0, codes_N, latent_ND)
     return sums, torch.bincount(codes_N, minlength=codes)

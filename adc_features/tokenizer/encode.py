@@ -27,31 +27,43 @@ from adc_features.tokenizer.model import AdcModel, Rows, load
 logger = logging.getLogger(__name__)
 
 BLOCK = 1024
-"""Rows that go through the network at once, always: a matrix product of one shape gives a row the same bits wherever it
-stands, so an item alone (padded to a block) equals the item in a batch, and a code never flips on a near tie."""
+"""Rows that go through the network at once, always: a matrix product of one shape gives a row the
+same bits wherever it stands, so an item alone (padded to a block) equals the item in a batch, and a
+code never flips on a near tie.
+"""
 
 
 def encode(
-    items: EmbeddingTable, generation: Generation, *, previous: SidTable | None = None, progress: Callable[[str, int, int], None] | None = None
+    items: EmbeddingTable,
+    generation: Generation,
+    *,
+    previous: SidTable | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
 ) -> SidTable:
     """Codes and weights of `items` in the vocabulary of `generation`, as of items.as_of.
 
-    previous: the snapshot before this one, of this generation or of the one it is aligned with. An item that has a code there keeps it until another codeword is nearer by more than the
-    generation's `hysteresis`, in cosine: codes change when behaviour changed, not when a vector trembles at a border. The answer
-    is a function of (previous, items) alone. Baseline tokenizers hold nothing: in a residual code each level reads what the one before left.
+    previous: the snapshot before this one, of this generation or of the one it is aligned with. An
+    item that has a code there keeps it until another codeword is nearer by more than the
+    generation's `hysteresis`, in cosine: codes change when behaviour changed, not when a vector
+    trembles at a border. The answer is a function of (previous, items) alone. Baseline tokenizers
+    hold nothing: in a residual code each level reads what the one before left.
 
-    Weights: 1 for shared positions, the softmax gate for content, R over its frozen mean for behaviour, clipped to [0, 4]
-    (methods 1.7, A10); 1 wherever a baseline tokenizer has a code. Rounded once to spec.weight_dtype. Where a position's modality
-    is absent the code is -1, the weight 0; an item without behaviour is cold: x = 0, w = w(0), its shared code from the learned missing vector (A18).
-    Behaviour is centred and scaled as at the newest cut-off of the fit that is not after items.as_of.
-    collision_count counts within `items`. Raises InputError when a modality is missing or of another width, or `previous` is not
-    earlier; GenerationMismatch when it is of another generation.
+    Weights: 1 for shared positions, the softmax gate for content, R over its frozen mean for
+    behaviour, clipped to [0, 4] (methods 1.7, A10); 1 wherever a baseline tokenizer has a code.
+    Rounded once to spec.weight_dtype. Where a position's modality is absent the code is -1, the
+    weight 0; an item without behaviour is cold: x = 0, w = w(0), its shared code from the learned
+    missing vector (A18). Behaviour is centred and scaled as at the newest cut-off of the fit that
+    is not after items.as_of. collision_count counts within `items`. Raises InputError when a
+    modality is missing or of another width, or `previous` is not earlier; GenerationMismatch when
+    it is of another generation.
     """
     spec, model = generation.spec, read(generation)
     check_widths(items, model)
     held = _held(items, generation, previous)
     x = reliability(items, generation)
-    known_cutoffs = np.array([instant(datetime.fromisoformat(text)) for text in generation.settings["cutoffs"]])
+    known_cutoffs = np.array(
+        [instant(datetime.fromisoformat(text)) for text in generation.settings["cutoffs"]]
+    )
     cutoff = max(int(np.searchsorted(known_cutoffs, instant(items.as_of), side="right")) - 1, 0)
     sid = np.full((len(items), spec.length), NO_CODE, np.int32)
     weight = np.zeros((len(items), spec.length), np.float32)
@@ -62,7 +74,9 @@ def encode(
         size = part.stop - start
         with torch.inference_mode():
             held_BL = None if held is None else _padded(held, part)
-            codes_BL, weight_BL, w_B = _tokens(model, _block(items, x, part, model, cutoff=cutoff), held_BL)
+            codes_BL, weight_BL, w_B = _tokens(
+                model, _block(items, x, part, model, cutoff=cutoff), held_BL
+            )
         sid[part], weight[part], alignment[part] = codes_BL[:size], weight_BL[:size], w_B[:size]
         return part.stop
 
@@ -71,7 +85,9 @@ def encode(
             progress("encode", done, len(items))
     weight = weight.astype(spec.weight_dtype).astype(np.float32)
     cold = ~items.present[BEHAVIOR] if spec.behavior else items.interaction_count == 0
-    logger.info("stage=encode generation=%s items=%d cold=%d", generation.id, len(items), cold.sum())
+    logger.info(
+        "stage=encode generation=%s items=%d cold=%d", generation.id, len(items), cold.sum()
+    )
     return SidTable(
         item_ids=items.item_ids,
         sid=sid,
@@ -88,22 +104,31 @@ def encode(
 
 
 def reliability(items: EmbeddingTable, generation: Generation) -> np.ndarray:
-    """x of the items under the generation's frozen scale, float32 [N] in [0, 1]; 0 for a spec without behaviour."""
+    """x of the items under the generation's frozen scale, float32 [N] in [0, 1]; 0 for a spec
+    without behaviour.
+    """
     if not generation.spec.behavior:
         return np.zeros(len(items), np.float32)
     return ReliabilityScale.from_dict(generation.settings["reliability"])(items)
 
 
 def read(generation: Generation) -> AdcModel | baselines.Network:
-    """The frozen network of a generation, by the tokenizer that wrote it. Raises ArtifactError when there is none of that name."""
+    """The frozen network of a generation, by the tokenizer that wrote it. Raises ArtifactError when
+    there is none of that name.
+    """
     return load(generation) if generation.tokenizer == "adc" else baselines.load(generation)
 
 
 def check_widths(items: EmbeddingTable, model: AdcModel | baselines.Network) -> None:
-    """Raise InputError unless `items` has every modality that the network reads, in the width it was trained on."""
+    """Raise InputError unless `items` has every modality that the network reads, in the width it
+    was trained on.
+    """
     for modality, width in model.widths.items():
         if items.width(modality) != width:
-            raise InputError(f"modality {modality!r} has width {items.width(modality)}, the generation was fitted on {width}; embed with the same encoder")
+            raise InputError(
+                f"modality {modality!r} has width {items.width(modality)}, the generation was"
+                f" fitted on {width}; embed with the same encoder"
+            )
 
 
 def encode_series(
@@ -113,54 +138,88 @@ def encode_series(
     held_by: Mapping[datetime, SidTable] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[SidTable]:
-    """Snapshots of tables, oldest first, each held by the one before, or by that of its cut-off in `held_by`: what the generation's parent served then."""
+    """Snapshots of tables, oldest first, each held by the one before, or by that of its cut-off in
+    `held_by`: what the generation's parent served then.
+    """
     previous: SidTable | None = None
     for table in tables:
-        previous = encode(table, generation, previous=(held_by or {}).get(table.as_of, previous), progress=progress)
+        previous = encode(
+            table,
+            generation,
+            previous=(held_by or {}).get(table.as_of, previous),
+            progress=progress,
+        )
         yield previous
 
 
-def _held(items: EmbeddingTable, generation: Generation, previous: SidTable | None) -> np.ndarray | None:
+def _held(
+    items: EmbeddingTable, generation: Generation, previous: SidTable | None
+) -> np.ndarray | None:
     """The codes that the items had in `previous`, int64 [N, L], -1 where none."""
     if previous is None:
         return None
     parent = (generation.settings.get("aligned") or {}).get("parent")
     if previous.generation not in (generation.id, parent):
         raise GenerationMismatch(
-            f"the previous snapshot is of generation {previous.generation!r}, this encodes with {generation.id!r}; give one of the same, or of the one it is aligned with"
+            f"the previous snapshot is of generation {previous.generation!r}, this encodes with"
+            f" {generation.id!r}; give one of the same, or of the one it is aligned with"
         )
-    if previous.as_of > items.as_of or (previous.as_of == items.as_of and previous.generation == generation.id):
-        raise InputError(f"the previous snapshot is as of {previous.as_of.isoformat()}, the items as of {items.as_of.isoformat()}; encode in order of time")
+    if previous.as_of > items.as_of or (
+        previous.as_of == items.as_of and previous.generation == generation.id
+    ):
+        raise InputError(
+            f"the previous snapshot is as of {previous.as_of.isoformat()}, the items as of"
+            f" {items.as_of.isoformat()}; encode in order of time"
+        )
     return previous.lookup(items.item_ids).sid.astype(np.int64)
 
 
-def _tokens(model: AdcModel | baselines.Network, rows: Rows, held_BL: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _tokens(
+    model: AdcModel | baselines.Network, rows: Rows, held_BL: torch.Tensor | None
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Codes [B, L], exported weights [B, L] and alignment strength [B] of one block."""
     if not isinstance(model, AdcModel):
         codes, known = model.codes(rows)
         return torch.where(known, codes, NO_CODE), known.float(), torch.zeros(len(rows.x))
     encoded, behavior = model.encode(rows), model.spec.behavior
-    codes = torch.where(encoded.known_BP, model.codebooks.lookup(encoded.latent_BPD, held_BP=held_BL, margin=model.settings.hysteresis), NO_CODE)
+    codes = torch.where(
+        encoded.known_BP,
+        model.codebooks.lookup(
+            encoded.latent_BPD, held_BP=held_BL, margin=model.settings.hysteresis
+        ),
+        NO_CODE,
+    )
     if not behavior:
         return codes, encoded.weight_BP, torch.zeros(len(rows.x))
-    weight = torch.cat([encoded.weight_BP[:, :-behavior], model.importance.normalised(encoded.weight_BP[:, -behavior:])], dim=1)
+    weight = torch.cat(
+        [
+            encoded.weight_BP[:, :-behavior],
+            model.importance.normalised(encoded.weight_BP[:, -behavior:]),
+        ],
+        dim=1,
+    )
     return codes, weight, strength(rows.x, model.settings.alpha, model.settings.beta)
 
 
 def _on_every_core(work: Callable[[int], int], jobs: range) -> Iterator[int]:
     """work(job) in order, as many at a time as torch may use threads, each on one thread.
 
-    torch's own threads inside such small products wait for each other more than they compute: on two busy cores 1M items took
-    47 s with them, 20 s with a block a core.
+    torch's own threads inside such small products wait for each other more than they compute: on
+    two busy cores 1M items took 47 s with them, 20 s with a block a core.
     """
     threads = torch.get_num_threads()
-    with one_thread(), ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+    with (
+        one_thread(),
+        ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool,
+    ):
         yield from pool.map(work, jobs)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """torch on one thread inside the block: sums in one order whatever the machine, and no waiting between threads."""
+    """torch on one thread inside the block: sums in one order whatever the machine, and no waiting
+    between threads.
+    """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
@@ -169,9 +228,19 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
-def _block(items: EmbeddingTable, x: np.ndarray, part: slice, model: AdcModel | baselines.Network, *, cutoff: int) -> Rows:
+def _block(
+    items: EmbeddingTable,
+    x: np.ndarray,
+    part: slice,
+    model: AdcModel | baselines.Network,
+    *,
+    cutoff: int,
+) -> Rows:
     """Rows `part`, padded with absent rows to BLOCK."""
-    vectors, present = {m: _padded(items.vectors[m], part) for m in model.widths}, {m: _padded(items.present[m], part) for m in model.widths}
+    vectors, present = (
+        {m: _padded(items.vectors[m], part) for m in model.widths},
+        {m: _padded(items.present[m], part) for m in model.widths},
+    )
     return Rows(vectors, present, _padded(x, part), torch.full((BLOCK,), cutoff))
 
 

@@ -1,4 +1,5 @@
-"""How much each behavioural code of an item says. Reads: behaviour vectors, reliability x. Writes: weights R and their penalty.
+"""How much each behavioural code of an item says. Reads: behaviour vectors, reliability x. Writes:
+weights R and their penalty.
 
 Legend: B rows, N behavioural experts.
 """
@@ -19,58 +20,105 @@ Sparsity = Literal["threshold", "penalty", "off"]
 
 
 class BehaviorGate(nn.Module):
-    """R = scale(x) * relu(MLP(e_b) - threshold) / level, float32 [B, N] in [0, 4] (ADC-SID Eq. 22, b = -threshold).
+    """R = scale(x) * relu(MLP(e_b) - threshold) / level, float32 [B, N] in [0, 4] (ADC-SID Eq. 22,
+    b = -threshold).
 
-    scale: `sigmoid` as printed (0.5 to 0.73: the ReLU does the denoising), `linear` x itself, `controller` w (methods
-    A15), `equal` the ablation without a gate, R = 1. reads: the behaviour vector as it is, or at `unit` length: noise lengthens a
-    vector, and a score that grows with its length then trusts the noisiest most. threshold, level and normaliser are frozen with the tokenizer.
+    scale: `sigmoid` as printed (0.5 to 0.73: the ReLU does the denoising), `linear` x itself,
+    `controller` w (methods A15), `equal` the ablation without a gate, R = 1. reads: the behaviour
+    vector as it is, or at `unit` length: noise lengthens a vector, and a score that grows with its
+    length then trusts the noisiest most. threshold, level and normaliser are frozen with the
+    tokenizer.
     """
 
     threshold: Tensor
     level: Tensor
     normaliser: Tensor
 
-    def __init__(self, width: int, experts: int, *, hidden: int, scale: GateScale, alpha: float, beta: float, reads: GateInput = "raw") -> None:
+    def __init__(
+        self,
+        width: int,
+        experts: int,
+        *,
+        hidden: int,
+        scale: GateScale,
+        alpha: float,
+        beta: float,
+        reads: GateInput = "raw",
+    ) -> None:
         super().__init__()
-        self.experts, self.scale, self.alpha, self.beta, self.reads = experts, scale, alpha, beta, reads
+        self.experts, self.scale, self.alpha, self.beta, self.reads = (
+            experts,
+            scale,
+            alpha,
+            beta,
+            reads,
+        )
         self.score = mlp(width, hidden, experts) if scale != "equal" else None
-        self.register_buffer("threshold", torch.full((experts,), -0.5))  # every expert starts active, as in ReMoE (A13)
+        # every expert starts active, as in ReMoE (A13)
+        self.register_buffer("threshold", torch.full((experts,), -0.5))
         self.register_buffer("level", torch.ones(experts))
         self.register_buffer("normaliser", torch.ones(experts))
 
     def forward(self, behavior: Tensor, x: Tensor, present: Tensor) -> Tensor:
-        """R of rows with standardised vectors `behavior` [B, d] and reliability x [B]; 0 where there is no behaviour (A18)."""
+        """R of rows with standardised vectors `behavior` [B, d] and reliability x [B]; 0 where
+        there is no behaviour (A18).
+        """
         if self.score is None:
             return present[:, None].float().expand(-1, self.experts)
-        return torch.where(present[:, None], (self._trust(x) * torch.relu(self._score(behavior) - self.threshold) / self.level).clamp_max(4.0), 0.0)
+        return torch.where(
+            present[:, None],
+            (
+                self._trust(x) * torch.relu(self._score(behavior) - self.threshold) / self.level
+            ).clamp_max(4.0),
+            0.0,
+        )
 
     def _score(self, behavior: Tensor) -> Tensor:
         assert self.score is not None
-        return self.score(F.normalize(behavior, dim=-1) * behavior.shape[1] ** 0.5 if self.reads == "unit" else behavior)
+        return self.score(
+            F.normalize(behavior, dim=-1) * behavior.shape[1] ** 0.5
+            if self.reads == "unit"
+            else behavior
+        )
 
     def _trust(self, x: Tensor) -> Tensor:
-        scales = {"sigmoid": torch.sigmoid, "linear": lambda x: x, "controller": lambda x: strength(x, self.alpha, self.beta)}
+        scales = {
+            "sigmoid": torch.sigmoid,
+            "linear": lambda x: x,
+            "controller": lambda x: strength(x, self.alpha, self.beta),
+        }
         return scales[self.scale](x)[:, None]
 
     def normalised(self, gate_BN: Tensor) -> Tensor:
-        """R over its mean where active, clipped to [0, 4]: a scale that consumers can rely on (methods A10)."""
+        """R over its mean where active, clipped to [0, 4]: a scale that consumers can rely on
+        (methods A10).
+        """
         return (gate_BN / self.normaliser).clamp(0.0, 4.0)
 
     @torch.no_grad()
-    def follow(self, behavior: Tensor, x: Tensor, present: Tensor, *, target: float | None, pace: float) -> None:
-        """Move `pace` of the way to where R is 1 on average where active and, given a target, each expert is active on its share.
+    def follow(
+        self, behavior: Tensor, x: Tensor, present: Tensor, *, target: float | None, pace: float
+    ) -> None:
+        """Move `pace` of the way to where R is 1 on average where active and, given a target, each
+        expert is active on its share.
 
-        The threshold is load balancing by feedback on b instead of by the penalty of Eq. 23 (as in arXiv 2408.15664). Within
-        the few hundred steps of a fit that penalty, a lambda that grows by 1.2 a step, overshot on Beauty whatever its pace: all
-        gates fell to 0, where a ReLU has no gradient, and stayed there. The level keeps behavioural codes from drowning
-        content in the sum of Eq. 10: R grew to many times 1 without it.
+        The threshold is load balancing by feedback on b instead of by the penalty of Eq. 23 (as in
+        arXiv 2408.15664). Within the few hundred steps of a fit that penalty, a lambda that grows
+        by 1.2 a step, overshot on Beauty whatever its pace: all gates fell to 0, where a ReLU has
+        no gradient, and stayed there. The level keeps behavioural codes from drowning content in
+        the sum of Eq. 10: R grew to many times 1 without it.
         """
         if self.score is None or not present.any():
             return
         score = self._score(behavior[present])
         if target is not None:
-            self.threshold += pace * (torch.quantile(score, 1 - target / self.experts, dim=0) - self.threshold)
-        gate, wanted = self._trust(x[present]) * torch.relu(score - self.threshold), self.level.clone()
+            self.threshold += pace * (
+                torch.quantile(score, 1 - target / self.experts, dim=0) - self.threshold
+            )
+        gate, wanted = (
+            self._trust(x[present]) * torch.relu(score - self.threshold),
+            self.level.clone(),
+        )
         active = (gate > 0).sum(0)
         wanted[active > 0] = (gate.sum(0) / active)[active > 0]
         self.level += pace * (wanted - self.level)
@@ -78,10 +126,11 @@ class BehaviorGate(nn.Module):
 
 @dataclass
 class SparsityController:
-    """ReMoE's feedback on the load-balance penalty (Eq. 23; arXiv 2412.14711): lambda rises while too many experts are active.
+    """ReMoE's feedback on the load-balance penalty (Eq. 23; arXiv 2412.14711): lambda rises while
+    too many experts are active.
 
-    target: mean active experts k-bar. strength: lambda. inactive: the running share of inactive entries, over about 20
-    batches, because a handful of experts moves in coarse steps.
+    target: mean active experts k-bar. strength: lambda. inactive: the running share of inactive
+    entries, over about 20 batches, because a handful of experts moves in coarse steps.
     """
 
     experts: int
@@ -90,7 +139,9 @@ class SparsityController:
     inactive: float = 0.0
 
     def penalty(self, gate_BN: Tensor, present: Tensor) -> Tensor:
-        """lambda * sum_j f_j mean_t R_j(t) over rows with behaviour, a scalar; f_j is a count and carries no gradient."""
+        """lambda * sum_j f_j mean_t R_j(t) over rows with behaviour, a scalar; f_j is a count and
+        carries no gradient.
+        """
         rows = present.sum().clamp_min(1)
         active = (gate_BN > 0).sum(0) / rows
         return self.strength * (self.experts / self.target * active * gate_BN.sum(0) / rows).sum()
@@ -99,5 +150,7 @@ class SparsityController:
         """Move lambda by a factor 1.2 towards the target, after a step on this batch."""
         rows = int(present.sum())
         if rows:
-            self.inactive += (1.0 - int((gate_BN > 0).sum()) / (rows * self.experts) - self.inactive) / 20
+            self.inactive += (
+                1.0 - int((gate_BN > 0).sum()) / (rows * self.experts) - self.inactive
+            ) / 20
             self.strength *= 1.2 if self.inactive < 1 - self.target / self.experts else 1 / 1.2

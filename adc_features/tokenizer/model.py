@@ -1,7 +1,8 @@
-"""The ADC-SID network. Reads: AdcSettings, rows of item vectors. Writes: latents, weights, codes and the loss.
+"""The ADC-SID network. Reads: AdcSettings, rows of item vectors. Writes: latents, weights, codes
+and the loss.
 
-Source: "Taming the Long Tail" (arXiv 2510.25622); A1-A25 are the resolutions of its gaps in the methods notes.
-Legend: B rows, P positions, K codes, D latent width, N behavioural experts.
+Source: "Taming the Long Tail" (arXiv 2510.25622); A1-A25 are the resolutions of its gaps in the
+methods notes. Legend: B rows, P positions, K codes, D latent width, N behavioural experts.
 """
 
 from collections.abc import Mapping
@@ -18,26 +19,35 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.tokenizer.alignment import alignment_loss, strength
 from adc_features.tokenizer.codebook import Codebooks
 from adc_features.tokenizer.experts import Experts, mlp
-from adc_features.tokenizer.importance import BehaviorGate, GateInput, GateScale, Sparsity, SparsityController
+from adc_features.tokenizer.importance import (
+    BehaviorGate,
+    GateInput,
+    GateScale,
+    Sparsity,
+    SparsityController,
+)
 
 
 @dataclass(frozen=True)
 class AdcSettings:
-    """How an ADC-SID tokenizer is built and trained; defaults are measured on Beauty unless the paper states them.
+    """How an ADC-SID tokenizer is built and trained; defaults are measured on Beauty unless the
+    paper states them.
 
-    Reliability: reliability mode of x; alpha, beta of the alignment controller (Eq. 17).
-    Network: hidden, latent (D) and aligned (h) widths; gate_scale of R (Eq. 22), gate_input the length of what it reads (raw: the
-    paper's; noise makes a behaviour vector longer, and such a gate trusts it more for that).
-    Loss: weights of its terms (methods A4; commitment A3; balance see Codebooks.imbalance; orthogonality and auxiliary are MMQ's, A6), temperature tau,
-    stopgrad_behavior (A7), denoise_negatives (A25).
-    Sparsity: by feedback on the gate's threshold, by the penalty of Eq. 23, or off; target_active k-bar, the mean number of
-    active behavioural experts, None means half of them (A12).
-    Training: steps of `batch` rows, warmup_steps of them before codes, AdamW with cosine decay; codebook_update by
-    gradient or by spherical moving average of `ema_decay`; drop_behavior, the share of rows that train as cold (A18);
-    every revive_every steps codes under revive_share of the uniform rate move to crowded places.
-    Line: stay_weight, how much a warm-started fit pays for moving items off the codes of the generation before (Codebooks.departure).
-    Encoding: hysteresis, the lead in cosine that another code needs over the one an item had in the snapshot before.
-    Gate: min_utilisation, the share of codes in use under which a codebook counts as collapsed and the fit refuses.
+    Reliability: reliability mode of x; alpha, beta of the alignment controller (Eq. 17). Network:
+    hidden, latent (D) and aligned (h) widths; gate_scale of R (Eq. 22), gate_input the length of
+    what it reads (raw: the paper's; noise makes a behaviour vector longer, and such a gate trusts
+    it more for that). Loss: weights of its terms (methods A4; commitment A3; balance see
+    Codebooks.imbalance; orthogonality and auxiliary are MMQ's, A6), temperature tau,
+    stopgrad_behavior (A7), denoise_negatives (A25). Sparsity: by feedback on the gate's threshold,
+    by the penalty of Eq. 23, or off; target_active k-bar, the mean number of active behavioural
+    experts, None means half of them (A12). Training: steps of `batch` rows, warmup_steps of them
+    before codes, AdamW with cosine decay; codebook_update by gradient or by spherical moving
+    average of `ema_decay`; drop_behavior, the share of rows that train as cold (A18); every
+    revive_every steps codes under revive_share of the uniform rate move to crowded places. Line:
+    stay_weight, how much a warm-started fit pays for moving items off the codes of the generation
+    before (Codebooks.departure). Encoding: hysteresis, the lead in cosine that another code needs
+    over the one an item had in the snapshot before. Gate: min_utilisation, the share of codes in
+    use under which a codebook counts as collapsed and the fit refuses.
     """
 
     reliability: Mode = "log_count"
@@ -76,20 +86,32 @@ class AdcSettings:
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.steps:
-            raise InputError(f"warmup_steps is {self.warmup_steps} of {self.steps} steps; expected 0 or more and fewer than steps")
+            raise InputError(
+                f"warmup_steps is {self.warmup_steps} of {self.steps} steps; expected 0 or more and"
+                " fewer than steps"
+            )
         if self.batch < 2 or self.revive_every < 1:
-            raise InputError(f"batch is {self.batch} and revive_every {self.revive_every}; expected at least 2 and 1")
-        # a matrix product under 16 columns rounds a row differently in another place of the batch; codes must not depend on that
+            raise InputError(
+                f"batch is {self.batch} and revive_every {self.revive_every}; expected at least 2"
+                " and 1"
+            )
+        # a matrix product under 16 columns rounds a row differently in another place of the batch;
+        # codes must not depend on that
         if any(width < 16 or width % 16 for width in (self.hidden, self.latent, self.aligned)):
-            raise InputError(f"hidden, latent, aligned are {self.hidden}, {self.latent}, {self.aligned}; expected multiples of 16")
+            raise InputError(
+                f"hidden, latent, aligned are {self.hidden}, {self.latent}, {self.aligned};"
+                " expected multiples of 16"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class Rows(NamedTuple):
-    """Rows as the network reads them: raw vectors float32 [B, d] and presence bool [B] per modality, reliability x float32 [B],
-    the number of the cut-off that each row is as of, int64 [B], and the codes that a new generation should keep, int64 [B, P], -1 = none."""
+    """Rows as the network reads them: raw vectors float32 [B, d] and presence bool [B] per
+    modality, reliability x float32 [B], the number of the cut-off that each row is as of, int64
+    [B], and the codes that a new generation should keep, int64 [B, P], -1 = none.
+    """
 
     vectors: Mapping[str, Tensor]
     present: Mapping[str, Tensor]
@@ -99,7 +121,9 @@ class Rows(NamedTuple):
 
 
 class Encoded(NamedTuple):
-    """What the experts say of a batch: unit latents [B, P, D], raw weights [B, P], known [B, P], and the inputs' forms."""
+    """What the experts say of a batch: unit latents [B, P, D], raw weights [B, P], known [B, P],
+    and the inputs' forms.
+    """
 
     latent_BPD: Tensor
     weight_BP: Tensor
@@ -109,23 +133,48 @@ class Encoded(NamedTuple):
 
 
 class AdcModel(nn.Module):
-    """Experts, gates, codebooks and decoder for a spec. The positions and widths all follow from the spec and the inputs."""
+    """Experts, gates, codebooks and decoder for a spec. The positions and widths all follow from
+    the spec and the inputs.
+    """
 
-    def __init__(self, spec: SidSpec, widths: Mapping[str, int], settings: AdcSettings, *, cutoffs: int) -> None:
+    def __init__(
+        self, spec: SidSpec, widths: Mapping[str, int], settings: AdcSettings, *, cutoffs: int
+    ) -> None:
         super().__init__()
-        self.spec, self.settings, self.widths = spec, settings, {m: widths[m] for m in spec.modalities}
+        self.spec, self.settings, self.widths = (
+            spec,
+            settings,
+            {m: widths[m] for m in spec.modalities},
+        )
         s, self.contents = settings, [(m, n) for m, n in spec.content.items() if n]
-        self.standard = nn.ModuleDict({m: Standard(d, cutoffs if m == BEHAVIOR else 1) for m, d in self.widths.items()})
-        self.experts = Experts(spec, self.widths, hidden=s.hidden, latent=s.latent, aligned=s.aligned)
-        # one expert of a modality has weight 1 whatever the gate says, so only several have one (Eq. 12-13)
-        self.gates = nn.ModuleDict({m: mlp(self.widths[m], s.latent, n) for m, n in spec.content.items() if n > 1})
+        self.standard = nn.ModuleDict(
+            {m: Standard(d, cutoffs if m == BEHAVIOR else 1) for m, d in self.widths.items()}
+        )
+        self.experts = Experts(
+            spec, self.widths, hidden=s.hidden, latent=s.latent, aligned=s.aligned
+        )
+        # one expert of a modality has weight 1 whatever the gate says, so only several have one
+        # (Eq. 12-13)
+        self.gates = nn.ModuleDict(
+            {m: mlp(self.widths[m], s.latent, n) for m, n in spec.content.items() if n > 1}
+        )
         if spec.behavior:
             self.importance = BehaviorGate(
-                self.widths[BEHAVIOR], spec.behavior, hidden=s.latent, scale=s.gate_scale, alpha=s.alpha, beta=s.beta, reads=s.gate_input
+                self.widths[BEHAVIOR],
+                spec.behavior,
+                hidden=s.latent,
+                scale=s.gate_scale,
+                alpha=s.alpha,
+                beta=s.beta,
+                reads=s.gate_input,
             )
         self.codebooks = Codebooks(spec.length, spec.codebook_size, s.latent)
         self.decoder = mlp(s.latent, s.hidden, sum(self.widths.values()))
-        self.auxiliary = nn.ModuleDict({m: nn.Linear(s.latent, d) for m, d in self.widths.items()} if s.auxiliary_weight else {})
+        self.auxiliary = nn.ModuleDict(
+            {m: nn.Linear(s.latent, d) for m, d in self.widths.items()}
+            if s.auxiliary_weight
+            else {}
+        )
 
     def standard_of(self, modality: str) -> "Standard":
         """The frozen input statistics of a modality."""
@@ -134,15 +183,27 @@ class AdcModel(nn.Module):
     @property
     def target_active(self) -> float:
         """k-bar: behavioural experts that should be active for an item on average."""
-        return self.settings.target_active if self.settings.target_active is not None else self.spec.behavior / 2
+        return (
+            self.settings.target_active
+            if self.settings.target_active is not None
+            else self.spec.behavior / 2
+        )
 
     def encode(self, rows: Rows) -> Encoded:
-        """Latents and raw weights of rows; where a position's modality is absent, known is False and the weight 0."""
-        standard = {m: scale(rows.vectors[m], rows.present[m], rows.cutoff) for m, scale in self.standard.items()}
+        """Latents and raw weights of rows; where a position's modality is absent, known is False
+        and the weight 0.
+        """
+        standard = {
+            m: scale(rows.vectors[m], rows.present[m], rows.cutoff)
+            for m, scale in self.standard.items()
+        }
         projected = self.experts.projections(standard)
         latent_BPD = self.experts(standard, rows.present, projected)
         anything = torch.stack([rows.present[m] for m in self.widths]).any(0)
-        known, weight = [anything] * self.spec.shared, [anything[:, None].float().expand(-1, self.spec.shared)]
+        known, weight = (
+            [anything] * self.spec.shared,
+            [anything[:, None].float().expand(-1, self.spec.shared)],
+        )
         for m, n in self.contents:
             known += [rows.present[m]] * n
             gate = torch.softmax(self.gates[m](standard[m]), dim=1) if n > 1 else 1.0
@@ -150,11 +211,21 @@ class AdcModel(nn.Module):
         if self.spec.behavior:
             known += [rows.present[BEHAVIOR]] * self.spec.behavior
             weight.append(self.importance(standard[BEHAVIOR], rows.x, rows.present[BEHAVIOR]))
-        return Encoded(latent_BPD, torch.cat(weight, dim=1), torch.stack(known, dim=1), standard, projected)
+        return Encoded(
+            latent_BPD, torch.cat(weight, dim=1), torch.stack(known, dim=1), standard, projected
+        )
 
     def decode(self, fused_BD: Tensor) -> dict[str, Tensor]:
-        """Standardised vectors of every modality, float32 [B, d], from fused latents or codewords (Eq. 14)."""
-        return dict(zip(self.widths, self.decoder(fused_BD).split(list(self.widths.values()), dim=1), strict=True))
+        """Standardised vectors of every modality, float32 [B, d], from fused latents or codewords
+        (Eq. 14).
+        """
+        return dict(
+            zip(
+                self.widths,
+                self.decoder(fused_BD).split(list(self.widths.values()), dim=1),
+                strict=True,
+            )
+        )
 
     def reconstruct(self, rows: Rows) -> dict[str, Tensor]:
         """Standardised vectors of every modality, float32 [B, d], from codes and weights alone."""
@@ -162,41 +233,71 @@ class AdcModel(nn.Module):
         words_BPD = self.codebooks.codeword(self.codebooks.lookup(encoded.latent_BPD))
         return self.decode((encoded.weight_BP[:, :, None] * words_BPD).sum(1))
 
-    def loss(self, rows: Rows, encoded: Encoded, codeword_BPD: Tensor | None, sparsity: SparsityController | None) -> dict[str, Tensor]:
-        """The terms of L = l_r L_recon + l_a L_align + l_q L_vq + L_reg (methods A4), weighted; codeword None = not quantised yet."""
+    def loss(
+        self,
+        rows: Rows,
+        encoded: Encoded,
+        codeword_BPD: Tensor | None,
+        sparsity: SparsityController | None,
+    ) -> dict[str, Tensor]:
+        """The terms of L = l_r L_recon + l_a L_align + l_q L_vq + L_reg (methods A4), weighted;
+        codeword None = not quantised yet.
+        """
         s, terms = self.settings, {}
         z = (encoded.weight_BP[:, :, None] * encoded.latent_BPD).sum(1)
         if codeword_BPD is not None:
             zq = (encoded.weight_BP[:, :, None] * codeword_BPD).sum(1)
             terms["vq"] = s.vq_weight * self._vq(encoded, codeword_BPD)
-            z = z + (zq - z).detach()  # Eq. 14: the decoder reads codewords, the gradient passes to the latents
-        errors = [_masked_mean((guess - encoded.standard[m]).square().mean(1), rows.present[m]) for m, guess in self.decode(z).items()]
-        # every modality counts alike: weighted by width, 64 behaviour dims beside 768 of text let all behavioural gates die
+            # Eq. 14: the decoder reads codewords, the gradient passes to the latents
+            z = z + (zq - z).detach()
+        errors = [
+            _masked_mean((guess - encoded.standard[m]).square().mean(1), rows.present[m])
+            for m, guess in self.decode(z).items()
+        ]
+        # every modality counts alike: weighted by width, 64 behaviour dims beside 768 of text let
+        # all behavioural gates die
         terms["reconstruction"] = s.reconstruction_weight * torch.stack(errors).mean()
         if s.alignment_weight:
             w = strength(rows.x, s.alpha, s.beta)
             aligned = alignment_loss(
-                encoded.projected, rows.present, w, temperature=s.temperature, stopgrad_behavior=s.stopgrad_behavior, denoise_negatives=s.denoise_negatives
+                encoded.projected,
+                rows.present,
+                w,
+                temperature=s.temperature,
+                stopgrad_behavior=s.stopgrad_behavior,
+                denoise_negatives=s.denoise_negatives,
             )
             terms["alignment"] = s.alignment_weight * aligned
         if sparsity is not None:
-            terms["sparsity"] = sparsity.penalty(encoded.weight_BP[:, -self.spec.behavior :], rows.present[BEHAVIOR])
+            terms["sparsity"] = sparsity.penalty(
+                encoded.weight_BP[:, -self.spec.behavior :], rows.present[BEHAVIOR]
+            )
         if codeword_BPD is not None and s.balance_weight:
-            terms["balance"] = s.balance_weight * self.codebooks.imbalance(encoded.latent_BPD, encoded.known_BP)
+            terms["balance"] = s.balance_weight * self.codebooks.imbalance(
+                encoded.latent_BPD, encoded.known_BP
+            )
         if s.orthogonality_weight:
-            terms["orthogonality"] = s.orthogonality_weight * _overlap(encoded.latent_BPD, encoded.known_BP)
+            terms["orthogonality"] = s.orthogonality_weight * _overlap(
+                encoded.latent_BPD, encoded.known_BP
+            )
         if s.auxiliary_weight:
             terms["auxiliary"] = s.auxiliary_weight * self._auxiliary(encoded)
         return terms
 
     def _vq(self, encoded: Encoded, codeword_BPD: Tensor) -> Tensor:
-        """Codewords follow latents and latents commit to codewords, both on the unit sphere, summed over positions (A3).
+        """Codewords follow latents and latents commit to codewords, both on the unit sphere, summed
+        over positions (A3).
 
-        Eq. 14 alone gives codebooks no gradient at all. Under `ema` they move by averaging and only the commitment is left.
+        Eq. 14 alone gives codebooks no gradient at all. Under `ema` they move by averaging and only
+        the commitment is left.
         """
         latent, s = encoded.latent_BPD, self.settings
         commit = ((latent - codeword_BPD.detach()) ** 2).sum(-1)
-        follow = ((latent.detach() - codeword_BPD) ** 2).sum(-1) if s.codebook_update == "gradient" else 0.0
+        follow = (
+            ((latent.detach() - codeword_BPD) ** 2).sum(-1)
+            if s.codebook_update == "gradient"
+            else 0.0
+        )
         return _masked_mean(follow + s.commitment * commit, encoded.known_BP) * self.spec.length
 
     def _auxiliary(self, encoded: Encoded) -> Tensor:
@@ -207,16 +308,25 @@ class AdcModel(nn.Module):
             if own:
                 z = encoded.latent_BPD[:, own].mean(1)
                 known = encoded.known_BP[:, own[:1]]
-                terms.append(_masked_mean((self.auxiliary[m](z) - encoded.standard[m]) ** 2, known.expand(-1, self.widths[m])))
+                terms.append(
+                    _masked_mean(
+                        (self.auxiliary[m](z) - encoded.standard[m]) ** 2,
+                        known.expand(-1, self.widths[m]),
+                    )
+                )
         return torch.stack(terms).mean() if terms else torch.zeros(())
 
 
 class Standard(nn.Module):
-    """A modality's vectors minus a mean, over one scale: mean squared length becomes the width. Absent rows become 0.
+    """A modality's vectors minus a mean, over one scale: mean squared length becomes the width.
+    Absent rows become 0.
 
-    Behaviour has a mean and a scale for each cut-off of the fit. A SASRec that trains on grows and shifts (mean norm 0.39 to
-    1.02 over nine cut-offs of Beauty); under one mean for all, codes told cut-offs apart instead of items: 27 % of an
-    item's behavioural codes survived two cut-offs, 41 % with their own means, and entropy rose by 0.2 nats.
+    Behaviour has a mean and a scale for each cut-off of the fit. A SASRec that trains on grows and
+    shifts (mean norm 0.39 to
+    1.02 over nine cut-offs of Beauty); under one mean for all, codes told cut-offs apart instead of
+      items: 27 % of an
+    item's behavioural codes survived two cut-offs, 41 % with their own means, and entropy rose by
+    0.2 nats.
     """
 
     center: Tensor
@@ -228,19 +338,40 @@ class Standard(nn.Module):
         self.register_buffer("spread", torch.ones(cutoffs))
 
     def forward(self, vectors: Tensor, present: Tensor, cutoff: Tensor) -> Tensor:
-        center, spread = (self.center[cutoff], self.spread[cutoff, None]) if len(self.center) > 1 else (self.center, self.spread)
+        center, spread = (
+            (self.center[cutoff], self.spread[cutoff, None])
+            if len(self.center) > 1
+            else (self.center, self.spread)
+        )
         return torch.where(present[:, None], (vectors - center) / spread, 0.0)
 
 
 def load(generation: Generation) -> AdcModel:
-    """The frozen network of a generation, ready to encode. Raises ArtifactError when another tokenizer wrote it."""
+    """The frozen network of a generation, ready to encode. Raises ArtifactError when another
+    tokenizer wrote it.
+    """
     if generation.tokenizer != "adc":
-        raise ArtifactError(f"generation {generation.id!r} was written by tokenizer {generation.tokenizer!r}; expected 'adc', encode it with its own tokenizer")
+        raise ArtifactError(
+            f"generation {generation.id!r} was written by tokenizer {generation.tokenizer!r};"
+            " expected 'adc', encode it with its own tokenizer"
+        )
     prefix, suffix = "standard.", ".center"
-    widths = {name[len(prefix) : -len(suffix)]: a.shape[1] for name, a in generation.tensors.items() if name.startswith(prefix) and name.endswith(suffix)}
-    with torch.device("meta"):  # no random numbers are drawn for parameters that are about to be replaced
-        model = AdcModel(generation.spec, widths, AdcSettings(**generation.settings["adc"]), cutoffs=len(generation.settings["cutoffs"]))
-    model.load_state_dict({name: torch.tensor(array) for name, array in generation.tensors.items()}, assign=True)
+    widths = {
+        name[len(prefix) : -len(suffix)]: a.shape[1]
+        for name, a in generation.tensors.items()
+        if name.startswith(prefix) and name.endswith(suffix)
+    }
+    # no random numbers are drawn for parameters that are about to be replaced
+    with torch.device("meta"):
+        model = AdcModel(
+            generation.spec,
+            widths,
+            AdcSettings(**generation.settings["adc"]),
+            cutoffs=len(generation.settings["cutoffs"]),
+        )
+    model.load_state_dict(
+        {name: torch.tensor(array) for name, array in generation.tensors.items()}, assign=True
+    )
     return model.eval().requires_grad_(False)
 
 
@@ -249,7 +380,11 @@ def _masked_mean(values: Tensor, known: Tensor) -> Tensor:
 
 
 def _overlap(latent_BPD: Tensor, known_BP: Tensor) -> Tensor:
-    """Mean squared cosine between the latents of different experts of one item (MMQ's orthogonality; methods A6)."""
+    """Mean squared cosine between the latents of different experts of one item (MMQ's
+    orthogonality; methods A6).
+    """
     cosine_BPP = latent_BPD @ latent_BPD.transpose(1, 2)
-    pairs = (known_BP[:, :, None] & known_BP[:, None, :]) & ~torch.eye(known_BP.shape[1], dtype=torch.bool)
+    pairs = (known_BP[:, :, None] & known_BP[:, None, :]) & ~torch.eye(
+        known_BP.shape[1], dtype=torch.bool
+    )
     return _masked_mean(cosine_BPP**2, pairs)

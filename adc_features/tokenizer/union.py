@@ -1,4 +1,6 @@
-"""The rows that a tokenizer is fitted on. Reads: EmbeddingTables of several cut-offs. Writes: Rows, by number or by training step."""
+"""The rows that a tokenizer is fitted on. Reads: EmbeddingTables of several cut-offs. Writes: Rows,
+by number or by training step.
+"""
 
 import hashlib
 import json
@@ -22,33 +24,47 @@ SAMPLE = 65_536
 
 
 def check_tables(tables: Sequence[EmbeddingTable], spec: SidSpec) -> None:
-    """Raise InputError unless every table has every modality in one width, and the newest enough distinct, non-zero vectors."""
+    """Raise InputError unless every table has every modality in one width, and the newest enough
+    distinct, non-zero vectors.
+    """
     if not tables or not spec.modalities:
-        raise InputError(f"{len(tables)} tables and modalities {list(spec.modalities)}; expected at least one of each")
+        raise InputError(
+            f"{len(tables)} tables and modalities {list(spec.modalities)}; expected at least one of"
+            " each"
+        )
     if len({t.as_of for t in tables}) < len(tables):
         raise InputError("two tables are as of the same time; give one table a cut-off")
     newest = max(tables, key=lambda t: t.as_of)
     for m in spec.modalities:
         widths = sorted({t.width(m) for t in tables})
         if len(widths) > 1:
-            raise InputError(f"modality {m!r} has widths {widths} in different tables; embed every cut-off with the same encoder")
+            raise InputError(
+                f"modality {m!r} has widths {widths} in different tables; embed every cut-off with"
+                " the same encoder"
+            )
         for t in tables:
             zero = np.flatnonzero(t.present[m] & ~t.vectors[m].any(axis=1))
             if len(zero):
-                raise InputError(f"modality {m!r}: {len(zero)} vectors have norm zero (first item {t.item_ids[zero[0]]!r}); mark them absent")
+                raise InputError(
+                    f"modality {m!r}: {len(zero)} vectors have norm zero (first item"
+                    f" {t.item_ids[zero[0]]!r}); mark them absent"
+                )
         rows = np.ascontiguousarray(newest.vectors[m][newest.present[m]])
         distinct = len(np.unique(rows.view(np.dtype((np.void, rows.shape[1] * rows.itemsize)))))
         if distinct < spec.codebook_size:
             raise InputError(
-                f"modality {m!r}: {len(rows)} items with {distinct} distinct vectors, fewer than the {spec.codebook_size} codes of a codebook; "
-                "lower codebook_size, give more items, or leave the modality out of the spec"
+                f"modality {m!r}: {len(rows)} items with {distinct} distinct vectors, fewer than"
+                f" the {spec.codebook_size} codes of a codebook; lower codebook_size, give more"
+                " items, or leave the modality out of the spec"
             )
 
 
 class RowUnion:
     """The (item, cut-off) rows of all tables, gathered by number without copying the tables."""
 
-    def __init__(self, tables: Sequence[EmbeddingTable], spec: SidSpec, scale: ReliabilityScale | None) -> None:
+    def __init__(
+        self, tables: Sequence[EmbeddingTable], spec: SidSpec, scale: ReliabilityScale | None
+    ) -> None:
         self.tables, self.modalities = tables, spec.modalities
         self.x = [scale(t) if scale else np.zeros(len(t), np.float32) for t in tables]
         self.first = np.cumsum([0, *(len(t) for t in tables)])
@@ -77,11 +93,16 @@ class RowUnion:
         return Rows(vectors, present, gather(self.x), torch.from_numpy(table), held)
 
     def batch(self, step: int, *, size: int, seed: int) -> Rows:
-        """The rows of a training step, `size` of them (all, when there are fewer); every epoch in a fresh order."""
+        """The rows of a training step, `size` of them (all, when there are fewer); every epoch in a
+        fresh order.
+        """
         size = min(size, len(self))
         epoch, place = divmod(step, len(self) // size)
         if self._order is None or self._order[0] != (seed, epoch):
-            self._order = (seed, epoch), torch.randperm(len(self), generator=chance_of(seed, 1, epoch)).numpy()
+            self._order = (
+                (seed, epoch),
+                torch.randperm(len(self), generator=chance_of(seed, 1, epoch)).numpy(),
+            )
         return self.take(self._order[1][place * size : (place + 1) * size])
 
     def sample(self, *, chance: torch.Generator) -> Iterator[Rows]:
@@ -91,23 +112,38 @@ class RowUnion:
 
     def newest(self) -> Iterator[Rows]:
         """The rows of the newest cut-off, in blocks that fit the memory."""
-        yield from (self.take(np.arange(i, min(i + BLOCK, len(self)))) for i in range(int(self.first[-2]), len(self), BLOCK))
+        yield from (
+            self.take(np.arange(i, min(i + BLOCK, len(self))))
+            for i in range(int(self.first[-2]), len(self), BLOCK)
+        )
 
     def statistics(self, modality: str) -> tuple[Tensor, Tensor]:
-        """Means [C, d] and scales [C] of the present rows: of all tables together for content (C = 1), of each for behaviour.
+        """Means [C, d] and scales [C] of the present rows: of all tables together for content (C =
+        1), of each for behaviour.
 
-        The scale makes the mean squared length equal to the width. A cut-off with no more rows than widths takes those of all.
+        The scale makes the mean squared length equal to the width. A cut-off with no more rows than
+        widths takes those of all.
         """
         kept = [t.vectors[modality][t.present[modality]] for t in self.tables]
         together = _mean_and_scale(kept)
-        each = [_mean_and_scale([v]) if len(v) > v.shape[1] else together for v in kept] if modality == BEHAVIOR else [together]
-        return torch.tensor(np.stack([mean for mean, _ in each])), torch.tensor([scale or together[1] for _, scale in each])
+        each = (
+            [_mean_and_scale([v]) if len(v) > v.shape[1] else together for v in kept]
+            if modality == BEHAVIOR
+            else [together]
+        )
+        return torch.tensor(np.stack([mean for mean, _ in each])), torch.tensor(
+            [scale or together[1] for _, scale in each]
+        )
 
     def fingerprint(self, *facts: Any) -> str:
         """sha256 over the facts and every row: what a checkpoint must agree with."""
         digest = hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode())
         for t, x in zip(self.tables, self.x, strict=True):
-            for array in (t.item_ids, x, *(a for m in self.modalities for a in (t.vectors[m], t.present[m]))):
+            for array in (
+                t.item_ids,
+                x,
+                *(a for m in self.modalities for a in (t.vectors[m], t.present[m])),
+            ):
                 digest.update(np.ascontiguousarray(array).view(np.uint8).data)
         return digest.hexdigest()
 
@@ -121,4 +157,6 @@ def _mean_and_scale(parts: Sequence[np.ndarray]) -> tuple[np.ndarray, float]:
 
 def chance_of(*seeds: int) -> torch.Generator:
     """A generator for one purpose, told from every other by its numbers."""
-    return torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1)))
+    return torch.Generator().manual_seed(
+        int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    )

@@ -1,19 +1,32 @@
-"""Dagster: a monthly job that codes new items, looks for drift and retrains. Only calls `adc`; every step may be repeated.
+"""Dagster: a monthly job that codes new items, looks for drift and retrains. Only calls `adc`;
+every step may be repeated.
 
-dagster dev -f dagster_job.py        # ADC_RUN: the run directory that serves; ADC_DATA: its newest data
+dagster dev -f dagster_job.py        # ADC_RUN: the run directory that serves; ADC_DATA: its newest
+                                     data
 """
 
 import os
 import subprocess
 
-from dagster import Definitions, Failure, In, Nothing, OpExecutionContext, ScheduleDefinition, job, op
+from dagster import (
+    Definitions,
+    Failure,
+    In,
+    Nothing,
+    OpExecutionContext,
+    ScheduleDefinition,
+    job,
+    op,
+)
 
 PROMOTED, KEPT, DRIFT = 0, 10, 10
 
 
 def adc(context: OpExecutionContext, *words: str, fine: tuple[int, ...] = (0,)) -> int:
     """Run a command; its output goes to the log, an exit code that is not fine fails the step."""
-    done = subprocess.run(["adc", *words, "--run", os.environ["ADC_RUN"]], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["adc", *words, "--run", os.environ["ADC_RUN"]], capture_output=True, text=True, check=False
+    )
     context.log.info(done.stdout + done.stderr)
     if done.returncode not in fine:
         raise Failure(f"adc {words[0]} ended with {done.returncode}: {done.stderr[-500:]}")
@@ -30,7 +43,13 @@ def retrain(context: OpExecutionContext) -> None:
 @op
 def monitor(context: OpExecutionContext) -> None:
     """Drift of codes is reported, not fatal: retraining is what answers it."""
-    adc(context, "monitor", "--page", os.path.join(os.environ["ADC_RUN"], "monitor.html"), fine=(0, DRIFT))
+    adc(
+        context,
+        "monitor",
+        "--page",
+        os.path.join(os.environ["ADC_RUN"], "monitor.html"),
+        fine=(0, DRIFT),
+    )
 
 
 @op(ins={"after": In(Nothing)})
@@ -45,4 +64,9 @@ def monthly() -> None:
     clean_up(after=retrain(after=monitor()))
 
 
-definitions = Definitions(jobs=[monthly], schedules=[ScheduleDefinition(job=monthly, cron_schedule="0 3 1 * *", execution_timezone="UTC")])
+definitions = Definitions(
+    jobs=[monthly],
+    schedules=[
+        ScheduleDefinition(job=monthly, cron_schedule="0 3 1 * *", execution_timezone="UTC")
+    ],
+)

@@ -39,20 +39,36 @@ COMMANDS = [
     "ablate",
     "sweep",
 ]
-GROUPS = {"data": {"synthetic", "beauty", "tables"}, "embed": {"text", "behavior"}, "retrieve": {"train", "evaluate"}}
+GROUPS = {
+    "data": {"synthetic", "beauty", "tables"},
+    "embed": {"text", "behavior"},
+    "retrieve": {"train", "evaluate"},
+}
 
 
 def leaves():
     """Name -> command, for every command that does something."""
     root = typer.main.get_command(application())
     found = {name: command for name, command in root.commands.items() if name not in GROUPS}
-    return found | {f"{group} {name}": command for group in GROUPS for name, command in root.commands[group].commands.items()}
+    return found | {
+        f"{group} {name}": command
+        for group in GROUPS
+        for name, command in root.commands[group].commands.items()
+    }
 
 
 def test_help_names_every_command():
     """`adc --help` lists the commands with a sentence each, and needs no heavy library to do so."""
-    code = "import sys; from adc_features.cli.main import main; sys.argv = ['adc', '--help']; main()"
-    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]).stdout
+    code = (
+        "import sys; from adc_features.cli.main import main; sys.argv = ['adc', '--help']; main()"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        capture_output=True,
+        text=True,
+        cwd=Path(__file__).parents[2],
+    ).stdout
     for command in COMMANDS:
         assert f" {command} " in shown
 

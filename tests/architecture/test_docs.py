@@ -1,4 +1,6 @@
-"""README and the guides say what is so: commands parse, short blocks run, variables are read. Reads: README.md, docs, the command line."""
+"""README and the guides say what is so: commands parse, short blocks run, variables are read.
+Reads: README.md, docs, the command line.
+"""
 
 import functools
 import itertools
@@ -21,7 +23,9 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 class Command(NamedTuple):
-    """A line of a block. where: page and line; words: without `adc`; said: options that its comment names."""
+    """A line of a block. where: page and line; words: without `adc`; said: options that its comment
+    names.
+    """
 
     where: str
     words: list[str]
@@ -29,7 +33,9 @@ class Command(NamedTuple):
 
 
 def blocks(page: Path) -> list[tuple[int, str, list[str]]]:
-    """(line, language, lines) of every fenced or indented block; an indented one has no language."""
+    """(line, language, lines) of every fenced or indented block; an indented one has no
+    language.
+    """
     found, fence, open_block = [], None, None
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
         if line.startswith("```"):
@@ -58,7 +64,13 @@ def commands(page: Path) -> list[Command]:
         for at, line in enumerate(text.splitlines()):
             if line.startswith("adc "):
                 command, _, comment = line.partition(" #")
-                found.append(Command(f"{page.relative_to(ROOT)}:{start + at}", shlex.split(command)[1:], OPTION.findall(comment)))
+                found.append(
+                    Command(
+                        f"{page.relative_to(ROOT)}:{start + at}",
+                        shlex.split(command)[1:],
+                        OPTION.findall(comment),
+                    )
+                )
     return found
 
 
@@ -69,7 +81,9 @@ def root() -> Any:
 
 
 def resolved(words: list[str]) -> tuple[Any, str, list[str]]:
-    """The command that the words name, its name, and the words after it. Raises LookupError when there is none."""
+    """The command that the words name, its name, and the words after it. Raises LookupError when
+    there is none.
+    """
     command, name, rest = root(), "adc", list(words)
     while hasattr(command, "commands"):
         if not rest or rest[0] not in command.commands:
@@ -80,11 +94,17 @@ def resolved(words: list[str]) -> tuple[Any, str, list[str]]:
 
 
 def fault(words: list[str]) -> str | None:
-    """Why the command line refuses these words, None when it takes them. `...` stands for options that are left out."""
+    """Why the command line refuses these words, None when it takes them. `...` stands for options
+    that are left out.
+    """
     try:
         command, name, rest = resolved(words)
         if "..." in rest:
-            names = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
+            names = {
+                option
+                for parameter in command.params
+                for option in (*parameter.opts, *parameter.secondary_opts)
+            }
             unknown = [w for w in rest if w.startswith("--") and w.partition("=")[0] not in names]
             return f"{name} has no option {unknown}" if unknown else None
         command.make_context(name, rest)
@@ -98,7 +118,9 @@ def fault(words: list[str]) -> str | None:
 
 
 def test_every_command_of_a_page_is_one_that_the_command_line_takes():
-    """Command, options, values and required arguments are those of the parser; options that a comment names exist too."""
+    """Command, options, values and required arguments are those of the parser; options that a
+    comment names exist too.
+    """
     found = [command for page in PAGES for command in commands(page)]
     assert len(found) > 35
     wrong = []
@@ -106,8 +128,16 @@ def test_every_command_of_a_page_is_one_that_the_command_line_takes():
         if problem := fault(words):
             wrong.append(f"{where}: adc {' '.join(words)}: {problem}")
         elif said:
-            names = {option for parameter in resolved(words)[0].params for option in (*parameter.opts, *parameter.secondary_opts)}
-            wrong += [f"{where}: {option} is no option of adc {words[0]}" for option in said if option not in names]
+            names = {
+                option
+                for parameter in resolved(words)[0].params
+                for option in (*parameter.opts, *parameter.secondary_opts)
+            }
+            wrong += [
+                f"{where}: {option} is no option of adc {words[0]}"
+                for option in said
+                if option not in names
+            ]
     assert wrong == []
 
 
@@ -128,13 +158,19 @@ def test_a_command_that_does_not_exist_is_found(words, problem):
 
 
 def alternatives(words: list[str]) -> list[list[str]]:
-    """What `data tables|beauty` or `compare|ablate` stands for: the words that name a command, one list for each."""
-    named = list(itertools.takewhile(lambda word: re.fullmatch(r"[a-z|]+", word), words))[: 2 if words[0] in ("data", "embed", "retrieve") else 1]
+    """What `data tables|beauty` or `compare|ablate` stands for: the words that name a command, one
+    list for each.
+    """
+    named = list(itertools.takewhile(lambda word: re.fullmatch(r"[a-z|]+", word), words))[
+        : 2 if words[0] in ("data", "embed", "retrieve") else 1
+    ]
     return [list(choice) for choice in itertools.product(*(word.split("|") for word in named))]
 
 
 def test_commands_in_running_text_exist():
-    """`adc fit --tokenizer NAME` between backticks: the command and each of its options exist (a|b stands for either)."""
+    """`adc fit --tokenizer NAME` between backticks: the command and each of its options exist (a|b
+    stands for either).
+    """
     wrong, seen = [], 0
     for page in PAGES:
         for text in re.findall(r"`adc ([a-z][^`\n]*)`", page.read_text(encoding="utf-8")):
@@ -147,8 +183,16 @@ def test_commands_in_running_text_exist():
                 except LookupError as error:
                     wrong.append(f"{page.name}: adc {text}: {error}")
                     continue
-                names = {option for parameter in command.params for option in (*parameter.opts, *parameter.secondary_opts)}
-                wrong += [f"{page.name}: adc {text}: {name} has no option {o}" for o in OPTION.findall(text) if o not in names]
+                names = {
+                    option
+                    for parameter in command.params
+                    for option in (*parameter.opts, *parameter.secondary_opts)
+                }
+                wrong += [
+                    f"{page.name}: adc {text}: {name} has no option {o}"
+                    for o in OPTION.findall(text)
+                    if o not in names
+                ]
     assert seen > 60
     assert wrong == []
 
@@ -156,7 +200,9 @@ def test_commands_in_running_text_exist():
 def test_a_variable_that_tests_are_said_to_read_is_read_by_a_test():
     """Each ADC_ variable of CONTRIBUTING stands in a test."""
     said = set(re.findall(r"ADC_[A-Z_]+", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")))
-    tests = " ".join(p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("*.py") if p != Path(__file__))
+    tests = " ".join(
+        p.read_text(encoding="utf-8") for p in (ROOT / "tests").rglob("*.py") if p != Path(__file__)
+    )
     assert said
     assert {name for name in said if name not in tests} == set()
 
@@ -184,7 +230,9 @@ def adc(*words: str) -> str:
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """A folder with items.parquet, interactions.parquet, and runs/shop as far as two rankers; the commands are README's."""
+    """A folder with items.parquet, interactions.parquet, and runs/shop as far as two rankers; the
+    commands are README's.
+    """
     from adc_features.data.synthetic import synthetic
     from adc_features.pipeline.run import Run, RunSettings
     from adc_features.pipeline.stages import STAGES
@@ -200,9 +248,13 @@ def shop(tmp_path_factory):
         patch.chdir(folder)
         adc(*tables)
         adc(*doctor)
-        adc(*(w for w in tables if w not in ("--text", "title=title")))  # the titles' model takes longer than all else here
-        settings = RunSettings(source=str(folder / "shop"), snapshots=1, codebook_size=8, steps=61, seeds=1)
-        begun = Run.start(folder / "runs" / "shop", settings)  # all of `adc run` is tests/pipeline/test_end_to_end.py
+        # the titles' model takes longer than all else here
+        adc(*(w for w in tables if w not in ("--text", "title=title")))
+        settings = RunSettings(
+            source=str(folder / "shop"), snapshots=1, codebook_size=8, steps=61, seeds=1
+        )
+        # all of `adc run` is tests/pipeline/test_end_to_end.py
+        begun = Run.start(folder / "runs" / "shop", settings)
         for stage in (*STAGES, DATASET, RANKERS["codes"], RANKERS["codes_weights"]):
             begun.ensure(stage)
     return folder
@@ -228,16 +280,38 @@ def test_readme_s_lookup_runs(here):
 def test_the_commands_of_the_catalogue_page_run(here):
     """docs/catalog.md, from versions to doctor, after a first promotion of another ranker."""
     adc("promote", "--run", "runs/shop", "--recipe", "codes")
-    listed = [filled(command.words, RUN="runs/shop", ID="g1") for command in commands(ROOT / "docs" / "catalog.md")]
-    assert [words[0] for words in listed] == ["versions", "show", "promote", "rollback", "gc", "doctor"]
+    listed = [
+        filled(command.words, RUN="runs/shop", ID="g1")
+        for command in commands(ROOT / "docs" / "catalog.md")
+    ]
+    assert [words[0] for words in listed] == [
+        "versions",
+        "show",
+        "promote",
+        "rollback",
+        "gc",
+        "doctor",
+    ]
     for words in listed:
         assert adc(*words)
 
 
 def test_the_promotion_of_the_serving_page_runs(here):
     """docs/serving.md: one promotion file for all runs is written where the command says."""
-    (words,) = [c.words for c in commands(ROOT / "docs" / "serving.md") if c.words[0] == "promote" and "runs/next" in c.words]
-    adc(*filled(words, **{"runs/next": "runs/shop", "/srv/promotion.json": str(here / "srv" / "promotion.json")}))
+    (words,) = [
+        c.words
+        for c in commands(ROOT / "docs" / "serving.md")
+        if c.words[0] == "promote" and "runs/next" in c.words
+    ]
+    adc(
+        *filled(
+            words,
+            **{
+                "runs/next": "runs/shop",
+                "/srv/promotion.json": str(here / "srv" / "promotion.json"),
+            },
+        )
+    )
     assert (here / "srv" / "promotion.json").is_file()
 
 
@@ -246,7 +320,9 @@ def test_the_audit_of_the_training_data_page_runs(here):
     import pyarrow as pa
 
     time = pa.array(np.arange(3) * 86_400_000_000, pa.timestamp("us", tz="UTC"))
-    pq.write_table(pa.table({"ts": time, "profile_ts": time, "clicked_at": time}), here / "frame.parquet")
+    pq.write_table(
+        pa.table({"ts": time, "profile_ts": time, "clicked_at": time}), here / "frame.parquet"
+    )
     own, frame = (command.words for command in commands(ROOT / "docs" / "training_data.md"))
     assert adc(*own)
     assert adc(*frame)
@@ -254,7 +330,9 @@ def test_the_audit_of_the_training_data_page_runs(here):
 
 def python(page: str) -> str:
     """The first Python block of a page."""
-    return next("\n".join(lines) for _, language, lines in blocks(ROOT / page) if language == "python")
+    return next(
+        "\n".join(lines) for _, language, lines in blocks(ROOT / page) if language == "python"
+    )
 
 
 def test_readme_s_python_runs(here, tmp_path):
@@ -275,7 +353,11 @@ def test_readme_s_python_runs(here, tmp_path):
         "repo": tmp_path / "repo",
         "generation": generation_of(run),
     }
-    names |= {"now": embeddings.as_of, "labels": label_table(log), "item_ids": np.array(["i000001", "nobody"])}
+    names |= {
+        "now": embeddings.as_of,
+        "labels": label_table(log),
+        "item_ids": np.array(["i000001", "nobody"]),
+    }
     assert open_generation(names["path"]).id == "g1"
     exec(compile(python("README.md"), "README.md", "exec"), names)
     assert len(names["rows"]) == len(names["labels"])
@@ -283,14 +365,39 @@ def test_readme_s_python_runs(here, tmp_path):
 
 
 def test_the_python_of_the_snapshot_and_online_pages_runs(here):
-    """docs/snapshots.md with its canary left on the one generation there is, docs/online.md on the run's repository."""
+    """docs/snapshots.md with its canary left on the one generation there is, docs/online.md on the
+    run's repository.
+    """
     from adc_features.pipeline.run import Run
     from adc_features.pipeline.stages import repository_of, serving_time
 
     run = Run.open(here / "runs" / "shop")
     ids, now = np.array(["i000001", "i000002"]), serving_time(run)
-    names: dict[str, Any] = {"repo": repository_of(run), "item_ids": ids, "ids": ids, "now": now, "times": np.full(2, now.replace(tzinfo=None), "M8[us]")}
-    exec(compile(python("docs/snapshots.md").replace('"g4"', '"g1"').replace('"g3"', '"g1"').replace('"g1", "g1"', '"g1"'), "docs/snapshots.md", "exec"), names)
+    names: dict[str, Any] = {
+        "repo": repository_of(run),
+        "item_ids": ids,
+        "ids": ids,
+        "now": now,
+        "times": np.full(2, now.replace(tzinfo=None), "M8[us]"),
+    }
+    exec(
+        compile(
+            python("docs/snapshots.md")
+            .replace('"g4"', '"g1"')
+            .replace('"g3"', '"g1"')
+            .replace('"g1", "g1"', '"g1"'),
+            "docs/snapshots.md",
+            "exec",
+        ),
+        names,
+    )
     assert names["table"].found.all()
     assert names["sid"].shape == (2, names["table"].length)
-    exec(compile(python("docs/online.md").replace("user_ids=ids[:1]", "user_ids=np.array(['u000001'])"), "docs/online.md", "exec"), names | {"np": np})
+    exec(
+        compile(
+            python("docs/online.md").replace("user_ids=ids[:1]", "user_ids=np.array(['u000001'])"),
+            "docs/online.md",
+            "exec",
+        ),
+        names | {"np": np},
+    )

@@ -8,7 +8,17 @@ import pytest
 from importlinter.cli import lint_imports
 
 ROOT = Path(__file__).parents[2]
-HEAVY = ("torch", "feast", "xgboost", "pandas", "sklearn", "scipy", "sqlalchemy", "sentence_transformers", "altair")
+HEAVY = (
+    "torch",
+    "feast",
+    "xgboost",
+    "pandas",
+    "sklearn",
+    "scipy",
+    "sqlalchemy",
+    "sentence_transformers",
+    "altair",
+)
 
 
 def test_imports_flow_one_way(capsys):
@@ -18,16 +28,33 @@ def test_imports_flow_one_way(capsys):
 
 
 @pytest.mark.parametrize(
-    "module", ["adc_features", "adc_features.cli.commands", "adc_features.pipeline.stages", "adc_features.store", "adc_features.cli.main", "training.cli.main"]
+    "module",
+    [
+        "adc_features",
+        "adc_features.cli.commands",
+        "adc_features.pipeline.stages",
+        "adc_features.store",
+        "adc_features.cli.main",
+        "training.cli.main",
+    ],
 )
 def test_importing_is_light(module):
-    """Importing the package, a command or the stages pulls in none of the heavy libraries; they are imported where they are used."""
+    """Importing the package, a command or the stages pulls in none of the heavy libraries; they are
+    imported where they are used.
+    """
     code = f"import sys, {module}; print(*[m for m in {HEAVY} if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+    )
     assert done.stdout.split() == []
 
 
 def test_the_package_itself_imports_nothing():
     """`import adc_features` needs neither numpy nor pyarrow."""
     code = "import sys, adc_features; print(*[m for m in ('numpy', 'pyarrow') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT).stdout.split() == []
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT
+        ).stdout.split()
+        == []
+    )

@@ -22,11 +22,25 @@ def sids(codes, weights=None, *, first=0) -> SidTable:
     weight = np.where(sid < 0, 0, 1 if weights is None else np.array(weights)).astype(np.float32)
     ids = np.arange(first, first + n)
     zero = np.zeros(n, np.float32)
-    return SidTable(ids, sid, weight, zero, zero, np.zeros(n, bool), np.ones(n, np.int32), np.ones(n, bool), "g", 3, datetime(2024, 1, 1, tzinfo=UTC))
+    return SidTable(
+        ids,
+        sid,
+        weight,
+        zero,
+        zero,
+        np.zeros(n, bool),
+        np.ones(n, np.int32),
+        np.ones(n, bool),
+        "g",
+        3,
+        datetime(2024, 1, 1, tzinfo=UTC),
+    )
 
 
 def test_a_renamed_codebook_is_recognised() -> None:
-    """Codes 0, 1, 2 became 2, 0, 1 at one position and nothing changed at the other: the names undo it."""
+    """Codes 0, 1, 2 became 2, 0, 1 at one position and nothing changed at the other: the names undo
+    it.
+    """
     old = np.array([[0, 0], [0, 1], [1, 2], [2, 0]], np.int32)
     new = np.array([[2, 0], [2, 1], [0, 2], [1, 0]], np.int32)
     names = relabelling(old, new, codebook_size=3)
@@ -35,8 +49,13 @@ def test_a_renamed_codebook_is_recognised() -> None:
 
 
 def test_the_larger_share_keeps_the_name() -> None:
-    """New code 1 holds two items of old code 0, new code 0 holds one of them and none else: 1 is renamed 0, and -1 stays."""
-    old, new = np.array([[0], [0], [0], [-1], [2]], np.int32), np.array([[1], [1], [0], [0], [-1]], np.int32)
+    """New code 1 holds two items of old code 0, new code 0 holds one of them and none else: 1 is
+    renamed 0, and -1 stays.
+    """
+    old, new = (
+        np.array([[0], [0], [0], [-1], [2]], np.int32),
+        np.array([[1], [1], [0], [0], [-1]], np.int32),
+    )
     names = relabelling(old, new, codebook_size=3)
     assert names[0, 1] == 0
     assert relabelled(new, names)[[0, 1, 4], 0].tolist() == [0, 0, -1]
@@ -70,7 +89,9 @@ def test_codes_of_other_items_are_refused() -> None:
 
 
 def test_churn_counts_codes_that_both_generations_have() -> None:
-    """By hand: five pairs of codes, two of them changed, one behavioural; a cold position and a new item count nowhere."""
+    """By hand: five pairs of codes, two of them changed, one behavioural; a cold position and a new
+    item count nowhere.
+    """
     old = sids([[0, 1], [1, -1], [2, 2]], [[1, 1], [1, 0], [1, 2]])
     new = sids([[0, 1], [2, 0], [2, 1], [0, 0]], [[1, 3], [1, 1], [1, 2], [1, 1]])
     report = churn_report(old, new, np.array([5, 1, 9, 0]), spec=SPEC)
@@ -89,12 +110,16 @@ def test_raw_churn_is_that_before_the_new_names() -> None:
     old = sids([[0, 0], [1, 1], [2, 2]])
     raw = np.array([[1, 0], [2, 1], [0, 2]], np.int32)
     names = relabelling(old.sid, raw, codebook_size=3)
-    report = churn_report(old, sids(relabelled(raw, names)), np.ones(3, np.int64), spec=SPEC, names=names)
+    report = churn_report(
+        old, sids(relabelled(raw, names)), np.ones(3, np.int64), spec=SPEC, names=names
+    )
     assert (report["changed"], report["changed_raw"]) == (0, 0.5)
 
 
 def test_usage_distance_is_that_of_the_histograms() -> None:
-    """By hand: the same use is 0, disjoint use 1, half of it moved to another code 0.707; no code at all on one side is not a number."""
+    """By hand: the same use is 0, disjoint use 1, half of it moved to another code 0.707; no code
+    at all on one side is not a number.
+    """
     before = np.array([[0, 0, 0, -1], [0, 0, 1, -1]], np.int32)
     after = np.array([[0, 1, 2, 0], [0, 1, 0, -1]], np.int32)
     distance = usage_distance(before, after, codebook_size=3)

@@ -37,12 +37,19 @@ def timeline() -> SidTimeline:
 
 def profile(items: list[int], **changes) -> dict:
     ids = np.array(items)
-    facts = {"codebook_size": 3, "codebook_hash": "aa", "catalogue": np.array([1, 2, 3, 4]), **changes}
+    facts = {
+        "codebook_size": 3,
+        "codebook_hash": "aa",
+        "catalogue": np.array([1, 2, 3, 4]),
+        **changes,
+    }
     return traffic_profile(ids, np.full(len(ids), DAY), timeline(), **facts)
 
 
 def test_a_profile_counts_what_was_shown():
-    """By hand: five impressions, one of an item without codes, one of an item that the catalogue lacks; repeats count."""
+    """By hand: five impressions, one of an item without codes, one of an item that the catalogue
+    lacks; repeats count.
+    """
     found = profile([1, 2, 2, 4, 9])
     assert found["usage"] == [[1, 2, 0], [1, 0, 2]]
     assert found["coverage"] == pytest.approx(3 / 5)
@@ -61,7 +68,9 @@ def test_a_position_without_a_code_says_nothing():
 
 
 def test_the_same_traffic_has_not_drifted_and_other_traffic_has():
-    """Item 1 alone against item 2 alone, many times: usage moved all the way; coverage of unknown items fell by its share."""
+    """Item 1 alone against item 2 alone, many times: usage moved all the way; coverage of unknown
+    items fell by its share.
+    """
     same = drift(profile([1, 2] * 50), profile([2, 1] * 50), DriftThresholds())
     assert not any(f["beyond"] for f in same.values())
     other = drift(profile([1] * 500), profile([2] * 500 + [9] * 500), DriftThresholds())
@@ -83,15 +92,25 @@ def test_a_profile_needs_traffic():
 
 
 def test_two_samples_of_one_distribution_are_near_each_other():
-    """What chance makes of their distance is taken off: near 0 for samples, still near the truth for distributions that differ."""
+    """What chance makes of their distance is taken off: near 0 for samples, still near the truth
+    for distributions that differ.
+    """
     rng = np.random.default_rng(0)
     p, q = rng.dirichlet(np.ones(100)), rng.dirichlet(np.ones(100))
     samples = [[rng.multinomial(2000, x) for _ in range(30)] for x in (p, q)]
-    assert np.mean([distance(a, b) for a, b in zip(samples[0][:15], samples[0][15:], strict=True)]) < 0.04
-    assert np.mean([distance(a, b) for a, b in zip(*samples, strict=True)]) == pytest.approx(float(jensenshannon(p, q, base=2)), abs=0.01)
+    assert (
+        np.mean([distance(a, b) for a, b in zip(samples[0][:15], samples[0][15:], strict=True)])
+        < 0.04
+    )
+    assert np.mean([distance(a, b) for a, b in zip(*samples, strict=True)]) == pytest.approx(
+        float(jensenshannon(p, q, base=2)), abs=0.01
+    )
 
 
-@given(st.lists(st.integers(0, 1000), min_size=2, max_size=8), st.lists(st.integers(0, 1000), min_size=2, max_size=8))
+@given(
+    st.lists(st.integers(0, 1000), min_size=2, max_size=8),
+    st.lists(st.integers(0, 1000), min_size=2, max_size=8),
+)
 def test_a_distance_is_one_of_two_histograms(a, b):
     """From 0 to 1, the same both ways, 0 from itself."""
     size = max(len(a), len(b))

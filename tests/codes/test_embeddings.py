@@ -33,7 +33,10 @@ def title(values, dtype=np.float32):
     [
         ({"item_ids": np.array([], str)}, "empty; expected at least one item"),
         ({"item_ids": np.array(["a", "b", "a"])}, "1 item ids stand more than once .first .*'a'"),
-        ({"vectors": title([[1, 0], [0, np.nan], [0, 0]])}, "1 vectors hold NaN or infinite values .first item .*'b'"),
+        (
+            {"vectors": title([[1, 0], [0, np.nan], [0, 0]])},
+            "1 vectors hold NaN or infinite values .first item .*'b'",
+        ),
         ({"vectors": title([[1, 0], [0, np.inf], [0, 0]])}, "NaN or infinite"),
         ({"vectors": title([[1, 0], [0, 1], [0, 3]])}, "marked absent holds values"),
         ({"vectors": title([[1, 0], [0, 1]])}, r"expected float32 \[3, D\]"),
@@ -77,21 +80,34 @@ def test_take_keeps_rows_together():
     assert taken.item_ids.tolist() == ["b", "a"]
     assert taken.vectors["title"].tolist() == [[0, 2], [1, 0]]
     assert taken.interaction_count.tolist() == [0, 5]
-    with pytest.raises(InputError, match=r"modality 'image' is missing; this table has \['title'\]"):
+    with pytest.raises(
+        InputError, match=r"modality 'image' is missing; this table has \['title'\]"
+    ):
         taken.width("image")
 
 
-@pytest.mark.parametrize("kind", [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 2)])
+@pytest.mark.parametrize(
+    "kind", [pa.list_(pa.float64()), pa.large_list(pa.float32()), pa.list_(pa.float32(), 2)]
+)
 def test_any_list_type_becomes_a_matrix(kind):
     """Null lists are absent zero rows, whatever the list type, in any chunking, sliced or not."""
-    column = pa.chunked_array([pa.array([[9, 9], [1, 2]], kind).slice(1), pa.array([None, [3, 4]], kind)])
+    column = pa.chunked_array(
+        [pa.array([[9, 9], [1, 2]], kind).slice(1), pa.array([None, [3, 4]], kind)]
+    )
     matrix, present = vector_matrix(column, name="vector_x")
     assert matrix.tolist() == [[1, 2], [0, 0], [3, 4]]
     assert matrix.dtype == np.float32
     assert present.tolist() == [True, False, True]
 
 
-@pytest.mark.parametrize(("values", "words"), [([[1.0], [1.0, 2.0]], r"widths \[1, 2\]"), ([[]], "one width above 0"), ([[1.0, None]], "1 nulls inside")])
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ([[1.0], [1.0, 2.0]], r"widths \[1, 2\]"),
+        ([[]], "one width above 0"),
+        ([[1.0, None]], "1 nulls inside"),
+    ],
+)
 def test_ragged_vectors_are_refused(values, words):
     """Vectors of several widths, of none, or with holes are refused."""
     with pytest.raises(InputError, match=words):

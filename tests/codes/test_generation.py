@@ -20,7 +20,10 @@ def write(directory, **changes):
         "tokenizer": "adc",
         "spec": SidSpec(content={"title": 1}, codebook_size=4),
         "settings": {"alpha": 2.0},
-        "tensors": {"codebook": np.arange(8, dtype=np.float32).reshape(2, 4).T, "step": np.array(7)},
+        "tensors": {
+            "codebook": np.arange(8, dtype=np.float32).reshape(2, 4).T,
+            "step": np.array(7),
+        },
         "quality": {"entropy": float("nan")},
         "trained_through": THROUGH,
     }
@@ -28,15 +31,26 @@ def write(directory, **changes):
 
 
 def test_a_generation_is_opened_as_it_was_written(tmp_path):
-    """Spec, settings, tensors (scalars and transposed ones too), quality and time come back; the hash is the weights file's."""
+    """Spec, settings, tensors (scalars and transposed ones too), quality and time come back; the
+    hash is the weights file's.
+    """
     wrote = write(tmp_path / "g1")
     read = open_generation(tmp_path / "g1")
-    assert (read.id, read.tokenizer, read.spec, read.settings) == ("g1", "adc", SidSpec(content={"title": 1}, codebook_size=4), {"alpha": 2.0})
+    assert (read.id, read.tokenizer, read.spec, read.settings) == (
+        "g1",
+        "adc",
+        SidSpec(content={"title": 1}, codebook_size=4),
+        {"alpha": 2.0},
+    )
     assert read.tensors["codebook"].tolist() == [[0, 4], [1, 5], [2, 6], [3, 7]]
     assert read.tensors["step"].shape == ()
     assert read.quality == {"entropy": None}
     assert read.trained_through == THROUGH
-    assert read.codebook_hash == wrote.codebook_hash == file_hash(tmp_path / "g1" / "weights.safetensors")
+    assert (
+        read.codebook_hash
+        == wrote.codebook_hash
+        == file_hash(tmp_path / "g1" / "weights.safetensors")
+    )
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "quality.json"])
@@ -53,13 +67,22 @@ def test_a_generation_of_another_format_is_refused(tmp_path):
     """A newer format is refused with the version that reads it."""
     write(tmp_path / "g1")
     manifest = json.loads((tmp_path / "g1" / MANIFEST).read_text())
-    (tmp_path / "g1" / MANIFEST).write_text(json.dumps(with_check({**checked(manifest, tmp_path), "format": 99, "library_version": "9.9"})))
-    with pytest.raises(ArtifactError, match=r"generation format 99, this library reads 1; open it with library 9\.9"):
+    (tmp_path / "g1" / MANIFEST).write_text(
+        json.dumps(
+            with_check({**checked(manifest, tmp_path), "format": 99, "library_version": "9.9"})
+        )
+    )
+    with pytest.raises(
+        ArtifactError,
+        match=r"generation format 99, this library reads 1; open it with library 9\.9",
+    ):
         open_generation(tmp_path / "g1")
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    """A generation that cannot be written whole is not there at all; nor is one whose time has no zone."""
+    """A generation that cannot be written whole is not there at all; nor is one whose time has no
+    zone.
+    """
     with pytest.raises(InputError, match="without a time zone"):
         write(tmp_path / "g1", trained_through=datetime(2024, 1, 1))
     assert list(tmp_path.iterdir()) == []
@@ -69,6 +92,8 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "G1", "1g", "g-1", "g 1", "g" * 32, "g1\n"])
 def test_an_id_that_feast_could_not_name_a_view_by_is_refused(name):
-    """The id is part of a view's name: lower-case letter first, then letters, digits or underscores."""
+    """The id is part of a view's name: lower-case letter first, then letters, digits or
+    underscores.
+    """
     with pytest.raises(InputError, match="for example 'g3'"):
         check_generation_id(name)

@@ -9,7 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
-from adc_features.codes.quality import code_usage, collision_counts, popularity_slices, quality_report
+from adc_features.codes.quality import (
+    code_usage,
+    collision_counts,
+    popularity_slices,
+    quality_report,
+)
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import SidSpec
 from adc_features.errors import InputError
@@ -50,25 +55,54 @@ def test_a_codebook_that_nobody_uses_is_dead() -> None:
 
 
 def test_uniqueness_and_collisions() -> None:
-    """Three items on one SID and one on another: half as many SIDs as items, the largest group is three."""
-    report = quality_report(sids([[0, 1], [0, 1], [0, 1], [2, -1]]), np.array([5, 4, 3, 0]), spec=SPEC)
+    """Three items on one SID and one on another: half as many SIDs as items, the largest group is
+    three.
+    """
+    report = quality_report(
+        sids([[0, 1], [0, 1], [0, 1], [2, -1]]), np.array([5, 4, 3, 0]), spec=SPEC
+    )
     assert (report["uniqueness"], report["largest_collision"]) == (0.5, 3)
-    assert [(b["position"], b["kind"], b["modality"]) for b in report["codebooks"]] == [(0, "content", "title"), (1, "behavior", "behavior")]
+    assert [(b["position"], b["kind"], b["modality"]) for b in report["codebooks"]] == [
+        (0, "content", "title"),
+        (1, "behavior", "behavior"),
+    ]
 
 
-@given(npst.arrays(np.int32, st.tuples(st.integers(1, 30), st.integers(1, 5)), elements=st.integers(-1, 2)), st.sampled_from([3, 60_000]))
+@given(
+    npst.arrays(
+        np.int32, st.tuples(st.integers(1, 30), st.integers(1, 5)), elements=st.integers(-1, 2)
+    ),
+    st.sampled_from([3, 60_000]),
+)
 def test_collision_counts_equal_brute_force(sid: np.ndarray, codebook_size: int) -> None:
-    """Counting equal rows by their packed key equals comparing all pairs, also when the key overflows."""
+    """Counting equal rows by their packed key equals comparing all pairs, also when the key
+    overflows.
+    """
     expected = (sid[:, None] == sid[None]).all(-1).sum(1)
     assert collision_counts(sid, codebook_size=codebook_size).tolist() == expected.tolist()
 
 
 def test_popularity_slices_by_share_of_interactions() -> None:
-    """Of 100 interactions the item with 20 is the head, items with 5 share the tail, the rest is between."""
-    assert popularity_slices(np.array([20, 16, 16, 14, 14, 5, 5, 5, 5, 0])).tolist() == [0, 1, 1, 1, 1, 2, 2, 2, 2, 2]
+    """Of 100 interactions the item with 20 is the head, items with 5 share the tail, the rest is
+    between.
+    """
+    assert popularity_slices(np.array([20, 16, 16, 14, 14, 5, 5, 5, 5, 0])).tolist() == [
+        0,
+        1,
+        1,
+        1,
+        1,
+        2,
+        2,
+        2,
+        2,
+        2,
+    ]
 
 
-@pytest.mark.parametrize(("counts", "expected"), [([3, 3, 3], [1, 1, 1]), ([0, 0], [2, 2]), ([7], [1]), ([], [])])
+@pytest.mark.parametrize(
+    ("counts", "expected"), [([3, 3, 3], [1, 1, 1]), ([0, 0], [2, 2]), ([7], [1]), ([], [])]
+)
 def test_popularity_slices_of_flat_counts(counts: list[int], expected: list[int]) -> None:
     """Items of equal count share a slice: all alike are the middle, all unseen the tail."""
     assert popularity_slices(np.array(counts, np.int64)).tolist() == expected

@@ -13,7 +13,9 @@ from adc_features.errors import InputError, ReliabilityError
 
 
 def table(counts, norms, *, day=1):
-    """Items seen `counts` times, whose behaviour vector has the given norm; norm 0 means no vector."""
+    """Items seen `counts` times, whose behaviour vector has the given norm; norm 0 means no
+    vector.
+    """
     norms = np.array(norms, np.float32)
     return EmbeddingTable(
         item_ids=np.arange(len(counts)),
@@ -25,7 +27,9 @@ def table(counts, norms, *, day=1):
 
 
 def test_counts_become_reliability_between_their_extremes():
-    """log(1 + count), linear between the rarest and the most popular warm item; an item without behaviour has 0."""
+    """log(1 + count), linear between the rarest and the most popular warm item; an item without
+    behaviour has 0.
+    """
     items = table([1, 3, 7, 100], [1, 1, 1, 0])
     assert fit_reliability([items])(items).tolist() == [0.0, 0.5, 1.0, 0.0]
 
@@ -37,8 +41,13 @@ def test_later_items_are_clipped():
 
 
 def test_norms_that_fall_with_popularity_are_refused():
-    """Norms that fall with the count would trust rare items most: refused, with the number and the way out."""
-    with pytest.raises(ReliabilityError, match=r"norm signal has rank correlation -1.00 .* expected >= 0.3: .* use mode='log_count'"):
+    """Norms that fall with the count would trust rare items most: refused, with the number and the
+    way out.
+    """
+    with pytest.raises(
+        ReliabilityError,
+        match=r"norm signal has rank correlation -1.00 .* expected >= 0.3: .* use mode='log_count'",
+    ):
         fit_reliability([table([1, 2, 3], [3, 2, 1])], mode="norm")
 
 

@@ -44,7 +44,10 @@ TABLE = sids(["b", "a"], [[0, 1], [3, -1]])
         ({"sid": np.array([[0, -2], [3, -1]], np.int32)}, r"range over -2..3"),
         ({"sid": np.array([[0, 1], [3, -1]])}, "expected int32"),
         ({"sid": np.array([0, 1], np.int32)}, r"expected int32\[2, -1\]"),
-        ({"sid_weight": np.array([[1, 2], [4, 1]], np.float32)}, "missing code .-1. carries a weight"),
+        (
+            {"sid_weight": np.array([[1, 2], [4, 1]], np.float32)},
+            "missing code .-1. carries a weight",
+        ),
         ({"sid_weight": np.array([[1, -2], [4, 0]], np.float32)}, "every sid_weight >= 0"),
         ({"sid_weight": np.array([[1, np.nan], [4, 0]], np.float32)}, "not finite"),
         ({"reliability": np.array([0.5, 1.5], np.float32)}, "0 <= x <= 1"),
@@ -74,7 +77,9 @@ def test_batch_lookup_equals_single_lookups():
     """Asking for many is asking for each."""
     wanted = np.array(["b", "zz", "a"])
     batch = TABLE.lookup(wanted).to_arrow().to_pylist()
-    assert batch == [row for one in wanted for row in TABLE.lookup(np.array([one])).to_arrow().to_pylist()]
+    assert batch == [
+        row for one in wanted for row in TABLE.lookup(np.array([one])).to_arrow().to_pylist()
+    ]
 
 
 def test_an_empty_lookup_is_an_empty_table():
@@ -89,10 +94,20 @@ def test_ids_of_another_kind_are_refused():
     with pytest.raises(InputError, match="asked for ids of type int64"):
         TABLE.lookup(np.array([1, 2]))
     with pytest.raises(InputError, match="convert one to the other"):
-        SidTimeline([TABLE], [DAY_0]).gather(np.array([1]), np.array(["2024-01-02"], "datetime64[us]"))
+        SidTimeline([TABLE], [DAY_0]).gather(
+            np.array([1]), np.array(["2024-01-02"], "datetime64[us]")
+        )
 
 
-@pytest.mark.parametrize("table", [TABLE, sids([5, 3], [[0, 1], [3, -1]]), TABLE.lookup(np.array(["b", "nobody"])), TABLE.lookup(np.array([], str))])
+@pytest.mark.parametrize(
+    "table",
+    [
+        TABLE,
+        sids([5, 3], [[0, 1], [3, -1]]),
+        TABLE.lookup(np.array(["b", "nobody"])),
+        TABLE.lookup(np.array([], str)),
+    ],
+)
 def test_arrow_gives_the_same_table_back(table):
     """from_arrow undoes to_arrow, also for rows that were not found and for no rows."""
     arrow = table.to_arrow()
@@ -110,7 +125,10 @@ def test_a_stranger_s_table_is_refused():
 
 def test_lists_of_other_lengths_are_refused():
     """Two rows of 1 and 3 codes are not two rows of 2, though the values add up."""
-    assert list_matrix(pa.chunked_array([[[1, 2]], [[3, 4]]]), 2, np.int32).tolist() == [[1, 2], [3, 4]]
+    assert list_matrix(pa.chunked_array([[[1, 2]], [[3, 4]]]), 2, np.int32).tolist() == [
+        [1, 2],
+        [3, 4],
+    ]
     for broken in ([[1], [2, 3, 4]], [[1, 2], None], [[1, None]]):
         with pytest.raises(InputError, match="expected 2 values in every row"):
             list_matrix(pa.chunked_array([pa.array(broken, pa.list_(pa.int32()))]), 2, np.int32)
@@ -122,7 +140,9 @@ def test_find_rows_equals_a_dictionary(haystack, wanted):
     rows, known = find_rows(np.array(haystack, np.int64), np.array(wanted, np.int64))
     place = {h: i for i, h in enumerate(haystack)}
     assert known.tolist() == [w in place for w in wanted]
-    assert [r for r, k in zip(rows.tolist(), known, strict=True) if k] == [place[w] for w in wanted if w in place]
+    assert [r for r, k in zip(rows.tolist(), known, strict=True) if k] == [
+        place[w] for w in wanted if w in place
+    ]
 
 
 # ---- through time
@@ -130,29 +150,46 @@ def test_find_rows_equals_a_dictionary(haystack, wanted):
 
 @st.composite
 def timelines(draw):
-    """A few snapshots of few items, with gaps in time, in any item order; and requests around every border."""
+    """A few snapshots of few items, with gaps in time, in any item order; and requests around every
+    border.
+    """
     days = draw(st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True).map(sorted))
     snapshots = []
     for _ in days:
         ids = draw(st.lists(st.sampled_from("abcd"), min_size=1, unique=True))
-        snapshots.append(sids(ids, [[draw(st.integers(-1, 3)), draw(st.integers(-1, 3))] for _ in ids]))
-    requests = draw(st.lists(st.tuples(st.sampled_from("abcdx"), st.integers(-1, 14), st.sampled_from([-1, 0, 1])), max_size=12))
+        snapshots.append(
+            sids(ids, [[draw(st.integers(-1, 3)), draw(st.integers(-1, 3))] for _ in ids])
+        )
+    requests = draw(
+        st.lists(
+            st.tuples(st.sampled_from("abcdx"), st.integers(-1, 14), st.sampled_from([-1, 0, 1])),
+            max_size=12,
+        )
+    )
     return days, snapshots, requests
 
 
 @given(timelines())
 @settings(max_examples=150, deadline=None)
 def test_gather_equals_a_brute_force_lookup(timeline):
-    """Each row gets its item's codes of the last snapshot served at or before its time: nothing newer, to the microsecond."""
+    """Each row gets its item's codes of the last snapshot served at or before its time: nothing
+    newer, to the microsecond.
+    """
     days, snapshots, requests = timeline
     servable = [DAY_0 + timedelta(days=d) for d in days]
     times = [DAY_0 + timedelta(days=d, microseconds=u) for _, d, u in requests]
     ids = np.array([i for i, _, _ in requests], "U1")
-    sid, weight, reliability = SidTimeline(snapshots, servable).gather(ids, np.array([t.replace(tzinfo=None) for t in times], "datetime64[us]"))
+    sid, weight, reliability = SidTimeline(snapshots, servable).gather(
+        ids, np.array([t.replace(tzinfo=None) for t in times], "datetime64[us]")
+    )
     assert sid.shape == weight.shape == (len(requests), 2)
     for row, (item, time) in enumerate(zip(ids, times, strict=True)):
         served = [s for s, t in zip(snapshots, servable, strict=True) if t <= time]
-        place = served[-1].item_ids.tolist().index(item) if served and item in served[-1].item_ids else None
+        place = (
+            served[-1].item_ids.tolist().index(item)
+            if served and item in served[-1].item_ids
+            else None
+        )
         expected = [-1, -1] if place is None else served[-1].sid[place].tolist()
         assert sid[row].tolist() == expected
         assert weight[row].tolist() == [c + 1 for c in expected]
@@ -168,16 +205,28 @@ def test_a_timeline_refuses_what_it_cannot_order():
     with pytest.raises(InputError, match="without a time zone"):
         SidTimeline([TABLE], [datetime(2024, 1, 1)])
     with pytest.raises(GenerationMismatch, match=r"'g1'.*'g2'"):
-        SidTimeline([TABLE, sids(["a"], [[0, 1]], generation="g2")], [DAY_0, DAY_0 + timedelta(days=1)])
+        SidTimeline(
+            [TABLE, sids(["a"], [[0, 1]], generation="g2")], [DAY_0, DAY_0 + timedelta(days=1)]
+        )
     with pytest.raises(InputError, match="1 rows have no time"):
         SidTimeline([TABLE], [DAY_0]).gather(np.array(["a"]), np.array(["NaT"], "datetime64[us]"))
 
 
-@given(st.lists(st.integers(0, 9), unique=True, min_size=1), st.lists(st.integers(0, 9), unique=True, min_size=1), st.randoms(use_true_random=False))
+@given(
+    st.lists(st.integers(0, 9), unique=True, min_size=1),
+    st.lists(st.integers(0, 9), unique=True, min_size=1),
+    st.randoms(use_true_random=False),
+)
 def test_changed_rows_over_the_snapshot_before_give_the_snapshot_again(old, new, chance):
-    """Oracle: an item is read from the difference where it stands there, else from before; a removed item is not found."""
+    """Oracle: an item is read from the difference where it stands there, else from before; a
+    removed item is not found.
+    """
     before, after = (
-        sids([f"i{k}" for k in ids], [[chance.randrange(3), chance.randrange(3)] for _ in ids], as_of=day)
+        sids(
+            [f"i{k}" for k in ids],
+            [[chance.randrange(3), chance.randrange(3)] for _ in ids],
+            as_of=day,
+        )
         for ids, day in ((old, DAY_0), (new, DAY_0 + timedelta(days=1)))
     )
     rows = changed_rows(before, after)
@@ -185,9 +234,17 @@ def test_changed_rows_over_the_snapshot_before_give_the_snapshot_again(old, new,
         one = np.array([item])
         source = rows if item in rows.item_ids else before
         for name in ("sid", "sid_weight", "reliability", "is_cold", "collision_count", "found"):
-            np.testing.assert_array_equal(getattr(source.lookup(one), name), getattr(after.lookup(one), name))
+            np.testing.assert_array_equal(
+                getattr(source.lookup(one), name), getattr(after.lookup(one), name)
+            )
     gone = np.setdiff1d(before.item_ids, after.item_ids)
     assert not rows.lookup(gone).found.any()
     assert set(gone) <= set(rows.item_ids.tolist())
-    same = [i for i in set(old) & set(new) if np.array_equal(before.lookup(np.array([f"i{i}"])).sid, after.lookup(np.array([f"i{i}"])).sid)]
+    same = [
+        i
+        for i in set(old) & set(new)
+        if np.array_equal(
+            before.lookup(np.array([f"i{i}"])).sid, after.lookup(np.array([f"i{i}"])).sid
+        )
+    ]
     assert not set(rows.item_ids.tolist()) & {f"i{i}" for i in same}

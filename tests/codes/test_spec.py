@@ -9,9 +9,19 @@ from adc_features.errors import InputError
 
 
 def test_positions_follow_from_the_counts():
-    """Shared positions come first, then content in the order given, then behaviour; everything else is derived."""
+    """Shared positions come first, then content in the order given, then behaviour; everything else
+    is derived.
+    """
     spec = SidSpec(content={"title": 1, "image": 2}, shared=1, behavior=3)
-    assert [p.name for p in spec.positions] == ["shared", "title", "image", "image", BEHAVIOR, BEHAVIOR, BEHAVIOR]
+    assert [p.name for p in spec.positions] == [
+        "shared",
+        "title",
+        "image",
+        "image",
+        BEHAVIOR,
+        BEHAVIOR,
+        BEHAVIOR,
+    ]
     assert spec.length == 7
     assert spec.modalities == ("title", "image", BEHAVIOR)
     assert spec.is_behavioral == (False, False, False, False, True, True, True)

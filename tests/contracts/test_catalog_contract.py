@@ -1,4 +1,6 @@
-"""The catalogue, on every database that it may lie on: SQLite, and PostgreSQL where it is installed."""
+"""The catalogue, on every database that it may lie on: SQLite, and PostgreSQL where it is
+installed.
+"""
 
 import multiprocessing
 import os
@@ -22,7 +24,13 @@ from adc_features.catalog.tables import EVENTS, GENERATIONS, METADATA, PROMOTION
 from adc_features.errors import ArtifactError, InputError
 
 AT = datetime(2024, 5, 1, 12, tzinfo=UTC)
-G1 = {"codebook_hash": "11", "parent_codebook_hash": None, "directory": "generation", "trained_through": AT, "state": "live"}
+G1 = {
+    "codebook_hash": "11",
+    "parent_codebook_hash": None,
+    "directory": "generation",
+    "trained_through": AT,
+    "state": "live",
+}
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +38,9 @@ def postgres() -> Iterator[str]:
     if start.postgres_binaries() is None:
         pytest.skip("needs a PostgreSQL server (apt-get install postgresql)")
     with start.postgres() as variables:
-        user, host, port, database = (variables[f"ADC_POSTGRES_{name}"] for name in ("USER", "HOST", "PORT", "DATABASE"))
+        user, host, port, database = (
+            variables[f"ADC_POSTGRES_{name}"] for name in ("USER", "HOST", "PORT", "DATABASE")
+        )
         yield f"postgresql+psycopg://{user}@{host}:{port}/{database}"
 
 
@@ -59,7 +69,9 @@ def test_migrations_make_what_the_tables_say(catalog):
 
 
 def test_what_is_put_twice_is_changed_once(catalog):
-    """The second time writes no event; a change writes one with what changed; times come back aware."""
+    """The second time writes no event; a change writes one with what changed; times come back
+    aware.
+    """
     for _ in range(2):
         with catalog.write(at=AT) as writer:
             writer.put(GENERATIONS, {"id": "g1"}, G1, event="generation")
@@ -90,7 +102,15 @@ def test_a_clock_that_steps_back_keeps_the_order(catalog):
     """Promotions and events are in the order they were written in, whatever the clock said."""
     for hours in (0, -5):
         with catalog.write(at=AT + timedelta(hours=hours)) as writer:
-            writer.add(PROMOTIONS, {"ranker": str(hours), "promoted_at": AT + timedelta(hours=hours), "state": "pending"}, event="begun")
+            writer.add(
+                PROMOTIONS,
+                {
+                    "ranker": str(hours),
+                    "promoted_at": AT + timedelta(hours=hours),
+                    "state": "pending",
+                },
+                event="begun",
+            )
     assert [p["ranker"] for p in catalog.promotions()] == ["0", "-5"]
     assert [e["number"] for e in catalog.events()] == sorted(e["number"] for e in catalog.events())
 
@@ -99,7 +119,10 @@ def test_a_second_holder_is_refused_at_once(url):
     """Two retrains at once: the second one is told, and gets the lock when the first is done."""
     first, second = open_catalog(url), open_catalog(url)
     with first.alone("retrain"):
-        with pytest.raises(InputError, match="another process holds the catalogue's 'retrain' lock"), second.alone("retrain"):
+        with (
+            pytest.raises(InputError, match="another process holds the catalogue's 'retrain' lock"),
+            second.alone("retrain"),
+        ):
             pass
         with second.alone("gc"):
             pass
@@ -110,7 +133,11 @@ def test_a_second_holder_is_refused_at_once(url):
 def test_the_holder_of_a_lock_is_named(url):
     """Who waits in vain is told the process that holds the lock, on every database."""
     first, second = open_catalog(url), open_catalog(url)
-    with first.alone("retrain"), pytest.raises(InputError, match=rf"lock .*process {os.getpid()}\b"), second.alone("retrain"):
+    with (
+        first.alone("retrain"),
+        pytest.raises(InputError, match=rf"lock .*process {os.getpid()}\b"),
+        second.alone("retrain"),
+    ):
         pass
 
 
@@ -131,11 +158,17 @@ def _add(url: str, count: int) -> None:
     catalog = open_catalog(url)
     for _ in range(count):
         with catalog.write(at=AT) as writer:
-            writer.add(RUNS, {"command": "test", "started_at": AT, "state": "running", "facts": {}}, event="begun")
+            writer.add(
+                RUNS,
+                {"command": "test", "started_at": AT, "state": "running", "facts": {}},
+                event="begun",
+            )
 
 
 def test_a_killed_holder_lets_go(url):
-    """The lock of a process that was killed inside a write is free at once, and what it had begun is undone."""
+    """The lock of a process that was killed inside a write is free at once, and what it had begun
+    is undone.
+    """
     open_catalog(url)
     context = multiprocessing.get_context("spawn")
     inside = context.Event()
@@ -167,7 +200,9 @@ def test_a_newer_catalogue_is_refused(url):
     with pytest.raises(ArtifactError, match="has revision r9999, this library knows up to r0001"):
         open_catalog(url)
     with catalog.engine.connect() as connection:
-        assert connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "r9999"
+        assert (
+            connection.execute(text("SELECT version_num FROM alembic_version")).scalar() == "r9999"
+        )
 
 
 def test_tables_of_another_program_are_refused(tmp_path):
@@ -190,7 +225,9 @@ def test_what_is_no_database_is_refused_in_words(url):
 
 def test_a_server_that_does_not_answer_is_named():
     """Without its password."""
-    with pytest.raises(InputError, match=r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/none cannot be used"):
+    with pytest.raises(
+        InputError, match=r"postgresql\+psycopg://me:\*\*\*@127.0.0.1:1/none cannot be used"
+    ):
         open_catalog("postgresql+psycopg://me:secret@127.0.0.1:1/none")
 
 
@@ -202,21 +239,35 @@ def test_a_catalogue_may_be_copied_while_it_is_read(tmp_path):
         writer.record("one", "", {})
     catalog.engine.dispose()
     shutil.copytree(tmp_path, tmp_path.parent / "copy")
-    assert [e["event"] for e in open_catalog(f"sqlite:///{tmp_path.parent}/copy/catalog.db").events()] == ["one"]
+    assert [
+        e["event"] for e in open_catalog(f"sqlite:///{tmp_path.parent}/copy/catalog.db").events()
+    ] == ["one"]
 
 
 HOLDER = (
-    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
+    "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN"
+    " IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
 )
 
 
-def test_a_catalogue_that_another_program_writes_is_refused_soon_and_in_words(tmp_path, monkeypatch):
-    """After a short wait the holder is named, by process id where the system tells; reading goes on; when it is done, so does writing."""
+def test_a_catalogue_that_another_program_writes_is_refused_soon_and_in_words(
+    tmp_path, monkeypatch
+):
+    """After a short wait the holder is named, by process id where the system tells; reading goes
+    on; when it is done, so does writing.
+    """
     monkeypatch.setattr(module, "WAIT", 0.2)
     catalog = open_catalog(f"sqlite:///{tmp_path}/catalog.db")
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path / "catalog.db")], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path / "catalog.db")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(InputError, match="is held by another writer") as refused, open_catalog(f"sqlite:///{tmp_path}/catalog.db").write(at=AT) as writer:
+    with (
+        pytest.raises(InputError, match="is held by another writer") as refused,
+        open_catalog(f"sqlite:///{tmp_path}/catalog.db").write(at=AT) as writer,
+    ):
         writer.record("never", "", {})
     if Path("/proc/locks").exists():
         assert f"process {holder.pid}" in str(refused.value)
@@ -247,7 +298,9 @@ def test_a_catalogue_that_another_program_writes_is_refused_soon_and_in_words(tm
     ],
 )
 def test_another_kind_of_database_is_refused_in_words(url, tmp_path, monkeypatch):
-    """Another dialect, an asynchronous or missing driver, a database in memory, no URL, no server: said in words, without the password."""
+    """Another dialect, an asynchronous or missing driver, a database in memory, no URL, no server:
+    said in words, without the password.
+    """
     monkeypatch.chdir(tmp_path)
     with pytest.raises(InputError) as refused:
         open_catalog(url)
@@ -256,13 +309,19 @@ def test_another_kind_of_database_is_refused_in_words(url, tmp_path, monkeypatch
 
 
 def test_a_catalogue_that_cannot_be_written_is_read(tmp_path, monkeypatch):
-    """A command that only reads sees what was committed, in the log of an open database too, and leaves the files as they are."""
+    """A command that only reads sees what was committed, in the log of an open database too, and
+    leaves the files as they are.
+    """
     url = f"sqlite:///{tmp_path}/catalog.db"
     catalog = open_catalog(url)
     with catalog.write(at=AT) as writer:
         writer.put(GENERATIONS, {"id": "g1"}, G1, event="generation")
     before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
-    monkeypatch.setattr(os, "access", lambda path, mode, **_: not (mode & os.W_OK and Path(path).is_relative_to(tmp_path)))
+    monkeypatch.setattr(
+        os,
+        "access",
+        lambda path, mode, **_: not (mode & os.W_OK and Path(path).is_relative_to(tmp_path)),
+    )
     with catalog_to_read(url) as read:
         assert [g["id"] for g in read.generations()] == ["g1"]
         with read.write(at=AT) as writer:

@@ -22,7 +22,9 @@ SPEC = SidSpec(content={"title": 1, "image": 2}, shared=1, behavior=2, codebook_
 
 
 class Tokenizer(NamedTuple):
-    """fit and encode as everybody calls them; content_only: behaviour teaches it at most and no code comes from it; holds: keeps codes against tremor."""
+    """fit and encode as everybody calls them; content_only: behaviour teaches it at most and no
+    code comes from it; holds: keeps codes against tremor.
+    """
 
     name: str
     fit: Callable[..., Generation]
@@ -33,15 +35,35 @@ class Tokenizer(NamedTuple):
 
 
 def small_adc(tables: list[EmbeddingTable], spec: SidSpec, **arguments: object) -> Generation:
-    settings = replace(adc_fit.adc(), steps=40, warmup_steps=8, batch=64, hidden=16, latent=16, aligned=16, min_utilisation=0.0)
+    settings = replace(
+        adc_fit.adc(),
+        steps=40,
+        warmup_steps=8,
+        batch=64,
+        hidden=16,
+        latent=16,
+        aligned=16,
+        min_utilisation=0.0,
+    )
     return adc_fit.fit(tables, spec, settings=settings, **arguments)
 
 
 def small(name: str) -> Callable[..., Generation]:
     """The recipe of this name with few steps and narrow layers."""
     settings = adc_fit.RECIPES[name]()
-    narrow = {"steps": 40, "warmup_steps": 8, "batch": 64, "hidden": (16,), "latent": 16, "trunk": 16, "iterations": 5, "min_utilisation": 0.0}
-    settings = replace(settings, **{f.name: narrow[f.name] for f in fields(settings) if f.name in narrow})
+    narrow = {
+        "steps": 40,
+        "warmup_steps": 8,
+        "batch": 64,
+        "hidden": (16,),
+        "latent": 16,
+        "trunk": 16,
+        "iterations": 5,
+        "min_utilisation": 0.0,
+    }
+    settings = replace(
+        settings, **{f.name: narrow[f.name] for f in fields(settings) if f.name in narrow}
+    )
 
     def fit(tables: list[EmbeddingTable], spec: SidSpec, **arguments: object) -> Generation:
         return adc_fit.fit(tables, spec, settings=settings, **arguments)
@@ -50,36 +72,67 @@ def small(name: str) -> Callable[..., Generation]:
 
 
 def small_mmq(tables: list[EmbeddingTable], spec: SidSpec, **arguments: object) -> Generation:
-    settings = replace(adc_fit.RECIPES["mmq"](), steps=40, warmup_steps=8, batch=64, hidden=16, latent=16, aligned=16, min_utilisation=0.0)
+    settings = replace(
+        adc_fit.RECIPES["mmq"](),
+        steps=40,
+        warmup_steps=8,
+        batch=64,
+        hidden=16,
+        latent=16,
+        aligned=16,
+        min_utilisation=0.0,
+    )
     return adc_fit.fit(tables, spec, settings=settings, **arguments)
 
 
 TOKENIZERS = [
     Tokenizer("adc", small_adc, adc_encode.encode, holds=True),
     Tokenizer("mmq", small_mmq, adc_encode.encode, holds=True),
-    *(Tokenizer(name, small(name), adc_encode.encode) for name in ("rq_vae", "rq_kmeans", "rq_kmeans_balanced", "opq", "mm_rq_vae")),
-    *(Tokenizer(name, small(name), adc_encode.encode, content_only=True, needs_behavior=True) for name in ("letter", "das")),
+    *(
+        Tokenizer(name, small(name), adc_encode.encode)
+        for name in ("rq_vae", "rq_kmeans", "rq_kmeans_balanced", "opq", "mm_rq_vae")
+    ),
+    *(
+        Tokenizer(name, small(name), adc_encode.encode, content_only=True, needs_behavior=True)
+        for name in ("letter", "das")
+    ),
     Tokenizer("unisid", small("unisid"), adc_encode.encode, content_only=True),
 ]
 
 
 def test_every_recipe_has_its_suite() -> None:
-    """No tokenizer is offered that this suite does not hold to the contract; ADC-SID's ablations are ADC-SID."""
-    ablations = {"adc_norm", "raw_gate", "without_controller", "without_contrastive", "without_gate", "without_sparsity"}
+    """No tokenizer is offered that this suite does not hold to the contract; ADC-SID's ablations
+    are ADC-SID.
+    """
+    ablations = {
+        "adc_norm",
+        "raw_gate",
+        "without_controller",
+        "without_contrastive",
+        "without_gate",
+        "without_sparsity",
+    }
     assert set(adc_fit.RECIPES) - ablations == {t.name for t in TOKENIZERS}
 
 
 def items(day: int, *, n: int = 150) -> EmbeddingTable:
-    """n items in clusters; items 0-9 are cold, item 11 has no image, and everything drifts a little from day to day."""
+    """n items in clusters; items 0-9 are cold, item 11 has no image, and everything drifts a little
+    from day to day.
+    """
     chance = np.random.default_rng(7)
     place = chance.normal(size=(12, 6)) @ chance.normal(size=(6, 10))
-    matrix = {m: (place[chance.integers(0, 12, n)] + 0.3 * chance.normal(size=(n, 10))).astype(np.float32) for m in ("title", "image", "behavior")}
+    matrix = {
+        m: (place[chance.integers(0, 12, n)] + 0.3 * chance.normal(size=(n, 10))).astype(np.float32)
+        for m in ("title", "image", "behavior")
+    }
     matrix["behavior"] = (matrix["behavior"] * (1 + 0.1 * day)).astype(np.float32)
     present = {m: np.ones(n, bool) for m in matrix}
     present["behavior"][:10], present["image"][11] = False, False
     vectors = {m: np.where(present[m][:, None], v, 0).astype(np.float32) for m, v in matrix.items()}
     count = np.where(present["behavior"], 1 + chance.geometric(0.1, n), 0).astype(np.int64)
-    return EmbeddingTable(np.arange(n), vectors, present, count, datetime(2024, 1, 1 + day, tzinfo=UTC))
+    return EmbeddingTable(
+        np.arange(n), vectors, present, count, datetime(2024, 1, 1 + day, tzinfo=UTC)
+    )
 
 
 @pytest.fixture(scope="module", params=TOKENIZERS, ids=lambda t: t.name)
@@ -89,15 +142,28 @@ def tokenizer(request: pytest.FixtureRequest) -> Tokenizer:
 
 @pytest.fixture(scope="module")
 def generation(tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory) -> Generation:
-    return tokenizer.fit([items(0), items(1)], SPEC, generation_id="g1", directory=tmp_path_factory.mktemp("fit") / "g1", seed=3)
+    return tokenizer.fit(
+        [items(0), items(1)],
+        SPEC,
+        generation_id="g1",
+        directory=tmp_path_factory.mktemp("fit") / "g1",
+        seed=3,
+    )
 
 
 def same(a: SidTable, b: SidTable) -> bool:
-    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("item_ids", "sid", "sid_weight", "reliability", "alignment", "is_cold"))
+    return all(
+        np.array_equal(getattr(a, name), getattr(b, name))
+        for name in ("item_ids", "sid", "sid_weight", "reliability", "alignment", "is_cold")
+    )
 
 
-def test_codes_and_weights_have_the_shape_that_the_spec_says(tokenizer: Tokenizer, generation: Generation) -> None:
-    """Every item gets L codes below K and L weights, in the vocabulary and as of the time of its vectors."""
+def test_codes_and_weights_have_the_shape_that_the_spec_says(
+    tokenizer: Tokenizer, generation: Generation
+) -> None:
+    """Every item gets L codes below K and L weights, in the vocabulary and as of the time of its
+    vectors.
+    """
     sids = tokenizer.encode(items(1), generation)
     assert sids.sid.shape == (150, SPEC.length)
     assert (sids.generation, sids.codebook_size, sids.as_of) == ("g1", 6, items(1).as_of)
@@ -105,9 +171,13 @@ def test_codes_and_weights_have_the_shape_that_the_spec_says(tokenizer: Tokenize
     assert sids.found.all()
 
 
-def test_one_seed_gives_one_vocabulary(tokenizer: Tokenizer, generation: Generation, tmp_path: Path) -> None:
+def test_one_seed_gives_one_vocabulary(
+    tokenizer: Tokenizer, generation: Generation, tmp_path: Path
+) -> None:
     """A second fit with the same seed gives the same codes and the same weights file."""
-    again = tokenizer.fit([items(0), items(1)], SPEC, generation_id="g1", directory=tmp_path / "g1", seed=3)
+    again = tokenizer.fit(
+        [items(0), items(1)], SPEC, generation_id="g1", directory=tmp_path / "g1", seed=3
+    )
     assert again.codebook_hash == generation.codebook_hash
     assert same(tokenizer.encode(items(1), again), tokenizer.encode(items(1), generation))
 
@@ -115,40 +185,72 @@ def test_one_seed_gives_one_vocabulary(tokenizer: Tokenizer, generation: Generat
 def test_encoding_is_repeatable_from_disk(tokenizer: Tokenizer, tmp_path: Path) -> None:
     """A generation that is opened again encodes as the fitted one did."""
     fitted = tokenizer.fit([items(0)], SPEC, generation_id="g2", directory=tmp_path / "g2", seed=0)
-    assert same(tokenizer.encode(items(0), fitted), tokenizer.encode(items(0), open_generation(tmp_path / "g2")))
+    assert same(
+        tokenizer.encode(items(0), fitted),
+        tokenizer.encode(items(0), open_generation(tmp_path / "g2")),
+    )
 
 
 def test_what_was_measured_is_what_is_encoded(tokenizer: Tokenizer, generation: Generation) -> None:
-    """The quality report of the fit, made before anything was written, is that of the codes which the written generation gives."""
+    """The quality report of the fit, made before anything was written, is that of the codes which
+    the written generation gives.
+    """
     table = items(1)
-    again = quality_report(tokenizer.encode(table, generation), table.interaction_count, spec=generation.spec)
+    again = quality_report(
+        tokenizer.encode(table, generation), table.interaction_count, spec=generation.spec
+    )
     for name in ("codebooks", "uniqueness", "largest_collision", "head", "tail"):
         assert generation.quality[name] == again[name]
 
 
-def test_an_item_alone_equals_the_item_in_a_batch(tokenizer: Tokenizer, generation: Generation) -> None:
-    """Codes and weights depend on the item alone, to the bit: not on its neighbours nor on its place among them."""
+def test_an_item_alone_equals_the_item_in_a_batch(
+    tokenizer: Tokenizer, generation: Generation
+) -> None:
+    """Codes and weights depend on the item alone, to the bit: not on its neighbours nor on its
+    place among them.
+    """
     table = items(1)
     whole = tokenizer.encode(table, generation)
     order = np.random.default_rng(0).permutation(len(table))
-    assert same(tokenizer.encode(table.take(order), generation), whole.lookup(table.item_ids[order]))
+    assert same(
+        tokenizer.encode(table.take(order), generation), whole.lookup(table.item_ids[order])
+    )
     for row in (0, 11, 149):
-        assert same(tokenizer.encode(table.take(np.array([row])), generation), whole.lookup(table.item_ids[[row]]))
+        assert same(
+            tokenizer.encode(table.take(np.array([row])), generation),
+            whole.lookup(table.item_ids[[row]]),
+        )
 
 
 def with_behavior(table: EmbeddingTable, behavior: np.ndarray, *, day: int) -> EmbeddingTable:
     behavior = np.where(table.present["behavior"][:, None], behavior, 0).astype(np.float32)
-    return replace(table, vectors={**table.vectors, "behavior": behavior}, as_of=datetime(2024, 1, 1 + day, tzinfo=UTC))
+    return replace(
+        table,
+        vectors={**table.vectors, "behavior": behavior},
+        as_of=datetime(2024, 1, 1 + day, tzinfo=UTC),
+    )
 
 
-def test_codes_hold_where_behaviour_only_trembles(tokenizer: Tokenizer, generation: Generation) -> None:
-    """The same vectors keep every code; a small tremor changes fewer than without the previous snapshot, and what changes is the nearest."""
+def test_codes_hold_where_behaviour_only_trembles(
+    tokenizer: Tokenizer, generation: Generation
+) -> None:
+    """The same vectors keep every code; a small tremor changes fewer than without the previous
+    snapshot, and what changes is the nearest.
+    """
     table = items(1)
     before = tokenizer.encode(table, generation)
-    np.testing.assert_array_equal(tokenizer.encode(with_behavior(table, table.vectors["behavior"], day=2), generation, previous=before).sid, before.sid)
+    np.testing.assert_array_equal(
+        tokenizer.encode(
+            with_behavior(table, table.vectors["behavior"], day=2), generation, previous=before
+        ).sid,
+        before.sid,
+    )
     tremor = np.random.default_rng(0).normal(size=(150, 10)) * table.vectors["behavior"].std() * 0.1
     moved = with_behavior(table, table.vectors["behavior"] + tremor, day=2)
-    anew, held = tokenizer.encode(moved, generation), tokenizer.encode(moved, generation, previous=before)
+    anew, held = (
+        tokenizer.encode(moved, generation),
+        tokenizer.encode(moved, generation, previous=before),
+    )
     if tokenizer.holds:
         assert (held.sid != before.sid).sum() < (anew.sid != before.sid).sum()
     else:
@@ -157,8 +259,12 @@ def test_codes_hold_where_behaviour_only_trembles(tokenizer: Tokenizer, generati
     np.testing.assert_array_equal(held.sid_weight, anew.sid_weight)
 
 
-def test_codes_move_with_an_item_whose_behaviour_changed(tokenizer: Tokenizer, generation: Generation) -> None:
-    """Items 20-59 behave like items 60-99 from now on: where their codes differed, most follow; everybody else keeps every code."""
+def test_codes_move_with_an_item_whose_behaviour_changed(
+    tokenizer: Tokenizer, generation: Generation
+) -> None:
+    """Items 20-59 behave like items 60-99 from now on: where their codes differed, most follow;
+    everybody else keeps every code.
+    """
     if not tokenizer.holds:
         pytest.skip("gives the nearest codes always, whatever they were")
     table, behavioral = items(1), np.array(SPEC.is_behavioral)
@@ -166,7 +272,10 @@ def test_codes_move_with_an_item_whose_behaviour_changed(tokenizer: Tokenizer, g
     behavior = table.vectors["behavior"].copy()
     behavior[20:60] = behavior[60:100]
     after = tokenizer.encode(with_behavior(table, behavior, day=2), generation, previous=before)
-    model, copy, old = (s.sid[rows][:, behavioral] for s, rows in ((before, slice(60, 100)), (after, slice(20, 60)), (before, slice(20, 60))))
+    model, copy, old = (
+        s.sid[rows][:, behavioral]
+        for s, rows in ((before, slice(60, 100)), (after, slice(20, 60)), (before, slice(20, 60)))
+    )
     different = model != old
     assert different.sum() > 20
     assert (copy == model)[different].mean() > 0.7
@@ -174,7 +283,9 @@ def test_codes_move_with_an_item_whose_behaviour_changed(tokenizer: Tokenizer, g
     np.testing.assert_array_equal(after.sid[rest], before.sid[rest])
 
 
-def test_a_previous_snapshot_of_another_vocabulary_or_time_is_refused(tokenizer: Tokenizer, generation: Generation) -> None:
+def test_a_previous_snapshot_of_another_vocabulary_or_time_is_refused(
+    tokenizer: Tokenizer, generation: Generation
+) -> None:
     """Only an earlier snapshot of the same generation says which codes an item had."""
     before = tokenizer.encode(items(1), generation)
     with pytest.raises(GenerationMismatch, match="'g7'"):
@@ -183,8 +294,12 @@ def test_a_previous_snapshot_of_another_vocabulary_or_time_is_refused(tokenizer:
         tokenizer.encode(items(1), generation, previous=before)
 
 
-def test_cold_items_get_content_codes_and_no_behavioural_weight(tokenizer: Tokenizer, generation: Generation) -> None:
-    """Without behaviour an item keeps its other codes; positions of behaviour are -1 and weigh 0, x is 0."""
+def test_cold_items_get_content_codes_and_no_behavioural_weight(
+    tokenizer: Tokenizer, generation: Generation
+) -> None:
+    """Without behaviour an item keeps its other codes; positions of behaviour are -1 and weigh 0, x
+    is 0.
+    """
     sids = tokenizer.encode(items(1), generation)
     cold, behavioral = slice(0, 10), np.array(generation.spec.is_behavioral)
     assert sids.is_cold[cold].all()
@@ -196,38 +311,68 @@ def test_cold_items_get_content_codes_and_no_behavioural_weight(tokenizer: Token
     assert (sids.reliability[10:].max(), sids.reliability.dtype) == (1, np.float32)
 
 
-def test_a_missing_content_modality_is_no_code(tokenizer: Tokenizer, generation: Generation) -> None:
-    """An item without an image has -1 and weight 0 at the positions that are the image's own, and codes elsewhere."""
-    sids, image = tokenizer.encode(items(1), generation), np.array([p.modality == "image" for p in generation.spec.positions])
+def test_a_missing_content_modality_is_no_code(
+    tokenizer: Tokenizer, generation: Generation
+) -> None:
+    """An item without an image has -1 and weight 0 at the positions that are the image's own, and
+    codes elsewhere.
+    """
+    sids, image = (
+        tokenizer.encode(items(1), generation),
+        np.array([p.modality == "image" for p in generation.spec.positions]),
+    )
     assert (sids.sid[11, image] == NO_CODE).all()
     assert (sids.sid_weight[11, image] == 0).all()
     assert (sids.sid[11, ~image] >= 0).all()
 
 
-def test_only_what_a_tokenizer_reads_decides_its_codes(tokenizer: Tokenizer, generation: Generation) -> None:
-    """Other behaviour vectors change the codes of all but the tokenizers that only learned from behaviour."""
+def test_only_what_a_tokenizer_reads_decides_its_codes(
+    tokenizer: Tokenizer, generation: Generation
+) -> None:
+    """Other behaviour vectors change the codes of all but the tokenizers that only learned from
+    behaviour.
+    """
     table = items(1)
-    behavior = np.where(table.present["behavior"][:, None], -table.vectors["behavior"], 0).astype(np.float32)
-    moved = tokenizer.encode(replace(table, vectors={**table.vectors, "behavior": behavior}), generation)
-    assert np.array_equal(moved.sid, tokenizer.encode(table, generation).sid) == tokenizer.content_only
+    behavior = np.where(table.present["behavior"][:, None], -table.vectors["behavior"], 0).astype(
+        np.float32
+    )
+    moved = tokenizer.encode(
+        replace(table, vectors={**table.vectors, "behavior": behavior}), generation
+    )
+    assert (
+        np.array_equal(moved.sid, tokenizer.encode(table, generation).sid) == tokenizer.content_only
+    )
 
 
 def test_spec_decides_the_positions(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    """A spec without behaviour or without shared codes works as well, from the same vectors; who needs behaviour says so."""
+    """A spec without behaviour or without shared codes works as well, from the same vectors; who
+    needs behaviour says so.
+    """
     spec = SidSpec(content={"title": 2}, shared=0, behavior=0, codebook_size=5)
     if tokenizer.needs_behavior:
         with pytest.raises(InputError, match=f"{tokenizer.name}.*behaviour"):
             tokenizer.fit([items(0)], spec, generation_id="g3", directory=tmp_path / "g3", seed=0)
         return
-    sids = tokenizer.encode(items(0), tokenizer.fit([items(0)], spec, generation_id="g3", directory=tmp_path / "g3", seed=0))
+    sids = tokenizer.encode(
+        items(0),
+        tokenizer.fit([items(0)], spec, generation_id="g3", directory=tmp_path / "g3", seed=0),
+    )
     assert sids.sid.shape == (150, 2)
     assert sids.sid.min() >= 0
 
 
-def test_quality_report_is_part_of_the_generation(tokenizer: Tokenizer, generation: Generation) -> None:
-    """The report of the newest table travels with the vocabulary, and reconstruction covers what the tokenizer reads."""
-    assert [(b["kind"], b["modality"]) for b in generation.quality["codebooks"]] == [(p.kind, p.modality) for p in generation.spec.positions]
-    assert all(0 <= b["entropy"] <= b["entropy_bound"] + 1e-9 for b in generation.quality["codebooks"])
+def test_quality_report_is_part_of_the_generation(
+    tokenizer: Tokenizer, generation: Generation
+) -> None:
+    """The report of the newest table travels with the vocabulary, and reconstruction covers what
+    the tokenizer reads.
+    """
+    assert [(b["kind"], b["modality"]) for b in generation.quality["codebooks"]] == [
+        (p.kind, p.modality) for p in generation.spec.positions
+    ]
+    assert all(
+        0 <= b["entropy"] <= b["entropy_bound"] + 1e-9 for b in generation.quality["codebooks"]
+    )
     read = {"title", "image"} if tokenizer.content_only else {"title", "image", "behavior"}
     assert set(generation.quality["reconstruction_1_minus_r2"]) == {"all", *read}
     assert 0 < generation.quality["reconstruction_1_minus_r2"]["all"] < 1.5
@@ -244,19 +389,35 @@ def with_title(table: EmbeddingTable, title: np.ndarray) -> EmbeddingTable:
         (items(0).take(np.array([20])), "fewer than the 6 codes"),
         (items(0).take(np.arange(20, 24)), "fewer than the 6 codes"),
         (with_title(items(0), np.ones((150, 10))), "1 distinct vectors"),
-        (with_title(items(0), np.where(np.arange(150)[:, None] == 40, 0, items(0).vectors["title"])), "norm zero"),
-        (replace(items(0), vectors={"title": items(0).vectors["title"]}, present={"title": items(0).present["title"]}), "'image' is missing"),
+        (
+            with_title(
+                items(0), np.where(np.arange(150)[:, None] == 40, 0, items(0).vectors["title"])
+            ),
+            "norm zero",
+        ),
+        (
+            replace(
+                items(0),
+                vectors={"title": items(0).vectors["title"]},
+                present={"title": items(0).present["title"]},
+            ),
+            "'image' is missing",
+        ),
     ],
     ids=["one item", "too few items", "all equal", "zero norm", "missing modality"],
 )
-def test_unusable_vectors_are_refused_before_any_work(tokenizer: Tokenizer, tmp_path: Path, table: EmbeddingTable, words: str) -> None:
+def test_unusable_vectors_are_refused_before_any_work(
+    tokenizer: Tokenizer, tmp_path: Path, table: EmbeddingTable, words: str
+) -> None:
     """A fit on vectors that no vocabulary can come from says what is wrong and writes nothing."""
     with pytest.raises(InputError, match=words):
         tokenizer.fit([table], SPEC, generation_id="g4", directory=tmp_path / "g4", seed=0)
     assert not list(tmp_path.iterdir())
 
 
-def test_vectors_of_another_encoder_are_refused(tokenizer: Tokenizer, generation: Generation) -> None:
+def test_vectors_of_another_encoder_are_refused(
+    tokenizer: Tokenizer, generation: Generation
+) -> None:
     """Encode refuses vectors of another width than the generation was fitted on."""
     with pytest.raises(InputError, match="fitted on 10"):
         tokenizer.encode(with_title(items(0), np.ones((150, 9))), generation)

@@ -21,19 +21,35 @@ RATINGS = [  # (user, item, rating, day): two ratings of one user on one day, in
     ("U1", "B2", 2.0, 200),
     ("U2", "B3", 5.0, 600),
 ]
-PATHS = {"B1": ["Beauty", "Makeup", "Face", "Powder"], "B2": ["Beauty", "Hair Care"], "B3": ["Beauty"]}
+PATHS = {
+    "B1": ["Beauty", "Makeup", "Face", "Powder"],
+    "B2": ["Beauty", "Hair Care"],
+    "B3": ["Beauty"],
+}
 TITLES = {"B1": "Rouge 'n' \"Noir\"", "B2": "Crème brûlée soap", "B3": None}
 
 
 def published(directory):
-    """The published files: JSON lines of reviews by item, Python literals of metadata, one item that nobody reviewed."""
+    """The published files: JSON lines of reviews by item, Python literals of metadata, one item
+    that nobody reviewed.
+    """
     with gzip.open(directory / REVIEWS, "wt", encoding="utf-8") as file:
         for user, item, rating, day in sorted(RATINGS, key=lambda r: r[1]):
-            row = {"reviewerID": user, "asin": item, "reviewText": "it's fine", "overall": rating, "unixReviewTime": FIRST + day * DAY}
+            row = {
+                "reviewerID": user,
+                "asin": item,
+                "reviewText": "it's fine",
+                "overall": rating,
+                "unixReviewTime": FIRST + day * DAY,
+            }
             file.write(json.dumps(row) + "\n")
     with gzip.open(directory / META, "wt", encoding="utf-8") as file:
         for item in ("B9", "B3", "B1", "B2"):
-            row = {"asin": item, "price": 9.99, "categories": [PATHS.get(item, ["Beauty"]), ["Other", "Path"]]}
+            row = {
+                "asin": item,
+                "price": 9.99,
+                "categories": [PATHS.get(item, ["Beauty"]), ["Other", "Path"]],
+            }
             row |= {"title": TITLES[item], "brand": "Bräu"} if TITLES.get(item) else {}
             file.write(repr(row) + "\n")
 
@@ -50,32 +66,55 @@ def parquet(directory):
     }
     pq.write_table(pa.table(items), directory / "items.parquet")
     user, item, rating, day = zip(*rows, strict=True)
-    ratings = {"user_id": user, "item_id": item, "rating": pa.array(rating, pa.float32()), "timestamp": [FIRST + d * DAY for d in day]}
+    ratings = {
+        "user_id": user,
+        "item_id": item,
+        "rating": pa.array(rating, pa.float32()),
+        "timestamp": [FIRST + d * DAY for d in day],
+    }
     pq.write_table(pa.table(ratings), directory / "interactions.parquet")
 
 
 def test_both_forms_are_one_dataset(tmp_path):
-    """The published files, Python literals in them, and the Parquet files give equal tables, row by row."""
+    """The published files, Python literals in them, and the Parquet files give equal tables, row by
+    row.
+    """
     for write in (published, parquet):
         (tmp_path / write.__name__).mkdir()
         write(tmp_path / write.__name__)
     one, other = beauty(tmp_path / "published"), beauty(tmp_path / "parquet")
     assert one.items.equals(other.items)
     assert one.interactions.equals(other.interactions)
-    assert (one.windows, one.text_views, one.resolution) == (other.windows, other.text_views, other.resolution)
+    assert (one.windows, one.text_views, one.resolution) == (
+        other.windows,
+        other.text_views,
+        other.resolution,
+    )
 
 
 def test_what_the_loader_makes_of_a_row(tmp_path):
-    """The label is rating > 3, the stamp a UTC midnight, the category the first three levels; nobody's item is left out."""
+    """The label is rating > 3, the stamp a UTC midnight, the category the first three levels;
+    nobody's item is left out.
+    """
     published(tmp_path)
     data = beauty(tmp_path)
     assert data.items["item_id"].to_pylist() == ["B1", "B2", "B3"]
     assert data.items["title"].to_pylist() == list(TITLES.values())
-    assert data.items["category_path"].to_pylist() == ["Beauty > Makeup > Face > Powder", "Beauty > Hair Care", "Beauty"]
-    assert data.items["category"].to_pylist() == ["Beauty > Makeup > Face", "Beauty > Hair Care", "Beauty"]
+    assert data.items["category_path"].to_pylist() == [
+        "Beauty > Makeup > Face > Powder",
+        "Beauty > Hair Care",
+        "Beauty",
+    ]
+    assert data.items["category"].to_pylist() == [
+        "Beauty > Makeup > Face",
+        "Beauty > Hair Care",
+        "Beauty",
+    ]
     assert data.interactions["item_id"].to_pylist() == ["B1", "B3", "B1", "B2", "B2", "B3"]
     assert data.interactions["label"].to_pylist() == [1, 0, 0, 1, 0, 1]
-    assert data.interactions["time"].to_pylist()[:4] == [datetime(2013, 1, 1, tzinfo=UTC)] * 3 + [datetime(2013, 1, 4, tzinfo=UTC)]
+    assert data.interactions["time"].to_pylist()[:4] == [datetime(2013, 1, 1, tzinfo=UTC)] * 3 + [
+        datetime(2013, 1, 4, tzinfo=UTC)
+    ]
 
 
 def test_each_form_is_recognised(tmp_path):

@@ -18,7 +18,9 @@ def made():
 
 def test_the_same_seed_gives_the_same_catalogue(made):
     """Equal tables and equal truth, twice; another seed gives another."""
-    again, other = (synthetic(seed=seed, items=300, users=300, interactions=6_000) for seed in (3, 4))
+    again, other = (
+        synthetic(seed=seed, items=300, users=300, interactions=6_000) for seed in (3, 4)
+    )
     assert again.dataset.items.equals(made.dataset.items)
     assert again.dataset.interactions.equals(made.dataset.interactions)
     np.testing.assert_array_equal(again.truth.latent, made.truth.latent)
@@ -59,7 +61,13 @@ def _cosines(vectors):
 
 def test_the_truth_is_not_in_the_dataset(made, tmp_path):
     """Nothing that reads the dataset can read the truth: it is a file of its own."""
-    assert set(made.dataset.items.column_names) == {"item_id", "title", "category", "vector_text", "vector_image"}
+    assert set(made.dataset.items.column_names) == {
+        "item_id",
+        "title",
+        "category",
+        "vector_text",
+        "vector_image",
+    }
     write_truth(made.truth, tmp_path / "truth.npz")
     assert np.load(tmp_path / "truth.npz")["latent"].shape == (300, 16)
 
@@ -71,7 +79,9 @@ def test_too_small_a_catalogue_is_refused():
 
 
 def test_behaviour_is_as_noisy_as_it_says(made):
-    """Without noise behaviour is a linear picture of the latent; with it, what is left of that picture falls with the stated reliability."""
+    """Without noise behaviour is a linear picture of the latent; with it, what is left of that
+    picture falls with the stated reliability.
+    """
     as_of = made.dataset.windows.validation_end
     clean, noisy = (noisy_behavior(made, as_of=as_of, noise=noise, seed=1) for noise in (0.0, 2.0))
     warm = clean.items.present["behavior"]

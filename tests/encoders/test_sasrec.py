@@ -12,7 +12,9 @@ from adc_features.encoders.sasrec import SASRec, Sequences, next_item_loss, pack
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(2, 9), min_size=1, max_size=12), st.integers(2, 7), st.integers(1, 3))
 def test_an_epoch_holds_every_transition_once(counts, length, rows) -> None:
-    """However users are shuffled and cut, each (event, next event) pair stands in one place, beside its own user only."""
+    """However users are shuffled and cut, each (event, next event) pair stands in one place, beside
+    its own user only.
+    """
     items = np.arange(sum(counts))
     sequences = Sequences(items, np.cumsum(counts))
     pairs = []
@@ -20,7 +22,9 @@ def test_an_epoch_holds_every_transition_once(counts, length, rows) -> None:
         wanted = batch.targets >= 0
         assert batch.items.shape[1] == length
         assert len(batch.items) <= rows
-        pairs += list(zip(batch.items[wanted].tolist(), batch.targets[wanted].tolist(), strict=True))
+        pairs += list(
+            zip(batch.items[wanted].tolist(), batch.targets[wanted].tolist(), strict=True)
+        )
         assert torch.equal(wanted, batch.users >= 0)
         same = (batch.users[:, 1:] == batch.users[:, :-1]) & wanted[:, 1:]
         assert torch.equal(batch.items[:, 1:][same], batch.targets[:, :-1][same])
@@ -34,14 +38,25 @@ def test_a_user_sees_neither_neighbours_in_the_row_nor_its_own_future() -> None:
     """Changing another user's events, or a later one's, leaves a state as it is."""
     torch.manual_seed(0)
     model = SASRec(20, dim=8, blocks=2, length=6, dropout=0.0, init_std=0.5).eval()
-    batch = next(packed_batches(Sequences(np.arange(8), np.array([4, 8])), length=6, rows=1, rng=np.random.default_rng(0)))
+    batch = next(
+        packed_batches(
+            Sequences(np.arange(8), np.array([4, 8])),
+            length=6,
+            rows=1,
+            rng=np.random.default_rng(0),
+        )
+    )
     users = batch.users[0].tolist()
     assert users == [0, 0, 0, 1, 1, 1]
     states = model(batch)[0]
-    changed = model(batch._replace(items=torch.cat([torch.full((1, 3), 19), batch.items[:, 3:]], dim=1)))[0]
+    changed = model(
+        batch._replace(items=torch.cat([torch.full((1, 3), 19), batch.items[:, 3:]], dim=1))
+    )[0]
     torch.testing.assert_close(states[3:], changed[3:])
     assert not torch.allclose(states[:3], changed[:3])
-    future = model(batch._replace(items=torch.cat([batch.items[:, :2], torch.full((1, 4), 19)], dim=1)))[0]
+    future = model(
+        batch._replace(items=torch.cat([batch.items[:, :2], torch.full((1, 4), 19)], dim=1))
+    )[0]
     torch.testing.assert_close(states[:2], future[:2])
 
 
@@ -62,14 +77,22 @@ def test_the_chunked_loss_equals_cross_entropy(monkeypatch) -> None:
 
 
 def test_the_prior_is_a_fixed_term_of_the_logits(monkeypatch) -> None:
-    """With log popularity given, the loss is cross-entropy over logits plus prior: a table of zeros predicts popularity."""
+    """With log popularity given, the loss is cross-entropy over logits plus prior: a table of zeros
+    predicts popularity.
+    """
     monkeypatch.setattr(sasrec, "matrix_dtype", lambda: torch.float32)
-    states, targets, counts = torch.randn(6, 3), torch.tensor([0, 0, 1, 2, 0, 1]), torch.tensor([5.0, 3.0, 2.0])
+    states, targets, counts = (
+        torch.randn(6, 3),
+        torch.tensor([0, 0, 1, 2, 0, 1]),
+        torch.tensor([5.0, 3.0, 2.0]),
+    )
     loss = next_item_loss(states, torch.zeros(3, 3), targets, "full_softmax", prior_I=counts.log())
     torch.testing.assert_close(loss, -(counts[targets] / 10).log().mean())
 
 
-def test_the_in_batch_loss_compares_with_the_batch_s_targets_as_often_as_they_stand_there(monkeypatch) -> None:
+def test_the_in_batch_loss_compares_with_the_batch_s_targets_as_often_as_they_stand_there(
+    monkeypatch,
+) -> None:
     """It equals cross-entropy over the list of targets, an item's copies taken together."""
     monkeypatch.setattr(sasrec, "matrix_dtype", lambda: torch.float32)
     torch.manual_seed(0)

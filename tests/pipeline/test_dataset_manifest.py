@@ -9,11 +9,19 @@ from hypothesis import strategies as st
 from store_world import day, times
 
 from adc_features.errors import InputError
-from adc_features.pipeline.dataset_manifest import content_hashes, differences, parquet_batches, retrieval_manifest
+from adc_features.pipeline.dataset_manifest import (
+    content_hashes,
+    differences,
+    parquet_batches,
+    retrieval_manifest,
+)
 
 ROWS = st.lists(
     st.tuples(
-        st.none() | st.integers(-5, 5), st.none() | st.text("ab", max_size=3), st.none() | st.lists(st.none() | st.integers(0, 2), max_size=3), st.booleans()
+        st.none() | st.integers(-5, 5),
+        st.none() | st.text("ab", max_size=3),
+        st.none() | st.lists(st.none() | st.integers(0, 2), max_size=3),
+        st.booleans(),
     ),
     max_size=12,
 )
@@ -22,7 +30,12 @@ ROWS = st.lists(
 def table(rows) -> pa.Table:
     n, text, lists, flag = zip(*rows, strict=True) if rows else ((), (), (), ())
     return pa.table(
-        {"n": pa.array(n, pa.int32()), "t": pa.array(text, pa.string()), "l": pa.array(lists, pa.list_(pa.int32())), "b": pa.array(flag, pa.bool_())}
+        {
+            "n": pa.array(n, pa.int32()),
+            "t": pa.array(text, pa.string()),
+            "l": pa.array(lists, pa.list_(pa.int32())),
+            "b": pa.array(flag, pa.bool_()),
+        }
     )
 
 
@@ -33,18 +46,26 @@ def hashes(*batches: pa.Table) -> dict[str, str]:
 @settings(max_examples=200, deadline=None)
 @given(rows=ROWS, other=ROWS, cut=st.integers(0, 12))
 def test_hashes_are_equal_exactly_where_the_content_is(rows, other, cut):
-    """Chunks and slices leave no trace; another value, null, length or order changes the hash of its column and of no other."""
+    """Chunks and slices leave no trace; another value, null, length or order changes the hash of
+    its column and of no other.
+    """
     whole = table(rows)
     assert hashes(whole.slice(0, cut), whole.slice(cut)) == hashes(whole)
     ours, theirs = hashes(whole), hashes(table(other))
     for place, name in enumerate(whole.column_names):
-        assert (ours[name] == theirs[name]) == ([r[place] for r in rows] == [r[place] for r in other])
+        assert (ours[name] == theirs[name]) == (
+            [r[place] for r in rows] == [r[place] for r in other]
+        )
 
 
 def test_the_hash_does_not_depend_on_the_file(tmp_path):
-    """Row groups, compression and dictionary pages of Parquet leave the hash alone; the type belongs to it."""
+    """Row groups, compression and dictionary pages of Parquet leave the hash alone; the type
+    belongs to it.
+    """
     whole = table([(i, "ab"[i % 2], [i], True) for i in range(20)])
-    pq.write_table(whole, tmp_path / "a.parquet", row_group_size=3, compression="gzip", use_dictionary=False)
+    pq.write_table(
+        whole, tmp_path / "a.parquet", row_group_size=3, compression="gzip", use_dictionary=False
+    )
     assert content_hashes(parquet_batches(tmp_path / "a.parquet"), whole.schema) == hashes(whole)
     assert hashes(whole.set_column(0, "n", whole["n"].cast(pa.int64())))["n"] != hashes(whole)["n"]
     with pytest.raises(InputError, match="no content hash"):
@@ -52,7 +73,9 @@ def test_the_hash_does_not_depend_on_the_file(tmp_path):
 
 
 def manifest(values, **facts):
-    frame = pa.table({"event_timestamp": times([day(n) for n in range(len(values))]), "v": np.array(values)})
+    frame = pa.table(
+        {"event_timestamp": times([day(n) for n in range(len(values))]), "v": np.array(values)}
+    )
     return retrieval_manifest([frame], frame.schema, **facts)
 
 
@@ -70,5 +93,11 @@ def test_differences_name_what_changed():
     assert differences(then, manifest([1, 2], generation="g1", unmatched={"item": 1})) == []
     said = differences(then, manifest([2, 1], generation="g2", unmatched={"item": 0}))
     assert [s.split(":")[0] for s in said] == ["generation", "view item", "column v"]
-    other = {**then, "columns": {"event_timestamp": then["columns"]["event_timestamp"], "w": then["columns"]["v"]}}
+    other = {
+        **then,
+        "columns": {
+            "event_timestamp": then["columns"]["event_timestamp"],
+            "w": then["columns"]["v"],
+        },
+    }
     assert differences(then, other) == ["column v: gone", "column w: new"]

@@ -1,4 +1,6 @@
-"""The whole flow on a generated catalogue, through the command line, once; every test below looks at that one run."""
+"""The whole flow on a generated catalogue, through the command line, once; every test below looks
+at that one run.
+"""
 
 import json
 import shutil
@@ -35,8 +37,28 @@ def adc(*words: str) -> Any:
 def workplace(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with a dataset `shop` and a finished run `run`."""
     place = tmp_path_factory.mktemp("end_to_end")
-    adc("data", "synthetic", "--out", str(place / "shop"), "--items", "400", "--users", "300", "--interactions", "6000")
-    adc("run", "--data", str(place / "shop"), "--run", str(place / "run"), *SETTINGS, "--json", str(place / "first.json"))
+    adc(
+        "data",
+        "synthetic",
+        "--out",
+        str(place / "shop"),
+        "--items",
+        "400",
+        "--users",
+        "300",
+        "--interactions",
+        "6000",
+    )
+    adc(
+        "run",
+        "--data",
+        str(place / "shop"),
+        "--run",
+        str(place / "run"),
+        *SETTINGS,
+        "--json",
+        str(place / "first.json"),
+    )
     return place
 
 
@@ -51,9 +73,21 @@ def test_metrics_have_the_shape_that_other_tools_read(metrics: dict[str, Any]) -
     for scores in metrics["recipes"].values():
         for name in ("auc", "gauc", "logloss", "tail_auc"):
             assert set(scores[name]) == {"mean", "low", "high"}
-    for pair in ("codes_minus_no_sid", "codes_weights_minus_no_sid", "codes_weights_minus_codes", "codes_weights_minus_weights_permuted"):
-        assert set(metrics["paired"][pair]["auc"]) == set(metrics["paired"][pair]["gauc"]) == {"mean", "low", "high"}
-    assert all(0 < book["entropy"] <= np.log(8) + 1e-9 and 0 < book["utilisation"] <= 1 for book in metrics["quality"]["codebooks"])
+    for pair in (
+        "codes_minus_no_sid",
+        "codes_weights_minus_no_sid",
+        "codes_weights_minus_codes",
+        "codes_weights_minus_weights_permuted",
+    ):
+        assert (
+            set(metrics["paired"][pair]["auc"])
+            == set(metrics["paired"][pair]["gauc"])
+            == {"mean", "low", "high"}
+        )
+    assert all(
+        0 < book["entropy"] <= np.log(8) + 1e-9 and 0 < book["utilisation"] <= 1
+        for book in metrics["quality"]["codebooks"]
+    )
     assert metrics["reliability_rank_correlation"] >= 0.3
     assert set(metrics["stage_seconds"]) == {stage.name for stage in ALL_STAGES}
     assert metrics["peak_memory_bytes"] > 0
@@ -77,17 +111,26 @@ def test_without_final_no_test_row_is_joined(workplace: Path, metrics: dict[str,
     assert metrics["test_openings"] == []
 
 
-def test_a_runs_joined_rows_are_proved_and_audited(workplace: Path, metrics: dict[str, Any]) -> None:
-    """`adc dataset --verify` joins again and finds the same content; `adc audit` finds every view's age and no feature of the future."""
+def test_a_runs_joined_rows_are_proved_and_audited(
+    workplace: Path, metrics: dict[str, Any]
+) -> None:
+    """`adc dataset --verify` joins again and finds the same content; `adc audit` finds every view's
+    age and no feature of the future.
+    """
     run = ["--run", str(workplace / "run"), "--json", "-"]
     assert json.loads(adc("dataset", "--verify", *run).stdout)["rows"] == metrics["rows_in"]
     views = json.loads(adc("audit", *run).stdout)["views"]
     assert {"item_profile", "user_activity", "sid_as_of"} <= set(views)
-    assert all(view["future"] == 0 and view["none"] < view["rows"] == metrics["rows_in"] for view in views.values())
+    assert all(
+        view["future"] == 0 and view["none"] < view["rows"] == metrics["rows_in"]
+        for view in views.values()
+    )
 
 
 def test_codes_of_a_row_were_servable_at_its_time(workplace: Path) -> None:
-    """Joined codes equal those of the newest snapshot whose cut-off is not after the row; earlier rows have none."""
+    """Joined codes equal those of the newest snapshot whose cut-off is not after the row; earlier
+    rows have none.
+    """
     run = Run.open(workplace / "run")
     frame, snapshots = frame_of(run), snapshots_of(run)
     cutoffs = np.array([np.datetime64(s.as_of.replace(tzinfo=None), "us") for s in snapshots])
@@ -119,19 +162,26 @@ def test_a_second_run_reuses_every_stage(workplace: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_codes(workplace: Path) -> None:
-    """Behaviour vectors and a tokenizer trained anew, on every core, give the same generation, bit for bit."""
+    """Behaviour vectors and a tokenizer trained anew, on every core, give the same generation, bit
+    for bit.
+    """
     again = workplace / "again"
     shutil.copytree(workplace / "run", again)
     for stage in ("behavior", "generation"):
         shutil.rmtree(again / stage)
     adc("embed", "behavior", "--run", str(again))
     adc("fit", "--run", str(again))
-    assert generation_of(Run.open(again)).codebook_hash == generation_of(Run.open(workplace / "run")).codebook_hash
+    assert (
+        generation_of(Run.open(again)).codebook_hash
+        == generation_of(Run.open(workplace / "run")).codebook_hash
+    )
 
 
 def test_lookup_reports_an_unknown_item_as_absent(workplace: Path) -> None:
     """A known item has codes; an unknown one is not found, has no codes, and weights of 0."""
-    known, unknown = json.loads(adc("lookup", "i000001", "nobody", "--run", str(workplace / "run"), "--json", "-").stdout)["items"]
+    known, unknown = json.loads(
+        adc("lookup", "i000001", "nobody", "--run", str(workplace / "run"), "--json", "-").stdout
+    )["items"]
     assert known["found"]
     assert max(known["sid"]) >= 0
     assert not unknown["found"]
@@ -140,13 +190,32 @@ def test_lookup_reports_an_unknown_item_as_absent(workplace: Path) -> None:
 
 
 def test_what_is_promoted_ranks_on_the_command_line_and_over_http(workplace: Path) -> None:
-    """Without a promotion codes_weights ranks, after one the promoted recipe; `adc serve` gives the scores of `adc rank`, and stops when told to."""
+    """Without a promotion codes_weights ranks, after one the promoted recipe; `adc serve` gives the
+    scores of `adc rank`, and stops when told to.
+    """
     run = ["--run", str(workplace / "run")]
-    ask = ["rank", "u000001", "i000001", "i000002", "nobody", *run, "--now", "2025-01-01", "--json", "-"]
+    ask = [
+        "rank",
+        "u000001",
+        "i000001",
+        "i000002",
+        "nobody",
+        *run,
+        "--now",
+        "2025-01-01",
+        "--json",
+        "-",
+    ]
     assert json.loads(adc(*ask).stdout)["recipe"] == "codes_weights"
-    promoted = json.loads(adc("promote", *run, "--recipe", "xgboost_codes_weights", "--json", "-").stdout)
+    promoted = json.loads(
+        adc("promote", *run, "--recipe", "xgboost_codes_weights", "--json", "-").stdout
+    )
     ranked = json.loads(adc(*ask).stdout)
-    assert (ranked["recipe"], ranked["pair"], ranked["unknown_items"]) == ("xgboost_codes_weights", promoted["pair"], 1)
+    assert (ranked["recipe"], ranked["pair"], ranked["unknown_items"]) == (
+        "xgboost_codes_weights",
+        promoted["pair"],
+        1,
+    )
     serve = [
         sys.executable,
         "-c",
@@ -158,15 +227,27 @@ def test_what_is_promoted_ranks_on_the_command_line_and_over_http(workplace: Pat
         "--json",
         str(workplace / "served.json"),
     ]
-    with subprocess.Popen(serve, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as served:
+    with subprocess.Popen(
+        serve, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as served:
         try:
             deadline = time.monotonic() + 120
             while not (workplace / "served.json").is_file():
                 assert served.poll() is None
                 assert time.monotonic() < deadline
                 time.sleep(0.1)
-            body = json.dumps({"user": "u000001", "items": ["i000001", "i000002", "nobody"], "now": "2025-01-01T00:00:00Z"}).encode()
-            with urllib.request.urlopen(json.loads((workplace / "served.json").read_text())["url"] + "/rank", body, timeout=60) as response:
+            body = json.dumps(
+                {
+                    "user": "u000001",
+                    "items": ["i000001", "i000002", "nobody"],
+                    "now": "2025-01-01T00:00:00Z",
+                }
+            ).encode()
+            with urllib.request.urlopen(
+                json.loads((workplace / "served.json").read_text())["url"] + "/rank",
+                body,
+                timeout=60,
+            ) as response:
                 assert json.load(response) == ranked
         finally:
             served.terminate()
@@ -188,7 +269,9 @@ def test_the_report_is_one_file_without_a_network(workplace: Path) -> None:
 
 
 def test_doctor_calls_the_run_sound(workplace: Path) -> None:
-    """Every artefact of a finished run is as its manifest says, and its Feast repository is sound."""
+    """Every artefact of a finished run is as its manifest says, and its Feast repository is
+    sound.
+    """
     findings = json.loads(adc("doctor", str(workplace / "run"), "--json", "-").stdout)
     assert findings["errors"] == 0
 
@@ -200,7 +283,9 @@ def test_quality_reads_the_generation(workplace: Path) -> None:
 
 
 def test_ranking_old_data_as_of_today_says_so(workplace: Path) -> None:
-    """Without `--now` on data that ended years ago, a warning names the end of the data and the option; with it there is none."""
+    """Without `--now` on data that ended years ago, a warning names the end of the data and the
+    option; with it there is none.
+    """
     run = workplace / "run"
     end = serving_time(Run.open(run)).isoformat()
     words = ["rank", "u000001", "i000001", "--run", str(run), "--json", "-"]
@@ -236,12 +321,25 @@ for words in (
 
 
 def test_commands_that_only_read_need_no_writable_disk(workplace: Path) -> None:
-    """On a run that is mounted read-only, ranking, lists, lookups and the check-up answer, and say nothing of the disk."""
+    """On a run that is mounted read-only, ranking, lists, lookups and the check-up answer, and say
+    nothing of the disk.
+    """
     run = str(workplace / "run")
-    mounted = 'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && ! touch "$0/file" 2>/dev/null'
-    if subprocess.run(["unshare", "-m", "sh", "-c", mounted, run], check=False, capture_output=True).returncode:
+    mounted = (
+        'mount --bind "$0" "$0" && mount -o remount,ro,bind "$0" && ! touch "$0/file" 2>/dev/null'
+    )
+    if subprocess.run(
+        ["unshare", "-m", "sh", "-c", mounted, run], check=False, capture_output=True
+    ).returncode:
         pytest.skip("mounting needs root and `unshare`")
     script = [sys.executable, "-c", READING, run]
-    told = subprocess.run(["unshare", "-m", "sh", "-c", f'{mounted}; shift 0; exec "$@"', run, *script], check=False, capture_output=True, text=True)
+    told = subprocess.run(
+        ["unshare", "-m", "sh", "-c", f'{mounted}; shift 0; exec "$@"', run, *script],
+        check=False,
+        capture_output=True,
+        text=True,
+    )
     answers = [line.split()[:2] for line in told.stdout.splitlines()]
-    assert answers == [[name, "0"] for name in ("rank", "versions", "show", "doctor", "lookup", "quality")], told.stdout + told.stderr
+    assert answers == [
+        [name, "0"] for name in ("rank", "versions", "show", "doctor", "lookup", "quality")
+    ], told.stdout + told.stderr

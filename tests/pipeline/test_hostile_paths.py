@@ -29,10 +29,38 @@ from training.evaluation.comparison import Variant
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 OURS = "retrains/20240101T000000_0123abcd"
-PARTS = ["..", ".", "", "a", "g1", "victim", "link", "item_sid_g1", "rows", "ключ", "é", "a\\..\\..", "\0", "\ud800", "x" * 300]
+PARTS = [
+    "..",
+    ".",
+    "",
+    "a",
+    "g1",
+    "victim",
+    "link",
+    "item_sid_g1",
+    "rows",
+    "ключ",
+    "é",
+    "a\\..\\..",
+    "\0",
+    "\ud800",
+    "x" * 300,
+]
 HOSTILE = (
     st.lists(st.sampled_from(PARTS), min_size=1, max_size=6).map("/".join)
-    | st.sampled_from(["/", "/tmp", "../victim", "a/../../b", "g1/../../../victim", "link/deep", "..\\victim", "\n", "g1\n"])
+    | st.sampled_from(
+        [
+            "/",
+            "/tmp",
+            "../victim",
+            "a/../../b",
+            "g1/../../../victim",
+            "link/deep",
+            "..\\victim",
+            "\n",
+            "g1\n",
+        ]
+    )
     | st.just("x/" * 3000)
     | st.text(max_size=20)
 )
@@ -60,14 +88,23 @@ class Place:
     def ranker(self, directory: str) -> None:
         """A ranker on record as being removed."""
         with self.catalog.write(at=AT) as writer:
-            facts = {"recipe": "codes", "generation": None, "trained_through": AT, "state": "removing"}
-            writer.put(RANKERS, {"hash": "a" * 64}, {"directory": directory, **facts}, event="ranker")
+            facts = {
+                "recipe": "codes",
+                "generation": None,
+                "trained_through": AT,
+                "state": "removing",
+            }
+            writer.put(
+                RANKERS, {"hash": "a" * 64}, {"directory": directory, **facts}, event="ranker"
+            )
 
     def generation(self, id: str, directory: str) -> None:
         """A generation on record as being removed."""
         with self.catalog.write(at=AT) as writer:
             facts = {"codebook_hash": "c" * 64, "trained_through": AT, "state": "removing"}
-            writer.put(GENERATIONS, {"id": id}, {"directory": directory, **facts}, event="generation")
+            writer.put(
+                GENERATIONS, {"id": id}, {"directory": directory, **facts}, event="generation"
+            )
 
     def collect(self) -> Any:
         return deployment.collect(self.run, self.catalog, at=AT)
@@ -85,7 +122,9 @@ def place(tmp_path: Path) -> Place:
 
 
 def test_a_clean_up_deletes_nothing_outside_its_run(place):
-    """A ranker that is on record as ../victim/deep/model is refused, and the garbage beside it stays too."""
+    """A ranker that is on record as ../victim/deep/model is refused, and the garbage beside it
+    stays too.
+    """
     place.ranker("../victim/deep/model")
     kept = place.run.directory / "generations" / "g2"
     kept.mkdir()
@@ -98,17 +137,34 @@ def test_a_clean_up_deletes_nothing_outside_its_run(place):
 
 @pytest.mark.parametrize(
     ("id", "directory"),
-    [("g2", "../victim"), ("g2", "generations/g1"), ("g1", "generation/generation"), ("g1", "generations/g1"), ("../victim", "generations/../victim")],
+    [
+        ("g2", "../victim"),
+        ("g2", "generations/g1"),
+        ("g1", "generation/generation"),
+        ("g1", "generations/g1"),
+        ("../victim", "generations/../victim"),
+    ],
 )
 def test_a_generation_is_deleted_only_where_we_put_it(place, id, directory):
-    """Another directory than its own, that of another generation, or the run's first one, is refused."""
+    """Another directory than its own, that of another generation, or the run's first one, is
+    refused.
+    """
     place.generation(id, directory)
     with pytest.raises(ArtifactError, match="nothing was"):
         place.collect()
     assert place.left_alone()
 
 
-@pytest.mark.parametrize("directory", ["retrains/mine/ranker/model", "ranker_codes/model", "generations/g2", OURS, f"{OURS}/../x/ranker/model"])
+@pytest.mark.parametrize(
+    "directory",
+    [
+        "retrains/mine/ranker/model",
+        "ranker_codes/model",
+        "generations/g2",
+        OURS,
+        f"{OURS}/../x/ranker/model",
+    ],
+)
 def test_a_ranker_is_deleted_only_from_a_retraining(place, directory):
     """A name that `adc retrain` does not make is refused, and stays."""
     (place.run.directory / directory).mkdir(parents=True, exist_ok=True)
@@ -145,16 +201,28 @@ def test_a_link_inside_what_is_deleted_is_unlinked_not_followed(place):
 
 
 def test_what_the_promotion_file_names_is_not_deleted(place):
-    """A ranker on record as being removed that serves, by its place, is refused; one outside the run makes nothing garbage."""
-    facts = {"ranker_hash": "b" * 64, "repository": "feature_repo", "generation": None, "codebook_hash": None, "promoted_at": AT.isoformat()}
+    """A ranker on record as being removed that serves, by its place, is refused; one outside the
+    run makes nothing garbage.
+    """
+    facts = {
+        "ranker_hash": "b" * 64,
+        "repository": "feature_repo",
+        "generation": None,
+        "codebook_hash": None,
+        "promoted_at": AT.isoformat(),
+    }
     served = place.run.directory / OURS / "ranker" / "model"
     served.mkdir(parents=True)
     place.ranker(f"{OURS}/ranker/model")
-    (place.run.directory / PROMOTION).write_text(json.dumps({**facts, "ranker": f"{OURS}/ranker/model"}))
+    (place.run.directory / PROMOTION).write_text(
+        json.dumps({**facts, "ranker": f"{OURS}/ranker/model"})
+    )
     with pytest.raises(ArtifactError, match="the promotion file serves it"):
         place.collect()
     assert served.is_dir()
-    (place.run.directory / PROMOTION).write_text(json.dumps({**facts, "ranker": str(place.victim / "deep" / "model")}))
+    (place.run.directory / PROMOTION).write_text(
+        json.dumps({**facts, "ranker": str(place.victim / "deep" / "model")})
+    )
     assert deployment.garbage(place.run, place.catalog) == {"rankers": [], "generations": []}
 
 
@@ -168,7 +236,9 @@ def test_rows_of_a_generation_whose_id_is_a_path_are_not_deleted(place):
 def test_a_packed_file_outside_its_publication_is_not_opened(place):
     """A publication's manifest that names ../../../x is refused by name."""
     publication = publication_path(place.repo, "g1")
-    (publication / MANIFEST).write_text(json.dumps({"files": {}, "codebook_hash": "", "snapshots": [{"packed": "../../../x.sids"}]}))
+    (publication / MANIFEST).write_text(
+        json.dumps({"files": {}, "codebook_hash": "", "snapshots": [{"packed": "../../../x.sids"}]})
+    )
     with pytest.raises(ArtifactError, match=r"is no path below"):
         open_timeline(publication)
 
@@ -183,7 +253,9 @@ def test_names_that_we_make_are_names_that_we_delete():
 
 
 def refused_or_harmless(border: Callable[[Place, str], object], name: str) -> None:
-    """The border raises one of our errors, or what it answers lies in its place; nothing beside the run changes."""
+    """The border raises one of our errors, or what it answers lies in its place; nothing beside the
+    run changes.
+    """
     with TemporaryDirectory() as parent:
         place = Place(Path(parent))
         try:
@@ -206,24 +278,48 @@ def _manifest(place: Place, name: str) -> None:
 
 def _packed(place: Place, name: str) -> None:
     publication = place.repo / "data" / "item_sid_g1"
-    (publication / MANIFEST).write_text(json.dumps({"files": {}, "codebook_hash": "", "snapshots": [{"packed": name}]}))
+    (publication / MANIFEST).write_text(
+        json.dumps({"files": {}, "codebook_hash": "", "snapshots": [{"packed": name}]})
+    )
     open_timeline(publication)
 
 
 def _live(place: Place, name: str) -> None:
-    facts = {"codebook_hash": "", "trained_through": AT.isoformat(), "codebook_size": 2, "length": 1, "id_type": "string"}
-    (place.repo / "data" / "live_generations.json").write_text(json.dumps({"generations": [{"id": name, **facts}]}))
+    facts = {
+        "codebook_hash": "",
+        "trained_through": AT.isoformat(),
+        "codebook_size": 2,
+        "length": 1,
+        "id_type": "string",
+    }
+    (place.repo / "data" / "live_generations.json").write_text(
+        json.dumps({"generations": [{"id": name, **facts}]})
+    )
     live_generations(place.repo)
 
 
 def _promotion(place: Place, name: str) -> None:
-    facts = {"ranker": "r", "ranker_hash": "b", "repository": "feature_repo", "generation": name, "codebook_hash": "", "promoted_at": AT.isoformat()}
+    facts = {
+        "ranker": "r",
+        "ranker_hash": "b",
+        "repository": "feature_repo",
+        "generation": name,
+        "codebook_hash": "",
+        "promoted_at": AT.isoformat(),
+    }
     (place.run.directory / PROMOTION).write_text(json.dumps(facts))
     read_promotion(place.run.directory / PROMOTION)
 
 
 def _promoted_ranker(place: Place, name: str) -> None:
-    facts = {"ranker": name, "ranker_hash": "b", "repository": name, "generation": None, "codebook_hash": None, "promoted_at": AT.isoformat()}
+    facts = {
+        "ranker": name,
+        "ranker_hash": "b",
+        "repository": name,
+        "generation": None,
+        "codebook_hash": None,
+        "promoted_at": AT.isoformat(),
+    }
     (place.run.directory / PROMOTION).write_text(json.dumps(facts))
     deployment.problems(place.run, place.catalog)
     place.collect()
@@ -272,7 +368,9 @@ BORDERS: dict[str, Callable[[Place, str], object]] = {
 @example(name="\0")
 @settings(max_examples=int(os.environ.get("ADC_EXAMPLES", "15")), deadline=None)
 def test_a_path_that_leads_out_is_refused_at_every_border(border, name):
-    """Whatever text stands where a name is expected: one of our errors, or a path in its place; a tree beside the run stays."""
+    """Whatever text stands where a name is expected: one of our errors, or a path in its place; a
+    tree beside the run stays.
+    """
     if "\ud800" in name and border.startswith("catalogue"):
         name = name.replace("\ud800", "?")  # no database holds a lone surrogate
     refused_or_harmless(BORDERS[border], name)

@@ -32,13 +32,18 @@ def materialized(run: Run) -> bool:
 
 
 def test_materialize_looks_at_the_store_and_at_what_was_published(run):
-    """Reused while nothing changed; loaded again when the store is lost, and when newer values were published, as of their time."""
+    """Reused while nothing changed; loaded again when the store is lost, and when newer values were
+    published, as of their time.
+    """
     repo = run.directory / "feature_repo"
     assert [materialized(run), materialized(run)] == [True, False]
     shutil.rmtree(repo / "data" / "online_lmdb")
     assert [materialized(run), materialized(run)] == [True, False]
     assert {one.through for one in loaded(repo).values()} == {day(30)}
-    newer = {"item_profile": item_profile(["a"], [day(40)], [0.9]), "user_activity": user_activity(["u"], [day(41)])}
+    newer = {
+        "item_profile": item_profile(["a"], [day(40)], [0.9]),
+        "user_activity": user_activity(["u"], [day(41)]),
+    }
     store.publish_statistics(repo, **newer, resolution=day(1) - day(0))
     assert [materialized(run), materialized(run)] == [True, False]
     assert {one.through for one in loaded(repo).values()} == {day(41)}

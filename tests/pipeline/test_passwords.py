@@ -9,7 +9,10 @@ from adc_features.cli.console import run_app
 from adc_features.cli.main import application
 
 SECRET = "Zq7wordZq"
-URLS = [f"postgresql+psycopg://ann:{SECRET}@localhost:1/shop", f"postgresql+psycopg://localhost:1/shop?user=ann&password={SECRET}"]
+URLS = [
+    f"postgresql+psycopg://ann:{SECRET}@localhost:1/shop",
+    f"postgresql+psycopg://localhost:1/shop?user=ann&password={SECRET}",
+]
 URLS += [f"mysql://ann:{SECRET}@localhost:1/shop", f"sqlite:////dev/null/shop.db?key={SECRET}"]
 COMMANDS = [
     ("run", "--data", "URL", "--run", "RUN"),
@@ -18,10 +21,22 @@ COMMANDS = [
     ("embed", "text", "--data", "URL", "--run", "RUN"),
     ("embed", "behavior", "--data", "URL#items", "--run", "RUN"),
     ("data", "tables", "--items", "URL", "--interactions", "URL", "--out", "OUT"),
-    ("data", "tables", "--items", "URL#items", "--interactions", "URL#interactions", "--out", "OUT"),
+    (
+        "data",
+        "tables",
+        "--items",
+        "URL#items",
+        "--interactions",
+        "URL#interactions",
+        "--out",
+        "OUT",
+    ),
     ("data", "tables", "--items", "URL#a.items", "--interactions", "x.parquet", "--out", "OUT"),
     ("data", "beauty", "--source", "URL", "--out", "OUT"),
-    *((command, *rest, "--run", "HELD", "--catalog", "URL") for command, *rest in (["versions"], ["show", "g1"], ["gc"], ["rollback"], ["retrain"])),
+    *(
+        (command, *rest, "--run", "HELD", "--catalog", "URL")
+        for command, *rest in (["versions"], ["show", "g1"], ["gc"], ["rollback"], ["retrain"])
+    ),
     ("promote", "--run", "HELD", "--catalog", "URL"),
     ("promote", "--run", "HELD", "--ranker", "ab", "--catalog", "URL"),
     ("retrain", "--run", "HELD", "--data", "URL"),
@@ -37,13 +52,25 @@ COMMANDS = [
 
 @pytest.mark.parametrize("url", URLS)
 def test_no_command_prints_or_stores_the_password_of_a_url(url, tmp_path, monkeypatch, capsys):
-    """Every command that takes a URL, by every option that does, and those given one by mistake: refused, the password hidden."""
+    """Every command that takes a URL, by every option that does, and those given one by mistake:
+    refused, the password hidden.
+    """
     monkeypatch.chdir(tmp_path)
     (tmp_path / "held").mkdir()
     (tmp_path / "held" / "run.json").write_text('{"source": "synthetic"}')
     for words in COMMANDS:
-        places = {"URL": url, "RUN": str(tmp_path / "new"), "HELD": str(tmp_path / "held"), "OUT": str(tmp_path / "out")}
-        asked = [next((w.replace(name, place) for name, place in places.items() if w.startswith(name)), w) for w in words]
+        places = {
+            "URL": url,
+            "RUN": str(tmp_path / "new"),
+            "HELD": str(tmp_path / "held"),
+            "OUT": str(tmp_path / "out"),
+        }
+        asked = [
+            next(
+                (w.replace(name, place) for name, place in places.items() if w.startswith(name)), w
+            )
+            for w in words
+        ]
         result = CliRunner().invoke(application(), asked)
         assert result.exit_code != 0, words
         assert SECRET not in result.output + str(result.exception) + repr(result.exception), words
@@ -59,11 +86,31 @@ def test_no_command_prints_or_stores_the_password_of_a_url(url, tmp_path, monkey
 
 
 def test_a_run_says_where_its_password_would_come_from(tmp_path):
-    """A run reads directories; what reads a database takes its password from the command line or the environment, each time."""
-    said = str(CliRunner().invoke(application(), ["run", "--data", URLS[0], "--run", str(tmp_path / "run")]).exception)
+    """A run reads directories; what reads a database takes its password from the command line or
+    the environment, each time.
+    """
+    said = str(
+        CliRunner()
+        .invoke(application(), ["run", "--data", URLS[0], "--run", str(tmp_path / "run")])
+        .exception
+    )
     assert "adc data tables" in said
     assert not (tmp_path / "run").exists()
     said = str(
-        CliRunner().invoke(application(), ["data", "tables", "--items", f"{URLS[0]}#items", "--interactions", "x", "--out", str(tmp_path / "out")]).exception
+        CliRunner()
+        .invoke(
+            application(),
+            [
+                "data",
+                "tables",
+                "--items",
+                f"{URLS[0]}#items",
+                "--interactions",
+                "x",
+                "--out",
+                str(tmp_path / "out"),
+            ],
+        )
+        .exception
     )
     assert "PGPASSWORD" in said

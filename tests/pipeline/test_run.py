@@ -79,9 +79,11 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(tmp_path, change, rebu
 
 
 def test_a_changed_source_is_read_again(tmp_path):
-    """What a stage made of files outside the run is watched: a change there redoes it and its readers.
+    """What a stage made of files outside the run is watched: a change there redoes it and its
+    readers.
 
-    Here the change reaches only the manifest of an artefact inside the stage, as a dataset's windows do.
+    Here the change reaches only the manifest of an artefact inside the stage, as a dataset's
+    windows do.
     """
     go(tmp_path / "run")
     SOURCE["text"] = "rain"
@@ -96,28 +98,46 @@ def test_an_untouched_result_spares_its_readers(tmp_path):
     assert go(tmp_path / "run") == ["numbers"]
 
 
-@pytest.mark.parametrize("damage", [lambda d: (d / "text.txt").write_text("altered"), lambda d: (d / "text.txt").unlink(), lambda d: (d / MANIFEST).unlink()])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda d: (d / "text.txt").write_text("altered"),
+        lambda d: (d / "text.txt").unlink(),
+        lambda d: (d / MANIFEST).unlink(),
+    ],
+)
 def test_an_altered_stage_is_built_again(tmp_path, damage):
-    """A file that is not what the manifest says is never used; its stage is redone, its readers keep theirs."""
+    """A file that is not what the manifest says is never used; its stage is redone, its readers
+    keep theirs.
+    """
     go(tmp_path / "run")
     damage(tmp_path / "run" / "text")
     assert go(tmp_path / "run") == ["text"]
 
 
 def test_a_single_stage_refuses_stale_inputs(tmp_path):
-    """After a setting has changed, a later stage alone would mix old and new: it names the stage to build first."""
+    """After a setting has changed, a later stage alone would mix old and new: it names the stage to
+    build first.
+    """
     go(tmp_path / "run")
     run = Run.open(tmp_path / "run", seed=5)
     run.ensure(NUMBERS)
-    with pytest.raises(ArtifactError, match=r"stage 'text' of .* is out of date: numbers changed since; build it again first"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"stage 'text' of .* is out of date: numbers changed since; build it again first",
+    ):
         run.ensure(PRODUCT)
-    with pytest.raises(ArtifactError, match=r"stage 'numbers' of .* is out of date: seed changed since"):
+    with pytest.raises(
+        ArtifactError, match=r"stage 'numbers' of .* is out of date: seed changed since"
+    ):
         Run.open(tmp_path / "run", seed=6).ensure(TEXT)
 
 
 def test_a_stage_before_its_inputs_is_refused(tmp_path):
     """A stage whose input was never built says which."""
-    with pytest.raises(ArtifactError, match=r"stage 'numbers' of .* is not complete; build it first"):
+    with pytest.raises(
+        ArtifactError, match=r"stage 'numbers' of .* is not complete; build it first"
+    ):
         Run.start(tmp_path / "run", RunSettings("synthetic")).ensure(TEXT)
 
 
@@ -132,7 +152,10 @@ def test_a_full_disk_leaves_no_stage(tmp_path):
     run.ensure(NUMBERS)
     with pytest.raises(OSError, match="No space left"):
         run.ensure(TEXT._replace(build=fail))
-    assert sorted(p.name for p in (tmp_path / "run").iterdir() if not p.name.startswith(".")) == ["numbers", "run.json"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir() if not p.name.startswith(".")) == [
+        "numbers",
+        "run.json",
+    ]
     assert go(tmp_path / "run") == ["text", "product", "leaf"]
 
 
@@ -158,7 +181,9 @@ Run.start(Path(sys.argv[1]), RunSettings("synthetic")).ensure(stage)
 
 
 def test_a_killed_stage_leaves_nothing_visible_and_resumes(tmp_path):
-    """SIGKILL in mid-stage: no stage directory, checkpoints kept; the same command goes on from them and cleans up."""
+    """SIGKILL in mid-stage: no stage directory, checkpoints kept; the same command goes on from
+    them and cleans up.
+    """
     command = [sys.executable, "-c", KILLED, str(tmp_path / "run")]
     assert subprocess.run([*command, "die"], check=False).returncode == -signal.SIGKILL
     assert not (tmp_path / "run" / "long").exists()
@@ -190,10 +215,18 @@ def test_checkpoints_of_other_settings_are_not_picked_up(tmp_path):
 
 def test_two_builders_do_not_meet_in_one_run(tmp_path):
     """A second process is refused while the first builds; afterwards it may."""
-    code = "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_run as t; t.Run.open(Path(sys.argv[1])).ensure(t.LEAF)"
+    code = (
+        "import sys; from pathlib import Path; sys.path.insert(0, sys.argv[2]); import test_run as"
+        " t; t.Run.open(Path(sys.argv[1])).ensure(t.LEAF)"
+    )
 
     def second():
-        return subprocess.run([sys.executable, "-c", code, str(tmp_path / "run"), str(Path(__file__).parent)], check=False, capture_output=True, text=True)
+        return subprocess.run(
+            [sys.executable, "-c", code, str(tmp_path / "run"), str(Path(__file__).parent)],
+            check=False,
+            capture_output=True,
+            text=True,
+        )
 
     seen = []
     run = Run.start(tmp_path / "run", RunSettings("synthetic"))
@@ -221,16 +254,25 @@ def test_settings_are_refused_before_any_work(changes, words):
 
 
 def test_a_directory_of_other_files_is_no_run(tmp_path):
-    """A run never moves into somebody's directory; a directory without run.json cannot be opened."""
+    """A run never moves into somebody's directory; a directory without run.json cannot be
+    opened.
+    """
     (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(InputError, match=r"holds files but no run.json; give a new or empty directory"):
+    with pytest.raises(
+        InputError, match=r"holds files but no run.json; give a new or empty directory"
+    ):
         Run.start(tmp_path, RunSettings("synthetic"))
     with pytest.raises(ArtifactError, match=r"holds no run.json"):
         Run.open(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("content", "words"), [("{", "is not a run's settings"), ("7", "is not a run's settings"), ('{"source": "x", "colour": 1}', "'colour'")]
+    ("content", "words"),
+    [
+        ("{", "is not a run's settings"),
+        ("7", "is not a run's settings"),
+        ('{"source": "x", "colour": 1}', "'colour'"),
+    ],
 )
 def test_broken_settings_are_named(tmp_path, content, words):
     """A run.json that is no JSON, or of another version, is refused by its path."""
@@ -242,7 +284,9 @@ def test_broken_settings_are_named(tmp_path, content, words):
 def test_changes_are_remembered(tmp_path):
     """A setting given once holds for the commands that follow; None means unchanged."""
     Run.start(tmp_path / "run", RunSettings("synthetic", seed=4))
-    assert Run.open(tmp_path / "run", seed=None, snapshots=2).settings == RunSettings("synthetic", seed=4, snapshots=2)
+    assert Run.open(tmp_path / "run", seed=None, snapshots=2).settings == RunSettings(
+        "synthetic", seed=4, snapshots=2
+    )
     assert Run.open(tmp_path / "run").settings.snapshots == 2
 
 
@@ -251,7 +295,9 @@ def test_events_are_appended(tmp_path):
     run = Run.start(tmp_path / "run", RunSettings("synthetic"))
     run.record("opened_test_rows", by="me")
     run.record("again")
-    lines = [json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line) for line in (tmp_path / "run" / "events.jsonl").read_text().splitlines()
+    ]
     assert [line["event"] for line in lines] == ["opened_test_rows", "again"]
     assert lines[0]["by"] == "me"
     assert all(line["time"].endswith("+00:00") for line in lines)

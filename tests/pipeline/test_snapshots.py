@@ -1,4 +1,6 @@
-"""Snapshots of a frozen generation beyond those of its run, through the command line; one run, its snapshots in order."""
+"""Snapshots of a frozen generation beyond those of its run, through the command line; one run, its
+snapshots in order.
+"""
 
 import json
 import shutil
@@ -21,7 +23,18 @@ from adc_features.pipeline import snapshots
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.snapshots import backfill_times, renew, snapshot
 from adc_features.pipeline.stages import BEHAVIOR_STAGE as BEHAVIOR
-from adc_features.pipeline.stages import CODES, DATA, GENERATION, PUBLICATION, TEXT, cutoffs_of, dataset_of, generation_of, repository_of, split_of
+from adc_features.pipeline.stages import (
+    CODES,
+    DATA,
+    GENERATION,
+    PUBLICATION,
+    TEXT,
+    cutoffs_of,
+    dataset_of,
+    generation_of,
+    repository_of,
+    split_of,
+)
 from adc_features.store import published_snapshots, published_timeline
 
 DAY = timedelta(days=1)
@@ -31,7 +44,18 @@ DAY = timedelta(days=1)
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A published run on a small shop whose catalogue holds one item that nobody meets."""
     place = tmp_path_factory.mktemp("snapshots")
-    adc("data", "synthetic", "--out", str(place / "shop"), "--items", "150", "--users", "150", "--interactions", "2500")
+    adc(
+        "data",
+        "synthetic",
+        "--out",
+        str(place / "shop"),
+        "--items",
+        "150",
+        "--users",
+        "150",
+        "--interactions",
+        "2500",
+    )
     run = Run.start(place / "run", settings(place))
     for stage in (DATA, TEXT, BEHAVIOR, GENERATION, CODES, PUBLICATION):
         run.ensure(stage)
@@ -65,7 +89,9 @@ def published(run: Run) -> list[datetime]:
 
 
 def timeline(run: Run, generation: str = "g1") -> dict[datetime, Any]:
-    return {s.as_of: s.table()[0] for s in published_timeline(repository_of(run), generation).snapshots}
+    return {
+        s.as_of: s.table()[0] for s in published_timeline(repository_of(run), generation).snapshots
+    }
 
 
 def middle(a: datetime, b: datetime) -> datetime:
@@ -73,10 +99,20 @@ def middle(a: datetime, b: datetime) -> datetime:
 
 
 def test_a_later_snapshot_publishes_what_changed(place: Path) -> None:
-    """`adc snapshot` encodes newer behaviour in the old vocabulary; fewer rows than items are published, and the timeline is whole."""
+    """`adc snapshot` encodes newer behaviour in the old vocabulary; fewer rows than items are
+    published, and the timeline is whole.
+    """
     run = opened(place)
     end, before = split_of(run).eval_end, cutoffs_of(run)[-1]
-    adc("snapshot", "--run", str(place / "run"), "--as-of", f"{end:%Y-%m-%d}", "--json", str(place / "facts.json"))
+    adc(
+        "snapshot",
+        "--run",
+        str(place / "run"),
+        "--as-of",
+        f"{end:%Y-%m-%d}",
+        "--json",
+        str(place / "facts.json"),
+    )
     facts = json.loads((place / "facts.json").read_text())
     whole = timeline(run)
     items = len(dataset_of(run).items)
@@ -88,7 +124,11 @@ def test_a_later_snapshot_publishes_what_changed(place: Path) -> None:
     np.testing.assert_array_equal(np.sort(whole[end].item_ids), np.sort(whole[before].item_ids))
     # an item without an event since keeps its row, behaviour vector included
     old, new = (
-        read_state(p) for p in (max((run.output("behavior") / "states").iterdir()), run.directory / "snapshots" / f"{end:%Y%m%dT%H%M%S%f}" / "state.npz")
+        read_state(p)
+        for p in (
+            max((run.output("behavior") / "states").iterdir()),
+            run.directory / "snapshots" / f"{end:%Y%m%dT%H%M%S%f}" / "state.npz",
+        )
     )
     a, b = old.over(new.item_ids), new.over(new.item_ids)
     still = a.present & (a.interaction_count == b.interaction_count)
@@ -97,7 +137,9 @@ def test_a_later_snapshot_publishes_what_changed(place: Path) -> None:
 
 
 def test_a_snapshot_is_made_once(place: Path) -> None:
-    """The command can be repeated; a run killed between writing and publishing publishes what was written."""
+    """The command can be repeated; a run killed between writing and publishing publishes what was
+    written.
+    """
     run = opened(place)
     end = split_of(run).eval_end
     before = Path(shutil.copytree(repository_of(run), place / "before"))
@@ -105,14 +147,22 @@ def test_a_snapshot_is_made_once(place: Path) -> None:
     assert snapshot(run, end)["reused"]
     shutil.rmtree(repository_of(run))
     before.rename(repository_of(run))  # as if it had never been published
-    written = (run.directory / "snapshots" / f"{end:%Y%m%dT%H%M%S%f}" / "codes.parquet").stat().st_mtime_ns
+    written = (
+        (run.directory / "snapshots" / f"{end:%Y%m%dT%H%M%S%f}" / "codes.parquet")
+        .stat()
+        .st_mtime_ns
+    )
     again = snapshot(run, end)
     assert again == first
-    assert (run.directory / "snapshots" / f"{end:%Y%m%dT%H%M%S%f}" / "codes.parquet").stat().st_mtime_ns == written
+    assert (
+        run.directory / "snapshots" / f"{end:%Y%m%dT%H%M%S%f}" / "codes.parquet"
+    ).stat().st_mtime_ns == written
 
 
 def test_a_cutoff_before_the_generation_must_be_asked_for_as_backfill(place: Path) -> None:
-    """Codes made in hindsight are refused with the reason and change nothing, unless that is what was asked for."""
+    """Codes made in hindsight are refused with the reason and change nothing, unless that is what
+    was asked for.
+    """
     run = opened(place)
     cutoffs = cutoffs_of(run)
     past = middle(*cutoffs[-2:])
@@ -145,34 +195,72 @@ def test_backfill_sees_events_before_each_cutoff_only(place: Path) -> None:
     run = opened(place)
     cutoffs = cutoffs_of(run)
     past = middle(*cutoffs[-2:])
-    adc("backfill", "--run", str(place / "run"), "--from", f"{past:%Y-%m-%d}", "--to", f"{past:%Y-%m-%d}", "--every", "1d")
+    adc(
+        "backfill",
+        "--run",
+        str(place / "run"),
+        "--from",
+        f"{past:%Y-%m-%d}",
+        "--to",
+        f"{past:%Y-%m-%d}",
+        "--every",
+        "1d",
+    )
     honest = timeline(run)[past]
     shop = read_dataset(place / "shop")
     log = shop.interactions
     late = log["time"].to_numpy() >= np.datetime64(past.replace(tzinfo=None))
     rng = np.random.default_rng(0)
     items = np.where(late, rng.permutation(log["item_id"].to_numpy()), log["item_id"].to_numpy())
-    nonsense = log.set_column(log.column_names.index("item_id"), "item_id", pa.array(items, log["item_id"].type))
-    write_dataset(Dataset("other", shop.items, nonsense, shop.resolution, shop.windows, shop.text_views), place / "other")
+    nonsense = log.set_column(
+        log.column_names.index("item_id"), "item_id", pa.array(items, log["item_id"].type)
+    )
+    write_dataset(
+        Dataset("other", shop.items, nonsense, shop.resolution, shop.windows, shop.text_views),
+        place / "other",
+    )
     shutil.rmtree(run.directory / "snapshots")
     other = opened(place)
     from adc_features.pipeline.snapshots import _encoded, _state, _table
 
     dataset = read_dataset(place / "other")
-    same = _encoded(other, generation_of(other), _table(other, dataset, _state(other, dataset, past), own=True))
+    same = _encoded(
+        other, generation_of(other), _table(other, dataset, _state(other, dataset, past), own=True)
+    )
     np.testing.assert_array_equal(same.lookup(honest.item_ids).sid, honest.sid)
     np.testing.assert_array_equal(same.lookup(honest.item_ids).sid_weight, honest.sid_weight)
 
 
 def test_newer_data_brings_new_items(place: Path) -> None:
-    """With --data an item that the run never saw gets codes of the old vocabulary, cold without an event, warm with one."""
+    """With --data an item that the run never saw gets codes of the old vocabulary, cold without an
+    event, warm with one.
+    """
     run = opened(place)
     shop = read_dataset(place / "shop")
     last = shop.interactions["time"].to_numpy().max()
-    items = pa.concat_tables([shop.items, shop.items.slice(0, 2).set_column(shop.items.column_names.index("item_id"), "item_id", new_ids(shop))])
+    items = pa.concat_tables(
+        [
+            shop.items,
+            shop.items.slice(0, 2).set_column(
+                shop.items.column_names.index("item_id"), "item_id", new_ids(shop)
+            ),
+        ]
+    )
     event = shop.interactions.slice(len(shop.interactions) - 1, 1)
-    event = event.set_column(event.column_names.index("item_id"), "item_id", new_ids(shop).slice(0, 1))
-    write_dataset(Dataset("newer", items, pa.concat_tables([shop.interactions, event]), shop.resolution, shop.windows, shop.text_views), place / "newer")
+    event = event.set_column(
+        event.column_names.index("item_id"), "item_id", new_ids(shop).slice(0, 1)
+    )
+    write_dataset(
+        Dataset(
+            "newer",
+            items,
+            pa.concat_tables([shop.interactions, event]),
+            shop.resolution,
+            shop.windows,
+            shop.text_views,
+        ),
+        place / "newer",
+    )
     as_of = datetime.fromisoformat(str(last.astype("datetime64[D]"))).replace(tzinfo=UTC) + DAY
     with pytest.raises(InputError, match="--data"):
         snapshot(run, as_of)
@@ -188,7 +276,11 @@ def test_newer_data_brings_new_items(place: Path) -> None:
 
 def new_ids(shop: Dataset) -> pa.Array:
     kind = shop.items["item_id"].type
-    return pa.array(["new a", "new b"], kind) if pa.types.is_string(kind) else pa.array([10**9, 10**9 + 1], kind)
+    return (
+        pa.array(["new a", "new b"], kind)
+        if pa.types.is_string(kind)
+        else pa.array([10**9, 10**9 + 1], kind)
+    )
 
 
 def test_backfilled_rows_reach_the_training_set(place: Path) -> None:
@@ -217,7 +309,9 @@ def killed(*_: object, **__: object) -> None:
 
 
 def test_a_renewed_generation_stands_beside_the_old_one(place: Path) -> None:
-    """`adc renew` needs a newer snapshot, keeps most codes, publishes every cut-off under its own id and leaves the old codes as they were."""
+    """`adc renew` needs a newer snapshot, keeps most codes, publishes every cut-off under its own
+    id and leaves the old codes as they were.
+    """
     from adc_features.store import apply
 
     run = opened(place)
@@ -229,21 +323,37 @@ def test_a_renewed_generation_stands_beside_the_old_one(place: Path) -> None:
     before = timeline(run)[end]
     with pytest.raises(QualityError, match="budget"):
         renew(run, "g2", warm=False, churn_budget=0.0)
-    assert not (run.directory / "generations").exists() or not list((run.directory / "generations").iterdir())
+    assert not (run.directory / "generations").exists() or not list(
+        (run.directory / "generations").iterdir()
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(snapshots, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
             renew(run, "g2", churn_budget=0.5)
     written = (run.directory / "generations" / "g2" / "manifest.json").stat().st_mtime_ns
-    adc("renew", "--run", str(place / "run"), "--generation", "g2", "--churn-budget", "0.5", "--json", str(place / "facts.json"))
-    assert (run.directory / "generations" / "g2" / "manifest.json").stat().st_mtime_ns == written  # fitted once, published by the second call
+    adc(
+        "renew",
+        "--run",
+        str(place / "run"),
+        "--generation",
+        "g2",
+        "--churn-budget",
+        "0.5",
+        "--json",
+        str(place / "facts.json"),
+    )
+    # fitted once, published by the second call
+    assert (run.directory / "generations" / "g2" / "manifest.json").stat().st_mtime_ns == written
     facts = json.loads((place / "facts.json").read_text())
     assert 0 <= facts["changed"] <= 0.5
     new = timeline(run, "g2")[end].lookup(before.item_ids)
     both = (before.sid >= 0) & (new.sid >= 0)
     assert facts["changed_served"] == pytest.approx((before.sid != new.sid)[both].mean())
     assert facts["changed_served"] < 0.2
-    assert [s.as_of for s in published_snapshots(repository_of(run), "g2")] == [*cutoffs_of(run), end]
+    assert [s.as_of for s in published_snapshots(repository_of(run), "g2")] == [
+        *cutoffs_of(run),
+        end,
+    ]
     np.testing.assert_array_equal(timeline(run)[end].sid, before.sid)
     with pytest.raises(InputError, match="new id"):
         renew(run, "g2")
@@ -262,7 +372,12 @@ def test_backfill_times_by_hand() -> None:
     assert backfill_times(day(1, 1), day(3, 1), "1mo") == [day(1, 1), day(2, 1), day(3, 1)]
     assert backfill_times(day(1, 1), day(1, 20), "1w") == [day(1, 1), day(1, 8), day(1, 15)]
     assert backfill_times(day(1, 1), day(1, 1), "30d") == [day(1, 1)]
-    for bad in ((day(1, 2), day(1, 1), "1d"), (day(1, 31), day(3, 1), "1mo"), (day(1, 1), day(2, 1), "0d"), (day(1, 1), day(2, 1), "weekly")):
+    for bad in (
+        (day(1, 2), day(1, 1), "1d"),
+        (day(1, 31), day(3, 1), "1mo"),
+        (day(1, 1), day(2, 1), "0d"),
+        (day(1, 1), day(2, 1), "weekly"),
+    ):
         with pytest.raises(InputError):
             backfill_times(*bad)
     assert json_text(backfill_times(day(1, 1), day(1, 1), "1d"))

@@ -8,7 +8,15 @@ from sklearn.metrics import roc_auc_score
 
 from adc_features.ranking.boosted import BoostedRanker, BoostedSettings
 from adc_features.ranking.inputs import InputEncoder
-from adc_features.ranking.ppnet.network import Batch, Folded, GatedTower, PPNet, PPNetRanker, PPNetSettings, PPNetShape
+from adc_features.ranking.ppnet.network import (
+    Batch,
+    Folded,
+    GatedTower,
+    PPNet,
+    PPNetRanker,
+    PPNetSettings,
+    PPNetShape,
+)
 from adc_features.ranking.recipes import RECIPES, recipe_inputs
 
 KINDS = ("ppnet", "boosted")
@@ -19,19 +27,29 @@ def world():
     whole = frame(interactions(3000, seed=0))
     train, later = whole.between(None, day(90)), whole.between(day(90), None)
     encoder = InputEncoder.fit(train, min_count=5)
-    return encoder, *(recipe_inputs(part, RECIPES["codes_weights"], encoder, sources()) for part in (train, later))
+    return encoder, *(
+        recipe_inputs(part, RECIPES["codes_weights"], encoder, sources()) for part in (train, later)
+    )
 
 
 def ranker(kind, encoder, inputs):
     if kind == "boosted":
         return BoostedRanker(BoostedSettings(max_rounds=40), codebook_size=CODES)
-    shape = PPNetShape.of(inputs, id_rows=encoder.id_rows, users=len(encoder.users) + 1, codebook_size=CODES, item_id=True)
+    shape = PPNetShape.of(
+        inputs,
+        id_rows=encoder.id_rows,
+        users=len(encoder.users) + 1,
+        codebook_size=CODES,
+        item_id=True,
+    )
     return PPNetRanker(PPNetSettings(batch=128, hidden=(32, 16)), shape)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_what_is_there(kind, world):
-    """Labels that follow the item's group are ranked well above chance on later rows, as probabilities."""
+    """Labels that follow the item's group are ranked well above chance on later rows, as
+    probabilities.
+    """
     encoder, train, later = world
     model = ranker(kind, encoder, train)
     curve = model.fit(train, seed=0, holdout=later)
@@ -83,7 +101,9 @@ def test_fresh_gates_are_one_and_stay_within_two():
 
 
 def test_gates_send_no_gradient_into_the_general_embedding():
-    """With the tower's first layer cut, the gates still read the general embedding, and nothing reaches it."""
+    """With the tower's first layer cut, the gates still read the general embedding, and nothing
+    reaches it.
+    """
     tower = GatedTower(3, (4,), prior=2, gate=5)
     with torch.no_grad():
         tower.first.weight.zero_()
@@ -96,22 +116,37 @@ def test_gates_send_no_gradient_into_the_general_embedding():
 
 def test_a_code_of_weight_zero_changes_nothing():
     """Whatever the code, its embedding is multiplied by its weight."""
-    net = PPNet([4, 4], prior_ids=1, general_ids=1, positions=2, codes=5, embedding=4, hidden=(8,), gate=4).eval()
+    net = PPNet(
+        [4, 4], prior_ids=1, general_ids=1, positions=2, codes=5, embedding=4, hidden=(8,), gate=4
+    ).eval()
 
     def score(code, weight):
         empty = torch.zeros(1, 0)
-        return net(Batch(torch.tensor([[1, 2]]), torch.tensor([[code, 3]]), torch.tensor([[weight, 1.0]]), empty, empty, empty))
+        return net(
+            Batch(
+                torch.tensor([[1, 2]]),
+                torch.tensor([[code, 3]]),
+                torch.tensor([[weight, 1.0]]),
+                empty,
+                empty,
+                empty,
+            )
+        )
 
     assert torch.equal(score(1, 0.0), score(4, 0.0))
     assert not torch.equal(score(1, 1.0), score(4, 1.0))
 
 
 def test_a_ranker_begins_with_what_an_older_one_knows_of_codes(world):
-    """Before any step the code embeddings are the older ranker's; other positions or codes carry nothing over, trees neither."""
+    """Before any step the code embeddings are the older ranker's; other positions or codes carry
+    nothing over, trees neither.
+    """
     encoder, train, _ = world
     older, newer, other = (ranker("ppnet", encoder, train) for _ in range(3))
     older.fit(train, seed=0, rounds=1)
-    newer.settings = other.settings = PPNetSettings(batch=128, hidden=(32, 16), learning_rate=0.0, level_epochs=1)
+    newer.settings = other.settings = PPNetSettings(
+        batch=128, hidden=(32, 16), learning_rate=0.0, level_epochs=1
+    )
     newer.begin_at(older)
     newer.fit(train, seed=1, rounds=1)
     table = older.model.orders[0].codes.table.weight
@@ -128,15 +163,21 @@ def test_a_ranker_begins_with_what_an_older_one_knows_of_codes(world):
 @pytest.mark.parametrize("item_id", [True, False])
 @pytest.mark.parametrize("positions", [0, 3])
 def test_folded_networks_order_as_the_networks_do(item_id, positions):
-    """With or without codes and item ids, the products made once give the logits of the layers, but for rounding."""
+    """With or without codes and item ids, the products made once give the logits of the layers, but
+    for rounding.
+    """
     torch.manual_seed(0)
     shape = PPNetShape([9, 8, 7, 6], item_id, positions, 5, 4, 6, 2, [], users=1)
     networks = shape.build(PPNetSettings(embedding=4, hidden=(8, 4), gate=3)).eval().orders
     for parameter in networks.parameters():
         torch.nn.init.normal_(parameter)
-    ids = torch.stack([torch.randint(0, shape.id_rows[column], (50,)) for column in shape.id_columns], 1)
+    ids = torch.stack(
+        [torch.randint(0, shape.id_rows[column], (50,)) for column in shape.id_columns], 1
+    )
     dense, state, settled = torch.randn(50, 4), torch.randn(50, 6), torch.randn(50, 2)
-    batch = Batch(ids, torch.randint(0, 5, (50, positions)), torch.rand(50, positions), dense, state, settled)
+    batch = Batch(
+        ids, torch.randint(0, 5, (50, positions)), torch.rand(50, positions), dense, state, settled
+    )
     with torch.no_grad():
         expected = torch.stack([network(batch) for network in networks]).mean(0)
         assert expected.std() > 1

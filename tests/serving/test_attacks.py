@@ -1,4 +1,6 @@
-"""The service under clients that are silent, slow, greedy or damaged: a real server on a free port, raw sockets against it."""
+"""The service under clients that are silent, slow, greedy or damaged: a real server on a free port,
+raw sockets against it.
+"""
 
 import json
 import signal
@@ -19,7 +21,16 @@ from typer.testing import CliRunner
 from adc_features.cli.main import application
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError, RequestError
 from adc_features.serving.promotion import promote
-from adc_features.serving.protocol import SMALL_BODY, RankRequest, Refusal, ServiceSettings, brief, parsed, refusal_of, without_paths
+from adc_features.serving.protocol import (
+    SMALL_BODY,
+    RankRequest,
+    Refusal,
+    ServiceSettings,
+    brief,
+    parsed,
+    refusal_of,
+    without_paths,
+)
 
 GOOD = {"user": "u3", "items": ITEMS}
 TOKEN = "0123456789abcdef"
@@ -49,7 +60,9 @@ def received(raw: socket.socket) -> bytes:
 
 
 def post(path: str, body: bytes, *headers: str) -> bytes:
-    head = "\r\n".join([f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers])
+    head = "\r\n".join(
+        [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(body)}", *headers]
+    )
     return head.encode() + b"\r\n\r\n" + body
 
 
@@ -58,11 +71,19 @@ def post(path: str, body: bytes, *headers: str) -> bytes:
 
 @pytest.mark.parametrize(
     "sent",
-    [b"", b"\r\n", b"GET", b"GET /healthz HTTP/1.1\r\nHost", b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"],
+    [
+        b"",
+        b"\r\n",
+        b"GET",
+        b"GET /healthz HTTP/1.1\r\nHost",
+        b"POST /rank HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{",
+    ],
     ids=["silent", "empty line", "first bytes", "half a head", "half a body"],
 )
 def test_a_connection_without_a_whole_request_ends(client, sent):
-    """Whoever sends nothing, or stops anywhere in a request, is closed within seconds; silence has no answer."""
+    """Whoever sends nothing, or stops anywhere in a request, is closed within seconds; silence has
+    no answer.
+    """
     began = time.monotonic()
     with opened(client, sent) as raw:
         answer = received(raw)
@@ -73,7 +94,10 @@ def test_a_connection_without_a_whole_request_ends(client, sent):
 def test_a_trickle_does_not_keep_a_connection_open(client):
     """One byte of a head at a time: the deadline is that of the whole request."""
     began = time.monotonic()
-    with opened(client, b"GET /healthz HTTP/1.1\r\nX: ") as raw, pytest.raises(ConnectionError):  # noqa: PT012
+    with (
+        opened(client, b"GET /healthz HTTP/1.1\r\nX: ") as raw,
+        pytest.raises(ConnectionError),
+    ):
         while time.monotonic() < began + 10:
             raw.sendall(b"a")
             time.sleep(0.05)
@@ -83,7 +107,12 @@ def test_a_trickle_does_not_keep_a_connection_open(client):
 def test_a_body_that_trickles_after_its_answer_ends(client):
     """A request that is answered before its body has come may not use that to stay."""
     began = time.monotonic()
-    with opened(client, b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n") as raw, pytest.raises(ConnectionError):  # noqa: PT012
+    with (
+        opened(
+            client, b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n"
+        ) as raw,
+        pytest.raises(ConnectionError),
+    ):
         while time.monotonic() < began + 15:
             raw.sendall(b"a")
             time.sleep(0.05)
@@ -92,7 +121,9 @@ def test_a_body_that_trickles_after_its_answer_ends(client):
 
 @pytest.mark.parametrize("bound", ["max_connections", "max_per_peer"])
 def test_silent_connections_over_the_bound_give_way(shop, bound):
-    """300 silent connections where 40 are allowed: health and ranking are answered, old ones closed, newer ones not."""
+    """300 silent connections where 40 are allowed: health and ranking are answered, old ones
+    closed, newer ones not.
+    """
     with serving(shop, name="no_sid", patience=60, **{bound: 40}) as client, ExitStack() as stack:
         silent = [stack.enter_context(opened(client)) for _ in range(300)]
         assert client.send("GET", "/healthz")[0] == 200
@@ -108,8 +139,12 @@ def test_a_request_that_is_worked_on_does_not_give_way(shop, monkeypatch):
     """While others crowd in, the answer that is being made still goes out."""
     with serving(shop, name="no_sid", max_connections=20) as client, ExitStack() as stack:
         release, ranked = threading.Event(), client.service.rank
-        monkeypatch.setattr(client.service, "rank", lambda bundle, body: (release.wait(20), ranked(bundle, body))[1])
-        raw = stack.enter_context(opened(client, post("/rank", json.dumps(GOOD).encode(), "Connection: close")))
+        monkeypatch.setattr(
+            client.service, "rank", lambda bundle, body: (release.wait(20), ranked(bundle, body))[1]
+        )
+        raw = stack.enter_context(
+            opened(client, post("/rank", json.dumps(GOOD).encode(), "Connection: close"))
+        )
         until(lambda: client.service._waiting == 1)
         for _ in range(60):
             stack.enter_context(opened(client))
@@ -129,7 +164,15 @@ def test_a_request_that_is_worked_on_does_not_give_way(shop, monkeypatch):
         b"POST /rank HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n1;" + b"a" * 100_000,
         b"POST /rank HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n" + b"X: a\r\n" * 20_000,
     ],
-    ids=["no end", "one header", "many headers", "url", "empty lines", "chunk extension", "trailers"],
+    ids=[
+        "no end",
+        "one header",
+        "many headers",
+        "url",
+        "empty lines",
+        "chunk extension",
+        "trailers",
+    ],
 )
 def test_heads_are_bounded(client, sent):
     """More than 64 KiB around a body, in whatever part of the protocol, is not read on."""
@@ -144,7 +187,10 @@ def test_heads_are_bounded(client, sent):
 def test_endless_headers_take_no_memory(client):
     """300 MB of headers are cut off early; neither memory nor other requests feel them."""
     before, sent = psutil.Process().memory_info().rss, 0
-    with opened(client, b"GET /healthz HTTP/1.1\r\n") as raw, pytest.raises(ConnectionError):  # noqa: PT012
+    with (
+        opened(client, b"GET /healthz HTTP/1.1\r\n") as raw,
+        pytest.raises(ConnectionError),
+    ):
         while sent < 300_000_000:
             raw.sendall(b"X: " + b"a" * 65_000 + b"\r\n")
             sent += 65_000
@@ -156,12 +202,19 @@ def test_a_body_in_small_chunks_is_read(client):
     """A head bound that counts chunk sizes as well leaves a body of one-byte chunks alone."""
     body = json.dumps(GOOD).encode() + b" " * 20_000
     chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
-    with opened(client, b"POST /rank HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n" + chunks + b"0\r\n\r\n") as raw:
+    with opened(
+        client,
+        b"POST /rank HTTP/1.1\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+        + chunks
+        + b"0\r\n\r\n",
+    ) as raw:
         assert received(raw).startswith(b"HTTP/1.1 200")
 
 
 def test_a_half_closed_socket_is_answered(client):
-    """A client that closes its side after a whole request gets its answer, each one where it sent several."""
+    """A client that closes its side after a whole request gets its answer, each one where it sent
+    several.
+    """
     request = post("/rank", json.dumps(GOOD).encode())
     for several in (1, 3):
         with opened(client, request * several) as raw:
@@ -172,7 +225,9 @@ def test_a_half_closed_socket_is_answered(client):
 
 
 def test_pipelined_requests_are_bounded(client):
-    """Some requests ahead of their answers are served; a flood of them in one connection is not kept."""
+    """Some requests ahead of their answers are served; a flood of them in one connection is not
+    kept.
+    """
     with opened(client, b"GET /healthz HTTP/1.1\r\n\r\n" * 20) as raw:
         raw.shutdown(socket.SHUT_WR)
         assert received(raw).count(b"HTTP/1.1 200") == 20
@@ -186,25 +241,43 @@ def test_an_answer_that_nobody_reads_is_given_up(shop):
         raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         raw.connect(("127.0.0.1", client.port))
         began = time.monotonic()
-        with pytest.raises(ConnectionError):  # noqa: PT012
+        with pytest.raises(ConnectionError):
             while time.monotonic() < began + 20:
                 raw.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n" * 5)
                 time.sleep(0.01)
-        until(lambda: client.metrics().get('adc_closed_connections_total{reason="not_read"}', 0) >= 1)
+        until(
+            lambda: client.metrics().get('adc_closed_connections_total{reason="not_read"}', 0) >= 1
+        )
 
 
 def test_what_is_no_http_is_refused(client):
-    """Bytes of another protocol get one short answer in the form of the others; an upgrade does not leave HTTP."""
+    """Bytes of another protocol get one short answer in the form of the others; an upgrade does not
+    leave HTTP.
+    """
     with opened(client, b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 100) as raw:
         assert received(raw).startswith(b"HTTP/1.1 400")
-    upgrade = b"GET /healthz HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: AAAA\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    upgrade = (
+        b"GET /healthz HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection:"
+        b" Upgrade\r\nSec-WebSocket-Key: AAAA\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
     with opened(client, upgrade) as raw:
         assert b" 101 " not in received(raw)[:20]
     assert client.send("GET", "/healthz")[0] == 200
 
 
-@given(st.binary(max_size=300), st.sampled_from([b"", b"GET /healthz HTTP/1.1\r\n", b"POST /rank HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"]))
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.binary(max_size=300),
+    st.sampled_from(
+        [
+            b"",
+            b"GET /healthz HTTP/1.1\r\n",
+            b"POST /rank HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        ]
+    ),
+)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 def test_any_bytes_are_answered_or_closed_and_the_service_goes_on(client, noise, before):
     """Whatever comes in: an answer below 500, or an end, and health right after."""
     with opened(client, before + noise) as raw:
@@ -230,7 +303,9 @@ HEAVY = {
     "escapes": b'{"user":"' + b"\\u0000" * 170_000 + b'","items":["i00"]}',
     "long time": b'{"user":"u3","items":["i00"],"now":"' + b"2" * 1_000_000 + b'"}',
     "features as objects": b'{"items":["i00"],"features":[' + b",".join([b"{}"] * 340_000) + b"]}",
-    "one feature 3,000 times": json.dumps({"items": ["i00"] * 2_000, "features": ["item_brand"] * 3_000}).encode(),
+    "one feature 3,000 times": (
+        json.dumps({"items": ["i00"] * 2_000, "features": ["item_brand"] * 3_000}).encode()
+    ),
     "unknown features": json.dumps({"items": ["i00"], "features": ["x" * 1_000] * 1_000}).encode(),
     "a long feature": json.dumps({"items": ["i00"], "features": ["x" * 1_000_000]}).encode(),
     "a lookup of long items": json.dumps({"items": ["x" * 500] * 2_000}).encode(),
@@ -239,21 +314,37 @@ HEAVY = {
 
 @pytest.mark.parametrize("name", HEAVY)
 def test_a_heavy_body_costs_little_and_is_told_in_few_words(client, name):
-    """Bodies of up to 1 MiB with as many faults as fit: refused at the first, and none is repeated."""
+    """Bodies of up to 1 MiB with as many faults as fit: refused at the first, and none is
+    repeated.
+    """
     path = "/lookup" if "feature" in name or "lookup" in name else "/rank"
     before, began = time.process_time(), time.monotonic()
     status, answer = client.post(path, HEAVY[name])
-    assert (status in (400, 422), time.monotonic() - began < 1, time.process_time() - before < 0.5) == (True, True, True)
+    assert (
+        status in (400, 422),
+        time.monotonic() - began < 1,
+        time.process_time() - before < 0.5,
+    ) == (True, True, True)
     message = answer["error"]["message"]
     assert all(run * 201 not in message for run in "u9x2")
     assert len(message) < 900
 
 
 def test_large_bodies_share_a_budget(shop):
-    """When bodies that are being read hold the budget, another large one is told so; small ones are served."""
-    with serving(shop, name="no_sid", max_waiting=1, max_body=200_000, timeout=20) as client, ExitStack() as stack:
+    """When bodies that are being read hold the budget, another large one is told so; small ones are
+    served.
+    """
+    with (
+        serving(shop, name="no_sid", max_waiting=1, max_body=200_000, timeout=20) as client,
+        ExitStack() as stack,
+    ):
         for _ in range(2):
-            raw = stack.enter_context(opened(client, b"POST /rank HTTP/1.1\r\nContent-Length: 190000\r\n\r\n" + b" " * 189_000))
+            raw = stack.enter_context(
+                opened(
+                    client,
+                    b"POST /rank HTTP/1.1\r\nContent-Length: 190000\r\n\r\n" + b" " * 189_000,
+                )
+            )
         until(lambda: client.service._bodies.left < 150_000)
         raw.settimeout(5)
         assert client.post("/rank", GOOD)[0] == 200
@@ -263,7 +354,9 @@ def test_large_bodies_share_a_budget(shop):
 
 
 def test_large_bodies_let_others_in_between(client, monkeypatch):
-    """Three large bodies are read one at a time, and a small request that comes while the first is read is answered second."""
+    """Three large bodies are read one at a time, and a small request that comes while the first is
+    read is answered second.
+    """
     served, order, reading, go_on = client.service, [], threading.Event(), threading.Event()
     ranked = served.rank
 
@@ -276,7 +369,9 @@ def test_large_bodies_let_others_in_between(client, monkeypatch):
 
     monkeypatch.setattr(served, "rank", rank)
     small = json.dumps(GOOD).encode()
-    asked = [post("/rank", small + b" " * (2 * SMALL_BODY), "Connection: close")] * 3 + [post("/rank", small, "Connection: close")]
+    asked = [post("/rank", small + b" " * (2 * SMALL_BODY), "Connection: close")] * 3 + [
+        post("/rank", small, "Connection: close")
+    ]
     with ExitStack() as stack:
         raws = []
         for sent in asked:
@@ -305,16 +400,38 @@ def test_features_of_a_lookup_are_known_and_distinct(client, features, code):
 def test_items_times_features_are_bounded(shop):
     """The answer's size is bounded, not only each list's."""
     with serving(shop, name="no_sid", max_values=10) as client:
-        assert client.post("/lookup", {"items": ["i00"] * 5, "features": ["item_brand", "item_event_count"]})[0] == 200
-        status, answer = client.post("/lookup", {"items": ["i00"] * 6, "features": ["item_brand", "item_event_count"]})
+        assert (
+            client.post(
+                "/lookup", {"items": ["i00"] * 5, "features": ["item_brand", "item_event_count"]}
+            )[0]
+            == 200
+        )
+        status, answer = client.post(
+            "/lookup", {"items": ["i00"] * 6, "features": ["item_brand", "item_event_count"]}
+        )
         assert (status, answer["error"]["code"]) == (422, "too_many_values")
 
 
 @pytest.mark.parametrize(
     "now",
     [
-        *("0001-01-01T00:00:00+01:00", "0001-01-01T00:00:00Z", "0001-01-02T00:00:00-23:59", "9999-12-31T23:59:59.999999Z", "9999-12-31T23:59:59-01:00"),
-        *("9999-12-30T00:00:00Z", "1677-09-21T00:00:00Z", "2262-04-12T00:00:00Z", "1970-01-01T00:00:00Z", -62135596800, 253402300799, 10**18, -(10**18)),
+        *(
+            "0001-01-01T00:00:00+01:00",
+            "0001-01-01T00:00:00Z",
+            "0001-01-02T00:00:00-23:59",
+            "9999-12-31T23:59:59.999999Z",
+            "9999-12-31T23:59:59-01:00",
+        ),
+        *(
+            "9999-12-30T00:00:00Z",
+            "1677-09-21T00:00:00Z",
+            "2262-04-12T00:00:00Z",
+            "1970-01-01T00:00:00Z",
+            -62135596800,
+            253402300799,
+            10**18,
+            -(10**18),
+        ),
     ],
 )
 @pytest.mark.parametrize("user", ["u3", "nobody"])
@@ -343,7 +460,9 @@ def test_now_at_the_ends_of_time_is_no_fault_of_ours(client, now, user):
     ],
 )
 def test_our_faults_are_not_the_clients(client, monkeypatch, error, status, code):
-    """What the service reads and cannot use is a 503 under the fault's name, without the place of a file."""
+    """What the service reads and cannot use is a 503 under the fault's name, without the place of a
+    file.
+    """
 
     def fail(*_, **__):
         raise error
@@ -374,7 +493,10 @@ def test_the_bearer_scheme_may_be_written_in_any_case(shop):
     """`bearer TOKEN` is what `Bearer TOKEN` is; another scheme is none."""
     with serving(shop, token=TOKEN, name="no_sid") as client:
         body = json.dumps(GOOD).encode()
-        asked = {scheme: client.send("POST", "/rank", body, Authorization=f"{scheme}{TOKEN}")[0] for scheme in ("bearer ", "BEARER ", "Bearer  ", "Basic ", "")}
+        asked = {
+            scheme: client.send("POST", "/rank", body, Authorization=f"{scheme}{TOKEN}")[0]
+            for scheme in ("bearer ", "BEARER ", "Bearer  ", "Basic ", "")
+        }
     assert asked == {"bearer ": 200, "BEARER ": 200, "Bearer  ": 200, "Basic ": 401, "": 401}
 
 
@@ -382,21 +504,36 @@ def test_the_bearer_scheme_may_be_written_in_any_case(shop):
 
 
 def test_the_watch_survives_a_directory_that_cannot_be_read(shop, tmp_path, monkeypatch):
-    """Two kinds of failed looks: counted, shown, and the next promotion is taken over all the same."""
+    """Two kinds of failed looks: counted, shown, and the next promotion is taken over all
+    the same.
+    """
     path = tmp_path / "promotion.json"
     promote(path, shop.pair("codes_weights"))
     with serving(shop, promotion_file=path) as client:
-        for error in (PermissionError(13, "Permission denied", str(path)), OSError(5, "Input/output error", str(path)), RuntimeError("no thread")):
+        for error in (
+            PermissionError(13, "Permission denied", str(path)),
+            OSError(5, "Input/output error", str(path)),
+            RuntimeError("no thread"),
+        ):
             with monkeypatch.context() as patched:
 
                 def fail(*_, error=error, **__):
                     raise error
 
                 patched.setattr(
-                    "adc_features.serving.service.read_promotion" if isinstance(error, OSError) else "adc_features.serving.service.Service.take_over", fail
+                    (
+                        "adc_features.serving.service.read_promotion"
+                        if isinstance(error, OSError)
+                        else "adc_features.serving.service.Service.take_over"
+                    ),
+                    fail,
                 )
                 before = client.metrics()["adc_promotion_watch_errors_total"]
-                until(lambda before=before: client.metrics()["adc_promotion_watch_errors_total"] > before)
+                until(
+                    lambda before=before: (
+                        client.metrics()["adc_promotion_watch_errors_total"] > before
+                    )
+                )
                 shown = json.loads(client.send("GET", "/readyz")[2])["watch_error"]
                 assert type(error).__name__ in shown
                 assert str(tmp_path) not in shown
@@ -428,21 +565,33 @@ print([line for line in page.splitlines() if line.startswith("adc_metrics_errors
 DAMAGE = {
     "none": "",
     "own files cut": "[os.truncate(p, 0) for p in Path(sys.argv[1]).iterdir()]",
-    "own files overwritten": "[p.write_bytes(b'\\xff' * 70000) for p in Path(sys.argv[1]).iterdir()]",
+    "own files overwritten": (
+        "[p.write_bytes(b'\\xff' * 70000) for p in Path(sys.argv[1]).iterdir()]"
+    ),
     "own files gone": "[p.unlink() for p in Path(sys.argv[1]).iterdir()]",
     "directory gone": "import shutil; shutil.rmtree(sys.argv[1])",
-    "another's file is noise": "(Path(sys.argv[1]) / 'counter_99.db').write_bytes(os.urandom(5000))",
+    "another's file is noise": (
+        "(Path(sys.argv[1]) / 'counter_99.db').write_bytes(os.urandom(5000))"
+    ),
     "another's file is empty": "(Path(sys.argv[1]) / 'histogram_99.db').write_bytes(b'')",
-    "another's file has a negative length": "(Path(sys.argv[1]) / 'counter_99.db').write_bytes(__import__('struct').pack('iii', 60, 0, -20) + b' ' * 60)",
+    "another's file has a negative length": (
+        "(Path(sys.argv[1]) / 'counter_99.db').write_bytes(__import__('struct').pack('iii', 60, 0,"
+        " -20) + b' ' * 60)"
+    ),
     "a directory as a file": "(Path(sys.argv[1]) / 'counter_99.db').mkdir()",
-    "full disk": "import errno\ndef full(*_): raise OSError(errno.ENOSPC, 'No space left on device')\nwrite, os.pwrite = os.pwrite, full\n"
-    "metrics.items.inc(0); metrics.parts.labels('more').observe(1); os.pwrite = write",
+    "full disk": (
+        "import errno\ndef full(*_): raise OSError(errno.ENOSPC, 'No space left on device')\nwrite,"
+        " os.pwrite = os.pwrite, full\nmetrics.items.inc(0);"
+        " metrics.parts.labels('more').observe(1); os.pwrite = write"
+    ),
 }
 
 
 @pytest.mark.parametrize("name", DAMAGE)
 def test_a_damaged_or_full_metrics_directory_ends_no_process(tmp_path, name):
-    """Files cut, overwritten, deleted or not writable, own ones and others': counts stand in memory, and the page goes on."""
+    """Files cut, overwritten, deleted or not writable, own ones and others': counts stand in
+    memory, and the page goes on.
+    """
     command = [sys.executable, "-c", METRICS, str(tmp_path / "metrics"), DAMAGE[name]]
     ended = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
@@ -454,7 +603,11 @@ def test_the_files_of_metrics_are_those_that_prometheus_client_reads(tmp_path):
     """prometheus_client by itself reads the files of two processes, and adds them up."""
     directory = tmp_path / "metrics"
     for _ in range(2):
-        subprocess.run([sys.executable, "-c", METRICS.replace("5.0", ""), str(directory), ""], capture_output=True, check=True)
+        subprocess.run(
+            [sys.executable, "-c", METRICS.replace("5.0", ""), str(directory), ""],
+            capture_output=True,
+            check=True,
+        )
     from prometheus_client import CollectorRegistry
     from prometheus_client.mmap_dict import MmapedDict
     from prometheus_client.multiprocess import MultiProcessCollector
@@ -462,20 +615,35 @@ def test_the_files_of_metrics_are_those_that_prometheus_client_reads(tmp_path):
     registry = CollectorRegistry()
     MultiProcessCollector(registry, path=str(directory))
     assert registry.get_sample_value("adc_ranked_items_total") == 10
-    assert registry.get_sample_value("adc_request_seconds_count", {"route": "/rank", "status": "200"}) == 2
-    keys = [key for path in directory.glob("counter_*.db") for key, *_ in MmapedDict.read_all_values_from_file(str(path))]
+    assert (
+        registry.get_sample_value("adc_request_seconds_count", {"route": "/rank", "status": "200"})
+        == 2
+    )
+    keys = [
+        key
+        for path in directory.glob("counter_*.db")
+        for key, *_ in MmapedDict.read_all_values_from_file(str(path))
+    ]
     assert len(keys) == 2 * len(set(keys))
 
 
 @pytest.mark.parametrize("tail", [b'"', b'\\"', b"{}", b'"a",', b"[", b"\\"])
 def test_a_large_body_is_parsed_or_refused_in_words_whatever_its_texts_hold(tail: bytes) -> None:
-    """Bodies over the small size are looked at before they are parsed, unfinished texts and escapes included."""
+    """Bodies over the small size are looked at before they are parsed, unfinished texts and escapes
+    included.
+    """
     with pytest.raises(Refusal):
-        parsed(RankRequest, b'{"user": "u", "items": ["i", ' + tail * (SMALL_BODY + 1), ServiceSettings())
+        parsed(
+            RankRequest,
+            b'{"user": "u", "items": ["i", ' + tail * (SMALL_BODY + 1),
+            ServiceSettings(),
+        )
 
 
 def test_marks_within_ids_are_no_structure() -> None:
-    """Braces, brackets, commas and quotes within ids of a large body are taken for what they are."""
+    """Braces, brackets, commas and quotes within ids of a large body are taken for what they
+    are.
+    """
     ids = [f'{n} {{"[,],}}\\' + "{" * 100 for n in range(1_000)]
     body = json.dumps({"user": "u", "items": ids}).encode()
     assert len(body) > SMALL_BODY
@@ -486,17 +654,39 @@ def test_marks_within_ids_are_no_structure() -> None:
 
 
 def serve_command(*options: str) -> list[str]:
-    return [sys.executable, "-c", "from adc_features.cli.main import main; main()", "serve", *options]
+    return [
+        sys.executable,
+        "-c",
+        "from adc_features.cli.main import main; main()",
+        "serve",
+        *options,
+    ]
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_a_stopped_service_answers_what_is_in_flight_and_leaves_silent_connections(shop, tmp_path, workers):
-    """`adc serve`, told its bounds: silent connections over them are closed; SIGTERM ends it with the request in flight answered."""
+def test_a_stopped_service_answers_what_is_in_flight_and_leaves_silent_connections(
+    shop, tmp_path, workers
+):
+    """`adc serve`, told its bounds: silent connections over them are closed; SIGTERM ends it with
+    the request in flight answered.
+    """
     path, told = tmp_path / "promotion.json", tmp_path / "told.json"
     promote(path, shop.pair("no_sid"))
-    options = {"--promotion": path, "--port": 0, "--json": told, "--workers": workers, "--max-connections": 40, "--max-per-peer": 30}
+    options = {
+        "--promotion": path,
+        "--port": 0,
+        "--json": told,
+        "--workers": workers,
+        "--max-connections": 40,
+        "--max-per-peer": 30,
+    }
     body = json.dumps(GOOD).encode()
-    with subprocess.Popen(serve_command(*(str(word) for pair in options.items() for word in pair))) as process, ExitStack() as stack:
+    with (
+        subprocess.Popen(
+            serve_command(*(str(word) for pair in options.items() for word in pair))
+        ) as process,
+        ExitStack() as stack,
+    ):
         try:
             until(lambda: told.exists() and told.stat().st_size > 0, seconds=120)
             client = Client(int(json.loads(told.read_text())["url"].rpartition(":")[2]), None)
@@ -528,11 +718,16 @@ def closed(raw: socket.socket) -> bool:
         return True
 
 
-@pytest.mark.parametrize("option", ["--max-connections", "--max-per-peer", "--max-items", "--workers"])
+@pytest.mark.parametrize(
+    "option", ["--max-connections", "--max-per-peer", "--max-items", "--workers"]
+)
 def test_a_bound_of_none_is_refused_in_words(option):
-    """A service that may hold no connection, rank no item or have no process is a mistake, told before anything is opened."""
+    """A service that may hold no connection, rank no item or have no process is a mistake, told
+    before anything is opened.
+    """
     told = CliRunner().invoke(application(), ["serve", "--run", "nowhere", option, "0"])
     assert told.exit_code == 2
     words = " ".join(told.output.replace("│", " ").split())
     assert f"Invalid value for {option}" in words.replace("'", "")
-    assert "greater than or equal to 1" in words or "x>=1" in words  # in one version of typer or another
+    # in one version of typer or another
+    assert "greater than or equal to 1" in words or "x>=1" in words

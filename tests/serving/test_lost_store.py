@@ -1,4 +1,6 @@
-"""A service whose online store is lost, emptied or fresh: not ready, and no scores. Reads: adc_features.serving.service, adc_features.serving.scoring."""
+"""A service whose online store is lost, emptied or fresh: not ready, and no scores. Reads:
+adc_features.serving.service, adc_features.serving.scoring.
+"""
 
 import os
 import shutil
@@ -44,13 +46,26 @@ def cut(directory):
 
 @pytest.mark.parametrize("loss", [lose, empty, cut])
 def test_a_service_that_loses_its_store_answers_503(shop, online, loss):
-    """Readiness, rankings and lookups say so at once, health goes on, and all is as before when the store is back."""
-    with TestClient(application(Service(open_bundle(shop.pair("codes_weights")), ServiceSettings(), clock=lambda: NOW))) as client:
+    """Readiness, rankings and lookups say so at once, health goes on, and all is as before when the
+    store is back.
+    """
+    with TestClient(
+        application(
+            Service(open_bundle(shop.pair("codes_weights")), ServiceSettings(), clock=lambda: NOW)
+        )
+    ) as client:
         before = client.post("/rank", json=ASKED).json()
         assert client.get("/readyz").status_code == 200
         loss(online)
-        for answer in (client.get("/readyz"), client.post("/rank", json=ASKED), client.post("/lookup", json={"items": ["i01"]})):
-            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "ArtifactError"), answer.text
+        for answer in (
+            client.get("/readyz"),
+            client.post("/rank", json=ASKED),
+            client.post("/lookup", json={"items": ["i01"]}),
+        ):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (
+                503,
+                "ArtifactError",
+            ), answer.text
         assert client.get("/healthz").status_code == 200
         shutil.rmtree(online, ignore_errors=True)
         store.materialize(shop.repository, now=NOW)
@@ -59,7 +74,9 @@ def test_a_service_that_loses_its_store_answers_503(shop, online, loss):
 
 
 def test_a_service_on_a_fresh_store_starts_and_is_not_ready(shop, online):
-    """A new volume: the process stands, is not ready and ranks nothing until the store is loaded."""
+    """A new volume: the process stands, is not ready and ranks nothing until the store is
+    loaded.
+    """
     lose(online)
     environment(os.path.realpath(online), map_size=1 << 26)._was_there = False
     bundle = open_bundle(shop.pair("codes_weights"))

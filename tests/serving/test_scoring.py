@@ -24,7 +24,9 @@ def bundle(shop):
 
 @pytest.mark.parametrize("name", ["codes_weights", "xgboost_codes_weights", "no_sid", "second"])
 def test_served_scores_equal_offline_scores(name, shop):
-    """Users and items, unknown ones among them, at two times: the scores of a request are those of the point-in-time join."""
+    """Users and items, unknown ones among them, at two times: the scores of a request are those of
+    the point-in-time join.
+    """
     opened = open_bundle(shop.pair(name))
     for now in (NOW, later(60.5)):
         for user in ("u3", "u41", "nobody"):
@@ -33,50 +35,82 @@ def test_served_scores_equal_offline_scores(name, shop):
             ranking = opened.score(user, asked, now=now)
             assert np.abs(ranking.score - expected).max() <= 1e-6
             assert np.unique(ranking.score).size > 3
-            assert (ranking.user_known, ranking.known.tolist()) == (user != "nobody", [True] * len(ITEMS) + [False])
+            assert (ranking.user_known, ranking.known.tolist()) == (
+                user != "nobody",
+                [True] * len(ITEMS) + [False],
+            )
 
 
 def test_the_rankers_differ_so_that_equality_says_something(shop):
     """Each ranker has scores of its own for the same request."""
-    scores = [open_bundle(shop.pair(name)).score("u3", ITEMS, now=NOW).score for name in ("codes_weights", "no_sid", "second")]
+    scores = [
+        open_bundle(shop.pair(name)).score("u3", ITEMS, now=NOW).score
+        for name in ("codes_weights", "no_sid", "second")
+    ]
     assert min(np.abs(a - b).max() for a in scores for b in scores if a is not b) > 1e-3
 
 
 def test_an_unknown_item_is_marked_and_carries_no_code(bundle):
-    """known and coded say what the score rests on; a cold item has codes, one nobody published has none."""
+    """known and coded say what the score rests on; a cold item has codes, one nobody published has
+    none.
+    """
     ranking = bundle.score("u3", ["i59", "nothing", "i00"], now=NOW)
     assert ranking.known.tolist() == [True, False, True]
     assert ranking.coded.tolist() == [True, False, True]
     row = bundle.lookup(["nothing"], now=NOW).to_pylist()[0]
-    assert (row["sid_found"], row["sid"], row["sid_weight"], row["item_event_count"]) == (False, [-1] * 3, [0] * 3, None)
+    assert (row["sid_found"], row["sid"], row["sid_weight"], row["item_event_count"]) == (
+        False,
+        [-1] * 3,
+        [0] * 3,
+        None,
+    )
 
 
 def test_a_candidate_scores_the_same_alone_and_among_others(bundle):
     """No candidate sees another."""
     together = bundle.score("u3", ITEMS, now=NOW).score
-    assert np.allclose(together, [bundle.score("u3", [item], now=NOW).score[0] for item in ITEMS], rtol=0, atol=1e-6)
+    assert np.allclose(
+        together,
+        [bundle.score("u3", [item], now=NOW).score[0] for item in ITEMS],
+        rtol=0,
+        atol=1e-6,
+    )
 
 
 def test_features_from_after_now_are_refused(bundle):
     """A clock that stepped back must not rank with what was not known then."""
-    with pytest.raises(InputError, match=r"the online features hold later events; ask as of a later time"):
+    with pytest.raises(
+        InputError, match=r"the online features hold later events; ask as of a later time"
+    ):
         bundle.score("u3", ITEMS, now=day(60))
 
 
 @pytest.mark.parametrize("items", [[1], ["i00", 2], [True], ["x" * 257], ["i00\0"]])
 def test_ids_of_another_kind_are_refused(bundle, items):
-    """Integers where the catalogue has strings, endless ones, and those that an array would shorten."""
+    """Integers where the catalogue has strings, endless ones, and those that an array would
+    shorten.
+    """
     with pytest.raises(InputError, match=r"item_id"):
         bundle.score("u3", items, now=NOW)
 
 
 def test_a_pair_that_does_not_fit_together_is_not_opened(shop, tmp_path):
-    """Another generation, another codebook under the same id, a retrained ranker, a missing one: each refused with its reason."""
+    """Another generation, another codebook under the same id, a retrained ranker, a missing one:
+    each refused with its reason.
+    """
     pair = shop.pair("codes_weights")
     for changed, error, reason in (
-        (replace(pair, generation="g2", codebook_hash="22" * 32), GenerationMismatch, "trained on generation 'g1', promoted with 'g2'"),
+        (
+            replace(pair, generation="g2", codebook_hash="22" * 32),
+            GenerationMismatch,
+            "trained on generation 'g1', promoted with 'g2'",
+        ),
         (replace(pair, codebook_hash="33" * 32), GenerationMismatch, "fitted again under one id"),
-        (replace(pair, ranker_hash="44" * 32), ArtifactError, "trained again since; promote it again"),
+        (
+            replace(pair, ranker_hash="44" * 32),
+            ArtifactError,
+            "trained again since; promote it again",
+        ),
         (replace(pair, ranker=tmp_path / "nowhere"), ArtifactError, "never completed"),
     ):
         with pytest.raises(error, match=reason):
@@ -90,29 +124,46 @@ def opened_copy(shop, folder):
 
 
 def test_codes_that_were_replaced_under_one_id_are_not_ranked_with(shop, tmp_path):
-    """A repository that was made anew, with another codebook for the same generation, ends the service of the old ranker."""
+    """A repository that was made anew, with another codebook for the same generation, ends the
+    service of the old ranker.
+    """
     repository, opened = opened_copy(shop, tmp_path)
-    write_live_generations(repository, [replace(g, codebook_hash="55" * 32) for g in live_generations(repository)])
+    write_live_generations(
+        repository, [replace(g, codebook_hash="55" * 32) for g in live_generations(repository)]
+    )
     with pytest.raises(GenerationMismatch, match="was replaced while it served"):
         opened.score("u3", ITEMS, now=NOW)
 
 
 def test_files_of_another_codebook_are_not_ranked_with(shop, tmp_path):
-    """What the published files themselves say counts, also where the list of live generations agrees with the ranker."""
+    """What the published files themselves say counts, also where the list of live generations
+    agrees with the ranker.
+    """
     repository, opened = opened_copy(shop, tmp_path)
     renamed = replace(opened, live=replace(opened.live, codebook_hash="55" * 32))
-    write_live_generations(repository, [renamed.live if g.id == renamed.live.id else g for g in live_generations(repository)])
+    write_live_generations(
+        repository,
+        [renamed.live if g.id == renamed.live.id else g for g in live_generations(repository)],
+    )
     with pytest.raises(GenerationMismatch, match="was replaced while it served"):
         renamed.score("u3", ITEMS, now=NOW)
 
 
 def test_codes_count_from_the_time_they_are_servable(shop, tmp_path):
-    """A snapshot that is published while the service runs changes the scores of requests at or after its time, and of no others."""
+    """A snapshot that is published while the service runs changes the scores of requests at or
+    after its time, and of no others.
+    """
     repository, opened = opened_copy(shop, tmp_path)
     times = (later(9), later(10))
     before = [opened.score("u3", ITEMS, now=now).score for now in times]
     table = replace(other_codes(snapshots().snapshots[-1], "g2"), generation="g1", as_of=NOW)
-    store.publish(repository, Generation("g1", "test", SPEC, {}, {}, {}, day(70), CODEBOOK["g1"]), [table], servable_at=[later(10)], computed_at=later(10))
+    store.publish(
+        repository,
+        Generation("g1", "test", SPEC, {}, {}, {}, day(70), CODEBOOK["g1"]),
+        [table],
+        servable_at=[later(10)],
+        computed_at=later(10),
+    )
     after = [opened.score("u3", ITEMS, now=now).score for now in times]
     assert np.array_equal(before[0], after[0])
     assert np.abs(before[1] - after[1]).max() > 1e-3
@@ -122,6 +173,10 @@ def test_a_ranker_that_reads_what_is_not_online_is_not_opened(shop, monkeypatch)
     """A feature that the repository lacks is named at the start, not met in a request."""
     from adc_features.serving import scoring
 
-    monkeypatch.setitem(scoring.FEATURES_READ, "item_id", {*scoring.FEATURES_READ["item_id"], "item_price"})
-    with pytest.raises(InputError, match=r"the ranker reads \['item_price'\], which the statistics of .* lack"):
+    monkeypatch.setitem(
+        scoring.FEATURES_READ, "item_id", {*scoring.FEATURES_READ["item_id"], "item_price"}
+    )
+    with pytest.raises(
+        InputError, match=r"the ranker reads \['item_price'\], which the statistics of .* lack"
+    ):
         open_bundle(shop.pair("codes_weights"))

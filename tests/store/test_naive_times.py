@@ -1,4 +1,6 @@
-"""Every public entry that takes a time refuses one without a zone, by the one function of `adc_features.clock`."""
+"""Every public entry that takes a time refuses one without a zone, by the one function of
+`adc_features.clock`.
+"""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -48,16 +50,25 @@ def test_a_time_without_a_zone_is_refused(name):
 @pytest.mark.parametrize("way", ["pull_all", "pull_latest", "history"])
 @pytest.mark.parametrize("bound", ["start_date", "end_date"])
 def test_the_offline_stores_bounds_need_their_zone(tmp_path, way, bound):
-    """Pulls and retrieval without entity rows refuse a bound without a zone, and take one of any zone."""
+    """Pulls and retrieval without entity rows refuse a bound without a zone, and take one of any
+    zone.
+    """
     import feast
 
     from adc_features.store.offline_store import AsofOfflineStore, AsofOfflineStoreConfig
 
-    pq.write_table(pa.table({"id": [1], "value": [1], "event_timestamp": pa.array([AWARE], US)}), tmp_path / "rows.parquet")
-    source = feast.FileSource(name="rows", path=str(tmp_path / "rows.parquet"), timestamp_field="event_timestamp")
+    pq.write_table(
+        pa.table({"id": [1], "value": [1], "event_timestamp": pa.array([AWARE], US)}),
+        tmp_path / "rows.parquet",
+    )
+    source = feast.FileSource(
+        name="rows", path=str(tmp_path / "rows.parquet"), timestamp_field="event_timestamp"
+    )
     entity = feast.Entity(name="id", join_keys=["id"], value_type=feast.ValueType.INT64)
     fields = [feast.Field(name=name, dtype=feast.types.Int64) for name in ("id", "value")]
-    view = feast.FeatureView(name="v", entities=[entity], schema=fields, source=source, ttl=timedelta(0))
+    view = feast.FeatureView(
+        name="v", entities=[entity], schema=fields, source=source, ttl=timedelta(0)
+    )
     config = feast.RepoConfig(
         project="p",
         provider="local",
@@ -72,11 +83,19 @@ def test_the_offline_stores_bounds_need_their_zone(tmp_path, way, bound):
     def rows(**bounds: datetime) -> int:
         if way == "history":
             found = AsofOfflineStore.get_historical_features(
-                repository.config, [repository.get_feature_view("v")], ["v:value"], None, repository.registry, "p", **bounds
+                repository.config,
+                [repository.get_feature_view("v")],
+                ["v:value"],
+                None,
+                repository.registry,
+                "p",
+                **bounds,
             )
         else:
             pull = getattr(AsofOfflineStore, f"{way}_from_table_or_query")
-            found = pull(repository.config, source, ["id"], ["value"], "event_timestamp", None, **bounds)
+            found = pull(
+                repository.config, source, ["id"], ["value"], "event_timestamp", None, **bounds
+            )
         return len(found.to_arrow())
 
     bounds = {"start_date": AWARE - DAY, "end_date": AWARE + DAY}
@@ -89,7 +108,13 @@ STORES = {
     "join": lambda place, time: open_join(place, store.service_name(None), until=time),
     "materialize": lambda place, time: store.materialize(place, now=time),
     "lookup": lambda place, time: store.lookup(place, "g1", np.array(["a"]), now=time),
-    "parity": lambda place, time: store.parity(place, service=store.service_name(None), item_ids=np.array(["a"]), user_ids=np.array(["u"]), now=time),
+    "parity": lambda place, time: store.parity(
+        place,
+        service=store.service_name(None),
+        item_ids=np.array(["a"]),
+        user_ids=np.array(["u"]),
+        now=time,
+    ),
 }
 
 
@@ -102,7 +127,9 @@ def repository(tmp_path_factory):
 
 @pytest.mark.parametrize("name", STORES)
 def test_the_stores_times_need_their_zone(repository, name):
-    """Materializing, looking up, joining and comparing refuse a time without a zone before any work, and take one with it."""
+    """Materializing, looking up, joining and comparing refuse a time without a zone before any
+    work, and take one with it.
+    """
     with pytest.raises(InputError, match="without a time zone"):
         STORES[name](repository, day(40).replace(tzinfo=None))
     STORES[name](repository, day(40))

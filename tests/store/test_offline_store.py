@@ -1,4 +1,6 @@
-"""Feast over our offline store: against a join that a person can read, against Feast's DuckDB store, and every form that Feast offers."""
+"""Feast over our offline store: against a join that a person can read, against Feast's DuckDB
+store, and every form that Feast offers.
+"""
 
 import itertools
 from datetime import UTC, datetime, timedelta
@@ -21,7 +23,13 @@ OURS = "adc_features.store.offline_store.AsofOfflineStore"
 START = datetime(2014, 1, 1, tzinfo=UTC)
 UTC_US = pa.timestamp("us", "UTC")
 TTL = 3
-FILES = {"clicks": "clicks.parquet", "pairs": "pairs.parquet", "everyone": "everyone.parquet", "parts": "parts", "absent": "absent.parquet"}
+FILES = {
+    "clicks": "clicks.parquet",
+    "pairs": "pairs.parquet",
+    "everyone": "everyone.parquet",
+    "parts": "parts",
+    "absent": "absent.parquet",
+}
 
 
 def second(n: float) -> datetime:
@@ -33,7 +41,9 @@ def times(seconds) -> pa.Array:
 
 
 def declared(folder: Path):
-    """Entities and views over files of `folder`: `clicks` by user with a ttl, `pairs` by user and item with mapped columns, `everyone` without a key."""
+    """Entities and views over files of `folder`: `clicks` by user with a ttl, `pairs` by user and
+    item with mapped columns, `everyone` without a key.
+    """
     from feast import Entity, FeatureView, Field, FileSource, ValueType
     from feast.on_demand_feature_view import on_demand_feature_view
     from feast.types import Array, Float32, Float64, Int32, Int64, String
@@ -50,20 +60,30 @@ def declared(folder: Path):
             created_timestamp_column=created,
             field_mapping=mapping,
         )
-        return FeatureView(name=name, entities=entities, schema=schema, source=source, ttl=timedelta(seconds=ttl))
+        return FeatureView(
+            name=name, entities=entities, schema=schema, source=source, ttl=timedelta(seconds=ttl)
+        )
 
     keys = {"user": Field(name="user_id", dtype=Int64), "item": Field(name="item_id", dtype=String)}
     count, sid = Field(name="count", dtype=Int32), Field(name="sid", dtype=Array(Int32))
     clicks = view("clicks", [user], [keys["user"], count, sid], ttl=TTL)
     views = [
         clicks,
-        view("pairs", [user, item], [*keys.values(), Field(name="price", dtype=Float32)], mapping=mapping, created=""),
+        view(
+            "pairs",
+            [user, item],
+            [*keys.values(), Field(name="price", dtype=Float32)],
+            mapping=mapping,
+            created="",
+        ),
         view("everyone", [], [Field(name="level", dtype=Float32)], created=""),
         view("parts", [user], [keys["user"], count, sid], ttl=TTL),
         view("absent", [user], [keys["user"], Field(name="ghost", dtype=Int32)]),
     ]
 
-    @on_demand_feature_view(sources=[clicks], schema=[Field(name="double", dtype=Float64)], mode="pandas")
+    @on_demand_feature_view(
+        sources=[clicks], schema=[Field(name="double", dtype=Float64)], mode="pandas"
+    )
     def doubled(inputs: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame({"double": inputs["count"] * 2.0})
 
@@ -94,10 +114,22 @@ def world(tmp_path_factory):
 
     stores = {
         "ours": store({"type": OURS}),
-        "spilled": store({"type": OURS, "memory_limit": 1, "spill_directory": str(folder / "spill"), "batch_rows": 7}),
+        "spilled": store(
+            {
+                "type": OURS,
+                "memory_limit": 1,
+                "spill_directory": str(folder / "spill"),
+                "batch_rows": 7,
+            }
+        ),
         "duckdb": store({"type": "duckdb"}),
     }
-    pq.write_table(pa.table({"user_id": [1], "event_timestamp": times([0]), "created": times([0]), "ghost": [1]}), folder / FILES["absent"])
+    pq.write_table(
+        pa.table(
+            {"user_id": [1], "event_timestamp": times([0]), "created": times([0]), "ghost": [1]}
+        ),
+        folder / FILES["absent"],
+    )
     stores["ours"].apply(declared(folder))
     (folder / FILES["absent"]).unlink()
     return folder, stores
@@ -122,8 +154,21 @@ CLICKS = [(1, 0, 0, 10, [1, 2]), (1, 5, 9, 11, [3, 4]), (2, 5, 5, None, []), (2,
 
 def write_default(folder: Path) -> None:
     pq.write_table(clicks_table(CLICKS), folder / FILES["clicks"])
-    pq.write_table(pa.table({"u": [1, 1, 2], "item_id": ["a", "b", "a"], "when": times([0, 0, 0]), "p": [0.5, 1.5, 2.5]}), folder / FILES["pairs"])
-    pq.write_table(pa.table({"event_timestamp": times([0, 4]), "level": pa.array([1.0, 2.0], pa.float32())}), folder / FILES["everyone"])
+    pq.write_table(
+        pa.table(
+            {
+                "u": [1, 1, 2],
+                "item_id": ["a", "b", "a"],
+                "when": times([0, 0, 0]),
+                "p": [0.5, 1.5, 2.5],
+            }
+        ),
+        folder / FILES["pairs"],
+    )
+    pq.write_table(
+        pa.table({"event_timestamp": times([0, 4]), "level": pa.array([1.0, 2.0], pa.float32())}),
+        folder / FILES["everyone"],
+    )
     (folder / FILES["parts"]).mkdir(exist_ok=True)
     for part in (folder / FILES["parts"]).rglob("*.parquet"):
         part.unlink()
@@ -139,11 +184,20 @@ def fresh(world):
 
 
 def asked(users, seconds, **more) -> pa.Table:
-    return pa.table({"row": pa.array(range(len(users)), pa.int64()), "user_id": pa.array(users, pa.int64()), "event_timestamp": times(seconds), **more})
+    return pa.table(
+        {
+            "row": pa.array(range(len(users)), pa.int64()),
+            "user_id": pa.array(users, pa.int64()),
+            "event_timestamp": times(seconds),
+            **more,
+        }
+    )
 
 
 def clicks_of(store, entity, **options) -> list:
-    table = store.get_historical_features(entity, ["clicks:count", "clicks:sid"], **options).to_arrow()
+    table = store.get_historical_features(
+        entity, ["clicks:count", "clicks:sid"], **options
+    ).to_arrow()
     return table.select(["row", "count", "sid"]).to_pylist()
 
 
@@ -151,8 +205,14 @@ def clicks_of(store, entity, **options) -> list:
 
 
 def by_hand(rows, user, at, *, known_only):
-    """The count and sid that a row sees: newest event, then newest created, then last position; nothing older than TTL, that included."""
-    seen = [(t, c, place) for place, (u, t, c, *_) in enumerate(rows) if u is not None and u == user and t <= at and (not known_only or c <= at)]
+    """The count and sid that a row sees: newest event, then newest created, then last position;
+    nothing older than TTL, that included.
+    """
+    seen = [
+        (t, c, place)
+        for place, (u, t, c, *_) in enumerate(rows)
+        if u is not None and u == user and t <= at and (not known_only or c <= at)
+    ]
     if not seen or max(seen)[0] < at - TTL:
         return None, None
     *_, count, sid = rows[max(seen)[2]]
@@ -164,15 +224,25 @@ moment = st.integers(0, 9)
 lists = st.none() | st.lists(st.integers(0, 9), max_size=3)
 
 
-@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(25),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
-    rows=st.lists(st.tuples(user_ids, moment, moment, st.none() | st.integers(0, 99), lists), min_size=1, max_size=15),
+    rows=st.lists(
+        st.tuples(user_ids, moment, moment, st.none() | st.integers(0, 99), lists),
+        min_size=1,
+        max_size=15,
+    ),
     questions=st.lists(st.tuples(user_ids, st.integers(-1, 14)), min_size=1, max_size=20),
     known_only=st.booleans(),
     kind=st.sampled_from(["arrow", "pandas", "polars"]),
 )
 def test_every_row_sees_what_was_known(world, rows, questions, known_only, kind):
-    """Ties, ttl, slates, null keys, null and empty lists, unsorted rows, created times: each row in its place has the value found by hand."""
+    """Ties, ttl, slates, null keys, null and empty lists, unsorted rows, created times: each row in
+    its place has the value found by hand.
+    """
     folder, stores = world
     pq.write_table(clicks_table(rows), folder / FILES["clicks"])
     entity = asked(*zip(*questions, strict=True))
@@ -189,47 +259,85 @@ def test_every_row_sees_what_was_known(world, rows, questions, known_only, kind)
     assert not list((folder / "spill").iterdir())
 
 
-@settings(max_examples=examples(8), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=examples(8),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
+)
 @given(
-    rows=st.lists(st.tuples(st.integers(1, 3), moment, moment, st.integers(0, 99), lists), min_size=1, max_size=15, unique_by=lambda r: r[:3]),
+    rows=st.lists(
+        st.tuples(st.integers(1, 3), moment, moment, st.integers(0, 99), lists),
+        min_size=1,
+        max_size=15,
+        unique_by=lambda r: r[:3],
+    ),
     questions=st.lists(st.tuples(st.integers(1, 4), st.integers(-1, 14)), min_size=1, max_size=20),
     known_only=st.booleans(),
 )
 def test_ours_equals_feasts_duckdb_store(world, rows, questions, known_only):
-    """Where DuckDB's answer is defined (no equal ties) both stores give the same rows; only the order is ours alone."""
+    """Where DuckDB's answer is defined (no equal ties) both stores give the same rows; only the
+    order is ours alone.
+    """
     folder, stores = world
     pq.write_table(clicks_table(rows), folder / FILES["clicks"])
     entity = asked(*zip(*questions, strict=True)).to_pandas()
     ours = clicks_of(stores["ours"], entity, filter_by_created_timestamp=known_only)
-    assert ours == sorted(clicks_of(stores["duckdb"], entity, filter_by_created_timestamp=known_only), key=lambda r: r["row"])
+    assert ours == sorted(
+        clicks_of(stores["duckdb"], entity, filter_by_created_timestamp=known_only),
+        key=lambda r: r["row"],
+    )
 
 
 def test_values_come_in_declared_types(fresh):
-    """int64 in the files, Int32 in the view: int32 comes back, with and without misses; lists are `list`, times UTC microseconds."""
+    """int64 in the files, Int32 in the view: int32 comes back, with and without misses; lists are
+    `list`, times UTC microseconds.
+    """
     _, stores = fresh
     for users in ([1], [9], [1, 9]):
-        schema = stores["ours"].get_historical_features(asked(users, [1] * len(users)), ["clicks:count", "clicks:sid"]).to_arrow().schema
-        assert (schema.field("count").type, schema.field("sid").type) == (pa.int32(), pa.list_(pa.int32()))
+        schema = (
+            stores["ours"]
+            .get_historical_features(asked(users, [1] * len(users)), ["clicks:count", "clicks:sid"])
+            .to_arrow()
+            .schema
+        )
+        assert (schema.field("count").type, schema.field("sid").type) == (
+            pa.int32(),
+            pa.list_(pa.int32()),
+        )
         assert schema.field("event_timestamp").type == UTC_US
 
 
 def test_entity_rows_may_be_a_dataset(fresh):
-    """Entity rows in Parquet, larger than a batch or none at all, are streamed through the store and join like the same rows in memory."""
+    """Entity rows in Parquet, larger than a batch or none at all, are streamed through the store
+    and join like the same rows in memory.
+    """
     folder, stores = fresh
     entity = asked([1, 2, 3] * 9, [0, 1, 5, 9, 3, 4, 2, 7, 8] * 3)
     for name, rows in (("rows", entity), ("none", entity.slice(0, 0))):
         pq.write_table(rows, folder / f"{name}.parquet", row_group_size=4)
         for store in ("ours", "spilled"):
-            job = stores[store].get_historical_features(ds.dataset(folder / f"{name}.parquet"), ["clicks:count", "clicks:sid"])
-            assert job.to_arrow().equals(stores[store].get_historical_features(rows, ["clicks:count", "clicks:sid"]).to_arrow())
-            assert max(len(table) for table in job.to_batches()) <= (7 if store == "spilled" else 27)
+            job = stores[store].get_historical_features(
+                ds.dataset(folder / f"{name}.parquet"), ["clicks:count", "clicks:sid"]
+            )
+            assert job.to_arrow().equals(
+                stores[store]
+                .get_historical_features(rows, ["clicks:count", "clicks:sid"])
+                .to_arrow()
+            )
+            assert max(len(table) for table in job.to_batches()) <= (
+                7 if store == "spilled" else 27
+            )
 
 
 def test_entity_rows_may_be_sql(fresh):
-    """A query that DuckDB runs, files named relative to the repository, joins like the frame it returns."""
+    """A query that DuckDB runs, files named relative to the repository, joins like the frame it
+    returns.
+    """
     folder, stores = fresh
     pq.write_table(asked([1, 2], [1, 6]), folder / "asked.parquet")
-    assert clicks_of(stores["ours"], "SELECT * FROM 'asked.parquet' ORDER BY row") == clicks_of(stores["ours"], asked([1, 2], [1, 6]))
+    assert clicks_of(stores["ours"], "SELECT * FROM 'asked.parquet' ORDER BY row") == clicks_of(
+        stores["ours"], asked([1, 2], [1, 6])
+    )
     with pytest.raises(InputError, match="entity query failed"):
         stores["ours"].get_historical_features("SELEC 1", ["clicks:count"]).to_arrow()
 
@@ -239,12 +347,20 @@ def test_zones_name_the_same_moment(fresh, zone):
     """Naive times mean UTC; every zone finds the same values, and int32 keys meet int64 keys."""
     _, stores = fresh
     at = pd.DatetimeIndex([second(4), second(5)])
-    frame = pd.DataFrame({"row": [0, 1], "user_id": np.array([1, 1], np.int32), "event_timestamp": at.tz_convert(zone) if zone else at.tz_localize(None)})
+    frame = pd.DataFrame(
+        {
+            "row": [0, 1],
+            "user_id": np.array([1, 1], np.int32),
+            "event_timestamp": at.tz_convert(zone) if zone else at.tz_localize(None),
+        }
+    )
     assert [r["count"] for r in clicks_of(stores["ours"], frame)] == [None, 11]
 
 
 def test_a_file_system_that_is_not_local_is_read_and_written(world, monkeypatch):
-    """Through the file system that Feast makes of an address (here fsspec's memory for s3://): join, scan, new parts, a saved dataset."""
+    """Through the file system that Feast makes of an address (here fsspec's memory for s3://):
+    join, scan, new parts, a saved dataset.
+    """
     import fsspec
     from feast import FeatureView, Field, FileSource
     from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
@@ -256,21 +372,42 @@ def test_a_file_system_that_is_not_local_is_read_and_written(world, monkeypatch)
     _, stores = world
     memory = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("memory")))
     make = FileSource.create_filesystem_and_path
-    bucket = staticmethod(lambda path, *more: (memory, path.removeprefix("s3:/")) if path.startswith("s3://") else make(path, *more))
+    bucket = staticmethod(
+        lambda path, *more: (
+            (memory, path.removeprefix("s3:/")) if path.startswith("s3://") else make(path, *more)
+        )
+    )
     monkeypatch.setattr(FileSource, "create_filesystem_and_path", bucket)
     memory.create_dir("/bucket/far")
     with memory.open_output_stream("/bucket/far/0.parquet") as file:
         pq.write_table(clicks_table(CLICKS), file)
-    source = FileSource(name="far", path="s3://bucket/far", timestamp_field="event_timestamp", created_timestamp_column="created")
+    source = FileSource(
+        name="far",
+        path="s3://bucket/far",
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created",
+    )
     near = stores["ours"].get_feature_view("clicks")
     schema = [Field(name="user_id", dtype=Int64), Field(name="count", dtype=Int32)]
-    view = FeatureView(name="far", entities=[stores["ours"].get_entity("user")], schema=schema, source=source, ttl=near.ttl)
+    view = FeatureView(
+        name="far",
+        entities=[stores["ours"].get_entity("user")],
+        schema=schema,
+        source=source,
+        ttl=near.ttl,
+    )
     view.entity_columns = near.entity_columns
     config = stores["ours"].config
 
     def found(**options):
         return AsofOfflineStore.get_historical_features(
-            config, [view], ["far:count"], asked([1, 2, 3], [5, 1, 9]), stores["ours"].registry, "offline", **options
+            config,
+            [view],
+            ["far:count"],
+            asked([1, 2, 3], [5, 1, 9]),
+            stores["ours"].registry,
+            "offline",
+            **options,
         )
 
     assert found().to_arrow()["count"].to_pylist() == [11, 20, None]
@@ -278,18 +415,32 @@ def test_a_file_system_that_is_not_local_is_read_and_written(world, monkeypatch)
     assert found().to_arrow()["count"].to_pylist() == [11, 20, 30]
     assert len(memory.get_file_info(fs.FileSelector("/bucket/far"))) == 2
     times_of = ("user_id",), ("count",), "event_timestamp", "created"
-    newest = AsofOfflineStore.pull_latest_from_table_or_query(config, source, *map(list, times_of[:2]), *times_of[2:], second(0), second(9)).to_arrow()
-    assert sorted(zip(newest["user_id"].to_pylist(), newest["count"].to_pylist(), strict=True)) == [(1, 11), (2, None), (3, 30)]
+    newest = AsofOfflineStore.pull_latest_from_table_or_query(
+        config, source, *map(list, times_of[:2]), *times_of[2:], second(0), second(9)
+    ).to_arrow()
+    assert sorted(zip(newest["user_id"].to_pylist(), newest["count"].to_pylist(), strict=True)) == [
+        (1, 11),
+        (2, None),
+        (3, 30),
+    ]
     found().persist(SavedDatasetFileStorage("s3://bucket/saved.parquet"))
     with memory.open_input_file("/bucket/saved.parquet") as file:
         assert pq.read_table(file)["count"].to_pylist() == [11, 20, 30]
 
 
 def test_several_views_with_mapped_columns_and_no_key(fresh):
-    """Composite keys under other names in the file, a view without entity, full names: one answer, no row lost."""
+    """Composite keys under other names in the file, a view without entity, full names: one answer,
+    no row lost.
+    """
     _, stores = fresh
     entity = asked([1, 2, 2], [1, 1, 6], item_id=["b", "a", "zz"])
-    table = stores["ours"].get_historical_features(entity, ["clicks:count", "pairs:price", "everyone:level"], full_feature_names=True).to_arrow()
+    table = (
+        stores["ours"]
+        .get_historical_features(
+            entity, ["clicks:count", "pairs:price", "everyone:level"], full_feature_names=True
+        )
+        .to_arrow()
+    )
     assert table.select(["clicks__count", "pairs__price", "everyone__level"]).to_pydict() == {
         "clicks__count": [10, 20, None],
         "pairs__price": [1.5, 2.5, None],
@@ -303,19 +454,31 @@ def test_one_view_under_two_join_keys(fresh):
 
     _, stores = fresh
     clicks = stores["ours"].get_feature_view("clicks")
-    views = [clicks.with_name(n).with_join_key_map({"user_id": f"{n}_id"})[["count"]] for n in ("buyer", "seller")]
+    views = [
+        clicks.with_name(n).with_join_key_map({"user_id": f"{n}_id"})[["count"]]
+        for n in ("buyer", "seller")
+    ]
     service = FeatureService(name="twice", features=views)
     stores["ours"].apply([service])
     entity = pa.table({"buyer_id": [1, 2], "seller_id": [2, 1], "event_timestamp": times([1, 1])})
-    table = stores["ours"].get_historical_features(entity, service, full_feature_names=True).to_arrow()
-    assert table.select(["buyer__count", "seller__count"]).to_pydict() == {"buyer__count": [10, 20], "seller__count": [20, 10]}
+    table = (
+        stores["ours"].get_historical_features(entity, service, full_feature_names=True).to_arrow()
+    )
+    assert table.select(["buyer__count", "seller__count"]).to_pydict() == {
+        "buyer__count": [10, 20],
+        "seller__count": [20, 10],
+    }
     assert table.column_names[:3] == ["buyer_id", "seller_id", "event_timestamp"]
 
 
 def test_on_demand_views_are_computed(fresh):
-    """A transformation of joined features arrives beside them, its input not asked for included; batches of it are refused."""
+    """A transformation of joined features arrives beside them, its input not asked for included;
+    batches of it are refused.
+    """
     _, stores = fresh
-    job = stores["ours"].get_historical_features(asked([1, 2], [1, 1]).to_pandas(), ["doubled:double"])
+    job = stores["ours"].get_historical_features(
+        asked([1, 2], [1, 1]).to_pandas(), ["doubled:double"]
+    )
     assert job.to_df()["double"].tolist() == [20.0, 40.0]
     with pytest.raises(InputError, match="use to_arrow"):
         job.to_batches()
@@ -326,7 +489,10 @@ def test_two_versions_of_a_view_in_one_query(fresh, tmp_path):
     from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
     from feast.types import Int32, Int64
 
-    registry = {"path": str(tmp_path / "registry.db"), "enable_online_feature_view_versioning": True}
+    registry = {
+        "path": str(tmp_path / "registry.db"),
+        "enable_online_feature_view_versioning": True,
+    }
     config = RepoConfig(
         project="versions",
         provider="local",
@@ -339,20 +505,46 @@ def test_two_versions_of_a_view_in_one_query(fresh, tmp_path):
     user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
     for version in (0, 1):
         path = tmp_path / f"{version}.parquet"
-        pq.write_table(pa.table({"user_id": [1], "event_timestamp": times([0]), "code": [version + 5]}), path)
+        pq.write_table(
+            pa.table({"user_id": [1], "event_timestamp": times([0]), "code": [version + 5]}), path
+        )
         code = Field(name="code", dtype=Int32, tags={"codebook": str(version)})
         source = FileSource(path=str(path), timestamp_field="event_timestamp")
-        store.apply([user, FeatureView(name="sid", entities=[user], schema=[Field(name="user_id", dtype=Int64), code], source=source, ttl=timedelta(0))])
+        store.apply(
+            [
+                user,
+                FeatureView(
+                    name="sid",
+                    entities=[user],
+                    schema=[Field(name="user_id", dtype=Int64), code],
+                    source=source,
+                    ttl=timedelta(0),
+                ),
+            ]
+        )
     entity = pd.DataFrame({"user_id": [1], "event_timestamp": [second(1)]})
-    table = store.get_historical_features(entity, ["sid@v0:code", "sid@v1:code"], full_feature_names=True).to_arrow()
+    table = store.get_historical_features(
+        entity, ["sid@v0:code", "sid@v1:code"], full_feature_names=True
+    ).to_arrow()
     assert (table["sid@v0__code"].to_pylist(), table["sid@v1__code"].to_pylist()) == ([5], [6])
 
 
 def test_without_entity_rows_every_key_and_time_is_asked(fresh):
     """Between two dates, both included, each event of each key is a row."""
     _, stores = fresh
-    table = stores["ours"].get_historical_features(features=["clicks:count"], start_date=second(1), end_date=second(5)).to_arrow()
-    rows = zip(table["user_id"].to_pylist(), table["event_timestamp"].to_pylist(), table["count"].to_pylist(), strict=True)
+    table = (
+        stores["ours"]
+        .get_historical_features(
+            features=["clicks:count"], start_date=second(1), end_date=second(5)
+        )
+        .to_arrow()
+    )
+    rows = zip(
+        table["user_id"].to_pylist(),
+        table["event_timestamp"].to_pylist(),
+        table["count"].to_pylist(),
+        strict=True,
+    )
     assert sorted(rows) == [(1, second(5), 11), (2, second(1), 20), (2, second(5), None)]
 
 
@@ -360,37 +552,73 @@ def test_batches_are_the_whole_in_pieces(fresh):
     """A job streams what it would return at once, at most batch_rows at a time."""
     _, stores = fresh
     users, at = zip(*itertools.product([1, 2, 9], range(10)), strict=True)
-    job = stores["spilled"].get_historical_features(asked(users, at), ["clicks:count", "clicks:sid"])
+    job = stores["spilled"].get_historical_features(
+        asked(users, at), ["clicks:count", "clicks:sid"]
+    )
     batches = list(job.to_batches())
     assert [len(b) for b in batches] == [7, 7, 7, 7, 2]
-    assert pa.concat_tables(batches).equals(stores["ours"].get_historical_features(asked(users, at), ["clicks:count", "clicks:sid"]).to_arrow())
+    assert pa.concat_tables(batches).equals(
+        stores["ours"]
+        .get_historical_features(asked(users, at), ["clicks:count", "clicks:sid"])
+        .to_arrow()
+    )
 
 
 # ---- scans
 
 
-def pulled(stores, method, name="clicks", *, keys=("user_id",), features=("count",), start=None, end=None):
+def pulled(
+    stores, method, name="clicks", *, keys=("user_id",), features=("count",), start=None, end=None
+):
     from adc_features.store.offline_store import AsofOfflineStore
 
     store = stores["ours"]
     source = store.get_feature_view(name).batch_source
     created = source.created_timestamp_column or None
-    return getattr(AsofOfflineStore, method)(store.config, source, list(keys), list(features), source.timestamp_field, created, start, end).to_arrow()
+    return getattr(AsofOfflineStore, method)(
+        store.config,
+        source,
+        list(keys),
+        list(features),
+        source.timestamp_field,
+        created,
+        start,
+        end,
+    ).to_arrow()
 
 
 def test_the_newest_row_of_each_key_is_pulled(fresh):
-    """Both ends of the range count, ties go to the newest created time, then to the last row; a null in the newest row stays null."""
+    """Both ends of the range count, ties go to the newest created time, then to the last row; a
+    null in the newest row stays null.
+    """
     folder, stores = fresh
-    pq.write_table(clicks_table([*CLICKS, (1, 5, 7, 12, None), (1, 6, 0, 13, None), (3, 5, 1, 1, None), (3, 5, 1, 2, None)]), folder / FILES["clicks"])
+    pq.write_table(
+        clicks_table(
+            [
+                *CLICKS,
+                (1, 5, 7, 12, None),
+                (1, 6, 0, 13, None),
+                (3, 5, 1, 1, None),
+                (3, 5, 1, 2, None),
+            ]
+        ),
+        folder / FILES["clicks"],
+    )
     newest = pulled(stores, "pull_latest_from_table_or_query", start=second(1), end=second(5))
-    assert dict(zip(newest["user_id"].to_pylist(), newest["count"].to_pylist(), strict=True)) == {1: 11, 2: None, 3: 2}
+    assert dict(zip(newest["user_id"].to_pylist(), newest["count"].to_pylist(), strict=True)) == {
+        1: 11,
+        2: None,
+        3: 2,
+    }
 
 
 @pytest.mark.parametrize(("name", "rows"), [("clicks", 3), ("parts", 3)])
 def test_all_rows_of_a_range_are_pulled(fresh, name, rows):
     """A file or a directory, both ends included; no feature names mean all columns."""
     _, stores = fresh
-    table = pulled(stores, "pull_all_from_table_or_query", name, features=(), start=second(1), end=second(5))
+    table = pulled(
+        stores, "pull_all_from_table_or_query", name, features=(), start=second(1), end=second(5)
+    )
     assert len(table) == rows
     assert set(table.column_names) == {"user_id", "event_timestamp", "created", "count", "sid"}
 
@@ -398,7 +626,15 @@ def test_all_rows_of_a_range_are_pulled(fresh, name, rows):
 def test_a_view_without_entity_is_pulled_under_the_dummy_key(fresh):
     """Materialization stores it under the one key that Feast gives such views."""
     _, stores = fresh
-    newest = pulled(stores, "pull_latest_from_table_or_query", "everyone", keys=(), features=("level",), start=second(0), end=second(9))
+    newest = pulled(
+        stores,
+        "pull_latest_from_table_or_query",
+        "everyone",
+        keys=(),
+        features=("level",),
+        start=second(0),
+        end=second(9),
+    )
     assert newest.select(["level", "__dummy_id"]).to_pylist() == [{"level": 2.0, "__dummy_id": ""}]
 
 
@@ -411,11 +647,15 @@ def written(stores, name, table):
 
 @pytest.mark.parametrize("name", ["clicks", "parts"])
 def test_new_rows_are_added(fresh, name):
-    """A directory gets one more part and its old parts stay untouched; a single file has old and new rows."""
+    """A directory gets one more part and its old parts stay untouched; a single file has old and
+    new rows.
+    """
     folder, stores = fresh
     before = {p: p.read_bytes() for p in (folder / FILES[name]).glob("*.parquet")}
     written(stores, name, clicks_table([(7, 3, 3, 70, [7])]))
-    got = stores["ours"].get_historical_features(asked([7, 1], [4, 1]), [f"{name}:count"]).to_arrow()
+    got = (
+        stores["ours"].get_historical_features(asked([7, 1], [4, 1]), [f"{name}:count"]).to_arrow()
+    )
     assert got["count"].to_pylist() == [70, 10]
     assert len(list(folder.rglob("*.parquet"))) == len(set(folder.rglob("*.parquet")))
     assert all(path.read_bytes() == content for path, content in before.items())
@@ -445,7 +685,12 @@ def test_rows_with_other_columns_are_not_written(fresh):
     folder, stores = fresh
     before = sorted((folder / FILES["parts"]).iterdir())
     with pytest.raises(InputError, match="bring the same columns"):
-        AsofOfflineStore.offline_write_batch(stores["ours"].config, stores["ours"].get_feature_view("parts"), clicks_table(CLICKS).drop_columns("sid"), None)
+        AsofOfflineStore.offline_write_batch(
+            stores["ours"].config,
+            stores["ours"].get_feature_view("parts"),
+            clicks_table(CLICKS).drop_columns("sid"),
+            None,
+        )
     assert sorted((folder / FILES["parts"]).iterdir()) == before
 
 
@@ -459,7 +704,9 @@ def test_logged_features_become_parts(fresh, tmp_path):
     _, stores = fresh
     logging = LoggingConfig(destination=FileLoggingDestination(path=str(tmp_path / "logs")))
     for n in (1, 2):
-        AsofOfflineStore.write_logged_features(stores["ours"].config, pa.table({"request": [n]}), None, logging, None)
+        AsofOfflineStore.write_logged_features(
+            stores["ours"].config, pa.table({"request": [n]}), None, logging, None
+        )
     assert sorted(pq.read_table(tmp_path / "logs")["request"].to_pylist()) == [1, 2]
 
 
@@ -469,10 +716,14 @@ def test_a_saved_dataset_is_what_was_retrieved(fresh, tmp_path):
     from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
 
     _, stores = fresh
-    job = stores["ours"].get_historical_features(asked([1, 2, 9], [1, 6, 6]).to_pandas(), ["clicks:count", "clicks:sid"])
+    job = stores["ours"].get_historical_features(
+        asked([1, 2, 9], [1, 6, 6]).to_pandas(), ["clicks:count", "clicks:sid"]
+    )
     for name in ("kept.parquet", "kept"):
         storage = SavedDatasetFileStorage(path=str(tmp_path / name))
-        stores["ours"].create_saved_dataset(job, name="kept", storage=storage, allow_overwrite=False)
+        stores["ours"].create_saved_dataset(
+            job, name="kept", storage=storage, allow_overwrite=False
+        )
         saved = stores["ours"].get_saved_dataset("kept").to_df()
         assert saved["count"].dropna().tolist() == [10]
         assert pq.read_table(tmp_path / name).equals(job.to_arrow().replace_schema_metadata(None))
@@ -486,19 +737,29 @@ def test_a_saved_dataset_is_what_was_retrieved(fresh, tmp_path):
 
 
 def test_hive_partitions_are_read_and_written(fresh):
-    """The column that a directory's name holds is a column like any other, and new rows go to their partition."""
+    """The column that a directory's name holds is a column like any other, and new rows go to their
+    partition.
+    """
     import pyarrow.dataset as ds
 
     folder, stores = fresh
     for part in (folder / FILES["parts"]).iterdir():
         part.unlink()
-    ds.write_dataset(clicks_table(CLICKS), folder / FILES["parts"], format="parquet", partitioning=["count"], partitioning_flavor="hive")
+    ds.write_dataset(
+        clicks_table(CLICKS),
+        folder / FILES["parts"],
+        format="parquet",
+        partitioning=["count"],
+        partitioning_flavor="hive",
+    )
     assert (folder / FILES["parts"] / "count=10").is_dir()
     got = stores["ours"].get_historical_features(asked([1, 2], [1, 1]), ["parts:count"]).to_arrow()
     assert got["count"].to_pylist() == [10, 20]
     written(stores, "parts", clicks_table([(7, 3, 3, 70, [7])]))
     assert len(list((folder / FILES["parts"] / "count=70").glob("*.parquet"))) == 1
-    assert stores["ours"].get_historical_features(asked([7], [4]), ["parts:count"]).to_arrow()["count"].to_pylist() == [70]
+    assert stores["ours"].get_historical_features(asked([7], [4]), ["parts:count"]).to_arrow()[
+        "count"
+    ].to_pylist() == [70]
     for directory in (folder / FILES["parts"]).iterdir():
         for part in directory.iterdir():
             part.unlink()
@@ -511,7 +772,11 @@ def test_the_schema_is_discovered(fresh):
 
     _, stores = fresh
     source = stores["ours"].get_feature_view("clicks").batch_source
-    found = dict(AsofOfflineStore().get_table_column_names_and_types_from_data_source(stores["ours"].config, source))
+    found = dict(
+        AsofOfflineStore().get_table_column_names_and_types_from_data_source(
+            stores["ours"].config, source
+        )
+    )
     assert list(found) == ["user_id", "event_timestamp", "created", "count", "sid"]
     AsofOfflineStore().validate_data_source(stores["ours"].config, source)
 
@@ -536,7 +801,11 @@ def replaced(**columns):
         table = clicks_table(CLICKS)
         for name, values in columns.items():
             place = table.column_names.index(name)
-            table = table.remove_column(place) if values is None else table.set_column(place, name, values)
+            table = (
+                table.remove_column(place)
+                if values is None
+                else table.set_column(place, name, values)
+            )
         pq.write_table(table, folder / FILES["clicks"])
 
     return change
@@ -547,14 +816,42 @@ def replaced(**columns):
     [
         (truncated, ArtifactError, r"(?s)clicks.*clicks\.parquet.*half-written"),
         (corrupt, ArtifactError, r"(?s)clicks.*clicks\.parquet.*damaged"),
-        (lambda folder: (folder / FILES["clicks"]).unlink(), ArtifactError, r"clicks.*no file at .*clicks\.parquet yet"),
-        (lambda folder: (folder / FILES["clicks"]).write_bytes(b""), ArtifactError, r"(?s)clicks.*not readable as Parquet"),
-        (replaced(count=None), InputError, r"clicks.*has no column count; it has .*correct the view's schema"),
+        (
+            lambda folder: (folder / FILES["clicks"]).unlink(),
+            ArtifactError,
+            r"clicks.*no file at .*clicks\.parquet yet",
+        ),
+        (
+            lambda folder: (folder / FILES["clicks"]).write_bytes(b""),
+            ArtifactError,
+            r"(?s)clicks.*not readable as Parquet",
+        ),
+        (
+            replaced(count=None),
+            InputError,
+            r"clicks.*has no column count; it has .*correct the view's schema",
+        ),
         (replaced(created=None), InputError, r"clicks.*has no column created"),
-        (replaced(count=pa.array(["a", "b", "c", "d"])), InputError, r"clicks: count is string in .*clicks\.parquet and int32 in the view"),
-        (replaced(count=pa.array([2**40] * 4)), InputError, r"clicks: count is int64 in .*clicks\.parquet and int32 in the view"),
-        (replaced(user_id=pa.array(["1", "1", "2", "2"])), InputError, r"key user_id is string in .*clicks\.parquet and int64 in the view"),
-        (replaced(event_timestamp=pa.array([1.0, 2.0, 3.0, 4.0])), InputError, "event_timestamp is of type double"),
+        (
+            replaced(count=pa.array(["a", "b", "c", "d"])),
+            InputError,
+            r"clicks: count is string in .*clicks\.parquet and int32 in the view",
+        ),
+        (
+            replaced(count=pa.array([2**40] * 4)),
+            InputError,
+            r"clicks: count is int64 in .*clicks\.parquet and int32 in the view",
+        ),
+        (
+            replaced(user_id=pa.array(["1", "1", "2", "2"])),
+            InputError,
+            r"key user_id is string in .*clicks\.parquet and int64 in the view",
+        ),
+        (
+            replaced(event_timestamp=pa.array([1.0, 2.0, 3.0, 4.0])),
+            InputError,
+            "event_timestamp is of type double",
+        ),
     ],
 )
 def test_features_that_cannot_be_joined_are_named(fresh, change, error, words):
@@ -572,7 +869,10 @@ def test_features_that_cannot_be_joined_are_named(fresh, change, error, words):
         (asked([1], [1]).drop_columns("event_timestamp"), "no column 'event_timestamp'"),
         (asked([1], [None]), "1 values are null"),
         (asked([1], [1], count=[1]), r"columns \['count'\], which are also features"),
-        (asked([1], [1]).set_column(1, "user_id", pa.array(["1"])), "user_id is string in the entity rows and int64 in the features"),
+        (
+            asked([1], [1]).set_column(1, "user_id", pa.array(["1"])),
+            "user_id is string in the entity rows and int64 in the features",
+        ),
         ([1, 2], "entity rows are a list"),
     ],
 )
@@ -583,10 +883,18 @@ def test_entity_rows_that_cannot_be_joined_are_refused(fresh, entity, words):
 
 
 def test_an_empty_view_and_times_that_do_not_overlap_give_nulls(fresh):
-    """A view without rows, rows before any feature and rows centuries away are kept with nulls, and no entity rows give none."""
+    """A view without rows, rows before any feature and rows centuries away are kept with nulls, and
+    no entity rows give none.
+    """
     folder, stores = fresh
-    far = [datetime(1, 1, 1, tzinfo=UTC), datetime(1677, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)]
-    entity = pa.table({"row": [0, 1, 2], "user_id": [1, 1, 1], "event_timestamp": pa.array(far, UTC_US)})
+    far = [
+        datetime(1, 1, 1, tzinfo=UTC),
+        datetime(1677, 1, 1, tzinfo=UTC),
+        datetime(9999, 1, 1, tzinfo=UTC),
+    ]
+    entity = pa.table(
+        {"row": [0, 1, 2], "user_id": [1, 1, 1], "event_timestamp": pa.array(far, UTC_US)}
+    )
     nothing = [{"row": n, "count": None, "sid": None} for n in range(3)]
     assert clicks_of(stores["ours"], entity) == nothing
     assert clicks_of(stores["ours"], asked([], [])) == []
@@ -597,8 +905,14 @@ def test_an_empty_view_and_times_that_do_not_overlap_give_nulls(fresh):
 def test_features_of_the_far_past_are_found(fresh):
     """Year 1 and 1969 are times like any other."""
     folder, stores = fresh
-    past = pa.array([datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)], UTC_US)
-    rows = clicks_table(CLICKS[:2]).set_column(1, "event_timestamp", past).set_column(2, "created", past)
+    past = pa.array(
+        [datetime(1, 1, 1, tzinfo=UTC), datetime(1969, 12, 31, 23, 59, 59, tzinfo=UTC)], UTC_US
+    )
+    rows = (
+        clicks_table(CLICKS[:2])
+        .set_column(1, "event_timestamp", past)
+        .set_column(2, "created", past)
+    )
     pq.write_table(rows, folder / FILES["clicks"])
     entity = pa.table({"row": [0, 1], "user_id": [1, 1], "event_timestamp": past})
     assert [r["count"] for r in clicks_of(stores["ours"], entity)] == [10, 11]
@@ -607,13 +921,22 @@ def test_features_of_the_far_past_are_found(fresh):
 def test_a_view_with_no_file_yet_takes_its_first_rows(fresh):
     """Reading it says so; writing makes the file."""
     folder, stores = fresh
-    with pytest.raises(ArtifactError, match=r"view absent: there is no file at .*absent\.parquet yet; write the first rows"):
+    with pytest.raises(
+        ArtifactError,
+        match=r"view absent: there is no file at .*absent\.parquet yet; write the first rows",
+    ):
         stores["ours"].get_historical_features(asked([1], [1]), ["absent:ghost"]).to_arrow()
     from adc_features.store.offline_store import AsofOfflineStore
 
-    rows = pa.table({"user_id": [1], "event_timestamp": times([0]), "created": times([0]), "ghost": [1]})
-    AsofOfflineStore.offline_write_batch(stores["ours"].config, stores["ours"].get_feature_view("absent"), rows, None)
-    assert stores["ours"].get_historical_features(asked([1], [1]), ["absent:ghost"]).to_arrow()["ghost"].to_pylist() == [1]
+    rows = pa.table(
+        {"user_id": [1], "event_timestamp": times([0]), "created": times([0]), "ghost": [1]}
+    )
+    AsofOfflineStore.offline_write_batch(
+        stores["ours"].config, stores["ours"].get_feature_view("absent"), rows, None
+    )
+    assert stores["ours"].get_historical_features(asked([1], [1]), ["absent:ghost"]).to_arrow()[
+        "ghost"
+    ].to_pylist() == [1]
     (folder / FILES["absent"]).unlink()
 
 
@@ -623,9 +946,15 @@ def test_a_hundred_views_join(fresh):
 
     _, stores = fresh
     clicks = stores["ours"].get_feature_view("clicks")
-    service = FeatureService(name="hundred", features=[clicks.with_name(f"v{n}")[["count"]] for n in range(100)])
+    service = FeatureService(
+        name="hundred", features=[clicks.with_name(f"v{n}")[["count"]] for n in range(100)]
+    )
     stores["ours"].apply([service])
-    table = stores["ours"].get_historical_features(asked([1, 2], [1, 6]), service, full_feature_names=True).to_arrow()
+    table = (
+        stores["ours"]
+        .get_historical_features(asked([1, 2], [1, 6]), service, full_feature_names=True)
+        .to_arrow()
+    )
     assert {tuple(table[f"v{n}__count"].to_pylist()) for n in range(100)} == {(10, None)}
 
 
@@ -636,14 +965,29 @@ def test_sources_that_are_not_parquet_files_are_refused(fresh):
 
     from adc_features.store.offline_store import AsofOfflineStore
 
-    source = FileSource(path="somewhere", file_format=DeltaFormat(), timestamp_field="event_timestamp")
+    source = FileSource(
+        path="somewhere", file_format=DeltaFormat(), timestamp_field="event_timestamp"
+    )
     with pytest.raises(AdcError, match="DeltaFormat; this store reads Parquet"):
-        AsofOfflineStore.pull_all_from_table_or_query(fresh[1]["ours"].config, source, ["user_id"], [], "event_timestamp")
+        AsofOfflineStore.pull_all_from_table_or_query(
+            fresh[1]["ours"].config, source, ["user_id"], [], "event_timestamp"
+        )
 
 
 def test_two_features_never_share_a_column(fresh, tmp_path):
-    """With full names view a__b feature c and view a feature b__c are one column: refused by name, offline and online, keys too."""
-    from feast import Entity, FeatureService, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+    """With full names view a__b feature c and view a feature b__c are one column: refused by name,
+    offline and online, keys too.
+    """
+    from feast import (
+        Entity,
+        FeatureService,
+        FeatureStore,
+        FeatureView,
+        Field,
+        FileSource,
+        RepoConfig,
+        ValueType,
+    )
     from feast.types import Int64
 
     rows = {"user_id": [1], "event_timestamp": times([0]), "c": [1], "b__c": [2]}
@@ -667,7 +1011,9 @@ def test_two_features_never_share_a_column(fresh, tmp_path):
 
     long, short = view("a__b", "c"), view("a", "b__c", "c")
 
-    store.apply([user, long, short, FeatureService(name="both", features=[long[["c"]], short[["b__c"]]])])
+    store.apply(
+        [user, long, short, FeatureService(name="both", features=[long[["c"]], short[["b__c"]]])]
+    )
     entity = asked([1], [1])
     both = "a__b feature c and view a feature b__c would share the column 'a__b__c'"
     for refs in (["a__b:c", "a:b__c"], store.get_feature_service("both")):
@@ -676,9 +1022,17 @@ def test_two_features_never_share_a_column(fresh, tmp_path):
         for rows in ([{"user_id": 1}], {"user_id": np.array([1])}):
             with pytest.raises(InputError, match=both):
                 store.get_online_features(refs, rows, full_feature_names=True)
-        assert store.get_historical_features(entity, refs).to_arrow()[["c", "b__c"][0]].to_pylist() == [1]
-        assert set(store.get_online_features(refs, [{"user_id": 1}]).to_dict()) == {"user_id", "c", "b__c"}
-    assert store.get_historical_features(entity, ["a__b:c", "a:c"], full_feature_names=True).to_arrow()["a__c"].to_pylist() == [1]
+        assert store.get_historical_features(entity, refs).to_arrow()[
+            ["c", "b__c"][0]
+        ].to_pylist() == [1]
+        assert set(store.get_online_features(refs, [{"user_id": 1}]).to_dict()) == {
+            "user_id",
+            "c",
+            "b__c",
+        }
+    assert store.get_historical_features(
+        entity, ["a__b:c", "a:c"], full_feature_names=True
+    ).to_arrow()["a__c"].to_pylist() == [1]
 
 
 @pytest.mark.parametrize("kind", ["sql", "arrow", "pandas", "dataset"])
@@ -700,20 +1054,41 @@ def test_integer_keys_beyond_int64_are_refused_in_words(fresh, store):
     """uint64 keys above 2**63 name the key; those that int64 holds are found."""
     _, stores = fresh
     for users, found in (([2**63 + 1, 1], None), ([2, 1], [20, 10])):
-        entity = pa.table({"user_id": pa.array(users, pa.uint64()), "event_timestamp": times([1, 1])})
+        entity = pa.table(
+            {"user_id": pa.array(users, pa.uint64()), "event_timestamp": times([1, 1])}
+        )
         if found is None:
-            with pytest.raises(InputError, match=rf"user_id is uint64 and no int64 key \(value {2**63 + 1}"):
+            with pytest.raises(
+                InputError, match=rf"user_id is uint64 and no int64 key \(value {2**63 + 1}"
+            ):
                 stores[store].get_historical_features(entity, ["clicks:count"]).to_arrow()
         else:
-            assert stores[store].get_historical_features(entity, ["clicks:count"]).to_arrow()["count"].to_pylist() == found
+            assert (
+                stores[store]
+                .get_historical_features(entity, ["clicks:count"])
+                .to_arrow()["count"]
+                .to_pylist()
+                == found
+            )
 
 
 def test_pandas_categoricals_are_keys_as_their_values(fresh):
     """Categories of numbers and of texts join like the values; a missing one is nobody."""
     _, stores = fresh
-    frame = pd.DataFrame({"user_id": pd.Categorical([1, 2, None]), "item_id": pd.Categorical(["a", "a", "b"]), "event_timestamp": [second(1)] * 3})
-    table = stores["ours"].get_historical_features(frame, ["clicks:count", "pairs:price"]).to_arrow()
-    assert (table["count"].to_pylist(), table["price"].to_pylist()) == ([10, 20, None], [0.5, 2.5, None])
+    frame = pd.DataFrame(
+        {
+            "user_id": pd.Categorical([1, 2, None]),
+            "item_id": pd.Categorical(["a", "a", "b"]),
+            "event_timestamp": [second(1)] * 3,
+        }
+    )
+    table = (
+        stores["ours"].get_historical_features(frame, ["clicks:count", "pairs:price"]).to_arrow()
+    )
+    assert (table["count"].to_pylist(), table["price"].to_pylist()) == (
+        [10, 20, None],
+        [0.5, 2.5, None],
+    )
 
 
 def test_texts_that_are_no_times_are_refused_in_words(fresh):

@@ -1,4 +1,6 @@
-"""What was put online, and whether it is there. Reads: adc_features.store.online_record, materialize, OnlineReader.check, doctor."""
+"""What was put online, and whether it is there. Reads: adc_features.store.online_record,
+materialize, OnlineReader.check, doctor.
+"""
 
 import json
 import os
@@ -8,7 +10,13 @@ from pathlib import Path
 
 import pytest
 import yaml
-from store_world import day, item_profile, publish_default_statistics, published_world, user_activity
+from store_world import (
+    day,
+    item_profile,
+    publish_default_statistics,
+    published_world,
+    user_activity,
+)
 
 from adc_features import store
 from adc_features.errors import ArtifactError
@@ -22,7 +30,9 @@ SQLITE = {"type": "sqlite", "path": "data/online.db"}
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    """Materialized as of day 30: 3 items with codes in either generation, 2 with statistics, 2 users."""
+    """Materialized as of day 30: 3 items with codes in either generation, 2 with statistics, 2
+    users.
+    """
     directory = published_world(tmp_path / "repo")
     store.materialize(directory, now=NOW)
     return directory
@@ -52,13 +62,22 @@ def cut(repo: Path) -> None:
     os.truncate(repo / ONLINE / "data.mdb", 10_000)
 
 
-LOSSES = {"gone": (lose, "gone|no row"), "empty": (empty, "no row of view"), "cut off": (cut, "cut off")}
+LOSSES = {
+    "gone": (lose, "gone|no row"),
+    "empty": (empty, "no row of view"),
+    "cut off": (cut, "cut off"),
+}
 
 
 def test_the_record_says_what_is_online(repo):
     """Rows by view, the newest event time and what they were loaded as of, counted in the store."""
     got = loaded(repo)
-    assert {name: one.rows for name, one in got.items()} == {"item_profile": 2, "item_sid_g1": 3, "item_sid_g2": 3, "user_activity": 2}
+    assert {name: one.rows for name, one in got.items()} == {
+        "item_profile": 2,
+        "item_sid_g1": 3,
+        "item_sid_g2": 3,
+        "user_activity": 2,
+    }
     assert {name: one.newest for name, one in got.items()} == {
         "item_profile": day(25),
         "item_sid_g1": day(20.25),
@@ -73,7 +92,9 @@ def test_the_record_says_what_is_online(repo):
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_a_store_that_lost_its_rows_is_named_by_readiness_and_doctor(repo, loss):
-    """Gone, emptied or cut off, seen by a reader that was open and by one opened anew; loaded again, all is well."""
+    """Gone, emptied or cut off, seen by a reader that was open and by one opened anew; loaded
+    again, all is well.
+    """
     lost, message = LOSSES[loss]
     reader = store.open_reader(repo, service="ranker_g1")
     reader.check()
@@ -92,13 +113,20 @@ def test_a_store_that_lost_its_rows_is_named_by_readiness_and_doctor(repo, loss)
 
 
 def test_a_store_from_an_older_backup_is_behind(tmp_path):
-    """The rows are all there, as of an earlier time: readiness and doctor name the view and both times."""
+    """The rows are all there, as of an earlier time: readiness and doctor name the view and both
+    times.
+    """
     repo = published_world(tmp_path / "repo")
     store.materialize(repo, now=day(16))
     environment(os.path.realpath(repo / ONLINE), map_size=1 << 24).close()
     shutil.copytree(repo / ONLINE, tmp_path / "backup")
     publish = item_profile(["a", "b"], [day(28), day(28)], [0.5, 0.6])
-    store.publish_statistics(repo, item_profile=publish, user_activity=user_activity(["u", "v"], [day(28), day(28)]), resolution=day(1) - day(0))
+    store.publish_statistics(
+        repo,
+        item_profile=publish,
+        user_activity=user_activity(["u", "v"], [day(28), day(28)]),
+        resolution=day(1) - day(0),
+    )
     store.materialize(repo, now=NOW)
     lose(repo)
     shutil.copytree(tmp_path / "backup", repo / ONLINE)
@@ -116,7 +144,9 @@ def test_one_row_less_is_the_doctors_business_not_readinesss(repo):
 
 
 def test_a_store_that_was_never_loaded_is_not_ready(tmp_path):
-    """Applied and not materialized: the reader opens, and refuses until the views are loaded, with the record or by Feast."""
+    """Applied and not materialized: the reader opens, and refuses until the views are loaded, with
+    the record or by Feast.
+    """
     repo = published_world(tmp_path / "repo")
     reader = store.open_reader(repo, service="ranker_no_sid")
     with pytest.raises(ArtifactError, match=r"nothing of view \w+ is online"):
@@ -142,7 +172,10 @@ def test_other_online_stores_are_asked_by_feasts_own_reads(tmp_path, loss):
         os.truncate(repo / "data" / "online.db", 0)
     assert {"gone": "does not answer for view", "behind": "behind in view"}[loss] in errors(repo)[0]
     if loss == "behind":
-        assert any("item_sid_g2" in problem and "absent" in problem for problem in online_problems(repo, ["item_sid_g2"]))
+        assert any(
+            "item_sid_g2" in problem and "absent" in problem
+            for problem in online_problems(repo, ["item_sid_g2"])
+        )
 
 
 def test_a_damaged_record_says_what_to_do(repo):
@@ -163,6 +196,11 @@ def test_newer_publications_are_told_from_older_ones(repo):
     publish_default_statistics(repo)
     assert store.published_files(repo) == before
     later = datetime(2014, 3, 1, tzinfo=UTC)
-    store.publish_statistics(repo, item_profile=item_profile(["a"], [later], [0.5]), user_activity=user_activity(["u"], [later]), resolution=day(1) - day(0))
+    store.publish_statistics(
+        repo,
+        item_profile=item_profile(["a"], [later], [0.5]),
+        user_activity=user_activity(["u"], [later]),
+        resolution=day(1) - day(0),
+    )
     assert {k for k in before if store.published_files(repo)[k] != before[k]} == {"statistics"}
     assert store.newest_published(repo) == later

@@ -1,4 +1,6 @@
-"""Codes through time and for requests: the late join, and readers that follow what is published. Reads: store.timeline, store.online_sids."""
+"""Codes through time and for requests: the late join, and readers that follow what is published.
+Reads: store.timeline, store.online_sids.
+"""
 
 import shutil
 import tempfile
@@ -29,7 +31,13 @@ def repo(tmp_path: Path) -> Path:
 
 
 def publish(repo: Path, *tables, made=None) -> Path:
-    return store.publish(repo, made or generation(), tables, servable_at=[t.as_of + DAY for t in tables], computed_at=day(90))
+    return store.publish(
+        repo,
+        made or generation(),
+        tables,
+        servable_at=[t.as_of + DAY for t in tables],
+        computed_at=day(90),
+    )
 
 
 def code(sids: OnlineSids, item="a", **asked) -> int:
@@ -41,21 +49,37 @@ def code(sids: OnlineSids, item="a", **asked) -> int:
 
 @st.composite
 def histories(draw):
-    """Snapshots of few items in the order in which they are published (not that of time), each a full one or a delta, some with removals."""
+    """Snapshots of few items in the order in which they are published (not that of time), each a
+    full one or a delta, some with removals.
+    """
     days = draw(st.lists(st.integers(0, 12), min_size=1, max_size=5, unique=True))
     history = []
     for cut in days:
         ids = draw(st.lists(st.sampled_from("abcd"), min_size=1, unique=True))
         gone = draw(st.lists(st.sampled_from(ids), unique=True, max_size=len(ids) - 1))
-        history.append(snapshot(day(cut), draw(st.integers(0, 9)), items=[i for i in ids if i not in gone], removed=gone))
-    rows = draw(st.lists(st.tuples(st.sampled_from("abcdx"), st.integers(-1, 15), st.sampled_from([-1, 0, 1])), max_size=12))
+        history.append(
+            snapshot(
+                day(cut),
+                draw(st.integers(0, 9)),
+                items=[i for i in ids if i not in gone],
+                removed=gone,
+            )
+        )
+    rows = draw(
+        st.lists(
+            st.tuples(st.sampled_from("abcdx"), st.integers(-1, 15), st.sampled_from([-1, 0, 1])),
+            max_size=12,
+        )
+    )
     return history, [(item, day(at) + timedelta(microseconds=off)) for item, at, off in rows]
 
 
 @given(histories(), st.integers(1, 3))
 @settings(max_examples=60, deadline=None)
 def test_the_late_join_equals_a_brute_force_join(history, at_once):
-    """Whatever was published in whatever order, a row gets its item's last row that was servable at its time, to the microsecond; -1 if removed."""
+    """Whatever was published in whatever order, a row gets its item's last row that was servable at
+    its time, to the microsecond; -1 if removed.
+    """
     tables, rows = history
     with tempfile.TemporaryDirectory() as folder:
         store.create_repository(Path(folder), project="world")
@@ -66,30 +90,53 @@ def test_the_late_join_equals_a_brute_force_join(history, at_once):
         sid, weight, reliability = timeline.gather(np.array([i for i, _ in rows], "U1"), times)
     assert sid.shape == weight.shape == (len(rows), 3)
     for row, (item, at) in enumerate(rows):
-        served = [t for t in sorted(tables, key=lambda t: t.as_of) if t.as_of + DAY <= at and item in t.item_ids]
-        expected = served[-1].lookup(np.array([item])) if served else snapshot(day(0), 1).lookup(np.array(["x"]))
+        served = [
+            t
+            for t in sorted(tables, key=lambda t: t.as_of)
+            if t.as_of + DAY <= at and item in t.item_ids
+        ]
+        expected = (
+            served[-1].lookup(np.array([item]))
+            if served
+            else snapshot(day(0), 1).lookup(np.array(["x"]))
+        )
         assert sid[row].tolist() == expected.sid[0].tolist()
         assert weight[row].tolist() == expected.sid_weight[0].tolist()
         assert reliability[row] == expected.reliability[0]
 
 
 def test_many_rows_over_many_snapshots_equal_the_timeline_in_memory(repo):
-    """150,000 rows over seven snapshots of integer ids, deltas among them, in blocks: what SidTimeline gathers from the whole tables."""
+    """150,000 rows over seven snapshots of integer ids, deltas among them, in blocks: what
+    SidTimeline gathers from the whole tables.
+    """
     rng = np.random.default_rng(0)
-    tables = [snapshot(day(10 * n), n, items=np.sort(rng.choice(900, 300 if n else 900, replace=False))) for n in range(7)]
+    tables = [
+        snapshot(day(10 * n), n, items=np.sort(rng.choice(900, 300 if n else 900, replace=False)))
+        for n in range(7)
+    ]
     publish(repo, *tables)
     complete = tables[:1]
     for table in tables[1:]:
         complete.append(completed(table, complete[-1])[0])
-    items, times = rng.integers(0, 1000, 150_000), np.datetime64("2013-12-30", "us") + rng.integers(0, 80 * 86_400, 150_000).astype("timedelta64[s]")
+    items, times = (
+        rng.integers(0, 1000, 150_000),
+        np.datetime64("2013-12-30", "us")
+        + rng.integers(0, 80 * 86_400, 150_000).astype("timedelta64[s]"),
+    )
     packed = store.published_timeline(repo, "g1")
-    for got, expected in zip(packed.gather(items, times), SidTimeline(complete, [t.as_of + DAY for t in tables]).gather(items, times), strict=True):
+    for got, expected in zip(
+        packed.gather(items, times),
+        SidTimeline(complete, [t.as_of + DAY for t in tables]).gather(items, times),
+        strict=True,
+    ):
         assert np.array_equal(got, expected)
     assert packed.item_ids.tolist() == list(range(900))
 
 
 def test_rows_that_cannot_be_looked_up_are_refused(repo):
-    """No time, times of another length or type, ids of another type: one InputError each; no rows are no error."""
+    """No time, times of another length or type, ids of another type: one InputError each; no rows
+    are no error.
+    """
     publish(repo, snapshot(day(10), 1))
     timeline, now = store.published_timeline(repo, "g1"), np.array(["2014-02-01"], "datetime64[us]")
     for ids, times, words in (
@@ -125,12 +172,19 @@ def test_a_publication_without_packed_files_is_named(repo):
 
 
 def test_a_lookup_serves_what_was_servable_at_now(repo):
-    """The newest snapshot with servable_at <= now, to the microsecond, also when the clock steps back; before the first one nothing is served."""
+    """The newest snapshot with servable_at <= now, to the microsecond, also when the clock steps
+    back; before the first one nothing is served.
+    """
     publish(repo, snapshot(day(10), 1), snapshot(day(20), 2))
     clock = [day(11)]
     sids = OnlineSids(repo, "g1", clock=lambda: clock[0])
     assert code(sids) == 1
-    for now, expected in ((day(21), 2), (day(21) - timedelta(microseconds=1), 1), (day(300), 2), (day(11), 1)):
+    for now, expected in (
+        (day(21), 2),
+        (day(21) - timedelta(microseconds=1), 1),
+        (day(300), 2),
+        (day(11), 1),
+    ):
         clock[0] = now
         assert code(sids) == expected
         assert sids.lookup(ITEMS, now=now).as_of == day(10 * expected)
@@ -139,7 +193,9 @@ def test_a_lookup_serves_what_was_servable_at_now(repo):
 
 
 def test_two_generations_are_read_side_by_side(repo):
-    """The first is the default; an unknown or unopened one is named; each lookup is of one generation."""
+    """The first is the default; an unknown or unopened one is named; each lookup is of one
+    generation.
+    """
     publish(repo, snapshot(day(10), 1))
     publish(repo, snapshot(day(10), 7, id="g2"), made=generation("g2", codebook="22"))
     sids = OnlineSids(repo, "g1", "g2")
@@ -154,7 +210,9 @@ def test_two_generations_are_read_side_by_side(repo):
 
 
 def test_a_reader_outlives_three_publishes(repo):
-    """Each publication is seen by the next lookup; what a request holds stays what it was, also after its files are gone."""
+    """Each publication is seen by the next lookup; what a request holds stays what it was, also
+    after its files are gone.
+    """
     publish(repo, snapshot(day(10), 1))
     sids = OnlineSids(repo, "g1")
     held = [sids.snapshot()]
@@ -170,9 +228,14 @@ def test_a_reader_outlives_three_publishes(repo):
 
 
 def test_a_broken_publication_leaves_readers_on_the_one_before(repo, monkeypatch):
-    """A newer publication whose packed file is cut is refused once, loudly; lookups go on, and the next sound one is taken."""
-    said: list[str] = []  # the logger itself: what other tests did to the handlers of the process is not the question
-    monkeypatch.setattr(online_sids._log, "warning", lambda message, *facts: said.append(message % facts))
+    """A newer publication whose packed file is cut is refused once, loudly; lookups go on, and the
+    next sound one is taken.
+    """
+    # the logger itself: what other tests did to the handlers of the process is not the question
+    said: list[str] = []
+    monkeypatch.setattr(
+        online_sids._log, "warning", lambda message, *facts: said.append(message % facts)
+    )
     publish(repo, snapshot(day(10), 1))
     sids = OnlineSids(repo, "g1")
     path = publish(repo, snapshot(day(20), 2))
@@ -189,7 +252,9 @@ def test_a_broken_publication_leaves_readers_on_the_one_before(repo, monkeypatch
 
 
 def test_readers_never_see_a_failed_or_mixed_read(repo):
-    """Three threads read while fourteen publications replace each other: every answer is of one publication, none older than one seen before."""
+    """Three threads read while fourteen publications replace each other: every answer is of one
+    publication, none older than one seen before.
+    """
     wide = np.arange(2_000)
     publish(repo, snapshot(day(1), 1, items=wide))
     sids, done, failures = OnlineSids(repo, "g1"), threading.Event(), []

@@ -19,19 +19,28 @@ ROWS = pa.table(
 
 
 def test_pieces_come_back_as_they_went_in(tmp_path, monkeypatch):
-    """In order, with nulls and empty lists, in row groups of the given size; a piece in a wider list type is taken in the first one's."""
+    """In order, with nulls and empty lists, in row groups of the given size; a piece in a wider
+    list type is taken in the first one's.
+    """
     monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 2)
     wide = ROWS.set_column(3, "codes", ROWS["codes"].cast(pa.large_list(pa.int32())))
     assert write_parquet(iter([ROWS, wide]), tmp_path / "rows.parquet") == 6
     assert pq.read_table(tmp_path / "rows.parquet") == pa.concat_tables([ROWS, ROWS])
-    assert [pq.read_metadata(tmp_path / "rows.parquet").row_group(g).num_rows for g in range(4)] == [2, 1, 2, 1]
+    assert [
+        pq.read_metadata(tmp_path / "rows.parquet").row_group(g).num_rows for g in range(4)
+    ] == [2, 1, 2, 1]
 
 
 def test_only_values_that_repeat_have_a_dictionary(tmp_path):
     """Texts and codes do, times and fractions do not, inside lists or not."""
     write_parquet([ROWS], tmp_path / "rows.parquet")
     group = pq.read_metadata(tmp_path / "rows.parquet").row_group(0)
-    encoded = {group.column(i).path_in_schema.partition(".")[0]: "RLE_DICTIONARY" in group.column(i).encodings for i in range(5)}
+    encoded = {
+        group.column(i).path_in_schema.partition(".")[0]: (
+            "RLE_DICTIONARY" in group.column(i).encodings
+        )
+        for i in range(5)
+    }
     assert encoded == {"item": True, "at": False, "price": False, "codes": True, "weights": False}
 
 

@@ -9,7 +9,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from store_world import DAY, ITEMS, START, day, generation, item_profile, snapshot, times, user_activity
+from store_world import (
+    DAY,
+    ITEMS,
+    START,
+    day,
+    generation,
+    item_profile,
+    snapshot,
+    times,
+    user_activity,
+)
 
 from adc_features import store
 from adc_features.data.statistics import NO_TIME
@@ -25,22 +35,51 @@ def repo(tmp_path: Path) -> Path:
 
 
 def publish(repo: Path, *tables, made=None, lag=DAY, **changes) -> Path:
-    return store.publish(repo, made or generation(), tables, **{"servable_at": [t.as_of + lag for t in tables], "computed_at": day(90), **changes})
+    return store.publish(
+        repo,
+        made or generation(),
+        tables,
+        **{"servable_at": [t.as_of + lag for t in tables], "computed_at": day(90), **changes},
+    )
 
 
 def state(repo: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(repo)): p.read_bytes() for p in sorted((repo / "data").rglob("*")) if p.is_file()}
+    return {
+        str(p.relative_to(repo)): p.read_bytes()
+        for p in sorted((repo / "data").rglob("*"))
+        if p.is_file()
+    }
 
 
 def test_a_publication_says_what_it_holds(repo):
-    """The manifest lists each snapshot with its times, rows, and whether the tokenizer had seen later data."""
-    path = publish(repo, snapshot(day(10), 1), snapshot(day(30), 2, removed=["x"]), made=generation(trained_through=day(20)))
+    """The manifest lists each snapshot with its times, rows, and whether the tokenizer had seen
+    later data.
+    """
+    path = publish(
+        repo,
+        snapshot(day(10), 1),
+        snapshot(day(30), 2, removed=["x"]),
+        made=generation(trained_through=day(20)),
+    )
     first, second = store.published_snapshots(repo, "g1")
-    assert (first.as_of, first.servable_at, first.computed_at, first.hindsight, first.items, first.removed) == (day(10), day(11), day(90), True, 3, 0)
+    assert (
+        first.as_of,
+        first.servable_at,
+        first.computed_at,
+        first.hindsight,
+        first.items,
+        first.removed,
+    ) == (day(10), day(11), day(90), True, 3, 0)
     assert (second.hindsight, second.items, second.removed) == (False, 3, 1)
     assert {p.name for p in path.iterdir()} == {"manifest.json", "packed", "rows"}
     (live,) = store.live_generations(repo)
-    assert (live.id, live.view, live.length, live.codebook_size, live.id_type) == ("g1", "item_sid_g1", 3, 10, "string")
+    assert (live.id, live.view, live.length, live.codebook_size, live.id_type) == (
+        "g1",
+        "item_sid_g1",
+        3,
+        10,
+        "string",
+    )
 
 
 def test_publishing_again_adds_and_replaces_snapshots(repo):
@@ -50,21 +89,26 @@ def test_publishing_again_adds_and_replaces_snapshots(repo):
     publish(repo, snapshot(day(10), 9))
     assert [s.as_of for s in store.published_snapshots(repo, "g1")] == [day(5), day(10), day(20)]
     sid, _, _ = store.published_timeline(repo, "g1").gather(
-        np.array(["a"] * 4), np.array(["2014-01-05", "2014-01-07", "2014-01-12", "2014-02-01"], "datetime64[us]")
+        np.array(["a"] * 4),
+        np.array(["2014-01-05", "2014-01-07", "2014-01-12", "2014-02-01"], "datetime64[us]"),
     )
     assert sid[:, 0].tolist() == [-1, 3, 9, 2]
     assert len(store.live_generations(repo)) == 1
 
 
 def test_two_generations_stay_live(repo):
-    """Publishing another generation keeps the first in the list, in order of first publication apart from the newest."""
+    """Publishing another generation keeps the first in the list, in order of first publication
+    apart from the newest.
+    """
     publish(repo, snapshot(day(10), 1))
     publish(repo, snapshot(day(10), 1, id="g2"), made=generation("g2", codebook="22"))
     assert [g.id for g in store.live_generations(repo)] == ["g1", "g2"]
 
 
 def test_one_id_is_one_codebook(repo):
-    """Codes of another codebook under a published id, or of another generation, are refused and change nothing."""
+    """Codes of another codebook under a published id, or of another generation, are refused and
+    change nothing.
+    """
     publish(repo, snapshot(day(10), 1))
     before = state(repo)
     with pytest.raises(GenerationMismatch, match="publish the new one under its own id"):
@@ -79,10 +123,22 @@ def test_one_id_is_one_codebook(repo):
     [
         ((snapshot(day(10), 1),), {"lag": -DAY}, "before their data ends"),
         ((snapshot(day(10), 1),), {"servable_at": [datetime(2014, 3, 1)]}, "without a time zone"),
-        ((snapshot(day(10), 1),), {"computed_at": datetime(2014, 3, 1)}, "computed_at .* without a time zone"),
+        (
+            (snapshot(day(10), 1),),
+            {"computed_at": datetime(2014, 3, 1)},
+            "computed_at .* without a time zone",
+        ),
         ((snapshot(day(10), 1), snapshot(day(10), 2)), {}, "same as_of"),
-        ((snapshot(day(10), 1), snapshot(day(20), 2)), {"servable_at": [day(40), day(30)]}, "must rise with as_of"),
-        ((snapshot(day(10), 1), snapshot(day(20), 2)), {"servable_at": [day(40), day(40)]}, "must rise with as_of"),
+        (
+            (snapshot(day(10), 1), snapshot(day(20), 2)),
+            {"servable_at": [day(40), day(30)]},
+            "must rise with as_of",
+        ),
+        (
+            (snapshot(day(10), 1), snapshot(day(20), 2)),
+            {"servable_at": [day(40), day(40)]},
+            "must rise with as_of",
+        ),
         ((snapshot(day(10), 1),), {"servable_at": []}, "one time each"),
         ((), {}, "at least one snapshot"),
         ((snapshot(day(10), 1, items=np.array([], str)),), {}, "is empty"),
@@ -97,7 +153,9 @@ def test_contradicting_times_and_empty_snapshots_are_refused(repo, tables, chang
 
 @pytest.mark.parametrize("failing", ["rows", "manifest", "list"])
 def test_a_failed_publish_leaves_the_previous_state(repo, monkeypatch, failing):
-    """A full disk while writing rows, manifest or list: readers see the old publication, and the next publish works."""
+    """A full disk while writing rows, manifest or list: readers see the old publication, and the
+    next publish works.
+    """
     publish(repo, snapshot(day(10), 1))
     before, calls = state(repo), []
 
@@ -105,13 +163,18 @@ def test_a_failed_publish_leaves_the_previous_state(repo, monkeypatch, failing):
         calls.append(arguments)
         raise OSError(28, "No space left on device")
 
-    owner, name = {"rows": (pq, "write_table"), "manifest": (PUBLISH, "seal"), "list": (PUBLISH, "write_live_generations")}[failing]
+    owner, name = {
+        "rows": (pq, "write_table"),
+        "manifest": (PUBLISH, "seal"),
+        "list": (PUBLISH, "write_live_generations"),
+    }[failing]
     with monkeypatch.context() as broken:
         broken.setattr(owner, name, full_disk)
         with pytest.raises(OSError, match="No space left"):
             publish(repo, snapshot(day(20), 2), made=generation())
     assert calls
-    if failing != "list":  # the rows are complete before the list; a list that fails leaves g1 live with all of its rows
+    # the rows are complete before the list; a list that fails leaves g1 live with all of its rows
+    if failing != "list":
         assert state(repo) == before
     assert store.check_repository(repo) == []
     publish(repo, snapshot(day(20), 2))
@@ -119,16 +182,22 @@ def test_a_failed_publish_leaves_the_previous_state(repo, monkeypatch, failing):
 
 
 def test_a_new_generation_is_not_live_before_its_list_entry(repo, monkeypatch):
-    """When the list cannot be written the new generation's rows exist, but nobody is told to read them."""
+    """When the list cannot be written the new generation's rows exist, but nobody is told to read
+    them.
+    """
     publish(repo, snapshot(day(10), 1))
-    monkeypatch.setattr(PUBLISH, "write_live_generations", lambda *_: (_ for _ in ()).throw(OSError(28, "full")))
+    monkeypatch.setattr(
+        PUBLISH, "write_live_generations", lambda *_: (_ for _ in ()).throw(OSError(28, "full"))
+    )
     with pytest.raises(OSError, match="full"):
         publish(repo, snapshot(day(10), 1, id="g2"), made=generation("g2", codebook="22"))
     assert [g.id for g in store.live_generations(repo)] == ["g1"]
 
 
 def test_a_publish_killed_between_its_two_renames_loses_nothing(repo):
-    """The publication that was moved away is put back by the next publish, which then adds to it."""
+    """The publication that was moved away is put back by the next publish, which then adds
+    to it.
+    """
     target = publish(repo, snapshot(day(10), 1))
     target.rename(target.parent / f".{target.name}.old")
     assert "g1 is live, but" in store.check_repository(repo)[0]
@@ -149,14 +218,21 @@ def test_ids_of_two_types_never_meet(repo):
     """Integer items are refused where strings are published: they would never join."""
     publish(repo, snapshot(day(10), 1))
     with pytest.raises(InputError, match="the two would never join"):
-        publish(repo, snapshot(day(10), 1, items=np.arange(3), id="g2"), made=generation("g2", codebook="22"))
+        publish(
+            repo,
+            snapshot(day(10), 1, items=np.arange(3), id="g2"),
+            made=generation("g2", codebook="22"),
+        )
     profile = item_profile(["a"], [day(5)], [0.5])
     with pytest.raises(InputError, match="the two would never join"):
         publish_statistics(repo, item_profile=profile.set_column(0, "item_id", pa.array([1])))
 
 
 def publish_statistics(repo, **changes):
-    tables = {"item_profile": item_profile(["a", "b"], [day(5), day(5)], [0.1, 0.2]), "user_activity": user_activity(["u"], [day(5)])}
+    tables = {
+        "item_profile": item_profile(["a", "b"], [day(5), day(5)], [0.1, 0.2]),
+        "user_activity": user_activity(["u"], [day(5)]),
+    }
     return store.publish_statistics(repo, **{**tables, "resolution": DAY, **changes})
 
 
@@ -164,7 +240,10 @@ def test_statistics_are_replaced_together(repo):
     """Both files stand in one directory that is swapped whole."""
     publish_statistics(repo)
     path = publish_statistics(repo, user_activity=user_activity(["u", "v"], [day(5), day(6)]))
-    assert json.loads((path / "manifest.json").read_text())["rows"] == {"item_profile": 2, "user_activity": 2}
+    assert json.loads((path / "manifest.json").read_text())["rows"] == {
+        "item_profile": 2,
+        "user_activity": 2,
+    }
     assert len(pq.read_table(path / "user_activity.parquet")) == 2
     assert store.check_repository(repo) == []
 
@@ -180,14 +259,23 @@ PROFILE = item_profile(["a", "b"], [day(5), day(5)], [0.1, 0.2])
 @pytest.mark.parametrize(
     ("profile", "words"),
     [
-        (with_column(PROFILE, "event_timestamp", pa.array([datetime(2014, 1, 9)] * 2)), "with a time zone"),
-        (with_column(PROFILE, "event_timestamp", times([day(5), None])), "1 values of 'event_timestamp' are null"),
+        (
+            with_column(PROFILE, "event_timestamp", pa.array([datetime(2014, 1, 9)] * 2)),
+            "with a time zone",
+        ),
+        (
+            with_column(PROFILE, "event_timestamp", times([day(5), None])),
+            "1 values of 'event_timestamp' are null",
+        ),
         (with_column(PROFILE, "item_id", pa.array(["a", None])), "1 values of 'item_id' are null"),
         (with_column(PROFILE, "item_id", pa.array(["a", "a"])), "several rows of one item_id"),
         (with_column(PROFILE, "item_event_count", pa.array([1, None])), "would become floats"),
         (PROFILE.append_column("tags", pa.array([["x"], [None]])), "nulls inside the lists"),
         (PROFILE.append_column("mean", pa.array([0.5, float("nan")])), "would be served as null"),
-        (PROFILE.append_column("means", pa.array([[0.5], [float("nan")]])), "would be served as null"),
+        (
+            PROFILE.append_column("means", pa.array([[0.5], [float("nan")]])),
+            "would be served as null",
+        ),
         (PROFILE.append_column("sum_y", pa.array([1, 2])), "ends with '_y'"),
         (PROFILE.append_column("user_recent_labels", pa.array([1, 2])), "unique across views"),
         (PROFILE.append_column("when", times([day(1)] * 2)), "'when' is of type timestamp"),
@@ -197,15 +285,21 @@ PROFILE = item_profile(["a", "b"], [day(5), day(5)], [0.1, 0.2])
     ],
 )
 def test_statistics_that_feast_would_bend_are_refused(repo, profile, words):
-    """Naive or null times, duplicates, nullable integers, nulls in lists, clashing names, unsupported types: one error each, nothing written."""
+    """Naive or null times, duplicates, nullable integers, nulls in lists, clashing names,
+    unsupported types: one error each, nothing written.
+    """
     with pytest.raises(InputError, match=words):
         publish_statistics(repo, item_profile=profile)
     assert state(repo) == {}
 
 
-@pytest.mark.parametrize(("late", "leaks"), [(timedelta(0), False), (timedelta(microseconds=1), True), (DAY, True)])
+@pytest.mark.parametrize(
+    ("late", "leaks"), [(timedelta(0), False), (timedelta(microseconds=1), True), (DAY, True)]
+)
 def test_a_row_is_valid_only_after_the_events_it_contains(late, leaks):
-    """last_time + resolution <= event_timestamp passes; one microsecond more is a leak, and so is a row stamped at its own event."""
+    """last_time + resolution <= event_timestamp passes; one microsecond more is a leak, and so is a
+    row stamped at its own event.
+    """
     last = int((day(5) - DAY + late).timestamp() * 1_000_000)
     rows = with_column(PROFILE, "item_last_time", pa.array([last, NO_TIME]))
     if leaks:
@@ -216,9 +310,15 @@ def test_a_row_is_valid_only_after_the_events_it_contains(late, leaks):
 
 
 def test_events_before_1970_are_guarded_too():
-    """The guard compares integers, so the sign of a time does not matter, and NO_TIME is no time."""
+    """The guard compares integers, so the sign of a time does not matter, and NO_TIME is no
+    time.
+    """
     moments = [datetime(1950, 1, 2, tzinfo=UTC), datetime(1950, 1, 3, tzinfo=UTC)]
-    rows = with_column(item_profile(["a", "b"], moments, [0, 0]), "item_last_time", pa.array([int((moments[0] - DAY).timestamp()) * 1_000_000, NO_TIME]))
+    rows = with_column(
+        item_profile(["a", "b"], moments, [0, 0]),
+        "item_last_time",
+        pa.array([int((moments[0] - DAY).timestamp()) * 1_000_000, NO_TIME]),
+    )
     store.check_validity(rows, resolution=DAY)
     with pytest.raises(InputError, match="1 rows leak"):
         store.check_validity(rows, resolution=2 * DAY)

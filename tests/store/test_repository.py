@@ -68,7 +68,13 @@ def test_the_dask_store_is_refused_with_a_reason(repo, old, new):
 def test_no_offline_store_means_dask(repo):
     """Leaving the offline store out falls to Feast's default, which is the refused one."""
     path = repo / "feature_store.yaml"
-    path.write_text("\n".join(line for line in path.read_text().splitlines() if "AsofOfflineStore" not in line and "offline_store" not in line))
+    path.write_text(
+        "\n".join(
+            line
+            for line in path.read_text().splitlines()
+            if "AsofOfflineStore" not in line and "offline_store" not in line
+        )
+    )
     assert "Feast's default" in store.check_repository(repo)[0]
 
 
@@ -82,20 +88,27 @@ def test_our_settings_are_validated(repo, block):
 
 
 def test_missing_and_broken_files_are_named(repo, tmp_path):
-    """No yaml, yaml that is none, a missing declaration file, slow materialization: each is one plain sentence."""
+    """No yaml, yaml that is none, a missing declaration file, slow materialization: each is one
+    plain sentence.
+    """
     assert "is missing" in store.check_repository(tmp_path / "nowhere")[0]
     with pytest.raises(ArtifactError, match="create_repository"):
         read_config(tmp_path / "nowhere")
     (repo / "item_sids.py").unlink()
     edit(repo, "pull_latest_features: true", "pull_latest_features: false")
-    assert [p.split()[0] for p in store.check_repository(repo)] == ["materialization.pull_latest_features", "item_sids.py"]
+    assert [p.split()[0] for p in store.check_repository(repo)] == [
+        "materialization.pull_latest_features",
+        "item_sids.py",
+    ]
     (repo / "feature_store.yaml").write_text("a: [")
     assert "is not YAML" in store.check_repository(repo)[0]
 
 
 def test_a_live_generation_without_its_rows_is_found(repo):
     """The doctor opens every publication: a missing one and an altered file are named."""
-    store.publish(repo, generation(), [snapshot(day(10), 1)], servable_at=[day(10)], computed_at=day(30))
+    store.publish(
+        repo, generation(), [snapshot(day(10), 1)], servable_at=[day(10)], computed_at=day(30)
+    )
     assert store.check_repository(repo) == []
     (rows,) = (repo / "data/item_sid_g1/rows").iterdir()
     rows.write_bytes(rows.read_bytes() + b"x")
@@ -105,6 +118,16 @@ def test_a_live_generation_without_its_rows_is_found(repo):
 
 
 def test_publishing_needs_no_feast():
-    """The store package and its file work stay light: importing it brings neither feast nor torch nor pandas."""
-    code = "import adc_features.store, sys; print([m for m in ('feast', 'torch', 'pandas') if m in sys.modules])"
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+    """The store package and its file work stay light: importing it brings neither feast nor torch
+    nor pandas.
+    """
+    code = (
+        "import adc_features.store, sys; print([m for m in ('feast', 'torch', 'pandas') if m in"
+        " sys.modules])"
+    )
+    assert (
+        subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        == "[]\n"
+    )

@@ -33,24 +33,39 @@ def embedded(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("settings", ["postgres", "redis", "delegate"])
-def test_a_repository_on_servers_answers_as_the_embedded_one(variables, embedded, tmp_path, monkeypatch, settings):
+def test_a_repository_on_servers_answers_as_the_embedded_one(
+    variables, embedded, tmp_path, monkeypatch, settings
+):
     """Apply, materialize, look up, join and compare: the codes, the features, the unknown."""
     host, port, user = (variables[f"ADC_POSTGRES_{name}"] for name in ("HOST", "PORT", "USER"))
-    with psycopg.connect(f"host={host} port={port} user={user} dbname={start.DATABASE}", autocommit=True) as connection:
-        connection.execute(f"CREATE DATABASE test_{settings}")  # a registry of its own: Feast keeps versions of views beyond a teardown
+    with psycopg.connect(
+        f"host={host} port={port} user={user} dbname={start.DATABASE}", autocommit=True
+    ) as connection:
+        # a registry of its own: Feast keeps versions of views beyond a teardown
+        connection.execute(f"CREATE DATABASE test_{settings}")
     for name, value in {**variables, "ADC_POSTGRES_DATABASE": f"test_{settings}"}.items():
         monkeypatch.setenv(name, value)
-    text = (SERVERS / f"{settings}.yaml").read_text().replace("project: adc_features", "project: world")
+    text = (
+        (SERVERS / f"{settings}.yaml")
+        .read_text()
+        .replace("project: adc_features", "project: world")
+    )
     (tmp_path / "feature_store.yaml").write_text(text)
     repo = published_world(tmp_path)
     try:
         store.materialize(repo, now=NOW)
         items, users = np.array([*ITEMS, "nobody", "a"]), np.array([*USERS, "nobody", "u", "v"])
         for generation in ("g1", "g2"):
-            assert store.lookup(repo, generation, items).to_arrow().equals(store.lookup(embedded, generation, items).to_arrow())
+            assert (
+                store.lookup(repo, generation, items)
+                .to_arrow()
+                .equals(store.lookup(embedded, generation, items).to_arrow())
+            )
         asked = {"service": "ranker_g1", "item_ids": items, "user_ids": users}
         assert store.online_features(repo, **asked).equals(store.online_features(embedded, **asked))
-        store.require_parity(store.parity(repo, service="ranker_g1", item_ids=items, user_ids=users, now=NOW))
+        store.require_parity(
+            store.parity(repo, service="ranker_g1", item_ids=items, user_ids=users, now=NOW)
+        )
         assert store.registry_problems(repo) == []
     finally:
         store.registry.open_store(repo).teardown()

@@ -124,11 +124,15 @@ def test_a_materialization_stops_at_its_end_with_dates(tmp_path):
     store = repository(tmp_path, parts(tmp_path, table))
     store.materialize(moment(0), moment(10 * DAY))
     assert online(store, 1) == [10.0]
-    found = store.get_historical_features(features=["v:v"], start_date=moment(3 * DAY), end_date=moment(5 * DAY)).to_arrow()
+    found = store.get_historical_features(
+        features=["v:v"], start_date=moment(3 * DAY), end_date=moment(5 * DAY)
+    ).to_arrow()
     assert found["v"].to_pylist() == [3.0, 4.0, 5.0]
 
 
-@pytest.mark.parametrize("times", [pa.array(["1970-01-02"]), pa.array([DAY]), pa.array([1.5]), pa.array([b"x"])])
+@pytest.mark.parametrize(
+    "times", [pa.array(["1970-01-02"]), pa.array([DAY]), pa.array([1.5]), pa.array([b"x"])]
+)
 def test_what_is_no_event_time_is_refused_everywhere(tmp_path, times):
     """Text and numbers: the join, the pull, the range without entity rows, the manifest."""
     store = repository(tmp_path, parts(tmp_path, rows(pa.array([1.0]), days(1))))
@@ -147,7 +151,9 @@ def test_what_is_no_event_time_is_refused_everywhere(tmp_path, times):
         retrieval_manifest([table], table.schema)
 
 
-KINDS = [pa.timestamp(unit, zone) for unit in ("s", "ms", "us", "ns") for zone in (None, "Asia/Tokyo")]
+KINDS = [
+    pa.timestamp(unit, zone) for unit in ("s", "ms", "us", "ns") for zone in (None, "Asia/Tokyo")
+]
 KINDS += [pa.date32(), pa.date64()]
 
 
@@ -164,7 +170,9 @@ def us_of(ticks: int, kind: pa.DataType) -> int:
         return ticks * DAY
     if pa.types.is_date64(kind):
         return ticks * 1_000
-    return {"s": ticks * 1_000_000, "ms": ticks * 1_000, "us": ticks, "ns": ticks // 1_000}[kind.unit]
+    return {"s": ticks * 1_000_000, "ms": ticks * 1_000, "us": ticks, "ns": ticks // 1_000}[
+        kind.unit
+    ]
 
 
 def column_of(ticks: list[int | None], kind: pa.DataType) -> pa.Array:
@@ -172,7 +180,9 @@ def column_of(ticks: list[int | None], kind: pa.DataType) -> pa.Array:
 
 
 near = st.sampled_from([-DAY, 0, DAY, 3 * DAY]).flatmap(
-    lambda base: st.sampled_from([-1_000_001, -1_000, -1, 0, 1, 999, 1_000, 1_000_000]).map(lambda more: base + more)
+    lambda base: st.sampled_from([-1_000_001, -1_000, -1, 0, 1, 999, 1_000, 1_000_000]).map(
+        lambda more: base + more
+    )
 )
 ENDS = [None, datetime(1, 1, 1, tzinfo=UTC), datetime.max.replace(tzinfo=UTC)]
 bounds = st.sampled_from(ENDS) | near.map(moment)
@@ -181,7 +191,9 @@ bounds = st.sampled_from(ENDS) | near.map(moment)
 @settings(max_examples=examples(60), deadline=None)
 @given(st.sampled_from(KINDS), st.lists(st.none() | near, max_size=8), bounds, bounds)
 def test_bounds_are_right_on_every_type(tmp_path_factory, kind, moments, start, end):
-    """Timestamps of every unit, with a zone and without, and dates: a filter keeps what a person would."""
+    """Timestamps of every unit, with a zone and without, and dates: a filter keeps what a person
+    would.
+    """
     ticks = [None if us is None else ticks_of(us, kind) for us in moments]
     column = column_of(ticks, kind)
     path = tmp_path_factory.getbasetemp() / "bounds.parquet"
@@ -282,7 +294,11 @@ def test_a_part_without_its_key_or_time_is_refused(tmp_path):
     """Rows that could never be found are not left out in silence."""
     store = repository(tmp_path, parts(tmp_path, rows(pa.array([1.0]), days(1))))
     for name in ("id", "event_timestamp"):
-        parts(tmp_path, rows(pa.array([1.0]), days(1)), rows(pa.array([2.0]), days(2)).drop_columns(name))
+        parts(
+            tmp_path,
+            rows(pa.array([1.0]), days(1)),
+            rows(pa.array([2.0]), days(2)).drop_columns(name),
+        )
         for read in (lambda: joined(store, [1], [moment(9 * DAY)]), lambda: pulled(store)):
             with pytest.raises(InputError, match=rf"1\.parquet has no column {name}"):
                 read()
@@ -317,12 +333,18 @@ def test_names_of_directories_keep_their_zeros(tmp_path):
     store.materialize(moment(0), moment(9 * DAY))
     assert online(store, "01234", "94110", "1234") == [0.0, 1.0, None]
     written(store, rows(pa.array([5.0]), days(2), pa.array(["03333"])))
-    assert sorted(p.name for p in (tmp_path / "rows").iterdir()) == ["id=01234", "id=03333", "id=94110"]
+    assert sorted(p.name for p in (tmp_path / "rows").iterdir()) == [
+        "id=01234",
+        "id=03333",
+        "id=94110",
+    ]
     assert joined(store, ["03333"], [moment(9 * DAY)]) == [5.0]
 
 
 def test_names_of_directories_are_features_of_the_declared_type(tmp_path):
-    """Text as it stands, also where every name would be a number; numbers where they are declared."""
+    """Text as it stands, also where every name would be a number; numbers where they are
+    declared.
+    """
     name = partitioned(tmp_path, "v", "0042")
     assert joined(repository(tmp_path, name, value="String"), [1], [moment(9 * DAY)]) == ["0042"]
     assert joined(repository(tmp_path, name, value="Int64"), [1], [moment(9 * DAY)]) == [42]
@@ -349,7 +371,9 @@ def test_undeclared_names_of_directories_are_numbers_only_when_nothing_is_lost(t
 )
 @pytest.mark.parametrize("inside", ["", "/0.parquet", "/data", "/day=1", "/day=1/0.parquet"])
 def test_tables_of_other_formats_are_refused(tmp_path, mark, kind, inside):
-    """The table, a file, the data directory or a partition of it: no deleted row is served or added to."""
+    """The table, a file, the data directory or a partition of it: no deleted row is served or added
+    to.
+    """
     table = rows(pa.array([1.0]), days(1))
     parts(tmp_path, table)
     path = tmp_path / ("rows" + inside)
@@ -389,7 +413,9 @@ def files(draw):
     for _ in range(draw(st.integers(1, 3))):
         kind = draw(st.sampled_from(KINDS * 2 + REFUSED))
         held = draw(st.sampled_from([*VALUES * 2, None]))
-        some = st.tuples(st.sampled_from(["1", "2"] if not hive else ["01", "2"]), near, st.integers(0, 9))
+        some = st.tuples(
+            st.sampled_from(["1", "2"] if not hive else ["01", "2"]), near, st.integers(0, 9)
+        )
         lines = draw(st.lists(some, min_size=1, max_size=4))
         if hive:
             lines = [(lines[0][0], us, value) for _, us, value in lines]
@@ -432,9 +458,15 @@ def newest(held: list, key: str, low: int | None, high: int):
 
 
 @settings(max_examples=examples(40), deadline=None)
-@given(files(), st.lists(st.tuples(st.sampled_from(["01", "1", "2"]), near), min_size=1), near, near)
-def test_every_reader_gives_the_answer_found_by_hand_or_refuses(tmp_path_factory, drawn, asked, one, other):
-    """Any time type, any mixture of files, names of directories: join, pulls and writes, or InputError."""
+@given(
+    files(), st.lists(st.tuples(st.sampled_from(["01", "1", "2"]), near), min_size=1), near, near
+)
+def test_every_reader_gives_the_answer_found_by_hand_or_refuses(
+    tmp_path_factory, drawn, asked, one, other
+):
+    """Any time type, any mixture of files, names of directories: join, pulls and writes, or
+    InputError.
+    """
     hive, made = drawn
     folder = tmp_path_factory.mktemp("any")
     held = put(folder, hive, [(UTC_US, pa.float64(), [("2", 0, 1)])])
@@ -459,12 +491,15 @@ def test_every_reader_gives_the_answer_found_by_hand_or_refuses(tmp_path_factory
         return joined(store, list(keys), [moment(us) for us in at])
 
     def write():
-        written(store, rows(pa.array([0.125]), pa.array([moment(9 * DAY)], UTC_US), pa.array(["01"])))
+        written(
+            store, rows(pa.array([0.125]), pa.array([moment(9 * DAY)], UTC_US), pa.array(["01"]))
+        )
         return joined(store, ["01"], [moment(9 * DAY)]) + join()
 
     no_values = all(value is None for _, value, _ in made)
     refused = any(kind in REFUSED for kind, _, _ in made)
-    has_texts = any(value == pa.string() for _, value, _ in made)  # refused where they are read: a range may leave them out
+    # refused where they are read: a range may leave them out
+    has_texts = any(value == pa.string() for _, value, _ in made)
     within = [row for row in held if low <= row[1] <= high]
     wanted = [newest(held, key, None, us) for key, us in asked]
     for read, want in (

@@ -1,4 +1,6 @@
-"""The pieces of the baseline tokenizers, against the libraries that have them and against plain numpy."""
+"""The pieces of the baseline tokenizers, against the libraries that have them and against plain
+numpy.
+"""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -13,12 +15,20 @@ from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import ArtifactError, QualityError
 from adc_features.tokenizer.baselines.additive import AdditiveCodebooks, JointInput
 from adc_features.tokenizer.baselines.guidance import nearest_in_behavior
-from adc_features.tokenizer.baselines.kmeans import balanced_groups, kmeans, nearest, opq_codebooks, residual_codebooks
+from adc_features.tokenizer.baselines.kmeans import (
+    balanced_groups,
+    kmeans,
+    nearest,
+    opq_codebooks,
+    residual_codebooks,
+)
 from adc_features.tokenizer.encode import encode
 from adc_features.tokenizer.fit import RECIPES, fit
 from adc_features.tokenizer.model import Rows
 
-ROWS = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32) @ np.random.default_rng(1).normal(size=(6, 24)).astype(np.float32)
+ROWS = np.random.default_rng(0).normal(size=(400, 6)).astype(np.float32) @ np.random.default_rng(
+    1
+).normal(size=(6, 24)).astype(np.float32)
 SPEC = SidSpec(content={"title": 1}, shared=1, behavior=1, codebook_size=8)
 
 
@@ -38,24 +48,38 @@ def unexplained(rows: np.ndarray, words: np.ndarray) -> float:
 def table(rows: np.ndarray = ROWS) -> EmbeddingTable:
     n = len(rows)
     vectors = {"title": rows, BEHAVIOR: rows[:, ::2].copy()}
-    return EmbeddingTable(np.arange(n), vectors, {m: np.ones(n, bool) for m in vectors}, 1 + np.arange(n) % 40, datetime(2024, 1, 1, tzinfo=UTC))
+    return EmbeddingTable(
+        np.arange(n),
+        vectors,
+        {m: np.ones(n, bool) for m in vectors},
+        1 + np.arange(n) % 40,
+        datetime(2024, 1, 1, tzinfo=UTC),
+    )
 
 
 def test_lookup_is_the_nearest_codeword_to_what_is_left() -> None:
-    """Without building residuals the same codes come out as with them, before and after the table of products is kept."""
+    """Without building residuals the same codes come out as with them, before and after the table
+    of products is kept.
+    """
     words = residual_codebooks(ROWS, 4, 10, kmeans, 0)
     residual, expected = ROWS.copy(), []
     for level in words:
         expected.append(np.square(residual[:, None] - level).sum(-1).argmin(1))
         residual -= level[expected[-1]]
     books = books_of(words)
-    np.testing.assert_array_equal(books.lookup(torch.from_numpy(ROWS)).numpy(), np.stack(expected, axis=1))
+    np.testing.assert_array_equal(
+        books.lookup(torch.from_numpy(ROWS)).numpy(), np.stack(expected, axis=1)
+    )
     books.freeze()
-    np.testing.assert_array_equal(books.lookup(torch.from_numpy(ROWS)).numpy(), np.stack(expected, axis=1))
+    np.testing.assert_array_equal(
+        books.lookup(torch.from_numpy(ROWS)).numpy(), np.stack(expected, axis=1)
+    )
 
 
 def test_lookup_equals_a_residual_quantiser_of_vector_quantize_pytorch() -> None:
-    """On the same codebooks vector-quantize-pytorch's ResidualVQ chooses the same codes and sums the same codewords."""
+    """On the same codebooks vector-quantize-pytorch's ResidualVQ chooses the same codes and sums
+    the same codewords.
+    """
     vq = pytest.importorskip("vector_quantize_pytorch")
     words = residual_codebooks(ROWS, 3, 10, kmeans, 0)
     peer = vq.ResidualVQ(dim=24, num_quantizers=3, codebook_size=10).eval()
@@ -66,19 +90,27 @@ def test_lookup_equals_a_residual_quantiser_of_vector_quantize_pytorch() -> None
     books = books_of(words)
     ours = books.lookup(torch.from_numpy(ROWS))
     assert torch.equal(ours, codes[0])
-    torch.testing.assert_close(books.codeword(ours).sum(1).detach(), summed[0], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(
+        books.codeword(ours).sum(1).detach(), summed[0], atol=1e-4, rtol=1e-4
+    )
 
 
 def test_residual_kmeans_is_as_good_as_faiss() -> None:
-    """At equal levels and codes at most 3 % more is left unexplained than by faiss's own residual k-means."""
+    """At equal levels and codes at most 3 % more is left unexplained than by faiss's own residual
+    k-means.
+    """
     faiss = pytest.importorskip("faiss")
 
     def peer(rows: np.ndarray, codes: int, seed: int) -> np.ndarray:
-        clustering = faiss.Kmeans(rows.shape[1], codes, niter=20, seed=seed + 1, min_points_per_centroid=1)
+        clustering = faiss.Kmeans(
+            rows.shape[1], codes, niter=20, seed=seed + 1, min_points_per_centroid=1
+        )
         clustering.train(rows)
         return clustering.centroids
 
-    assert unexplained(ROWS, residual_codebooks(ROWS, 3, 16, kmeans, 0)) <= 1.03 * unexplained(ROWS, residual_codebooks(ROWS, 3, 16, peer, 0))
+    assert unexplained(ROWS, residual_codebooks(ROWS, 3, 16, kmeans, 0)) <= 1.03 * unexplained(
+        ROWS, residual_codebooks(ROWS, 3, 16, peer, 0)
+    )
 
 
 def test_opq_is_as_good_as_faiss() -> None:
@@ -91,7 +123,10 @@ def test_opq_is_as_good_as_faiss() -> None:
     turned = rotation.apply(ROWS)
     pq = faiss.ProductQuantizer(24, 4, 4)
     pq.train(turned)
-    left = np.square(turned - pq.decode(pq.compute_codes(turned))).sum() / np.square(ROWS - ROWS.mean(0)).sum()
+    left = (
+        np.square(turned - pq.decode(pq.compute_codes(turned))).sum()
+        / np.square(ROWS - ROWS.mean(0)).sum()
+    )
     assert unexplained(ROWS, opq_codebooks(ROWS, 4, 16, 50, 0)) <= 1.03 * left
 
 
@@ -108,18 +143,29 @@ def test_balanced_groups_differ_by_one_row_at_most() -> None:
     rows = np.concatenate([ROWS, ROWS[:3] + 1])
     centroids, group = balanced_groups(rows, 10, 0)
     assert sorted(np.bincount(group)) == [40] * 7 + [41] * 3
-    np.testing.assert_allclose(centroids, np.stack([rows[group == k].mean(0) for k in range(10)]), rtol=1e-5)
+    np.testing.assert_allclose(
+        centroids, np.stack([rows[group == k].mean(0) for k in range(10)]), rtol=1e-5
+    )
 
 
 def test_balanced_codes_are_more_even_than_plain_ones(tmp_path: Path) -> None:
     """On clusters of very different size the balanced first level has the higher entropy."""
     chance = np.random.default_rng(5)
     place = 4 * chance.normal(size=(6, 24))
-    rows = (place[np.minimum(chance.geometric(0.5, 400) - 1, 5)] + chance.normal(size=(400, 24))).astype(np.float32)
+    rows = (
+        place[np.minimum(chance.geometric(0.5, 400) - 1, 5)] + chance.normal(size=(400, 24))
+    ).astype(np.float32)
     entropy = {}
     for name in ("rq_kmeans", "rq_kmeans_balanced"):
         settings = replace(RECIPES[name](), min_utilisation=0.0)
-        generation = fit([table(rows)], SPEC, settings=settings, generation_id="g", directory=tmp_path / name, seed=0)
+        generation = fit(
+            [table(rows)],
+            SPEC,
+            settings=settings,
+            generation_id="g",
+            directory=tmp_path / name,
+            seed=0,
+        )
         entropy[name] = generation.quality["codebooks"][0]["entropy"]
     assert entropy["rq_kmeans_balanced"] > entropy["rq_kmeans"]
 
@@ -129,7 +175,14 @@ def test_every_modality_counts_alike_and_an_absent_one_is_its_mean() -> None:
     wide, narrow = torch.randn(200, 64), torch.randn(200, 4)
     joint = JointInput({"wide": 64, BEHAVIOR: 4}, cutoffs=1)
     present = {"wide": torch.ones(200, dtype=torch.bool), BEHAVIOR: torch.arange(200) != 7}
-    out = joint(Rows({"wide": wide, BEHAVIOR: narrow}, present, torch.ones(200), torch.zeros(200, dtype=torch.int64)))
+    out = joint(
+        Rows(
+            {"wide": wide, BEHAVIOR: narrow},
+            present,
+            torch.ones(200),
+            torch.zeros(200, dtype=torch.int64),
+        )
+    )
     assert float(out[:, :64].square().sum(1).mean()) == pytest.approx(1, abs=0.1)
     assert float(out[:, 64:].square().sum(1).mean()) == pytest.approx(1, abs=0.2)
     assert (out[7, 64:] == 0).all()
@@ -139,20 +192,34 @@ def test_every_modality_counts_alike_and_an_absent_one_is_its_mean() -> None:
 def test_the_nearest_item_is_of_the_same_cutoff_and_warm() -> None:
     """The same item at another cut-off, a cold item and the item itself are no neighbours."""
     behavior = torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.9, 0.1], [1.0, 0.01], [0.0, 1.0]])
-    neighbour, has = nearest_in_behavior(behavior, torch.tensor([True, True, True, False, True]), torch.tensor([0, 1, 0, 0, 1]))
+    neighbour, has = nearest_in_behavior(
+        behavior, torch.tensor([True, True, True, False, True]), torch.tensor([0, 1, 0, 0, 1])
+    )
     assert has.tolist() == [True, True, True, False, True]
     assert neighbour[has].tolist() == [2, 4, 0, 1]
 
 
 @pytest.mark.parametrize("name", ["letter", "das"])
 def test_behaviour_teaches_content_codes(name: str, tmp_path: Path) -> None:
-    """Where content shows the groups of behaviour only faintly, codes that behaviour taught tell them apart; the same without teaching do not."""
+    """Where content shows the groups of behaviour only faintly, codes that behaviour taught tell
+    them apart; the same without teaching do not.
+    """
     chance = np.random.default_rng(2)
     seen, unseen = chance.integers(0, 4, 600), chance.integers(0, 4, 600)
-    title = chance.normal(size=(4, 16))[unseen] + 0.5 * chance.normal(size=(4, 16))[seen] + 0.2 * chance.normal(size=(600, 16))
+    title = (
+        chance.normal(size=(4, 16))[unseen]
+        + 0.5 * chance.normal(size=(4, 16))[seen]
+        + 0.2 * chance.normal(size=(600, 16))
+    )
     taste = chance.normal(size=(4, 8))[seen] + 0.1 * chance.normal(size=(600, 8))
     vectors = {"title": title.astype(np.float32), BEHAVIOR: taste.astype(np.float32)}
-    data = EmbeddingTable(np.arange(600), vectors, {m: np.ones(600, bool) for m in vectors}, chance.integers(1, 50, 600), datetime(2024, 1, 1, tzinfo=UTC))
+    data = EmbeddingTable(
+        np.arange(600),
+        vectors,
+        {m: np.ones(600, bool) for m in vectors},
+        chance.integers(1, 50, 600),
+        datetime(2024, 1, 1, tzinfo=UTC),
+    )
     spec = SidSpec(content={"title": 1}, shared=0, behavior=1, codebook_size=4)
     tiny = {
         "steps": 120,
@@ -167,17 +234,35 @@ def test_behaviour_teaches_content_codes(name: str, tmp_path: Path) -> None:
     taught = replace(RECIPES[name](), **tiny, guidance_weight=5.0)
     purity = []
     for settings in (taught, replace(taught, guidance_weight=0.0)):
-        generation = fit([data], spec, settings=settings, generation_id="g", directory=tmp_path / str(settings.guidance_weight), seed=0)
+        generation = fit(
+            [data],
+            spec,
+            settings=settings,
+            generation_id="g",
+            directory=tmp_path / str(settings.guidance_weight),
+            seed=0,
+        )
         first = encode(data, generation).sid[:, 0]
         purity.append(sum(np.bincount(seen[first == k]).max() for k in np.unique(first)) / 600)
     assert purity[0] > purity[1] + 0.2
 
 
 def test_unisid_keeps_its_codes_in_use(tmp_path: Path) -> None:
-    """Nothing but the evenness of choices holds its 64 codes apart: every position uses over half of them."""
+    """Nothing but the evenness of choices holds its 64 codes apart: every position uses over half
+    of them.
+    """
     rows = np.random.default_rng(4).normal(size=(1_000, 24)).astype(np.float32)
-    settings = replace(RECIPES["unisid"](), steps=150, batch=200, hidden=(32,), trunk=64, learning_rate=5e-3)
-    generation = fit([table(rows)], replace(SPEC, codebook_size=64), settings=settings, generation_id="g", directory=tmp_path / "g", seed=0)
+    settings = replace(
+        RECIPES["unisid"](), steps=150, batch=200, hidden=(32,), trunk=64, learning_rate=5e-3
+    )
+    generation = fit(
+        [table(rows)],
+        replace(SPEC, codebook_size=64),
+        settings=settings,
+        generation_id="g",
+        directory=tmp_path / "g",
+        seed=0,
+    )
     assert min(book["utilisation"] for book in generation.quality["codebooks"]) > 0.5
 
 
@@ -188,10 +273,23 @@ def test_positions_are_dealt_out_over_modalities(tmp_path: Path) -> None:
     data = replace(
         whole,
         present={**whole.present, BEHAVIOR: warm},
-        vectors={**whole.vectors, BEHAVIOR: np.where(warm[:, None], whole.vectors[BEHAVIOR], 0).astype(np.float32)},
+        vectors={
+            **whole.vectors,
+            BEHAVIOR: np.where(warm[:, None], whole.vectors[BEHAVIOR], 0).astype(np.float32),
+        },
     )
-    settings = replace(RECIPES["mm_rq_vae"](), steps=20, warmup_steps=5, batch=64, hidden=(16,), latent=16, min_utilisation=0.0)
-    generation = fit([data], SPEC, settings=settings, generation_id="g", directory=tmp_path / "g", seed=0)
+    settings = replace(
+        RECIPES["mm_rq_vae"](),
+        steps=20,
+        warmup_steps=5,
+        batch=64,
+        hidden=(16,),
+        latent=16,
+        min_utilisation=0.0,
+    )
+    generation = fit(
+        [data], SPEC, settings=settings, generation_id="g", directory=tmp_path / "g", seed=0
+    )
     assert [p.name for p in generation.spec.positions] == ["title", "title", BEHAVIOR]
     assert (encode(data, generation).sid[0] >= 0).tolist() == [True, True, False]
 
@@ -199,13 +297,29 @@ def test_positions_are_dealt_out_over_modalities(tmp_path: Path) -> None:
 def test_a_collapsed_tokenizer_is_refused(tmp_path: Path) -> None:
     """Codebooks with idle codes fail the same gate as ADC-SID's and nothing is written."""
     with pytest.raises(QualityError, match="dead"):
-        fit([table()], SPEC, settings=replace(RECIPES["rq_kmeans"](), min_utilisation=1.1), generation_id="g", directory=tmp_path / "g", seed=0)
+        fit(
+            [table()],
+            SPEC,
+            settings=replace(RECIPES["rq_kmeans"](), min_utilisation=1.1),
+            generation_id="g",
+            directory=tmp_path / "g",
+            seed=0,
+        )
     assert not list(tmp_path.iterdir())
 
 
 def test_weights_that_another_tokenizer_wrote_are_refused(tmp_path: Path) -> None:
-    """A manifest that names a tokenizer which its settings do not know, or nobody knows, is not encoded with."""
-    generation = fit([table()], SPEC, settings=replace(RECIPES["opq"](), min_utilisation=0.0), generation_id="g", directory=tmp_path / "g", seed=0)
+    """A manifest that names a tokenizer which its settings do not know, or nobody knows, is not
+    encoded with.
+    """
+    generation = fit(
+        [table()],
+        SPEC,
+        settings=replace(RECIPES["opq"](), min_utilisation=0.0),
+        generation_id="g",
+        directory=tmp_path / "g",
+        seed=0,
+    )
     for name in ("letter", "unheard_of"):
         with pytest.raises(ArtifactError, match=name):
             encode(table(), replace(generation, tokenizer=name))
@@ -214,4 +328,6 @@ def test_weights_that_another_tokenizer_wrote_are_refused(tmp_path: Path) -> Non
 def test_nearest_is_brute_force() -> None:
     """The blocked product finds what the full distance matrix finds."""
     centroids = ROWS[:9]
-    np.testing.assert_array_equal(nearest(ROWS, centroids), np.square(ROWS[:, None] - centroids).sum(-1).argmin(1))
+    np.testing.assert_array_equal(
+        nearest(ROWS, centroids), np.square(ROWS[:, None] - centroids).sum(-1).argmin(1)
+    )

@@ -22,7 +22,9 @@ WIDTHS = {"title": 5, "image": 3, BEHAVIOR: 4}
 
 def model(**changes: object) -> AdcModel:
     torch.manual_seed(0)
-    return AdcModel(SPEC, WIDTHS, replace(adc(), hidden=16, latent=16, aligned=16, **changes), cutoffs=1)
+    return AdcModel(
+        SPEC, WIDTHS, replace(adc(), hidden=16, latent=16, aligned=16, **changes), cutoffs=1
+    )
 
 
 def rows(n: int = 16) -> Rows:
@@ -30,7 +32,12 @@ def rows(n: int = 16) -> Rows:
     present = {m: torch.ones(n, dtype=torch.bool) for m in WIDTHS}
     present[BEHAVIOR] = torch.arange(n) >= 3
     x = torch.rand(n, generator=chance) * present[BEHAVIOR]
-    return Rows({m: torch.randn(n, d, generator=chance) for m, d in WIDTHS.items()}, present, x, torch.zeros(n, dtype=torch.int64))
+    return Rows(
+        {m: torch.randn(n, d, generator=chance) for m, d in WIDTHS.items()},
+        present,
+        x,
+        torch.zeros(n, dtype=torch.int64),
+    )
 
 
 def test_alignment_is_full_for_the_most_reliable_item() -> None:
@@ -57,16 +64,27 @@ def test_info_nce_equals_its_definition() -> None:
     a, b = torch.randn(5, 3, generator=chance), torch.randn(5, 3, generator=chance)
     known = torch.tensor([True, True, False, True, True])
     sim = torch.nn.functional.cosine_similarity(a[:, None], b[None], dim=-1) / 0.07
-    expected = [-math.log(math.exp(sim[j, j]) / sum(math.exp(sim[j, i]) for i in range(5) if known[i])) if known[j] else 0 for j in range(5)]
+    expected = [
+        (
+            -math.log(math.exp(sim[j, j]) / sum(math.exp(sim[j, i]) for i in range(5) if known[i]))
+            if known[j]
+            else 0
+        )
+        for j in range(5)
+    ]
     assert info_nce(a, b, known, temperature=0.07).tolist() == pytest.approx(expected, abs=1e-4)
 
 
 def test_unreliable_items_weigh_less_as_negatives_when_asked() -> None:
     """A candidate of weight 0 is out of the denominator; the partner itself stays."""
     a, known = torch.eye(3), torch.ones(3, dtype=torch.bool)
-    weighted = info_nce(a, a, known, temperature=1.0, candidate_weight=torch.tensor([1.0, 1.0, 0.0]))
+    weighted = info_nce(
+        a, a, known, temperature=1.0, candidate_weight=torch.tensor([1.0, 1.0, 0.0])
+    )
     two = 1 + math.exp(-1)
-    assert weighted.tolist() == pytest.approx([math.log(two), math.log(two), math.log(1 + 2 * math.exp(-1))], abs=1e-5)
+    assert weighted.tolist() == pytest.approx(
+        [math.log(two), math.log(two), math.log(1 + 2 * math.exp(-1))], abs=1e-5
+    )
 
 
 def test_alignment_weight_acts_inside_the_mean() -> None:
@@ -74,7 +92,14 @@ def test_alignment_weight_acts_inside_the_mean() -> None:
     chance = torch.Generator().manual_seed(0)
     h = {m: torch.randn(4, 3, generator=chance) for m in ("title", BEHAVIOR)}
     known, w = torch.ones(4, dtype=torch.bool), torch.tensor([1.0, 0.0, 0.5, 0.0])
-    loss = alignment_loss(h, dict.fromkeys(h, known), w, temperature=0.1, stopgrad_behavior=False, denoise_negatives=False)
+    loss = alignment_loss(
+        h,
+        dict.fromkeys(h, known),
+        w,
+        temperature=0.1,
+        stopgrad_behavior=False,
+        denoise_negatives=False,
+    )
     per_item = info_nce(h["title"], h[BEHAVIOR], known, temperature=0.1)
     assert float(loss) == pytest.approx(float((per_item[0] + 0.5 * per_item[2]) / 4), rel=1e-5)
 
@@ -84,7 +109,14 @@ def test_alignment_gradients_stop_at_behaviour_when_asked() -> None:
     for stop in (False, True):
         h = {m: torch.randn(4, 3, requires_grad=True) for m in ("title", BEHAVIOR)}
         known = dict.fromkeys(h, torch.ones(4, dtype=torch.bool))
-        alignment_loss(h, known, torch.ones(4), temperature=0.1, stopgrad_behavior=stop, denoise_negatives=False).backward()
+        alignment_loss(
+            h,
+            known,
+            torch.ones(4),
+            temperature=0.1,
+            stopgrad_behavior=stop,
+            denoise_negatives=False,
+        ).backward()
         assert (h[BEHAVIOR].grad is None) == stop
         assert h["title"].grad is not None
 
@@ -99,7 +131,9 @@ def test_a_code_is_the_nearest_direction() -> None:
 
 
 def test_a_held_code_is_given_up_only_for_a_clearly_nearer_one() -> None:
-    """Cosines with the two codewords are 0.6 and 0.8: a lead of 0.2 beats a margin of 0.19, not one of 0.21; without a code held the nearest counts."""
+    """Cosines with the two codewords are 0.6 and 0.8: a lead of 0.2 beats a margin of 0.19, not one
+    of 0.21; without a code held the nearest counts.
+    """
     books = Codebooks(1, 2, 2)
     books.codewords.data = torch.eye(2)[None]
     latents = torch.tensor([[[0.6, 0.8]]]).expand(3, 1, 2)
@@ -111,7 +145,9 @@ def test_a_held_code_is_given_up_only_for_a_clearly_nearer_one() -> None:
 def test_kmeans_finds_separate_directions() -> None:
     """Four tight bundles of directions become the four codewords."""
     bundle = torch.nn.functional.normalize(
-        torch.eye(4).repeat_interleave(25, 0) + 0.01 * torch.randn(100, 4, generator=torch.Generator().manual_seed(0)), dim=-1
+        torch.eye(4).repeat_interleave(25, 0)
+        + 0.01 * torch.randn(100, 4, generator=torch.Generator().manual_seed(0)),
+        dim=-1,
     )
     words = spherical_kmeans(bundle, 4, chance=torch.Generator().manual_seed(2))
     assert sorted((bundle @ words.T).argmax(1).bincount(minlength=4).tolist()) == [25, 25, 25, 25]
@@ -123,14 +159,24 @@ def test_unused_codes_move_to_crowded_places() -> None:
     books.codewords.data = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
     latent = torch.nn.functional.normalize(torch.tensor([[[1.0, 0.5]], [[1.0, -0.5]]]), dim=-1)
     known, codes = torch.ones(2, 1, dtype=torch.bool), books.lookup(latent)
-    moved = revive(books.codewords, torch.tensor([[50, 0]]), latent, codes, known, share=0.01, chance=torch.Generator().manual_seed(0))
+    moved = revive(
+        books.codewords,
+        torch.tensor([[50, 0]]),
+        latent,
+        codes,
+        known,
+        share=0.01,
+        chance=torch.Generator().manual_seed(0),
+    )
     assert moved == 1
     assert books.codewords[0, 0].tolist() == [1, 0]
     assert any(torch.equal(books.codewords[0, 1], row) for row in latent[:, 0])
 
 
 def test_moving_average_follows_assigned_latents() -> None:
-    """Under EMA a codeword turns towards the mean direction of its latents; one without latents stays."""
+    """Under EMA a codeword turns towards the mean direction of its latents; one without latents
+    stays.
+    """
     books = Codebooks(1, 2, 2)
     books.codewords.data = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
     latent, codes = torch.tensor([[[0.8, 0.6]]]), torch.tensor([[0]])
@@ -140,12 +186,17 @@ def test_moving_average_follows_assigned_latents() -> None:
 
 
 def test_even_use_of_codes_is_balanced() -> None:
-    """The imbalance is about 0 when codes are used alike and near ln 2 when one of two takes everything."""
+    """The imbalance is about 0 when codes are used alike and near ln 2 when one of two takes
+    everything.
+    """
     books = Codebooks(1, 2, 2)
     books.codewords.data = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])
     books.requires_grad_(False)
     known = torch.ones(2, 1, dtype=torch.bool)
-    even, uneven = torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]]), torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]])
+    even, uneven = (
+        torch.tensor([[[1.0, 0.0]], [[-1.0, 0.0]]]),
+        torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]]),
+    )
     assert float(books.imbalance(even, known)) == pytest.approx(0, abs=1e-4)
     assert float(books.imbalance(uneven, known)) == pytest.approx(math.log(2), abs=1e-3)
 
@@ -165,13 +216,21 @@ def test_exported_weights_are_relative_to_the_usual_weight() -> None:
     """R over its mean where active, at most 4."""
     gate = BehaviorGate(4, 2, hidden=8, scale="linear", alpha=20.0, beta=4.0)
     gate.normaliser.copy_(torch.tensor([0.5, 2.0]))
-    assert gate.normalised(torch.tensor([[0.5, 1.0], [9.0, 0.0]])).tolist() == [[1.0, 0.5], [4.0, 0.0]]
+    assert gate.normalised(torch.tensor([[0.5, 1.0], [9.0, 0.0]])).tolist() == [
+        [1.0, 0.5],
+        [4.0, 0.0],
+    ]
 
 
 def test_the_gate_follows_its_target_share_and_level() -> None:
-    """All the way there, each of 3 experts is active on half of the rows when 1.5 are wanted, and R is 1 on average where active."""
+    """All the way there, each of 3 experts is active on half of the rows when 1.5 are wanted, and R
+    is 1 on average where active.
+    """
     gate = BehaviorGate(4, 3, hidden=8, scale="linear", alpha=20.0, beta=4.0)
-    behavior, known = torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)), torch.ones(1000, dtype=torch.bool)
+    behavior, known = (
+        torch.randn(1000, 4, generator=torch.Generator().manual_seed(0)),
+        torch.ones(1000, dtype=torch.bool),
+    )
     gate.follow(behavior, torch.full((1000,), 0.3), known, target=1.5, pace=1.0)
     weight = gate(behavior, torch.full((1000,), 0.3), known).detach()
     assert (weight > 0).float().mean(0).tolist() == pytest.approx([0.5] * 3, abs=0.002)
@@ -179,7 +238,9 @@ def test_the_gate_follows_its_target_share_and_level() -> None:
 
 
 def test_sparsity_controller_is_remoes_feedback() -> None:
-    """Eq. 23 on two rows by hand; lambda times 1.2 while too many experts are active, over 1.2 when too few."""
+    """Eq. 23 on two rows by hand; lambda times 1.2 while too many experts are active, over 1.2 when
+    too few.
+    """
     control = SparsityController(experts=2, target=1.0, strength=0.5)
     gate, known = torch.tensor([[1.0, 2.0], [3.0, 0.0]]), torch.ones(2, dtype=torch.bool)
     # f = 2 / (1 * 2) * (2, 1) = (2, 1); mean R = (2, 1); 0.5 * (2 * 2 + 1 * 1)
@@ -192,7 +253,9 @@ def test_sparsity_controller_is_remoes_feedback() -> None:
 
 
 def test_codebooks_receive_gradients() -> None:
-    """The loss moves the codewords; Eq. 14 as printed would leave them where they started (methods A3)."""
+    """The loss moves the codewords; Eq. 14 as printed would leave them where they started (methods
+    A3).
+    """
     for changes, learns in (({}, True), ({"vq_weight": 0.0, "balance_weight": 0.0}, False)):
         network, batch = model(**changes), rows()
         encoded = network.encode(batch)
@@ -203,7 +266,9 @@ def test_codebooks_receive_gradients() -> None:
 
 
 def test_scaling_an_expert_changes_nothing() -> None:
-    """Ten times an expert's last layer gives the same codes, weights and reconstruction: weights keep their meaning (methods A9)."""
+    """Ten times an expert's last layer gives the same codes, weights and reconstruction: weights
+    keep their meaning (methods A9).
+    """
     network, batch = model(), rows()
     before = network.encode(batch)
     last = network.experts.experts[-1][-1]
@@ -211,35 +276,47 @@ def test_scaling_an_expert_changes_nothing() -> None:
         last.weight *= 10
         last.bias *= 10
     after = network.encode(batch)
-    assert torch.equal(network.codebooks.lookup(before.latent_BPD), network.codebooks.lookup(after.latent_BPD))
+    assert torch.equal(
+        network.codebooks.lookup(before.latent_BPD), network.codebooks.lookup(after.latent_BPD)
+    )
     assert torch.equal(before.weight_BP, after.weight_BP)
     assert torch.allclose(before.latent_BPD, after.latent_BPD, atol=1e-6)
 
 
 def test_content_gates_share_one_weight() -> None:
-    """Two title experts share weight 1 by softmax, the single image expert has it whole, shared codes weigh 1."""
+    """Two title experts share weight 1 by softmax, the single image expert has it whole, shared
+    codes weigh 1.
+    """
     weight = model().encode(rows()).weight_BP
     assert torch.allclose(weight[:, 1:3].sum(1), torch.ones(16))
     assert (weight[:, [0, 3]] == 1).all()
 
 
 def test_optional_terms_of_mmq_join_the_loss() -> None:
-    """Orthogonality and auxiliary reconstruction are off unless weighted, and finite then (methods A6)."""
+    """Orthogonality and auxiliary reconstruction are off unless weighted, and finite then (methods
+    A6).
+    """
     network, batch = model(orthogonality_weight=0.1, auxiliary_weight=1.0), rows()
     terms = network.loss(batch, network.encode(batch), None, None)
     assert {"orthogonality", "auxiliary"} <= set(terms)
     assert all(torch.isfinite(t) for t in terms.values())
     plain = model()
-    assert not {"orthogonality", "auxiliary"} & set(plain.loss(batch, plain.encode(batch), None, None))
+    assert not {"orthogonality", "auxiliary"} & set(
+        plain.loss(batch, plain.encode(batch), None, None)
+    )
 
 
 def test_a_batch_without_any_behaviour_still_has_a_loss() -> None:
     """A batch of cold items only trains content, without NaN."""
     network, batch = model(), rows()
-    batch = batch._replace(present={**batch.present, BEHAVIOR: torch.zeros(16, dtype=torch.bool)}, x=torch.zeros(16))
+    batch = batch._replace(
+        present={**batch.present, BEHAVIOR: torch.zeros(16, dtype=torch.bool)}, x=torch.zeros(16)
+    )
     encoded = network.encode(batch)
     words = network.codebooks.codeword(network.codebooks.lookup(encoded.latent_BPD))
-    total = torch.stack(list(network.loss(batch, encoded, words, SparsityController(3, 1.5)).values())).sum()
+    total = torch.stack(
+        list(network.loss(batch, encoded, words, SparsityController(3, 1.5)).values())
+    ).sum()
     total.backward()
     assert torch.isfinite(total)
     assert all(p.grad is None or torch.isfinite(p.grad).all() for p in network.parameters())
@@ -256,7 +333,13 @@ def test_settings_that_cannot_train_are_refused() -> None:
 
 def test_a_unit_gate_does_not_see_a_vectors_length() -> None:
     """At unit length a vector ten times as long weighs the same; as it is, it does not."""
-    behavior, x, present = torch.randn(50, 16, generator=torch.Generator().manual_seed(0)), torch.ones(50), torch.ones(50, dtype=torch.bool)
+    behavior, x, present = (
+        torch.randn(50, 16, generator=torch.Generator().manual_seed(0)),
+        torch.ones(50),
+        torch.ones(50, dtype=torch.bool),
+    )
     for reads in ("unit", "raw"):
         gate = BehaviorGate(16, 2, hidden=16, scale="linear", alpha=1.0, beta=1.0, reads=reads)
-        assert torch.allclose(gate(behavior, x, present), gate(10 * behavior, x, present), atol=1e-5) == (reads == "unit")
+        assert torch.allclose(
+            gate(behavior, x, present), gate(10 * behavior, x, present), atol=1e-5
+        ) == (reads == "unit")

@@ -34,10 +34,15 @@ def test_every_recipe_trains_and_scores(name, parts):
 
 
 def test_shuffled_labels_cannot_be_ranked():
-    """The leakage canary: where labels are coin flips, and statistics hold them, AUC is 0.5 within its interval."""
+    """The leakage canary: where labels are coin flips, and statistics hold them, AUC is 0.5 within
+    its interval.
+    """
     whole = frame(interactions(5000, seed=2, informative=False))
     rows, later = whole.between(None, day(80)), whole.between(day(80), None)
-    scores = {name: train(rows, name, sources=sources(), seeds=(0, 1)).predict(later, sources()) for name in ("codes_weights", "xgboost_codes_weights")}
+    scores = {
+        name: train(rows, name, sources=sources(), seeds=(0, 1)).predict(later, sources())
+        for name in ("codes_weights", "xgboost_codes_weights")
+    }
     facts = evaluate(scores, later, trained_on=rows)
     for name in scores:
         auc = facts["recipes"][name]["auc"]
@@ -62,15 +67,23 @@ def test_a_saved_ranker_scores_the_same_and_knows_its_generation(parts, tmp_path
 
 
 def test_metrics_take_the_shape_that_other_tools_read(parts):
-    """recipes.<name>.<metric>.{mean,low,high}, paired differences where both are there, JSON without NaN."""
+    """recipes.<name>.<metric>.{mean,low,high}, paired differences where both are there, JSON
+    without NaN.
+    """
     rows, later = parts
     rng = np.random.default_rng(0)
     scores = {name: rng.random((2, len(later))) for name in ("no_sid", "codes", "codes_weights")}
     facts = evaluate(scores, later, trained_on=rows, draws=20)
-    assert set(facts["paired"]) == {"codes_minus_no_sid", "codes_weights_minus_no_sid", "codes_weights_minus_codes"}
+    assert set(facts["paired"]) == {
+        "codes_minus_no_sid",
+        "codes_weights_minus_no_sid",
+        "codes_weights_minus_codes",
+    }
     for metric in ("auc", "gauc", "logloss", "tail_auc", "calibration"):
         assert set(facts["recipes"]["codes"][metric]) == {"mean", "low", "high"}
-    difference = facts["recipes"]["codes"]["auc"]["mean"] - facts["recipes"]["no_sid"]["auc"]["mean"]
+    difference = (
+        facts["recipes"]["codes"]["auc"]["mean"] - facts["recipes"]["no_sid"]["auc"]["mean"]
+    )
     assert facts["paired"]["codes_minus_no_sid"]["auc"]["mean"] == pytest.approx(difference)
     assert sum(part["rows"] for part in facts["recipes"]["codes"]["slices"].values()) == len(later)
     assert json.loads(json_text(facts))["rows"] == len(later)
@@ -79,6 +92,12 @@ def test_metrics_take_the_shape_that_other_tools_read(parts):
 def test_labels_of_one_class_are_refused(parts):
     """A label column that never says no cannot train a ranker."""
     rows, _ = parts
-    ones = rows.table.set_column(rows.table.column_names.index("label"), "label", pa.array(np.ones(len(rows), np.float32)))
+    ones = rows.table.set_column(
+        rows.table.column_names.index("label"), "label", pa.array(np.ones(len(rows), np.float32))
+    )
     with pytest.raises(InputError, match="both 0 and 1"):
-        train(type(rows)(ones, rows.generation, rows.codebook_size, rows.resolution), "no_sid", sources=sources())
+        train(
+            type(rows)(ones, rows.generation, rows.codebook_size, rows.resolution),
+            "no_sid",
+            sources=sources(),
+        )

@@ -1,4 +1,6 @@
-"""A Feast repository for the tests of online stores: one view with every value type, one with two join keys, one without any."""
+"""A Feast repository for the tests of online stores: one view with every value type, one with two
+join keys, one without any.
+"""
 
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -50,11 +52,28 @@ item = feast.Entity(name="item", join_keys=["item_id"], value_type=feast.ValueTy
 user = feast.Entity(name="user", join_keys=["user_id"], value_type=feast.ValueType.STRING)
 
 
-def view(name: str, entities: list[feast.Entity], fields: dict[str, Any], path: Path, *, ttl: timedelta = timedelta(0), **options: Any) -> feast.FeatureView:
+def view(
+    name: str,
+    entities: list[feast.Entity],
+    fields: dict[str, Any],
+    path: Path,
+    *,
+    ttl: timedelta = timedelta(0),
+    **options: Any,
+) -> feast.FeatureView:
     keys = {"item": ("item_id", types.Int64), "user": ("user_id", types.String)}
-    schema = [feast.Field(name=keys[e.name][0], dtype=keys[e.name][1]) for e in entities] + [feast.Field(name=n, dtype=t) for n, t in fields.items()]
-    source = feast.FileSource(name=f"{name}_source", path=str(path), timestamp_field="event_timestamp", created_timestamp_column="created")
-    return feast.FeatureView(name=name, entities=entities, schema=schema, source=source, ttl=ttl, **options)
+    schema = [feast.Field(name=keys[e.name][0], dtype=keys[e.name][1]) for e in entities] + [
+        feast.Field(name=n, dtype=t) for n, t in fields.items()
+    ]
+    source = feast.FileSource(
+        name=f"{name}_source",
+        path=str(path),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created",
+    )
+    return feast.FeatureView(
+        name=name, entities=entities, schema=schema, source=source, ttl=ttl, **options
+    )
 
 
 def store(
@@ -66,7 +85,11 @@ def store(
     engine: dict[str, Any] | None = None,
     offline_store: dict[str, Any] | None = None,
 ) -> feast.FeatureStore:
-    registry = {"registry_type": "sql", "path": f"sqlite:///{directory}/registry.db", "enable_online_feature_view_versioning": versions}
+    registry = {
+        "registry_type": "sql",
+        "path": f"sqlite:///{directory}/registry.db",
+        "enable_online_feature_view_versioning": versions,
+    }
     config = feast.RepoConfig(
         project=project,
         provider="local",
@@ -82,12 +105,25 @@ def store(
 
 
 def world(directory: Path, online: dict[str, Any], **options: Any) -> feast.FeatureStore:
-    """Views `everything` (item), `pair` (item and user), `total` (no entity), `brief` (ttl of an hour), `doubled` (on demand); applied."""
+    """Views `everything` (item), `pair` (item and user), `total` (no entity), `brief` (ttl of an
+    hour), `doubled` (on demand); applied.
+    """
     path = directory / "rows.parquet"
-    columns = {"item_id": [1], "user_id": ["u"], "n": [1], "event_timestamp": [NOW], "created": [NOW]}
+    columns = {
+        "item_id": [1],
+        "user_id": ["u"],
+        "n": [1],
+        "event_timestamp": [NOW],
+        "created": [NOW],
+    }
     pd.DataFrame(columns).to_parquet(path)
-    everything = view("everything", [item], {name: kind for name, (kind, _) in VALUES.items()}, path)
-    pair, brief = view("pair", [item, user], {"n": types.Int64}, path), view("brief", [item], {"m": types.Int64}, path, ttl=HOUR)
+    everything = view(
+        "everything", [item], {name: kind for name, (kind, _) in VALUES.items()}, path
+    )
+    pair, brief = (
+        view("pair", [item, user], {"n": types.Int64}, path),
+        view("brief", [item], {"m": types.Int64}, path, ttl=HOUR),
+    )
     total = view("total", [], {"sum": types.Int64}, path)
 
     @on_demand_feature_view(sources=[pair], schema=[feast.Field(name="twice", dtype=types.Int64)])

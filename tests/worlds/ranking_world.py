@@ -1,4 +1,6 @@
-"""A small world whose truth is known: items in groups, codes that name the group, labels that follow it or do not."""
+"""A small world whose truth is known: items in groups, codes that name the group, labels that
+follow it or do not.
+"""
 
 from datetime import UTC, datetime, timedelta
 
@@ -29,16 +31,26 @@ def group_of(item: np.ndarray) -> np.ndarray:
 
 def catalogue() -> pa.Table:
     names = [f"i{n:02d}" for n in range(ITEMS)]
-    return pa.table({"item_id": names, "brand": [f"b{n % 7}" for n in range(ITEMS)], "category": [f"c{n % 5}" for n in range(ITEMS)]})
+    return pa.table(
+        {
+            "item_id": names,
+            "brand": [f"b{n % 7}" for n in range(ITEMS)],
+            "category": [f"c{n % 5}" for n in range(ITEMS)],
+        }
+    )
 
 
 def interactions(rows: int, *, seed: int, informative: bool = True) -> pa.Table:
     """Each user likes one group of items; without `informative` the labels are coin flips."""
     rng = np.random.default_rng(seed)
     user, item = rng.integers(0, 80, rows), rng.integers(0, ITEMS, rows)
-    logit = 2.0 * (group_of(item) == 0) - 2.0 * (group_of(item) == 1) + np.where(user % 2, 0.8, -0.3)
+    logit = (
+        2.0 * (group_of(item) == 0) - 2.0 * (group_of(item) == 1) + np.where(user % 2, 0.8, -0.3)
+    )
     share = 1 / (1 + np.exp(-logit)) if informative else np.full(rows, 0.6)
-    times = pa.array([day(int(d)) for d in np.sort(rng.integers(0, 120, rows))], pa.timestamp("us", tz="UTC"))
+    times = pa.array(
+        [day(int(d)) for d in np.sort(rng.integers(0, 120, rows))], pa.timestamp("us", tz="UTC")
+    )
     return pa.table(
         {
             "user_id": [f"u{n}" for n in user],
@@ -50,14 +62,18 @@ def interactions(rows: int, *, seed: int, informative: bool = True) -> pa.Table:
 
 
 def snapshots(generation: str = GENERATION) -> SidTimeline:
-    """Codes from day 20 on; from day 70 on with other weights. The first position names the group; the last three items are cold."""
+    """Codes from day 20 on; from day 70 on with other weights. The first position names the group;
+    the last three items are cold.
+    """
     item = np.arange(ITEMS)
     sid = np.stack([group_of(item), item % CODES, (item * 3) % CODES], axis=1).astype(np.int32)
     cold = item >= ITEMS - 3
     sid[cold, 2] = -1
     tables = []
     for place, scale in ((20, 1.0), (70, 0.5)):
-        weight = np.stack([np.ones(ITEMS), np.ones(ITEMS), scale * (1 + item / ITEMS)], axis=1).astype(np.float32) * (sid >= 0)
+        weight = np.stack(
+            [np.ones(ITEMS), np.ones(ITEMS), scale * (1 + item / ITEMS)], axis=1
+        ).astype(np.float32) * (sid >= 0)
         reliability = np.where(cold, 0, item / ITEMS).astype(np.float32)
         ones = np.ones(ITEMS, np.int32)
         tables.append(
@@ -87,7 +103,13 @@ def vectors() -> VectorTimeline:
         present = np.arange(ITEMS) % 10 != 9
         behavior = rng.normal(size=(ITEMS, 4)).astype(np.float32) * present[:, None]
         tables.append(
-            EmbeddingTable(ids, {"text": text, "behavior": behavior}, {"text": np.ones(ITEMS, bool), "behavior": present}, np.arange(ITEMS), day(place))
+            EmbeddingTable(
+                ids,
+                {"text": text, "behavior": behavior},
+                {"text": np.ones(ITEMS, bool), "behavior": present},
+                np.arange(ITEMS),
+                day(place),
+            )
         )
     return VectorTimeline(tables, [day(20), day(70)])
 
@@ -98,11 +120,24 @@ def sources() -> Sources:
 
 def as_of(left: pa.Table, right: pa.Table, key: str) -> pa.Table:
     """The newest row of `right` for each row of `left`, as pandas joins it."""
-    rows = right.select([key, "event_timestamp"]).to_pandas().assign(row=np.arange(len(right), dtype=float))
-    found = (
-        pd.merge_asof(left.select(["row_id", key, "event_timestamp"]).to_pandas(), rows, on="event_timestamp", by=key).sort_values("row_id")["row"].to_numpy()
+    rows = (
+        right.select([key, "event_timestamp"])
+        .to_pandas()
+        .assign(row=np.arange(len(right), dtype=float))
     )
-    return right.drop_columns([key, "event_timestamp"]).take(pa.array(np.nan_to_num(found).astype(int), mask=np.isnan(found)))
+    found = (
+        pd.merge_asof(
+            left.select(["row_id", key, "event_timestamp"]).to_pandas(),
+            rows,
+            on="event_timestamp",
+            by=key,
+        )
+        .sort_values("row_id")["row"]
+        .to_numpy()
+    )
+    return right.drop_columns([key, "event_timestamp"]).take(
+        pa.array(np.nan_to_num(found).astype(int), mask=np.isnan(found))
+    )
 
 
 def frame(log: pa.Table, *, generation: str = GENERATION) -> TrainingFrame:
@@ -116,9 +151,16 @@ def frame(log: pa.Table, *, generation: str = GENERATION) -> TrainingFrame:
         for name in joined.column_names:
             table = table.append_column(name, joined[name])
     timeline = snapshots(generation)
-    items, times = labels["item_id"].to_numpy().astype(str), labels["event_timestamp"].to_numpy().astype("datetime64[us]")
+    items, times = (
+        labels["item_id"].to_numpy().astype(str),
+        labels["event_timestamp"].to_numpy().astype("datetime64[us]"),
+    )
     sid, weight, reliability = timeline.gather(items, times)
-    columns = {"sid": pa.array(list(sid)), "sid_weight": pa.array(list(weight)), "reliability": pa.array(reliability)}
+    columns = {
+        "sid": pa.array(list(sid)),
+        "sid_weight": pa.array(list(weight)),
+        "reliability": pa.array(reliability),
+    }
     for name, column in columns.items():
         table = table.append_column(name, column)
     return training_frame(table, labels, generation=generation, codebook_size=CODES, resolution=DAY)

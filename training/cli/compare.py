@@ -1,4 +1,6 @@
-"""`adc compare`, `adc ablate`, `adc sweep`: one harness, three lists of variants. Each writes comparison.json and comparison.html."""
+"""`adc compare`, `adc ablate`, `adc sweep`: one harness, three lists of variants. Each writes
+comparison.json and comparison.html.
+"""
 
 import subprocess
 import sys
@@ -15,14 +17,36 @@ TOKENIZERS = "adc,rq_vae,rq_kmeans,opq,letter,das,mm_rq_vae,mmq,unisid"
 ABLATIONS = ("adc", "without_controller", "without_contrastive", "without_gate", "without_sparsity")
 """Table 3 of the paper."""
 
-OutOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Comparison directory; what is complete there is used again.")]
+OutOption = Annotated[
+    Path,
+    typer.Option(
+        "--out", metavar="DIR", help="Comparison directory; what is complete there is used again."
+    ),
+]
 DataOption = Annotated[str, typer.Option("--data", metavar="DIR|synthetic", help="Data source.")]
 RankersOption = Annotated[str, typer.Option(help="ppnet, xgboost or both, comma-separated.")]
-FitsOption = Annotated[int, typer.Option(min=1, help="Everything that is learned is learned so often, with other seeds.")]
+FitsOption = Annotated[
+    int,
+    typer.Option(min=1, help="Everything that is learned is learned so often, with other seeds."),
+]
 SeedsOption = Annotated[int, typer.Option(min=1, help="Rankers of each kind and fit.")]
-WindowsOption = Annotated[int, typer.Option(min=1, help="Rolling windows; each refits everything on earlier rows.")]
-DaysOption = Annotated[int | None, typer.Option(min=1, help="Days of a window; default 91, with --final the span after the validation rows in equal parts.")]
-FinalOption = Annotated[bool, typer.Option("--final", help="Windows after the validation rows. Opens test rows; logged.")]
+WindowsOption = Annotated[
+    int, typer.Option(min=1, help="Rolling windows; each refits everything on earlier rows.")
+]
+DaysOption = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help=(
+            "Days of a window; default 91, with --final the span after the validation rows in equal"
+            " parts."
+        ),
+    ),
+]
+FinalOption = Annotated[
+    bool,
+    typer.Option("--final", help="Windows after the validation rows. Opens test rows; logged."),
+]
 JobsOption = Annotated[int, typer.Option(min=1, help="Processes side by side, one thread each.")]
 SizeOption = Annotated[int, typer.Option(min=2, help="K, codes per position.")]
 
@@ -36,7 +60,9 @@ def add_to(app: typer.Typer) -> None:
 def compare(
     data: DataOption,
     out: OutOption,
-    tokenizers: Annotated[str, typer.Option(help="Comma-separated; the first is compared with each other one.")] = TOKENIZERS,
+    tokenizers: Annotated[
+        str, typer.Option(help="Comma-separated; the first is compared with each other one.")
+    ] = TOKENIZERS,
     rankers: RankersOption = "ppnet,xgboost",
     fits: FitsOption = 1,
     seeds: SeedsOption = 1,
@@ -44,17 +70,44 @@ def compare(
     window_days: DaysOption = None,
     codebook_size: SizeOption = 100,
     final: FinalOption = False,
-    split_90_10: Annotated[bool, typer.Option("--split-90-10", help="Also the rows of the 90/10 split, apart from the windows; needs --final.")] = False,
-    strata: Annotated[bool, typer.Option("--strata", help="Also by popularity decile of the item (Fig. 6).")] = False,
+    split_90_10: Annotated[
+        bool,
+        typer.Option(
+            "--split-90-10",
+            help="Also the rows of the 90/10 split, apart from the windows; needs --final.",
+        ),
+    ] = False,
+    strata: Annotated[
+        bool, typer.Option("--strata", help="Also by popularity decile of the item (Fig. 6).")
+    ] = False,
     jobs: JobsOption = 1,
     json: JsonOption = None,
 ) -> None:
-    """Rank with each tokenizer's codes on the same rows, split and budget, over windows that roll through time."""
+    """Rank with each tokenizer's codes on the same rows, split and budget, over windows that roll
+    through time.
+    """
     from training.evaluation.comparison import Variant
 
     variants = tuple(Variant(name, name) for name in tokenizers.split(","))
-    settings = _settings(rankers, fits, seeds, windows, window_days=window_days, codebook_size=codebook_size, final=final)
-    _run("Tokenizers compared", data, out, variants, {**settings, "newest": split_90_10}, strata=strata, jobs=jobs, json=json)
+    settings = _settings(
+        rankers,
+        fits,
+        seeds,
+        windows,
+        window_days=window_days,
+        codebook_size=codebook_size,
+        final=final,
+    )
+    _run(
+        "Tokenizers compared",
+        data,
+        out,
+        variants,
+        {**settings, "newest": split_90_10},
+        strata=strata,
+        jobs=jobs,
+        json=json,
+    )
 
 
 def ablate(
@@ -73,12 +126,32 @@ def ablate(
     """ADC-SID and its four ablations (Table 3)."""
     from training.evaluation.comparison import Variant
 
-    settings = _settings(rankers, fits, seeds, windows, window_days=window_days, codebook_size=codebook_size, final=final)
-    _run("ADC-SID and what is left without each part", data, out, tuple(Variant(n, n) for n in ABLATIONS), settings, strata=False, jobs=jobs, json=json)
+    settings = _settings(
+        rankers,
+        fits,
+        seeds,
+        windows,
+        window_days=window_days,
+        codebook_size=codebook_size,
+        final=final,
+    )
+    _run(
+        "ADC-SID and what is left without each part",
+        data,
+        out,
+        tuple(Variant(n, n) for n in ABLATIONS),
+        settings,
+        strata=False,
+        jobs=jobs,
+        json=json,
+    )
 
 
 def sweep(
-    parameter: Annotated[Literal["alpha_beta", "behavior_experts", "codebook_size"], typer.Argument(help="What varies (Table 4, Fig. 5).")],
+    parameter: Annotated[
+        Literal["alpha_beta", "behavior_experts", "codebook_size"],
+        typer.Argument(help="What varies (Table 4, Fig. 5)."),
+    ],
     data: DataOption,
     out: OutOption,
     rankers: RankersOption = "ppnet",
@@ -97,21 +170,63 @@ def sweep(
     grid: dict[str, Sequence[Variant]] = {
         "alpha_beta": [
             Variant("adc", "adc"),
-            *(Variant(f"alpha_{a}_beta_{b}", "adc", {"alpha": float(a), "beta": float(b)}) for a, b in ((0, 0), (10, 5), (10, 9), (20, 8), (40, 8))),
+            *(
+                Variant(f"alpha_{a}_beta_{b}", "adc", {"alpha": float(a), "beta": float(b)})
+                for a, b in ((0, 0), (10, 5), (10, 9), (20, 8), (40, 8))
+            ),
         ],
-        "behavior_experts": [Variant("adc", "adc"), *(Variant(f"experts_{n}", "adc", behavior_codes=n) for n in (1, 2, 4, 5))],
-        "codebook_size": [Variant("adc", "adc"), *(Variant(f"codes_{k}", "adc", codebook_size=k) for k in (25, 50, 200, 400))],
+        "behavior_experts": [
+            Variant("adc", "adc"),
+            *(Variant(f"experts_{n}", "adc", behavior_codes=n) for n in (1, 2, 4, 5)),
+        ],
+        "codebook_size": [
+            Variant("adc", "adc"),
+            *(Variant(f"codes_{k}", "adc", codebook_size=k) for k in (25, 50, 200, 400)),
+        ],
     }
-    settings = _settings(rankers, fits, seeds, windows, window_days=window_days, codebook_size=codebook_size, final=final)
-    _run(f"ADC-SID by {parameter.replace('_', ' ')}", data, out, tuple(grid[parameter]), settings, strata=False, jobs=jobs, json=json)
+    settings = _settings(
+        rankers,
+        fits,
+        seeds,
+        windows,
+        window_days=window_days,
+        codebook_size=codebook_size,
+        final=final,
+    )
+    _run(
+        f"ADC-SID by {parameter.replace('_', ' ')}",
+        data,
+        out,
+        tuple(grid[parameter]),
+        settings,
+        strata=False,
+        jobs=jobs,
+        json=json,
+    )
 
 
 def _settings(rankers: str, fits: int, seeds: int, windows: int, **others: Any) -> dict[str, Any]:
     """What the three commands say alike, as fields of ComparisonSettings."""
-    return {"rankers": tuple(rankers.split(",")), "fits": fits, "seeds": seeds, "windows": windows, **others}
+    return {
+        "rankers": tuple(rankers.split(",")),
+        "fits": fits,
+        "seeds": seeds,
+        "windows": windows,
+        **others,
+    }
 
 
-def _run(title: str, data: str, out: Path, variants: tuple[Any, ...], settings: Mapping[str, Any], *, strata: bool, jobs: int, json: str | None) -> None:
+def _run(
+    title: str,
+    data: str,
+    out: Path,
+    variants: tuple[Any, ...],
+    settings: Mapping[str, Any],
+    *,
+    strata: bool,
+    jobs: int,
+    json: str | None,
+) -> None:
     from adc_features.artifact import write_json
     from training.evaluation.comparison import ComparisonSettings, rows_of
     from training.evaluation.comparison import compare as compare_all
@@ -131,14 +246,26 @@ def _run(title: str, data: str, out: Path, variants: tuple[Any, ...], settings: 
     }
     result |= verdict(cells, rows_of(out), first=variants[0].name, seed=asked.seed, deciles=strata)
     write_json(out / "comparison.json", result)
-    write_page(out / "comparison.html", comparison_page(result, title=title, first=variants[0].name))
-    report({**result, "page": str(out / "comparison.html")}, json, text=partial(_table, first=variants[0].name))
+    write_page(
+        out / "comparison.html", comparison_page(result, title=title, first=variants[0].name)
+    )
+    report(
+        {**result, "page": str(out / "comparison.html")},
+        json,
+        text=partial(_table, first=variants[0].name),
+    )
 
 
 def _commit() -> str | None:
     """The commit that this code lies in, where it lies in a repository: evidence names it."""
     try:
-        shown = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=True)
+        shown = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
     except (OSError, subprocess.CalledProcessError):
         return None
     return shown.stdout.strip()
@@ -147,21 +274,33 @@ def _commit() -> str | None:
 def _table(result: Mapping[str, Any], *, first: str) -> str:
     from training.evaluation.significance import paired_title
 
-    lines = [f"{result['pooled_rows']} rows in {len(result['windows'])} windows", "", f"{'':36}{'AUC':>8}{'GAUC':>8}{'tail AUC':>10}"]
-    lines += [f"{name:36}{row['auc']['mean']:8.4f}{row['gauc']['mean']:8.4f}{row['tail_auc']['mean']:10.4f}" for name, row in result["systems"].items()]
+    lines = [
+        f"{result['pooled_rows']} rows in {len(result['windows'])} windows",
+        "",
+        f"{'':36}{'AUC':>8}{'GAUC':>8}{'tail AUC':>10}",
+    ]
+    lines += [
+        f"{name:36}{row['auc']['mean']:8.4f}{row['gauc']['mean']:8.4f}{row['tail_auc']['mean']:10.4f}"
+        for name, row in result["systems"].items()
+    ]
     for key in (k for k in result if k.startswith("paired")):
         lines += ["", f"{paired_title(key, first)} (* survives Holm's correction)"]
         for name, row in result[key].items():
             parts = (
-                f"{m.replace('_', ' ')} {row[m]['mean']:+.4f} [{row[m]['low']:+.4f}, {row[m]['high']:+.4f}]{'*' if row[m]['survives'] else ' '}"
+                f"{m.replace('_', ' ')} {row[m]['mean']:+.4f} [{row[m]['low']:+.4f},"
+                f" {row[m]['high']:+.4f}]{'*' if row[m]['survives'] else ' '}"
                 for m in ("auc", "gauc", "tail_auc")
             )
             lines.append(f"{name:36}" + "  ".join(parts))
     if result.get("split_90_10"):
-        lines += ["", "the 90/10 split"] + [f"{name:36}{r['auc']['mean']:8.4f}{r['gauc']['mean']:8.4f}" for name, r in result["split_90_10"].items()]
+        lines += ["", "the 90/10 split"] + [
+            f"{name:36}{r['auc']['mean']:8.4f}{r['gauc']['mean']:8.4f}"
+            for name, r in result["split_90_10"].items()
+        ]
     lines += ["", f"{'':24}{'fit s':>8}{'rows/s':>10}{'bytes':>8}"]
     lines += [
-        f"{name:24}{c.get('fit_seconds', 0):8.1f}{c.get('encode_rows_per_second', 0):10.0f}{c['bytes_per_item']:8.0f}" for name, c in result["costs"].items()
+        f"{name:24}{c.get('fit_seconds', 0):8.1f}{c.get('encode_rows_per_second', 0):10.0f}{c['bytes_per_item']:8.0f}"
+        for name, c in result["costs"].items()
     ]
     lines += [f"{name}: collapsed, not ranked: {why}" for name, why in result["collapsed"].items()]
     lines += [f"{name}: left out: {why}" for name, why in result["removed"].items()]

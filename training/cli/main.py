@@ -18,7 +18,9 @@ retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, lea
 
 
 def add_to(app: typer.Typer) -> None:
-    """Add the commands that train, judge and deploy to the library's; called by `adc` through the entry point that we declare."""
+    """Add the commands that train, judge and deploy to the library's; called by `adc` through the
+    entry point that we declare.
+    """
     for command in (dataset, audit, train, evaluate):
         app.command()(command)
     app.command("run")(run_all)
@@ -29,7 +31,16 @@ def add_to(app: typer.Typer) -> None:
 
 def dataset(
     run: RunOption,
-    verify: Annotated[bool, typer.Option("--verify", help="Prove that the joined rows are those of the retrieval manifest, on disk and joined anew.")] = False,
+    verify: Annotated[
+        bool,
+        typer.Option(
+            "--verify",
+            help=(
+                "Prove that the joined rows are those of the retrieval manifest, on disk and joined"
+                " anew."
+            ),
+        ),
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Join the labelled rows with the features that were knowable at their time."""
@@ -43,14 +54,37 @@ def dataset(
 
 
 def audit(
-    frame: Annotated[Path | None, typer.Argument(metavar="[FRAME]", help="A Parquet frame, of any origin.")] = None,
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Audit the joined rows of a run.")] = None,
-    row_time: Annotated[str, typer.Option(metavar="COLUMN", help="The time of each row.")] = "event_timestamp",
-    feature_time: Annotated[
-        list[str] | None, typer.Option(metavar="VIEW=COLUMN", help="When a view's feature became valid; repeatable. Default: the columns of our frames.")
+    frame: Annotated[
+        Path | None, typer.Argument(metavar="[FRAME]", help="A Parquet frame, of any origin.")
     ] = None,
-    label_time: Annotated[str | None, typer.Option(metavar="COLUMN", help="When the label happened; default the row's time.")] = None,
-    close: Annotated[float, typer.Option(metavar="SECONDS", min=0, help="A feature this near before the label is counted as suspicious.")] = 0.0,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="Audit the joined rows of a run.")
+    ] = None,
+    row_time: Annotated[
+        str, typer.Option(metavar="COLUMN", help="The time of each row.")
+    ] = "event_timestamp",
+    feature_time: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="VIEW=COLUMN",
+            help=(
+                "When a view's feature became valid; repeatable. Default: the columns of our"
+                " frames."
+            ),
+        ),
+    ] = None,
+    label_time: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="When the label happened; default the row's time."),
+    ] = None,
+    close: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            min=0,
+            help="A feature this near before the label is counted as suspicious.",
+        ),
+    ] = 0.0,
     json: JsonOption = None,
 ) -> None:
     """How old each view's features are at their rows; fails when any is from the future."""
@@ -65,14 +99,22 @@ def audit(
     columns = dict(named.split("=", 1) for named in feature_time) if feature_time else None
     path = frame if run is None else Run.open(run).output("dataset") / FRAME
     assert path is not None
-    found = audit_frame(path, row_time=row_time, feature_times=columns, label_time=label_time, close=timedelta(seconds=close))
+    found = audit_frame(
+        path,
+        row_time=row_time,
+        feature_times=columns,
+        label_time=label_time,
+        close=timedelta(seconds=close),
+    )
     report(asdict(found), json)
     found.require_clean()
 
 
 def train(
     run: RunOption,
-    recipe: Annotated[list[str] | None, typer.Option(help="Recipe to train; repeatable. Default: all.")] = None,
+    recipe: Annotated[
+        list[str] | None, typer.Option(help="Recipe to train; repeatable. Default: all.")
+    ] = None,
     seeds: Annotated[int | None, typer.Option(help="Rankers per recipe.")] = None,
     json: JsonOption = None,
 ) -> None:
@@ -94,113 +136,248 @@ def evaluate(run: RunOption, json: JsonOption = None) -> None:
 
 def run_all(
     data: DataOption = None,
-    run: Annotated[Path | None, typer.Option("--run", metavar="DIR", help="Run directory; default runs/<name of the data>[-final].")] = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(
+            "--run", metavar="DIR", help="Run directory; default runs/<name of the data>[-final]."
+        ),
+    ] = None,
     final: FinalOption = None,
     seed: SeedOption = None,
     seeds: Annotated[int | None, typer.Option(help="Rankers per recipe.")] = None,
-    snapshots: Annotated[int | None, typer.Option(help="Past cut-offs at which codes are published.")] = None,
-    text_model: Annotated[str | None, typer.Option(help="sentence-transformers name or path.")] = None,
-    behavior: Annotated[str | None, typer.Option(help="SASRec recipe: full_softmax or norm_rising.")] = None,
-    tokenizer: Annotated[str | None, typer.Option(help="Tokenizer recipe: adc, an ablation of it, or a baseline, see `adc fit --help`.")] = None,
-    reliability: Annotated[str | None, typer.Option(help="log_count, norm or norm_quantile.")] = None,
+    snapshots: Annotated[
+        int | None, typer.Option(help="Past cut-offs at which codes are published.")
+    ] = None,
+    text_model: Annotated[
+        str | None, typer.Option(help="sentence-transformers name or path.")
+    ] = None,
+    behavior: Annotated[
+        str | None, typer.Option(help="SASRec recipe: full_softmax or norm_rising.")
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            help="Tokenizer recipe: adc, an ablation of it, or a baseline, see `adc fit --help`."
+        ),
+    ] = None,
+    reliability: Annotated[
+        str | None, typer.Option(help="log_count, norm or norm_quantile.")
+    ] = None,
     codebook_size: Annotated[int | None, typer.Option(help="K, codes per position.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of the tokenizer.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Do it all: load, embed, fit, publish, materialize, join, train, evaluate, compare online with offline, report."""
+    """Do it all: load, embed, fit, publish, materialize, join, train, evaluate, compare online with
+    offline, report.
+    """
     from adc_features.pipeline.stages import dataset_of
     from training.stages import ALL_STAGES, write_outputs
 
     if data is None and run is None:
         raise typer.BadParameter("give --data for a new run or --run for one that was begun")
-    directory = run or Path("runs") / (Path(data or "").resolve().name + ("-final" if final else ""))
-    settings = {"final": final, "seed": seed, "seeds": seeds, "snapshots": snapshots, "text_model": text_model, "behavior": behavior}
-    settings |= {"tokenizer": tokenizer, "reliability": reliability, "codebook_size": codebook_size, "steps": steps}
+    directory = run or Path("runs") / (
+        Path(data or "").resolve().name + ("-final" if final else "")
+    )
+    settings = {
+        "final": final,
+        "seed": seed,
+        "seeds": seeds,
+        "snapshots": snapshots,
+        "text_model": text_model,
+        "behavior": behavior,
+    }
+    settings |= {
+        "tokenizer": tokenizer,
+        "reliability": reliability,
+        "codebook_size": codebook_size,
+        "steps": steps,
+    }
     with progress() as notify:
         opened = open_run(directory, data, notify, **settings)
         for stage in ALL_STAGES:
             opened.ensure(stage)
         metrics = write_outputs(opened)
         example = dataset_of(opened).items["item_id"][0].as_py()
-    result = {**metrics, "run": str(directory), "report": str(directory / "report.html"), "built": opened.built, "reused": opened.reused}
+    result = {
+        **metrics,
+        "run": str(directory),
+        "report": str(directory / "report.html"),
+        "built": opened.built,
+        "reused": opened.reused,
+    }
     result["next"] = f"{sys.argv[0]} lookup {example} --run {directory}"
     report(result, json, text=_summary)
 
 
-RetrieveOption = Annotated[Path, typer.Option("--out", metavar="DIR", help="Directory of the codes and trained retrievers.")]
+RetrieveOption = Annotated[
+    Path,
+    typer.Option("--out", metavar="DIR", help="Directory of the codes and trained retrievers."),
+]
 
 
 @retrieve.command("train")
 def retrieve_train(
     out: RetrieveOption,
-    data: Annotated[str | None, typer.Option("--data", metavar="DIR", help="Items and their text; needed the first time.")] = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", metavar="DIR", help="Items and their text; needed the first time."),
+    ] = None,
     sequences: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Parquet with a list column item_ids, a row a user, oldest first; default: DIR's sequences_s3rec.parquet."),
+        typer.Option(
+            metavar="FILE",
+            help=(
+                "Parquet with a list column item_ids, a row a user, oldest first; default: DIR's"
+                " sequences_s3rec.parquet."
+            ),
+        ),
     ] = None,
     tokenizer: Annotated[
         list[str] | None,
-        typer.Option(help="A tokenizer of `adc fit`, or sasrec for the softmax over items without codes; repeatable. Default: adc, rq_vae, sasrec."),
+        typer.Option(
+            help=(
+                "A tokenizer of `adc fit`, or sasrec for the softmax over items without codes;"
+                " repeatable. Default: adc, rq_vae, sasrec."
+            )
+        ),
     ] = None,
-    items: Annotated[bool, typer.Option("--items", help="Give each item a row of its own beside its codes: a hybrid.")] = False,
-    weighted: Annotated[bool, typer.Option("--weighted", help="The tokenizer's learned weights as loss weights.")] = False,
-    loss: Annotated[str, typer.Option(help="catalogue: of the item among all items; positions: of each code on its own.")] = "catalogue",
-    codebook_size: Annotated[int, typer.Option(min=2, help="K, codes per position; fewer for a small catalogue.")] = 256,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training part.")] = None,
-    seed: Annotated[list[int] | None, typer.Option(help="Seed of behaviour vectors, tokenizer and generator; repeatable. Default: 0.")] = None,
+    items: Annotated[
+        bool,
+        typer.Option("--items", help="Give each item a row of its own beside its codes: a hybrid."),
+    ] = False,
+    weighted: Annotated[
+        bool, typer.Option("--weighted", help="The tokenizer's learned weights as loss weights.")
+    ] = False,
+    loss: Annotated[
+        str,
+        typer.Option(
+            help="catalogue: of the item among all items; positions: of each code on its own."
+        ),
+    ] = "catalogue",
+    codebook_size: Annotated[
+        int, typer.Option(min=2, help="K, codes per position; fewer for a small catalogue.")
+    ] = 256,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training part.")
+    ] = None,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Seed of behaviour vectors, tokenizer and generator; repeatable. Default: 0."
+        ),
+    ] = None,
     json: JsonOption = None,
 ) -> None:
-    """Fit tokenizers on the training part of the sequences and train a generator on the codes of each."""
+    """Fit tokenizers on the training part of the sequences and train a generator on the codes of
+    each.
+    """
     from training.retrieval.generator import settings_of
     from training.retrieval.retrieve import open_source, retriever_of, train
 
     settings = settings_of(loss=loss, epochs=epochs)
-    asked = [retriever_of(name, items=items, weighted=weighted, codebook_size=codebook_size) for name in tokenizer or ("adc", "rq_vae", "sasrec")]
+    asked = [
+        retriever_of(name, items=items, weighted=weighted, codebook_size=codebook_size)
+        for name in tokenizer or ("adc", "rq_vae", "sasrec")
+    ]
     with progress() as notify:
         source = open_source(out, data, sequences, progress=notify)
-        trained = [train(source, out, one, seed=s, settings=settings, progress=notify) for one in asked for s in seed or [0]]
-    report({"trained": [{k: m[k] for k in ("name", "seed", "parameters", "cpu_seconds")} | {"loss": m["curve"][-1]} for m in trained]}, json)
+        trained = [
+            train(source, out, one, seed=s, settings=settings, progress=notify)
+            for one in asked
+            for s in seed or [0]
+        ]
+    report(
+        {
+            "trained": [
+                {k: m[k] for k in ("name", "seed", "parameters", "cpu_seconds")}
+                | {"loss": m["curve"][-1]}
+                for m in trained
+            ]
+        },
+        json,
+    )
 
 
 @retrieve.command("evaluate")
 def retrieve_evaluate(
     out: RetrieveOption,
-    final: Annotated[bool, typer.Option("--final", help="Score the test items, once, instead of the validation items; logged in events.jsonl.")] = False,
+    final: Annotated[
+        bool,
+        typer.Option(
+            "--final",
+            help=(
+                "Score the test items, once, instead of the validation items; logged in"
+                " events.jsonl."
+            ),
+        ),
+    ] = False,
     json: JsonOption = None,
 ) -> None:
-    """Rank the whole catalogue for every user by every trained retriever; Recall and NDCG, collisions corrected."""
+    """Rank the whole catalogue for every user by every trained retriever; Recall and NDCG,
+    collisions corrected.
+    """
     from training.retrieval.retrieve import evaluate as evaluate_retrievers
     from training.retrieval.retrieve import open_source
 
     with progress() as notify:
         source = open_source(out, progress=notify)
-        result = evaluate_retrievers(source, out, part="test" if final else "validation", progress=notify)
+        result = evaluate_retrievers(
+            source, out, part="test" if final else "validation", progress=notify
+        )
     report({"command": " ".join(["adc", *sys.argv[1:]]), **result}, json, text=_retrieval_table)
 
 
 def _retrieval_table(result: Mapping[str, Any]) -> str:
     metrics = [f"{name}_at_{k}" for name in ("recall", "ndcg") for k in (5, 10, 50, 100)]
     lines = [f"{result['part']} items of {result['users']} users among {result['catalogue']}", ""]
-    lines += [f"{'':24}" + "".join(f"{m.replace('recall_at_', 'R@').replace('ndcg_at_', 'N@'):>8}" for m in metrics)]
-    lines += [f"{name:24}" + "".join(f"{r[m]:8.4f}" for m in metrics) for name in result["retrievers"] for r in [result[name]]]
+    lines += [
+        f"{'':24}"
+        + "".join(f"{m.replace('recall_at_', 'R@').replace('ndcg_at_', 'N@'):>8}" for m in metrics)
+    ]
+    lines += [
+        f"{name:24}" + "".join(f"{r[m]:8.4f}" for m in metrics)
+        for name in result["retrievers"]
+        for r in [result[name]]
+    ]
     lines += ["", "paired differences of R@10 and N@10"]
-    return "\n".join(lines + [f"{name:48}{_interval(r['recall_at_10'])}{_interval(r['ndcg_at_10'])}" for name, r in result["paired"].items()])
+    return "\n".join(
+        lines
+        + [
+            f"{name:48}{_interval(r['recall_at_10'])}{_interval(r['ndcg_at_10'])}"
+            for name, r in result["paired"].items()
+        ]
+    )
 
 
 def _summary(result: Mapping[str, Any]) -> str:
     window = "test rows" if result["final"] else "validation window"
     lines = [
         "",
-        f"{result['rows_in']} rows in, {result['rows_out']} rows out; {result['scored_rows']} scored on the {window}",
+        (
+            f"{result['rows_in']} rows in, {result['rows_out']} rows out; {result['scored_rows']}"
+            f" scored on the {window}"
+        ),
         f"stages built: {len(result['built'])}, reused: {len(result['reused'])}",
         "",
         f"{'':28}{'AUC':>8}  {'95 % interval':18}{'GAUC':>8}  {'95 % interval':18}",
     ]
-    lines += [f"{name:28}{_interval(r['auc'])}{_interval(r['gauc'])}" for name, r in result["recipes"].items()]
+    lines += [
+        f"{name:28}{_interval(r['auc'])}{_interval(r['gauc'])}"
+        for name, r in result["recipes"].items()
+    ]
     lines += ["", "paired differences"]
-    lines += [f"{name:48}{_interval(r['auc'])}{_interval(r['gauc'])}" for name, r in result["paired"].items()]
+    lines += [
+        f"{name:48}{_interval(r['auc'])}{_interval(r['gauc'])}"
+        for name, r in result["paired"].items()
+    ]
     parity = result["parity"]
-    lines += ["", f"online equals offline: {parity['items']} items and {parity['users']} users compared, {parity['different']} different"]
+    lines += [
+        "",
+        (
+            f"online equals offline: {parity['items']} items and {parity['users']} users compared,"
+            f" {parity['different']} different"
+        ),
+    ]
     lines += [f"report: {result['report']}", f"next: {result['next']}"]
     return "\n".join(lines)
 

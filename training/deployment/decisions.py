@@ -1,4 +1,6 @@
-"""What a retraining is asked for, and what it decided before. Reads: `<run>/retrains/*/decision.json`. Writes: nothing."""
+"""What a retraining is asked for, and what it decided before. Reads:
+`<run>/retrains/*/decision.json`. Writes: nothing.
+"""
 
 import hashlib
 import json
@@ -22,13 +24,15 @@ ONLINE_GATE = "online_parity"
 class RetrainSettings:
     """When to train a challenger, and what it must show.
 
-    window_days: length of the labelled window that both are judged on. min_rows: rows that the window, and the new training rows, need.
-    Reasons, any of which is enough: every_days since the champion's rows ended; min_new_rows since then; max_uncoded, share of the window's
-    rows on items without a code; max_usage_drift, Jensen-Shannon distance of code usage at any position; max_gauc_drop below what the champion had
-    when it was judged.
-    Gates, all of which must hold: GAUC gain at least min_gain, with a 95 % bound (paired draws of users) above -max_loss; AUC of head and tail items
-    not lower with certainty; mean predicted over observed within max_miscalibration of 1; coverage not lower by more than max_coverage_loss;
-    max_churn, codes changed from the champion's generation; online equal to offline.
+    window_days: length of the labelled window that both are judged on. min_rows: rows that the
+    window, and the new training rows, need. Reasons, any of which is enough: every_days since the
+    champion's rows ended; min_new_rows since then; max_uncoded, share of the window's rows on items
+    without a code; max_usage_drift, Jensen-Shannon distance of code usage at any position;
+    max_gauc_drop below what the champion had when it was judged. Gates, all of which must hold:
+    GAUC gain at least min_gain, with a 95 % bound (paired draws of users) above -max_loss; AUC of
+    head and tail items not lower with certainty; mean predicted over observed within
+    max_miscalibration of 1; coverage not lower by more than max_coverage_loss; max_churn, codes
+    changed from the champion's generation; online equal to offline.
     """
 
     window_days: int = 30
@@ -50,22 +54,41 @@ class RetrainSettings:
                 raise InputError(f"{name} is {getattr(self, name)}; expected at least 1")
 
 
-def remembered(run: Path, made_of: Mapping[str, Any], depends_on: Mapping[str, Any], *, champion: str, force: bool) -> dict[str, Any] | None:
-    """The decision on record for a task, where deciding anew could not come out otherwise; None where it could.
+def remembered(
+    run: Path,
+    made_of: Mapping[str, Any],
+    depends_on: Mapping[str, Any],
+    *,
+    champion: str,
+    force: bool,
+) -> dict[str, Any] | None:
+    """The decision on record for a task, where deciding anew could not come out otherwise; None
+    where it could.
 
-    That of the task whose challenger serves now, since it is done. One that kept the champion, when the task and all that it depends on are as
-    they were, it was not refused for what the online store held, and nobody asks for a decision by force.
+    That of the task whose challenger serves now, since it is done. One that kept the champion, when
+    the task and all that it depends on are as they were, it was not refused for what the online
+    store held, and nobody asks for a decision by force.
     """
     for path in sorted(run.glob(f"{RETRAINS}/*/{DECISION}")):
         try:
             answer: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             done = answer["decision"] == "promoted" and answer["challenger"] == champion
-            same = answer["made_of"] == {**made_of, **({"champion": answer["champion"]} if done else {})}
-            holds = answer["decision"] == "kept" and not force and ONLINE_GATE not in answer["gates"]
+            same = answer["made_of"] == {
+                **made_of,
+                **({"champion": answer["champion"]} if done else {}),
+            }
+            holds = (
+                answer["decision"] == "kept" and not force and ONLINE_GATE not in answer["gates"]
+            )
             if same and (done or (holds and answer.get("depends_on") == depends_on["depends_on"])):
                 return answer
         except (ValueError, KeyError, TypeError) as error:
-            log.warning("stage=retrain remembered=false reason=%s is damaged (%s), the decision is made anew", path, error)
+            log.warning(
+                "stage=retrain remembered=false reason=%s is damaged (%s), the decision is made"
+                " anew",
+                path,
+                error,
+            )
     return None
 
 
@@ -77,4 +100,7 @@ def content_hash(value: Any) -> str:
 def difference(found: Mapping[str, Any]) -> str:
     """One difference of a parity report in words: entity, feature, both values."""
     key = next(name for name in found if name not in ("feature", "offline", "online"))
-    return f"{key} {found[key]!r}, {found['feature']}: offline {found['offline']!r}, online {found['online']!r}"
+    return (
+        f"{key} {found[key]!r}, {found['feature']}: offline {found['offline']!r}, online"
+        f" {found['online']!r}"
+    )

@@ -1,4 +1,6 @@
-"""What a person is shown of a deployment. Reads: the catalogue, the directories that it names. Writes: the record, brought up to date."""
+"""What a person is shown of a deployment. Reads: the catalogue, the directories that it names.
+Writes: the record, brought up to date.
+"""
 
 from datetime import datetime
 from typing import Any
@@ -11,33 +13,68 @@ from training.deployment.deployment import sync
 
 
 def versions(run: Run, catalog: Catalog, *, at: datetime) -> dict[str, Any]:
-    """All there is, for a person: generations with their snapshots counted, rankers, promotions; what serves is marked."""
+    """All there is, for a person: generations with their snapshots counted, rankers, promotions;
+    what serves is marked.
+    """
     sync(run, catalog, at=at)
     snapshots = catalog.snapshots()
     generations = [
         {
             **g,
             "snapshots": sum(s["generation"] == g["id"] for s in snapshots),
-            "newest": max((s["as_of"] for s in snapshots if s["generation"] == g["id"]), default=None),
+            "newest": max(
+                (s["as_of"] for s in snapshots if s["generation"] == g["id"]), default=None
+            ),
         }
         for g in catalog.generations()
     ]
-    return {"generations": generations, "rankers": catalog.rankers(), "promotions": catalog.promotions()}
+    return {
+        "generations": generations,
+        "rankers": catalog.rankers(),
+        "promotions": catalog.promotions(),
+    }
 
 
 def show(run: Run, catalog: Catalog, name: str, *, at: datetime) -> dict[str, Any]:
-    """One thing on record, by id, number or the start of a hash, and its events. Raises InputError when there is none."""
+    """One thing on record, by id, number or the start of a hash, and its events. Raises InputError
+    when there is none.
+    """
     sync(run, catalog, at=at)
-    kinds = {"generation": ("id", catalog.generations()), "ranker": ("hash", catalog.rankers()), "promotion": ("number", catalog.promotions())}
+    kinds = {
+        "generation": ("id", catalog.generations()),
+        "ranker": ("hash", catalog.rankers()),
+        "promotion": ("number", catalog.promotions()),
+    }
     for kind, (key, rows) in kinds.items():
         for row in rows:
             if (kind == "ranker" and str(row[key]).startswith(name)) or str(row[key]) == name:
                 subject = str(row[key])
-                events = [e for e in catalog.events() if e["subject"].partition("/")[0] == subject and e["event"].startswith(("snapshot", kind))]
+                events = [
+                    e
+                    for e in catalog.events()
+                    if e["subject"].partition("/")[0] == subject
+                    and e["event"].startswith(("snapshot", kind))
+                ]
                 directory = (
-                    {"manifest": read_manifest(within(run.directory, row["directory"], said_by="the catalogue"), verify=False)}
+                    {
+                        "manifest": read_manifest(
+                            within(run.directory, row["directory"], said_by="the catalogue"),
+                            verify=False,
+                        )
+                    }
                     if row.get("state") in ("live", "ready")
                     else {}
                 )
-                return {"kind": kind, **row, "events": events, **{k: {n: v for n, v in m.items() if n != "files"} for k, m in directory.items()}}
-    raise InputError(f"nothing on record is called {name!r}; `adc versions --run {run.directory}` lists what there is")
+                return {
+                    "kind": kind,
+                    **row,
+                    "events": events,
+                    **{
+                        k: {n: v for n, v in m.items() if n != "files"}
+                        for k, m in directory.items()
+                    },
+                }
+    raise InputError(
+        f"nothing on record is called {name!r}; `adc versions --run {run.directory}` lists what"
+        " there is"
+    )

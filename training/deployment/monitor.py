@@ -1,6 +1,8 @@
-"""Drift of codes in a deployment's traffic. Reads: a run, its traffic, a baseline profile. Writes: `monitor/baseline_<generation>.json`, a page.
+"""Drift of codes in a deployment's traffic. Reads: a run, its traffic, a baseline profile. Writes:
+`monitor/baseline_<generation>.json`, a page.
 
-The baseline is the traffic before the generation was frozen, unless one was kept: `adc monitor --keep` makes today's traffic the next baseline.
+The baseline is the traffic before the generation was frozen, unless one was kept: `adc monitor
+--keep` makes today's traffic the next baseline.
 """
 
 import json
@@ -34,34 +36,59 @@ def monitor(
     keep: bool = False,
     thresholds: DriftThresholds | None = None,
 ) -> dict[str, Any]:
-    """Compare the traffic of the `days` before as_of with the baseline: {"beyond": [...], "drift", "now", "baseline"}.
+    """Compare the traffic of the `days` before as_of with the baseline: {"beyond": [...], "drift",
+    "now", "baseline"}.
 
-    traffic: Parquet or SQL table with item_id and time of what was shown; default the interactions that the run may look at. as_of: exclusive; default
-    just after the last impression. The generation is the promoted one's, else the run's. baseline: a profile's file; default the kept one, else the traffic of as
-    many days before the generation's trained_through. keep: the new profile becomes the kept baseline.
-    Raises InputError when a window holds no traffic, GenerationMismatch for a baseline of other codes.
+    traffic: Parquet or SQL table with item_id and time of what was shown; default the interactions
+    that the run may look at. as_of: exclusive; default just after the last impression. The
+    generation is the promoted one's, else the run's. baseline: a profile's file; default the kept
+    one, else the traffic of as many days before the generation's trained_through. keep: the new
+    profile becomes the kept baseline. Raises InputError when a window holds no traffic,
+    GenerationMismatch for a baseline of other codes.
     """
     from adc_features.store import published_timeline
     from adc_features.store.repository import live_generation
 
     path = run.directory / PROMOTION
-    generation = (read_promotion(path).generation if path.exists() else None) or run.settings.generation
+    generation = (
+        read_promotion(path).generation if path.exists() else None
+    ) or run.settings.generation
     repo = repository_of(run)
-    live, timeline, dataset = live_generation(repo, generation), published_timeline(repo, generation), dataset_of(run)
+    live, timeline, dataset = (
+        live_generation(repo, generation),
+        published_timeline(repo, generation),
+        dataset_of(run),
+    )
     table = known_interactions(run) if traffic is None else read_table(traffic)
     if missing := sorted({"item_id", "time"} - set(table.column_names)):
-        raise InputError(f"the traffic lacks {missing}, it has {table.column_names}; give item_id and time of what was shown")
+        raise InputError(
+            f"the traffic lacks {missing}, it has {table.column_names}; give item_id and time of"
+            " what was shown"
+        )
     ids, times = id_array(table["item_id"]), table["time"].to_numpy().astype("datetime64[us]")
-    end = utc(as_of, name="as_of") if as_of else moment(times.max()) + dataset.resolution if len(times) else None
+    end = (
+        utc(as_of, name="as_of")
+        if as_of
+        else moment(times.max()) + dataset.resolution
+        if len(times)
+        else None
+    )
     if end is None:
         raise InputError("the traffic is empty; give what was shown")
-    facts: dict[str, Any] = {"codebook_size": live.codebook_size, "codebook_hash": live.codebook_hash, "catalogue": id_array(dataset.items["item_id"])}
+    facts: dict[str, Any] = {
+        "codebook_size": live.codebook_size,
+        "codebook_hash": live.codebook_hash,
+        "catalogue": id_array(dataset.items["item_id"]),
+    }
 
     def profile(until: datetime, source: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
         item_ids, at = source
         inside = (at >= instant(until - timedelta(days=days))) & (at < instant(until))
         if not inside.any():
-            raise InputError(f"no impression lies in the {days} days before {until.isoformat()}; widen --days, or give the traffic of that time")
+            raise InputError(
+                f"no impression lies in the {days} days before {until.isoformat()}; widen --days,"
+                " or give the traffic of that time"
+            )
         return traffic_profile(item_ids[inside], at[inside], timeline, **facts)
 
     now = profile(end, (ids, times))
@@ -70,26 +97,42 @@ def monitor(
         before = _read(baseline or kept)
     else:
         own = known_interactions(run)
-        before = profile(live.trained_through, (id_array(own["item_id"]), own["time"].to_numpy().astype("datetime64[us]")))
+        before = profile(
+            live.trained_through,
+            (id_array(own["item_id"]), own["time"].to_numpy().astype("datetime64[us]")),
+        )
     found = drift(before, now, thresholds or DriftThresholds())
     if keep:
         kept.parent.mkdir(exist_ok=True)
         write_json(kept, now)
-    return {"generation": generation, "beyond": [name for name, f in found.items() if f["beyond"]], "drift": found, "now": now, "baseline": before}
+    return {
+        "generation": generation,
+        "beyond": [name for name, f in found.items() if f["beyond"]],
+        "drift": found,
+        "now": now,
+        "baseline": before,
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         profile: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
-        if missing := sorted({"codebook_hash", "usage", "weight", "reliability", "entropy", "coverage", "unknown"} - set(profile)):
+        if missing := sorted(
+            {"codebook_hash", "usage", "weight", "reliability", "entropy", "coverage", "unknown"}
+            - set(profile)
+        ):
             raise ValueError(f"it lacks {missing}")
     except (OSError, ValueError, TypeError) as error:
-        raise ArtifactError(f"{path} is not a traffic profile ({error}); make one with `adc monitor --keep`") from error
+        raise ArtifactError(
+            f"{path} is not a traffic profile ({error}); make one with `adc monitor --keep`"
+        ) from error
     return profile
 
 
 def monitor_page(result: Mapping[str, Any]) -> str:
-    """One HTML page: what moved beyond its limit, and the usage of the codes then and now by position."""
+    """One HTML page: what moved beyond its limit, and the usage of the codes then and now by
+    position.
+    """
     from training.reports.charts import interval_rows
     from training.reports.pages import render
 
@@ -108,8 +151,14 @@ def monitor_page(result: Mapping[str, Any]) -> str:
         for p, d in enumerate(result["drift"][name]["by_position"])
     ]
     charts = {
-        name: interval_rows([r for r in rows if r["part"] == name], zero=True, alt_text=f"Distance of {name} by position")
+        name: interval_rows(
+            [r for r in rows if r["part"] == name],
+            zero=True,
+            alt_text=f"Distance of {name} by position",
+        )
         for name in ("usage", "weight")
         if rows
     }
-    return render("monitor.html.jinja", {"four": lambda value: f"{value:.4f}"}, result=result, charts=charts)
+    return render(
+        "monitor.html.jinja", {"four": lambda value: f"{value:.4f}"}, result=result, charts=charts
+    )

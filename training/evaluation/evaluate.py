@@ -1,4 +1,6 @@
-"""Score trained recipes on rows that they did not see. Reads: scores, TrainingFrames. Writes: the scores part of metrics.json."""
+"""Score trained recipes on rows that they did not see. Reads: scores, TrainingFrames. Writes: the
+scores part of metrics.json.
+"""
 
 import logging
 from collections.abc import Mapping
@@ -7,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from adc_features.loader.frame import TrainingFrame
-from training.evaluation.metrics import DRAWS, Estimate, Judge, expected_calibration_error, gauc, popularity_slices
+from training.evaluation.metrics import (
+    DRAWS,
+    Estimate,
+    Judge,
+    expected_calibration_error,
+    gauc,
+    popularity_slices,
+)
 
 log = logging.getLogger(__name__)
 
@@ -25,13 +34,25 @@ PAIRS = (
 """The differences that are reported where both recipes were trained."""
 
 
-BASELINES = {"item_mean": "item_label_mean", "popularity": "item_event_count", "user_mean": "user_label_mean"}
-"""Scores without a ranker, each a statistic as known at the row's time: name -> column of the joined rows."""
+BASELINES = {
+    "item_mean": "item_label_mean",
+    "popularity": "item_event_count",
+    "user_mean": "user_label_mean",
+}
+"""Scores without a ranker, each a statistic as known at the row's time: name -> column of the
+joined rows.
+"""
 
 
 def baseline_scores(frame: TrainingFrame) -> dict[str, np.ndarray]:
-    """Each of BASELINES that the frame has, float64 [N]; where nothing was known, the mean of the other rows, and no events."""
-    found = {name: frame.numbers(column) for name, column in BASELINES.items() if column in frame.table.column_names}
+    """Each of BASELINES that the frame has, float64 [N]; where nothing was known, the mean of the
+    other rows, and no events.
+    """
+    found = {
+        name: frame.numbers(column)
+        for name, column in BASELINES.items()
+        if column in frame.table.column_names
+    }
     filled = {}
     for name, score in found.items():
         known = np.isfinite(score)
@@ -40,13 +61,21 @@ def baseline_scores(frame: TrainingFrame) -> dict[str, np.ndarray]:
     return filled
 
 
-def evaluate(scores: Mapping[str, np.ndarray], frame: TrainingFrame, *, trained_on: TrainingFrame, seed: int = 0, draws: int = DRAWS) -> dict[str, Any]:
+def evaluate(
+    scores: Mapping[str, np.ndarray],
+    frame: TrainingFrame,
+    *,
+    trained_on: TrainingFrame,
+    seed: int = 0,
+    draws: int = DRAWS,
+) -> dict[str, Any]:
     """Metrics of every recipe and the paired differences between them, all on the rows of `frame`.
 
-    scores: recipe name -> probabilities [seeds, N]. trained_on: the training rows; their counts make the slices. Each metric is the
-    mean over seeds with a 95 % interval from draws of users and, with several seeds, of seeds; paired differences use the same draws.
-    Returns {"rows", "label_rate", "gauc_users", "gauc_rows", "baselines", "recipes", "paired"}; undefined values are NaN.
-    Raises InputError when the labels have one class.
+    scores: recipe name -> probabilities [seeds, N]. trained_on: the training rows; their counts
+    make the slices. Each metric is the mean over seeds with a 95 % interval from draws of users
+    and, with several seeds, of seeds; paired differences use the same draws. Returns {"rows",
+    "label_rate", "gauc_users", "gauc_rows", "baselines", "recipes", "paired"}; undefined values are
+    NaN. Raises InputError when the labels have one class.
     """
     judge = Judge(frame.labels, frame.user_ids, seed=seed, draws=draws)
     items, counts = np.unique(trained_on.item_ids, return_counts=True)
@@ -58,28 +87,55 @@ def evaluate(scores: Mapping[str, np.ndarray], frame: TrainingFrame, *, trained_
     for name, score in scores.items():
         estimates[name] = {"auc": judge.auc(score), "gauc": judge.gauc(score)}
         by_slice = {part: judge.auc(score, mask) for part, mask in slices.items()}
-        recipes[name] = {metric: estimate.interval() for metric, estimate in estimates[name].items()} | {
+        recipes[name] = {
+            metric: estimate.interval() for metric, estimate in estimates[name].items()
+        } | {
             "logloss": judge.logloss(score).interval(),
             "tail_auc": by_slice["tail"].interval(),
             "calibration": judge.calibration(score).interval(),
-            "expected_calibration_error": float(np.mean([expected_calibration_error(judge.label, s) for s in np.atleast_2d(score)])),
-            "deciles": [{**facts, "auc": judge.auc(score, mask).interval()} for facts, mask in deciles],
-            "slices": {part: {"rows": int(slices[part].sum()), "auc": auc.interval()} for part, auc in by_slice.items()},
+            "expected_calibration_error": float(
+                np.mean([expected_calibration_error(judge.label, s) for s in np.atleast_2d(score)])
+            ),
+            "deciles": [
+                {**facts, "auc": judge.auc(score, mask).interval()} for facts, mask in deciles
+            ],
+            "slices": {
+                part: {"rows": int(slices[part].sum()), "auc": auc.interval()}
+                for part, auc in by_slice.items()
+            },
         }
-        log.info("stage=evaluate recipe=%s auc=%.4f gauc=%.4f", name, recipes[name]["auc"]["mean"], recipes[name]["gauc"]["mean"])
+        log.info(
+            "stage=evaluate recipe=%s auc=%.4f gauc=%.4f",
+            name,
+            recipes[name]["auc"]["mean"],
+            recipes[name]["gauc"]["mean"],
+        )
     paired = {
-        f"{a}_minus_{b}": {metric: (estimates[a][metric] - estimates[b][metric]).interval() for metric in ("auc", "gauc")}
+        f"{a}_minus_{b}": {
+            metric: (estimates[a][metric] - estimates[b][metric]).interval()
+            for metric in ("auc", "gauc")
+        }
         for a, b in PAIRS
         if a in estimates and b in estimates
     }
     covered = gauc(judge.label, np.zeros(len(frame)), judge.user)
-    baselines = {name: {"auc": judge.auc(s).interval(), "gauc": judge.gauc(s).interval()} for name, s in baseline_scores(frame).items()}
-    base = {"rows": len(frame), "label_rate": float(frame.labels.mean()), "gauc_users": covered.users, "gauc_rows": covered.rows}
+    baselines = {
+        name: {"auc": judge.auc(s).interval(), "gauc": judge.gauc(s).interval()}
+        for name, s in baseline_scores(frame).items()
+    }
+    base = {
+        "rows": len(frame),
+        "label_rate": float(frame.labels.mean()),
+        "gauc_users": covered.users,
+        "gauc_rows": covered.rows,
+    }
     return {**base, "baselines": baselines, "recipes": recipes, "paired": paired}
 
 
 def _row_deciles(popularity: np.ndarray) -> list[tuple[dict[str, float], np.ndarray]]:
-    """Groups of about a tenth of the rows by how often their item was trained on, rarest first; equal counts stay together."""
+    """Groups of about a tenth of the rows by how often their item was trained on, rarest first;
+    equal counts stay together.
+    """
     edges = np.unique(np.quantile(popularity, np.linspace(0.1, 0.9, 9), method="higher"))
     group = np.searchsorted(edges, popularity, side="right")
     masks = [group == g for g in np.unique(group)]

@@ -1,4 +1,5 @@
-"""How good scores are, and how sure that is. Reads: labels, users, scores. Writes: estimates with intervals.
+"""How good scores are, and how sure that is. Reads: labels, users, scores. Writes: estimates with
+intervals.
 
 Legend: N rows, S seeds, B bootstrap draws, U users.
 """
@@ -18,19 +19,29 @@ DRAWS = 200
 
 @dataclass(frozen=True)
 class Estimate:
-    """A metric on all rows (the mean over seeds) and on each bootstrap draw of the users, float64 [B]; NaN where undefined."""
+    """A metric on all rows (the mean over seeds) and on each bootstrap draw of the users, float64
+    [B]; NaN where undefined.
+    """
 
     value: float
     draws: np.ndarray
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        """The paired difference: both estimates must come from the same Judge, hence the same draws."""
+        """The paired difference: both estimates must come from the same Judge, hence the same
+        draws.
+        """
         return Estimate(self.value - other.value, self.draws - other.draws)
 
     def interval(self, level: float = 0.95) -> dict[str, float]:
-        """{mean, low, high}: the value and the percentile interval of the draws; NaN when no draw defines it."""
+        """{mean, low, high}: the value and the percentile interval of the draws; NaN when no draw
+        defines it.
+        """
         known = self.draws[np.isfinite(self.draws)]
-        low, high = np.quantile(known, ((1 - level) / 2, (1 + level) / 2)) if len(known) else (np.nan, np.nan)
+        low, high = (
+            np.quantile(known, ((1 - level) / 2, (1 + level) / 2))
+            if len(known)
+            else (np.nan, np.nan)
+        )
         return {"mean": self.value, "low": float(low), "high": float(high)}
 
 
@@ -46,9 +57,10 @@ class Gauc(NamedTuple):
 class Judge:
     """The evaluated rows and one set of bootstrap draws, so that every difference is paired.
 
-    label: float [N] in {0, 1}. user: ids [N]; draws resample users (Poisson(1) weights), as rows of one user are not independent, and the
-    seeds of each recipe where it has several: an interval then covers the chance in training as well as the choice of users.
-    Scores are probabilities, float [S, N] (or [N] for one seed). Raises InputError when the labels have one class.
+    label: float [N] in {0, 1}. user: ids [N]; draws resample users (Poisson(1) weights), as rows of
+    one user are not independent, and the seeds of each recipe where it has several: an interval
+    then covers the chance in training as well as the choice of users. Scores are probabilities,
+    float [S, N] (or [N] for one seed). Raises InputError when the labels have one class.
     """
 
     label: np.ndarray
@@ -59,7 +71,9 @@ class Judge:
     def __post_init__(self) -> None:
         check_two_classes(self.label)
         if len(self.label) != len(self.user):
-            raise InputError(f"{len(self.label)} labels but {len(self.user)} users; give one user a row")
+            raise InputError(
+                f"{len(self.label)} labels but {len(self.user)} users; give one user a row"
+            )
 
     @cached_property
     def user_row(self) -> np.ndarray:
@@ -69,14 +83,26 @@ class Judge:
     @cached_property
     def weights(self) -> np.ndarray:
         """How often each draw holds each user, float64 [B, U]."""
-        return np.random.default_rng(self.seed).poisson(1.0, (self.draws, int(self.user_row.max()) + 1)).astype(np.float64)
+        return (
+            np.random.default_rng(self.seed)
+            .poisson(1.0, (self.draws, int(self.user_row.max()) + 1))
+            .astype(np.float64)
+        )
 
     def seed_weights(self, seeds: int) -> np.ndarray:
-        """How often each draw holds each seed, float64 [B, S]: the same for all recipes of as many seeds, so that differences are paired."""
-        return np.random.default_rng([self.seed, seeds]).multinomial(seeds, np.full(seeds, 1 / seeds), self.draws).astype(np.float64)
+        """How often each draw holds each seed, float64 [B, S]: the same for all recipes of as many
+        seeds, so that differences are paired.
+        """
+        return (
+            np.random.default_rng([self.seed, seeds])
+            .multinomial(seeds, np.full(seeds, 1 / seeds), self.draws)
+            .astype(np.float64)
+        )
 
     def auc(self, scores: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
-        """AUC over all rows, or over those of a mask [N]; ties count one half. NaN where the mask leaves one class."""
+        """AUC over all rows, or over those of a mask [N]; ties count one half. NaN where the mask
+        leaves one class.
+        """
         keep = np.ones(len(self.label), bool) if rows is None else rows
         label, user = self.label[keep], self.user_row[keep]
         if len(np.unique(label)) < 2:
@@ -84,27 +110,42 @@ class Judge:
         return self._mean_over_seeds(scores, lambda score: self._auc_of(label, score[keep], user))
 
     def gauc(self, scores: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
-        """GAUC (methods 14.1) over all rows, or over those of a mask [N]: AUC within each user that has both classes, weighted by the user's rows."""
+        """GAUC (methods 14.1) over all rows, or over those of a mask [N]: AUC within each user that
+        has both classes, weighted by the user's rows.
+        """
         keep = np.ones(len(self.label), bool) if rows is None else rows
-        return self._mean_over_seeds(scores, lambda score: self._gauc_of(self.label[keep], score[keep], self.user_row[keep]))
+        return self._mean_over_seeds(
+            scores, lambda score: self._gauc_of(self.label[keep], score[keep], self.user_row[keep])
+        )
 
     def logloss(self, scores: np.ndarray) -> Estimate:
         """Mean negative log likelihood, nats a row."""
-        return self._mean_over_seeds(scores, lambda score: self._ratio(_row_loss(self.label, score), np.ones(len(self.label))))
+        return self._mean_over_seeds(
+            scores,
+            lambda score: self._ratio(_row_loss(self.label, score), np.ones(len(self.label))),
+        )
 
     def calibration(self, scores: np.ndarray) -> Estimate:
         """Mean predicted over mean observed; 1 is calibrated."""
         return self._mean_over_seeds(scores, lambda score: self._ratio(score, self.label))
 
-    def _mean_over_seeds(self, scores: np.ndarray, metric: Callable[[np.ndarray], Estimate]) -> Estimate:
+    def _mean_over_seeds(
+        self, scores: np.ndarray, metric: Callable[[np.ndarray], Estimate]
+    ) -> Estimate:
         scores = np.atleast_2d(scores).astype(np.float64)
         if scores.shape[1] != len(self.label) or not np.isfinite(scores).all():
-            raise InputError(f"scores are {list(scores.shape)}, finite: {np.isfinite(scores).all()}; expected finite [seeds, {len(self.label)}]")
+            raise InputError(
+                f"scores are {list(scores.shape)}, finite: {np.isfinite(scores).all()}; expected"
+                f" finite [seeds, {len(self.label)}]"
+            )
         each = [metric(score) for score in scores]
         draws = np.stack([e.draws for e in each])
         mean = draws.mean(axis=0)
-        if (n := len(each)) > 1:  # a bootstrap of n seeds spreads by sqrt((n - 1) / n) of what the seeds do
-            mean = mean + np.sqrt(n / (n - 1)) * ((self.seed_weights(n) * draws.T).sum(axis=1) / n - mean)
+        # a bootstrap of n seeds spreads by sqrt((n - 1) / n) of what the seeds do
+        if (n := len(each)) > 1:
+            mean = mean + np.sqrt(n / (n - 1)) * (
+                (self.seed_weights(n) * draws.T).sum(axis=1) / n - mean
+            )
         return Estimate(float(np.mean([e.value for e in each])), mean)
 
     def _auc_of(self, label: np.ndarray, score: np.ndarray, user: np.ndarray) -> Estimate:
@@ -117,7 +158,10 @@ class Judge:
         draws = np.empty(self.draws)
         for b, weight in enumerate(self.weights):
             row_weight = weight[user]
-            positives, negatives = (np.diff(np.cumsum(np.where(mask, row_weight, 0.0))[last], prepend=0.0) for mask in (positive, ~positive))
+            positives, negatives = (
+                np.diff(np.cumsum(np.where(mask, row_weight, 0.0))[last], prepend=0.0)
+                for mask in (positive, ~positive)
+            )
             below = np.cumsum(negatives) - negatives / 2
             total = positives.sum() * negatives.sum()
             draws[b] = positives @ below / total if total else np.nan
@@ -130,22 +174,34 @@ class Judge:
             return Estimate(float("nan"), np.full(self.draws, np.nan))
         weight = self.weights[:, kept] * rows[kept]
         with np.errstate(invalid="ignore"):
-            return Estimate(float(np.average(auc[kept], weights=rows[kept])), weight @ auc[kept] / weight.sum(axis=1))
+            return Estimate(
+                float(np.average(auc[kept], weights=rows[kept])),
+                weight @ auc[kept] / weight.sum(axis=1),
+            )
 
     def _ratio(self, above: np.ndarray, below: np.ndarray) -> Estimate:
         over, under = np.bincount(self.user_row, above), np.bincount(self.user_row, below)
-        return Estimate(float(above.sum() / below.sum()), (self.weights @ over) / (self.weights @ under))
+        return Estimate(
+            float(above.sum() / below.sum()), (self.weights @ over) / (self.weights @ under)
+        )
 
 
 def gauc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> Gauc:
     """GAUC with the number of users and rows that it covers; NaN when no user has both classes."""
     auc, rows = user_auc(label, score, np.unique(user, return_inverse=True)[1])
     kept = np.isfinite(auc)
-    return Gauc(float(np.average(auc[kept], weights=rows[kept])) if kept.any() else float("nan"), int(kept.sum()), int(rows[kept].sum()))
+    return Gauc(
+        float(np.average(auc[kept], weights=rows[kept])) if kept.any() else float("nan"),
+        int(kept.sum()),
+        int(rows[kept].sum()),
+    )
 
 
-def user_auc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """AUC of each user 0..U-1 (NaN with one class) and their number of rows: float64 [U], int64 [U]. Ties count one half.
+def user_auc(
+    label: np.ndarray, score: np.ndarray, user: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """AUC of each user 0..U-1 (NaN with one class) and their number of rows: float64 [U], int64
+    [U]. Ties count one half.
 
     From ranks within the user: AUC = (rank sum of positives - p (p + 1) / 2) / (p n).
     """
@@ -159,18 +215,24 @@ def user_auc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> tuple[np
     rows = np.bincount(user)
     positives = np.bincount(user, label)
     with np.errstate(invalid="ignore", divide="ignore"):
-        auc = (np.bincount(user, rank * label) - positives * (positives + 1) / 2) / (positives * (rows - positives))
+        auc = (np.bincount(user, rank * label) - positives * (positives + 1) / 2) / (
+            positives * (rows - positives)
+        )
     return np.where((positives > 0) & (positives < rows), auc, np.nan), rows
 
 
 def expected_calibration_error(label: np.ndarray, score: np.ndarray, bins: int = 10) -> float:
     """Mean |predicted - observed| over `bins` groups of equal size, by score."""
     groups = np.array_split(np.argsort(score, kind="stable"), bins)
-    return float(sum(len(g) * abs(score[g].mean() - label[g].mean()) for g in groups if len(g)) / len(label))
+    return float(
+        sum(len(g) * abs(score[g].mean() - label[g].mean()) for g in groups if len(g)) / len(label)
+    )
 
 
 def popularity_slices(item_count: np.ndarray) -> dict[str, np.ndarray]:
-    """Masks [N] by the training interactions of each row's item: cold (none), then thirds of the other rows, tail to head."""
+    """Masks [N] by the training interactions of each row's item: cold (none), then thirds of the
+    other rows, tail to head.
+    """
     warm = item_count > 0
     low, high = np.quantile(item_count[warm], (1 / 3, 2 / 3)) if warm.any() else (0, 0)
     return {

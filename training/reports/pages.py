@@ -9,6 +9,8 @@ def render(template: str, filters: Mapping[str, Callable[[Any], Any]], **values:
     import jinja2
 
     loader = jinja2.PackageLoader("training.reports", "")
-    environment = jinja2.Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment = jinja2.Environment(
+        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
     environment.filters |= dict(filters)
     return environment.get_template(template).render(**values)

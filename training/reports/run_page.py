@@ -1,7 +1,9 @@
-"""The run's page: what was run, does it help, on which items, can it be trusted. Reads: metrics, Pictures. Writes: one HTML file.
+"""The run's page: what was run, does it help, on which items, can it be trusted. Reads: metrics,
+Pictures. Writes: one HTML file.
 
-The page carries everything in itself: no network, no JavaScript. A part that the run did not produce is left out, or named as
-missing where a reader would look for it. Every string is escaped: titles and names are user data.
+The page carries everything in itself: no network, no JavaScript. A part that the run did not
+produce is left out, or named as missing where a reader would look for it. Every string is escaped:
+titles and names are user data.
 """
 
 import os
@@ -34,9 +36,17 @@ from training.reports.values import (
     verdict,
 )
 
-HEADLINES = (("codes_weights", "no_sid"), ("codes", "no_sid"), ("xgboost_codes_weights", "xgboost_no_sid"))
+HEADLINES = (
+    ("codes_weights", "no_sid"),
+    ("codes", "no_sid"),
+    ("xgboost_codes_weights", "xgboost_no_sid"),
+)
 SCORES = {"auc": "AUC", "gauc": "GAUC", "logloss": "log loss, nats", "tail_auc": "tail AUC"}
-BASELINES = {"item_mean": "item's mean label", "popularity": "item's interactions", "user_mean": "user's mean label"}
+BASELINES = {
+    "item_mean": "item's mean label",
+    "popularity": "item's interactions",
+    "user_mean": "user's mean label",
+}
 SLICES = {"head": "head", "middle": "middle", "tail": "tail", "cold": "cold (never seen)"}
 
 
@@ -45,8 +55,18 @@ def report_html(metrics: Mapping[str, Any], pictures: Pictures) -> str:
     from training.reports.charts import charts
     from training.reports.pages import render
 
-    filters = {"value": value_text, "decimals": decimals, "percent": percent, "label": label, "words": lambda name: str(name).replace("_", " ")}
-    recipes = {r: metrics["recipes"][r] for r in ordered(mapping(metrics, "recipes")) if mapping(metrics, "recipes", r)}
+    filters = {
+        "value": value_text,
+        "decimals": decimals,
+        "percent": percent,
+        "label": label,
+        "words": lambda name: str(name).replace("_", " "),
+    }
+    recipes = {
+        r: metrics["recipes"][r]
+        for r in ordered(mapping(metrics, "recipes"))
+        if mapping(metrics, "recipes", r)
+    }
     pairs = _pairs(metrics)
     return render(
         "run.html.jinja",
@@ -62,7 +82,10 @@ def report_html(metrics: Mapping[str, Any], pictures: Pictures) -> str:
         recipes=recipes,
         scores=_scores(recipes),
         slices=_slices(recipes),
-        baselines=[(BASELINES.get(n, n), interval(b.get("auc")), interval(b.get("gauc"))) for n, b in mapping(metrics, "baselines").items()],
+        baselines=[
+            (BASELINES.get(n, n), interval(b.get("auc")), interval(b.get("gauc")))
+            for n, b in mapping(metrics, "baselines").items()
+        ],
         covers=_covers(metrics),
         checks=_checks(metrics, pairs),
         coverage={part: mapping(facts) for part, facts in mapping(metrics, "coverage").items()},
@@ -90,11 +113,21 @@ def _window(metrics: Mapping[str, Any]) -> dict[str, Any]:
     openings = metrics.get("test_openings")
     openings = len(openings) if isinstance(openings, list | tuple) else openings
     split = dataset.get("split")
-    start, end, train_end = (str(mapping(split).get(k) or "")[:10] for k in ("eval_start", "eval_end", "train_end"))
+    start, end, train_end = (
+        str(mapping(split).get(k) or "")[:10] for k in ("eval_start", "eval_end", "train_end")
+    )
     if start and train_end:
-        split = f"trained on rows before {train_end}, scored from {start} {f'to {end}' if end else 'on'}"
+        split = (
+            f"trained on rows before {train_end}, scored from {start}"
+            f" {f'to {end}' if end else 'on'}"
+        )
     generated = bool(dataset.get("generated", str(dataset.get("name", "")).startswith("synthetic")))
-    return {"final": bool(metrics.get("final")), "openings": openings, "split": value_text(split) if split else "", "generated": generated}
+    return {
+        "final": bool(metrics.get("final")),
+        "openings": openings,
+        "split": value_text(split) if split else "",
+        "generated": generated,
+    }
 
 
 def _covers(metrics: Mapping[str, Any]) -> str:
@@ -103,9 +136,13 @@ def _covers(metrics: Mapping[str, Any]) -> str:
     if seeds is None:
         return "Intervals: 95 %, bootstrap over users."
     if seeds > 1:
-        return f"Intervals: 95 %, bootstrap over users and over the {seeds:.0f} seeds of each recipe, so they cover the chance in training too."
+        return (
+            f"Intervals: 95 %, bootstrap over users and over the {seeds:.0f} seeds of each recipe,"
+            " so they cover the chance in training too."
+        )
     return (
-        "Intervals: 95 %, bootstrap over users. With one seed they leave out the chance in training: train several seeds before you trust a small difference."
+        "Intervals: 95 %, bootstrap over users. With one seed they leave out the chance in"
+        " training: train several seeds before you trust a small difference."
     )
 
 
@@ -117,19 +154,31 @@ def _pairs(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
         measures = {m: interval(mapping(scores).get(m)) for m in ("auc", "gauc")}
         if minus and any(measures.values()):
             leak = leaks(a) or leaks(b)
-            versus = f"{LABELS.get(a, a.replace('_', ' '))} {MINUS} {LABELS.get(b, b.replace('_', ' '))}"
-            words = {"question": QUESTIONS.get((a, b), f"{versus}?"), "versus": versus, "answers": _answers(measures, leak=leak)}
+            versus = (
+                f"{LABELS.get(a, a.replace('_', ' '))} {MINUS} {LABELS.get(b, b.replace('_', ' '))}"
+            )
+            words = {
+                "question": QUESTIONS.get((a, b), f"{versus}?"),
+                "versus": versus,
+                "answers": _answers(measures, leak=leak),
+            }
             found.append({"pair": (a, b), "leak": leak, **words, **measures})
     order = list(QUESTIONS)
     return sorted(found, key=lambda p: order.index(p["pair"]) if p["pair"] in order else len(order))
 
 
 def _answers(measures: Mapping[str, Interval | None], *, leak: bool) -> list[tuple[str, str, str]]:
-    """(measures, verdict, style), measures of one verdict together; what a leak wins is no merit."""
+    """(measures, verdict, style), measures of one verdict together; what a leak wins is no
+    merit.
+    """
     told: dict[tuple[str, str], list[str]] = {}
     for measure, found in measures.items():
         if found is not None:
-            said = ("higher by reading the future", "bad") if leak and found.low > 0 else (verdict(found), tone(found))
+            said = (
+                ("higher by reading the future", "bad")
+                if leak and found.low > 0
+                else (verdict(found), tone(found))
+            )
             told.setdefault(said, []).append(measure.upper())
     return [(", ".join(names), *said) for said, names in told.items()]
 
@@ -144,20 +193,45 @@ def _headline(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     for measure in ("auc", "gauc"):
         if (found := pair[measure]) is not None:
             span = f"{signed(found.low)} to {signed(found.high)}"
-            sentences.append({"measure": measure.upper(), "change": signed(found.mean), "range": span, "says": verdict(found), "tone": tone(found)})
+            sentences.append(
+                {
+                    "measure": measure.upper(),
+                    "change": signed(found.mean),
+                    "range": span,
+                    "says": verdict(found),
+                    "tone": tone(found),
+                }
+            )
     return {"a": label(pair["pair"][0]), "b": label(pair["pair"][1]), "sentences": sentences}
 
 
 def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The facts of the run, each with its name."""
     dataset, seconds = mapping(metrics, "dataset"), mapping(metrics, "stage_seconds")
-    tiles = [(name, value_text(dataset[name])) for name in ("items", "users", "interactions") if dataset.get(name) is not None]
+    tiles = [
+        (name, value_text(dataset[name]))
+        for name in ("items", "users", "interactions")
+        if dataset.get(name) is not None
+    ]
     if metrics.get("rows_in") is not None:
-        tiles.append(("rows in → out", f"{value_text(metrics['rows_in'])} → {value_text(metrics.get('rows_out'))}"))
+        tiles.append(
+            (
+                "rows in → out",
+                f"{value_text(metrics['rows_in'])} → {value_text(metrics.get('rows_out'))}",
+            )
+        )
     if (rate := number(metrics.get("label_rate"))) is not None:
         tiles.append(("positive, scored rows", percent(rate)))
     if metrics.get("gauc_users") is not None:
-        tiles.append(("GAUC rests on", f"{value_text(metrics['gauc_users'])} users, {value_text(metrics.get('gauc_rows'))} rows"))
+        tiles.append(
+            (
+                "GAUC rests on",
+                (
+                    f"{value_text(metrics['gauc_users'])} users,"
+                    f" {value_text(metrics.get('gauc_rows'))} rows"
+                ),
+            )
+        )
     if metrics.get("seeds") is not None:
         tiles.append(("seeds a recipe", value_text(metrics["seeds"])))
     if total := sum(filter(None, map(number, seconds.values()))):
@@ -165,34 +239,68 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     if (peak := number(metrics.get("peak_memory_bytes"))) is not None:
         tiles.append(("peak memory", f"{peak / 2**30:.1f} GiB"))
     if size := mapping(metrics, "bytes_per_item"):
-        tiles.append(("bytes an item", ", ".join(f"{label(name)} {value_text(count)}" for name, count in size.items())))
+        tiles.append(
+            (
+                "bytes an item",
+                ", ".join(f"{label(name)} {value_text(count)}" for name, count in size.items()),
+            )
+        )
     return tiles
 
 
 def _checks(metrics: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Why to trust the run, or not: each with a mark (good, bad, note), what was checked and what was found."""
+    """Why to trust the run, or not: each with a mark (good, bad, note), what was checked and what
+    was found.
+    """
     checks: list[dict[str, str]] = []
 
     def add(good: bool | None, what: str, found: str) -> None:
-        checks.append({"mark": "note" if good is None else "good" if good else "bad", "what": what, "found": found})
+        checks.append(
+            {
+                "mark": "note" if good is None else "good" if good else "bad",
+                "what": what,
+                "found": found,
+            }
+        )
 
     if (rows_in := metrics.get("rows_in")) is not None:
         rows_out = metrics.get("rows_out")
-        add(rows_in == rows_out, "The point-in-time join kept every row", f"{value_text(rows_in)} in, {value_text(rows_out)} out")
+        add(
+            rows_in == rows_out,
+            "The point-in-time join kept every row",
+            f"{value_text(rows_in)} in, {value_text(rows_out)} out",
+        )
     if "items" in (parity := mapping(metrics, "parity")):
         different = parity.get("different")
-        add(different == 0, "Online values equal offline values, bit for bit", f"{value_text(different)} of {value_text(parity['items'])} looked up differ")
+        add(
+            different == 0,
+            "Online values equal offline values, bit for bit",
+            f"{value_text(different)} of {value_text(parity['items'])} looked up differ",
+        )
     if (rank := number(metrics.get("reliability_rank_correlation"))) is not None:
         given = metrics.get("reliability") == "log_count"
-        wanted = "it is a count of interactions, so this is given by definition" if given else f"at least {MIN_RANK_CORRELATION} wanted"
+        wanted = (
+            "it is a count of interactions, so this is given by definition"
+            if given
+            else f"at least {MIN_RANK_CORRELATION} wanted"
+        )
         good = None if given else rank >= MIN_RANK_CORRELATION
-        add(good, "The reliability signal rises with interactions", f"rank correlation {signed(rank, 2)}, {wanted}")
-    for name in ("reliability_half_agreement_rank_correlation", "half_agreement_rank_correlation", "half_agreement"):
+        add(
+            good,
+            "The reliability signal rises with interactions",
+            f"rank correlation {signed(rank, 2)}, {wanted}",
+        )
+    for name in (
+        "reliability_half_agreement_rank_correlation",
+        "half_agreement_rank_correlation",
+        "half_agreement",
+    ):
         if (rank := number(metrics.get(name))) is not None:
             add(
                 None if rank <= 0 else True,
                 "The signal agrees with an independent one",
-                f"rank correlation {signed(rank, 2)} with the agreement of vectors trained on two halves of the data",
+                f"rank correlation {signed(rank, 2)} with the agreement of vectors trained on two"
+                " halves of the data",
             )
             break
     for pair in pairs:
@@ -201,14 +309,24 @@ def _checks(metrics: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> l
             good = any(pair[m] and pair[m].low > 0 for m in ("auc", "gauc"))
             add(True if good else None, "Control: weights permuted across items do worse", shown)
         if pair["leak"]:
-            means = ", ".join(f"{m.upper()} {signed(pair[m].mean)}" for m in ("auc", "gauc") if pair[m])
-            add(None, "Size of the leak when the split's codes serve for all time", f"{means} ({shown})")
-    covered = {part: number(mapping(metrics, "coverage", part).get("with_codes")) for part in ("train", "scored")}
+            means = ", ".join(
+                f"{m.upper()} {signed(pair[m].mean)}" for m in ("auc", "gauc") if pair[m]
+            )
+            add(
+                None,
+                "Size of the leak when the split's codes serve for all time",
+                f"{means} ({shown})",
+            )
+    covered = {
+        part: number(mapping(metrics, "coverage", part).get("with_codes"))
+        for part in ("train", "scored")
+    }
     if all(share is not None and share <= 1 for share in covered.values()):
         add(
             None,
             "Rows with codes that were servable at their time",
-            " of training rows, ".join(percent(s) for s in covered.values() if s is not None) + " of scored rows",
+            " of training rows, ".join(percent(s) for s in covered.values() if s is not None)
+            + " of scored rows",
         )
     window = _window(metrics)
     if window["final"] and window["openings"] is not None:
@@ -218,14 +336,26 @@ def _checks(metrics: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> l
 
 
 def _scores(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """Every recipe's scores over the whole window; a calibration of several figures gives a column for each."""
+    """Every recipe's scores over the whole window; a calibration of several figures gives a column
+    for each.
+    """
     rows = {}
     for recipe, scores in recipes.items():
-        found: dict[str, Interval | float | None] = {words: interval(scores.get(name)) for name, words in SCORES.items()}
+        found: dict[str, Interval | float | None] = {
+            words: interval(scores.get(name)) for name, words in SCORES.items()
+        }
         calibration = scores.get("calibration")
-        parts = mapping(calibration) if interval(calibration) is None else {"calibration (predicted over observed)": calibration}
-        rows[recipe] = found | {str(k).replace("_", " "): interval(v) or number(v) for k, v in parts.items()}
-    columns = dict.fromkeys(c for found in rows.values() for c, score in found.items() if score is not None)
+        parts = (
+            mapping(calibration)
+            if interval(calibration) is None
+            else {"calibration (predicted over observed)": calibration}
+        )
+        rows[recipe] = found | {
+            str(k).replace("_", " "): interval(v) or number(v) for k, v in parts.items()
+        }
+    columns = dict.fromkeys(
+        c for found in rows.values() for c, score in found.items() if score is not None
+    )
     return {"columns": list(columns), "rows": rows}
 
 
@@ -233,10 +363,18 @@ def _slices(recipes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Head, middle, tail and cold: rows scored and the AUC of every recipe."""
     table = []
     for name, words in SLICES.items():
-        found = {r: mapping(s, "slices", name) for r, s in recipes.items() if mapping(s, "slices", name)}
+        found = {
+            r: mapping(s, "slices", name) for r, s in recipes.items() if mapping(s, "slices", name)
+        }
         if found:
             rows = next((f["rows"] for f in found.values() if f.get("rows") is not None), None)
-            table.append({"name": words, "rows": rows, "auc": {r: interval(f.get("auc")) for r, f in found.items()}})
+            table.append(
+                {
+                    "name": words,
+                    "rows": rows,
+                    "auc": {r: interval(f.get("auc")) for r, f in found.items()},
+                }
+            )
     return table
 
 
@@ -250,7 +388,10 @@ def _codebooks(metrics: Mapping[str, Any], pictures: Pictures) -> list[dict[str,
     for i, name in enumerate(names):
         row = {"name": name, "number": i, **(said[i] if i < len(said) else {})}
         if i < len(pictures.usage) and np.size(pictures.usage[i]):
-            row["spark"] = usage_spark(np.asarray(pictures.usage[i]), alt_text=f"Items a code at position {name}, most used code first")
+            row["spark"] = usage_spark(
+                np.asarray(pictures.usage[i]),
+                alt_text=f"Items a code at position {name}, most used code first",
+            )
         rows.append(row)
     return rows
 
@@ -263,4 +404,7 @@ def _quality(quality: Mapping[str, Any]) -> dict[str, Any]:
 def _stages(seconds: Mapping[str, Any]) -> list[dict[str, Any]]:
     known = {name: value for name, given in seconds.items() if (value := number(given)) is not None}
     longest = max(known.values(), default=0.0) or 1.0
-    return [{"name": name, "seconds": duration(value), "share": 100 * value / longest} for name, value in known.items()]
+    return [
+        {"name": name, "seconds": duration(value), "share": 100 * value / longest}
+        for name, value in known.items()
+    ]

@@ -1,6 +1,8 @@
-"""What the report is made of: Pictures, names, numbers, verdicts. Reads: values of metrics.json. Writes: text.
+"""What the report is made of: Pictures, names, numbers, verdicts. Reads: values of metrics.json.
+Writes: text.
 
-A part of the metrics may be missing or null anywhere: readers here give None or an empty mapping for it, never an error.
+A part of the metrics may be missing or null anywhere: readers here give None or an empty mapping
+for it, never an error.
 """
 
 import math
@@ -22,9 +24,16 @@ LABELS = {
     "xgboost_codes_weights": "XGBoost, codes + weights",
     "codes_weights_retroactive": "retroactive codes + weights",
 }
-"""Recipe -> its name on the page, in the page's order; other recipes follow under their own names."""
+"""Recipe -> its name on the page, in the page's order; other recipes follow under their own
+names.
+"""
 
-COLOURS = {"no_sid": "var(--grey)", "codes": "var(--blue)", "codes_weights": "var(--orange)", "codes_weights_retroactive": "var(--red)"}
+COLOURS = {
+    "no_sid": "var(--grey)",
+    "codes": "var(--blue)",
+    "codes_weights": "var(--orange)",
+    "codes_weights_retroactive": "var(--red)",
+}
 
 QUESTIONS = {
     ("codes_weights", "no_sid"): "Do codes and weights help?",
@@ -47,11 +56,13 @@ CHANCE = "no difference can be told apart from chance"
 class Pictures:
     """What the page draws beside the metrics; whatever a run lacks stays empty.
 
-    behavior_deciles: rarest first, {interactions, norm, half_agreement}. code_deciles: rarest first, {interactions, reliability,
-    alignment, behavioral_weight, zero_weights (share)}. signal: x in [0, 1] of warm items. alpha, beta: of the alignment curve
-    w = sigmoid(alpha x - beta) / sigmoid(alpha - beta). norms: norms of the behaviour vectors of warm items. usage: int [L, K], items
-    a code, of the L `positions`. titles: {position, code, items (count), titles}. tokenizer_curve: {step, loss terms}.
-    ranker_curves: recipe -> {step or epoch, train_loss, holdout_loss}.
+    behavior_deciles: rarest first, {interactions, norm, half_agreement}. code_deciles: rarest
+    first, {interactions, reliability, alignment, behavioral_weight, zero_weights (share)}. signal:
+    x in [0, 1] of warm items. alpha, beta: of the alignment curve w = sigmoid(alpha x - beta) /
+    sigmoid(alpha - beta). norms: norms of the behaviour vectors of warm items. usage: int [L, K],
+    items a code, of the L `positions`. titles: {position, code, items (count), titles}.
+    tokenizer_curve: {step, loss terms}. ranker_curves: recipe -> {step or epoch, train_loss,
+    holdout_loss}.
     """
 
     behavior_deciles: list[dict] = field(default_factory=list)
@@ -84,7 +95,11 @@ def mapping(value: Any, *keys: str) -> Mapping[str, Any]:
 
 def number(value: Any) -> float | None:
     """A finite number, or None."""
-    return float(value) if isinstance(value, int | float | np.number) and math.isfinite(value) else None
+    return (
+        float(value)
+        if isinstance(value, int | float | np.number) and math.isfinite(value)
+        else None
+    )
 
 
 def interval(value: Any) -> Interval | None:
@@ -106,7 +121,9 @@ def label(recipe: str) -> str:
 
 
 def value_text(value: Any) -> str:
-    """A value for a reader: numbers shortened, what holds several values listed, absent as a dash."""
+    """A value for a reader: numbers shortened, what holds several values listed, absent as a
+    dash.
+    """
     if isinstance(value, Mapping):
         return ", ".join(f"{str(k).replace('_', ' ')} {value_text(v)}" for k, v in value.items())
     if isinstance(value, list | tuple):
@@ -163,4 +180,10 @@ def count_text(value: Any) -> str:
     """A mean number of interactions, as short as a tick label has to be."""
     if (found := number(value)) is None:
         return ABSENT
-    return f"{found / 1000:.1f}k" if found >= 1000 else f"{found:.1f}" if 0 < found < 3 and found % 1 else f"{found:.0f}"
+    return (
+        f"{found / 1000:.1f}k"
+        if found >= 1000
+        else f"{found:.1f}"
+        if 0 < found < 3 and found % 1
+        else f"{found:.0f}"
+    )

@@ -1,7 +1,9 @@
-"""Leave-one-out over ordered item sequences, ranked against the whole catalogue. Reads: sequences. Writes: training, validation and test parts, credits.
+"""Leave-one-out over ordered item sequences, ranked against the whole catalogue. Reads: sequences.
+Writes: training, validation and test parts, credits.
 
-The last item of a user is the test item, the one before it the validation item, the rest trains (methods 14.2). A user of fewer than three items only
-trains. There is no clock here: a place in the sequence stands for time.
+The last item of a user is the test item, the one before it the validation item, the rest trains
+(methods 14.2). A user of fewer than three items only trains. There is no clock here: a place in the
+sequence stands for time.
 
 Legend: U users, E events, N items of the catalogue.
 """
@@ -33,8 +35,9 @@ START = datetime(2000, 1, 1, tzinfo=UTC)
 class LeaveOneOut:
     """The sequences of one catalogue.
 
-    item_ids: [N] the catalogue. items: int64 [E] rows of it, user by user, oldest first. ends: int64 [U], where each user's events end.
-    Raises InputError when no user has the three items that a training, a validation and a test item take.
+    item_ids: [N] the catalogue. items: int64 [E] rows of it, user by user, oldest first. ends:
+    int64 [U], where each user's events end. Raises InputError when no user has the three items that
+    a training, a validation and a test item take.
     """
 
     item_ids: np.ndarray
@@ -43,7 +46,10 @@ class LeaveOneOut:
 
     def __post_init__(self) -> None:
         if not self.evaluated.any():
-            raise InputError(f"none of {len(self.ends)} users has three items; expected sequences long enough for training, validation and test")
+            raise InputError(
+                f"none of {len(self.ends)} users has three items; expected sequences long enough"
+                " for training, validation and test"
+            )
 
     @property
     def counts(self) -> np.ndarray:
@@ -57,20 +63,28 @@ class LeaveOneOut:
 
     @cached_property
     def training(self) -> Sequences:
-        """All that any model or tokenizer may learn from; users without a transition are left out."""
+        """All that any model or tokenizer may learn from; users without a transition are
+        left out.
+        """
         kept = self.counts - 2 * self.evaluated
         places = np.arange(len(self.items)) - np.repeat(self.ends - self.counts, self.counts)
         users = kept > 1
-        return Sequences(self.items[places < np.repeat(kept * users, self.counts)], np.cumsum(kept[users]))
+        return Sequences(
+            self.items[places < np.repeat(kept * users, self.counts)], np.cumsum(kept[users])
+        )
 
     def training_counts(self) -> np.ndarray:
         """How often each item stands in the training part, int64 [N]."""
         return np.bincount(self.training.items, minlength=len(self.item_ids))
 
     def training_events(self) -> tuple[pa.Table, datetime]:
-        """The training part as interactions whose `time` is their place, and a time after all of them."""
+        """The training part as interactions whose `time` is their place, and a time after all of
+        them.
+        """
         counts = np.diff(self.training.ends, prepend=0)
-        places = np.arange(len(self.training.items)) - np.repeat(self.training.ends - counts, counts)
+        places = np.arange(len(self.training.items)) - np.repeat(
+            self.training.ends - counts, counts
+        )
         times = np.datetime64(START.replace(tzinfo=None), "us") + places.astype("timedelta64[s]")
         table = pa.table(
             {
@@ -82,7 +96,9 @@ class LeaveOneOut:
         return table, START + timedelta(seconds=int(places.max()) + 1)
 
     def histories(self, part: Part) -> tuple[Sequences, np.ndarray]:
-        """What precedes the held-out item of each evaluated user, the validation item included before the test item; and those items, int64 [U]."""
+        """What precedes the held-out item of each evaluated user, the validation item included
+        before the test item; and those items, int64 [U].
+        """
         held = 2 if part == "validation" else 1
         users = self.evaluated
         starts, counts = (self.ends - self.counts)[users], self.counts[users] - held
@@ -91,28 +107,39 @@ class LeaveOneOut:
 
 
 def read_sequences(path: Path, item_ids: np.ndarray) -> LeaveOneOut:
-    """Read Parquet with a list column `item_ids`, a row a user, oldest first, over the catalogue `item_ids`.
+    """Read Parquet with a list column `item_ids`, a row a user, oldest first, over the catalogue
+    `item_ids`.
 
     Raises InputError when the column is absent, a list is null, or an item is not in the catalogue.
     """
     table = pq.read_table(path)
     if "item_ids" not in table.column_names or not pa.types.is_list(table["item_ids"].type):
-        raise InputError(f"{path} has the columns {table.column_names}; expected a list column item_ids, a row a user, oldest item first")
+        raise InputError(
+            f"{path} has the columns {table.column_names}; expected a list column item_ids, a row a"
+            " user, oldest item first"
+        )
     lists = table["item_ids"]
     if lists.null_count:
-        raise InputError(f"{lists.null_count} of {len(lists)} sequences in {path} are null; drop these rows")
+        raise InputError(
+            f"{lists.null_count} of {len(lists)} sequences in {path} are null; drop these rows"
+        )
     wanted = id_array(pc.list_flatten(lists))
     rows, known = find_rows(item_ids, wanted)
     if not known.all():
         raise InputError(
-            f"{(~known).sum()} events in {path} are with items that the catalogue lacks (first {wanted[~known][0]!r}); add the items or drop the events"
+            f"{(~known).sum()} events in {path} are with items that the catalogue lacks (first"
+            f" {wanted[~known][0]!r}); add the items or drop the events"
         )
-    return LeaveOneOut(item_ids, rows, np.cumsum(pc.list_value_length(lists).to_numpy().astype(np.int64)))
+    return LeaveOneOut(
+        item_ids, rows, np.cumsum(pc.list_value_length(lists).to_numpy().astype(np.int64))
+    )
 
 
 @dataclass(frozen=True)
 class Credit:
-    """What each user's list earns at each cut-off, float64 [U, C]: the expectation over every order of items with equal scores."""
+    """What each user's list earns at each cut-off, float64 [U, C]: the expectation over every order
+    of items with equal scores.
+    """
 
     recall: np.ndarray
     ndcg: np.ndarray
@@ -121,24 +148,40 @@ class Credit:
     def means(self) -> dict[str, float]:
         """{recall_at_5, ndcg_at_5, ...} over the users."""
         parts = {"recall": self.recall.mean(0), "ndcg": self.ndcg.mean(0)}
-        return {f"{name}_at_{k}": float(v) for name, values in parts.items() for k, v in zip(self.cutoffs, values, strict=True)}
+        return {
+            f"{name}_at_{k}": float(v)
+            for name, values in parts.items()
+            for k, v in zip(self.cutoffs, values, strict=True)
+        }
 
     def difference(self, other: "Credit") -> dict[str, dict[str, float]]:
-        """{recall_at_5: {mean, low, high}, ...}: self minus other on the same users, with the 95 % interval of a paired mean over the users."""
+        """{recall_at_5: {mean, low, high}, ...}: self minus other on the same users, with the 95 %
+        interval of a paired mean over the users.
+        """
         recall, ndcg = self.recall - other.recall, self.ndcg - other.ndcg
         error = {"recall": recall.std(0, ddof=1), "ndcg": ndcg.std(0, ddof=1)}
-        half = {f"{name}_at_{k}": 1.96 * float(e) / len(recall) ** 0.5 for name, errors in error.items() for k, e in zip(self.cutoffs, errors, strict=True)}
+        half = {
+            f"{name}_at_{k}": 1.96 * float(e) / len(recall) ** 0.5
+            for name, errors in error.items()
+            for k, e in zip(self.cutoffs, errors, strict=True)
+        }
         means = Credit(recall, ndcg, self.cutoffs).means()
-        return {name: {"mean": mean, "low": mean - half[name], "high": mean + half[name]} for name, mean in means.items()}
+        return {
+            name: {"mean": mean, "low": mean - half[name], "high": mean + half[name]}
+            for name, mean in means.items()
+        }
 
 
 def credit(above: np.ndarray, tied: np.ndarray, *, cutoffs: Sequence[int] = CUTOFFS) -> Credit:
-    """Credit of one relevant item a user: `above` items score higher, `tied` score the same, itself included; int64 [U].
+    """Credit of one relevant item a user: `above` items score higher, `tied` score the same, itself
+    included; int64 [U].
 
-    Items of one semantic ID score the same, so a generator that finds a bucket of m items at the top earns 1/m at 1, not 1.
+    Items of one semantic ID score the same, so a generator that finds a bucket of m items at the
+    top earns 1/m at 1, not 1.
     """
     highest = max(cutoffs)
-    gain = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(highest) + 2))])  # of ranks 1..r, summed
+    # of ranks 1..r, summed
+    gain = np.concatenate([[0.0], np.cumsum(1 / np.log2(np.arange(highest) + 2))])
     first, last = above[:, None], (above + tied)[:, None]
     limit = np.array(cutoffs)
     within = np.clip(np.minimum(last, limit) - first, 0, None)
@@ -148,4 +191,8 @@ def credit(above: np.ndarray, tied: np.ndarray, *, cutoffs: Sequence[int] = CUTO
 
 def mean_credit(credits: Sequence[Credit]) -> Credit:
     """Each user's mean over the seeds."""
-    return Credit(np.mean([c.recall for c in credits], axis=0), np.mean([c.ndcg for c in credits], axis=0), credits[0].cutoffs)
+    return Credit(
+        np.mean([c.recall for c in credits], axis=0),
+        np.mean([c.ndcg for c in credits], axis=0),
+        credits[0].cutoffs,
+    )

@@ -1,1 +1,3 @@
-"""Alembic's scripts: `versions/` holds one file a revision, each of which takes a catalogue from the one before to itself."""
+"""Alembic's scripts: `versions/` holds one file a revision, each of which takes a catalogue from
+the one before to itself.
+"""

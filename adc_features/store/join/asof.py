@@ -1,7 +1,9 @@
-"""Which feature row each entity row sees. Reads: Arrow key and time columns. Writes: int64 row numbers; no feast here.
+"""Which feature row each entity row sees. Reads: Arrow key and time columns. Writes: int64 row
+numbers; no feast here.
 
-Row numbers first, payload later: key code and time of a feature row become one integer, sorted once; a batch of entity rows finds its
-places by one binary search of sorted questions (eight times cheaper than of unsorted ones).
+Row numbers first, payload later: key code and time of a feature row become one integer, sorted
+once; a batch of entity rows finds its places by one binary search of sorted questions (eight times
+cheaper than of unsorted ones).
 
 Legend: F feature rows, Q entity rows.
 """
@@ -31,16 +33,20 @@ _QUESTIONS = 1 << 20
 
 
 class AsofIndex:
-    """The feature side of a join, sorted once. codes: int64 [F] of `keys`, -1 for rows to leave out; their memory becomes the index.
+    """The feature side of a join, sorted once. codes: int64 [F] of `keys`, -1 for rows to leave
+    out; their memory becomes the index.
 
-    at: event times int64 [F], microseconds. created: gives the created times int64 [n] of rows int64 [n], NEVER where there is none, and is asked for tied
-    rows only (with known_only for all); None when rows carry no created time.
-    asked: int64 codes of all entity rows to come, in pieces, when known; rows of other keys are left out before the sort. known_only: only feature rows
-    with created time <= the entity row's time will be seen; raises InputError without created times.
+    at: event times int64 [F], microseconds. created: gives the created times int64 [n] of rows
+    int64 [n], NEVER where there is none, and is asked for tied rows only (with known_only for all);
+    None when rows carry no created time. asked: int64 codes of all entity rows to come, in pieces,
+    when known; rows of other keys are left out before the sort. known_only: only feature rows with
+    created time <= the entity row's time will be seen; raises InputError without created times.
 
-    Of rows with one key and time the last by created time, then by position, is seen; without a created time a row comes first among them and
-    was never known. A place in the index is one integer: key code, tick (the high bits of the time, as many as there is room for), row number.
-    Rows of one key and tick stand in full order behind each other; only they are told apart by their times.
+    Of rows with one key and time the last by created time, then by position, is seen; without a
+    created time a row comes first among them and was never known. A place in the index is one
+    integer: key code, tick (the high bits of the time, as many as there is room for), row number.
+    Rows of one key and tick stand in full order behind each other; only they are told apart by
+    their times.
     """
 
     def __init__(
@@ -55,20 +61,32 @@ class AsofIndex:
         space: Space = arrow_space,
     ) -> None:
         if known_only and created is None:
-            raise InputError("created-time filtering was asked for, the source declares no created timestamp; name its created_timestamp_column")
+            raise InputError(
+                "created-time filtering was asked for, the source declares no created timestamp;"
+                " name its created_timestamp_column"
+            )
         self.keys, self._at = keys, at
         self._start = int(at.min()) if len(at) else 0
         self._span = int(at.max()) - self._start if len(at) else 0
         self._row_bits = (max(_QUESTIONS, len(codes)) - 1).bit_length()
-        self._tick_bits = min(self._span.bit_length(), _BITS - (keys.size - 1).bit_length() - self._row_bits)
+        self._tick_bits = min(
+            self._span.bit_length(), _BITS - (keys.size - 1).bit_length() - self._row_bits
+        )
         if self._tick_bits < 0:
-            raise InputError(f"{len(codes)} feature rows with {keys.size} keys are more than one index holds (2**{_BITS}); split the view")
+            raise InputError(
+                f"{len(codes)} feature rows with {keys.size} keys are more than one index holds"
+                f" (2**{_BITS}); split the view"
+            )
         self._cut = self._span.bit_length() - self._tick_bits
         self._row_mask = (1 << self._row_bits) - 1
         self._places = radix_sorted(self._packed(codes, asked), below=self._row_bits, space=space)
         if self._cut or created is not None:
             self._order_ticks(created)
-        self._earliest_created = _block_minima(created(self._places & self._row_mask)) if created is not None and known_only else None
+        self._earliest_created = (
+            _block_minima(created(self._places & self._row_mask))
+            if created is not None and known_only
+            else None
+        )
 
     @classmethod
     def of_columns(
@@ -81,17 +99,23 @@ class AsofIndex:
         names: Sequence[str] = (),
         known_only: bool = False,
     ) -> Self:
-        """The index of Arrow columns [F]. asked, names: the key columns of all entity rows to come. Raises InputError for null times."""
+        """The index of Arrow columns [F]. asked, names: the key columns of all entity rows to come.
+        Raises InputError for null times.
+        """
         numbered, codes = KeyCodes.of_features(keys, rows=len(times))
         wanted = [numbered.of(asked, names=names)] if asked else None
         born = None if created is None else created_microseconds(created).__getitem__
-        return cls(numbered, codes, microseconds(times), created=born, asked=wanted, known_only=known_only)
+        return cls(
+            numbered, codes, microseconds(times), created=born, asked=wanted, known_only=known_only
+        )
 
     def __len__(self) -> int:
         return len(self._places)
 
     def _packed(self, codes: np.ndarray, asked: Iterable[np.ndarray] | None) -> np.ndarray:
-        """The places, unordered, in the memory of the codes; rows of null keys and of keys that are not asked for are left out."""
+        """The places, unordered, in the memory of the codes; rows of null keys and of keys that are
+        not asked for are left out.
+        """
         wanted = None
         if asked is not None:
             wanted = np.zeros(self.keys.size + 1, bool)
@@ -114,7 +138,9 @@ class AsofIndex:
         return codes[:kept]
 
     def _order_ticks(self, created: Callable[[np.ndarray], np.ndarray] | None) -> None:
-        """Put rows of one key and tick in order of time, created time and position; the sort left them in order of position."""
+        """Put rows of one key and tick in order of time, created time and position; the sort left
+        them in order of position.
+        """
         among = [np.zeros(0, np.int64)]
         for start in range(0, len(self) - 1, _BLOCK):
             tick = self._places[start : start + _BLOCK + 1] >> self._row_bits
@@ -127,12 +153,23 @@ class AsofIndex:
         places = self._places[shared]
         rows = places & self._row_mask
         born = [] if created is None else [created(rows)]
-        self._places[shared] = places[np.lexsort((rows, *born, self._at[rows], places >> self._row_bits))]
+        self._places[shared] = places[
+            np.lexsort((rows, *born, self._at[rows], places >> self._row_bits))
+        ]
 
-    def match(self, keys: Sequence[Column], times: np.ndarray, *, names: Sequence[str], ttl: timedelta | None = None) -> np.ndarray:
-        """int64 [Q]: the feature row that each entity row sees at times int64 [Q] microseconds, NO_ROW for none.
+    def match(
+        self,
+        keys: Sequence[Column],
+        times: np.ndarray,
+        *,
+        names: Sequence[str],
+        ttl: timedelta | None = None,
+    ) -> np.ndarray:
+        """int64 [Q]: the feature row that each entity row sees at times int64 [Q] microseconds,
+        NO_ROW for none.
 
-        A row sees the newest feature row of its key with event time <= its own, unless that is more than ttl older (None or 0: any age).
+        A row sees the newest feature row of its key with event time <= its own, unless that is more
+        than ttl older (None or 0: any age).
         """
         answer = arrow_space(len(times))
         codes = self.keys.of(keys, names=names, rows=len(times))
@@ -141,11 +178,14 @@ class AsofIndex:
             self._match(codes[part], times[part], answer[part], ttl)
         return answer
 
-    def _match(self, codes: np.ndarray, times: np.ndarray, answer: np.ndarray, ttl: timedelta | None) -> None:
+    def _match(
+        self, codes: np.ndarray, times: np.ndarray, answer: np.ndarray, ttl: timedelta | None
+    ) -> None:
         if not len(self):
             answer[:] = NO_ROW
             return
-        # a question is a place too, its own number for the row's: sorted, questions find their rows eight times cheaper
+        # a question is a place too, its own number for the row's: sorted, questions find their rows
+        # eight times cheaper
         asked = arrow_space(len(codes))
         for start in range(0, len(asked), _BLOCK):
             block = slice(start, start + _BLOCK)
@@ -159,8 +199,12 @@ class AsofIndex:
         for start in range(0, len(asked), _BLOCK):
             self._answer(asked[start : start + _BLOCK], times, answer, ttl)
 
-    def _answer(self, asked: np.ndarray, times: np.ndarray, answer: np.ndarray, ttl: timedelta | None) -> None:
-        """Put the rows that these questions see where their numbers in times and answer say; the questions are spoiled."""
+    def _answer(
+        self, asked: np.ndarray, times: np.ndarray, answer: np.ndarray, ttl: timedelta | None
+    ) -> None:
+        """Put the rows that these questions see where their numbers in times and answer say; the
+        questions are spoiled.
+        """
         number = asked & self._row_mask
         asked |= self._row_mask  # behind all rows of its tick
         found = np.searchsorted(self._places, asked, side="right")
@@ -180,7 +224,9 @@ class AsofIndex:
             there &= ((place ^ asked) >> (self._row_bits + self._tick_bits) == 0) & (found >= 0)
             place &= self._row_mask
         if ttl:
-            there &= self._at[place] >= times[number] - min(ttl // timedelta(microseconds=1), _LONGEST_TTL)
+            there &= self._at[place] >= times[number] - min(
+                ttl // timedelta(microseconds=1), _LONGEST_TTL
+            )
         place[~there] = NO_ROW
         answer[number] = place
 
@@ -194,19 +240,26 @@ class AsofIndex:
         return self._at[rows] if len(self._at) else np.zeros(len(rows), np.int64)
 
     def _before(self, found: np.ndarray, asked: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """The last place not after times, of questions whose tick holds later rows: found and all from the tick's first row on are searched."""
+        """The last place not after times, of questions whose tick holds later rows: found and all
+        from the tick's first row on are searched.
+        """
         low, high = np.searchsorted(self._places, asked & ~self._row_mask), found
         while (low < high).any():
             middle = (low + high) >> 1
             seen = self._at[self._places[middle] & self._row_mask] <= times
-            low, high = np.where((low < high) & seen, middle + 1, low), np.where((low < high) & ~seen, middle, high)
+            low, high = (
+                np.where((low < high) & seen, middle + 1, low),
+                np.where((low < high) & ~seen, middle, high),
+            )
         return low - 1
 
     def _newest_known(self, found: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """For each place the last place at or before it whose created time is <= times, NO_ROW for none; may leave the key: check it.
+        """For each place the last place at or before it whose created time is <= times, NO_ROW for
+        none; may leave the key: check it.
 
-        A key's newest events may all be unknown yet, so stepping back one by one could read its whole history: minima of blocks of
-        2, 4, 8... places let a question leap over what it cannot see. Places of one key are neighbours, so a leap out of it ends the search.
+        A key's newest events may all be unknown yet, so stepping back one by one could read its
+        whole history: minima of blocks of 2, 4, 8... places let a question leap over what it cannot
+        see. Places of one key are neighbours, so a leap out of it ends the search.
         """
         levels = self._earliest_created
         assert levels is not None
@@ -219,7 +272,9 @@ class AsofIndex:
         while rising.any():  # climb until the left neighbour's block holds something known
             for level in np.unique(height[rising]):
                 here = np.flatnonzero(rising & (height == level))
-                left = (node[here] % 2 == 1) & (levels[level][np.maximum(node[here] - 1, 0)] <= limit[here])
+                left = (node[here] % 2 == 1) & (
+                    levels[level][np.maximum(node[here] - 1, 0)] <= limit[here]
+                )
                 node[here[left]] -= 1
                 rising[here[left]] = False
                 up = here[~left]
@@ -249,7 +304,9 @@ def created_microseconds(column: Column, *, space: Space = arrow_space) -> np.nd
 
 
 def _block_minima(created: np.ndarray) -> list[np.ndarray]:
-    """Created times and the minima of their blocks of 2, 4, 8...; of what was never known, the end of time."""
+    """Created times and the minima of their blocks of 2, 4, 8...; of what was never known, the end
+    of time.
+    """
     levels = [np.where(created == NEVER, -NEVER - 1, created)]
     while len(levels[-1]) > 1:
         lower = np.append(levels[-1], np.iinfo(np.int64).max) if len(levels[-1]) % 2 else levels[-1]

@@ -1,8 +1,9 @@
-"""Point-in-time joins of views in Parquet. Reads: Parquet files, entity rows. Writes: joined columns; no feast here.
+"""Point-in-time joins of views in Parquet. Reads: Parquet files, entity rows. Writes: joined
+columns; no feast here.
 
-A view is prepared once (read, indexed) and joined many times: a frame of any length streams through in batches, and only the features
-stay in memory. Features larger than the memory allowed are decoded once into an uncompressed file that is mapped, so the
-system may drop its pages.
+A view is prepared once (read, indexed) and joined many times: a frame of any length streams through
+in batches, and only the features stay in memory. Features larger than the memory allowed are
+decoded once into an uncompressed file that is mapped, so the system may drop its pages.
 """
 
 from __future__ import annotations
@@ -24,7 +25,18 @@ from adc_features.errors import InputError
 from adc_features.event_times import microseconds
 from adc_features.store.casts import MISFITS, fitted
 from adc_features.store.join.asof import AsofIndex, created_microseconds
-from adc_features.store.join.gather import NO_ROW, Gatherer, Gathering, RowPicks, RowStore, array_of, fixed_width, numbers_of, numbers_type, row_field
+from adc_features.store.join.gather import (
+    NO_ROW,
+    Gatherer,
+    Gathering,
+    RowPicks,
+    RowStore,
+    array_of,
+    fixed_width,
+    numbers_of,
+    numbers_type,
+    row_field,
+)
 from adc_features.store.join.key_codes import KeyCodes
 from adc_features.store.join.space import arrow_space, mapped_space
 from adc_features.store.sources import Declared, Source, open_source
@@ -40,8 +52,10 @@ _SAMPLE_ROWS = 1 << 10
 class ViewSource:
     """Where one view's rows are, in whatever names they have there.
 
-    keys: entity column -> source column. features: output column -> source column. types: output column -> the type it is returned in;
-    a column without one keeps its own; seconds: those cut to whole seconds. key_types: entity column -> declared type, likewise. time, created: source columns. ttl: None or 0 means any age.
+    keys: entity column -> source column. features: output column -> source column. types: output
+    column -> the type it is returned in; a column without one keeps its own; seconds: those cut to
+    whole seconds. key_types: entity column -> declared type, likewise. time, created: source
+    columns. ttl: None or 0 means any age.
     """
 
     name: str
@@ -63,7 +77,9 @@ class ViewSource:
         types |= {self.keys[key]: kind for key, kind in self.key_types.items()}
         times = (self.time, *([self.created] if self.created else []))
         keys = tuple(self.keys.values())
-        seconds = tuple(name for out in self.seconds if (name := self.features[out]) not in (*keys, *times))
+        seconds = tuple(
+            name for out in self.seconds if (name := self.features[out]) not in (*keys, *times)
+        )
         declared = Declared(types, keys=keys, times=times, seconds=seconds)
         of = f"view {self.name}"
         return open_source(self.path, filesystem=self.filesystem, of=of, declared=declared)
@@ -76,10 +92,12 @@ class ViewSource:
 class PreparedView:
     """A view read and indexed, ready to be joined.
 
-    until: rows after it are not needed and not read. entity: all rows that will be joined, when known: other keys are left out, and for a
-    single batch nothing is kept: it is indexed when it is matched, and features are read when they are gathered. known_only: only feature
-    rows with created time <= the entity row's time are seen. memory_limit: bytes; what is kept is mapped from files in `spill` when it is more.
-    Raises InputError when known_only has no created times to go by.
+    until: rows after it are not needed and not read. entity: all rows that will be joined, when
+    known: other keys are left out, and for a single batch nothing is kept: it is indexed when it is
+    matched, and features are read when they are gathered. known_only: only feature rows with
+    created time <= the entity row's time are seen. memory_limit: bytes; what is kept is mapped from
+    files in `spill` when it is more. Raises InputError when known_only has no created times to go
+    by.
     """
 
     def __init__(
@@ -99,7 +117,8 @@ class PreparedView:
         self._groups = self._files.groups()
         self._starts = np.cumsum([0, *(group.row_groups[0].num_rows for _, group in self._groups)])
         self._asked = None if entity is None else entity.select(list(source.keys))
-        # one batch picks its few values while the files are read; more batches need the columns again and again
+        # one batch picks its few values while the files are read; more batches need the columns
+        # again and again
         self._once = entity is not None and len(entity) <= batch_rows
         self._mapped = memory_limit is not None and self._kept_bytes() > memory_limit
         self._space = mapped_space(spill) if self._mapped else arrow_space
@@ -114,36 +133,73 @@ class PreparedView:
         source = self.source
         times = self._read(source.time)
         lost = np.asarray(times.is_null()) if times.null_count else None
-        if lost is not None:  # rows without a time are nobody's; until they are left out, any time will do
-            times = pc.fill_null(times, times.drop_null()[0] if times.null_count < len(times) else pa.scalar(0, pa.int64()).cast(times.type))
+        # rows without a time are nobody's; until they are left out, any time will do
+        if lost is not None:
+            times = pc.fill_null(
+                times,
+                (
+                    times.drop_null()[0]
+                    if times.null_count < len(times)
+                    else pa.scalar(0, pa.int64()).cast(times.type)
+                ),
+            )
         at = microseconds(times, space=self._space)
         del times  # one column in memory beside its numbers, not all
-        keys, codes = KeyCodes.of_features([self._read(name) for name in source.keys.values()], rows=len(at), space=self._space, spoil=True)
+        keys, codes = KeyCodes.of_features(
+            [self._read(name) for name in source.keys.values()],
+            rows=len(at),
+            space=self._space,
+            spoil=True,
+        )
         if lost is not None:
             codes[lost] = NO_ROW
         created = None
         if source.created:
-            created = created_microseconds(self._read(source.created), space=self._space).__getitem__ if self._known_only else self._created
+            created = (
+                created_microseconds(self._read(source.created), space=self._space).__getitem__
+                if self._known_only
+                else self._created
+            )
         asked = None
         if self._asked is not None and source.keys:
-            pieces = (self._asked.slice(start, BATCH_ROWS) for start in range(0, len(self._asked), BATCH_ROWS))
+            pieces = (
+                self._asked.slice(start, BATCH_ROWS)
+                for start in range(0, len(self._asked), BATCH_ROWS)
+            )
             asked = (keys.of(piece.columns, names=list(source.keys)) for piece in pieces)
-        return AsofIndex(keys, codes, at, created=created, asked=asked, known_only=self._known_only, space=self._space)
+        return AsofIndex(
+            keys,
+            codes,
+            at,
+            created=created,
+            asked=asked,
+            known_only=self._known_only,
+            space=self._space,
+        )
 
     def _created(self, rows: np.ndarray) -> np.ndarray:
         """int64 [n]: the created times of these rows, one row group in memory at a time."""
         times = np.empty(len(rows), np.int64)
         for part in RowPicks(rows).by_piece(self._starts):
-            piece = created_microseconds(self._column(self._groups[part.piece], str(self.source.created)))
+            piece = created_microseconds(
+                self._column(self._groups[part.piece], str(self.source.created))
+            )
             times[slice(None) if part.place is None else part.place] = piece[part.rows]
         return times
 
     def match(self, entity: pa.Table, times: np.ndarray) -> np.ndarray:
-        """int64 [Q] feature rows, NO_ROW for none. Raises InputError when the entity rows lack a key or it can never match."""
+        """int64 [Q] feature rows, NO_ROW for none. Raises InputError when the entity rows lack a
+        key or it can never match.
+        """
         if missing := sorted(set(self.source.keys) - set(entity.column_names)):
-            raise InputError(f"the entity rows have no column {', '.join(missing)}, a key of view {self.source.name}; they have {entity.column_names}")
+            raise InputError(
+                f"the entity rows have no column {', '.join(missing)}, a key of view"
+                f" {self.source.name}; they have {entity.column_names}"
+            )
         names = list(self.source.keys)
-        rows = self.index.match([entity[name] for name in names], times, names=names, ttl=self.source.ttl)
+        rows = self.index.match(
+            [entity[name] for name in names], times, names=names, ttl=self.source.ttl
+        )
         if self._once:
             del self.index  # the next view's takes its memory
         return rows
@@ -154,24 +210,39 @@ class PreparedView:
         if self._once:
             return self._read_at(picks)
         found = {} if self._rows is None else self._rows.gathered(picks)
-        return {name: found[name] if name in found else self._columns[name](picks) for name in self.source.features}
+        return {
+            name: found[name] if name in found else self._columns[name](picks)
+            for name in self.source.features
+        }
 
     def _features(self) -> tuple[RowStore | None, dict[str, Gatherer]]:
         """What is kept of the files: columns that can stand side by side, and the others."""
         features, store = self.source.features, None
         if self._groups and features:
-            first = {out: self._files.column(self._groups[0], name, head=_SAMPLE_ROWS) for out, name in features.items()}
-            kinds = {out: row_field(self._declared(column, out).combine_chunks()) for out, column in first.items()}
+            first = {
+                out: self._files.column(self._groups[0], name, head=_SAMPLE_ROWS)
+                for out, name in features.items()
+            }
+            kinds = {
+                out: row_field(self._declared(column, out).combine_chunks())
+                for out, column in first.items()
+            }
             if fields := {out: kind for out, kind in kinds.items() if kind is not None}:
                 store = RowStore(int(self._starts[-1]), fields, space=self._space)
                 for start, group in zip(self._starts, self._groups, strict=False):
                     for out in list(store.fields):
                         store.fill(out, start, self._piece(group, out))
         kept = store.fields if store else {}
-        return store, {out: Gatherer(self._declared(self._read(name), out)) for out, name in features.items() if out not in kept}
+        return store, {
+            out: Gatherer(self._declared(self._read(name), out))
+            for out, name in features.items()
+            if out not in kept
+        }
 
     def _read_at(self, picks: RowPicks) -> dict[str, pa.Array]:
-        """Columns from the files, one column of one row group in memory at a time; groups of which nothing is asked are not read."""
+        """Columns from the files, one column of one row group in memory at a time; groups of which
+        nothing is asked are not read.
+        """
         parts = picks.by_piece(self._starts)
         answer = {}
         for out, name in self.source.features.items():
@@ -203,15 +274,20 @@ class PreparedView:
                 return pa.chunked_array([array_of(kind, whole)])
         if not self._mapped:
             return self._files.table([name])[name]
-        # unlinked at once: the mapping keeps it, and nothing is left behind however this process ends
-        with tempfile.NamedTemporaryFile(dir=self._spill, prefix="adc-join-", suffix=".arrow") as file:
+        # unlinked at once: the mapping keeps it, and nothing is left behind however this process
+        # ends
+        with tempfile.NamedTemporaryFile(
+            dir=self._spill, prefix="adc-join-", suffix=".arrow"
+        ) as file:
             with pa.ipc.new_file(file.name, self._files.schema([name])) as writer:
                 for table in self._files.tables([name]):
                     writer.write_table(table)
             return pa.ipc.open_file(pa.memory_map(file.name)).read_all()[name]
 
     def _kept_bytes(self) -> int:
-        """About how much memory the view takes: index and columns by the widths of their types, lists and texts as 64 bytes."""
+        """About how much memory the view takes: index and columns by the widths of their types,
+        lists and texts as 64 bytes.
+        """
         width = 8 * (3 + self._known_only)
         for name in () if self._once else self.source.features.values():
             kind = self._files.kind(name)
@@ -228,11 +304,16 @@ class PreparedView:
         try:
             return fitted(column, wanted, name=name, seconds=seconds)
         except MISFITS as error:
-            raise InputError(f"{name} is {column.type} in the files and {wanted} in the view, which does not hold its values ({error}); correct one") from error
+            raise InputError(
+                f"{name} is {column.type} in the files and {wanted} in the view, which does not"
+                f" hold its values ({error}); correct one"
+            ) from error
 
     def event_times(self, rows: np.ndarray) -> pa.Array:
         """timestamp[us, UTC]: the event times of these rows, null for NO_ROW."""
-        return pa.array(self.index.times_of(rows), pa.int64(), mask=rows == NO_ROW).cast(pa.timestamp("us", "UTC"))
+        return pa.array(self.index.times_of(rows), pa.int64(), mask=rows == NO_ROW).cast(
+            pa.timestamp("us", "UTC")
+        )
 
 
 def _in_one(column: pa.ChunkedArray) -> pa.Array:
@@ -240,16 +321,31 @@ def _in_one(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
-def joined_batches(entity: Iterable[pa.Table], views: Sequence[PreparedView], *, time: str, batch_rows: int = BATCH_ROWS) -> Iterator[pa.Table]:
-    """Entity rows with the views' columns appended: the same rows in the same order, at most batch_rows at once.
+def joined_batches(
+    entity: Iterable[pa.Table],
+    views: Sequence[PreparedView],
+    *,
+    time: str,
+    batch_rows: int = BATCH_ROWS,
+) -> Iterator[pa.Table]:
+    """Entity rows with the views' columns appended: the same rows in the same order, at most
+    batch_rows at once.
 
-    Raises InputError for missing or null times, and when a feature would take the name of an entity column.
+    Raises InputError for missing or null times, and when a feature would take the name of an entity
+    column.
     """
     for whole in entity:
         if time not in whole.column_names:
-            raise InputError(f"the entity rows have no column {time!r}; they have {whole.column_names}")
-        if clash := sorted(set(whole.column_names) & {name for view in views for name in view.source.features}):
-            raise InputError(f"the entity rows have columns {clash}, which are also features; rename them or ask for full feature names")
+            raise InputError(
+                f"the entity rows have no column {time!r}; they have {whole.column_names}"
+            )
+        if clash := sorted(
+            set(whole.column_names) & {name for view in views for name in view.source.features}
+        ):
+            raise InputError(
+                f"the entity rows have columns {clash}, which are also features; rename them or ask"
+                " for full feature names"
+            )
         for start in range(0, max(len(whole), 1), batch_rows):
             batch = whole.slice(start, batch_rows)
             at = microseconds(batch[time], name=time)

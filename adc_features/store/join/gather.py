@@ -1,7 +1,8 @@
 """Values by row number. Reads: Arrow columns, row numbers. Writes: Arrow arrays; no feast here.
 
-Numbers, times and lists of one length are copied as integers of the same bits. Kept features stand row by row in one array, so that all
-columns of a row cost one miss of the cache; files that are read once are gathered piece by piece, column by column, as they are decoded.
+Numbers, times and lists of one length are copied as integers of the same bits. Kept features stand
+row by row in one array, so that all columns of a row cost one miss of the cache; files that are
+read once are gathered piece by piece, column by column, as they are decoded.
 
 Legend: F feature rows, Q asked rows.
 """
@@ -25,7 +26,9 @@ NO_ROW = -1
 
 @dataclass(frozen=True)
 class Picked:
-    """What is asked of one piece. place: where in the answer, None for everywhere in order. rows: numbers inside the piece."""
+    """What is asked of one piece. place: where in the answer, None for everywhere in order. rows:
+    numbers inside the piece.
+    """
 
     piece: int
     place: np.ndarray | None
@@ -40,12 +43,16 @@ class RowPicks:
         self.any_missing = bool(self.missing.any())
 
     def by_piece(self, start: np.ndarray) -> list[Picked]:
-        """The row numbers sorted out by the pieces that hold them. start: the first row of each piece and the end, [pieces + 1]."""
+        """The row numbers sorted out by the pieces that hold them. start: the first row of each
+        piece and the end, [pieces + 1].
+        """
         pieces = len(start) - 1
         safe = np.maximum(self.rows, 0) if self.any_missing else self.rows
         if pieces <= 1 or not len(safe):
             return [Picked(0, None, safe)] if pieces and len(safe) else []
-        which = (np.searchsorted(start, safe, side="right") - 1).astype(np.int16 if pieces < 2**15 else np.int64)
+        which = (np.searchsorted(start, safe, side="right") - 1).astype(
+            np.int16 if pieces < 2**15 else np.int64
+        )
         order = np.argsort(which, kind="stable")
         ends = np.cumsum(np.bincount(which, minlength=pieces))
         return [
@@ -57,7 +64,11 @@ class RowPicks:
     @cached_property
     def validity(self) -> pa.Buffer | None:
         """The bitmap of rows that are there; None when all are."""
-        return pa.py_buffer(np.packbits(~self.missing, bitorder="little")) if self.any_missing else None
+        return (
+            pa.py_buffer(np.packbits(~self.missing, bitorder="little"))
+            if self.any_missing
+            else None
+        )
 
     @cached_property
     def null_count(self) -> int:
@@ -65,7 +76,9 @@ class RowPicks:
 
 
 class Gathering:
-    """The picked values of one column, filled piece by piece; each piece may be forgotten once it was added."""
+    """The picked values of one column, filled piece by piece; each piece may be forgotten once it
+    was added.
+    """
 
     def __init__(self, picks: RowPicks, kind: pa.DataType) -> None:
         self._picks, self._type = picks, kind
@@ -78,8 +91,12 @@ class Gathering:
         if not self._added and numbers is not None:
             shape = (len(self._picks.rows), *numbers.shape[1:])
             self._out = arrow_space(math.prod(shape), numbers.dtype).reshape(shape)
-        if self._out is not None and (numbers is None or numbers.shape[1:] != self._out.shape[1:]):  # nulls after all: Arrow copies from here on
-            self._taken = [array_of(self._type, self._out if p.place is None else self._out[p.place]) for p in self._added]
+        # nulls after all: Arrow copies from here on
+        if self._out is not None and (numbers is None or numbers.shape[1:] != self._out.shape[1:]):
+            self._taken = [
+                array_of(self._type, self._out if p.place is None else self._out[p.place])
+                for p in self._added
+            ]
             self._out = None
         self._added.append(part)
         if self._out is None or numbers is None:
@@ -102,22 +119,36 @@ class Gathering:
             place[np.concatenate([part.place for part in self._added])] = np.arange(len(place))
         elif not picks.any_missing:
             return answer
-        return answer.take(pa.array(place, mask=picks.missing) if picks.any_missing else pa.array(place))
+        return answer.take(
+            pa.array(place, mask=picks.missing) if picks.any_missing else pa.array(place)
+        )
 
 
 class RowStore:
-    """Columns of numbers, times and lists of one length of F rows, row by row. fields: name -> (Arrow type, list length or 0).
+    """Columns of numbers, times and lists of one length of F rows, row by row. fields: name ->
+    (Arrow type, list length or 0).
 
     Filled column by column, in parts; gathered as often as asked.
     """
 
-    def __init__(self, rows: int, fields: Mapping[str, tuple[pa.DataType, int]], *, space: Space = arrow_space) -> None:
+    def __init__(
+        self,
+        rows: int,
+        fields: Mapping[str, tuple[pa.DataType, int]],
+        *,
+        space: Space = arrow_space,
+    ) -> None:
         self.fields = dict(fields)
-        kinds = [(name, numbers_type(kind.value_type if length else kind), (length,) if length else ()) for name, (kind, length) in fields.items()]
+        kinds = [
+            (name, numbers_type(kind.value_type if length else kind), (length,) if length else ())
+            for name, (kind, length) in fields.items()
+        ]
         self._rows = space(rows, np.dtype(kinds))
 
     def fill(self, name: str, start: int, column: pa.Array) -> None:
-        """Values of one column from row `start` on; a column that turns out to hold others than its field is dropped."""
+        """Values of one column from row `start` on; a column that turns out to hold others than its
+        field is dropped.
+        """
         if row_field(column) == self.fields[name]:
             self._rows[name][start : start + len(column)] = numbers_of(column)
         else:
@@ -128,15 +159,24 @@ class RowStore:
         count = len(picks.rows)
         if not len(self._rows):
             return {name: pa.nulls(count, kind) for name, (kind, _) in self.fields.items()}
-        out = {name: arrow_space(count * max(1, length), self._rows.dtype[name].base) for name, (_, length) in self.fields.items()}
-        shaped = {name: out[name].reshape(-1, length) if length else out[name] for name, (_, length) in self.fields.items()}
+        out = {
+            name: arrow_space(count * max(1, length), self._rows.dtype[name].base)
+            for name, (_, length) in self.fields.items()
+        }
+        shaped = {
+            name: out[name].reshape(-1, length) if length else out[name]
+            for name, (_, length) in self.fields.items()
+        }
         some = np.empty(min(_AT_ONCE, count), self._rows.dtype)
         for start in range(0, count, _AT_ONCE):
             rows = picks.rows[start : start + _AT_ONCE]
-            np.take(self._rows, rows, out=some[: len(rows)], mode="clip")  # NO_ROW reads the first row
+            # NO_ROW reads the first row
+            np.take(self._rows, rows, out=some[: len(rows)], mode="clip")
             for name, column in shaped.items():
                 column[start : start + len(rows)] = some[name][: len(rows)]
-        return {name: array_of(self.fields[name][0], numbers, picks) for name, numbers in shaped.items()}
+        return {
+            name: array_of(self.fields[name][0], numbers, picks) for name, numbers in shaped.items()
+        }
 
 
 class Gatherer:
@@ -156,13 +196,16 @@ class Gatherer:
 
 
 def row_field(array: pa.Array) -> tuple[pa.DataType, int] | None:
-    """How a `RowStore` keeps columns that are like this one: type and list length, 0 for no list; None when it cannot."""
+    """How a `RowStore` keeps columns that are like this one: type and list length, 0 for no list;
+    None when it cannot.
+    """
     numbers = numbers_of(array) if len(array) else None
     return None if numbers is None else (array.type, numbers.shape[1] if numbers.ndim > 1 else 0)
 
 
 def numbers_of(array: pa.Array) -> np.ndarray | None:
-    """A column of numbers or times without nulls as integers of the same bits, [N]; lists of them, all of one length, as [N, length].
+    """A column of numbers or times without nulls as integers of the same bits, [N]; lists of them,
+    all of one length, as [N, length].
 
     None for everything else.
     """
@@ -191,15 +234,25 @@ def numbers_type(kind: pa.DataType) -> np.dtype[Any]:
 
 
 def _whole(numbers: np.ndarray) -> np.ndarray:
-    """Lists as single values of so many bytes: numpy copies them five times faster than rows of a matrix."""
-    return numbers if numbers.ndim == 1 else numbers.view(f"V{numbers.itemsize * numbers.shape[1]}").reshape(-1)
+    """Lists as single values of so many bytes: numpy copies them five times faster than rows of a
+    matrix.
+    """
+    return (
+        numbers
+        if numbers.ndim == 1
+        else numbers.view(f"V{numbers.itemsize * numbers.shape[1]}").reshape(-1)
+    )
 
 
 def array_of(kind: pa.DataType, numbers: np.ndarray, picks: RowPicks | None = None) -> pa.Array:
-    """Numbers [N] or lists [N, length] in their type; null where picks have no row. Null lists are empty, as Parquet's writer would have to make them."""
+    """Numbers [N] or lists [N, length] in their type; null where picks have no row. Null lists are
+    empty, as Parquet's writer would have to make them.
+    """
     validity, null_count = (picks.validity, picks.null_count) if picks else (None, 0)
     if numbers.ndim == 1:
-        return pa.Array.from_buffers(kind, len(numbers), [validity, pa.py_buffer(numbers)], null_count)
+        return pa.Array.from_buffers(
+            kind, len(numbers), [validity, pa.py_buffer(numbers)], null_count
+        )
     count, length = numbers.shape
     offsets = np.arange(count + 1, dtype=np.int32)
     if picks and null_count:
@@ -210,4 +263,6 @@ def array_of(kind: pa.DataType, numbers: np.ndarray, picks: RowPicks | None = No
         numbers = kept
     offsets *= length
     items = pa.Array.from_buffers(kind.value_type, numbers.size, [None, pa.py_buffer(numbers)], 0)
-    return pa.Array.from_buffers(kind, count, [validity, pa.py_buffer(offsets)], null_count, children=[items])
+    return pa.Array.from_buffers(
+        kind, count, [validity, pa.py_buffer(offsets)], null_count, children=[items]
+    )

@@ -16,7 +16,9 @@ Column: TypeAlias = pa.ChunkedArray | pa.Array
 
 
 class KeyCodes:
-    """Equal (composite) keys as equal integers below `size`. columns: the key columns of the feature side, F rows each, of any comparable types."""
+    """Equal (composite) keys as equal integers below `size`. columns: the key columns of the
+    feature side, F rows each, of any comparable types.
+    """
 
     def __init__(self, columns: Sequence[Column]) -> None:
         self._columns = [_ColumnCodes(_plain(column)) for column in columns]
@@ -24,8 +26,16 @@ class KeyCodes:
         self.size = self._columns[0].size if columns else 1
 
     @classmethod
-    def of_features(cls, columns: Sequence[Column], *, rows: int, space: Space = arrow_space, spoil: bool = False) -> tuple[Self, np.ndarray]:
-        """The codes of the feature side, and int64 [F], the caller's own: each row's code, -1 for a key with a null in it, which matches nothing.
+    def of_features(
+        cls,
+        columns: Sequence[Column],
+        *,
+        rows: int,
+        space: Space = arrow_space,
+        spoil: bool = False,
+    ) -> tuple[Self, np.ndarray]:
+        """The codes of the feature side, and int64 [F], the caller's own: each row's code, -1 for a
+        key with a null in it, which matches nothing.
 
         spoil: the columns are not needed again, their memory may become that of the codes.
         """
@@ -42,16 +52,24 @@ class KeyCodes:
         return self, paired
 
     def of(self, columns: Sequence[Column], *, names: Sequence[str], rows: int = 0) -> np.ndarray:
-        """int64 [Q] codes of other keys, -1 for those that the feature side lacks; without columns `rows` times the one key of all. Raises InputError for types that can never match."""
+        """int64 [Q] codes of other keys, -1 for those that the feature side lacks; without columns
+        `rows` times the one key of all. Raises InputError for types that can never match.
+        """
         paired = np.zeros(0 if columns else rows, np.int64)
-        for place, (column, codes, name) in enumerate(zip(columns, self._columns, names, strict=True)):
+        for place, (column, codes, name) in enumerate(
+            zip(columns, self._columns, names, strict=True)
+        ):
             own = codes.of(_comparable(_plain(column, name=name), codes.type, name))
-            paired = _place_in(self._pairs[place - 1], _pair(paired, own, codes.size)) if place else own
+            paired = (
+                _place_in(self._pairs[place - 1], _pair(paired, own, codes.size)) if place else own
+            )
         return paired
 
 
 class _ColumnCodes:
-    """One key column: integers in a narrow range by their distance from the lowest, others by their place among the distinct values."""
+    """One key column: integers in a narrow range by their distance from the lowest, others by their
+    place among the distinct values.
+    """
 
     def __init__(self, column: Column) -> None:
         self.type, self._values = column.type, None
@@ -64,19 +82,32 @@ class _ColumnCodes:
         self.size = max(len(self._values), 1)
 
     def of(self, column: Column, *, space: Space = arrow_space, spoil: bool = False) -> np.ndarray:
-        """int64 [N]; -1 for nulls and for keys that the column did not hold. spoil: the codes may be written over a column that lies in one piece."""
+        """int64 [N]; -1 for nulls and for keys that the column did not hold. spoil: the codes may
+        be written over a column that lies in one piece.
+        """
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-        inside = spoil and self._values is None and len(chunks) == 1 and chunks[0].buffers()[1].is_mutable
+        inside = (
+            spoil
+            and self._values is None
+            and len(chunks) == 1
+            and chunks[0].buffers()[1].is_mutable
+        )
         codes, end = numbers_of(chunks[0]) if inside else None, 0
         if codes is None:
             codes = space(len(column))
         for chunk in chunks:
             start, end = end, end + len(chunk)
             if self._values is not None:
-                codes[start:end] = np.asarray(pc.index_in(chunk, value_set=self._values).fill_null(-1))
+                codes[start:end] = np.asarray(
+                    pc.index_in(chunk, value_set=self._values).fill_null(-1)
+                )
                 continue
             part = codes[start:end]
-            np.subtract(np.asarray(pc.fill_null(chunk, 0) if chunk.null_count else chunk), self._low, out=part)
+            np.subtract(
+                np.asarray(pc.fill_null(chunk, 0) if chunk.null_count else chunk),
+                self._low,
+                out=part,
+            )
             part[part.view(np.uint64) >= self.size] = -1
             if chunk.null_count:
                 part[np.asarray(chunk.is_null())] = -1
@@ -95,7 +126,9 @@ def _place_in(known: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def _plain(column: Column, *, name: str = "a key of the features") -> Column:
-    """Keys in one type for each kind: int64, string, bytes; others as they are. Raises InputError for integers beyond int64."""
+    """Keys in one type for each kind: int64, string, bytes; others as they are. Raises InputError
+    for integers beyond int64.
+    """
     kind = column.type
     if pa.types.is_dictionary(kind):
         return _plain(column.cast(kind.value_type), name=name)
@@ -103,7 +136,11 @@ def _plain(column: Column, *, name: str = "a key of the features") -> Column:
         return _whole(column, name)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
-    return column.cast(pa.binary()) if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind) else column
+    return (
+        column.cast(pa.binary())
+        if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
+        else column
+    )
 
 
 def _comparable(column: Column, wanted: pa.DataType, name: str) -> Column:
@@ -115,7 +152,10 @@ def _comparable(column: Column, wanted: pa.DataType, name: str) -> Column:
         return pa.nulls(len(column))
     if wanted == pa.int64() and family(column.type) == "numbers":
         return _whole(column, name)
-    raise InputError(f"{name} is {column.type} in the entity rows and {wanted} in the features: the two never match; convert one of them")
+    raise InputError(
+        f"{name} is {column.type} in the entity rows and {wanted} in the features: the two never"
+        " match; convert one of them"
+    )
 
 
 def _whole(column: Column, name: str) -> Column:
@@ -126,7 +166,9 @@ def _whole(column: Column, name: str) -> Column:
     try:
         whole = fitted(chunked, pa.int64(), name=name)
     except MISFITS as error:
-        raise InputError(f"{name} is {column.type} and no int64 key ({error}); correct these rows") from error
+        raise InputError(
+            f"{name} is {column.type} and no int64 key ({error}); correct these rows"
+        ) from error
     return whole if column is chunked else pa.concat_arrays(whole.chunks)
 
 

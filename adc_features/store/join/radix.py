@@ -1,4 +1,6 @@
-"""Long integers in order by their digits. Reads: int64 arrays. Writes: int64 arrays; no feast here."""
+"""Long integers in order by their digits. Reads: int64 arrays. Writes: int64 arrays; no
+feast here.
+"""
 
 import numpy as np
 
@@ -10,18 +12,26 @@ _SMALL = 1 << 15
 
 
 def radix_sorted(numbers: np.ndarray, *, below: int, space: Space = arrow_space) -> np.ndarray:
-    """Numbers int64 [N] in order, their memory free to be used again. Those alike but for their lowest `below` bits keep their order.
+    """Numbers int64 [N] in order, their memory free to be used again. Those alike but for their
+    lowest `below` bits keep their order.
 
-    Dealt into 256 parts by the highest byte, block by block, then each part, which fits a cache, is ordered two bytes at a time by numpy's
-    radix sort. Linear, and as fast on one processor as on another: numpy's own sort is five times slower with AVX-512 on Zen 4 than without. Negative numbers
-    come somewhere.
+    Dealt into 256 parts by the highest byte, block by block, then each part, which fits a cache, is
+    ordered two bytes at a time by numpy's radix sort. Linear, and as fast on one processor as on
+    another: numpy's own sort is five times slower with AVX-512 on Zen 4 than without. Negative
+    numbers come somewhere.
     """
     if len(numbers) < _SMALL:
         numbers.sort()
         return numbers
     top = max(int(numbers.max()).bit_length() - 8, below)
     starts = range(0, len(numbers), _BLOCK)
-    counts = np.sum([np.bincount(_digit(numbers[start : start + _BLOCK], top, np.uint8), minlength=256) for start in starts], axis=0)
+    counts = np.sum(
+        [
+            np.bincount(_digit(numbers[start : start + _BLOCK], top, np.uint8), minlength=256)
+            for start in starts
+        ],
+        axis=0,
+    )
     ends = np.cumsum(counts)
     dealt, free = space(len(numbers)), (ends - counts).tolist()
     for start in starts:

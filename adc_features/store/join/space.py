@@ -1,4 +1,6 @@
-"""Where long arrays lie. Writes: arrays to be filled, in Arrow's memory or in files that are mapped; no feast here."""
+"""Where long arrays lie. Writes: arrays to be filled, in Arrow's memory or in files that are
+mapped; no feast here.
+"""
 
 import mmap
 import os
@@ -19,7 +21,8 @@ class Space(Protocol):
 
 
 def mapped_space(folder: Path | None) -> Space:
-    """Arrays in files of `folder` (None: the system's) that no name leads to: the system may drop their pages, and nothing is left behind.
+    """Arrays in files of `folder` (None: the system's) that no name leads to: the system may drop
+    their pages, and nothing is left behind.
 
     Raises ArtifactError when the disk has no room.
     """
@@ -34,7 +37,10 @@ def mapped_space(folder: Path | None) -> Space:
                 reserve(file.fileno(), 0, size)
             except OSError as error:
                 where = folder or tempfile.gettempdir()
-                raise ArtifactError(f"no room for {size} bytes in {where} ({error}); free some, set spill_directory, or raise memory_limit") from error
+                raise ArtifactError(
+                    f"no room for {size} bytes in {where} ({error}); free some, set"
+                    " spill_directory, or raise memory_limit"
+                ) from error
             return np.frombuffer(mmap.mmap(file.fileno(), size), dtype)
 
     return space
@@ -43,6 +49,7 @@ def mapped_space(folder: Path | None) -> Space:
 def arrow_space(count: int, dtype: Any = np.int64) -> np.ndarray:
     """An array [count] to be filled, from Arrow's pool, which keeps what it was given back.
 
-    numpy's own goes back to the system, batch after batch; having the system clear it again costs more than filling it.
+    numpy's own goes back to the system, batch after batch; having the system clear it again costs
+    more than filling it.
     """
     return np.frombuffer(pa.allocate_buffer(count * np.dtype(dtype).itemsize), dtype)

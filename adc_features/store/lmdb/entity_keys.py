@@ -1,8 +1,10 @@
-"""The bytes under which a row is stored. Reads: columns of entity values. Writes: key bytes that sort as the values do; no feast.
+"""The bytes under which a row is stored. Reads: columns of entity values. Writes: key bytes that
+sort as the values do; no feast.
 
-A key is the values of its join keys, in the order of the join keys' names: a whole number as `i` and 8 big-endian bytes with the
-sign bit flipped, text as `s` and bytes as `b` with their content, which all but the last value precede by its u32 length. Numbers of
-32 and 64 bits are one key. A key longer than LMDB allows (511 bytes) is `#` and a hash of 32 bytes.
+A key is the values of its join keys, in the order of the join keys' names: a whole number as `i`
+and 8 big-endian bytes with the sign bit flipped, text as `s` and bytes as `b` with their content,
+which all but the last value precede by its u32 length. Numbers of 32 and 64 bits are one key. A key
+longer than LMDB allows (511 bytes) is `#` and a hash of 32 bytes.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _SIGN = np.uint64(1 << 63)
 
 
 def key_array(columns: Mapping[str, pa.Array]) -> pa.LargeBinaryArray:
-    """The keys of n rows. columns: join key -> integers, text, bytes or timestamps (whole seconds count) [n].
+    """The keys of n rows. columns: join key -> integers, text, bytes or timestamps (whole seconds
+    count) [n].
 
     Raises InputError for nulls and for other types.
     """
@@ -44,7 +47,9 @@ def text_keys(values: Sequence[str]) -> list[bytes]:
 
 
 def row_key(values: Mapping[str, int | str | bytes | None]) -> bytes:
-    """The key of one row: what `key_array` gives for it. Raises InputError for nulls and for other types."""
+    """The key of one row: what `key_array` gives for it. Raises InputError for nulls and for other
+    types.
+    """
     names, parts = sorted(values), []
     for name in names:
         value = values[name]
@@ -52,15 +57,24 @@ def row_key(values: Mapping[str, int | str | bytes | None]) -> bytes:
             parts.append(b"i" + (value + (1 << 63)).to_bytes(8, "big"))
             continue
         if not isinstance(value, str | bytes):
-            raise InputError(f"join key {name!r} is {value!r}; expected a whole number, text or bytes")
+            raise InputError(
+                f"join key {name!r} is {value!r}; expected a whole number, text or bytes"
+            )
         content = value.encode() if isinstance(value, str) else value
-        parts.append((b"s" if isinstance(value, str) else b"b") + (b"" if name == names[-1] else len(content).to_bytes(4, "big")) + content)
+        parts.append(
+            (b"s" if isinstance(value, str) else b"b")
+            + (b"" if name == names[-1] else len(content).to_bytes(4, "big"))
+            + content
+        )
     return _short(b"".join(parts) or b"s")  # a view without entities has one row
 
 
 def _part(array: pa.Array, name: str, *, is_last: bool) -> pa.LargeBinaryArray:
     if array.null_count:
-        raise InputError(f"{array.null_count} values of join key {name!r} are null; a row without its entity cannot be found again, drop these rows")
+        raise InputError(
+            f"{array.null_count} values of join key {name!r} are null; a row without its entity"
+            " cannot be found again, drop these rows"
+        )
     if pa.types.is_timestamp(array.type):
         array = array.cast(pa.timestamp("s", tz=array.type.tz), safe=False).cast(pa.int64())
     if pa.types.is_integer(array.type):
@@ -71,7 +85,9 @@ def _part(array: pa.Array, name: str, *, is_last: bool) -> pa.LargeBinaryArray:
     elif pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
         tag = b"b"
     else:
-        raise InputError(f"join key {name!r} is of type {array.type}; expected whole numbers, text or bytes")
+        raise InputError(
+            f"join key {name!r} is of type {array.type}; expected whole numbers, text or bytes"
+        )
     content = array.cast(pa.binary()).cast(pa.large_binary())
     pieces = [content]
     if not is_last:
@@ -95,4 +111,8 @@ def _short(key: bytes) -> bytes:
 
 
 def _binary(data: np.ndarray, offsets: np.ndarray) -> pa.LargeBinaryArray:
-    return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, [None, pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(data)])
+    return pa.LargeBinaryArray.from_buffers(
+        pa.large_binary(),
+        len(offsets) - 1,
+        [None, pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(data)],
+    )

@@ -1,13 +1,15 @@
 """Is a `data.mdb` whole? Reads: the file, without mapping it; no lmdb, no feast.
 
-LMDB maps the file, and touching a page that lies after its end kills the process (SIGBUS), so the size is compared with what
-LMDB's newest meta page says before any page is touched. LMDB never writes a page that a change took and gave back at once: a
-sound file may end before its last page, as long as all pages that lie after its end are on the list of free pages.
+LMDB maps the file, and touching a page that lies after its end kills the process (SIGBUS), so the
+size is compared with what LMDB's newest meta page says before any page is touched. LMDB never
+writes a page that a change took and gave back at once: a sound file may end before its last page,
+as long as all pages that lie after its end are on the list of free pages.
 
-Layout (LMDB 0.9, little-endian, 64 bits): page = header of 16 bytes: number u64, pad u16, flags u16, lower u16, upper u16 (or
-u32, pages of an overflow); then u16 offsets of nodes. Node = low u16, high u16, flags u16, key size u16, key, data. The first
-two pages are metas: magic u32, version u32, address u64, map size u64, two trees of 48 bytes (that of the free pages first,
-page size in its first 4 bytes, root in its last 8), last page u64, transaction u64.
+Layout (LMDB 0.9, little-endian, 64 bits): page = header of 16 bytes: number u64, pad u16, flags
+u16, lower u16, upper u16 (or u32, pages of an overflow); then u16 offsets of nodes. Node = low u16,
+high u16, flags u16, key size u16, key, data. The first two pages are metas: magic u32, version u32,
+address u64, map size u64, two trees of 48 bytes (that of the free pages first, page size in its
+first 4 bytes, root in its last 8), last page u64, transaction u64.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ _TRIES = 5
 
 
 class Meta(NamedTuple):
-    """What the newest meta page says. page: bytes of a page; free_root: root of the tree of free pages, None when it is empty."""
+    """What the newest meta page says. page: bytes of a page; free_root: root of the tree of free
+    pages, None when it is empty.
+    """
 
     page: int
     free_root: int | None
@@ -43,7 +47,8 @@ class _Damaged(ValueError):
 
 
 def check_whole(path: Path, what_to_do: str) -> int:
-    """The bytes that the file may not lose. Raises ArtifactError when it is none of LMDB's, empty, or shorter than its pages.
+    """The bytes that the file may not lose. Raises ArtifactError when it is none of LMDB's, empty,
+    or shorter than its pages.
 
     what_to_do: how the message ends.
     """
@@ -70,7 +75,11 @@ def _needed(descriptor: int) -> int:
     if size >= wanted:
         return wanted
     first_missing = size // meta.page
-    missing = set(range(first_missing, meta.last_page + 1)) if wanted - size < 1 << 40 else {first_missing}
+    missing = (
+        set(range(first_missing, meta.last_page + 1))
+        if wanted - size < 1 << 40
+        else {first_missing}
+    )
     for free in _free_pages(descriptor, meta, first_missing):
         missing.difference_update(free)
     if missing:
@@ -85,13 +94,18 @@ def _newest_meta(descriptor: int) -> Meta:
     meta = _meta(first)
     second = os.pread(descriptor, _HEADER + _META.size, meta.page)
     if len(second) < _HEADER + _META.size:
-        raise _Damaged(f"it has {os.fstat(descriptor).st_size} bytes, two pages of {meta.page} are the least, so it was cut off")
+        raise _Damaged(
+            f"it has {os.fstat(descriptor).st_size} bytes, two pages of {meta.page} are the least,"
+            " so it was cut off"
+        )
     return max(meta, _meta(second), key=lambda each: each.transaction)
 
 
 def _meta(block: bytes) -> Meta:
     if len(block) < _HEADER + _META.size:
-        raise _Damaged(f"it has {len(block)} bytes and no whole page, so it is not an LMDB file or was cut off")
+        raise _Damaged(
+            f"it has {len(block)} bytes and no whole page, so it is not an LMDB file or was cut off"
+        )
     (flags,) = struct.unpack_from("<H", block, 10)
     magic, _, page, free_root, last_page, transaction = _META.unpack_from(block, _HEADER)
     if magic != _MAGIC or not flags & _META_PAGE or not 512 <= page <= 1 << 16 or page & (page - 1):
@@ -100,11 +114,15 @@ def _meta(block: bytes) -> Meta:
 
 
 def _free_pages(descriptor: int, meta: Meta, end: int) -> Iterator[tuple[int, ...]]:
-    """The free pages, as the tree lists them. end: the first page that the file does not hold whole."""
+    """The free pages, as the tree lists them. end: the first page that the file does not hold
+    whole.
+    """
 
     def read(page: int, pages: int = 1) -> bytes:
         if page + pages > end:
-            raise _Damaged(f"it ends before page {page + pages - 1}, which is in use, so it was cut off")
+            raise _Damaged(
+                f"it ends before page {page + pages - 1}, which is in use, so it was cut off"
+            )
         return os.pread(descriptor, pages * meta.page, page * meta.page)
 
     waiting, seen = [] if meta.free_root is None else [meta.free_root], 0

@@ -1,14 +1,17 @@
-"""Feature rows as packed bytes, and back, by columns. Reads, writes: Arrow and numpy arrays; no feast, no files here.
+"""Feature rows as packed bytes, and back, by columns. Reads, writes: Arrow and numpy arrays; no
+feast, no files here.
 
 One record, little endian, without padding:
 
-    version u8 | schema u32 | event time i64 | created time i64 | null bits | one value or end offset a feature | bodies
+version u8 | schema u32 | event time i64 | created time i64 | null bits | one value or end offset a
+feature | bodies
 
-Times are microseconds since 1970 (created may be absent). Numbers stand in their own width; a feature of variable length has the
-u32 offset where its body ends, and the bodies follow one another. A list of texts is its u32 length, the u32 length of each, and
-their bytes. The schema (names and kinds) is named by a hash of itself, so
-a record says how it is to be read even after the declaration has changed. Kinds are Feast's names of value types; what is not in
-KINDS is `opaque`: bytes that the caller knows how to read.
+Times are microseconds since 1970 (created may be absent). Numbers stand in their own width; a
+feature of variable length has the u32 offset where its body ends, and the bodies follow one
+another. A list of texts is its u32 length, the u32 length of each, and their bytes. The schema
+(names and kinds) is named by a hash of itself, so a record says how it is to be read even after the
+declaration has changed. Kinds are Feast's names of value types; what is not in KINDS is `opaque`:
+bytes that the caller knows how to read.
 """
 
 from __future__ import annotations
@@ -33,7 +36,9 @@ OPAQUE = "opaque"
 
 
 class Kind(NamedTuple):
-    """How one value type is laid out. element: its numbers; varies: lists and text; arrow: the type of a column of it."""
+    """How one value type is laid out. element: its numbers; varies: lists and text; arrow: the type
+    of a column of it.
+    """
 
     element: np.dtype
     varies: bool
@@ -98,8 +103,20 @@ class Schema:
     @functools.cached_property
     def head(self) -> np.dtype:
         """The fixed part of a record; feature i is field `f{i}`."""
-        values = [(f"f{i}", "<u4" if KINDS[kind].varies else KINDS[kind].element) for i, (_, kind) in enumerate(self.features)]
-        return np.dtype([("version", "u1"), ("schema", "<u4"), ("event", "<i8"), ("created", "<i8"), ("nulls", "u1", (-(-len(values) // 8),)), *values])
+        values = [
+            (f"f{i}", "<u4" if KINDS[kind].varies else KINDS[kind].element)
+            for i, (_, kind) in enumerate(self.features)
+        ]
+        return np.dtype(
+            [
+                ("version", "u1"),
+                ("schema", "<u4"),
+                ("event", "<i8"),
+                ("created", "<i8"),
+                ("nulls", "u1", (-(-len(values) // 8),)),
+                *values,
+            ]
+        )
 
     @functools.cached_property
     def place(self) -> dict[str, int]:
@@ -109,8 +126,9 @@ class Schema:
 class Column(NamedTuple):
     """Values of one feature in n records.
 
-    values: [n], or for kinds that vary the elements of all; offsets: int64 [n + 1] into them; valid: bool [n]. For lists of texts
-    `values` are bytes, `texts` int64 [m + 1] says where each of the m texts begins, and offsets count texts.
+    values: [n], or for kinds that vary the elements of all; offsets: int64 [n + 1] into them;
+    valid: bool [n]. For lists of texts `values` are bytes, `texts` int64 [m + 1] says where each of
+    the m texts begins, and offsets count texts.
     """
 
     kind: str
@@ -125,9 +143,13 @@ class Column(NamedTuple):
         kind = next(name for name, kind in KINDS.items() if kind.arrow == array.type)
         valid, texts = array.is_valid().to_numpy(zero_copy_only=False), None
         if not KINDS[kind].varies:
-            return cls(kind, _numbers(array.fill_null(False if kind == "bool_val" else 0)), None, valid)
+            return cls(
+                kind, _numbers(array.fill_null(False if kind == "bool_val" else 0)), None, valid
+            )
         offsets = np.zeros(len(array) + 1, np.int64)
-        lengths = pc.list_value_length(array) if pa.types.is_list(array.type) else pc.binary_length(array)
+        lengths = (
+            pc.list_value_length(array) if pa.types.is_list(array.type) else pc.binary_length(array)
+        )
         np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False), out=offsets[1:])
         element = array.drop_null().flatten() if pa.types.is_list(array.type) else array
         if pa.types.is_primitive(element.type):
@@ -157,7 +179,9 @@ class Column(NamedTuple):
         return values
 
     def flat(self) -> np.ndarray:
-        """What all lists hold, one after another; texts as objects. Of a column of texts: the texts, "" where not valid."""
+        """What all lists hold, one after another; texts as objects. Of a column of texts: the
+        texts, "" where not valid.
+        """
         if self.values.dtype != _BYTE or self.offsets is None:
             return self.values
         return np.array(self._texts(self.offsets if self.texts is None else self.texts), object)
@@ -167,21 +191,37 @@ class Column(NamedTuple):
         kind, n = KINDS[self.kind], len(self.valid)
         mask = None if self.valid.all() else ~self.valid
         if self.offsets is None:
-            return pa.array(self.values, mask=mask) if kind.arrow != _SECONDS else pa.array(self.values, pa.int64(), mask=mask).cast(_SECONDS)
-        validity = None if mask is None else pa.py_buffer(np.packbits(self.valid, bitorder="little"))
+            return (
+                pa.array(self.values, mask=mask)
+                if kind.arrow != _SECONDS
+                else pa.array(self.values, pa.int64(), mask=mask).cast(_SECONDS)
+            )
+        validity = (
+            None if mask is None else pa.py_buffer(np.packbits(self.valid, bitorder="little"))
+        )
         offsets = pa.py_buffer(self.offsets.astype(np.int32))
         if not pa.types.is_list(kind.arrow):
-            return _whole(pa.Array.from_buffers(kind.arrow, n, [validity, offsets, pa.py_buffer(self.values)]))
+            return _whole(
+                pa.Array.from_buffers(kind.arrow, n, [validity, offsets, pa.py_buffer(self.values)])
+            )
         if self.texts is not None:
             places = pa.py_buffer(self.texts.astype(np.int32))
-            element = _whole(pa.Array.from_buffers(kind.arrow.value_type, len(self.texts) - 1, [None, places, pa.py_buffer(self.values)]))
+            element = _whole(
+                pa.Array.from_buffers(
+                    kind.arrow.value_type,
+                    len(self.texts) - 1,
+                    [None, places, pa.py_buffer(self.values)],
+                )
+            )
         else:
             element = pa.array(self.values)
             element = element.cast(_SECONDS) if kind.arrow.value_type == _SECONDS else element
         return pa.Array.from_buffers(kind.arrow, n, [validity, offsets], children=[element])
 
     def to_python(self) -> list:
-        """Numbers, str, bytes and lists of numbers; None where not valid. Timestamps stay seconds, opaque values bytes."""
+        """Numbers, str, bytes and lists of numbers; None where not valid. Timestamps stay seconds,
+        opaque values bytes.
+        """
         if self.offsets is None:
             items = self.values.tolist()
         elif self.texts is not None:
@@ -212,7 +252,9 @@ def _sliced(flat: Any, offsets: np.ndarray) -> list:
 
 @dataclass(frozen=True)
 class Records:
-    """Decoded records of one schema. event, created: int64 [n], microseconds since 1970 (NO_CREATED: absent)."""
+    """Decoded records of one schema. event, created: int64 [n], microseconds since 1970
+    (NO_CREATED: absent).
+    """
 
     schema: Schema
     event: np.ndarray
@@ -225,15 +267,23 @@ class Records:
         return None if place is None else self.columns[place]
 
 
-def encode(schema: Schema, columns: Mapping[str, pa.Array], *, event: np.ndarray, created: np.ndarray) -> pa.LargeBinaryArray:
-    """n records. columns: per feature an Arrow array of its kind's type (opaque: binary); event, created: int64 [n], microseconds.
+def encode(
+    schema: Schema, columns: Mapping[str, pa.Array], *, event: np.ndarray, created: np.ndarray
+) -> pa.LargeBinaryArray:
+    """n records. columns: per feature an Arrow array of its kind's type (opaque: binary); event,
+    created: int64 [n], microseconds.
 
     Raises InputError when a list holds a null, which numbers in a row cannot show.
     """
     if not (n := len(event)):
         return pa.array([], pa.large_binary())
     head = np.zeros(n, schema.head)
-    head["version"], head["schema"], head["event"], head["created"] = VERSION, schema.id, event, created
+    head["version"], head["schema"], head["event"], head["created"] = (
+        VERSION,
+        schema.id,
+        event,
+        created,
+    )
     nulls = np.zeros((n, len(schema.features)), bool)
     bodies, end = [], np.zeros(n, np.int64)
     for i, (name, kind) in enumerate(schema.features):
@@ -246,25 +296,39 @@ def encode(schema: Schema, columns: Mapping[str, pa.Array], *, event: np.ndarray
             head[f"f{i}"] = end
             bodies.append(body)
         else:
-            head[f"f{i}"] = _numbers(array.fill_null(False if kind == "bool_val" else 0) if array.null_count else array)
+            head[f"f{i}"] = _numbers(
+                array.fill_null(False if kind == "bool_val" else 0) if array.null_count else array
+            )
     if (end > np.iinfo(np.uint32).max).any():
-        raise InputError("a row is larger than 4 GiB; expected feature rows of at most a few megabytes")
+        raise InputError(
+            "a row is larger than 4 GiB; expected feature rows of at most a few megabytes"
+        )
     head["nulls"] = np.packbits(nulls, axis=1, bitorder="little")
     heads = _binary(head.view(np.uint8).reshape(-1), np.arange(n + 1) * schema.head.itemsize)
     if not bodies:
         return heads
     nothing = pa.scalar(b"", pa.large_binary())
-    return pc.binary_join_element_wise(heads, *bodies, nothing, null_handling="replace", null_replacement=b"")
+    return pc.binary_join_element_wise(
+        heads, *bodies, nothing, null_handling="replace", null_replacement=b""
+    )
 
 
 def schema_ids(records: Sequence[bytes]) -> np.ndarray:
-    """uint32 [n]: which schema each record was written with. Raises ArtifactError for bytes that are no record of ours."""
+    """uint32 [n]: which schema each record was written with. Raises ArtifactError for bytes that
+    are no record of ours.
+    """
     starts = b"".join([record[:5] for record in records])
     if len(starts) != 5 * len(records):
-        raise ArtifactError("the online store holds a row of fewer than 5 bytes; it is damaged, materialize the view again")
+        raise ArtifactError(
+            "the online store holds a row of fewer than 5 bytes; it is damaged, materialize the"
+            " view again"
+        )
     found = np.frombuffer(starts, np.dtype([("version", "u1"), ("schema", "<u4")]))
     if len(found) and (found["version"] != VERSION).any():
-        raise ArtifactError(f"the online store holds rows of format {found['version'].max()}, this version reads {VERSION}; upgrade, or materialize again")
+        raise ArtifactError(
+            f"the online store holds rows of format {found['version'].max()}, this version reads"
+            f" {VERSION}; upgrade, or materialize again"
+        )
     return found["schema"]
 
 
@@ -274,7 +338,9 @@ def times(records: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
     return both[:, 0], both[:, 1]
 
 
-def decode(schema: Schema, records: Sequence[bytes], wanted: Sequence[str] | None = None) -> Records:
+def decode(
+    schema: Schema, records: Sequence[bytes], wanted: Sequence[str] | None = None
+) -> Records:
     """Records of one schema as columns; with `wanted`, only these features (in the schema's order).
 
     Raises ArtifactError when a record is shorter or longer than its own offsets say.
@@ -283,14 +349,24 @@ def decode(schema: Schema, records: Sequence[bytes], wanted: Sequence[str] | Non
     try:
         head = np.frombuffer(b"".join([record[:size] for record in records]), schema.head)
     except ValueError as error:
-        raise ArtifactError("the online store holds a row that is cut short; materialize the view again") from error
+        raise ArtifactError(
+            "the online store holds a row that is cut short; materialize the view again"
+        ) from error
     varying = [i for i, (_, kind) in enumerate(schema.features) if KINDS[kind].varies]
     lengths = np.fromiter(map(len, records), np.int64, n) - size
     ends = {i: head[f"f{i}"].astype(np.int64) for i in varying}
     _check_ends([np.zeros(n, np.int64), *ends.values()], lengths)
-    body = np.frombuffer(b"".join([record[size:] for record in records]), np.uint8) if varying else np.empty(0, np.uint8)
+    body = (
+        np.frombuffer(b"".join([record[size:] for record in records]), np.uint8)
+        if varying
+        else np.empty(0, np.uint8)
+    )
     begins = np.cumsum(lengths) - lengths
-    valid = np.unpackbits(head["nulls"], axis=1, bitorder="little", count=len(schema.features)) == 0 if schema.features else np.ones((n, 0), bool)
+    valid = (
+        np.unpackbits(head["nulls"], axis=1, bitorder="little", count=len(schema.features)) == 0
+        if schema.features
+        else np.ones((n, 0), bool)
+    )
     columns, shown, before = [], [], np.zeros(n, np.int64)
     for i, (name, kind) in enumerate(schema.features):
         start, before = before, ends.get(i, before)
@@ -303,18 +379,31 @@ def decode(schema: Schema, records: Sequence[bytes], wanted: Sequence[str] | Non
             columns.append(_text_lists(kind, body, begins + start, begins + ends[i], valid[:, i]))
         else:
             _require((ends[i] - start) % KINDS[kind].element.itemsize == 0)
-            columns.append(Column(kind, *_gather(body, begins + start, begins + ends[i], KINDS[kind].element), valid[:, i]))
+            columns.append(
+                Column(
+                    kind,
+                    *_gather(body, begins + start, begins + ends[i], KINDS[kind].element),
+                    valid[:, i],
+                )
+            )
     return Records(Schema(tuple(shown)), head["event"], head["created"], tuple(columns))
 
 
 def _check_ends(ends: list[np.ndarray], lengths: np.ndarray) -> None:
     rising = all((b >= a).all() for a, b in itertools.pairwise(ends))
     if not rising or (ends[-1] != lengths).any():
-        raise ArtifactError("the online store holds a row whose length is not what it says; it is damaged, materialize the view again")
+        raise ArtifactError(
+            "the online store holds a row whose length is not what it says; it is damaged,"
+            " materialize the view again"
+        )
 
 
-def _gather(body: np.ndarray, starts: np.ndarray, stops: np.ndarray, element: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Slices [start, stop) of bytes, joined and seen as elements, with the int64 [n + 1] offsets of the slices."""
+def _gather(
+    body: np.ndarray, starts: np.ndarray, stops: np.ndarray, element: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """Slices [start, stop) of bytes, joined and seen as elements, with the int64 [n + 1] offsets of
+    the slices.
+    """
     lengths = stops - starts
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     if len(lengths) and (starts[1:] == stops[:-1]).all():
@@ -322,11 +411,16 @@ def _gather(body: np.ndarray, starts: np.ndarray, stops: np.ndarray, element: np
     else:
         flat = body[np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)]
     if (lengths % element.itemsize).any():
-        raise ArtifactError("the online store holds a list that is no whole number of elements; it is damaged, materialize the view again")
+        raise ArtifactError(
+            "the online store holds a list that is no whole number of elements; it is damaged,"
+            " materialize the view again"
+        )
     return np.frombuffer(flat.tobytes(), element), offsets // element.itemsize
 
 
-def _text_lists(kind: str, body: np.ndarray, starts: np.ndarray, stops: np.ndarray, valid: np.ndarray) -> Column:
+def _text_lists(
+    kind: str, body: np.ndarray, starts: np.ndarray, stops: np.ndarray, valid: np.ndarray
+) -> Column:
     written = np.flatnonzero(valid)
     counts = np.zeros(len(valid), np.int64)
     head, end = starts[written], stops[written]
@@ -345,15 +439,23 @@ def _text_lists(kind: str, body: np.ndarray, starts: np.ndarray, stops: np.ndarr
 def _require(sound: np.ndarray) -> None:
     """Raise ArtifactError unless every row says of itself what can be."""
     if not sound.all():
-        raise ArtifactError("the online store holds a row whose lengths are not what it says; it is damaged, materialize the view again")
+        raise ArtifactError(
+            "the online store holds a row whose lengths are not what it says; it is damaged,"
+            " materialize the view again"
+        )
 
 
 def _whole(array: pa.Array) -> pa.Array:
-    """Texts that are UTF-8. Raises ArtifactError for others, on which a reader would fail without a name."""
+    """Texts that are UTF-8. Raises ArtifactError for others, on which a reader would fail without a
+    name.
+    """
     try:
         array.validate(full=True)
     except pa.ArrowInvalid as error:
-        raise ArtifactError(f"the online store holds a text that is not UTF-8 ({error}); it is damaged, materialize the view again") from error
+        raise ArtifactError(
+            f"the online store holds a text that is not UTF-8 ({error}); it is damaged, materialize"
+            " the view again"
+        ) from error
     return array
 
 
@@ -364,10 +466,17 @@ def _text_bodies(array: pa.Array) -> pa.LargeBinaryArray:
     ends = np.concatenate([[0], np.cumsum(counted, dtype=np.int64)])
     bytes_before = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     content = texts.buffers()[2]
-    data = np.frombuffer(content, np.uint8)[_offsets(texts)[0] :] if content is not None else np.empty(0, np.uint8)
-    heads = _binary(counted.astype("<u4").view(np.uint8), np.arange(len(array) + 1) * 4, _validity(array))
+    data = (
+        np.frombuffer(content, np.uint8)[_offsets(texts)[0] :]
+        if content is not None
+        else np.empty(0, np.uint8)
+    )
+    heads = _binary(
+        counted.astype("<u4").view(np.uint8), np.arange(len(array) + 1) * 4, _validity(array)
+    )
     parts = heads, _binary(lengths.view(np.uint8), ends * 4), _binary(data, bytes_before[ends])
-    return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))  # null where the list is null
+    # null where the list is null
+    return pc.binary_join_element_wise(*parts, pa.scalar(b"", pa.large_binary()))
 
 
 def _body(array: pa.Array, name: str) -> pa.LargeBinaryArray:
@@ -375,16 +484,33 @@ def _body(array: pa.Array, name: str) -> pa.LargeBinaryArray:
     if not pa.types.is_list(array.type):
         return array.cast(pa.binary()).cast(pa.large_binary())
     if (inner := array.flatten()).null_count:
-        raise InputError(f"lists of feature {name!r} hold {inner.null_count} nulls, which would be served as 0; fill or drop them at the source")
+        raise InputError(
+            f"lists of feature {name!r} hold {inner.null_count} nulls, which would be served as 0;"
+            " fill or drop them at the source"
+        )
     if not pa.types.is_primitive(array.type.value_type):
         return _text_bodies(array)
     numbers = np.ascontiguousarray(_numbers(inner))
-    ends = np.concatenate([[0], np.cumsum(pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False), dtype=np.int64)])
+    ends = np.concatenate(
+        [
+            [0],
+            np.cumsum(
+                pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False),
+                dtype=np.int64,
+            ),
+        ]
+    )
     return _binary(numbers.view(np.uint8), ends * numbers.itemsize, _validity(array))
 
 
 def _validity(array: pa.Array) -> pa.Buffer | None:
-    return pa.py_buffer(np.packbits(array.is_valid().to_numpy(zero_copy_only=False), bitorder="little")) if array.null_count else None
+    return (
+        pa.py_buffer(
+            np.packbits(array.is_valid().to_numpy(zero_copy_only=False), bitorder="little")
+        )
+        if array.null_count
+        else None
+    )
 
 
 def _numbers(array: pa.Array) -> np.ndarray:
@@ -393,7 +519,9 @@ def _numbers(array: pa.Array) -> np.ndarray:
     return array.to_numpy(zero_copy_only=False)
 
 
-def _binary(data: np.ndarray, offsets: np.ndarray, validity: pa.Buffer | None = None) -> pa.LargeBinaryArray:
+def _binary(
+    data: np.ndarray, offsets: np.ndarray, validity: pa.Buffer | None = None
+) -> pa.LargeBinaryArray:
     buffers = [validity, pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(data)]
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)
 

@@ -1,4 +1,6 @@
-"""What `get_online_features` returns when nothing had to become a proto. Reads: columns. Writes: what Feast's response does."""
+"""What `get_online_features` returns when nothing had to become a proto. Reads: columns. Writes:
+what Feast's response does.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ _MICROSECONDS = 1_000_000
 
 
 class ViewAnswer(NamedTuple):
-    """The features of one view: names as asked -> names as shown; version: (name, number) when it is to be told."""
+    """The features of one view: names as asked -> names as shown; version: (name, number) when it
+    is to be told.
+    """
 
     answer: Answer
     features: Mapping[str, str]
@@ -24,20 +28,31 @@ class ViewAnswer(NamedTuple):
 
 
 class ColumnarResponse(feast.OnlineResponse):
-    """Feast's OnlineResponse, over columns. `proto` is built when somebody asks for it, as the feature servers do."""
+    """Feast's OnlineResponse, over columns. `proto` is built when somebody asks for it, as the
+    feature servers do.
+    """
 
-    def __init__(self, entities: Mapping[str, Sequence[Any]], views: Sequence[ViewAnswer], feature_types: dict[str, feast.ValueType]) -> None:
+    def __init__(
+        self,
+        entities: Mapping[str, Sequence[Any]],
+        views: Sequence[ViewAnswer],
+        feature_types: dict[str, feast.ValueType],
+    ) -> None:
         self._entities, self._views, self._feature_types = entities, views, feature_types
 
     def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
-        """Name -> values in the order of the request, None where absent; on wish also name__ts -> seconds since 1970."""
+        """Name -> values in the order of the request, None where absent; on wish also name__ts ->
+        seconds since 1970.
+        """
         shown: dict[str, Any] = {}
         for name, values in self._entities.items():
             shown[name] = list(values)
             if include_event_timestamps:
                 shown[name + feast.TIMESTAMP_POSTFIX] = [0] * len(values)
         for view in self._views:
-            seconds = (view.answer.event // _MICROSECONDS).tolist() if include_event_timestamps else []
+            seconds = (
+                (view.answer.event // _MICROSECONDS).tolist() if include_event_timestamps else []
+            )
             for asked, name in view.features.items():
                 shown[name] = python_values(view.answer, asked, self._feature_types.get(name))
                 if include_event_timestamps:
@@ -46,17 +61,27 @@ class ColumnarResponse(feast.OnlineResponse):
 
     @functools.cached_property
     def proto(self) -> Any:  # type: ignore[override]
-        """The response as Feast's servers send it. An expired row is OUTSIDE_MAX_AGE, without its values."""
+        """The response as Feast's servers send it. An expired row is OUTSIDE_MAX_AGE, without its
+        values.
+        """
         response = feast.GetOnlineFeaturesResponse(results=[])
         vector, status = feast.GetOnlineFeaturesResponse.FeatureVector, feast.FieldStatus
         timestamp = vector().event_timestamps.add
         nothing = timestamp()
         for name, values in self._entities.items():
-            kind = "string_val" if isinstance(values[0], str) else feast.VALUE_TYPE_TO_PROTO_VALUE_MAP[self._feature_types[name]]
+            kind = (
+                "string_val"
+                if isinstance(values[0], str)
+                else feast.VALUE_TYPE_TO_PROTO_VALUE_MAP[self._feature_types[name]]
+            )
             response.metadata.feature_names.val.append(name)
             n = len(values)
             response.results.append(
-                vector(values=[feast.ValueProto(**{kind: v}) for v in values], statuses=[status.PRESENT] * n, event_timestamps=[nothing] * n)
+                vector(
+                    values=[feast.ValueProto(**{kind: v}) for v in values],
+                    statuses=[status.PRESENT] * n,
+                    event_timestamps=[nothing] * n,
+                )
             )
         for view in self._views:
             answer = view.answer
@@ -66,9 +91,19 @@ class ColumnarResponse(feast.OnlineResponse):
                 times[-1].seconds, rest = divmod(microseconds, _MICROSECONDS)
                 times[-1].nanos = rest * 1000
             for asked, name in view.features.items():
-                statuses = np.where(answer.held(asked), status.PRESENT, np.where(answer.expired, status.OUTSIDE_MAX_AGE, status.NOT_FOUND))
+                statuses = np.where(
+                    answer.held(asked),
+                    status.PRESENT,
+                    np.where(answer.expired, status.OUTSIDE_MAX_AGE, status.NOT_FOUND),
+                )
                 response.metadata.feature_names.val.append(name)
-                response.results.append(vector(values=protos(answer, asked), statuses=statuses.tolist(), event_timestamps=times))
+                response.results.append(
+                    vector(
+                        values=protos(answer, asked),
+                        statuses=statuses.tolist(),
+                        event_timestamps=times,
+                    )
+                )
             if view.version:
                 told = response.metadata.feature_view_metadata.add()
                 told.name, told.version = view.version

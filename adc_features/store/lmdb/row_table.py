@@ -1,8 +1,9 @@
-"""Rows of one feature view in LMDB. Reads, writes: records under keys, and beside them the schemas they were written with; no feast.
+"""Rows of one feature view in LMDB. Reads, writes: records under keys, and beside them the schemas
+they were written with; no feast.
 
-Newest event time wins; at equal event times the later created time, and a row without one comes before all that have one; at equal
-created times the row that is written last. So the answer is the same in however many batches rows come. A write is one transaction,
-whatever its size.
+Newest event time wins; at equal event times the later created time, and a row without one comes
+before all that have one; at equal created times the row that is written last. So the answer is the
+same in however many batches rows come. A write is one transaction, whatever its size.
 """
 
 from __future__ import annotations
@@ -18,7 +19,17 @@ import pyarrow.compute as pc
 
 from adc_features.errors import ArtifactError
 from adc_features.store.lmdb.environment import Environment
-from adc_features.store.lmdb.records import KINDS, Column, Records, Schema, decode, encode, schema_id, schema_ids, times
+from adc_features.store.lmdb.records import (
+    KINDS,
+    Column,
+    Records,
+    Schema,
+    decode,
+    encode,
+    schema_id,
+    schema_ids,
+    times,
+)
 
 ROWS_AT_ONCE = 100_000
 """Rows encoded and written at a time: bounds the memory of a write beside its input."""
@@ -32,7 +43,9 @@ _schemas: dict[bytes, Schema] = {}
 
 @dataclass(frozen=True)
 class Rows:
-    """What to write. keys: large_binary [n]; event, created: int64 [n], microseconds (NO_CREATED: unknown); columns: as `encode` takes them."""
+    """What to write. keys: large_binary [n]; event, created: int64 [n], microseconds (NO_CREATED:
+    unknown); columns: as `encode` takes them.
+    """
 
     schema: Schema
     keys: pa.LargeBinaryArray
@@ -44,7 +57,13 @@ class Rows:
         """Some rows, in another order."""
         at = pa.array(places)
         columns = {name: _whole(column.take(at)) for name, column in self.columns.items()}
-        return replace(self, keys=self.keys.take(at), event=self.event[places], created=self.created[places], columns=columns)
+        return replace(
+            self,
+            keys=self.keys.take(at),
+            event=self.event[places],
+            created=self.created[places],
+            columns=columns,
+        )
 
     def newest_by_key(self) -> np.ndarray:
         """The places of the newest row of every key, in the order of the keys: int64."""
@@ -52,13 +71,16 @@ class Rows:
         keys = self.keys.take(pa.array(order))
         if len(keys) > 1 and pc.any(pc.equal(keys[1:], keys[:-1])).as_py():
             rank = pc.rank(self.keys, tiebreaker="dense").to_numpy()
-            order = np.lexsort((np.arange(len(rank)), self.created, self.event, rank))  # NO_CREATED is the least
+            # NO_CREATED is the least
+            order = np.lexsort((np.arange(len(rank)), self.created, self.event, rank))
             order = order[np.append(rank[order][1:] != rank[order][:-1], True)]
         return order
 
 
 class Part(NamedTuple):
-    """Rows of an answer that share a schema. places: int64, which rows of the answer; records: in the same order."""
+    """Rows of an answer that share a schema. places: int64, which rows of the answer; records: in
+    the same order.
+    """
 
     places: np.ndarray
     records: Records
@@ -66,7 +88,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for n keys. found, expired: bool [n], never both; event: int64 [n], microseconds, 0 where neither."""
+    """What was found for n keys. found, expired: bool [n], never both; event: int64 [n],
+    microseconds, 0 where neither.
+    """
 
     found: np.ndarray
     expired: np.ndarray
@@ -74,19 +98,27 @@ class Answer:
     parts: tuple[Part, ...]
 
     def held(self, name: str) -> np.ndarray:
-        """bool [n]: rows that were found and were written with this feature, as a value or as a null."""
+        """bool [n]: rows that were found and were written with this feature, as a value or as a
+        null.
+        """
         held = np.zeros(len(self.found), bool)
         for places, records in self.parts:
             held[places] = records.column(name) is not None
         return held
 
     def column(self, name: str, kind: pa.DataType) -> Column:
-        """A feature in the order of the keys, not valid where absent; not by way of Arrow unless its rows were written with several schemas."""
+        """A feature in the order of the keys, not valid where absent; not by way of Arrow unless
+        its rows were written with several schemas.
+        """
         if len(self.parts) == 1:
             places, records = self.parts[0]
             column = records.column(name)
             if column is not None and KINDS[column.kind].arrow == kind:
-                return column if len(places) == len(self.found) else column.scattered(places, len(self.found))
+                return (
+                    column
+                    if len(places) == len(self.found)
+                    else column.scattered(places, len(self.found))
+                )
         return Column.from_arrow(self.to_arrow(name, kind))
 
     def to_arrow(self, name: str, kind: pa.DataType) -> pa.Array:
@@ -96,7 +128,8 @@ class Answer:
             column = records.column(name)
             if column is not None:
                 held = column.to_arrow()
-                arrays.append(held if held.type == kind else held.cast(kind))  # even a cast that does nothing costs 15 us, a request reads 35 columns
+                # even a cast that does nothing costs 15 us, a request reads 35 columns
+                arrays.append(held if held.type == kind else held.cast(kind))
                 place[places] = start + np.arange(len(places))
                 start += len(places)
         if not arrays:
@@ -107,7 +140,9 @@ class Answer:
         return array.take(pa.array(place, mask=place < 0))
 
     def to_python(self, name: str, convert: Mapping[str, Callable[[list], list]]) -> list:
-        """The same as Python values; convert: kind -> what turns a column's values into those to show."""
+        """The same as Python values; convert: kind -> what turns a column's values into those to
+        show.
+        """
         shown: list = [None] * len(self.found)
         for places, records in self.parts:
             column = records.column(name)
@@ -123,8 +158,16 @@ class Answer:
         return shown
 
 
-def read(environment: Environment, table: str, keys: Sequence[bytes], *, oldest: int | None = None, wanted: Sequence[str] | None = None) -> Answer:
-    """The rows of n keys as of one moment; rows with an event time before `oldest` are expired. With `wanted`, only these features.
+def read(
+    environment: Environment,
+    table: str,
+    keys: Sequence[bytes],
+    *,
+    oldest: int | None = None,
+    wanted: Sequence[str] | None = None,
+) -> Answer:
+    """The rows of n keys as of one moment; rows with an event time before `oldest` are expired.
+    With `wanted`, only these features.
 
     Raises ArtifactError for records that are damaged or of a newer format.
     """
@@ -134,7 +177,11 @@ def read(environment: Environment, table: str, keys: Sequence[bytes], *, oldest:
         records = [record for record in got if record is not None]
         ids = schema_ids(records)
         schemas = {name: _schema(txn, name, environment) for name in set(ids.tolist())}
-    found, event, expired = np.ones(len(keys), bool), np.zeros(len(keys), np.int64), np.zeros(len(keys), bool)
+    found, event, expired = (
+        np.ones(len(keys), bool),
+        np.zeros(len(keys), np.int64),
+        np.zeros(len(keys), bool),
+    )
     if len(records) < len(keys):
         found = np.fromiter((record is not None for record in got), bool, len(keys))
     event[found], _ = times(records)
@@ -150,7 +197,8 @@ def read(environment: Environment, table: str, keys: Sequence[bytes], *, oldest:
 
 
 def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Rows]]) -> int:
-    """Write rows in any order, repeats of a key included, as one transaction. Returns how many were newer than what was there.
+    """Write rows in any order, repeats of a key included, as one transaction. Returns how many were
+    newer than what was there.
 
     pieces: called again when the map had to grow; what it yields is in memory one piece at a time.
     """
@@ -160,27 +208,41 @@ def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Ro
         for rows in pieces():
             _declare(txn, rows.schema, environment)
             order = rows.newest_by_key()
-            written += sum(_put(txn, rows.take(order[start : start + ROWS_AT_ONCE])) for start in range(0, len(order), ROWS_AT_ONCE))
+            written += sum(
+                _put(txn, rows.take(order[start : start + ROWS_AT_ONCE]))
+                for start in range(0, len(order), ROWS_AT_ONCE)
+            )
         return written
 
     return environment.write(table, change)
 
 
-def glance(environment: Environment, table: str, *, samples: int) -> tuple[int, list[tuple[int, bytes]]]:
-    """The number of rows, and of so many with the newest event times: the time (microseconds) and the key, newest first.
+def glance(
+    environment: Environment, table: str, *, samples: int
+) -> tuple[int, list[tuple[int, bytes]]]:
+    """The number of rows, and of so many with the newest event times: the time (microseconds) and
+    the key, newest first.
 
     Without samples it costs the same for any number of rows.
     """
     with environment.reading(table) as txn:
         if txn is None:
             return 0, []
-        schemas = sum(1 for _ in takewhile(lambda key: key.startswith(_SCHEMA), txn.cursor().iternext(keys=True, values=False)))
+        schemas = sum(
+            1
+            for _ in takewhile(
+                lambda key: key.startswith(_SCHEMA), txn.cursor().iternext(keys=True, values=False)
+            )
+        )
         rows, newest = txn.stat()["entries"] - schemas, list[tuple[int, bytes]]()
         cursor = (pair for pair in txn.cursor() if not pair[0].startswith(_SCHEMA))
         while samples and (piece := list(islice(cursor, ROWS_AT_ONCE))):
             event, _ = times(record for _, record in piece)
             top = np.argsort(-event, kind="stable")[:samples].tolist()
-            newest = sorted([*newest, *((int(event[i]), piece[i][0]) for i in top)], key=lambda row: (-row[0], row[1]))[:samples]
+            newest = sorted(
+                [*newest, *((int(event[i]), piece[i][0]) for i in top)],
+                key=lambda row: (-row[0], row[1]),
+            )[:samples]
         return rows, newest
 
 
@@ -190,12 +252,16 @@ def delete(environment: Environment, table: str, keys: Iterable[bytes]) -> int:
 
 
 def _put(txn: Any, rows: Rows) -> int:
-    """Sorted rows with distinct keys: appended when they come after everything in the table, else where they are newer."""
+    """Sorted rows with distinct keys: appended when they come after everything in the table, else
+    where they are newer.
+    """
     keys = rows.keys.to_numpy(zero_copy_only=False).tolist()
     cursor = txn.cursor()
     if not cursor.last() or cursor.key() < keys[0]:
         records = encode(rows.schema, rows.columns, event=rows.event, created=rows.created)
-        cursor.putmulti(zip(keys, records.to_numpy(zero_copy_only=False).tolist(), strict=True), append=True)
+        cursor.putmulti(
+            zip(keys, records.to_numpy(zero_copy_only=False).tolist(), strict=True), append=True
+        )
         return len(keys)
     get = txn.get
     old = [get(key) for key in keys]
@@ -221,16 +287,21 @@ def _declare(txn: Any, schema: Schema, environment: Environment) -> None:
         txn.put(key, text)
     elif there != text:
         if _is_of(there, schema.id):
-            raise ArtifactError(f"two schemas hash to {schema.id}: {there!r} and {text!r}; rename a feature")
+            raise ArtifactError(
+                f"two schemas hash to {schema.id}: {there!r} and {text!r}; rename a feature"
+            )
         raise _altered(schema.id, environment)
 
 
 def _schema(txn: Any, name: int, environment: Environment) -> Schema:
-    """The schema of this id as the table has it. Raises ArtifactError when it is not there, or its text was altered."""
+    """The schema of this id as the table has it. Raises ArtifactError when it is not there, or its
+    text was altered.
+    """
     text = txn.get(_schema_key(name))
     if text is None:
         raise ArtifactError(
-            f"the online store {environment.path} holds a row of schema {name}, which it does not hold; it is damaged, materialize the view again"
+            f"the online store {environment.path} holds a row of schema {name}, which it does not"
+            " hold; it is damaged, materialize the view again"
         )
     if text not in _schemas or _schemas[text].id != name:
         if not _is_of(text, name):
@@ -246,8 +317,9 @@ def _is_of(text: bytes, name: int) -> bool:
 
 def _altered(name: int, environment: Environment) -> ArtifactError:
     return ArtifactError(
-        f"the online store {environment.path} holds schema {name} with another text than was written (its hash differs), so its rows "
-        "cannot be read; the directory is damaged: move it away and materialize again"
+        f"the online store {environment.path} holds schema {name} with another text than was"
+        " written (its hash differs), so its rows cannot be read; the directory is damaged: move"
+        " it away and materialize again"
     )
 
 

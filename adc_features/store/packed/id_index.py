@@ -1,8 +1,10 @@
-"""Find many items at once in a packed file: ids as 64-bit keys, keys in hashed buckets. Reads: arrays. Writes: arrays.
+"""Find many items at once in a packed file: ids as 64-bit keys, keys in hashed buckets. Reads:
+arrays. Writes: arrays.
 
-An integer id is its own key, less the smallest id; a string's key is a 64-bit hash, and the string itself is compared afterwards.
-Rows stand in the order of their bucket, `starts` says where each bucket begins; about two keys share one. A lookup reads one
-bucket whatever the ids look like and however many there are, where a binary search would touch twenty places.
+An integer id is its own key, less the smallest id; a string's key is a 64-bit hash, and the string
+itself is compared afterwards. Rows stand in the order of their bucket, `starts` says where each
+bucket begins; about two keys share one. A lookup reads one bucket whatever the ids look like and
+however many there are, where a binary search would touch twenty places.
 
 Legend: N items in the file, M items asked for.
 """
@@ -24,7 +26,8 @@ _SHIFT = np.uint64(32)
 
 @dataclass(frozen=True)
 class IdIndex:
-    """keys: uint32 or uint64 [N], in bucket order. starts: uint32 [B + 1]. base: the smallest integer id, 0 for strings.
+    """keys: uint32 or uint64 [N], in bucket order. starts: uint32 [B + 1]. base: the smallest
+    integer id, 0 for strings.
 
     seed: of the string hash. strings: the ids of the rows as an Arrow array; None for integer ids.
     """
@@ -41,14 +44,18 @@ class IdIndex:
         return "int64" if self.strings is None else "string"
 
     def ids(self) -> np.ndarray:
-        """Every id in row order: int64 or str [N]. Raises IndexError when the strings were altered."""
+        """Every id in row order: int64 or str [N]. Raises IndexError when the strings were
+        altered.
+        """
         if self.strings is not None:
             try:
                 self.strings.validate(full=True)
             except pa.ArrowInvalid as error:
                 raise IndexError(str(error)) from error
             return id_array(self.strings)
-        return (self.keys.astype(np.uint64) + np.int64(self.base).astype(np.uint64)).astype(np.int64)
+        return (self.keys.astype(np.uint64) + np.int64(self.base).astype(np.uint64)).astype(
+            np.int64
+        )
 
     def find(self, item_ids: np.ndarray) -> np.ndarray:
         """The row of each id that `checked_ids` returned, N where it is absent: int64 [M]."""
@@ -70,7 +77,9 @@ class IdIndex:
         return row
 
     def _same_strings(self, rows: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
-        """bool [M]: is the string of the row this id? Arrow trusts offsets and would read anywhere, so those it needs are checked first."""
+        """bool [M]: is the string of the row this id? Arrow trusts offsets and would read anywhere,
+        so those it needs are checked first.
+        """
         assert self.strings is not None
         offsets, text = string_buffers(self.strings)
         begin, end = offsets.take(rows), offsets.take(rows + 1)
@@ -82,17 +91,24 @@ class IdIndex:
 
 def string_buffers(strings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Offsets int32 or int64 [N + 1] and the text as uint8, without copying."""
-    offsets = np.frombuffer(strings.buffers()[1], "<i8" if pa.types.is_large_string(strings.type) else "<i4", len(strings) + 1)
+    offsets = np.frombuffer(
+        strings.buffers()[1],
+        "<i8" if pa.types.is_large_string(strings.type) else "<i4",
+        len(strings) + 1,
+    )
     return offsets, np.frombuffer(strings.buffers()[2] or b"", np.uint8)
 
 
 def build_index(item_ids: np.ndarray) -> tuple[IdIndex, np.ndarray]:
-    """The index of unique ids int64 or str [N >= 1], and the order in which the rows must be stored: int64 [N]."""
+    """The index of unique ids int64 or str [N >= 1], and the order in which the rows must be
+    stored: int64 [N].
+    """
     base, seed, text = 0, 0, item_ids.dtype.kind == "U"
     if not text:
         base = int(item_ids.min())
     keys = _keys(item_ids, base=base, seed=seed)
-    while text and len(np.unique(keys)) < len(keys):  # two ids of one hash: about once in 10^5 catalogues of 10M items
+    # two ids of one hash: about once in 10^5 catalogues of 10M items
+    while text and len(np.unique(keys)) < len(keys):
         seed += 1
         keys = _keys(item_ids, base=base, seed=seed)
     count = max(1, len(keys) // KEYS_A_BUCKET)
@@ -108,27 +124,45 @@ def build_index(item_ids: np.ndarray) -> tuple[IdIndex, np.ndarray]:
 def checked_ids(item_ids: Iterable[Any], id_type: str) -> np.ndarray:
     """Ids as asked for, as int64 or str [M]; no ids are an empty array.
 
-    Raises InputError for ids of another type than the file's, of several types, outside 64 bits, not one-dimensional or not Unicode.
+    Raises InputError for ids of another type than the file's, of several types, outside 64 bits,
+    not one-dimensional or not Unicode.
     """
     if isinstance(item_ids, pa.Array | pa.ChunkedArray):
         item_ids = id_array(item_ids)
     if not isinstance(item_ids, np.ndarray) or item_ids.dtype == object:
         item_ids = list(item_ids)
-        if len(types := {t.__name__ for t in map(type, item_ids)}) > 1 or types - {"str", "int", "str_", "int64", "int32"}:
-            raise InputError(f"item ids are of type {' and '.join(sorted(types))}; this catalogue's are all {id_type}, convert them")
+        if len(types := {t.__name__ for t in map(type, item_ids)}) > 1 or types - {
+            "str",
+            "int",
+            "str_",
+            "int64",
+            "int32",
+        }:
+            raise InputError(
+                f"item ids are of type {' and '.join(sorted(types))}; this catalogue's are all"
+                f" {id_type}, convert them"
+            )
         try:
             item_ids = np.array(item_ids, np.str_ if types & {"str", "str_"} else np.int64)
         except OverflowError as error:
-            raise InputError("an item id lies outside 64 bits; give ids of this catalogue") from error
+            raise InputError(
+                "an item id lies outside 64 bits; give ids of this catalogue"
+            ) from error
     if item_ids.ndim != 1:
         raise InputError(f"item ids have shape {list(item_ids.shape)}; expected one row of ids")
     if not len(item_ids):
         return np.empty(0, np.str_ if id_type == "string" else np.int64)
     if item_ids.dtype.kind not in ("U" if id_type == "string" else "iu"):
-        raise InputError(f"asked for ids of type {item_ids.dtype}, the table holds {id_type}; convert one to the other")
+        raise InputError(
+            f"asked for ids of type {item_ids.dtype}, the table holds {id_type}; convert one to the"
+            " other"
+        )
     if id_type == "string":
         if ((_code_points(item_ids) & 0xFFFFF800) == 0xD800).any():
-            raise InputError("an item id holds half a character (a lone surrogate, as from bytes that are not UTF-8); decode the ids as UTF-8 first")
+            raise InputError(
+                "an item id holds half a character (a lone surrogate, as from bytes that are not"
+                " UTF-8); decode the ids as UTF-8 first"
+            )
         return item_ids
     if item_ids.dtype == np.uint64 and item_ids.max() > np.iinfo(np.int64).max:
         raise InputError("an item id lies outside 64 bits with sign; give ids of this catalogue")
@@ -136,7 +170,9 @@ def checked_ids(item_ids: Iterable[Any], id_type: str) -> np.ndarray:
 
 
 def _keys(item_ids: np.ndarray, *, base: int, seed: int) -> np.ndarray:
-    """uint64 [M]. Strings: the sum of code point i times an odd constant of i and the seed, so that padding counts for nothing."""
+    """uint64 [M]. Strings: the sum of code point i times an odd constant of i and the seed, so that
+    padding counts for nothing.
+    """
     if item_ids.dtype.kind != "U":
         return item_ids.view(np.uint64) - np.int64(base).astype(np.uint64)
     points = _code_points(item_ids)
@@ -145,11 +181,17 @@ def _keys(item_ids: np.ndarray, *, base: int, seed: int) -> np.ndarray:
 
 
 def _code_points(item_ids: np.ndarray) -> np.ndarray:
-    return np.ascontiguousarray(item_ids).view(np.uint32).reshape(len(item_ids), item_ids.dtype.itemsize // 4)
+    return (
+        np.ascontiguousarray(item_ids)
+        .view(np.uint32)
+        .reshape(len(item_ids), item_ids.dtype.itemsize // 4)
+    )
 
 
 def _mixed(keys: np.ndarray) -> np.ndarray:
-    """A bijection of 64 bits whose upper half depends on every bit (multiply and shift, as in splitmix64)."""
+    """A bijection of 64 bits whose upper half depends on every bit (multiply and shift, as in
+    splitmix64).
+    """
     keys = keys ^ (keys >> _SHIFT)
     keys *= np.uint64(0x9E3779B97F4A7C15)
     keys ^= keys >> np.uint64(29)

@@ -1,7 +1,9 @@
-"""The packed snapshots of one generation through time: the late join. Reads: a publication. Writes: nothing.
+"""The packed snapshots of one generation through time: the late join. Reads: a publication. Writes:
+nothing.
 
-Training rows carry (item, time); their codes are gathered from the memory-mapped files inside the loader, which equals the join of the
-published rows (tested). Nothing is loaded but the pages that are touched.
+Training rows carry (item, time); their codes are gathered from the memory-mapped files inside the
+loader, which equals the join of the published rows (tested). Nothing is loaded but the pages that
+are touched.
 """
 
 import time
@@ -23,20 +25,34 @@ from adc_features.store.packed.snapshot import ROWS_AT_ONCE, PackedSnapshot
 Codes = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M]."""
 State = tuple[int, int, int]
-"""What tells one publication from the next without reading it: inode, time of change and size of its manifest."""
+"""What tells one publication from the next without reading it: inode, time of change and size of
+its manifest.
+"""
 
 
 class PackedTimeline:
-    """Open packed snapshots, each complete, of one vocabulary; `servable_at`: datetime64[us], when each could first be served.
+    """Open packed snapshots, each complete, of one vocabulary; `servable_at`: datetime64[us], when
+    each could first be served.
 
-    A snapshot counts from its servable_at (included) until the next one's. Threads and DataLoader workers may share it.
+    A snapshot counts from its servable_at (included) until the next one's. Threads and DataLoader
+    workers may share it.
     """
 
     def __init__(self, snapshots: Sequence[PackedSnapshot]) -> None:
         if not snapshots:
             raise InputError("no snapshots given; publish at least one before looking codes up")
-        if len(vocabularies := {(s.generation, s.codebook_hash, s.codebook_size, s.length) for s in snapshots}) > 1:
-            raise GenerationMismatch(f"packed snapshots of several codebooks: {sorted(vocabularies)}; codes of two never meet, look each up apart")
+        if (
+            len(
+                vocabularies := {
+                    (s.generation, s.codebook_hash, s.codebook_size, s.length) for s in snapshots
+                }
+            )
+            > 1
+        ):
+            raise GenerationMismatch(
+                f"packed snapshots of several codebooks: {sorted(vocabularies)}; codes of two never"
+                " meet, look each up apart"
+            )
         if any(later.servable_at <= earlier.servable_at for earlier, later in pairwise(snapshots)):
             raise InputError("servable_at must rise from snapshot to snapshot; sort them by time")
         self.snapshots = list(snapshots)
@@ -59,47 +75,75 @@ class PackedTimeline:
         return np.sort(self.snapshots[-1].item_ids)
 
     def at(self, now: datetime) -> PackedSnapshot:
-        """The snapshot served at `now`: the newest with servable_at <= now. Raises InputError before the first."""
+        """The snapshot served at `now`: the newest with servable_at <= now. Raises InputError
+        before the first.
+        """
         place = bisect_right(self._moments, utc(now, name="now"))
         if not place:
-            raise InputError(f"now is {now.isoformat()}, the first snapshot is served from {self._moments[0].isoformat()}; ask as of a later time")
+            raise InputError(
+                f"now is {now.isoformat()}, the first snapshot is served from"
+                f" {self._moments[0].isoformat()}; ask as of a later time"
+            )
         return self.snapshots[place - 1]
 
     def gather(self, item_ids: Iterable[Any], times: np.ndarray) -> Codes:
-        """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as served at times datetime64 [M], UTC.
+        """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as
+        served at times datetime64 [M], UTC.
 
-        Rows before the first snapshot, and unknown items, have codes -1 and weights 0. Raises InputError for a missing time and as
-        `checked_ids` for ids.
+        Rows before the first snapshot, and unknown items, have codes -1 and weights 0. Raises
+        InputError for a missing time and as `checked_ids` for ids.
         """
         wanted = checked_ids(item_ids, self.snapshots[0].id_type)
         if times.dtype.kind != "M" or times.shape != wanted.shape:
-            raise InputError(f"times are {times.dtype}{list(times.shape)}; expected datetime64[{len(wanted)}], one UTC time an item")
+            raise InputError(
+                f"times are {times.dtype}{list(times.shape)}; expected datetime64[{len(wanted)}],"
+                " one UTC time an item"
+            )
         if np.isnat(times).any():
-            raise InputError(f"{int(np.isnat(times).sum())} rows have no time (NaT); drop them, a code is looked up as of a time")
+            raise InputError(
+                f"{int(np.isnat(times).sum())} rows have no time (NaT); drop them, a code is looked"
+                " up as of a time"
+            )
         rows, length = len(wanted), self.length
-        sid, weight, reliability = np.empty((rows, length), np.int32), np.empty((rows, length), np.float32), np.empty(rows, np.float32)
+        sid, weight, reliability = (
+            np.empty((rows, length), np.int32),
+            np.empty((rows, length), np.float32),
+            np.empty(rows, np.float32),
+        )
         for start in range(0, rows, ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
             sid[part], weight[part], reliability[part] = self._gather(wanted[part], times[part])
         return sid, weight, reliability
 
     def _gather(self, item_ids: np.ndarray, times: np.ndarray) -> Codes:
-        """One block: its rows grouped by snapshot, each group gathered, then put back into order."""
-        which = np.searchsorted(self.servable_at, times, side="right").astype(np.int16)  # 0: before the first
+        """One block: its rows grouped by snapshot, each group gathered, then put back into
+        order.
+        """
+        # 0: before the first
+        which = np.searchsorted(self.servable_at, times, side="right").astype(np.int16)
         served = np.flatnonzero(np.bincount(which, minlength=1))
         if len(served) == 1:
             return self._of_one(int(served[0]), item_ids)
         order = np.argsort(which, kind="stable")  # int16: a radix sort
         ends = np.searchsorted(which, served, side="right", sorter=order)
-        groups = [self._of_one(int(s), item_ids[order[a:b]]) for s, a, b in zip(served, [0, *ends[:-1]], ends, strict=True)]
+        groups = [
+            self._of_one(int(s), item_ids[order[a:b]])
+            for s, a, b in zip(served, [0, *ends[:-1]], ends, strict=True)
+        ]
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
-        sid, weight, reliability = (np.concatenate(columns).take(back, axis=0) for columns in zip(*groups, strict=True))
+        sid, weight, reliability = (
+            np.concatenate(columns).take(back, axis=0) for columns in zip(*groups, strict=True)
+        )
         return sid, weight, reliability
 
     def _of_one(self, served: int, item_ids: np.ndarray) -> Codes:
         """Of the snapshot before `served`; of none for 0."""
-        got = self.snapshots[served - 1].gather(item_ids) if served else self.snapshots[0].nobody(len(item_ids))
+        got = (
+            self.snapshots[served - 1].gather(item_ids)
+            if served
+            else self.snapshots[0].nobody(len(item_ids))
+        )
         return got.sid, got.sid_weight, got.profile["reliability"]
 
 
@@ -113,7 +157,8 @@ class Opened(NamedTuple):
 def open_timeline(publication: Path, *, tries: int = 1) -> Opened:
     """Open every packed snapshot of a publication directory, all from the same publication.
 
-    Raises ArtifactError when it is missing or broken; `tries` > 1 waits a little in between, for a publisher at work.
+    Raises ArtifactError when it is missing or broken; `tries` > 1 waits a little in between, for a
+    publisher at work.
     """
     for attempt in range(tries):
         try:
@@ -137,14 +182,22 @@ def state_of(publication: Path) -> State | None:
 def _opened(publication: Path) -> Opened:
     before, manifest = state_of(publication), read_manifest(publication, verify=False)
     if not (names := [entry.get("packed") for entry in manifest["snapshots"]]) or None in names:
-        raise ArtifactError(f"{publication} holds no packed snapshots, an older version wrote it; publish its newest snapshot again")
+        raise ArtifactError(
+            f"{publication} holds no packed snapshots, an older version wrote it; publish its"
+            " newest snapshot again"
+        )
     files = [within(publication, name, said_by=str(publication / MANIFEST)) for name in names]
     require_files(publication, manifest, names)
     snapshots = [PackedSnapshot(file) for file in files]
     for snapshot in snapshots:
-        snapshot.verify()  # a flipped bit would be another code; a gigabyte a second, once for each file and process
-    if before is None or state_of(publication) != before:  # replaced between the first and the last open: they may not belong together
+        # a flipped bit would be another code; a gigabyte a second, once for each file and process
+        snapshot.verify()
+    # replaced between the first and the last open: they may not belong together
+    if before is None or state_of(publication) != before:
         raise ArtifactError(f"{publication} was replaced while it was read; open it again")
     if manifest["codebook_hash"] != snapshots[0].codebook_hash:
-        raise ArtifactError(f"{snapshots[0].path} holds codes of another codebook than {publication / MANIFEST} says; publish the generation again")
+        raise ArtifactError(
+            f"{snapshots[0].path} holds codes of another codebook than {publication / MANIFEST}"
+            " says; publish the generation again"
+        )
     return Opened(PackedTimeline(snapshots), before)

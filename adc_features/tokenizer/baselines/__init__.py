@@ -1,6 +1,8 @@
-"""The other tokenizers of the field, under the contract that ADC-SID has. Reads: RowUnion, Generation. Writes: trained networks.
+"""The other tokenizers of the field, under the contract that ADC-SID has. Reads: RowUnion,
+Generation. Writes: trained networks.
 
-`fit` and `encode`, one level up, are theirs as well: here is what differs, the network, its training and its positions. Codes weigh 1.
+`fit` and `encode`, one level up, are theirs as well: here is what differs, the network, its
+training and its positions. Codes weigh 1.
 """
 
 from collections.abc import Callable, Mapping
@@ -38,11 +40,15 @@ RECIPES: dict[str, Callable[[], Settings]] = {
 }
 
 CONTENT_ONLY = ("letter", "das", "unisid")
-"""These read content alone when they encode; behaviour only teaches them. LETTER and DAS cannot be fitted without it."""
+"""These read content alone when they encode; behaviour only teaches them. LETTER and DAS cannot be
+fitted without it.
+"""
 
 
 Network = AdditiveNetwork | HeadNetwork
-"""What encodes: `codes(rows)` int64 and bool [B, L], `reconstruct(rows)` from the codes alone, `widths` of the modalities that it reads."""
+"""What encodes: `codes(rows)` int64 and bool [B, L], `reconstruct(rows)` from the codes alone,
+`widths` of the modalities that it reads.
+"""
 
 
 class Trained(NamedTuple):
@@ -55,12 +61,19 @@ class Trained(NamedTuple):
 def spec_of(spec: SidSpec, s: Settings) -> SidSpec:
     """The tokenizer's own positions: as many as `spec` has, over the same modalities.
 
-    Raises InputError when LETTER or DAS has no behaviour to learn from, or they or UniSID have no content to code.
+    Raises InputError when LETTER or DAS has no behaviour to learn from, or they or UniSID have no
+    content to code.
     """
     if s.tokenizer in ("letter", "das") and not (spec.behavior and any(spec.content.values())):
-        raise InputError(f"{s.tokenizer} codes content and learns from behaviour, the spec has the modalities {list(spec.modalities)}; give both")
+        raise InputError(
+            f"{s.tokenizer} codes content and learns from behaviour, the spec has the modalities"
+            f" {list(spec.modalities)}; give both"
+        )
     if s.tokenizer == "unisid" and not any(spec.content.values()):
-        raise InputError(f"unisid codes content, the spec has the modalities {list(spec.modalities)}; give a content modality")
+        raise InputError(
+            f"unisid codes content, the spec has the modalities {list(spec.modalities)}; give a"
+            " content modality"
+        )
     if s.tokenizer != "mm_rq_vae":
         return replace(spec, layout="subspaces" if s.tokenizer == "opq" else "levels")
     each, more = divmod(spec.length, len(spec.modalities))
@@ -69,10 +82,15 @@ def spec_of(spec: SidSpec, s: Settings) -> SidSpec:
     return replace(spec, shared=0, content=counts, behavior=behavior)
 
 
-def train(union: RowUnion, spec: SidSpec, s: Settings, *, seed: int, progress: Progress | None) -> Trained:
-    """Train on the rows of the union, on the calling thread's settings; one seed, one network. spec: from `spec_of`."""
+def train(
+    union: RowUnion, spec: SidSpec, s: Settings, *, seed: int, progress: Progress | None
+) -> Trained:
+    """Train on the rows of the union, on the calling thread's settings; one seed, one network.
+    spec: from `spec_of`.
+    """
     cutoffs = len(union.tables)
-    with torch.random.fork_rng(devices=[]):  # layers draw from torch's global generator: leave it as it was
+    # layers draw from torch's global generator: leave it as it was
+    with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network(union.widths(), spec, s, cutoffs=cutoffs)
         for m in network.widths:
@@ -92,24 +110,45 @@ def train(union: RowUnion, spec: SidSpec, s: Settings, *, seed: int, progress: P
 
 
 def load(generation: Generation) -> Network:
-    """The frozen network of a generation, ready to encode. Raises ArtifactError when no tokenizer here wrote it."""
+    """The frozen network of a generation, ready to encode. Raises ArtifactError when no tokenizer
+    here wrote it.
+    """
     name = generation.tokenizer
     if name not in RECIPES:
-        raise ArtifactError(f"generation {generation.id!r} was written by tokenizer {name!r}, this library has {['adc', *RECIPES]}; open it with a newer one")
+        raise ArtifactError(
+            f"generation {generation.id!r} was written by tokenizer {name!r}, this library has"
+            f" {['adc', *RECIPES]}; open it with a newer one"
+        )
     kind, saved = type(RECIPES[name]()), generation.settings.get(name)
     if saved is None or set(saved) - {f.name for f in fields(kind)}:
-        raise ArtifactError(f"generation {generation.id!r} says that {name!r} wrote it, but its settings are {list(generation.settings)}; fit it again")
-    widths = {key.split(".")[-2]: array.shape[1] for key, array in generation.tensors.items() if key.endswith(".center")}
-    with torch.device("meta"):  # no random numbers are drawn for parameters that are about to be replaced
-        network = _network(widths, generation.spec, kind(**saved), cutoffs=len(generation.settings["cutoffs"]))
-    network.load_state_dict({key: torch.tensor(array) for key, array in generation.tensors.items()}, assign=True)
+        raise ArtifactError(
+            f"generation {generation.id!r} says that {name!r} wrote it, but its settings are"
+            f" {list(generation.settings)}; fit it again"
+        )
+    widths = {
+        key.split(".")[-2]: array.shape[1]
+        for key, array in generation.tensors.items()
+        if key.endswith(".center")
+    }
+    # no random numbers are drawn for parameters that are about to be replaced
+    with torch.device("meta"):
+        network = _network(
+            widths, generation.spec, kind(**saved), cutoffs=len(generation.settings["cutoffs"])
+        )
+    network.load_state_dict(
+        {key: torch.tensor(array) for key, array in generation.tensors.items()}, assign=True
+    )
     network.eval().requires_grad_(False).freeze()
     return network
 
 
-def _network(widths: Mapping[str, int], spec: SidSpec, s: Settings, *, cutoffs: int) -> AdditiveNetwork | HeadNetwork:
+def _network(
+    widths: Mapping[str, int], spec: SidSpec, s: Settings, *, cutoffs: int
+) -> AdditiveNetwork | HeadNetwork:
     # in the order of the spec: tensors come back from disk in the order of their names
-    read = {m: widths[m] for m in spec.modalities if not (m == BEHAVIOR and s.tokenizer in CONTENT_ONLY)}
+    read = {
+        m: widths[m] for m in spec.modalities if not (m == BEHAVIOR and s.tokenizer in CONTENT_ONLY)
+    }
     if isinstance(s, KMeansSettings):
         return kmeans.network(read, spec, cutoffs=cutoffs)
     if isinstance(s, UniSidSettings):

@@ -1,7 +1,8 @@
-"""A vector as a sum of codewords, one a position. Reads: rows of item vectors. Writes: codes, and the vectors again.
+"""A vector as a sum of codewords, one a position. Reads: rows of item vectors. Writes: codes, and
+the vectors again.
 
-One network for every baseline whose codes add up: RQ-KMeans and OPQ code the vectors themselves, the RQ-VAEs a latent of them.
-Legend: B rows, L positions, K codes, D width of what is coded.
+One network for every baseline whose codes add up: RQ-KMeans and OPQ code the vectors themselves,
+the RQ-VAEs a latent of them. Legend: B rows, L positions, K codes, D width of what is coded.
 """
 
 import math
@@ -18,23 +19,35 @@ from adc_features.tokenizer.model import Rows, Standard
 
 
 class JointInput(nn.Module):
-    """Modalities side by side, float32 [B, D]: each standardised and over the root of its width, so that all count alike.
+    """Modalities side by side, float32 [B, D]: each standardised and over the root of its width, so
+    that all count alike.
 
-    An absent modality enters as zeros, the mean of the fit: that is what a cold item's behaviour is, and it has every code.
+    An absent modality enters as zeros, the mean of the fit: that is what a cold item's behaviour
+    is, and it has every code.
     """
 
     def __init__(self, widths: Mapping[str, int], *, cutoffs: int) -> None:
         super().__init__()
         self.widths = dict(widths)
-        self.standard = nn.ModuleDict({m: Standard(d, cutoffs if m == BEHAVIOR else 1) for m, d in widths.items()})
+        self.standard = nn.ModuleDict(
+            {m: Standard(d, cutoffs if m == BEHAVIOR else 1) for m, d in widths.items()}
+        )
 
     def forward(self, rows: Rows) -> Tensor:
-        return torch.cat([scale(rows.vectors[m], rows.present[m], rows.cutoff) / math.sqrt(self.widths[m]) for m, scale in self.standard.items()], dim=1)
+        return torch.cat(
+            [
+                scale(rows.vectors[m], rows.present[m], rows.cutoff) / math.sqrt(self.widths[m])
+                for m, scale in self.standard.items()
+            ],
+            dim=1,
+        )
 
     def split(self, joint_BD: Tensor) -> dict[str, Tensor]:
         """Standardised vectors of every modality, float32 [B, d], from vectors side by side."""
         parts = joint_BD.split(list(self.widths.values()), dim=1)
-        return {m: part * math.sqrt(d) for (m, d), part in zip(self.widths.items(), parts, strict=True)}
+        return {
+            m: part * math.sqrt(d) for (m, d), part in zip(self.widths.items(), parts, strict=True)
+        }
 
     def known(self, rows: Rows) -> Tensor:
         """bool [B]: is any of the modalities present?"""
@@ -42,7 +55,9 @@ class JointInput(nn.Module):
 
 
 class AdditiveCodebooks(nn.Module):
-    """L codebooks of K codewords; position l codes what the codewords before it left (of nothing, where codebooks are orthogonal)."""
+    """L codebooks of K codewords; position l codes what the codewords before it left (of nothing,
+    where codebooks are orthogonal).
+    """
 
     def __init__(self, positions: int, codes: int, width: int) -> None:
         super().__init__()
@@ -57,8 +72,8 @@ class AdditiveCodebooks(nn.Module):
     def lookup(self, vectors_BD: Tensor) -> Tensor:
         """The nearest codeword to the residual at each position, int64 [B, L].
 
-        The residual is never built: |r - c|^2 = |r|^2 - 2 x.c + 2 (c_1 + ... + c_{l-1}).c + |c|^2, so one product with all codewords
-        and a table of the codewords' own products are enough.
+        The residual is never built: |r - c|^2 = |r|^2 - 2 x.c + 2 (c_1 + ... + c_{l-1}).c + |c|^2,
+        so one product with all codewords and a table of the codewords' own products are enough.
         """
         positions, codes, _ = self.codewords.shape
         words = self.codewords.flatten(0, 1)
@@ -75,13 +90,27 @@ class AdditiveCodebooks(nn.Module):
     def codeword(self, codes_BL: Tensor) -> Tensor:
         """The codewords of these codes, float32 [B, L, D], differentiable."""
         positions, codes, width = self.codewords.shape
-        return F.embedding(codes_BL + torch.arange(positions) * codes, self.codewords.reshape(positions * codes, width))
+        return F.embedding(
+            codes_BL + torch.arange(positions) * codes,
+            self.codewords.reshape(positions * codes, width),
+        )
 
 
 class Quantiser(nn.Module):
-    """Modalities -> a latent -> L codes -> the modalities again. Without `hidden` the latent is the input itself."""
+    """Modalities -> a latent -> L codes -> the modalities again. Without `hidden` the latent is the
+    input itself.
+    """
 
-    def __init__(self, widths: Mapping[str, int], *, cutoffs: int, positions: int, codes: int, hidden: Sequence[int] = (), latent: int = 0) -> None:
+    def __init__(
+        self,
+        widths: Mapping[str, int],
+        *,
+        cutoffs: int,
+        positions: int,
+        codes: int,
+        hidden: Sequence[int] = (),
+        latent: int = 0,
+    ) -> None:
         super().__init__()
         self.input = JointInput(widths, cutoffs=cutoffs)
         sizes = [sum(widths.values()), *hidden, latent] if latent else []
@@ -113,16 +142,28 @@ class AdditiveNetwork(nn.Module):
 
     def standard_of(self, modality: str) -> Standard:
         """The frozen input statistics of a modality."""
-        return cast(Standard, next(part.input.standard[modality] for part in self.parts if modality in part.input.widths))
+        return cast(
+            Standard,
+            next(
+                part.input.standard[modality]
+                for part in self.parts
+                if modality in part.input.widths
+            ),
+        )
 
     def freeze(self) -> None:
         for part in self.parts:
             part.books.freeze()
 
     def codes(self, rows: Rows) -> tuple[Tensor, Tensor]:
-        """Codes int64 [B, L], and whether the position has one: bool [B, L], False where nothing that it reads is present."""
+        """Codes int64 [B, L], and whether the position has one: bool [B, L], False where nothing
+        that it reads is present.
+        """
         codes = [part.books.lookup(part.latent(rows)) for part in self.parts]
-        known = [part.input.known(rows)[:, None].expand_as(c) for part, c in zip(self.parts, codes, strict=True)]
+        known = [
+            part.input.known(rows)[:, None].expand_as(c)
+            for part, c in zip(self.parts, codes, strict=True)
+        ]
         return torch.cat(codes, dim=1), torch.cat(known, dim=1)
 
     def reconstruct(self, rows: Rows) -> dict[str, Tensor]:

@@ -1,4 +1,6 @@
-"""The training loop of the learned baselines. Reads: RowUnion. Writes: parameters in place, the training curve."""
+"""The training loop of the learned baselines. Reads: RowUnion. Writes: parameters in place, the
+training curve.
+"""
 
 import math
 from collections.abc import Callable, Iterable
@@ -36,18 +38,24 @@ def optimise(
     seed: int,
     progress: Progress | None,
 ) -> Curve:
-    """AdamW with cosine decay over s.steps batches; step(number, rows, chance) gives the loss terms, about 50 of which are kept."""
+    """AdamW with cosine decay over s.steps batches; step(number, rows, chance) gives the loss
+    terms, about 50 of which are kept.
+    """
     optimiser = torch.optim.AdamW(parameters, lr=s.learning_rate, weight_decay=s.weight_decay)
     curve: Curve = []
     for number in range(s.steps):
         for group in optimiser.param_groups:
             group["lr"] = s.learning_rate * 0.5 * (1 + math.cos(math.pi * number / s.steps))
-        terms = step(number, union.batch(number, size=s.batch, seed=seed), chance_of(seed, 2, number))
+        terms = step(
+            number, union.batch(number, size=s.batch, seed=seed), chance_of(seed, 2, number)
+        )
         optimiser.zero_grad(set_to_none=True)
         torch.stack(list(terms.values())).sum().backward()
         optimiser.step()
         if (number + 1) % max(s.steps // 50, 1) == 0:
-            curve.append({"step": number + 1, **{name: float(term.detach()) for name, term in terms.items()}})
+            curve.append(
+                {"step": number + 1, **{name: float(term.detach()) for name, term in terms.items()}}
+            )
         if progress:
             progress("fit", number + 1, s.steps)
     return curve

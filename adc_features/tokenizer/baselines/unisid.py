@@ -1,4 +1,5 @@
-"""UniSID adapted to frozen encoders: one head a level, no residual chain. Reads: RowUnion. Writes: a trained HeadNetwork.
+"""UniSID adapted to frozen encoders: one head a level, no residual chain. Reads: RowUnion. Writes:
+a trained HeadNetwork.
 
 Legend: B rows, L levels, K codes, D trunk width.
 """
@@ -26,15 +27,18 @@ from adc_features.tokenizer.union import RowUnion, chance_of
 BRANCHES = 4
 """Groups that each group of content vectors splits into at the next level."""
 SHARPNESS = 0.2
-"""Temperature of a choice among codes, in cosine of logits, times the root of K: a logit of K at unit length is about 1 / sqrt(K)."""
+"""Temperature of a choice among codes, in cosine of logits, times the root of K: a logit of K at
+unit length is about 1 / sqrt(K).
+"""
 
 
 @dataclass(frozen=True)
 class UniSidSettings:
     """How the adapted UniSID is built and trained.
 
-    Network: hidden layers of the trunk, its width D. Loss: weights of reconstruction and of the entropy of mean use, temperature of the
-    contrastive terms. Training as in RqVaeSettings; the published batch of 512, twice as often.
+    Network: hidden layers of the trunk, its width D. Loss: weights of reconstruction and of the
+    entropy of mean use, temperature of the contrastive terms. Training as in RqVaeSettings; the
+    published batch of 512, twice as often.
     """
 
     tokenizer: Literal["unisid"] = field(default="unisid")
@@ -53,29 +57,38 @@ class UniSidSettings:
     def __post_init__(self) -> None:
         object.__setattr__(self, "hidden", tuple(self.hidden))
         if self.steps < 1 or self.batch < 2:
-            raise InputError(f"steps and batch are {self.steps} and {self.batch}; expected at least 1 and 2")
+            raise InputError(
+                f"steps and batch are {self.steps} and {self.batch}; expected at least 1 and 2"
+            )
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def unisid() -> UniSidSettings:
-    """UniSID (arXiv 2602.10445), an adaptation to frozen encoders: content vectors instead of a multimodal LLM over raw items.
+    """UniSID (arXiv 2602.10445), an adaptation to frozen encoders: content vectors instead of a
+    multimodal LLM over raw items.
 
-    Published: Qwen2.5-VL-3B with L = 3 SID tokens of 2,048 codes and an embedding token; at level l the positives of a contrast of logits
-    share the category path to depth l; InfoNCE of the embedding over item pairs; a frozen LLM must write the item's summary from
-    both (0.1). Here: a trunk of two layers with L heads of K logits and an embedding head; the tables know no categories, so the
-    path is a nested clustering of content, 4 ways a level; pairs are nearest items in behaviour; instead of the summary the
-    codes and the embedding restore the content vectors (0.1); the entropy of the batch's mean use is raised, because nothing
-    else keeps codes in use.
+    Published: Qwen2.5-VL-3B with L = 3 SID tokens of 2,048 codes and an embedding token; at level l
+    the positives of a contrast of logits share the category path to depth l; InfoNCE of the
+    embedding over item pairs; a frozen LLM must write the item's summary from both (0.1). Here: a
+    trunk of two layers with L heads of K logits and an embedding head; the tables know no
+    categories, so the path is a nested clustering of content, 4 ways a level; pairs are nearest
+    items in behaviour; instead of the summary the codes and the embedding restore the content
+    vectors (0.1); the entropy of the batch's mean use is raised, because nothing else keeps codes
+    in use.
     """
     return UniSidSettings()
 
 
 class HeadNetwork(nn.Module):
-    """Content -> trunk -> L heads of K logits; a code is the largest logit. Codewords and a decoder restore content from codes."""
+    """Content -> trunk -> L heads of K logits; a code is the largest logit. Codewords and a decoder
+    restore content from codes.
+    """
 
-    def __init__(self, widths: dict[str, int], spec: SidSpec, s: UniSidSettings, *, cutoffs: int) -> None:
+    def __init__(
+        self, widths: dict[str, int], spec: SidSpec, s: UniSidSettings, *, cutoffs: int
+    ) -> None:
         super().__init__()
         self.length, self.size = spec.length, spec.codebook_size
         self.input = JointInput(widths, cutoffs=cutoffs)
@@ -113,8 +126,18 @@ class HeadNetwork(nn.Module):
         return self.decode(F.one_hot(self.codes(rows)[0], self.size).float())
 
 
-def train(net: HeadNetwork, union: RowUnion, s: UniSidSettings, *, behavior: nn.Module | None, seed: int, progress: Progress | None) -> Curve:
-    """Train in place; returns the training curve. behavior: how behaviour vectors are standardised, None without behaviour."""
+def train(
+    net: HeadNetwork,
+    union: RowUnion,
+    s: UniSidSettings,
+    *,
+    behavior: nn.Module | None,
+    seed: int,
+    progress: Progress | None,
+) -> Curve:
+    """Train in place; returns the training curve. behavior: how behaviour vectors are standardised,
+    None without behaviour.
+    """
     paths = _paths(net, union, seed=seed)
 
     def step(_: int, rows: Rows, chance: torch.Generator) -> dict[str, Tensor]:
@@ -124,15 +147,28 @@ def train(net: HeadNetwork, union: RowUnion, s: UniSidSettings, *, behavior: nn.
         hard_BLK = F.one_hot(logits_BLK.argmax(-1), net.size).float()
         with torch.no_grad():
             path_BL = paths.lookup(net.input(rows))
-        terms = {"contrast": _multi_granular(logits_BLK[known], path_BL[known], temperature=s.temperature)}
+        terms = {
+            "contrast": _multi_granular(
+                logits_BLK[known], path_BL[known], temperature=s.temperature
+            )
+        }
         if behavior is not None:
             warm = rows.present[BEHAVIOR]
-            neighbour, has = nearest_in_behavior(behavior(rows.vectors[BEHAVIOR], warm, rows.cutoff), warm, rows.cutoff)
+            neighbour, has = nearest_in_behavior(
+                behavior(rows.vectors[BEHAVIOR], warm, rows.cutoff), warm, rows.cutoff
+            )
             embedding = net.embedding(trunk)
-            terms["pairs"] = info_nce(embedding, embedding[neighbour], known & has, temperature=s.temperature).mean()
+            terms["pairs"] = info_nce(
+                embedding, embedding[neighbour], known & has, temperature=s.temperature
+            ).mean()
         guesses = net.decode(soft_BLK + (hard_BLK - soft_BLK).detach())
         errors = [
-            masked_mean((guess - net.input.standard[m](rows.vectors[m], rows.present[m], rows.cutoff)).square().mean(1), rows.present[m])
+            masked_mean(
+                (guess - net.input.standard[m](rows.vectors[m], rows.present[m], rows.cutoff))
+                .square()
+                .mean(1),
+                rows.present[m],
+            )
             for m, guess in guesses.items()
         ]
         terms["reconstruction"] = s.reconstruction_weight * torch.stack(errors).sum()
@@ -143,9 +179,16 @@ def train(net: HeadNetwork, union: RowUnion, s: UniSidSettings, *, behavior: nn.
 
 
 def _paths(net: HeadNetwork, union: RowUnion, *, seed: int) -> AdditiveCodebooks:
-    """Nested groups of content, in place of category paths: the codes of a residual k-means of BRANCHES codes a level."""
+    """Nested groups of content, in place of category paths: the codes of a residual k-means of
+    BRANCHES codes a level.
+    """
     with torch.no_grad():
-        rows = np.concatenate([net.input(r)[net.input.known(r)].numpy() for r in union.sample(chance=chance_of(seed, 3, 0))])
+        rows = np.concatenate(
+            [
+                net.input(r)[net.input.known(r)].numpy()
+                for r in union.sample(chance=chance_of(seed, 3, 0))
+            ]
+        )
     words = residual_codebooks(rows, net.length, BRANCHES, kmeans, seed)
     books = AdditiveCodebooks(net.length, BRANCHES, words.shape[2]).requires_grad_(False)
     books.codewords.copy_(torch.from_numpy(words))
@@ -154,11 +197,12 @@ def _paths(net: HeadNetwork, union: RowUnion, *, seed: int) -> AdditiveCodebooks
 
 
 def _unevenness(logits_BLK: Tensor) -> Tensor:
-    """ln K minus what a code tells of its item: the entropy of mean use less the mean entropy of each choice, in nats, mean over levels.
+    """ln K minus what a code tells of its item: the entropy of mean use less the mean entropy of
+    each choice, in nats, mean over levels.
 
-    The entropy of mean use alone is greatest when every choice is undecided, and then argmax may be the same code for all. The
-    contrast leaves the scale of logits free, so choices are compared at unit length over SHARPNESS / sqrt(K): softer, all of them look undecided, and
-    few codes win.
+    The entropy of mean use alone is greatest when every choice is undecided, and then argmax may be
+    the same code for all. The contrast leaves the scale of logits free, so choices are compared at
+    unit length over SHARPNESS / sqrt(K): softer, all of them look undecided, and few codes win.
     """
     unit_BLK = F.normalize(logits_BLK - logits_BLK.mean(-1, keepdim=True), dim=-1)
     soft_BLK = torch.softmax(unit_BLK * (math.sqrt(logits_BLK.shape[2]) / SHARPNESS), dim=-1)
@@ -168,7 +212,9 @@ def _unevenness(logits_BLK: Tensor) -> Tensor:
 
 
 def _multi_granular(logits_BLK: Tensor, path_BL: Tensor, *, temperature: float) -> Tensor:
-    """Mean over levels and rows of minus the mean log-softmax, over the batch's other rows, of those on the same path so far (L_sid)."""
+    """Mean over levels and rows of minus the mean log-softmax, over the batch's other rows, of
+    those on the same path so far (L_sid).
+    """
     rows, levels = path_BL.shape
     other = ~torch.eye(rows, dtype=torch.bool)
     together, losses = other, []
@@ -176,6 +222,8 @@ def _multi_granular(logits_BLK: Tensor, path_BL: Tensor, *, temperature: float) 
         unit = F.normalize(logits_BLK[:, level], dim=-1)
         together = together & (path_BL[:, level, None] == path_BL[:, level])
         score = (unit @ unit.T / temperature).masked_fill(~other, float("-inf"))
-        agreed = torch.where(together, F.log_softmax(score, dim=1), 0.0).sum(1) / together.sum(1).clamp_min(1)
+        agreed = torch.where(together, F.log_softmax(score, dim=1), 0.0).sum(1) / together.sum(
+            1
+        ).clamp_min(1)
         losses.append(-masked_mean(agreed, together.any(1)))
     return torch.stack(losses).mean()

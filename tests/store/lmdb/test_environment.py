@@ -1,4 +1,6 @@
-"""An LMDB directory among processes: forks, growth, drops, replaced and read-only directories, killed writers."""
+"""An LMDB directory among processes: forks, growth, drops, replaced and read-only directories,
+killed writers.
+"""
 
 import multiprocessing
 import os
@@ -25,7 +27,9 @@ _FORK = multiprocessing.get_context("fork")
 
 
 def fill(path: Path, prefix: str, n: int = 3000, table: str = "t") -> None:
-    environment(path, map_size=MIB).write(table, lambda txn: [txn.put(f"{prefix}{i:06}".encode(), b"x" * 1000) for i in range(n)])
+    environment(path, map_size=MIB).write(
+        table, lambda txn: [txn.put(f"{prefix}{i:06}".encode(), b"x" * 1000) for i in range(n)]
+    )
 
 
 def count(path: Path, table: str = "t") -> int | None:
@@ -43,13 +47,19 @@ def elsewhere(method, work, *arguments) -> None:
 def test_reading_what_was_never_written_creates_nothing(tmp_path):
     """No directory, no table: absent, not an error, and the disk stays as it was."""
     path = tmp_path / "none"
-    assert (count(path), environment(path, map_size=MIB).tables(), path.exists()) == (None, [], False)
+    assert (count(path), environment(path, map_size=MIB).tables(), path.exists()) == (
+        None,
+        [],
+        False,
+    )
     fill(path, "a", 1)
     assert count(path, "other") is None
 
 
 def test_the_map_grows_under_writers_and_readers_of_other_processes_follow(tmp_path):
-    """A write larger than the map applies once, whole; a process with the old size reads and writes on."""
+    """A write larger than the map applies once, whole; a process with the old size reads and writes
+    on.
+    """
     fill(tmp_path, "a", 1)
     elsewhere(_SPAWN, fill, tmp_path, "b")
     assert count(tmp_path) == 3001
@@ -62,7 +72,10 @@ def test_a_fork_opens_its_own_environment(tmp_path):
     fill(tmp_path, "a", 10)
     assert count(tmp_path) == 10
     done = threading.Event()
-    readers = [threading.Thread(target=lambda: [count(tmp_path) for _ in iter(done.is_set, True)]) for _ in range(3)]
+    readers = [
+        threading.Thread(target=lambda: [count(tmp_path) for _ in iter(done.is_set, True)])
+        for _ in range(3)
+    ]
     for reader in readers:
         reader.start()
     try:
@@ -92,7 +105,9 @@ def test_a_table_dropped_by_another_process_is_gone_and_can_come_again(tmp_path)
 
 
 def test_a_directory_that_was_replaced_is_opened_anew(tmp_path):
-    """A directory that was removed under a running process is an error at the next call, not an empty answer; restored, it is read again."""
+    """A directory that was removed under a running process is an error at the next call, not an
+    empty answer; restored, it is read again.
+    """
     path = tmp_path / "online"
     fill(path, "a", 10)
     shutil.copytree(path, tmp_path / "copy")
@@ -130,7 +145,9 @@ def _beyond_the_limit(path: Path, results) -> None:
 
 
 def test_a_full_disk_is_told_and_changes_nothing(tmp_path):
-    """The error names the directory; what was there is there, and with room again the same write succeeds."""
+    """The error names the directory; what was there is there, and with room again the same write
+    succeeds.
+    """
     fill(tmp_path, "a", 10)
     results = _SPAWN.Queue()
     elsewhere(_SPAWN, _beyond_the_limit, tmp_path, results)
@@ -152,8 +169,11 @@ def _as_nobody(path: Path, results) -> None:
 @pytest.mark.skipif(os.getuid() != 0, reason="becoming another user needs root")
 @pytest.mark.parametrize(("lock_mode", "read"), [(0o644, "cannot be opened"), (0o666, 10)])
 def test_a_directory_that_may_not_be_written_is_read_or_refused_in_words(tmp_path, lock_mode, read):
-    """With a writable lock.mdb another user reads; without, readers could not register and are refused; writing is refused."""
-    path = Path("/tmp") / f"adc-online-{os.getpid()}-{lock_mode}"  # pytest's own directories are closed to others
+    """With a writable lock.mdb another user reads; without, readers could not register and are
+    refused; writing is refused.
+    """
+    # pytest's own directories are closed to others
+    path = Path("/tmp") / f"adc-online-{os.getpid()}-{lock_mode}"
     try:
         fill(path, "a", 10)
         (path / "lock.mdb").chmod(lock_mode)
@@ -179,10 +199,14 @@ for version in range(int(sys.argv[2]), 10**9):
 
 
 def test_a_killed_writer_leaves_the_state_before_or_after_a_write(tmp_path):
-    """kill -9 at any moment: all rows are of one version, at least the last one seen; the next writer is not held up."""
+    """kill -9 at any moment: all rows are of one version, at least the last one seen; the next
+    writer is not held up.
+    """
     seen = 0
     for kill in range(4):
-        writer = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path), str(seen + 1)], stdout=subprocess.PIPE)
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(tmp_path), str(seen + 1)], stdout=subprocess.PIPE
+        )
         assert writer.stdout.readline() == b"ready\n"
         time.sleep(0.05 + 0.07 * kill)
         writer.send_signal(signal.SIGKILL)
@@ -202,11 +226,19 @@ CUTS = (0, 1, 100, 4096, 4196, 8191, 8192, 12288, 0.5, -1)
 
 def _cut(path: Path, size: float) -> None:
     whole = os.stat(path / DATA).st_size
-    os.truncate(path / DATA, int(whole * size) if 0 < size < 1 else int(size) if size >= 0 else whole + int(size))
+    os.truncate(
+        path / DATA,
+        int(whole * size) if 0 < size < 1 else int(size) if size >= 0 else whole + int(size),
+    )
 
 
 def _refused(path: Path) -> None:
-    for use in (lambda: count(path), lambda: fill(path, "b", 1), environment(path, map_size=MIB).tables, lambda: _drop(path)):
+    for use in (
+        lambda: count(path),
+        lambda: fill(path, "b", 1),
+        environment(path, map_size=MIB).tables,
+        lambda: _drop(path),
+    ):
         with pytest.raises(ArtifactError, match=r"data\.mdb is damaged: .*move the directory away"):
             use()
 
@@ -219,7 +251,9 @@ def _cut_while_open(path: Path, size: float) -> None:
 
 @pytest.mark.parametrize("size", CUTS)
 def test_a_file_that_was_cut_off_is_refused_and_kills_nobody(tmp_path, size):
-    """Wherever data.mdb ends too early, opening it, and reading and writing it while it is open, raise ArtifactError."""
+    """Wherever data.mdb ends too early, opening it, and reading and writing it while it is open,
+    raise ArtifactError.
+    """
     fill(tmp_path, "a")
     environment(tmp_path, map_size=MIB).close()
     shutil.copytree(tmp_path, tmp_path / "served")
@@ -238,9 +272,13 @@ def test_a_file_that_was_cut_off_and_is_restored_is_read_again(tmp_path):
     assert count(tmp_path) == 3000
 
 
-@pytest.mark.parametrize("content", [b"", b"PAR1", b"\0" * 5000, bytes(range(256)) * 200, b"\xde\xc0\xef\xbe" * 4096])
+@pytest.mark.parametrize(
+    "content", [b"", b"PAR1", b"\0" * 5000, bytes(range(256)) * 200, b"\xde\xc0\xef\xbe" * 4096]
+)
 def test_a_file_that_is_not_lmdbs_is_refused(tmp_path, content):
-    """An empty file, a short one and garbage of any size are ArtifactErrors, and stay as they were."""
+    """An empty file, a short one and garbage of any size are ArtifactErrors, and stay as
+    they were.
+    """
     (tmp_path / DATA).write_bytes(content)
     _refused(tmp_path)
     assert (tmp_path / DATA).read_bytes() == content
@@ -256,7 +294,9 @@ def test_a_directory_in_the_place_of_a_file_is_refused(tmp_path):
 
 
 def test_a_lock_file_that_was_cut_off_kills_nobody(tmp_path):
-    """Readers register in lock.mdb, which is mapped too: cut off under a running process, it is an ArtifactError."""
+    """Readers register in lock.mdb, which is mapped too: cut off under a running process, it is an
+    ArtifactError.
+    """
     elsewhere(_SPAWN, _cut_lock, tmp_path)
 
 
@@ -287,7 +327,9 @@ def _churn(path: Path, seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(8))
 def test_a_sound_file_is_never_refused(tmp_path, seed):
-    """LMDB leaves pages at the end unwritten that a change took and gave back: such files are whole, for us and as LMDB left them."""
+    """LMDB leaves pages at the end unwritten that a change took and gave back: such files are
+    whole, for us and as LMDB left them.
+    """
     _churn(tmp_path, seed)
     assert check_whole(tmp_path / DATA, "") <= os.stat(tmp_path / DATA).st_size
     raw = lmdb.open(str(tmp_path / "raw"), map_size=64 * MIB)
@@ -305,7 +347,9 @@ def test_a_sound_file_is_never_refused(tmp_path, seed):
 
 
 def test_a_new_directory_is_whole_at_once(tmp_path):
-    """A new store appears by one link: its files are LMDB's two, and nothing is left of how it was made."""
+    """A new store appears by one link: its files are LMDB's two, and nothing is left of how it was
+    made.
+    """
     fill(tmp_path / "new", "a", 1)
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [DATA, "lock.mdb"]
 

@@ -1,4 +1,6 @@
-"""Packed records: what goes in comes out, of every kind, and damage is never decoded into values."""
+"""Packed records: what goes in comes out, of every kind, and damage is never decoded into
+values.
+"""
 
 from datetime import UTC, datetime
 
@@ -9,9 +11,21 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adc_features.errors import ArtifactError, InputError
-from adc_features.store.lmdb.records import KINDS, NO_CREATED, OPAQUE, Column, Schema, decode, encode, schema_ids, times
+from adc_features.store.lmdb.records import (
+    KINDS,
+    NO_CREATED,
+    OPAQUE,
+    Column,
+    Schema,
+    decode,
+    encode,
+    schema_ids,
+    times,
+)
 
-SECONDS = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)).map(lambda t: t.replace(microsecond=0, tzinfo=UTC))
+SECONDS = st.datetimes(datetime(1900, 1, 1), datetime(2200, 1, 1)).map(
+    lambda t: t.replace(microsecond=0, tzinfo=UTC)
+)
 NUMBERS = {
     "bool": st.booleans(),
     "int32": st.integers(-(2**31), 2**31 - 1),
@@ -34,9 +48,16 @@ def tables(draw):
     kinds = draw(st.lists(st.sampled_from(sorted(KINDS)), min_size=0, max_size=10))
     n = draw(st.integers(1, 5))
     schema = Schema(tuple((f"é{i}", kind) for i, kind in enumerate(kinds)))
-    columns = {name: draw(st.lists(st.none() | VALUES[kind], min_size=n, max_size=n)) for name, kind in schema.features}
+    columns = {
+        name: draw(st.lists(st.none() | VALUES[kind], min_size=n, max_size=n))
+        for name, kind in schema.features
+    }
     times = st.integers(-(2**62), 2**62)
-    return schema, columns, *(np.array(draw(st.lists(times, min_size=n, max_size=n))) for _ in range(2))
+    return (
+        schema,
+        columns,
+        *(np.array(draw(st.lists(times, min_size=n, max_size=n))) for _ in range(2)),
+    )
 
 
 def encoded(schema, columns, event, created) -> list[bytes]:
@@ -73,7 +94,11 @@ def test_some_features_of_some_records_are_those_of_all(table, data):
     """Decoding fewer features, or one record at a time, changes no value."""
     schema, columns, event, created = table
     records = encoded(schema, columns, event, created)
-    wanted = data.draw(st.sets(st.sampled_from([name for name, _ in schema.features]))) if schema.features else set()
+    wanted = (
+        data.draw(st.sets(st.sampled_from([name for name, _ in schema.features])))
+        if schema.features
+        else set()
+    )
     for at in range(len(records)):
         one = decode(schema, records[at : at + 1], wanted)
         assert {name for name, _ in one.schema.features} == wanted
@@ -95,8 +120,12 @@ def test_a_record_that_is_cut_or_lengthened_is_refused(table, data):
 
 
 def test_a_sliced_column_is_encoded_as_its_copy():
-    """Arrow slices share buffers with what they were cut from; none of that leaks into the records."""
-    schema = Schema((("a", "int32_list_val"), ("b", "string_val"), ("c", "string_list_val"), ("d", "bool_val")))
+    """Arrow slices share buffers with what they were cut from; none of that leaks into the
+    records.
+    """
+    schema = Schema(
+        (("a", "int32_list_val"), ("b", "string_val"), ("c", "string_list_val"), ("d", "bool_val"))
+    )
     whole = {
         "a": pa.array([[1], None, [2, 3], [], [4]], pa.list_(pa.int32())),
         "b": pa.array(["x", None, "yy", "", "z"]),
@@ -113,12 +142,19 @@ def test_a_null_inside_a_list_is_refused():
     """A row of numbers has no place for it, and a 0 in its stead would be a value."""
     schema = Schema((("codes", "int32_list_val"),))
     with pytest.raises(InputError, match="lists of feature 'codes' hold 1 nulls"):
-        encode(schema, {"codes": pa.array([[1, None]], pa.list_(pa.int32()))}, event=np.zeros(1), created=np.zeros(1))
+        encode(
+            schema,
+            {"codes": pa.array([[1, None]], pa.list_(pa.int32()))},
+            event=np.zeros(1),
+            created=np.zeros(1),
+        )
 
 
 def test_a_record_of_a_newer_format_is_refused():
     """It is named, not guessed at."""
-    record = encoded(Schema((("a", "int64_val"),)), {"a": [1]}, np.zeros(1, int), np.zeros(1, int))[0]
+    record = encoded(Schema((("a", "int64_val"),)), {"a": [1]}, np.zeros(1, int), np.zeros(1, int))[
+        0
+    ]
     with pytest.raises(ArtifactError, match="rows of format 9, this version reads 1"):
         schema_ids([b"\x09" + record[1:]])
 
@@ -126,7 +162,9 @@ def test_a_record_of_a_newer_format_is_refused():
 @settings(max_examples=150, deadline=None)
 @given(tables(), st.integers(0, 3))
 def test_a_column_is_the_same_from_arrow_and_among_absent_rows(table, absent):
-    """What `from_arrow` makes and what `scattered` spreads over more rows are the values that went in, nulls elsewhere."""
+    """What `from_arrow` makes and what `scattered` spreads over more rows are the values that went
+    in, nulls elsewhere.
+    """
     schema, columns, event, created = table
     decoded = decode(schema, encoded(schema, columns, event, created))
     n = len(event)
@@ -135,13 +173,24 @@ def test_a_column_is_the_same_from_arrow_and_among_absent_rows(table, absent):
         assert Column.from_arrow(array).to_arrow().equals(array)
         column = decoded.column(name)
         spread = column.scattered(np.arange(n) * (absent + 1), n * (absent + 1)).to_arrow()
-        assert spread.to_pylist() == [value for own in array.to_pylist() for value in [own, *[None] * absent]]
+        assert spread.to_pylist() == [
+            value for own in array.to_pylist() for value in [own, *[None] * absent]
+        ]
 
 
 def test_a_row_with_any_flipped_bit_is_refused_in_words_or_read():
-    """Every single bit of a row with texts, lists and numbers: an answer of its length, or an ArtifactError; never another failure."""
-    schema = Schema((("a", "string_val"), ("b", "string_list_val"), ("c", "float_list_val"), ("d", "int64_val")))
-    columns = {"a": pa.array(["ü1"]), "b": pa.array([["x", "yé"]]), "c": pa.array([[1.0, 2.0]], pa.list_(pa.float32())), "d": pa.array([7])}
+    """Every single bit of a row with texts, lists and numbers: an answer of its length, or an
+    ArtifactError; never another failure.
+    """
+    schema = Schema(
+        (("a", "string_val"), ("b", "string_list_val"), ("c", "float_list_val"), ("d", "int64_val"))
+    )
+    columns = {
+        "a": pa.array(["ü1"]),
+        "b": pa.array([["x", "yé"]]),
+        "c": pa.array([[1.0, 2.0]], pa.list_(pa.float32())),
+        "d": pa.array([7]),
+    }
     (row,) = encode(schema, columns, event=np.array([5]), created=np.array([6])).to_pylist()
     refused = 0
     for bit in range(8 * schema.head.itemsize - 8 * 4 * 3, 8 * len(row)):

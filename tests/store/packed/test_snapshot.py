@@ -1,4 +1,6 @@
-"""Packed snapshots: what goes in comes out, bit for bit; what is broken is named. Reads: adc_features.store.packed.snapshot, store.id_index."""
+"""Packed snapshots: what goes in comes out, bit for bit; what is broken is named. Reads:
+adc_features.store.packed.snapshot, store.id_index.
+"""
 
 import multiprocessing
 import pickle
@@ -23,7 +25,15 @@ from adc_features.store.packed.snapshot import PackedSnapshot, write_snapshot
 
 def pack(path: Path, table: SidTable, *, weight_dtype: str = "float32") -> PackedSnapshot:
     as_of = np.full(len(table), int(table.as_of.timestamp()) * 1_000_000)
-    write_snapshot(path, table, sid_as_of=as_of, servable_at=day(1), computed_at=day(9), codebook_hash="11" * 32, weight_dtype=weight_dtype)
+    write_snapshot(
+        path,
+        table,
+        sid_as_of=as_of,
+        servable_at=day(1),
+        computed_at=day(9),
+        codebook_hash="11" * 32,
+        weight_dtype=weight_dtype,
+    )
     return PackedSnapshot(path)
 
 
@@ -33,27 +43,59 @@ def same(got: SidTable, expected: SidTable) -> bool:
 
 @st.composite
 def tables(draw):
-    """Tables of any id kind, K on both sides of what one byte holds, missing codes, removed rows, constant and varying weights."""
+    """Tables of any id kind, K on both sides of what one byte holds, missing codes, removed rows,
+    constant and varying weights.
+    """
     text = draw(st.booleans())
     unicode = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
-    ids = draw(st.lists(unicode if text else st.integers(-(2**63), 2**63 - 1) | st.integers(0, 20), min_size=1, max_size=12, unique=True))
+    ids = draw(
+        st.lists(
+            unicode if text else st.integers(-(2**63), 2**63 - 1) | st.integers(0, 20),
+            min_size=1,
+            max_size=12,
+            unique=True,
+        )
+    )
     k, length, n = draw(st.sampled_from([4, 255, 256, 65_535])), draw(st.integers(1, 4)), len(ids)
     rng = np.random.default_rng(draw(st.integers(0, 2**32)))
     found = rng.random(n) < 0.8
-    sid = np.where(found[:, None] & (rng.random((n, length)) < 0.8), rng.choice([0, k - 1, k // 2], (n, length)), -1).astype(np.int32)
-    weight = np.where(rng.random(length) < 0.5, np.float32(1), rng.random((n, length), np.float32).astype(np.float16).astype(np.float32))
+    sid = np.where(
+        found[:, None] & (rng.random((n, length)) < 0.8),
+        rng.choice([0, k - 1, k // 2], (n, length)),
+        -1,
+    ).astype(np.int32)
+    weight = np.where(
+        rng.random(length) < 0.5,
+        np.float32(1),
+        rng.random((n, length), np.float32).astype(np.float16).astype(np.float32),
+    )
     weight = np.where(sid < 0, np.float32(0), weight).astype(np.float32)
     count = np.where(found, rng.integers(1, 2**31 - 1, n), 0).astype(np.int32)
     scalars = [rng.choice([0, 0.1, 1], n).astype(np.float32) for _ in range(2)]
-    return SidTable(np.array(ids, np.str_ if text else np.int64), sid, weight, *scalars, ~found, count, found, "g1", k, START)
+    return SidTable(
+        np.array(ids, np.str_ if text else np.int64),
+        sid,
+        weight,
+        *scalars,
+        ~found,
+        count,
+        found,
+        "g1",
+        k,
+        START,
+    )
 
 
 @given(tables(), st.sampled_from(["float32", "float16"]))
 @settings(max_examples=150, deadline=None)
 def test_a_packed_snapshot_returns_the_table_bit_for_bit(tmp_path_factory, table, weight_dtype):
-    """Every item alone, all in any order with repeats and a stranger: equal to a lookup in the table itself."""
+    """Every item alone, all in any order with repeats and a stranger: equal to a lookup in the
+    table itself.
+    """
     packed = pack(tmp_path_factory.mktemp("packed") / "x.sids", table, weight_dtype=weight_dtype)
-    stranger = np.array(["\U0001f642 nobody"]) if table.item_ids.dtype.kind == "U" else np.array([21])
+    stranger = (
+        np.array(["\U0001f642 nobody"]) if table.item_ids.dtype.kind == "U" else np.array([21])
+    )
     asked = np.concatenate([table.item_ids[::-1], stranger, table.item_ids[:1]])
     assert same(packed.lookup(asked), table.lookup(asked))
     for one in table.item_ids:
@@ -64,41 +106,75 @@ def test_a_packed_snapshot_returns_the_table_bit_for_bit(tmp_path_factory, table
 
 
 def test_many_ids_are_answered_in_one_call(tmp_path):
-    """100,000 ids, half of them unknown, equal the table's own lookup: a call is gathered in blocks."""
+    """100,000 ids, half of them unknown, equal the table's own lookup: a call is gathered in
+    blocks.
+    """
     table = snapshot(START, 3, items=np.arange(0, 100_000, 2))
-    assert same(pack(tmp_path / "x.sids", table).lookup(np.arange(100_000)), table.lookup(np.arange(100_000)))
+    assert same(
+        pack(tmp_path / "x.sids", table).lookup(np.arange(100_000)),
+        table.lookup(np.arange(100_000)),
+    )
 
 
 def test_features_are_named_and_typed_as_a_join_shows_them(tmp_path):
-    """The columns of a packed read equal those that the published rows give, unknown and removed items included."""
+    """The columns of a packed read equal those that the published rows give, unknown and removed
+    items included.
+    """
     table = as_served(snapshot(START, 4, removed=["gone"]))
-    rows = sid_rows(table, servable_at=day(1), computed_at=day(9)).drop_columns(["item_id", "event_timestamp", "created_timestamp"])
+    rows = sid_rows(table, servable_at=day(1), computed_at=day(9)).drop_columns(
+        ["item_id", "event_timestamp", "created_timestamp"]
+    )
     unknown = pa.table({field.name: pa.nulls(1, field.type) for field in rows.schema})
     expected = with_missing_visible(pa.concat_tables([rows, unknown]), length=3)
-    assert pack(tmp_path / "x.sids", table).features([*table.item_ids.tolist(), "nobody"]).equals(expected.combine_chunks())
+    assert (
+        pack(tmp_path / "x.sids", table)
+        .features([*table.item_ids.tolist(), "nobody"])
+        .equals(expected.combine_chunks())
+    )
 
 
 def test_ten_codes_and_four_weights_take_at_most_forty_bytes(tmp_path):
-    """K = 300: twelve bytes of codes, sixteen of weights, a profile number; six constant weights take none. The whole file, key and index included."""
+    """K = 300: twelve bytes of codes, sixteen of weights, a profile number; six constant weights
+    take none. The whole file, key and index included.
+    """
     n, rng = 20_000, np.random.default_rng(0)
     ids = rng.integers(-(2**62), 2**62, n)
     weight = np.ones((n, 10), np.float32)
     weight[:, 6:] = rng.random((n, 4), np.float32)
     x = (rng.integers(0, 50, n) / 50).astype(np.float32)
     codes = rng.integers(0, 300, (n, 10), dtype=np.int32)
-    table = SidTable(ids, codes, weight, x, x, np.zeros(n, bool), np.ones(n, np.int32), np.ones(n, bool), "g1", 300, START)
+    table = SidTable(
+        ids,
+        codes,
+        weight,
+        x,
+        x,
+        np.zeros(n, bool),
+        np.ones(n, np.int32),
+        np.ones(n, bool),
+        "g1",
+        300,
+        START,
+    )
     packed = pack(tmp_path / "x.sids", table)
     record = packed.record.itemsize
     assert record == 12 + 16 + packed.record["profile"].itemsize
-    assert packed.path.stat().st_size / n <= record + 8 + 2 + 1  # ids all over 64 bits take 8 bytes of key
+    # ids all over 64 bits take 8 bytes of key
+    assert packed.path.stat().st_size / n <= record + 8 + 2 + 1
     dense = pack(tmp_path / "z.sids", replace(table, item_ids=rng.permutation(n) * 7))
     assert dense.path.stat().st_size / n <= 40
-    half = pack(tmp_path / "y.sids", replace(table, sid_weight=weight.astype(np.float16).astype(np.float32)), weight_dtype="float16")
+    half = pack(
+        tmp_path / "y.sids",
+        replace(table, sid_weight=weight.astype(np.float16).astype(np.float32)),
+        weight_dtype="float16",
+    )
     assert half.path.stat().st_size / n <= 41
 
 
 def test_weights_that_float16_would_round_are_refused(tmp_path):
-    """0.1 is no float16: packing refuses it rather than serving other bits than the offline rows hold, and leaves no file."""
+    """0.1 is no float16: packing refuses it rather than serving other bits than the offline rows
+    hold, and leaves no file.
+    """
     table = snapshot(START, 1)
     table.sid_weight[0, 1] = 0.2
     with pytest.raises(InputError, match="do not fit the spec's float16 exactly"):
@@ -127,9 +203,16 @@ def test_ids_that_cannot_be_looked_up_are_refused(tmp_path, ids, words):
 
 
 def test_integer_ids_outside_64_bits_are_refused(tmp_path):
-    """2**63 and beyond is no id of ours, as a Python integer or as uint64; booleans and text are not integers."""
+    """2**63 and beyond is no id of ours, as a Python integer or as uint64; booleans and text are
+    not integers.
+    """
     packed = pack(tmp_path / "x.sids", snapshot(START, 1, items=[1, 2, 3]))
-    for ids, words in (([2**70], "64 bits"), (np.array([2**63], np.uint64), "64 bits"), (["1"], "holds int64"), ([True], "of type bool")):
+    for ids, words in (
+        ([2**70], "64 bits"),
+        (np.array([2**63], np.uint64), "64 bits"),
+        (["1"], "holds int64"),
+        ([True], "of type bool"),
+    ):
         with pytest.raises(InputError, match=words):
             packed.lookup(ids)
     assert packed.lookup(np.array([3, 9], np.int32)).found.tolist() == [True, False]
@@ -137,12 +220,23 @@ def test_integer_ids_outside_64_bits_are_refused(tmp_path):
 
 
 def test_strings_of_one_hash_stay_two_items(monkeypatch):
-    """When the hash says the same of two ids the strings decide; the builder takes the next seed until its own ids differ."""
+    """When the hash says the same of two ids the strings decide; the builder takes the next seed
+    until its own ids differ.
+    """
     true_keys = id_index._keys
-    monkeypatch.setattr(id_index, "_keys", lambda ids, *, base, seed: true_keys(ids, base=base, seed=seed) if seed else np.zeros(len(ids), np.uint64))
+    monkeypatch.setattr(
+        id_index,
+        "_keys",
+        lambda ids, *, base, seed: (
+            true_keys(ids, base=base, seed=seed) if seed else np.zeros(len(ids), np.uint64)
+        ),
+    )
     index, order = build_index(np.array(["a", "b", "c"]))
     assert index.seed == 1
-    monkeypatch.setattr(id_index, "_keys", lambda ids, *, base, seed: np.resize(index.keys, len(ids)))  # now every id looks like one that is there
+    # now every id looks like one that is there
+    monkeypatch.setattr(
+        id_index, "_keys", lambda ids, *, base, seed: np.resize(index.keys, len(ids))
+    )
     assert index.find(np.array(["x", "y", "z"])).tolist() == [3, 3, 3]
     assert sorted(order.tolist()) == [0, 1, 2]
 
@@ -178,7 +272,9 @@ def test_a_cut_file_is_refused_on_opening(packed):
 
 @pytest.mark.parametrize("items", [np.arange(500), np.array([f"item {i}" for i in range(300)])])
 def test_any_flipped_bit_is_found(tmp_path, items):
-    """A flip in the header is refused on opening, one anywhere else by `verify`; no read of such a file does worse than an ArtifactError."""
+    """A flip in the header is refused on opening, one anywhere else by `verify`; no read of such a
+    file does worse than an ArtifactError.
+    """
     packed = pack(tmp_path / "x.sids", snapshot(START, 3, items=items))
     whole = packed.path.read_bytes()
     for bit in np.random.default_rng(0).integers(0, 8 * len(whole), 150):
@@ -228,7 +324,9 @@ def _codes(packed: PackedSnapshot) -> list[int]:
 
 
 def test_another_process_opens_the_same_file_or_none(packed):
-    """An open snapshot is sent to a worker as its path and checksum: the worker sees the same codes, or says that they were replaced."""
+    """An open snapshot is sent to a worker as its path and checksum: the worker sees the same
+    codes, or says that they were replaced.
+    """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.apply(_codes, (packed,)) == [3, 3]
     sent = pickle.dumps(packed)
@@ -240,5 +338,11 @@ def test_another_process_opens_the_same_file_or_none(packed):
 
 def test_checked_ids_takes_arrow_and_lists():
     """Arrow columns, lists and arrays of ids are one thing."""
-    for ids in (pa.array(["a", "b"]), pa.chunked_array([["a"], ["b"]]), ["a", "b"], ("a", "b"), np.array(["a", "b"], object)):
+    for ids in (
+        pa.array(["a", "b"]),
+        pa.chunked_array([["a"], ["b"]]),
+        ["a", "b"],
+        ("a", "b"),
+        np.array(["a", "b"], object),
+    ):
         assert checked_ids(ids, "string").tolist() == ["a", "b"]

@@ -1,4 +1,6 @@
-"""docs/snapshots.md is enough to read a packed file. Reads: that page, and what adc_features.store.packed.snapshot writes."""
+"""docs/snapshots.md is enough to read a packed file. Reads: that page, and what
+adc_features.store.packed.snapshot writes.
+"""
 
 import hashlib
 import json
@@ -29,9 +31,17 @@ class PageReader:
         assert len(data) == header["file_bytes"]
         assert zlib.crc32(data[header["payload_offset"] :]) == header["crc32"]
         self.schema = schema = header["schema"]
-        assert hashlib.sha256(json.dumps({"format": 2, **schema}, sort_keys=True).encode()).hexdigest() == header["schema_hash"]
+        assert (
+            hashlib.sha256(json.dumps({"format": 2, **schema}, sort_keys=True).encode()).hexdigest()
+            == header["schema_hash"]
+        )
         self.sections = {
-            name: np.frombuffer(data, s["dtype"], int(np.prod(s["shape"])), s["offset"]).reshape(s["shape"]) for name, s in header["sections"].items()
+            name: (
+                np.frombuffer(data, s["dtype"], int(np.prod(s["shape"])), s["offset"]).reshape(
+                    s["shape"]
+                )
+            )
+            for name, s in header["sections"].items()
         }
         assert all(s["offset"] % 64 == 0 for s in header["sections"].values())
 
@@ -48,7 +58,9 @@ class PageReader:
         profile = int(np.frombuffer(raw[stored * weight.itemsize + size :], schema["profile"])[0])
         at = iter(weights)
         all_weights = [next(at) if c is None else c for c in constants]
-        as_of, reliability, alignment, collisions, cold, found = struct.unpack("<qffi??", self.sections["profiles"][profile].tobytes())
+        as_of, reliability, alignment, collisions, cold, found = struct.unpack(
+            "<qffi??", self.sections["profiles"][profile].tobytes()
+        )
         return {
             "sid": codes,
             "sid_weight": [w if c >= 0 else 0.0 for w, c in zip(all_weights, codes, strict=True)],
@@ -65,7 +77,11 @@ class PageReader:
         starts, keys = self.sections["starts"], self.sections["keys"]
         key = self.hash(item) if isinstance(item, str) else (item - self.header["base"]) & U64
         bucket = ((mix(key) >> 32) * (len(starts) - 1)) >> 32
-        rows = [r for r in range(starts[bucket], starts[bucket + 1]) if int(keys[r]) == key and (isinstance(item, int) or self.text(r) == item)]
+        rows = [
+            r
+            for r in range(starts[bucket], starts[bucket + 1])
+            if int(keys[r]) == key and (isinstance(item, int) or self.text(r) == item)
+        ]
         return rows[0] if rows else len(keys)
 
     def hash(self, text: str) -> int:
@@ -89,22 +105,32 @@ def table(ids: np.ndarray, *, size: int, length: int) -> SidTable:
     """Random codes with gaps, one constant weight and the others of float16's precision."""
     n, rng = len(ids), np.random.default_rng(size * length)
     found = rng.random(n) < 0.9
-    sid = np.where(found[:, None] & (rng.random((n, length)) < 0.8), rng.integers(0, size, (n, length)), -1).astype(np.int32)
+    sid = np.where(
+        found[:, None] & (rng.random((n, length)) < 0.8), rng.integers(0, size, (n, length)), -1
+    ).astype(np.int32)
     weight = rng.random((n, length), np.float32).astype(np.float16).astype(np.float32)
     weight[:, 0] = 1
     weight = np.where(sid < 0, np.float32(0), weight).astype(np.float32)
     count = np.where(found, rng.integers(1, 9, n), 0).astype(np.int32)
     reliability, alignment = (rng.choice([0, 0.25, 1], n).astype(np.float32) for _ in range(2))
-    return SidTable(ids, sid, weight, reliability, alignment, ~found, count, found, "g1", size, START)
+    return SidTable(
+        ids, sid, weight, reliability, alignment, ~found, count, found, "g1", size, START
+    )
 
 
 @pytest.mark.parametrize("weight", ["float32", "float16"])
-@pytest.mark.parametrize(("size", "length"), [(4, 1), (255, 6), (256, 1), (256, 3), (300, 10), (65_535, 4)])
+@pytest.mark.parametrize(
+    ("size", "length"), [(4, 1), (255, 6), (256, 1), (256, 3), (300, 10), (65_535, 4)]
+)
 @pytest.mark.parametrize("text", [False, True])
 def test_a_reader_made_from_the_page_reads_what_we_write(tmp_path, weight, size, length, text):
-    """Every item by its id, a stranger, and the rows in order: equal to the table that was written."""
+    """Every item by its id, a stranger, and the rows in order: equal to the table that was
+    written.
+    """
     numbers = np.arange(-20, 60) * 3
-    written = table(np.array([f"ding {i} ü" for i in numbers]) if text else numbers, size=size, length=length)
+    written = table(
+        np.array([f"ding {i} ü" for i in numbers]) if text else numbers, size=size, length=length
+    )
     as_of = np.arange(len(written), dtype=np.int64) * 1_000_000
     write_snapshot(
         tmp_path / "x.sids",
@@ -120,11 +146,23 @@ def test_a_reader_made_from_the_page_reads_what_we_write(tmp_path, weight, size,
     assert reader.schema["code_bits"] == max(8, size.bit_length())
     for place, item in enumerate(written.item_ids.tolist()):
         got = reader.record(reader.find(item))
-        for name in ("sid", "sid_weight", "reliability", "alignment", "collision_count", "is_cold", "found"):
+        for name in (
+            "sid",
+            "sid_weight",
+            "reliability",
+            "alignment",
+            "collision_count",
+            "is_cold",
+            "found",
+        ):
             assert got[name] == getattr(written, name)[place].tolist(), name
         assert got["as_of"] == as_of[place]
     nobody = reader.record(reader.find("nobody" if text else 1))
-    assert (nobody["found"], nobody["sid"], nobody["sid_weight"]) == (False, [-1] * length, [0.0] * length)
+    assert (nobody["found"], nobody["sid"], nobody["sid_weight"]) == (
+        False,
+        [-1] * length,
+        [0.0] * length,
+    )
 
 
 def test_the_page_is_of_the_version_that_is_written():

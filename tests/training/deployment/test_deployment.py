@@ -1,4 +1,6 @@
-"""What a run deploys: promotion, rollback, clean-up and retraining through the command line, on a small shop."""
+"""What a run deploys: promotion, rollback, clean-up and retraining through the command line, on a
+small shop.
+"""
 
 import contextlib
 import json
@@ -39,8 +41,22 @@ AT = datetime(2026, 1, 1, tzinfo=UTC)
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run with two rankers on codes, of which codes_weights was promoted."""
     place = tmp_path_factory.mktemp("deployment")
-    adc("data", "synthetic", "--out", str(place / "shop"), "--items", "150", "--users", "150", "--interactions", "4000")
-    run = Run.start(place / "run", RunSettings(source=str(place / "shop"), snapshots=2, codebook_size=8, steps=80, seeds=1))
+    adc(
+        "data",
+        "synthetic",
+        "--out",
+        str(place / "shop"),
+        "--items",
+        "150",
+        "--users",
+        "150",
+        "--interactions",
+        "4000",
+    )
+    run = Run.start(
+        place / "run",
+        RunSettings(source=str(place / "shop"), snapshots=2, codebook_size=8, steps=80, seeds=1),
+    )
     for stage in (*STAGES, DATASET, RANKERS["codes"], RANKERS["codes_weights"]):
         run.ensure(stage)
     return place
@@ -73,30 +89,53 @@ def states(place: Path) -> list[str]:
 
 
 def retrained(place: Path, *words: str, code: int = 0) -> Any:
-    return answer("retrain", "--run", str(place), "--min-rows", "20", "--window-days", "20", "--max-loss", "1", *words, code=code)
+    return answer(
+        "retrain",
+        "--run",
+        str(place),
+        "--min-rows",
+        "20",
+        "--window-days",
+        "20",
+        "--max-loss",
+        "1",
+        *words,
+        code=code,
+    )
 
 
 # ---- promote and roll back
 
 
 def test_what_was_made_is_on_record_without_anybody_registering_it(place):
-    """Generation, snapshots and rankers of a run appear in `adc versions`; asking twice records nothing twice."""
+    """Generation, snapshots and rankers of a run appear in `adc versions`; asking twice records
+    nothing twice.
+    """
     first = answer("versions", "--run", str(place))
-    assert [(g["id"], g["state"], g["snapshots"]) for g in first["generations"]] == [("g1", "live", 3)]
-    assert {(r["recipe"], r["generation"], r["state"]) for r in first["rankers"]} == {("codes", "g1", "ready"), ("codes_weights", "g1", "ready")}
+    assert [(g["id"], g["state"], g["snapshots"]) for g in first["generations"]] == [
+        ("g1", "live", 3)
+    ]
+    assert {(r["recipe"], r["generation"], r["state"]) for r in first["rankers"]} == {
+        ("codes", "g1", "ready"),
+        ("codes_weights", "g1", "ready"),
+    }
     events = len(deployment.catalog_of(Run.open(place)).events())
     assert answer("versions", "--run", str(place)) == first
     assert len(deployment.catalog_of(Run.open(place)).events()) == events
 
 
 def test_a_rollback_serves_what_served_before(place):
-    """The pointer names the earlier pair again, under a new number; a second rollback goes back to the later one."""
+    """The pointer names the earlier pair again, under a new number; a second rollback goes back to
+    the later one.
+    """
     adc("promote", "--run", str(place), "--recipe", "codes")
     before = read_promotion(place / PROMOTION)
     adc("promote", "--run", str(place))
     later = read_promotion(place / PROMOTION)
     assert answer("rollback", "--run", str(place))["to"] == 1
-    assert replace(read_promotion(place / PROMOTION), promoted_at=AT) == replace(before, promoted_at=AT)
+    assert replace(read_promotion(place / PROMOTION), promoted_at=AT) == replace(
+        before, promoted_at=AT
+    )
     assert states(place) == ["retired", "retired", "serving"]
     adc("rollback", "--run", str(place), "--to", "2")
     assert read_promotion(place / PROMOTION).ranker == later.ranker
@@ -107,11 +146,15 @@ def test_without_an_earlier_promotion_there_is_nothing_to_roll_back_to(place):
     assert "promoted nothing" in str(adc("rollback", "--run", str(place), code=1).exception)
     adc("promote", "--run", str(place))
     adc("promote", "--run", str(place))
-    assert "before number 2 is not there" in str(adc("rollback", "--run", str(place), code=1).exception)
+    assert "before number 2 is not there" in str(
+        adc("rollback", "--run", str(place), code=1).exception
+    )
 
 
 def test_a_promotion_that_was_killed_before_the_pointer_never_happened(place, monkeypatch):
-    """The record says begun; the pointer still names the old pair, so the next command records it as abandoned."""
+    """The record says begun; the pointer still names the old pair, so the next command records it
+    as abandoned.
+    """
     adc("promote", "--run", str(place))
     monkeypatch.setattr(deployment, "promote", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     CliRunner().invoke(application(), ["promote", "--run", str(place), "--recipe", "codes"])
@@ -150,9 +193,22 @@ def damaged(path: Path, name: str) -> None:
         "a part missing": json.dumps({k: v for k, v in facts.items() if k != "ranker"}).encode(),
         "a part too many": json.dumps({**facts, "extra": 1}).encode(),
     }
-    values = {"ranker": [5, None, "a\0b", "x" * 5000], "ranker_hash": [5, None, []], "generation": [5, "../x"], "codebook_hash": [5]}
-    values |= {"promoted_at": [5, "yesterday", "2024-01-01T00:00:00"], "repository": [{}], "known_as": [["g1"]]}
-    texts |= {f"{k} {v!r:.22}": json.dumps({**facts, k: v}).encode() for k, several in values.items() for v in several}
+    values = {
+        "ranker": [5, None, "a\0b", "x" * 5000],
+        "ranker_hash": [5, None, []],
+        "generation": [5, "../x"],
+        "codebook_hash": [5],
+    }
+    values |= {
+        "promoted_at": [5, "yesterday", "2024-01-01T00:00:00"],
+        "repository": [{}],
+        "known_as": [["g1"]],
+    }
+    texts |= {
+        f"{k} {v!r:.22}": json.dumps({**facts, k: v}).encode()
+        for k, several in values.items()
+        for v in several
+    }
     if name in texts:
         path.write_bytes(texts[name])
         return
@@ -163,22 +219,54 @@ def damaged(path: Path, name: str) -> None:
         path.symlink_to({"a link to nothing": "nowhere", "a link to itself": path.name}[name])
 
 
-DAMAGES = ["empty", "cut short", "no text", "a list", "null", "nested", "a part missing", "a part too many", "ranker 5", "ranker None", "ranker 'a\\x00b'"]
-DAMAGES += [f"ranker {'x' * 5000!r:.22}", "ranker_hash 5", "ranker_hash None", "ranker_hash []", "generation 5", "generation '../x'", "codebook_hash 5"]
-DAMAGES += ["promoted_at 5", "promoted_at 'yesterday'", "promoted_at '2024-01-01T00:00:00'", "repository {}", "known_as ['g1']"]
+DAMAGES = [
+    "empty",
+    "cut short",
+    "no text",
+    "a list",
+    "null",
+    "nested",
+    "a part missing",
+    "a part too many",
+    "ranker 5",
+    "ranker None",
+    "ranker 'a\\x00b'",
+]
+DAMAGES += [
+    f"ranker {'x' * 5000!r:.22}",
+    "ranker_hash 5",
+    "ranker_hash None",
+    "ranker_hash []",
+    "generation 5",
+    "generation '../x'",
+    "codebook_hash 5",
+]
+DAMAGES += [
+    "promoted_at 5",
+    "promoted_at 'yesterday'",
+    "promoted_at '2024-01-01T00:00:00'",
+    "repository {}",
+    "known_as ['g1']",
+]
 DAMAGES += ["a directory", "a link to nothing", "a link to itself"]
 
 
 def test_a_promotion_file_that_is_damaged_in_any_way_is_repaired_by_promoting(place):
-    """Doctor and the commands that read it name the command that repairs it; that command does, and the history goes on."""
+    """Doctor and the commands that read it name the command that repairs it; that command does, and
+    the history goes on.
+    """
     adc("promote", "--run", str(place), "--recipe", "codes")
     for number, damage in enumerate(DAMAGES, start=2):
         damaged(place / PROMOTION, damage)
-        assert len(deployment.problems(Run.open(place), deployment.catalog_of(Run.open(place)))) == 1, damage
-        if not damage.startswith("ranker 'xxx"):  # a promotion that is well written, of a ranker that is gone
+        assert (
+            len(deployment.problems(Run.open(place), deployment.catalog_of(Run.open(place)))) == 1
+        ), damage
+        # a promotion that is well written, of a ranker that is gone
+        if not damage.startswith("ranker 'xxx"):
             with pytest.raises(ArtifactError, match="adc promote --run"):
                 deployment.sync(Run.open(place), deployment.catalog_of(Run.open(place)), at=AT)
-        words = ("--generation", "g1") if number % 2 else ()  # the form that looks the ranker up, too
+        # the form that looks the ranker up, too
+        words = ("--generation", "g1") if number % 2 else ()
         assert answer("promote", "--run", str(place), *words)["number"] == number, damage
     assert states(place) == ["retired"] * len(DAMAGES) + ["serving"]
     assert read_promotion(place / PROMOTION).ranker.parent.name == "ranker_codes_weights"
@@ -204,10 +292,17 @@ def test_a_generation_that_was_edited_by_hand_is_found(place):
 
 
 def test_a_manifest_emptied_of_its_files_is_found(place):
-    """Of a publication, statistics, a generation, a ranker: doctor names it, and readers refuse it rather than read what nobody checked."""
+    """Of a publication, statistics, a generation, a ranker: doctor names it, and readers refuse it
+    rather than read what nobody checked.
+    """
     from adc_features.store import published_snapshots, published_timeline
 
-    for where in ("feature_repo/data/item_sid_g1", "feature_repo/data/statistics", "generation/generation", "ranker_codes/model"):
+    for where in (
+        "feature_repo/data/item_sid_g1",
+        "feature_repo/data/statistics",
+        "generation/generation",
+        "ranker_codes/model",
+    ):
         manifest = place / where / MANIFEST
         whole = manifest.read_text()
         facts = read_manifest(place / where)  # without its check, as versions before had none
@@ -234,7 +329,9 @@ def test_a_ranker_that_was_deleted_is_off_the_record_and_not_served_again(place)
 
 
 def test_two_lines_of_codes_are_never_mixed(place):
-    """A later generation of the same line may serve an older ranker; one that was fitted anew is refused."""
+    """A later generation of the same line may serve an older ranker; one that was fitted anew is
+    refused.
+    """
     run = Run.open(place)
     snapshot(run, split_of(run).train_end + timedelta(days=15))
     renew(run, "g2")
@@ -244,7 +341,9 @@ def test_two_lines_of_codes_are_never_mixed(place):
     assert (pair.generation, pair.known_as) == ("g2", "g1")
     materialize(repository_of(run), now=split_of(run).eval_end)
     assert open_bundle(pair).live.id == "g2"  # which scores once
-    assert "is not of its line" in str(adc("promote", "--run", str(place), "--generation", "g3", code=1).exception)
+    assert "is not of its line" in str(
+        adc("promote", "--run", str(place), "--generation", "g3", code=1).exception
+    )
     assert read_promotion(place / PROMOTION) == pair
 
 
@@ -262,28 +361,43 @@ def copied_ranker(place: Path, name: str) -> None:
     shutil.copytree(place / "ranker_codes_weights" / "model", target / "model")
     manifest = read_manifest(target / "model") | {"copy": name}
     (target / "model" / MANIFEST).write_text(json.dumps(manifest))
-    (target / MANIFEST).write_text(json.dumps({"facts": {"trained_through": "2024-01-01T00:00:00+00:00"}, "files": {}}))
+    (target / MANIFEST).write_text(
+        json.dumps({"facts": {"trained_through": "2024-01-01T00:00:00+00:00"}, "files": {}})
+    )
 
 
 def test_clean_up_keeps_what_serves_and_what_it_would_roll_back_to(place):
-    """Of three retrained rankers the serving one and the one before stay, and a rollback finds the latter."""
+    """Of three retrained rankers the serving one and the one before stay, and a rollback finds the
+    latter.
+    """
     run = Run.open(place)
     made: list[str] = []
     for n in range(3):
         copied_ranker(place, retraining(n))
         record = deployment.catalog_of(run)
         deployment.sync(run, record, at=AT + timedelta(days=n))
-        made.append(next(r for r in record.rankers() if r["directory"] == f"retrains/{retraining(n)}/ranker/model")["hash"])
+        made.append(
+            next(
+                r
+                for r in record.rankers()
+                if r["directory"] == f"retrains/{retraining(n)}/ranker/model"
+            )["hash"]
+        )
         adc("promote", "--run", str(place), "--ranker", made[-1])
     dry = answer("gc", "--run", str(place), "--dry-run")
     assert (dry["rankers"], dry["generations"]) == ([f"retrains/{retraining(0)}/ranker/model"], [])
     adc("gc", "--run", str(place))
-    assert [d.name for d in sorted((place / "retrains").iterdir())] == [retraining(1), retraining(2)]
+    assert [d.name for d in sorted((place / "retrains").iterdir())] == [
+        retraining(1),
+        retraining(2),
+    ]
     assert answer("rollback", "--run", str(place))["pair"].endswith(made[1][:12])
 
 
 def test_a_generation_that_nothing_needs_goes_from_feast_first(place):
-    """What was unpublished is not live, has no directory, and the run's own generation still serves."""
+    """What was unpublished is not live, has no directory, and the run's own generation still
+    serves.
+    """
     run = Run.open(place)
     snapshot(run, split_of(run).train_end + timedelta(days=10))
     renew(run, "g2", warm=False)
@@ -293,12 +407,18 @@ def test_a_generation_that_nothing_needs_goes_from_feast_first(place):
     assert answer("gc", "--run", str(place))["generations"] == ["g2"]
     assert [g.id for g in live_generations(repository_of(run))] == ["g1", "g3"]
     assert not (place / "generations" / "g2").exists()
-    assert [g["state"] for g in answer("versions", "--run", str(place))["generations"] if g["id"] == "g2"] == ["removed"]
+    assert [
+        g["state"]
+        for g in answer("versions", "--run", str(place))["generations"]
+        if g["id"] == "g2"
+    ] == ["removed"]
     adc("doctor", str(place))
 
 
 def test_a_clean_up_killed_at_any_deletion_is_ended_by_the_next(place, tmp_path):
-    """After a kill at every third file that it deletes, the doctor finds no problem, and the next call leaves what an uninterrupted one leaves."""
+    """After a kill at every third file that it deletes, the doctor finds no problem, and the next
+    call leaves what an uninterrupted one leaves.
+    """
     run = Run.open(place)
     for n, days in enumerate((10, 15)):
         snapshot(run, split_of(run).train_end + timedelta(days=days))
@@ -311,7 +431,9 @@ def test_a_clean_up_killed_at_any_deletion_is_ended_by_the_next(place, tmp_path)
     ends, killed = [], 0
     while True:
         work = Run.open(Path(shutil.copytree(place, tmp_path / f"killed{killed}")))
-        if not killed_at_deletion(killed, lambda work=work: deployment.collect(work, deployment.catalog_of(work), at=AT)):
+        if not killed_at_deletion(
+            killed, lambda work=work: deployment.collect(work, deployment.catalog_of(work), at=AT)
+        ):
             break
         record = deployment.catalog_of(work)
         assert deployment.problems(work, record) == []
@@ -322,7 +444,9 @@ def test_a_clean_up_killed_at_any_deletion_is_ended_by_the_next(place, tmp_path)
     assert all(end == left_of(work) for end in ends)
 
 
-def test_nothing_is_deleted_under_a_retrain_and_nothing_promoted_under_a_clean_up(place, monkeypatch):
+def test_nothing_is_deleted_under_a_retrain_and_nothing_promoted_under_a_clean_up(
+    place, monkeypatch
+):
     """Each is told to wait; what serves stays."""
     adc("promote", "--run", str(place))
     before = (place / PROMOTION).read_bytes()
@@ -331,13 +455,17 @@ def test_nothing_is_deleted_under_a_retrain_and_nothing_promoted_under_a_clean_u
         assert "'retrain' lock" in str(adc("gc", "--run", str(place), code=1).exception)
     monkeypatch.setattr(deployment, "WAIT", 0.0)
     with record.alone("deploy"):
-        assert "'deploy' lock" in str(adc("promote", "--run", str(place), "--recipe", "codes", code=1).exception)
+        assert "'deploy' lock" in str(
+            adc("promote", "--run", str(place), "--recipe", "codes", code=1).exception
+        )
     assert (place / PROMOTION).read_bytes() == before
     assert states(place) == ["serving"]
 
 
 def test_a_lost_repository_is_no_reason_to_delete_generations(place):
-    """What nobody asked to delete stays: with the Feast repository gone by hand, a clean-up leaves the run's own generation."""
+    """What nobody asked to delete stays: with the Feast repository gone by hand, a clean-up leaves
+    the run's own generation.
+    """
     adc("versions", "--run", str(place))
     shutil.rmtree(place / "feature_repo")
     adc("gc", "--run", str(place))
@@ -348,12 +476,22 @@ def left_of(run: Run) -> tuple[list[str], list[str], list[str]]:
     """Files of generations and retrains, views, and what is live."""
     from adc_features.store import registry_problems
 
-    files = [str(f.relative_to(run.directory)) for name in ("generations", "retrains") for f in sorted((run.directory / name).rglob("*"))]
-    return files, registry_problems(repository_of(run)), [g.id for g in live_generations(repository_of(run))]
+    files = [
+        str(f.relative_to(run.directory))
+        for name in ("generations", "retrains")
+        for f in sorted((run.directory / name).rglob("*"))
+    ]
+    return (
+        files,
+        registry_problems(repository_of(run)),
+        [g.id for g in live_generations(repository_of(run))],
+    )
 
 
 def killed_at_deletion(number: int, work: Callable[[], object]) -> bool:
-    """Was a process with this work killed before it deleted its file or directory of this number? False when it ended before."""
+    """Was a process with this work killed before it deleted its file or directory of this number?
+    False when it ended before.
+    """
     child = os.fork()
     if not child:
         left = [number]
@@ -379,14 +517,28 @@ def killed_at_deletion(number: int, work: Callable[[], object]) -> bool:
 
 
 def test_a_retrain_promotes_a_challenger_that_passes_every_gate(place):
-    """It says why it trained, what it measured, serves the new pair, and asked again it does nothing."""
+    """It says why it trained, what it measured, serves the new pair, and asked again it does
+    nothing.
+    """
     adc("promote", "--run", str(place))
     champion = read_promotion(place / PROMOTION)
     first = retrained(place, "--min-gain", "-1", "--every-days", "1")
     serving = read_promotion(place / PROMOTION)
-    assert (first["decision"], first["champion"], first["challenger"]) == ("promoted", champion.ranker_hash, serving.ranker_hash)
+    assert (first["decision"], first["champion"], first["challenger"]) == (
+        "promoted",
+        champion.ranker_hash,
+        serving.ranker_hash,
+    )
     assert first["reasons"]["days_since_champion"]["asks"]
-    assert set(first["gates"]) == {"gauc_gain", "head_auc", "tail_auc", "calibration", "coverage", "churn", "online_parity"}
+    assert set(first["gates"]) == {
+        "gauc_gain",
+        "head_auc",
+        "tail_auc",
+        "calibration",
+        "coverage",
+        "churn",
+        "online_parity",
+    }
     assert first["gates"]["churn"]["value"] == 0.0
     assert states(place) == ["retired", "serving"]
     again = retrained(place, "--min-gain", "-1", "--every-days", "1")
@@ -396,17 +548,29 @@ def test_a_retrain_promotes_a_challenger_that_passes_every_gate(place):
 
 
 def test_a_store_that_is_ahead_of_the_labels_does_not_stop_a_retrain(place):
-    """Features are materialized later than the window of labels ends: online is compared with offline as of then, and the challenger goes out."""
+    """Features are materialized later than the window of labels ends: online is compared with
+    offline as of then, and the challenger goes out.
+    """
     adc("promote", "--run", str(place))
     run = Run.open(place)
     ahead = serving_time(run)
-    made = retrained(place, "--as-of", (ahead - timedelta(days=2)).isoformat(), "--min-gain", "-1", "--every-days", "1")
+    made = retrained(
+        place,
+        "--as-of",
+        (ahead - timedelta(days=2)).isoformat(),
+        "--min-gain",
+        "-1",
+        "--every-days",
+        "1",
+    )
     assert materialized_through(repository_of(run)) == ahead
     assert (made["decision"], made["gates"]["online_parity"]["value"]) == ("promoted", 0)
 
 
 def test_a_ranker_of_the_run_trains_beside_snapshots_published_since(place):
-    """The run's own vectors end where its snapshots ended; later ones of the repository do not get in the way."""
+    """The run's own vectors end where its snapshots ended; later ones of the repository do not get
+    in the way.
+    """
     run = Run.open(place)
     snapshot(run, serving_time(run) - timedelta(days=1))
     run.ensure(RANKERS["vectors"])
@@ -439,7 +603,9 @@ class TrackingServer:
 
 @pytest.mark.parametrize("up", [True, False])
 def test_mlflow_hears_of_a_retrain_where_it_is_enabled_and_cannot_stop_one(place, monkeypatch, up):
-    """Decision, gates and scores go through Feast's client; a server that is down changes nothing."""
+    """Decision, gates and scores go through Feast's client; a server that is down changes
+    nothing.
+    """
     import feast
 
     server = TrackingServer(up=up)
@@ -453,7 +619,11 @@ def test_mlflow_hears_of_a_retrain_where_it_is_enabled_and_cannot_stop_one(place
     if up:
         assert server.tags["feast.feature_service"] == "ranker_g1"
         assert server.params["challenger"] == made["challenger"]
-        assert {"gates.churn.value", "scores.challenger.gauc.mean", "reasons.new_rows.value"} <= set(server.metrics)
+        assert {
+            "gates.churn.value",
+            "scores.challenger.gauc.mean",
+            "reasons.new_rows.value",
+        } <= set(server.metrics)
         assert json.loads(server.texts["decision.json"])["decision"] == "promoted"
 
 
@@ -478,15 +648,36 @@ def test_the_challenger_learns_from_nothing_in_the_window(place, monkeypatch):
     start = split_of(run).eval_end - timedelta(days=20)
     adc("promote", "--run", str(place))
     late = pc.greater_equal(shop.interactions["time"], pa.scalar(start))
-    flipped = pc.if_else(late, pc.subtract(1.0, shop.interactions["label"].cast("float64")), shop.interactions["label"].cast("float64")).cast("float32")
+    flipped = pc.if_else(
+        late,
+        pc.subtract(1.0, shop.interactions["label"].cast("float64")),
+        shop.interactions["label"].cast("float64"),
+    ).cast("float32")
     column = shop.interactions.column_names.index("label")
-    write_dataset(replace(shop, interactions=shop.interactions.set_column(column, "label", flipped)), place.parent / "flipped")
+    write_dataset(
+        replace(shop, interactions=shop.interactions.set_column(column, "label", flipped)),
+        place.parent / "flipped",
+    )
     scores = []
     for data in ("shop", "flipped"):
-        words = ("--data", str(place.parent / data), "--as-of", split_of(run).eval_end.isoformat(), "--min-gain", "2", "--every-days", "1")
+        words = (
+            "--data",
+            str(place.parent / data),
+            "--as-of",
+            split_of(run).eval_end.isoformat(),
+            "--min-gain",
+            "2",
+            "--every-days",
+            "1",
+        )
         made = retrained(place, *words, code=10)
         model = load_trained(Path(made["directory"]) / "ranker" / "model", generation="g1")
-        scores.append({name: t.numpy() for name, t in next(iter(model.rankers.values())).model.state_dict().items()})
+        scores.append(
+            {
+                name: t.numpy()
+                for name, t in next(iter(model.rankers.values())).model.state_dict().items()
+            }
+        )
     assert scores[0].keys() == scores[1].keys()
     assert all((scores[0][name] == scores[1][name]).all() for name in scores[0])
 
@@ -507,7 +698,9 @@ def test_without_a_reason_nothing_is_trained(place):
     adc("promote", "--run", str(place))
     kept = retrained(place, "--every-days", "1000", code=10)
     assert (kept["challenger"], kept["gates"]) == (None, {})
-    assert retrained(place, "--every-days", "1001", "--force", "--min-gain", "2", code=10)["challenger"]
+    assert retrained(place, "--every-days", "1001", "--force", "--min-gain", "2", code=10)[
+        "challenger"
+    ]
 
 
 @pytest.mark.parametrize(
@@ -531,8 +724,12 @@ def test_data_that_cannot_decide_is_refused_with_the_state_unchanged(place, chan
     assert adc("retrain", "--run", str(place), "--window-days", "300", code=20)
 
 
-def test_online_values_that_differ_are_named_and_the_refusal_is_not_kept_for_good(place, monkeypatch):
-    """A store that was not loaded refuses the challenger, naming entity, feature and both values; loaded, the same command promotes it."""
+def test_online_values_that_differ_are_named_and_the_refusal_is_not_kept_for_good(
+    place, monkeypatch
+):
+    """A store that was not loaded refuses the challenger, naming entity, feature and both values;
+    loaded, the same command promotes it.
+    """
     import adc_features.store as store
 
     adc("promote", "--run", str(place))
@@ -542,8 +739,23 @@ def test_online_values_that_differ_are_named_and_the_refusal_is_not_kept_for_goo
     assert not kept["gates"]["online_parity"]["passed"]
     first = kept["gates"]["online_parity"]["first_differences"][0]
     assert {"item_id", "feature", "offline", "online"} == set(first)
-    told = adc("retrain", "--run", str(place), "--min-rows", "20", "--window-days", "20", "--max-loss", "1", *words, code=10).output
-    assert f"item_id {first['item_id']!r}, {first['feature']}: offline {first['offline']!r}, online {first['online']!r}" in told
+    told = adc(
+        "retrain",
+        "--run",
+        str(place),
+        "--min-rows",
+        "20",
+        "--window-days",
+        "20",
+        "--max-loss",
+        "1",
+        *words,
+        code=10,
+    ).output
+    assert (
+        f"item_id {first['item_id']!r}, {first['feature']}: offline {first['offline']!r}, online"
+        f" {first['online']!r}" in told
+    )
     assert "decided before" not in told
     monkeypatch.undo()
     made = retrained(place, *words)
@@ -552,7 +764,9 @@ def test_online_values_that_differ_are_named_and_the_refusal_is_not_kept_for_goo
 
 
 def test_a_verdict_is_remembered_for_what_it_depended_on_only(place):
-    """Asked again, the answer is repeated; asked by force, or after another snapshot was published, it is decided anew."""
+    """Asked again, the answer is repeated; asked by force, or after another snapshot was published,
+    it is decided anew.
+    """
     adc("promote", "--run", str(place))
     words = ("--min-gain", "2", "--every-days", "1")
     assert not retrained(place, *words, code=10)["reused"]
@@ -568,7 +782,9 @@ def test_a_verdict_is_remembered_for_what_it_depended_on_only(place):
 
 
 def test_data_ends_where_it_was_complete_and_not_at_its_last_event(place):
-    """A cut-off on the day after the last event is no later than the data, for a retraining and a snapshot alike; a later one asks for a word."""
+    """A cut-off on the day after the last event is no later than the data, for a retraining and a
+    snapshot alike; a later one asks for a word.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -576,26 +792,44 @@ def test_data_ends_where_it_was_complete_and_not_at_its_last_event(place):
 
     adc("promote", "--run", str(place))
     shop = read_dataset(place.parent / "shop")
-    times = pc.add(shop.interactions["time"], pa.scalar(timedelta(hours=23, minutes=10, seconds=39)))
+    times = pc.add(
+        shop.interactions["time"], pa.scalar(timedelta(hours=23, minutes=10, seconds=39))
+    )
     late = replace(
-        shop, interactions=shop.interactions.set_column(shop.interactions.column_names.index("time"), "time", times), resolution=timedelta(seconds=1)
+        shop,
+        interactions=shop.interactions.set_column(
+            shop.interactions.column_names.index("time"), "time", times
+        ),
+        resolution=timedelta(seconds=1),
     )
     midnight = late.last_known.replace(hour=0, minute=0, second=0) + timedelta(days=1)
     assert (late.end, late.last_known) == (midnight, midnight - timedelta(minutes=49, seconds=20))
     write_dataset(late, place.parent / "late")
     data, kept = ("--data", str(place.parent / "late")), ("--min-gain", "2", "--every-days", "1")
     day, later = f"{midnight:%Y-%m-%d}", f"{midnight + timedelta(days=2):%Y-%m-%d}"
-    assert retrained(place, *data, *kept, "--as-of", day, code=10)["window"]["end"] == midnight.isoformat()
-    assert answer("snapshot", "--run", str(place), *data, "--as-of", day)["as_of"] == midnight.isoformat()
+    assert (
+        retrained(place, *data, *kept, "--as-of", day, code=10)["window"]["end"]
+        == midnight.isoformat()
+    )
+    assert (
+        answer("snapshot", "--run", str(place), *data, "--as-of", day)["as_of"]
+        == midnight.isoformat()
+    )
     said = f"the data is known to be complete through {midnight.isoformat()}"
     refused = adc("retrain", "--run", str(place), *data, *kept, "--as-of", later, code=20).output
     assert said in refused
     assert "--complete-through" in refused
-    assert said in str(adc("snapshot", "--run", str(place), *data, "--as-of", later, code=1).exception)
+    assert said in str(
+        adc("snapshot", "--run", str(place), *data, "--as-of", later, code=1).exception
+    )
     quiet = (*data, "--as-of", later, "--complete-through", later)
     assert retrained(place, *quiet, *kept, code=10)["window"]["end"].startswith(later)
-    write_dataset(replace(late, complete_through=midnight + timedelta(days=2)), place.parent / "late")
-    assert retrained(place, *data, *kept, "--as-of", later, code=10)["window"]["end"].startswith(later)
+    write_dataset(
+        replace(late, complete_through=midnight + timedelta(days=2)), place.parent / "late"
+    )
+    assert retrained(place, *data, *kept, "--as-of", later, code=10)["window"]["end"].startswith(
+        later
+    )
 
 
 def test_two_retrains_at_once_are_refused(place):
@@ -605,36 +839,77 @@ def test_two_retrains_at_once_are_refused(place):
 
 
 def test_a_killed_retrain_goes_on_to_the_same_end(place, monkeypatch):
-    """Stopped before its gates, it keeps the challenger that it trained; the record says that it was killed."""
+    """Stopped before its gates, it keeps the challenger that it trained; the record says that it
+    was killed.
+    """
     from training.deployment import retrain as module
 
     adc("promote", "--run", str(place))
     monkeypatch.setattr(module._Task, "_gates", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
     monkeypatch.setattr(module, "_ended", lambda *_: None)
-    retrained_words = ("retrain", "--run", str(place), "--min-rows", "20", "--window-days", "20", "--max-loss", "1", "--min-gain", "-1", "--every-days", "1")
+    retrained_words = (
+        "retrain",
+        "--run",
+        str(place),
+        "--min-rows",
+        "20",
+        "--window-days",
+        "20",
+        "--max-loss",
+        "1",
+        "--min-gain",
+        "-1",
+        "--every-days",
+        "1",
+    )
     adc(*retrained_words, code=9)
     monkeypatch.undo()
     made = next((place / "retrains").glob("*/ranker/manifest.json"))
     stamp = made.stat().st_mtime_ns
     assert answer(*retrained_words)["decision"] == "promoted"
     assert made.stat().st_mtime_ns == stamp
-    assert [r["state"] for r in deployment.catalog_of(Run.open(place)).runs()] == ["killed", "promoted"]
+    assert [r["state"] for r in deployment.catalog_of(Run.open(place)).runs()] == [
+        "killed",
+        "promoted",
+    ]
 
 
 def test_a_champion_that_was_replaced_meanwhile_is_not_overruled(place, monkeypatch):
-    """A ranker that a person promotes while the challenger is judged keeps serving; the retraining says so, with exit code 20."""
+    """A ranker that a person promotes while the challenger is judged keeps serving; the retraining
+    says so, with exit code 20.
+    """
     from training.deployment import retrain as module
 
     adc("promote", "--run", str(place))
     real = module._Task._parity
-    monkeypatch.setattr(module._Task, "_parity", lambda task: adc("promote", "--run", str(place), "--recipe", "codes") and real(task))
-    words = ("retrain", "--run", str(place), "--min-rows", "20", "--window-days", "20", "--max-loss", "1", "--min-gain", "-1", "--every-days", "1")
+    monkeypatch.setattr(
+        module._Task,
+        "_parity",
+        lambda task: adc("promote", "--run", str(place), "--recipe", "codes") and real(task),
+    )
+    words = (
+        "retrain",
+        "--run",
+        str(place),
+        "--min-rows",
+        "20",
+        "--window-days",
+        "20",
+        "--max-loss",
+        "1",
+        "--min-gain",
+        "-1",
+        "--every-days",
+        "1",
+    )
     assert "was promoted while the challenger" in adc(*words, code=20).output
     assert states(place) == ["retired", "serving"]
 
 
 def test_a_new_generation_comes_in_with_a_challenger_of_its_own(place):
-    """The challenger is trained on the aligned generation, starts from the champion's code embeddings, and serves on it; churn is weighed."""
+    """The challenger is trained on the aligned generation, starts from the champion's code
+    embeddings, and serves on it; churn is weighed.
+    """
     adc("promote", "--run", str(place))
     run = Run.open(place)
     snapshot(run, split_of(run).eval_end - timedelta(days=20))
@@ -643,24 +918,44 @@ def test_a_new_generation_comes_in_with_a_challenger_of_its_own(place):
     assert made["decision"] == "promoted"
     assert made["gates"]["churn"]["value"] == pytest.approx(renewed["changed_served"], abs=0.02)
     assert read_promotion(place / PROMOTION).generation == "g2"
-    assert json.loads((Path(made["directory"]) / "ranker" / MANIFEST).read_text())["facts"]["warm"] is True
+    assert (
+        json.loads((Path(made["directory"]) / "ranker" / MANIFEST).read_text())["facts"]["warm"]
+        is True
+    )
 
 
 # ---- monitor
 
 
 def test_traffic_like_before_is_within_its_limits_and_other_traffic_is_not(place):
-    """Exit code 0 against a kept baseline of itself, 10 for impressions of one item and of items that nobody knows; the page says which part moved."""
+    """Exit code 0 against a kept baseline of itself, 10 for impressions of one item and of items
+    that nobody knows; the page says which part moved.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    CliRunner().invoke(application(), ["monitor", "--run", str(place), "--keep"])  # a small shop drifts in a month
+    # a small shop drifts in a month
+    CliRunner().invoke(application(), ["monitor", "--run", str(place), "--keep"])
     assert answer("monitor", "--run", str(place))["beyond"] == []
     assert (place / "monitor" / "baseline_g1.json").is_file()
     at = split_of(Run.open(place)).eval_end - timedelta(days=1)
-    shown = [dataset_of(Run.open(place)).items["item_id"][0].as_py()] * 200 + ["nobody knows this"] * 200
-    pq.write_table(pa.table({"item_id": shown, "time": pa.array([at] * 400, pa.timestamp("us", tz="UTC"))}), place / "shown.parquet")
-    moved = answer("monitor", "--run", str(place), "--traffic", str(place / "shown.parquet"), "--page", str(place / "page.html"), code=10)
+    shown = [dataset_of(Run.open(place)).items["item_id"][0].as_py()] * 200 + [
+        "nobody knows this"
+    ] * 200
+    pq.write_table(
+        pa.table({"item_id": shown, "time": pa.array([at] * 400, pa.timestamp("us", tz="UTC"))}),
+        place / "shown.parquet",
+    )
+    moved = answer(
+        "monitor",
+        "--run",
+        str(place),
+        "--traffic",
+        str(place / "shown.parquet"),
+        "--page",
+        str(place / "page.html"),
+        code=10,
+    )
     assert {"usage", "coverage", "unknown"} <= set(moved["beyond"])
     assert moved["drift"]["unknown"]["value"] == 0.5
     assert "Drift beyond its limit" in (place / "page.html").read_text()
@@ -672,7 +967,15 @@ def test_a_broken_baseline_and_traffic_without_times_are_refused(place):
     import pyarrow.parquet as pq
 
     (place / "broken.json").write_text("{}")
-    assert "is not a traffic profile" in str(adc("monitor", "--run", str(place), "--baseline", str(place / "broken.json"), code=1).exception)
+    assert "is not a traffic profile" in str(
+        adc(
+            "monitor", "--run", str(place), "--baseline", str(place / "broken.json"), code=1
+        ).exception
+    )
     pq.write_table(pa.table({"item_id": [1]}), place / "shown.parquet")
-    assert "the traffic lacks ['time']" in str(adc("monitor", "--run", str(place), "--traffic", str(place / "shown.parquet"), code=1).exception)
+    assert "the traffic lacks ['time']" in str(
+        adc(
+            "monitor", "--run", str(place), "--traffic", str(place / "shown.parquet"), code=1
+        ).exception
+    )
     assert not (place / "monitor").exists()

@@ -1,4 +1,6 @@
-"""Tokenizers compared over rolling windows, on a small shop; and what the verdict computes, by hand."""
+"""Tokenizers compared over rolling windows, on a small shop; and what the verdict computes, by
+hand.
+"""
 
 import json
 from dataclasses import replace
@@ -15,11 +17,21 @@ from adc_features.data.dataset import Windows, write_dataset
 from adc_features.data.synthetic import synthetic
 from adc_features.errors import InputError
 from training.evaluation import comparison
-from training.evaluation.comparison import ComparisonSettings, Variant, Window, compare, rows_of, windows_of
+from training.evaluation.comparison import (
+    ComparisonSettings,
+    Variant,
+    Window,
+    compare,
+    rows_of,
+    windows_of,
+)
 from training.evaluation.metrics import Estimate
 from training.evaluation.significance import holm, p_value, sign_test, verdict
 
-VARIANTS = (Variant("adc", "adc", {"steps": 60, "warmup_steps": 10}), Variant("rq_kmeans", "rq_kmeans"))
+VARIANTS = (
+    Variant("adc", "adc", {"steps": 60, "warmup_steps": 10}),
+    Variant("rq_kmeans", "rq_kmeans"),
+)
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +42,17 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(source: Path, **changes) -> ComparisonSettings:
-    return ComparisonSettings(**{"source": str(source), "variants": VARIANTS, "windows": 2, "window_days": 20, "codebook_size": 8, "snapshots": 2, **changes})
+    return ComparisonSettings(
+        **{
+            "source": str(source),
+            "variants": VARIANTS,
+            "windows": 2,
+            "window_days": 20,
+            "codebook_size": 8,
+            "snapshots": 2,
+            **changes,
+        }
+    )
 
 
 @pytest.fixture(scope="module")
@@ -40,10 +62,14 @@ def compared(shop: Path):
 
 
 def test_every_system_scores_the_same_rows_of_every_window(compared):
-    """Two windows, without codes, both tokenizers and the controls of the first: probabilities for each row, one set a seed."""
+    """Two windows, without codes, both tokenizers and the controls of the first: probabilities for
+    each row, one set a seed.
+    """
     out, (cells, facts) = compared
     rows = {w.name: len(rows_of(out).between(w.start, w.end)) for w in facts["windows"]}
-    assert [(c.window.name, c.variant) for c in cells] == [(w, v) for w in rows for v in (None, "adc", "rq_kmeans")]
+    assert [(c.window.name, c.variant) for c in cells] == [
+        (w, v) for w in rows for v in (None, "adc", "rq_kmeans")
+    ]
     for cell in cells:
         for score in cell.scores.values():
             assert score.shape == (1, rows[cell.window.name])
@@ -51,11 +77,15 @@ def test_every_system_scores_the_same_rows_of_every_window(compared):
     assert set(cells[0].scores) == {"no_sid/ppnet", "vectors/ppnet"}
     assert set(cells[1].scores) == {"adc/ppnet", "adc_codes/ppnet", "adc_permuted/ppnet"}
     assert set(cells[2].scores) == {"rq_kmeans/ppnet"}
-    assert {"fit_seconds", "encode_rows_per_second", "bytes_per_item", "quality"} <= set(cells[1].facts)
+    assert {"fit_seconds", "encode_rows_per_second", "bytes_per_item", "quality"} <= set(
+        cells[1].facts
+    )
 
 
 def test_what_is_complete_is_found_again(compared, shop, monkeypatch):
-    """A second call makes no cell; after one cell is lost, only that one is made, to the same scores. Another version of the library makes its own."""
+    """A second call makes no cell; after one cell is lost, only that one is made, to the same
+    scores. Another version of the library makes its own.
+    """
     import shutil
 
     out, (cells, _) = compared
@@ -69,13 +99,19 @@ def test_what_is_complete_is_found_again(compared, shop, monkeypatch):
     assert [v.name for v in made] == ["rq_kmeans"]
     assert np.array_equal(again[2].scores["rq_kmeans/ppnet"], cells[2].scores["rq_kmeans/ppnet"])
     task = (cells[2].window, VARIANTS[1], 0)
-    assert comparison._complete(comparison._cell_directory(out, *task), comparison._made_of(out, settings(shop), *task))
+    assert comparison._complete(
+        comparison._cell_directory(out, *task), comparison._made_of(out, settings(shop), *task)
+    )
     monkeypatch.setattr(comparison, "__version__", "another")
-    assert not comparison._complete(comparison._cell_directory(out, *task), comparison._made_of(out, settings(shop), *task))
+    assert not comparison._complete(
+        comparison._cell_directory(out, *task), comparison._made_of(out, settings(shop), *task)
+    )
 
 
 def test_another_fit_learns_everything_anew(compared, shop):
-    """With two fits the first is found again; the second has behaviour vectors, codes and rankers of its own, and the verdict is the mean of both."""
+    """With two fits the first is found again; the second has behaviour vectors, codes and rankers
+    of its own, and the verdict is the mean of both.
+    """
     out, (cells, _) = compared
     both, _ = compare(out, settings(shop, fits=2))
     first, second = ([c for c in both if c.fit == fit] for fit in (0, 1))
@@ -91,39 +127,98 @@ def test_another_fit_learns_everything_anew(compared, shop):
     assert whole["fits"] == [part["mean"] for part in apart]
     assert whole["mean"] == pytest.approx(np.mean(whole["fits"]))
     plain = results[0]["paired_codes"]
-    assert set(plain) == {f"adc_codes_minus_{o}" for o in ("no_sid", "vectors", "adc", "adc_permuted", "rq_kmeans")}
-    assert plain["adc_codes_minus_adc"]["auc"]["mean"] == pytest.approx(-results[0]["paired"]["adc_minus_adc_codes"]["auc"]["mean"])
+    assert set(plain) == {
+        f"adc_codes_minus_{o}" for o in ("no_sid", "vectors", "adc", "adc_permuted", "rq_kmeans")
+    }
+    assert plain["adc_codes_minus_adc"]["auc"]["mean"] == pytest.approx(
+        -results[0]["paired"]["adc_minus_adc_codes"]["auc"]["mean"]
+    )
 
 
 def test_a_window_knows_nothing_of_what_comes_after_it(compared, shop, tmp_path):
-    """With every later label turned round, the first day of the first window is scored the same to the bit; its later days may read labels of its first."""
+    """With every later label turned round, the first day of the first window is scored the same to
+    the bit; its later days may read labels of its first.
+    """
     _, (cells, facts) = compared
-    first, data = facts["windows"][0], synthetic(seed=0, items=150, users=200, interactions=4000).dataset
-    late = data.interactions["time"].to_numpy().astype("datetime64[us]") >= np.datetime64(first.start.replace(tzinfo=None))
+    first, data = (
+        facts["windows"][0],
+        synthetic(seed=0, items=150, users=200, interactions=4000).dataset,
+    )
+    late = data.interactions["time"].to_numpy().astype("datetime64[us]") >= np.datetime64(
+        first.start.replace(tzinfo=None)
+    )
     label = data.interactions["label"].to_numpy()
     altered = data.interactions.set_column(
-        data.interactions.column_names.index("label"), "label", pa.array(np.where(late, 1 - label, label).astype(np.float32))
+        data.interactions.column_names.index("label"),
+        "label",
+        pa.array(np.where(late, 1 - label, label).astype(np.float32)),
     )
     write_dataset(replace(data, interactions=altered), tmp_path / "shop")
-    again, _ = compare(tmp_path / "out", settings(tmp_path / "shop", windows=2, variants=VARIANTS[1:]))
+    again, _ = compare(
+        tmp_path / "out", settings(tmp_path / "shop", windows=2, variants=VARIANTS[1:])
+    )
     mine = {c.variant: c.scores for c in again if c.window.name == first.name}
     wanted = {c.variant: c.scores for c in cells if c.window.name == first.name}
     for name in ("rq_kmeans/ppnet",):
         same_day = rows_of(tmp_path / "out").between(first.start, first.start + timedelta(days=1))
-        assert np.array_equal(mine["rq_kmeans"][name][:, : len(same_day)], wanted["rq_kmeans"][name][:, : len(same_day)])
+        assert np.array_equal(
+            mine["rq_kmeans"][name][:, : len(same_day)],
+            wanted["rq_kmeans"][name][:, : len(same_day)],
+        )
 
 
 def test_the_command_writes_a_table_json_and_a_page(compared, shop):
-    """All three name the competitors; the page needs no network; a tokenizer without its modality is left out by name."""
+    """All three name the competitors; the page needs no network; a tokenizer without its modality
+    is left out by name.
+    """
     out, _ = compared
-    words = ["compare", "--data", str(shop), "--out", str(out), "--tokenizers", "rq_kmeans,opq", "--rankers", "ppnet,xgboost", "--codebook-size", "8"]
-    shown = CliRunner().invoke(application(), [*words, "--windows", "1", "--window-days", "20", "--strata", "--json", str(out / "r.json")])
+    words = [
+        "compare",
+        "--data",
+        str(shop),
+        "--out",
+        str(out),
+        "--tokenizers",
+        "rq_kmeans,opq",
+        "--rankers",
+        "ppnet,xgboost",
+        "--codebook-size",
+        "8",
+    ]
+    shown = CliRunner().invoke(
+        application(),
+        [
+            *words,
+            "--windows",
+            "1",
+            "--window-days",
+            "20",
+            "--strata",
+            "--json",
+            str(out / "r.json"),
+        ],
+    )
     assert shown.exit_code == 0, shown.output
     result = json.loads((out / "r.json").read_text())
     assert result["pooled_rows"] == result["windows"][0]["rows"]
-    assert set(result["paired"]) == {f"rq_kmeans_minus_{o}" for o in ("no_sid", "vectors", "opq", "rq_kmeans_codes", "rq_kmeans_permuted")}
-    assert set(result["paired_xgboost"]) == {"rq_kmeans_minus_no_sid/xgboost", "rq_kmeans_minus_opq/xgboost"}
-    assert set(result["paired"]["rq_kmeans_minus_opq"]["gauc"]) == {"mean", "low", "high", "p", "sign_test", "windows", "fits", "survives"}
+    assert set(result["paired"]) == {
+        f"rq_kmeans_minus_{o}"
+        for o in ("no_sid", "vectors", "opq", "rq_kmeans_codes", "rq_kmeans_permuted")
+    }
+    assert set(result["paired_xgboost"]) == {
+        "rq_kmeans_minus_no_sid/xgboost",
+        "rq_kmeans_minus_opq/xgboost",
+    }
+    assert set(result["paired"]["rq_kmeans_minus_opq"]["gauc"]) == {
+        "mean",
+        "low",
+        "high",
+        "p",
+        "sign_test",
+        "windows",
+        "fits",
+        "survives",
+    }
     page = (out / "comparison.html").read_text()
     assert "opq" in page
     assert "http" not in page.replace("http://www.w3.org", "")
@@ -135,7 +230,15 @@ def test_a_missing_modality_removes_the_tokenizers_that_need_it(tmp_path):
     data = synthetic(seed=0, items=150, users=200, interactions=4000).dataset
     items = data.items.drop_columns([c for c in data.items.column_names if c.startswith("vector_")])
     write_dataset(replace(data, items=items, text_views={}), tmp_path / "shop")
-    cells, _ = compare(tmp_path / "out", settings(tmp_path / "shop", windows=1, variants=(VARIANTS[0], Variant("letter", "letter")), controls=False))
+    cells, _ = compare(
+        tmp_path / "out",
+        settings(
+            tmp_path / "shop",
+            windows=1,
+            variants=(VARIANTS[0], Variant("letter", "letter")),
+            controls=False,
+        ),
+    )
     result = verdict(cells, rows_of(tmp_path / "out"), first="adc")
     assert "letter codes content" in result["removed"]["letter"]
     assert set(result["paired"]) == {"adc_minus_no_sid", "adc_minus_vectors"}
@@ -147,7 +250,11 @@ def test_a_collapsed_tokenizer_is_reported_and_not_ranked(compared, shop, monkey
     from adc_features.tokenizer import fit as module
 
     out, _ = compared
-    monkeypatch.setattr(module, "fit", lambda *_, **__: (_ for _ in ()).throw(QualityError("codebook 0 uses 12% of its codes")))
+    monkeypatch.setattr(
+        module,
+        "fit",
+        lambda *_, **__: (_ for _ in ()).throw(QualityError("codebook 0 uses 12% of its codes")),
+    )
     cells, _ = compare(out, settings(shop, windows=1, variants=(Variant("flat", "rq_kmeans"),)))
     result = verdict(cells, rows_of(out), first="flat")
     assert result["collapsed"] == {"flat": "codebook 0 uses 12% of its codes"}
@@ -155,15 +262,28 @@ def test_a_collapsed_tokenizer_is_reported_and_not_ranked(compared, shop, monkey
 
 
 def test_a_window_of_one_class_is_left_out_and_counted(tmp_path):
-    """Its name is in the answer; the other window is scored; when none is left, the request is refused."""
+    """Its name is in the answer; the other window is scored; when none is left, the request is
+    refused.
+    """
     data = synthetic(seed=0, items=150, users=200, interactions=4000).dataset
     asked = ComparisonSettings(source="", variants=VARIANTS[1:], windows=2, window_days=20)
     first = windows_of(data, asked)[0]
-    times, label = data.interactions["time"].to_numpy().astype("datetime64[us]"), data.interactions["label"].to_numpy()
-    inside = (times >= np.datetime64(first.start.replace(tzinfo=None))) & (times < np.datetime64(first.end.replace(tzinfo=None)))
-    one = data.interactions.set_column(data.interactions.column_names.index("label"), "label", pa.array(np.where(inside, 1, label).astype(np.float32)))
+    times, label = (
+        data.interactions["time"].to_numpy().astype("datetime64[us]"),
+        data.interactions["label"].to_numpy(),
+    )
+    inside = (times >= np.datetime64(first.start.replace(tzinfo=None))) & (
+        times < np.datetime64(first.end.replace(tzinfo=None))
+    )
+    one = data.interactions.set_column(
+        data.interactions.column_names.index("label"),
+        "label",
+        pa.array(np.where(inside, 1, label).astype(np.float32)),
+    )
     write_dataset(replace(data, interactions=one), tmp_path / "shop")
-    _, facts = compare(tmp_path / "out", settings(tmp_path / "shop", variants=VARIANTS[1:], controls=False))
+    _, facts = compare(
+        tmp_path / "out", settings(tmp_path / "shop", variants=VARIANTS[1:], controls=False)
+    )
     assert facts["left_out"] == [first.name]
     assert len(facts["windows"]) == 1
 
@@ -186,23 +306,36 @@ def test_settings_that_cannot_be_met_are_refused(changes, message):
 
 
 def test_windows_tile_the_rows_that_may_be_scored(shop):
-    """Validation windows end where validation ends; final ones divide the rows after it; more than there is room for are refused."""
+    """Validation windows end where validation ends; final ones divide the rows after it; more than
+    there is room for are refused.
+    """
     data = replace(
         synthetic(seed=0, items=150, users=200, interactions=4000).dataset,
-        windows=Windows(datetime(2024, 6, 1, tzinfo=UTC), datetime(2024, 8, 1, tzinfo=UTC), datetime(2024, 11, 1, tzinfo=UTC)),
+        windows=Windows(
+            datetime(2024, 6, 1, tzinfo=UTC),
+            datetime(2024, 8, 1, tzinfo=UTC),
+            datetime(2024, 11, 1, tzinfo=UTC),
+        ),
     )
     asked = ComparisonSettings(source="", variants=VARIANTS, windows=2, window_days=10)
-    assert [(w.start.day, w.end) for w in windows_of(data, asked)] == [(12, datetime(2024, 7, 22, tzinfo=UTC)), (22, datetime(2024, 8, 1, tzinfo=UTC))]
+    assert [(w.start.day, w.end) for w in windows_of(data, asked)] == [
+        (12, datetime(2024, 7, 22, tzinfo=UTC)),
+        (22, datetime(2024, 8, 1, tzinfo=UTC)),
+    ]
     final = windows_of(data, replace(asked, final=True, newest=True, window_days=None))
     assert final[0].start - data.windows.validation_end < timedelta(days=2)
     assert final[0].end == final[1].start
-    assert final[2] == Window("split_20241101", data.windows.test_start, final[1].end, split_90_10=True)
+    assert final[2] == Window(
+        "split_20241101", data.windows.test_start, final[1].end, split_90_10=True
+    )
     with pytest.raises(InputError, match="ask for fewer or shorter windows"):
         windows_of(data, replace(asked, windows=100))
 
 
 def test_holm_rejects_from_the_smallest_until_one_fails():
-    """Holm's own rule by hand: .01, .02, .03 against .05/3, .05/2, .05/1; with .03 first against .05/2 nothing after it counts."""
+    """Holm's own rule by hand: .01, .02, .03 against .05/3, .05/2, .05/1; with .03 first against
+    .05/2 nothing after it counts.
+    """
     assert holm([0.03, 0.01, 0.02], level=0.05) == [True, True, True]
     assert holm([0.04, 0.03, 0.01], level=0.05) == [False, False, True]
     assert holm([float("nan"), 0.04], level=0.05) == [False, True]
@@ -210,7 +343,9 @@ def test_holm_rejects_from_the_smallest_until_one_fails():
 
 
 def test_p_and_sign_are_those_of_the_textbook():
-    """1.96 standard errors from 0 is 5 %; 5 of 5 windows won is 2 / 32; a tie counts for neither side."""
+    """1.96 standard errors from 0 is 5 %; 5 of 5 windows won is 2 / 32; a tie counts for neither
+    side.
+    """
     draws = np.tile([-1.0, 1.0], 100) + 1.96
     assert p_value(Estimate(1.96, draws)) == pytest.approx(0.05, abs=1e-3)
     assert p_value(Estimate(0.0, np.zeros(10))) == 1.0

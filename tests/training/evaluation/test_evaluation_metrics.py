@@ -7,9 +7,19 @@ from hypothesis import strategies as st
 from sklearn.metrics import log_loss, roc_auc_score
 
 from adc_features.errors import InputError
-from training.evaluation.metrics import Estimate, Judge, expected_calibration_error, gauc, popularity_slices
+from training.evaluation.metrics import (
+    Estimate,
+    Judge,
+    expected_calibration_error,
+    gauc,
+    popularity_slices,
+)
 
-rows = st.lists(st.tuples(st.integers(0, 4), st.integers(0, 1), st.sampled_from([0.1, 0.3, 0.5, 0.9])), min_size=2, max_size=40)
+rows = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 1), st.sampled_from([0.1, 0.3, 0.5, 0.9])),
+    min_size=2,
+    max_size=40,
+)
 
 
 @given(rows)
@@ -21,10 +31,16 @@ def test_gauc_equals_scikit_learn_user_by_user(drawn):
     for u in np.unique(user):
         mine = user == u
         if len(np.unique(label[mine])) == 2:
-            total, covered, users = total + mine.sum() * roc_auc_score(label[mine], score[mine]), covered + mine.sum(), users + 1
+            total, covered, users = (
+                total + mine.sum() * roc_auc_score(label[mine], score[mine]),
+                covered + mine.sum(),
+                users + 1,
+            )
     got = gauc(label, score, user)
     assert (got.users, got.rows) == (users, covered)
-    assert got.value == pytest.approx(total / covered, abs=1e-12) if covered else np.isnan(got.value)
+    assert (
+        got.value == pytest.approx(total / covered, abs=1e-12) if covered else np.isnan(got.value)
+    )
 
 
 def world(n=400, seed=0):
@@ -39,7 +55,12 @@ def test_each_draw_equals_the_metric_of_the_drawn_rows():
     """A draw that holds a user twice scores as if that user's rows stood there twice."""
     label, user, score = world()
     judge = Judge(label, user, seed=1, draws=5)
-    auc, loss, within, calibration = judge.auc(score), judge.logloss(score), judge.gauc(score), judge.calibration(score)
+    auc, loss, within, calibration = (
+        judge.auc(score),
+        judge.logloss(score),
+        judge.gauc(score),
+        judge.calibration(score),
+    )
     for b in range(5):
         times = judge.weights[b][judge.user_row]
         assert auc.draws[b] == pytest.approx(roc_auc_score(label, score, sample_weight=times))
@@ -47,12 +68,16 @@ def test_each_draw_equals_the_metric_of_the_drawn_rows():
         assert calibration.draws[b] == pytest.approx((score * times).sum() / (label * times).sum())
         repeated = np.repeat(np.arange(len(label)), times.astype(int))
         copy = np.concatenate([np.arange(int(t)) for t in times])
-        assert within.draws[b] == pytest.approx(gauc(label[repeated], score[repeated], user[repeated] * 100 + copy).value)
+        assert within.draws[b] == pytest.approx(
+            gauc(label[repeated], score[repeated], user[repeated] * 100 + copy).value
+        )
     assert auc.value == pytest.approx(roc_auc_score(label, score))
 
 
 def test_a_mask_judges_its_rows_alone_with_the_draws_of_all():
-    """Metrics of a mask are those of its rows; its draws weigh users as they do over all rows, so that windows can be pooled."""
+    """Metrics of a mask are those of its rows; its draws weigh users as they do over all rows, so
+    that windows can be pooled.
+    """
     label, user, score = world()
     mask = user > 20
     judge = Judge(label, user, seed=1, draws=4)
@@ -64,16 +89,24 @@ def test_a_mask_judges_its_rows_alone_with_the_draws_of_all():
     kept = [n for n, u in enumerate(users) if u > 20 and np.isfinite(each[n].value)]
     for b in range(4):
         weight = judge.weights[b][kept] * [each[n].rows for n in kept]
-        assert within.draws[b] == pytest.approx(np.average([each[n].value for n in kept], weights=weight))
+        assert within.draws[b] == pytest.approx(
+            np.average([each[n].value for n in kept], weights=weight)
+        )
 
 
 def test_several_seeds_are_averaged_and_differences_are_paired():
-    """The estimate of two seeds is the mean of both; a recipe against itself differs by exactly nothing."""
+    """The estimate of two seeds is the mean of both; a recipe against itself differs by exactly
+    nothing.
+    """
     label, user, score = world()
     judge = Judge(label, user, seed=2, draws=50)
     both = judge.auc(np.stack([score, 1 - score]))
     assert both.value == pytest.approx(0.5)
-    assert (judge.auc(score) - judge.auc(score)).interval() == {"mean": 0.0, "low": 0.0, "high": 0.0}
+    assert (judge.auc(score) - judge.auc(score)).interval() == {
+        "mean": 0.0,
+        "low": 0.0,
+        "high": 0.0,
+    }
     found = judge.auc(score).interval()
     assert found["low"] < found["mean"] < found["high"]
 
@@ -81,11 +114,16 @@ def test_several_seeds_are_averaged_and_differences_are_paired():
 def test_the_same_seed_gives_the_same_interval():
     """Draws depend on the seed alone."""
     label, user, score = world()
-    assert Judge(label, user, seed=3).auc(score).interval() == Judge(label, user, seed=3).auc(score).interval()
+    assert (
+        Judge(label, user, seed=3).auc(score).interval()
+        == Judge(label, user, seed=3).auc(score).interval()
+    )
 
 
 def test_one_class_is_refused_and_one_class_slices_are_undefined():
-    """Rows without both labels cannot be judged; a slice without both has no AUC, which is not 0.5."""
+    """Rows without both labels cannot be judged; a slice without both has no AUC, which is
+    not 0.5.
+    """
     with pytest.raises(InputError, match="both 0 and 1"):
         Judge(np.ones(5), np.arange(5), seed=0)
     label, user, score = world()
@@ -102,7 +140,9 @@ def test_scores_that_do_not_fit_are_refused():
 
 
 def test_slices_follow_training_counts():
-    """Items without training rows are cold; the other rows are cut in thirds by their item's count."""
+    """Items without training rows are cold; the other rows are cut in thirds by their item's
+    count.
+    """
     slices = popularity_slices(np.array([0, 1, 1, 5, 5, 9, 9]))
     assert slices["cold"].tolist() == [True, False, False, False, False, False, False]
     assert slices["tail"].tolist() == [False, True, True, False, False, False, False]
@@ -112,4 +152,6 @@ def test_slices_follow_training_counts():
 
 def test_calibration_error_of_known_groups():
     """Two bins that predict 0.2 and 0.8 but see 0 and 1 are each off by 0.2."""
-    assert expected_calibration_error(np.array([0.0, 0, 1, 1]), np.array([0.2, 0.2, 0.8, 0.8]), bins=2) == pytest.approx(0.2)
+    assert expected_calibration_error(
+        np.array([0.0, 0, 1, 1]), np.array([0.2, 0.2, 0.8, 0.8]), bins=2
+    ) == pytest.approx(0.2)

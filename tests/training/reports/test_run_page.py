@@ -49,13 +49,27 @@ def fake_metrics(**changes: object) -> dict:
             "gauc": interval(gauc, 0.009),
             "logloss": interval(0.462 - (auc - 0.74), 0.006),
             "tail_auc": interval(auc - 0.04, 0.014),
-            "calibration": {"error": interval(0.012, 0.003), "mean_predicted": 0.783, "mean_label": 0.786},
+            "calibration": {
+                "error": interval(0.012, 0.003),
+                "mean_predicted": 0.783,
+                "mean_label": 0.786,
+            },
             "slices": {
                 s: {"auc": interval(auc + shift, half), "rows": n}
-                for s, shift, half, n in (("head", 0.02, 0.008, 6120), ("middle", 0.0, 0.008, 8410), ("tail", -0.04, 0.014, 3120), ("cold", -0.07, 0.024, 940))
+                for s, shift, half, n in (
+                    ("head", 0.02, 0.008, 6120),
+                    ("middle", 0.0, 0.008, 8410),
+                    ("tail", -0.04, 0.014, 3120),
+                    ("cold", -0.07, 0.024, 940),
+                )
             },
             "deciles": [
-                {"interactions": 2.6 * 2.0**i if i else 0.0, "rows": 1859, "auc": interval(auc - 0.07 + 0.012 * i, 0.022 - 0.001 * i)} for i in range(10)
+                {
+                    "interactions": 2.6 * 2.0**i if i else 0.0,
+                    "rows": 1859,
+                    "auc": interval(auc - 0.07 + 0.012 * i, 0.022 - 0.001 * i),
+                }
+                for i in range(10)
             ],
         }
     metrics = {
@@ -95,9 +109,19 @@ def fake_pictures() -> Pictures:
     rng = np.random.default_rng(0)
     decile = [3 * 1.7**i for i in range(10)]
     steps = np.arange(0, 3000, 10)
-    terms = {"loss": 3.1, "reconstruction": 1.2, "codebook": 0.4, "alignment": 2.0, "sparsity": 0.1, "commitment": 0.2}
+    terms = {
+        "loss": 3.1,
+        "reconstruction": 1.2,
+        "codebook": 0.4,
+        "alignment": 2.0,
+        "sparsity": 0.1,
+        "commitment": 0.2,
+    }
     return Pictures(
-        behavior_deciles=[{"interactions": c, "norm": 2.4 - 0.12 * i, "half_agreement": 0.15 + 0.07 * i} for i, c in enumerate(decile)],
+        behavior_deciles=[
+            {"interactions": c, "norm": 2.4 - 0.12 * i, "half_agreement": 0.15 + 0.07 * i}
+            for i, c in enumerate(decile)
+        ],
         code_deciles=[
             {
                 "interactions": c,
@@ -119,13 +143,28 @@ def fake_pictures() -> Pictures:
                 "position": p,
                 "code": 17 + i,
                 "items": 143 - i,
-                "titles": [f"Moisturising Hand Cream with Shea Butter, {n} oz (Pack of {n})" for n in range(1, 13)],
+                "titles": [
+                    f"Moisturising Hand Cream with Shea Butter, {n} oz (Pack of {n})"
+                    for n in range(1, 13)
+                ],
             }
             for i, p in enumerate(("title", "brand_category", "behavior_1"))
         ],
-        tokenizer_curve=[{"step": int(s)} | {k: float(v * (0.4 + 0.6 * np.exp(-s / 500))) for k, v in terms.items()} for s in steps],
+        tokenizer_curve=[
+            {"step": int(s)}
+            | {k: float(v * (0.4 + 0.6 * np.exp(-s / 500))) for k, v in terms.items()}
+            for s in steps
+        ],
         ranker_curves={
-            r: [{"epoch": e, "train_loss": 0.5 - 0.02 * e, "holdout_loss": 0.49 - 0.02 * e + 0.006 * e * e} for e in range(5)] for r in list(RECIPES)[:8]
+            r: [
+                {
+                    "epoch": e,
+                    "train_loss": 0.5 - 0.02 * e,
+                    "holdout_loss": 0.49 - 0.02 * e + 0.006 * e * e,
+                }
+                for e in range(5)
+            ]
+            for r in list(RECIPES)[:8]
         },
     )
 
@@ -169,7 +208,9 @@ def test_the_page_carries_everything_in_itself(page: str) -> None:
 
 
 def test_the_page_answers_in_words(page: str) -> None:
-    """The headline names the difference, its interval, and says chance where the interval holds zero."""
+    """The headline names the difference, its interval, and says chance where the interval holds
+    zero.
+    """
     text = visible(page)
     assert "codes + weights against no codes" in text
     assert "+0.0132 better" in text
@@ -198,15 +239,21 @@ def test_every_picture_says_what_it_shows(page: str) -> None:
 ])  # fmt: skip
 def test_the_page_says_what_kind_of_scores_these_are(changes: dict, said: str) -> None:
     """Window, openings, kind of data and failed checks stand in the text."""
-    assert said in visible(report_html(fake_metrics(**{"recipes": {}, "paired": {}} | changes), Pictures()))
+    assert said in visible(
+        report_html(fake_metrics(**{"recipes": {}, "paired": {}} | changes), Pictures())
+    )
 
 
 def test_retroactive_scores_are_named_as_leaking(page: str) -> None:
     """Wherever the retroactive recipe appears by name, so does its leak."""
     assert "Retroactive scores beside them: they leak the future" in visible(page)
     assert "retroactive codes + weights (leaks the future)" in visible(page)
-    assert "How large is the retroactive leak? AUC, GAUC: higher by reading the future" in visible(page)
-    assert "leak the future" not in visible(report_html(fake_metrics(recipes={"codes": {"auc": interval(0.7)}}, paired={}), Pictures()))
+    assert "How large is the retroactive leak? AUC, GAUC: higher by reading the future" in visible(
+        page
+    )
+    assert "leak the future" not in visible(
+        report_html(fake_metrics(recipes={"codes": {"auc": interval(0.7)}}, paired={}), Pictures())
+    )
 
 
 def test_user_text_is_escaped() -> None:
@@ -242,7 +289,11 @@ def test_user_text_is_escaped() -> None:
 @pytest.mark.parametrize("absent", fake_metrics())
 def test_any_part_of_the_metrics_may_be_missing(absent: str) -> None:
     """Without a part, or with null in its place, there is still a page."""
-    metrics = {k: v for k, v in fake_metrics().items() if k not in ("paired", "recipes") or absent in ("paired", "recipes")}
+    metrics = {
+        k: v
+        for k, v in fake_metrics().items()
+        if k not in ("paired", "recipes") or absent in ("paired", "recipes")
+    }
     visible(report_html({k: v for k, v in metrics.items() if k != absent}, Pictures()))
     visible(report_html(metrics | {absent: None}, Pictures()))
 
@@ -255,7 +306,9 @@ def test_nothing_at_all_is_still_a_page() -> None:
 
 
 def test_undefined_scores_are_left_out() -> None:
-    """A null score, as of a slice with one class, is a dash in the table and no point in the picture."""
+    """A null score, as of a slice with one class, is a dash in the table and no point in the
+    picture.
+    """
     nothing = {"mean": None, "low": None, "high": None}
     recipe = {
         "auc": nothing,
@@ -270,7 +323,12 @@ def test_undefined_scores_are_left_out() -> None:
         norms=np.array([2.0, 2.0]),
         positions=["shared"],
     )
-    page = report_html(fake_metrics(recipes={"codes": recipe}, paired={"codes_minus_no_sid": {"auc": nothing, "gauc": None}}), pictures)
+    page = report_html(
+        fake_metrics(
+            recipes={"codes": recipe}, paired={"codes_minus_no_sid": {"auc": nothing, "gauc": None}}
+        ),
+        pictures,
+    )
     assert "4 rows" in visible(page)
     assert not re.search(r"\bnan\b", page, re.IGNORECASE)
 
@@ -290,30 +348,51 @@ def test_the_same_run_gives_the_same_page(page: str) -> None:
 
 
 def test_the_report_shows_the_coverage_that_a_run_writes() -> None:
-    """The parts of the coverage in the fixture are those that the dataset stage writes, and the check on them appears."""
+    """The parts of the coverage in the fixture are those that the dataset stage writes, and the
+    check on them appears.
+    """
     source = inspect.getsource(stages)
     assert all(f'"{part}": code_coverage(' in source for part in fake_metrics()["coverage"])
     said = visible(report_html(fake_metrics(), Pictures()))
-    assert "Rows with codes that were servable at their time 91.2% of training rows, 100% of scored rows" in said
+    assert (
+        "Rows with codes that were servable at their time 91.2% of training rows, 100% of scored"
+        " rows" in said
+    )
 
 
 def test_the_page_says_what_its_numbers_rest_on(page: str) -> None:
     """Label rate, users and rows of GAUC, seeds, plain baselines, and what the intervals cover."""
     said = visible(page)
-    for words in ("positive, scored rows 78.6%", "GAUC rests on 1,645 users, 8,291 rows", "seeds a recipe 3", "item's mean label 0.6600"):
+    for words in (
+        "positive, scored rows 78.6%",
+        "GAUC rests on 1,645 users, 8,291 rows",
+        "seeds a recipe 3",
+        "item's mean label 0.6600",
+    ):
         assert words in said
     assert "bootstrap over users and over the 3 seeds" in said
-    assert "With one seed they leave out the chance in training" in visible(report_html(fake_metrics(seeds=1), Pictures()))
+    assert "With one seed they leave out the chance in training" in visible(
+        report_html(fake_metrics(seeds=1), Pictures())
+    )
 
 
 def test_a_count_that_rises_with_counts_proves_nothing() -> None:
-    """Under log_count the correlation of reliability and interactions is a note, not a check that holds."""
-    assert "• note The reliability signal rises with interactions" in visible(report_html(fake_metrics(reliability="log_count"), Pictures()))
+    """Under log_count the correlation of reliability and interactions is a note, not a check that
+    holds.
+    """
+    assert "• note The reliability signal rises with interactions" in visible(
+        report_html(fake_metrics(reliability="log_count"), Pictures())
+    )
 
 
 def test_a_leak_within_chance_is_neutral() -> None:
     """An interval that holds zero is never drawn in red."""
-    paired = {"codes_weights_retroactive_minus_codes_weights": {"auc": interval(0.001), "gauc": interval(0.001)}}
+    paired = {
+        "codes_weights_retroactive_minus_codes_weights": {
+            "auc": interval(0.001),
+            "gauc": interval(0.001),
+        }
+    }
     page = report_html(fake_metrics(paired=paired, recipes={}), Pictures())
     drawn = page[page.index("Paired differences in AUC") :]
     assert "var(--red)" not in drawn[: drawn.index("</svg>")]

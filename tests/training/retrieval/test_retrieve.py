@@ -1,4 +1,6 @@
-"""Retrieval by codes on sequences whose next item is determined. Reads: leave_one_out, generator, retrieve."""
+"""Retrieval by codes on sequences whose next item is determined. Reads: leave_one_out, generator,
+retrieve.
+"""
 
 import json
 from dataclasses import replace
@@ -15,21 +17,48 @@ from adc_features.codes.sids import SidTable
 from adc_features.encoders.sasrec import SASRec, Sequences, packed_batches
 from adc_features.errors import ArtifactError, InputError
 from adc_features.pipeline.stages import load_source
-from training.retrieval.generator import Coded, Generator, GeneratorSettings, Voice, last_states, load_generator, ranks, save_generator, train_generator
+from training.retrieval.generator import (
+    Coded,
+    Generator,
+    GeneratorSettings,
+    Voice,
+    last_states,
+    load_generator,
+    ranks,
+    save_generator,
+    train_generator,
+)
 from training.retrieval.leave_one_out import START, LeaveOneOut, credit, read_sequences
-from training.retrieval.retrieve import Retriever, Source, embedding_table, evaluate, loss_weights, open_source, sid_spec, train
+from training.retrieval.retrieve import (
+    Retriever,
+    Source,
+    embedding_table,
+    evaluate,
+    loss_weights,
+    open_source,
+    sid_spec,
+    train,
+)
 
 ITEMS = 24
-SMALL = GeneratorSettings(dim=16, blocks=1, length=8, batch=64, dropout=0.0, epochs=20, learning_rate=1e-2)
+SMALL = GeneratorSettings(
+    dim=16, blocks=1, length=8, batch=64, dropout=0.0, epochs=20, learning_rate=1e-2
+)
 CODES = np.stack([np.arange(ITEMS) // 5, np.arange(ITEMS) % 5], axis=1)
 CODED = Coded(CODES, np.ones((ITEMS, 2), np.float32), 5)
 
 
 def ring(users=120, length=6, *, seed=0):
-    """Each user walks round the items from a random start: the next item is always the one after."""
+    """Each user walks round the items from a random start: the next item is always the one
+    after.
+    """
     starts = np.random.default_rng(seed).integers(0, ITEMS, users)
     items = (starts[:, None] + np.arange(length)) % ITEMS
-    return LeaveOneOut(np.array([f"i{i:02d}" for i in range(ITEMS)]), items.reshape(-1), np.arange(1, users + 1) * length)
+    return LeaveOneOut(
+        np.array([f"i{i:02d}" for i in range(ITEMS)]),
+        items.reshape(-1),
+        np.arange(1, users + 1) * length,
+    )
 
 
 def states(model, count=7, *, seed=1):
@@ -45,7 +74,9 @@ def generator(coded=CODED, **changes):
 
 
 def test_the_last_item_tests_and_the_one_before_validates():
-    """Of a, b, c, d the test item is d after a, b, c, the validation item c after a, b, and a, b train; a user of two items only trains."""
+    """Of a, b, c, d the test item is d after a, b, c, the validation item c after a, b, and a, b
+    train; a user of two items only trains.
+    """
     split = LeaveOneOut(np.array(list("abcd")), np.array([0, 1, 2, 3, 3, 2]), np.array([4, 6]))
     assert split.training.items.tolist() == [0, 1, 3, 2]
     assert split.training.ends.tolist() == [2, 4]
@@ -63,7 +94,9 @@ def test_a_user_of_three_items_leaves_nothing_to_learn_a_transition_from():
 
 
 def test_places_stand_for_time():
-    """The training part as interactions: a user's first item at the start, the next a second later, the cut-off after all of them."""
+    """The training part as interactions: a user's first item at the start, the next a second later,
+    the cut-off after all of them.
+    """
     split = LeaveOneOut(np.array(list("abcd")), np.array([0, 1, 2, 3]), np.array([4]))
     events, as_of = split.training_events()
     assert events["item_id"].to_pylist() == ["a", "b"]
@@ -88,10 +121,14 @@ def test_sequences_are_refused_when_they_cannot_be_used(tmp_path):
 
 
 def test_a_hit_in_a_bucket_earns_its_share():
-    """4 items score above and 3 alike: rank 5, 6 or 7. One of three orders lies within 5, and NDCG is the mean of the three."""
+    """4 items score above and 3 alike: rank 5, 6 or 7. One of three orders lies within 5, and NDCG
+    is the mean of the three.
+    """
     got = credit(np.array([4]), np.array([3]), cutoffs=(5, 10))
     assert got.recall.tolist() == [[1 / 3, 1]]
-    assert got.ndcg[0] == pytest.approx([1 / np.log2(6) / 3, (1 / np.log2(6) + 1 / np.log2(7) + 1 / np.log2(8)) / 3])
+    assert got.ndcg[0] == pytest.approx(
+        [1 / np.log2(6) / 3, (1 / np.log2(6) + 1 / np.log2(7) + 1 / np.log2(8)) / 3]
+    )
 
 
 def test_an_item_alone_earns_the_standard_metrics():
@@ -128,12 +165,16 @@ def test_scores_equal_a_loop_over_the_catalogue(loss):
         scores = model.scores(states(model))
     for item in range(ITEMS):
         known = [p for p in range(2) if codes[item, p] >= 0]
-        expected = sum(values[:, p, codes[item, p]] * float(weights[item, p]) for p in known) / sum(float(weights[item, p]) for p in known)
+        expected = sum(values[:, p, codes[item, p]] * float(weights[item, p]) for p in known) / sum(
+            float(weights[item, p]) for p in known
+        )
         assert torch.allclose(scores[item], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_equal_weights_score_by_the_sum_of_log_probabilities():
-    """With weights of 1 the order of items is that of the summed log-probabilities of their codes."""
+    """With weights of 1 the order of items is that of the summed log-probabilities of their
+    codes.
+    """
     model = generator(loss="positions")
     with torch.no_grad():
         log_probability = torch.log_softmax(model.code_logits(states(model)), -1)
@@ -147,13 +188,19 @@ def test_weights_enter_the_loss_as_the_equation_says():
     model = generator(Coded(CODES, np.tile(np.float32([3, 1]), (ITEMS, 1)), 5), loss="positions")
     with torch.no_grad():
         log_probability = torch.log_softmax(model.code_logits(states(model, 3)), -1)
-        picked = torch.stack([log_probability[torch.arange(3), p, torch.tensor(CODES[targets, p])] for p in range(2)])
-        assert model.loss(states(model, 3), targets).item() == pytest.approx(-float((3 * picked[0] + picked[1]).mean() / 4), rel=1e-5)
+        picked = torch.stack(
+            [log_probability[torch.arange(3), p, torch.tensor(CODES[targets, p])] for p in range(2)]
+        )
+        assert model.loss(states(model, 3), targets).item() == pytest.approx(
+            -float((3 * picked[0] + picked[1]).mean() / 4), rel=1e-5
+        )
 
 
 @pytest.mark.parametrize("items", [False, True])
 def test_the_catalogue_loss_and_its_gradients_are_those_of_a_plain_softmax(items):
-    """The chunked loss equals cross-entropy over the scores of all items, and so do its gradients, to bfloat16's precision where items have rows."""
+    """The chunked loss equals cross-entropy over the scores of all items, and so do its gradients,
+    to bfloat16's precision where items have rows.
+    """
     model, targets = generator(items=items), torch.tensor([2, 7, 11, 23, 0, 7, 7])
     found = []
     for loss in (model.loss, lambda s, t: torch.nn.functional.cross_entropy(model.scores(s).T, t)):
@@ -161,16 +208,22 @@ def test_the_catalogue_loss_and_its_gradients_are_those_of_a_plain_softmax(items
         given = states(model).requires_grad_()
         value = loss(given, targets)
         value.backward()
-        found.append((value.detach(), given.grad, model.tokens.grad.clone(), model.heads.grad.clone()))
+        found.append(
+            (value.detach(), given.grad, model.tokens.grad.clone(), model.heads.grad.clone())
+        )
     for ours, plain in zip(*found, strict=True):
         assert (ours - plain).abs().max() <= 0.03 * plain.abs().max()
 
 
 def test_without_codes_the_states_are_sasrecs():
-    """A generator of items alone computes the states of the library's SASRec with the same parameters."""
+    """A generator of items alone computes the states of the library's SASRec with the same
+    parameters.
+    """
     model = generator(None, items=True)
     peer = SASRec(ITEMS, dim=16, blocks=1, length=8, dropout=0.0, init_std=0.02)
-    peer.load_state_dict({name: tensor for name, tensor in model.state_dict().items() if not name.endswith("_NL")})
+    peer.load_state_dict(
+        {name: tensor for name, tensor in model.state_dict().items() if not name.endswith("_NL")}
+    )
     batch = next(packed_batches(ring().training, length=8, rows=8, rng=np.random.default_rng(0)))
     with torch.no_grad():
         assert torch.equal(model(batch), peer.eval()(batch))
@@ -189,18 +242,25 @@ def test_a_history_alone_has_the_state_that_it_has_among_others():
 def test_seen_items_are_left_out_but_not_a_target_that_came_before():
     """The user saw 0 and 1; item 1 again is the target and stays, 0 is gone."""
     model = generator(Coded(np.zeros((ITEMS, 1), np.int64), np.ones((ITEMS, 1), np.float32), 2))
-    [above], [tied] = ranks([Voice(model, states(model, 1))], np.array([1]), Sequences(np.array([0, 1]), np.array([2])))
+    [above], [tied] = ranks(
+        [Voice(model, states(model, 1))], np.array([1]), Sequences(np.array([0, 1]), np.array([2]))
+    )
     assert (above.tolist(), tied.tolist()) == ([0], [ITEMS - 1])
 
 
 def test_a_mix_adds_log_probabilities_of_items():
-    """A quarter of one generator and three of another rank as the weighted sum of their log-softmaxes does; a share of 1 ranks as that one alone."""
+    """A quarter of one generator and three of another rank as the weighted sum of their
+    log-softmaxes does; a share of 1 ranks as that one alone.
+    """
     split = ring()
     histories, targets = split.histories("test")
     voices = [Voice.of(generator(), histories), Voice.of(generator(None, items=True), histories)]
     above, _ = ranks(voices, targets, histories, mixes=[[0.25, 0.75], [1.0, 0.0]])
     with torch.no_grad():
-        scores = sum(share * torch.log_softmax(v.model.scores(v.states), 0) for share, v in zip((0.25, 0.75), voices, strict=True))
+        scores = sum(
+            share * torch.log_softmax(v.model.scores(v.states), 0)
+            for share, v in zip((0.25, 0.75), voices, strict=True)
+        )
     for user, target in enumerate(targets):
         others = np.setdiff1d(np.arange(ITEMS), histories.items[user * 5 : user * 5 + 5])
         assert above[0, user] == (scores[others, user] > scores[target, user]).sum()
@@ -210,11 +270,21 @@ def test_a_mix_adds_log_probabilities_of_items():
 # ---- training
 
 
-@pytest.mark.parametrize(("coded", "changes"), [(CODED, {"loss": "positions"}), (CODED, {}), (CODED, {"items": True}), (None, {"items": True})])
+@pytest.mark.parametrize(
+    ("coded", "changes"),
+    [
+        (CODED, {"loss": "positions"}),
+        (CODED, {}),
+        (CODED, {"items": True}),
+        (None, {"items": True}),
+    ],
+)
 def test_a_determined_next_item_is_found(coded, changes):
     """On a ring every generator puts the next item first."""
     split = ring(length=12)
-    model, curve = train_generator(split.training, coded, items=ITEMS, settings=replace(SMALL, **changes), seed=0)
+    model, curve = train_generator(
+        split.training, coded, items=ITEMS, settings=replace(SMALL, **changes), seed=0
+    )
     histories, targets = split.histories("test")
     [above], [tied] = ranks([Voice.of(model, histories)], targets, histories)
     assert curve[-1] < curve[0]
@@ -222,7 +292,9 @@ def test_a_determined_next_item_is_found(coded, changes):
 
 
 def test_a_seed_gives_one_generator_and_a_stopped_one_goes_on_to_it(tmp_path):
-    """Trained twice, or stopped after two epochs and resumed, the parameters are equal to the bit; another fingerprint starts again."""
+    """Trained twice, or stopped after two epochs and resumed, the parameters are equal to the bit;
+    another fingerprint starts again.
+    """
     settings, training = replace(SMALL, epochs=4, dropout=0.2), ring().training
     parameters = {"items": ITEMS, "settings": settings, "seed": 3}
 
@@ -232,19 +304,42 @@ def test_a_seed_gives_one_generator_and_a_stopped_one_goes_on_to_it(tmp_path):
 
     whole, _ = train_generator(training, CODED, **parameters)
     with pytest.raises(KeyboardInterrupt):
-        train_generator(training, CODED, **parameters, checkpoint=tmp_path / "c.pt", fingerprint="a", progress=stop)
+        train_generator(
+            training,
+            CODED,
+            **parameters,
+            checkpoint=tmp_path / "c.pt",
+            fingerprint="a",
+            progress=stop,
+        )
     epochs = []
-    resumed, curve = train_generator(training, CODED, **parameters, checkpoint=tmp_path / "c.pt", fingerprint="a", progress=lambda done, _: epochs.append(done))
+    resumed, curve = train_generator(
+        training,
+        CODED,
+        **parameters,
+        checkpoint=tmp_path / "c.pt",
+        fingerprint="a",
+        progress=lambda done, _: epochs.append(done),
+    )
     assert epochs == [3, 4]
     assert len(curve) == 4
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, resumed.state_dict()[name]), name
-    train_generator(training, CODED, **parameters, checkpoint=tmp_path / "c.pt", fingerprint="b", progress=lambda done, _: epochs.append(done))
+    train_generator(
+        training,
+        CODED,
+        **parameters,
+        checkpoint=tmp_path / "c.pt",
+        fingerprint="b",
+        progress=lambda done, _: epochs.append(done),
+    )
     assert epochs == [3, 4, 1, 2, 3, 4]
 
 
 def test_a_saved_generator_scores_as_before(tmp_path):
-    """Loaded from its file with its settings it gives the same scores; with others it is refused."""
+    """Loaded from its file with its settings it gives the same scores; with others it is
+    refused.
+    """
     model = generator()
     save_generator(model, tmp_path / "m.safetensors")
     loaded = load_generator(tmp_path / "m.safetensors", model.settings)
@@ -254,7 +349,9 @@ def test_a_saved_generator_scores_as_before(tmp_path):
 
 
 def test_settings_that_cannot_train_are_refused():
-    """No codes and no items, or both under the loss of positions, whose scores items could not join."""
+    """No codes and no items, or both under the loss of positions, whose scores items could not
+    join.
+    """
     for coded, changes in ((None, {}), (CODED, {"items": True, "loss": "positions"})):
         with pytest.raises(InputError, match="expected codes or items"):
             generator(coded, **changes)
@@ -278,7 +375,9 @@ def changed_at_the_end(split):
 
 
 def test_held_out_items_change_nothing_that_is_learned(tmp_path):
-    """With other validation and test items, behaviour vectors, counts and the generator are the same to the bit."""
+    """With other validation and test items, behaviour vectors, counts and the generator are the
+    same to the bit.
+    """
     sources = [source_of(s) for s in (ring(), changed_at_the_end(ring()))]
     one, other = (embedding_table(s, seed=0) for s in sources)
     assert np.array_equal(one.vectors["behavior"], other.vectors["behavior"])
@@ -308,31 +407,45 @@ def test_learned_weights_become_loss_weights_within_bounds():
         as_of=START,
         **flags,
     )
-    assert loss_weights(sids, (False, True, True)).tolist() == np.float32([[1, 0.1, 2], [1, 4, 0.5]]).tolist()
+    assert (
+        loss_weights(sids, (False, True, True)).tolist()
+        == np.float32([[1, 0.1, 2], [1, 4, 0.5]]).tolist()
+    )
 
 
 @pytest.fixture(scope="module")
 def experiment(tmp_path_factory):
     """A directory with SASRec on two seeds and a generator on k-means codes, on a ring."""
     out, source = tmp_path_factory.mktemp("retrieve"), source_of(ring(length=12))
-    for retriever, seed in ((Retriever(None), 0), (Retriever(None), 1), (Retriever("rq_kmeans", codebook_size=4), 0)):
+    for retriever, seed in (
+        (Retriever(None), 0),
+        (Retriever(None), 1),
+        (Retriever("rq_kmeans", codebook_size=4), 0),
+    ):
         train(source, out, retriever, seed=seed, settings=SMALL)
     return out, source
 
 
 def test_every_retriever_stands_in_one_table(experiment):
-    """Means over seeds, each seed, and paired differences with intervals; test items are opened after validation only, and leave a trace."""
+    """Means over seeds, each seed, and paired differences with intervals; test items are opened
+    after validation only, and leave a trace.
+    """
     out, source = experiment
     with pytest.raises(InputError, match="not evaluated on the validation items"):
         evaluate(source, out, part="test")
     result = evaluate(source, out, part="validation")
     assert result["retrievers"] == ["rq_kmeans", "rq_kmeans_mixed", "sasrec"]
     assert set(result["sasrec"]["seeds"]) == {"0", "1"}
-    assert result["sasrec"]["recall_at_5"] == pytest.approx(np.mean([s["recall_at_5"] for s in result["sasrec"]["seeds"].values()]))
+    assert result["sasrec"]["recall_at_5"] == pytest.approx(
+        np.mean([s["recall_at_5"] for s in result["sasrec"]["seeds"].values()])
+    )
     assert result["sasrec"]["recall_at_5"] > 0.95
     assert set(result["paired"]) == {"rq_kmeans_minus_sasrec", "rq_kmeans_mixed_minus_sasrec"}
     assert not (out / "events.jsonl").exists()
-    assert evaluate(source, out, part="test")["rq_kmeans_mixed"]["sasrec_share"] == result["rq_kmeans_mixed"]["sasrec_share"]
+    assert (
+        evaluate(source, out, part="test")["rq_kmeans_mixed"]["sasrec_share"]
+        == result["rq_kmeans_mixed"]["sasrec_share"]
+    )
     [line] = (out / "events.jsonl").read_text().splitlines()
     assert json.loads(line)["event"] == "test_items_opened"
 
@@ -350,11 +463,24 @@ def test_a_trained_retriever_is_found_again_and_another_source_is_refused(experi
 
 
 def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
-    """Weights, items and the loss of positions stand in the name, so none replaces another in one directory."""
+    """Weights, items and the loss of positions stand in the name, so none replaces another in one
+    directory.
+    """
     settings = replace(SMALL, epochs=1)
-    asked = [(Retriever("opq", codebook_size=4), "catalogue"), (Retriever("opq", codebook_size=4), "positions")]
-    asked += [(Retriever("opq", items=True, codebook_size=4), "catalogue"), (Retriever("opq", weighted=True, codebook_size=4), "catalogue")]
-    names = [train(source_of(ring()), tmp_path, one, seed=0, settings=replace(settings, loss=loss))["name"] for one, loss in asked]
+    asked = [
+        (Retriever("opq", codebook_size=4), "catalogue"),
+        (Retriever("opq", codebook_size=4), "positions"),
+    ]
+    asked += [
+        (Retriever("opq", items=True, codebook_size=4), "catalogue"),
+        (Retriever("opq", weighted=True, codebook_size=4), "catalogue"),
+    ]
+    names = [
+        train(source_of(ring()), tmp_path, one, seed=0, settings=replace(settings, loss=loss))[
+            "name"
+        ]
+        for one, loss in asked
+    ]
     assert names == ["opq", "opq_positions", "opq_items", "opq_weighted"]
 
 
@@ -367,13 +493,34 @@ def test_a_directory_remembers_its_data(tmp_path):
 
 
 def test_the_commands_train_and_evaluate(tmp_path):
-    """`adc retrieve train`, then `evaluate`: a table on the terminal, JSON in a file; a loss that does not exist is refused."""
+    """`adc retrieve train`, then `evaluate`: a table on the terminal, JSON in a file; a loss that
+    does not exist is refused.
+    """
     ids = load_source("synthetic", seed=0).items["item_id"].to_pylist()
-    pq.write_table(pa.table({"item_ids": [ids[u : u + 5] for u in range(0, 60, 3)]}), tmp_path / "sequences.parquet")
+    pq.write_table(
+        pa.table({"item_ids": [ids[u : u + 5] for u in range(0, 60, 3)]}),
+        tmp_path / "sequences.parquet",
+    )
     out, run = ["--out", str(tmp_path / "out")], CliRunner().invoke
-    asked = ["retrieve", "train", *out, "--data", "synthetic", "--sequences", str(tmp_path / "sequences.parquet"), "--tokenizer", "sasrec", "--epochs", "1"]
+    asked = [
+        "retrieve",
+        "train",
+        *out,
+        "--data",
+        "synthetic",
+        "--sequences",
+        str(tmp_path / "sequences.parquet"),
+        "--tokenizer",
+        "sasrec",
+        "--epochs",
+        "1",
+    ]
     assert run(application(), asked, catch_exceptions=False).exit_code == 0
-    shown = run(application(), ["retrieve", "evaluate", *out, "--json", str(tmp_path / "r.json")], catch_exceptions=False)
+    shown = run(
+        application(),
+        ["retrieve", "evaluate", *out, "--json", str(tmp_path / "r.json")],
+        catch_exceptions=False,
+    )
     assert "validation items of 20 users among 2000" in shown.output
     assert 0 <= json.loads((tmp_path / "r.json").read_text())["sasrec"]["recall_at_10"] <= 1
     with pytest.raises(InputError, match="loss is 'both'"):
