@@ -373,12 +373,17 @@ def test_a_killed_command_leaves_nothing_half_done(tmp_path):
     """`adc data synthetic` killed while it writes leaves no directory; the same command then
     succeeds.
     """
-    code = (
-        "import os, signal, sys; import pyarrow.parquet as pq; from adc_features import cli,"
-        " console\nwrite, calls = pq.write_table, []\ndef fatal(*a, **k):\n    calls.append(1)\n   "
-        " os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 2 else write(*a,"
-        " **k)\npq.write_table = fatal\nconsole.run_app(cli.app)\n"
-    )
+    code = """
+import os, signal
+import pyarrow.parquet as pq
+from adc_features.cli.main import main
+write, calls = pq.write_table, []
+def fatal(*a, **k):
+    calls.append(1)
+    os.kill(os.getpid(), signal.SIGKILL) if len(calls) == 2 else write(*a, **k)
+pq.write_table = fatal
+main()
+"""
     command = ["data", "synthetic", "--out", str(tmp_path / "made"), *SMALL]
     assert (
         subprocess.run(
