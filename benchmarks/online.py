@@ -34,7 +34,8 @@ from adc_features import store
 from adc_features.codes.generation import Generation
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import SidSpec
-from adc_features.store.packed.snapshot import PackedSnapshot, write_snapshot
+from adc_features.store.packed.snapshot import PackedSnapshot
+from adc_features.store.packed.writer import write_snapshot
 
 SPEC = SidSpec(content={"text": 2, "image": 2}, shared=2, behavior=4, codebook_size=300)
 SIZES = (1, 100, 500, 1000)

@@ -285,7 +285,7 @@ def same_rows(ours: Path, theirs: Path) -> bool:
 def stream(path: str, rows: int, items: int, batch: int = 1 << 20) -> dict[str, float]:
     """Entity rows made, joined and dropped batch by batch: nothing is as long as the frame."""
     from adc_features.store.join.engine import PreparedView, joined_batches
-    from adc_features.store.offline_store import view_sources
+    from adc_features.store.offline.views import view_sources
 
     folder = Path(path)
     store, features = feature_store(folder, "adc_features.store.offline_store.AsofOfflineStore")
@@ -322,7 +322,7 @@ def stream(path: str, rows: int, items: int, batch: int = 1 << 20) -> dict[str, 
 
 def join_only(folder: str, views: int) -> dict[str, float]:
     from adc_features.store.join.engine import PreparedView, joined_batches
-    from adc_features.store.offline_store import view_sources
+    from adc_features.store.offline.views import view_sources
 
     store, features = feature_store(
         Path(folder), "adc_features.store.offline_store.AsofOfflineStore", views=views

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from adc_features.store.registry_place import registry_beside
+from adc_features.store.repository import registry_beside
 
 os.environ.setdefault("FEAST_USAGE", "False")
 
@@ -172,15 +172,13 @@ CachingRegistry.cached_registry_proto = _ToldApart()  # type: ignore[assignment]
 
 
 def _frames_pass_whole() -> None:
-    """Hand pushed frames and materialized tables to an online store that takes them, before Feast
-    makes protos of them.
+    """Hand pushed frames to an online store that takes them, before Feast makes protos of them.
 
     Feast (0.67) converts on the way, in silence: 2.5 to 2, null in a list of texts to "", 1e300 to
     inf.
     """
     checked = FeatureStore._get_feature_view_and_df_for_online_write
     ingest, ingest_async = PassthroughProvider.ingest_df, PassthroughProvider.ingest_df_async
-    execute = LocalOutputNode.execute
 
     @functools.wraps(checked)
     def check(self: FeatureStore, *args: Any, **kwargs: Any) -> Any:
@@ -210,6 +208,20 @@ def _frames_pass_whole() -> None:
         ):
             await ingest_async(self, feature_view, df, field_mapping)
 
+    changed: Any = FeatureStore, PassthroughProvider
+    changed[0]._get_feature_view_and_df_for_online_write = check
+    changed[1].ingest_df, changed[1].ingest_df_async = ingest_df, ingest_df_async
+
+
+_frames_pass_whole()
+
+
+def _tables_pass_whole() -> None:
+    """Hand materialized tables to an online store that takes them, before Feast makes protos of
+    them: it converts on the way, as it does with pushed frames.
+    """
+    execute = LocalOutputNode.execute
+
     @functools.wraps(execute)
     def write(self: LocalOutputNode, context: Any) -> Any:
         view: Any = self.feature_view
@@ -232,13 +244,11 @@ def _frames_pass_whole() -> None:
                 )
         return output
 
-    changed: Any = FeatureStore, PassthroughProvider, LocalOutputNode
-    changed[0]._get_feature_view_and_df_for_online_write = check
-    changed[1].ingest_df, changed[1].ingest_df_async = ingest_df, ingest_df_async
-    changed[2].execute = write
+    changed: Any = LocalOutputNode
+    changed.execute = write
 
 
-_frames_pass_whole()
+_tables_pass_whole()
 
 
 def _pushes_are_refused_whole() -> None:

@@ -21,16 +21,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.clock import moment
-from adc_features.codes.rows import check_timed, with_missing_visible
+from adc_features.codes.rows import check_timed
 from adc_features.data.statistics import NO_TIME
 from adc_features.errors import ArtifactError, InputError
-from adc_features.event_times import microseconds, timestamps
-from adc_features.store.column_names import refuse_doubled, refuse_shared
-from adc_features.store.definitions import arrow_schema, is_sid_view
-from adc_features.store.join.engine import PreparedView
+from adc_features.event_times import timestamps
+from adc_features.store.column_names import refuse_doubled
+from adc_features.store.definitions import is_sid_view
+from adc_features.store.join.engine import PreparedView, joined_columns
+from adc_features.store.offline.other_stores import joined_by_feast
 from adc_features.store.publish import LAST_TIME
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
-from adc_features.store.repository import live_generation, settings
+from adc_features.store.repository import settings
+from adc_features.store.visible import found_column, visible_features
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,7 +44,6 @@ EVENT_TIME = "_event_time"
 """Ends the name of the column that says when a view's row became valid."""
 
 _FACTS = b"adc_features"
-_ROW = "adc_row"
 
 
 @dataclass(frozen=True)
@@ -144,18 +145,13 @@ def _prepared(
     until: datetime | None,
     memory_limit: int | None = None,
 ) -> tuple[PreparedView, ...]:
-    from adc_features.store.offline_store import view_sources
+    from adc_features.store.offline.views import prepared_views, view_sources
 
     refs = [
         f"{view.projection.name_to_use()}:{field.name}" for view in views for field in view.features
     ]
-    settings = store.config.offline_store
-    spill = Path(settings.spill_directory) if settings.spill_directory else None
-    limit = settings.memory_limit if memory_limit is None else memory_limit
     sources = view_sources(store.config, list(views), refs, full_feature_names=False)
-    return tuple(
-        PreparedView(source, until=until, memory_limit=limit, spill=spill) for source in sources
-    )
+    return prepared_views(store.config, sources, until=until, memory_limit=memory_limit)
 
 
 def _prepared_features(
@@ -166,15 +162,9 @@ def _prepared_features(
     *,
     event_times: bool = False,
 ) -> pa.Table:
-    at = microseconds(frame["event_timestamp"])
-    raw: dict[str, pa.Array] = {}
-    read_at: dict[str, pa.Array] = {}
-    for view in prepared:
-        rows = view.match(frame, at)
-        raw |= view.gathered(rows)
-        if event_times:
-            read_at[view.source.name + EVENT_TIME] = view.event_times(rows)
-    features = visible_features(repo, views, pa.table(raw))
+    joined = joined_columns(frame, prepared, time="event_timestamp", event_times=event_times)
+    features = visible_features(repo, views, pa.table(joined.features))
+    read_at = {name + EVENT_TIME: times for name, times in joined.event_times.items()}
     if clash := sorted(set(read_at) & set(features.column_names)):
         raise InputError(
             f"features {clash} have the names of columns that say when a row became valid; rename"
@@ -229,13 +219,6 @@ def join_facts(features: pa.Table) -> JoinFacts:
     return JoinFacts(**json.loads(noted))
 
 
-def found_column(view: FeatureView) -> str:
-    """The column that says whether a view knew the key: `sid_found` for codes, else
-    `<view>_found`.
-    """
-    return "sid_found" if is_sid_view(view) else f"{view.name}_found"
-
-
 def features_as_of(
     repo: Path, store: FeatureStore, views: Sequence[FeatureView], frame: pa.Table
 ) -> pa.Table:
@@ -246,102 +229,9 @@ def features_as_of(
         return _prepared_features(repo, views, _prepared(store, views, until=None), frame)
     columns: dict[str, pa.ChunkedArray] = {}
     for view in views:
-        joined = _join(store, view, frame, rows_at_once=settings(repo).join_rows)
+        joined = joined_by_feast(store, view, frame, rows_at_once=settings(repo).join_rows)
         columns |= dict(zip(joined.column_names, joined.columns, strict=True))
     return visible_features(repo, views, pa.table(columns))
-
-
-def visible_features(repo: Path, views: Sequence[FeatureView], raw: pa.Table) -> pa.Table:
-    """Feature columns as a store returned them, in declared types and with misses visible: the same
-    for offline and online.
-
-    Raises InputError when two columns would have one name.
-    """
-    columns: dict[str, pa.ChunkedArray] = {}
-    names = [
-        (found_column(view), f"view {view.name}, to say whether it knew the key,") for view in views
-    ]
-    names += [
-        (field.name, f"view {view.name} feature {field.name}")
-        for view in views
-        for field in view.features
-    ]
-    refuse_shared(names, advice="rename a view or a feature")
-    for view in views:
-        typed = {
-            field.name: (
-                raw[field.name]
-                if raw.schema.field(field.name).type == field.type
-                else raw[field.name].cast(field.type)
-            )
-            for field in arrow_schema(view)
-        }
-        declared = pa.table(typed)
-        if is_sid_view(view):
-            shown = with_missing_visible(
-                declared, length=live_generation(repo, view.tags["generation"]).length
-            )
-        else:
-            shown = declared.add_column(0, found_column(view), pa.array(_any_valid(declared)))
-        columns |= dict(zip(shown.column_names, shown.columns, strict=True))
-    return pa.table(columns)
-
-
-def _any_valid(table: pa.Table) -> np.ndarray:
-    """bool [N]: rows with a value in any column."""
-    known = np.zeros(len(table), bool)
-    for column in table.columns:
-        known |= column.is_valid().to_numpy()
-        if known.all():
-            break
-    return known
-
-
-def _join(
-    store: FeatureStore, view: FeatureView, frame: pa.Table, *, rows_at_once: int
-) -> pa.Table:
-    """Feast's own point-in-time join of one view, in the frame's order.
-
-    Only distinct (key, time) pairs are asked, a bounded number at once: the DuckDB store pairs each
-    entity row with all of its key's history before it picks the newest row, which for popular items
-    is nearly all of the cost.
-    """
-    from adc_features.store import _compat as feast
-
-    key, names = join_key(view), [field.name for field in view.features]
-    pairs = frame.select([key, "event_timestamp"])
-    first, place = _distinct(pairs)
-    asked = pairs.take(pa.array(first)).append_column(_ROW, pa.array(np.arange(len(first))))
-    pieces = max(1, -(-len(asked) // rows_at_once))
-    joined = []
-    for piece in range(pieces):
-        rows = np.arange(piece, len(asked), pieces)  # strides spread the popular keys evenly
-        with feast.quiet():
-            got = store.get_historical_features(
-                asked.take(pa.array(rows)).to_pandas(), [f"{view.name}:{name}" for name in names]
-            ).to_arrow()
-        if not np.array_equal(np.sort(got[_ROW].to_numpy()), rows):
-            raise ArtifactError(
-                f"the offline store returned {len(got)} rows for {len(rows)}, or others than asked;"
-                " set offline_store.type to adc_features.store.offline_store.AsofOfflineStore"
-            )
-        joined.append(got.select([_ROW, *names]))
-    features = pa.concat_tables(joined)
-    return features.select(names).take(pa.array(np.argsort(features[_ROW].to_numpy())[place]))
-
-
-def _distinct(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each distinct pair, and for every row the place of its pair among them:
-    int64 [distinct], int64 [N].
-    """
-    key, time = (
-        pc.rank(pairs[name], tiebreaker="dense").to_numpy().astype(np.int64)
-        for name in pairs.column_names
-    )
-    _, first, place = np.unique(
-        key * (time.max(initial=0) + 1) + time, return_index=True, return_inverse=True
-    )
-    return first, place
 
 
 def _checked(entity_frame: pa.Table | pd.DataFrame, keys: Sequence[str]) -> pa.Table:

@@ -19,12 +19,12 @@ from adc_features.clock import utc
 from adc_features.codes.sids import SidTable
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store.definitions import arrow_schema
-from adc_features.store.history import visible_features
+from adc_features.store.lmdb.columns import Column
 from adc_features.store.lmdb.entity_keys import key_array
-from adc_features.store.lmdb.records import Column
 from adc_features.store.online_record import count, loaded, online_problems, record, record_path
 from adc_features.store.online_sids import OnlineSids
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
+from adc_features.store.visible import visible_features
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore, FeatureView
@@ -127,7 +127,8 @@ class OnlineReader:
         stores, Feast's registry tells.
         """
         from adc_features.store import _compat as feast
-        from adc_features.store.online_store import LmdbOnlineStore, table_name
+        from adc_features.store.lmdb.places import table_name
+        from adc_features.store.online_store import LmdbOnlineStore
 
         online_store, config = feast.online_store(self._store), self._store.config
         if isinstance(online_store, LmdbOnlineStore) and online_store.holds(config, view):

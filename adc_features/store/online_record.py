@@ -229,7 +229,8 @@ def _others(
 
 def _found(store: FeatureStore, view: FeatureView, through: datetime) -> Loaded:
     from adc_features.store import _compat as feast
-    from adc_features.store.online_store import LmdbOnlineStore, table_name
+    from adc_features.store.lmdb.places import table_name
+    from adc_features.store.online_store import LmdbOnlineStore
 
     online_store, config = feast.online_store(store), store.config
     if isinstance(online_store, LmdbOnlineStore) and online_store.holds(config, view):

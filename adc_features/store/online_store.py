@@ -10,44 +10,38 @@ store described by `delegate`.
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from itertools import groupby
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 from pydantic import Field, StrictStr, model_validator
 
-from adc_features.errors import InputError
-from adc_features.event_times import timestamps
 from adc_features.store import _compat as feast
-from adc_features.store.column_names import refuse_shared
-from adc_features.store.lmdb.entity_keys import integer_keys, key_array, row_key, text_keys
-from adc_features.store.lmdb.environment import Environment, environment
+from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.feature_values import (
-    check_columns,
-    columns_from_arrow,
-    columns_from_protos,
-    conformed,
-    keys_from_arrow,
     protos,
-    schema_of,
     takes_arrow,
 )
-from adc_features.store.lmdb.records import NO_CREATED
-from adc_features.store.lmdb.response import ColumnarResponse, ViewAnswer
+from adc_features.store.lmdb.incoming import (
+    EPOCH,
+    as_protos,
+    entity_row_key,
+    microseconds_of,
+    rows_of,
+    rows_of_protos,
+)
+from adc_features.store.lmdb.places import directory_of, table_name
+from adc_features.store.lmdb.request import (
+    check_names,
+    checked_rows,
+)
+from adc_features.store.lmdb.response import columnar_response
 from adc_features.store.lmdb.row_table import Answer, Rows, delete, read, write
 from adc_features.store.pushes import check_frame, pushed_table, times_of
 from adc_features.store.pushes import takes as pushes_are_ours
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MEBIBYTE = 1 << 20
-_PLAIN_IDS = {int, str}
-_WHOLE_NUMBERS = (feast.ValueType.INT32, feast.ValueType.INT64)
 
 
 class LmdbOnlineStoreConfig(feast.FeastConfigBaseModel):
@@ -114,22 +108,7 @@ class LmdbOnlineStore(feast.OnlineStore):
             return
         for _, group in groupby(data, key=lambda row: tuple(row[1])):
             rows = list(group)
-            schema, columns = columns_from_protos(table, [values for _, values, _, _ in rows])
-            keys = pa.array([_row_key(entity) for entity, _, _, _ in rows], pa.large_binary())
-            if lost := sum(_is_lost(time) for _, _, time, _ in rows):
-                raise InputError(
-                    f"view {table.name}: {lost} rows have no event time; a row without its time"
-                    " cannot be compared, drop these rows"
-                )
-            event = np.array([_microseconds(time) for _, _, time, _ in rows], np.int64)
-            created = np.array(
-                [
-                    NO_CREATED if time is None or _is_lost(time) else _microseconds(time)
-                    for _, _, _, time in rows
-                ],
-                np.int64,
-            )
-            pieces = [Rows(schema, keys, event, created, columns)]
+            pieces = [rows_of_protos(table, rows)]
             write(self.environment(config), table_name(config, table), pieces.copy)
             if progress:
                 progress(len(rows))
@@ -159,9 +138,9 @@ class LmdbOnlineStore(feast.OnlineStore):
             event, created = times_of(table)
             rows = pushed_table(table, frame)
             if self.takes_arrow(config, table):
-                _rows(table, rows, event=event, created=created)
+                rows_of(table, rows, event=event, created=created)
             else:
-                _as_protos(table, rows, event=event, created=created)
+                as_protos(table, rows, event=event, created=created)
 
     def write_table(self, config: Any, table: Any, rows: pa.Table) -> None:
         """Write an Arrow table in the view's names, by way of protos where the view's types ask for
@@ -172,7 +151,7 @@ class LmdbOnlineStore(feast.OnlineStore):
             self.write_arrow(config, table, rows, event=event, created=created)
             return
         self.online_write_batch(
-            config, table, _as_protos(table, rows, event=event, created=created), None
+            config, table, as_protos(table, rows, event=event, created=created), None
         )
 
     def takes_arrow(self, config: Any, table: Any) -> bool:
@@ -210,7 +189,7 @@ class LmdbOnlineStore(feast.OnlineStore):
 
         def prepared() -> Iterator[Rows]:
             return (
-                _rows(table, piece, event=event, created=created)
+                rows_of(table, piece, event=event, created=created)
                 for piece in pieces()
                 if len(piece)
             )
@@ -222,7 +201,7 @@ class LmdbOnlineStore(feast.OnlineStore):
         return delete(
             self.environment(config),
             table_name(config, table),
-            [_row_key(key) for key in entity_keys],
+            [entity_row_key(key) for key in entity_keys],
         )
 
     # -- reading
@@ -238,14 +217,14 @@ class LmdbOnlineStore(feast.OnlineStore):
         if delegate := self._delegate(config, table):
             return delegate[0].online_read(delegate[1], table, entity_keys, requested_features)
         answer = self.read(
-            config, table, [_row_key(key) for key in entity_keys], requested_features
+            config, table, [entity_row_key(key) for key in entity_keys], requested_features
         )
         names = sorted({name for _, records in answer.parts for name in records.schema.place})
         columns = {name: (protos(answer, name), answer.held(name)) for name in names}
         return [
             (
                 (
-                    _EPOCH + timedelta(microseconds=int(answer.event[i])),
+                    EPOCH + timedelta(microseconds=int(answer.event[i])),
                     {name: values[i] for name, (values, held) in columns.items() if held[i]},
                 )
                 if answer.found[i]
@@ -281,33 +260,19 @@ class LmdbOnlineStore(feast.OnlineStore):
 
         Raises InputError when two features, or a feature and a key, would leave under one name.
         """
-        _check_names(features, registry, project, full_feature_names=full_feature_names)
-        asked = _by_column(entity_rows)
-        if asked is not None:
-            if any(not set(map(type, values)) <= _PLAIN_IDS for values in asked.values()):
-                join_keys = feast._get_cached_request_context(
-                    registry, project, features, full_feature_names
-                )[4]
-                asked = {
-                    name: (
-                        [_whole_id(name, value) for value in values]
-                        if name in join_keys
-                        else values
-                    )
-                    for name, values in asked.items()
-                }
-            _check_whole_numbers(
-                asked, features, registry, project, full_feature_names=full_feature_names
-            )
-            entity_rows = asked
-        response = self._columnar(
+        check_names(features, registry, project, full_feature_names=full_feature_names)
+        entity_rows = checked_rows(
+            entity_rows, features, registry, project, full_feature_names=full_feature_names
+        )
+        response = columnar_response(
+            self,
             config,
             features,
             entity_rows,
             registry,
             project,
-            full_feature_names,
-            include_feature_view_version_metadata,
+            full_feature_names=full_feature_names,
+            tell_versions=include_feature_view_version_metadata,
         )
         if response is not None:
             return response
@@ -333,62 +298,10 @@ class LmdbOnlineStore(feast.OnlineStore):
         """
         ttl = getattr(table, "ttl", None) if config.online_store.enforce_ttl else None
         # in numbers: a ttl may be longer than there are years before now
-        oldest = _microseconds(self.clock()) - ttl // timedelta(microseconds=1) if ttl else None
+        oldest = microseconds_of(self.clock()) - ttl // timedelta(microseconds=1) if ttl else None
         return read(
             self.environment(config), table_name(config, table), keys, oldest=oldest, wanted=wanted
         )
-
-    def _columnar(
-        self,
-        config: Any,
-        features: Any,
-        entity_rows: Any,
-        registry: Any,
-        project: str,
-        full_feature_names: bool,
-        tell_versions: bool,
-    ) -> ColumnarResponse | None:
-        asked = _by_column(entity_rows)
-        if asked is None or getattr(features, "precompute_online", False):
-            return None
-        _, on_demand, join_key_of, entity_types, join_keys, grouped, _, request_data, entityless = (
-            feast._get_cached_request_context(registry, project, features, full_feature_names)
-        )
-        asked = {name: values for name, values in asked.items() if name in join_keys}
-        if (
-            on_demand
-            or request_data
-            or entityless
-            or not asked
-            or len({len(values) for values in asked.values()}) > 1
-        ):
-            return None
-        views, types = [], {name: entity_types[name] for name in asked if name in entity_types}
-        for table, names in grouped:
-            own = feast._get_table_entity_values(table, join_key_of, asked)
-            keys = _keys(own, _join_keys(table)) if len(own) == len(table.entities) else None
-            if keys is None or not self.holds(config, table):
-                return None
-            prefix = f"{table.projection.name_to_use()}__" if full_feature_names else ""
-            version = (
-                (
-                    table.projection.name_alias or table.projection.name,
-                    getattr(table, "current_version_number", 0) or 0,
-                )
-                if tell_versions
-                else None
-            )
-            answer = self.read(config, table, keys, names)
-            shown = {name: prefix + name for name in names}
-            types |= {
-                shown[field.name]: field.dtype.to_value_type()
-                for field in table.features
-                if field.name in shown
-            }
-            held = sum(int(answer.held(name).sum()) for name in names)
-            feast.track_feature_statuses(table.name, held, len(names) * len(keys) - held)
-            views.append(ViewAnswer(answer, shown, version))
-        return ColumnarResponse(asked, views, types)
 
     # -- infrastructure
 
@@ -431,8 +344,7 @@ class LmdbOnlineStore(feast.OnlineStore):
 
     def environment(self, config: Any) -> Environment:
         """The LMDB directory of a repository."""
-        path = os.path.realpath(os.path.join(config.repo_path or ".", config.online_store.path))
-        return environment(path, map_size=config.online_store.map_size_mb * _MEBIBYTE)
+        return directory_of(config)
 
     def _drop(self, config: Any, tables: Sequence[Any]) -> None:
         held = self.environment(config).tables()
@@ -457,191 +369,3 @@ class LmdbOnlineStore(feast.OnlineStore):
             theirs.online_config = theirs._online_store = settings
             self._delegated = feast.get_online_store_from_config(settings), theirs
         return self._delegated
-
-
-def table_name(config: Any, table: Any) -> str:
-    """Where the rows of a view are: project/view, with @v and the number of a later version when
-    the registry keeps versions.
-    """
-    version = None
-    if config.registry.enable_online_feature_view_versioning:
-        pinned = getattr(table.projection, "version_tag", None)
-        version = pinned if pinned is not None else getattr(table, "current_version_number", None)
-    return f"{config.project}/{table.name}" + (f"@v{version}" if version else "")
-
-
-def _check_names(features: Any, registry: Any, project: str, *, full_feature_names: bool) -> None:
-    refs, _, _, _, join_keys, *_ = feast._get_cached_request_context(
-        registry, project, features, full_feature_names
-    )
-    split = [ref.split(":", 1) for ref in refs]
-    shown = [
-        (f"{view}__{name}" if full_feature_names else name, f"view {view} feature {name}")
-        for view, name in split
-    ]
-    # of on-demand views Feast has entities among them
-    keys = [(key, f"join key {key}") for key in join_keys if isinstance(key, str)]
-    refuse_shared(
-        [*keys, *shown],
-        advice=(
-            "rename a view or a feature, give one view an alias (with_name), or ask for them in two"
-            " calls"
-        ),
-    )
-
-
-def _check_whole_numbers(
-    asked: Mapping[str, list],
-    features: Any,
-    registry: Any,
-    project: str,
-    *,
-    full_feature_names: bool,
-) -> None:
-    """Raise InputError for keys that are declared whole numbers and beyond 64 bits: Feast would
-    name neither key nor value.
-    """
-    types = feast._get_cached_request_context(registry, project, features, full_feature_names)[3]
-    limits = np.iinfo(np.int64)
-    for name, values in asked.items():
-        if types.get(name) not in _WHOLE_NUMBERS:
-            continue
-        whole = (
-            values
-            if set(map(type, values)) == {int}
-            else [value for value in values if isinstance(value, int)]
-        )
-        for value in (min(whole), max(whole)) if whole else ():
-            if not limits.min <= value <= limits.max:
-                raise InputError(
-                    f"join key {name!r} is {value}, beyond whole numbers of 64 bits with sign; no"
-                    " row can have it, ask for other keys"
-                )
-
-
-def _join_keys(table: Any) -> dict[str, feast.ValueType]:
-    return {column.name: column.dtype.to_value_type() for column in table.entity_columns}
-
-
-def _rows(view: Any, table: pa.Table, *, event: str, created: str | None) -> Rows:
-    # as `row_key` has it: one row
-    keys, no_entity = keys_from_arrow(view, table), {"": pa.array([""] * len(table))}
-    check_columns(view.name, [event, *([created] if created else [])], table.column_names)
-    return Rows(
-        schema_of(view),
-        key_array({name: column.combine_chunks() for name, column in keys.items()} or no_entity),
-        _times(table[event], view=view.name, name=event),
-        (
-            _times(table[created], view=view.name, name=created, absent=NO_CREATED)
-            if created
-            else np.full(len(table), NO_CREATED)
-        ),
-        columns_from_arrow(view, table),
-    )
-
-
-def _as_protos(view: Any, table: pa.Table, *, event: str, created: str | None) -> Any:
-    rows = conformed(view, table, event=event, created=created)
-    types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-    return feast._convert_arrow_to_proto(rows.combine_chunks(), view, types)
-
-
-def _by_column(entity_rows: Any) -> dict[str, list] | None:
-    """Entity rows as columns of plain Python values; None when they are anything else."""
-    if isinstance(entity_rows, list):
-        if not entity_rows or any(row.keys() != entity_rows[0].keys() for row in entity_rows):
-            return None
-        return {name: [row[name] for row in entity_rows] for name in entity_rows[0]}
-    # numpy, pandas
-    columns = {
-        name: values.tolist() if hasattr(values, "tolist") else values
-        for name, values in entity_rows.items()
-    }
-    return (
-        {name: list(values) for name, values in columns.items()}
-        if all(isinstance(values, Sequence) for values in columns.values())
-        else None
-    )
-
-
-def _whole_id(name: str, value: Any) -> Any:
-    """A fraction or decimal as the integer that it is, the rest as it came. Raises InputError for
-    2.5, of which Feast would make 2.
-    """
-    if isinstance(value, np.generic):
-        value = value.item()
-    if not isinstance(value, float | Decimal):
-        return value
-    if value != value:  # noqa: PLR0124  (a missing id that pandas made NaN)
-        return None
-    if value in (float("inf"), -float("inf")) or value != int(value):
-        raise InputError(
-            f"{name} is asked for {value!r}; ids are whole numbers or text, correct the request"
-        )
-    return int(value)
-
-
-def _keys(columns: Mapping[str, list], types: Mapping[str, Any]) -> list[bytes] | None:
-    """The keys of rows; None when the values are not plainly of their declared types, which Feast
-    converts or refuses.
-    """
-    for name, values in columns.items():
-        wanted = (
-            int
-            if types[name] in _WHOLE_NUMBERS
-            else str
-            if types[name] == feast.ValueType.STRING
-            else None
-        )
-        if wanted is None or set(map(type, values)) != {wanted}:
-            return None
-    try:
-        if len(columns) > 1:
-            return key_array(
-                {name: pa.array(values) for name, values in columns.items()}
-            ).to_pylist()
-        (values,) = columns.values()
-        return (
-            text_keys(values)
-            if isinstance(values[0], str)
-            else integer_keys(np.array(values, np.int64))
-        )
-    except (OverflowError, UnicodeEncodeError, pa.ArrowInvalid):
-        return None
-
-
-def _row_key(entity_key: Any) -> bytes:
-    values = ((value, value.WhichOneof("val")) for value in entity_key.entity_values)
-    return row_key(
-        dict(
-            zip(
-                entity_key.join_keys,
-                (getattr(value, kind) if kind else None for value, kind in values),
-                strict=True,
-            )
-        )
-    )
-
-
-def _is_lost(time: datetime | None) -> bool:
-    """Whether there is no time: None, or pandas' NaT, which no value equals."""
-    return time is None or time != time  # noqa: PLR0124
-
-
-def _microseconds(time: datetime) -> int:
-    return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - _EPOCH) // timedelta(
-        microseconds=1
-    )
-
-
-def _times(
-    column: pa.ChunkedArray, *, view: str, name: str, absent: int | None = None
-) -> np.ndarray:
-    """int64 microseconds [n]; naive times mean UTC."""
-    stamps = timestamps(column, name=f"view {view}: {name}").cast(pa.int64())
-    if stamps.null_count and absent is None:
-        raise InputError(
-            f"view {view}: {stamps.null_count} values of {name!r} are null; a row without its time"
-            " cannot be compared, drop these rows"
-        )
-    return stamps.fill_null(absent if absent is not None else 0).to_numpy()

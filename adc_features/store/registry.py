@@ -26,12 +26,12 @@ from adc_features.store.definitions import (
     sid_views,
     statistics_views,
 )
-from adc_features.store.registry_place import registry_beside
 from adc_features.store.repository import (
     UNSAFE_OFFLINE_STORES,
     live_generations,
     offline_store_type,
     read_config,
+    registry_beside,
 )
 
 if TYPE_CHECKING:

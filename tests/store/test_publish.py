@@ -25,7 +25,7 @@ from adc_features import store
 from adc_features.data.statistics import NO_TIME
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 
-PUBLISH = sys.modules["adc_features.store.publish"]  # the package shows the function of this name
+PUBLISH = sys.modules["adc_features.store.publish.codes"]
 
 
 @pytest.fixture

@@ -15,7 +15,8 @@ from store_world import examples
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds, time_bounds, timestamps
 from adc_features.pipeline.dataset_manifest import retrieval_manifest
-from adc_features.store.sources import Declared, open_source
+from adc_features.store.parquet.opening import open_source
+from adc_features.store.parquet.sources import Declared
 
 DAY = 86_400_000_000
 UTC_US = pa.timestamp("us", "UTC")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +39,8 @@ from adc_features.store.join.gather import (
 )
 from adc_features.store.join.key_codes import KeyCodes
 from adc_features.store.join.space import arrow_space, mapped_space
-from adc_features.store.sources import Declared, Source, open_source
+from adc_features.store.parquet.opening import open_source
+from adc_features.store.parquet.sources import Declared, Source
 
 _log = logging.getLogger(__name__)
 BATCH_ROWS = 1 << 20
@@ -321,6 +322,31 @@ def _in_one(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
+class JoinedColumns(NamedTuple):
+    """What entity rows see of views.
+
+    features: output column -> its values. event_times: name of a view -> timestamp[us, UTC], when
+    the row that was read became valid, null for none; empty unless asked for.
+    """
+
+    features: dict[str, pa.Array]
+    event_times: dict[str, pa.Array]
+
+
+def joined_columns(
+    entity: pa.Table, views: Iterable[PreparedView], *, time: str, event_times: bool = False
+) -> JoinedColumns:
+    """The views' columns for these entity rows, in their order, as known at their times."""
+    at = microseconds(entity[time], name=time)
+    joined = JoinedColumns({}, {})
+    for view in views:
+        rows = view.match(entity, at)
+        joined.features.update(view.gathered(rows))
+        if event_times:
+            joined.event_times[view.source.name] = view.event_times(rows)
+    return joined
+
+
 def joined_batches(
     entity: Iterable[pa.Table],
     views: Sequence[PreparedView],
@@ -348,8 +374,5 @@ def joined_batches(
             )
         for start in range(0, max(len(whole), 1), batch_rows):
             batch = whole.slice(start, batch_rows)
-            at = microseconds(batch[time], name=time)
             columns = dict(zip(batch.column_names, batch.columns, strict=True))
-            for view in views:
-                columns |= view.gathered(view.match(batch, at))
-            yield pa.table(columns)
+            yield pa.table(columns | joined_columns(batch, views, time=time).features)

@@ -5,7 +5,7 @@ Readers never wait for the writer nor block it; there is one writer at a time, a
 complete or invisible, also after kill -9. LMDB asks that a process opens a directory once, that no
 environment lives through a fork, and that nobody is inside while the map grows or a table is
 dropped: all of that is seen to here. A file that was cut off is refused before a page of it is
-touched (`lmdb_file`), and so is a directory that was there and is gone: an empty answer would pass
+touched (`file_check`), and so is a directory that was there and is gone: an empty answer would pass
 for a true one.
 """
 
@@ -13,31 +13,27 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import lmdb
 
 from adc_features.errors import ArtifactError
 from adc_features.store.lmdb.file_check import check_whole
+from adc_features.store.lmdb.files import (
+    DATA,
+    LOCK,
+    WHAT_TO_DO,
+    OpenFiles,
+    open_directory,
+    status_of,
+)
 
 T = TypeVar("T")
-DATA, LOCK = "data.mdb", "lock.mdb"
-MAX_TABLES = 4096
-MAX_READERS = 1024
-"""Read transactions at one moment, over all processes; each is open for the milliseconds of one
-call.
-"""
 _FORK_WAIT = 5.0
 """Seconds that a fork waits for calls of other threads to end."""
-_DO = (
-    "move the directory away and load the store again, `adc materialize --run RUN` or `feast"
-    " materialize`"
-)
 
 
 def environment(path: str | Path, *, map_size: int) -> Environment:
@@ -59,7 +55,7 @@ class Environment:
     def __init__(self, path: Path, map_size: int) -> None:
         self.path, self._map_size = path, map_size
         self._lmdb: Any = None
-        self._files: _Files | None = None
+        self._files: OpenFiles | None = None
         self._page, self._needed, self._checked = 0, 0, (-1, -1)
         self._was_there = False
         self._tables: dict[str, Any] = {}
@@ -74,7 +70,7 @@ class Environment:
 
         Raises ArtifactError when it cannot be opened, is damaged, or was there before and is gone.
         """
-        if _status(self.path, DATA) is None:
+        if status_of(self.path, DATA) is None:
             if self._was_there:
                 raise ArtifactError(
                     f"the online store {self.path} was there and is gone; put it back, or load it"
@@ -93,7 +89,7 @@ class Environment:
         except lmdb.Error as error:
             raise ArtifactError(
                 f"the online store {self.path} could not be read ({error}); if this happens again,"
-                f" {_DO}"
+                f" {WHAT_TO_DO}"
             ) from error
 
     def write(self, table: str, change: Callable[[Any], T]) -> T:
@@ -128,7 +124,7 @@ class Environment:
 
     def tables(self) -> list[str]:
         """The names of all tables."""
-        if _status(self.path, DATA) is None:
+        if status_of(self.path, DATA) is None:
             return []
         with self._entered(), self._begin(None) as txn:
             return [name.decode() for name in txn.cursor().iternext(keys=True, values=False)]
@@ -137,7 +133,7 @@ class Environment:
         """Remove tables with all their rows, each in one transaction; names that do not exist are
         no error.
         """
-        if _status(self.path, DATA) is None:
+        if status_of(self.path, DATA) is None:
             return
         with self._exclusive():
             for name in tables:
@@ -213,10 +209,10 @@ class Environment:
         last = self._lmdb.info()["last_pgno"]
         if (wanted := (last + 1) * self._page) <= self._needed:
             return
-        status = _status(self.path, DATA)
+        status = status_of(self.path, DATA)
         size = status.size if status else 0
         if self._checked != (last, size):
-            self._needed = wanted if size >= wanted else check_whole(self.path / DATA, _DO)
+            self._needed = wanted if size >= wanted else check_whole(self.path / DATA, WHAT_TO_DO)
             self._checked = last, size
 
     def _fill_up(self) -> None:
@@ -282,7 +278,7 @@ class Environment:
         def is_current() -> bool:
             if self._lmdb is None or self._files is None:
                 return False
-            data, lock = _status(self.path, DATA), _status(self.path, LOCK)
+            data, lock = status_of(self.path, DATA), status_of(self.path, LOCK)
             mine = self._files
             if mine.lock and lock and lock.size < mine.lock.size and lock[:2] == mine.lock[:2]:
                 raise ArtifactError(
@@ -302,15 +298,15 @@ class Environment:
             self._check_covered()
             return
         self._close()
-        self._lmdb = _opened(self.path, self._map_size)
-        data = _status(self.path, DATA)
+        self._lmdb = open_directory(self.path, self._map_size)
+        data = status_of(self.path, DATA)
         if data is None:
             self._close()
             raise ArtifactError(
                 f"the online store {self.path} was taken away while it was opened; put it back and"
                 " repeat"
             )
-        self._files, self._was_there = _Files(data, _status(self.path, LOCK)), True
+        self._files, self._was_there = OpenFiles(data, status_of(self.path, LOCK)), True
         self._page, self._needed, self._checked = self._lmdb.stat()["psize"], 0, (-1, -1)
         self._check_covered()
         # forget readers that were killed: they would keep old pages for ever
@@ -355,68 +351,3 @@ def _in_child() -> None:
 
 
 os.register_at_fork(before=_before_fork, after_in_parent=_lock.release, after_in_child=_in_child)
-
-
-class _Status(NamedTuple):
-    device: int
-    inode: int
-    size: int
-
-
-class _Files(NamedTuple):
-    """What lay on disk when the directory was opened; no lock on a read-only file system."""
-
-    data: _Status
-    lock: _Status | None
-
-
-def _status(path: Path, name: str) -> _Status | None:
-    try:
-        status = os.stat(f"{path}/{name}")
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise ArtifactError(
-            f"the online store {path} cannot be looked at ({error}); give a directory and"
-            " permission to read it"
-        ) from error
-    return _Status(status.st_dev, status.st_ino, status.st_size)
-
-
-def _opened(path: Path, map_size: int) -> Any:
-    options: dict[str, Any] = {
-        "map_size": map_size,
-        "max_dbs": MAX_TABLES,
-        "max_readers": MAX_READERS,
-        "readahead": False,
-    }
-    if _status(path, DATA) is not None:
-        check_whole(path / DATA, _DO)
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        if _status(path, DATA) is None:
-            _create(path)
-        return lmdb.open(str(path), **options)
-    except (OSError, lmdb.Error) as refused:
-        try:  # a read-only file system, or files that another user writes
-            return lmdb.open(str(path), readonly=True, create=False, **options)
-        except lmdb.Error:
-            raise ArtifactError(
-                f"the online store {path} cannot be opened ({refused}); it needs read permission"
-                f" for {DATA} and write permission for lock.mdb, where readers register"
-            ) from refused
-
-
-def _create(path: Path) -> None:
-    """A whole `data.mdb` by one link: nobody meets an empty one, also after a kill, so that an
-    empty one is a fault.
-    """
-    aside = tempfile.mkdtemp(prefix=".new.", dir=path)
-    try:
-        lmdb.open(aside, map_size=1 << 20, max_dbs=1).close()
-        with contextlib.suppress(FileExistsError):
-            os.link(f"{aside}/{DATA}", path / DATA)
-    except OSError:
-        return  # a file system without links: LMDB makes the file itself
-    finally:
-        shutil.rmtree(aside, ignore_errors=True)

@@ -19,7 +19,8 @@ from adc_features.errors import InputError
 from adc_features.event_times import timestamps
 from adc_features.store import _compat as feast
 from adc_features.store.casts import MISFITS, family, fitted
-from adc_features.store.lmdb.records import KINDS, OPAQUE, Schema
+from adc_features.store.lmdb.columns import KINDS, OPAQUE
+from adc_features.store.lmdb.records import Schema
 from adc_features.store.lmdb.row_table import Answer
 
 _LIST_MESSAGE = {

@@ -22,59 +22,16 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import ArtifactError, InputError
+from adc_features.store.lmdb.columns import BYTE, KINDS, TEXT_LISTS, Column, plain_numbers
 
 VERSION = 1
 NO_CREATED = np.iinfo(np.int64).min
-OPAQUE = "opaque"
-
-
-class Kind(NamedTuple):
-    """How one value type is laid out. element: its numbers; varies: lists and text; arrow: the type
-    of a column of it.
-    """
-
-    element: np.dtype
-    varies: bool
-    arrow: pa.DataType
-
-
-def _scalar(element: str, arrow: pa.DataType) -> Kind:
-    return Kind(np.dtype(element), False, arrow)
-
-
-def _list(element: str, arrow: pa.DataType) -> Kind:
-    return Kind(np.dtype(element), True, pa.list_(arrow))
-
-
-_BYTE = np.dtype("u1")
-_SECONDS = pa.timestamp("s", tz="UTC")
-KINDS = {
-    "bool_val": _scalar("?", pa.bool_()),
-    "int32_val": _scalar("<i4", pa.int32()),
-    "int64_val": _scalar("<i8", pa.int64()),
-    "float_val": _scalar("<f4", pa.float32()),
-    "double_val": _scalar("<f8", pa.float64()),
-    "unix_timestamp_val": _scalar("<i8", _SECONDS),
-    "bool_list_val": _list("?", pa.bool_()),
-    "int32_list_val": _list("<i4", pa.int32()),
-    "int64_list_val": _list("<i8", pa.int64()),
-    "float_list_val": _list("<f4", pa.float32()),
-    "double_list_val": _list("<f8", pa.float64()),
-    "unix_timestamp_list_val": _list("<i8", _SECONDS),
-    "string_val": Kind(_BYTE, True, pa.string()),
-    "bytes_val": Kind(_BYTE, True, pa.binary()),
-    "string_list_val": Kind(_BYTE, True, pa.list_(pa.string())),
-    "bytes_list_val": Kind(_BYTE, True, pa.list_(pa.binary())),
-    OPAQUE: Kind(_BYTE, True, pa.binary()),
-}
-_TEXT_LISTS = ("string_list_val", "bytes_list_val")
 
 
 def schema_id(text: bytes) -> int:
@@ -123,133 +80,6 @@ class Schema:
         return {name: i for i, (name, _) in enumerate(self.features)}
 
 
-class Column(NamedTuple):
-    """Values of one feature in n records.
-
-    values: [n], or for kinds that vary the elements of all; offsets: int64 [n + 1] into them;
-    valid: bool [n]. For lists of texts `values` are bytes, `texts` int64 [m + 1] says where each of
-    the m texts begins, and offsets count texts.
-    """
-
-    kind: str
-    values: np.ndarray
-    offsets: np.ndarray | None
-    valid: np.ndarray
-    texts: np.ndarray | None = None
-
-    @classmethod
-    def from_arrow(cls, array: pa.Array) -> Column:
-        """The inverse of `to_arrow`."""
-        kind = next(name for name, kind in KINDS.items() if kind.arrow == array.type)
-        valid, texts = array.is_valid().to_numpy(zero_copy_only=False), None
-        if not KINDS[kind].varies:
-            return cls(
-                kind, _numbers(array.fill_null(False if kind == "bool_val" else 0)), None, valid
-            )
-        offsets = np.zeros(len(array) + 1, np.int64)
-        lengths = (
-            pc.list_value_length(array) if pa.types.is_list(array.type) else pc.binary_length(array)
-        )
-        np.cumsum(lengths.fill_null(0).to_numpy(zero_copy_only=False), out=offsets[1:])
-        element = array.drop_null().flatten() if pa.types.is_list(array.type) else array
-        if pa.types.is_primitive(element.type):
-            return cls(kind, _numbers(element), offsets, valid)
-        if element is not array:
-            texts = np.zeros(len(element) + 1, np.int64)
-            np.cumsum(pc.binary_length(element).to_numpy(zero_copy_only=False), out=texts[1:])
-        content = b"".join(element.drop_null().cast(pa.binary()).to_pylist())
-        return cls(kind, np.frombuffer(content, _BYTE), offsets, valid, texts)
-
-    def scattered(self, places: np.ndarray, n: int) -> Column:
-        """The values at rising places of n rows, the others not valid."""
-        valid = np.zeros(n, bool)
-        valid[places] = self.valid
-        if self.offsets is None:
-            values = np.zeros(n, self.values.dtype)
-            values[places] = self.values
-            return self._replace(values=values, valid=valid)
-        offsets = np.zeros(n + 1, np.int64)
-        offsets[places + 1] = np.diff(self.offsets)
-        return self._replace(offsets=np.cumsum(offsets), valid=valid)
-
-    def numbers(self) -> np.ndarray:
-        """float64 [n], NaN where not valid."""
-        values = self.values.astype(np.float64)
-        values[~self.valid] = np.nan
-        return values
-
-    def flat(self) -> np.ndarray:
-        """What all lists hold, one after another; texts as objects. Of a column of texts: the
-        texts, "" where not valid.
-        """
-        if self.values.dtype != _BYTE or self.offsets is None:
-            return self.values
-        return np.array(self._texts(self.offsets if self.texts is None else self.texts), object)
-
-    def to_arrow(self) -> pa.Array:
-        """The column in its kind's Arrow type, nulls where not valid."""
-        kind, n = KINDS[self.kind], len(self.valid)
-        mask = None if self.valid.all() else ~self.valid
-        if self.offsets is None:
-            return (
-                pa.array(self.values, mask=mask)
-                if kind.arrow != _SECONDS
-                else pa.array(self.values, pa.int64(), mask=mask).cast(_SECONDS)
-            )
-        validity = (
-            None if mask is None else pa.py_buffer(np.packbits(self.valid, bitorder="little"))
-        )
-        offsets = pa.py_buffer(self.offsets.astype(np.int32))
-        if not pa.types.is_list(kind.arrow):
-            return _whole(
-                pa.Array.from_buffers(kind.arrow, n, [validity, offsets, pa.py_buffer(self.values)])
-            )
-        if self.texts is not None:
-            places = pa.py_buffer(self.texts.astype(np.int32))
-            element = _whole(
-                pa.Array.from_buffers(
-                    kind.arrow.value_type,
-                    len(self.texts) - 1,
-                    [None, places, pa.py_buffer(self.values)],
-                )
-            )
-        else:
-            element = pa.array(self.values)
-            element = element.cast(_SECONDS) if kind.arrow.value_type == _SECONDS else element
-        return pa.Array.from_buffers(kind.arrow, n, [validity, offsets], children=[element])
-
-    def to_python(self) -> list:
-        """Numbers, str, bytes and lists of numbers; None where not valid. Timestamps stay seconds,
-        opaque values bytes.
-        """
-        if self.offsets is None:
-            items = self.values.tolist()
-        elif self.texts is not None:
-            items = _sliced(self._texts(self.texts), self.offsets)
-        elif self.values.dtype == _BYTE:
-            items = self._texts(self.offsets)
-        elif len(self.valid) and (np.diff(self.offsets) == self.offsets[1]).all():
-            items = self.values.reshape(len(self.valid), -1).tolist()
-        else:
-            items = _sliced(self.values.tolist(), self.offsets)
-        if not self.valid.all():
-            for i in np.flatnonzero(~self.valid).tolist():
-                items[i] = None
-        return items
-
-    def _texts(self, offsets: np.ndarray) -> list:
-        content = self.values.tobytes()
-        if not self.kind.startswith("string"):
-            return _sliced(content, offsets)
-        if content.isascii():  # a character a byte: decoded as one
-            return _sliced(content.decode("ascii"), offsets)
-        return [item.decode() for item in _sliced(content, offsets)]
-
-
-def _sliced(flat: Any, offsets: np.ndarray) -> list:
-    return [flat[a:b] for a, b in itertools.pairwise(offsets.tolist())]
-
-
 @dataclass(frozen=True)
 class Records:
     """Decoded records of one schema. event, created: int64 [n], microseconds since 1970
@@ -296,7 +126,7 @@ def encode(
             head[f"f{i}"] = end
             bodies.append(body)
         else:
-            head[f"f{i}"] = _numbers(
+            head[f"f{i}"] = plain_numbers(
                 array.fill_null(False if kind == "bool_val" else 0) if array.null_count else array
             )
     if (end > np.iinfo(np.uint32).max).any():
@@ -375,7 +205,7 @@ def decode(
         shown.append((name, kind))
         if i not in ends:
             columns.append(Column(kind, np.ascontiguousarray(head[f"f{i}"]), None, valid[:, i]))
-        elif kind in _TEXT_LISTS:
+        elif kind in TEXT_LISTS:
             columns.append(_text_lists(kind, body, begins + start, begins + ends[i], valid[:, i]))
         else:
             _require((ends[i] - start) % KINDS[kind].element.itemsize == 0)
@@ -429,7 +259,7 @@ def _text_lists(
     content = head + 4 + 4 * counts[written]
     _require(content <= end)
     lengths, _ = _gather(body, head + 4, content, np.dtype("<u4"))
-    values, _ = _gather(body, content, end, _BYTE)
+    values, _ = _gather(body, content, end, BYTE)
     texts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     offsets = np.concatenate([[0], np.cumsum(counts)])
     _require(np.diff(texts[offsets])[written] == end - content)
@@ -443,20 +273,6 @@ def _require(sound: np.ndarray) -> None:
             "the online store holds a row whose lengths are not what it says; it is damaged,"
             " materialize the view again"
         )
-
-
-def _whole(array: pa.Array) -> pa.Array:
-    """Texts that are UTF-8. Raises ArtifactError for others, on which a reader would fail without a
-    name.
-    """
-    try:
-        array.validate(full=True)
-    except pa.ArrowInvalid as error:
-        raise ArtifactError(
-            f"the online store holds a text that is not UTF-8 ({error}); it is damaged, materialize"
-            " the view again"
-        ) from error
-    return array
 
 
 def _text_bodies(array: pa.Array) -> pa.LargeBinaryArray:
@@ -490,7 +306,7 @@ def _body(array: pa.Array, name: str) -> pa.LargeBinaryArray:
         )
     if not pa.types.is_primitive(array.type.value_type):
         return _text_bodies(array)
-    numbers = np.ascontiguousarray(_numbers(inner))
+    numbers = np.ascontiguousarray(plain_numbers(inner))
     ends = np.concatenate(
         [
             [0],
@@ -511,12 +327,6 @@ def _validity(array: pa.Array) -> pa.Buffer | None:
         if array.null_count
         else None
     )
-
-
-def _numbers(array: pa.Array) -> np.ndarray:
-    if pa.types.is_timestamp(array.type):
-        array = array.cast(pa.int64())
-    return array.to_numpy(zero_copy_only=False)
 
 
 def _binary(

@@ -12,6 +12,7 @@ import numpy as np
 
 from adc_features.store import _compat as feast
 from adc_features.store.lmdb.feature_values import protos, python_values
+from adc_features.store.lmdb.request import by_column, join_keys_of, row_keys
 from adc_features.store.lmdb.row_table import Answer
 
 _MICROSECONDS = 1_000_000
@@ -108,3 +109,60 @@ class ColumnarResponse(feast.OnlineResponse):
                 told = response.metadata.feature_view_metadata.add()
                 told.name, told.version = view.version
         return response
+
+
+def columnar_response(  # noqa: PLR0917  (Feast's own order)
+    store: Any,
+    config: Any,
+    features: Any,
+    entity_rows: Any,
+    registry: Any,
+    project: str,
+    *,
+    full_feature_names: bool,
+    tell_versions: bool,
+) -> ColumnarResponse | None:
+    """What `store` (an LmdbOnlineStore) answers without a proto; None where Feast has to answer:
+    on-demand views, delegated views, keys that are not plainly of their types.
+    """
+    asked = by_column(entity_rows)
+    if asked is None or getattr(features, "precompute_online", False):
+        return None
+    _, on_demand, join_key_of, entity_types, join_keys, grouped, _, request_data, entityless = (
+        feast._get_cached_request_context(registry, project, features, full_feature_names)
+    )
+    asked = {name: values for name, values in asked.items() if name in join_keys}
+    if (
+        on_demand
+        or request_data
+        or entityless
+        or not asked
+        or len({len(values) for values in asked.values()}) > 1
+    ):
+        return None
+    views, types = [], {name: entity_types[name] for name in asked if name in entity_types}
+    for table, names in grouped:
+        own = feast._get_table_entity_values(table, join_key_of, asked)
+        keys = row_keys(own, join_keys_of(table)) if len(own) == len(table.entities) else None
+        if keys is None or not store.holds(config, table):
+            return None
+        prefix = f"{table.projection.name_to_use()}__" if full_feature_names else ""
+        version = (
+            (
+                table.projection.name_alias or table.projection.name,
+                getattr(table, "current_version_number", 0) or 0,
+            )
+            if tell_versions
+            else None
+        )
+        answer = store.read(config, table, keys, names)
+        shown = {name: prefix + name for name in names}
+        types |= {
+            shown[field.name]: field.dtype.to_value_type()
+            for field in table.features
+            if field.name in shown
+        }
+        held = sum(int(answer.held(name).sum()) for name in names)
+        feast.track_feature_statuses(table.name, held, len(names) * len(keys) - held)
+        views.append(ViewAnswer(answer, shown, version))
+    return ColumnarResponse(asked, views, types)

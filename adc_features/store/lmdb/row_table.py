@@ -18,9 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import ArtifactError
+from adc_features.store.lmdb.columns import KINDS
 from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.records import (
-    KINDS,
     Column,
     Records,
     Schema,

@@ -20,7 +20,8 @@ from adc_features.artifact import MANIFEST, read_manifest, require_files, within
 from adc_features.clock import instant, utc
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.store.packed.id_index import checked_ids
-from adc_features.store.packed.snapshot import ROWS_AT_ONCE, PackedSnapshot
+from adc_features.store.packed.layout import ROWS_AT_ONCE
+from adc_features.store.packed.snapshot import PackedSnapshot
 
 Codes = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M]."""

@@ -420,7 +420,7 @@ def test_stamped_naively_statistics_would_leak_and_are_refused_loudly(tmp_path, 
     with pytest.raises(InputError, match="40 rows leak"):
         store.publish_statistics(tmp_path, **tables, resolution=DAY)
     monkeypatch.setattr(
-        sys.modules["adc_features.store.publish"],
+        sys.modules["adc_features.store.publish.statistics"],
         "check_validity",
         lambda rows, *, resolution: None,
     )

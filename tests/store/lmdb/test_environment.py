@@ -18,8 +18,9 @@ import lmdb
 import pytest
 
 from adc_features.errors import ArtifactError
-from adc_features.store.lmdb.environment import DATA, environment
+from adc_features.store.lmdb.environment import environment
 from adc_features.store.lmdb.file_check import check_whole
+from adc_features.store.lmdb.files import DATA
 
 MIB = 1 << 20
 _SPAWN = multiprocessing.get_context("spawn")

@@ -11,10 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adc_features.errors import ArtifactError, InputError
+from adc_features.store.lmdb.columns import KINDS, OPAQUE
 from adc_features.store.lmdb.records import (
-    KINDS,
     NO_CREATED,
-    OPAQUE,
     Column,
     Schema,
     decode,

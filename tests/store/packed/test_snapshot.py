@@ -20,7 +20,8 @@ from adc_features.codes.sids import SidTable
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store.packed import id_index
 from adc_features.store.packed.id_index import build_index, checked_ids
-from adc_features.store.packed.snapshot import PackedSnapshot, write_snapshot
+from adc_features.store.packed.snapshot import PackedSnapshot
+from adc_features.store.packed.writer import write_snapshot
 
 
 def pack(path: Path, table: SidTable, *, weight_dtype: str = "float32") -> PackedSnapshot:

@@ -14,7 +14,8 @@ import pytest
 from store_world import START
 
 from adc_features.codes.sids import SidTable
-from adc_features.store.packed.snapshot import VERSION, write_snapshot
+from adc_features.store.packed.layout import VERSION
+from adc_features.store.packed.writer import write_snapshot
 
 PAGE = (Path(__file__).parents[3] / "docs" / "snapshots.md").read_text(encoding="utf-8")
 U64 = (1 << 64) - 1

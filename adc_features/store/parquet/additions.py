@@ -18,7 +18,7 @@ from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, timestamps
 from adc_features.store.casts import MISFITS, family, fitted
 from adc_features.store.parquet import write_parquet
-from adc_features.store.sources import Declared, Source
+from adc_features.store.parquet.sources import Declared, Source
 
 
 def as_written(table: pa.Table, known: Source) -> tuple[pa.Table, Iterator[pa.Table]]:

@@ -1,0 +1,183 @@
+"""Feast's views in the terms of the join and of the files.
+
+Reads: feature views, the settings of the offline store. Writes: nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from adc_features.errors import InputError
+from adc_features.store import _compat as feast
+from adc_features.store.casts import cut_to_seconds
+from adc_features.store.column_names import refuse_shared
+from adc_features.store.join.engine import PreparedView, ViewSource
+from adc_features.store.lmdb.feature_values import arrow_type, declared_types
+from adc_features.store.parquet.opening import refuse_table_formats
+from adc_features.store.parquet.sources import Declared
+
+_RENAME = (
+    "rename a view or a feature, give one view an alias (with_name), or ask for them in two calls"
+)
+
+
+def view_sources(
+    config: Any,
+    feature_views: list[Any],
+    feature_refs: list[str],
+    *,
+    full_feature_names: bool,
+    on_demand: Sequence[Any] = (),
+) -> list[ViewSource]:
+    """Feast's views as the join reads them: field mappings undone, join-key maps and full names
+    applied.
+
+    Two versions of one view asked for at once get their version into the full name. Raises
+    InputError when two features would have one name.
+    """
+    bases = [view.projection.name_alias or view.name for view in feature_views]
+    sources: list[ViewSource] = []
+    shown: list[tuple[str, str]] = []
+    for view, base in zip(feature_views, bases, strict=True):
+        asked = view.projection.name_to_use()
+        prefix = asked if bases.count(base) > 1 else base
+        names = [ref.split(":", 1)[1] for ref in feature_refs if ref.split(":", 1)[0] == asked]
+        out = {name: f"{prefix}__{name}" if full_feature_names else name for name in names}
+        shown += [(column, f"view {asked} feature {name}") for name, column in out.items()]
+        sources.append(_view_source(config, view, out))
+    shown += _on_demand_columns(on_demand, feature_refs, full_feature_names=full_feature_names)
+    keys = {
+        key: f"join key {key} of view {source.name}" for source in sources for key in source.keys
+    }
+    refuse_shared([*keys.items(), *shown], advice=_RENAME)
+    return sources
+
+
+def _view_source(config: Any, view: Any, out: Mapping[str, str]) -> ViewSource:
+    """One view. out: its features that are asked for -> the names of their columns."""
+    source = view.batch_source
+    if source is None:
+        raise InputError(
+            f"view {view.name} has no batch source, so it has no history; give it one or leave"
+            " it out"
+        )
+    filesystem, path = location_of(source, config.repo_path)
+    original = {new: old for old, new in (source.field_mapping or {}).items()}
+    key_map = view.projection.join_key_map or {}
+    types = {f.name: kind for f in view.features if (kind := arrow_type(f.dtype)) is not None}
+    kinds = {out[name]: types[name] for name in out if name in types}
+    keys = [f for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID]
+    created = source.created_timestamp_column
+    return ViewSource(
+        name=view.name,
+        path=path,
+        filesystem=filesystem,
+        keys={key_map.get(f.name, f.name): original.get(f.name, f.name) for f in keys},
+        features={column: original.get(name, name) for name, column in out.items()},
+        types=kinds,
+        seconds=cut_to_seconds(kinds),
+        key_types={
+            key_map.get(f.name, f.name): kind
+            for f in keys
+            if (kind := arrow_type(f.dtype)) is not None
+        },
+        time=original.get(source.timestamp_field, source.timestamp_field),
+        created=original.get(created, created) or None,
+        ttl=view.ttl,
+    )
+
+
+def prepared_views(
+    config: Any,
+    sources: Sequence[ViewSource],
+    *,
+    until: datetime | None,
+    entity: pa.Table | None = None,
+    known_only: bool = False,
+    memory_limit: int | None = None,
+) -> tuple[PreparedView, ...]:
+    """The views ready to be joined, as the offline store is set: every point-in-time join begins
+    here. Arguments as of `PreparedView`; memory_limit: None takes that of the settings.
+    """
+    settings = config.offline_store
+    return tuple(
+        PreparedView(
+            source,
+            until=until,
+            entity=entity,
+            known_only=known_only,
+            memory_limit=settings.memory_limit if memory_limit is None else memory_limit,
+            spill=Path(settings.spill_directory) if settings.spill_directory else None,
+            batch_rows=settings.batch_rows,
+        )
+        for source in sources
+    )
+
+
+def _on_demand_columns(
+    views: Sequence[Any], feature_refs: list[str], *, full_feature_names: bool
+) -> list[tuple[str, str]]:
+    """The columns that on-demand views add, each with what it is."""
+    columns = []
+    for view in views:
+        asked = view.projection.name_to_use()
+        names = [ref.split(":", 1)[1] for ref in feature_refs if ref.split(":", 1)[0] == asked]
+        columns += [
+            (f"{asked}__{name}" if full_feature_names else name, f"view {view.name} feature {name}")
+            for name in names
+        ]
+    return columns
+
+
+def declared_of(view: Any) -> Declared:
+    """What a view says of its source's columns, in the names that they have there."""
+    source = view.batch_source
+    original = {new: old for old, new in (source.field_mapping or {}).items()}
+    times = tuple(
+        original.get(time, time)
+        for time in (source.timestamp_field, source.created_timestamp_column)
+        if time
+    )
+    keys = tuple(
+        original.get(f.name, f.name) for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID
+    )
+    types = declared_types(view)
+    return Declared(
+        types, keys=keys, times=times, seconds=cut_to_seconds(types, but=(*keys, *times))
+    )
+
+
+def destination_of(config: Any, view: Any) -> tuple[Any, str]:
+    """Where a view's rows are written: file system and path."""
+    if view.batch_source is None:
+        raise InputError(f"view {view.name} has no batch source to write to; give it one")
+    filesystem, path = location_of(view.batch_source, config.repo_path)
+    refuse_table_formats(path, filesystem=filesystem, of=f"view {view.name}")
+    return filesystem, path
+
+
+def location_of(source: Any, repo_path: Path | None) -> tuple[Any, str]:
+    """File system and path of a Parquet source. Raises InputError for other sources and formats."""
+    if not isinstance(source, feast.FileSource) or not (
+        source.file_format is None or isinstance(source.file_format, feast.ParquetFormat)
+    ):
+        kind = (
+            type(source).__name__
+            if not isinstance(source, feast.FileSource)
+            else type(source.file_format).__name__
+        )
+        raise InputError(
+            f"the source is a {kind}; this store reads Parquet through FileSource, use another"
+            " offline store for it"
+        )
+    absolute = feast.FileSource.get_uri_for_file_path(
+        repo_path=repo_path, uri=source.file_options.uri
+    )
+    return feast.FileSource.create_filesystem_and_path(
+        str(absolute), source.file_options.s3_endpoint_override
+    )

@@ -1,0 +1,30 @@
+"""Published codes and statistics: rows that Feast reads. Reads: SidTable snapshots, statistics.
+Writes: data/ of a repository.
+
+A publication is a directory that appears whole, manifest inside; the list of live generations is
+written last.
+"""
+
+from adc_features.store.publish.codes import publish, unpublish
+from adc_features.store.publish.published import (
+    LAST_TIME,
+    PublishedSnapshot,
+    newest_published,
+    published_files,
+    published_snapshots,
+    published_timeline,
+)
+from adc_features.store.publish.statistics import check_validity, publish_statistics
+
+__all__ = [
+    "LAST_TIME",
+    "PublishedSnapshot",
+    "check_validity",
+    "newest_published",
+    "publish",
+    "publish_statistics",
+    "published_files",
+    "published_snapshots",
+    "published_timeline",
+    "unpublish",
+]

@@ -1,0 +1,249 @@
+"""Publish codes and statistics as rows that Feast reads. Reads: SidTable snapshots, statistics.
+Writes: data/ of a repository.
+
+A publication is a directory that appears whole, manifest inside; the list of live generations is
+written last.
+"""
+
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from adc_features.artifact import fresh_directory, recover, seal
+from adc_features.clock import instant, utc
+from adc_features.codes.generation import Generation
+from adc_features.codes.rows import (
+    as_served,
+    completed,
+    sid_rows,
+)
+from adc_features.codes.sids import SidTable
+from adc_features.errors import GenerationMismatch, InputError
+from adc_features.store.definitions import (
+    id_type,
+)
+from adc_features.store.packed.snapshot import PackedSnapshot
+from adc_features.store.packed.writer import write_snapshot
+from adc_features.store.publish.lock import only_publisher
+from adc_features.store.publish.published import (
+    PublishedSnapshot,
+    check_same_ids,
+    published_entries,
+    published_rows,
+)
+from adc_features.store.repository import (
+    LiveGeneration,
+    deletable_publication,
+    live_generations,
+    publication_path,
+    write_live_generations,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def publish(
+    repo: Path,
+    generation: Generation,
+    snapshots: Sequence[SidTable],
+    *,
+    servable_at: Sequence[datetime],
+    computed_at: datetime,
+) -> Path:
+    """Add snapshots of a generation to what Feast reads, replacing those with the same as_of;
+    returns the publication's directory.
+
+    servable_at: when each snapshot could first have been served, >= its as_of; the event time of
+    its rows. computed_at: the real time of the computation; the created time of its rows, so that
+    created-time filtering hides backfills. `apply` then declares the rows, `materialize` takes the
+    newest online. Raises GenerationMismatch when the snapshots, or what is published under this id,
+    come from another codebook; InputError for times that contradict each other. Any failure leaves
+    the previous publication as it was.
+    """
+    fresh = _described(generation, snapshots, servable_at, utc(computed_at, name="computed_at"))
+    kind = id_type(pa.schema({"item_id": pa.array(snapshots[0].item_ids[:1]).type}), "item_id")
+    check_same_ids(repo, "item", kind)
+    live = LiveGeneration(
+        generation.id,
+        generation.codebook_hash,
+        generation.trained_through,
+        generation.spec.codebook_size,
+        generation.spec.length,
+        kind,
+    )
+    target = publication_path(repo, generation.id)
+    with only_publisher(repo):
+        recover(target)
+        replaced = {s.as_of for s in fresh}
+        kept = [s for s in published_entries(target, live) if s.as_of not in replaced]
+        entries = sorted([*kept, *fresh], key=lambda s: s.as_of)
+        if any(later.servable_at <= earlier.servable_at for earlier, later in pairwise(entries)):
+            raise InputError(
+                "servable_at must rise with as_of: a snapshot of a later cut-off would be hidden by"
+                " an earlier one; give each cut-off a later servable_at"
+            )
+        with fresh_directory(target) as aside:
+            _write_rows(target, aside, kept, fresh, snapshots)
+            _pack(
+                target,
+                aside,
+                entries,
+                {s.as_of: s for s in snapshots},
+                live,
+                weight_dtype=generation.spec.weight_dtype,
+            )
+            seal(aside, {**asdict(live), "snapshots": [e.to_dict() for e in entries]})
+        write_live_generations(
+            repo, [*(g for g in live_generations(repo) if g.id != live.id), live]
+        )
+    _log.info(
+        "stage=publish generation=%s snapshots=%d kept=%d rows=%d",
+        live.id,
+        len(fresh),
+        len(kept),
+        sum(map(len, snapshots)),
+    )
+    return target
+
+
+def _write_rows(
+    target: Path,
+    aside: Path,
+    kept: Sequence[PublishedSnapshot],
+    fresh: Sequence[PublishedSnapshot],
+    snapshots: Sequence[SidTable],
+) -> None:
+    """The rows of all entries into the new publication `aside`: those kept from `target`, the fresh
+    ones from their snapshots.
+    """
+    for folder in ("rows", "packed"):
+        (aside / folder).mkdir()
+    for entry in kept:
+        _keep(target / entry.file, aside / entry.file)
+    for snapshot, entry in zip(snapshots, fresh, strict=True):
+        rows = sid_rows(snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at)
+        pq.write_table(rows, aside / entry.file, write_page_checksum=True)
+
+
+def _pack(
+    target: Path,
+    aside: Path,
+    entries: Sequence[PublishedSnapshot],
+    fresh: Mapping[datetime, SidTable],
+    live: LiveGeneration,
+    *,
+    weight_dtype: str,
+) -> None:
+    """Packed files for all entries, oldest first: those before the first change are kept, those
+    from it on complete the one before them.
+    """
+    before: PackedSnapshot | None = None
+    changed = False
+    for entry in entries:
+        changed = changed or entry.as_of in fresh or not (target / entry.packed).is_file()
+        if not changed:
+            _keep(target / entry.packed, aside / entry.packed)
+        else:
+            snapshot = (
+                as_served(fresh[entry.as_of])
+                if entry.as_of in fresh
+                else published_rows(target, live, entry)
+            )
+            as_of = np.full(len(snapshot), instant(entry.as_of).astype(np.int64))
+            if before is not None:
+                earlier, earlier_as_of = before.table()
+                snapshot, carried = completed(snapshot, earlier)
+                as_of = np.concatenate([as_of, earlier_as_of[carried]])
+            write_snapshot(
+                aside / entry.packed,
+                snapshot,
+                sid_as_of=as_of,
+                servable_at=entry.servable_at,
+                computed_at=entry.computed_at,
+                codebook_hash=live.codebook_hash,
+                weight_dtype=weight_dtype,
+            )
+        before = PackedSnapshot(aside / entry.packed)
+        if changed:
+            before.verify()  # what readers will map is what was meant, before they are told of it
+
+
+def _keep(old: Path, new: Path) -> None:
+    """The same file under another directory: files are never changed in place, so a second name is
+    enough where the system has them.
+    """
+    try:
+        os.link(old, new)
+    except OSError:
+        shutil.copy2(old, new)
+
+
+def unpublish(repo: Path, generation_id: str) -> None:
+    """Take a generation from what is declared, then delete its rows; `apply` then deletes its view
+    and online rows. Idempotent.
+
+    Raises InputError for an id that is none, ArtifactError when its rows lie behind a symbolic
+    link; nothing was deleted.
+    """
+    rows = deletable_publication(repo, generation_id)
+    with only_publisher(repo):
+        write_live_generations(repo, [g for g in live_generations(repo) if g.id != generation_id])
+        shutil.rmtree(rows, ignore_errors=True)
+    _log.info("stage=unpublish generation=%s", generation_id)
+
+
+def _described(
+    generation: Generation,
+    snapshots: Sequence[SidTable],
+    servable_at: Sequence[datetime],
+    computed_at: datetime,
+) -> list[PublishedSnapshot]:
+    """New snapshots as manifest entries, each checked against the generation and its own time."""
+    if not snapshots or len(snapshots) != len(servable_at):
+        raise InputError(
+            f"{len(snapshots)} snapshots with {len(servable_at)} servable_at times; give at least"
+            " one snapshot and one time each"
+        )
+    described = []
+    for snapshot, at in zip(snapshots, servable_at, strict=True):
+        got, wanted = (
+            (snapshot.generation, snapshot.codebook_size, snapshot.length),
+            (
+                generation.id,
+                generation.spec.codebook_size,
+                generation.spec.length,
+            ),
+        )
+        if got != wanted:
+            raise GenerationMismatch(
+                f"a snapshot has generation, K, L = {got}, the generation to publish {wanted};"
+                " encode it with that generation"
+            )
+        if not len(snapshot):
+            raise InputError(
+                f"the snapshot as of {snapshot.as_of.isoformat()} is empty; publish at least one"
+                " item"
+            )
+        if utc(at, name="servable_at") < snapshot.as_of:
+            raise InputError(
+                f"servable_at {at.isoformat()} lies before as_of {snapshot.as_of.isoformat()};"
+                " codes cannot be served before their data ends"
+            )
+        hindsight, found = generation.trained_through > snapshot.as_of, int(snapshot.found.sum())
+        described.append(
+            PublishedSnapshot(
+                snapshot.as_of, utc(at), computed_at, hindsight, found, len(snapshot) - found
+            )
+        )
+    if len({s.as_of for s in described}) < len(described):
+        raise InputError("two snapshots have the same as_of; publish one per cut-off")
+    return described

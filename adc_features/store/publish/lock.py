@@ -1,0 +1,34 @@
+"""One publisher at a time in a repository. Reads, writes: nothing but a lock."""
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from adc_features.errors import ArtifactError
+from adc_features.store.repository import (
+    live_generations_path,
+)
+
+
+@contextmanager
+def only_publisher(repo: Path) -> Iterator[None]:
+    """One publisher at a time in a repository: a second one waits; the system lets go of the lock
+    of a killed one.
+
+    Raises ArtifactError when the repository cannot be written.
+    """
+    data = live_generations_path(repo).parent
+    data.mkdir(parents=True, exist_ok=True)
+    if not os.access(data, os.W_OK):
+        raise ArtifactError(
+            f"{data} is read-only here; give the publisher the right to write it, or publish from"
+            " where it can be written"
+        )
+    lock = os.open(data, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(lock)

@@ -1,0 +1,165 @@
+"""Publish statistics as rows that Feast reads. Reads: tables of features. Writes: data/statistics of a
+repository.
+"""
+
+import logging
+from datetime import timedelta
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from adc_features.artifact import fresh_directory, seal
+from adc_features.clock import moment
+from adc_features.codes.rows import (
+    TIME,
+    check_timed,
+)
+from adc_features.data.statistics import NO_TIME
+from adc_features.errors import InputError
+from adc_features.store.definitions import (
+    ENTITY_OF,
+    FEATURE_TYPES,
+    JOIN_KEY,
+    feature_schema,
+    id_type,
+)
+from adc_features.store.publish.lock import only_publisher
+from adc_features.store.publish.published import LAST_TIME, check_same_ids
+from adc_features.store.repository import (
+    live_generations,
+    statistics_path,
+)
+
+_log = logging.getLogger(__name__)
+
+
+def publish_statistics(
+    repo: Path, *, item_profile: pa.Table, user_activity: pa.Table, resolution: timedelta
+) -> Path:
+    """Replace the published statistics by these, both at once; returns their directory.
+
+    Each table: its id column, event_timestamp (aware), then features. resolution: the data's
+    smallest time step. Raises InputError on naive or null times, null ids, duplicate (id,
+    event_timestamp), nulls in integers or inside lists, NaN, types that Feast lacks, or rows that
+    would leak (`check_validity`).
+    """
+    tables = {
+        name: _checked(table, JOIN_KEY[ENTITY_OF[name]], name)
+        for name, table in (("item_profile", item_profile), ("user_activity", user_activity))
+    }
+    shared = set(feature_schema(tables["item_profile"].schema).names) & set(
+        feature_schema(tables["user_activity"].schema).names
+    )
+    if shared:
+        raise InputError(
+            f"both statistics have columns {sorted(shared)}; feature names are unique across views,"
+            " rename them"
+        )
+    for name, table in tables.items():
+        check_validity(table, resolution=resolution)
+        if ENTITY_OF[name] == "item" and live_generations(repo):
+            check_same_ids(repo, "item", id_type(table.schema, "item_id"))
+    with only_publisher(repo), fresh_directory(statistics_path(repo)) as aside:
+        for name, table in tables.items():
+            pq.write_table(table, aside / f"{name}.parquet", write_page_checksum=True)
+        seal(
+            aside,
+            {
+                "rows": {name: len(table) for name, table in tables.items()},
+                "resolution_seconds": resolution.total_seconds(),
+            },
+        )
+    _log.info(
+        "stage=publish_statistics %s",
+        " ".join(f"{name}={len(table)}" for name, table in tables.items()),
+    )
+    return statistics_path(repo)
+
+
+def check_validity(rows: pa.Table, *, resolution: timedelta) -> None:
+    """The leak guard: a row that contains an event at t must be valid strictly after t, by the
+    data's resolution.
+
+    Checks every `*_last_time` column (int64 microseconds) against event_timestamp: last_time +
+    resolution <= event_timestamp. Feast joins with <=, so a row stamped at the time of an event
+    that it contains would hand that event, label included, to its own training row. Raises
+    InputError naming the column, the count and the first row; also when there is no such column.
+    """
+    if resolution <= timedelta(0):
+        raise InputError(
+            f"resolution is {resolution}; expected the smallest step of the data's times, above 0"
+        )
+    columns = [name for name in rows.column_names if name.endswith(LAST_TIME)]
+    if not columns:
+        raise InputError(
+            f"no column ends with '{LAST_TIME}' among {rows.column_names}; without the time of the"
+            " last event a leak cannot be ruled out, add it"
+        )
+    valid_from = rows["event_timestamp"].cast(TIME).cast(pa.int64()).to_numpy()
+    for name in columns:
+        last = rows[name].to_numpy()
+        leaking = np.flatnonzero(
+            (last != NO_TIME) & (last + resolution // timedelta(microseconds=1) > valid_from)
+        )
+        if len(leaking):
+            first = leaking[0]
+            raise InputError(
+                f"{len(leaking)} rows leak: row {first} is valid from"
+                f" {moment(valid_from[first].astype('datetime64[us]')).isoformat()} but holds an"
+                f" event of {name} = {moment(last[first].astype('datetime64[us]')).isoformat()},"
+                f" known only {resolution} later; stamp such rows last_time + resolution"
+            )
+
+
+def _checked(table: pa.Table, key: str, name: str) -> pa.Table:
+    """The table with event_timestamp in microseconds, refused when Feast could not carry it
+    faithfully.
+    """
+    check_timed(table, [key], name=name)
+    for field in feature_schema(table.schema):
+        column = table[field.name]
+        inner = field.type.value_type if pa.types.is_list(field.type) else field.type
+        if inner not in FEATURE_TYPES:
+            raise InputError(
+                f"{name}: column {field.name!r} is of type {field.type}; expected"
+                f" {', '.join(map(str, FEATURE_TYPES))}, or a list of one of them"
+            )
+        if pa.types.is_integer(field.type) and column.null_count:
+            raise InputError(
+                f"{name}: {column.null_count} nulls in integer column {field.name!r}, which would"
+                " become floats; give a value that means none"
+            )
+        if pa.types.is_list(field.type) and pc.list_flatten(column).null_count:
+            raise InputError(
+                f"{name}: nulls inside the lists of {field.name!r}, which Feast turns into 0; drop"
+                " them"
+            )
+        if (
+            pa.types.is_floating(inner)
+            and pc.any(
+                pc.is_nan(pc.list_flatten(column) if inner != field.type else column)
+            ).as_py()
+        ):
+            raise InputError(
+                f"{name}: NaN in {field.name!r}, which would be served as null; use null"
+            )
+        if field.name.endswith("_y"):
+            raise InputError(
+                f"{name}: column {field.name!r} ends with '_y', which Feast's DuckDB store drops;"
+                " rename it"
+            )
+    table = table.set_column(
+        table.column_names.index("event_timestamp"),
+        "event_timestamp",
+        table["event_timestamp"].cast(TIME),
+    )
+    if not len(table):
+        raise InputError(f"{name} is empty; publish at least one row")
+    if len(table.group_by([key, "event_timestamp"]).aggregate([])) < len(table):
+        raise InputError(
+            f"{name}: several rows of one {key} at one event_timestamp; keep the last of each"
+        )
+    return table.replace_schema_metadata(None)

@@ -1,0 +1,185 @@
+"""What is published in a repository: which generations are live, and where their rows are. Reads,
+writes: the list of live generations. Light: no feast.
+"""
+
+import functools
+import json
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from adc_features.artifact import (
+    checked,
+    deletable,
+    read_manifest,
+    require_files,
+    with_check,
+    within,
+    write_json,
+)
+from adc_features.codes.generation import check_generation_id
+from adc_features.errors import ArtifactError, InputError
+
+STATISTICS = ("item_profile", "user_activity")
+"""The statistics views, each with a Parquet file of its name."""
+IdType = Literal["string", "int64"]
+
+
+@dataclass(frozen=True)
+class LiveGeneration:
+    """One entry of live_generations.json: what the declarations and the lookups need to know of a
+    published generation.
+    """
+
+    id: str
+    codebook_hash: str
+    trained_through: datetime
+    codebook_size: int
+    length: int
+    id_type: IdType
+
+    @property
+    def view(self) -> str:
+        """The name of its feature view."""
+        return sid_view_name(self.id)
+
+
+def sid_view_name(generation_id: str) -> str:
+    """The feature view of a generation: the generation is in its name, so codes of two never meet
+    in one view.
+    """
+    return f"item_sid_{generation_id}"
+
+
+def service_name(generation_id: str | None) -> str:
+    """The feature service of the ranker trained on this generation, or of the ranker without codes
+    (None).
+    """
+    return f"ranker_{generation_id}" if generation_id else "ranker_no_sid"
+
+
+def live_generations(repo: Path) -> list[LiveGeneration]:
+    """The generations that are declared to Feast, oldest publication first; empty before the first
+    publication.
+    """
+    path = live_generations_path(repo)
+    try:
+        stat = path.stat()
+    except FileNotFoundError:
+        return []
+    return list(_listed(path, (stat.st_ino, stat.st_mtime_ns, stat.st_size)))
+
+
+@functools.lru_cache(maxsize=8)
+def _listed(path: Path, version: tuple[int, ...]) -> tuple[LiveGeneration, ...]:
+    """The entries of one version of the file: every online read asks for them, and it is replaced
+    by renaming.
+    """
+    try:
+        entries = checked(json.loads(path.read_text(encoding="utf-8")), path)["generations"]
+        generations = tuple(
+            LiveGeneration(
+                **{**entry, "trained_through": datetime.fromisoformat(entry["trained_through"])}
+            )
+            for entry in entries
+        )
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ArtifactError(
+            f"{path} lists no generations that can be read ({error!r}); the file was altered,"
+            " publish a generation again to rewrite it"
+        ) from error
+    for entry in entries:
+        try:
+            check_generation_id(entry["id"])
+        except InputError as error:
+            raise ArtifactError(
+                f"{path}: {error}; the file was altered, publish a generation again to rewrite it"
+            ) from error
+    return generations
+
+
+def live_generation(repo: Path, generation_id: str) -> LiveGeneration:
+    """One of them. Raises InputError when it is not live."""
+    live = {g.id: g for g in live_generations(repo)}
+    if generation_id not in live:
+        raise InputError(
+            f"generation {generation_id!r} is not published in {repo}; live are"
+            f" {sorted(live) or 'none'}, publish it first"
+        )
+    return live[generation_id]
+
+
+def write_live_generations(repo: Path, generations: list[LiveGeneration]) -> None:
+    """Replace the list, atomically."""
+    write_json(
+        live_generations_path(repo), with_check({"generations": [asdict(g) for g in generations]})
+    )
+
+
+def publication_path(repo: Path, generation_id: str) -> Path:
+    """The directory of a generation's published rows.
+
+    Raises InputError for an id that is none, ArtifactError when a link leads it out of the
+    repository's data.
+    """
+    return within(_data(repo), _publication(generation_id), said_by=f"generation {generation_id!r}")
+
+
+def deletable_publication(repo: Path, generation_id: str) -> Path:
+    """The same, to be deleted: raises ArtifactError too when `data` or the directory is a symbolic
+    link.
+    """
+    name = f"data/{_publication(generation_id)}"
+    return deletable(Path(repo), name, said_by=f"generation {generation_id!r}")
+
+
+def _publication(generation_id: str) -> str:
+    return sid_view_name(check_generation_id(generation_id))
+
+
+def publication_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
+    """The manifest of a publication; raises ArtifactError too when it does not name the files of
+    every snapshot.
+    """
+    manifest = read_manifest(directory, verify=verify)
+    try:
+        names = [entry["packed"] for entry in manifest["snapshots"] if "packed" in entry]
+        rows = [
+            f"rows/{datetime.fromisoformat(entry['as_of']):%Y%m%dT%H%M%S%f}.parquet"
+            for entry in manifest["snapshots"]
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{directory} has a manifest that lists no snapshots ({error}): it was altered, publish"
+            " the generation again"
+        ) from error
+    if not rows:
+        raise ArtifactError(
+            f"{directory} has a manifest without a snapshot: it was altered, publish the generation"
+            " again"
+        )
+    require_files(directory, manifest, [*names, *rows])
+    return manifest
+
+
+def statistics_manifest(repo: Path) -> dict[str, Any]:
+    """The manifest of the published statistics, every file checked."""
+    return read_manifest(
+        statistics_path(repo), requires=("item_profile.parquet", "user_activity.parquet")
+    )
+
+
+def statistics_path(repo: Path) -> Path:
+    """The directory of the published statistics."""
+    return _data(repo) / "statistics"
+
+
+def live_generations_path(repo: Path) -> Path:
+    """The list that publishing writes last."""
+    # every request asks for it: not resolved, which stats each part of the path
+    return Path(repo) / "data" / "live_generations.json"
+
+
+def _data(repo: Path) -> Path:
+    return Path(repo).resolve() / "data"
