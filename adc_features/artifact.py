@@ -1,5 +1,5 @@
-"""Directories that are complete or invisible. Reads: files. Writes: directories with a manifest,
-moved into place last.
+"""Files and directories that are complete or invisible. Reads: files. Writes: files, and
+directories with a manifest, moved into place last.
 
 A reader that finds no `manifest.json` finds nothing; one that finds it may trust every file that it
 names.
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -61,14 +61,29 @@ def _plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write beside, then rename: a reader sees the old file or the new one."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    """Write `json_text` of a value: a reader sees the old file or the new one."""
+    write_atomically(path, json_text(value) + "\n")
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a text (as UTF-8) or bytes: a reader sees the old file or the new one."""
+    with fresh_file(path) as file:
+        file.write(content.encode() if isinstance(content, str) else content)
+
+
+@contextmanager
+def fresh_file(target: Path) -> Iterator[BinaryIO]:
+    """A new file beside `target` to fill, which takes its place when the block ends well, synced to
+    the disk first; removed when the block fails. A reader sees the old file or the new one.
+    """
+    target = Path(target)
+    aside = target.with_name(f".{target.name}.{os.getpid()}")
     try:
-        with aside.open("w", encoding="utf-8") as file:
-            file.write(json_text(value) + "\n")
+        with aside.open("wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
-        aside.replace(path)
+        aside.replace(target)
     finally:
         aside.unlink(missing_ok=True)
 

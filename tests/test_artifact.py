@@ -1,5 +1,6 @@
 """Directories that are complete or invisible. Reads: adc_features.artifact."""
 
+import ast
 import errno
 import json
 import os
@@ -12,13 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import adc_features
 from adc_features.artifact import (
     MANIFEST,
     file_hash,
     fresh_directory,
+    fresh_file,
     json_text,
     read_manifest,
     seal,
+    write_atomically,
     write_json,
 )
 from adc_features.errors import ArtifactError
@@ -190,3 +194,46 @@ def test_a_manifest_with_another_value_is_refused(tmp_path):
                 read_manifest(tmp_path, verify=verify)
     path.write_text('{"rows": 3, "files": {}}')
     assert read_manifest(tmp_path)["rows"] == 3
+
+
+@pytest.mark.parametrize("content", ["näher\n", b"\0\xff"])
+def test_a_file_is_written_whole_or_not_at_all(tmp_path, content):
+    """Texts are UTF-8; nothing is left beside the file."""
+    path = tmp_path / "page.html"
+    path.write_text("before")
+    write_atomically(path, content)
+    assert path.read_bytes() == (content.encode() if isinstance(content, str) else content)
+    assert os.listdir(tmp_path) == ["page.html"]
+
+
+def test_a_write_that_fails_leaves_the_file_of_before(tmp_path):
+    """What the block had written is gone, the old file stays as it was."""
+    path = tmp_path / "state.npz"
+    path.write_bytes(b"before")
+    with pytest.raises(RuntimeError), fresh_file(path) as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert path.read_bytes() == b"before"
+    assert os.listdir(tmp_path) == ["state.npz"]
+
+
+def test_files_are_replaced_and_locked_in_one_place_each():
+    """No module but `artifact` renames a file over another, none but `file_lock` locks one."""
+    root = Path(adc_features.__file__).parents[1]
+    found = set()
+    for module in (p for top in ("adc_features", "training") for p in (root / top).rglob("*.py")):
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
+            name = str(module.relative_to(root))
+            if isinstance(node, ast.Import) and any(one.name == "fcntl" for one in node.names):
+                found.add((name, "fcntl"))
+            elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+                # str.replace takes two arguments, datetime.replace names them
+                of_os = isinstance(node.func.value, ast.Name) and node.func.value.id == "os"
+                if node.func.attr in {"rename", "replace"} and len(node.args) == 1 + of_os:
+                    found.add((name, node.func.attr))
+    assert found == {
+        ("adc_features/artifact.py", "replace"),
+        ("adc_features/file_lock.py", "fcntl"),
+        # a directory that stands in a file's place is moved aside
+        ("adc_features/serving/promotion.py", "rename"),
+    }

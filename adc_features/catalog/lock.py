@@ -4,17 +4,16 @@ PostgreSQL's advisory locks.
 Reads /proc/locks too, where there is one, to say who holds what.
 """
 
-import fcntl
 import os
-import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy import Engine, text
 
 from adc_features.errors import InputError
+from adc_features.file_lock import file_lock, until_taken
 from adc_features.redaction import redacted
 
 
@@ -27,7 +26,7 @@ def only_one(engine: Engine, name: str, *, wait: float) -> Iterator[None]:
     database that has no such lock.
     """
     if engine.dialect.name == "sqlite":
-        held = _file(Path(str(engine.url.database) + f".{name}.lock"), wait)
+        held = file_lock(Path(f"{engine.url.database}.{name}.lock"), wait=wait)
     elif engine.dialect.name == "postgresql":
         held = _advisory(engine, name, wait)
     else:
@@ -110,24 +109,10 @@ def _key(name: str) -> dict[str, int]:
 
 
 @contextmanager
-def _file(path: Path, wait: float) -> Iterator[bool]:
-    with path.open("w") as file:
-        yield _tried(lambda: _flocked(file.fileno()), wait)
-
-
-def _flocked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextmanager
 def _advisory(engine: Engine, name: str, wait: float) -> Iterator[bool]:
     key = _key(name)
     with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        taken = _tried(
+        taken = until_taken(
             lambda: bool(
                 connection.execute(text("SELECT pg_try_advisory_lock(:key)"), key).scalar()
             ),
@@ -138,10 +123,3 @@ def _advisory(engine: Engine, name: str, wait: float) -> Iterator[bool]:
         finally:
             if taken:
                 connection.execute(text("SELECT pg_advisory_unlock(:key)"), key)
-
-
-def _tried(attempt: Callable[[], bool], wait: float) -> bool:
-    until = time.monotonic() + wait
-    while not (taken := attempt()) and time.monotonic() < until:
-        time.sleep(0.02)
-    return taken

@@ -3,7 +3,6 @@
 Legend: N items of a catalogue, K items known at a cut-off, D dims.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -13,6 +12,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from adc_features.artifact import fresh_file
 from adc_features.clock import instant, moment
 from adc_features.codes.sids import find_rows
 from adc_features.errors import ArtifactError
@@ -69,19 +69,18 @@ class BehaviorState:
 
 
 def write_state(path: Path, state: BehaviorState) -> None:
-    """Write beside, then rename."""
+    """Write the state: a reader sees the old file or the new one."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}.npz")
     arrays: dict[str, Any] = {PARAMETER + name: array for name, array in state.parameters.items()}
     arrays |= {"as_of": instant(state.as_of), "alignment_residual": state.alignment_residual}
-    np.savez(
-        aside,
-        item_ids=state.item_ids,
-        vectors=state.vectors,
-        interaction_count=state.interaction_count,
-        **arrays,
-    )
-    aside.replace(path)
+    with fresh_file(path) as file:
+        np.savez(
+            file,
+            item_ids=state.item_ids,
+            vectors=state.vectors,
+            interaction_count=state.interaction_count,
+            **arrays,
+        )
 
 
 def read_state(path: Path) -> BehaviorState:

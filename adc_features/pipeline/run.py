@@ -7,7 +7,6 @@ fingerprint has not changed is reused; a killed one leaves nothing visible, and 
 checkpointed under `<run>/.partial/` is picked up by the next attempt.
 """
 
-import fcntl
 import hashlib
 import json
 import logging
@@ -35,6 +34,7 @@ from adc_features.artifact import (
 from adc_features.codes.generation import check_generation_id
 from adc_features.codes.reliability import Mode
 from adc_features.errors import ArtifactError, InputError
+from adc_features.file_lock import file_lock
 from adc_features.redaction import redacted, redacted_url
 
 log = logging.getLogger(__name__)
@@ -280,14 +280,12 @@ class Run:
         """Two processes that build in one run would sweep each other's half-made stages away. The
         system drops the lock of a killed one.
         """
-        with (self.directory / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as error:
+        with file_lock(self.directory / ".lock") as taken:
+            if not taken:
                 raise InputError(
                     f"another process is building stages in {self.directory}; wait for it, or give"
                     " another run directory"
-                ) from error
+                )
             yield
 
     def record(self, event: str, **facts: Any) -> None:

@@ -21,10 +21,7 @@ from pydantic import Field, StrictStr, model_validator
 
 from adc_features.store import _compat as feast
 from adc_features.store.lmdb.environment import Environment
-from adc_features.store.lmdb.feature_values import (
-    protos,
-    takes_arrow,
-)
+from adc_features.store.lmdb.feature_values import protos, takes_arrow
 from adc_features.store.lmdb.incoming import (
     EPOCH,
     as_protos,
@@ -34,10 +31,7 @@ from adc_features.store.lmdb.incoming import (
     rows_of_protos,
 )
 from adc_features.store.lmdb.places import directory_of, table_name
-from adc_features.store.lmdb.request import (
-    check_names,
-    checked_rows,
-)
+from adc_features.store.lmdb.request import check_names, checked_rows
 from adc_features.store.lmdb.response import columnar_response
 from adc_features.store.lmdb.row_table import Answer, Rows, delete, read, write
 from adc_features.store.pushes import check_frame, pushed_table, times_of

@@ -6,7 +6,6 @@ Legend: B rows of a batch, P positions, K codes, D latent width.
 
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from adc_features.artifact import fresh_file
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, check_generation_id, write_generation
 from adc_features.codes.quality import quality_report
@@ -215,19 +215,17 @@ class _State:
     history: list[dict[str, float]] = field(default_factory=list)
 
     def save(self, path: Path, fingerprint: str) -> None:
-        aside = path.with_name(f".{path.name}.{os.getpid()}")
         path.parent.mkdir(parents=True, exist_ok=True)
         feedback = (self.sparsity.strength, self.sparsity.inactive) if self.sparsity else None
-        parts = {
+        parts: dict[str, Any] = {
             "network": self.network.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "usage": self.usage_PK,
             "sparsity": feedback,
         }
-        torch.save(
-            parts | {"fingerprint": fingerprint, "step": self.step, "history": self.history}, aside
-        )
-        aside.replace(path)
+        parts |= {"fingerprint": fingerprint, "step": self.step, "history": self.history}
+        with fresh_file(path) as file:
+            torch.save(parts, file)
 
     def restore(self, path: Path, fingerprint: str) -> None:
         if not path.is_file():

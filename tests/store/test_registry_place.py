@@ -12,8 +12,7 @@ import pytest
 import yaml
 from store_world import published_world
 
-from adc_features.store.repository import registry_beside
-from adc_features.store.repository import check_repository, create_repository
+from adc_features.store.repository import check_repository, create_repository, registry_beside
 
 READ = """
 import sys

@@ -7,6 +7,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from adc_features.artifact import write_atomically
 from training.evaluation.significance import DECILES, paired_title
 from training.reports.charts import interval_rows
 from training.reports.pages import render
@@ -45,9 +46,7 @@ def comparison_page(result: Mapping[str, Any], *, title: str, first: str) -> str
 
 def write_page(path: Path, page: str) -> None:
     """A reader sees the old page or the new one."""
-    aside = path.with_name(f".{path.name}")
-    aside.write_text(page, encoding="utf-8")
-    aside.replace(path)
+    write_atomically(path, page)
 
 
 def _picture(paired: Mapping[str, Any], metric: str, name: str) -> Any:

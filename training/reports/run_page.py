@@ -6,13 +6,13 @@ produce is left out, or named as missing where a reader would look for it. Every
 titles and names are user data.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from adc_features.artifact import write_atomically
 from adc_features.codes.reliability import MIN_RANK_CORRELATION
 from training.reports.values import (
     CHANCE,
@@ -99,12 +99,7 @@ def report_html(metrics: Mapping[str, Any], pictures: Pictures) -> str:
 
 def write_report(path: Path, metrics: Mapping[str, Any], pictures: Pictures) -> None:
     """Write the page to `path`: a reader sees the old page or the new one, never a half."""
-    page, aside = report_html(metrics, pictures), path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_atomically(path, report_html(metrics, pictures))
 
 
 def _window(metrics: Mapping[str, Any]) -> dict[str, Any]:

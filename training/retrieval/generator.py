@@ -13,7 +13,6 @@ Legend: P targets, L positions, K codes a position, N items, D dims, R packed ro
 
 import hashlib
 import logging
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from adc_features.artifact import fresh_file
 from adc_features.encoders.sasrec import (
     Batch,
     Block,
@@ -393,9 +393,8 @@ def train_generator(
 
 def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    torch.save(state, aside)
-    aside.replace(path)
+    with fresh_file(path) as file:
+        torch.save(state, file)
 
 
 def save_generator(model: Generator, path: Path) -> None:

@@ -4,7 +4,6 @@ Legend: N items, S positions whose weights are stored.
 """
 
 import json
-import os
 import zlib
 from collections.abc import Mapping
 from datetime import datetime
@@ -15,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from adc_features.artifact import fresh_file
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import NO_CODE
 from adc_features.errors import InputError
@@ -161,21 +161,14 @@ def _write(path: Path, facts: Mapping[str, Any], sections: Mapping[str, np.ndarr
     # up to the first section: every byte is checked
     room = aligned(START.size + len(placed(0, 2**32 - 1)[1]) + 16 * len(sections)) - START.size
     header, _ = placed(room, 0)
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with aside.open("wb") as file:
-            crc32, at = 0, header["payload_offset"]
-            file.seek(at)
-            for array in sections.values():
-                block = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
-                for piece in (block, b"\0" * (aligned(at + len(block)) - at - len(block))):
-                    file.write(piece)
-                    crc32, at = zlib.crc32(piece, crc32), at + len(piece)
-            _, text = placed(room, crc32)
-            file.seek(0)
-            file.write(START.pack(MAGIC, VERSION, len(text), zlib.crc32(text)) + text)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    with fresh_file(path) as file:
+        crc32, at = 0, header["payload_offset"]
+        file.seek(at)
+        for array in sections.values():
+            block = np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+            for piece in (block, b"\0" * (aligned(at + len(block)) - at - len(block))):
+                file.write(piece)
+                crc32, at = zlib.crc32(piece, crc32), at + len(piece)
+        _, text = placed(room, crc32)
+        file.seek(0)
+        file.write(START.pack(MAGIC, VERSION, len(text), zlib.crc32(text)) + text)

@@ -21,16 +21,10 @@ import pyarrow.parquet as pq
 from adc_features.artifact import fresh_directory, recover, seal
 from adc_features.clock import instant, utc
 from adc_features.codes.generation import Generation
-from adc_features.codes.rows import (
-    as_served,
-    completed,
-    sid_rows,
-)
+from adc_features.codes.rows import as_served, completed, sid_rows
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
-from adc_features.store.definitions import (
-    id_type,
-)
+from adc_features.store.definitions import id_type
 from adc_features.store.packed.snapshot import PackedSnapshot
 from adc_features.store.packed.writer import write_snapshot
 from adc_features.store.publish.lock import only_publisher

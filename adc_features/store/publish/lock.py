@@ -1,15 +1,13 @@
 """One publisher at a time in a repository. Reads, writes: nothing but a lock."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from adc_features.errors import ArtifactError
-from adc_features.store.repository import (
-    live_generations_path,
-)
+from adc_features.file_lock import file_lock
+from adc_features.store.repository import live_generations_path
 
 
 @contextmanager
@@ -26,9 +24,5 @@ def only_publisher(repo: Path) -> Iterator[None]:
             f"{data} is read-only here; give the publisher the right to write it, or publish from"
             " where it can be written"
         )
-    lock = os.open(data, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with file_lock(data, wait=None):
         yield
-    finally:
-        os.close(lock)

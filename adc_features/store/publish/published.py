@@ -12,19 +12,10 @@ import pyarrow.parquet as pq
 
 from adc_features.artifact import MANIFEST, file_hash
 from adc_features.clock import moment
-from adc_features.codes.rows import (
-    TIME,
-    sid_table,
-    with_missing_visible,
-)
+from adc_features.codes.rows import TIME, sid_table, with_missing_visible
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
-from adc_features.store.definitions import (
-    ENTITY_OF,
-    JOIN_KEY,
-    id_type,
-    statistics_schemas,
-)
+from adc_features.store.definitions import ENTITY_OF, JOIN_KEY, id_type, statistics_schemas
 from adc_features.store.packed.timeline import PackedTimeline, open_timeline
 from adc_features.store.repository import (
     STATISTICS,

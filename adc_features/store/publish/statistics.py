@@ -13,10 +13,7 @@ import pyarrow.parquet as pq
 
 from adc_features.artifact import fresh_directory, seal
 from adc_features.clock import moment
-from adc_features.codes.rows import (
-    TIME,
-    check_timed,
-)
+from adc_features.codes.rows import TIME, check_timed
 from adc_features.data.statistics import NO_TIME
 from adc_features.errors import InputError
 from adc_features.store.definitions import (
@@ -28,10 +25,7 @@ from adc_features.store.definitions import (
 )
 from adc_features.store.publish.lock import only_publisher
 from adc_features.store.publish.published import LAST_TIME, check_same_ids
-from adc_features.store.repository import (
-    live_generations,
-    statistics_path,
-)
+from adc_features.store.repository import live_generations, statistics_path
 
 _log = logging.getLogger(__name__)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 
+from adc_features.artifact import write_atomically
 from adc_features.errors import ArtifactError, InputError
 
 CONFIG = "feature_store.yaml"
@@ -106,7 +107,7 @@ def create_repository(directory: Path, *, project: str) -> None:
     }
     for name, text in contents.items():
         if not (directory / name).exists():
-            (directory / name).write_text(text, encoding="utf-8")
+            write_atomically(directory / name, text)
     if (found := read_config(directory)["project"]) != project:
         raise InputError(
             f"{directory} belongs to project {found!r}, asked for {project!r}; use another"
