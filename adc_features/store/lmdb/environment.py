@@ -1,8 +1,9 @@
 """One LMDB directory, opened at most once in this process. Reads, writes: data.mdb and lock.mdb; no
 feast here.
 
-Readers never wait for the writer nor block it; there is one writer at a time, and a change is
-complete or invisible, also after kill -9. LMDB asks that a process opens a directory once, that no
+Readers never wait for the writer nor block it, not even when they open the directory while another
+process writes; there is one writer at a time, and a change is complete or invisible, also after
+kill -9. LMDB asks that a process opens a directory once, that no
 environment lives through a fork, and that nobody is inside while the map grows or a table is
 dropped: all of that is seen to here. A file that was cut off is refused before a page of it is
 touched (`file_check`), and so is a directory that was there and is gone: an empty answer would pass
@@ -16,7 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import lmdb
 
@@ -57,7 +58,7 @@ class Environment:
         self._lmdb: Any = None
         self._files: OpenFiles | None = None
         self._page, self._needed, self._checked = 0, 0, (-1, -1)
-        self._was_there = False
+        self._was_there = self._writes = False
         self._tables: dict[str, Any] = {}
         self._opening = threading.Lock()
         self._turn = threading.Condition()
@@ -80,12 +81,15 @@ class Environment:
             return
         try:
             with self._entered():
-                handle = self._table(table)
-                if handle is None:
+                handle = self._tables.get(table) if self._writes else self._table(table)
+                if handle is not None:
+                    with self._begin(handle) as txn:
+                        yield txn if self._exists(txn) else None
+                elif self._writes:
+                    with self._own(table) as txn:
+                        yield txn
+                else:
                     yield None
-                    return
-                with self._begin(handle) as txn:
-                    yield txn if self._exists(txn) else None
         except lmdb.Error as error:
             raise ArtifactError(
                 f"the online store {self.path} could not be read ({error}); if this happens again,"
@@ -100,17 +104,21 @@ class Environment:
         changed then.
         """
         while True:
+            if not self._writes:
+                with self._exclusive(write=True):
+                    pass  # those who enter meanwhile wait for this one, not it for them
             try:
-                with self._entered():
-                    with self._begin(
-                        self._table(table) or self._table(table, create=True), write=True
-                    ) as txn:
+                with self._entered(write=True):
+                    with self._begin(self._table(table, create=True), write=True) as txn:
                         done = change(txn)
                     self._fill_up()
                     return done
             except lmdb.MapFullError:
-                with self._exclusive():
+                with self._exclusive(write=True):
                     self._grow()
+            except lmdb.MapResizedError:
+                with self._exclusive(write=True):
+                    self._lmdb.set_mapsize(0)
             except (lmdb.NotFoundError, lmdb.BadDbiError):
                 self._files = None  # as in _exists
             except lmdb.Error as error:
@@ -135,7 +143,7 @@ class Environment:
         """
         if status_of(self.path, DATA) is None:
             return
-        with self._exclusive():
+        with self._exclusive(write=True):
             for name in tables:
                 while (handle := self._table(name)) is not None:
                     del self._tables[name]
@@ -159,23 +167,53 @@ class Environment:
             return True
 
     def _table(self, name: str, *, create: bool = False) -> Any:
+        """The handle of a table, opened once; None when there is no such table."""
         handle = self._tables.get(name)
         if handle is None:
-            with self._opening:
-                try:
-                    handle = self._tables[name] = self._opened_table(name.encode(), create=create)
-                except lmdb.NotFoundError:
-                    return None
+            try:
+                handle = self._tables[name] = self._opened_table(name.encode(), create=create)
+            except lmdb.NotFoundError:
+                return None
         return handle
 
     def _opened_table(self, name: bytes, *, create: bool) -> Any:
-        """In a transaction of ours: without one, py-lmdb (3.0) waits for another thread's write
-        with the interpreter's lock held, and both wait for ever.
+        """Where this process only reads, without waiting for a writer. Where it writes, in a
+        transaction of ours: without one, py-lmdb (3.0) waits for another thread's write with the
+        interpreter's lock held, and both wait for ever.
         """
-        if self._lmdb.flags()["readonly"]:
-            return self._lmdb.open_db(name, create=create)
-        with self._lmdb.begin(write=True) as txn:
-            return self._lmdb.open_db(name, txn=txn, create=create)
+        while self._lmdb.flags()["readonly"]:
+            try:
+                with self._opening:
+                    return self._lmdb.open_db(name, create=create)
+            except lmdb.MapResizedError:
+                with self._begin(None):
+                    pass  # which follows the growth
+        writing = self._lmdb.begin(write=True)
+        with self._opening, writing:  # committed before another handle is opened
+            return self._lmdb.open_db(name, txn=writing, create=create)
+
+    @contextlib.contextmanager
+    def _own(self, table: str) -> Iterator[_Own | None]:
+        """A reading transaction with its own handle of a table that is not open yet, in a process
+        that writes: LMDB opens a handle for all of them under the writer's lock only, which a bulk
+        load holds for minutes. One at a time, as LMDB asks.
+        """
+        while True:
+            with self._opening:
+                try:
+                    reading = self._lmdb.begin()
+                except (lmdb.MapResizedError, lmdb.ReadersFullError):
+                    reading = None
+                if reading is not None:
+                    with reading:
+                        try:
+                            handle = self._lmdb.open_db(table.encode(), txn=reading, create=False)
+                        except lmdb.NotFoundError:
+                            handle = None
+                        yield None if handle is None else _Own(reading, handle)
+                    return
+            with self._begin(None):
+                pass  # which mends either, but not while others wait for their turn to open
 
     def _exists(self, txn: Any) -> bool:
         try:
@@ -197,10 +235,10 @@ class Environment:
             except lmdb.MapResizedError:  # another process let the map grow
                 self._leave()
                 try:
-                    with self._exclusive():
+                    with self._exclusive(write=write):
                         self._lmdb.set_mapsize(0)
                 finally:
-                    self._enter()
+                    self._enter(write=write)
 
     def _check_covered(self) -> None:
         """Raise ArtifactError when the file ends before a page that a transaction which begins now
@@ -237,10 +275,10 @@ class Environment:
     def _grow(self) -> None:
         self._lmdb.set_mapsize(2 * self._lmdb.info()["map_size"])
 
-    def _enter(self) -> None:
+    def _enter(self, *, write: bool = False) -> None:
         with self._turn:
             self._turn.wait_for(lambda: not self._alone)
-            self._open()
+            self._open(write=write)
             self._inside += 1
 
     def _leave(self) -> None:
@@ -249,21 +287,21 @@ class Environment:
             self._turn.notify_all()
 
     @contextlib.contextmanager
-    def _entered(self) -> Iterator[None]:
-        self._enter()
+    def _entered(self, *, write: bool = False) -> Iterator[None]:
+        self._enter(write=write)
         try:
             yield
         finally:
             self._leave()
 
     @contextlib.contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self, *, write: bool = False) -> Iterator[None]:
         with self._turn:
             self._turn.wait_for(lambda: not self._alone)
             self._alone = True
             try:
                 self._turn.wait_for(lambda: not self._inside)
-                self._open()
+                self._open(write=write)
             except BaseException:
                 self._alone = False
                 raise
@@ -274,9 +312,11 @@ class Environment:
                 self._alone = False
                 self._turn.notify_all()
 
-    def _open(self) -> None:
+    def _open(self, *, write: bool) -> None:
+        """Open it unless it is open; for reading alone until this process writes."""
+
         def is_current() -> bool:
-            if self._lmdb is None or self._files is None:
+            if self._lmdb is None or self._files is None or (write and not self._writes):
                 return False
             data, lock = status_of(self.path, DATA), status_of(self.path, LOCK)
             mine = self._files
@@ -298,7 +338,8 @@ class Environment:
             self._check_covered()
             return
         self._close()
-        self._lmdb = open_directory(self.path, self._map_size)
+        self._writes = self._writes or write
+        self._lmdb = open_directory(self.path, self._map_size, write=self._writes)
         data = status_of(self.path, DATA)
         if data is None:
             self._close()
@@ -324,10 +365,27 @@ class Environment:
         """
         self._opening, self._turn = threading.Lock(), threading.Condition()
         self._inside, self._alone = 0, False
+        self._writes = False
         if self._lmdb is not None:
             _inherited.append(self._lmdb)
         self._lmdb, self._files = None, None
         self._tables = {}
+
+
+class _Own(NamedTuple):
+    """A transaction on a table whose handle is its own, used like one on a table that is open."""
+
+    txn: Any
+    table: Any
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.txn.get(key, db=self.table)
+
+    def cursor(self) -> Any:
+        return self.txn.cursor(db=self.table)
+
+    def stat(self) -> dict[str, int]:
+        return self.txn.stat(self.table)
 
 
 _lock = threading.Lock()

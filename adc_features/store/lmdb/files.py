@@ -57,9 +57,9 @@ def status_of(path: Path, name: str) -> Status | None:
     return Status(status.st_dev, status.st_ino, status.st_size)
 
 
-def open_directory(path: Path, map_size: int) -> Any:
-    """LMDB's environment of the directory, made when there is none; read-only where it may not be
-    written. Raises ArtifactError when it is damaged or cannot be opened.
+def open_directory(path: Path, map_size: int, *, write: bool) -> Any:
+    """LMDB's environment of the directory. write: made when there is none; read-only all the same
+    where it may not be written. Raises ArtifactError when it is damaged or cannot be opened.
     """
     options: dict[str, Any] = {
         "map_size": map_size,
@@ -69,19 +69,22 @@ def open_directory(path: Path, map_size: int) -> Any:
     }
     if status_of(path, DATA) is not None:
         check_whole(path / DATA, WHAT_TO_DO)
+    refused: Exception | None = None
+    if write:
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if status_of(path, DATA) is None:
+                _create(path)
+            return lmdb.open(str(path), **options)
+        except (OSError, lmdb.Error) as error:
+            refused = error  # a read-only file system, or files that another user writes
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if status_of(path, DATA) is None:
-            _create(path)
-        return lmdb.open(str(path), **options)
-    except (OSError, lmdb.Error) as refused:
-        try:  # a read-only file system, or files that another user writes
-            return lmdb.open(str(path), readonly=True, create=False, **options)
-        except lmdb.Error:
-            raise ArtifactError(
-                f"the online store {path} cannot be opened ({refused}); it needs read permission"
-                f" for {DATA} and write permission for lock.mdb, where readers register"
-            ) from refused
+        return lmdb.open(str(path), readonly=True, create=False, **options)
+    except lmdb.Error as error:
+        raise ArtifactError(
+            f"the online store {path} cannot be opened ({refused or error}); it needs read"
+            f" permission for {DATA} and write permission for lock.mdb, where readers register"
+        ) from refused or error
 
 
 def _create(path: Path) -> None:

@@ -379,3 +379,82 @@ for thread in threads:
 def test_threads_that_open_new_tables_beside_writers_do_not_freeze_the_process(tmp_path):
     """One thread writes on, two others make a table a write: all end."""
     subprocess.run([sys.executable, "-c", TWO_WRITERS, str(tmp_path)], check=True, timeout=60)
+
+
+HOLD = """
+import sys
+from adc_features.store.lmdb.environment import environment
+
+def change(txn):
+    print("holds", flush=True)
+    sys.stdin.readline()
+
+environment(sys.argv[1], map_size=1 << 20).write("held", change)
+"""
+READ = """
+import sys, time
+from adc_features.store.lmdb.environment import environment
+
+store = environment(sys.argv[1], map_size=1 << 20)
+began = time.monotonic()
+for table in ("there", "there", "none"):
+    with store.reading(table) as txn:
+        print(None if txn is None else (txn.get(b"a000000")[:1], txn.stat()["entries"]))
+print(time.monotonic() - began < 5)
+"""
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A directory with a table `there`, while another process holds LMDB's writer lock."""
+    fill(tmp_path, "a", 2, "there")
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holds\n"
+        yield tmp_path, lambda: holder.communicate("\n", timeout=30)
+        if holder.poll() is None:
+            holder.communicate("\n", timeout=30)
+    assert holder.returncode == 0
+
+
+def test_a_fresh_reader_does_not_wait_for_a_bulk_load(held):
+    """A new process opens and reads a table at once while another one writes."""
+    told = subprocess.run(
+        [sys.executable, "-c", READ, str(held[0])],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=True,
+    )
+    assert told.stdout.splitlines() == ["(b'x', 2)", "(b'x', 2)", "None", "True"], told.stderr
+
+
+def test_a_process_that_writes_reads_new_tables_beside_a_bulk_load_of_another(held):
+    """A table that it has not opened yet is read without the writer's lock, by many threads, and
+    its own write takes its turn when the load is done.
+    """
+    path, release = held
+    assert count(path, "there") == 2  # before this process writes: opened for reading alone
+    writer = threading.Thread(target=fill, args=(path, "b", 3, "mine"))
+    writer.start()
+    time.sleep(0.2)
+    found: list[int | None] = []
+    readers = [
+        threading.Thread(target=lambda: found.extend(count(path, "there") for _ in range(20)))
+        for _ in range(4)
+    ]
+    for reader in readers:
+        reader.start()
+    for reader in readers:
+        reader.join(10)
+    assert found == [2] * 80
+    assert count(path, "none") is None
+    assert writer.is_alive()
+    release()
+    writer.join(10)
+    assert count(path, "mine") == 3
