@@ -68,7 +68,7 @@ def torch_step(model, forward: Callable) -> Callable:
     """Our training step; forward: ids [B, 4] -> logits [B]."""
     import torch
 
-    from adc_features.ranking.ppnet.network import descend
+    from training.ppnet import descend
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     return lambda ids, label: descend(

@@ -262,12 +262,13 @@ def measure_variant(
     directory: Path, variant: Variant, count: int, days: int, seeds: int
 ) -> tuple[dict[str, float], list[np.ndarray]]:
     """measure of ranker_windows with the variant in the place of PPNet, in this process only."""
-    from adc_features.ranking.ppnet import network as ppnet
+    from adc_features.ranking.ppnet import network
     from training import fit as train
+    from training import ppnet
 
     if variant != Variant(variant.recipe):
-        ppnet.PPNet = varied(variant)
-        ppnet.PPNetRanker._fold = lambda self: None  # it folds PPNet as it is
+        network.PPNet = varied(variant)
+        ppnet.FittedPPNet.finish = lambda self: None  # what is fused is PPNet as it is
         if variant.codes == "attention":
             train.recipe_inputs = with_recent_codes(train.recipe_inputs)
     return measure(directory, variant.recipe, count, days, seeds)

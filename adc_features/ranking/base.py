@@ -1,4 +1,4 @@
-"""The one hole that every ranker fits. Reads: Inputs. Writes: probabilities, ranker directories."""
+"""What every trained ranker does. Reads: Inputs. Writes: probabilities, ranker directories."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +9,7 @@ import numpy as np
 from adc_features.ranking.inputs import Inputs
 
 Progress = Callable[[str, int, int], None]
+"""Told what is being trained, how much of it is done, and how much there is."""
 
 
 class Round(NamedTuple):
@@ -22,29 +23,11 @@ class Round(NamedTuple):
 
 
 class Ranker(Protocol):
-    """A model of P(label = 1).
+    """A trained model of P(label = 1). Fitting one is training's business.
 
-    fit trains afresh for `rounds` (None: the most it may) and returns the curve; with `holdout` it
-    scores those rows after each round. The same seed gives the same model. predict: float32 [N],
-    probabilities. save writes files into an existing directory, load reads them back; completeness,
-    hashes and the generation are the caller's (training.fit). round_cost: held-out nats that each
-    further round must save to be taken. begin_at: the next fit starts from what an older ranker
-    knows of the same codes, where it can.
+    predict: probabilities, float32 [N]. save writes files into an existing directory, load reads
+    them back; completeness, hashes and the generation are those of `Trained`.
     """
-
-    round_cost: float
-
-    def begin_at(self, older: "Ranker") -> None: ...
-
-    def fit(
-        self,
-        inputs: Inputs,
-        *,
-        seed: int,
-        rounds: int | None = None,
-        holdout: Inputs | None = None,
-        progress: Progress | None = None,
-    ) -> list[Round]: ...
 
     def predict(self, inputs: Inputs) -> np.ndarray: ...
 

@@ -113,6 +113,6 @@ def _ranker_class(recipe: Recipe) -> type[Ranker]:
         from adc_features.ranking.boosted import BoostedRanker
 
         return BoostedRanker
-    from adc_features.ranking.ppnet.network import PPNetRanker
+    from adc_features.ranking.ppnet.ranker import PPNetRanker
 
     return PPNetRanker

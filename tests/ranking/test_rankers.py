@@ -1,23 +1,23 @@
 """What every ranker must do, and what PPNet's parts promise."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from ranking_world import CODES, day, frame, interactions, sources
 from sklearn.metrics import roc_auc_score
 
 from adc_features.ranking.boosted import BoostedRanker, BoostedSettings
-from adc_features.ranking.inputs import InputEncoder
-from adc_features.ranking.ppnet.network import (
-    Batch,
-    Folded,
-    GatedTower,
-    PPNet,
-    PPNetRanker,
-    PPNetSettings,
-    PPNetShape,
-)
+from adc_features.ranking.inputs import InputEncoder, Inputs, VectorRows
+from adc_features.ranking.ppnet.network import Batch, GatedTower, PPNet, build
+from adc_features.ranking.ppnet.ranker import PPNetRanker
+from adc_features.ranking.ppnet.shape import PPNetSettings, PPNetShape
 from adc_features.ranking.recipes import RECIPES, recipe_inputs
+from training.boosted import fit_boosted
+from training.ppnet import FittedPPNet, FusedOrder, fit_ppnet
 
 KINDS = ("ppnet", "boosted")
 
@@ -32,17 +32,25 @@ def world():
     )
 
 
-def ranker(kind, encoder, inputs):
-    if kind == "boosted":
-        return BoostedRanker(BoostedSettings(max_rounds=40), codebook_size=CODES)
-    shape = PPNetShape.of(
+SMALL = PPNetSettings(batch=128, hidden=(32, 16))
+
+
+def shape_of(encoder, inputs):
+    return PPNetShape.of(
         inputs,
         id_rows=encoder.id_rows,
         users=len(encoder.users) + 1,
         codebook_size=CODES,
         item_id=True,
     )
-    return PPNetRanker(PPNetSettings(batch=128, hidden=(32, 16)), shape)
+
+
+def fitted(kind, encoder, inputs, **options):
+    """A ranker and its curve."""
+    if kind == "boosted":
+        settings = BoostedSettings(max_rounds=40)
+        return fit_boosted(inputs, settings=settings, codebook_size=CODES, **options)
+    return fit_ppnet(inputs, settings=SMALL, shape=shape_of(encoder, inputs), **options)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -51,8 +59,7 @@ def test_it_learns_what_is_there(kind, world):
     probabilities.
     """
     encoder, train, later = world
-    model = ranker(kind, encoder, train)
-    curve = model.fit(train, seed=0, holdout=later)
+    model, curve = fitted(kind, encoder, train, seed=0, holdout=later)
     score = model.predict(later)
     assert score.dtype == np.float32
     assert ((score > 0) & (score < 1)).all()
@@ -64,12 +71,11 @@ def test_it_learns_what_is_there(kind, world):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_same_seed_gives_the_same_scores_and_another_does_not(kind, world):
-    """Chance comes from the seed alone."""
+    """Randomness comes from the seed alone."""
     encoder, train, later = world
     scores = []
     for seed in (0, 0, 1):
-        model = ranker(kind, encoder, train)
-        model.fit(train, seed=seed, rounds=2)
+        model, _ = fitted(kind, encoder, train, seed=seed, rounds=2)
         scores.append(model.predict(later))
     assert np.array_equal(scores[0], scores[1])
     assert not np.array_equal(scores[0], scores[2])
@@ -79,13 +85,18 @@ def test_the_same_seed_gives_the_same_scores_and_another_does_not(kind, world):
 def test_a_batch_equals_its_rows_and_a_file_its_model(kind, world, tmp_path):
     """Scoring rows one by one, or after save and load, changes nothing."""
     encoder, train, later = world
-    model = ranker(kind, encoder, train)
-    model.fit(train, seed=0, rounds=2)
+    model, _ = fitted(kind, encoder, train, seed=0, rounds=2)
     some = later.take(np.arange(5))
     single = np.concatenate([model.predict(some.take(np.array([n]))) for n in range(5)])
     assert model.predict(some) == pytest.approx(single, abs=1e-6)
     model.save(tmp_path)
     assert np.array_equal(type(model).load(tmp_path).predict(later), model.predict(later))
+    served = {"ppnet": PPNetRanker, "boosted": BoostedRanker}[kind].load(tmp_path)
+    assert served.predict(later) == pytest.approx(model.predict(later), abs=1e-6)
+    (tmp_path / "again").mkdir()
+    served.save(tmp_path / "again")
+    for file in (tmp_path / "again").iterdir():
+        assert file.read_bytes() == (tmp_path / file.name).read_bytes()
 
 
 def test_fresh_gates_are_one_and_stay_within_two():
@@ -137,48 +148,124 @@ def test_a_code_of_weight_zero_changes_nothing():
     assert not torch.equal(score(1, 1.0), score(4, 1.0))
 
 
-def test_a_ranker_begins_with_what_an_older_one_knows_of_codes(world):
-    """Before any step the code embeddings are the older ranker's; other positions or codes carry
-    nothing over, trees neither.
+def test_a_warm_start_begins_with_the_code_embeddings_of_an_older_ranker(world, tmp_path):
+    """Before any step the code embeddings are the older ranker's, fitted or loaded; other positions
+    or codes carry nothing over, and neither do trees.
     """
     encoder, train, _ = world
-    older, newer, other = (ranker("ppnet", encoder, train) for _ in range(3))
-    older.fit(train, seed=0, rounds=1)
-    newer.settings = other.settings = PPNetSettings(
-        batch=128, hidden=(32, 16), learning_rate=0.0, level_epochs=1
-    )
-    newer.begin_at(older)
-    newer.fit(train, seed=1, rounds=1)
+    older, _ = fitted("ppnet", encoder, train, seed=0, rounds=1)
+    older.save(tmp_path)
     table = older.model.orders[0].codes.table.weight
-    assert torch.equal(newer.model.orders[0].codes.table.weight, table)
-    other.shape = other.shape._replace(codes=CODES + 2)
-    other.begin_at(older)
-    other.fit(train, seed=1, rounds=1)
-    assert not torch.equal(other.model.orders[0].codes.table.weight[: len(table)], table)
-    trees = ranker("boosted", encoder, train)
-    trees.begin_at(older)
-    trees.fit(train, seed=0, rounds=2)
+    still = replace(SMALL, learning_rate=0.0, level_epochs=1)
+    shape = shape_of(encoder, train)
+
+    def begun(shape, start):
+        newer, _ = fit_ppnet(train, settings=still, shape=shape, seed=1, rounds=1, start=start)
+        return newer.model.orders[0].codes.table.weight
+
+    for start in (older, PPNetRanker.load(tmp_path)):
+        assert torch.equal(begun(shape, start), table)
+    more = shape._replace(codes=CODES + 2)
+    trees, _ = fitted("boosted", encoder, train, seed=0, rounds=2)
+    for other, start in ((more, older), (shape, trees), (shape, None)):
+        assert not torch.equal(begun(other, start)[: len(table)], table)
+
+
+def drawn(shape, rows, *, rng, one_user=False):
+    """Inputs of this shape with random values."""
+
+    def normal(*size):
+        return rng.normal(size=size).astype(np.float32)
+
+    ids = np.stack([rng.integers(0, n, rows) for n in shape.id_rows], 1)
+    if one_user:
+        ids[:, 0] = ids[:1, 0]
+    positions, rest = shape.positions, shape.dense - 2 * shape.positions - 1
+    return Inputs(
+        label=np.zeros(rows, np.float32),
+        user=np.zeros(rows, np.int64),
+        ids=ids,
+        item=normal(rows, rest),
+        user_state=normal(rows, shape.user_state),
+        settled=normal(rows, shape.settled),
+        sid=rng.integers(0, shape.codes, (rows, positions)),
+        weight=rng.random((rows, positions)).astype(np.float32),
+        reliability=normal(rows, 1),
+        match=normal(rows, positions),
+        vectors={
+            f"m{n}": VectorRows(normal(9, width), rng.integers(0, 9, rows))
+            for n, width in enumerate(shape.vectors)
+        },
+    )
+
+
+def randomised(made_with, shape, seed):
+    """A network of this shape with random parameters."""
+    torch.manual_seed(seed)
+    model = build(made_with, shape).eval()
+    for name, parameter in model.named_parameters():
+        torch.nn.init.normal_(parameter, std=1.0 if "table" in name else 0.3)
+    return model
 
 
 @pytest.mark.parametrize("item_id", [True, False])
 @pytest.mark.parametrize("positions", [0, 3])
-def test_folded_networks_order_as_the_networks_do(item_id, positions):
+def test_fused_networks_order_as_the_networks_do(item_id, positions):
     """With or without codes and item ids, the products made once give the logits of the layers, but
     for rounding.
     """
+    shape = PPNetShape([9, 8, 7, 6], item_id, positions, 5, 4 + 2 * positions, 6, 2, [], users=1)
     torch.manual_seed(0)
-    shape = PPNetShape([9, 8, 7, 6], item_id, positions, 5, 4, 6, 2, [], users=1)
-    networks = shape.build(PPNetSettings(embedding=4, hidden=(8, 4), gate=3)).eval().orders
+    networks = build(PPNetSettings(embedding=4, hidden=(8, 4), gate=3), shape).eval().orders
     for parameter in networks.parameters():
         torch.nn.init.normal_(parameter)
     ids = torch.stack(
         [torch.randint(0, shape.id_rows[column], (50,)) for column in shape.id_columns], 1
     )
-    dense, state, settled = torch.randn(50, 4), torch.randn(50, 6), torch.randn(50, 2)
+    dense, state, settled = torch.randn(50, shape.dense), torch.randn(50, 6), torch.randn(50, 2)
     batch = Batch(
         ids, torch.randint(0, 5, (50, positions)), torch.rand(50, positions), dense, state, settled
     )
     with torch.no_grad():
         expected = torch.stack([network(batch) for network in networks]).mean(0)
         assert expected.std() > 1
-        assert torch.allclose(Folded(list(networks)).order(batch), expected, rtol=1e-5, atol=1e-5)
+        order = FusedOrder(list(networks), shape).order(batch)
+        assert torch.allclose(order, expected, rtol=1e-5, atol=1e-5)
+
+
+@given(
+    item_id=st.booleans(),
+    positions=st.integers(0, 4),
+    networks=st.integers(1, 4),
+    hidden=st.lists(st.integers(1, 9), min_size=1, max_size=3),
+    vectors=st.lists(st.integers(1, 6), max_size=2),
+    rows=st.sampled_from([0, 1, 2, 31, 33, 600]),
+    one_user=st.booleans(),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=60, deadline=None)
+def test_a_served_ppnet_scores_as_torch_does(
+    item_id, positions, networks, hidden, vectors, rows, one_user, seed
+):
+    """numpy's probabilities equal those of the torch network that wrote the checkpoint, to within
+    1e-6, for every shape.
+    """
+    shape = PPNetShape(
+        [9, 8, 7, 6], item_id, positions, 5, 5 + 2 * positions, 6, 2, vectors, users=3
+    )
+    made_with = PPNetSettings(
+        embedding=4,
+        hidden=tuple(hidden),
+        gate=3,
+        networks=networks,
+        level_hidden=5,
+        fresh_hidden=7,
+    )
+    model = randomised(made_with, shape, seed)
+    torch_ranker = FittedPPNet(made_with, shape, model)
+    inputs = drawn(shape, rows, rng=np.random.default_rng(seed), one_user=one_user)
+    exact = torch_ranker.predict(inputs)
+    served = torch_ranker.ranker().predict(inputs)
+    assert served.dtype == np.float32
+    assert served.shape == exact.shape
+    assert np.abs(served - exact).max(initial=0) <= 1e-6

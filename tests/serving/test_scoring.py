@@ -1,6 +1,8 @@
 """A request's scores, against the offline path."""
 
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,6 +13,7 @@ from serving_world import CODEBOOK, NOW, SPEC, later, other_codes
 from adc_features import store
 from adc_features.codes.generation import Generation
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
+from adc_features.serving.promotion import promote
 from adc_features.serving.scoring import open_bundle
 from adc_features.store.repository import live_generations, write_live_generations
 
@@ -180,3 +183,23 @@ def test_a_ranker_that_reads_what_is_not_online_is_not_opened(shop, monkeypatch)
         InputError, match=r"the ranker reads \['item_price'\], which the statistics of .* lack"
     ):
         open_bundle(shop.pair("codes_weights"))
+
+
+@pytest.mark.parametrize("name", ["codes_weights", "no_sid", "xgboost_codes_weights"])
+def test_a_promoted_ranker_serves_without_torch(shop, tmp_path, name):
+    """A process that opens a promotion as `adc serve` does and ranks never imports torch."""
+    promote(tmp_path / "promotion.json", shop.pair(name))
+    program = f"""
+import sys
+from pathlib import Path
+from adc_features.cli.serving import _opened
+from adc_features.serving.service import Service, ServiceSettings
+bundle, clock = _opened(None, Path({str(tmp_path / "promotion.json")!r}), {NOW.isoformat()!r})
+answer = Service(bundle, ServiceSettings(), clock=clock).rank(
+    bundle, b'{{"user": "u1", "items": ["i01", "i02"]}}'
+)
+assert b"i01" in answer.body
+assert "torch" not in sys.modules, "torch was imported"
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
