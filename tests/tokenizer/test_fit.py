@@ -12,7 +12,7 @@ from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import ArtifactError, InputError, QualityError, ReliabilityError
-from adc_features.tokenizer import fit as fitting
+from adc_features.tokenizer import training as loop
 from adc_features.tokenizer.encode import encode
 from adc_features.tokenizer.fit import RECIPES, adc, fit
 from adc_features.tokenizer.model import AdcSettings
@@ -166,7 +166,7 @@ def test_a_killed_fit_goes_on_to_the_same_result(
     """A fit that dies at step 45 and is started again ends with the weights file of one that never
     died, to the bit.
     """
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 20)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 20)
     settings, checkpoint = quick(adc(), revive_every=7), tmp_path / "partial" / "fit.pt"
     whole = fitted(tmp_path / "whole", settings)
 
@@ -195,7 +195,7 @@ def test_a_checkpoint_of_other_inputs_is_ignored(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A checkpoint of other vectors or settings does not leak into a new fit."""
-    monkeypatch.setattr(fitting, "CHECKPOINT_EVERY", 20)
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY", 20)
     checkpoint = tmp_path / "fit.pt"
 
     def killed(_: str, done: int, total: int) -> None:
