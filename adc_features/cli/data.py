@@ -93,35 +93,47 @@ def data_tables(
 ) -> None:
     """Read your own items and interactions."""
     from adc_features.clock import parse_utc
-    from adc_features.data.dataset import Windows, dataset_from_tables, read_table, write_dataset
+    from adc_features.data.dataset import dataset_from_tables, read_table, write_dataset
 
-    windows = None
-    if validation_start or test_start:
-        if not (validation_start and test_start):
-            raise InputError(
-                "only one of --validation-start and --test-start is given; give both or neither"
-            )
-        end = parse_utc(test_start, name="--test-start")
-        windows = Windows(parse_utc(validation_start, name="--validation-start"), end, end)
+    complete = parse_utc(complete_through, name="--complete-through") if complete_through else None
+    dataset = dataset_from_tables(
+        out.name,
+        read_table(items),
+        read_table(interactions),
+        text_views=_text_views(text or []),
+        windows=_windows(validation_start, test_start),
+        complete_through=complete,
+    )
+    write_dataset(dataset, out)
+    _dataset_report(dataset, out, json)
+
+
+def _windows(validation_start: str | None, test_start: str | None) -> Any:
+    """The windows that the options name; None where neither is given."""
+    from adc_features.clock import parse_utc
+    from adc_features.data.dataset import Windows
+
+    if not (validation_start or test_start):
+        return None
+    if not (validation_start and test_start):
+        raise InputError(
+            "only one of --validation-start and --test-start is given; give both or neither"
+        )
+    end = parse_utc(test_start, name="--test-start")
+    return Windows(parse_utc(validation_start, name="--validation-start"), end, end)
+
+
+def _text_views(options: list[str]) -> dict[str, tuple[str, ...]]:
+    """The columns of each modality that `--text` names."""
     views = {}
-    for view in text or []:
+    for view in options:
         modality, equals, columns = view.partition("=")
         if not (modality and equals and columns):
             raise InputError(
                 f"--text is {view!r}; expected modality=column[,column...], for example title=title"
             )
         views[modality] = tuple(columns.split(","))
-    complete = parse_utc(complete_through, name="--complete-through") if complete_through else None
-    dataset = dataset_from_tables(
-        out.name,
-        read_table(items),
-        read_table(interactions),
-        text_views=views,
-        windows=windows,
-        complete_through=complete,
-    )
-    write_dataset(dataset, out)
-    _dataset_report(dataset, out, json)
+    return views
 
 
 def _dataset_report(dataset: Any, out: Path, json: str | None) -> None:

@@ -50,52 +50,54 @@ def examine_interactions(interactions: pa.Table, items: pa.Table | None = None) 
         and "item_id" in items.column_names
         and not unusable_ids(items["item_id"], "items.item_id")
     ):
-        kinds = {pa.types.is_integer(t["item_id"].type) for t in (items, interactions)}
-        if len(kinds) > 1:
-            findings.append(
-                Finding(
-                    "error",
-                    "interactions.item_id",
-                    f"type {interactions['item_id'].type} cannot match items of type"
-                    f" {items['item_id'].type}",
-                    "use one type",
-                )
-            )
-            return findings
-        one_type = pa.int64() if kinds == {True} else pa.large_string()
-        known = pc.is_in(
-            interactions["item_id"].cast(one_type),
-            value_set=pc.unique(items["item_id"]).cast(one_type),
+        findings += _known_items(interactions, items)
+    return findings
+
+
+def _known_items(interactions: pa.Table, items: pa.Table) -> list[Finding]:
+    """Interactions that name unknown items, and items without an interaction."""
+    kinds = {pa.types.is_integer(t["item_id"].type) for t in (items, interactions)}
+    if len(kinds) > 1:
+        what = (
+            f"type {interactions['item_id'].type} cannot match items of type"
+            f" {items['item_id'].type}"
         )
-        unknown = len(interactions) - (pc.sum(pc.cast(known, pa.int64())).as_py() or 0)
-        if unknown == len(interactions):
-            findings.append(
-                Finding(
-                    "error",
-                    "interactions.item_id",
-                    "no interaction names a known item",
-                    "check that both tables use the same ids",
-                )
+        return [Finding("error", "interactions.item_id", what, "use one type")]
+    findings = []
+    one_type = pa.int64() if kinds == {True} else pa.large_string()
+    known = pc.is_in(
+        interactions["item_id"].cast(one_type),
+        value_set=pc.unique(items["item_id"]).cast(one_type),
+    )
+    unknown = len(interactions) - (pc.sum(pc.cast(known, pa.int64())).as_py() or 0)
+    if unknown == len(interactions):
+        findings.append(
+            Finding(
+                "error",
+                "interactions.item_id",
+                "no interaction names a known item",
+                "check that both tables use the same ids",
             )
-        elif unknown:
-            findings.append(
-                Finding(
-                    "warning",
-                    "interactions.item_id",
-                    f"{unknown} of {len(interactions)} rows name items that the item table lacks",
-                    "these rows are left out; add the items to keep them",
-                )
+        )
+    elif unknown:
+        findings.append(
+            Finding(
+                "warning",
+                "interactions.item_id",
+                f"{unknown} of {len(interactions)} rows name items that the item table lacks",
+                "these rows are left out; add the items to keep them",
             )
-        never = len(items) - pc.count_distinct(interactions["item_id"].filter(known)).as_py()
-        if never:
-            findings.append(
-                Finding(
-                    "warning",
-                    "items.item_id",
-                    f"{never} of {len(items)} items have no interaction",
-                    "they are cold: content codes only, behavioural weight 0",
-                )
+        )
+    never = len(items) - pc.count_distinct(interactions["item_id"].filter(known)).as_py()
+    if never:
+        findings.append(
+            Finding(
+                "warning",
+                "items.item_id",
+                f"{never} of {len(items)} items have no interaction",
+                "they are cold: content codes only, behavioural weight 0",
             )
+        )
     return findings
 
 

@@ -182,38 +182,22 @@ def _vectors(column: pa.ChunkedArray, name: str) -> list[Finding]:
             ),
         ]
     flat = pc.cast(pc.list_flatten(kept), pa.float32())
-    values = flat.to_numpy().reshape(len(kept), -1)
-    broken = int((~np.isfinite(values).all(axis=1)).sum())
-    if broken:
-        findings.append(
-            Finding(
-                "error",
-                where,
-                f"{broken} vectors hold NaN, null or infinite values",
-                "repair them or set the whole vector to null",
-            )
-        )
-    elif (zero := int((values == 0).all(axis=1).sum())) == len(values) or (
-        values == values[0]
-    ).all():
-        findings.append(
-            Finding(
-                "error",
-                where,
-                "all vectors are equal",
-                "they carry no information, drop the column",
-            )
-        )
-    elif zero:
-        findings.append(
-            Finding(
-                "error",
-                where,
-                f"{zero} vectors are all zeros",
-                "set them to null: absent is not zero",
-            )
-        )
-    return findings
+    return [*findings, *_vector_values(flat.to_numpy().reshape(len(kept), -1), where)]
+
+
+def _vector_values(values: np.ndarray, where: str) -> list[Finding]:
+    """What makes vectors of one width useless: values that are not finite, all equal, or zero."""
+    if broken := int((~np.isfinite(values).all(axis=1)).sum()):
+        what = f"{broken} vectors hold NaN, null or infinite values"
+        return [Finding("error", where, what, "repair them or set the whole vector to null")]
+    zero = int((values == 0).all(axis=1).sum())
+    if zero == len(values) or (values == values[0]).all():
+        do = "they carry no information, drop the column"
+        return [Finding("error", where, "all vectors are equal", do)]
+    if zero:
+        do = "set them to null: absent is not zero"
+        return [Finding("error", where, f"{zero} vectors are all zeros", do)]
+    return []
 
 
 def _is_list(kind: pa.DataType) -> bool:

@@ -61,10 +61,7 @@ def encode(
     check_widths(items, model)
     held = _held(items, generation, previous)
     x = reliability(items, generation)
-    known_cutoffs = np.array(
-        [instant(datetime.fromisoformat(text)) for text in generation.settings["cutoffs"]]
-    )
-    cutoff = max(int(np.searchsorted(known_cutoffs, instant(items.as_of), side="right")) - 1, 0)
+    cutoff = _cutoff_of(generation, items.as_of)
     sid = np.full((len(items), spec.length), NO_CODE, np.int32)
     weight = np.zeros((len(items), spec.length), np.float32)
     alignment = np.zeros(len(items), np.float32)
@@ -101,6 +98,14 @@ def encode(
         codebook_size=spec.codebook_size,
         as_of=items.as_of,
     )
+
+
+def _cutoff_of(generation: Generation, as_of: datetime) -> int:
+    """The number of the newest cut-off of the fit that is not after `as_of`; 0 before the first."""
+    known = np.array(
+        [instant(datetime.fromisoformat(text)) for text in generation.settings["cutoffs"]]
+    )
+    return max(int(np.searchsorted(known, instant(as_of), side="right")) - 1, 0)
 
 
 def reliability(items: EmbeddingTable, generation: Generation) -> np.ndarray:

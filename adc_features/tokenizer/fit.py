@@ -92,29 +92,18 @@ def fit(
     union = RowUnion(tables, spec, scale)
     warm = line if line is not None and line.warm else None
     if warm and isinstance(settings, AdcSettings):
-        settings = replace(
-            settings,
-            steps=max(settings.steps // 3, 1),
-            warmup_steps=0,
-            learning_rate=settings.learning_rate / 3,
-        )
+        settings = _continued(settings)
         union.held = warm.codes(tables)
-    # the same codes on any number of cores; batches are too small to gain from more
-    with one_thread():
-        if isinstance(settings, AdcSettings):
-            network, history = train(
-                union,
-                spec,
-                settings,
-                seed=seed,
-                line=warm,
-                progress=progress,
-                checkpoint=checkpoint,
-            )
-        else:
-            network, history = baselines.train(
-                union, own_spec, settings, seed=seed, progress=progress
-            )
+    network, history = _trained(
+        union,
+        spec,
+        own_spec,
+        settings,
+        seed=seed,
+        line=warm,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     draft = Generation(
         id=generation_id,
         tokenizer=name,
@@ -133,9 +122,10 @@ def fit(
     churn = None
     if line is not None:
         draft, churn = line.renamed(draft, newest)
-    quality = quality_report(encode(newest, draft), newest.interaction_count, spec=own_spec)
-    quality |= {"reconstruction_1_minus_r2": _unexplained(network, union), "training": history}
-    quality |= {
+    quality = {
+        **quality_report(encode(newest, draft), newest.interaction_count, spec=own_spec),
+        "reconstruction_1_minus_r2": _unexplained(network, union),
+        "training": history,
         "reliability_rank_correlation": scale.rank_correlation if scale else None,
         **({"churn": churn} if churn else {}),
     }
@@ -153,6 +143,42 @@ def fit(
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
     return generation
+
+
+def _continued(settings: AdcSettings) -> AdcSettings:
+    """A warm start trains a third of the steps at a third of the rate, on codes from the first."""
+    return replace(
+        settings,
+        steps=max(settings.steps // 3, 1),
+        warmup_steps=0,
+        learning_rate=settings.learning_rate / 3,
+    )
+
+
+def _trained(
+    union: RowUnion,
+    spec: SidSpec,
+    own_spec: SidSpec,
+    settings: Settings,
+    *,
+    seed: int,
+    line: Line | None,
+    progress: Progress | None,
+    checkpoint: Path | None,
+) -> baselines.Trained:
+    # the same codes on any number of cores; batches are too small to gain from more
+    with one_thread():
+        if not isinstance(settings, AdcSettings):
+            return baselines.train(union, own_spec, settings, seed=seed, progress=progress)
+        return train(
+            union,
+            spec,
+            settings,
+            seed=seed,
+            line=line,
+            progress=progress,
+            checkpoint=checkpoint,
+        )
 
 
 def _unexplained(network: AdcModel | baselines.Network, union: RowUnion) -> dict[str, float]:

@@ -7,7 +7,7 @@ methods notes. Legend: B rows, P positions, K codes, D latent width, N behaviour
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,9 @@ from adc_features.tokenizer.importance import (
     Sparsity,
     SparsityController,
 )
+
+RETIRED = frozenset({"codebook_update", "ema_decay", "stopgrad_behavior", "denoise_negatives"})
+"""Settings of generations that versions before 0.2 wrote."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +69,6 @@ class AdcSettings:
     orthogonality_weight: float = 0.0
     auxiliary_weight: float = 0.0
     temperature: float = 0.07
-    stopgrad_behavior: bool = False
-    denoise_negatives: bool = False
     target_active: float | None = None
     sparsity: Sparsity = "threshold"
     steps: int = 600
@@ -75,8 +76,6 @@ class AdcSettings:
     batch: int = 1024
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
-    codebook_update: Literal["gradient", "ema"] = "gradient"
-    ema_decay: float = 0.99
     drop_behavior: float = 0.1
     revive_every: int = 50
     revive_share: float = 0.1
@@ -105,6 +104,15 @@ class AdcSettings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "AdcSettings":
+        """The settings of a stored generation, those of earlier versions included.
+
+        Settings that this version has retired are left out: they steered the training only, and a
+        frozen generation encodes without them.
+        """
+        return cls(**{name: value for name, value in stored.items() if name not in RETIRED})
 
 
 class Rows(NamedTuple):
@@ -259,14 +267,7 @@ class AdcModel(nn.Module):
         terms["reconstruction"] = s.reconstruction_weight * torch.stack(errors).mean()
         if s.alignment_weight:
             w = strength(rows.x, s.alpha, s.beta)
-            aligned = alignment_loss(
-                encoded.projected,
-                rows.present,
-                w,
-                temperature=s.temperature,
-                stopgrad_behavior=s.stopgrad_behavior,
-                denoise_negatives=s.denoise_negatives,
-            )
+            aligned = alignment_loss(encoded.projected, rows.present, w, temperature=s.temperature)
             terms["alignment"] = s.alignment_weight * aligned
         if sparsity is not None:
             terms["sparsity"] = sparsity.penalty(
@@ -288,16 +289,11 @@ class AdcModel(nn.Module):
         """Codewords follow latents and latents commit to codewords, both on the unit sphere, summed
         over positions (A3).
 
-        Eq. 14 alone gives codebooks no gradient at all. Under `ema` they move by averaging and only
-        the commitment is left.
+        Eq. 14 alone gives codebooks no gradient at all.
         """
         latent, s = encoded.latent_BPD, self.settings
         commit = ((latent - codeword_BPD.detach()) ** 2).sum(-1)
-        follow = (
-            ((latent.detach() - codeword_BPD) ** 2).sum(-1)
-            if s.codebook_update == "gradient"
-            else 0.0
-        )
+        follow = ((latent.detach() - codeword_BPD) ** 2).sum(-1)
         return _masked_mean(follow + s.commitment * commit, encoded.known_BP) * self.spec.length
 
     def _auxiliary(self, encoded: Encoded) -> Tensor:
@@ -366,7 +362,7 @@ def load(generation: Generation) -> AdcModel:
         model = AdcModel(
             generation.spec,
             widths,
-            AdcSettings(**generation.settings["adc"]),
+            AdcSettings.from_dict(generation.settings["adc"]),
             cutoffs=len(generation.settings["cutoffs"]),
         )
     model.load_state_dict(

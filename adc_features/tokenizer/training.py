@@ -84,7 +84,7 @@ def train(
     progress: Progress | None,
     checkpoint: Path | None,
 ) -> baselines.Trained:
-    """line: the generation to start from, or None."""
+    """A frozen network and its history. line: the generation to start from, or None."""
     state = _start(union, spec, s, seed=seed, line=line)
     fingerprint = (
         union.fingerprint(spec.to_dict(), s.to_dict(), seed, line and line.parent.codebook_hash)
@@ -131,11 +131,8 @@ def _start(
                 for name, array in line.tensors([t.as_of for t in union.tables]).items()
             }
         )
-    network.codebooks.requires_grad_(s.codebook_update == "gradient")
     optimiser = torch.optim.AdamW(
-        [p for p in network.parameters() if p.requires_grad],
-        lr=s.learning_rate,
-        weight_decay=s.weight_decay,
+        network.parameters(), lr=s.learning_rate, weight_decay=s.weight_decay
     )
     sparsity = (
         SparsityController(spec.behavior, network.target_active)
@@ -179,38 +176,57 @@ def _step(
             encoded.standard[BEHAVIOR], rows.x, rows.present[BEHAVIOR], target=target, pace=0.1
         )
     if codes_BP is not None:
-        latent_BPD, known_BP = encoded.latent_BPD.detach(), encoded.known_BP
-        if s.codebook_update == "ema":
-            books.move_to_mean(latent_BPD, codes_BP, known_BP, decay=s.ema_decay)
-        # codes are served from the newest cut-off on: one that only earlier, colder rows use counts
-        # as unused
-        newest_BP = known_BP & (rows.cutoff == newest)[:, None]
-        for p in range(codes_BP.shape[1]):
-            state.usage_PK[p] += torch.bincount(
-                codes_BP[newest_BP[:, p], p], minlength=state.usage_PK.shape[1]
-            )
-        # the last tenth of the steps settles what was moved
-        if state.step > 0 and state.step % s.revive_every == 0 and state.step < 0.9 * s.steps:
-            revive(
-                books.codewords,
-                state.usage_PK,
-                latent_BPD,
-                codes_BP,
-                newest_BP,
-                share=s.revive_share,
-                chance=chance,
-            )
-            state.usage_PK.zero_()
+        newest_BP = encoded.known_BP & (rows.cutoff == newest)[:, None]
+        _revive_unused(state, encoded.latent_BPD.detach(), codes_BP, newest_BP, s, chance=chance)
     state.step += 1
     if state.step % max(s.steps // 50, 1) == 0:
-        facts = {"step": state.step, **{name: float(term.detach()) for name, term in terms.items()}}
-        if network.spec.behavior:
-            warm = max(int(rows.present[BEHAVIOR].sum()), 1)
-            facts |= {
-                "active_experts": int((gate_BN > 0).sum()) / warm,
-                "lambda": state.sparsity.strength if state.sparsity else 0.0,
-            }
-        state.history.append(facts)
+        state.history.append(_curve_point(state, terms, rows, gate_BN))
+
+
+def _revive_unused(
+    state: _State,
+    latent_BPD: Tensor,
+    codes_BP: Tensor,
+    newest_BP: Tensor,
+    s: AdcSettings,
+    *,
+    chance: torch.Generator,
+) -> None:
+    """Count which codes are used, and now and then move unused codewords to crowded places.
+
+    newest_BP: bool, rows of the newest cut-off. Codes are served from it on: one that only earlier,
+    colder rows use counts as unused.
+    """
+    for p in range(codes_BP.shape[1]):
+        state.usage_PK[p] += torch.bincount(
+            codes_BP[newest_BP[:, p], p], minlength=state.usage_PK.shape[1]
+        )
+    # the last tenth of the steps settles what was moved
+    if state.step > 0 and state.step % s.revive_every == 0 and state.step < 0.9 * s.steps:
+        revive(
+            state.network.codebooks.codewords,
+            state.usage_PK,
+            latent_BPD,
+            codes_BP,
+            newest_BP,
+            share=s.revive_share,
+            chance=chance,
+        )
+        state.usage_PK.zero_()
+
+
+def _curve_point(
+    state: _State, terms: dict[str, Tensor], rows: Rows, gate_BN: Tensor
+) -> dict[str, float]:
+    """One point of the training curve: the terms of the loss and how many experts are active."""
+    point = {"step": state.step, **{name: float(term.detach()) for name, term in terms.items()}}
+    if state.network.spec.behavior:
+        warm = max(int(rows.present[BEHAVIOR].sum()), 1)
+        point |= {
+            "active_experts": int((gate_BN > 0).sum()) / warm,
+            "lambda": state.sparsity.strength if state.sparsity else 0.0,
+        }
+    return point
 
 
 def _start_codebooks(network: AdcModel, union: RowUnion, *, seed: int) -> None:
