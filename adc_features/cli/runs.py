@@ -42,15 +42,21 @@ FinalOption = Annotated[
 ]
 
 
-def open_run(directory: Path, source: str | None, notify: Any, **changes: Any) -> Run:
-    """Start a run when `source` is given, open it otherwise."""
+def open_run(
+    directory: Path, source: str | None, notify: Any, *, fits: bool = True, **changes: Any
+) -> Run:
+    """Start a run when `source` is given, open it otherwise. fits: its generation will be built,
+    which is refused before any work, and before the new settings are kept, where other codes would
+    take the id of a published one.
+    """
     changes = {k: v for k, v in changes.items() if v is not None}
     if source is not None and Path(source).is_dir():
         source = str(Path(source).resolve())  # the next command may run elsewhere
-    if source is None:
-        return Run.open(directory, progress=notify, **changes)
-    if (directory / "run.json").is_file():
-        return Run.open(directory, progress=notify, source=source, **changes)
+    if source is None or (directory / "run.json").is_file():
+        from adc_features.pipeline.code_stages import refuse_refit
+
+        check = refuse_refit if fits else None
+        return Run.open(directory, progress=notify, check=check, source=source, **changes)
     return Run.start(directory, RunSettings(source=source, **changes), progress=notify)
 
 
@@ -59,7 +65,9 @@ def build(
 ) -> None:
     """Build or reuse these stages and report the last one's manifest facts."""
     with progress() as notify:
-        run = open_run(directory, source, notify, **changes)
+        run = open_run(
+            directory, source, notify, fits="generation" in (s.name for s in stages), **changes
+        )
         for stage in stages:
             manifest = run.ensure(stage)
     report(

@@ -10,13 +10,15 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
+from adc_features.artifact import MANIFEST
 from adc_features.codes.reliability import rank_correlation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.pipeline.context import (
     embedding_tables,
     generation_of,
 )
-from adc_features.pipeline.embedding_stages import popularity_deciles
+from adc_features.pipeline.embedding_stages import BEHAVIOR_STAGE, DATA, TEXT, popularity_deciles
+from adc_features.pipeline.published import is_published, refit_error
 from adc_features.pipeline.recipes import tokenizer_settings
 from adc_features.pipeline.run import Run, Stage
 
@@ -92,12 +94,24 @@ def _build_codes(run: Run, directory: Path) -> Mapping[str, Any]:
     }
 
 
+def refuse_refit(run: Run) -> None:
+    """Raise InputError where building the run's generation would put other codes under an id that
+    is published. What is absent or damaged is no reason: it is built again of the same.
+    """
+    if (run.directory / "generation" / MANIFEST).is_file() and is_published(run):
+        fitted = run.facts("generation")["made_of"]["reads"]
+        changed = run.differences(GENERATION)
+        changed += [f"stage {s!r}" for s, at in fitted.items() if run.identity(s) not in (None, at)]
+        if changed:
+            raise refit_error(run, changed)
+
+
 GENERATION = Stage(
     "generation",
-    ("data", "text", "behavior"),
+    (DATA, TEXT, BEHAVIOR_STAGE),
     ("tokenizer", "reliability", "steps", "codebook_size", "behavior_codes", "generation", "seed"),
     _build_generation,
+    recipe=lambda settings: tokenizer_settings(settings).to_dict(),
+    guard=refuse_refit,
 )
-
-
-CODES = Stage("codes", ("data", "text", "behavior", "generation"), (), _build_codes)
+CODES = Stage("codes", (DATA, TEXT, BEHAVIOR_STAGE, GENERATION), (), _build_codes)

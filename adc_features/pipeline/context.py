@@ -1,7 +1,8 @@
 """What the finished stages of a run hold. Reads: stage directories. Writes: values.
 
-Every command asks here, so that a data set of many interactions is read once a process and not
-once a question.
+Every stage asks here. The data set, the generation and the timeline are read once for an open run,
+however many stages ask; embedding tables and snapshots are not kept, because a run needs them at
+few places and they are the largest arrays that it has.
 """
 
 from collections.abc import Callable
@@ -15,7 +16,7 @@ import pyarrow.parquet as pq
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.codes.generation import Generation, open_generation
-from adc_features.codes.sids import SidTable
+from adc_features.codes.sids import SidTable, SidTimeline
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import (
     Dataset,
@@ -26,8 +27,12 @@ from adc_features.pipeline.run import Run
 
 
 def dataset_of(run: Run) -> Dataset:
-    """The run's dataset."""
-    return read_dataset(run.output("data") / "dataset")
+    """The run's dataset, read once while the run is open."""
+    return run.kept("data", _dataset_in)
+
+
+def _dataset_in(directory: Path) -> Dataset:
+    return read_dataset(directory / "dataset")
 
 
 def split_of(run: Run) -> Split:
@@ -81,8 +86,24 @@ def embedding_tables(run: Run) -> list[EmbeddingTable]:
 
 
 def generation_of(run: Run) -> Generation:
-    """The run's generation, hashes checked."""
-    return open_generation(run.output("generation") / "generation")
+    """The run's generation, hashes checked once while the run is open."""
+    return run.kept("generation", _generation_in)
+
+
+def _generation_in(directory: Path) -> Generation:
+    return open_generation(directory / "generation")
+
+
+def timeline_of(run: Run) -> SidTimeline:
+    """The run's codes through time as they were published, opened again when more are published."""
+    from adc_features.store import published_files, published_timeline
+
+    repo, generation = repository_of(run), run.settings.generation
+
+    def published(_: Path) -> SidTimeline:
+        return published_timeline(repo, generation)
+
+    return run.kept("publication", published, changes_with=(generation, published_files(repo)))
 
 
 def snapshots_of(run: Run) -> list[SidTable]:

@@ -5,6 +5,7 @@ directories `data`, `text` and `behavior`.
 import itertools
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from adc_features.pipeline.context import (
     dataset_of,
     split_of,
 )
+from adc_features.pipeline.published import refuse_other_data
 from adc_features.pipeline.recipes import behavior_settings
 from adc_features.pipeline.run import Run, Stage
 from adc_features.pipeline.source import load_source, refuse_split, source_files
@@ -152,9 +154,12 @@ def popularity_deciles(count: np.ndarray, **values: np.ndarray) -> list[dict[str
 
 
 DATA = Stage("data", (), ("source", "final", "snapshots", "seed"), _build_data, source_files)
-
-
-TEXT = Stage("text", ("data",), ("text_model",), _build_text)
-
-
-BEHAVIOR_STAGE = Stage("behavior", ("data",), ("behavior", "seed"), _build_behavior)
+TEXT = Stage("text", (DATA,), ("text_model",), _build_text, guard=refuse_other_data)
+BEHAVIOR_STAGE = Stage(
+    "behavior",
+    (DATA,),
+    ("behavior", "seed"),
+    _build_behavior,
+    recipe=lambda settings: asdict(behavior_settings(settings)),
+    guard=refuse_other_data,
+)

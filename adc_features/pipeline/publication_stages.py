@@ -3,6 +3,7 @@ Writes: the run's Feast repository and online store.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from adc_features.artifact import fresh_directory, write_json
 from adc_features.data.dataset import (
     Dataset,
 )
+from adc_features.pipeline.code_stages import CODES, GENERATION
 from adc_features.pipeline.context import (
     dataset_of,
     generation_of,
@@ -21,6 +23,7 @@ from adc_features.pipeline.context import (
     serving_time,
     snapshots_of,
 )
+from adc_features.pipeline.embedding_stages import DATA
 from adc_features.pipeline.run import Run, Stage
 
 
@@ -44,7 +47,7 @@ def _build_publication(run: Run, directory: Path) -> Mapping[str, Any]:
         dataset_of(run), known_interactions(run), refresh_at=refresh_times(run)
     )
     published_at = datetime.now(UTC)
-    with fresh_directory(repository_of(run)) as repo:
+    with _repository_to_fill(run) as repo:
         create_repository(repo, project="adc_features")
         publish(
             repo,
@@ -69,18 +72,31 @@ def _build_publication(run: Run, directory: Path) -> Mapping[str, Any]:
     return facts
 
 
-def _repository_identity(run: Run) -> Any:
-    """The live generations, or None when the repository is lost or broken: then it is published
-    again.
+def _repository_to_fill(run: Run) -> AbstractContextManager[Path]:
+    """The run's repository where it holds another generation, whose readers keep what they read;
+    else a fresh one, which replaces it when it is complete.
     """
+    others = {id_ for id_, _ in _live(run) or []} - {run.settings.generation}
+    repo = repository_of(run)
+    return nullcontext(repo) if others else fresh_directory(repo)
+
+
+def _live(run: Run) -> list[list[str]] | None:
+    """Id and codebook hash of the live generations; None when the repository is lost or broken."""
     from adc_features.store import check_repository, live_generations
 
     repo = repository_of(run)
-    return (
-        None
-        if not repo.is_dir() or check_repository(repo)
-        else [[g.id, g.codebook_hash] for g in live_generations(repo)]
-    )
+    if not repo.is_dir() or check_repository(repo):
+        return None
+    return [[g.id, g.codebook_hash] for g in live_generations(repo)]
+
+
+def _own_generation(run: Run) -> Any:
+    """The run's own generation as it is published, or None when the repository is lost or broken:
+    then it is published again. Further generations in the repository change nothing here.
+    """
+    live = _live(run)
+    return live and [one for one in live if one[0] == run.settings.generation]
 
 
 def online_time(run: Run) -> datetime:
@@ -107,9 +123,9 @@ def _online_identity(run: Run) -> Any:
     """
     from adc_features.store import online_problems, published_files
 
-    identity = _repository_identity(run)
-    return identity and {
-        "live": identity,
+    live = _live(run)
+    return live and {
+        "live": live,
         "published": published_files(repository_of(run)),
         "problems": online_problems(repository_of(run)),
     }
@@ -126,11 +142,9 @@ def _build_online(run: Run, directory: Path) -> Mapping[str, Any]:
 
 PUBLICATION = Stage(
     "publication",
-    ("data", "generation", "codes"),
+    (DATA, GENERATION, CODES),
     ("publish_lag_hours",),
     _build_publication,
-    _repository_identity,
+    _own_generation,
 )
-
-
-ONLINE = Stage("online", ("publication",), (), _build_online, _online_identity)
+ONLINE = Stage("online", (PUBLICATION,), (), _build_online, _online_identity)

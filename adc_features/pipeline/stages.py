@@ -21,6 +21,7 @@ from adc_features.pipeline.context import (
     serving_time,
     snapshots_of,
     split_of,
+    timeline_of,
 )
 from adc_features.pipeline.embedding_stages import BEHAVIOR_STAGE, DATA, TEXT, popularity_deciles
 from adc_features.pipeline.publication_stages import (
@@ -59,4 +60,5 @@ __all__ = [
     "snapshots_of",
     "split_of",
     "statistics_of",
+    "timeline_of",
 ]
