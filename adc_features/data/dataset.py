@@ -170,11 +170,52 @@ def dataset_from_tables(
     windows: Windows | None = None,
     complete_through: datetime | None = None,
 ) -> Dataset:
-    """A Dataset from raw tables: resolution read off the stamps, windows at the days of the 80 %
-    and 90 % quantiles unless given.
+    """A data set from raw tables.
 
-    Interactions with items that the item table lacks are left out; the doctor counts them. Integer
-    `time` columns are refused by the doctor: an integer carries no unit and no zone.
+    Parameters
+    ----------
+    name : str
+        What reports call it.
+    items : pyarrow.Table
+        `item_id` (text or integer, unique), attributes, optional `vector_<modality>` lists.
+    interactions : pyarrow.Table
+        `user_id`, `item_id`, `time` (timestamp with a zone, or date), `label` (0 or 1), in any
+        order. Rows whose item the item table lacks are left out; the checks count them.
+    text_views : mapping of str to tuple of str, optional
+        Modality -> item columns whose text is embedded.
+    windows : Windows, optional
+        Default: validation from the day of the 80 % row, test from the day of the 90 % row.
+    complete_through : datetime, optional
+        Every event before this time is in the data; default see `Dataset.end`.
+
+    Returns
+    -------
+    Dataset
+        Its resolution is read off the stamps: a day where all are midnights, else a second or a
+        microsecond.
+
+    Raises
+    ------
+    InputError
+        With every finding that is an error, for example integer times (no unit, no zone), labels
+        other than 0 and 1, or vectors of several widths.
+
+    Examples
+    --------
+    >>> from datetime import UTC
+    >>> items = pa.table({"item_id": ["a", "b"], "vector_image": [[1.0, 0.0], [0.0, 1.0]]})
+    >>> days = [datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 11)]
+    >>> log = pa.table(
+    ...     {
+    ...         "user_id": ["u", "v"] * 5,
+    ...         "item_id": ["a", "a", "b", "b", "a"] * 2,
+    ...         "time": pa.array(days, pa.timestamp("us", tz="UTC")),
+    ...         "label": [0, 1] * 5,
+    ...     }
+    ... )
+    >>> made = dataset_from_tables("shop", items, log)
+    >>> made.resolution.days, len(made.before(datetime(2024, 1, 4, tzinfo=UTC)))
+    (1, 3)
     """
     refuse(
         [
@@ -241,7 +282,23 @@ def write_dataset(dataset: Dataset, directory: Path) -> None:
 
 
 def read_dataset(directory: Path) -> Dataset:
-    """Read a dataset directory; raises ArtifactError when it is incomplete or altered."""
+    """Read a data set that `write_dataset` wrote.
+
+    Parameters
+    ----------
+    directory : Path
+        With `items.parquet`, `interactions.parquet` and the manifest.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ArtifactError
+        When the directory is incomplete, or a file is not what its manifest says; every file is
+        hashed.
+    """
     manifest = read_manifest(directory, requires=("items.parquet", "interactions.parquet"))
     return Dataset(
         name=manifest["name"],

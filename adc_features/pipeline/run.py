@@ -82,7 +82,17 @@ class Stage(NamedTuple):
 
 
 class Run:
-    """An open run directory. Stages are built in the order given by what they read."""
+    """An open run directory; see `Run.start` and `Run.open`.
+
+    Attributes
+    ----------
+    directory : Path
+    settings : RunSettings
+    progress : callable or None
+        Called by long stages with (label, done, total).
+    reused, built : list of str
+        Names of the stages that `ensure` found as they were, and of those that it built.
+    """
 
     def __init__(
         self, directory: Path, settings: RunSettings, *, progress: Progress | None = None

@@ -13,12 +13,42 @@ from adc_features.redaction import redacted_url
 class RunSettings:
     """What a person may choose about a run; everything else follows from the data.
 
-    source: data directory, or `synthetic`. final: score the test rows instead of the validation
-    window. snapshots: past cut-offs at which codes are published, besides the one at the split.
-    text_model: sentence-transformers name or path. behavior, tokenizer: names of recipes.
-    reliability, steps: another signal, or other optimiser steps, than the tokenizer recipe's own.
-    publish_lag_hours: how long after a cut-off its codes could first be served. seeds: rankers
-    trained per recipe.
+    Parameters
+    ----------
+    source : str
+        Data directory, or "synthetic".
+    final : bool
+        Score the test rows instead of the validation window.
+    seed : int
+        Seed of everything random.
+    snapshots : int
+        Past cut-offs at which codes are published, besides the one at the split.
+    text_model : str
+        sentence-transformers name or path.
+    behavior, tokenizer : str
+        Names of recipes.
+    reliability, steps : str, int, optional
+        Another signal, or other optimiser steps, than the tokenizer recipe's own.
+    codebook_size : int
+        K, codes of each position.
+    behavior_codes : int
+        Positions of the semantic ID that behaviour has.
+    generation : str
+        Id of the run's generation; one that is published is never fitted again.
+    publish_lag_hours : int
+        How long after a cut-off its codes could first be served.
+    seeds : int
+        Rankers trained for each recipe.
+
+    Raises
+    ------
+    InputError
+        For values that a stage would refuse hours later.
+
+    Examples
+    --------
+    >>> RunSettings("synthetic", snapshots=2).codebook_size
+    100
     """
 
     source: str

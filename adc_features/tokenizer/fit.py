@@ -53,6 +53,7 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
+# longer than a page by its docstring
 def fit(
     tables: Sequence[EmbeddingTable],
     spec: SidSpec,
@@ -65,17 +66,48 @@ def fit(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Generation:
-    """Train on the union of all (item, cut-off) rows of `tables`, in any order, freeze, measure on
-    the newest table, write the generation.
+    """Train a tokenizer on the rows of all cut-offs, freeze it, measure it and write a generation.
 
-    The same seed gives the same codes. The positions of the generation's spec are the tokenizer's
-    own: as many as `spec` has, over the same modalities. checkpoint: a file that ADC-SID writes
-    every few hundred steps; a fit that was killed goes on from it to the same result, one of other
-    inputs or settings is ignored; the others start again. line: an older generation whose codes
-    should keep their meaning (ADC-SID only). A warm start trains a third of the steps at a third of
-    the rate. Raises InputError on unusable vectors and ReliabilityError on an untrustworthy
-    reliability signal, both before any work; QualityError when a codebook uses too few of its
-    codes. Nothing is written at `directory` then.
+    Parameters
+    ----------
+    tables : sequence of EmbeddingTable
+        The catalogue's vectors as of each cut-off, in any order; one training row for each (item,
+        cut-off). Quality is measured on the newest.
+    spec : SidSpec
+        Positions by modality, codes for each and the precision of weights. A baseline tokenizer
+        takes as many positions over the same modalities and arranges them itself.
+    settings : AdcSettings or a baseline's settings
+        For example `adc()`, or another of `RECIPES`.
+    generation_id : str
+        Id of the new generation, for example "g1".
+    directory : Path
+        Where it is written, complete or not at all.
+    seed : int
+        The same seed gives the same codes.
+    line : Line, optional
+        An older generation whose codes should keep their meaning (ADC-SID only). A warm start
+        trains a third of the steps at a third of the rate.
+    progress : callable, optional
+        Called with ("fit", steps done, steps in all).
+    checkpoint : Path, optional
+        A file that ADC-SID writes every few hundred steps. A fit that was killed goes on from it to
+        the same result; a checkpoint of other inputs or settings is ignored. Baseline tokenizers
+        start again.
+
+    Returns
+    -------
+    Generation
+        As written, its quality report included.
+
+    Raises
+    ------
+    InputError
+        On vectors that cannot be used, before any work.
+    ReliabilityError
+        On a reliability signal that does not rise with interactions, before any work.
+    QualityError
+        When a codebook uses too few of its codes or, with `line`, more codes change than its
+        budget allows; nothing is written.
     """
     check_generation_id(generation_id)
     check_tables(tables, spec)

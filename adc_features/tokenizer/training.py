@@ -230,7 +230,7 @@ def _curve_point(
 
 
 def _start_codebooks(network: AdcModel, union: RowUnion, *, seed: int) -> None:
-    """Spherical k-means over the warmed-up experts' latents (A3)."""
+    """Spherical k-means over the warmed-up experts' latents (method notes: How codebooks learn)."""
     chance = chance_of(seed, 3, 0)
     with torch.no_grad():
         parts = [
@@ -249,7 +249,7 @@ def _start_codebooks(network: AdcModel, union: RowUnion, *, seed: int) -> None:
 
 def _freeze_gate(network: AdcModel, union: RowUnion, s: AdcSettings) -> None:
     """The gate's final threshold, and the mean R of each behavioural expert where it is active
-    (A10), over all rows.
+    over all rows (method notes: Exported weights).
     """
     if not network.spec.behavior:
         return

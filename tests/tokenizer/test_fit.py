@@ -130,7 +130,9 @@ def test_the_wanted_number_of_experts_is_active(tmp_path: Path) -> None:
 
 
 def test_exported_weights_average_one_where_active(tmp_path: Path) -> None:
-    """R is exported relative to its mean where active, at most 4 (methods A10)."""
+    """R is exported relative to its mean where active, at most 4 (method notes: Exported
+    weights).
+    """
     weight = encode(table(), fitted(tmp_path, quick(adc()))).sid_weight[:, 3:]
     assert weight.max() <= 4
     assert np.array([w[w > 0].mean() for w in weight.T]) == pytest.approx(np.ones(3), abs=0.1)

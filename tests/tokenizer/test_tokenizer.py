@@ -205,8 +205,8 @@ def test_sparsity_controller_is_remoes_feedback() -> None:
 
 
 def test_codebooks_receive_gradients() -> None:
-    """The loss moves the codewords; Eq. 14 as printed would leave them where they started (methods
-    A3).
+    """The loss moves the codewords; Eq. 14 as printed would leave them where they started (method
+    notes: How codebooks learn).
     """
     for changes, learns in (({}, True), ({"vq_weight": 0.0, "balance_weight": 0.0}, False)):
         network, batch = model(**changes), rows()
@@ -219,7 +219,7 @@ def test_codebooks_receive_gradients() -> None:
 
 def test_scaling_an_expert_changes_nothing() -> None:
     """Ten times an expert's last layer gives the same codes, weights and reconstruction: weights
-    keep their meaning (methods A9).
+    keep their meaning (method notes: Scale of the behavioural weights).
     """
     network, batch = model(), rows()
     before = network.encode(batch)
@@ -245,8 +245,8 @@ def test_content_gates_share_one_weight() -> None:
 
 
 def test_optional_terms_of_mmq_join_the_loss() -> None:
-    """Orthogonality and auxiliary reconstruction are off unless weighted, and finite then (methods
-    A6).
+    """Orthogonality and auxiliary reconstruction are off unless weighted, and finite then (method
+    notes: Terms of MMQ).
     """
     network, batch = model(orthogonality_weight=0.1, auxiliary_weight=1.0), rows()
     terms = network.loss(batch, network.encode(batch), None, None)
