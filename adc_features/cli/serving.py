@@ -54,6 +54,7 @@ def rank(
     report(loads(answer.body), json)
 
 
+# longer than a page because every option of the command is declared here
 def serve(
     run: Annotated[
         Path | None,
@@ -93,7 +94,6 @@ def serve(
     promotions.
     """
     import os
-    import socket
     import tempfile
     from contextlib import ExitStack
 
@@ -127,21 +127,12 @@ def serve(
             "stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN",
             host,
         )
-    with (
-        stack,
-        socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        ) as listening,
-    ):
-        asked = run, promotion, now, settings, shared
+    asked = run, promotion, now, settings, shared
+    with stack, _listening(host, port) as listening:
         service = _service(*asked)
-        url, pair = (
-            f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}",
-            service.bundle.promotion.name,
-        )
         facts = {
-            "url": url,
-            "pair": pair,
+            "url": _url(host, listening),
+            "pair": service.bundle.promotion.name,
             "recipe": service.bundle.trained.recipe.name,
             "token": settings.token is not None,
             "workers": workers,
@@ -152,6 +143,17 @@ def serve(
             )
         report(facts, json)
         _run(service, listening)
+
+
+def _listening(host: str, port: int) -> Any:
+    import socket
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    return socket.create_server((host, port), family=family)
+
+
+def _url(host: str, listening: Any) -> str:
+    return f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
 
 
 def _service(

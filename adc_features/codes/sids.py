@@ -20,14 +20,61 @@ from adc_features.errors import GenerationMismatch, InputError
 
 @dataclass(frozen=True)
 class SidTable:
-    """Codes and weights of N items in one generation, as known before `as_of` (exclusive).
+    """Codes and weights of N items in one generation, as known before `as_of`.
 
-    item_ids: int64 or str [N]. sid: int32 [N, L] in -1..K-1, -1 = no code. sid_weight: float32 [N,
-    L], >= 0, 0 where the code is -1; the weights of an item do not sum to 1. reliability: float32
-    [N], x in [0, 1]. alignment: float32 [N], w (Eq. 17). is_cold: bool [N], no behaviour seen.
-    collision_count: int32 [N], items with the same codes, itself included. found: bool [N]; a row
-    that is not found has no codes. generation: its id. as_of: aware UTC. The same type leaves
-    `encode` and arrives from a lookup, so parity is an equality.
+    The same type leaves `encode` and arrives from a lookup, so that online and offline answers can
+    be compared for equality.
+
+    Parameters
+    ----------
+    item_ids : int64 or str [N]
+        Any order; unique where the table is a snapshot.
+    sid : int32 [N, L]
+        Codes in -1..codebook_size - 1; -1 = no code.
+    sid_weight : float32 [N, L]
+        At least 0, and 0 where the code is -1; the weights of an item do not sum to 1.
+    reliability : float32 [N]
+        x in [0, 1].
+    alignment : float32 [N]
+        w (Eq. 17).
+    is_cold : bool [N]
+        No behaviour was seen before `as_of`.
+    collision_count : int32 [N]
+        Items with the same codes, itself included.
+    found : bool [N]
+        Whether the item is known; one that is not has no codes.
+    generation : str
+        Id of the generation that the codes belong to.
+    codebook_size : int
+        K.
+    as_of : datetime
+        Aware UTC, exclusive.
+
+    Raises
+    ------
+    InputError
+        When an array has another dtype or shape, or a value lies outside its range.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> table = SidTable(
+    ...     item_ids=np.array(["a", "b"]),
+    ...     sid=np.array([[3, 1], [0, -1]], np.int32),
+    ...     sid_weight=np.array([[1, 0.5], [1, 0]], np.float32),
+    ...     reliability=np.array([0.5, 0], np.float32),
+    ...     alignment=np.array([0.9, 0.1], np.float32),
+    ...     is_cold=np.array([False, True]),
+    ...     collision_count=np.array([1, 1], np.int32),
+    ...     found=np.array([True, True]),
+    ...     generation="g1",
+    ...     codebook_size=4,
+    ...     as_of=datetime(2024, 5, 1, tzinfo=UTC),
+    ... )
+    >>> table.lookup(np.array(["b", "unknown"])).sid.tolist()
+    [[0, -1], [-1, -1]]
+    >>> SidTable.from_arrow(table.to_arrow()).lookup(np.array(["a"])).sid_weight.tolist()
+    [[1.0, 0.5]]
     """
 
     item_ids: np.ndarray
@@ -293,8 +340,26 @@ class CodeTimeline(Protocol):
 class SidTimeline:
     """Snapshots of one generation through time, looked up by (item, time).
 
-    snapshots: each complete, of one generation, codebook size and L; servable_at: when each could
-    first be served. A snapshot counts from its servable_at (included) until the next one's.
+    A snapshot counts from its `servable_at` (included) until the next one's.
+
+    Parameters
+    ----------
+    snapshots : sequence of SidTable
+        Each complete; all of one generation, codebook size and length L.
+    servable_at : sequence of datetime
+        When each could first be served: aware, strictly increasing.
+
+    Attributes
+    ----------
+    snapshots : list of SidTable
+    servable_at : datetime64[us], one for each snapshot
+
+    Raises
+    ------
+    InputError
+        Without snapshots, or when the times are not strictly increasing.
+    GenerationMismatch
+        When the snapshots are of several generations.
     """
 
     def __init__(self, snapshots: Sequence[SidTable], servable_at: Sequence[datetime]) -> None:
@@ -345,11 +410,27 @@ class SidTimeline:
     def gather(
         self, item_ids: np.ndarray, times: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as
-        served at times datetime64[us] [M].
+        """Codes of M (item, time) pairs as they were served then.
 
-        Rows before the first snapshot, and unknown items, have codes -1 and weights 0. Raises
-        InputError for a missing time.
+        Parameters
+        ----------
+        item_ids : int64 or str [M]
+        times : datetime64[us] [M]
+            UTC.
+
+        Returns
+        -------
+        codes : int32 [M, L]
+            -1 for unknown items and before the first snapshot.
+        weights : float32 [M, L]
+            0 there.
+        reliability : float32 [M]
+            0 there.
+
+        Raises
+        ------
+        InputError
+            For a missing time, or ids of another type.
         """
         if np.isnat(times).any():
             raise InputError(

@@ -6,14 +6,10 @@ Writes: Dataset directories.
 <dataset>/manifest.json          name, resolution, text views, windows; written last
 """
 
-import json
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,55 +18,36 @@ import pyarrow.parquet as pq
 
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
 from adc_features.clock import instant, moment, utc
-from adc_features.data.attributes import ATTRIBUTES
 from adc_features.data.table_checks import Finding, examine_interactions, examine_items
+from adc_features.data.tables import TIME, read_table, table_in
+from adc_features.data.windows import (
+    DAY,
+    Split,
+    Windows,
+    quantile_windows,
+    snapshot_times,
+    time_resolution,
+)
 from adc_features.errors import InputError
 from adc_features.event_times import timestamps
-from adc_features.redaction import redacted_url, without_secrets
 
-DAY = timedelta(days=1)
-TIME = pa.timestamp("us", tz="UTC")
-CSV = re.compile(r"\.(csv|tsv)(\.gz)?$", re.IGNORECASE)
-
-
-class Split(NamedTuple):
-    """Train on rows with time < train_end; score rows with eval_start <= time < eval_end (None: to
-    the end). Aware UTC.
-    """
-
-    train_end: datetime
-    eval_start: datetime
-    eval_end: datetime | None
-
-
-@dataclass(frozen=True)
-class Windows:
-    """Where training ends and scoring begins. Choices are made on [validation_start,
-    validation_end); test rows start at test_start.
-    """
-
-    validation_start: datetime
-    validation_end: datetime
-    test_start: datetime
-
-    def __post_init__(self) -> None:
-        for name in ("validation_start", "validation_end", "test_start"):
-            object.__setattr__(self, name, utc(getattr(self, name), name=name))
-        if not self.validation_start < self.validation_end <= self.test_start:
-            raise InputError(
-                "windows are validation"
-                f" {self.validation_start:%Y-%m-%d}..{self.validation_end:%Y-%m-%d}, test from"
-                f" {self.test_start:%Y-%m-%d}; expected validation_start < validation_end <="
-                " test_start"
-            )
-
-    def split(self, *, final: bool = False) -> Split:
-        """The validation split, or with `final` the test split, whose rows are opened once, at the
-        end.
-        """
-        if final:
-            return Split(self.test_start, self.test_start, None)
-        return Split(self.validation_start, self.validation_start, self.validation_end)
+__all__ = [
+    "DAY",
+    "TIME",
+    "Dataset",
+    "Split",
+    "Windows",
+    "dataset_from_tables",
+    "known_items",
+    "quantile_windows",
+    "read_dataset",
+    "read_table",
+    "refuse",
+    "snapshot_times",
+    "table_in",
+    "time_resolution",
+    "write_dataset",
+]
 
 
 @dataclass(frozen=True)
@@ -193,11 +170,52 @@ def dataset_from_tables(
     windows: Windows | None = None,
     complete_through: datetime | None = None,
 ) -> Dataset:
-    """A Dataset from raw tables: resolution read off the stamps, windows at the days of the 80 %
-    and 90 % quantiles unless given.
+    """A data set from raw tables.
 
-    Interactions with items that the item table lacks are left out; the doctor counts them. Integer
-    `time` columns are refused by the doctor: an integer carries no unit and no zone.
+    Parameters
+    ----------
+    name : str
+        What reports call it.
+    items : pyarrow.Table
+        `item_id` (text or integer, unique), attributes, optional `vector_<modality>` lists.
+    interactions : pyarrow.Table
+        `user_id`, `item_id`, `time` (timestamp with a zone, or date), `label` (0 or 1), in any
+        order. Rows whose item the item table lacks are left out; the checks count them.
+    text_views : mapping of str to tuple of str, optional
+        Modality -> item columns whose text is embedded.
+    windows : Windows, optional
+        Default: validation from the day of the 80 % row, test from the day of the 90 % row.
+    complete_through : datetime, optional
+        Every event before this time is in the data; default see `Dataset.end`.
+
+    Returns
+    -------
+    Dataset
+        Its resolution is read off the stamps: a day where all are midnights, else a second or a
+        microsecond.
+
+    Raises
+    ------
+    InputError
+        With every finding that is an error, for example integer times (no unit, no zone), labels
+        other than 0 and 1, or vectors of several widths.
+
+    Examples
+    --------
+    >>> from datetime import UTC
+    >>> items = pa.table({"item_id": ["a", "b"], "vector_image": [[1.0, 0.0], [0.0, 1.0]]})
+    >>> days = [datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 11)]
+    >>> log = pa.table(
+    ...     {
+    ...         "user_id": ["u", "v"] * 5,
+    ...         "item_id": ["a", "a", "b", "b", "a"] * 2,
+    ...         "time": pa.array(days, pa.timestamp("us", tz="UTC")),
+    ...         "label": [0, 1] * 5,
+    ...     }
+    ... )
+    >>> made = dataset_from_tables("shop", items, log)
+    >>> made.resolution.days, len(made.before(datetime(2024, 1, 4, tzinfo=UTC)))
+    (1, 3)
     """
     refuse(
         [
@@ -224,53 +242,6 @@ def known_items(interactions: pa.Table, items: pa.Table) -> pa.ChunkedArray:
         interactions["item_id"],
         value_set=pc.unique(items["item_id"]).cast(interactions["item_id"].type),
     )
-
-
-def time_resolution(times: np.ndarray) -> timedelta:
-    """The coarsest of day, second and microsecond that every stamp is a multiple of."""
-    ticks = times.astype("datetime64[us]").astype(np.int64)
-    for unit in (DAY, timedelta(seconds=1)):
-        if (ticks % (unit // timedelta(microseconds=1)) == 0).all():
-            return unit
-    return timedelta(microseconds=1)
-
-
-def quantile_windows(times: np.ndarray) -> Windows:
-    """Validation from the day of the 80 % row, test from the day of the 90 % row. `times`
-    sorted.
-    """
-    start, test = (
-        times[int(len(times) * q)].astype("datetime64[D]").astype("datetime64[us]")
-        for q in (0.8, 0.9)
-    )
-    if not times[0] < start < test:
-        raise InputError(
-            f"80 % of the rows lie before {start}, 90 % before {test}, the first at {times[0]}: too"
-            " little time for a training, a validation and a test window; choose them with `adc"
-            " data tables --validation-start TIME --test-start TIME`"
-        )
-    return Windows(moment(start), moment(test), moment(test))
-
-
-def snapshot_times(times: np.ndarray, *, split: datetime, count: int) -> list[datetime]:
-    """`count` cut-offs at equal quantiles of the rows before `split`, at midnights, then the split
-    itself; strictly increasing.
-
-    times: datetime64[us], sorted. Quantiles that fall on one day, or before the second day of data,
-    are merged.
-    """
-    train = times[times < instant(split)]
-    if not len(train):
-        raise InputError(
-            f"no interaction lies before the cut-off {split.isoformat()}; the first is at"
-            f" {moment(times[0]).isoformat() if len(times) else 'nowhere'}, choose a later cut-off"
-        )
-    picks = (
-        train[[int(len(train) * k / (count + 1)) for k in range(1, count + 1)]]
-        .astype("datetime64[D]")
-        .astype("datetime64[us]")
-    )
-    return [moment(t) for t in np.unique(picks) if train[0] < t < instant(split)] + [utc(split)]
 
 
 def write_dataset(dataset: Dataset, directory: Path) -> None:
@@ -311,7 +282,23 @@ def write_dataset(dataset: Dataset, directory: Path) -> None:
 
 
 def read_dataset(directory: Path) -> Dataset:
-    """Read a dataset directory; raises ArtifactError when it is incomplete or altered."""
+    """Read a data set that `write_dataset` wrote.
+
+    Parameters
+    ----------
+    directory : Path
+        With `items.parquet`, `interactions.parquet` and the manifest.
+
+    Returns
+    -------
+    Dataset
+
+    Raises
+    ------
+    ArtifactError
+        When the directory is incomplete, or a file is not what its manifest says; every file is
+        hashed.
+    """
     manifest = read_manifest(directory, requires=("items.parquet", "interactions.parquet"))
     return Dataset(
         name=manifest["name"],
@@ -326,145 +313,6 @@ def read_dataset(directory: Path) -> Dataset:
     )
 
 
-def read_table(source: str) -> pa.Table:
-    """A Parquet file or directory, or a CSV file (*.csv, *.tsv, also *.gz), by path, or a SQL table
-    or view as `<SQLAlchemy URL>#[<schema>.]<table>`.
-
-    A `time` column may also hold dates (midnight UTC) or ISO 8601 text with offsets, since SQLite
-    has no times with a zone, and a `vector_<modality>` column may hold JSON text, since few
-    databases have arrays. Raises InputError when it cannot be read.
-    """
-    if "://" in source and "#" in source:
-        return _read_sql(*source.rsplit("#", 1))
-    if "://" in source:
-        raise InputError(
-            f"{redacted_url(source)} names a database but no table; give '<SQLAlchemy"
-            " URL>#[<schema>.]<table>'"
-        )
-    if not Path(source).exists():
-        raise InputError(
-            f"{source} does not exist; give a Parquet or CSV file or '<SQLAlchemy URL>#<table>'"
-        )
-    if Path(source).is_file() and CSV.search(Path(source).name):
-        return _plain_types(_read_csv(source))
-    try:
-        table = pq.read_table(source)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{source} is not readable as Parquet ({error}); write the file again, or name a CSV"
-            " file *.csv"
-        ) from error
-    return _plain_types(table)
-
-
-def table_in(directory: Path, name: str) -> str:
-    """The path of a table in a data directory: its Parquet file or directory, or else its
-    CSV file.
-    """
-    parquet, csv = directory / f"{name}.parquet", directory / f"{name}.csv"
-    return str(csv if csv.is_file() and not parquet.exists() else parquet)
-
-
-def _read_csv(source: str) -> pa.Table:
-    """Ids, times and attributes stay text, so that leading zeros and offsets survive; an empty
-    field is null.
-    """
-    from pyarrow import csv
-
-    text = {
-        name: pa.string()
-        for name in (
-            "user_id",
-            "item_id",
-            "time",
-            *{c for columns in ATTRIBUTES.values() for c in columns},
-        )
-    }
-    convert = csv.ConvertOptions(
-        column_types=text,
-        null_values=[""],
-        strings_can_be_null=True,
-        quoted_strings_can_be_null=True,
-    )
-    delimiter = "\t" if ".tsv" in Path(source).name else ","
-    try:
-        return csv.read_csv(
-            source,
-            parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=convert,
-        )
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(
-            f"{source} is not readable as CSV ({error}); give one header line, UTF-8, and as many"
-            " fields in every line"
-        ) from error
-
-
-def _read_sql(url: str, table: str) -> pa.Table:
-    import pandas as pd
-    from sqlalchemy import create_engine, exc
-    from sqlalchemy.pool import NullPool
-
-    schema, _, name = table.rpartition(".")
-    try:
-        with create_engine(url, poolclass=NullPool).connect() as connection:
-            frame = pd.read_sql_table(name, connection, schema=schema or None)
-        return _plain_types(pa.Table.from_pandas(frame, preserve_index=False))
-    except (exc.SQLAlchemyError, pa.ArrowException, ImportError, ValueError) as error:
-        raise InputError(
-            f"table {table!r} at {redacted_url(url)} cannot be read"
-            f" ({without_secrets(str(error), url)}); check the URL, its driver, the table name and"
-            " the rights: passwords are hidden here and kept nowhere, so give one on the command"
-            " line again, or in what the driver reads, such as PGPASSWORD"
-        ) from None  # the driver's own error may hold the password
-
-
 def _microseconds(times: pa.ChunkedArray) -> pa.ChunkedArray:
     """Timestamps as timestamp[us, UTC]; finer ticks are floored."""
     return timestamps(times, name="time")
-
-
-def _plain_types(table: pa.Table) -> pa.Table:
-    """The types that the rest of the library knows; what cannot be converted stays, for the doctor
-    to name.
-    """
-    table = _plain_strings(table)
-    for i, column in enumerate(table.column_names):
-        if column == "time":
-            table = table.set_column(i, column, _times(table[column]))
-        elif column.startswith("vector_") and pa.types.is_string(table[column].type):
-            with suppress(ValueError, TypeError, pa.ArrowException):
-                table = table.set_column(
-                    i,
-                    column,
-                    pa.chunked_array(
-                        [[json.loads(v or "null") for v in table[column].to_pylist()]],
-                        pa.list_(pa.float32()),
-                    ),
-                )
-    return table
-
-
-def _times(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Dates and ISO 8601 text with offsets as timestamps; Arrow refuses text without an offset, and
-    so do we.
-    """
-    if pa.types.is_string(column.type):
-        for kind in (TIME, pa.date32()):
-            with suppress(pa.ArrowInvalid):
-                column = pc.cast(column, kind)
-                break
-    return pc.cast(column, TIME) if pa.types.is_date(column.type) else column
-
-
-def _plain_strings(table: pa.Table) -> pa.Table:
-    """Dictionary and large strings as plain strings, so that one id type meets the other
-    everywhere.
-    """
-    for i, column in enumerate(table.schema):
-        kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-        if pa.types.is_large_string(kind) or (
-            pa.types.is_dictionary(column.type) and pa.types.is_string(kind)
-        ):
-            table = table.set_column(i, column.name, pc.cast(table.column(i), pa.string()))
-    return table.replace_schema_metadata(None)

@@ -89,18 +89,7 @@ def synthetic(
     label = rng.random(interactions) < 1 / (1 + np.exp(-logit))
 
     ids = np.array([f"i{n:06d}" for n in range(items)])
-    image = _view(latent, 32, 1.5 * content_noise, rng)
-    table = pa.table(
-        {
-            "item_id": pa.array(ids),
-            "title": pa.array(
-                [f"{_word(g)} {_word(7 * g + n % 5)} no. {n}" for n, g in enumerate(group)]
-            ),
-            "category": pa.array([f"group {g % 8}" for g in group]),
-            "vector_text": _lists(_view(latent, 48, content_noise, rng)),
-            "vector_image": _lists(image, absent=rng.random(items) < 0.1),
-        }
-    )
+    table = _catalogue(ids, group, latent, content_noise=content_noise, rng=rng)
     events = pa.table(
         {
             "user_id": pa.array([f"u{n:06d}" for n in user[keep]]),
@@ -112,6 +101,31 @@ def synthetic(
     expected = popularity / popularity.sum() * interactions
     return Synthetic(
         dataset_from_tables("synthetic", table, events), Truth(ids, latent, expected, quality)
+    )
+
+
+def _catalogue(
+    ids: np.ndarray,
+    group: np.ndarray,
+    latent: np.ndarray,
+    *,
+    content_noise: float,
+    rng: np.random.Generator,
+) -> pa.Table:
+    """The item table: a title and a category that name the group, and two noisy views of the
+    latent.
+    """
+    image = _view(latent, 32, 1.5 * content_noise, rng)
+    return pa.table(
+        {
+            "item_id": pa.array(ids),
+            "title": pa.array(
+                [f"{_word(g)} {_word(7 * g + n % 5)} no. {n}" for n, g in enumerate(group)]
+            ),
+            "category": pa.array([f"group {g % 8}" for g in group]),
+            "vector_text": _lists(_view(latent, 48, content_noise, rng)),
+            "vector_image": _lists(image, absent=rng.random(len(ids)) < 0.1),
+        }
     )
 
 

@@ -88,36 +88,46 @@ def text_vectors(
             len(missing),
         )
         if missing:
-            encoder = _encoder(source)
-            started, done = time.perf_counter(), 0
-            for start in range(0, len(missing), BATCH):
-                part = missing[start : start + BATCH]
-                vectors = np.asarray(
-                    encoder.encode([text for _, text in part], show_progress_bar=False), np.float32
-                )
-                found = {
-                    key: vector.tobytes() for (key, _), vector in zip(part, vectors, strict=True)
-                }
-                with store:
-                    store.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", found.items())
-                known |= found
-                done += len(part)
-                if progress is not None:
-                    progress("text", done, len(missing))
-            seconds = time.perf_counter() - started
-            logger.info(
-                "stage=text model=%s encoded=%d seconds=%.1f items_per_s=%.1f",
-                model,
-                done,
-                seconds,
-                done / seconds,
-            )
+            known |= _encoded(store, missing, model=model, source=source, progress=progress)
     table = np.frombuffer(b"".join(known[key] for key in keys), np.float32).reshape(len(keys), -1)
     row = {text: number for number, text in enumerate(distinct)}
     present = np.array([bool(text) for text in stripped])
     vectors = np.zeros((len(stripped), table.shape[1]), np.float32)
     vectors[present] = table[[row[text] for text in stripped if text]]
     return vectors, present
+
+
+def _encoded(
+    store: sqlite3.Connection,
+    missing: Sequence[tuple[bytes, str]],
+    *,
+    model: str,
+    source: str,
+    progress: Callable[[str, int, int], None] | None,
+) -> dict[bytes, bytes]:
+    """Vectors of these (key, text) pairs by key; each batch is committed to the cache as it ends."""
+    encoder, found = _encoder(source), dict[bytes, bytes]()
+    started = time.perf_counter()
+    for start in range(0, len(missing), BATCH):
+        part = missing[start : start + BATCH]
+        vectors = np.asarray(
+            encoder.encode([text for _, text in part], show_progress_bar=False), np.float32
+        )
+        batch = {key: vector.tobytes() for (key, _), vector in zip(part, vectors, strict=True)}
+        with store:
+            store.executemany("INSERT OR REPLACE INTO vectors VALUES (?, ?)", batch.items())
+        found |= batch
+        if progress is not None:
+            progress("text", start + len(part), len(missing))
+    seconds = time.perf_counter() - started
+    logger.info(
+        "stage=text model=%s encoded=%d seconds=%.1f items_per_s=%.1f",
+        model,
+        len(missing),
+        seconds,
+        len(missing) / seconds,
+    )
+    return found
 
 
 def cache_directory() -> Path:

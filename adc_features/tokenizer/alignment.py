@@ -30,19 +30,14 @@ def info_nce(
     known: Tensor,
     *,
     temperature: float,
-    candidate_weight: Tensor | None = None,
 ) -> Tensor:
     """-log softmax of cosine / temperature at each row's own partner, float32 [B] (Eq. 18-20); 0
     where not `known`.
 
-    The candidates are all known rows of the batch, the partner included. candidate_weight: float32
-    [B], how much each row counts as somebody else's negative (methods A25); None counts all alike.
+    The candidates are all known rows of the batch, the partner included, and count alike.
     """
     rows = torch.nonzero(known).flatten()
     logits = F.normalize(anchor[rows], dim=-1) / temperature @ F.normalize(other[rows], dim=-1).T
-    if candidate_weight is not None:
-        own = torch.eye(len(rows), dtype=torch.bool)
-        logits = logits + torch.where(own, 0.0, candidate_weight[rows].clamp_min(1e-12).log())
     return torch.zeros(len(known)).index_copy(0, rows, -F.log_softmax(logits, dim=1).diagonal())
 
 
@@ -52,8 +47,6 @@ def alignment_loss(
     w: Tensor,
     *,
     temperature: float,
-    stopgrad_behavior: bool,
-    denoise_negatives: bool,
 ) -> Tensor:
     """Mean over rows of content-content terms plus w times the content-behaviour terms (Eq. 18-21),
     a scalar.
@@ -68,11 +61,9 @@ def alignment_loss(
         rows = rows + info_nce(projected[a], projected[b], known, temperature=temperature)
         rows = rows + info_nce(projected[b], projected[a], known, temperature=temperature)
     if BEHAVIOR in projected:
-        behavior = projected[BEHAVIOR].detach() if stopgrad_behavior else projected[BEHAVIOR]
-        negatives = w if denoise_negatives else None
         for m in content:
             known = present[m] & present[BEHAVIOR]
             rows = rows + w * info_nce(
-                projected[m], behavior, known, temperature=temperature, candidate_weight=negatives
+                projected[m], projected[BEHAVIOR], known, temperature=temperature
             )
     return rows.mean()

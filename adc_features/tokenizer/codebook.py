@@ -83,21 +83,6 @@ class Codebooks(nn.Module):
             uneven = uneven + math.log(len(use_K)) + torch.xlogy(use_K, use_K).sum()
         return uneven if known_BP.any(0).all() else torch.zeros(())
 
-    @torch.no_grad()
-    def move_to_mean(
-        self, latent_BPD: Tensor, codes_BP: Tensor, known_BP: Tensor, *, decay: float
-    ) -> None:
-        """One step of the spherical moving average: codewords drift to the mean direction of their
-        latents (methods A3).
-        """
-        words = self.unit()
-        for p in range(len(words)):
-            rows = known_BP[:, p]
-            sums, counts = cluster_sums(latent_BPD[rows, p], codes_BP[rows, p], words.shape[1])
-            mean = F.normalize(sums, dim=-1)
-            moved = F.normalize(decay * words[p] + (1 - decay) * mean, dim=-1)
-            self.codewords[p] = torch.where((counts > 0)[:, None], moved, words[p])
-
 
 @torch.no_grad()
 def revive(

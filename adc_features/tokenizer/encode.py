@@ -33,6 +33,7 @@ code never flips on a near tie.
 """
 
 
+# longer than a page by its docstring
 def encode(
     items: EmbeddingTable,
     generation: Generation,
@@ -40,31 +41,50 @@ def encode(
     previous: SidTable | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> SidTable:
-    """Codes and weights of `items` in the vocabulary of `generation`, as of items.as_of.
+    """Codes and weights of items in the vocabulary of a generation.
 
-    previous: the snapshot before this one, of this generation or of the one it is aligned with. An
-    item that has a code there keeps it until another codeword is nearer by more than the
-    generation's `hysteresis`, in cosine: codes change when behaviour changed, not when a vector
-    trembles at a border. The answer is a function of (previous, items) alone. Baseline tokenizers
-    hold nothing: in a residual code each level reads what the one before left.
+    Parameters
+    ----------
+    items : EmbeddingTable
+        N items with their vectors and interaction counts as of `items.as_of` (exclusive).
+    generation : Generation
+        The frozen tokenizer.
+    previous : SidTable, optional
+        The snapshot before this one, of this generation or of the one it is aligned with. An item
+        that has a code there keeps it until another codeword is nearer by more than the
+        generation's `hysteresis`, in cosine, so that codes change when behaviour does and not
+        because a vector lies at a border. Baseline tokenizers hold nothing: in a residual code each
+        level reads what the one before left.
+    progress : callable, optional
+        Called with ("encode", items done, items in all).
 
-    Weights: 1 for shared positions, the softmax gate for content, R over its frozen mean for
-    behaviour, clipped to [0, 4] (methods 1.7, A10); 1 wherever a baseline tokenizer has a code.
-    Rounded once to spec.weight_dtype. Where a position's modality is absent the code is -1, the
-    weight 0; an item without behaviour is cold: x = 0, w = w(0), its shared code from the learned
-    missing vector (A18). Behaviour is centred and scaled as at the newest cut-off of the fit that
-    is not after items.as_of. collision_count counts within `items`. Raises InputError when a
-    modality is missing or of another width, or `previous` is not earlier; GenerationMismatch when
-    it is of another generation.
+    Returns
+    -------
+    SidTable
+        In the order of `items`; a function of (previous, items) alone. Where a position's modality
+        is absent the code is -1 and the weight 0. An item without behaviour is cold: x = 0,
+        w = w(0) (method notes: Items without behaviour). Weights are 1 for shared positions, the
+        softmax gate for content, and R over its frozen mean, clipped to [0, 4], for behaviour
+        (method notes: Exported weights); 1 wherever a baseline tokenizer has a code. They are
+        rounded once, to `spec.weight_dtype`. `collision_count` counts within `items`.
+
+    Raises
+    ------
+    InputError
+        When a modality is missing or of another width, or `previous` is not earlier.
+    GenerationMismatch
+        When `previous` is of a generation that this one is not aligned with.
+
+    Notes
+    -----
+    Behaviour is centred and scaled as at the newest cut-off of the fit that is not after
+    `items.as_of`.
     """
     spec, model = generation.spec, read(generation)
     check_widths(items, model)
     held = _held(items, generation, previous)
     x = reliability(items, generation)
-    known_cutoffs = np.array(
-        [instant(datetime.fromisoformat(text)) for text in generation.settings["cutoffs"]]
-    )
-    cutoff = max(int(np.searchsorted(known_cutoffs, instant(items.as_of), side="right")) - 1, 0)
+    cutoff = _cutoff_of(generation, items.as_of)
     sid = np.full((len(items), spec.length), NO_CODE, np.int32)
     weight = np.zeros((len(items), spec.length), np.float32)
     alignment = np.zeros(len(items), np.float32)
@@ -101,6 +121,14 @@ def encode(
         codebook_size=spec.codebook_size,
         as_of=items.as_of,
     )
+
+
+def _cutoff_of(generation: Generation, as_of: datetime) -> int:
+    """The number of the newest cut-off of the fit that is not after `as_of`; 0 before the first."""
+    known = np.array(
+        [instant(datetime.fromisoformat(text)) for text in generation.settings["cutoffs"]]
+    )
+    return max(int(np.searchsorted(known, instant(as_of), side="right")) - 1, 0)
 
 
 def reliability(items: EmbeddingTable, generation: Generation) -> np.ndarray:

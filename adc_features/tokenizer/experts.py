@@ -23,7 +23,7 @@ class Experts(nn.Module):
     projections of all.
 
     A row without a modality enters the shared experts with that modality's learned missing vector
-    (methods A18).
+    (method notes: Items without behaviour).
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Experts(nn.Module):
         projected: Mapping[str, Tensor],
     ) -> Tensor:
         """Unit latents, float32 [B, P, D] (Eq. 4, 6). Unit length makes the behavioural weights
-        identifiable (methods A9).
+        identifiable (method notes: Scale of the behavioural weights).
         """
         together = torch.cat(
             [torch.where(present[m][:, None], h, self.missing[m]) for m, h in projected.items()],

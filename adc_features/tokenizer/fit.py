@@ -5,100 +5,55 @@ Legend: B rows of a batch, P positions, K codes, D latent width.
 """
 
 import logging
-import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from adc_features.artifact import fresh_file
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, check_generation_id, write_generation
 from adc_features.codes.quality import quality_report
 from adc_features.codes.reliability import fit_reliability
-from adc_features.codes.spec import BEHAVIOR, NO_CODE, SidSpec
+from adc_features.codes.spec import SidSpec
 from adc_features.errors import QualityError
 from adc_features.tokenizer import baselines
-from adc_features.tokenizer.baselines.mmq import mmq
-from adc_features.tokenizer.codebook import revive, spherical_kmeans
 from adc_features.tokenizer.encode import encode, one_thread
-from adc_features.tokenizer.importance import SparsityController
 from adc_features.tokenizer.line import Line
-from adc_features.tokenizer.model import AdcModel, AdcSettings, Rows
-from adc_features.tokenizer.union import RowUnion, chance_of, check_tables
+from adc_features.tokenizer.model import AdcModel, AdcSettings
+from adc_features.tokenizer.recipes import (
+    RECIPES,
+    Settings,
+    adc,
+    adc_norm,
+    raw_gate,
+    without_contrastive,
+    without_controller,
+    without_gate,
+    without_sparsity,
+)
+from adc_features.tokenizer.training import Progress, train
+from adc_features.tokenizer.union import RowUnion, check_tables
+
+__all__ = [
+    "RECIPES",
+    "Settings",
+    "adc",
+    "adc_norm",
+    "fit",
+    "raw_gate",
+    "without_contrastive",
+    "without_controller",
+    "without_gate",
+    "without_sparsity",
+]
 
 logger = logging.getLogger(__name__)
 
-Progress = Callable[[str, int, int], None]
-CHECKPOINT_EVERY = 200
 
-
-def adc() -> AdcSettings:
-    """ADC-SID with every gap closed; x from interaction counts. The controller halves at x = 0.2,
-    which leaves the 40 % rarest rows of Beauty out, as the paper intends; under counts its own (10,
-    9) would leave out all but 1 %.
-    """
-    return AdcSettings()
-
-
-def adc_norm() -> AdcSettings:
-    """The faithful reading: x from the norm of the behaviour vector, alpha = 10, beta = 9 (section
-    3.3.1).
-    """
-    return replace(raw_gate(), reliability="norm", alpha=10.0, beta=9.0)
-
-
-def raw_gate() -> AdcSettings:
-    """ADC-SID whose gate reads behaviour as long as it is, as the paper's: on generated catalogues
-    its weights rank true reliability backwards (docs/tokenizers.md).
-    """
-    return replace(adc(), gate_input="raw")
-
-
-def without_controller() -> AdcSettings:
-    """Table 3, w/o alignment strength controller: every item aligns fully, w = 1."""
-    return replace(adc(), alpha=0.0, beta=0.0)
-
-
-def without_contrastive() -> AdcSettings:
-    """Table 3, w/o behavior-content contrastive learning."""
-    return replace(adc(), alignment_weight=0.0)
-
-
-def without_gate() -> AdcSettings:
-    """Table 3, w/o dynamic behavioral weighting gate: behavioural codes weigh 1."""
-    return replace(adc(), gate_scale="equal", sparsity="off")
-
-
-def without_sparsity() -> AdcSettings:
-    """Table 3, w/o sparsely-activated training strategy: gates as dense as the loss likes them."""
-    return replace(adc(), sparsity="off")
-
-
-Settings = AdcSettings | baselines.Settings
-
-RECIPES: dict[str, Callable[[], Settings]] = {
-    **{
-        recipe.__name__: recipe
-        for recipe in (
-            adc,
-            adc_norm,
-            raw_gate,
-            without_controller,
-            without_contrastive,
-            without_gate,
-            without_sparsity,
-        )
-    },
-    "mmq": mmq,
-    **baselines.RECIPES,
-}
-
-
+# longer than a page by its docstring
 def fit(
     tables: Sequence[EmbeddingTable],
     spec: SidSpec,
@@ -111,17 +66,48 @@ def fit(
     progress: Progress | None = None,
     checkpoint: Path | None = None,
 ) -> Generation:
-    """Train on the union of all (item, cut-off) rows of `tables`, in any order, freeze, measure on
-    the newest table, write the generation.
+    """Train a tokenizer on the rows of all cut-offs, freeze it, measure it and write a generation.
 
-    The same seed gives the same codes. The positions of the generation's spec are the tokenizer's
-    own: as many as `spec` has, over the same modalities. checkpoint: a file that ADC-SID writes
-    every few hundred steps; a fit that was killed goes on from it to the same result, one of other
-    inputs or settings is ignored; the others start again. line: an older generation whose codes
-    should keep their meaning (ADC-SID only). A warm start trains a third of the steps at a third of
-    the rate. Raises InputError on unusable vectors and ReliabilityError on an untrustworthy
-    reliability signal, both before any work; QualityError when a codebook uses too few of its
-    codes. Nothing is written at `directory` then.
+    Parameters
+    ----------
+    tables : sequence of EmbeddingTable
+        The catalogue's vectors as of each cut-off, in any order; one training row for each (item,
+        cut-off). Quality is measured on the newest.
+    spec : SidSpec
+        Positions by modality, codes for each and the precision of weights. A baseline tokenizer
+        takes as many positions over the same modalities and arranges them itself.
+    settings : AdcSettings or a baseline's settings
+        For example `adc()`, or another of `RECIPES`.
+    generation_id : str
+        Id of the new generation, for example "g1".
+    directory : Path
+        Where it is written, complete or not at all.
+    seed : int
+        The same seed gives the same codes.
+    line : Line, optional
+        An older generation whose codes should keep their meaning (ADC-SID only). A warm start
+        trains a third of the steps at a third of the rate.
+    progress : callable, optional
+        Called with ("fit", steps done, steps in all).
+    checkpoint : Path, optional
+        A file that ADC-SID writes every few hundred steps. A fit that was killed goes on from it to
+        the same result; a checkpoint of other inputs or settings is ignored. Baseline tokenizers
+        start again.
+
+    Returns
+    -------
+    Generation
+        As written, its quality report included.
+
+    Raises
+    ------
+    InputError
+        On vectors that cannot be used, before any work.
+    ReliabilityError
+        On a reliability signal that does not rise with interactions, before any work.
+    QualityError
+        When a codebook uses too few of its codes or, with `line`, more codes change than its
+        budget allows; nothing is written.
     """
     check_generation_id(generation_id)
     check_tables(tables, spec)
@@ -138,29 +124,18 @@ def fit(
     union = RowUnion(tables, spec, scale)
     warm = line if line is not None and line.warm else None
     if warm and isinstance(settings, AdcSettings):
-        settings = replace(
-            settings,
-            steps=max(settings.steps // 3, 1),
-            warmup_steps=0,
-            learning_rate=settings.learning_rate / 3,
-        )
+        settings = _continued(settings)
         union.held = warm.codes(tables)
-    # the same codes on any number of cores; batches are too small to gain from more
-    with one_thread():
-        if isinstance(settings, AdcSettings):
-            network, history = _train(
-                union,
-                spec,
-                settings,
-                seed=seed,
-                line=warm,
-                progress=progress,
-                checkpoint=checkpoint,
-            )
-        else:
-            network, history = baselines.train(
-                union, own_spec, settings, seed=seed, progress=progress
-            )
+    network, history = _trained(
+        union,
+        spec,
+        own_spec,
+        settings,
+        seed=seed,
+        line=warm,
+        progress=progress,
+        checkpoint=checkpoint,
+    )
     draft = Generation(
         id=generation_id,
         tokenizer=name,
@@ -179,9 +154,10 @@ def fit(
     churn = None
     if line is not None:
         draft, churn = line.renamed(draft, newest)
-    quality = quality_report(encode(newest, draft), newest.interaction_count, spec=own_spec)
-    quality |= {"reconstruction_1_minus_r2": _unexplained(network, union), "training": history}
-    quality |= {
+    quality = {
+        **quality_report(encode(newest, draft), newest.interaction_count, spec=own_spec),
+        "reconstruction_1_minus_r2": _unexplained(network, union),
+        "training": history,
         "reliability_rank_correlation": scale.rank_correlation if scale else None,
         **({"churn": churn} if churn else {}),
     }
@@ -201,223 +177,39 @@ def fit(
     return generation
 
 
-@dataclass
-class _State:
-    """All that a training run carries from step to step; chance is drawn anew from (seed, step), so
-    it carries none.
-    """
-
-    network: AdcModel
-    optimiser: torch.optim.Optimizer
-    sparsity: SparsityController | None
-    usage_PK: Tensor
-    step: int = 0
-    history: list[dict[str, float]] = field(default_factory=list)
-
-    def save(self, path: Path, fingerprint: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        feedback = (self.sparsity.strength, self.sparsity.inactive) if self.sparsity else None
-        parts: dict[str, Any] = {
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "usage": self.usage_PK,
-            "sparsity": feedback,
-        }
-        parts |= {"fingerprint": fingerprint, "step": self.step, "history": self.history}
-        with fresh_file(path) as file:
-            torch.save(parts, file)
-
-    def restore(self, path: Path, fingerprint: str) -> None:
-        if not path.is_file():
-            return
-        saved = torch.load(path, weights_only=True)
-        if saved["fingerprint"] != fingerprint:
-            logger.info("stage=fit checkpoint=%s ignored=other_inputs", path)
-            return
-        self.network.load_state_dict(saved["network"])
-        self.optimiser.load_state_dict(saved["optimiser"])
-        self.usage_PK, self.step, self.history = saved["usage"], saved["step"], saved["history"]
-        if self.sparsity:
-            self.sparsity.strength, self.sparsity.inactive = saved["sparsity"]
-        logger.info("stage=fit resumed_at_step=%d of checkpoint=%s", self.step, path)
+def _continued(settings: AdcSettings) -> AdcSettings:
+    """A warm start trains a third of the steps at a third of the rate, on codes from the first."""
+    return replace(
+        settings,
+        steps=max(settings.steps // 3, 1),
+        warmup_steps=0,
+        learning_rate=settings.learning_rate / 3,
+    )
 
 
-def _train(
+def _trained(
     union: RowUnion,
     spec: SidSpec,
-    s: AdcSettings,
+    own_spec: SidSpec,
+    settings: Settings,
     *,
     seed: int,
     line: Line | None,
     progress: Progress | None,
     checkpoint: Path | None,
 ) -> baselines.Trained:
-    """line: the generation to start from, or None."""
-    state = _start(union, spec, s, seed=seed, line=line)
-    fingerprint = (
-        union.fingerprint(spec.to_dict(), s.to_dict(), seed, line and line.parent.codebook_hash)
-        if checkpoint
-        else ""
-    )
-    if checkpoint:
-        state.restore(Path(checkpoint), fingerprint)
-    while state.step < s.steps:
-        chance = chance_of(seed, 2, state.step)
-        rows = union.batch(state.step, size=s.batch, seed=seed)
-        if spec.behavior and s.drop_behavior:
-            kept = torch.rand(len(rows.x), generator=chance) >= s.drop_behavior
-            rows = rows._replace(
-                present={**rows.present, BEHAVIOR: rows.present[BEHAVIOR] & kept},
-                x=torch.where(kept, rows.x, 0.0),
-            )
-        if state.step == s.warmup_steps and line is None:
-            _start_codebooks(state.network, union, seed=seed)
-        _step(state, rows, s, newest=len(union.tables) - 1, chance=chance)
-        if progress:
-            progress("fit", state.step, s.steps)
-        if checkpoint and state.step % CHECKPOINT_EVERY == 0:
-            state.save(Path(checkpoint), fingerprint)
-    _freeze_gate(state.network, union, s)
-    return baselines.Trained(state.network.eval().requires_grad_(False), state.history)
-
-
-def _start(
-    union: RowUnion, spec: SidSpec, s: AdcSettings, *, seed: int, line: Line | None
-) -> _State:
-    # layers draw from torch's global generator: leave it as it was
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        network = AdcModel(spec, union.widths(), s, cutoffs=len(union.tables))
-    for m in spec.modalities:
-        center, spread = union.statistics(m)
-        network.standard_of(m).center.copy_(center)
-        network.standard_of(m).spread.copy_(spread)
-    if line is not None:
-        network.load_state_dict(
-            {
-                name: torch.tensor(array)
-                for name, array in line.tensors([t.as_of for t in union.tables]).items()
-            }
-        )
-    network.codebooks.requires_grad_(s.codebook_update == "gradient")
-    optimiser = torch.optim.AdamW(
-        [p for p in network.parameters() if p.requires_grad],
-        lr=s.learning_rate,
-        weight_decay=s.weight_decay,
-    )
-    sparsity = (
-        SparsityController(spec.behavior, network.target_active)
-        if spec.behavior and s.sparsity == "penalty"
-        else None
-    )
-    return _State(
-        network,
-        optimiser,
-        sparsity,
-        torch.zeros(spec.length, spec.codebook_size, dtype=torch.int64),
-    )
-
-
-def _step(
-    state: _State, rows: Rows, s: AdcSettings, *, newest: int, chance: torch.Generator
-) -> None:
-    network, books = state.network, state.network.codebooks
-    for group in state.optimiser.param_groups:
-        group["lr"] = s.learning_rate * 0.5 * (1 + math.cos(math.pi * state.step / s.steps))
-    encoded = network.encode(rows)
-    codes_BP = codeword_BPD = None
-    if state.step >= s.warmup_steps:
-        with torch.no_grad():
-            codes_BP = books.lookup(encoded.latent_BPD)
-        codeword_BPD = books.codeword(codes_BP)
-    terms = network.loss(rows, encoded, codeword_BPD, state.sparsity)
-    if rows.held_BP is not None:
-        terms["stay"] = s.stay_weight * books.departure(
-            encoded.latent_BPD, torch.where(encoded.known_BP, rows.held_BP, NO_CODE)
-        )
-    state.optimiser.zero_grad(set_to_none=True)
-    torch.stack(list(terms.values())).sum().backward()
-    state.optimiser.step()
-    gate_BN = encoded.weight_BP.detach()[:, network.spec.length - network.spec.behavior :]
-    if state.sparsity:
-        state.sparsity.observe(gate_BN, rows.present[BEHAVIOR])
-    elif network.spec.behavior:
-        target = network.target_active if s.sparsity == "threshold" else None
-        network.importance.follow(
-            encoded.standard[BEHAVIOR], rows.x, rows.present[BEHAVIOR], target=target, pace=0.1
-        )
-    if codes_BP is not None:
-        latent_BPD, known_BP = encoded.latent_BPD.detach(), encoded.known_BP
-        if s.codebook_update == "ema":
-            books.move_to_mean(latent_BPD, codes_BP, known_BP, decay=s.ema_decay)
-        # codes are served from the newest cut-off on: one that only earlier, colder rows use counts
-        # as unused
-        newest_BP = known_BP & (rows.cutoff == newest)[:, None]
-        for p in range(codes_BP.shape[1]):
-            state.usage_PK[p] += torch.bincount(
-                codes_BP[newest_BP[:, p], p], minlength=state.usage_PK.shape[1]
-            )
-        # the last tenth of the steps settles what was moved
-        if state.step > 0 and state.step % s.revive_every == 0 and state.step < 0.9 * s.steps:
-            revive(
-                books.codewords,
-                state.usage_PK,
-                latent_BPD,
-                codes_BP,
-                newest_BP,
-                share=s.revive_share,
-                chance=chance,
-            )
-            state.usage_PK.zero_()
-    state.step += 1
-    if state.step % max(s.steps // 50, 1) == 0:
-        facts = {"step": state.step, **{name: float(term.detach()) for name, term in terms.items()}}
-        if network.spec.behavior:
-            warm = max(int(rows.present[BEHAVIOR].sum()), 1)
-            facts |= {
-                "active_experts": int((gate_BN > 0).sum()) / warm,
-                "lambda": state.sparsity.strength if state.sparsity else 0.0,
-            }
-        state.history.append(facts)
-
-
-def _start_codebooks(network: AdcModel, union: RowUnion, *, seed: int) -> None:
-    """Spherical k-means over the warmed-up experts' latents (A3)."""
-    chance = chance_of(seed, 3, 0)
-    with torch.no_grad():
-        parts = [
-            (encoded.latent_BPD, encoded.known_BP)
-            for encoded in map(network.encode, union.sample(chance=chance))
-        ]
-        latent_NPD, known_NP = (
-            torch.cat([latent for latent, _ in parts]),
-            torch.cat([known for _, known in parts]),
-        )
-        for p in range(network.spec.length):
-            network.codebooks.codewords[p] = spherical_kmeans(
-                latent_NPD[known_NP[:, p], p], network.spec.codebook_size, chance=chance
-            )
-
-
-def _freeze_gate(network: AdcModel, union: RowUnion, s: AdcSettings) -> None:
-    """The gate's final threshold, and the mean R of each behavioural expert where it is active
-    (A10), over all rows.
-    """
-    if not network.spec.behavior:
-        return
-    scale = network.standard_of(BEHAVIOR)
-    parts = [
-        (scale(r.vectors[BEHAVIOR], r.present[BEHAVIOR], r.cutoff), r.x, r.present[BEHAVIOR])
-        for r in union.sample(chance=chance_of(0, 0, 0))
-    ]
-    vectors, x, present = (torch.cat(columns) for columns in zip(*parts, strict=True))
-    if s.sparsity == "threshold":
-        network.importance.follow(vectors, x, present, target=network.target_active, pace=1.0)
-    with torch.no_grad():
-        gate_BN = network.importance(vectors, x, present).double()
-        active = (gate_BN > 0).sum(0)
-        network.importance.normaliser.copy_(
-            torch.where(active > 0, gate_BN.sum(0) / active.clamp_min(1), 1.0)
+    # the same codes on any number of cores; batches are too small to gain from more
+    with one_thread():
+        if not isinstance(settings, AdcSettings):
+            return baselines.train(union, own_spec, settings, seed=seed, progress=progress)
+        return train(
+            union,
+            spec,
+            settings,
+            seed=seed,
+            line=line,
+            progress=progress,
+            checkpoint=checkpoint,
         )
 
 

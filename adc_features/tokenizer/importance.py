@@ -24,8 +24,8 @@ class BehaviorGate(nn.Module):
     b = -threshold).
 
     scale: `sigmoid` as printed (0.5 to 0.73: the ReLU does the denoising), `linear` x itself,
-    `controller` w (methods A15), `equal` the ablation without a gate, R = 1. reads: the behaviour
-    vector as it is, or at `unit` length: noise lengthens a vector, and a score that grows with its
+    `controller` w, `equal` the ablation without a gate, R = 1 (method notes: Scale and input of the
+    gate). reads: the behaviour vector as it is, or at `unit` length: noise lengthens a vector, and a score that grows with its
     length then trusts the noisiest most. threshold, level and normaliser are frozen with the
     tokenizer.
     """
@@ -54,14 +54,14 @@ class BehaviorGate(nn.Module):
             reads,
         )
         self.score = mlp(width, hidden, experts) if scale != "equal" else None
-        # every expert starts active, as in ReMoE (A13)
+        # every expert starts active, as in ReMoE (method notes: Gates that start open)
         self.register_buffer("threshold", torch.full((experts,), -0.5))
         self.register_buffer("level", torch.ones(experts))
         self.register_buffer("normaliser", torch.ones(experts))
 
     def forward(self, behavior: Tensor, x: Tensor, present: Tensor) -> Tensor:
         """R of rows with standardised vectors `behavior` [B, d] and reliability x [B]; 0 where
-        there is no behaviour (A18).
+        there is no behaviour (method notes: Items without behaviour).
         """
         if self.score is None:
             return present[:, None].float().expand(-1, self.experts)
@@ -91,7 +91,7 @@ class BehaviorGate(nn.Module):
 
     def normalised(self, gate_BN: Tensor) -> Tensor:
         """R over its mean where active, clipped to [0, 4]: a scale that consumers can rely on
-        (methods A10).
+        (method notes: Exported weights).
         """
         return (gate_BN / self.normaliser).clamp(0.0, 4.0)
 

@@ -1,13 +1,15 @@
 """The ADC-SID network. Reads: AdcSettings, rows of item vectors. Writes: latents, weights, codes
 and the loss.
 
-Source: "Taming the Long Tail" (arXiv 2510.25622); A1-A25 are the resolutions of its gaps in the
-methods notes. Legend: B rows, P positions, K codes, D latent width, N behavioural experts.
+Source: "Taming the Long Tail" (arXiv 2510.25622). How its gaps are resolved stands in
+docs/method_notes.md, which comments here name by heading ("method notes: ...").
+
+Legend: B rows, P positions, K codes, D latent width, N behavioural experts.
 """
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -27,27 +29,69 @@ from adc_features.tokenizer.importance import (
     SparsityController,
 )
 
+RETIRED = frozenset({"codebook_update", "ema_decay", "stopgrad_behavior", "denoise_negatives"})
+"""Settings of generations that versions before 0.2 wrote."""
+
 
 @dataclass(frozen=True)
 class AdcSettings:
-    """How an ADC-SID tokenizer is built and trained; defaults are measured on Beauty unless the
-    paper states them.
+    """How an ADC-SID tokenizer is built and trained.
 
-    Reliability: reliability mode of x; alpha, beta of the alignment controller (Eq. 17). Network:
-    hidden, latent (D) and aligned (h) widths; gate_scale of R (Eq. 22), gate_input the length of
-    what it reads (raw: the paper's; noise makes a behaviour vector longer, and such a gate trusts
-    it more for that). Loss: weights of its terms (methods A4; commitment A3; balance see
-    Codebooks.imbalance; orthogonality and auxiliary are MMQ's, A6), temperature tau,
-    stopgrad_behavior (A7), denoise_negatives (A25). Sparsity: by feedback on the gate's threshold,
-    by the penalty of Eq. 23, or off; target_active k-bar, the mean number of active behavioural
-    experts, None means half of them (A12). Training: steps of `batch` rows, warmup_steps of them
-    before codes, AdamW with cosine decay; codebook_update by gradient or by spherical moving
-    average of `ema_decay`; drop_behavior, the share of rows that train as cold (A18); every
-    revive_every steps codes under revive_share of the uniform rate move to crowded places. Line:
-    stay_weight, how much a warm-started fit pays for moving items off the codes of the generation
-    before (Codebooks.departure). Encoding: hysteresis, the lead in cosine that another code needs
-    over the one an item had in the snapshot before. Gate: min_utilisation, the share of codes in
-    use under which a codebook counts as collapsed and the fit refuses.
+    Defaults are measured on Beauty unless the paper states them; docs/method_notes.md gives the
+    reasons by heading.
+
+    Parameters
+    ----------
+    reliability : {"log_count", "norm", "norm_quantile"}
+        What the reliability x is read from (method notes: The reliability signal).
+    alpha, beta : float
+        The alignment controller's slope and offset (Eq. 17).
+    hidden, latent, aligned : int
+        Widths of the network: hidden layers, latents (D) and the space of the alignment (h);
+        multiples of 16.
+    gate_scale : {"linear", "sigmoid", "controller", "equal"}
+        What multiplies the gate (Eq. 22; method notes: Scale and input of the gate).
+    gate_input : {"unit", "raw"}
+        The behaviour vector as the gate reads it: at unit length, or as it is, as the paper does.
+    reconstruction_weight, alignment_weight, vq_weight, balance_weight : float
+        Weights of the loss's terms (method notes: The total loss).
+    commitment : float
+        How much latents move to codewords beside codewords to latents (method notes: How codebooks
+        learn).
+    orthogonality_weight, auxiliary_weight : float
+        Weights of two further terms, 0 by default (method notes: Terms of MMQ).
+    temperature : float
+        tau of the contrastive terms.
+    target_active : float, optional
+        k-bar, the mean number of active behavioural experts; None means half of them (method notes:
+        How many experts are active).
+    sparsity : {"threshold", "penalty", "off"}
+        Feedback on the gate's threshold, the penalty of Eq. 23, or neither.
+    steps, warmup_steps, batch : int
+        Optimiser steps, those of them before codes are used, and rows of each.
+    learning_rate, weight_decay : float
+        AdamW's, with cosine decay.
+    drop_behavior : float
+        Share of rows that train as cold (method notes: Items without behaviour).
+    revive_every, revive_share : int, float
+        Every so many steps, codes under this share of the uniform rate move to crowded places.
+    stay_weight : float
+        How much a warm-started fit pays for moving items off the codes of the generation before
+        (`Codebooks.departure`).
+    hysteresis : float
+        The lead in cosine that another code needs over the one an item had in the snapshot before.
+    min_utilisation : float
+        Share of codes in use under which a codebook counts as collapsed and the fit refuses.
+
+    Raises
+    ------
+    InputError
+        For steps, batches or widths that cannot be met.
+
+    Examples
+    --------
+    >>> AdcSettings(steps=200).hysteresis
+    0.12
     """
 
     reliability: Mode = "log_count"
@@ -66,8 +110,6 @@ class AdcSettings:
     orthogonality_weight: float = 0.0
     auxiliary_weight: float = 0.0
     temperature: float = 0.07
-    stopgrad_behavior: bool = False
-    denoise_negatives: bool = False
     target_active: float | None = None
     sparsity: Sparsity = "threshold"
     steps: int = 600
@@ -75,8 +117,6 @@ class AdcSettings:
     batch: int = 1024
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
-    codebook_update: Literal["gradient", "ema"] = "gradient"
-    ema_decay: float = 0.99
     drop_behavior: float = 0.1
     revive_every: int = 50
     revive_share: float = 0.1
@@ -105,6 +145,15 @@ class AdcSettings:
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_dict(cls, stored: Mapping[str, Any]) -> "AdcSettings":
+        """The settings of a stored generation, those of earlier versions included.
+
+        Settings that this version has retired are left out: they steered the training only, and a
+        frozen generation encodes without them.
+        """
+        return cls(**{name: value for name, value in stored.items() if name not in RETIRED})
 
 
 class Rows(NamedTuple):
@@ -240,8 +289,8 @@ class AdcModel(nn.Module):
         codeword_BPD: Tensor | None,
         sparsity: SparsityController | None,
     ) -> dict[str, Tensor]:
-        """The terms of L = l_r L_recon + l_a L_align + l_q L_vq + L_reg (methods A4), weighted;
-        codeword None = not quantised yet.
+        """The terms of L = l_r L_recon + l_a L_align + l_q L_vq + L_reg, weighted (method notes:
+        The total loss); codeword None = not quantised yet.
         """
         s, terms = self.settings, {}
         z = (encoded.weight_BP[:, :, None] * encoded.latent_BPD).sum(1)
@@ -259,14 +308,7 @@ class AdcModel(nn.Module):
         terms["reconstruction"] = s.reconstruction_weight * torch.stack(errors).mean()
         if s.alignment_weight:
             w = strength(rows.x, s.alpha, s.beta)
-            aligned = alignment_loss(
-                encoded.projected,
-                rows.present,
-                w,
-                temperature=s.temperature,
-                stopgrad_behavior=s.stopgrad_behavior,
-                denoise_negatives=s.denoise_negatives,
-            )
+            aligned = alignment_loss(encoded.projected, rows.present, w, temperature=s.temperature)
             terms["alignment"] = s.alignment_weight * aligned
         if sparsity is not None:
             terms["sparsity"] = sparsity.penalty(
@@ -286,22 +328,17 @@ class AdcModel(nn.Module):
 
     def _vq(self, encoded: Encoded, codeword_BPD: Tensor) -> Tensor:
         """Codewords follow latents and latents commit to codewords, both on the unit sphere, summed
-        over positions (A3).
+        over positions (method notes: How codebooks learn).
 
-        Eq. 14 alone gives codebooks no gradient at all. Under `ema` they move by averaging and only
-        the commitment is left.
+        Eq. 14 alone gives codebooks no gradient at all.
         """
         latent, s = encoded.latent_BPD, self.settings
         commit = ((latent - codeword_BPD.detach()) ** 2).sum(-1)
-        follow = (
-            ((latent.detach() - codeword_BPD) ** 2).sum(-1)
-            if s.codebook_update == "gradient"
-            else 0.0
-        )
+        follow = ((latent.detach() - codeword_BPD) ** 2).sum(-1)
         return _masked_mean(follow + s.commitment * commit, encoded.known_BP) * self.spec.length
 
     def _auxiliary(self, encoded: Encoded) -> Tensor:
-        """Each modality read back from its own experts alone (MMQ; methods A6)."""
+        """Each modality read back from its own experts alone (method notes: Terms of MMQ)."""
         terms = []
         for m in self.auxiliary:
             own = [i for i, p in enumerate(self.spec.positions) if p.modality == m]
@@ -366,7 +403,7 @@ def load(generation: Generation) -> AdcModel:
         model = AdcModel(
             generation.spec,
             widths,
-            AdcSettings(**generation.settings["adc"]),
+            AdcSettings.from_dict(generation.settings["adc"]),
             cutoffs=len(generation.settings["cutoffs"]),
         )
     model.load_state_dict(
@@ -381,7 +418,7 @@ def _masked_mean(values: Tensor, known: Tensor) -> Tensor:
 
 def _overlap(latent_BPD: Tensor, known_BP: Tensor) -> Tensor:
     """Mean squared cosine between the latents of different experts of one item (MMQ's
-    orthogonality; methods A6).
+    orthogonality; method notes: Terms of MMQ).
     """
     cosine_BPP = latent_BPD @ latent_BPD.transpose(1, 2)
     pairs = (known_BP[:, :, None] & known_BP[:, None, :]) & ~torch.eye(

@@ -9,7 +9,7 @@ from store_world import day, item_profile, published_world, user_activity
 
 from adc_features import store
 from adc_features.errors import ArtifactError
-from adc_features.pipeline import stages
+from adc_features.pipeline import publication_stages as stages
 from adc_features.pipeline.run import Run, RunSettings
 from adc_features.store.online_record import loaded
 

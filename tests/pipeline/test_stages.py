@@ -3,8 +3,8 @@
 import pytest
 
 from adc_features.errors import InputError
+from adc_features.pipeline.recipes import tokenizer_settings
 from adc_features.pipeline.run import RunSettings
-from adc_features.pipeline.stages import _tokenizer_settings as tokenizer_settings
 
 
 def test_a_baseline_takes_the_options_that_it_has():

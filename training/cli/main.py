@@ -165,6 +165,10 @@ def run_all(
     ] = None,
     codebook_size: Annotated[int | None, typer.Option(help="K, codes per position.")] = None,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of the tokenizer.")] = None,
+    generation: Annotated[
+        str | None,
+        typer.Option(help="Id of the generation; a published one is never fitted again."),
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Do it all: load, embed, fit, publish, materialize, join, train, evaluate, compare online with
@@ -191,6 +195,7 @@ def run_all(
         "reliability": reliability,
         "codebook_size": codebook_size,
         "steps": steps,
+        "generation": generation,
     }
     with progress() as notify:
         opened = open_run(directory, data, notify, **settings)

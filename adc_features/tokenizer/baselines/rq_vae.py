@@ -199,32 +199,15 @@ def train(
                     and number % s.revive_every == 0
                     and number < 0.9 * s.steps
                 ):
-                    words = part.books.codeword(c)
-                    left = (z[:, None] - words.cumsum(1) + words).detach()
-                    revive(
-                        part.books.codewords,
-                        used,
-                        left,
-                        c,
-                        served[:, None].expand_as(c),
-                        share=s.revive_share,
-                        chance=chance,
-                    )
-                    used.zero_()
+                    _revive(part, used, z, c, served, share=s.revive_share, chance=chance)
             pulls = [
                 _quantise(part, z, c, part.input.known(rows), s.commitment)
                 for part, z, c in zip(net.parts, latents, codes, strict=True)
             ]
-            latents, terms["vq"] = (
-                [z for z, _ in pulls],
-                torch.stack([pull for _, pull in pulls]).sum(),
-            )
-        terms["reconstruction"] = (
-            s.reconstruction_weight
-            * torch.stack(
-                [_error(part, z, rows) for part, z in zip(net.parts, latents, strict=True)]
-            ).sum()
-        )
+            latents = [z for z, _ in pulls]
+            terms["vq"] = torch.stack([pull for _, pull in pulls]).sum()
+        errors = [_error(part, z, rows) for part, z in zip(net.parts, latents, strict=True)]
+        terms["reconstruction"] = s.reconstruction_weight * torch.stack(errors).sum()
         if behavior is not None:
             target = behavior(rows.vectors[BEHAVIOR], rows.present[BEHAVIOR], rows.cutoff)
             seen = Seen(
@@ -241,6 +224,24 @@ def train(
         seed=seed,
         progress=progress,
     )
+
+
+def _revive(
+    part: Quantiser,
+    usage_LK: Tensor,
+    z: Tensor,
+    codes_BL: Tensor,
+    served_B: Tensor,
+    *,
+    share: float,
+    chance: torch.Generator,
+) -> None:
+    """Move unused codewords, in place, onto what the levels before left of crowded rows."""
+    words = part.books.codeword(codes_BL)
+    left = (z[:, None] - words.cumsum(1) + words).detach()
+    known = served_B[:, None].expand_as(codes_BL)
+    revive(part.books.codewords, usage_LK, left, codes_BL, known, share=share, chance=chance)
+    usage_LK.zero_()
 
 
 def _quantise(

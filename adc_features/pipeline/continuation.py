@@ -1,0 +1,129 @@
+"""What a later cut-off of a run continues from. Reads: a run, newer data. Writes: behaviour states,
+EmbeddingTables.
+"""
+
+import logging
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adc_features.artifact import MANIFEST, read_manifest
+from adc_features.clock import utc
+from adc_features.codes.embeddings import EmbeddingTable, id_array
+from adc_features.codes.spec import BEHAVIOR
+from adc_features.data.dataset import Dataset
+from adc_features.encoders.behavior_state import BehaviorState, read_state
+from adc_features.errors import ArtifactError, InputError
+from adc_features.pipeline.recipes import behavior_settings
+from adc_features.pipeline.run import Run
+from adc_features.pipeline.stages import (
+    content_vectors,
+    dataset_of,
+    generation_of,
+    load_source,
+    split_of,
+)
+
+log = logging.getLogger(__name__)
+
+
+def data_until(run: Run, as_of: datetime, source: str | None) -> Dataset:
+    """What the run may look at: its own data up to the end of its scored window, or the newer data
+    that was given.
+    """
+    if source is not None:
+        return load_source(source, seed=run.settings.seed)
+    if (end := split_of(run).eval_end) is not None:
+        refuse_after_window(as_of, end)
+    return dataset_of(run)
+
+
+def refuse_after_window(as_of: datetime, end: datetime) -> None:
+    """Raise InputError for a cut-off after the end of the run's scored window, whose later rows
+    nobody may look at yet.
+    """
+    if utc(as_of, name="as_of") > end:
+        raise InputError(
+            f"the run may look at its data up to {end.isoformat()}, as_of is {as_of.isoformat()};"
+            " give newer data with --data, or an earlier cut-off"
+        )
+
+
+def made_of(run: Run) -> dict[str, Any]:
+    """The generation and the behaviour that a snapshot rests on; another one makes it stale."""
+    return {
+        "codebook_hash": generation_of(run).codebook_hash,
+        "behavior": run.facts("behavior")["files"],
+    }
+
+
+def is_current(run: Run, directory: Path) -> bool:
+    """Is the snapshot complete, unaltered and of the run as it is now?"""
+    if not (directory / MANIFEST).is_file():
+        return False
+    try:
+        return bool(read_manifest(directory)["made_of"] == made_of(run))
+    except ArtifactError as error:
+        log.warning("stage=snapshot rebuilt=true reason=%s", error)
+        return False
+
+
+def state_until(run: Run, dataset: Dataset, as_of: datetime) -> BehaviorState:
+    """Behaviour as of the cut-off, continued from the newest state before it: of the run's own
+    cut-offs and its earlier snapshots.
+    """
+    from adc_features.encoders.behavior import continued
+
+    paths = {path.name[:21]: path for path in (run.output("behavior") / "states").iterdir()}
+    paths |= {
+        d.name: d / "state.npz"
+        for d in (run.directory / "snapshots").glob("[0-9]*")
+        if is_current(run, d)
+    }
+    earlier = sorted(name for name in paths if name < f"{as_of:%Y%m%dT%H%M%S%f}")
+    if not earlier:
+        raise InputError(
+            f"as_of {as_of.isoformat()} is not after the run's first cut-off, {min(paths)}: there"
+            " is no behaviour to continue from; choose a later one"
+        )
+    settings = behavior_settings(run.settings)
+    item_ids = id_array(dataset.items["item_id"])
+    return continued(
+        read_state(paths[earlier[-1]]),
+        dataset.before(as_of),
+        item_ids,
+        as_of=as_of,
+        settings=settings,
+        seed=run.settings.seed,
+        progress=run.progress,
+    )
+
+
+def table_of(run: Run, dataset: Dataset, state: BehaviorState, *, own: bool) -> EmbeddingTable:
+    """Content vectors of the data set and behaviour of the state. own: the text vectors are the
+    run's; else they are made, or found in the cache.
+    """
+    from adc_features.encoders.text import cache_directory, item_texts, text_vectors
+
+    def text(view: str) -> tuple[np.ndarray, np.ndarray]:
+        if own:
+            return np.load(run.output("text") / f"{view}.npy"), np.load(
+                run.output("text") / f"{view}.present.npy"
+            )
+        texts = item_texts(dataset.items, dataset.text_views[view])
+        return text_vectors(
+            texts, model=run.settings.text_model, cache=cache_directory(), progress=run.progress
+        )
+
+    vectors, present = content_vectors(dataset, text)
+    item_ids = id_array(dataset.items["item_id"])
+    behavior = state.over(item_ids)
+    return EmbeddingTable(
+        item_ids,
+        {**vectors, BEHAVIOR: behavior.vectors},
+        {**present, BEHAVIOR: behavior.present},
+        behavior.interaction_count,
+        behavior.as_of,
+    )

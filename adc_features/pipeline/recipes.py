@@ -1,0 +1,42 @@
+"""What the names in a run's settings stand for. Reads: RunSettings. Writes: settings of stages."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, replace
+from typing import Any, TypeVar
+
+from adc_features.errors import InputError
+from adc_features.pipeline.run import RunSettings
+
+T = TypeVar("T")
+
+
+def behavior_settings(asked: RunSettings) -> Any:
+    """The settings of the behaviour recipe; InputError when there is none of that name."""
+    from adc_features.encoders.behavior import RECIPES
+
+    return _recipe(RECIPES, asked.behavior, option="behavior")
+
+
+def tokenizer_settings(asked: RunSettings) -> Any:
+    """The recipe's settings with what was asked for besides; InputError when this tokenizer has no
+    such setting.
+    """
+    from adc_features.tokenizer.fit import RECIPES
+
+    settings = _recipe(RECIPES, asked.tokenizer, option="tokenizer")
+    changes = {
+        option: value
+        for option in ("reliability", "steps")
+        if (value := getattr(asked, option)) is not None
+    }
+    if unknown := sorted(changes.keys() - {f.name for f in fields(settings)}):
+        raise InputError(
+            f"tokenizer {asked.tokenizer!r} has no {', '.join(unknown)}; leave the option out"
+        )
+    return replace(settings, **changes)
+
+
+def _recipe(recipes: Mapping[str, Callable[[], T]], name: str, *, option: str) -> T:
+    if name not in recipes:
+        raise InputError(f"{option} is {name!r}; expected one of {', '.join(recipes)}")
+    return recipes[name]()
