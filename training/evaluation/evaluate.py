@@ -16,6 +16,7 @@ from training.evaluation.metrics import (
     expected_calibration_error,
     gauc,
     popularity_slices,
+    training_counts,
 )
 
 log = logging.getLogger(__name__)
@@ -78,9 +79,7 @@ def evaluate(
     NaN. Raises InputError when the labels have one class.
     """
     judge = Judge(frame.labels, frame.user_ids, seed=seed, draws=draws)
-    items, counts = np.unique(trained_on.item_ids, return_counts=True)
-    place = np.minimum(np.searchsorted(items, frame.item_ids), len(items) - 1)
-    popularity = np.where(items[place] == frame.item_ids, counts[place], 0)
+    popularity = training_counts(trained_on.item_ids, frame.item_ids)
     slices, deciles = popularity_slices(popularity), _row_deciles(popularity)
     estimates: dict[str, dict[str, Estimate]] = {}
     recipes: dict[str, dict[str, Any]] = {}

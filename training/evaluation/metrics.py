@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from adc_features.codes.sids import find_rows
 from adc_features.errors import InputError
 from adc_features.loader.frame import check_two_classes
 
@@ -227,6 +228,15 @@ def expected_calibration_error(label: np.ndarray, score: np.ndarray, bins: int =
     return float(
         sum(len(g) * abs(score[g].mean() - label[g].mean()) for g in groups if len(g)) / len(label)
     )
+
+
+def training_counts(trained_on: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
+    """How many training rows each row's item had: int64 [N] for item_ids [N], given the item ids of
+    the training rows.
+    """
+    items, counts = np.unique(trained_on, return_counts=True)
+    row, known = find_rows(items, item_ids)
+    return np.where(known, counts[row], 0) if len(items) else np.zeros(len(item_ids), np.int64)
 
 
 def popularity_slices(item_count: np.ndarray) -> dict[str, np.ndarray]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from adc_features.loader.frame import TrainingFrame
 from training.evaluation.comparison import Cell
-from training.evaluation.metrics import Estimate, Judge, popularity_slices
+from training.evaluation.metrics import Estimate, Judge, popularity_slices, training_counts
 
 METRICS = ("auc", "gauc", "tail_auc")
 LEVEL = 0.05
@@ -110,7 +110,8 @@ def _measured(
         seed=seed,
     )
     popularity = [
-        _popularity(frame.between(None, w.start), p) for w, p in zip(windows, parts, strict=True)
+        training_counts(frame.between(None, w.start).item_ids, p.item_ids)
+        for w, p in zip(windows, parts, strict=True)
     ]
     tail = np.concatenate([popularity_slices(p)["tail"] for p in popularity])
     masks = {
@@ -171,12 +172,6 @@ def _pooled(estimates: Sequence[Estimate], rows: Sequence[int]) -> Estimate:
         float(np.average([e.value for e, _ in defined], weights=weights)),
         np.average([e.draws for e, _ in defined], axis=0, weights=weights),
     )
-
-
-def _popularity(before: TrainingFrame, rows: TrainingFrame) -> np.ndarray:
-    items, counts = np.unique(before.item_ids, return_counts=True)
-    place = np.minimum(np.searchsorted(items, rows.item_ids), len(items) - 1)
-    return np.where(items[place] == rows.item_ids, counts[place], 0)
 
 
 def _paired(found: _Measured, first: str, ranker: str) -> dict[str, Any]:
