@@ -13,6 +13,7 @@ from adc_features.cli.commands import DataOption, FinalOption, SeedOption, build
 from adc_features.cli.console import JsonOption, RunOption, progress, report
 from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
+from training.cli import retraining as retraining_cli
 
 retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
 
@@ -27,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(retrieve, name="retrieve")
     compare_cli.add_to(app)
     deployment_cli.add_to(app)
+    retraining_cli.add_to(app)
 
 
 def dataset(
