@@ -27,7 +27,7 @@ from training.deployment.cleanup import collect, garbage
 from training.deployment.inventory import problems
 from training.deployment.places import retrain_of, retrain_place
 from training.deployment.record import catalog_of
-from training.evaluation.comparison import Variant
+from training.evaluation.plan import Variant
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 OURS = "retrains/20240101T000000_0123abcd"

@@ -274,7 +274,8 @@ def retrieve_train(
     each.
     """
     from training.retrieval.generator import settings_of
-    from training.retrieval.retrieve import open_source, retriever_of, train
+    from training.retrieval.retrievers import retriever_of, train
+    from training.retrieval.source import open_source
 
     settings = settings_of(loss=loss, epochs=epochs)
     asked = [
@@ -318,8 +319,8 @@ def retrieve_evaluate(
     """Rank the whole catalogue for every user by every trained retriever; Recall and NDCG,
     collisions corrected.
     """
-    from training.retrieval.retrieve import evaluate as evaluate_retrievers
-    from training.retrieval.retrieve import open_source
+    from training.retrieval.evaluation import evaluate as evaluate_retrievers
+    from training.retrieval.source import open_source
 
     with progress() as notify:
         source = open_source(out, progress=notify)

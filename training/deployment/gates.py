@@ -13,7 +13,7 @@ import numpy as np
 
 from adc_features.codes.sids import SidTable
 from training.deployment.settings import RetrainSettings
-from training.evaluation.metrics import Estimate, Judge, popularity_slices
+from training.evaluation.metrics import Estimate, PairedBootstrap, popularity_slices
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Gate:
 
 
 def score_gates(
-    judge: Judge,
+    bootstrap: PairedBootstrap,
     *,
     champion: np.ndarray,
     challenger: np.ndarray,
@@ -51,7 +51,7 @@ def score_gates(
         difference: Estimate = metric(challenger) - metric(champion)
         return difference.interval()
 
-    slices, gauc = popularity_slices(popularity), gain(judge.gauc)
+    slices, gauc = popularity_slices(popularity), gain(bootstrap.gauc)
     gates = {
         "gauc_gain": Gate(
             gauc["mean"] >= settings.min_gain and gauc["low"] >= -settings.max_loss,
@@ -60,9 +60,9 @@ def score_gates(
         )
     }
     for part in ("head", "tail"):
-        auc = gain(partial(judge.auc, rows=slices[part]))
+        auc = gain(partial(bootstrap.auc, rows=slices[part]))
         gates[f"{part}_auc"] = Gate(not auc["high"] < 0, auc, {"high": 0.0})
-    ratio, limit = judge.calibration(challenger).value, settings.max_miscalibration
+    ratio, limit = bootstrap.calibration(challenger).value, settings.max_miscalibration
     gates["calibration"] = Gate(abs(ratio - 1) <= limit, ratio, limit)
     return gates
 

@@ -47,7 +47,7 @@ from training.deployment.settings import RetrainSettings
 from training.deployment.task import RetrainTask, answer_depends_on, retrain_task
 from training.deployment.tracking import track
 from training.deployment.windows import require_enough_rows
-from training.evaluation.metrics import Judge, training_counts
+from training.evaluation.metrics import PairedBootstrap, training_counts
 from training.stages import PARITY_SAMPLE, code_coverage
 
 log = logging.getLogger(__name__)
@@ -170,12 +170,12 @@ def _decide(task: RetrainTask, catalog: Catalog, *, force: bool) -> dict[str, An
     rows = labelled_frame(task, on)
     window = rows.between(windows.start, windows.end)
     champion = champion_of(task).predict(window, sources_for(task, on))
-    judge = Judge(window.labels, window.user_ids, seed=task.run.settings.seed)
+    bootstrap = PairedBootstrap(window.labels, window.user_ids, seed=task.run.settings.seed)
     reasons = reasons_to_train(
         windows,
         times,
         task.settings,
-        gauc=judge.gauc(champion).value,
+        gauc=bootstrap.gauc(champion).value,
         judged_gauc=judged_gauc(task),
         codes=_code_use(task, rows, window) if on is not None else None,
     )
@@ -192,13 +192,13 @@ def _decide(task: RetrainTask, catalog: Catalog, *, force: bool) -> dict[str, An
     }
     if not (force or any(reason.asks for reason in reasons.values())):
         return answer
-    return answer | _challenge(task, catalog, judge, champion, window)
+    return answer | _challenge(task, catalog, bootstrap, champion, window)
 
 
 def _challenge(
     task: RetrainTask,
     catalog: Catalog,
-    judge: Judge,
+    bootstrap: PairedBootstrap,
     champion: np.ndarray,
     window: TrainingFrame,
 ) -> dict[str, Any]:
@@ -212,7 +212,7 @@ def _challenge(
     challenger = trained.predict(rows, sources_for(task, task.generation))
     before = frame.between(None, task.windows.start)
     gates = score_gates(
-        judge,
+        bootstrap,
         champion=champion,
         challenger=challenger,
         popularity=training_counts(before.item_ids, rows.item_ids),
@@ -229,7 +229,7 @@ def _challenge(
         "gates": {name: gate.to_dict() for name, gate in gates.items()},
         "challenger": hash_,
         "scores": {
-            name: {"auc": judge.auc(s).interval(), "gauc": judge.gauc(s).interval()}
+            name: {"auc": bootstrap.auc(s).interval(), "gauc": bootstrap.gauc(s).interval()}
             for name, s in (("champion", champion), ("challenger", challenger))
         },
     }

@@ -28,7 +28,7 @@ class Estimate:
     draws: np.ndarray
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        """The paired difference: both estimates must come from the same Judge, hence the same
+        """The paired difference: both estimates must come from the same PairedBootstrap, hence the same
         draws.
         """
         return Estimate(self.value - other.value, self.draws - other.draws)
@@ -55,7 +55,7 @@ class Gauc(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judge:
+class PairedBootstrap:
     """The evaluated rows and one set of bootstrap draws, so that every difference is paired.
 
     label: float [N] in {0, 1}. user: ids [N]; draws resample users (Poisson(1) weights), as rows of

@@ -21,7 +21,7 @@ from training.deployment.gates import (
 from training.deployment.reasons import CodeUse, reasons_to_train, usage_drift
 from training.deployment.settings import RetrainSettings
 from training.deployment.windows import Windows, between, require_enough_rows, windows_of
-from training.evaluation.metrics import Judge, training_counts
+from training.evaluation.metrics import PairedBootstrap, training_counts
 
 JANUARY, FEBRUARY, MARCH = (datetime(2024, month, 1, tzinfo=UTC) for month in (1, 2, 3))
 WINDOWS = Windows(through=JANUARY, start=FEBRUARY, end=MARCH)
@@ -65,7 +65,7 @@ def test_enough_rows_of_both_classes_are_accepted():
     ],
 )
 def test_rows_that_cannot_decide_are_refused(windows, labels, min_rows, message):
-    """A window that the champion saw, too few rows to judge on, one class only, nothing new."""
+    """A window that the champion saw, too few rows to bootstrap on, one class only, nothing new."""
     with pytest.raises(InputError, match=message):
         require_enough_rows(windows, ENOUGH[0], labels, min_rows=min_rows)
 
@@ -128,9 +128,9 @@ POPULARITY = np.repeat([9, 3, 1], 4)  # head, middle and tail
 
 
 def gates(champion: np.ndarray, challenger: np.ndarray, **changes: Any) -> dict[str, Gate]:
-    judge = Judge(LABELS, np.repeat(np.arange(6), 2), seed=0)
+    bootstrap = PairedBootstrap(LABELS, np.repeat(np.arange(6), 2), seed=0)
     return score_gates(
-        judge,
+        bootstrap,
         champion=champion,
         challenger=challenger,
         popularity=POPULARITY,
