@@ -9,10 +9,11 @@ import ctypes
 import glob
 import hashlib
 import json
+import logging
 import os
 import shutil
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -22,6 +23,8 @@ import numpy as np
 
 from adc_features.errors import ArtifactError
 from adc_features.redaction import redacted
+
+log = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 CHECK = "check"
@@ -285,3 +288,35 @@ def read_manifest(
                 " altered, write the artefact again"
             )
     return checked(manifest, path)  # last: what is wrong with a file says more
+
+
+def ensure_directory(
+    target: Path,
+    made_of: Mapping[str, Any],
+    fill: Callable[[Path], Mapping[str, Any] | None],
+) -> bool:
+    """Make a directory, unless it is there already: complete, unaltered and made of the same.
+
+    made_of: everything that the content follows from, as JSON knows it. fill: writes the files into
+    a new directory, and returns what the manifest says besides `made_of`. Returns whether it was
+    filled; killed at any point, the directory is as it was.
+    """
+    made_of = json.loads(json_text(made_of))
+    if is_made_of(target, made_of):
+        return False
+    with fresh_directory(target) as aside:
+        said = fill(aside)
+        seal(aside, {"made_of": made_of, **(said or {})})
+    return True
+
+
+def is_made_of(directory: Path, made_of: Mapping[str, Any]) -> bool:
+    """Is the directory complete, unaltered and made of this? One that was altered is logged."""
+    if not (directory / MANIFEST).is_file():
+        return False
+    try:
+        found: bool = read_manifest(directory).get("made_of") == json.loads(json_text(made_of))
+        return found
+    except ArtifactError as error:
+        log.warning("artifact=%s rebuilt=true reason=%s", directory, error)
+        return False

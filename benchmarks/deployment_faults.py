@@ -29,7 +29,7 @@ SHARES = {"promote": 6, "rollback": 5, "snapshot": 3, "retrain": 3, "renew": 1, 
 
 def adc(*words: str) -> None:
     subprocess.run(
-        [sys.executable, "-c", "from training.cli import main; main()", *words],
+        [sys.executable, "-c", "from adc_features.cli.main import main; main()", *words],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -74,12 +74,15 @@ class Deployment:
         from adc_features.errors import InputError
         from adc_features.pipeline.pairs import promotion_of
         from adc_features.pipeline.snapshots import renew, snapshot
-        from training.deployment import deployment
-        from training.deployment.retrain import RetrainSettings, retrain
+        from training.deployment.cleanup import collect
+        from training.deployment.promotions import deploy, rollback
+        from training.deployment.record import catalog_of
+        from training.deployment.retrain import retrain
+        from training.deployment.settings import RetrainSettings
 
         self.number += 1
         n, run, at = self.number, self.run, datetime.now(UTC)
-        record = deployment.catalog_of(run)
+        record = catalog_of(run)
         record.engine.dispose()  # no connection crosses a fork
 
         def kept(work: Callable[[], Any]) -> Any:
@@ -90,22 +93,20 @@ class Deployment:
 
         end = self.split.eval_end
         calls: dict[str, Callable[[], Any]] = {
-            "promote": lambda: deployment.deploy(
+            "promote": lambda: deploy(
                 run,
-                deployment.catalog_of(run),
+                catalog_of(run),
                 promotion_of(run, recipe=("codes", "codes_weights")[n % 2], promoted_at=at),
                 at=at,
             ),
-            "rollback": lambda: kept(
-                lambda: deployment.rollback(run, deployment.catalog_of(run), at=at)
-            ),
+            "rollback": lambda: kept(lambda: rollback(run, catalog_of(run), at=at)),
             "snapshot": lambda: kept(
                 lambda: snapshot(run, self.split.train_end + timedelta(hours=n))
             ),
             "retrain": lambda: kept(
                 lambda: retrain(
                     run,
-                    deployment.catalog_of(run),
+                    catalog_of(run),
                     as_of=end - timedelta(minutes=n),
                     settings=RetrainSettings(
                         window_days=10,
@@ -119,40 +120,42 @@ class Deployment:
                 )
             ),
             "renew": lambda: kept(lambda: renew(run, f"g{n + 1}")),
-            "gc": lambda: deployment.collect(run, deployment.catalog_of(run), at=at),
+            "gc": lambda: collect(run, catalog_of(run), at=at),
         }
         return calls[name]
 
     def state(self) -> dict[str, set[str]]:
         """What is on record, and what of it a clean-up may delete."""
-        from training.deployment import deployment
+        from training.deployment.cleanup import garbage
+        from training.deployment.record import catalog_of
 
-        record = deployment.catalog_of(self.run)
-        garbage = deployment.garbage(self.run, record)
+        record = catalog_of(self.run)
+        unneeded = garbage(self.run, record)
         found = {
             "rankers": {r["directory"] for r in record.rankers() if r["state"] == "ready"},
             "generations": {g["id"] for g in record.generations() if g["state"] == "live"},
             "snapshots": {f"{s['generation']} {s['as_of']}" for s in record.snapshots()},
             "promotions": {str(p["number"]) for p in record.promotions()},
-            "garbage": {*garbage["rankers"], *garbage["generations"]},
+            "garbage": {*unneeded["rankers"], *unneeded["generations"]},
         }
         record.engine.dispose()
         return found
 
     def settle(self) -> None:
         """Put on record what is there, so that what may be deleted is known before a clean-up."""
-        from training.deployment import deployment
+        from training.deployment.record import catalog_of, sync
 
-        record = deployment.catalog_of(self.run)
-        deployment.sync(self.run, record, at=datetime.now(UTC))
+        record = catalog_of(self.run)
+        sync(self.run, record, at=datetime.now(UTC))
         record.engine.dispose()
 
     def problems(self) -> list[str]:
         """What `adc doctor` says of the deployment as the kill left it."""
-        from training.deployment import deployment
+        from training.deployment.inventory import problems
+        from training.deployment.record import catalog_of
 
-        record = deployment.catalog_of(self.run)
-        said = deployment.problems(self.run, record)
+        record = catalog_of(self.run)
+        said = problems(self.run, record)
         record.engine.dispose()
         return said
 

@@ -200,10 +200,11 @@ def ask_promotion(run: Path) -> Answer:
 
 def ask_catalogue(run: Path) -> Answer:
     """What there is and what serves, as `adc versions` lists it."""
-    from training.deployment import deployment, inventory
+    from training.deployment import inventory
+    from training.deployment.record import catalog_of
 
     opened = Run.open(run)
-    return {"versions": digest(inventory.versions(opened, deployment.catalog_of(opened), at=AT))}
+    return {"versions": digest(inventory.versions(opened, catalog_of(opened), at=AT))}
 
 
 PUBLISHED = f"feature_repo/data/item_sid_{GENERATION}"
@@ -239,7 +240,8 @@ def make_run(folder: Path) -> Path:
     from adc_features.loader.frame import label_table
     from adc_features.pipeline import pairs
     from adc_features.pipeline.stages import STAGES
-    from training.deployment import deployment
+    from training.deployment.promotions import deploy
+    from training.deployment.record import catalog_of
     from training.stages import DATASET, RANKERS
 
     made = synthetic(seed=0, items=120, users=120, interactions=2500).dataset
@@ -250,9 +252,7 @@ def make_run(folder: Path) -> Path:
     )
     for stage in (*STAGES, DATASET, RANKERS["codes_weights"]):
         run.ensure(stage)
-    deployment.deploy(
-        run, deployment.catalog_of(run), pairs.promotion_of(run, promoted_at=AT), at=AT
-    )
+    deploy(run, catalog_of(run), pairs.promotion_of(run, promoted_at=AT), at=AT)
     pq.write_table(label_table(made.interactions.slice(2000)), run.directory / LABELS)
     return run.directory
 

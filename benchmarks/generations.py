@@ -50,8 +50,10 @@ from adc_features.ranking.recipes import Sources
 from adc_features.tokenizer.encode import encode, encode_series
 from adc_features.tokenizer.fit import adc, fit
 from adc_features.tokenizer.line import Line
-from training.evaluation.comparison import Cell, Window, coded_frame
-from training.evaluation.significance import verdict
+from training.evaluation.inputs import coded_frame
+from training.evaluation.plan import Window
+from training.evaluation.significance import comparison_result
+from training.evaluation.trial import Trial
 from training.fit import train
 
 SYSTEMS = ("frozen", "aligned", "naive_aligned", "naive")
@@ -272,7 +274,7 @@ class World:
         "pooled_rows", "windows"} of the scores of each window.
         """
         cells = [
-            Cell(
+            Trial(
                 Window(f"{start:%Y-%m-%d}", start, end),
                 "generations",
                 {f"{n}/ppnet": s for n, s in scores.items()},
@@ -280,7 +282,7 @@ class World:
             )
             for start, end, scores in windows
         ]
-        said = verdict(cells, self.rows, first=first, seed=self.o.seed)
+        said = comparison_result(cells, self.rows, first=first, seed=self.o.seed)
         systems = {name.removesuffix("/ppnet"): values for name, values in said["systems"].items()}
         return {
             "pooled_rows": said["pooled_rows"],

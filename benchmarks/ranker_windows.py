@@ -24,7 +24,7 @@ from adc_features.errors import InputError
 from adc_features.loader.frame import TrainingFrame
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import split_of
-from training.evaluation.metrics import Estimate, Judge
+from training.evaluation.metrics import Estimate, PairedBootstrap
 from training.fit import train
 from training.stages import frame_of, sources_of
 
@@ -77,7 +77,7 @@ def judged(
     """Metrics of each recipe, pooled and by window, and the differences from the first recipe."""
     parts = [scored for _, scored in windows]
     window = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
-    judge = Judge(
+    bootstrap = PairedBootstrap(
         np.concatenate([p.labels for p in parts]),
         np.concatenate([p.user_ids for p in parts]),
         seed=0,
@@ -86,7 +86,7 @@ def judged(
     masks = [window == n for n in range(len(parts))]
     by_window = {
         name: {
-            metric: [getattr(judge, metric)(score, mask) for mask in masks]
+            metric: [getattr(bootstrap, metric)(score, mask) for mask in masks]
             for metric in ("auc", "gauc")
         }
         for name, score in whole.items()

@@ -2,7 +2,7 @@
 and every change of them as an event.
 
 The catalogue is a record, not the truth: artefacts are what their directories hold, and what serves
-is what the promotion file names. `training.deployment.deployment` brings the record up to both
+is what the promotion file names. `training.deployment.record` brings the record up to both
 before it changes anything, so a killed command leaves nothing to repair by hand.
 """
 

@@ -9,7 +9,7 @@ import pytest
 import typer
 
 from adc_features.cli.main import application
-from training.cli import deployment as deployment_cli
+from training.cli import retraining
 
 EXAMPLES = Path(__file__).parents[2] / "docs" / "orchestration"
 
@@ -68,14 +68,14 @@ def test_only_drift_is_passed_over_in_the_monitor_s_exit_codes():
     passed = {
         command: int(code) for command, code in re.findall(r"adc (\w+) .*?\$\? -eq (\d+)", airflow)
     }
-    assert passed == {"monitor": deployment_cli.DRIFT, "retrain": deployment_cli.KEPT}
+    assert passed == {"monitor": retraining.DRIFT, "retrain": retraining.KEPT}
     names = {
         n.targets[0].elts[i].id: v.value
         for n in ast.parse(dagster).body
         if isinstance(n, ast.Assign) and isinstance(n.targets[0], ast.Tuple)
         for i, v in enumerate(n.value.elts)
     }
-    assert names == {"PROMOTED": 0, "KEPT": deployment_cli.KEPT, "DRIFT": deployment_cli.DRIFT}
+    assert names == {"PROMOTED": 0, "KEPT": retraining.KEPT, "DRIFT": retraining.DRIFT}
     assert set(re.findall(r"fine=\(([^)]*)\)", dagster)) == {"PROMOTED, KEPT", "0, DRIFT"}
     assert 1 not in names.values()
 

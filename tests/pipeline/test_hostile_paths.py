@@ -23,9 +23,11 @@ from adc_features.serving.promotion import PROMOTION, read_promotion
 from adc_features.store import unpublish
 from adc_features.store.packed.timeline import open_timeline
 from adc_features.store.repository import live_generations, publication_path
-from training.deployment import deployment
+from training.deployment.cleanup import collect, garbage
+from training.deployment.inventory import problems
 from training.deployment.places import retrain_of, retrain_place
-from training.evaluation.comparison import Variant
+from training.deployment.record import catalog_of
+from training.evaluation.plan import Variant
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 OURS = "retrains/20240101T000000_0123abcd"
@@ -79,7 +81,7 @@ class Place:
         for place in ("", "generations/g1", "retrains", "feature_repo/data/item_sid_g1/rows"):
             (self.run.directory / place).mkdir(parents=True, exist_ok=True)
             (self.run.directory / place / "link").symlink_to(self.victim)
-        self.catalog = deployment.catalog_of(self.run)
+        self.catalog = catalog_of(self.run)
         self.before = self.files()
 
     def files(self) -> list[str]:
@@ -107,7 +109,7 @@ class Place:
             )
 
     def collect(self) -> Any:
-        return deployment.collect(self.run, self.catalog, at=AT)
+        return collect(self.run, self.catalog, at=AT)
 
     def left_alone(self) -> bool:
         return self.files() == self.before
@@ -223,7 +225,7 @@ def test_what_the_promotion_file_names_is_not_deleted(place):
     (place.run.directory / PROMOTION).write_text(
         json.dumps({**facts, "ranker": str(place.victim / "deep" / "model")})
     )
-    assert deployment.garbage(place.run, place.catalog) == {"rankers": [], "generations": []}
+    assert garbage(place.run, place.catalog) == {"rankers": [], "generations": []}
 
 
 def test_rows_of_a_generation_whose_id_is_a_path_are_not_deleted(place):
@@ -321,7 +323,7 @@ def _promoted_ranker(place: Place, name: str) -> None:
         "promoted_at": AT.isoformat(),
     }
     (place.run.directory / PROMOTION).write_text(json.dumps(facts))
-    deployment.problems(place.run, place.catalog)
+    problems(place.run, place.catalog)
     place.collect()
     raise ArtifactError("a person may point it anywhere: only what is deleted counts")
 

@@ -86,7 +86,7 @@ def compare(
     """Rank with each tokenizer's codes on the same rows, split and budget, over windows that roll
     through time.
     """
-    from training.evaluation.comparison import Variant
+    from training.evaluation.plan import Variant
 
     variants = tuple(Variant(name, name) for name in tokenizers.split(","))
     settings = _settings(
@@ -124,7 +124,7 @@ def ablate(
     json: JsonOption = None,
 ) -> None:
     """ADC-SID and its four ablations (Table 3)."""
-    from training.evaluation.comparison import Variant
+    from training.evaluation.plan import Variant
 
     settings = _settings(
         rankers,
@@ -165,7 +165,7 @@ def sweep(
     json: JsonOption = None,
 ) -> None:
     """ADC-SID with one parameter varied, its default first."""
-    from training.evaluation.comparison import Variant
+    from training.evaluation.plan import Variant
 
     grid: dict[str, Sequence[Variant]] = {
         "alpha_beta": [
@@ -228,9 +228,10 @@ def _run(
     json: str | None,
 ) -> None:
     from adc_features.artifact import write_json
-    from training.evaluation.comparison import ComparisonSettings, rows_of
     from training.evaluation.comparison import compare as compare_all
-    from training.evaluation.significance import verdict
+    from training.evaluation.inputs import rows_of
+    from training.evaluation.plan import ComparisonSettings
+    from training.evaluation.significance import comparison_result
     from training.reports.comparison_page import comparison_page, write_page
 
     asked = ComparisonSettings(source=data, variants=variants, **settings)
@@ -244,7 +245,9 @@ def _run(
         "final": asked.final,
         "left_out": facts["left_out"],
     }
-    result |= verdict(cells, rows_of(out), first=variants[0].name, seed=asked.seed, deciles=strata)
+    result |= comparison_result(
+        cells, rows_of(out), first=variants[0].name, seed=asked.seed, deciles=strata
+    )
     write_json(out / "comparison.json", result)
     write_page(
         out / "comparison.html", comparison_page(result, title=title, first=variants[0].name)

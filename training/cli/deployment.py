@@ -1,5 +1,5 @@
-"""The commands of a deployment: what there is, what serves, how to change that. Each is one call of
-`training.deployment.deployment`.
+"""The commands of a deployment: what there is, what serves, how to change that. Each is one call
+into `training.deployment`.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from adc_features.cli.commands import CompleteOption
 from adc_features.cli.console import JsonOption, RunOption, report
 from adc_features.cli.serving import PromotionOption
 
@@ -23,15 +22,10 @@ CatalogOption = Annotated[
     ),
 ]
 
-KEPT, DATA_FAULT = 10, 20
-"""Exit codes of `adc retrain`, for a scheduler to tell apart; 0 is promoted."""
-DRIFT = 10
-"""Exit code of `adc monitor` for drift: not 1, which every refusal has, a mistyped path for one."""
-
 
 def add_to(app: typer.Typer) -> None:
     """Register the commands."""
-    for command in (promote, rollback, versions, show, gc, retrain, monitor, doctor):
+    for command in (promote, rollback, versions, show, gc, doctor):
         app.command()(command)
 
 
@@ -61,15 +55,16 @@ def promote(
     """
     from adc_features.pipeline import pairs
     from adc_features.serving import promotion
-    from training.deployment import deployment
+    from training.deployment.promotions import candidate, deploy
+    from training.deployment.record import catalog_of, sync
 
-    opened, at = _run(run), datetime.now(UTC)
+    opened, at = open_deployed(run), datetime.now(UTC)
     if ranker is None and generation is None:
         pair = pairs.promotion_of(opened, recipe=recipe, promoted_at=at)
     else:
-        record = deployment.catalog_of(opened, catalog)
-        deployment.sync(opened, record, at=at, replacing=True)
-        pair = deployment.candidate(
+        record = catalog_of(opened, catalog)
+        sync(opened, record, at=at, replacing=True)
+        pair = candidate(
             opened,
             record,
             ranker or pairs.promotion_of(opened, recipe=recipe, promoted_at=at).ranker_hash,
@@ -80,7 +75,7 @@ def promote(
         promotion.promote(to, pair)
         report({"promotion": str(to), "pair": pair.name, **asdict(pair)}, json)
         return
-    number = deployment.deploy(opened, deployment.catalog_of(opened, catalog), pair, at=at)
+    number = deploy(opened, catalog_of(opened, catalog), pair, at=at)
     report(
         {
             "promotion": str(run / promotion.PROMOTION),
@@ -102,24 +97,22 @@ def rollback(
     json: JsonOption = None,
 ) -> None:
     """Serve an earlier promotion again: a pointer, in seconds."""
-    from training.deployment import deployment
+    from training.deployment import promotions
+    from training.deployment.record import catalog_of
 
-    opened = _run(run)
-    report(
-        deployment.rollback(
-            opened, deployment.catalog_of(opened, catalog), at=datetime.now(UTC), to=to
-        ),
-        json,
-    )
+    opened = open_deployed(run)
+    at = datetime.now(UTC)
+    report(promotions.rollback(opened, catalog_of(opened, catalog), at=at, to=to), json)
 
 
 def versions(run: RunOption, catalog: CatalogOption = None, json: JsonOption = None) -> None:
     """List generations, rankers and promotions, and what serves."""
     from adc_features.catalog import catalog_to_read
-    from training.deployment import deployment, inventory
+    from training.deployment import inventory
+    from training.deployment.record import catalog_url
 
-    opened = _run(run)
-    with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
+    opened = open_deployed(run)
+    with catalog_to_read(catalog_url(opened, catalog)) as record:
         report(inventory.versions(opened, record, at=datetime.now(UTC)), json, text=_table)
 
 
@@ -137,10 +130,11 @@ def show(
 ) -> None:
     """Show one generation, ranker or promotion, and what happened to it."""
     from adc_features.catalog import catalog_to_read
-    from training.deployment import deployment, inventory
+    from training.deployment import inventory
+    from training.deployment.record import catalog_url
 
-    opened = _run(run)
-    with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
+    opened = open_deployed(run)
+    with catalog_to_read(catalog_url(opened, catalog)) as record:
         report(inventory.show(opened, record, name, at=datetime.now(UTC)), json)
 
 
@@ -156,189 +150,12 @@ def gc(
     json: JsonOption = None,
 ) -> None:
     """Delete rankers and generations that nothing promoted needs any more."""
-    from training.deployment import deployment
+    from training.deployment.cleanup import collect
+    from training.deployment.record import catalog_of
 
-    opened = _run(run)
-    report(
-        deployment.collect(
-            opened,
-            deployment.catalog_of(opened, catalog),
-            at=datetime.now(UTC),
-            keep=keep,
-            dry_run=dry_run,
-        ),
-        json,
-    )
-
-
-def retrain(
-    run: RunOption,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            "--data", metavar="DIR", help="Newer data than the run's own, from the start on."
-        ),
-    ] = None,
-    as_of: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="Exclusive end of the labelled window; default just after the last event.",
-        ),
-    ] = None,
-    generation: Annotated[
-        str | None,
-        typer.Option(
-            metavar="ID",
-            help=(
-                "Generation for the challenger, for example of `adc renew`; default the champion's."
-            ),
-        ),
-    ] = None,
-    window_days: Annotated[
-        int, typer.Option(min=1, help="Length of the labelled window that both are judged on.")
-    ] = 30,
-    min_rows: Annotated[
-        int,
-        typer.Option(min=1, help="Rows that the window, and the new training rows, need at least."),
-    ] = 300,
-    every_days: Annotated[
-        int, typer.Option(min=1, help="Reason to train: days since the champion's rows ended.")
-    ] = 30,
-    min_gain: Annotated[float, typer.Option(help="Gate: least GAUC gain.")] = 0.0,
-    max_loss: Annotated[
-        float, typer.Option(min=0.0, help="Gate: the gain's 95 % bound must lie above minus this.")
-    ] = 0.01,
-    max_churn: Annotated[
-        float,
-        typer.Option(
-            min=0.0, max=1.0, help="Gate: share of codes that a new generation may change."
-        ),
-    ] = 0.2,
-    complete_through: CompleteOption = None,
-    force: Annotated[
-        bool,
-        typer.Option(
-            "--force", help="Train a challenger without a reason, and decide anew; the gates hold."
-        ),
-    ] = False,
-    catalog: CatalogOption = None,
-    json: JsonOption = None,
-) -> None:
-    """Train the next ranker if there is reason to, and promote it if it is better. Exit code 0
-    promoted, 10 kept, 20 unusable data.
-    """
-    from adc_features.cli.console import progress
-    from adc_features.clock import parse_utc
-    from adc_features.errors import InputError
-    from adc_features.pipeline.run import Run
-    from training.deployment import deployment
-    from training.deployment.retrain import RetrainSettings
-    from training.deployment.retrain import retrain as retrain_run
-
-    with progress() as notify:
-        opened = Run.open(run, progress=notify)
-        try:
-            settings = RetrainSettings(
-                window_days=window_days,
-                min_rows=min_rows,
-                every_days=every_days,
-                min_gain=min_gain,
-                max_loss=max_loss,
-                max_churn=max_churn,
-            )
-            answer = retrain_run(
-                opened,
-                deployment.catalog_of(opened, catalog),
-                as_of=parse_utc(as_of, name="--as-of") if as_of else None,
-                source=data,
-                generation=generation,
-                settings=settings,
-                complete_through=(
-                    parse_utc(complete_through, name="--complete-through")
-                    if complete_through
-                    else None
-                ),
-                force=force,
-                at=datetime.now(UTC),
-            )
-        except InputError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(DATA_FAULT) from error
-    report(answer, json, text=_decision)
-    if answer["decision"] == "kept":
-        raise typer.Exit(KEPT)
-
-
-def monitor(
-    run: RunOption,
-    traffic: Annotated[
-        str | None,
-        typer.Option(
-            help=(
-                "Parquet path or '<SQLAlchemy URL>#<table>' with item_id and time of what was"
-                " shown; default the run's interactions."
-            )
-        ),
-    ] = None,
-    as_of: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="Exclusive end of the traffic; default just after the last impression.",
-        ),
-    ] = None,
-    days: Annotated[
-        int, typer.Option(min=1, help="Days of traffic, now and in a baseline that is made anew.")
-    ] = 30,
-    baseline: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help=(
-                "A profile to compare with; default the kept one, else traffic before the"
-                " generation was frozen."
-            ),
-        ),
-    ] = None,
-    keep: Annotated[
-        bool, typer.Option("--keep", help="Keep this traffic's profile as the next baseline.")
-    ] = False,
-    max_usage: Annotated[
-        float, typer.Option(help="Limit of the Jensen-Shannon distance of code usage.")
-    ] = 0.2,
-    max_uncovered: Annotated[
-        float, typer.Option(help="Limit of the loss of coverage, and of the rise of unknown items.")
-    ] = 0.05,
-    page: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Also write an HTML page.")
-    ] = None,
-    json: JsonOption = None,
-) -> None:
-    """Compare code usage, weights, reliability, coverage and unknown items of traffic with a
-    baseline. Exit code 10 when any is beyond its limit.
-    """
-    from adc_features.clock import parse_utc
-    from adc_features.codes.drift import DriftThresholds
-    from training.deployment import monitor as monitored
-    from training.reports.comparison_page import write_page
-
-    limits = DriftThresholds(usage=max_usage, coverage=max_uncovered, unknown=max_uncovered)
-    at = parse_utc(as_of, name="--as-of") if as_of else None
-    result = monitored.monitor(
-        _run(run),
-        traffic=traffic,
-        as_of=at,
-        days=days,
-        baseline=baseline,
-        keep=keep,
-        thresholds=limits,
-    )
-    if page is not None:
-        write_page(page, monitored.monitor_page(result))
-    report(result, json, text=_drift)
-    if result["beyond"]:
-        raise typer.Exit(DRIFT)
+    opened, at = open_deployed(run), datetime.now(UTC)
+    record = catalog_of(opened, catalog)
+    report(collect(opened, record, at=at, keep=keep, dry_run=dry_run), json)
 
 
 def doctor(
@@ -355,16 +172,17 @@ def doctor(
     from adc_features.catalog import catalog_to_read
     from adc_features.data.table_checks import Finding
     from adc_features.pipeline.checkup import checkup
-    from training.deployment import deployment
+    from training.deployment.inventory import problems
+    from training.deployment.record import DATABASE, catalog_url
 
     findings = checkup(directory)
     if (directory / "run.json").is_file():
-        opened = _run(directory)
-        if catalog or (directory / deployment.DATABASE).is_file():
-            with catalog_to_read(deployment.catalog_url(opened, catalog)) as record:
+        opened = open_deployed(directory)
+        if catalog or (directory / DATABASE).is_file():
+            with catalog_to_read(catalog_url(opened, catalog)) as record:
                 findings += [
                     Finding("error", str(directory), problem)
-                    for problem in deployment.problems(opened, record)
+                    for problem in problems(opened, record)
                 ]
     errors = [f for f in findings if f.level == "error"]
     result = {
@@ -381,92 +199,11 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _run(directory: Path) -> Any:
+def open_deployed(directory: Path) -> Any:
+    """The run of a deployment."""
     from adc_features.pipeline.run import Run
 
     return Run.open(directory)
-
-
-def _decision(answer: Mapping[str, Any]) -> str:
-    window = answer["window"]
-    lines = [
-        f"window {window['start']} to {window['end']}, {window['rows']} labelled rows",
-        "",
-        "reasons to train",
-    ]
-    lines += [
-        f" {'!' if r['asks'] else ' '} {name:24}{r['value']:10.4g}   limit {r['limit']:g}"
-        for name, r in answer["reasons"].items()
-    ]
-    if answer["gates"]:
-        from training.deployment.decisions import difference
-
-        lines += ["", "gates"]
-        lines += [
-            f" {'ok ' if g['passed'] else 'NO '}{name:24}{_value(g['value'])}   limit {g['limit']}"
-            for name, g in answer["gates"].items()
-        ]
-        lines += [
-            f"      {difference(d)}"
-            for g in answer["gates"].values()
-            for d in g.get("first_differences", [])
-        ]
-        lines += [
-            "",
-            *(
-                f"   {name:12} AUC {s['auc']['mean']:.4f}  GAUC {s['gauc']['mean']:.4f}"
-                for name, s in answer["scores"].items()
-            ),
-        ]
-    why = (
-        ""
-        if answer["decision"] == "promoted"
-        else ": no reason to train"
-        if not answer["gates"]
-        else ": a gate did not hold"
-    )
-    return "\n".join(
-        [
-            *lines,
-            "",
-            (
-                f"{answer['decision']}{why}{' (decided before, nothing done)' if answer['reused'] else ''}"
-            ),
-        ]
-    )
-
-
-def _drift(result: Mapping[str, Any]) -> str:
-    lines = [
-        (
-            f"generation {result['generation']}, {result['now']['impressions']} impressions against"
-            f" {result['baseline']['impressions']}"
-        ),
-        "",
-    ]
-    lines += [
-        f" {'!' if f['beyond'] else ' '} {name:12}{f['value']:8.4f}   limit {f['limit']:g}"
-        for name, f in result["drift"].items()
-    ]
-    return "\n".join(
-        [
-            *lines,
-            "",
-            (
-                "beyond: " + ", ".join(result["beyond"])
-                if result["beyond"]
-                else "codes are used as before"
-            ),
-        ]
-    )
-
-
-def _value(value: Any) -> str:
-    return (
-        f"{value['mean']:+.4f} [{value['low']:+.4f}, {value['high']:+.4f}]"
-        if isinstance(value, Mapping)
-        else f"{value:.4g}"
-    )
 
 
 def _table(result: Mapping[str, Any]) -> str:

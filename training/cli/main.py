@@ -13,6 +13,7 @@ from adc_features.cli.commands import DataOption, FinalOption, SeedOption, build
 from adc_features.cli.console import JsonOption, RunOption, progress, report
 from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
+from training.cli import retraining as retraining_cli
 
 retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
 
@@ -27,6 +28,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(retrieve, name="retrieve")
     compare_cli.add_to(app)
     deployment_cli.add_to(app)
+    retraining_cli.add_to(app)
 
 
 def dataset(
@@ -277,7 +279,8 @@ def retrieve_train(
     each.
     """
     from training.retrieval.generator import settings_of
-    from training.retrieval.retrieve import open_source, retriever_of, train
+    from training.retrieval.retrievers import retriever_of, train
+    from training.retrieval.source import open_source
 
     settings = settings_of(loss=loss, epochs=epochs)
     asked = [
@@ -321,8 +324,8 @@ def retrieve_evaluate(
     """Rank the whole catalogue for every user by every trained retriever; Recall and NDCG,
     collisions corrected.
     """
-    from training.retrieval.retrieve import evaluate as evaluate_retrievers
-    from training.retrieval.retrieve import open_source
+    from training.retrieval.evaluation import evaluate as evaluate_retrievers
+    from training.retrieval.source import open_source
 
     with progress() as notify:
         source = open_source(out, progress=notify)

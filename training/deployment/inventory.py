@@ -1,15 +1,17 @@
-"""What a person is shown of a deployment. Reads: the catalogue, the directories that it names.
-Writes: the record, brought up to date.
+"""What a person is shown of a deployment, and what is wrong with it. Reads: the catalogue, the
+directories that it names. Writes: the record, brought up to date.
 """
 
+import os
 from datetime import datetime
 from typing import Any
 
 from adc_features.artifact import read_manifest, within
 from adc_features.catalog import Catalog
-from adc_features.errors import InputError
+from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.pipeline.run import Run
-from training.deployment.deployment import sync
+from adc_features.serving.promotion import PROMOTION, check_promotion, read_promotion
+from training.deployment.record import sync
 
 
 def versions(run: Run, catalog: Catalog, *, at: datetime) -> dict[str, Any]:
@@ -78,3 +80,37 @@ def show(run: Run, catalog: Catalog, name: str, *, at: datetime) -> dict[str, An
         f"nothing on record is called {name!r}; `adc versions --run {run.directory}` lists what"
         " there is"
     )
+
+
+def problems(run: Run, catalog: Catalog) -> list[str]:
+    """What a person must know of a deployment: an artefact on record that is gone or altered, a
+    promotion that cannot serve. Changes nothing.
+
+    A promotion that was cut short is none: the promotion file says whether it happened, and the
+    next command records that.
+    """
+    said = []
+    for generation in catalog.generations():
+        if generation["state"] == "live" and (
+            wrong := _broken(run, generation["directory"], "weights.safetensors", "quality.json")
+        ):
+            said.append(f"generation {generation['id']}: {wrong}")
+    for ranker in catalog.rankers():
+        if ranker["state"] == "ready" and (
+            wrong := _broken(run, ranker["directory"], "encoder.npz")
+        ):
+            said.append(f"ranker {ranker['hash'][:12]}: {wrong}")
+    if os.path.lexists(run.directory / PROMOTION):
+        try:
+            check_promotion(read_promotion(run.directory / PROMOTION))
+        except AdcError as error:
+            said.append(f"what is promoted cannot serve: {error}")
+    return said
+
+
+def _broken(run: Run, directory: str, *requires: str) -> str | None:
+    try:
+        read_manifest(within(run.directory, directory, said_by="the catalogue"), requires=requires)
+    except ArtifactError as error:
+        return str(error)
+    return None

@@ -12,10 +12,11 @@ from adc_features.loader.frame import TrainingFrame
 from training.evaluation.metrics import (
     DRAWS,
     Estimate,
-    Judge,
+    PairedBootstrap,
     expected_calibration_error,
     gauc,
     popularity_slices,
+    training_counts,
 )
 
 log = logging.getLogger(__name__)
@@ -77,27 +78,27 @@ def evaluate(
     "label_rate", "gauc_users", "gauc_rows", "baselines", "recipes", "paired"}; undefined values are
     NaN. Raises InputError when the labels have one class.
     """
-    judge = Judge(frame.labels, frame.user_ids, seed=seed, draws=draws)
-    items, counts = np.unique(trained_on.item_ids, return_counts=True)
-    place = np.minimum(np.searchsorted(items, frame.item_ids), len(items) - 1)
-    popularity = np.where(items[place] == frame.item_ids, counts[place], 0)
+    bootstrap = PairedBootstrap(frame.labels, frame.user_ids, seed=seed, draws=draws)
+    popularity = training_counts(trained_on.item_ids, frame.item_ids)
     slices, deciles = popularity_slices(popularity), _row_deciles(popularity)
     estimates: dict[str, dict[str, Estimate]] = {}
     recipes: dict[str, dict[str, Any]] = {}
     for name, score in scores.items():
-        estimates[name] = {"auc": judge.auc(score), "gauc": judge.gauc(score)}
-        by_slice = {part: judge.auc(score, mask) for part, mask in slices.items()}
+        estimates[name] = {"auc": bootstrap.auc(score), "gauc": bootstrap.gauc(score)}
+        by_slice = {part: bootstrap.auc(score, mask) for part, mask in slices.items()}
         recipes[name] = {
             metric: estimate.interval() for metric, estimate in estimates[name].items()
         } | {
-            "logloss": judge.logloss(score).interval(),
+            "logloss": bootstrap.logloss(score).interval(),
             "tail_auc": by_slice["tail"].interval(),
-            "calibration": judge.calibration(score).interval(),
+            "calibration": bootstrap.calibration(score).interval(),
             "expected_calibration_error": float(
-                np.mean([expected_calibration_error(judge.label, s) for s in np.atleast_2d(score)])
+                np.mean(
+                    [expected_calibration_error(bootstrap.label, s) for s in np.atleast_2d(score)]
+                )
             ),
             "deciles": [
-                {**facts, "auc": judge.auc(score, mask).interval()} for facts, mask in deciles
+                {**facts, "auc": bootstrap.auc(score, mask).interval()} for facts, mask in deciles
             ],
             "slices": {
                 part: {"rows": int(slices[part].sum()), "auc": auc.interval()}
@@ -118,9 +119,9 @@ def evaluate(
         for a, b in PAIRS
         if a in estimates and b in estimates
     }
-    covered = gauc(judge.label, np.zeros(len(frame)), judge.user)
+    covered = gauc(bootstrap.label, np.zeros(len(frame)), bootstrap.user)
     baselines = {
-        name: {"auc": judge.auc(s).interval(), "gauc": judge.gauc(s).interval()}
+        name: {"auc": bootstrap.auc(s).interval(), "gauc": bootstrap.gauc(s).interval()}
         for name, s in baseline_scores(frame).items()
     }
     base = {

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from adc_features.codes.sids import find_rows
 from adc_features.errors import InputError
 from adc_features.loader.frame import check_two_classes
 
@@ -27,7 +28,7 @@ class Estimate:
     draws: np.ndarray
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        """The paired difference: both estimates must come from the same Judge, hence the same
+        """The paired difference: both estimates must come from the same PairedBootstrap, hence the same
         draws.
         """
         return Estimate(self.value - other.value, self.draws - other.draws)
@@ -54,7 +55,7 @@ class Gauc(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judge:
+class PairedBootstrap:
     """The evaluated rows and one set of bootstrap draws, so that every difference is paired.
 
     label: float [N] in {0, 1}. user: ids [N]; draws resample users (Poisson(1) weights), as rows of
@@ -227,6 +228,15 @@ def expected_calibration_error(label: np.ndarray, score: np.ndarray, bins: int =
     return float(
         sum(len(g) * abs(score[g].mean() - label[g].mean()) for g in groups if len(g)) / len(label)
     )
+
+
+def training_counts(trained_on: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
+    """How many training rows each row's item had: int64 [N] for item_ids [N], given the item ids of
+    the training rows.
+    """
+    items, counts = np.unique(trained_on, return_counts=True)
+    row, known = find_rows(items, item_ids)
+    return np.where(known, counts[row], 0) if len(items) else np.zeros(len(item_ids), np.int64)
 
 
 def popularity_slices(item_count: np.ndarray) -> dict[str, np.ndarray]:

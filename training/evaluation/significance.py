@@ -1,4 +1,4 @@
-"""What a comparison says. Reads: cells, the rows that they scored. Writes: the result, a plain
+"""What a comparison says. Reads: trials, the rows that they scored. Writes: the result, a plain
 dict.
 
 Metrics are means over fits, and over windows, weighted by rows (their order among tokenizers may be
@@ -17,16 +17,26 @@ from typing import Any
 import numpy as np
 
 from adc_features.loader.frame import TrainingFrame
-from training.evaluation.comparison import Cell
-from training.evaluation.metrics import Estimate, Judge, popularity_slices
+from training.evaluation.metrics import (
+    Estimate,
+    PairedBootstrap,
+    popularity_slices,
+    training_counts,
+)
+from training.evaluation.trial import Trial
 
 METRICS = ("auc", "gauc", "tail_auc")
 LEVEL = 0.05
 DECILES = 10
 
 
-def verdict(
-    cells: Sequence[Cell], frame: TrainingFrame, *, first: str, seed: int = 0, deciles: bool = False
+def comparison_result(
+    trials: Sequence[Trial],
+    frame: TrainingFrame,
+    *,
+    first: str,
+    seed: int = 0,
+    deciles: bool = False,
 ) -> dict[str, Any]:
     """Metrics, paired differences of `first` from each competitor, costs, and what was left out and
     why.
@@ -36,7 +46,7 @@ def verdict(
     and `paired_codes` the same with the codes of `first` alone. deciles: also AUC by popularity
     decile of the rows.
     """
-    rolling = [c for c in cells if not c.window.split_90_10]
+    rolling = [c for c in trials if not c.window.split_90_10]
     names = list(dict.fromkeys(name for c in rolling for name in c.scores))
     windows = list(dict.fromkeys(c.window for c in rolling))
     found = _measured(rolling, windows, frame, names, seed=seed, deciles=deciles)
@@ -61,7 +71,7 @@ def verdict(
             result[key] = _paired(found, first, ranker)
     if f"{first}_codes/ppnet" in found.pooled:
         result["paired_codes"] = _paired(found, f"{first}_codes", "ppnet")
-    if newest := [c for c in cells if c.window.split_90_10]:
+    if newest := [c for c in trials if c.window.split_90_10]:
         split = _measured(
             newest,
             [newest[0].window],
@@ -75,7 +85,7 @@ def verdict(
             for name, metrics in split.pooled.items()
         }
     for why in ("removed", "collapsed"):
-        result[why] = {c.variant: c.facts[why] for c in cells if why in c.facts}
+        result[why] = {c.variant: c.facts[why] for c in trials if why in c.facts}
     result["costs"] = _costs(rolling)
     return result
 
@@ -94,7 +104,7 @@ class _Measured:
 
 
 def _measured(
-    cells: Sequence[Cell],
+    trials: Sequence[Trial],
     windows: Sequence[Any],
     frame: TrainingFrame,
     names: Sequence[str],
@@ -104,13 +114,14 @@ def _measured(
 ) -> _Measured:
     parts = [frame.between(w.start, w.end) for w in windows]
     number = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
-    judge = Judge(
+    bootstrap = PairedBootstrap(
         np.concatenate([p.labels for p in parts]),
         np.concatenate([p.user_ids for p in parts]),
         seed=seed,
     )
     popularity = [
-        _popularity(frame.between(None, w.start), p) for w, p in zip(windows, parts, strict=True)
+        training_counts(frame.between(None, w.start).item_ids, p.item_ids)
+        for w, p in zip(windows, parts, strict=True)
     ]
     tail = np.concatenate([popularity_slices(p)["tail"] for p in popularity])
     masks = {
@@ -129,11 +140,11 @@ def _measured(
         )
         masks |= {f"decile_{d}_auc": group == d for d in range(DECILES)}
     found = _Measured([len(p) for p in parts])
-    fits = sorted({cell.fit for cell in cells})
+    fits = sorted({trial.fit for trial in trials})
     scores = {
-        (cell.fit, cell.window, name): score
-        for cell in cells
-        for name, score in cell.scores.items()
+        (trial.fit, trial.window, name): score
+        for trial in trials
+        for name, score in trial.scores.items()
     }
     for name in names:
         if any((fit, window, name) not in scores for fit in fits for window in windows):
@@ -144,7 +155,7 @@ def _measured(
         ]
         found.pooled[name], found.by_window[name], found.by_fit[name] = {}, {}, {}
         for metric, mask in masks.items():
-            measure = judge.gauc if metric == "gauc" else judge.auc
+            measure = bootstrap.gauc if metric == "gauc" else bootstrap.auc
             values = [
                 [measure(whole, mask & (number == w)) for w in range(len(parts))]
                 for whole in wholes
@@ -171,12 +182,6 @@ def _pooled(estimates: Sequence[Estimate], rows: Sequence[int]) -> Estimate:
         float(np.average([e.value for e, _ in defined], weights=weights)),
         np.average([e.draws for e, _ in defined], axis=0, weights=weights),
     )
-
-
-def _popularity(before: TrainingFrame, rows: TrainingFrame) -> np.ndarray:
-    items, counts = np.unique(before.item_ids, return_counts=True)
-    place = np.minimum(np.searchsorted(items, rows.item_ids), len(items) - 1)
-    return np.where(items[place] == rows.item_ids, counts[place], 0)
 
 
 def _paired(found: _Measured, first: str, ranker: str) -> dict[str, Any]:
@@ -259,13 +264,13 @@ def sign_test(differences: Sequence[float]) -> dict[str, float]:
     return {"won": won, "of": played, "p": float(binomtest(won, played).pvalue) if played else 1.0}
 
 
-def _costs(cells: Sequence[Cell]) -> dict[str, Mapping[str, float]]:
+def _costs(trials: Sequence[Trial]) -> dict[str, Mapping[str, float]]:
     """Fit seconds and encode rate, means over windows, and bytes an item; by variant."""
     costs: dict[str, Mapping[str, float]] = {}
     for variant in dict.fromkeys(
-        c.variant for c in cells if c.variant and "fit_seconds" in c.facts
+        c.variant for c in trials if c.variant and "fit_seconds" in c.facts
     ):
-        mine = [c.facts for c in cells if c.variant == variant and "fit_seconds" in c.facts]
+        mine = [c.facts for c in trials if c.variant == variant and "fit_seconds" in c.facts]
         costs[str(variant)] = {
             name: float(np.mean([f[name] for f in mine]))
             for name in (
@@ -275,7 +280,7 @@ def _costs(cells: Sequence[Cell]) -> dict[str, Mapping[str, float]]:
                 "bytes_per_item",
             )
         }
-    for cell in cells:
-        if cell.variant is None:
-            costs["vectors"] = {"bytes_per_item": cell.facts["bytes_per_item"]["vectors"]}
+    for trial in trials:
+        if trial.variant is None:
+            costs["vectors"] = {"bytes_per_item": trial.facts["bytes_per_item"]["vectors"]}
     return costs

@@ -11,74 +11,20 @@ SASRec under full softmax.
 Legend: P targets, L positions, K codes a position, N items, D dims, R packed rows, T places.
 """
 
-import hashlib
-import logging
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adc_features.artifact import fresh_file
-from adc_features.encoders.sasrec import (
-    Batch,
-    Block,
-    Sequences,
-    matrix_dtype,
-    next_item_loss,
-    packed_batches,
-)
+from adc_features.encoders.sasrec import Batch, Block, matrix_dtype, next_item_loss
 from adc_features.errors import ArtifactError, InputError
-from adc_features.tokenizer.encode import one_thread
+from training.retrieval.catalogue import Catalogue, CatalogueLoss, Coded
 
-log = logging.getLogger(__name__)
 Loss = Literal["positions", "catalogue"]
-CHUNK = 64
-"""Targets whose scores of all items are alive at once: the cache holds them (256 took 40 % longer
-on Beauty).
-"""
-SCORED = 256
-"""Users that are scored against the catalogue at once."""
-
-
-@dataclass(frozen=True)
-class Coded:
-    """Codes of N items and how much each position counts: int [N, L] in -1..K-1, -1 = none; float32
-    [N, L], >= 0.
-    """
-
-    codes: np.ndarray
-    weights: np.ndarray
-    codebook_size: int
-
-    def __post_init__(self) -> None:
-        if (
-            self.codes.ndim != 2
-            or self.codes.shape != self.weights.shape
-            or not self.codes.shape[1]
-        ):
-            raise InputError(
-                f"codes are {list(self.codes.shape)}, weights {list(self.weights.shape)}; expected"
-                " both [N, L] with at least one position"
-            )
-        if (
-            self.codes.min() < -1
-            or self.codes.max() >= self.codebook_size
-            or (self.weights < 0).any()
-        ):
-            raise InputError(
-                f"codes range over {self.codes.min()}..{self.codes.max()}, weights from"
-                f" {self.weights.min()}; expected -1..{self.codebook_size - 1} and 0 or more"
-            )
-
-    @property
-    def fingerprint(self) -> str:
-        """sha256 of codes and weights."""
-        return hashlib.sha256(self.codes.tobytes() + self.weights.tobytes()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -121,93 +67,6 @@ def settings_of(*, loss: str, epochs: int | None) -> GeneratorSettings:
         raise InputError(f"loss is {loss!r}; expected one of {', '.join(get_args(Loss))}")
     settings = GeneratorSettings(loss=cast(Loss, loss))
     return settings if epochs is None else replace(settings, epochs=epochs)
-
-
-class Catalogue(NamedTuple):
-    """Which codes make which item, in both directions.
-
-    flat: int64 [N, L], rows of an [L * K, P] matrix. share: float32 [N, L], of each position in its
-    item's score, 0 without a code. items, item_share [N * L]: the items of each row and their
-    shares, row by row from offsets [L * K] on.
-    """
-
-    flat: Tensor
-    share: Tensor
-    items: Tensor
-    item_share: Tensor
-    offsets: Tensor
-
-    @classmethod
-    def of(cls, codes_NL: Tensor, weights_NL: Tensor, *, codebook_size: int) -> "Catalogue":
-        positions = codes_NL.shape[1]
-        weights = weights_NL * (codes_NL >= 0)
-        share = weights / weights.sum(1, keepdim=True).clamp_min(1e-6)
-        flat = codes_NL.clamp_min(0) + codebook_size * torch.arange(positions)
-        order = flat.flatten().argsort(stable=True)
-        counts = torch.bincount(flat.flatten(), minlength=positions * codebook_size)
-        return cls(
-            flat, share, order // positions, share.flatten()[order], counts.cumsum(0) - counts
-        )
-
-    def scores(self, values_PLK: Tensor) -> Tensor:
-        """float32 [N, P]: the weighted mean of each item's codes. Items of the same codes and
-        weights get the same bits.
-        """
-        return functional.embedding_bag(
-            self.flat,
-            values_PLK.flatten(1).T.contiguous(),
-            per_sample_weights=self.share,
-            mode="sum",
-        )
-
-    def gradient(self, d_scores_NP: Tensor) -> Tensor:
-        """float32 [L * K, P]: the gradient of `values` given that of `scores`."""
-        return functional.embedding_bag(
-            self.items, d_scores_NP, self.offsets, per_sample_weights=self.item_share, mode="sum"
-        )
-
-
-class _CatalogueLoss(torch.autograd.Function):
-    """Mean cross-entropy of P targets over the scores of all items; gradients come with the forward
-    pass, chunk by chunk: no [N, P] matrix of a batch exists.
-    """
-
-    @staticmethod
-    def forward(  # noqa: PLR0917 - autograd passes by position
-        ctx: Any,
-        logits_PLK: Tensor,
-        states_PD: Tensor,
-        table_ND: Tensor | None,
-        targets_P: Tensor,
-        catalogue: Catalogue,
-    ) -> Tensor:
-        d_logits, d_states = torch.empty_like(logits_PLK), torch.zeros_like(states_PD)
-        d_table = None if table_ND is None else torch.zeros_like(table_ND)
-        loss, dtype = logits_PLK.new_zeros(()), matrix_dtype()
-        states, table = states_PD.to(dtype), None if table_ND is None else table_ND.to(dtype)
-        for start in range(0, len(targets_P), CHUNK):
-            part = slice(start, start + CHUNK)
-            scores_NP = catalogue.scores(logits_PLK[part])
-            if table is not None:
-                scores_NP += table @ states[part].T
-            target = targets_P[None, part]
-            wanted, top = scores_NP.gather(0, target), scores_NP.amax(0)
-            total = scores_NP.sub_(top).exp_().sum(0)
-            loss += (total.log() + top - wanted[0]).sum()
-            d_scores_NP = scores_NP.div_(total).scatter_add_(0, target, -torch.ones_like(wanted))
-            d_logits[part] = catalogue.gradient(d_scores_NP).T.view_as(d_logits[part])
-            if table is not None and d_table is not None:
-                d_scores = d_scores_NP.to(dtype)
-                d_states[part] = d_scores.T @ table
-                d_table += d_scores @ states[part]
-        ctx.save_for_backward(
-            *(d if d is None else d / len(targets_P) for d in (d_logits, d_states, d_table))
-        )
-        return loss / len(targets_P)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        return *(None if d is None else grads[0] * d for d in ctx.saved_tensors), None, None
 
 
 class Generator(nn.Module):
@@ -314,87 +173,10 @@ class Generator(nn.Module):
             return next_item_loss(states_PD, self.table, targets_P, "full_softmax")
         logits = self.code_logits(states_PD)
         if self.settings.loss == "catalogue":
-            return _CatalogueLoss.apply(logits, states_PD, self.table, targets_P, self.catalogue)
+            return CatalogueLoss.apply(logits, states_PD, self.table, targets_P, self.catalogue)
         codes = self.codes_NL[targets_P].clamp_min(0)
         picked = torch.log_softmax(logits, -1).gather(2, codes[:, :, None])[:, :, 0]
         return -(self.catalogue.share[targets_P] * picked).sum(1).mean()
-
-
-def train_generator(
-    sequences: Sequences,
-    coded: Coded | None,
-    *,
-    items: int,
-    settings: GeneratorSettings,
-    seed: int,
-    checkpoint: Path | None = None,
-    fingerprint: str = "",
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[Generator, list[float]]:
-    """A trained generator and its mean loss by epoch. One seed gives the same generator twice;
-    trained on one thread.
-
-    checkpoint: a file written after every epoch; a later call with the same fingerprint goes on
-    from it to the same result, one of another is ignored.
-    """
-    s = settings
-    with one_thread(), torch.random.fork_rng(devices=[]):  # dropout takes no generator
-        torch.manual_seed(seed)
-        model = Generator(coded, items=items, settings=s)
-        rows = s.batch // s.length
-        steps = s.epochs * -(-sequences.transitions // (s.length * rows))
-        named = dict(model.named_parameters())
-        tables = [named.pop(name) for name in ("table", "tokens") if name in named]
-        groups = [
-            {"params": tables, "weight_decay": s.decay},
-            {"params": list(named.values()), "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=s.learning_rate, betas=(0.9, 0.98), fused=True)
-        warm = max(1, steps // 10)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer,
-            lambda step: min((step + 1) / warm, max(steps - step, 0) / max(1, steps - warm)),
-        )
-        curve: list[float] = []
-        carried: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
-        if (
-            checkpoint is not None
-            and checkpoint.is_file()
-            and (saved := torch.load(checkpoint, weights_only=True))["fingerprint"] == fingerprint
-        ):
-            for name, part in carried.items():
-                part.load_state_dict(saved[name])
-            curve = saved["curve"]
-            log.info("stage=generator resumed_at_epoch=%d of checkpoint=%s", len(curve), checkpoint)
-        for epoch in range(len(curve), s.epochs):
-            # chance is drawn anew each epoch, so a checkpoint carries none
-            rng = np.random.default_rng([seed, epoch])
-            torch.manual_seed(int(rng.integers(2**62)))
-            losses = []
-            for batch in packed_batches(sequences, length=s.length, rows=rows, rng=rng):
-                wanted = batch.targets >= 0
-                loss = model.loss(model(batch)[wanted], batch.targets[wanted])
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                losses.append(float(loss.detach()))
-            curve.append(float(np.mean(losses)))
-            if checkpoint is not None:
-                _write_checkpoint(
-                    checkpoint,
-                    {name: part.state_dict() for name, part in carried.items()}
-                    | {"fingerprint": fingerprint, "curve": curve},
-                )
-            if progress is not None:
-                progress(epoch + 1, s.epochs)
-    return model.eval().requires_grad_(False), curve
-
-
-def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with fresh_file(path) as file:
-        torch.save(state, file)
 
 
 def save_generator(model: Generator, path: Path) -> None:
@@ -426,82 +208,3 @@ def load_generator(path: Path, settings: GeneratorSettings) -> Generator:
             f"{path} does not hold a generator of {asdict(settings)} ({error}); train it again"
         ) from error
     return model.eval().requires_grad_(False)
-
-
-@torch.no_grad()
-def last_states(model: Generator, histories: Sequences) -> Tensor:
-    """float32 [U, D]: the state after each history, from its newest T events."""
-    counts = np.minimum(np.diff(histories.ends, prepend=0), model.settings.length)
-    states = torch.empty(len(counts), model.settings.dim)
-    order = np.argsort(counts, kind="stable")  # near lengths together: little padding
-    for users in np.array_split(order, -(-len(order) // SCORED)):
-        width = int(counts[users].max())
-        places = np.arange(width) - (width - counts[users])[:, None]  # padded on the left
-        real = places >= 0
-        items = torch.from_numpy(
-            np.where(
-                real,
-                histories.items[
-                    np.where(real, histories.ends[users, None] - width + np.arange(width), 0)
-                ],
-                0,
-            )
-        )
-        rows = Batch(
-            items, items, torch.from_numpy(places.clip(0)), torch.from_numpy(np.where(real, 0, -1))
-        )
-        states[torch.from_numpy(users)] = model(rows)[:, -1]
-    return states
-
-
-class Voice(NamedTuple):
-    """A generator and its state for each user, float32 [U, D]."""
-
-    model: Generator
-    states: Tensor
-
-    @classmethod
-    def of(cls, model: Generator, histories: Sequences) -> "Voice":
-        return cls(model, last_states(model, histories))
-
-
-@torch.no_grad()
-def ranks(
-    voices: Sequence[Voice],
-    targets: np.ndarray,
-    histories: Sequences,
-    *,
-    mixes: Sequence[Sequence[float]] = ((1.0,),),
-) -> tuple[np.ndarray, np.ndarray]:
-    """(items that score above the target, items that score the same, itself among them), int64 [M,
-    U] each.
-
-    mixes: for each of M lists, how much every voice's log P(item) counts in the score. Items of a
-    user's history are left out, unless it is the target that came before.
-    """
-    above, tied = (np.empty((len(mixes), len(targets)), np.int64) for _ in range(2))
-    starts = np.concatenate([[0], histories.ends])
-    for first in range(0, len(targets), SCORED):
-        part = slice(first, min(first + SCORED, len(targets)))
-        size = part.stop - first
-        parts = [v.model.scores(v.states[part]) for v in voices]
-        if len(parts) > 1:
-            parts = [torch.log_softmax(scores_NP, 0) for scores_NP in parts]
-        seen = torch.from_numpy(histories.items[starts[first] : starts[part.stop]])
-        column = torch.from_numpy(
-            np.repeat(np.arange(size), np.diff(starts[first : part.stop + 1]))
-        )
-        target = torch.from_numpy(targets[part]), torch.arange(size)
-        for row, mix in enumerate(mixes):
-            scores_NP = sum(
-                (share * scores for share, scores in zip(mix[1:], parts[1:], strict=True)),
-                mix[0] * parts[0],
-            )
-            wanted = scores_NP[target].clone()
-            scores_NP[seen, column] = -torch.inf
-            scores_NP[target] = wanted
-            above[row, part], tied[row, part] = (
-                (scores_NP > wanted).sum(0).numpy(),
-                (scores_NP == wanted).sum(0).numpy(),
-            )
-    return above, tied

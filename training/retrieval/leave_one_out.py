@@ -1,5 +1,5 @@
 """Leave-one-out over ordered item sequences, ranked against the whole catalogue. Reads: sequences.
-Writes: training, validation and test parts, credits.
+Writes: training, validation and test parts, UserMetrics.
 
 The last item of a user is the test item, the one before it the validation item, the rest trains
 (methods 14.2). A user of fewer than three items only trains. There is no clock here: a place in the
@@ -136,8 +136,8 @@ def read_sequences(path: Path, item_ids: np.ndarray) -> LeaveOneOut:
 
 
 @dataclass(frozen=True)
-class Credit:
-    """What each user's list earns at each cut-off, float64 [U, C]: the expectation over every order
+class UserMetrics:
+    """Recall and NDCG of each user's list at each cut-off, float64 [U, C]: the expectation over every order
     of items with equal scores.
     """
 
@@ -154,7 +154,7 @@ class Credit:
             for k, v in zip(self.cutoffs, values, strict=True)
         }
 
-    def difference(self, other: "Credit") -> dict[str, dict[str, float]]:
+    def difference(self, other: "UserMetrics") -> dict[str, dict[str, float]]:
         """{recall_at_5: {mean, low, high}, ...}: self minus other on the same users, with the 95 %
         interval of a paired mean over the users.
         """
@@ -165,16 +165,18 @@ class Credit:
             for name, errors in error.items()
             for k, e in zip(self.cutoffs, errors, strict=True)
         }
-        means = Credit(recall, ndcg, self.cutoffs).means()
+        means = UserMetrics(recall, ndcg, self.cutoffs).means()
         return {
             name: {"mean": mean, "low": mean - half[name], "high": mean + half[name]}
             for name, mean in means.items()
         }
 
 
-def credit(above: np.ndarray, tied: np.ndarray, *, cutoffs: Sequence[int] = CUTOFFS) -> Credit:
-    """Credit of one relevant item a user: `above` items score higher, `tied` score the same, itself
-    included; int64 [U].
+def user_metrics(
+    above: np.ndarray, tied: np.ndarray, *, cutoffs: Sequence[int] = CUTOFFS
+) -> UserMetrics:
+    """Recall and NDCG of one relevant item a user: `above` items score higher, `tied` score the
+    same, itself included; int64 [U].
 
     Items of one semantic ID score the same, so a generator that finds a bucket of m items at the
     top earns 1/m at 1, not 1.
@@ -186,13 +188,13 @@ def credit(above: np.ndarray, tied: np.ndarray, *, cutoffs: Sequence[int] = CUTO
     limit = np.array(cutoffs)
     within = np.clip(np.minimum(last, limit) - first, 0, None)
     gained = gain[np.minimum(last, limit)] - gain[np.minimum(first, limit)]
-    return Credit(within / tied[:, None], gained / tied[:, None], cutoffs)
+    return UserMetrics(within / tied[:, None], gained / tied[:, None], cutoffs)
 
 
-def mean_credit(credits: Sequence[Credit]) -> Credit:
+def mean_metrics(each: Sequence[UserMetrics]) -> UserMetrics:
     """Each user's mean over the seeds."""
-    return Credit(
-        np.mean([c.recall for c in credits], axis=0),
-        np.mean([c.ndcg for c in credits], axis=0),
-        credits[0].cutoffs,
+    return UserMetrics(
+        np.mean([c.recall for c in each], axis=0),
+        np.mean([c.ndcg for c in each], axis=0),
+        each[0].cutoffs,
     )

@@ -29,8 +29,12 @@ from adc_features.ranking.trained import load_trained
 from adc_features.serving.promotion import PROMOTION, read_promotion
 from adc_features.serving.scoring import open_bundle
 from adc_features.store import live_generations, materialize, materialized_through
-from training.deployment import deployment
-from training.deployment.retrain import RetrainSettings, retrain
+from training.deployment import promotions
+from training.deployment.cleanup import collect
+from training.deployment.inventory import problems
+from training.deployment.record import catalog_of, sync
+from training.deployment.retrain import retrain
+from training.deployment.settings import RetrainSettings
 from training.deployment.tracking import track
 from training.stages import DATASET, RANKERS
 
@@ -119,9 +123,9 @@ def test_what_was_made_is_on_record_without_anybody_registering_it(place):
         ("codes", "g1", "ready"),
         ("codes_weights", "g1", "ready"),
     }
-    events = len(deployment.catalog_of(Run.open(place)).events())
+    events = len(catalog_of(Run.open(place)).events())
     assert answer("versions", "--run", str(place)) == first
-    assert len(deployment.catalog_of(Run.open(place)).events()) == events
+    assert len(catalog_of(Run.open(place)).events()) == events
 
 
 def test_a_rollback_serves_what_served_before(place):
@@ -156,17 +160,17 @@ def test_a_promotion_that_was_killed_before_the_pointer_never_happened(place, mo
     as abandoned.
     """
     adc("promote", "--run", str(place))
-    monkeypatch.setattr(deployment, "promote", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(promotions, "promote", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
     CliRunner().invoke(application(), ["promote", "--run", str(place), "--recipe", "codes"])
     monkeypatch.undo()
-    assert deployment.problems(Run.open(place), deployment.catalog_of(Run.open(place))) == []
+    assert problems(Run.open(place), catalog_of(Run.open(place))) == []
     assert states(place) == ["serving", "abandoned"]
     adc("doctor", str(place))
 
 
 def test_a_promotion_that_was_killed_after_the_pointer_holds(place, monkeypatch):
     """The pointer is the truth: the next command records what it names as serving."""
-    real, calls = deployment.sync, []
+    real, calls = promotions.sync, []
 
     def killed_at_the_second(*args: Any, **kwargs: Any) -> None:
         calls.append(1)
@@ -174,7 +178,7 @@ def test_a_promotion_that_was_killed_after_the_pointer_holds(place, monkeypatch)
             raise KeyboardInterrupt
         real(*args, **kwargs)
 
-    monkeypatch.setattr(deployment, "sync", killed_at_the_second)
+    monkeypatch.setattr(promotions, "sync", killed_at_the_second)
     CliRunner().invoke(application(), ["promote", "--run", str(place)])
     monkeypatch.undo()
     assert states(place) == ["serving"]
@@ -258,13 +262,11 @@ def test_a_promotion_file_that_is_damaged_in_any_way_is_repaired_by_promoting(pl
     adc("promote", "--run", str(place), "--recipe", "codes")
     for number, damage in enumerate(DAMAGES, start=2):
         damaged(place / PROMOTION, damage)
-        assert (
-            len(deployment.problems(Run.open(place), deployment.catalog_of(Run.open(place)))) == 1
-        ), damage
+        assert len(problems(Run.open(place), catalog_of(Run.open(place)))) == 1, damage
         # a promotion that is well written, of a ranker that is gone
         if not damage.startswith("ranker 'xxx"):
             with pytest.raises(ArtifactError, match="adc promote --run"):
-                deployment.sync(Run.open(place), deployment.catalog_of(Run.open(place)), at=AT)
+                sync(Run.open(place), catalog_of(Run.open(place)), at=AT)
         # the form that looks the ranker up, too
         words = ("--generation", "g1") if number % 2 else ()
         assert answer("promote", "--run", str(place), *words)["number"] == number, damage
@@ -374,8 +376,8 @@ def test_clean_up_keeps_what_serves_and_what_it_would_roll_back_to(place):
     made: list[str] = []
     for n in range(3):
         copied_ranker(place, retraining(n))
-        record = deployment.catalog_of(run)
-        deployment.sync(run, record, at=AT + timedelta(days=n))
+        record = catalog_of(run)
+        sync(run, record, at=AT + timedelta(days=n))
         made.append(
             next(
                 r
@@ -426,18 +428,16 @@ def test_a_clean_up_killed_at_any_deletion_is_ended_by_the_next(place, tmp_path)
         copied_ranker(place, retraining(n))
         adc("promote", "--run", str(place), "--recipe", "codes")
         adc("promote", "--run", str(place))
-        deployment.sync(run, deployment.catalog_of(run), at=AT + timedelta(days=n))
-    deployment.sync(run, deployment.catalog_of(run), at=AT)
+        sync(run, catalog_of(run), at=AT + timedelta(days=n))
+    sync(run, catalog_of(run), at=AT)
     ends, killed = [], 0
     while True:
         work = Run.open(Path(shutil.copytree(place, tmp_path / f"killed{killed}")))
-        if not killed_at_deletion(
-            killed, lambda work=work: deployment.collect(work, deployment.catalog_of(work), at=AT)
-        ):
+        if not killed_at_deletion(killed, lambda work=work: collect(work, catalog_of(work), at=AT)):
             break
-        record = deployment.catalog_of(work)
-        assert deployment.problems(work, record) == []
-        deployment.collect(work, record, at=AT)
+        record = catalog_of(work)
+        assert problems(work, record) == []
+        collect(work, record, at=AT)
         ends.append(left_of(work))
         killed += 3
     assert len(ends) >= 5
@@ -450,10 +450,10 @@ def test_nothing_is_deleted_under_a_retrain_and_nothing_promoted_under_a_clean_u
     """Each is told to wait; what serves stays."""
     adc("promote", "--run", str(place))
     before = (place / PROMOTION).read_bytes()
-    record = deployment.catalog_of(Run.open(place))
+    record = catalog_of(Run.open(place))
     with record.alone("retrain"):
         assert "'retrain' lock" in str(adc("gc", "--run", str(place), code=1).exception)
-    monkeypatch.setattr(deployment, "WAIT", 0.0)
+    monkeypatch.setattr(promotions, "WAIT", 0.0)
     with record.alone("deploy"):
         assert "'deploy' lock" in str(
             adc("promote", "--run", str(place), "--recipe", "codes", code=1).exception
@@ -690,7 +690,7 @@ def test_a_gate_that_does_not_hold_keeps_the_champion(place):
     assert not kept["gates"]["gauc_gain"]["passed"]
     assert "online_parity" not in kept["gates"]
     assert (place / PROMOTION).read_bytes() == before
-    assert [r["state"] for r in deployment.catalog_of(Run.open(place)).runs()] == ["kept"]
+    assert [r["state"] for r in catalog_of(Run.open(place)).runs()] == ["kept"]
 
 
 def test_without_a_reason_nothing_is_trained(place):
@@ -715,7 +715,7 @@ def test_data_that_cannot_decide_is_refused_with_the_state_unchanged(place, chan
     """Too few rows, nothing new, or a window that the champion has seen."""
     adc("promote", "--run", str(place))
     run = Run.open(place)
-    catalog = deployment.catalog_of(run)
+    catalog = catalog_of(run)
     before = (place / PROMOTION).read_bytes()
     with pytest.raises(InputError, match=message):
         retrain(run, catalog, settings=RetrainSettings(**{"min_rows": 20, **changes}), at=AT)
@@ -834,7 +834,7 @@ def test_data_ends_where_it_was_complete_and_not_at_its_last_event(place):
 
 def test_two_retrains_at_once_are_refused(place):
     """The second one is told at once, with exit code 20."""
-    with deployment.catalog_of(Run.open(place)).alone("retrain"):
+    with catalog_of(Run.open(place)).alone("retrain"):
         assert "another process holds" in adc("retrain", "--run", str(place), code=20).output
 
 
@@ -845,8 +845,10 @@ def test_a_killed_retrain_goes_on_to_the_same_end(place, monkeypatch):
     from training.deployment import retrain as module
 
     adc("promote", "--run", str(place))
-    monkeypatch.setattr(module._Task, "_gates", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
-    monkeypatch.setattr(module, "_ended", lambda *_: None)
+    monkeypatch.setattr(
+        module, "score_gates", lambda *_, **__: (_ for _ in ()).throw(SystemExit(9))
+    )
+    monkeypatch.setattr(module, "_end_record", lambda *_: None)
     retrained_words = (
         "retrain",
         "--run",
@@ -868,7 +870,7 @@ def test_a_killed_retrain_goes_on_to_the_same_end(place, monkeypatch):
     stamp = made.stat().st_mtime_ns
     assert answer(*retrained_words)["decision"] == "promoted"
     assert made.stat().st_mtime_ns == stamp
-    assert [r["state"] for r in deployment.catalog_of(Run.open(place)).runs()] == [
+    assert [r["state"] for r in catalog_of(Run.open(place)).runs()] == [
         "killed",
         "promoted",
     ]
@@ -881,10 +883,10 @@ def test_a_champion_that_was_replaced_meanwhile_is_not_overruled(place, monkeypa
     from training.deployment import retrain as module
 
     adc("promote", "--run", str(place))
-    real = module._Task._parity
+    real = module._online_parity
     monkeypatch.setattr(
-        module._Task,
-        "_parity",
+        module,
+        "_online_parity",
         lambda task: adc("promote", "--run", str(place), "--recipe", "codes") and real(task),
     )
     words = (

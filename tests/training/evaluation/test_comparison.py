@@ -1,4 +1,4 @@
-"""Tokenizers compared over rolling windows, on a small shop; and what the verdict computes, by
+"""Tokenizers compared over rolling windows, on a small shop; and what the result computes, by
 hand.
 """
 
@@ -16,17 +16,13 @@ from adc_features.cli.main import application
 from adc_features.data.dataset import Windows, write_dataset
 from adc_features.data.synthetic import synthetic
 from adc_features.errors import InputError
-from training.evaluation import comparison
-from training.evaluation.comparison import (
-    ComparisonSettings,
-    Variant,
-    Window,
-    compare,
-    rows_of,
-    windows_of,
-)
+from training.evaluation import comparison, trial
+from training.evaluation.comparison import compare
+from training.evaluation.inputs import rows_of
 from training.evaluation.metrics import Estimate
-from training.evaluation.significance import holm, p_value, sign_test, verdict
+from training.evaluation.plan import ComparisonSettings, Variant, Window, windows_of
+from training.evaluation.significance import comparison_result, holm, p_value, sign_test
+from training.evaluation.trial import TrialTask, is_complete
 
 VARIANTS = (
     Variant("adc", "adc", {"steps": 60, "warmup_steps": 10}),
@@ -65,64 +61,62 @@ def test_every_system_scores_the_same_rows_of_every_window(compared):
     """Two windows, without codes, both tokenizers and the controls of the first: probabilities for
     each row, one set a seed.
     """
-    out, (cells, facts) = compared
+    out, (trials, facts) = compared
     rows = {w.name: len(rows_of(out).between(w.start, w.end)) for w in facts["windows"]}
-    assert [(c.window.name, c.variant) for c in cells] == [
+    assert [(c.window.name, c.variant) for c in trials] == [
         (w, v) for w in rows for v in (None, "adc", "rq_kmeans")
     ]
-    for cell in cells:
-        for score in cell.scores.values():
-            assert score.shape == (1, rows[cell.window.name])
+    for each in trials:
+        for score in each.scores.values():
+            assert score.shape == (1, rows[each.window.name])
             assert ((score > 0) & (score < 1)).all()
-    assert set(cells[0].scores) == {"no_sid/ppnet", "vectors/ppnet"}
-    assert set(cells[1].scores) == {"adc/ppnet", "adc_codes/ppnet", "adc_permuted/ppnet"}
-    assert set(cells[2].scores) == {"rq_kmeans/ppnet"}
+    assert set(trials[0].scores) == {"no_sid/ppnet", "vectors/ppnet"}
+    assert set(trials[1].scores) == {"adc/ppnet", "adc_codes/ppnet", "adc_permuted/ppnet"}
+    assert set(trials[2].scores) == {"rq_kmeans/ppnet"}
     assert {"fit_seconds", "encode_rows_per_second", "bytes_per_item", "quality"} <= set(
-        cells[1].facts
+        trials[1].facts
     )
 
 
 def test_what_is_complete_is_found_again(compared, shop, monkeypatch):
-    """A second call makes no cell; after one cell is lost, only that one is made, to the same
+    """A second call makes no trial; after one trial is lost, only that one is made, to the same
     scores. Another version of the library makes its own.
     """
     import shutil
 
-    out, (cells, _) = compared
+    out, (trials, _) = compared
     made = []
-    real = comparison._make
-    monkeypatch.setattr(comparison, "_make", lambda *task: made.append(task[3]) or real(*task))
+    real = comparison.ensure_trial
+    monkeypatch.setattr(
+        comparison, "ensure_trial", lambda *given: made.append(given[2].variant) or real(*given)
+    )
     compare(out, settings(shop))
     assert made == []
-    shutil.rmtree(out / "cells" / f"{cells[2].window.name}_rq_kmeans_0")
+    shutil.rmtree(out / "cells" / f"{trials[2].window.name}_rq_kmeans_0")
     again, _ = compare(out, settings(shop))
     assert [v.name for v in made] == ["rq_kmeans"]
-    assert np.array_equal(again[2].scores["rq_kmeans/ppnet"], cells[2].scores["rq_kmeans/ppnet"])
-    task = (cells[2].window, VARIANTS[1], 0)
-    assert comparison._complete(
-        comparison._cell_directory(out, *task), comparison._made_of(out, settings(shop), *task)
-    )
-    monkeypatch.setattr(comparison, "__version__", "another")
-    assert not comparison._complete(
-        comparison._cell_directory(out, *task), comparison._made_of(out, settings(shop), *task)
-    )
+    assert np.array_equal(again[2].scores["rq_kmeans/ppnet"], trials[2].scores["rq_kmeans/ppnet"])
+    task = TrialTask(trials[2].window, VARIANTS[1], 0)
+    assert is_complete(out, settings(shop), task)
+    monkeypatch.setattr(trial, "__version__", "another")
+    assert not is_complete(out, settings(shop), task)
 
 
 def test_another_fit_learns_everything_anew(compared, shop):
     """With two fits the first is found again; the second has behaviour vectors, codes and rankers
-    of its own, and the verdict is the mean of both.
+    of its own, and the result is the mean of both.
     """
-    out, (cells, _) = compared
+    out, (trials, _) = compared
     both, _ = compare(out, settings(shop, fits=2))
     first, second = ([c for c in both if c.fit == fit] for fit in (0, 1))
-    assert len(first) == len(second) == len(cells)
-    for old, kept, new in zip(cells, first, second, strict=True):
+    assert len(first) == len(second) == len(trials)
+    for old, kept, new in zip(trials, first, second, strict=True):
         for name, scores in old.scores.items():
             assert np.array_equal(kept.scores[name], scores)
             assert not np.array_equal(new.scores[name], scores)
     vectors = [np.load(out / "behavior" / str(fit) / "series.npz")["vectors"] for fit in (0, 1)]
     assert not np.array_equal(*vectors)
-    results = [verdict(part, rows_of(out), first="adc") for part in (both, first, second)]
+    results = [comparison_result(part, rows_of(out), first="adc") for part in (both, first, second)]
     whole, *apart = (r["paired"]["adc_minus_rq_kmeans"]["gauc"] for r in results)
     assert whole["fits"] == [part["mean"] for part in apart]
     assert whole["mean"] == pytest.approx(np.mean(whole["fits"]))
@@ -139,7 +133,7 @@ def test_a_window_knows_nothing_of_what_comes_after_it(compared, shop, tmp_path)
     """With every later label turned round, the first day of the first window is scored the same to
     the bit; its later days may read labels of its first.
     """
-    _, (cells, facts) = compared
+    _, (trials, facts) = compared
     first, data = (
         facts["windows"][0],
         synthetic(seed=0, items=150, users=200, interactions=4000).dataset,
@@ -158,7 +152,7 @@ def test_a_window_knows_nothing_of_what_comes_after_it(compared, shop, tmp_path)
         tmp_path / "out", settings(tmp_path / "shop", windows=2, variants=VARIANTS[1:])
     )
     mine = {c.variant: c.scores for c in again if c.window.name == first.name}
-    wanted = {c.variant: c.scores for c in cells if c.window.name == first.name}
+    wanted = {c.variant: c.scores for c in trials if c.window.name == first.name}
     for name in ("rq_kmeans/ppnet",):
         same_day = rows_of(tmp_path / "out").between(first.start, first.start + timedelta(days=1))
         assert np.array_equal(
@@ -230,7 +224,7 @@ def test_a_missing_modality_removes_the_tokenizers_that_need_it(tmp_path):
     data = synthetic(seed=0, items=150, users=200, interactions=4000).dataset
     items = data.items.drop_columns([c for c in data.items.column_names if c.startswith("vector_")])
     write_dataset(replace(data, items=items, text_views={}), tmp_path / "shop")
-    cells, _ = compare(
+    trials, _ = compare(
         tmp_path / "out",
         settings(
             tmp_path / "shop",
@@ -239,7 +233,7 @@ def test_a_missing_modality_removes_the_tokenizers_that_need_it(tmp_path):
             controls=False,
         ),
     )
-    result = verdict(cells, rows_of(tmp_path / "out"), first="adc")
+    result = comparison_result(trials, rows_of(tmp_path / "out"), first="adc")
     assert "letter codes content" in result["removed"]["letter"]
     assert set(result["paired"]) == {"adc_minus_no_sid", "adc_minus_vectors"}
 
@@ -255,8 +249,8 @@ def test_a_collapsed_tokenizer_is_reported_and_not_ranked(compared, shop, monkey
         "fit",
         lambda *_, **__: (_ for _ in ()).throw(QualityError("codebook 0 uses 12% of its codes")),
     )
-    cells, _ = compare(out, settings(shop, windows=1, variants=(Variant("flat", "rq_kmeans"),)))
-    result = verdict(cells, rows_of(out), first="flat")
+    trials, _ = compare(out, settings(shop, windows=1, variants=(Variant("flat", "rq_kmeans"),)))
+    result = comparison_result(trials, rows_of(out), first="flat")
     assert result["collapsed"] == {"flat": "codebook 0 uses 12% of its codes"}
     assert "paired" not in result
 

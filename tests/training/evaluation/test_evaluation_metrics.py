@@ -9,7 +9,7 @@ from sklearn.metrics import log_loss, roc_auc_score
 from adc_features.errors import InputError
 from training.evaluation.metrics import (
     Estimate,
-    Judge,
+    PairedBootstrap,
     expected_calibration_error,
     gauc,
     popularity_slices,
@@ -54,15 +54,15 @@ def world(n=400, seed=0):
 def test_each_draw_equals_the_metric_of_the_drawn_rows():
     """A draw that holds a user twice scores as if that user's rows stood there twice."""
     label, user, score = world()
-    judge = Judge(label, user, seed=1, draws=5)
+    bootstrap = PairedBootstrap(label, user, seed=1, draws=5)
     auc, loss, within, calibration = (
-        judge.auc(score),
-        judge.logloss(score),
-        judge.gauc(score),
-        judge.calibration(score),
+        bootstrap.auc(score),
+        bootstrap.logloss(score),
+        bootstrap.gauc(score),
+        bootstrap.calibration(score),
     )
     for b in range(5):
-        times = judge.weights[b][judge.user_row]
+        times = bootstrap.weights[b][bootstrap.user_row]
         assert auc.draws[b] == pytest.approx(roc_auc_score(label, score, sample_weight=times))
         assert loss.draws[b] == pytest.approx(log_loss(label, score, sample_weight=times))
         assert calibration.draws[b] == pytest.approx((score * times).sum() / (label * times).sum())
@@ -80,15 +80,15 @@ def test_a_mask_judges_its_rows_alone_with_the_draws_of_all():
     """
     label, user, score = world()
     mask = user > 20
-    judge = Judge(label, user, seed=1, draws=4)
-    within, auc = judge.gauc(score, mask), judge.auc(score, mask)
+    bootstrap = PairedBootstrap(label, user, seed=1, draws=4)
+    within, auc = bootstrap.gauc(score, mask), bootstrap.auc(score, mask)
     assert within.value == pytest.approx(gauc(label[mask], score[mask], user[mask]).value)
     assert auc.value == pytest.approx(roc_auc_score(label[mask], score[mask]))
     users = np.unique(user)
     each = [gauc(label[user == u], score[user == u], user[user == u]) for u in users]
     kept = [n for n, u in enumerate(users) if u > 20 and np.isfinite(each[n].value)]
     for b in range(4):
-        weight = judge.weights[b][kept] * [each[n].rows for n in kept]
+        weight = bootstrap.weights[b][kept] * [each[n].rows for n in kept]
         assert within.draws[b] == pytest.approx(
             np.average([each[n].value for n in kept], weights=weight)
         )
@@ -99,15 +99,15 @@ def test_several_seeds_are_averaged_and_differences_are_paired():
     nothing.
     """
     label, user, score = world()
-    judge = Judge(label, user, seed=2, draws=50)
-    both = judge.auc(np.stack([score, 1 - score]))
+    bootstrap = PairedBootstrap(label, user, seed=2, draws=50)
+    both = bootstrap.auc(np.stack([score, 1 - score]))
     assert both.value == pytest.approx(0.5)
-    assert (judge.auc(score) - judge.auc(score)).interval() == {
+    assert (bootstrap.auc(score) - bootstrap.auc(score)).interval() == {
         "mean": 0.0,
         "low": 0.0,
         "high": 0.0,
     }
-    found = judge.auc(score).interval()
+    found = bootstrap.auc(score).interval()
     assert found["low"] < found["mean"] < found["high"]
 
 
@@ -115,8 +115,8 @@ def test_the_same_seed_gives_the_same_interval():
     """Draws depend on the seed alone."""
     label, user, score = world()
     assert (
-        Judge(label, user, seed=3).auc(score).interval()
-        == Judge(label, user, seed=3).auc(score).interval()
+        PairedBootstrap(label, user, seed=3).auc(score).interval()
+        == PairedBootstrap(label, user, seed=3).auc(score).interval()
     )
 
 
@@ -125,9 +125,9 @@ def test_one_class_is_refused_and_one_class_slices_are_undefined():
     not 0.5.
     """
     with pytest.raises(InputError, match="both 0 and 1"):
-        Judge(np.ones(5), np.arange(5), seed=0)
+        PairedBootstrap(np.ones(5), np.arange(5), seed=0)
     label, user, score = world()
-    assert np.isnan(Judge(label, user, seed=0).auc(score, label > 0).interval()["mean"])
+    assert np.isnan(PairedBootstrap(label, user, seed=0).auc(score, label > 0).interval()["mean"])
     assert np.isnan(Estimate(float("nan"), np.full(3, np.nan)).interval()["low"])
 
 
@@ -136,7 +136,7 @@ def test_scores_that_do_not_fit_are_refused():
     label, user, score = world()
     for broken in (score[:-1], np.where(np.arange(len(score)) == 3, np.nan, score)):
         with pytest.raises(InputError, match="expected finite"):
-            Judge(label, user, seed=0).auc(broken)
+            PairedBootstrap(label, user, seed=0).auc(broken)
 
 
 def test_slices_follow_training_counts():

@@ -1,6 +1,4 @@
-"""Retrieval by codes on sequences whose next item is determined. Reads: leave_one_out, generator,
-retrieve.
-"""
+"""Retrieval by codes on sequences whose next item is determined. Reads: training.retrieval."""
 
 import json
 from dataclasses import replace
@@ -17,28 +15,20 @@ from adc_features.codes.sids import SidTable
 from adc_features.encoders.sasrec import SASRec, Sequences, packed_batches
 from adc_features.errors import ArtifactError, InputError
 from adc_features.pipeline.stages import load_source
+from training.retrieval.catalogue import Coded
+from training.retrieval.codes import embedding_table, loss_weights, sid_spec
+from training.retrieval.evaluation import evaluate
+from training.retrieval.full_ranking import Scorer, last_states, ranks
 from training.retrieval.generator import (
-    Coded,
     Generator,
     GeneratorSettings,
-    Voice,
-    last_states,
     load_generator,
-    ranks,
     save_generator,
-    train_generator,
 )
-from training.retrieval.leave_one_out import START, LeaveOneOut, credit, read_sequences
-from training.retrieval.retrieve import (
-    Retriever,
-    Source,
-    embedding_table,
-    evaluate,
-    loss_weights,
-    open_source,
-    sid_spec,
-    train,
-)
+from training.retrieval.generator_training import train_generator
+from training.retrieval.leave_one_out import START, LeaveOneOut, read_sequences, user_metrics
+from training.retrieval.retrievers import Retriever, train
+from training.retrieval.source import Source, open_source
 
 ITEMS = 24
 SMALL = GeneratorSettings(
@@ -117,14 +107,14 @@ def test_sequences_are_refused_when_they_cannot_be_used(tmp_path):
             read_sequences(path, np.array(["a", "b"]))
 
 
-# ---- credit
+# ---- metrics of a user
 
 
 def test_a_hit_in_a_bucket_earns_its_share():
     """4 items score above and 3 alike: rank 5, 6 or 7. One of three orders lies within 5, and NDCG
     is the mean of the three.
     """
-    got = credit(np.array([4]), np.array([3]), cutoffs=(5, 10))
+    got = user_metrics(np.array([4]), np.array([3]), cutoffs=(5, 10))
     assert got.recall.tolist() == [[1 / 3, 1]]
     assert got.ndcg[0] == pytest.approx(
         [1 / np.log2(6) / 3, (1 / np.log2(6) + 1 / np.log2(7) + 1 / np.log2(8)) / 3]
@@ -133,7 +123,7 @@ def test_a_hit_in_a_bucket_earns_its_share():
 
 def test_an_item_alone_earns_the_standard_metrics():
     """Rank 1, rank 10 and rank 11 at cut-off 10."""
-    got = credit(np.array([0, 9, 10]), np.array([1, 1, 1]), cutoffs=(10,))
+    got = user_metrics(np.array([0, 9, 10]), np.array([1, 1, 1]), cutoffs=(10,))
     assert got.recall[:, 0].tolist() == [1, 1, 0]
     assert got.ndcg[:, 0] == pytest.approx([1, 1 / np.log2(11), 0])
 
@@ -143,10 +133,10 @@ def test_one_code_for_all_items_earns_chance():
     split = ring()
     model = generator(Coded(np.zeros((ITEMS, 2), np.int64), np.ones((ITEMS, 2), np.float32), 5))
     histories, targets = split.histories("test")
-    [above], [tied] = ranks([Voice.of(model, histories)], targets, histories)
+    [above], [tied] = ranks([Scorer.of(model, histories)], targets, histories)
     assert above.tolist() == [0] * len(targets)
     assert tied.tolist() == [ITEMS - 5] * len(targets)  # the five items of the history are left out
-    assert credit(above, tied, cutoffs=(5,)).recall.mean() == pytest.approx(5 / (ITEMS - 5))
+    assert user_metrics(above, tied, cutoffs=(5,)).recall.mean() == pytest.approx(5 / (ITEMS - 5))
 
 
 # ---- scores and losses
@@ -243,7 +233,7 @@ def test_seen_items_are_left_out_but_not_a_target_that_came_before():
     """The user saw 0 and 1; item 1 again is the target and stays, 0 is gone."""
     model = generator(Coded(np.zeros((ITEMS, 1), np.int64), np.ones((ITEMS, 1), np.float32), 2))
     [above], [tied] = ranks(
-        [Voice(model, states(model, 1))], np.array([1]), Sequences(np.array([0, 1]), np.array([2]))
+        [Scorer(model, states(model, 1))], np.array([1]), Sequences(np.array([0, 1]), np.array([2]))
     )
     assert (above.tolist(), tied.tolist()) == ([0], [ITEMS - 1])
 
@@ -254,17 +244,17 @@ def test_a_mix_adds_log_probabilities_of_items():
     """
     split = ring()
     histories, targets = split.histories("test")
-    voices = [Voice.of(generator(), histories), Voice.of(generator(None, items=True), histories)]
-    above, _ = ranks(voices, targets, histories, mixes=[[0.25, 0.75], [1.0, 0.0]])
+    scorers = [Scorer.of(generator(), histories), Scorer.of(generator(None, items=True), histories)]
+    above, _ = ranks(scorers, targets, histories, mixes=[[0.25, 0.75], [1.0, 0.0]])
     with torch.no_grad():
         scores = sum(
             share * torch.log_softmax(v.model.scores(v.states), 0)
-            for share, v in zip((0.25, 0.75), voices, strict=True)
+            for share, v in zip((0.25, 0.75), scorers, strict=True)
         )
     for user, target in enumerate(targets):
         others = np.setdiff1d(np.arange(ITEMS), histories.items[user * 5 : user * 5 + 5])
         assert above[0, user] == (scores[others, user] > scores[target, user]).sum()
-    assert np.array_equal(above[1], ranks(voices[:1], targets, histories)[0][0])
+    assert np.array_equal(above[1], ranks(scorers[:1], targets, histories)[0][0])
 
 
 # ---- training
@@ -286,9 +276,9 @@ def test_a_determined_next_item_is_found(coded, changes):
         split.training, coded, items=ITEMS, settings=replace(SMALL, **changes), seed=0
     )
     histories, targets = split.histories("test")
-    [above], [tied] = ranks([Voice.of(model, histories)], targets, histories)
+    [above], [tied] = ranks([Scorer.of(model, histories)], targets, histories)
     assert curve[-1] < curve[0]
-    assert credit(above, tied, cutoffs=(1,)).recall.mean() > 0.95
+    assert user_metrics(above, tied, cutoffs=(1,)).recall.mean() > 0.95
 
 
 def test_a_seed_gives_one_generator_and_a_stopped_one_goes_on_to_it(tmp_path):

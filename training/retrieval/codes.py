@@ -1,0 +1,113 @@
+"""Codes of every item from the training part alone. Reads: Source. Writes:
+
+<out>/behavior/                     SASRec item vectors of the training part, found again by content
+<out>/codes/<tokenizer>-seed_<n>/   the frozen generation and its codes
+"""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from adc_features import __version__
+from adc_features.artifact import ensure_directory
+from adc_features.codes.embeddings import EmbeddingTable
+from adc_features.codes.sids import SidTable
+from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import InputError
+from adc_features.pipeline.run import Progress
+from training.retrieval.source import Source
+
+FLOOR, CEILING = 0.1, 4.0
+"""Learned weights are held between these in the loss: a position of weight 0 would go untrained for
+exactly the items of the tail (methods 12, i).
+"""
+
+
+def embedding_table(
+    source: Source, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+) -> EmbeddingTable:
+    """Content vectors beside behaviour vectors and counts that know the training part of the
+    sequences only.
+    """
+    from adc_features.encoders.behavior import behavior_series, full_softmax
+
+    events, as_of = source.split.training_events()
+    ids = source.split.item_ids
+    [learned] = behavior_series(
+        events,
+        ids,
+        cutoffs=[as_of],
+        settings=full_softmax(),
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=progress,
+    )
+    vectors = {**source.vectors, BEHAVIOR: learned.vectors}
+    present = {**source.present, BEHAVIOR: learned.present}
+    return EmbeddingTable(ids, vectors, present, learned.interaction_count, as_of)
+
+
+def sid_spec(modalities: Iterable[str], *, codebook_size: int = 256) -> SidSpec:
+    """Two shared positions, four of each content modality, six of behaviour: longer than a ranker's
+    ID, since heads that do not wait for each other make length cheap (RPG uses 32 positions).
+    """
+    return SidSpec(
+        content=dict.fromkeys(modalities, 4), shared=2, behavior=6, codebook_size=codebook_size
+    )
+
+
+def loss_weights(sids: SidTable, behavioral: Sequence[bool]) -> np.ndarray:
+    """How much each position counts in the loss, float32 [N, L]: 1 where it is content, the learned
+    weight in [FLOOR, CEILING] where it is behaviour.
+    """
+    return np.where(behavioral, np.clip(sids.sid_weight, FLOOR, CEILING), 1.0).astype(np.float32)
+
+
+def codes_of(
+    source: Source,
+    out: Path,
+    *,
+    tokenizer: str,
+    codebook_size: int,
+    seed: int,
+    progress: Progress | None = None,
+) -> tuple[SidTable, SidSpec]:
+    """The tokenizer's codes of every item, fitted on the training part, from disk where these very
+    inputs made them.
+    """
+    from adc_features.codes.generation import open_generation
+    from adc_features.tokenizer.encode import encode
+    from adc_features.tokenizer.fit import RECIPES, fit
+
+    if tokenizer not in RECIPES:
+        raise InputError(f"tokenizer is {tokenizer!r}; expected one of {', '.join(RECIPES)}")
+    directory = out / "codes" / f"{tokenizer}-seed_{seed}"
+    spec, settings = sid_spec(source.vectors, codebook_size=codebook_size), RECIPES[tokenizer]()
+    made_of = {
+        "version": __version__,
+        "source": source.fingerprint,
+        "tokenizer": tokenizer,
+        "seed": seed,
+        "spec": spec.to_dict(),
+        "settings": settings.to_dict(),
+    }
+
+    def fill(target: Path) -> None:
+        table = embedding_table(source, seed=seed, checkpoint=out / "behavior", progress=progress)
+        generation = fit(
+            [table],
+            spec,
+            settings=settings,
+            generation_id=tokenizer,
+            directory=target / "generation",
+            seed=seed,
+            progress=progress,
+            checkpoint=out / ".partial" / f"{tokenizer}-seed_{seed}.pt",
+        )
+        pq.write_table(encode(table, generation).to_arrow(), target / "codes.parquet")
+
+    ensure_directory(directory, made_of, fill)
+    generation = open_generation(directory / "generation")
+    return SidTable.from_arrow(pq.read_table(directory / "codes.parquet")), generation.spec

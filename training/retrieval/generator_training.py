@@ -1,0 +1,111 @@
+"""Train a generator. Reads: sequences, codes. Writes: Generator, a checkpoint after each epoch."""
+
+import logging
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from adc_features.artifact import fresh_file
+from adc_features.encoders.sasrec import Sequences, packed_batches
+from adc_features.tokenizer.encode import one_thread
+from training.retrieval.catalogue import Coded
+from training.retrieval.generator import Generator, GeneratorSettings
+
+log = logging.getLogger(__name__)
+
+
+def train_generator(
+    sequences: Sequences,
+    coded: Coded | None,
+    *,
+    items: int,
+    settings: GeneratorSettings,
+    seed: int,
+    checkpoint: Path | None = None,
+    fingerprint: str = "",
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[Generator, list[float]]:
+    """A trained generator and its mean loss by epoch. One seed gives the same generator twice;
+    trained on one thread.
+
+    checkpoint: a file written after every epoch; a later call with the same fingerprint goes on
+    from it to the same result, one of another is ignored.
+    """
+    s = settings
+    with one_thread(), torch.random.fork_rng(devices=[]):  # dropout takes no generator
+        torch.manual_seed(seed)
+        model = Generator(coded, items=items, settings=s)
+        rows = s.batch // s.length
+        steps = s.epochs * -(-sequences.transitions // (s.length * rows))
+        optimizer, schedule = _optimizer(model, s, steps=steps)
+        carried: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
+        curve = _resumed(checkpoint, fingerprint, carried)
+        for epoch in range(len(curve), s.epochs):
+            # chance is drawn anew each epoch, so a checkpoint carries none
+            rng = np.random.default_rng([seed, epoch])
+            torch.manual_seed(int(rng.integers(2**62)))
+            losses = []
+            for batch in packed_batches(sequences, length=s.length, rows=rows, rng=rng):
+                wanted = batch.targets >= 0
+                loss = model.loss(model(batch)[wanted], batch.targets[wanted])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                losses.append(float(loss.detach()))
+            curve.append(float(np.mean(losses)))
+            if checkpoint is not None:
+                _write_checkpoint(
+                    checkpoint,
+                    {name: part.state_dict() for name, part in carried.items()}
+                    | {"fingerprint": fingerprint, "curve": curve},
+                )
+            if progress is not None:
+                progress(epoch + 1, s.epochs)
+    return model.eval().requires_grad_(False), curve
+
+
+def _optimizer(
+    model: Generator, s: GeneratorSettings, *, steps: int
+) -> tuple[torch.optim.AdamW, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW with decay of code vectors and item rows alone; its rate rises over a tenth of the
+    steps, then falls to 0.
+    """
+    named = dict(model.named_parameters())
+    tables = [named.pop(name) for name in ("table", "tokens") if name in named]
+    groups = [
+        {"params": tables, "weight_decay": s.decay},
+        {"params": list(named.values()), "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=s.learning_rate, betas=(0.9, 0.98), fused=True)
+    warm = max(1, steps // 10)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warm, max(steps - step, 0) / max(1, steps - warm)),
+    )
+    return optimizer, schedule
+
+
+def _resumed(checkpoint: Path | None, fingerprint: str, carried: Mapping[str, Any]) -> list[float]:
+    """The losses of the epochs in the checkpoint, its states loaded; none where there is none of
+    this fingerprint.
+    """
+    if checkpoint is None or not checkpoint.is_file():
+        return []
+    saved = torch.load(checkpoint, weights_only=True)
+    if saved["fingerprint"] != fingerprint:
+        return []
+    for name, part in carried.items():
+        part.load_state_dict(saved[name])
+    curve: list[float] = saved["curve"]
+    log.info("stage=generator resumed_at_epoch=%d of checkpoint=%s", len(curve), checkpoint)
+    return curve
+
+
+def _write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with fresh_file(path) as file:
+        torch.save(state, file)
