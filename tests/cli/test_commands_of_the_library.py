@@ -14,7 +14,7 @@ import typer
 
 from adc_features.artifact import MANIFEST
 from adc_features.cli import console
-from adc_features.cli.commands import app
+from adc_features.cli.main import application
 from adc_features.data.dataset import DAY, read_dataset
 from adc_features.data.synthetic import synthetic
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError, ParityError
@@ -26,10 +26,10 @@ SMALL = ("--items", "150", "--users", "120", "--interactions", "1500")
 def adc(monkeypatch, capsys):
     """Run one command in this process: (exit code, stdout, stderr)."""
 
-    def command(*words, run=app):
+    def command(*words, run=None):
         monkeypatch.setattr(sys, "argv", ["adc", *map(str, words)])
         with pytest.raises(SystemExit) as stop:
-            console.run_app(run)
+            console.run_app(run or application())
         return stop.value.code, *capsys.readouterr()
 
     return command
