@@ -29,7 +29,7 @@ SHARES = {"promote": 6, "rollback": 5, "snapshot": 3, "retrain": 3, "renew": 1, 
 
 def adc(*words: str) -> None:
     subprocess.run(
-        [sys.executable, "-c", "from training.cli import main; main()", *words],
+        [sys.executable, "-c", "from adc_features.cli.main import main; main()", *words],
         check=True,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,

@@ -25,7 +25,7 @@ SETTINGS = ["--seeds", "1", "--snapshots", "3", "--codebook-size", "8", "--steps
 
 def adc(*words: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-c", "from training.cli import main; main()", *words],
+        [sys.executable, "-c", "from adc_features.cli.main import main; main()", *words],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )

@@ -275,7 +275,7 @@ def adc_server(promotion: Path, now: datetime, scratch: Path) -> Iterator[tuple[
     command = [
         sys.executable,
         "-c",
-        "from training.cli import main; main()",
+        "from adc_features.cli.main import main; main()",
         "serve",
         "--promotion",
         str(promotion),
