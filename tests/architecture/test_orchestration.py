@@ -2,8 +2,14 @@
 
 import ast
 import importlib.util
+import os
 import re
+import subprocess
+import sys
+import types
+from contextlib import nullcontext, suppress
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 import typer
@@ -80,13 +86,120 @@ def test_only_drift_is_passed_over_in_the_monitor_s_exit_codes():
     assert 1 not in names.values()
 
 
-@pytest.mark.parametrize(
-    ("name", "package"), [("dagster_job.py", "dagster"), ("airflow_dag.py", "airflow")]
-)
-def test_an_example_loads_where_its_scheduler_is_installed(name, package):
-    """The scheduler accepts the definitions."""
-    if importlib.util.find_spec(package) is None:
-        pytest.skip(f"needs {package}, which is not a dependency")
+# ---- run, with small stand-ins for the schedulers and for the `adc` command
+
+
+class Operator:
+    """Airflow's BashOperator, as far as the example uses it."""
+
+    made: ClassVar[list["Operator"]] = []
+
+    def __init__(self, *, task_id, bash_command):
+        self.name, self.command, self.after = task_id, bash_command, []
+        self.made.append(self)
+
+    def __rshift__(self, later):
+        later.after.append(self.name)
+        return later
+
+
+def stand_in(monkeypatch, name, **members):
+    """A module of that name with these members, for as long as the test runs."""
+    module = types.ModuleType(name)
+    vars(module).update(members)
+    monkeypatch.setitem(sys.modules, name, module)
+
+
+def loaded(name):
+    """The example as a module; it is executed anew."""
     spec = importlib.util.spec_from_file_location(name.removesuffix(".py"), EXAMPLES / name)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def adc_exits(tmp_path, monkeypatch):
+    """An `adc` on the path that writes down its words and ends with the code that it is told."""
+    command = tmp_path / "bin" / "adc"
+    command.parent.mkdir()
+    command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/called\nexit $ADC_CODE\n')
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{command.parent}:{os.environ['PATH']}")
+
+    def exits(code):
+        monkeypatch.setenv("ADC_CODE", str(code))
+        return tmp_path / "called"
+
+    return exits
+
+
+def test_the_airflow_tasks_run_in_order_and_stop_at_a_refusal(monkeypatch, adc_exits):
+    """Monitor, then retrain, then clean-up; exit code 10 passes for the first two, 1 for none."""
+    monkeypatch.setattr(Operator, "made", [])
+    stand_in(monkeypatch, "airflow", DAG=lambda *a, **k: nullcontext())
+    stand_in(monkeypatch, "airflow.operators")
+    stand_in(monkeypatch, "airflow.operators.bash", BashOperator=Operator)
+    loaded("airflow_dag.py")
+    assert {o.name: o.after for o in Operator.made} == {
+        "monitor": [],
+        "retrain": ["monitor"],
+        "clean_up": ["retrain"],
+    }
+    passed = {}
+    for code in (0, 10, 1):
+        called = adc_exits(code)
+        passed[code] = [
+            o.name for o in Operator.made if subprocess.call(["sh", "-c", o.command]) == 0
+        ]
+    assert passed == {0: ["monitor", "retrain", "clean_up"], 10: ["monitor", "retrain"], 1: []}
+    assert [line.split()[0] for line in called.read_text().splitlines()][:3] == [
+        "monitor",
+        "retrain",
+        "gc",
+    ]
+
+
+class Failure(Exception):
+    """Dagster's own, by which a step fails."""
+
+
+def plain(*args, **options):
+    """Dagster's `op` and `job`, with and without options: the function itself."""
+    return args[0] if args else lambda function: function
+
+
+def test_the_dagster_steps_stop_at_a_refusal(monkeypatch, adc_exits):
+    """Drift and a kept champion are no failure, and every other exit code but 0 is."""
+    values = {n: lambda *a, **k: k for n in ("Definitions", "In", "ScheduleDefinition")}
+    stand_in(
+        monkeypatch,
+        "dagster",
+        **values,
+        Failure=Failure,
+        Nothing=None,
+        OpExecutionContext=object,
+        op=plain,
+        # the graph is built by calling steps without a context, which only Dagster can
+        job=lambda function: function,
+    )
+    example = loaded("dagster_job.py")
+    assert example.definitions["jobs"] == [example.monthly]
+    monkeypatch.setenv("ADC_RUN", "runs/now")
+    monkeypatch.setenv("ADC_DATA", "data/new")
+    context = types.SimpleNamespace(log=types.SimpleNamespace(info=lambda text: None))
+    steps = (example.monitor, example.retrain, example.clean_up)
+    passed = {}
+    for code in (0, 10, 1):
+        called = adc_exits(code)
+        passed[code] = []
+        for step in steps:
+            with suppress(Failure):
+                step(context)
+                passed[code].append(step.__name__)
+    assert passed == {0: ["monitor", "retrain", "clean_up"], 10: ["monitor", "retrain"], 1: []}
+    assert called.read_text().splitlines()[:3] == [
+        "monitor --page runs/now/monitor.html --run runs/now",
+        "retrain --data data/new --run runs/now",
+        "gc --run runs/now",
+    ]

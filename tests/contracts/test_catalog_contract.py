@@ -44,7 +44,7 @@ def postgres() -> Iterator[str]:
         yield f"postgresql+psycopg://{user}@{host}:{port}/{database}"
 
 
-@pytest.fixture(params=["sqlite", "postgres"])
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.servers)])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/deployment/catalog.db"

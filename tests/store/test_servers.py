@@ -14,6 +14,7 @@ SERVERS = Path(__file__).parents[2] / "docs" / "servers"
 import start  # noqa: E402
 
 NOW = day(30)
+pytestmark = pytest.mark.servers
 
 
 @pytest.fixture(scope="module")

@@ -366,19 +366,28 @@ def work(name):
     for n in range(150):
         opened.write(name(n), lambda txn: txn.put(b"key", b"%d" % n))
         with opened.reading(name(n)) as txn:
-            assert txn.get(b"key") == b"%d" % n
+            read.append(txn.get(b"key") == b"%d" % n)
 
+read = []
 threads = [threading.Thread(target=work, args=[name]) for name in (lambda n: "old", "first{}".format, "second{}".format)]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
+print(len(read), all(read))
 """
 
 
 def test_threads_that_open_new_tables_beside_writers_do_not_freeze_the_process(tmp_path):
-    """One thread writes on, two others make a table a write: all end."""
-    subprocess.run([sys.executable, "-c", TWO_WRITERS, str(tmp_path)], check=True, timeout=60)
+    """One thread writes on, two others make a table a write: all end, and read what they wrote."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_WRITERS, str(tmp_path)],
+        check=True,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.split() == ["450", "True"]
 
 
 HOLD = """
