@@ -46,7 +46,7 @@ class PageReader:
         assert all(s["offset"] % 64 == 0 for s in header["sections"].values())
 
     def record(self, row: int) -> dict:
-        """Codes, weights and profile of a row; row N is nobody's."""
+        """Codes, weights and profile of a row; row N stands for unknown items."""
         schema, raw = self.schema, self.sections["records"][row].tobytes()
         bits, length, constants = schema["code_bits"], schema["length"], schema["constant_weights"]
         stored, weight = constants.count(None), np.dtype(schema["weight"])
