@@ -1,4 +1,4 @@
-"""docs/snapshots.md is enough to read a packed file. Reads: that page, and what
+"""docs/reference/snapshots.md is enough to read a packed file. Reads: that page, and what
 adc_features.store.packed.snapshot writes.
 """
 
@@ -16,12 +16,14 @@ from store_world import START
 from adc_features.codes.sids import SidTable
 from adc_features.store.packed.snapshot import VERSION, write_snapshot
 
-PAGE = (Path(__file__).parents[3] / "docs" / "snapshots.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "snapshots.md").read_text(
+    encoding="utf-8"
+)
 U64 = (1 << 64) - 1
 
 
 class PageReader:
-    """A reader that follows docs/snapshots.md and nothing else: the standard library and numpy."""
+    """A reader that follows docs/reference/snapshots.md, with the standard library and numpy."""
 
     def __init__(self, data: bytes) -> None:
         magic, version, length, crc = struct.unpack("<8sIII", data[:20])
