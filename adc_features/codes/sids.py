@@ -368,7 +368,8 @@ class SidTimeline:
         if len(vocabularies := {(s.generation, s.codebook_size, s.length) for s in snapshots}) > 1:
             raise GenerationMismatch(
                 "snapshots of several vocabularies (generation, codebook size, length):"
-                f" {sorted(vocabularies)}; codes of two never meet, look each up apart"
+                f" {sorted(vocabularies)}; codes of different vocabularies are never mixed: look"
+                " up each one separately"
             )
         times = np.array([instant(t) for t in servable_at], "datetime64[us]")
         if len(times) != len(snapshots) or (np.diff(times) <= np.timedelta64(0)).any():

@@ -242,7 +242,7 @@ class Order:
 
     def span(self, rows: int, *, worker: int, workers: int) -> tuple[int, int]:
         """First and last batch (excluded) of a worker, of this rank's; earlier workers have at most
-        one more, so they may take turns.
+        one more, so that batches can be dealt out in turn.
         """
         each, more = divmod(self.batches(rows), workers)
         first = worker * each + min(worker, more)

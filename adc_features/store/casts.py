@@ -1,7 +1,7 @@
 """Columns in the types that are declared for them. Reads: Arrow columns. Writes: the same values.
 
-One table of conversions (docs/offline.md, "What fits a declared type") for joins, pulls, what goes
-online by materialization or push, and what is written back.
+One table of conversions (docs/guides/offline_joins.md, "What fits a declared type") for joins,
+pulls, what goes online by materialization or push, and what is written back.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ SPEC = SidSpec(content={"title": 1, "image": 2}, shared=1, behavior=2, codebook_
 
 class Tokenizer(NamedTuple):
     """fit and encode as everybody calls them; content_only: behaviour teaches it at most and no
-    code comes from it; holds: keeps codes against tremor.
+    code comes from it; holds: keeps codes in spite of numerical noise.
     """
 
     name: str
@@ -231,10 +231,10 @@ def with_behavior(table: EmbeddingTable, behavior: np.ndarray, *, day: int) -> E
     )
 
 
-def test_codes_hold_where_behaviour_only_trembles(
+def test_codes_hold_where_behaviour_changes_by_noise_only(
     tokenizer: Tokenizer, generation: Generation
 ) -> None:
-    """The same vectors keep every code; a small tremor changes fewer than without the previous
+    """The same vectors keep every code; a little noise changes fewer than without the previous
     snapshot, and what changes is the nearest.
     """
     table = items(1)
@@ -245,8 +245,8 @@ def test_codes_hold_where_behaviour_only_trembles(
         ).sid,
         before.sid,
     )
-    tremor = np.random.default_rng(0).normal(size=(150, 10)) * table.vectors["behavior"].std() * 0.1
-    moved = with_behavior(table, table.vectors["behavior"] + tremor, day=2)
+    noise = np.random.default_rng(0).normal(size=(150, 10)) * table.vectors["behavior"].std() * 0.1
+    moved = with_behavior(table, table.vectors["behavior"] + noise, day=2)
     anew, held = (
         tokenizer.encode(moved, generation),
         tokenizer.encode(moved, generation, previous=before),

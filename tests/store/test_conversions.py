@@ -1,4 +1,6 @@
-"""What fits a declared type: the table of docs/offline.md, the same offline, online and on push."""
+"""What fits a declared type: the table of docs/guides/offline_joins.md, the same offline, online
+and on push.
+"""
 
 import asyncio
 from datetime import UTC, datetime, timedelta

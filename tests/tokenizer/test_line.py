@@ -109,8 +109,8 @@ def test_a_warm_start_keeps_more_codes_than_names_alone_and_those_more_than_a_ne
 def test_a_warm_start_that_learns_nothing_codes_as_its_parent(
     parent: Generation, tmp_path: Path
 ) -> None:
-    """Starting alone moves nothing: no codeword counts as unused for not being in the first
-    batch.
+    """A warm start alone changes no code: no codeword counts as unused because the first batch did
+    not use it.
     """
     still = replace(SETTINGS, learning_rate=1e-9, batch=4, revive_every=1000)
     same = fit(

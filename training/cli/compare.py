@@ -27,7 +27,7 @@ DataOption = Annotated[str, typer.Option("--data", metavar="DIR|synthetic", help
 RankersOption = Annotated[str, typer.Option(help="ppnet, xgboost or both, comma-separated.")]
 FitsOption = Annotated[
     int,
-    typer.Option(min=1, help="Everything that is learned is learned so often, with other seeds."),
+    typer.Option(min=1, help="Number of full refits, each with other seeds."),
 ]
 SeedsOption = Annotated[int, typer.Option(min=1, help="Rankers of each kind and fit.")]
 WindowsOption = Annotated[

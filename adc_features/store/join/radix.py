@@ -17,8 +17,8 @@ def radix_sorted(numbers: np.ndarray, *, below: int, space: Space = arrow_space)
 
     Dealt into 256 parts by the highest byte, block by block, then each part, which fits a cache, is
     ordered two bytes at a time by numpy's radix sort. Linear, and as fast on one processor as on
-    another: numpy's own sort is five times slower with AVX-512 on Zen 4 than without. Negative
-    numbers come somewhere.
+    another: numpy's own sort is five times slower with AVX-512 on Zen 4 than without. The
+    order of negative numbers is unspecified.
     """
     if len(numbers) < _SMALL:
         numbers.sort()

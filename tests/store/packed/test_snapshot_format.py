@@ -1,4 +1,4 @@
-"""docs/snapshots.md is enough to read a packed file. Reads: that page, and what
+"""docs/reference/snapshots.md is enough to read a packed file. Reads: that page, and what
 adc_features.store.packed.snapshot writes.
 """
 
@@ -17,12 +17,14 @@ from adc_features.codes.sids import SidTable
 from adc_features.store.packed.layout import VERSION
 from adc_features.store.packed.writer import write_snapshot
 
-PAGE = (Path(__file__).parents[3] / "docs" / "snapshots.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[3] / "docs" / "reference" / "snapshots.md").read_text(
+    encoding="utf-8"
+)
 U64 = (1 << 64) - 1
 
 
 class PageReader:
-    """A reader that follows docs/snapshots.md and nothing else: the standard library and numpy."""
+    """A reader that follows docs/reference/snapshots.md, with the standard library and numpy."""
 
     def __init__(self, data: bytes) -> None:
         magic, version, length, crc = struct.unpack("<8sIII", data[:20])
@@ -47,7 +49,7 @@ class PageReader:
         assert all(s["offset"] % 64 == 0 for s in header["sections"].values())
 
     def record(self, row: int) -> dict:
-        """Codes, weights and profile of a row; row N is nobody's."""
+        """Codes, weights and profile of a row; row N stands for unknown items."""
         schema, raw = self.schema, self.sections["records"][row].tobytes()
         bits, length, constants = schema["code_bits"], schema["length"], schema["constant_weights"]
         stored, weight = constants.count(None), np.dtype(schema["weight"])
