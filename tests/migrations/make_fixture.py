@@ -38,12 +38,12 @@ def main(archive: Path) -> None:
     shop, run = PLACE / "shop", PLACE / "run"
     adc("data", "synthetic", "--out", shop, *SHOP)
     adc("run", "--data", shop, "--run", run, *RUN)
-    adc("promote", "--run", run)
-    adc("retrain", "--run", run, "--data", shop, "--min-rows", "50", expect=(0, 10))
-    (PLACE / "answers.json").write_text(json.dumps(answers(run), indent=1) + "\n")
     for ranker in run.glob("ranker_*"):
         if ranker.name not in RANKERS:
             shutil.rmtree(ranker)
+    adc("promote", "--run", run)
+    adc("retrain", "--run", run, "--data", shop, "--min-rows", "50", expect=(0, 10))
+    (PLACE / "answers.json").write_text(json.dumps(answers(run), indent=1) + "\n")
     shutil.rmtree(run / ".partial", ignore_errors=True)
     with closing(sqlite3.connect(run / "catalog.db")) as catalog:
         catalog.execute("PRAGMA wal_checkpoint(TRUNCATE)")

@@ -42,6 +42,8 @@ from adc_features.store.packed.id_index import IdIndex, build_index, checked_ids
 
 MAGIC = b"ADCSIDS\0"
 VERSION = 2
+BEFORE = 1
+"""The format before, which is read too: codes in the smallest integers that hold K."""
 _START = struct.Struct("<8sIII")
 _ALIGNED = 64
 _WORD = 4
@@ -122,7 +124,7 @@ class PackedSnapshot:
         constants = header["schema"]["constant_weights"]
         self._constant = np.array([c or 0 for c in constants], np.float32)
         self._stored = _span(np.flatnonzero([c is None for c in constants]))
-        self._codes = _Codes.of(self.codebook_size, self.length)
+        self._codes = _Codes.stored(header["schema"])
         strings = (
             _arrow_strings(sections["id_offsets"], sections["id_bytes"])
             if "id_offsets" in sections
@@ -247,7 +249,7 @@ def record_type(schema: Mapping[str, Any]) -> np.dtype:
     little-endian.
     """
     stored = sum(c is None for c in schema["constant_weights"])
-    code_bytes = _Codes.of(schema["codebook_size"], schema["length"]).bytes
+    code_bytes = _Codes.stored(schema).bytes
     return np.dtype(
         [
             ("weight", schema["weight"], (stored,)),
@@ -272,6 +274,17 @@ class _Codes(NamedTuple):
         total = -(-length * bits // 8)
         return cls(bits, np.arange(length) * bits, total if bits == 8 else max(total, _WORD))
 
+    @classmethod
+    def stored(cls, schema: Mapping[str, Any]) -> "_Codes":
+        """How the codes of a file lie, by its schema: of format 2, or of format 1, whose schema
+        says of which type (`code`) they are.
+        """
+        codes, length = cls.of(schema["codebook_size"], schema["length"]), schema["length"]
+        if "code" not in schema:
+            return codes
+        size = np.dtype(schema["code"]).itemsize
+        return cls(8 * size, np.arange(length) * 8 * size, length * size)
+
     def packed(self, codes: np.ndarray) -> np.ndarray:
         """uint8 [N, bytes] of numbers int32 [N, L] below 2 ** bits."""
         if self.bits == 8:
@@ -290,6 +303,9 @@ class _Codes(NamedTuple):
         """
         if self.bits == 8:
             return records[:, at : at + self.bytes].astype(np.int32)
+        if self.bytes < _WORD:  # one code of format 1
+            code = np.ascontiguousarray(records[:, at : at + self.bytes])
+            return code.view("<u2").astype(np.int32)
         n, width = records.shape
         # the four bytes from here on hold the code: it has 16 bits at most
         place = np.minimum(at + self.begin // 8, width - _WORD)
@@ -443,8 +459,8 @@ def _arrow_strings(offsets: np.ndarray, text: np.ndarray) -> pa.Array:
     )
 
 
-def _schema_hash(schema: Mapping[str, Any]) -> str:
-    return sha256(json.dumps({"format": VERSION, **schema}, sort_keys=True).encode()).hexdigest()
+def _schema_hash(schema: Mapping[str, Any], version: int = VERSION) -> str:
+    return sha256(json.dumps({"format": version, **schema}, sort_keys=True).encode()).hexdigest()
 
 
 def _write(path: Path, facts: Mapping[str, Any], sections: Mapping[str, np.ndarray]) -> None:
@@ -491,10 +507,14 @@ def _header(data: Any, path: Path) -> dict[str, Any]:
             f"{path} is not a packed snapshot ({len(data)} bytes, first {bytes(data[:8])!r}); {_DO}"
         )
     _, version, length, crc32 = start
-    if version != VERSION:
+    if version > VERSION:
         raise ArtifactError(
-            f"{path} has format version {version}, this library reads {VERSION}; {_DO}"
+            f"{path} has format version {version}, this library reads up to {VERSION}: it was made"
+            " by a newer version of this library; upgrade with `pip install --upgrade"
+            " adc-features`"
         )
+    if version < BEFORE:
+        raise ArtifactError(f"{path} has format version {version}, of which there is none; {_DO}")
     text = data[_START.size : _START.size + length]
     if zlib.crc32(text) != crc32:
         raise ArtifactError(f"{path} has an altered or cut header (CRC-32 differs); {_DO}")
@@ -504,7 +524,7 @@ def _header(data: Any, path: Path) -> dict[str, Any]:
             f"{path} has {len(data)} bytes, its header says {header['file_bytes']}; the file was"
             f" cut or appended to, {_DO}"
         )
-    if header["schema_hash"] != _schema_hash(header["schema"]) or header["schema"][
+    if header["schema_hash"] != _schema_hash(header["schema"], version) or header["schema"][
         "profile_fields"
     ] != [list(field) for field in PROFILE.descr]:
         raise ArtifactError(
