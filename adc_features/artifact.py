@@ -22,6 +22,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from adc_features.errors import ArtifactError
+from adc_features.formats import FORMATS, KEY, refuse_newer
 from adc_features.redaction import redacted
 
 log = logging.getLogger(__name__)
@@ -195,14 +196,24 @@ def _replaced(target: Path) -> Path:
 def seal(directory: Path, facts: Mapping[str, Any]) -> None:
     """Write the manifest, last: `facts` plus the sha256 of every other file in the directory,
     manifests of artefacts inside it included.
+
+    facts: `kind` names what the directory is, default a stage of a run or a comparison; the
+    format number of that kind stands first.
     """
     manifest = directory / MANIFEST
+    facts = {KEY: FORMATS[_kind(facts)], **facts}
     files = {
         str(p.relative_to(directory)): file_hash(p)
         for p in sorted(directory.rglob("*"))
         if p.is_file() and p != manifest
     }
     write_json(manifest, with_check({**facts, "files": files}))
+
+
+def _kind(facts: Mapping[str, Any]) -> str:
+    """The kind of directory that a manifest says it is of; older ones say none."""
+    kind = facts.get("kind")
+    return kind if isinstance(kind, str) and kind in FORMATS else "stage"
 
 
 def with_check(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -248,8 +259,8 @@ def read_manifest(
     """The manifest of a complete directory.
 
     requires: files that a directory of this kind has. Raises ArtifactError naming the file when the
-    manifest is absent or does not name a required one or, under `verify`, a file is missing or
-    altered, or none is named though there are some.
+    manifest is absent, of a newer format or does not name a required one or, under `verify`, a file
+    is missing or altered, or none is named though there are some.
     """
     path = Path(directory) / MANIFEST
     if not os.path.isfile(path):  # unlike Path.is_file, also false for a name that is too long
@@ -267,6 +278,7 @@ def read_manifest(
         raise ArtifactError(
             f"{path} lists no files: it was not written by this library; give a directory that was"
         )
+    refuse_newer(manifest.get(KEY), reads=FORMATS[_kind(manifest)], of=path)
     require_files(directory, manifest, requires)
     if (
         verify

@@ -182,7 +182,12 @@ def test_a_manifest_with_another_value_is_refused(tmp_path):
     seal(tmp_path, {"as_of": "2024-01-01", "rows": 3})
     path = tmp_path / MANIFEST
     whole = path.read_text()
-    assert read_manifest(tmp_path) == {"as_of": "2024-01-01", "rows": 3, "files": {}}
+    assert read_manifest(tmp_path) == {
+        "format": 1,
+        "as_of": "2024-01-01",
+        "rows": 3,
+        "files": {},
+    }
     for old, new in (
         ("2024-01-01", "2024-01-09"),
         ('"rows": 3', '"rows": 7'),

@@ -6,6 +6,22 @@ is what the promotion file names. `training.deployment.record` brings the record
 before it changes anything, so a killed command leaves nothing to repair by hand.
 """
 
-from adc_features.catalog.catalog import WAIT, Catalog, Writer, catalog_to_read, open_catalog
+from adc_features.catalog.catalog import (
+    WAIT,
+    Catalog,
+    Writer,
+    catalog_to_read,
+    open_catalog,
+    revisions,
+    undisturbed,
+)
 
-__all__ = ["WAIT", "Catalog", "Writer", "catalog_to_read", "open_catalog"]
+__all__ = [
+    "WAIT",
+    "Catalog",
+    "Writer",
+    "catalog_to_read",
+    "open_catalog",
+    "revisions",
+    "undisturbed",
+]

@@ -189,15 +189,47 @@ def catalog_to_read(url: str) -> Iterator[Catalog]:
     What such a command brings up to date, it then shows, and it is forgotten. Raises as
     `open_catalog`.
     """
+    with _readable(url) as place:
+        yield open_catalog(place)
+
+
+@contextmanager
+def _readable(url: str) -> Iterator[str]:
+    """The catalogue's own URL, or that of a copy where its files cannot be written here."""
     database = Path(str(_engine(url).url.database)) if url.startswith("sqlite") else None
     if database is None or _writable(database):
-        yield open_catalog(url)
+        yield url
         return
     with tempfile.TemporaryDirectory(prefix="adc-catalog-") as aside:
         for suffix in ("", "-wal"):
             with suppress(FileNotFoundError):
                 shutil.copyfile(f"{database}{suffix}", f"{aside}/{database.name}{suffix}")
-        yield open_catalog(f"sqlite:///{aside}/{database.name}")
+        yield f"sqlite:///{aside}/{database.name}"
+
+
+def revisions(url: str) -> tuple[str | None, str]:
+    """The revision that the catalogue is of (None before its first) and the one that this version
+    writes; changes nothing. Raises as `open_catalog`.
+    """
+    with _readable(url) as place:
+        engine = _engine(place)
+        with _in_words(engine, place):
+            found = _revision(engine, _migrations()[1])
+        engine.dispose()
+    return found, _migrations()[1].get_current_head() or "none"
+
+
+@contextmanager
+def undisturbed(url: str) -> Iterator[None]:
+    """No retraining, clean-up or promotion of the catalogue's deployment while the block runs;
+    raises InputError when there is one.
+    """
+    engine = _engine(url)
+    with ExitStack() as stack:
+        with _in_words(engine, url):
+            for name in ("retrain", "gc", "deploy"):
+                stack.enter_context(only_one(engine, name, wait=0.0))
+        yield
 
 
 def _writable(database: Path) -> bool:
@@ -307,28 +339,40 @@ def _plain(value: Any) -> str:
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
-def _upgrade(engine: Engine) -> None:
-    from alembic import command
+def _migrations() -> tuple[Any, Any]:
+    """Alembic's configuration and its scripts."""
     from alembic.config import Config
-    from alembic.runtime.migration import MigrationContext
     from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option(
         "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
     )
-    scripts = ScriptDirectory.from_config(config)
+    return config, ScriptDirectory.from_config(config)
+
+
+def _revision(engine: Engine, scripts: Any) -> str | None:
+    """The revision that a catalogue is of; raises ArtifactError for one that is not known here."""
+    from alembic.runtime.migration import MigrationContext
+
     with engine.connect() as connection:
         now = MigrationContext.configure(connection).get_current_revision()
         strangers = inspect(connection).has_table(EVENTS.name) and now is None
-    if now == scripts.get_current_head():
-        return
     if strangers or (now is not None and now not in {s.revision for s in scripts.walk_revisions()}):
         raise ArtifactError(
             f"the catalogue {redacted(engine.url.render_as_string())} has revision {now or 'none'},"
             f" this library knows up to {scripts.get_current_head()}: a newer version, or another"
             " program, wrote it; use that version, or give another database"
         )
+    return now
+
+
+def _upgrade(engine: Engine) -> None:
+    from alembic import command
+
+    config, scripts = _migrations()
+    if _revision(engine, scripts) == scripts.get_current_head():
+        return
     with only_one(engine, "write", wait=WAIT), engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, "head")

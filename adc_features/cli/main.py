@@ -12,7 +12,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 import typer
 
-from adc_features.cli import commands, serving
+from adc_features.cli import commands, migrate, serving
 from adc_features.cli.console import run_app
 
 log = logging.getLogger("adc")
@@ -28,6 +28,7 @@ def main() -> None:
 def application() -> typer.Typer:
     """The app with every command that is installed."""
     serving.add_to(commands.app)
+    migrate.add_to(commands.app)
     for point in entry_points(group=GROUP):
         _add(point, commands.app)
     return commands.app

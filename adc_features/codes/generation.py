@@ -20,8 +20,9 @@ from adc_features.artifact import fresh_directory, read_manifest, seal, write_js
 from adc_features.clock import utc
 from adc_features.codes.spec import SidSpec
 from adc_features.errors import ArtifactError, InputError
+from adc_features.formats import FORMATS
 
-FORMAT = 1
+FORMAT = FORMATS["generation"]
 GENERATIONS = "generations"
 """The directory of a run that holds the generations after its first, each under its id."""
 
@@ -87,7 +88,7 @@ def write_generation(
         )
         write_json(aside / "quality.json", quality)
         facts = {
-            "format": FORMAT,
+            "kind": "generation",
             "id": generation_id,
             "tokenizer": tokenizer,
             "spec": spec.to_dict(),
@@ -108,8 +109,8 @@ def open_generation(directory: Path) -> Generation:
     manifest = read_manifest(directory, requires=("weights.safetensors", "quality.json"))
     if manifest.get("format") != FORMAT:
         raise ArtifactError(
-            f"{directory} is of generation format {manifest.get('format')!r}, this library reads"
-            f" {FORMAT}; open it with library {manifest.get('library_version')}"
+            f"{directory} has no generation format (got {manifest.get('format')!r}, this library"
+            f" reads {FORMAT}): it is no generation, or it was altered; fit the generation again"
         )
     try:
         check_generation_id(manifest["id"])

@@ -11,6 +11,7 @@ from adc_features.data.dataset import dataset_from_tables, read_dataset, read_ta
 from adc_features.data.table_checks import Finding, examine_interactions, examine_items
 from adc_features.data.window_checks import examine_windows
 from adc_features.errors import AdcError, InputError
+from adc_features.pipeline.migrations import plan
 
 
 def checkup(directory: Path) -> list[Finding]:
@@ -22,9 +23,9 @@ def checkup(directory: Path) -> list[Finding]:
             " directory"
         )
     if (directory / "run.json").is_file():
-        return _run(directory)
+        return [*_run(directory), *_migrations(directory)]
     if (directory / "feature_store.yaml").is_file():
-        return _repository(directory)
+        return [*_repository(directory), *_migrations(directory)]
     if (
         (directory / "items.parquet").exists()
         or (directory / "items.csv").exists()
@@ -78,6 +79,16 @@ def _artifact(directory: Path) -> list[Finding]:
     except AdcError as error:
         return [Finding("error", str(directory), str(error))]
     return [Finding("fact", str(directory), "complete; every file is as its manifest says")]
+
+
+def _migrations(directory: Path) -> list[Finding]:
+    """What `adc migrate` would bring up to date; the registry is examined by `_repository`."""
+    try:
+        steps = plan(directory, registry=False)
+    except AdcError as error:
+        return [Finding("error", str(directory), str(error))]
+    do = f"it is read as it is; `adc migrate {directory}` brings it up to date"
+    return [Finding("warning", str(step.path), step.words, do) for step in steps]
 
 
 def _run(directory: Path) -> list[Finding]:

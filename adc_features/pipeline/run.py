@@ -33,6 +33,7 @@ from adc_features.artifact import (
 )
 from adc_features.errors import ArtifactError, InputError
 from adc_features.file_lock import file_lock
+from adc_features.formats import numbered, unnumbered
 from adc_features.pipeline.run_settings import RunSettings
 from adc_features.redaction import redacted
 
@@ -118,9 +119,9 @@ class Run:
             raise InputError(
                 f"{directory} holds files but no run.json; give a new or empty directory"
             )
-        # a run on a read-only disk can be read
-        if not path.exists() or path.read_bytes() != (json_text(asdict(settings)) + "\n").encode():
-            write_json(path, asdict(settings))
+        # a run on a read-only disk, or of the format before, can be read as it is
+        if not (path.exists() and _holds(path, settings)):
+            write_json(path, numbered("run", asdict(settings)))
         return cls(directory, settings, progress=progress)
 
     @classmethod
@@ -143,12 +144,13 @@ class Run:
                 f" {directory}`"
             )
         try:
-            stored = dict(json.loads(path.read_text(encoding="utf-8")))
+            document = dict(json.loads(path.read_text(encoding="utf-8")))
         except (ValueError, TypeError) as error:
             raise ArtifactError(
                 f"{path} is not a run's settings ({error}); the file was altered, start the run"
                 " again with --data"
             ) from error
+        stored = unnumbered("run", document, of=path)
         if unknown := sorted(set(stored) - {f.name for f in fields(RunSettings)}):
             raise ArtifactError(
                 f"{path} has settings {unknown} that this version does not know; open it with the"
@@ -368,6 +370,17 @@ def _is_made_of(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
 
 def _other_code(stage: Stage, made_of: Mapping[str, Any]) -> list[str]:
     return [] if made_of.get("code", 1) == stage.version else [f"the code of stage {stage.name!r}"]
+
+
+def _holds(path: Path, settings: RunSettings) -> bool:
+    """Does a run.json say these settings? Raises ArtifactError when it is of a newer format."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        return False
+    return isinstance(document, dict) and unnumbered("run", document, of=path) == json.loads(
+        json_text(asdict(settings))
+    )
 
 
 def _hash(value: Any) -> str:

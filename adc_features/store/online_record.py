@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from adc_features.artifact import write_json
 from adc_features.clock import parse_utc, utc
 from adc_features.errors import ArtifactError, InputError
+from adc_features.formats import format_of, numbered
 from adc_features.store.lmdb.environment import Environment, environment
 from adc_features.store.lmdb.row_table import glance, read
 from adc_features.store.repository import read_config
@@ -67,7 +68,9 @@ def loaded(repo: Path) -> dict[str, Loaded]:
     """
     path = record_path(repo)
     try:
-        views = json.loads(path.read_text(encoding="utf-8"))["views"]
+        document = json.loads(path.read_text(encoding="utf-8"))
+        format_of("online_record", document, of=path)
+        views = document["views"]
         return {
             name: Loaded(
                 name, int(v["rows"]), parse_utc(v["through"]), v["table"], tuple(v["samples"])
@@ -94,12 +97,15 @@ def record(repo: Path, store: FeatureStore, view: FeatureView, *, through: datet
     path.parent.mkdir(parents=True, exist_ok=True)
     write_json(
         path,
-        {
-            "views": {
-                name: {k: v for k, v in asdict(one).items() if k != "view"}
-                for name, one in sorted(before.items())
-            }
-        },
+        numbered(
+            "online_record",
+            {
+                "views": {
+                    name: {k: v for k, v in asdict(one).items() if k != "view"}
+                    for name, one in sorted(before.items())
+                }
+            },
+        ),
     )
 
 

@@ -64,7 +64,7 @@ def test_an_altered_file_is_named(tmp_path, name):
 
 
 def test_a_generation_of_another_format_is_refused(tmp_path):
-    """A newer format is refused with the version that reads it."""
+    """A newer format is refused, and the reader is told to upgrade."""
     write(tmp_path / "g1")
     manifest = json.loads((tmp_path / "g1" / MANIFEST).read_text())
     (tmp_path / "g1" / MANIFEST).write_text(
@@ -74,7 +74,7 @@ def test_a_generation_of_another_format_is_refused(tmp_path):
     )
     with pytest.raises(
         ArtifactError,
-        match=r"generation format 99, this library reads 1; open it with library 9\.9",
+        match=r"format 99, this version reads up to 1: it was made by a newer version",
     ):
         open_generation(tmp_path / "g1")
 

@@ -32,6 +32,8 @@ from adc_features.errors import ArtifactError
 
 MAGIC = b"ADCSIDS\0"
 VERSION = 2
+BEFORE = 1
+"""The format before, which is read too: codes in the smallest integers that hold K."""
 START = struct.Struct("<8sIII")
 ALIGNED = 64
 WORD = 4
@@ -58,7 +60,7 @@ def record_type(schema: Mapping[str, Any]) -> np.dtype:
     little-endian.
     """
     stored = sum(c is None for c in schema["constant_weights"])
-    code_bytes = PackedCodes.of(schema["codebook_size"], schema["length"]).bytes
+    code_bytes = PackedCodes.stored(schema).bytes
     return np.dtype(
         [
             ("weight", schema["weight"], (stored,)),
@@ -83,6 +85,17 @@ class PackedCodes(NamedTuple):
         total = -(-length * bits // 8)
         return cls(bits, np.arange(length) * bits, total if bits == 8 else max(total, WORD))
 
+    @classmethod
+    def stored(cls, schema: Mapping[str, Any]) -> "PackedCodes":
+        """How the codes of a file lie, by its schema: of format 2, or of format 1, whose schema
+        says of which type (`code`) they are.
+        """
+        codes, length = cls.of(schema["codebook_size"], schema["length"]), schema["length"]
+        if "code" not in schema:
+            return codes
+        size = np.dtype(schema["code"]).itemsize
+        return cls(8 * size, np.arange(length) * 8 * size, length * size)
+
     def packed(self, codes: np.ndarray) -> np.ndarray:
         """uint8 [N, bytes] of numbers int32 [N, L] below 2 ** bits."""
         if self.bits == 8:
@@ -101,6 +114,9 @@ class PackedCodes(NamedTuple):
         """
         if self.bits == 8:
             return records[:, at : at + self.bytes].astype(np.int32)
+        if self.bytes < WORD:  # one code of format 1
+            code = np.ascontiguousarray(records[:, at : at + self.bytes])
+            return code.view("<u2").astype(np.int32)
         n, width = records.shape
         # the four bytes from here on hold the code: it has 16 bits at most
         place = np.minimum(at + self.begin // 8, width - WORD)
@@ -118,9 +134,9 @@ def span(places: np.ndarray) -> np.ndarray | slice:
     return slice(int(places[0]), int(places[-1]) + 1) if adjacent else places
 
 
-def schema_hash(schema: Mapping[str, Any]) -> str:
+def schema_hash(schema: Mapping[str, Any], version: int = VERSION) -> str:
     """sha256 of a record's layout and the format's version."""
-    return sha256(json.dumps({"format": VERSION, **schema}, sort_keys=True).encode()).hexdigest()
+    return sha256(json.dumps({"format": version, **schema}, sort_keys=True).encode()).hexdigest()
 
 
 def read_header(data: Any, path: Path) -> dict[str, Any]:
@@ -130,9 +146,15 @@ def read_header(data: Any, path: Path) -> dict[str, Any]:
             f"{path} is not a packed snapshot ({len(data)} bytes, first {bytes(data[:8])!r}); {WHAT_TO_DO}"
         )
     _, version, length, crc32 = start
-    if version != VERSION:
+    if version > VERSION:
         raise ArtifactError(
-            f"{path} has format version {version}, this library reads {VERSION}; {WHAT_TO_DO}"
+            f"{path} has format version {version}, this library reads up to {VERSION}: it was made"
+            " by a newer version of this library; upgrade with `pip install --upgrade"
+            " adc-features`"
+        )
+    if version < BEFORE:
+        raise ArtifactError(
+            f"{path} has format version {version}, of which there is none; {WHAT_TO_DO}"
         )
     text = data[START.size : START.size + length]
     if zlib.crc32(text) != crc32:
@@ -143,7 +165,7 @@ def read_header(data: Any, path: Path) -> dict[str, Any]:
             f"{path} has {len(data)} bytes, its header says {header['file_bytes']}; the file was"
             f" cut or appended to, {WHAT_TO_DO}"
         )
-    if header["schema_hash"] != schema_hash(header["schema"]) or header["schema"][
+    if header["schema_hash"] != schema_hash(header["schema"], version) or header["schema"][
         "profile_fields"
     ] != [list(field) for field in PROFILE.descr]:
         raise ArtifactError(

@@ -94,7 +94,7 @@ class PackedSnapshot:
         constants = header["schema"]["constant_weights"]
         self._constant = np.array([c or 0 for c in constants], np.float32)
         self._stored = span(np.flatnonzero([c is None for c in constants]))
-        self._codes = PackedCodes.of(self.codebook_size, self.length)
+        self._codes = PackedCodes.stored(header["schema"])
         strings = (
             _arrow_strings(sections["id_offsets"], sections["id_bytes"])
             if "id_offsets" in sections

@@ -95,7 +95,8 @@ def publish(
                 live,
                 weight_dtype=generation.spec.weight_dtype,
             )
-            seal(aside, {**asdict(live), "snapshots": [e.to_dict() for e in entries]})
+            facts = {"kind": "publication", **asdict(live)}
+            seal(aside, {**facts, "snapshots": [e.to_dict() for e in entries]})
         write_live_generations(
             repo, [*(g for g in live_generations(repo) if g.id != live.id), live]
         )

@@ -62,6 +62,7 @@ def publish_statistics(
         seal(
             aside,
             {
+                "kind": "statistics",
                 "rows": {name: len(table) for name, table in tables.items()},
                 "resolution_seconds": resolution.total_seconds(),
             },

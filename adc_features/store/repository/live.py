@@ -20,6 +20,7 @@ from adc_features.artifact import (
 )
 from adc_features.codes.generation import check_generation_id
 from adc_features.errors import ArtifactError, InputError
+from adc_features.formats import format_of, numbered
 
 STATISTICS = ("item_profile", "user_activity")
 """The statistics views, each with a Parquet file of its name."""
@@ -77,7 +78,9 @@ def _listed(path: Path, version: tuple[int, ...]) -> tuple[LiveGeneration, ...]:
     by renaming.
     """
     try:
-        entries = checked(json.loads(path.read_text(encoding="utf-8")), path)["generations"]
+        listed = checked(json.loads(path.read_text(encoding="utf-8")), path)
+        format_of("live_generations", listed, of=path)
+        entries = listed["generations"]
         generations = tuple(
             LiveGeneration(
                 **{**entry, "trained_through": datetime.fromisoformat(entry["trained_through"])}
@@ -113,7 +116,8 @@ def live_generation(repo: Path, generation_id: str) -> LiveGeneration:
 def write_live_generations(repo: Path, generations: list[LiveGeneration]) -> None:
     """Replace the list, atomically."""
     write_json(
-        live_generations_path(repo), with_check({"generations": [asdict(g) for g in generations]})
+        live_generations_path(repo),
+        with_check(numbered("live_generations", {"generations": [asdict(g) for g in generations]})),
     )
 
 
