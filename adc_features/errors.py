@@ -8,6 +8,7 @@ AdcError
 ├── QualityError           a fitted tokenizer fails its quality gate; nothing was written
 ├── ArtifactError          a file or directory on disk is missing, incomplete or altered
 ├── GenerationMismatch     codes of one generation offered to a reader of another
+├── MissingExtraError      a package that an extra of this one installs is not installed
 └── ParityError            an online value differs from its offline value
 
 Every message says what we got, what we expected and what to do next.
@@ -60,6 +61,16 @@ class ArtifactError(AdcError):
 
 class GenerationMismatch(AdcError):
     """Codes of one generation met a reader that was built for another."""
+
+
+class MissingExtraError(AdcError, ImportError):
+    """A package is not installed; `extra` names the extra of adc-features that installs it. It is
+    an ImportError too, for callers who try an optional feature.
+    """
+
+    def __init__(self, message: str, *, extra: str) -> None:
+        super().__init__(message)
+        self.extra = extra
 
 
 class ParityError(AdcError):

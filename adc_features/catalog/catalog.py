@@ -32,6 +32,7 @@ from adc_features.catalog.lock import held_elsewhere, only_one
 from adc_features.catalog.tables import EVENTS, GENERATIONS, PROMOTIONS, RANKERS, RUNS, SNAPSHOTS
 from adc_features.clock import utc
 from adc_features.errors import ArtifactError, InputError
+from adc_features.extras import extra_modules
 from adc_features.redaction import redacted, redacted_url, without_secrets
 
 WAIT = 5.0
@@ -341,8 +342,9 @@ def _plain(value: Any) -> str:
 
 def _migrations() -> tuple[Any, Any]:
     """Alembic's configuration and its scripts."""
-    from alembic.config import Config
-    from alembic.script import ScriptDirectory
+    with extra_modules():
+        from alembic.config import Config
+        from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option(

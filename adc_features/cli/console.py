@@ -12,14 +12,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adc_features.artifact import json_text, write_json
 from adc_features.errors import AdcError, ParityError
-from adc_features.pipeline.run import Progress
+from adc_features.extras import in_words
 from adc_features.redaction import RedactingFormatter, redacted
+
+if TYPE_CHECKING:  # numpy and pyarrow would make every `adc --help` wait
+    from adc_features.pipeline.run import Progress
 
 log = logging.getLogger("adc")
 
@@ -33,7 +35,7 @@ RunOption = Annotated[Path, typer.Option("--run", metavar="DIR", help="The run d
 
 
 @contextmanager
-def progress() -> Iterator[Progress]:
+def progress() -> "Iterator[Progress]":
     """A `progress(label, done, total)` for long work."""
     if sys.stderr.isatty():
         with _bars() as report:
@@ -43,7 +45,7 @@ def progress() -> Iterator[Progress]:
 
 
 @contextmanager
-def _bars() -> Iterator[Progress]:
+def _bars() -> "Iterator[Progress]":
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -64,7 +66,7 @@ def _bars() -> Iterator[Progress]:
         yield report
 
 
-def _lines() -> Progress:
+def _lines() -> "Progress":
     tenths: dict[str, int] = {}
 
     def report(label: str, done: int, total: int) -> None:
@@ -85,6 +87,8 @@ def report(
     """Print a result: as JSON where `--json` asks for it, and as text unless stdout is taken by the
     JSON.
     """
+    from adc_features.artifact import json_text, write_json
+
     if json == "-":
         typer.echo(json_text(result))
         return
@@ -145,6 +149,10 @@ def run_app(app: typer.Typer) -> None:
         if stop.code == 130:  # typer has turned ctrl-C into this code
             typer.echo("stopped; run the same command again to go on where it left off", err=True)
         raise
+    except ModuleNotFoundError as error:
+        if (missing := in_words(error)) is None:
+            raise
+        _fail(str(missing), 1)
     except Exception as error:
         if not _unwritable(error):
             raise

@@ -9,9 +9,11 @@ name only hides its commands.
 import logging
 from functools import cache
 from importlib.metadata import EntryPoint, entry_points
+from typing import Annotated
 
 import typer
 
+from adc_features import __version__
 from adc_features.cli import commands, migrate, serving
 from adc_features.cli.console import run_app
 
@@ -24,14 +26,30 @@ def main() -> None:
     run_app(application())
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"adc-features {__version__}")
+        raise typer.Exit
+
+
 @cache
 def application() -> typer.Typer:
     """The app with every command that is installed."""
+    commands.app.callback()(options)
     serving.add_to(commands.app)
     migrate.add_to(commands.app)
     for point in entry_points(group=GROUP):
         _add(point, commands.app)
     return commands.app
+
+
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """Reliability-aware semantic IDs as Feast features for ranking."""
 
 
 def _add(point: EntryPoint, app: typer.Typer) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import NO_CODE, SidSpec
 from adc_features.errors import InputError
+from adc_features.extras import extra_modules
 
 DECILES = 10
 
@@ -24,7 +25,8 @@ def relabelling(old: np.ndarray, new: np.ndarray, *, codebook_size: int) -> np.n
     of items that have both (scipy's linear_sum_assignment); a code that meets no old one takes a
     name that is left.
     """
-    from scipy.optimize import linear_sum_assignment
+    with extra_modules():
+        from scipy.optimize import linear_sum_assignment
 
     if old.shape != new.shape:
         raise InputError(
@@ -108,7 +110,8 @@ def usage_distance(before: np.ndarray, after: np.ndarray, *, codebook_size: int)
     before, after: int32 [N, L] and [M, L], the codes of what was shown then and now, repeats and -1
     (none) included; a position without any code on one side has NaN.
     """
-    from scipy.spatial.distance import jensenshannon
+    with extra_modules():
+        from scipy.spatial.distance import jensenshannon
 
     used = [
         [np.bincount(codes[codes >= 0], minlength=codebook_size) for codes in side.T]

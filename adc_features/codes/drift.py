@@ -18,6 +18,7 @@ from adc_features.clock import moment
 from adc_features.codes.quality import code_usage
 from adc_features.codes.sids import CodeTimeline, find_rows
 from adc_features.errors import GenerationMismatch, InputError
+from adc_features.extras import extra_modules
 
 BINS = 20
 WEIGHT_RANGE, RELIABILITY_RANGE = (0.0, 4.0), (0.0, 1.0)
@@ -136,7 +137,8 @@ def distance(a: np.ndarray, b: np.ndarray) -> float:
     The expected divergence of two samples from one distribution over k used bins is about (k - 1)
     (1/n + 1/m) / (8 ln 2) (second-order expansion).
     """
-    from scipy.spatial.distance import jensenshannon
+    with extra_modules():
+        from scipy.spatial.distance import jensenshannon
 
     n, m = a.sum(), b.sum()
     if not n or not m:

@@ -15,6 +15,7 @@ import numpy as np
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.errors import InputError, ReliabilityError
+from adc_features.extras import extra_modules
 
 Mode = Literal["log_count", "norm", "norm_quantile"]
 MIN_RANK_CORRELATION = 0.3
@@ -103,7 +104,8 @@ def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation; NaN when either is constant or fewer than two values are
     given.
     """
-    from scipy.stats import spearmanr
+    with extra_modules():
+        from scipy.stats import spearmanr
 
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return float("nan")

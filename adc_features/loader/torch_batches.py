@@ -5,12 +5,14 @@ dicts of tensors. Imports torch.
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
-
 from adc_features.errors import InputError
+from adc_features.extras import extra_modules
 from adc_features.loader.batches import Columns, Order, array_batches
 from adc_features.loader.row_groups import RowGroups
+
+with extra_modules():
+    import torch
+    from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 Tensors = dict[str, torch.Tensor]
 

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import xgboost as xgb
 
 from adc_features.errors import InputError
+from adc_features.extras import extra_modules
 from adc_features.loader.batches import Columns
 from adc_features.loader.row_groups import RowGroups
+
+with extra_modules():
+    import xgboost as xgb
 
 
 class GroupIter(xgb.DataIter):

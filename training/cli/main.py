@@ -176,9 +176,11 @@ def run_all(
     """Do it all: load, embed, fit, publish, materialize, join, train, evaluate, compare online with
     offline, report.
     """
+    from adc_features.extras import require
     from adc_features.pipeline.stages import dataset_of
     from training.stages import ALL_STAGES, write_outputs
 
+    require("torch", "sklearn", "scipy", "xgboost", "altair", "vl_convert")
     if data is None and run is None:
         raise typer.BadParameter("give --data for a new run or --run for one that was begun")
     directory = run or Path("runs") / (

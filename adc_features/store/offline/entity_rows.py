@@ -17,6 +17,7 @@ import pyarrow.dataset as ds
 from adc_features.clock import moment
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, microseconds
+from adc_features.extras import extra_modules
 from adc_features.store.column_names import refuse_doubled
 from adc_features.store.join.engine import ViewSource
 
@@ -32,7 +33,8 @@ def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table | ds
     if isinstance(entity, pa.Table | ds.Dataset):
         return entity
     if isinstance(entity, str):
-        import duckdb
+        with extra_modules():
+            import duckdb
 
         with duckdb.connect() as connection:
             if repo_path is not None:
