@@ -92,7 +92,7 @@ def _fitting(
         from training import boosted
 
         settings = BoostedSettings()
-        fit = partial(boosted.fit_boosted, settings=settings, codebook_size=codebook_size)
+        fit: Fit = partial(boosted.fit_boosted, settings=settings, codebook_size=codebook_size)
         return fit, boosted.ROUND_COST
     from adc_features.ranking.ppnet.shape import PPNetSettings, PPNetShape
     from training import ppnet

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.codes.generation import Generation, open_generation
-from adc_features.codes.sids import SidTable, SidTimeline
+from adc_features.codes.sids import CodeTimeline, SidTable
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import (
     Dataset,
@@ -94,13 +94,13 @@ def _generation_in(directory: Path) -> Generation:
     return open_generation(directory / "generation")
 
 
-def timeline_of(run: Run) -> SidTimeline:
+def timeline_of(run: Run) -> CodeTimeline:
     """The run's codes through time as they were published, opened again when more are published."""
     from adc_features.store import published_files, published_timeline
 
     repo, generation = repository_of(run), run.settings.generation
 
-    def published(_: Path) -> SidTimeline:
+    def published(_: Path) -> CodeTimeline:
         return published_timeline(repo, generation)
 
     return run.kept("publication", published, changes_with=(generation, published_files(repo)))

@@ -158,9 +158,12 @@ def test_nothing_is_migrated_while_another_command_works_there(run):
         with held(), pytest.raises(InputError, match=words):
             migrate(run)
         assert numbers(run) == [0, 0, 0, 0]
-    with undisturbed(catalog), pytest.raises(InputError, match="'gc' lock"):
-        with open_catalog(catalog).alone("gc"):
-            pass
+    with (
+        undisturbed(catalog),
+        pytest.raises(InputError, match="'gc' lock"),
+        open_catalog(catalog).alone("gc"),
+    ):
+        pass
 
 
 def test_a_catalogue_before_its_first_revision_is_brought_up_to_date(run):
@@ -185,7 +188,7 @@ def test_a_newer_catalogue_is_refused_before_anything_is_changed(run):
     """Its revision is named, and every document stays as it was."""
     with closing(sqlite3.connect(run / "catalog.db")) as other, other:
         other.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(ArtifactError, match="has revision 9999.*a newer version"):
+    with pytest.raises(ArtifactError, match=r"has revision 9999.*a newer version"):
         migrate(run)
     assert numbers(run) == [0, 0, 0, 0]
 
@@ -198,11 +201,11 @@ def newer(path: Path) -> None:
 
 
 READERS = {
-    "run.json": lambda run: Run.open(run),
+    "run.json": Run.open,
     "promotion.json": lambda run: read_promotion(run / "promotion.json"),
     "feature_repo/data/live_generations.json": lambda run: live_generations(run / REPO),
     "feature_repo/data/online.json": lambda run: loaded(run / REPO),
-    "data/manifest.json": lambda run: Run.open(run).facts("data"),
+    "data/manifest.json": Run.open.facts("data"),
     "data/dataset/manifest.json": lambda run: read_dataset(run / "data" / "dataset"),
     "generation/generation/manifest.json": lambda run: open_generation(
         run / "generation" / "generation"

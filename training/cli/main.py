@@ -186,7 +186,7 @@ def run_all(
     directory = run or Path("runs") / (
         Path(data or "").resolve().name + ("-final" if final else "")
     )
-    settings = {
+    settings: dict[str, Any] = {
         "final": final,
         "seed": seed,
         "seeds": seeds,
