@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -239,6 +239,33 @@ def checked(document: dict[str, Any], path: Path) -> dict[str, Any]:
 def _crc(document: Mapping[str, Any]) -> str:
     plain = json.dumps(json.loads(json_text(document)), sort_keys=True)
     return f"{zlib.crc32(plain.encode()):08x}"
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what Arrow says of a damaged, missing or foreign file into an ArtifactError that names
+    the file: Parquet pages carry checksums, but Arrow reports damage in many kinds of error.
+    """
+    import pyarrow as pa
+
+    try:
+        yield
+    except (OSError, EOFError, pa.ArrowException) as error:
+        raise ArtifactError(
+            f"{path} cannot be read as Parquet ({error}); it is missing, damaged or of another"
+            " format, write it again"
+        ) from error
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """The Arrow table of a Parquet file that this library wrote, its page checksums verified.
+
+    Raises ArtifactError when it is missing or damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with reading(path):
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
 def require_files(directory: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 import adc_features
@@ -21,6 +23,7 @@ from adc_features.artifact import (
     fresh_file,
     json_text,
     read_manifest,
+    read_parquet,
     seal,
     write_atomically,
     write_json,
@@ -242,3 +245,20 @@ def test_files_are_replaced_and_locked_in_one_place_each():
         # a directory that stands in a file's place is moved aside
         ("adc_features/serving/promotion.py", "rename"),
     }
+
+
+def test_a_damaged_parquet_file_is_refused_by_name_whatever_arrow_says_of_it(tmp_path):
+    """A table is read as it was written; a bit flipped anywhere gives it, or an ArtifactError."""
+    path = tmp_path / "table.parquet"
+    table = pa.table({"text": [f"value {n}" for n in range(500)], "number": list(range(500))})
+    pq.write_table(table, path, write_page_checksum=True)
+    assert read_parquet(path).equals(table)
+    whole = path.read_bytes()
+    for at in range(0, len(whole), 7):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 8]) + whole[at + 1 :])
+        try:
+            read_parquet(path)
+        except ArtifactError as error:
+            assert "table.parquet" in str(error)
+    with pytest.raises(ArtifactError, match="is missing"):
+        read_parquet(tmp_path / "none.parquet")

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adc_features.artifact import write_json
+from adc_features.artifact import read_parquet, write_json
 from adc_features.codes.generation import Generation
 from adc_features.codes.sids import SidTimeline
 from adc_features.codes.spec import BEHAVIOR
@@ -154,7 +154,7 @@ def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
 
 def frame_of(run: Run) -> TrainingFrame:
     """The run's joined rows, checked again on the way in."""
-    return _checked_frame(run, pq.read_table(run.output("dataset") / FRAME))
+    return _checked_frame(run, read_parquet(run.output("dataset") / FRAME))
 
 
 def split_frame(run: Run, frame: TrainingFrame) -> tuple[TrainingFrame, TrainingFrame]:

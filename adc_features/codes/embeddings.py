@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adc_features.artifact import read_parquet
 from adc_features.clock import utc
 from adc_features.errors import InputError
 
@@ -145,7 +146,7 @@ class EmbeddingTable:
 
     @classmethod
     def read(cls, path: Path) -> "EmbeddingTable":
-        return cls.from_arrow(pq.read_table(path))
+        return cls.from_arrow(read_parquet(path))
 
 
 def check_unique_ids(ids: np.ndarray) -> None:

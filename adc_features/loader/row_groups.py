@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adc_features.artifact import reading
 from adc_features.codes.sids import CodeTimeline
 from adc_features.errors import ArtifactError, InputError
 
@@ -86,9 +87,12 @@ class ParquetGroups:
 
     def read(self, group: int) -> pa.Table:
         number, place = self._places[group]
-        if number not in self._open:
-            self._open[number] = pq.ParquetFile(self.paths[number])
-        return self._open[number].read_row_group(place, columns=self.columns, use_threads=False)
+        path = self.paths[number]
+        with reading(path):
+            if number not in self._open:
+                self._open[number] = pq.ParquetFile(path, page_checksum_verification=True)
+            file = self._open[number]
+            return file.read_row_group(place, columns=self.columns, use_threads=False)
 
     def __getstate__(self) -> Mapping[str, Any]:
         return {**self.__dict__, "_open": {}}  # files are opened again where it arrives

@@ -5,7 +5,7 @@ Works on our frames, whose columns say when each view's row became valid, and on
 columns are named. Memory: the time columns of one row group, however long the frame.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adc_features.artifact import reading
 from adc_features.errors import ArtifactError, InputError, LeakError
 from adc_features.event_times import microseconds
 
@@ -160,10 +161,15 @@ def audit(
         if missing := sorted({row_time, label, *views.values()} - set(names)):
             raise InputError(f"{path} has no column {', '.join(missing)}; it has {names}")
         wanted = list(dict.fromkeys([row_time, label, *views.values()]))
-        groups = (
-            file.read_row_group(group, columns=wanted) for group in range(file.num_row_groups)
-        )
+        groups = _row_groups(file, path, wanted)
         return _audited(groups, row_time=row_time, views=views, label_time=label, close=close)
+
+
+def _row_groups(file: pq.ParquetFile, path: Path, columns: list[str]) -> Iterator[pa.Table]:
+    for group in range(file.num_row_groups):
+        with reading(path):
+            table = file.read_row_group(group, columns=columns)
+        yield table
 
 
 def _audited(

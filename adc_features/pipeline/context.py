@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
+from adc_features.artifact import read_parquet
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.codes.generation import Generation, open_generation
@@ -109,7 +109,7 @@ def timeline_of(run: Run) -> CodeTimeline:
 def snapshots_of(run: Run) -> list[SidTable]:
     """The run's encoded snapshots, oldest first."""
     return [
-        SidTable.from_arrow(pq.read_table(path))
+        SidTable.from_arrow(read_parquet(path))
         for path in sorted(run.output("codes").glob("*.parquet"))
     ]
 

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adc_features.artifact import reading
 from adc_features.clock import moment
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
@@ -115,9 +116,13 @@ def content_hashes(batches: Iterable[pa.Table], schema: pa.Schema) -> dict[str, 
 
 def parquet_batches(path: Path) -> Iterable[pa.Table]:
     """The row groups of a Parquet file, one at a time."""
-    with pq.ParquetFile(path) as file:
+    with reading(path):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+    with file:
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group)
+            with reading(path):
+                table = file.read_row_group(group)
+            yield table
 
 
 def retrieval_manifest(

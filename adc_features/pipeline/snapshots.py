@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 
-from adc_features.artifact import fresh_directory, read_manifest, seal
+from adc_features.artifact import fresh_directory, read_manifest, read_parquet, seal
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
@@ -104,7 +104,7 @@ def snapshot(
                         "alignment_residual": state.alignment_residual,
                     },
                 )
-        made = SidTable.from_arrow(pq.read_table(directory / "codes.parquet"))
+        made = SidTable.from_arrow(read_parquet(directory / "codes.parquet"))
         return {
             **_published(run, generation, made),
             "alignment_residual": read_manifest(directory)["alignment_residual"],

@@ -13,7 +13,14 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from adc_features.artifact import MANIFEST, file_hash, read_manifest, write_json
+from adc_features.artifact import (
+    MANIFEST,
+    checked,
+    file_hash,
+    read_manifest,
+    with_check,
+    write_json,
+)
 from adc_features.clock import parse_utc, utc
 from adc_features.codes.generation import check_generation_id
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
@@ -118,7 +125,7 @@ def promote(path: Path, promotion: Promotion) -> None:
     # a rename cannot replace it, and what it holds is not ours to delete
     if path.is_dir() and not path.is_symlink():
         path.rename(path.with_name(f"{path.name}.damaged-{promotion.promoted_at:%Y%m%dT%H%M%S%f}"))
-    write_json(path, numbered("promotion", {**asdict(promotion), **places}))
+    write_json(path, with_check(numbered("promotion", {**asdict(promotion), **places})))
 
 
 def read_promotion(path: Path) -> Promotion:
@@ -130,7 +137,7 @@ def read_promotion(path: Path) -> Promotion:
             isinstance(facts.get(n), str) for n in ("ranker", "repository", "promoted_at")
         ):
             raise ValueError("it names no ranker, repository and time")
-        facts = unnumbered("promotion", facts, of=path)
+        facts = unnumbered("promotion", checked(facts, path), of=path)
         places = {name: path.parent / facts[name] for name in ("ranker", "repository")}
         return Promotion(**{**facts, **places, "promoted_at": parse_utc(facts["promoted_at"])})
     except FileNotFoundError as error:

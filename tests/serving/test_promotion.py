@@ -49,3 +49,14 @@ def test_a_broken_promotion_is_named(tmp_path, text):
         path.write_text(text, encoding="latin-1")
     with pytest.raises(ArtifactError, match=r"adc promote --run DIR"):
         read_promotion(path)
+
+
+def test_an_altered_promotion_is_refused(shop, tmp_path):
+    """One digit of its time changed: the file's own check says so."""
+    path = tmp_path / "promotion.json"
+    promote(path, shop.pair("codes_weights"))
+    text = path.read_text()
+    at = text.index('"promoted_at": "2') + len('"promoted_at": "2')
+    path.write_text(text[:at] + str((int(text[at]) + 1) % 10) + text[at + 1 :])
+    with pytest.raises(ArtifactError, match="is not what was written"):
+        read_promotion(path)

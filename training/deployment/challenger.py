@@ -11,9 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
-
-from adc_features.artifact import ensure_directory, read_manifest
+from adc_features.artifact import ensure_directory, read_manifest, read_parquet
 from adc_features.catalog import Catalog
 from adc_features.loader.frame import TrainingFrame, training_frame
 from adc_features.ranking.recipes import Recipe, Sources
@@ -61,7 +59,7 @@ def labelled_frame(task: RetrainTask, generation: str | None) -> TrainingFrame:
     target = _frame_directory(task, generation)
     ensure_directory(target, {"labels": task.labels_hash, "snapshots": snapshots}, join)
     return training_frame(
-        pq.read_table(target / FRAME),
+        read_parquet(target / FRAME),
         labels,
         generation=generation,
         codebook_size=live_of(task, generation).codebook_size if generation else 0,

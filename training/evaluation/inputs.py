@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from adc_features import __version__
-from adc_features.artifact import ensure_directory, fresh_directory
+from adc_features.artifact import ensure_directory, fresh_directory, read_parquet
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array
 from adc_features.codes.sids import SidTimeline
@@ -31,7 +30,7 @@ def rows_of(out: Path) -> TrainingFrame:
     """All labelled rows with the statistics that were knowable at each; no codes."""
     run = Run.open(Path(out) / "run")
     return training_frame(
-        pq.read_table(Path(out) / "frame" / FRAME),
+        read_parquet(Path(out) / "frame" / FRAME),
         label_table(dataset_of(run).interactions),
         generation=None,
         codebook_size=0,

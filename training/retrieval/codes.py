@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from adc_features import __version__
-from adc_features.artifact import ensure_directory
+from adc_features.artifact import ensure_directory, read_parquet
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR, SidSpec
@@ -110,4 +110,4 @@ def codes_of(
 
     ensure_directory(directory, made_of, fill)
     generation = open_generation(directory / "generation")
-    return SidTable.from_arrow(pq.read_table(directory / "codes.parquet")), generation.spec
+    return SidTable.from_arrow(read_parquet(directory / "codes.parquet")), generation.spec

@@ -18,8 +18,8 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from adc_features.artifact import read_parquet
 from adc_features.codes.embeddings import id_array
 from adc_features.codes.sids import find_rows
 from adc_features.encoders.sasrec import Sequences
@@ -112,7 +112,7 @@ def read_sequences(path: Path, item_ids: np.ndarray) -> LeaveOneOut:
 
     Raises InputError when the column is absent, a list is null, or an item is not in the catalogue.
     """
-    table = pq.read_table(path)
+    table = read_parquet(path)
     if "item_ids" not in table.column_names or not pa.types.is_list(table["item_ids"].type):
         raise InputError(
             f"{path} has the columns {table.column_names}; expected a list column item_ids, a row a"

@@ -85,7 +85,11 @@ class IdIndex:
         begin, end = offsets.take(rows), offsets.take(rows + 1)
         if (begin < 0).any() or (begin > end).any() or (end > len(text)).any():
             raise IndexError("a string lies outside of the text")
-        same = pc.equal(self.strings.take(pa.array(rows)), pa.array(item_ids, self.strings.type))
+        asked = pa.array(item_ids, self.strings.type)
+        try:
+            same = pc.equal(self.strings.take(pa.array(rows)), asked)
+        except pa.ArrowInvalid as error:  # of the ends of the text, which Arrow looks at itself
+            raise IndexError(str(error)) from error
         return same.to_numpy(zero_copy_only=False)
 
 

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from adc_features.artifact import MANIFEST, file_hash
+from adc_features.artifact import MANIFEST, file_hash, read_parquet
 from adc_features.clock import moment
 from adc_features.codes.rows import TIME, sid_table, with_missing_visible
 from adc_features.codes.sids import SidTable
@@ -106,9 +105,7 @@ def newest_published(repo: Path) -> datetime | None:
         if (
             path.is_file()
             and (
-                newest := pc.max(
-                    pq.read_table(path, columns=["event_timestamp"])["event_timestamp"]
-                )
+                newest := pc.max(read_parquet(path, columns=["event_timestamp"])["event_timestamp"])
             ).is_valid
         ):
             times.append(moment(np.datetime64(newest.cast(TIME).value, "us")))
@@ -126,7 +123,7 @@ def published_timeline(repo: Path, generation_id: str) -> PackedTimeline:
 
 def published_rows(target: Path, live: LiveGeneration, snapshot: PublishedSnapshot) -> SidTable:
     """The rows of a published snapshot, those alone."""
-    rows = pq.read_table(target / snapshot.file)
+    rows = read_parquet(target / snapshot.file)
     visible = with_missing_visible(rows, length=live.length).append_column(
         "item_id", rows["item_id"]
     )
