@@ -8,7 +8,6 @@ rewritten: promotions, the catalogue and later stages name them by the hash of t
 this version reads them as they are.
 """
 
-import fcntl
 import json
 import logging
 import os
@@ -21,6 +20,7 @@ from typing import Any, NamedTuple
 from adc_features.artifact import write_json
 from adc_features.catalog import open_catalog, revisions, undisturbed
 from adc_features.errors import InputError
+from adc_features.file_lock import file_lock
 from adc_features.formats import FORMATS, format_of, numbered, unnumbered
 from adc_features.pipeline.run import Run
 from adc_features.redaction import redacted_url
@@ -197,14 +197,9 @@ def _of_registry(repo: Path) -> list[Step]:
 @contextmanager
 def _no_publisher(data: Path) -> Iterator[None]:
     """Hold the lock of `publish` on a repository's data, without waiting for it."""
-    descriptor = os.open(data, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
+    with file_lock(data) as taken:
+        if not taken:
             raise InputError(
                 f"another process is publishing in {data}; wait for it, then run the command again"
-            ) from error
+            )
         yield
-    finally:
-        os.close(descriptor)
