@@ -6,10 +6,11 @@ text, or as JSON with `--json`.
 """
 
 import errno
+import io
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +25,8 @@ if TYPE_CHECKING:  # numpy and pyarrow would make every `adc --help` wait
     from adc_features.pipeline.run import Progress
 
 log = logging.getLogger("adc")
+WIDEST = 10_000
+"""Columns that a line of a table may take: a terminal wraps it, a pipe passes it on."""
 
 JsonOption = Annotated[
     str | None,
@@ -104,16 +107,33 @@ def _facts(result: Mapping[str, Any], indent: str = "") -> str:
         if isinstance(value, Mapping):
             lines += [f"{indent}{name}:", _facts(value, indent + "  ")]
         elif isinstance(value, list) and value and isinstance(value[0], Mapping):
-            lines += [
-                f"{indent}{name}:",
-                *(
-                    f"{indent}  " + " ".join(f"{k}={_short(v)}" for k, v in row.items())
-                    for row in value
-                ),
-            ]
+            lines.append(f"{indent}{name}:")
+            lines += [f"{indent}  {line}" for line in table(value).splitlines()]
         else:
             lines.append(f"{indent}{name}: {_short(value)}")
     return "\n".join(lines)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as lines of aligned columns under their names: text to the left, numbers to the right.
+
+    No cell is cut or wrapped, on a terminal or in a pipe, so that `grep` and `awk` find whole lines;
+    a name that a row lacks leaves an empty cell.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="")
+    for name in (names := list(dict.fromkeys(name for row in rows for name in row))):
+        values = [row.get(name) for row in rows]
+        numbers = all(isinstance(v, int | float | None) for v in values)
+        made.add_column(Text(name), justify="right" if numbers else "left", no_wrap=True)
+    for row in rows:
+        made.add_row(*(Text("" if row.get(n) is None else _short(row[n])) for n in names))
+    out = io.StringIO()
+    Console(file=out, width=WIDEST, color_system=None).print(made)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines())
 
 
 def _short(value: Any) -> str:

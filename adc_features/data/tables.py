@@ -124,14 +124,9 @@ def _plain_types(table: pa.Table) -> pa.Table:
             table = table.set_column(i, column, _times(table[column]))
         elif column.startswith("vector_") and pa.types.is_string(table[column].type):
             with suppress(ValueError, TypeError, pa.ArrowException):
-                table = table.set_column(
-                    i,
-                    column,
-                    pa.chunked_array(
-                        [[json.loads(v or "null") for v in table[column].to_pylist()]],
-                        pa.list_(pa.float32()),
-                    ),
-                )
+                values = [json.loads(v or "null") for v in table[column].to_pylist()]
+                vectors = pa.chunked_array([values], pa.list_(pa.float32()))
+                table = table.set_column(i, column, vectors)
     return table
 
 

@@ -57,14 +57,10 @@ class BehaviorState:
         known here are absent.
         """
         rows, found = find_rows(self.item_ids, item_ids)
-        vectors, counts = (
-            np.zeros((len(item_ids), self.vectors.shape[1]), np.float32),
-            np.zeros(len(item_ids), np.int64),
-        )
-        vectors[found], counts[found] = (
-            self.vectors[rows[found]],
-            self.interaction_count[rows[found]],
-        )
+        vectors = np.zeros((len(item_ids), self.vectors.shape[1]), np.float32)
+        counts = np.zeros(len(item_ids), np.int64)
+        vectors[found] = self.vectors[rows[found]]
+        counts[found] = self.interaction_count[rows[found]]
         return BehaviorVectors(self.as_of, vectors, found, counts, self.alignment_residual)
 
 

@@ -8,9 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from adc_features.encoders.behavior_state import (
-    BehaviorVectors,
-)
+from adc_features.encoders.behavior_state import BehaviorVectors
 
 
 def carried(
@@ -43,8 +41,8 @@ def carried(
 def drift(a: BehaviorVectors, b: BehaviorVectors) -> dict[str, float]:
     """How far common items moved from `a` to `b`.
 
-    items: how many are in both. cosine_mean, cosine_median: of an item's two vectors. residual: ||A
-    - B|| / ||B||. The same after the best rotation of A onto B (orthogonal Procrustes) under
+    items: how many are in both. cosine_mean, cosine_median: of an item's two vectors. residual:
+    ||A - B|| / ||B||. The same after the best rotation of A onto B (orthogonal Procrustes) under
     `rotated_`: where rotation gains little, the two already share a space.
     """
     common = a.present & b.present
@@ -53,10 +51,8 @@ def drift(a: BehaviorVectors, b: BehaviorVectors) -> dict[str, float]:
     facts: dict[str, float] = {"items": int(common.sum())}
     for prefix, matrix in (("", left), ("rotated_", rotated)):
         cosines = cosine(matrix, right)
-        facts[f"{prefix}cosine_mean"], facts[f"{prefix}cosine_median"] = (
-            float(cosines.mean()),
-            float(np.median(cosines)),
-        )
+        facts[f"{prefix}cosine_mean"] = float(cosines.mean())
+        facts[f"{prefix}cosine_median"] = float(np.median(cosines))
         facts[f"{prefix}residual"] = float(np.linalg.norm(matrix - right) / np.linalg.norm(right))
     return facts
 

@@ -191,8 +191,8 @@ def next_item_loss(
     often as they stand there.
 
     prior_I: log popularity, added to the logits of all items, so that the table need not hold it:
-    without it every rare item is pushed away from the mean state, along one direction (methods
-    10.1).
+    without it every rare item is pushed away from the mean state, along one direction (method
+    notes: The reliability signal).
     """
     if loss == "full_softmax":
         return _SoftmaxLoss.apply(states_PD, table_ID, targets_P, prior_I)

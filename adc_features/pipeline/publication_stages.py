@@ -9,9 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from adc_features.artifact import fresh_directory, write_json
-from adc_features.data.dataset import (
-    Dataset,
-)
+from adc_features.data.dataset import Dataset
 from adc_features.pipeline.code_stages import CODES, GENERATION
 from adc_features.pipeline.context import (
     dataset_of,

@@ -228,12 +228,14 @@ class Run:
         return None if stage.recipe is None else json.loads(json_text(stage.recipe(self.settings)))
 
     def _other_recipe(self, stage: Stage) -> list[str]:
+        """Does a name among the settings, itself unchanged, stand for other values than it did?"""
         made_of = self.facts(stage.name)["made_of"]
-        return (
-            ["the defaults of its recipe"]
-            if "recipe" in made_of and made_of["recipe"] != self._recipe(stage)
-            else []
+        same = (
+            "recipe" not in made_of
+            or self._other_settings(made_of)
+            or made_of["recipe"] == self._recipe(stage)
         )
+        return [] if same else [f"the defaults of stage {stage.name!r}"]
 
     def differences(self, stage: Stage) -> list[str]:
         """In what the complete stages that this one is made of, itself included, differ from what

