@@ -108,6 +108,7 @@ def test_what_is_complete_is_found_again(compared, shop, monkeypatch):
     )
 
 
+@pytest.mark.slow
 def test_another_fit_learns_everything_anew(compared, shop):
     """With two fits the first is found again; the second has behaviour vectors, codes and rankers
     of its own, and the verdict is the mean of both.
