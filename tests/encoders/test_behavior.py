@@ -338,7 +338,10 @@ def test_a_vector_moves_by_its_share_of_new_events() -> None:
     assert (after.as_of, after.interaction_count.tolist()) == (CUTOFFS[1], [4, 9, 3, 1])
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize(
+    "seed",
+    [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.slow)],
+)
 def test_an_item_whose_company_changes_moves_towards_the_new_company(seed) -> None:
     """Item 20 is bought with items 0-9 before the first cut-off, then ten times as often with items
     10-19: its vector follows, whatever the seed.

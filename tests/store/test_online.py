@@ -402,6 +402,7 @@ def test_columns_hold_what_a_read_shows(tmp_path, asked, store_type):
         assert columns[name].to_arrow().to_pylist() == rows[name].to_pylist()
 
 
+@pytest.mark.slow
 def test_feast_materialize_as_a_command_fills_our_store(tmp_path):
     """`feast materialize` and `materialize-incremental`, run by a shell, leave what our own call
     leaves.

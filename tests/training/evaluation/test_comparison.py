@@ -102,6 +102,7 @@ def test_what_is_complete_is_found_again(compared, shop, monkeypatch):
     assert not is_complete(out, settings(shop), task)
 
 
+@pytest.mark.slow
 def test_another_fit_learns_everything_anew(compared, shop):
     """With two fits the first is found again; the second has behaviour vectors, codes and rankers
     of its own, and the result is the mean of both.
