@@ -130,8 +130,8 @@ class LiveGeneration:
 
 
 def sid_view_name(generation_id: str) -> str:
-    """The feature view of a generation: the generation is part of its name, so the codes of
-    two generations are never mixed in one view.
+    """The feature view of a generation: the generation is in its name, so codes of two never meet
+    in one view.
     """
     return f"item_sid_{generation_id}"
 

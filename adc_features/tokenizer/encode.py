@@ -44,8 +44,8 @@ def encode(
 
     previous: the snapshot before this one, of this generation or of the one it is aligned with. An
     item that has a code there keeps it until another codeword is nearer by more than the
-    generation's `hysteresis`, in cosine: codes change when behaviour changed, not because of
-    numerical noise at the border of two codes. The answer is a function of (previous, items) alone. Baseline tokenizers
+    generation's `hysteresis`, in cosine: codes change when behaviour changed, not when a vector
+    trembles at a border. The answer is a function of (previous, items) alone. Baseline tokenizers
     hold nothing: in a residual code each level reads what the one before left.
 
     Weights: 1 for shared positions, the softmax gate for content, R over its frozen mean for

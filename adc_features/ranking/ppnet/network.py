@@ -383,8 +383,8 @@ class PPNetRanker:
         self._older: LevelledPPNet | None = None
 
     def begin_at(self, older: Ranker) -> None:
-        """Copies matching code embeddings. Ids and scales belong to the new rows, so everything
-        else starts from scratch.
+        """Code embeddings are carried over: a code means what it meant. Ids and scales are of the
+        new rows, so the rest starts anew.
         """
         if (
             isinstance(older, PPNetRanker)

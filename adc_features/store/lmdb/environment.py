@@ -3,8 +3,8 @@ feast here.
 
 Readers never wait for the writer nor block it; there is one writer at a time, and a change is
 complete or invisible, also after kill -9. LMDB asks that a process opens a directory once, that no
-environment lives through a fork, and that no transaction is active while the map grows or a table
-is dropped: all of that is seen to here. A file that was cut off is refused before a page of it is
+environment lives through a fork, and that nobody is inside while the map grows or a table is
+dropped: all of that is seen to here. A file that was cut off is refused before a page of it is
 touched (`lmdb_file`), and so is a directory that was there and is gone: an empty answer would pass
 for a true one.
 """
@@ -153,8 +153,8 @@ class Environment:
                         break
 
     def close(self, timeout: float | None = None) -> bool:
-        """Close it when no transaction is active; the next use opens it again. False when one was
-        still active after `timeout` seconds.
+        """Close it when nobody is inside; the next use opens it again. False when somebody still
+        was after `timeout` seconds.
         """
         with self._turn:
             if not self._turn.wait_for(lambda: not self._inside and not self._alone, timeout):

@@ -60,7 +60,7 @@ PROFILE = np.dtype(
     ]
 )
 _NO_TIME = np.iinfo(np.int64).min
-_UNKNOWN = np.array([(_NO_TIME, 0, 0, 0, True, False)], PROFILE)
+_NOBODY = np.array([(_NO_TIME, 0, 0, 0, True, False)], PROFILE)
 T = TypeVar("T")
 _DO = "publish the generation again, which writes its packed files anew"
 
@@ -192,8 +192,8 @@ class PackedSnapshot:
             else Gathered(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
         )
 
-    def unknown_rows(self, rows: int) -> Gathered:
-        """What `gather` returns for this many unknown items."""
+    def nobody(self, rows: int) -> Gathered:
+        """What `gather` returns for so many items that are unknown."""
         return self._decode(np.full(rows, len(self)))
 
     def _gather(self, item_ids: np.ndarray) -> Gathered:
@@ -349,7 +349,7 @@ def write_snapshot(
         "profile": _smallest(len(profiles) - 1).str,
         "profile_fields": PROFILE.descr,
     }
-    # the last one stands for unknown items: no codes, profile 0
+    # the last one is nobody's: no codes, profile 0
     records = np.zeros(len(snapshot) + 1, record_type(schema))
     records["weight"][:-1], records["code"][:-1], records["profile"][:-1] = (
         weight[order],
@@ -405,9 +405,9 @@ def _weights(snapshot: SidTable, dtype: np.dtype) -> tuple[np.ndarray, list[floa
 
 
 def _profiles(snapshot: SidTable, sid_as_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's profile number [N] and the distinct profiles, that of an unknown item first."""
+    """Each row's profile number [N] and the distinct profiles, nobody's first."""
     rows = np.empty(len(snapshot) + 1, PROFILE)
-    rows[:1], rows["sid_as_of"][1:] = _UNKNOWN, sid_as_of
+    rows[:1], rows["sid_as_of"][1:] = _NOBODY, sid_as_of
     for name in _SHARED:
         rows[name][1:] = getattr(snapshot, name)
     column = pa.Array.from_buffers(
