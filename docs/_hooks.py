@@ -32,10 +32,12 @@ PACKAGES = {
 }
 OPTIONAL = {"api.md": "The public API", "method_notes.md": "Method notes"}
 """Pages that join the navigation where they exist: path -> title."""
-ELSEWHERE = re.compile(
-    r"<(?:script|img|iframe)\b[^>]*\bsrc=[\"']?(?:https?:)?//"
-    r"|<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preconnect|preload))[^>]*\bhref=[\"']?(?:https?:)?//"
+LOADED = (
+    r"<(?:script|img|iframe)\b[^>]*\bsrc=",
+    r"<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preconnect|preload))[^>]*\bhref=",
 )
+ELSEWHERE = re.compile(f"(?:{'|'.join(LOADED)})[\"']?(?:https?:)?//")
+"""What makes a browser load something from another host."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
