@@ -3,14 +3,12 @@
 # make test-all   every test, as .ci/run does
 # make coverage   the tests of `make test`, and the share of lines and branches that they reach
 # make check  lint, types and import contracts
-# make docs   the docs site, built strictly into build/site
 # make audit  known vulnerabilities of the pinned dependencies; asks an index on the network
 PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3))
 BIN := .venv/bin
 READY := .venv/.ready
-DOCS_READY := .venv/.docs
 
-.PHONY: demo test test-all coverage check docs audit
+.PHONY: demo test test-all coverage check audit
 
 # Two processes, one thread each: a file's tests stay together, since they share what they set up.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
@@ -35,9 +33,14 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Warnings, such as links that lead nowhere, are errors. The site loads nothing from other hosts.
-docs: $(DOCS_READY)
+# make docs   the docs site, built into build/site; warnings, such as links that lead nowhere, are errors
+.PHONY: docs
+docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+.venv/.docs: $(READY)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
+	touch $@
 
 # An environment of its own: pip-audit's dependencies are not ours. --strict: a package that the index does not know fails, instead of passing unseen.
 audit:
@@ -48,8 +51,4 @@ audit:
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline-text,dev]"
-	touch $@
-
-$(DOCS_READY): $(READY)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	touch $@

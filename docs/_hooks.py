@@ -5,6 +5,7 @@ mkdocs calls the functions `on_*` (mkdocs.yml, `hooks`). After the build, every 
 scripts, styles, fonts and images of other hosts: there must be none.
 """
 
+import html
 import importlib
 import inspect
 import pkgutil
@@ -31,10 +32,12 @@ PACKAGES = {
 }
 OPTIONAL = {"api.md": "The public API", "method_notes.md": "Method notes"}
 """Pages that join the navigation where they exist: path -> title."""
-ELSEWHERE = re.compile(
-    r"<(?:script|img|iframe)\b[^>]*\bsrc=[\"']?(?:https?:)?//"
-    r"|<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preconnect|preload))[^>]*\bhref=[\"']?(?:https?:)?//"
+LOADED = (
+    r"<(?:script|img|iframe)\b[^>]*\bsrc=",
+    r"<link\b(?=[^>]*\brel=[\"']?(?:stylesheet|preconnect|preload))[^>]*\bhref=",
 )
+ELSEWHERE = re.compile(f"(?:{'|'.join(LOADED)})[\"']?(?:https?:)?//")
+"""What makes a browser load something from another host."""
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -149,6 +152,7 @@ def _metavar(parameter: Any, context: Any) -> str:
 
 
 def _text(words: str) -> str:
-    """Help text as Markdown: what looks like HTML or a link is shown as it is."""
-    words = " ".join(words.split())
-    return re.sub(r"([<\[\]*_])", r"\\\1", words)
+    """Help text as Markdown: outside of backticks, what looks like markup is shown as it is."""
+    parts = " ".join(words.split()).split("`")
+    parts[::2] = [re.sub(r"([\[\]*_])", r"\\\1", html.escape(p, quote=False)) for p in parts[::2]]
+    return "`".join(parts)

@@ -366,8 +366,8 @@ def _room_for(connections: int) -> None:
 def beside(
     processes: int, target: Callable[..., None], *arguments: Any, metrics: str
 ) -> Iterator[None]:
-    """Supervise this many worker processes that run target(*arguments) while the block lasts; one
-    that ends is started again.
+    """Run target(*arguments) in so many further processes for as long as the block lasts; one that
+    ends is started again.
 
     target: importable; ends on SIGTERM, and by itself when this process is gone
     (`end_with_parent`). metrics: as Service has it.

@@ -1,5 +1,5 @@
-"""Airflow: a monthly DAG that looks for drift, retrains and cleans up. Only calls `adc`; every task
-may be repeated.
+"""Airflow: a monthly DAG that looks for drift, retrains and cleans up. It only calls `adc`; every
+task may be repeated.
 
 Airflow variables adc_run (the run directory that serves) and adc_data (its newest data).
 """

@@ -1,8 +1,9 @@
-"""Dagster: a monthly job that codes new items, looks for drift and retrains. Only calls `adc`;
-every step may be repeated.
+"""Dagster: a monthly job that looks for drift, retrains and cleans up. It only calls `adc`; every
+step may be repeated.
 
-dagster dev -f dagster_job.py        # ADC_RUN: the run directory that serves; ADC_DATA: its newest
-                                     data
+    dagster dev -f dagster_job.py
+
+Environment variables: ADC_RUN, the run directory that serves, and ADC_DATA, its newest data.
 """
 
 import os
@@ -42,7 +43,7 @@ def retrain(context: OpExecutionContext) -> None:
 
 @op
 def monitor(context: OpExecutionContext) -> None:
-    """Drift of codes is reported, not fatal: retraining is what answers it."""
+    """Reports drift of codes, which is no failure: the next step is the answer to it."""
     adc(
         context,
         "monitor",

@@ -1,11 +1,11 @@
 """Start a private PostgreSQL and Redis on free loopback ports, until interrupted. Reads: installed
 binaries. Writes: a fresh directory.
 
-    python docs/servers/start.py        # prints the variables that the .yaml files beside it
-                                        expect; Ctrl-C stops and removes everything
+    python docs/servers/start.py
 
-For trying out and for tests: no password, nothing survives. PostgreSQL does not run as root; it is
-then run as its own user.
+It prints the variables that the .yaml files beside it expect; Ctrl-C stops the servers and removes
+everything. For trying out and for tests: there is no password, and nothing survives. PostgreSQL
+refuses to run as root; it is then run as the user `postgres`.
 """
 
 import contextlib

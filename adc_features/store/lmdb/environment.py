@@ -157,8 +157,8 @@ class Environment:
                         break
 
     def close(self, timeout: float | None = None) -> bool:
-        """Close it when no transaction is active; the next use opens it again. False when one was
-        still active after `timeout` seconds.
+        """Close it when nobody is inside; the next use opens it again. False when somebody still
+        was after `timeout` seconds.
         """
         with self._turn:
             if not self._turn.wait_for(lambda: not self._inside and not self._alone, timeout):

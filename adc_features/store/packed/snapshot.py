@@ -164,8 +164,8 @@ class PackedSnapshot:
             else Gathered(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
         )
 
-    def unknown_rows(self, rows: int) -> Gathered:
-        """What `gather` returns for this many unknown items."""
+    def nobody(self, rows: int) -> Gathered:
+        """What `gather` returns for so many items that are unknown."""
         return self._decode(np.full(rows, len(self)))
 
     def _gather(self, item_ids: np.ndarray) -> Gathered:

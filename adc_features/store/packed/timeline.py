@@ -143,7 +143,7 @@ class PackedTimeline:
         got = (
             self.snapshots[served - 1].gather(item_ids)
             if served
-            else self.snapshots[0].unknown_rows(len(item_ids))
+            else self.snapshots[0].nobody(len(item_ids))
         )
         return got.sid, got.sid_weight, got.profile["reliability"]
 
