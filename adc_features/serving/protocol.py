@@ -96,7 +96,7 @@ class LookupRequest(BaseModel):
     features: Annotated[list[StrictStr], FailFast()] = []
 
 
-class Refusal(AdcError):
+class HttpError(AdcError):
     """An answer that is not 200: its status, a code for programs and a sentence for people."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -120,7 +120,7 @@ def _refuse_shape(body: bytes, settings: ServiceSettings) -> None:
     many = body.count(b'"') - body.count(b'\\"') > 2 * most
     marks = b"" if many else _TEXT.sub(b"", body)
     if many or marks.count(b"{") > 1 or marks.count(b"[") > 2 or marks.count(b",") > most:
-        raise Refusal(
+        raise HttpError(
             422,
             "invalid",
             f"the body holds lists or objects within its lists, or more than {most} values; a"
@@ -129,7 +129,7 @@ def _refuse_shape(body: bytes, settings: ServiceSettings) -> None:
 
 
 def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
-    """A request within its bounds, or a refusal that names the first fault and repeats little of
+    """A request within its bounds. Raises HttpError that names the first fault and repeats little of
     what was sent.
     """
     if len(body) > SMALL_BODY:
@@ -137,7 +137,7 @@ def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
     try:
         sent = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise Refusal(
+        raise HttpError(
             400, "not_json", f"the body is not JSON in UTF-8 ({brief(str(error))})"
         ) from error
     fields = model.model_fields
@@ -145,11 +145,11 @@ def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
         f"{name}{'' if field.is_required() else ' (optional)'}" for name, field in fields.items()
     )
     if not isinstance(sent, dict):
-        raise Refusal(
+        raise HttpError(
             422, "invalid", f"the body: Input should be an object; a request has {wanted}"
         )
     if unknown := next((name for name in sent if name not in fields), None):
-        raise Refusal(
+        raise HttpError(
             422,
             "invalid",
             f"{brief(unknown, 40)}: Extra inputs are not permitted; a request has {wanted}",
@@ -157,9 +157,9 @@ def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
     items = sent.get("items")
     if isinstance(items, list):
         if not items:
-            raise Refusal(422, "no_items", f"items is empty; give 1 to {settings.max_items} ids")
+            raise HttpError(422, "no_items", f"items is empty; give 1 to {settings.max_items} ids")
         if len(items) > settings.max_items:
-            raise Refusal(
+            raise HttpError(
                 422,
                 "too_many_items",
                 f"{len(items)} items, at most {settings.max_items} are taken at once; ask in"
@@ -167,7 +167,7 @@ def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
             )
     features = sent.get("features")
     if isinstance(features, list) and len(features) > settings.max_values:
-        raise Refusal(
+        raise HttpError(
             422, "too_many_features", f"{len(features)} features; give each name that you need once"
         )
     try:
@@ -175,14 +175,14 @@ def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
         place = ".".join(str(part)[:40] for part in first["loc"])
-        raise Refusal(
+        raise HttpError(
             422, "invalid", f"{place or 'the body'}: {brief(first['msg'])}; a request has {wanted}"
         ) from error
     if isinstance(asked, RankRequest) and asked.now is not None:
         try:
             asked.now = asked.now.astimezone(UTC)
         except OverflowError as error:
-            raise Refusal(
+            raise HttpError(
                 422,
                 "invalid",
                 "now lies outside of the years 1 to 9999 in UTC; give a time within them",
@@ -191,31 +191,31 @@ def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
 
 
 def check_features(asked: LookupRequest, known: list[str], settings: ServiceSettings) -> None:
-    """Raise a refusal unless the features are known, named once each, and not too many for so many
+    """Raise HttpError unless the features are known, named once each, and not too many for so many
     items.
     """
     features = asked.features
     if len(features) > len(known):
-        raise Refusal(
+        raise HttpError(
             422,
             "too_many_features",
             f"{len(features)} features, there are {len(known)}; give each name that you need once",
         )
     if unknown := next((name for name in features if name not in known), None):
-        raise Refusal(
+        raise HttpError(
             422,
             "unknown_feature",
             f"there is no feature {brief(unknown, 80)!r}; there are {', '.join(known)}",
         )
     if len(set(features)) < len(features):
         twice = next(name for name in features if features.count(name) > 1)
-        raise Refusal(
+        raise HttpError(
             422,
             "repeated_feature",
             f"features names {twice!r} more than once; give each name that you need once",
         )
     if len(asked.items) * len(features) > settings.max_values:
-        raise Refusal(
+        raise HttpError(
             422,
             "too_many_values",
             f"{len(asked.items)} items with {len(features)} features are more than"
@@ -224,14 +224,14 @@ def check_features(asked: LookupRequest, known: list[str], settings: ServiceSett
 
 
 def authorised(request: Request, token: str | None) -> None:
-    """Raise a refusal unless the request carries the token; the scheme may be written in any
+    """Raise HttpError unless the request carries the token; the scheme may be written in any
     case.
     """
     if token is None:
         return
     scheme, _, given = request.headers.get("authorization", "").encode("latin-1").partition(b" ")
     if not hmac.compare_digest(given.strip(b" "), token.encode()) or scheme.lower() != b"bearer":
-        raise Refusal(
+        raise HttpError(
             401,
             "unauthorized",
             "send the header `Authorization: Bearer TOKEN` with the service's token",
@@ -247,11 +247,11 @@ class Budget:
         self.left = size
 
     async def body(self, request: Request, limit: int) -> bytes:
-        """The body, never more of it in memory than the limit. Raises a refusal when it is larger,
+        """The body, never more of it in memory than the limit. Raises HttpError when it is larger,
         or when others hold the budget.
         """
         declared = request.headers.get("content-length", "0")
-        too_large = Refusal(
+        too_large = HttpError(
             413, "too_large", f"the body is larger than {limit} bytes; ask in several requests"
         )
         if (
@@ -267,7 +267,7 @@ class Budget:
                     raise too_large
                 more = max(0, size - SMALL_BODY) - held
                 if more > self.left:
-                    raise Refusal(
+                    raise HttpError(
                         503,
                         "busy",
                         "other large bodies are being read; try again later or ask in smaller"
@@ -280,38 +280,38 @@ class Budget:
             self.left += held
 
 
-def refusal_of(error: Exception) -> Refusal:
+def http_error_of(error: Exception) -> HttpError:
     """How an error is answered: the client's faults as 4xx; ours as 503 under the error's name, a
     program's fault as 500.
 
     Ours are told without the message, which names files of this machine; the log has it.
     """
-    if isinstance(error, Refusal):
+    if isinstance(error, HttpError):
         return error
     if isinstance(error, RequestError):
-        return Refusal(422, "refused", brief(without_paths(str(error))))
+        return HttpError(422, "refused", brief(without_paths(str(error))))
     if isinstance(error, GenerationMismatch):
-        return Refusal(
+        return HttpError(
             503,
             "GenerationMismatch",
             "the repository holds other codes than the ranker that serves was trained on; the"
             " service's log names both",
         )
     if isinstance(error, AdcError):
-        return Refusal(
+        return HttpError(
             503,
             type(error).__name__,
             "something that the service reads is missing, damaged or not what it was; the service's"
             " log names it",
         )
     if isinstance(error, OSError | MemoryError | EOFError) or _of_the_store(error):
-        return Refusal(
+        return HttpError(
             503,
             "ArtifactError",
             "something that the service reads is damaged or cannot be read; the service's log"
             " names it",
         )
-    return Refusal(500, "internal", "the service failed; its log says how")
+    return HttpError(500, "internal", "the service failed; its log says how")
 
 
 def _of_the_store(error: Exception) -> bool:
@@ -336,15 +336,15 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?<![\w.:/~-])/(?:[^\s'\"/]+/)+([^\s'\"/]*)", r"\1", text)
 
 
-def refused(refusal: Refusal) -> Response:
-    """The answer of a refusal."""
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status)
-    return json_answer(error_body(refusal), status=refusal.status, headers=headers)
+def error_answer(error: HttpError) -> Response:
+    """The error as an HTTP response."""
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(error.status)
+    return json_answer(error_body(error), status=error.status, headers=headers)
 
 
-def error_body(refusal: Refusal) -> dict[str, Any]:
+def error_body(error: HttpError) -> dict[str, Any]:
     """What every answer that is not 200 looks like."""
-    return {"error": {"code": refusal.code, "message": refusal.message}}
+    return {"error": {"code": error.code, "message": error.message}}
 
 
 def json_answer(

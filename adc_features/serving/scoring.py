@@ -24,7 +24,7 @@ from adc_features.codes.spec import NO_CODE
 from adc_features.errors import GenerationMismatch, InputError, RequestError
 from adc_features.loader.frame import LAST_EVENT_COLUMNS, refuse_later_events
 from adc_features.ranking.base import Ranker
-from adc_features.ranking.inputs import (
+from adc_features.ranking.features import (
     ID_COLUMNS,
     ITEM_COLUMNS,
     KINDS,
@@ -133,7 +133,7 @@ class Bundle:
 
     def _scored(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
         items, asker = self.ids("item_id", item_ids), self.ids("user_id", [user_id])
-        clock, seconds = _Laps(), {}
+        clock, seconds = _Stopwatch(), {}
         user = self._frame("user_id", asker, now)
         seconds["user"] = clock.lap()
         offered = self._frame("item_id", items, now)
@@ -321,8 +321,8 @@ def open_bundle(promotion: Promotion) -> Bundle:
                 f"the ranker reads {lacking}, which the statistics of {promotion.repository} lack;"
                 " publish them, then apply and materialize"
             )
-    nobody = {key: "nobody" if kind == "string" else -1 for key, kind in bundle.id_types.items()}
-    bundle._scored(nobody["user_id"], [nobody["item_id"]], now=datetime.now(UTC))
+    unknown = {key: "unknown" if kind == "string" else -1 for key, kind in bundle.id_types.items()}
+    bundle._scored(unknown["user_id"], [unknown["item_id"]], now=datetime.now(UTC))
     return bundle
 
 
@@ -330,7 +330,7 @@ def _last(text: str) -> str:
     return text[-1:]
 
 
-class _Laps:
+class _Stopwatch:
     """A stopwatch: seconds since it was last asked."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:

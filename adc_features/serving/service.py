@@ -32,25 +32,25 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from adc_features.errors import AdcError
+from adc_features.serving.connections import http_server
 from adc_features.serving.metrics import Metrics
 from adc_features.serving.promotion import read_promotion
 from adc_features.serving.protocol import (
     SMALL_BODY,
     Budget,
+    HttpError,
     LookupRequest,
     RankRequest,
-    Refusal,
     ServiceSettings,
     authorised,
     check_features,
+    error_answer,
+    http_error_of,
     json_answer,
     parsed,
-    refusal_of,
-    refused,
     without_paths,
 )
 from adc_features.serving.scoring import Bundle, open_bundle
-from adc_features.serving.workers import http_server
 
 log = logging.getLogger(__name__)
 
@@ -173,7 +173,7 @@ class Service:
             async with asyncio.timeout(self.settings.timeout):
                 body = await self._bodies.body(request, self.settings.max_body)
                 if self._waiting >= self.settings.max_waiting:
-                    raise Refusal(
+                    raise HttpError(
                         503,
                         "busy",
                         f"{self._waiting} requests are waiting; try again later or start another"
@@ -190,7 +190,7 @@ class Service:
                     self._waiting -= 1
                     self.metrics.waiting.set(self._waiting)
         except TimeoutError as error:
-            raise Refusal(
+            raise HttpError(
                 503,
                 "timeout",
                 f"no answer within {self.settings.timeout} s; ask for fewer items or try again"
@@ -322,15 +322,15 @@ def application(service: Service) -> Starlette:
             except ClientDisconnect:
                 response = Response(status_code=499)  # nobody reads it; the metrics count it
             except Exception as error:
-                refusal = refusal_of(error)
-                if not isinstance(error, Refusal) and refusal.status >= 500:
+                http_error = http_error_of(error)
+                if not isinstance(error, HttpError) and http_error.status >= 500:
                     log.error(
                         "stage=serve route=%s error=%s",
                         route,
                         error,
                         exc_info=not isinstance(error, AdcError),
                     )
-                response = refused(refusal)
+                response = error_answer(http_error)
             service.metrics.requests.labels(route, str(response.status_code)).observe(
                 time.perf_counter() - began
             )
@@ -397,4 +397,4 @@ def _signature(bundle: Bundle) -> dict[str, Any]:
 async def _no_such_route(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     message = "use POST /rank, POST /lookup, GET /healthz, GET /readyz or GET /metrics"
-    return refused(Refusal(status, "no_such_route", message))
+    return error_answer(HttpError(status, "no_such_route", message))
