@@ -27,15 +27,35 @@ Arrays = dict[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns leave, and as what.
+    """Which columns a batch holds, and in which form; a column that is not named is left out.
 
-    scalars: numbers, booleans and times, [B] in their own type (times: int64 microseconds since
-    1970 UTC). lists: name -> L, [B, L] in the values' type, which is a number or boolean. codes:
-    those of `lists` that hold codes, whole numbers in -1..K-1; they leave as int64 code + 1, so
-    that 0 is "no code"; as a mapping it also says K: name -> K. vocabularies: name -> values; the
-    column leaves as int64 [B], 1 + the value's place, 0 for values not in it and for nulls. fill:
-    name -> number in place of nulls; without one a null float becomes NaN and any other null is
-    refused. A column that is not named is left out, texts without a vocabulary included.
+    Parameters
+    ----------
+    scalars : tuple of str
+        Numbers, booleans and times: [B] in their own type (times: int64 microseconds since 1970 UTC).
+    lists : mapping of str to int
+        Name -> L: [B, L] in the type of the values, which are numbers or booleans.
+    codes : tuple of str or mapping of str to int
+        Those of `lists` that hold codes, whole numbers in -1..K-1. They become int64 code + 1, so that
+        0 is "no code". A mapping gives K as well: name -> K.
+    vocabularies : mapping of str to ndarray
+        Name -> values: int64 [B], 1 + the place of the value, 0 for values that are not in it and for
+        nulls.
+    fill : mapping of str to float
+        Name -> number in the place of nulls. Without one a null float becomes NaN, and any other null
+        is refused.
+
+    Raises
+    ------
+    InputError
+        No column is named, one is named twice, or `codes` names what is not among `lists`.
+
+    Examples
+    --------
+    >>> columns = Columns(scalars=("label",), lists={"sid": 2}, codes=("sid",))
+    >>> batch = columns.arrays(pa.table({"label": [1.0, 0.0], "sid": [[3, -1], [0, 1]]}))
+    >>> batch["sid"].tolist()
+    [[4, 0], [1, 2]]
     """
 
     scalars: tuple[str, ...] = ()
@@ -62,8 +82,23 @@ class Columns:
         return [*self.scalars, *self.lists, *self.vocabularies]
 
     def arrays(self, table: pa.Table) -> Arrays:
-        """The columns of a table as arrays. Raises InputError for missing columns, other types,
-        nulls without a fill, fills that do not fit, lists of other lengths and what is no code.
+        """The columns of a table as arrays.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            Rows that hold every named column.
+
+        Returns
+        -------
+        dict of str to ndarray
+            [B] or [B, L] each.
+
+        Raises
+        ------
+        InputError
+            A column is missing or of another type; nulls without a fill; a fill that its column's type
+            does not hold; lists of another length; a number that is no code.
         """
         if missing := sorted(set(self.names) - set(table.column_names)):
             raise InputError(
@@ -202,12 +237,33 @@ class Piece(NamedTuple):
 class Order:
     """Who sees which rows in which order.
 
-    batch_rows: B. seed: None keeps the source's order. buffer_rows: rows that are permuted
-    together, cut to whole batches; a worker holds them and their groups. ranks, rank: processes
-    that train together, and this one. remainder: rows do not divide evenly. "pad": the epoch's
-    first rows are seen again, at most ranks - 1 of them, so that every row is seen and every rank
-    has as many; its last batch may be shorter. "drop": the rest is left out of this epoch, every
-    batch has B rows.
+    Parameters
+    ----------
+    batch_rows : int
+        B.
+    seed : int or None
+        Of the permutations; None keeps the order of the source.
+    buffer_rows : int
+        Rows that are permuted together, cut to whole batches; a worker holds them and their groups in
+        memory.
+    rank, ranks : int
+        This process, and how many train together.
+    remainder : {"pad", "drop"}
+        What happens when rows do not divide evenly. "pad": the epoch's first rows are seen again, at
+        most ranks - 1 of them, so that every row is seen and every rank has as many; its last batch
+        may be shorter. "drop": the rest is left out of this epoch, every batch has B rows.
+
+    Raises
+    ------
+    InputError
+        A size below 1, or a rank that does not exist.
+
+    Examples
+    --------
+    >>> Order(batch_rows=4, ranks=2).batches(10)
+    2
+    >>> Order(batch_rows=4, ranks=2, remainder="drop").batches(10)
+    1
     """
 
     batch_rows: int
@@ -300,10 +356,40 @@ def array_batches(
     workers: int = 1,
     skip: int = 0,
 ) -> Iterator[Arrays]:
-    """A worker's batches of an epoch, without the first `skip`; what they would have needed alone
-    is not read.
+    """The batches of one worker in one epoch.
 
-    Every array [B] or [B, L]. Raises as `Columns.arrays`, and InputError for a source without rows.
+    Parameters
+    ----------
+    source : RowGroups
+        Where the rows come from.
+    columns : Columns
+        What a batch holds.
+    order : Order
+        Who sees which rows in which order.
+    epoch : int
+        Each epoch has its own order.
+    worker, workers : int
+        This worker of the rank, and how many there are.
+    skip : int
+        Batches of this worker to leave out; what they would have needed alone is not read.
+
+    Yields
+    ------
+    dict of str to ndarray
+        [B] or [B, L] each.
+
+    Raises
+    ------
+    InputError
+        A source without rows; all that `Columns.arrays` raises.
+
+    Examples
+    --------
+    >>> from adc_features.loader.row_groups import TableGroups
+    >>> source = TableGroups(pa.table({"label": [0.0, 1.0, 2.0]}))
+    >>> order = Order(batch_rows=2, seed=None)
+    >>> [b["label"].tolist() for b in array_batches(source, Columns(scalars=("label",)), order)]
+    [[0.0, 1.0], [2.0]]
     """
     if not source.rows.sum():
         raise InputError("the source has no rows; give at least one")

@@ -36,15 +36,30 @@ HASH_BUCKETS = 64
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one recipe shows to a ranker.
+    """What one recipe shows to a ranker; what it does not show has width 0.
 
-    label: float32 [N]. user: int64 [N], row of the user's free bias while training (0: a user who
-    has none). ids: int64 [N, 4], vocabulary rows of ID_COLUMNS. item: float32 [N, F], ITEM_COLUMNS
-    and taste of KINDS; user_state: float32 [N, G], settled: float32 [N, 2] (settled_features),
-    standardised. sid: int64 [N, L] in 0..K, stored code + 1, 0 = no code. weight: float32 [N, L].
-    reliability: float32 [N, 1]. match: float32 [N, M], likeness of the item to the user's recent
-    ones. vectors: modality -> VectorRows, looked up batch by batch. What a recipe does not show has
-    width 0.
+    Parameters
+    ----------
+    label : ndarray
+        float32 [N], 0 or 1.
+    user : ndarray
+        int64 [N], row of the user's free bias while training; 0 for a user who has none.
+    ids : ndarray
+        int64 [N, 4], vocabulary rows of ID_COLUMNS.
+    item : ndarray
+        float32 [N, F], standardised: ITEM_COLUMNS and the taste for KINDS.
+    user_state, settled : ndarray
+        float32 [N, G] and [N, 2], standardised: USER_COLUMNS and `settled_features`.
+    sid : ndarray
+        int64 [N, L] in 0..K, stored code + 1; 0 = no code.
+    weight : ndarray
+        float32 [N, L], >= 0.
+    reliability : ndarray
+        float32 [N, 1] in [0, 1].
+    match : ndarray
+        float32 [N, M], likeness of the item to the user's recent ones.
+    vectors : mapping of str to VectorRows
+        By modality, looked up batch by batch.
     """
 
     label: np.ndarray
@@ -80,12 +95,26 @@ class VectorRows(NamedTuple):
 
 @dataclass(frozen=True)
 class InputEncoder:
-    """What was learned from training rows before any model: vocabularies and scales.
+    """What is learned from training rows before any model: vocabularies and scales.
 
-    vocabulary: column -> sorted ids with at least `min_count` training rows. An id in it has a row
-    of its own; any other falls into one of HASH_BUCKETS shared rows, so that rare ids cannot be
-    learned by heart. users: sorted ids with a free bias. item_scale, user_scale, settled_scale:
-    float64 [2, F], [2, G], [2, 2], mean and standard deviation.
+    Parameters
+    ----------
+    vocabulary : mapping of str to ndarray
+        Column of ID_COLUMNS -> sorted ids with at least `min_count` training rows. An id in it has an
+        embedding row of its own; any other falls into one of HASH_BUCKETS shared rows, so that rare
+        ids cannot be learned by heart.
+    users : ndarray
+        Sorted ids of the users who have a free bias while training.
+    item_scale, user_scale, settled_scale : ndarray
+        Mean and standard deviation of each feature: float64 [2, F], [2, G], [2, 2].
+
+    Examples
+    --------
+    >>> scale = np.array([[0.0], [1.0]])
+    >>> encoder = InputEncoder({name: np.array(["a"]) for name in ID_COLUMNS}, np.array(["u"]),
+    ...                        scale, scale, scale)
+    >>> encoder.id_rows
+    (65, 65, 65, 65)
     """
 
     vocabulary: Mapping[str, np.ndarray]
@@ -96,6 +125,15 @@ class InputEncoder:
 
     @classmethod
     def fit(cls, frame: Frame, *, min_count: int) -> "InputEncoder":
+        """Learn from training rows alone.
+
+        Parameters
+        ----------
+        frame : Frame
+            The training rows.
+        min_count : int
+            Rows that an id needs for an embedding of its own.
+        """
         vocabulary = {}
         for name in ID_COLUMNS:
             ids = frame.texts(name)

@@ -38,15 +38,43 @@ SMALL_BODY = 1 << 16
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """Bounds of the service. max_items: ids in one request. max_values: items times features in one
-    lookup. max_body: bytes. timeout: seconds that a request may take, its body included.
-    max_waiting: requests that may wait for the scoring thread. poll: seconds between looks at the
-    promotion file, ten times as many after one that was refused. token: what `Authorization:
-    Bearer` must carry, None for none. max_head: bytes of a request around its body. patience:
-    seconds for a request line and headers, and for a client to take its answer. keep_alive: seconds
-    between two requests of one connection. max_connections: open at once, in each process;
-    max_per_peer: of them from one address. Over these, the oldest connection without a whole
-    request is closed for a new one.
+    """Bounds of the service.
+
+    Parameters
+    ----------
+    max_items : int
+        Ids in one request.
+    max_body : int
+        Bytes of one body.
+    timeout : float
+        Seconds that a request may take, its body included.
+    max_waiting : int
+        Requests that may wait for the scoring thread.
+    poll : float
+        Seconds between looks at the promotion file; ten times as many after a refused one.
+    token : str or None
+        What `Authorization: Bearer` must carry, at least 16 ASCII characters; None for none.
+    max_values : int
+        Items times features in one lookup.
+    max_head : int
+        Bytes of a request around its body.
+    patience : float
+        Seconds for a request line and headers, and for a client to take its answer.
+    keep_alive : float
+        Seconds between two requests of one connection.
+    max_connections, max_per_peer : int
+        Connections open at once in each process, and of them from one address. Over these, the oldest
+        connection without a whole request is closed for a new one.
+
+    Raises
+    ------
+    InputError
+        A bound that is not more than 0, or a weak token.
+
+    Examples
+    --------
+    >>> ServiceSettings(max_items=100).timeout
+    2.0
     """
 
     max_items: int = 2_000

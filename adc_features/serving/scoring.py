@@ -59,9 +59,18 @@ FEATURES_READ = {
 
 
 class Ranking(NamedTuple):
-    """One request's scores. score: float32 [N], probabilities in the order asked. known: bool [N],
-    the item was found online; coded: bool [N], it has a code. user_known: the user has. seconds:
-    wall time by part.
+    """The scores of one request.
+
+    Attributes
+    ----------
+    score : ndarray
+        P(label = 1), float32 [N], in the order asked.
+    known, coded : ndarray
+        bool [N]: the item was found online; it has a code.
+    user_known : bool
+        The user was found online.
+    seconds : dict of str to float
+        Wall time by part.
     """
 
     score: np.ndarray
@@ -73,8 +82,27 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A ranker, the codes it was trained on and the reader of statistics: what one request uses
-    from its start to its end.
+    """A ranker, the codes it was trained on and a reader of online features: what one request uses
+    from its start to its end. `open_bundle` makes one.
+
+    Attributes
+    ----------
+    promotion : Promotion
+        The pair that was opened.
+    trained : Trained
+        The recipe and its rankers.
+    ranker : Ranker
+        The one of them that serves.
+    reader : OnlineReader
+        Statistics of users and items.
+    sids : OnlineSids or None
+        Codes as published; None for a ranker without codes.
+    live : LiveGeneration or None
+        The generation of the codes.
+    resolution : timedelta
+        Of event times in the statistics.
+    id_types : dict of str to str
+        "item_id" and "user_id" -> "string" or "int64".
     """
 
     promotion: Promotion
@@ -113,13 +141,33 @@ class Bundle:
         return np.array(values, np.str_)
 
     def score(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
-        """Probabilities of the candidates for one user at `now` (aware).
+        """Score candidates for one user.
 
-        An unknown item is scored as what it is, an item of no statistics and no codes, and marked;
-        so is an unknown user. Raises RequestError for ids of the wrong type, and when the online
-        features hold events that lie after `now`; ArtifactError when the online store is gone,
-        empty or behind; GenerationMismatch when the repository was replaced by one with other codes
-        under the generation's id.
+        An unknown item is scored as what it is, an item of no statistics and no codes, and marked; so is
+        an unknown user.
+
+        Parameters
+        ----------
+        user_id : str or int
+            As the catalogue has it.
+        item_ids : sequence of str or int
+            N candidates.
+        now : datetime
+            Aware: the time as of which features age and codes are read.
+
+        Returns
+        -------
+        Ranking
+            In the order asked.
+
+        Raises
+        ------
+        RequestError
+            Ids of the wrong type, or online features that hold events later than `now`.
+        ArtifactError
+            The online store is gone, empty or behind.
+        GenerationMismatch
+            The repository was replaced by one with other codes under the generation's id.
         """
         now = utc(now, name="now")
         self.check_online()
@@ -278,9 +326,31 @@ def open_bundle(promotion: Promotion) -> Bundle:
     """Load a promoted pair, check that it fits together and score once, so that the first request
     is as fast as the rest.
 
-    It opens on an online store that is not loaded yet, and refuses requests until it is. Raises
-    what check_promotion raises, and InputError when the repository's service lacks a feature that
-    the ranker reads.
+    It opens on an online store that is not loaded yet, and refuses requests until it is. A PPNet needs
+    no torch.
+
+    Parameters
+    ----------
+    promotion : Promotion
+        The pair.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    ArtifactError, GenerationMismatch
+        As `check_promotion`.
+    InputError
+        The generation is not live, or the repository lacks a feature that the ranker reads.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> bundle = open_bundle(read_promotion(Path("promotion.json")))  # doctest: +SKIP
+    >>> bundle.score("u1", ["i1", "i2"], now=datetime.now(UTC)).score  # doctest: +SKIP
+    array([0.81, 0.37], dtype=float32)
     """
     check_promotion(promotion)
     trained = load_trained(promotion.ranker, generation=promotion.known_as or promotion.generation)

@@ -55,6 +55,11 @@ class PPNetSettings:
     Source
     ------
     PEPNet, arXiv 2302.01115.
+
+    Examples
+    --------
+    >>> PPNetSettings(networks=1).hidden
+    (64, 32)
     """
 
     embedding: int = 16
