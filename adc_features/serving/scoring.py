@@ -10,8 +10,8 @@ Legend: N candidates, L positions.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
@@ -34,10 +34,10 @@ from adc_features.ranking.features import (
 from adc_features.ranking.recipes import Sources, recipe_inputs
 from adc_features.ranking.trained import Trained, load_trained
 from adc_features.serving.promotion import Promotion, check_promotion
+from adc_features.serving.request_frame import RequestFrame
 from adc_features.store import OnlineReader, OnlineSids, open_reader
 from adc_features.store.definitions import id_type, statistics_schemas
-from adc_features.store.lmdb.records import Column
-from adc_features.store.packed.timeline import Codes, PackedTimeline
+from adc_features.store.packed.timeline import PackedTimeline
 from adc_features.store.repository import (
     LiveGeneration,
     live_generation,
@@ -234,7 +234,7 @@ class Bundle:
             )
         )
 
-    def _frame(self, key: str, ids: np.ndarray, now: datetime) -> "RequestFrame":
+    def _frame(self, key: str, ids: np.ndarray, now: datetime) -> RequestFrame:
         columns = self.reader.columns(FEATURES_READ[key], key=key, ids=ids)
         frame = RequestFrame(
             {key: ids},
@@ -258,68 +258,6 @@ class Bundle:
                 " later time, or materialize as of this one"
             ) from error
         return frame
-
-
-@dataclass
-class RequestFrame:
-    """One side of a request as a Frame, without Arrow: the asker, one row, or the candidates.
-
-    ids: `user_id` or `item_id`. columns: online features. coded: codes, weights and reliability of
-    the rows, once they were looked up.
-    """
-
-    ids: Mapping[str, np.ndarray]
-    columns: Mapping[str, Column]
-    times: np.ndarray
-    generation: str | None
-    coded: Codes | None = None
-    _texts: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.times)
-
-    @property
-    def known(self) -> np.ndarray:
-        """bool [N]: rows with any online feature."""
-        return np.logical_or.reduce([column.valid for column in self.columns.values()])
-
-    @property
-    def labels(self) -> np.ndarray:
-        return np.zeros(len(self), np.float32)
-
-    @property
-    def user_ids(self) -> np.ndarray:
-        return self.ids["user_id"]
-
-    @property
-    def item_ids(self) -> np.ndarray:
-        return self.ids["item_id"]
-
-    def numbers(self, name: str) -> np.ndarray:
-        return self.columns[name].numbers()
-
-    def texts(self, name: str) -> np.ndarray:
-        if name not in self._texts:
-            ids = self.ids.get(name)
-            self._texts[name] = (
-                self.columns[name].flat()
-                if ids is None
-                else ids.astype(object)
-                if ids.dtype.kind == "U"
-                else ids
-            )
-        return self._texts[name]
-
-    def flat(self, name: str) -> np.ndarray:
-        return self.columns[name].flat()
-
-    def sizes(self, name: str) -> np.ndarray:
-        return np.diff(cast(np.ndarray, self.columns[name].offsets))
-
-    def codes(self, length: int) -> Codes:
-        if self.coded is None:
-            raise RuntimeError("the codes of this request were not looked up")
-        return self.coded
 
 
 def open_bundle(promotion: Promotion) -> Bundle:

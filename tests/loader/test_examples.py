@@ -7,6 +7,7 @@ import pytest
 
 MODULES = (
     "adc_features.loader.batches",
+    "adc_features.loader.columns",
     "adc_features.loader.row_groups",
     "adc_features.loader.torch_batches",
     "adc_features.loader.xgboost_batches",
