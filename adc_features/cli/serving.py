@@ -180,7 +180,7 @@ def _serve_beside(listening: Any, *asked: Any) -> None:
 
 
 def _run(service: Any, listening: Any) -> None:
-    from adc_features.serving.service import server
+    from adc_features.serving.app import server
 
     server(service).run(sockets=[listening])
 
