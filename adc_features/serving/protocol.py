@@ -148,74 +148,70 @@ def _refuse_shape(body: bytes, settings: ServiceSettings) -> None:
     many = body.count(b'"') - body.count(b'\\"') > 2 * most
     marks = b"" if many else _TEXT.sub(b"", body)
     if many or marks.count(b"{") > 1 or marks.count(b"[") > 2 or marks.count(b",") > most:
-        raise HttpError(
-            422,
-            "invalid",
+        raise _invalid(
             f"the body holds lists or objects within its lists, or more than {most} values; a"
-            " request is one object of lists of ids",
+            " request is one object of lists of ids"
         )
 
 
 def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
-    """A request within its bounds. Raises HttpError that names the first fault and repeats little of
-    what was sent.
+    """A request within its bounds.
+
+    Raises HttpError that names the first fault and repeats little of what was sent.
     """
     if len(body) > SMALL_BODY:
         _refuse_shape(body, settings)
     try:
         sent = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise HttpError(
-            400, "not_json", f"the body is not JSON in UTF-8 ({brief(str(error))})"
-        ) from error
+        told = f"the body is not JSON in UTF-8 ({brief(str(error))})"
+        raise HttpError(400, "not_json", told) from error
     fields = model.model_fields
     wanted = ", ".join(
-        f"{name}{'' if field.is_required() else ' (optional)'}" for name, field in fields.items()
+        name if field.is_required() else f"{name} (optional)" for name, field in fields.items()
     )
     if not isinstance(sent, dict):
-        raise HttpError(
-            422, "invalid", f"the body: Input should be an object; a request has {wanted}"
-        )
+        raise _invalid(f"the body: Input should be an object; a request has {wanted}")
     if unknown := next((name for name in sent if name not in fields), None):
-        raise HttpError(
-            422,
-            "invalid",
-            f"{brief(unknown, 40)}: Extra inputs are not permitted; a request has {wanted}",
+        raise _invalid(
+            f"{brief(unknown, 40)}: Extra inputs are not permitted; a request has {wanted}"
         )
-    items = sent.get("items")
-    if isinstance(items, list):
-        if not items:
-            raise HttpError(422, "no_items", f"items is empty; give 1 to {settings.max_items} ids")
-        if len(items) > settings.max_items:
-            raise HttpError(
-                422,
-                "too_many_items",
-                f"{len(items)} items, at most {settings.max_items} are taken at once; ask in"
-                " several requests",
-            )
-    features = sent.get("features")
-    if isinstance(features, list) and len(features) > settings.max_values:
-        raise HttpError(
-            422, "too_many_features", f"{len(features)} features; give each name that you need once"
-        )
+    _check_lengths(sent, settings)
     try:
         asked = model.model_validate(sent)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(str(part)[:40] for part in first["loc"])
-        raise HttpError(
-            422, "invalid", f"{place or 'the body'}: {brief(first['msg'])}; a request has {wanted}"
-        ) from error
+        place = ".".join(str(part)[:40] for part in first["loc"]) or "the body"
+        raise _invalid(f"{place}: {brief(first['msg'])}; a request has {wanted}") from error
     if isinstance(asked, RankRequest) and asked.now is not None:
         try:
             asked.now = asked.now.astimezone(UTC)
         except OverflowError as error:
-            raise HttpError(
-                422,
-                "invalid",
-                "now lies outside of the years 1 to 9999 in UTC; give a time within them",
+            raise _invalid(
+                "now lies outside of the years 1 to 9999 in UTC; give a time within them"
             ) from error
     return asked
+
+
+def _check_lengths(sent: Mapping[str, Any], settings: ServiceSettings) -> None:
+    """Raise HttpError for lists that are empty or too long, before their elements are looked at."""
+    items, features = sent.get("items"), sent.get("features")
+    if isinstance(items, list) and not items:
+        raise HttpError(422, "no_items", f"items is empty; give 1 to {settings.max_items} ids")
+    if isinstance(items, list) and len(items) > settings.max_items:
+        raise HttpError(
+            422,
+            "too_many_items",
+            f"{len(items)} items, at most {settings.max_items} are taken at once; ask in several"
+            " requests",
+        )
+    if isinstance(features, list) and len(features) > settings.max_values:
+        told = f"{len(features)} features; give each name that you need once"
+        raise HttpError(422, "too_many_features", told)
+
+
+def _invalid(message: str) -> HttpError:
+    return HttpError(422, "invalid", message)
 
 
 def check_features(asked: LookupRequest, known: list[str], settings: ServiceSettings) -> None:
@@ -278,14 +274,12 @@ class Budget:
         """The body, never more of it in memory than the limit. Raises HttpError when it is larger,
         or when others hold the budget.
         """
-        declared = request.headers.get("content-length", "0")
         too_large = HttpError(
             413, "too_large", f"the body is larger than {limit} bytes; ask in several requests"
         )
-        if (
-            not (declared.isascii() and declared.isdigit() and len(declared) < 20)
-            or int(declared) > limit
-        ):
+        declared = request.headers.get("content-length", "0")
+        is_number = declared.isascii() and declared.isdigit() and len(declared) < 20
+        if not is_number or int(declared) > limit:
             raise too_large
         parts, size, held = [], 0, 0
         try:
