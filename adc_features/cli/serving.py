@@ -194,7 +194,9 @@ def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[
     from adc_features.pipeline.run import Run
     from adc_features.serving.promotion import read_promotion
     from adc_features.serving.scoring import open_bundle
+    from adc_features.serving.workers import one_thread
 
+    one_thread()
     frozen = parse_utc(now, name="--now") if now else None
     pair = (
         read_promotion(promotion)

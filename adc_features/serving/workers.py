@@ -79,3 +79,16 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=wait, daemon=True).start()
+
+
+def one_thread() -> None:
+    """Compute matrix products on one thread from now on.
+
+    Requests are scored one at a time, and for products this small a second thread costs more than
+    it brings. Without threadpoolctl the environment decides (`OPENBLAS_NUM_THREADS=1`).
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # for processes that are started from here
+    with suppress(ImportError):
+        from threadpoolctl import threadpool_limits
+
+        threadpool_limits(1, user_api="blas")

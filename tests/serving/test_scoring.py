@@ -1,5 +1,6 @@
 """A request's scores, against the offline path."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -187,8 +188,8 @@ def test_a_ranker_that_reads_what_is_not_online_is_not_opened(shop, monkeypatch)
 
 @pytest.mark.parametrize("name", ["codes_weights", "no_sid", "xgboost_codes_weights"])
 def test_a_promoted_ranker_serves_without_torch(shop, tmp_path, name):
-    """A process without torch opens a promotion as `adc serve` does, and ranks. (Where torch is
-    installed Feast imports it, so it is hidden here.)
+    """A process without torch opens a promotion as `adc serve` does, and ranks on one thread. (Where
+    torch is installed Feast imports it, so it is hidden here.)
     """
     promote(tmp_path / "promotion.json", shop.pair(name))
     program = f"""
@@ -208,8 +209,15 @@ answer = Service(bundle, ServiceSettings(), clock=clock).rank(
     bundle, b'{{"user": "u1", "items": ["i01", "i02"]}}'
 )
 assert b"i01" in answer.body
+from threadpoolctl import threadpool_info
+threads = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+assert set(threads) == {{1}}, threads
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+        [sys.executable, "-c", program],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "2", "OPENBLAS_NUM_THREADS": "2"},
     )
     assert done.returncode == 0, done.stderr
