@@ -116,7 +116,7 @@ class Connection(HttpToolsProtocol):
 
     def __init__(self, *arguments: Any, connections: OpenConnections, **named: Any) -> None:
         super().__init__(*arguments, **named)
-        self.connections, self.settings, self.peer = connections, connections.settings, ""
+        self.open_connections, self.settings, self.peer = connections, connections.settings, ""
         self._state: State = "unfinished"
         self._head = self._overhead = 0
         self._whole = self._lingers = False
@@ -129,13 +129,13 @@ class Connection(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.peer = self.client[0] if self.client else ""
-        if self.connections.enter(self):
+        if self.open_connections.enter(self):
             self._until(self.settings.patience)
         else:
             transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.connections.leave(self)
+        self.open_connections.leave(self)
         for timer in (self._deadline, self._drain):
             if timer is not None:
                 timer.cancel()
@@ -244,7 +244,7 @@ class Connection(HttpToolsProtocol):
         state: State = "busy" if self._working() else "idle" if self._whole else "unfinished"
         if state != self._state:
             self._state = state
-            self.connections.move(self, state)
+            self.open_connections.move(self, state)
         if self._whole and self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -261,11 +261,11 @@ class Connection(HttpToolsProtocol):
         if self._overhead and (self.cycle is None or self.cycle.response_complete):
             self._refuse(HttpError(408, "too_slow", "the request was not sent in time"))
         else:
-            self.connections.closed("too_slow" if self._overhead else "silent")
+            self.open_connections.closed("too_slow" if self._overhead else "silent")
             self.transport.close()
 
     def _not_read(self) -> None:
-        self.connections.closed("not_read")
+        self.open_connections.closed("not_read")
         self.transport.abort()
 
     def _counted(self, size: int) -> None:
@@ -291,7 +291,7 @@ class Connection(HttpToolsProtocol):
         fall into another one's.
         """
         self._lingers, self._overhead = True, 0
-        self.connections.closed(error.code)
+        self.open_connections.closed(error.code)
         if self.cycle is not None and not self.cycle.response_complete:
             self.transport.abort()
             return
