@@ -20,14 +20,8 @@ from ranker_windows import arguments, described, judged, measure, windows_of
 
 from adc_features.loader.frame import TrainingFrame
 from adc_features.pipeline.run import Run
-from adc_features.ranking.inputs import (
-    ITEM_COLUMNS,
-    KINDS,
-    InputEncoder,
-    Inputs,
-    VectorRows,
-    recent_items,
-)
+from adc_features.ranking.features import ITEM_COLUMNS, KINDS, recent_items
+from adc_features.ranking.inputs import InputEncoder, Inputs, VectorRows
 from adc_features.ranking.recipes import Recipe, Sources
 
 ALL = ("user", "item", "content", "activity", "general")

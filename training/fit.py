@@ -92,8 +92,10 @@ def _fitting(
         from training import boosted
 
         settings = BoostedSettings()
-        fit: Fit = partial(boosted.fit_boosted, settings=settings, codebook_size=codebook_size)
-        return fit, boosted.ROUND_COST
+        return (
+            partial(boosted.fit_boosted, settings=settings, codebook_size=codebook_size),
+            boosted.ROUND_COST,
+        )
     from adc_features.ranking.ppnet.shape import PPNetSettings, PPNetShape
     from training import ppnet
 
@@ -104,5 +106,7 @@ def _fitting(
         codebook_size=codebook_size,
         item_id=recipe.item_id,
     )
-    fit = partial(ppnet.fit_ppnet, settings=PPNetSettings(), shape=shape, start=start)
-    return fit, ppnet.ROUND_COST
+    return (
+        partial(ppnet.fit_ppnet, settings=PPNetSettings(), shape=shape, start=start),
+        ppnet.ROUND_COST,
+    )

@@ -182,7 +182,7 @@ def _serve_beside(listening: Any, *asked: Any) -> None:
 
 
 def _run(service: Any, listening: Any) -> None:
-    from adc_features.serving.service import server
+    from adc_features.serving.app import server
 
     server(service).run(sockets=[listening])
 
@@ -196,7 +196,9 @@ def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[
     from adc_features.pipeline.run import Run
     from adc_features.serving.promotion import read_promotion
     from adc_features.serving.scoring import open_bundle
+    from adc_features.serving.workers import one_thread
 
+    one_thread()
     frozen = parse_utc(now, name="--now") if now else None
     pair = (
         read_promotion(promotion)

@@ -10,184 +10,16 @@ Legend: B rows of a batch, L length of a list.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from adc_features.codes.sids import code_matrix, list_matrix
 from adc_features.errors import InputError
-from adc_features.event_times import timestamps
+from adc_features.loader.columns import Arrays, Columns
 from adc_features.loader.row_groups import RowGroups
 
-Arrays = dict[str, np.ndarray]
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns leave, and as what.
-
-    scalars: numbers, booleans and times, [B] in their own type (times: int64 microseconds since
-    1970 UTC). lists: name -> L, [B, L] in the values' type, which is a number or boolean. codes:
-    those of `lists` that hold codes, whole numbers in -1..K-1; they leave as int64 code + 1, so
-    that 0 is "no code"; as a mapping it also says K: name -> K. vocabularies: name -> values; the
-    column leaves as int64 [B], 1 + the value's place, 0 for values not in it and for nulls. fill:
-    name -> number in place of nulls; without one a null float becomes NaN and any other null is
-    refused. A column that is not named is left out, texts without a vocabulary included.
-    """
-
-    scalars: tuple[str, ...] = ()
-    lists: Mapping[str, int] = field(default_factory=dict)
-    codes: tuple[str, ...] | Mapping[str, int] = ()
-    vocabularies: Mapping[str, np.ndarray] = field(default_factory=dict)
-    fill: Mapping[str, float] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        names = [*self.scalars, *self.lists, *self.vocabularies]
-        if not names:
-            raise InputError("no columns are named; give scalars, lists or vocabularies")
-        if twice := sorted({n for n in names if names.count(n) > 1}):
-            raise InputError(f"columns {twice} are named twice; a column leaves in one form")
-        if unknown := sorted(set(self.codes) - set(self.lists)):
-            raise InputError(
-                f"codes {unknown} are not among the lists {sorted(self.lists)}; give their lengths"
-                " there"
-            )
-
-    @property
-    def names(self) -> list[str]:
-        """Every column that is read."""
-        return [*self.scalars, *self.lists, *self.vocabularies]
-
-    def arrays(self, table: pa.Table) -> Arrays:
-        """The columns of a table as arrays. Raises InputError for missing columns, other types,
-        nulls without a fill, fills that do not fit, lists of other lengths and what is no code.
-        """
-        if missing := sorted(set(self.names) - set(table.column_names)):
-            raise InputError(
-                f"the rows have no column {', '.join(missing)}; they have {table.column_names}"
-            )
-        out = {
-            name: _scalar(_decoded(table[name]), name, self.fill.get(name)) for name in self.scalars
-        }
-        for name, length in self.lists.items():
-            size = (
-                self.codes[name] if isinstance(self.codes, Mapping) and name in self.codes else None
-            )
-            out[name] = _matrix(
-                _decoded(table[name]),
-                name,
-                length,
-                self.fill.get(name),
-                is_code=name in self.codes,
-                codebook_size=size,
-            )
-        for name, values in self.vocabularies.items():
-            out[name] = _places(_decoded(table[name]), name, values)
-        return out
-
-
-def _decoded(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """A dictionary (pandas: categorical) as its values."""
-    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
-
-
-def _scalar(column: pa.ChunkedArray, name: str, fill: float | None) -> np.ndarray:
-    kind = column.type
-    if pa.types.is_timestamp(kind):
-        column = timestamps(column, name=name).cast(pa.int64())
-    elif not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-        raise InputError(
-            f"column {name} is of type {kind}; a scalar is a number, boolean or timestamp, a text"
-            " needs a vocabulary"
-        )
-    stands = None if fill is None else _fill(fill, column.type, name)
-    if column.null_count:
-        if stands is not None:
-            column = pc.fill_null(column, pa.scalar(stands, column.type))
-        elif not pa.types.is_floating(kind):
-            raise InputError(
-                f"column {name}: {column.null_count} nulls in a group of {kind}; say what stands"
-                f" for them with fill={{{name!r}: ...}}"
-            )
-    return column.to_numpy()
-
-
-def _matrix(
-    column: pa.ChunkedArray,
-    name: str,
-    length: int,
-    fill: float | None,
-    *,
-    is_code: bool,
-    codebook_size: int | None,
-) -> np.ndarray:
-    kind = column.type
-    if not (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    ):
-        raise InputError(f"column {name} is of type {kind}; expected lists of {length} values")
-    value = pa.int64() if is_code else kind.value_type
-    known = column.drop_null() if column.null_count else column
-    try:
-        values = (
-            code_matrix(known, length, codebook_size=codebook_size)
-            if is_code
-            else list_matrix(known, length, value.to_pandas_dtype())
-        )
-        if is_code and fill is not None:
-            code_matrix(pa.array([[fill]]), 1, codebook_size=codebook_size)
-    except (InputError, pa.ArrowInvalid, OverflowError) as error:
-        raise InputError(f"column {name}: {error}") from error
-    stands = np.nan if fill is None else _fill(fill, value, name)
-    if column.null_count:
-        if fill is None and not pa.types.is_floating(value):
-            raise InputError(
-                f"column {name}: {column.null_count} null lists of {kind.value_type}; say what"
-                f" stands for them with fill={{{name!r}: ...}}"
-            )
-        matrix = np.full((len(column), length), stands, values.dtype)
-        matrix[column.is_valid().to_numpy()] = values
-        values = matrix
-    return values + 1 if is_code else values
-
-
-def _places(column: pa.ChunkedArray, name: str, values: np.ndarray) -> np.ndarray:
-    """int64 [N]: 1 + the place of each value, 0 for those that the vocabulary lacks and for
-    nulls.
-    """
-    try:
-        known = pa.array(values).cast(column.type)
-        found = pc.index_in(column, value_set=known, skip_nulls=True)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise InputError(
-            f"column {name} is of type {column.type} and its vocabulary is not ({error}); give the"
-            " vocabulary in the column's type"
-        ) from error
-    return pc.fill_null(found, -1).to_numpy().astype(np.int64) + 1
-
-
-def _fill(fill: float, kind: pa.DataType, name: str) -> bool | int | float:
-    """What stands for a null, in the column's type. Raises InputError when the type does not hold
-    it.
-    """
-    dtype = np.dtype(kind.to_pandas_dtype())
-    try:
-        with np.errstate(all="ignore"):
-            held = dtype.type(fill)
-            fits = not isinstance(fill, str | bytes) and bool(
-                np.isinf(held) == np.isinf(fill) if dtype.kind == "f" else held == fill
-            )
-    except (OverflowError, ValueError, TypeError):
-        fits = False
-    if not fits:
-        raise InputError(
-            f"column {name} is of type {kind}, which does not hold its fill {fill!r}; give a number"
-            " of that type"
-        )
-    return held.item()
+__all__ = ["Arrays", "Columns", "Order", "Piece", "array_batches"]
 
 
 class Piece(NamedTuple):
@@ -202,12 +34,33 @@ class Piece(NamedTuple):
 class Order:
     """Who sees which rows in which order.
 
-    batch_rows: B. seed: None keeps the source's order. buffer_rows: rows that are permuted
-    together, cut to whole batches; a worker holds them and their groups. ranks, rank: processes
-    that train together, and this one. remainder: rows do not divide evenly. "pad": the epoch's
-    first rows are seen again, at most ranks - 1 of them, so that every row is seen and every rank
-    has as many; its last batch may be shorter. "drop": the rest is left out of this epoch, every
-    batch has B rows.
+    Parameters
+    ----------
+    batch_rows : int
+        B.
+    seed : int or None
+        Of the permutations; None keeps the order of the source.
+    buffer_rows : int
+        Rows that are permuted together, cut to whole batches; a worker holds them and their groups in
+        memory.
+    rank, ranks : int
+        This process, and how many train together.
+    remainder : {"pad", "drop"}
+        What happens when rows do not divide evenly. "pad": the epoch's first rows are seen again, at
+        most ranks - 1 of them, so that every row is seen and every rank has as many; its last batch
+        may be shorter. "drop": the rest is left out of this epoch, every batch has B rows.
+
+    Raises
+    ------
+    InputError
+        A size below 1, or a rank that does not exist.
+
+    Examples
+    --------
+    >>> Order(batch_rows=4, ranks=2).batches(10)
+    2
+    >>> Order(batch_rows=4, ranks=2, remainder="drop").batches(10)
+    1
     """
 
     batch_rows: int
@@ -300,10 +153,41 @@ def array_batches(
     workers: int = 1,
     skip: int = 0,
 ) -> Iterator[Arrays]:
-    """A worker's batches of an epoch, without the first `skip`; what they would have needed alone
-    is not read.
+    """The batches of one worker in one epoch.
 
-    Every array [B] or [B, L]. Raises as `Columns.arrays`, and InputError for a source without rows.
+    Parameters
+    ----------
+    source : RowGroups
+        Where the rows come from.
+    columns : Columns
+        What a batch holds.
+    order : Order
+        Who sees which rows in which order.
+    epoch : int
+        Each epoch has its own order.
+    worker, workers : int
+        This worker of the rank, and how many there are.
+    skip : int
+        Batches of this worker to leave out; what they would have needed alone is not read.
+
+    Yields
+    ------
+    dict of str to ndarray
+        [B] or [B, L] each.
+
+    Raises
+    ------
+    InputError
+        A source without rows; all that `Columns.arrays` raises.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from adc_features.loader.row_groups import TableGroups
+    >>> source = TableGroups(pa.table({"label": [0.0, 1.0, 2.0]}))
+    >>> order = Order(batch_rows=2, seed=None)
+    >>> [b["label"].tolist() for b in array_batches(source, Columns(scalars=("label",)), order)]
+    [[0.0, 1.0], [2.0]]
     """
     if not source.rows.sum():
         raise InputError("the source has no rows; give at least one")

@@ -19,10 +19,14 @@ from adc_features.errors import ArtifactError, InputError
 
 
 class RowGroups(Protocol):
-    """Rows in groups, numbered from 0, that can be read in any order and again. Pickles, so that
-    every loader worker may hold one.
+    """Rows in groups, numbered from 0, that can be read in any order and again.
 
-    rows: int64 [groups], rows of each.
+    Pickles, so that every loader worker may hold one.
+
+    Attributes
+    ----------
+    rows : ndarray
+        int64 [groups], rows of each.
     """
 
     rows: np.ndarray
@@ -37,7 +41,25 @@ class Join(Protocol):
 
 
 class TableGroups:
-    """A table in memory, cut into groups of `group_rows` rows."""
+    """A table in memory, cut into groups.
+
+    Parameters
+    ----------
+    table : pyarrow.Table
+        The rows.
+    group_rows : int
+        Rows of a group, at least 1.
+
+    Raises
+    ------
+    InputError
+        `group_rows` below 1.
+
+    Examples
+    --------
+    >>> TableGroups(pa.table({"x": [1, 2, 3]}), group_rows=2).rows.tolist()
+    [2, 1]
+    """
 
     def __init__(self, table: pa.Table, *, group_rows: int = 65_536) -> None:
         if group_rows < 1:
@@ -50,10 +72,21 @@ class TableGroups:
 
 
 class ParquetGroups:
-    """The row groups of Parquet files, in the order given. columns: those to read, None for all.
+    """The row groups of Parquet files.
 
-    Raises ArtifactError for a file that is not Parquet, InputError for missing columns and files of
-    other columns than the first.
+    Parameters
+    ----------
+    paths : path or sequence of paths
+        Files of one frame, read in this order.
+    columns : sequence of str, optional
+        Columns to read; all by default.
+
+    Raises
+    ------
+    ArtifactError
+        A file that is not Parquet.
+    InputError
+        A column is missing, or a file has other columns than the first.
     """
 
     def __init__(
@@ -99,8 +132,14 @@ class ParquetGroups:
 
 
 class JoinedGroups:
-    """Entity rows with their features, joined as they are read: nothing is written. join:
-    `open_join(repo, service)`.
+    """Entity rows with their features, joined as they are read: nothing is written.
+
+    Parameters
+    ----------
+    entity : RowGroups
+        Rows with keys and event times.
+    join : Join
+        `adc_features.store.open_join(repository, service)`.
     """
 
     def __init__(self, entity: RowGroups, join: Join) -> None:
@@ -111,8 +150,18 @@ class JoinedGroups:
 
 
 class CodedGroups:
-    """Rows with codes gathered by (item, time), the late join: appends `sid`, `sid_weight` and
-    `reliability`, as the Feast join would give them.
+    """Rows with codes gathered by (item, time): the late join.
+
+    Appends `sid`, `sid_weight` and `reliability`, as the Feast join would give them.
+
+    Parameters
+    ----------
+    entity : RowGroups
+        Rows with an item and an event time.
+    codes : CodeTimeline
+        Codes through time, `adc_features.store.published_timeline(repository, generation)`.
+    item, time : str
+        Names of the two columns.
     """
 
     def __init__(

@@ -18,8 +18,16 @@ Tensors = dict[str, torch.Tensor]
 
 
 class TorchBatches(IterableDataset):
-    """One epoch of one rank's batches, split over the DataLoader workers that iterate it. `skip`:
-    batches of the rank that were seen already.
+    """One epoch of one rank's batches, split over the DataLoader workers that iterate it.
+
+    Parameters
+    ----------
+    source, columns, order
+        As for `array_batches`.
+    epoch : int
+        Each epoch has its own order.
+    skip : int
+        Batches of the rank that were seen already.
     """
 
     def __init__(
@@ -55,12 +63,44 @@ class TorchBatches(IterableDataset):
 
 
 class TrainingLoader:
-    """Iterate once for each epoch; each epoch has its own order. Every batch: name -> tensor [B] or
-    [B, L], rows of one batch in one order.
+    """Batches as torch tensors; iterate once for each epoch, each epoch has its own order.
 
-    workers: DataLoader processes, 0 reads in this one. `state_dict` may be taken after any batch; a
-    loader of the same source, columns, order and workers that loads it goes on with the exact next
-    batch, without reading the rows before its buffer.
+    `state_dict` may be taken after any batch: a loader of the same source, columns, order and workers
+    that loads it goes on with the exact next batch, without reading the rows before its buffer.
+
+    Parameters
+    ----------
+    source : RowGroups
+        Where the rows come from.
+    columns : Columns
+        What a batch holds.
+    order : Order
+        Who sees which rows in which order.
+    workers : int
+        DataLoader processes; 0 reads in this one.
+    **options
+        Of `torch.utils.data.DataLoader`, such as `pin_memory`.
+
+    Yields
+    ------
+    dict of str to torch.Tensor
+        [B] or [B, L] each, rows of one batch in one order.
+
+    Raises
+    ------
+    InputError
+        A source without rows; all that `Columns.arrays` raises.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from adc_features.loader.row_groups import TableGroups
+    >>> source = TableGroups(pa.table({"label": [0.0, 1.0, 2.0]}))
+    >>> loader = TrainingLoader(source, Columns(scalars=("label",)), Order(batch_rows=2, seed=None))
+    >>> [batch["label"].tolist() for batch in loader]
+    [[0.0, 1.0], [2.0]]
+    >>> loader.state_dict()["epoch"]
+    1
     """
 
     def __init__(
@@ -95,8 +135,12 @@ class TrainingLoader:
         return {"epoch": self.epoch, "batch": self.batch, **self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there. Raises InputError when the order of rows would be another: other rows,
-        seed, sizes, ranks or workers.
+        """Go on from there.
+
+        Raises
+        ------
+        InputError
+            The order of rows would be another: other rows, seed, sizes, ranks or workers.
         """
         if other := {
             name: (state.get(name), value)

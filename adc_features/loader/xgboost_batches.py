@@ -17,12 +17,25 @@ with extra_modules():
 
 
 class GroupIter(xgb.DataIter):
-    """Groups in the source's order, each as float32 [rows, features]; a list gives one feature for
-    each of its values.
+    """Groups in the order of the source, each as float32 [rows, features].
 
-    Codes and vocabulary columns are categories: their numbers are those of `Columns` (0: none).
-    label: a scalar of `columns`. XGBoost holds numbers as float32: integers beyond 2**24 (times in
-    microseconds) lose their last digits, so derive ages before.
+    A list gives one feature for each of its values. Codes and vocabulary columns are categories: their
+    numbers are those of `Columns` (0: none). XGBoost holds numbers as float32: integers beyond 2**24,
+    such as times in microseconds, lose their last digits, so derive ages before.
+
+    Parameters
+    ----------
+    source : RowGroups
+        Where the rows come from.
+    columns : Columns
+        Label and features.
+    label : str
+        A scalar of `columns`.
+
+    Raises
+    ------
+    InputError
+        The label is not among the scalars.
     """
 
     def __init__(self, source: RowGroups, columns: Columns, *, label: str) -> None:
@@ -80,7 +93,34 @@ def quantile_matrix(
     max_bin: int = 256,
     ref: xgb.DMatrix | None = None,
 ) -> xgb.QuantileDMatrix:
-    """The quantised matrix of all rows. ref: the training matrix, for a matrix to evaluate on."""
+    """The quantised matrix of all rows, without the frame in memory.
+
+    Parameters
+    ----------
+    source, columns, label
+        As for `GroupIter`.
+    max_bin : int
+        Bins of a feature.
+    ref : xgboost.DMatrix, optional
+        The training matrix, for a matrix to evaluate on.
+
+    Returns
+    -------
+    xgboost.QuantileDMatrix
+
+    Raises
+    ------
+    InputError
+        A source without rows; all that `Columns.arrays` raises.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> from adc_features.loader.row_groups import TableGroups
+    >>> source = TableGroups(pa.table({"label": [0.0, 1.0], "x": [2.0, 3.0]}))
+    >>> quantile_matrix(source, Columns(scalars=("label", "x"))).num_row()
+    2
+    """
     if not source.rows.sum():
         raise InputError("the source has no rows; give at least one")
     return xgb.QuantileDMatrix(

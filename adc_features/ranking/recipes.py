@@ -13,14 +13,8 @@ import numpy as np
 from adc_features.codes.sids import CodeTimeline, find_rows
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.loader.frame import Frame
-from adc_features.ranking.inputs import (
-    InputEncoder,
-    Inputs,
-    VectorRows,
-    VectorTimeline,
-    code_match,
-    vector_match,
-)
+from adc_features.ranking.inputs import InputEncoder, Inputs, VectorRows, VectorTimeline
+from adc_features.ranking.match import code_match, vector_match
 
 MIN_COUNT = 30
 """Training rows that an id needs for an embedding of its own; rarer ids share hash buckets."""

@@ -22,10 +22,24 @@ from adc_features.ranking.recipes import Exchange, Recipe, Sources, recipe_input
 
 @dataclass(frozen=True)
 class Trained:
-    """One recipe's rankers, one for each seed, with all they need to score a frame.
+    """One recipe's trained rankers, one for each seed, with all they need to score a frame.
 
-    generation: of the codes that they read, None without codes. curve: losses by round of the first
-    seed, held-out rows included.
+    Parameters
+    ----------
+    recipe : Recipe
+        What the rankers read.
+    generation : str or None
+        Id of the generation whose codes they read; None for a recipe without codes.
+    encoder : InputEncoder
+        Vocabularies and scales of the training rows.
+    rankers : mapping of int to Ranker
+        Seed -> ranker.
+    rounds : int
+        Epochs or trees, chosen on the newest tenth of the training rows.
+    curve : sequence of Round
+        Losses by round of the first seed, held-out rows included.
+    exchanged : Exchange, optional
+        For a control: which item was given whose weights.
     """
 
     recipe: Recipe
@@ -37,8 +51,26 @@ class Trained:
     exchanged: Exchange | None = None
 
     def predict(self, frame: TrainingFrame, sources: Sources) -> np.ndarray:
-        """Probabilities, float32 [seeds, N]. Raises GenerationMismatch when the frame holds codes
-        of another generation.
+        """Score the rows of a frame with every seed's ranker.
+
+        Parameters
+        ----------
+        frame : TrainingFrame
+            Joined rows, of the generation that the rankers read.
+        sources : Sources
+            Codes and vectors through time, as for training.
+
+        Returns
+        -------
+        ndarray
+            P(label = 1), float32 [seeds, N].
+
+        Raises
+        ------
+        GenerationMismatch
+            The frame holds codes of another generation.
+        InputError
+            The recipe reads codes or vectors that are not given.
         """
         if self.generation is not None and frame.generation != self.generation:
             raise GenerationMismatch(
@@ -49,8 +81,12 @@ class Trained:
         return np.stack([ranker.predict(inputs) for ranker in self.rankers.values()])
 
     def save(self, directory: Path) -> None:
-        """Write a complete ranker directory. Controls with exchanged weights are for comparison and
-        are not served.
+        """Write a complete ranker directory, which `load_trained` reads.
+
+        Raises
+        ------
+        ValueError
+            A control with exchanged weights: it is for comparison and is not served.
         """
         if self.exchanged is not None:
             raise ValueError(f"{self.recipe.name} is a control; save codes_weights instead")
@@ -70,10 +106,33 @@ class Trained:
 
 
 def load_trained(directory: Path, *, generation: str | None) -> Trained:
-    """Open a ranker directory for codes of `generation`.
+    """Open a ranker directory. Neither the files nor the scores need torch.
 
-    Raises ArtifactError when it is incomplete or altered, GenerationMismatch when it was trained on
-    another generation.
+    Parameters
+    ----------
+    directory : Path
+        What `Trained.save` wrote, or `adc run` under `ranker_<recipe>/model`.
+    generation : str or None
+        Id of the generation whose codes will be offered; None for no codes.
+
+    Returns
+    -------
+    Trained
+        With rankers that score as those that were saved, to within 1e-6.
+
+    Raises
+    ------
+    ArtifactError
+        The directory is incomplete or was altered.
+    GenerationMismatch
+        The ranker was trained on another generation.
+
+    Examples
+    --------
+    >>> trained = load_trained(Path("run/ranker_codes_weights/model"),
+    ...                        generation="g1")  # doctest: +SKIP
+    >>> trained.predict(frame, Sources(sids=timeline)).shape  # doctest: +SKIP
+    (3, 1000)
     """
     manifest = read_manifest(directory)
     if unnamed := [

@@ -35,10 +35,35 @@ DEFAULT_RECIPE = "codes_weights"
 class Promotion:
     """A ranker and the generation that it is served with.
 
-    ranker: its directory; ranker_hash: sha256 of its manifest, which names the hash of every other
-    file. repository: a Feast repository; generation: id of one that is live there, None for a
-    ranker without codes; codebook_hash: of that generation. promoted_at: aware UTC. known_as: the
-    generation that the ranker was trained on, where the served one is a later one of its line.
+    Parameters
+    ----------
+    ranker : Path
+        Its directory.
+    ranker_hash : str
+        sha256 (hex) of the ranker's manifest, which names the hash of every other file.
+    repository : Path
+        A Feast repository.
+    generation : str or None
+        Id of a generation that is live there; None for a ranker without codes.
+    codebook_hash : str or None
+        sha256 (hex) of that generation's codebook.
+    promoted_at : datetime
+        Aware, UTC.
+    known_as : str or None
+        The generation that the ranker was trained on, where the served one is a later one of its line.
+
+    Raises
+    ------
+    InputError
+        A hash that is not text, an id that no generation may have, or a naive time.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> pair = Promotion(Path("ranker"), "ab" * 32, Path("repo"), None, None,
+    ...                  datetime(2026, 1, 1, tzinfo=UTC))
+    >>> pair.name
+    'no_sid-abababababab'
     """
 
     ranker: Path
@@ -79,11 +104,17 @@ def check_served(recipe: str) -> None:
 
 
 def check_promotion(promotion: Promotion) -> None:
-    """Raise unless the pair is whole and belongs together, as far as files tell; loads no model.
+    """Check that the pair is whole and belongs together, as far as files tell; loads no model.
 
-    ArtifactError: the ranker is missing or altered. InputError: the generation is not live in the
-    repository. GenerationMismatch: the ranker was trained on another generation, or the
-    repository's codes come from another codebook.
+    Raises
+    ------
+    ArtifactError
+        The ranker is missing or was altered.
+    InputError
+        The generation is not live in the repository.
+    GenerationMismatch
+        The ranker was trained on another generation, or the repository's codes come from another
+        codebook.
     """
     from adc_features.store.repository import live_generation
 
@@ -110,10 +141,21 @@ def check_promotion(promotion: Promotion) -> None:
 
 
 def promote(path: Path, promotion: Promotion) -> None:
-    """Point the promotion file at a pair that was checked; readers see the old pair or the new one.
+    """Check a pair and point the promotion file at it, atomically: readers see the old pair or the
+    new one.
 
-    A ranker or repository below the file's directory is named relative to it, so that a run may be
-    moved. Whatever stood in the file's place is replaced; a directory is moved aside.
+    Parameters
+    ----------
+    path : Path
+        The promotion file. Whatever stood in its place is replaced; a directory is moved aside.
+    promotion : Promotion
+        The pair. A ranker or repository below the file's directory is named relative to it, so that a
+        run may be moved.
+
+    Raises
+    ------
+    ArtifactError, InputError, GenerationMismatch
+        As `check_promotion`; the file is left as it was.
     """
     check_promotion(promotion)
     path = Path(path)
@@ -129,7 +171,13 @@ def promote(path: Path, promotion: Promotion) -> None:
 
 
 def read_promotion(path: Path) -> Promotion:
-    """The pair that the file names. Raises ArtifactError when it is missing or not a promotion."""
+    """The pair that a promotion file names.
+
+    Raises
+    ------
+    ArtifactError
+        The file is missing or is not a promotion.
+    """
     path = Path(path)
     try:
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

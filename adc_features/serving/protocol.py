@@ -38,15 +38,43 @@ SMALL_BODY = 1 << 16
 
 @dataclass(frozen=True)
 class ServiceSettings:
-    """Bounds of the service. max_items: ids in one request. max_values: items times features in one
-    lookup. max_body: bytes. timeout: seconds that a request may take, its body included.
-    max_waiting: requests that may wait for the scoring thread. poll: seconds between looks at the
-    promotion file, ten times as many after one that was refused. token: what `Authorization:
-    Bearer` must carry, None for none. max_head: bytes of a request around its body. patience:
-    seconds for a request line and headers, and for a client to take its answer. keep_alive: seconds
-    between two requests of one connection. max_connections: open at once, in each process;
-    max_per_peer: of them from one address. Over these, the oldest connection without a whole
-    request is closed for a new one.
+    """Bounds of the service.
+
+    Parameters
+    ----------
+    max_items : int
+        Ids in one request.
+    max_body : int
+        Bytes of one body.
+    timeout : float
+        Seconds that a request may take, its body included.
+    max_waiting : int
+        Requests that may wait for the scoring thread.
+    poll : float
+        Seconds between looks at the promotion file; ten times as many after a refused one.
+    token : str or None
+        What `Authorization: Bearer` must carry, at least 16 ASCII characters; None for none.
+    max_values : int
+        Items times features in one lookup.
+    max_head : int
+        Bytes of a request around its body.
+    patience : float
+        Seconds for a request line and headers, and for a client to take its answer.
+    keep_alive : float
+        Seconds between two requests of one connection.
+    max_connections, max_per_peer : int
+        Connections open at once in each process, and of them from one address. Over these, the oldest
+        connection without a whole request is closed for a new one.
+
+    Raises
+    ------
+    InputError
+        A bound that is not more than 0, or a weak token.
+
+    Examples
+    --------
+    >>> ServiceSettings(max_items=100).timeout
+    2.0
     """
 
     max_items: int = 2_000
@@ -96,7 +124,7 @@ class LookupRequest(BaseModel):
     features: Annotated[list[StrictStr], FailFast()] = []
 
 
-class Refusal(AdcError):
+class HttpError(AdcError):
     """An answer that is not 200: its status, a code for programs and a sentence for people."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
@@ -120,102 +148,98 @@ def _refuse_shape(body: bytes, settings: ServiceSettings) -> None:
     many = body.count(b'"') - body.count(b'\\"') > 2 * most
     marks = b"" if many else _TEXT.sub(b"", body)
     if many or marks.count(b"{") > 1 or marks.count(b"[") > 2 or marks.count(b",") > most:
-        raise Refusal(
-            422,
-            "invalid",
+        raise _invalid(
             f"the body holds lists or objects within its lists, or more than {most} values; a"
-            " request is one object of lists of ids",
+            " request is one object of lists of ids"
         )
 
 
 def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
-    """A request within its bounds, or a refusal that names the first fault and repeats little of
-    what was sent.
+    """A request within its bounds.
+
+    Raises HttpError that names the first fault and repeats little of what was sent.
     """
     if len(body) > SMALL_BODY:
         _refuse_shape(body, settings)
     try:
         sent = from_json(body, allow_inf_nan=False)
     except ValueError as error:
-        raise Refusal(
-            400, "not_json", f"the body is not JSON in UTF-8 ({brief(str(error))})"
-        ) from error
+        told = f"the body is not JSON in UTF-8 ({brief(str(error))})"
+        raise HttpError(400, "not_json", told) from error
     fields = model.model_fields
     wanted = ", ".join(
-        f"{name}{'' if field.is_required() else ' (optional)'}" for name, field in fields.items()
+        name if field.is_required() else f"{name} (optional)" for name, field in fields.items()
     )
     if not isinstance(sent, dict):
-        raise Refusal(
-            422, "invalid", f"the body: Input should be an object; a request has {wanted}"
-        )
+        raise _invalid(f"the body: Input should be an object; a request has {wanted}")
     if unknown := next((name for name in sent if name not in fields), None):
-        raise Refusal(
-            422,
-            "invalid",
-            f"{brief(unknown, 40)}: Extra inputs are not permitted; a request has {wanted}",
+        raise _invalid(
+            f"{brief(unknown, 40)}: Extra inputs are not permitted; a request has {wanted}"
         )
-    items = sent.get("items")
-    if isinstance(items, list):
-        if not items:
-            raise Refusal(422, "no_items", f"items is empty; give 1 to {settings.max_items} ids")
-        if len(items) > settings.max_items:
-            raise Refusal(
-                422,
-                "too_many_items",
-                f"{len(items)} items, at most {settings.max_items} are taken at once; ask in"
-                " several requests",
-            )
-    features = sent.get("features")
-    if isinstance(features, list) and len(features) > settings.max_values:
-        raise Refusal(
-            422, "too_many_features", f"{len(features)} features; give each name that you need once"
-        )
+    _check_lengths(sent, settings)
     try:
         asked = model.model_validate(sent)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False, include_context=False)[0]
-        place = ".".join(str(part)[:40] for part in first["loc"])
-        raise Refusal(
-            422, "invalid", f"{place or 'the body'}: {brief(first['msg'])}; a request has {wanted}"
-        ) from error
+        place = ".".join(str(part)[:40] for part in first["loc"]) or "the body"
+        raise _invalid(f"{place}: {brief(first['msg'])}; a request has {wanted}") from error
     if isinstance(asked, RankRequest) and asked.now is not None:
         try:
             asked.now = asked.now.astimezone(UTC)
         except OverflowError as error:
-            raise Refusal(
-                422,
-                "invalid",
-                "now lies outside of the years 1 to 9999 in UTC; give a time within them",
+            raise _invalid(
+                "now lies outside of the years 1 to 9999 in UTC; give a time within them"
             ) from error
     return asked
 
 
+def _check_lengths(sent: Mapping[str, Any], settings: ServiceSettings) -> None:
+    """Raise HttpError for lists that are empty or too long, before their elements are looked at."""
+    items, features = sent.get("items"), sent.get("features")
+    if isinstance(items, list) and not items:
+        raise HttpError(422, "no_items", f"items is empty; give 1 to {settings.max_items} ids")
+    if isinstance(items, list) and len(items) > settings.max_items:
+        raise HttpError(
+            422,
+            "too_many_items",
+            f"{len(items)} items, at most {settings.max_items} are taken at once; ask in several"
+            " requests",
+        )
+    if isinstance(features, list) and len(features) > settings.max_values:
+        told = f"{len(features)} features; give each name that you need once"
+        raise HttpError(422, "too_many_features", told)
+
+
+def _invalid(message: str) -> HttpError:
+    return HttpError(422, "invalid", message)
+
+
 def check_features(asked: LookupRequest, known: list[str], settings: ServiceSettings) -> None:
-    """Raise a refusal unless the features are known, named once each, and not too many for so many
+    """Raise HttpError unless the features are known, named once each, and not too many for so many
     items.
     """
     features = asked.features
     if len(features) > len(known):
-        raise Refusal(
+        raise HttpError(
             422,
             "too_many_features",
             f"{len(features)} features, there are {len(known)}; give each name that you need once",
         )
     if unknown := next((name for name in features if name not in known), None):
-        raise Refusal(
+        raise HttpError(
             422,
             "unknown_feature",
             f"there is no feature {brief(unknown, 80)!r}; there are {', '.join(known)}",
         )
     if len(set(features)) < len(features):
         twice = next(name for name in features if features.count(name) > 1)
-        raise Refusal(
+        raise HttpError(
             422,
             "repeated_feature",
             f"features names {twice!r} more than once; give each name that you need once",
         )
     if len(asked.items) * len(features) > settings.max_values:
-        raise Refusal(
+        raise HttpError(
             422,
             "too_many_values",
             f"{len(asked.items)} items with {len(features)} features are more than"
@@ -224,14 +248,14 @@ def check_features(asked: LookupRequest, known: list[str], settings: ServiceSett
 
 
 def authorised(request: Request, token: str | None) -> None:
-    """Raise a refusal unless the request carries the token; the scheme may be written in any
+    """Raise HttpError unless the request carries the token; the scheme may be written in any
     case.
     """
     if token is None:
         return
     scheme, _, given = request.headers.get("authorization", "").encode("latin-1").partition(b" ")
     if not hmac.compare_digest(given.strip(b" "), token.encode()) or scheme.lower() != b"bearer":
-        raise Refusal(
+        raise HttpError(
             401,
             "unauthorized",
             "send the header `Authorization: Bearer TOKEN` with the service's token",
@@ -247,17 +271,15 @@ class Budget:
         self.left = size
 
     async def body(self, request: Request, limit: int) -> bytes:
-        """The body, never more of it in memory than the limit. Raises a refusal when it is larger,
+        """The body, never more of it in memory than the limit. Raises HttpError when it is larger,
         or when others hold the budget.
         """
-        declared = request.headers.get("content-length", "0")
-        too_large = Refusal(
+        too_large = HttpError(
             413, "too_large", f"the body is larger than {limit} bytes; ask in several requests"
         )
-        if (
-            not (declared.isascii() and declared.isdigit() and len(declared) < 20)
-            or int(declared) > limit
-        ):
+        declared = request.headers.get("content-length", "0")
+        is_number = declared.isascii() and declared.isdigit() and len(declared) < 20
+        if not is_number or int(declared) > limit:
             raise too_large
         parts, size, held = [], 0, 0
         try:
@@ -267,7 +289,7 @@ class Budget:
                     raise too_large
                 more = max(0, size - SMALL_BODY) - held
                 if more > self.left:
-                    raise Refusal(
+                    raise HttpError(
                         503,
                         "busy",
                         "other large bodies are being read; try again later or ask in smaller"
@@ -280,38 +302,38 @@ class Budget:
             self.left += held
 
 
-def refusal_of(error: Exception) -> Refusal:
+def http_error_of(error: Exception) -> HttpError:
     """How an error is answered: the client's faults as 4xx; ours as 503 under the error's name, a
     program's fault as 500.
 
     Ours are told without the message, which names files of this machine; the log has it.
     """
-    if isinstance(error, Refusal):
+    if isinstance(error, HttpError):
         return error
     if isinstance(error, RequestError):
-        return Refusal(422, "refused", brief(without_paths(str(error))))
+        return HttpError(422, "refused", brief(without_paths(str(error))))
     if isinstance(error, GenerationMismatch):
-        return Refusal(
+        return HttpError(
             503,
             "GenerationMismatch",
             "the repository holds other codes than the ranker that serves was trained on; the"
             " service's log names both",
         )
     if isinstance(error, AdcError):
-        return Refusal(
+        return HttpError(
             503,
             type(error).__name__,
             "something that the service reads is missing, damaged or not what it was; the service's"
             " log names it",
         )
     if isinstance(error, OSError | MemoryError | EOFError) or _of_the_store(error):
-        return Refusal(
+        return HttpError(
             503,
             "ArtifactError",
             "something that the service reads is damaged or cannot be read; the service's log"
             " names it",
         )
-    return Refusal(500, "internal", "the service failed; its log says how")
+    return HttpError(500, "internal", "the service failed; its log says how")
 
 
 def _of_the_store(error: Exception) -> bool:
@@ -336,15 +358,15 @@ def without_paths(text: str) -> str:
     return re.sub(r"(?<![\w.:/~-])/(?:[^\s'\"/]+/)+([^\s'\"/]*)", r"\1", text)
 
 
-def refused(refusal: Refusal) -> Response:
-    """The answer of a refusal."""
-    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(refusal.status)
-    return json_answer(error_body(refusal), status=refusal.status, headers=headers)
+def error_answer(error: HttpError) -> Response:
+    """The error as an HTTP response."""
+    headers = {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(error.status)
+    return json_answer(error_body(error), status=error.status, headers=headers)
 
 
-def error_body(refusal: Refusal) -> dict[str, Any]:
+def error_body(error: HttpError) -> dict[str, Any]:
     """What every answer that is not 200 looks like."""
-    return {"error": {"code": refusal.code, "message": refusal.message}}
+    return {"error": {"code": error.code, "message": error.message}}
 
 
 def json_answer(

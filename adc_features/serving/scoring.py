@@ -10,8 +10,8 @@ Legend: N candidates, L positions.
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, cast
 
@@ -24,7 +24,7 @@ from adc_features.codes.spec import NO_CODE
 from adc_features.errors import GenerationMismatch, InputError, RequestError
 from adc_features.loader.frame import LAST_EVENT_COLUMNS, refuse_later_events
 from adc_features.ranking.base import Ranker
-from adc_features.ranking.inputs import (
+from adc_features.ranking.features import (
     ID_COLUMNS,
     ITEM_COLUMNS,
     KINDS,
@@ -34,10 +34,10 @@ from adc_features.ranking.inputs import (
 from adc_features.ranking.recipes import Sources, recipe_inputs
 from adc_features.ranking.trained import Trained, load_trained
 from adc_features.serving.promotion import Promotion, check_promotion
+from adc_features.serving.request_frame import RequestFrame
 from adc_features.store import OnlineReader, OnlineSids, open_reader
 from adc_features.store.definitions import id_type, statistics_schemas
-from adc_features.store.lmdb.records import Column
-from adc_features.store.packed.timeline import Codes, PackedTimeline
+from adc_features.store.packed.timeline import PackedTimeline
 from adc_features.store.repository import (
     LiveGeneration,
     live_generation,
@@ -59,9 +59,18 @@ FEATURES_READ = {
 
 
 class Ranking(NamedTuple):
-    """One request's scores. score: float32 [N], probabilities in the order asked. known: bool [N],
-    the item was found online; coded: bool [N], it has a code. user_known: the user has. seconds:
-    wall time by part.
+    """The scores of one request.
+
+    Attributes
+    ----------
+    score : ndarray
+        P(label = 1), float32 [N], in the order asked.
+    known, coded : ndarray
+        bool [N]: the item was found online; it has a code.
+    user_known : bool
+        The user was found online.
+    seconds : dict of str to float
+        Wall time by part.
     """
 
     score: np.ndarray
@@ -73,8 +82,27 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A ranker, the codes it was trained on and the reader of statistics: what one request uses
-    from its start to its end.
+    """A ranker, the codes it was trained on and a reader of online features: what one request uses
+    from its start to its end. `open_bundle` makes one.
+
+    Attributes
+    ----------
+    promotion : Promotion
+        The pair that was opened.
+    trained : Trained
+        The recipe and its rankers.
+    ranker : Ranker
+        The one of them that serves.
+    reader : OnlineReader
+        Statistics of users and items.
+    sids : OnlineSids or None
+        Codes as published; None for a ranker without codes.
+    live : LiveGeneration or None
+        The generation of the codes.
+    resolution : timedelta
+        Of event times in the statistics.
+    id_types : dict of str to str
+        "item_id" and "user_id" -> "string" or "int64".
     """
 
     promotion: Promotion
@@ -113,13 +141,33 @@ class Bundle:
         return np.array(values, np.str_)
 
     def score(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
-        """Probabilities of the candidates for one user at `now` (aware).
+        """Score candidates for one user.
 
-        An unknown item is scored as what it is, an item of no statistics and no codes, and marked;
-        so is an unknown user. Raises RequestError for ids of the wrong type, and when the online
-        features hold events that lie after `now`; ArtifactError when the online store is gone,
-        empty or behind; GenerationMismatch when the repository was replaced by one with other codes
-        under the generation's id.
+        An unknown item is scored as what it is, an item of no statistics and no codes, and marked; so is
+        an unknown user.
+
+        Parameters
+        ----------
+        user_id : str or int
+            As the catalogue has it.
+        item_ids : sequence of str or int
+            N candidates.
+        now : datetime
+            Aware: the time as of which features age and codes are read.
+
+        Returns
+        -------
+        Ranking
+            In the order asked.
+
+        Raises
+        ------
+        RequestError
+            Ids of the wrong type, or online features that hold events later than `now`.
+        ArtifactError
+            The online store is gone, empty or behind.
+        GenerationMismatch
+            The repository was replaced by one with other codes under the generation's id.
         """
         now = utc(now, name="now")
         self.check_online()
@@ -133,7 +181,7 @@ class Bundle:
 
     def _scored(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
         items, asker = self.ids("item_id", item_ids), self.ids("user_id", [user_id])
-        clock, seconds = _Laps(), {}
+        clock, seconds = _Stopwatch(), {}
         user = self._frame("user_id", asker, now)
         seconds["user"] = clock.lap()
         offered = self._frame("item_id", items, now)
@@ -186,7 +234,7 @@ class Bundle:
             )
         )
 
-    def _frame(self, key: str, ids: np.ndarray, now: datetime) -> "RequestFrame":
+    def _frame(self, key: str, ids: np.ndarray, now: datetime) -> RequestFrame:
         columns = self.reader.columns(FEATURES_READ[key], key=key, ids=ids)
         frame = RequestFrame(
             {key: ids},
@@ -212,75 +260,35 @@ class Bundle:
         return frame
 
 
-@dataclass
-class RequestFrame:
-    """One side of a request as a Frame, without Arrow: the asker, one row, or the candidates.
-
-    ids: `user_id` or `item_id`. columns: online features. coded: codes, weights and reliability of
-    the rows, once they were looked up.
-    """
-
-    ids: Mapping[str, np.ndarray]
-    columns: Mapping[str, Column]
-    times: np.ndarray
-    generation: str | None
-    coded: Codes | None = None
-    _texts: dict[str, np.ndarray] = field(default_factory=dict)
-
-    def __len__(self) -> int:
-        return len(self.times)
-
-    @property
-    def known(self) -> np.ndarray:
-        """bool [N]: rows with any online feature."""
-        return np.logical_or.reduce([column.valid for column in self.columns.values()])
-
-    @property
-    def labels(self) -> np.ndarray:
-        return np.zeros(len(self), np.float32)
-
-    @property
-    def user_ids(self) -> np.ndarray:
-        return self.ids["user_id"]
-
-    @property
-    def item_ids(self) -> np.ndarray:
-        return self.ids["item_id"]
-
-    def numbers(self, name: str) -> np.ndarray:
-        return self.columns[name].numbers()
-
-    def texts(self, name: str) -> np.ndarray:
-        if name not in self._texts:
-            ids = self.ids.get(name)
-            self._texts[name] = (
-                self.columns[name].flat()
-                if ids is None
-                else ids.astype(object)
-                if ids.dtype.kind == "U"
-                else ids
-            )
-        return self._texts[name]
-
-    def flat(self, name: str) -> np.ndarray:
-        return self.columns[name].flat()
-
-    def sizes(self, name: str) -> np.ndarray:
-        return np.diff(cast(np.ndarray, self.columns[name].offsets))
-
-    def codes(self, length: int) -> Codes:
-        if self.coded is None:
-            raise RuntimeError("the codes of this request were not looked up")
-        return self.coded
-
-
 def open_bundle(promotion: Promotion) -> Bundle:
     """Load a promoted pair, check that it fits together and score once, so that the first request
     is as fast as the rest.
 
-    It opens on an online store that is not loaded yet, and refuses requests until it is. Raises
-    what check_promotion raises, and InputError when the repository's service lacks a feature that
-    the ranker reads.
+    It opens on an online store that is not loaded yet, and refuses requests until it is. A PPNet needs
+    no torch.
+
+    Parameters
+    ----------
+    promotion : Promotion
+        The pair.
+
+    Returns
+    -------
+    Bundle
+
+    Raises
+    ------
+    ArtifactError, GenerationMismatch
+        As `check_promotion`.
+    InputError
+        The generation is not live, or the repository lacks a feature that the ranker reads.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> bundle = open_bundle(read_promotion(Path("promotion.json")))  # doctest: +SKIP
+    >>> bundle.score("u1", ["i1", "i2"], now=datetime.now(UTC)).score  # doctest: +SKIP
+    array([0.81, 0.37], dtype=float32)
     """
     check_promotion(promotion)
     trained = load_trained(promotion.ranker, generation=promotion.known_as or promotion.generation)
@@ -321,8 +329,8 @@ def open_bundle(promotion: Promotion) -> Bundle:
                 f"the ranker reads {lacking}, which the statistics of {promotion.repository} lack;"
                 " publish them, then apply and materialize"
             )
-    nobody = {key: "nobody" if kind == "string" else -1 for key, kind in bundle.id_types.items()}
-    bundle._scored(nobody["user_id"], [nobody["item_id"]], now=datetime.now(UTC))
+    unknown = {key: "unknown" if kind == "string" else -1 for key, kind in bundle.id_types.items()}
+    bundle._scored(unknown["user_id"], [unknown["item_id"]], now=datetime.now(UTC))
     return bundle
 
 
@@ -330,7 +338,7 @@ def _last(text: str) -> str:
     return text[-1:]
 
 
-class _Laps:
+class _Stopwatch:
     """A stopwatch: seconds since it was last asked."""
 
     def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:

@@ -5,19 +5,17 @@ One request uses one bundle (ranker, generation, reader) from its start to its e
 names it. A newly promoted pair is opened beside the one that serves and takes over by one
 assignment; a pair that cannot be opened is refused, and the old one goes on.
 
-Scoring runs on one thread: numpy and torch would only fight over the core that the process has.
+Scoring runs on one thread: several would only fight over the core that the process has.
 `beside` runs further processes on the same socket: each follows promotions by itself, and each
 answer is of one pair.
 """
 
 import asyncio
-import gc
 import logging
-import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, nullcontext, suppress
+from contextlib import nullcontext
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,11 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from adc_features.errors import AdcError
 from adc_features.serving.metrics import Metrics
@@ -37,20 +32,17 @@ from adc_features.serving.promotion import read_promotion
 from adc_features.serving.protocol import (
     SMALL_BODY,
     Budget,
+    HttpError,
     LookupRequest,
     RankRequest,
-    Refusal,
     ServiceSettings,
     authorised,
     check_features,
     json_answer,
     parsed,
-    refusal_of,
-    refused,
     without_paths,
 )
-from adc_features.serving.scoring import Bundle, open_bundle
-from adc_features.serving.workers import http_server
+from adc_features.serving.scoring import Bundle, Ranking, open_bundle
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +55,22 @@ class Answer(NamedTuple):
 
 
 class Service:
-    """The bundle that serves now, the thread that scores, and the watch over the promotion file
-    (None: no other pair will come).
+    """What answers requests: the bundle that serves now, the thread that scores, and the watch over
+    the promotion file.
+
+    Parameters
+    ----------
+    bundle : Bundle
+        Serves first.
+    settings : ServiceSettings
+        Bounds of requests.
+    clock : callable
+        The time as of which requests without one are ranked, aware.
+    promotion_file : Path, optional
+        Followed while the service runs; by default no other pair will come.
+    metrics : str, optional
+        Directory in which the processes of one service share their metrics; it must have been
+        $PROMETHEUS_MULTIPROC_DIR when prometheus_client was imported.
     """
 
     def __init__(
@@ -76,15 +82,8 @@ class Service:
         promotion_file: Path | None = None,
         metrics: str | None = None,
     ) -> None:
-        """metrics: the directory where the processes of this service share theirs,
-        $PROMETHEUS_MULTIPROC_DIR when prometheus_client was imported.
-        """
-        self.bundle, self.settings, self.clock, self.promotion_file = (
-            bundle,
-            settings,
-            clock,
-            promotion_file,
-        )
+        self.bundle, self.settings = bundle, settings
+        self.clock, self.promotion_file = clock, promotion_file
         self.refused: str | None = None
         self.watch_error: str | None = None
         self.metrics = Metrics(metrics)
@@ -108,52 +107,47 @@ class Service:
         now = self.clock() if asked.now is None else asked.now
         ranking = bundle.score(asked.user, distinct, now=now)
         best = np.argsort(-ranking.score, kind="stable")[: asked.k]
-        known, coded, score = (
-            ranking.known[best].tolist(),
-            ranking.coded[best].tolist(),
-            ranking.score[best].tolist(),
-        )
-        rows = [
-            {"item_id": distinct[place], "score": s, "known": k, "coded": c}
-            for place, s, k, c in zip(best.tolist(), score, known, coded, strict=True)
-        ]
-        m, unknown = self.metrics, int((~ranking.known).sum())
-        m.items.inc(len(distinct))
-        m.coded.inc(int(ranking.coded.sum()))
-        m.unknown_items.inc(unknown)
-        m.unknown_users.inc(not ranking.user_known)
-        for part, seconds in ranking.seconds.items():
-            m.parts.labels(part).observe(seconds)
-        facts = {
+        columns = {
+            "item_id": [distinct[place] for place in best.tolist()],
+            "score": ranking.score[best].tolist(),
+            "known": ranking.known[best].tolist(),
+            "coded": ranking.coded[best].tolist(),
+        }
+        self._count(ranking)
+        answer = {
+            **_signature(bundle),
             "user": asked.user,
             "user_known": ranking.user_known,
             "now": now,
-            "unknown_items": unknown,
+            "unknown_items": int((~ranking.known).sum()),
             "repeated_items": len(asked.items) - len(distinct),
+            "items": _rows(columns),
         }
-        return Answer(to_json({**_signature(bundle), **facts, "items": rows}), ranking.seconds)
+        return Answer(to_json(answer), ranking.seconds)
+
+    def _count(self, ranking: Ranking) -> None:
+        self.metrics.items.inc(len(ranking.score))
+        self.metrics.coded.inc(int(ranking.coded.sum()))
+        self.metrics.unknown_items.inc(int((~ranking.known).sum()))
+        self.metrics.unknown_users.inc(not ranking.user_known)
+        for part, seconds in ranking.seconds.items():
+            self.metrics.parts.labels(part).observe(seconds)
 
     def lookup(self, bundle: Bundle, body: bytes) -> Answer:
         """Codes, weights and features of items, in the order asked, repeats kept."""
         asked = parsed(LookupRequest, body, self.settings)
         check_features(asked, self._known_features(bundle), self.settings)
         began, rows = time.perf_counter(), bundle.lookup(asked.items, now=self.clock())
-        found, shown = (
-            ("sid_found", ("sid", "sid_weight", "reliability", "is_cold"))
-            if bundle.live
-            else ("item_profile_found", ())
-        )
+        found, shown = "item_profile_found", list[str]()
+        if bundle.live:
+            found, shown = "sid_found", ["sid", "sid_weight", "reliability", "is_cold"]
         columns = {
             "item_id": asked.items,
             "found": rows[found].to_pylist(),
             **{name: rows[name].to_pylist() for name in (*shown, *asked.features)},
         }
-        answer = [
-            dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)
-        ]
-        return Answer(
-            to_json({**_signature(bundle), "items": answer}), {"items": time.perf_counter() - began}
-        )
+        answer = to_json({**_signature(bundle), "items": _rows(columns)})
+        return Answer(answer, {"items": time.perf_counter() - began})
 
     def _known_features(self, bundle: Bundle) -> list[str]:
         """What a lookup may ask for, read once for each bundle."""
@@ -173,7 +167,7 @@ class Service:
             async with asyncio.timeout(self.settings.timeout):
                 body = await self._bodies.body(request, self.settings.max_body)
                 if self._waiting >= self.settings.max_waiting:
-                    raise Refusal(
+                    raise HttpError(
                         503,
                         "busy",
                         f"{self._waiting} requests are waiting; try again later or start another"
@@ -190,7 +184,7 @@ class Service:
                     self._waiting -= 1
                     self.metrics.waiting.set(self._waiting)
         except TimeoutError as error:
-            raise Refusal(
+            raise HttpError(
                 503,
                 "timeout",
                 f"no answer within {self.settings.timeout} s; ask for fewer items or try again"
@@ -309,82 +303,6 @@ class Service:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def application(service: Service) -> Starlette:
-    """The routes of a service."""
-
-    def timed(
-        route: str, handler: Callable[[Request], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
-        async def endpoint(request: Request) -> Response:
-            began = time.perf_counter()
-            try:
-                response = await handler(request)
-            except ClientDisconnect:
-                response = Response(status_code=499)  # nobody reads it; the metrics count it
-            except Exception as error:
-                refusal = refusal_of(error)
-                if not isinstance(error, Refusal) and refusal.status >= 500:
-                    log.error(
-                        "stage=serve route=%s error=%s",
-                        route,
-                        error,
-                        exc_info=not isinstance(error, AdcError),
-                    )
-                response = refused(refusal)
-            service.metrics.requests.labels(route, str(response.status_code)).observe(
-                time.perf_counter() - began
-            )
-            return response
-
-        return endpoint
-
-    @asynccontextmanager
-    async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        following = asyncio.create_task(service.follow())
-        try:
-            yield
-        finally:
-            following.cancel()
-            with suppress(asyncio.CancelledError):
-                await following
-            service.close()
-
-    routes = [
-        Route(
-            "/rank",
-            timed("/rank", lambda request: service.answer(request, service.rank)),
-            methods=["POST"],
-        ),
-        Route(
-            "/lookup",
-            timed("/lookup", lambda request: service.answer(request, service.lookup)),
-            methods=["POST"],
-        ),
-        Route("/healthz", service.healthz, methods=["GET"]),
-        Route("/readyz", timed("/readyz", service.readyz), methods=["GET"]),
-        Route("/metrics", timed("/metrics", service.metrics_page), methods=["GET"]),
-    ]
-    return Starlette(
-        routes=routes, exception_handlers={HTTPException: _no_such_route}, lifespan=lifespan
-    )
-
-
-def server(service: Service) -> Any:
-    """A server of the service, to be run on sockets that the caller has bound."""
-    # of 5 ms: the event loop asks for the lock many times in each request, and the scoring thread
-    # holds it
-    sys.setswitchinterval(0.0005)
-    gc.collect()
-    # what stands now (Feast, torch, the model) stays: walking it at each full collection would
-    # stall requests
-    gc.freeze()
-    return http_server(
-        application(service),
-        service.settings,
-        closed=lambda reason: service.metrics.closed.labels(reason).inc(),
-    )
-
-
 def _signature(bundle: Bundle) -> dict[str, Any]:
     """What every answer is signed with."""
     return {
@@ -394,7 +312,6 @@ def _signature(bundle: Bundle) -> dict[str, Any]:
     }
 
 
-async def _no_such_route(request: Request, error: Exception) -> Response:
-    status = getattr(error, "status_code", 404)
-    message = "use POST /rank, POST /lookup, GET /healthz, GET /readyz or GET /metrics"
-    return refused(Refusal(status, "no_such_route", message))
+def _rows(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """Columns as one object for each row."""
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]

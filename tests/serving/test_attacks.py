@@ -23,12 +23,12 @@ from adc_features.errors import ArtifactError, GenerationMismatch, InputError, R
 from adc_features.serving.promotion import promote
 from adc_features.serving.protocol import (
     SMALL_BODY,
+    HttpError,
     RankRequest,
-    Refusal,
     ServiceSettings,
     brief,
+    http_error_of,
     parsed,
-    refusal_of,
     without_paths,
 )
 
@@ -477,7 +477,7 @@ def test_a_damaged_file_under_the_store_is_a_fault_of_ours(shop, client):
     """An error out of the store's own code is 503, whatever type it has."""
     with pytest.raises(Exception) as caught:  # noqa: PT011
         client.service.bundle.reader.columns({"item_brand"}, key="item_id", ids=object())
-    assert refusal_of(caught.value).status == 503
+    assert http_error_of(caught.value).status == 503
 
 
 def test_error_texts_are_short_and_without_paths():
@@ -632,7 +632,7 @@ def test_a_large_body_is_parsed_or_refused_in_words_whatever_its_texts_hold(tail
     """Bodies over the small size are looked at before they are parsed, unfinished texts and escapes
     included.
     """
-    with pytest.raises(Refusal):
+    with pytest.raises(HttpError):
         parsed(
             RankRequest,
             b'{"user": "u", "items": ["i", ' + tail * (SMALL_BODY + 1),

@@ -11,8 +11,9 @@ from starlette.testclient import TestClient
 
 from adc_features import store
 from adc_features.errors import ArtifactError
+from adc_features.serving.app import application
 from adc_features.serving.scoring import open_bundle
-from adc_features.serving.service import Service, ServiceSettings, application
+from adc_features.serving.service import Service, ServiceSettings
 from adc_features.store.lmdb.environment import environment
 
 ASKED = {"user": "u01", "items": ["i01", "i02"]}

@@ -45,7 +45,7 @@ class FirstLayer(NamedTuple):
 
 
 def first_layer(
-    tensors: Mapping[str, Any], shape: PPNetShape, *, joined: Callable[..., Any]
+    tensors: Mapping[str, Any], shape: PPNetShape, *, joined: Callable[[list[Any], int], Any]
 ) -> FirstLayer:
     """The products of one network's tables with its first layers.
 

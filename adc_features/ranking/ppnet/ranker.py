@@ -30,6 +30,12 @@ class PPNetRanker:
     tensors : mapping of str to ndarray
         Parameters of `network.LevelledPPNet` by name, float32.
 
+    Examples
+    --------
+    >>> ranker = PPNetRanker.load(Path("ranker/seed_0"))  # doctest: +SKIP
+    >>> ranker.predict(inputs)  # doctest: +SKIP
+    array([0.81, 0.37], dtype=float32)
+
     Source
     ------
     PEPNet, arXiv 2302.01115; what differs from the paper stands in `network`.

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from adc_features.ranking.inputs import ID_COLUMNS, USER_COLUMNS, Inputs
+from adc_features.ranking.features import ID_COLUMNS, USER_COLUMNS
+from adc_features.ranking.inputs import Inputs
 
 PRIOR_STATE = [USER_COLUMNS.index("log user_event_count")]
 """The user features that gates may see: how active the user is, not how well they rate, which would
@@ -54,6 +55,11 @@ class PPNetSettings:
     Source
     ------
     PEPNet, arXiv 2302.01115.
+
+    Examples
+    --------
+    >>> PPNetSettings(networks=1).hidden
+    (64, 32)
     """
 
     embedding: int = 16
