@@ -19,7 +19,7 @@ from adc_features.cli.main import application
 from adc_features.data.dataset import Dataset, read_dataset, write_dataset
 from adc_features.encoders.behavior_state import read_state
 from adc_features.errors import InputError, QualityError
-from adc_features.pipeline import renewal, snapshots
+from adc_features.pipeline import renewal
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.snapshots import backfill_times, renew, snapshot
 from adc_features.pipeline.stages import BEHAVIOR_STAGE as BEHAVIOR
