@@ -1,5 +1,6 @@
 """The options that commands of a run share, and how one is opened and built."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -53,9 +54,11 @@ def open_run(
     if source is not None and Path(source).is_dir():
         source = str(Path(source).resolve())  # the next command may run elsewhere
     if source is None or (directory / "run.json").is_file():
-        from adc_features.pipeline.code_stages import refuse_refit
+        check: Callable[[Run], None] | None = None
+        if fits:
+            from adc_features.pipeline.code_stages import refuse_refit
 
-        check = refuse_refit if fits else None
+            check = refuse_refit
         return Run.open(directory, progress=notify, check=check, source=source, **changes)
     return Run.start(directory, RunSettings(source=source, **changes), progress=notify)
 

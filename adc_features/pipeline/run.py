@@ -303,7 +303,7 @@ class Run:
             except ArtifactError as error:
                 log.warning("stage=%s rebuilt=true reason=%s", stage.name, error)
             else:
-                same = _is_made_of(manifest["made_of"], made_of)
+                same = _is_made_of(manifest.get("made_of") or {}, made_of)
                 if same and manifest["outside"] == _described(stage, self):
                     log.info(
                         "stage=%s reused=true seconds_saved=%.1f", stage.name, manifest["seconds"]
@@ -367,7 +367,7 @@ def _is_made_of(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
     if "version" not in stored:
         return stored == wanted
     shared = ("stage", "settings", "reads")
-    return wanted["code"] == 1 and all(stored[name] == wanted[name] for name in shared)
+    return wanted["code"] == 1 and all(stored.get(name) == wanted[name] for name in shared)
 
 
 def _other_code(stage: Stage, made_of: Mapping[str, Any]) -> list[str]:

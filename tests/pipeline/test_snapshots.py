@@ -19,7 +19,7 @@ from adc_features.cli.main import application
 from adc_features.data.dataset import Dataset, read_dataset, write_dataset
 from adc_features.encoders.behavior_state import read_state
 from adc_features.errors import InputError, QualityError
-from adc_features.pipeline import snapshots
+from adc_features.pipeline import renewal
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.snapshots import backfill_times, renew, snapshot
 from adc_features.pipeline.stages import BEHAVIOR_STAGE as BEHAVIOR
@@ -330,7 +330,7 @@ def test_a_renewed_generation_stands_beside_the_old_one(place: Path) -> None:
         (run.directory / "generations").iterdir()
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(snapshots, "publish", killed)
+        patch.setattr(renewal, "publish", killed)
         with pytest.raises(KeyboardInterrupt):
             renew(run, "g2", churn_budget=0.5)
     written = (run.directory / "generations" / "g2" / "manifest.json").stat().st_mtime_ns
