@@ -232,7 +232,8 @@ def _run(
     from training.evaluation.inputs import rows_of
     from training.evaluation.plan import ComparisonSettings
     from training.evaluation.significance import comparison_result
-    from training.reports.comparison_page import comparison_page, write_page
+    from training.reports.comparison_page import comparison_page
+    from training.reports.pages import write_page
 
     asked = ComparisonSettings(source=data, variants=variants, **settings)
     with progress() as notify:

@@ -200,7 +200,7 @@ def monitor(
     """
     from training.deployment import monitor as monitored
     from training.deployment.settings import drift_thresholds
-    from training.reports.comparison_page import write_page
+    from training.reports.pages import write_page
 
     options = {"usage": max_usage, "coverage": max_uncovered, "unknown": max_uncovered}
     limits = drift_thresholds(settings, options)
