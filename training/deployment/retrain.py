@@ -54,6 +54,7 @@ from training.stages import PARITY_SAMPLE
 log = logging.getLogger(__name__)
 
 
+# half of it says what goes in and out
 def retrain(
     run: Run,
     catalog: Catalog,

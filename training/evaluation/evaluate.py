@@ -1,5 +1,5 @@
-"""Score trained recipes on rows that they did not see. Reads: scores, TrainingFrames. Writes: Evaluation,
-the scores part of metrics.json.
+"""Score trained recipes on rows that they did not see. Reads: scores, TrainingFrames. Writes:
+Evaluation, the scores part of metrics.json.
 """
 
 import logging
@@ -62,6 +62,7 @@ def baseline_scores(frame: TrainingFrame) -> dict[str, np.ndarray]:
     return filled
 
 
+# a third of it says what goes in and out
 def evaluate(
     scores: Mapping[str, np.ndarray],
     frame: TrainingFrame,

@@ -1,5 +1,5 @@
-"""The pictures of the run's page, by name. Reads: comparisons, recipes, Pictures. Writes: SVG elements
-as safe markup, one a picture.
+"""The pictures of the run's page, by name. Reads: comparisons, recipes, Pictures. Writes: SVG
+elements as safe markup, one a picture.
 """
 
 from collections.abc import Mapping, Sequence

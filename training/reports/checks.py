@@ -1,5 +1,5 @@
-"""Why to trust a run, or not. Reads: the content of metrics.json, paired comparisons. Writes: checks,
-each {mark (good, bad, note), what was checked, what was found}.
+"""Why to trust a run, or not. Reads: the content of metrics.json, paired comparisons. Writes:
+checks, each {mark (good, bad, note), what was checked, what was found}.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -1,4 +1,5 @@
-"""Kinds of pictures: intervals, lines, histograms. Reads: points. Writes: SVG elements as safe markup.
+"""Kinds of pictures: intervals, lines, histograms. Reads: points. Writes: SVG elements as safe
+markup.
 
 Every picture is drawn 330 px wide, the width of a phone, and scales up. Colours are CSS variables
 (`var(--ink)`), so that the page decides between light and dark; `series` maps a name to its colour.
