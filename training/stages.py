@@ -3,10 +3,12 @@ stage directories, metrics.json, report.html.
 
 ... publication -> dataset -> ranker_<recipe>, ... -> scores
     online -> parity
+
+A stage reads what it needs of the run once, calls functions of values, and writes what they return.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,8 @@ import pyarrow.parquet as pq
 
 from adc_features.artifact import read_parquet, write_json
 from adc_features.codes.generation import Generation
-from adc_features.codes.sids import SidTimeline
-from adc_features.codes.spec import BEHAVIOR
+from adc_features.codes.sids import SidTable, SidTimeline
+from adc_features.data.dataset import Split
 from adc_features.errors import ArtifactError, InputError
 from adc_features.loader.frame import TrainingFrame, label_table, retroactive_frame, training_frame
 from adc_features.pipeline.dataset_manifest import (
@@ -27,7 +29,7 @@ from adc_features.pipeline.dataset_manifest import (
     parquet_batches,
     retrieval_manifest,
 )
-from adc_features.pipeline.run import Run, Stage
+from adc_features.pipeline.run import Progress, Run, Stage
 from adc_features.pipeline.stages import (
     STAGES,
     dataset_of,
@@ -41,7 +43,9 @@ from adc_features.pipeline.stages import (
     split_of,
 )
 from adc_features.ranking.recipes import RECIPES, Sources
-from training.evaluation.evaluate import evaluate
+from adc_features.ranking.trained import Trained
+from training.evaluation.evaluate import code_coverage, evaluate
+from training.evaluation.results import Coverage, Evaluation, RunMetrics
 
 PARITY_SAMPLE = 1_000
 FRAME = "frame.parquet"
@@ -61,15 +65,17 @@ def _build_dataset(run: Run, directory: Path) -> Mapping[str, Any]:
     facts, manifest = join_facts(joined), _retrieved(joined)
     write_parquet([joined], directory / FRAME)
     write_json(directory / RETRIEVAL, manifest)
-    frame = _checked_frame(run, joined)
-    train, scored = split_frame(run, frame)
+    train, scored = split_rows(_checked_frame(run, joined), split_of(run))
     return {
         "rows_in": facts.rows_in,
         "rows_out": facts.rows_out,
         "unmatched": facts.unmatched,
         "generation": facts.generation,
         "content_hash": manifest["content_hash"],
-        "coverage": {"train": code_coverage(train), "scored": code_coverage(scored)},
+        "coverage": {
+            "train": code_coverage(train).to_dict(),
+            "scored": code_coverage(scored).to_dict(),
+        },
     }
 
 
@@ -141,14 +147,14 @@ def verify_dataset(run: Run) -> dict[str, Any]:
 
 
 def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
-    labels = label_table(known_interactions(run))
-    spec = generation_of(run).spec
+    dataset, split = dataset_of(run), split_of(run)
+    known = dataset.interactions if split.eval_end is None else dataset.before(split.eval_end)
     return training_frame(
         joined,
-        labels,
+        label_table(known),
         generation=run.settings.generation,
-        codebook_size=spec.codebook_size,
-        resolution=dataset_of(run).resolution,
+        codebook_size=generation_of(run).spec.codebook_size,
+        resolution=dataset.resolution,
     )
 
 
@@ -158,33 +164,20 @@ def frame_of(run: Run) -> TrainingFrame:
 
 
 def split_frame(run: Run, frame: TrainingFrame) -> tuple[TrainingFrame, TrainingFrame]:
-    """Training rows and scored rows."""
-    split = split_of(run)
-    train, scored = (
-        frame.between(None, split.train_end),
-        frame.between(split.eval_start, split.eval_end),
-    )
+    """Training rows and scored rows of the run's split."""
+    return split_rows(frame, split_of(run))
+
+
+def split_rows(frame: TrainingFrame, split: Split) -> tuple[TrainingFrame, TrainingFrame]:
+    """Training rows and scored rows. Raises InputError when no row would be scored."""
+    train = frame.between(None, split.train_end)
+    scored = frame.between(split.eval_start, split.eval_end)
     if not len(scored):
         raise InputError(
             f"no row lies in the scored window from {split.eval_start.isoformat()}; choose other"
             " windows"
         )
     return train, scored
-
-
-def code_coverage(frame: TrainingFrame) -> dict[str, Any]:
-    """How many rows had codes at their time, and how old those were: mean age in days since the
-    snapshot's cut-off.
-    """
-    found = frame.table["sid_found"].to_numpy()
-    age = (
-        frame.times[found] - frame.table["sid_as_of"].filter(frame.table["sid_found"]).to_numpy()
-    ) / np.timedelta64(1, "D")
-    return {
-        "rows": len(frame),
-        "with_codes": float(found.mean()),
-        "age_days": float(age.mean()) if len(age) else float("nan"),
-    }
 
 
 # ---- rankers
@@ -199,29 +192,53 @@ def sources_of(run: Run) -> Sources:
     return Sources(sids=published, vectors=VectorTimeline(embedding_tables(run), servable_at(run)))
 
 
-def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
+def retroactive(
+    frame: TrainingFrame, sources: Sources, newest: SidTable, *, first: datetime
+) -> tuple[TrainingFrame, Sources]:
+    """The same rows and sources as if the newest codes had been valid for all time. first: when
+    the first snapshot could be served.
+    """
+    frame = retroactive_frame(frame, newest)
+    if not sources.sids:
+        return frame, sources
+    return frame, Sources(sids=SidTimeline([newest], [first - timedelta(days=36_500)]))
+
+
+def train_recipe(
+    frame: TrainingFrame,
+    sources: Sources,
+    split: Split,
+    recipe: str,
+    seeds: Sequence[int],
+    *,
+    progress: Progress | None = None,
+) -> tuple[Trained, np.ndarray]:
+    """A recipe trained on the split's training rows, and its probabilities [S, N] of the scored
+    rows.
+    """
     from training.fit import train
 
-    frame, sources = frame_of(run), sources_of(run)
-    if name == RETROACTIVE:
-        newest = snapshots_of(run)[-1]
-        frame = retroactive_frame(frame, newest)
-        sources = (
-            Sources(sids=SidTimeline([newest], [servable_at(run)[0] - timedelta(days=36_500)]))
-            if sources.sids
-            else sources
-        )
-    rows, scored = split_frame(run, frame)
-    trained = train(
-        rows,
-        RECIPES.get(name, RECIPES["codes_weights"]),
-        sources=sources,
-        seeds=range(run.settings.seeds),
+    rows, scored = split_rows(frame, split)
+    trained = train(rows, RECIPES[recipe], sources=sources, seeds=seeds, progress=progress)
+    return trained, trained.predict(scored, sources)
+
+
+def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
+    frame, sources, leaks = frame_of(run), sources_of(run), name == RETROACTIVE
+    if leaks:
+        newest, first = snapshots_of(run)[-1], servable_at(run)[0]
+        frame, sources = retroactive(frame, sources, newest, first=first)
+    trained, scores = train_recipe(
+        frame,
+        sources,
+        split_of(run),
+        "codes_weights" if leaks else name,
+        range(run.settings.seeds),
         progress=run.progress,
     )
-    np.save(directory / "scores.npy", trained.predict(scored, sources))
+    np.save(directory / "scores.npy", scores)
     # controls and the leaky one are never served
-    if trained.exchanged is None and name != RETROACTIVE:
+    if trained.exchanged is None and not leaks:
         trained.save(directory / "model")
     return {"recipe": name, "rounds": trained.rounds, "curve": [r._asdict() for r in trained.curve]}
 
@@ -240,13 +257,14 @@ def ranker_stage(name: str) -> Stage:
 
 
 def _build_scores(run: Run, directory: Path) -> Mapping[str, Any]:
+    split = split_of(run)
     if run.settings.final:
-        run.record("test_rows_opened", split=split_of(run)._asdict(), recipes=list(RANKERS))
-    train, scored = split_frame(run, frame_of(run))
+        run.record("test_rows_opened", split=split._asdict(), recipes=list(RANKERS))
+    train, scored = split_rows(frame_of(run), split)
     scores = {
         name: np.load(run.output(stage.name) / "scores.npy") for name, stage in RANKERS.items()
     }
-    facts = evaluate(scores, scored, trained_on=train, seed=run.settings.seed)
+    facts = evaluate(scores, scored, trained_on=train, seed=run.settings.seed).to_dict()
     write_json(directory / "scores.json", facts)
     return facts
 
@@ -282,63 +300,58 @@ ALL_STAGES = (*STAGES, DATASET, PARITY, *RANKERS.values(), SCORES)
 # ---- metrics and report
 
 
-def metrics_of(run: Run) -> dict[str, Any]:
-    """Everything that `metrics.json` holds, from the manifests of the complete stages."""
-    data, behavior, codes, dataset, scores = (
-        run.facts(s)["facts"] for s in ("data", "behavior", "codes", "dataset", "scores")
-    )
+def run_metrics(run: Run) -> RunMetrics:
+    """What the run measured, from the manifests of its complete stages."""
     manifests = {stage.name: run.facts(stage.name) for stage in ALL_STAGES}
-    tables = embedding_tables(run)
-    generation = generation_of(run)
-    quality = {k: v for k, v in generation.quality.items() if k != "training"}
-    return {
-        "dataset": {k: data[k] for k in ("name", "items", "users", "interactions", "split")},
-        "final": run.settings.final,
-        "generation": {
+    data, behavior, codes, dataset, parity = (
+        manifests[s]["facts"] for s in ("data", "behavior", "codes", "dataset", "parity")
+    )
+    scores = Evaluation.from_dict(manifests["scores"]["facts"])
+    vectors, generation = embedding_tables(run)[-1].vectors, generation_of(run)
+    adc = generation.settings.get("adc", {})
+    half_agreement = "reliability_half_agreement_rank_correlation"
+    return RunMetrics(
+        dataset={k: data[k] for k in ("name", "items", "users", "interactions", "split")},
+        final=run.settings.final,
+        generation={
             "id": generation.id,
             "codebook_hash": generation.codebook_hash,
             "trained_through": generation.trained_through,
             "recipe": run.settings.tokenizer,
         },
-        "rows_in": dataset["rows_in"],
-        "rows_out": dataset["rows_out"],
-        "scored_rows": scores["rows"],
-        "gauc_users": scores["gauc_users"],
-        "gauc_rows": scores["gauc_rows"],
-        "label_rate": scores.get("label_rate"),
-        "seeds": run.settings.seeds,
-        "reliability": (
-            generation.settings.get("adc", {}).get("reliability", run.settings.reliability)
-        ),
-        "baselines": scores.get("baselines", {}),
-        "recipes": scores["recipes"],
-        "paired": scores["paired"],
-        "quality": quality,
-        "reliability_rank_correlation": codes["reliability_rank_correlation"],
-        "reliability_half_agreement_rank_correlation": codes[
-            "reliability_half_agreement_rank_correlation"
-        ],
-        "norm_rank_correlation": behavior["norm_rank_correlation"],
-        "weight_count_rank_correlation": codes["weight_count_rank_correlation"],
-        "drift": behavior["drift"],
-        "changed_codes": codes["changed_codes"],
-        "coverage": dataset["coverage"],
-        "unmatched": dataset["unmatched"],
-        "cutoffs": data["cutoffs"],
-        "bytes_per_item": {
-            "codes_weights": _packed_bytes(generation),
-            "vectors": sum(v.shape[1] * v.itemsize for v in tables[-1].vectors.values()),
+        rows_in=dataset["rows_in"],
+        rows_out=dataset["rows_out"],
+        scored_rows=scores.rows,
+        gauc_users=scores.gauc_users,
+        gauc_rows=scores.gauc_rows,
+        label_rate=scores.label_rate,
+        seeds=run.settings.seeds,
+        reliability=adc.get("reliability", run.settings.reliability),
+        baselines=scores.baselines,
+        recipes=scores.recipes,
+        paired=scores.paired,
+        quality={k: v for k, v in generation.quality.items() if k != "training"},
+        reliability_rank_correlation=codes["reliability_rank_correlation"],
+        reliability_half_agreement_rank_correlation=codes[half_agreement],
+        norm_rank_correlation=behavior["norm_rank_correlation"],
+        weight_count_rank_correlation=codes["weight_count_rank_correlation"],
+        drift=behavior["drift"],
+        changed_codes=codes["changed_codes"],
+        coverage={part: Coverage(**facts) for part, facts in dataset["coverage"].items()},
+        unmatched=dataset["unmatched"],
+        cutoffs=data["cutoffs"],
+        bytes_per_item={
+            "codes_weights": packed_bytes(generation),
+            "vectors": sum(v.shape[1] * v.itemsize for v in vectors.values()),
         },
-        "parity": {
-            k: run.facts("parity")["facts"][k] for k in ("items", "users", "different", "now")
-        },
-        "test_openings": test_openings(run),
-        "stage_seconds": {name: m["seconds"] for name, m in manifests.items()},
-        "peak_memory_bytes": max(m["peak_memory_bytes"] for m in manifests.values()),
-    }
+        parity={k: parity[k] for k in ("items", "users", "different", "now")},
+        test_openings=test_openings(run),
+        stage_seconds={name: m["seconds"] for name, m in manifests.items()},
+        peak_memory_bytes=max(m["peak_memory_bytes"] for m in manifests.values()),
+    )
 
 
-def _packed_bytes(generation: Generation) -> int:
+def packed_bytes(generation: Generation) -> int:
     """Bytes of one item's codes, in the smallest integer that fits, and weights, in the spec's
     precision.
     """
@@ -361,70 +374,19 @@ def test_openings(run: Run) -> list[str]:
 
 def write_outputs(run: Run) -> dict[str, Any]:
     """Write `metrics.json` and `report.html` into the run directory; returns the metrics."""
+    from training.reports.pictures import run_pictures
     from training.reports.run_page import write_report
 
-    metrics = metrics_of(run)
+    metrics = run_metrics(run).to_dict()
     write_json(run.directory / "metrics.json", metrics)
-    write_report(run.directory / "report.html", metrics, _pictures(run))
-    return metrics
-
-
-def _pictures(run: Run) -> Any:
-    from training.reports.run_page import Pictures
-
-    generation, newest = generation_of(run), snapshots_of(run)[-1]
-    table = embedding_tables(run)[-1]
-    warm = table.present[BEHAVIOR]
-    # the other tokenizers have no alignment controller
-    settings = generation.settings.get("adc", {"alpha": 0.0, "beta": 0.0})
-    usage = np.stack(
-        [
-            np.bincount(codes[codes >= 0], minlength=generation.spec.codebook_size)
-            for codes in newest.sid.T
-        ]
-    )
-    return Pictures(
+    pictures = run_pictures(
+        generation_of(run),
+        snapshots_of(run)[-1],
+        embedding_tables(run)[-1],
+        dataset_of(run).items,
         behavior_deciles=run.facts("behavior")["facts"]["popularity_deciles"],
         code_deciles=run.facts("codes")["facts"]["popularity_deciles"],
-        signal=newest.reliability[warm],
-        alpha=settings["alpha"],
-        beta=settings["beta"],
-        norms=np.linalg.norm(table.vectors[BEHAVIOR][warm], axis=1),
-        usage=usage,
-        positions=[p.name for p in generation.spec.positions],
-        titles=_titles(run, usage),
-        tokenizer_curve=generation.quality["training"],
-        ranker_curves={
-            name: _curve(run.facts(stage.name)["facts"]["curve"]) for name, stage in RANKERS.items()
-        },
+        curves={name: run.facts(stage.name)["facts"]["curve"] for name, stage in RANKERS.items()},
     )
-
-
-def _curve(rounds: list[dict[str, float]]) -> list[dict[str, float]]:
-    return [
-        {"epoch": r["round"], "train_loss": r["train"], "holdout_loss": r["holdout"]}
-        for r in rounds
-    ]
-
-
-def _titles(run: Run, usage: np.ndarray, *, shown: int = 12) -> list[dict[str, Any]]:
-    """A dozen titles, most popular first, behind one middling code of each position; without
-    titles, ids.
-    """
-    newest, table = snapshots_of(run)[-1], embedding_tables(run)[-1]
-    items = dataset_of(run).items
-    names = items["title" if "title" in items.column_names else "item_id"].to_pylist()
-    picked = []
-    for position, counts in enumerate(usage):
-        code = int(np.argsort(counts)[int(len(counts) * 0.6)])
-        rows = np.flatnonzero(newest.sid[:, position] == code)
-        rows = rows[np.argsort(-table.interaction_count[rows], kind="stable")][:shown]
-        picked.append(
-            {
-                "position": position,
-                "code": code,
-                "items": int(counts[code]),
-                "titles": [str(names[r]) for r in rows],
-            }
-        )
-    return picked
+    write_report(run.directory / "report.html", metrics, pictures)
+    return metrics

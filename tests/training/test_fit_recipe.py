@@ -12,6 +12,7 @@ from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.ranking.recipes import RECIPES
 from adc_features.ranking.trained import load_trained
 from training.evaluation.evaluate import evaluate
+from training.evaluation.results import Evaluation
 from training.fit import train
 
 
@@ -45,7 +46,7 @@ def test_shuffled_labels_cannot_be_ranked():
     }
     facts = evaluate(scores, later, trained_on=rows)
     for name in scores:
-        auc = facts["recipes"][name]["auc"]
+        auc = facts.recipes[name].auc
         assert auc["low"] < 0.5 < auc["high"], name
 
 
@@ -75,19 +76,18 @@ def test_metrics_take_the_shape_that_other_tools_read(parts):
     rng = np.random.default_rng(0)
     scores = {name: rng.random((2, len(later))) for name in ("no_sid", "codes", "codes_weights")}
     facts = evaluate(scores, later, trained_on=rows, draws=20)
-    assert set(facts["paired"]) == {
+    assert set(facts.paired) == {
         "codes_minus_no_sid",
         "codes_weights_minus_no_sid",
         "codes_weights_minus_codes",
     }
     for metric in ("auc", "gauc", "logloss", "tail_auc", "calibration"):
-        assert set(facts["recipes"]["codes"][metric]) == {"mean", "low", "high"}
-    difference = (
-        facts["recipes"]["codes"]["auc"]["mean"] - facts["recipes"]["no_sid"]["auc"]["mean"]
-    )
-    assert facts["paired"]["codes_minus_no_sid"]["auc"]["mean"] == pytest.approx(difference)
-    assert sum(part["rows"] for part in facts["recipes"]["codes"]["slices"].values()) == len(later)
-    assert json.loads(json_text(facts))["rows"] == len(later)
+        assert set(getattr(facts.recipes["codes"], metric)) == {"mean", "low", "high"}
+    difference = facts.recipes["codes"].auc["mean"] - facts.recipes["no_sid"].auc["mean"]
+    assert facts.paired["codes_minus_no_sid"]["auc"]["mean"] == pytest.approx(difference)
+    assert sum(part["rows"] for part in facts.recipes["codes"].slices.values()) == len(later)
+    written = json.loads(json_text(facts.to_dict()))  # what is undefined is null there
+    assert Evaluation.from_dict(written).to_dict() == written
 
 
 def test_labels_of_one_class_are_refused(parts):

@@ -232,7 +232,8 @@ def _run(
     from training.evaluation.inputs import rows_of
     from training.evaluation.plan import ComparisonSettings
     from training.evaluation.significance import comparison_result
-    from training.reports.comparison_page import comparison_page, write_page
+    from training.reports.comparison_page import comparison_page
+    from training.reports.pages import write_page
 
     asked = ComparisonSettings(source=data, variants=variants, **settings)
     with progress() as notify:
@@ -282,10 +283,9 @@ def _table(result: Mapping[str, Any], *, first: str) -> str:
         "",
         f"{'':36}{'AUC':>8}{'GAUC':>8}{'tail AUC':>10}",
     ]
-    lines += [
-        f"{name:36}{row['auc']['mean']:8.4f}{row['gauc']['mean']:8.4f}{row['tail_auc']['mean']:10.4f}"
-        for name, row in result["systems"].items()
-    ]
+    for name, row in result["systems"].items():
+        auc, gauc, tail = (row[m]["mean"] for m in ("auc", "gauc", "tail_auc"))
+        lines.append(f"{name:36}{auc:8.4f}{gauc:8.4f}{tail:10.4f}")
     for key in (k for k in result if k.startswith("paired")):
         lines += ["", f"{paired_title(key, first)} (* survives Holm's correction)"]
         for name, row in result[key].items():
@@ -301,10 +301,9 @@ def _table(result: Mapping[str, Any], *, first: str) -> str:
             for name, r in result["split_90_10"].items()
         ]
     lines += ["", f"{'':24}{'fit s':>8}{'rows/s':>10}{'bytes':>8}"]
-    lines += [
-        f"{name:24}{c.get('fit_seconds', 0):8.1f}{c.get('encode_rows_per_second', 0):10.0f}{c['bytes_per_item']:8.0f}"
-        for name, c in result["costs"].items()
-    ]
+    for name, cost in result["costs"].items():
+        seconds, rate = cost.get("fit_seconds", 0), cost.get("encode_rows_per_second", 0)
+        lines.append(f"{name:24}{seconds:8.1f}{rate:10.0f}{cost['bytes_per_item']:8.0f}")
     lines += [f"{name}: collapsed, not ranked: {why}" for name, why in result["collapsed"].items()]
     lines += [f"{name}: left out: {why}" for name, why in result["removed"].items()]
     lines += [f"window {name}: left out, its labels have one class" for name in result["left_out"]]

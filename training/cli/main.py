@@ -136,6 +136,7 @@ def evaluate(run: RunOption, json: JsonOption = None) -> None:
     build(run, SCORES, json=json)
 
 
+# as long as its options
 def run_all(
     data: DataOption = None,
     run: Annotated[
@@ -224,6 +225,7 @@ RetrieveOption = Annotated[
 ]
 
 
+# as long as its options
 @retrieve.command("train")
 def retrieve_train(
     out: RetrieveOption,

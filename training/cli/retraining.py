@@ -1,4 +1,4 @@
-"""The commands that keep a deployment up to date: retrain its ranker, watch its traffic for drift."""
+"""The commands that keep a deployment up to date: retrain its ranker, watch its traffic."""
 
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
+# as long as its options; the work is one call
 def retrain(
     run: RunOption,
     data: Annotated[
@@ -148,6 +149,7 @@ def _time(text: str | None, name: str) -> datetime | None:
     return parse_utc(text, name=name) if text else None
 
 
+# as long as its options; the work is one call
 def monitor(
     run: RunOption,
     traffic: Annotated[
@@ -200,7 +202,7 @@ def monitor(
     """
     from training.deployment import monitor as monitored
     from training.deployment.settings import drift_thresholds
-    from training.reports.comparison_page import write_page
+    from training.reports.pages import write_page
 
     options = {"usage": max_usage, "coverage": max_uncovered, "unknown": max_uncovered}
     limits = drift_thresholds(settings, options)

@@ -55,7 +55,9 @@ def labelled_frame(task: RetrainTask, generation: str | None) -> TrainingFrame:
         joined = training_features(repo, labels, service=service_name(generation))
         write_parquet([joined], directory / FRAME)
 
-    snapshots = [s.to_dict() for s in published_snapshots(repo, generation)] if generation else []
+    published = published_snapshots(repo, generation) if generation else []
+    # times as `str` writes them, so that frames of earlier versions are found again
+    snapshots = json.loads(json.dumps([s.to_dict() for s in published], default=str))
     target = _frame_directory(task, generation)
     ensure_directory(target, {"labels": task.labels_hash, "snapshots": snapshots}, join)
     return training_frame(

@@ -6,18 +6,19 @@ The baseline is the traffic before the generation was frozen, unless one was kep
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from adc_features.artifact import write_json
 from adc_features.clock import instant, moment, utc
 from adc_features.codes.drift import DriftThresholds, drift, traffic_profile
 from adc_features.codes.embeddings import id_array
-from adc_features.data.dataset import read_table
+from adc_features.data.dataset import Dataset, read_table
 from adc_features.errors import ArtifactError, InputError
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import dataset_of, known_interactions, repository_of
@@ -46,61 +47,21 @@ def monitor(
     profile becomes the kept baseline. Raises InputError when a window holds no traffic,
     GenerationMismatch for a baseline of other codes.
     """
-    from adc_features.store import published_timeline
     from adc_features.store.repository import live_generation
 
     path = run.directory / PROMOTION
-    generation = (
-        read_promotion(path).generation if path.exists() else None
-    ) or run.settings.generation
-    repo = repository_of(run)
-    live, timeline, dataset = (
-        live_generation(repo, generation),
-        published_timeline(repo, generation),
-        dataset_of(run),
-    )
-    table = known_interactions(run) if traffic is None else read_table(traffic)
-    if missing := sorted({"item_id", "time"} - set(table.column_names)):
-        raise InputError(
-            f"the traffic lacks {missing}, it has {table.column_names}; give item_id and time of"
-            " what was shown"
-        )
-    ids, times = id_array(table["item_id"]), table["time"].to_numpy().astype("datetime64[us]")
-    end = (
-        utc(as_of, name="as_of")
-        if as_of
-        else moment(times.max()) + dataset.resolution
-        if len(times)
-        else None
-    )
-    if end is None:
-        raise InputError("the traffic is empty; give what was shown")
-    facts: dict[str, Any] = {
-        "codebook_size": live.codebook_size,
-        "codebook_hash": live.codebook_hash,
-        "catalogue": id_array(dataset.items["item_id"]),
-    }
-
-    def profile(until: datetime, source: tuple[np.ndarray, np.ndarray]) -> dict[str, Any]:
-        item_ids, at = source
-        inside = (at >= instant(until - timedelta(days=days))) & (at < instant(until))
-        if not inside.any():
-            raise InputError(
-                f"no impression lies in the {days} days before {until.isoformat()}; widen --days,"
-                " or give the traffic of that time"
-            )
-        return traffic_profile(item_ids[inside], at[inside], timeline, **facts)
-
-    now = profile(end, (ids, times))
+    promoted = read_promotion(path).generation if path.exists() else None
+    generation = promoted or run.settings.generation
+    live, dataset = live_generation(repository_of(run), generation), dataset_of(run)
+    ids, times = _traffic(known_interactions(run) if traffic is None else read_table(traffic))
+    end = utc(as_of, name="as_of") if as_of else moment(times.max()) + dataset.resolution
+    profile = _profiler(run, live, dataset, days=days)
+    now = profile(end, ids, times)
     kept = run.directory / DIRECTORY / f"baseline_{generation}.json"
     if baseline is not None or kept.is_file():
         before = _read(baseline or kept)
     else:
-        own = known_interactions(run)
-        before = profile(
-            live.trained_through,
-            (id_array(own["item_id"]), own["time"].to_numpy().astype("datetime64[us]")),
-        )
+        before = profile(live.trained_through, *_traffic(known_interactions(run)))
     found = drift(before, now, thresholds or DriftThresholds())
     if keep:
         kept.parent.mkdir(exist_ok=True)
@@ -112,6 +73,48 @@ def monitor(
         "now": now,
         "baseline": before,
     }
+
+
+def _traffic(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """Item ids and times (datetime64[us]) of what was shown; InputError without either, or without
+    rows.
+    """
+    if missing := sorted({"item_id", "time"} - set(table.column_names)):
+        raise InputError(
+            f"the traffic lacks {missing}, it has {table.column_names}; give item_id and time of"
+            " what was shown"
+        )
+    if not len(table):
+        raise InputError("the traffic is empty; give what was shown")
+    return id_array(table["item_id"]), table["time"].to_numpy().astype("datetime64[us]")
+
+
+def _profiler(
+    run: Run, live: Any, dataset: Dataset, *, days: int
+) -> Callable[[datetime, np.ndarray, np.ndarray], dict[str, Any]]:
+    """(end, item ids, times) -> the profile of so many days of that traffic before the end."""
+    from adc_features.store import published_timeline
+
+    timeline = published_timeline(repository_of(run), live.id)
+    catalogue = id_array(dataset.items["item_id"])
+
+    def profile(until: datetime, ids: np.ndarray, times: np.ndarray) -> dict[str, Any]:
+        inside = (times >= instant(until - timedelta(days=days))) & (times < instant(until))
+        if not inside.any():
+            raise InputError(
+                f"no impression lies in the {days} days before {until.isoformat()}; widen --days,"
+                " or give the traffic of that time"
+            )
+        return traffic_profile(
+            ids[inside],
+            times[inside],
+            timeline,
+            codebook_size=live.codebook_size,
+            codebook_hash=live.codebook_hash,
+            catalogue=catalogue,
+        )
+
+    return profile
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -133,8 +136,8 @@ def monitor_page(result: Mapping[str, Any]) -> str:
     """One HTML page: what moved beyond its limit, and the usage of the codes then and now by
     position.
     """
-    from training.reports.charts import interval_rows
     from training.reports.pages import render
+    from training.reports.plots import interval_rows
 
     rows = [
         {

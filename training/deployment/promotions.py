@@ -20,12 +20,32 @@ DEPLOY = "deploy"
 
 
 def deploy(run: Run, catalog: Catalog, pair: Promotion, *, at: datetime) -> int:
-    """Promote a pair on record; returns its number. Checked first, the file last but for the record
-    of it; a kill in between is settled by `sync`.
+    """Promote a pair on record. Checked first, the file last but for the record of it; a kill in
+    between is settled by `sync`.
 
-    A promotion file that is damaged in any way is replaced.
+    A promotion file that is damaged in any way is replaced. Waits for another promotion, or a
+    clean-up, to end: neither sees the other half done.
 
-    Waits for another promotion, or a clean-up, to end: neither sees the other half done.
+    Parameters
+    ----------
+    run, catalog
+        The deployment.
+    pair
+        Ranker and codes; see `candidate` for one on record.
+    at
+        The time on record.
+
+    Returns
+    -------
+    int
+        The promotion's number.
+
+    Raises
+    ------
+    ArtifactError, GenerationMismatch
+        Nothing promoted, when the pair cannot serve.
+    InputError
+        When another promotion or a clean-up does not end in time.
     """
     with catalog.alone(DEPLOY, wait=WAIT):
         check_promotion(pair)

@@ -47,12 +47,14 @@ from training.deployment.settings import RetrainSettings
 from training.deployment.task import RetrainTask, answer_depends_on, retrain_task
 from training.deployment.tracking import track
 from training.deployment.windows import require_enough_rows
+from training.evaluation.evaluate import code_coverage
 from training.evaluation.metrics import PairedBootstrap, training_counts
-from training.stages import PARITY_SAMPLE, code_coverage
+from training.stages import PARITY_SAMPLE
 
 log = logging.getLogger(__name__)
 
 
+# half of it says what goes in and out
 def retrain(
     run: Run,
     catalog: Catalog,
@@ -219,7 +221,7 @@ def _challenge(
         settings=task.settings,
     )
     if task.generation is not None and task.champion.generation is not None:
-        lost = code_coverage(window)["with_codes"] - code_coverage(rows)["with_codes"]
+        lost = code_coverage(window).with_codes - code_coverage(rows).with_codes
         gates |= code_gates(coverage_lost=lost, changed=_churn(task), settings=task.settings)
     if all(gate.passed for gate in gates.values()):
         gates[ONLINE_GATE] = parity_gate(_online_parity(task))
@@ -294,7 +296,7 @@ def _code_use(task: RetrainTask, rows: TrainingFrame, window: TrainingFrame) -> 
     before = rows.between(windows.through - (windows.end - windows.start), windows.through)
     codes, now = (part.codes(live.length)[0] for part in (before, window))
     return CodeUse(
-        1 - code_coverage(window)["with_codes"],
+        1 - code_coverage(window).with_codes,
         usage_drift(codes, now, codebook_size=live.codebook_size),
     )
 

@@ -1,10 +1,9 @@
-"""Score trained recipes on rows that they did not see. Reads: scores, TrainingFrames. Writes: the
-scores part of metrics.json.
+"""Score trained recipes on rows that they did not see. Reads: scores, TrainingFrames. Writes:
+Evaluation, the scores part of metrics.json.
 """
 
 import logging
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from training.evaluation.metrics import (
     popularity_slices,
     training_counts,
 )
+from training.evaluation.results import Coverage, Evaluation, RecipeScores
 
 log = logging.getLogger(__name__)
 
@@ -62,6 +62,7 @@ def baseline_scores(frame: TrainingFrame) -> dict[str, np.ndarray]:
     return filled
 
 
+# a third of it says what goes in and out
 def evaluate(
     scores: Mapping[str, np.ndarray],
     frame: TrainingFrame,
@@ -69,47 +70,40 @@ def evaluate(
     trained_on: TrainingFrame,
     seed: int = 0,
     draws: int = DRAWS,
-) -> dict[str, Any]:
-    """Metrics of every recipe and the paired differences between them, all on the rows of `frame`.
+) -> Evaluation:
+    """Metrics of every recipe and the paired differences between them, all on the same rows.
 
-    scores: recipe name -> probabilities [seeds, N]. trained_on: the training rows; their counts
-    make the slices. Each metric is the mean over seeds with a 95 % interval from draws of users
-    and, with several seeds, of seeds; paired differences use the same draws. Returns {"rows",
-    "label_rate", "gauc_users", "gauc_rows", "baselines", "recipes", "paired"}; undefined values are
-    NaN. Raises InputError when the labels have one class.
+    Each metric is the mean over seeds with a 95 % interval from draws of users and, with several
+    seeds, of seeds; paired differences use the same draws. Undefined values are NaN.
+
+    Parameters
+    ----------
+    scores
+        Recipe name -> probabilities, float [S, N]: a row a seed.
+    frame
+        The N scored rows.
+    trained_on
+        The training rows; how often they hold an item makes the slices and deciles.
+    seed, draws
+        Of the bootstrap.
+
+    Raises
+    ------
+    InputError
+        When the labels have one class.
     """
     bootstrap = PairedBootstrap(frame.labels, frame.user_ids, seed=seed, draws=draws)
     popularity = training_counts(trained_on.item_ids, frame.item_ids)
-    slices, deciles = popularity_slices(popularity), _row_deciles(popularity)
     estimates: dict[str, dict[str, Estimate]] = {}
-    recipes: dict[str, dict[str, Any]] = {}
+    recipes: dict[str, RecipeScores] = {}
     for name, score in scores.items():
         estimates[name] = {"auc": bootstrap.auc(score), "gauc": bootstrap.gauc(score)}
-        by_slice = {part: bootstrap.auc(score, mask) for part, mask in slices.items()}
-        recipes[name] = {
-            metric: estimate.interval() for metric, estimate in estimates[name].items()
-        } | {
-            "logloss": bootstrap.logloss(score).interval(),
-            "tail_auc": by_slice["tail"].interval(),
-            "calibration": bootstrap.calibration(score).interval(),
-            "expected_calibration_error": float(
-                np.mean(
-                    [expected_calibration_error(bootstrap.label, s) for s in np.atleast_2d(score)]
-                )
-            ),
-            "deciles": [
-                {**facts, "auc": bootstrap.auc(score, mask).interval()} for facts, mask in deciles
-            ],
-            "slices": {
-                part: {"rows": int(slices[part].sum()), "auc": auc.interval()}
-                for part, auc in by_slice.items()
-            },
-        }
+        found = recipes[name] = recipe_scores(bootstrap, score, popularity, **estimates[name])
         log.info(
             "stage=evaluate recipe=%s auc=%.4f gauc=%.4f",
             name,
-            recipes[name]["auc"]["mean"],
-            recipes[name]["gauc"]["mean"],
+            found.auc["mean"],
+            found.gauc["mean"],
         )
     paired = {
         f"{a}_minus_{b}": {
@@ -124,13 +118,60 @@ def evaluate(
         name: {"auc": bootstrap.auc(s).interval(), "gauc": bootstrap.gauc(s).interval()}
         for name, s in baseline_scores(frame).items()
     }
-    base = {
-        "rows": len(frame),
-        "label_rate": float(frame.labels.mean()),
-        "gauc_users": covered.users,
-        "gauc_rows": covered.rows,
-    }
-    return {**base, "baselines": baselines, "recipes": recipes, "paired": paired}
+    return Evaluation(
+        rows=len(frame),
+        label_rate=float(frame.labels.mean()),
+        gauc_users=covered.users,
+        gauc_rows=covered.rows,
+        baselines=baselines,
+        recipes=recipes,
+        paired=paired,
+    )
+
+
+def recipe_scores(
+    bootstrap: PairedBootstrap,
+    score: np.ndarray,
+    popularity: np.ndarray,
+    *,
+    auc: Estimate,
+    gauc: Estimate,
+) -> RecipeScores:
+    """Everything that is reported of one recipe: probabilities [S, N] on the bootstrap's rows,
+    training rows of each row's item int [N], and its estimates over all rows.
+    """
+    slices = popularity_slices(popularity)
+    by_slice = {part: bootstrap.auc(score, mask).interval() for part, mask in slices.items()}
+    errors = [expected_calibration_error(bootstrap.label, s) for s in np.atleast_2d(score)]
+    return RecipeScores(
+        auc=auc.interval(),
+        gauc=gauc.interval(),
+        logloss=bootstrap.logloss(score).interval(),
+        tail_auc=by_slice["tail"],
+        calibration=bootstrap.calibration(score).interval(),
+        expected_calibration_error=float(np.mean(errors)),
+        deciles=[
+            {**facts, "auc": bootstrap.auc(score, mask).interval()}
+            for facts, mask in _row_deciles(popularity)
+        ],
+        slices={
+            part: {"rows": int(slices[part].sum()), "auc": found}
+            for part, found in by_slice.items()
+        },
+    )
+
+
+def code_coverage(frame: TrainingFrame) -> Coverage:
+    """How many rows had codes at their time, and how old those were."""
+    found = frame.table["sid_found"].to_numpy()
+    age = (
+        frame.times[found] - frame.table["sid_as_of"].filter(frame.table["sid_found"]).to_numpy()
+    ) / np.timedelta64(1, "D")
+    return Coverage(
+        rows=len(frame),
+        with_codes=float(found.mean()),
+        age_days=float(age.mean()) if len(age) else float("nan"),
+    )
 
 
 def _row_deciles(popularity: np.ndarray) -> list[tuple[dict[str, float], np.ndarray]]:

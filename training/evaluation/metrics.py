@@ -28,8 +28,8 @@ class Estimate:
     draws: np.ndarray
 
     def __sub__(self, other: "Estimate") -> "Estimate":
-        """The paired difference: both estimates must come from the same PairedBootstrap, hence the same
-        draws.
+        """The paired difference: both estimates must come from the same PairedBootstrap, hence
+        the same draws.
         """
         return Estimate(self.value - other.value, self.draws - other.draws)
 
@@ -58,10 +58,33 @@ class Gauc(NamedTuple):
 class PairedBootstrap:
     """The evaluated rows and one set of bootstrap draws, so that every difference is paired.
 
-    label: float [N] in {0, 1}. user: ids [N]; draws resample users (Poisson(1) weights), as rows of
-    one user are not independent, and the seeds of each recipe where it has several: an interval
-    then covers the chance in training as well as the choice of users. Scores are probabilities,
-    float [S, N] (or [N] for one seed). Raises InputError when the labels have one class.
+    Draws resample users (Poisson(1) weights), as rows of one user are not independent, and the
+    seeds of each recipe where it has several: an interval then covers the chance in training as
+    well as the choice of users. Scores are probabilities, float [S, N] (or [N] for one seed).
+
+    Parameters
+    ----------
+    label
+        float [N] in {0, 1}.
+    user
+        Ids [N].
+    seed
+        Of the draws.
+    draws
+        How many, B.
+
+    Raises
+    ------
+    InputError
+        When the labels have one class, or their number is not that of the users.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> rows = PairedBootstrap(np.array([1.0, 0.0] * 20), np.arange(40) // 2, seed=0)
+    >>> good, even = np.array([0.9, 0.1] * 20), np.full(40, 0.5)
+    >>> (rows.auc(good) - rows.auc(even)).interval()
+    {'mean': 0.5, 'low': 0.5, 'high': 0.5}
     """
 
     label: np.ndarray

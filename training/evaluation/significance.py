@@ -123,22 +123,7 @@ def _measured(
         training_counts(frame.between(None, w.start).item_ids, p.item_ids)
         for w, p in zip(windows, parts, strict=True)
     ]
-    tail = np.concatenate([popularity_slices(p)["tail"] for p in popularity])
-    masks = {
-        "auc": np.ones(len(number), bool),
-        "gauc": np.ones(len(number), bool),
-        "tail_auc": tail,
-    }
-    for slice_ in ("head", "middle", "cold"):
-        masks[f"{slice_}_auc"] = np.concatenate([popularity_slices(p)[slice_] for p in popularity])
-    if deciles:
-        group = np.concatenate(
-            [
-                np.searchsorted(np.quantile(p, np.linspace(0.1, 0.9, DECILES - 1)), p, side="right")
-                for p in popularity
-            ]
-        )
-        masks |= {f"decile_{d}_auc": group == d for d in range(DECILES)}
+    masks = _masks(popularity, deciles=deciles)
     found = _Measured([len(p) for p in parts])
     fits = sorted({trial.fit for trial in trials})
     scores = {
@@ -170,6 +155,24 @@ def _measured(
             ]
             found.by_fit[name][metric] = [e.value for e in each]
     return found
+
+
+def _masks(popularity: Sequence[np.ndarray], *, deciles: bool) -> dict[str, np.ndarray]:
+    """Metric -> the rows that it is over, those of all windows in a row. popularity: training rows
+    of each row's item, a window each; slices and deciles are cut within a window.
+    """
+    slices = [popularity_slices(p) for p in popularity]
+    everything = np.ones(sum(map(len, popularity)), bool)
+    masks = {"auc": everything, "gauc": everything}
+    for part in ("tail", "head", "middle", "cold"):
+        masks[f"{part}_auc"] = np.concatenate([s[part] for s in slices])
+    if deciles:
+        edges = np.linspace(0.1, 0.9, DECILES - 1)
+        group = np.concatenate(
+            [np.searchsorted(np.quantile(p, edges), p, side="right") for p in popularity]
+        )
+        masks |= {f"decile_{d}_auc": group == d for d in range(DECILES)}
+    return masks
 
 
 def _pooled(estimates: Sequence[Estimate], rows: Sequence[int]) -> Estimate:

@@ -4,13 +4,11 @@ HTML file that needs no network.
 
 from collections.abc import Mapping
 from datetime import datetime
-from pathlib import Path
 from typing import Any
 
-from adc_features.artifact import write_atomically
 from training.evaluation.significance import DECILES, paired_title
-from training.reports.charts import interval_rows
 from training.reports.pages import render
+from training.reports.plots import interval_rows
 from training.reports.values import signed
 
 SHOWN = {"gauc": "GAUC", "auc": "AUC", "tail_auc": "tail AUC"}
@@ -42,11 +40,6 @@ def comparison_page(result: Mapping[str, Any], *, title: str, first: str) -> str
         },
         strata=_strata(result),
     )
-
-
-def write_page(path: Path, page: str) -> None:
-    """A reader sees the old page or the new one."""
-    write_atomically(path, page)
 
 
 def _picture(paired: Mapping[str, Any], metric: str, name: str) -> Any:

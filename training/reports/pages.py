@@ -1,6 +1,8 @@
-"""The template environment of every page."""
+"""How every page is made and written. Reads: the templates of this package. Writes: HTML files."""
 
+import os
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 
@@ -14,3 +16,13 @@ def render(template: str, filters: Mapping[str, Callable[[Any], Any]], **values:
     )
     environment.filters |= dict(filters)
     return environment.get_template(template).render(**values)
+
+
+def write_page(path: Path, page: str) -> None:
+    """A reader sees the old page or the new one, never a half."""
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_text(page, encoding="utf-8")
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)

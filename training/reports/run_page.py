@@ -12,15 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import write_atomically
-from adc_features.codes.reliability import MIN_RANK_CORRELATION
+from training.reports.checks import checks
+from training.reports.pages import render, write_page
+from training.reports.pictures import Pictures
 from training.reports.values import (
     CHANCE,
     LABELS,
     MINUS,
     QUESTIONS,
     Interval,
-    Pictures,
     decimals,
     duration,
     interval,
@@ -30,10 +30,10 @@ from training.reports.values import (
     number,
     ordered,
     percent,
+    says,
     signed,
     tone,
     value_text,
-    verdict,
 )
 
 HEADLINES = (
@@ -53,7 +53,6 @@ SLICES = {"head": "head", "middle": "middle", "tail": "tail", "cold": "cold (nev
 def report_html(metrics: Mapping[str, Any], pictures: Pictures) -> str:
     """The page. metrics: the content of metrics.json; any part of it may be missing."""
     from training.reports.charts import charts
-    from training.reports.pages import render
 
     filters = {
         "value": value_text,
@@ -67,12 +66,12 @@ def report_html(metrics: Mapping[str, Any], pictures: Pictures) -> str:
         for r in ordered(mapping(metrics, "recipes"))
         if mapping(metrics, "recipes", r)
     }
-    pairs = _pairs(metrics)
+    pairs, window = _pairs(metrics), _window(metrics)
     return render(
         "run.html.jinja",
         filters,
         dataset=mapping(metrics, "dataset"),
-        window=_window(metrics),
+        window=window,
         headline=_headline(pairs),
         tiles=_tiles(metrics),
         retroactive=any(leaks(r) for r in recipes),
@@ -87,7 +86,7 @@ def report_html(metrics: Mapping[str, Any], pictures: Pictures) -> str:
             for n, b in mapping(metrics, "baselines").items()
         ],
         covers=_covers(metrics),
-        checks=_checks(metrics, pairs),
+        checks=checks(metrics, pairs, openings=window["openings"], final=window["final"]),
         coverage={part: mapping(facts) for part, facts in mapping(metrics, "coverage").items()},
         codebooks=_codebooks(metrics, pictures),
         quality=_quality(mapping(metrics, "quality")),
@@ -99,7 +98,7 @@ def report_html(metrics: Mapping[str, Any], pictures: Pictures) -> str:
 
 def write_report(path: Path, metrics: Mapping[str, Any], pictures: Pictures) -> None:
     """Write the page to `path`: a reader sees the old page or the new one, never a half."""
-    write_atomically(path, report_html(metrics, pictures))
+    write_page(path, report_html(metrics, pictures))
 
 
 def _window(metrics: Mapping[str, Any]) -> dict[str, Any]:
@@ -163,7 +162,7 @@ def _pairs(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _answers(measures: Mapping[str, Interval | None], *, leak: bool) -> list[tuple[str, str, str]]:
-    """(measures, verdict, style), measures of one verdict together; what a leak wins is no
+    """(measures, what they say, style), measures that say the same together; what a leak wins is no
     merit.
     """
     told: dict[tuple[str, str], list[str]] = {}
@@ -172,7 +171,7 @@ def _answers(measures: Mapping[str, Interval | None], *, leak: bool) -> list[tup
             said = (
                 ("higher by reading the future", "bad")
                 if leak and found.low > 0
-                else (verdict(found), tone(found))
+                else (says(found), tone(found))
             )
             told.setdefault(said, []).append(measure.upper())
     return [(", ".join(names), *said) for said, names in told.items()]
@@ -193,7 +192,7 @@ def _headline(pairs: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
                     "measure": measure.upper(),
                     "change": signed(found.mean),
                     "range": span,
-                    "says": verdict(found),
+                    "says": says(found),
                     "tone": tone(found),
                 }
             )
@@ -243,93 +242,6 @@ def _tiles(metrics: Mapping[str, Any]) -> list[tuple[str, str]]:
     return tiles
 
 
-def _checks(metrics: Mapping[str, Any], pairs: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
-    """Why to trust the run, or not: each with a mark (good, bad, note), what was checked and what
-    was found.
-    """
-    checks: list[dict[str, str]] = []
-
-    def add(good: bool | None, what: str, found: str) -> None:
-        checks.append(
-            {
-                "mark": "note" if good is None else "good" if good else "bad",
-                "what": what,
-                "found": found,
-            }
-        )
-
-    if (rows_in := metrics.get("rows_in")) is not None:
-        rows_out = metrics.get("rows_out")
-        add(
-            rows_in == rows_out,
-            "The point-in-time join kept every row",
-            f"{value_text(rows_in)} in, {value_text(rows_out)} out",
-        )
-    if "items" in (parity := mapping(metrics, "parity")):
-        different = parity.get("different")
-        add(
-            different == 0,
-            "Online values equal offline values, bit for bit",
-            f"{value_text(different)} of {value_text(parity['items'])} looked up differ",
-        )
-    if (rank := number(metrics.get("reliability_rank_correlation"))) is not None:
-        given = metrics.get("reliability") == "log_count"
-        wanted = (
-            "it is a count of interactions, so this is given by definition"
-            if given
-            else f"at least {MIN_RANK_CORRELATION} wanted"
-        )
-        good = None if given else rank >= MIN_RANK_CORRELATION
-        add(
-            good,
-            "The reliability signal rises with interactions",
-            f"rank correlation {signed(rank, 2)}, {wanted}",
-        )
-    for name in (
-        "reliability_half_agreement_rank_correlation",
-        "half_agreement_rank_correlation",
-        "half_agreement",
-    ):
-        if (rank := number(metrics.get(name))) is not None:
-            add(
-                None if rank <= 0 else True,
-                "The signal agrees with an independent one",
-                f"rank correlation {signed(rank, 2)} with the agreement of vectors trained on two"
-                " halves of the data",
-            )
-            break
-    for pair in pairs:
-        shown = "; ".join(f"{measures}: {said}" for measures, said, _ in pair["answers"])
-        if pair["pair"] == ("codes_weights", "weights_permuted"):
-            good = any(pair[m] and pair[m].low > 0 for m in ("auc", "gauc"))
-            add(True if good else None, "Control: weights permuted across items do worse", shown)
-        if pair["leak"]:
-            means = ", ".join(
-                f"{m.upper()} {signed(pair[m].mean)}" for m in ("auc", "gauc") if pair[m]
-            )
-            add(
-                None,
-                "Size of the leak when the split's codes serve for all time",
-                f"{means} ({shown})",
-            )
-    covered = {
-        part: number(mapping(metrics, "coverage", part).get("with_codes"))
-        for part in ("train", "scored")
-    }
-    if all(share is not None and share <= 1 for share in covered.values()):
-        add(
-            None,
-            "Rows with codes that were servable at their time",
-            " of training rows, ".join(percent(s) for s in covered.values() if s is not None)
-            + " of scored rows",
-        )
-    window = _window(metrics)
-    if window["final"] and window["openings"] is not None:
-        opened = f"opened {window['openings']} time{'s' if window['openings'] != 1 else ''}"
-        add(window["openings"] == 1 or None, "Test rows are scored once", opened)
-    return checks
-
-
 def _scores(recipes: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """Every recipe's scores over the whole window; a calibration of several figures gives a column
     for each.
@@ -375,7 +287,7 @@ def _slices(recipes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _codebooks(metrics: Mapping[str, Any], pictures: Pictures) -> list[dict[str, Any]]:
     """One row a position: its name, what the quality report says, and its usage picture."""
-    from training.reports.charts import usage_spark
+    from training.reports.plots import usage_spark
 
     said = mapping(metrics, "quality").get("codebooks") or []
     names = pictures.positions or [c.get("modality") or c.get("kind") or "shared" for c in said]

@@ -1,4 +1,4 @@
-"""What the report is made of: Pictures, names, numbers, verdicts. Reads: values of metrics.json.
+"""What the report is made of: names, numbers and what intervals say. Reads: values of metrics.json.
 Writes: text.
 
 A part of the metrics may be missing or null anywhere: readers here give None or an empty mapping
@@ -7,7 +7,6 @@ for it, never an error.
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,32 +49,6 @@ QUESTIONS = {
 }
 ABSENT, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 CHANCE = "no difference can be told apart from chance"
-
-
-@dataclass(frozen=True)
-class Pictures:
-    """What the page draws beside the metrics; whatever a run lacks stays empty.
-
-    behavior_deciles: rarest first, {interactions, norm, half_agreement}. code_deciles: rarest
-    first, {interactions, reliability, alignment, behavioral_weight, zero_weights (share)}. signal:
-    x in [0, 1] of warm items. alpha, beta: of the alignment curve w = sigmoid(alpha x - beta) /
-    sigmoid(alpha - beta). norms: norms of the behaviour vectors of warm items. usage: int [L, K],
-    items a code, of the L `positions`. titles: {position, code, items (count), titles}.
-    tokenizer_curve: {step, loss terms}. ranker_curves: recipe -> {step or epoch, train_loss,
-    holdout_loss}.
-    """
-
-    behavior_deciles: list[dict] = field(default_factory=list)
-    code_deciles: list[dict] = field(default_factory=list)
-    signal: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    alpha: float = 0.0
-    beta: float = 0.0
-    norms: np.ndarray = field(default_factory=lambda: np.zeros(0))
-    usage: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    positions: list[str] = field(default_factory=list)
-    titles: list[dict] = field(default_factory=list)
-    tokenizer_curve: list[dict] = field(default_factory=list)
-    ranker_curves: dict[str, list[dict]] = field(default_factory=dict)
 
 
 class Interval(NamedTuple):
@@ -135,7 +108,7 @@ def value_text(value: Any) -> str:
     return f"{found:,.0f}" if abs(found) >= 1000 or found % 1 == 0 else f"{found:.4g}"
 
 
-def verdict(found: Interval | None) -> str:
+def says(found: Interval | None) -> str:
     """What an interval of a difference says, in words."""
     if found is None:
         return "not measured"
@@ -167,8 +140,8 @@ def leaks(recipe: str) -> bool:
 
 
 def tone(found: Interval) -> str:
-    """The style of a verdict: good, bad or chance."""
-    return {"better": "good", "worse": "bad"}.get(verdict(found), "chance")
+    """The style of what an interval says: good, bad or chance."""
+    return {"better": "good", "worse": "bad"}.get(says(found), "chance")
 
 
 def duration(seconds: float) -> str:

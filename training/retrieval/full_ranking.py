@@ -1,5 +1,5 @@
-"""Rank the whole catalogue for every user. Reads: Generators, histories. Writes: ranks of the target
-items.
+"""Rank the whole catalogue for every user. Reads: Generators, histories. Writes: ranks of the
+target items.
 
 Legend: P targets, N items, D dims, U users, T places, M mixes.
 """

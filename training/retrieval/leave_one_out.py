@@ -137,8 +137,8 @@ def read_sequences(path: Path, item_ids: np.ndarray) -> LeaveOneOut:
 
 @dataclass(frozen=True)
 class UserMetrics:
-    """Recall and NDCG of each user's list at each cut-off, float64 [U, C]: the expectation over every order
-    of items with equal scores.
+    """Recall and NDCG of each user's list at each cut-off, float64 [U, C]: the expectation
+    over every order of items with equal scores.
     """
 
     recall: np.ndarray
