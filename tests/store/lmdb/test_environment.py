@@ -373,17 +373,10 @@ for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
-print(len(read), all(read))
+sys.exit(0 if len(read) == 450 and all(read) else "a read missed a write")
 """
 
 
 def test_threads_that_open_new_tables_beside_writers_do_not_freeze_the_process(tmp_path):
-    """One thread writes on, two others make a table a write: all end, and read what they wrote."""
-    done = subprocess.run(
-        [sys.executable, "-c", TWO_WRITERS, str(tmp_path)],
-        check=True,
-        timeout=60,
-        capture_output=True,
-        text=True,
-    )
-    assert done.stdout.split() == ["450", "True"]
+    """One thread writes on, two others make a table a write: all end."""
+    subprocess.run([sys.executable, "-c", TWO_WRITERS, str(tmp_path)], check=True, timeout=60)
