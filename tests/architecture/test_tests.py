@@ -24,12 +24,15 @@ def called(node: ast.AST) -> set[str]:
 
 
 def checks(node: ast.AST, helpers: frozenset[str] = frozenset()) -> bool:
-    """Whether something in it can fail: an assert, `pytest.raises`, or a helper that has one."""
+    """Whether something in it can fail: an assert, `pytest.raises`, a subprocess whose exit
+    code is checked, or a helper that has one of them.
+    """
     names = called(node)
     return (
         any(isinstance(n, ast.Assert) for n in ast.walk(node))
         or bool(names & {*CHECKS, *helpers})
         or any(name.startswith("assert_") for name in names)
+        or any(ast.unparse(n) == "check=True" for n in ast.walk(node) if isinstance(n, ast.keyword))
     )
 
 

@@ -234,8 +234,12 @@ def p_value(difference: Estimate) -> float:
     """Two-sided, of no difference, if the estimate is normal with the spread of its draws; 1 where
     every draw is the value.
     """
-    spread = float(np.nanstd(difference.draws))
-    if not math.isfinite(difference.value) or not math.isfinite(spread):
+    draws = np.asarray(difference.draws)
+    known = draws[~np.isnan(draws)]
+    if not math.isfinite(difference.value) or not known.size:
+        return float("nan")
+    spread = float(np.std(known))
+    if not math.isfinite(spread):
         return float("nan")
     return (
         math.erfc(abs(difference.value) / spread / math.sqrt(2))

@@ -338,12 +338,13 @@ def test_holm_rejects_from_the_smallest_until_one_fails():
 
 
 def test_p_and_sign_are_those_of_the_textbook():
-    """1.96 standard errors from 0 is 5 %; 5 of 5 windows won is 2 / 32; a tie counts for neither
-    side.
+    """1.96 standard errors from 0 is 5 %, no draw is no p; 5 of 5 windows won is 2 / 32; a tie
+    counts for neither side.
     """
     draws = np.tile([-1.0, 1.0], 100) + 1.96
     assert p_value(Estimate(1.96, draws)) == pytest.approx(0.05, abs=1e-3)
     assert p_value(Estimate(0.0, np.zeros(10))) == 1.0
+    assert np.isnan(p_value(Estimate(0.5, np.full(3, np.nan))))
     assert sign_test([1, 2, 3, 4, 5]) == {"won": 5, "of": 5, "p": 2 / 32}
     assert sign_test([1.0, 0.0, -1.0])["of"] == 2
     assert sign_test([]) == {"won": 0, "of": 0, "p": 1.0}
