@@ -87,7 +87,7 @@ def write_generation(
             aside / "weights.safetensors",
         )
         write_json(aside / "quality.json", quality)
-        facts = {
+        facts: dict[str, Any] = {
             "kind": "generation",
             "id": generation_id,
             "tokenizer": tokenizer,

@@ -266,9 +266,7 @@ def write_live_generations(repo: Path, generations: list[LiveGeneration]) -> Non
     """Replace the list, atomically."""
     write_json(
         live_generations_path(repo),
-        with_check(
-            numbered("live_generations", {"generations": [asdict(g) for g in generations]})
-        ),
+        with_check(numbered("live_generations", {"generations": [asdict(g) for g in generations]})),
     )
 
 

@@ -18,8 +18,8 @@ from adc_features.store.snapshot import write_snapshot
 if __name__ == "__main__":
     place = Path(sys.argv[1]) / "packed_format_1"
     place.mkdir(exist_ok=True)
-    for name, columns in TABLES.items():
-        columns = dict(columns)
+    for name, table in TABLES.items():
+        columns = dict(table)
         sid_as_of = columns.pop("sid_as_of")
         write_snapshot(
             place / f"{name}.sids",

@@ -47,9 +47,7 @@ def content(run: Path) -> dict[str, object]:
 
 def numbers(run: Path) -> list[int]:
     """The format of each document, in the order in which they are migrated."""
-    return [
-        json.loads((run / path).read_text()).get("format", 0) for path in DOCUMENTS.values()
-    ]
+    return [json.loads((run / path).read_text()).get("format", 0) for path in DOCUMENTS.values()]
 
 
 def sealed(run: Path) -> dict[str, bytes]:
@@ -160,9 +158,13 @@ def test_nothing_is_migrated_while_another_command_works_there(run):
         with held(), pytest.raises(InputError, match=words):
             migrate(run)
         assert numbers(run) == [0, 0, 0, 0]
-    with undisturbed(catalog), pytest.raises(InputError, match="'gc' lock"):
-        with open_catalog(catalog).alone("gc"):
-            pass
+    others = open_catalog(catalog)
+    with (
+        undisturbed(catalog),
+        pytest.raises(InputError, match="'gc' lock"),
+        others.alone("gc"),
+    ):
+        pass
 
 
 def test_a_catalogue_before_its_first_revision_is_brought_up_to_date(run):
@@ -187,7 +189,7 @@ def test_a_newer_catalogue_is_refused_before_anything_is_changed(run):
     """Its revision is named, and every document stays as it was."""
     with closing(sqlite3.connect(run / "catalog.db")) as other, other:
         other.execute("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(ArtifactError, match="has revision 9999.*a newer version"):
+    with pytest.raises(ArtifactError, match=r"has revision 9999.*a newer version"):
         migrate(run)
     assert numbers(run) == [0, 0, 0, 0]
 
@@ -200,7 +202,7 @@ def newer(path: Path) -> None:
 
 
 READERS = {
-    "run.json": lambda run: Run.open(run),
+    "run.json": Run.open,
     "promotion.json": lambda run: read_promotion(run / "promotion.json"),
     "feature_repo/data/live_generations.json": lambda run: live_generations(run / REPO),
     "feature_repo/data/online.json": lambda run: loaded(run / REPO),
@@ -223,7 +225,7 @@ READERS = {
 
 @pytest.mark.parametrize("path", READERS)
 def test_what_a_newer_version_made_is_refused_in_words(run, path):
-    """Every reader names the file, both formats, and what to do; the doctor says the same."""
+    """Every reader names the file and both formats, and says what to do."""
     READERS[path](run)
     newer(run / path)
     words = r"format 99, this version reads up to 1.*a newer version of this library; upgrade"
