@@ -158,10 +158,11 @@ def test_nothing_is_migrated_while_another_command_works_there(run):
         with held(), pytest.raises(InputError, match=words):
             migrate(run)
         assert numbers(run) == [0, 0, 0, 0]
+    others = open_catalog(catalog)
     with (
         undisturbed(catalog),
         pytest.raises(InputError, match="'gc' lock"),
-        open_catalog(catalog).alone("gc"),
+        others.alone("gc"),
     ):
         pass
 
@@ -224,7 +225,7 @@ READERS = {
 
 @pytest.mark.parametrize("path", READERS)
 def test_what_a_newer_version_made_is_refused_in_words(run, path):
-    """Every reader names the file, both formats, and what to do; the doctor says the same."""
+    """Every reader names the file and both formats, and says what to do."""
     READERS[path](run)
     newer(run / path)
     words = r"format 99, this version reads up to 1.*a newer version of this library; upgrade"

@@ -1,9 +1,10 @@
 """How every page is made and written. Reads: the templates of this package. Writes: HTML files."""
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+
+from adc_features.artifact import write_atomically
 
 
 def render(template: str, filters: Mapping[str, Callable[[Any], Any]], **values: Any) -> str:
@@ -20,9 +21,4 @@ def render(template: str, filters: Mapping[str, Callable[[Any], Any]], **values:
 
 def write_page(path: Path, page: str) -> None:
     """A reader sees the old page or the new one, never a half."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        aside.write_text(page, encoding="utf-8")
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
+    write_atomically(path, page)
