@@ -35,7 +35,13 @@ class ArrowComputeEngineConfig(feast.FeastConfigBaseModel):
 
 
 class ArrowComputeEngine(feast.LocalComputeEngine):
-    """See the module."""
+    """Feast's batch engine that materializes in Arrow, one view in one transaction.
+
+    Set `batch_engine.type` to `adc_features.store.compute_engine.ArrowComputeEngine`; Feast makes
+    the object. A view goes this way when the online store takes Arrow and the view has neither
+    transformation, aggregation nor filter; a killed materialization of it leaves what was there.
+    Every other view goes through Feast's local engine, unchanged.
+    """
 
     online_store: Any
 

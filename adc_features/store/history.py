@@ -48,8 +48,18 @@ _FACTS = b"adc_features"
 
 @dataclass(frozen=True)
 class JoinFacts:
-    """What a point-in-time join did. unmatched: view name -> rows without a known feature row.
-    generation: None without codes.
+    """What a point-in-time join did.
+
+    Attributes
+    ----------
+    service : str
+        The feature service that was joined.
+    generation : str or None
+        The generation whose codes were joined; None for a service without codes.
+    rows_in, rows_out : int
+        Rows of the entity frame, and of the answer; always equal.
+    unmatched : dict of str to int
+        View name -> rows for which the view knew no feature row.
     """
 
     service: str
@@ -62,19 +72,46 @@ class JoinFacts:
 def training_features(
     repo: Path, entity_frame: pa.Table | pd.DataFrame, *, service: str, event_times: bool = False
 ) -> pa.Table:
-    """The features of a service for each row, as known at its event_timestamp.
+    """Join the features of a service to rows, as they were known at each row's time.
 
-    entity_frame: `event_timestamp` (aware), the keys that the service needs (`item_id`, `user_id`)
-    and any other columns. Returns the same rows in the same order, duplicates kept: the frame's
-    columns (`row_id` int64 added in front when it has none, times as timestamp[us, UTC]), then per
-    view `<view>_found` (`sid_found` for codes) and its features in their declared types. Codes are
-    never null (-1, weight 0, cold); `sid_as_of` is timestamp[us, UTC]; statistics of unknown keys
-    are null. `join_facts` tells counts and the generation. event_times: also `<view>_event_time`
-    (timestamp[us, UTC], null without a feature row), when the row that was read became valid, for
-    `adc audit`; only our own offline store can say it, with others the columns are not there.
-    Raises InputError on a frame without the keys, with naive or null times, or with columns that
-    clash with features; ArtifactError when the offline store breaks a guarantee (rows lost or
-    added, a feature newer than its row).
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository in which the service was applied.
+    entity_frame : pyarrow.Table or pandas.DataFrame, N rows
+        `event_timestamp` (timestamps with a time zone, no nulls), the keys that the service needs
+        (`item_id`, `user_id`, of the published types), and any other columns.
+    service : str
+        A feature service: `service_name(generation)` for codes and statistics.
+    event_times : bool
+        Add `<view>_event_time` for each view: timestamp[us, UTC], when the row that was read became
+        valid, null without one. Other offline stores than ours cannot tell; there the columns are
+        missing.
+
+    Returns
+    -------
+    pyarrow.Table, N rows
+        The rows in their order, duplicates kept: the columns of the frame (`row_id` int64 in front
+        when there is none; times as timestamp[us, UTC], nanoseconds floored), then for each view
+        `<view>_found` bool (`sid_found` for codes) and its features in their declared types. Of
+        items without codes `sid` is -1 and `sid_weight` 0, never null; statistics of unknown keys
+        are null. A feature row counts from its event time on, that moment included. `join_facts`
+        reads what the join did.
+
+    Raises
+    ------
+    InputError
+        Keys are missing or of another type, times are naive or null, or a column has the name of a
+        feature.
+    ArtifactError
+        The offline store lost or added rows, or returned a feature that is newer than its row.
+
+    Examples
+    --------
+    ::
+
+        rows = training_features(repo, events, service=service_name("2024-06"))
+        join_facts(rows).unmatched
     """
     store = open_store(repo)
     views = service_views(store, service)
@@ -92,8 +129,9 @@ def training_features(
 
 @dataclass(frozen=True)
 class PreparedJoin:
-    """The views of a service, read and indexed once, for frames that come in batches. Pickles, so
-    that loader workers may hold it.
+    """The views of a service, read and indexed once, for frames that come in batches.
+
+    It can be pickled, so that the workers of a loader may hold it. `open_join` makes one.
     """
 
     repo: Path
@@ -102,7 +140,10 @@ class PreparedJoin:
     prepared: tuple[PreparedView, ...]
 
     def join(self, entity_frame: pa.Table | pd.DataFrame, *, event_times: bool = False) -> pa.Table:
-        """What `training_features` returns for these rows."""
+        """The features of these rows.
+
+        Parameters and result are those of `training_features`.
+        """
         frame = _asked(entity_frame, self.views)
         features = _prepared_features(
             self.repo, self.views, self.prepared, frame, event_times=event_times
@@ -113,12 +154,29 @@ class PreparedJoin:
 def open_join(
     repo: Path, service: str, *, until: datetime | None = None, memory_limit: int | None = None
 ) -> PreparedJoin:
-    """Prepare the join of a service's views. until: the time of the newest row that will be asked
-    for, when known: later features are not read.
+    """Prepare the join of a service for many frames.
 
-    memory_limit: bytes that one view may take in memory before it is mapped from a file; None: what
-    the offline store's settings say. Raises InputError when the repository's offline store is
-    another than `store.offline_store`, which alone reads the files itself.
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository whose offline store is `AsofOfflineStore`.
+    service : str
+        A feature service that was applied.
+    until : datetime, optional
+        The time of the newest row that will be asked for (aware). Later features are not read.
+    memory_limit : int, optional
+        Bytes that one view may take in memory; a larger one is mapped from a file. By default what
+        the offline store's settings say.
+
+    Returns
+    -------
+    PreparedJoin
+        Its `join` answers as `training_features` does.
+
+    Raises
+    ------
+    InputError
+        The repository has another offline store, which reads its files itself.
     """
     store = open_store(repo)
     if not reads_parquet_itself(store):
@@ -210,8 +268,29 @@ def _answered(
 
 
 def join_facts(features: pa.Table) -> JoinFacts:
-    """The facts that `training_features` left in its result. Raises InputError for another
-    table.
+    """What `training_features` noted about the join that made a table.
+
+    Parameters
+    ----------
+    features : pyarrow.Table
+        A table that `training_features` or `PreparedJoin.join` returned.
+
+    Returns
+    -------
+    JoinFacts
+
+    Raises
+    ------
+    InputError
+        The table carries no facts.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> join_facts(pa.table({"row_id": [1]}))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    adc_features.errors.InputError: this table carries no join facts; ...
     """
     noted = (features.schema.metadata or {}).get(_FACTS)
     if noted is None:

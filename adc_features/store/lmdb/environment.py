@@ -17,7 +17,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import lmdb
 
@@ -28,6 +28,7 @@ from adc_features.store.lmdb.files import (
     LOCK,
     WHAT_TO_DO,
     OpenFiles,
+    OwnTable,
     open_directory,
     status_of,
 )
@@ -193,7 +194,7 @@ class Environment:
             return self._lmdb.open_db(name, txn=writing, create=create)
 
     @contextlib.contextmanager
-    def _own(self, table: str) -> Iterator[_Own | None]:
+    def _own(self, table: str) -> Iterator[OwnTable | None]:
         """A reading transaction with its own handle of a table that is not open yet, in a process
         that writes: LMDB opens a handle for all of them under the writer's lock only, which a bulk
         load holds for minutes. One at a time, as LMDB asks.
@@ -210,7 +211,7 @@ class Environment:
                             handle = self._lmdb.open_db(table.encode(), txn=reading, create=False)
                         except lmdb.NotFoundError:
                             handle = None
-                        yield None if handle is None else _Own(reading, handle)
+                        yield None if handle is None else OwnTable(reading, handle)
                     return
             with self._begin(None):
                 pass  # which mends either, but not while others wait for their turn to open
@@ -370,22 +371,6 @@ class Environment:
             _inherited.append(self._lmdb)
         self._lmdb, self._files = None, None
         self._tables = {}
-
-
-class _Own(NamedTuple):
-    """A transaction on a table whose handle is its own, used like one on a table that is open."""
-
-    txn: Any
-    table: Any
-
-    def get(self, key: bytes) -> bytes | None:
-        return self.txn.get(key, db=self.table)
-
-    def cursor(self) -> Any:
-        return self.txn.cursor(db=self.table)
-
-    def stat(self) -> dict[str, int]:
-        return self.txn.stat(self.table)
 
 
 _lock = threading.Lock()

@@ -41,6 +41,22 @@ class OpenFiles(NamedTuple):
     lock: Status | None
 
 
+class OwnTable(NamedTuple):
+    """A transaction on a table whose handle is its own, used like one on a table that is open."""
+
+    txn: Any
+    table: Any
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.txn.get(key, db=self.table)
+
+    def cursor(self) -> Any:
+        return self.txn.cursor(db=self.table)
+
+    def stat(self) -> dict[str, int]:
+        return self.txn.stat(self.table)
+
+
 def status_of(path: Path, name: str) -> Status | None:
     """The file `name` of the directory; None when there is none. Raises ArtifactError when it cannot
     be looked at.

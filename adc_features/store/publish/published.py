@@ -79,8 +79,26 @@ class PublishedSnapshot:
 
 
 def published_snapshots(repo: Path, generation_id: str) -> list[PublishedSnapshot]:
-    """The snapshots of a live generation, oldest first. Raises InputError when it is not live,
-    ArtifactError when files are broken.
+    """The snapshots of a published generation.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    generation_id : str
+        The generation.
+
+    Returns
+    -------
+    list of PublishedSnapshot
+        Oldest first; their times are aware UTC.
+
+    Raises
+    ------
+    InputError
+        The generation is not published.
+    ArtifactError
+        Files are missing or altered.
     """
     return published_entries(
         publication_path(repo, generation_id), live_generation(repo, generation_id)
@@ -88,8 +106,17 @@ def published_snapshots(repo: Path, generation_id: str) -> list[PublishedSnapsho
 
 
 def published_files(repo: Path) -> dict[str, str]:
-    """Live generation, or "statistics" -> sha256 of what is published of it, by its manifest: it
-    changes when a value does.
+    """What is published, by a hash that changes when any value does.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+
+    Returns
+    -------
+    dict of str to str
+        Generation id, or "statistics" -> sha256 (hex) of the manifest.
     """
     directories = {g.id: publication_path(repo, g.id) for g in live_generations(repo)}
     if (statistics_path(repo) / MANIFEST).is_file():
@@ -98,8 +125,18 @@ def published_files(repo: Path) -> dict[str, str]:
 
 
 def newest_published(repo: Path) -> datetime | None:
-    """When the newest of all published values holds from: of codes, their servable_at; None when
-    nothing is published.
+    """When the newest of all published values begins to hold.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+
+    Returns
+    -------
+    datetime or None
+        Aware UTC: of codes their servable_at, of statistics their event time. None when nothing is
+        published.
     """
     times = [s.servable_at for g in live_generations(repo) for s in published_snapshots(repo, g.id)]
     for path in (statistics_path(repo) / f"{name}.parquet" for name in STATISTICS):
@@ -116,8 +153,26 @@ def newest_published(repo: Path) -> datetime | None:
 
 
 def published_timeline(repo: Path, generation_id: str) -> PackedTimeline:
-    """The published snapshots for the late join, each complete, memory-mapped. Raises InputError
-    and ArtifactError as `published_snapshots`.
+    """The snapshots of a generation, memory-mapped, to look up codes as of the time of each row.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    generation_id : str
+        The generation.
+
+    Returns
+    -------
+    PackedTimeline
+        Its `gather(item_ids, times)` equals the point-in-time join of the published rows.
+
+    Raises
+    ------
+    InputError
+        The generation is not published.
+    ArtifactError
+        Files are missing or altered.
     """
     return open_timeline(
         publication_path(repo, live_generation(repo, generation_id).id), tries=6

@@ -87,11 +87,27 @@ class Settings:
 
 
 def create_repository(directory: Path, *, project: str) -> None:
-    """Write a Feast repository into `directory`; files that exist are kept, so a resumed run
-    changes nothing.
+    """Write a Feast repository; files that exist are kept.
 
-    Raises InputError for a project name that Feast refuses, or when the directory belongs to
-    another project.
+    Parameters
+    ----------
+    directory : Path
+        Where; created when it is not there.
+    project : str
+        Feast's name of the project: letters, digits and underscores.
+
+    Raises
+    ------
+    InputError
+        Feast refuses the name, or the directory belongs to another project.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     create_repository(Path(folder), project="shop")
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['data', 'feature_store.yaml', 'item_sids.py', 'ranking_features.py']
     """
     if not project.replace("_", "").isalnum() or not project.isascii() or project.startswith("_"):
         raise InputError(

@@ -53,15 +53,44 @@ def sid_view_name(generation_id: str) -> str:
 
 
 def service_name(generation_id: str | None) -> str:
-    """The feature service of the ranker trained on this generation, or of the ranker without codes
-    (None).
+    """The feature service of a ranker.
+
+    Parameters
+    ----------
+    generation_id : str or None
+        The generation whose codes it reads; None for a ranker without codes.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> service_name("2024-06")
+    'ranker_2024-06'
+    >>> service_name(None)
+    'ranker_no_sid'
     """
     return f"ranker_{generation_id}" if generation_id else "ranker_no_sid"
 
 
 def live_generations(repo: Path) -> list[LiveGeneration]:
-    """The generations that are declared to Feast, oldest publication first; empty before the first
-    publication.
+    """The generations that are published, and declared to Feast by the next `apply`.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+
+    Returns
+    -------
+    list of LiveGeneration
+        Oldest publication first; empty before the first.
+
+    Raises
+    ------
+    ArtifactError
+        The list was altered.
     """
     path = live_generations_path(repo)
     try:
