@@ -331,7 +331,8 @@ def _beside_the_repository(create: Any) -> Any:
     return created
 
 
-FeatureStore._create_registry = _beside_the_repository(FeatureStore._create_registry)  # type: ignore[method-assign]
+_changed: Any = FeatureStore
+_changed._create_registry = _beside_the_repository(_changed._create_registry)
 
 
 @atexit.register

@@ -101,10 +101,9 @@ def materialized_through(repo: Path) -> datetime | None:
 
 
 class OnlineReader:
-    """The views of a service, open for many reads; threads may share it.
+    """The views of a service, open for many reads; threads may share it. `open_reader` makes one.
 
     What is materialized later is seen; what is applied later is not: open another reader then.
-    `open_reader` makes one.
 
     Parameters
     ----------
@@ -324,10 +323,7 @@ def open_reader(repo: Path, *, service: str) -> OnlineReader:
 
     Examples
     --------
-    ::
-
-        reader = open_reader(repo, service=service_name("2024-06"))
-        reader.read(item_ids=np.array(["a", "b"]))
+    >>> open_reader(repo, service="ranker_g1").read(item_ids=np.array(["a"]))  # doctest: +SKIP
     """
     store = open_store(repo)
     return OnlineReader(repo, store, service_views(store, service))

@@ -85,7 +85,8 @@ class OnlineSids:
         generation : str, optional
             One of those opened; by default the first.
         now : datetime, optional
-            Aware; by default what the clock says. The newest snapshot with servable_at <= now answers.
+            Aware; by default what the clock says. The newest snapshot with servable_at <= now
+            answers.
 
         Returns
         -------

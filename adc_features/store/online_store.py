@@ -257,17 +257,9 @@ class LmdbOnlineStore(feast.OnlineStore):
             for i in range(len(entity_keys))
         ]
 
-    async def online_read_async(
-        self,
-        config: Any,
-        table: Any,
-        entity_keys: Sequence[Any],
-        requested_features: list[str] | None = None,
-    ) -> Any:
+    async def online_read_async(self, *args: Any, **kwargs: Any) -> Any:
         """The same, in a thread."""
-        return await asyncio.to_thread(
-            self.online_read, config, table, entity_keys, requested_features
-        )
+        return await asyncio.to_thread(self.online_read, *args, **kwargs)
 
     def get_online_features(
         self,
@@ -299,8 +291,7 @@ class LmdbOnlineStore(feast.OnlineStore):
         Raises
         ------
         InputError
-            Two features, or a feature and a key, would share a name; an id is a fraction or beyond 64
-            bits.
+            Two columns would share a name; an id is a fraction or beyond 64 bits.
         """
         check_names(features, registry, project, full_feature_names=full_feature_names)
         entity_rows = checked_rows(

@@ -1,5 +1,6 @@
-"""Feature columns as readers see them, offline and online alike. Reads: what a store returned. Writes:
-columns in declared types, with misses visible.
+"""Feature columns as readers see them, offline and online alike.
+
+Reads: what a store returned. Writes: declared types, misses made visible.
 """
 
 from __future__ import annotations

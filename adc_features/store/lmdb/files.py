@@ -58,8 +58,9 @@ class OwnTable(NamedTuple):
 
 
 def status_of(path: Path, name: str) -> Status | None:
-    """The file `name` of the directory; None when there is none. Raises ArtifactError when it cannot
-    be looked at.
+    """The file `name` of the directory; None when there is none.
+
+    Raises ArtifactError when it cannot be looked at.
     """
     try:
         status = os.stat(f"{path}/{name}")

@@ -74,7 +74,7 @@ def rows_of_protos(
 
 
 def as_protos(view: Any, table: pa.Table, *, event: str, created: str | None) -> Any:
-    """The same as Feast's rows of value protos, for views whose types Arrow alone does not carry."""
+    """The same as Feast's rows of value protos, for views whose types Arrow does not carry."""
     rows = conformed(view, table, event=event, created=created)
     types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
     return feast._convert_arrow_to_proto(rows.combine_chunks(), view, types)

@@ -98,7 +98,7 @@ def table_pieces(entity: pa.Table | ds.Dataset, rows: int) -> Iterator[pa.Table]
 
 
 def check_keys(entity: pa.Schema, sources: Iterable[ViewSource]) -> None:
-    """Raise InputError when the entity rows lack a view's key, or a view is not as its files are."""
+    """Raise InputError when the entity rows lack a key, or a view's files a column."""
     for source in sources:
         source.check()
         if missing := sorted(set(source.keys) - set(entity.names)):

@@ -127,7 +127,8 @@ def read_header(data: Any, path: Path) -> dict[str, Any]:
     """The header of an open file, checked. Raises ArtifactError."""
     if len(data) < START.size or (start := START.unpack(data[: START.size]))[0] != MAGIC:
         raise ArtifactError(
-            f"{path} is not a packed snapshot ({len(data)} bytes, first {bytes(data[:8])!r}); {WHAT_TO_DO}"
+            f"{path} is not a packed snapshot ({len(data)} bytes, first {bytes(data[:8])!r});"
+            f" {WHAT_TO_DO}"
         )
     _, version, length, crc32 = start
     if version != VERSION:

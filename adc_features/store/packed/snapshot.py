@@ -207,7 +207,8 @@ class PackedSnapshot:
         except InputError as error:
             # the writer's table was sound, so these bits are not the ones it wrote
             raise ArtifactError(
-                f"{self.path} holds values that cannot be ({error}); the file was altered, {WHAT_TO_DO}"
+                f"{self.path} holds values that cannot be ({error}); the file was altered,"
+                f" {WHAT_TO_DO}"
             ) from error
 
     def _section(self, offset: int, dtype: str, shape: list[int]) -> np.ndarray:
