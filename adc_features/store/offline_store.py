@@ -347,7 +347,8 @@ def _to_be_written(
 
 
 def _bound(time: datetime | None, name: str) -> datetime | None:
-    """A bound of a pull, aware. Raises InputError for one without a zone: Feast's own commands give
-    theirs one.
+    """A bound of a pull, aware.
+
+    Raises InputError for one without a zone: Feast's own commands give theirs one.
     """
     return None if time is None else utc(time, name=name)

@@ -62,8 +62,9 @@ def record_path(repo: Path) -> Path:
 
 
 def loaded(repo: Path) -> dict[str, Loaded]:
-    """View -> what was put online; empty before the first `materialize`. Raises ArtifactError when
-    the record is damaged.
+    """View -> what was put online; empty before the first `materialize`.
+
+    Raises ArtifactError when the record is damaged.
     """
     path = record_path(repo)
     try:

@@ -347,8 +347,9 @@ class LmdbOnlineStore(feast.OnlineStore):
         entities_to_keep: Any,
         partial: bool,
     ) -> None:
-        """Drop the tables of deleted views, all versions. A kept view needs nothing: its table
-        comes with its first row.
+        """Drop the tables of deleted views, all versions.
+
+        A kept view needs nothing: its table comes with its first row.
         """
         self._drop(config, tables_to_delete)
         if delegate := self._delegate(config):
@@ -361,8 +362,9 @@ class LmdbOnlineStore(feast.OnlineStore):
             )
 
     def teardown(self, config: Any, tables: Sequence[Any], entities: Any) -> None:
-        """Drop the tables of these views. The directory stays, for other projects may live in it;
-        its pages are used again.
+        """Drop the tables of these views.
+
+        The directory stays, for other projects may live in it; its pages are used again.
         """
         self._drop(config, tables)
         if delegate := self._delegate(config):

@@ -33,8 +33,9 @@ _QUESTIONS = 1 << 20
 
 
 class AsofIndex:
-    """The feature side of a join, sorted once. codes: int64 [F] of `keys`, -1 for rows to leave
-    out; their memory becomes the index.
+    """The feature side of a join, sorted once.
+
+    codes: int64 [F] of `keys`, -1 for rows to leave out; their memory becomes the index.
 
     at: event times int64 [F], microseconds. created: gives the created times int64 [n] of rows
     int64 [n], NEVER where there is none, and is asked for tied rows only (with known_only for all);
@@ -100,6 +101,7 @@ class AsofIndex:
         known_only: bool = False,
     ) -> Self:
         """The index of Arrow columns [F]. asked, names: the key columns of all entity rows to come.
+
         Raises InputError for null times.
         """
         numbered, codes = KeyCodes.of_features(keys, rows=len(times))

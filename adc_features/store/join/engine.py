@@ -189,8 +189,9 @@ class PreparedView:
         return times
 
     def match(self, entity: pa.Table, times: np.ndarray) -> np.ndarray:
-        """int64 [Q] feature rows, NO_ROW for none. Raises InputError when the entity rows lack a
-        key or it can never match.
+        """int64 [Q] feature rows, NO_ROW for none.
+
+        Raises InputError when the entity rows lack a key or it can never match.
         """
         if missing := sorted(set(self.source.keys) - set(entity.column_names)):
             raise InputError(

@@ -26,8 +26,9 @@ NO_ROW = -1
 
 @dataclass(frozen=True)
 class Picked:
-    """What is asked of one piece. place: where in the answer, None for everywhere in order. rows:
-    numbers inside the piece.
+    """What is asked of one piece.
+
+    place: where in the answer, None for everywhere in order. rows: numbers inside the piece.
     """
 
     piece: int
@@ -43,8 +44,9 @@ class RowPicks:
         self.any_missing = bool(self.missing.any())
 
     def by_piece(self, start: np.ndarray) -> list[Picked]:
-        """The row numbers sorted out by the pieces that hold them. start: the first row of each
-        piece and the end, [pieces + 1].
+        """The row numbers sorted out by the pieces that hold them.
+
+        start: the first row of each piece and the end, [pieces + 1].
         """
         pieces = len(start) - 1
         safe = np.maximum(self.rows, 0) if self.any_missing else self.rows
@@ -125,8 +127,9 @@ class Gathering:
 
 
 class RowStore:
-    """Columns of numbers, times and lists of one length of F rows, row by row. fields: name ->
-    (Arrow type, list length or 0).
+    """Columns of numbers, times and lists of one length of F rows, row by row.
+
+    fields: name -> (Arrow type, list length or 0).
 
     Filled column by column, in parts; gathered as often as asked.
     """
@@ -245,8 +248,9 @@ def _whole(numbers: np.ndarray) -> np.ndarray:
 
 
 def array_of(kind: pa.DataType, numbers: np.ndarray, picks: RowPicks | None = None) -> pa.Array:
-    """Numbers [N] or lists [N, length] in their type; null where picks have no row. Null lists are
-    empty, as Parquet's writer would have to make them.
+    """Numbers [N] or lists [N, length] in their type; null where picks have no row.
+
+    Null lists are empty, as Parquet's writer would have to make them.
     """
     validity, null_count = (picks.validity, picks.null_count) if picks else (None, 0)
     if numbers.ndim == 1:

@@ -16,8 +16,9 @@ Column: TypeAlias = pa.ChunkedArray | pa.Array
 
 
 class KeyCodes:
-    """Equal (composite) keys as equal integers below `size`. columns: the key columns of the
-    feature side, F rows each, of any comparable types.
+    """Equal (composite) keys as equal integers below `size`.
+
+    columns: the key columns of the feature side, F rows each, of any comparable types.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
@@ -82,8 +83,9 @@ class _ColumnCodes:
         self.size = max(len(self._values), 1)
 
     def of(self, column: Column, *, space: Space = arrow_space, spoil: bool = False) -> np.ndarray:
-        """int64 [N]; -1 for nulls and for keys that the column did not hold. spoil: the codes may
-        be written over a column that lies in one piece.
+        """int64 [N]; -1 for nulls and for keys that the column did not hold.
+
+        spoil: the codes may be written over a column that lies in one piece.
         """
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
         inside = (
@@ -126,8 +128,9 @@ def _place_in(known: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def _plain(column: Column, *, name: str = "a key of the features") -> Column:
-    """Keys in one type for each kind: int64, string, bytes; others as they are. Raises InputError
-    for integers beyond int64.
+    """Keys in one type for each kind: int64, string, bytes; others as they are.
+
+    Raises InputError for integers beyond int64.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):

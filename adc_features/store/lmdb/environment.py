@@ -39,8 +39,9 @@ _FORK_WAIT = 5.0
 
 
 def environment(path: str | Path, *, map_size: int) -> Environment:
-    """The directory `path` (absolute), the same object for every caller. map_size: bytes of address
-    space at first; it grows by itself.
+    """The directory `path` (absolute), the same object for every caller.
+
+    map_size: bytes of address space at first; it grows by itself.
     """
     with _lock:
         known = _known.get(str(path))
@@ -158,8 +159,9 @@ class Environment:
                         break
 
     def close(self, timeout: float | None = None) -> bool:
-        """Close it when nobody is inside; the next use opens it again. False when somebody still
-        was after `timeout` seconds.
+        """Close it when nobody is inside; the next use opens it again.
+
+        False when somebody still was after `timeout` seconds.
         """
         with self._turn:
             if not self._turn.wait_for(lambda: not self._inside and not self._alone, timeout):
@@ -178,9 +180,10 @@ class Environment:
         return handle
 
     def _opened_table(self, name: bytes, *, create: bool) -> Any:
-        """Where this process only reads, without waiting for a writer. Where it writes, in a
-        transaction of ours: without one, py-lmdb (3.0) waits for another thread's write with the
-        interpreter's lock held, and both wait for ever.
+        """Where this process only reads, without waiting for a writer.
+
+        Where it writes, in a transaction of ours: without one, py-lmdb (3.0) waits for another
+        thread's write with the interpreter's lock held, and both wait for ever.
         """
         while self._lmdb.flags()["readonly"]:
             try:

@@ -89,8 +89,9 @@ def columns_from_arrow(view: feast.FeatureView, table: pa.Table) -> dict[str, pa
 
 
 def keys_from_arrow(view: feast.FeatureView, table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """The join keys of a table in their declared types. Raises InputError as `columns_from_arrow`,
-    and for keys that never match.
+    """The join keys of a table in their declared types.
+
+    Raises InputError as `columns_from_arrow`, and for keys that never match.
     """
     kinds = {column.name: kind_of(column.dtype.to_value_type()) for column in view.entity_columns}
     check_columns(view.name, list(kinds), table.column_names)
@@ -112,6 +113,7 @@ def conformed(
     view: feast.FeatureView, table: pa.Table, *, event: str, created: str | None = None
 ) -> pa.Table:
     """Rows before Feast makes protos of them: what is plain in its declared type, times as such.
+
     Raises InputError for rows without a time.
     """
     columns = keys_from_arrow(view, table)
@@ -153,8 +155,9 @@ def check_columns(view: str, wanted: Sequence[str], there: Sequence[str]) -> Non
 def declared(
     column: pa.ChunkedArray, kind: pa.DataType, *, name: str, view: str
 ) -> pa.ChunkedArray:
-    """A column cast to its declared type, exactly. Missing whole numbers that pandas made NaN
-    become null again.
+    """A column cast to its declared type, exactly.
+
+    Missing whole numbers that pandas made NaN become null again.
     """
     try:
         return fitted(column, kind, name=f"view {view}: {name}")

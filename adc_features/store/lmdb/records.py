@@ -82,8 +82,9 @@ class Schema:
 
 @dataclass(frozen=True)
 class Records:
-    """Decoded records of one schema. event, created: int64 [n], microseconds since 1970
-    (NO_CREATED: absent).
+    """Decoded records of one schema.
+
+    event, created: int64 [n], microseconds since 1970 (NO_CREATED: absent).
     """
 
     schema: Schema
@@ -100,8 +101,10 @@ class Records:
 def encode(
     schema: Schema, columns: Mapping[str, pa.Array], *, event: np.ndarray, created: np.ndarray
 ) -> pa.LargeBinaryArray:
-    """n records. columns: per feature an Arrow array of its kind's type (opaque: binary); event,
-    created: int64 [n], microseconds.
+    """n records.
+
+    columns: per feature an Arrow array of its kind's type (opaque: binary); event, created: int64
+    [n], microseconds.
 
     Raises InputError when a list holds a null, which numbers in a row cannot show.
     """
@@ -144,8 +147,9 @@ def encode(
 
 
 def schema_ids(records: Sequence[bytes]) -> np.ndarray:
-    """uint32 [n]: which schema each record was written with. Raises ArtifactError for bytes that
-    are no record of ours.
+    """uint32 [n]: which schema each record was written with.
+
+    Raises ArtifactError for bytes that are no record of ours.
     """
     starts = b"".join([record[:5] for record in records])
     if len(starts) != 5 * len(records):

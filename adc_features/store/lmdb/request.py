@@ -113,8 +113,9 @@ def by_column(entity_rows: Any) -> dict[str, list] | None:
 
 
 def _whole_id(name: str, value: Any) -> Any:
-    """A fraction or decimal as the integer that it is, the rest as it came. Raises InputError for
-    2.5, of which Feast would make 2.
+    """A fraction or decimal as the integer that it is, the rest as it came.
+
+    Raises InputError for 2.5, of which Feast would make 2.
     """
     if isinstance(value, np.generic):
         value = value.item()

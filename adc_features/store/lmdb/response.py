@@ -29,8 +29,9 @@ class ViewAnswer(NamedTuple):
 
 
 class ColumnarResponse(feast.OnlineResponse):
-    """Feast's OnlineResponse, over columns. `proto` is built when somebody asks for it, as the
-    feature servers do.
+    """Feast's OnlineResponse, over columns.
+
+    `proto` is built when somebody asks for it, as the feature servers do.
     """
 
     def __init__(
@@ -62,8 +63,9 @@ class ColumnarResponse(feast.OnlineResponse):
 
     @functools.cached_property
     def proto(self) -> Any:  # type: ignore[override]
-        """The response as Feast's servers send it. An expired row is OUTSIDE_MAX_AGE, without its
-        values.
+        """The response as Feast's servers send it.
+
+        An expired row is OUTSIDE_MAX_AGE, without its values.
         """
         response = feast.GetOnlineFeaturesResponse(results=[])
         vector, status = feast.GetOnlineFeaturesResponse.FeatureVector, feast.FieldStatus

@@ -43,8 +43,10 @@ _schemas: dict[bytes, Schema] = {}
 
 @dataclass(frozen=True)
 class Rows:
-    """What to write. keys: large_binary [n]; event, created: int64 [n], microseconds (NO_CREATED:
-    unknown); columns: as `encode` takes them.
+    """What to write.
+
+    keys: large_binary [n]; event, created: int64 [n], microseconds (NO_CREATED: unknown); columns:
+    as `encode` takes them.
     """
 
     schema: Schema
@@ -78,8 +80,9 @@ class Rows:
 
 
 class Part(NamedTuple):
-    """Rows of an answer that share a schema. places: int64, which rows of the answer; records: in
-    the same order.
+    """Rows of an answer that share a schema.
+
+    places: int64, which rows of the answer; records: in the same order.
     """
 
     places: np.ndarray
@@ -88,8 +91,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for n keys. found, expired: bool [n], never both; event: int64 [n],
-    microseconds, 0 where neither.
+    """What was found for n keys.
+
+    found, expired: bool [n], never both; event: int64 [n], microseconds, 0 where neither.
     """
 
     found: np.ndarray
@@ -167,6 +171,7 @@ def read(
     wanted: Sequence[str] | None = None,
 ) -> Answer:
     """The rows of n keys as of one moment; rows with an event time before `oldest` are expired.
+
     With `wanted`, only these features.
 
     Raises ArtifactError for records that are damaged or of a newer format.
@@ -197,8 +202,9 @@ def read(
 
 
 def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Rows]]) -> int:
-    """Write rows in any order, repeats of a key included, as one transaction. Returns how many were
-    newer than what was there.
+    """Write rows in any order, repeats of a key included, as one transaction.
+
+    Returns how many were newer than what was there.
 
     pieces: called again when the map had to grow; what it yields is in memory one piece at a time.
     """
@@ -294,8 +300,9 @@ def _declare(txn: Any, schema: Schema, environment: Environment) -> None:
 
 
 def _schema(txn: Any, name: int, environment: Environment) -> Schema:
-    """The schema of this id as the table has it. Raises ArtifactError when it is not there, or its
-    text was altered.
+    """The schema of this id as the table has it.
+
+    Raises ArtifactError when it is not there, or its text was altered.
     """
     text = txn.get(_schema_key(name))
     if text is None:

@@ -60,8 +60,9 @@ def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table | ds
 
 
 def time_column(entity: pa.Schema) -> str:
-    """`event_timestamp`, or the only column of times. Raises InputError when there is none, or a
-    choice.
+    """`event_timestamp`, or the only column of times.
+
+    Raises InputError when there is none, or a choice.
     """
     if TIME in entity.names:
         return TIME

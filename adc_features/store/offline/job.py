@@ -18,8 +18,9 @@ from adc_features.store.parquet.additions import exists, is_directory, write_who
 
 
 class AsofRetrievalJob(feast.RetrievalJob):
-    """A join or a scan that runs when its result is asked for. batches: the result in pieces, of
-    one schema.
+    """A join or a scan that runs when its result is asked for.
+
+    batches: the result in pieces, of one schema.
     """
 
     def __init__(
@@ -53,8 +54,9 @@ class AsofRetrievalJob(feast.RetrievalJob):
         return self._metadata
 
     def to_batches(self) -> Iterator[pa.Table]:
-        """The result in pieces, for frames larger than memory. Without on-demand views, which Feast
-        computes on whole tables.
+        """The result in pieces, for frames larger than memory.
+
+        Without on-demand views, which Feast computes on whole tables.
         """
         if self._on_demand:
             raise InputError(

@@ -26,8 +26,9 @@ _SHIFT = np.uint64(32)
 
 @dataclass(frozen=True)
 class IdIndex:
-    """keys: uint32 or uint64 [N], in bucket order. starts: uint32 [B + 1]. base: the smallest
-    integer id, 0 for strings.
+    """keys: uint32 or uint64 [N], in bucket order.
+
+    starts: uint32 [B + 1]. base: the smallest integer id, 0 for strings.
 
     seed: of the string hash. strings: the ids of the rows as an Arrow array; None for integer ids.
     """
@@ -44,8 +45,9 @@ class IdIndex:
         return "int64" if self.strings is None else "string"
 
     def ids(self) -> np.ndarray:
-        """Every id in row order: int64 or str [N]. Raises IndexError when the strings were
-        altered.
+        """Every id in row order: int64 or str [N].
+
+        Raises IndexError when the strings were altered.
         """
         if self.strings is not None:
             try:
@@ -170,8 +172,10 @@ def checked_ids(item_ids: Iterable[Any], id_type: str) -> np.ndarray:
 
 
 def _keys(item_ids: np.ndarray, *, base: int, seed: int) -> np.ndarray:
-    """uint64 [M]. Strings: the sum of code point i times an odd constant of i and the seed, so that
-    padding counts for nothing.
+    """uint64 [M].
+
+    Strings: the sum of code point i times an odd constant of i and the seed, so that padding counts
+    for nothing.
     """
     if item_ids.dtype.kind != "U":
         return item_ids.view(np.uint64) - np.int64(base).astype(np.uint64)

@@ -69,8 +69,9 @@ def record_type(schema: Mapping[str, Any]) -> np.dtype:
 
 
 class PackedCodes(NamedTuple):
-    """How L codes lie side by side. bits: of one code. begin: int64 [L], bit where each begins.
-    bytes: of a record's codes.
+    """How L codes lie side by side.
+
+    bits: of one code. begin: int64 [L], bit where each begins. bytes: of a record's codes.
     """
 
     bits: int

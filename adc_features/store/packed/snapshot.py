@@ -36,8 +36,9 @@ T = TypeVar("T")
 
 
 class Gathered(NamedTuple):
-    """What a file says of M items. sid: int32 [M, L]. sid_weight: float32 [M, L]. profile: PROFILE
-    [M].
+    """What a file says of M items.
+
+    sid: int32 [M, L]. sid_weight: float32 [M, L]. profile: PROFILE [M].
     """
 
     sid: np.ndarray
@@ -54,8 +55,10 @@ class PackedSnapshot:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open `path`. Raises ArtifactError naming it when it is missing, cut, altered in its
-        header, or of another format.
+        """Open `path`.
+
+        Raises ArtifactError naming it when it is missing, cut, altered in its header, or of another
+        format.
         """
         self.path = Path(path)
         try:
@@ -121,8 +124,9 @@ class PackedSnapshot:
         return self._sound(self._index.ids)
 
     def verify(self) -> None:
-        """Read the whole file once. Raises ArtifactError when a bit differs from what was
-        written.
+        """Read the whole file once.
+
+        Raises ArtifactError when a bit differs from what was written.
         """
         if (
             got := zlib.crc32(memoryview(self._map)[self._header["payload_offset"] :])
@@ -243,8 +247,9 @@ def _arrow_strings(offsets: np.ndarray, text: np.ndarray) -> pa.Array:
 
 
 def _reopened(path: Path, crc32: int) -> PackedSnapshot:
-    """The same file in another process. Raises ArtifactError when another publication took its
-    place meanwhile.
+    """The same file in another process.
+
+    Raises ArtifactError when another publication took its place meanwhile.
     """
     snapshot = PackedSnapshot(path)
     if snapshot._header["crc32"] != crc32:

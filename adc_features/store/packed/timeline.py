@@ -76,8 +76,9 @@ class PackedTimeline:
         return np.sort(self.snapshots[-1].item_ids)
 
     def at(self, now: datetime) -> PackedSnapshot:
-        """The snapshot served at `now`: the newest with servable_at <= now. Raises InputError
-        before the first.
+        """The snapshot served at `now`: the newest with servable_at <= now.
+
+        Raises InputError before the first.
         """
         place = bisect_right(self._moments, utc(now, name="now"))
         if not place:

@@ -65,8 +65,9 @@ def as_declared(table: pa.Table, declared: Declared, *, of: str) -> pa.Table:
 def _fitted_columns(
     table: pa.Table, kinds: Mapping[str, pa.DataType], declared: Declared, *, of: str
 ) -> dict[str, pa.ChunkedArray]:
-    """Columns that are to be written, in their types. Raises InputError naming the value that does
-    not fit, and for rows without an event time.
+    """Columns that are to be written, in their types.
+
+    Raises InputError naming the value that does not fit, and for rows without an event time.
     """
     columns = {}
     for name, wanted in kinds.items():

@@ -77,8 +77,9 @@ class Source:
         return list(dict.fromkeys(name for run in self.runs for name in run.texts))
 
     def kind(self, name: str) -> pa.DataType:
-        """The type of a column in all answers. Raises InputError when the files have no
-        common one.
+        """The type of a column in all answers.
+
+        Raises InputError when the files have no common one.
         """
         if name not in self._kinds:
             if name in self.declared.times:

@@ -68,8 +68,9 @@ globals().update({declared.name: declared for declare in (entities, statistics_v
 
 @dataclass(frozen=True)
 class Settings:
-    """The `adc_features:` block of feature_store.yaml. join_rows: entity rows joined at a time, >=
-    1.
+    """The `adc_features:` block of feature_store.yaml.
+
+    join_rows: entity rows joined at a time, >= 1.
     """
 
     join_rows: int = 100_000
@@ -132,8 +133,9 @@ def create_repository(directory: Path, *, project: str) -> None:
 
 
 def read_config(repo: Path) -> dict[str, Any]:
-    """feature_store.yaml as a dictionary, $VARIABLES filled in as Feast does. Raises ArtifactError
-    when it is missing or not YAML with a project.
+    """feature_store.yaml as a dictionary, $VARIABLES filled in as Feast does.
+
+    Raises ArtifactError when it is missing or not YAML with a project.
     """
     path = Path(repo) / CONFIG
     if not path.is_file():
