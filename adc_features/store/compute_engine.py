@@ -101,8 +101,9 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
     def _pulled(
         self, registry: Any, task: feast.MaterializationTask, columns: Any
     ) -> Iterator[pa.Table]:
-        """The rows of the task: as the offline store streams them, in bounded pieces, else as the
-        one table that Feast's interface has.
+        """The rows of the task, in bounded pieces.
+
+        An offline store that streams gives them so; others give the one table of Feast's interface.
         """
         view: Any = task.feature_view
         if not hasattr(self.offline_store, "streams"):

@@ -300,8 +300,9 @@ def join_facts(features: pa.Table) -> JoinFacts:
 def features_as_of(
     repo: Path, store: FeatureStore, views: Sequence[FeatureView], frame: pa.Table
 ) -> pa.Table:
-    """Per view its found column and features for every row of `frame` (keys, event_timestamp), rows
-    in the frame's order.
+    """The found column and the features of each view, for every row of `frame`.
+
+    frame: keys and event_timestamp. The rows keep the frame's order.
     """
     if reads_parquet_itself(store):
         return _prepared_features(repo, views, _prepared(store, views, until=None), frame)
@@ -341,8 +342,9 @@ def _checked(entity_frame: pa.Table | pd.DataFrame, keys: Sequence[str]) -> pa.T
 
 
 def _refuse_newer(times: pa.ChunkedArray, features: pa.Table) -> None:
-    """No feature is newer than its row: cut-offs at most at it, contained events strictly before
-    it.
+    """Raise ArtifactError when a feature is newer than its row.
+
+    Cut-offs may be as late as the row; events that a row contains must be earlier.
     """
     row = times.cast(pa.int64()).to_numpy()
     for name in features.column_names:

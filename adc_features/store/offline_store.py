@@ -283,8 +283,9 @@ class AsofOfflineStore(feast.OfflineStore):
     def offline_write_batch(
         config: Any, feature_view: Any, table: pa.Table, progress: Callable[[int], Any] | None
     ) -> None:
-        """Add rows to a view's files: a new part in a directory; a single file is written anew
-        beside and moved into place.
+        """Add rows to a view's files.
+
+        A directory gets a new part; a single file is written anew beside and moved into place.
         """
         filesystem, path = destination_of(config, feature_view)
         table, before, partitions = _to_be_written(feature_view, table, filesystem, path)

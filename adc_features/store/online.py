@@ -155,8 +155,9 @@ class OnlineReader:
         self._sound = seen, time.monotonic() + _ASK_AGAIN
 
     def _was_loaded(self, view: FeatureView) -> bool:
-        """Is something of a view online that no record speaks of (`feast materialize`)? Of other
-        stores, Feast's registry tells.
+        """Whether something of a view is online that no record speaks of (`feast materialize`).
+
+        Of other stores than ours Feast's registry tells.
         """
         from adc_features.store import _compat as feast
         from adc_features.store.lmdb.places import table_name
@@ -261,8 +262,9 @@ class OnlineReader:
         return columns
 
     def _raw(self, view: FeatureView, keys: pa.Table) -> dict[str, Any]:
-        """The declared features of one view, null where absent; without a Feast object when the
-        store is ours.
+        """The declared features of one view, null where absent.
+
+        Without a Feast object when the store is ours.
         """
         from adc_features.store import _compat as feast
 

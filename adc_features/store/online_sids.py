@@ -104,15 +104,14 @@ class OnlineSids:
     def snapshot(
         self, generation: str | None = None, *, now: datetime | None = None
     ) -> PackedSnapshot:
-        """What is served at `now`; who reads several times for one request reads all of it from
-        this.
+        """What is served at `now`.
+
+        Whoever reads several times for one request reads all of it from this.
         """
         return self.timeline(generation).at(now or self._clock())
 
     def timeline(self, generation: str | None = None) -> PackedTimeline:
-        """All of its snapshots as published now, for a request whose time may lie before the
-        first.
-        """
+        """All snapshots as published now, for a request that may lie before the first."""
         name = generation or next(iter(self._paths))
         if name not in self._paths:
             raise InputError(
@@ -122,8 +121,9 @@ class OnlineSids:
         return self._newest(name).timeline
 
     def _newest(self, generation: str) -> Opened:
-        """What is published, opened by the first thread that sees it; the others go on with what
-        they have.
+        """What is published, opened by the first thread that sees it.
+
+        The others go on with what they have.
         """
         opened, path = self._open[generation], self._paths[generation]
         state = state_of(path)

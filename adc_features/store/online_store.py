@@ -96,8 +96,9 @@ class LmdbOnlineStore(feast.OnlineStore):
 
     @property
     def async_supported(self) -> feast.SupportedAsyncMethods:
-        """Reads and writes run in a thread: what is not in memory yet would hold up the
-        event loop.
+        """Reads and writes run in a thread.
+
+        What is not in memory yet would hold up the event loop.
         """
         return feast.SupportedAsyncMethods(read=True, write=True)
 
@@ -132,8 +133,9 @@ class LmdbOnlineStore(feast.OnlineStore):
         check_frame(table, frame)
 
     def write_frame(self, config: Any, table: Any, frame: Any) -> bool:
-        """Write a pushed frame, in the declared types; False for views whose pushes Feast has to
-        read. Raises InputError as `write_arrow`.
+        """Write a pushed frame, in the declared types.
+
+        False for views whose pushes Feast has to read. Raises InputError as `write_arrow`.
         """
         if not pushes_are_ours(table):
             return False
@@ -151,8 +153,10 @@ class LmdbOnlineStore(feast.OnlineStore):
                 as_protos(table, rows, event=event, created=created)
 
     def write_table(self, config: Any, table: Any, rows: pa.Table) -> None:
-        """Write an Arrow table in the view's names, by way of protos where the view's types ask for
-        it. Raises InputError as `write_arrow`.
+        """Write an Arrow table in the view's names.
+
+        Value protos stand in between only where the view's types ask for it. Raises InputError as
+        `write_arrow`.
         """
         event, created = times_of(table)
         if self.takes_arrow(config, table):
@@ -207,8 +211,9 @@ class LmdbOnlineStore(feast.OnlineStore):
         event: str,
         created: str | None = None,
     ) -> int:
-        """The same for tables that come piece by piece, in memory one at a time, all in one
-        transaction; `pieces` may be called again.
+        """The same for tables that come one by one, all in one transaction.
+
+        One is in memory at a time; `pieces` may be called again.
         """
 
         def prepared() -> Iterator[Rows]:
@@ -326,9 +331,7 @@ class LmdbOnlineStore(feast.OnlineStore):
     def read(
         self, config: Any, table: Any, keys: Sequence[bytes], wanted: Sequence[str] | None = None
     ) -> Answer:
-        """The rows of a view under keys of `entity_keys`, those past the view's ttl marked
-        expired.
-        """
+        """The rows of a view under some keys, those past the view's ttl marked expired."""
         ttl = getattr(table, "ttl", None) if config.online_store.enforce_ttl else None
         # in numbers: a ttl may be longer than there are years before now
         oldest = microseconds_of(self.clock()) - ttl // timedelta(microseconds=1) if ttl else None
@@ -386,8 +389,9 @@ class LmdbOnlineStore(feast.OnlineStore):
         self.environment(config).drop(tables_of(config, tables, held))
 
     def _delegate(self, config: Any, table: Any = None) -> tuple[Any, Any] | None:
-        """The other store and its configuration; None when there is none, or when `table` is not
-        one of its views.
+        """The other store and its configuration.
+
+        None when there is none, or when `table` is not one of its views.
         """
         block = config.online_store.delegate
         if block is None or (table is not None and self.holds(config, table)):

@@ -102,8 +102,9 @@ def require_parity(report: dict[str, Any]) -> None:
 
 
 def _different(offline: pa.ChunkedArray, online: pa.ChunkedArray) -> np.ndarray:
-    """bool [N]: rows whose values differ in type or in any bit; null differs from every value, NaN
-    equals the same NaN.
+    """Which rows differ in type or in any bit: bool [N].
+
+    Null differs from every value, NaN equals the same NaN.
     """
     if offline.type != online.type:
         return np.ones(len(offline), bool)

@@ -138,8 +138,9 @@ def join_key(view: FeatureView) -> str:
 
 
 def check_ids(views: Sequence[FeatureView], schema: pa.Schema) -> None:
-    """Raise InputError when the key columns of a table are not of the declared id types: they would
-    match nothing, or fail late.
+    """Raise InputError when the key columns of a table are not of the declared id types.
+
+    They would match nothing, or fail late.
     """
     from adc_features.store import _compat as feast
 

@@ -242,8 +242,9 @@ class PreparedView:
         }
 
     def _read_at(self, picks: RowPicks) -> dict[str, pa.Array]:
-        """Columns from the files, one column of one row group in memory at a time; groups of which
-        nothing is asked are not read.
+        """Columns from the files, one column of one row group in memory at a time.
+
+        Groups of which nothing is asked are not read.
         """
         parts = picks.by_piece(self._starts)
         answer = {}
@@ -287,8 +288,9 @@ class PreparedView:
             return pa.ipc.open_file(pa.memory_map(file.name)).read_all()[name]
 
     def _kept_bytes(self) -> int:
-        """About how much memory the view takes: index and columns by the widths of their types,
-        lists and texts as 64 bytes.
+        """About how many bytes the view takes in memory.
+
+        Index and columns count by the widths of their types, lists and texts as 64 bytes.
         """
         width = 8 * (3 + self._known_only)
         for name in () if self._once else self.source.features.values():
@@ -355,12 +357,7 @@ def joined_batches(
     time: str,
     batch_rows: int = BATCH_ROWS,
 ) -> Iterator[pa.Table]:
-    """Entity rows with the views' columns appended: the same rows in the same order, at most
-    batch_rows at once.
-
-    Raises InputError for missing or null times, and when a feature would take the name of an entity
-    column.
-    """
+    """Entity rows with the views' columns appended, at most batch_rows at once."""
     for whole in entity:
         if time not in whole.column_names:
             raise InputError(

@@ -78,8 +78,9 @@ class RowPicks:
 
 
 class Gathering:
-    """The picked values of one column, filled piece by piece; each piece may be forgotten once it
-    was added.
+    """The picked values of one column, filled piece by piece.
+
+    Each piece may be forgotten once it was added.
     """
 
     def __init__(self, picks: RowPicks, kind: pa.DataType) -> None:
@@ -149,8 +150,9 @@ class RowStore:
         self._rows = space(rows, np.dtype(kinds))
 
     def fill(self, name: str, start: int, column: pa.Array) -> None:
-        """Values of one column from row `start` on; a column that turns out to hold others than its
-        field is dropped.
+        """Fill in one column from row `start` on.
+
+        A column that turns out to hold other values than its field is dropped.
         """
         if row_field(column) == self.fields[name]:
             self._rows[name][start : start + len(column)] = numbers_of(column)
@@ -199,18 +201,18 @@ class Gatherer:
 
 
 def row_field(array: pa.Array) -> tuple[pa.DataType, int] | None:
-    """How a `RowStore` keeps columns that are like this one: type and list length, 0 for no list;
-    None when it cannot.
+    """How a `RowStore` keeps columns that are like this one; None when it cannot.
+
+    The type, and the length of lists, 0 where there are none.
     """
     numbers = numbers_of(array) if len(array) else None
     return None if numbers is None else (array.type, numbers.shape[1] if numbers.ndim > 1 else 0)
 
 
 def numbers_of(array: pa.Array) -> np.ndarray | None:
-    """A column of numbers or times without nulls as integers of the same bits, [N]; lists of them,
-    all of one length, as [N, length].
+    """A column of numbers or times without nulls as integers of the same bits, [N].
 
-    None for everything else.
+    Lists of them, all of one length, are [N, length]. None for everything else.
     """
     kind = array.type
     if array.null_count:
@@ -237,8 +239,9 @@ def numbers_type(kind: pa.DataType) -> np.dtype[Any]:
 
 
 def _whole(numbers: np.ndarray) -> np.ndarray:
-    """Lists as single values of so many bytes: numpy copies them five times faster than rows of a
-    matrix.
+    """Lists as single values of so many bytes.
+
+    Numpy copies them five times faster than rows of a matrix.
     """
     return (
         numbers

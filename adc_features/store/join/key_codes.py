@@ -35,10 +35,10 @@ class KeyCodes:
         space: Space = arrow_space,
         spoil: bool = False,
     ) -> tuple[Self, np.ndarray]:
-        """The codes of the feature side, and int64 [F], the caller's own: each row's code, -1 for a
-        key with a null in it, which matches nothing.
+        """The codes of the feature side, and each row's code, int64 [F].
 
-        spoil: the columns are not needed again, their memory may become that of the codes.
+        A key with a null in it has the code -1: it matches nothing. spoil: the columns are not
+        needed again, their memory may become that of the codes.
         """
         self = cls(columns)
         paired = np.zeros(0 if columns else rows, np.int64)
@@ -53,8 +53,10 @@ class KeyCodes:
         return self, paired
 
     def of(self, columns: Sequence[Column], *, names: Sequence[str], rows: int = 0) -> np.ndarray:
-        """int64 [Q] codes of other keys, -1 for those that the feature side lacks; without columns
-        `rows` times the one key of all. Raises InputError for types that can never match.
+        """int64 [Q] codes of other keys, -1 for those that the feature side lacks.
+
+        Without columns `rows` times the one key of all. Raises InputError for types that can never
+        match.
         """
         paired = np.zeros(0 if columns else rows, np.int64)
         for place, (column, codes, name) in enumerate(
@@ -68,7 +70,9 @@ class KeyCodes:
 
 
 class _ColumnCodes:
-    """One key column: integers in a narrow range by their distance from the lowest, others by their
+    """One key column.
+
+    Integers in a narrow range are numbered by their distance from the lowest, other keys by their
     place among the distinct values.
     """
 

@@ -51,8 +51,9 @@ def environment(path: str | Path, *, map_size: int) -> Environment:
 
 
 class Environment:
-    """A directory that opens itself when it is first used, after a fork, and when another has taken
-    its place on disk.
+    """A directory that opens itself when it is needed.
+
+    That is: at its first use, after a fork, and when another has taken its place on disk.
     """
 
     def __init__(self, path: Path, map_size: int) -> None:
@@ -68,8 +69,9 @@ class Environment:
 
     @contextlib.contextmanager
     def reading(self, table: str) -> Iterator[Any]:
-        """A transaction on the table as of one moment; None when there is no such table, or when
-        there never was the directory.
+        """A transaction on the table as of one moment.
+
+        None when there is no such table, or when there never was the directory.
 
         Raises ArtifactError when it cannot be opened, is damaged, or was there before and is gone.
         """
@@ -99,11 +101,10 @@ class Environment:
             ) from error
 
     def write(self, table: str, change: Callable[[Any], T]) -> T:
-        """change(transaction on the table), committed when it returns; called again from the start
-        when the map had to grow.
+        """Call `change` with a transaction on the table; it is committed when that returns.
 
-        Raises ArtifactError when the disk is full or the directory may not be written; nothing is
-        changed then.
+        `change` is called again from the start when the map had to grow. Raises ArtifactError when
+        the disk is full or the directory may not be written; nothing is changed then.
         """
         while True:
             if not self._writes:
@@ -140,8 +141,9 @@ class Environment:
             return [name.decode() for name in txn.cursor().iternext(keys=True, values=False)]
 
     def drop(self, tables: list[str]) -> None:
-        """Remove tables with all their rows, each in one transaction; names that do not exist are
-        no error.
+        """Remove tables with all their rows, each in one transaction.
+
+        Names that do not exist are no error.
         """
         if status_of(self.path, DATA) is None:
             return
@@ -180,10 +182,11 @@ class Environment:
         return handle
 
     def _opened_table(self, name: bytes, *, create: bool) -> Any:
-        """Where this process only reads, without waiting for a writer.
+        """Open the handle of a table for all transactions of this process.
 
-        Where it writes, in a transaction of ours: without one, py-lmdb (3.0) waits for another
-        thread's write with the interpreter's lock held, and both wait for ever.
+        Where the process only reads, that waits for no writer. Where it writes, it is done in a
+        transaction of ours: without one, py-lmdb (3.0) waits for another thread's write with the
+        interpreter's lock held, and both wait for ever.
         """
         while self._lmdb.flags()["readonly"]:
             try:
@@ -198,9 +201,10 @@ class Environment:
 
     @contextlib.contextmanager
     def _own(self, table: str) -> Iterator[OwnTable | None]:
-        """A reading transaction with its own handle of a table that is not open yet, in a process
-        that writes: LMDB opens a handle for all of them under the writer's lock only, which a bulk
-        load holds for minutes. One at a time, as LMDB asks.
+        """A reading transaction with a handle of its own of a table that is not open yet.
+
+        For a process that writes: LMDB opens a handle for all transactions under the writer's lock
+        only, which a bulk load holds for minutes. One at a time, as LMDB asks.
         """
         while True:
             with self._opening:
@@ -245,9 +249,7 @@ class Environment:
                     self._enter(write=write)
 
     def _check_covered(self) -> None:
-        """Raise ArtifactError when the file ends before a page that a transaction which begins now
-        may touch.
-        """
+        """Raise ArtifactError when the file ends before a page that may be touched now."""
         last = self._lmdb.info()["last_pgno"]
         if (wanted := (last + 1) * self._page) <= self._needed:
             return
@@ -258,8 +260,9 @@ class Environment:
             self._checked = last, size
 
     def _fill_up(self) -> None:
-        """Let the file reach its last page where a change left pages unwritten, so that its size
-        alone tells whether it is whole.
+        """Let the file reach its last page, so that its size alone tells whether it is whole.
+
+        A change may leave pages at the end unwritten.
         """
         wanted = (self._lmdb.info()["last_pgno"] + 1) * self._page
         if os.stat(self.path / DATA).st_size >= wanted:
@@ -364,8 +367,9 @@ class Environment:
         self._tables.clear()
 
     def _begin_again(self) -> None:
-        """In the child of a fork: locks of threads that do not exist here are void, and so is what
-        could not be closed before.
+        """Begin again in the child of a fork.
+
+        Locks of threads that do not exist here are void, and so is what could not be closed before.
         """
         self._opening, self._turn = threading.Lock(), threading.Condition()
         self._inside, self._alone = 0, False

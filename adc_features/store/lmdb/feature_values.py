@@ -54,8 +54,9 @@ def takes_arrow(view: feast.FeatureView) -> bool:
 
 
 def arrow_type(dtype: Any) -> pa.DataType | None:
-    """The Arrow type of a declared one; None for bytes and the like, which stay as files
-    have them.
+    """The Arrow type of a declared one.
+
+    None for bytes and the like, which stay as files have them.
     """
     try:
         return feast.from_feast_to_pyarrow_type(dtype)
@@ -191,8 +192,9 @@ def columns_from_protos(
 
 
 def _plain(values: Sequence[Any], kind: str, *, name: str, view: str) -> pa.Array:
-    """Protos as a column of the declared kind; those of other kinds are converted, each kind as a
-    column of its own.
+    """Protos as a column of the declared kind.
+
+    Those of other kinds are converted, each kind as a column of its own.
     """
     found = [value.WhichOneof("val") for value in values]
     wanted = KINDS[kind].arrow

@@ -17,8 +17,9 @@ _MEBIBYTE = 1 << 20
 
 
 def table_name(config: Any, table: Any) -> str:
-    """Where the rows of a view are: project/view, with @v and the number of a later version when
-    the registry keeps versions.
+    """The name of the table that holds the rows of a view.
+
+    project/view, with @v and the number of a later version when the registry keeps versions.
     """
     version = None
     if config.registry.enable_online_feature_view_versioning:

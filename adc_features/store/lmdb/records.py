@@ -235,8 +235,9 @@ def _check_ends(ends: list[np.ndarray], lengths: np.ndarray) -> None:
 def _gather(
     body: np.ndarray, starts: np.ndarray, stops: np.ndarray, element: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Slices [start, stop) of bytes, joined and seen as elements, with the int64 [n + 1] offsets of
-    the slices.
+    """Slices [start, stop) of bytes, joined and seen as elements.
+
+    Also the int64 [n + 1] offsets of the slices.
     """
     lengths = stops - starts
     offsets = np.concatenate([[0], np.cumsum(lengths)])

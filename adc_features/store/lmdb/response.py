@@ -19,8 +19,9 @@ _MICROSECONDS = 1_000_000
 
 
 class ViewAnswer(NamedTuple):
-    """The features of one view: names as asked -> names as shown; version: (name, number) when it
-    is to be told.
+    """The features of one view: names as asked -> names as shown.
+
+    version: (name, number) when it is to be told.
     """
 
     answer: Answer
@@ -43,8 +44,9 @@ class ColumnarResponse(feast.OnlineResponse):
         self._entities, self._views, self._feature_types = entities, views, feature_types
 
     def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
-        """Name -> values in the order of the request, None where absent; on wish also name__ts ->
-        seconds since 1970.
+        """Name -> values in the order of the request, None where absent.
+
+        include_event_timestamps: add name__ts -> seconds since 1970.
         """
         shown: dict[str, Any] = {}
         for name, values in self._entities.items():
@@ -124,8 +126,10 @@ def columnar_response(  # noqa: PLR0917  (Feast's own order)
     full_feature_names: bool,
     tell_versions: bool,
 ) -> ColumnarResponse | None:
-    """What `store` (an LmdbOnlineStore) answers without a proto; None where Feast has to answer:
-    on-demand views, delegated views, keys that are not plainly of their types.
+    """What `store` (an LmdbOnlineStore) answers without a proto.
+
+    None where Feast has to answer: on-demand views, delegated views, and keys that are not plainly
+    of their types.
     """
     asked = by_column(entity_rows)
     if asked is None or getattr(features, "precompute_online", False):

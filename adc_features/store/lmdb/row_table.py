@@ -102,17 +102,16 @@ class Answer:
     parts: tuple[Part, ...]
 
     def held(self, name: str) -> np.ndarray:
-        """bool [n]: rows that were found and were written with this feature, as a value or as a
-        null.
-        """
+        """Which rows were found and were written with this feature, null or not: bool [n]."""
         held = np.zeros(len(self.found), bool)
         for places, records in self.parts:
             held[places] = records.column(name) is not None
         return held
 
     def column(self, name: str, kind: pa.DataType) -> Column:
-        """A feature in the order of the keys, not valid where absent; not by way of Arrow unless
-        its rows were written with several schemas.
+        """A feature in the order of the keys, not valid where absent.
+
+        Arrow stands in between only where the rows were written with several schemas.
         """
         if len(self.parts) == 1:
             places, records = self.parts[0]
@@ -144,8 +143,9 @@ class Answer:
         return array.take(pa.array(place, mask=place < 0))
 
     def to_python(self, name: str, convert: Mapping[str, Callable[[list], list]]) -> list:
-        """The same as Python values; convert: kind -> what turns a column's values into those to
-        show.
+        """The same as Python values.
+
+        convert: kind -> what turns a column's values into those to show.
         """
         shown: list = [None] * len(self.found)
         for places, records in self.parts:
@@ -226,10 +226,9 @@ def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Ro
 def glance(
     environment: Environment, table: str, *, samples: int
 ) -> tuple[int, list[tuple[int, bytes]]]:
-    """The number of rows, and of so many with the newest event times: the time (microseconds) and
-    the key, newest first.
+    """The number of rows, and the newest `samples` of them: time (microseconds) and key.
 
-    Without samples it costs the same for any number of rows.
+    Newest first. Without samples it costs the same for any number of rows.
     """
     with environment.reading(table) as txn:
         if txn is None:
@@ -258,8 +257,9 @@ def delete(environment: Environment, table: str, keys: Iterable[bytes]) -> int:
 
 
 def _put(txn: Any, rows: Rows) -> int:
-    """Sorted rows with distinct keys: appended when they come after everything in the table, else
-    where they are newer.
+    """Put sorted rows with distinct keys; returns how many were written.
+
+    They are appended when they come after everything in the table, else put where they are newer.
     """
     keys = rows.keys.to_numpy(zero_copy_only=False).tolist()
     cursor = txn.cursor()

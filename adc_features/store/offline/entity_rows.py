@@ -24,10 +24,10 @@ TIME = "event_timestamp"
 
 
 def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table | ds.Dataset:
-    """Entity rows as Arrow: a table or dataset as it is, pandas and polars converted, text run as
-    DuckDB SQL (file names relative to the repository).
+    """Entity rows as an Arrow table or dataset.
 
-    Raises InputError for anything else, and for SQL that DuckDB refuses.
+    Text is run as DuckDB SQL, its file names relative to the repository. Raises InputError for what
+    is no frame, and for SQL that DuckDB refuses.
     """
     if isinstance(entity, pa.Table | ds.Dataset):
         return entity
@@ -76,9 +76,7 @@ def time_column(entity: pa.Schema) -> str:
 
 
 def table_pieces(entity: pa.Table | ds.Dataset, rows: int) -> Iterator[pa.Table]:
-    """A table whole; a dataset in tables of at least `rows` rows, one after the other, at least
-    one.
-    """
+    """A table as it is; a dataset in tables of at least `rows` rows, at least one table."""
     if isinstance(entity, pa.Table):
         yield entity
         return
@@ -180,8 +178,9 @@ def _moments(column: Any) -> Any:
 
 
 def keys_between(sources: list[ViewSource], start: datetime, end: datetime) -> pa.Table:
-    """Every distinct (key, time) of the views' rows with start <= time <= end: the entity rows when
-    none are given.
+    """Every distinct (key, time) of the views with start <= time <= end.
+
+    They are the entity rows when none are given.
     """
     keys = list(dict.fromkeys(key for source in sources for key in source.keys))
     tables = []

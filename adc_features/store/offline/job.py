@@ -74,8 +74,9 @@ class AsofRetrievalJob(feast.RetrievalJob):
     def persist(
         self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None
     ) -> None:
-        """Write the result, on-demand features included, as Parquet; a reader sees the file when it
-        is complete.
+        """Write the result, on-demand features included, as Parquet.
+
+        A reader sees the file when it is complete.
         """
         source = storage.to_data_source()
         filesystem, path = location_of(source, self._repo_path)

@@ -79,8 +79,9 @@ class IdIndex:
         return row
 
     def _same_strings(self, rows: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
-        """bool [M]: is the string of the row this id? Arrow trusts offsets and would read anywhere,
-        so those it needs are checked first.
+        """Whether the string of each row is the id: bool [M].
+
+        Arrow trusts offsets and would read anywhere, so those it needs are checked first.
         """
         assert self.strings is not None
         offsets, text = string_buffers(self.strings)
@@ -102,9 +103,7 @@ def string_buffers(strings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build_index(item_ids: np.ndarray) -> tuple[IdIndex, np.ndarray]:
-    """The index of unique ids int64 or str [N >= 1], and the order in which the rows must be
-    stored: int64 [N].
-    """
+    """The index of unique ids int64 or str [N >= 1], and the order of their rows, int64 [N]."""
     base, seed, text = 0, 0, item_ids.dtype.kind == "U"
     if not text:
         base = int(item_ids.min())
@@ -193,9 +192,7 @@ def _code_points(item_ids: np.ndarray) -> np.ndarray:
 
 
 def _mixed(keys: np.ndarray) -> np.ndarray:
-    """A bijection of 64 bits whose upper half depends on every bit (multiply and shift, as in
-    splitmix64).
-    """
+    """A bijection of 64 bits whose upper half depends on every bit (as in splitmix64)."""
     keys = keys ^ (keys >> _SHIFT)
     keys *= np.uint64(0x9E3779B97F4A7C15)
     keys ^= keys >> np.uint64(29)

@@ -54,8 +54,9 @@ WHAT_TO_DO = "publish the generation again, which writes its packed files anew"
 
 
 def record_type(schema: Mapping[str, Any]) -> np.dtype:
-    """How one record is laid out: stored weights, codes + 1, profile number; packed,
-    little-endian.
+    """How one record is laid out: stored weights, codes + 1, profile number.
+
+    It is packed, and little-endian.
     """
     stored = sum(c is None for c in schema["constant_weights"])
     code_bytes = PackedCodes.of(schema["codebook_size"], schema["length"]).bytes
@@ -97,8 +98,9 @@ class PackedCodes(NamedTuple):
         return out
 
     def unpacked(self, records: np.ndarray, *, at: int) -> np.ndarray:
-        """The inverse, int32 [N, L], of records uint8 [N, W], contiguous, whose codes begin at byte
-        `at`.
+        """The inverse, int32 [N, L].
+
+        records: uint8 [N, W], contiguous; their codes begin at byte `at`.
         """
         if self.bits == 8:
             return records[:, at : at + self.bytes].astype(np.int32)
@@ -112,8 +114,9 @@ class PackedCodes(NamedTuple):
 
 
 def span(places: np.ndarray) -> np.ndarray | slice:
-    """Places as a slice where they are adjacent, as those of behavioural positions are: numpy
-    copies a slice many times faster.
+    """Places as a slice where they are adjacent, as those of behavioural positions are.
+
+    Numpy copies a slice many times faster.
     """
     adjacent = len(places) and places[-1] - places[0] == len(places) - 1
     return slice(int(places[0]), int(places[-1]) + 1) if adjacent else places

@@ -137,23 +137,22 @@ class PackedSnapshot:
             )
 
     def lookup(self, item_ids: Iterable[Any]) -> SidTable:
-        """These items in this order, repeats kept; unknown and removed ones with found = False,
-        codes -1 and weights 0.
+        """These items in this order, repeats kept.
 
-        Raises InputError as `checked_ids`, ArtifactError when the file turns out to be altered.
+        Unknown and removed ones have found = False, codes -1 and weights 0. Raises InputError as
+        `checked_ids`, ArtifactError when the file turns out to be altered.
         """
         wanted = checked_ids(item_ids, self.id_type)
         return self._table(wanted, self.gather(wanted))
 
     def features(self, item_ids: Iterable[Any]) -> pa.Table:
-        """The same as `sid_found` and SID_FEATURES, named and typed as a point-in-time join shows
-        them.
-        """
+        """The same as columns, named and typed as a point-in-time join shows them."""
         return feature_table(self.gather(checked_ids(item_ids, self.id_type)))
 
     def table(self) -> tuple[SidTable, np.ndarray]:
-        """Every row of the file, in its order, and each row's cut-off (int64 [N], microseconds
-        since 1970 UTC).
+        """Every row of the file, in its order, and each row's cut-off.
+
+        int64 [N], microseconds since 1970 UTC.
         """
         gathered = self._sound(lambda: self._decode(np.arange(len(self))))
         return self._table(self.item_ids, gathered), gathered.profile["sid_as_of"]
@@ -176,8 +175,10 @@ class PackedSnapshot:
         return self._sound(lambda: self._decode(self._index.find(item_ids)))
 
     def _sound(self, read: Callable[[], T]) -> T:
-        """What `read` returns; a row, profile or string that is not there means that the file is no
-        longer what was written.
+        """What `read` returns.
+
+        A row, profile or string that is not there means that the file is no longer what was
+        written.
         """
         try:
             return read()
@@ -220,8 +221,10 @@ class PackedSnapshot:
 
 
 def feature_table(gathered: Gathered) -> pa.Table:
-    """bool `sid_found`, then SID_FEATURES without nulls, `sid_as_of` as timestamp[us, UTC], null
-    for unknown items (as `rows.with_missing_visible`).
+    """What was gathered as `sid_found` bool, then SID_FEATURES without nulls.
+
+    `sid_as_of` is timestamp[us, UTC], null for unknown items (as `rows.with_missing_visible` has
+    it).
     """
     sid, weight, profile = gathered
     offsets = pa.array(np.arange(len(sid) + 1, dtype=np.int32) * sid.shape[1])

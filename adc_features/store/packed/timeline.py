@@ -32,8 +32,9 @@ its manifest.
 
 
 class PackedTimeline:
-    """Open packed snapshots, each complete, of one vocabulary; `servable_at`: datetime64[us], when
-    each could first be served.
+    """Open packed snapshots, each complete, of one vocabulary.
+
+    `servable_at`: datetime64[us], when each could first be served.
 
     A snapshot counts from its servable_at (included) until the next one's. Threads and DataLoader
     workers may share it.
@@ -89,11 +90,11 @@ class PackedTimeline:
         return self.snapshots[place - 1]
 
     def gather(self, item_ids: Iterable[Any], times: np.ndarray) -> Codes:
-        """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as
-        served at times datetime64 [M], UTC.
+        """The codes of items [M] as served at times datetime64 [M], UTC.
 
-        Rows before the first snapshot, and unknown items, have codes -1 and weights 0. Raises
-        InputError for a missing time and as `checked_ids` for ids.
+        Returns codes int32 [M, L], weights float32 [M, L] and reliability float32 [M]. Rows before
+        the first snapshot, and unknown items, have codes -1 and weights 0. Raises InputError for a
+        missing time and as `checked_ids` for ids.
         """
         wanted = checked_ids(item_ids, self.snapshots[0].id_type)
         if times.dtype.kind != "M" or times.shape != wanted.shape:
@@ -118,9 +119,7 @@ class PackedTimeline:
         return sid, weight, reliability
 
     def _gather(self, item_ids: np.ndarray, times: np.ndarray) -> Codes:
-        """One block: its rows grouped by snapshot, each group gathered, then put back into
-        order.
-        """
+        """One block: grouped by snapshot, gathered group by group, put back into order."""
         # 0: before the first
         which = np.searchsorted(self.servable_at, times, side="right").astype(np.int16)
         served = np.flatnonzero(np.bincount(which, minlength=1))

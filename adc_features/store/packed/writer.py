@@ -45,11 +45,11 @@ def write_snapshot(
     codebook_hash: str,
     weight_dtype: str,
 ) -> None:
-    """Pack a snapshot whose rows have the cut-offs sid_as_of (int64 [N], microseconds since 1970
-    UTC) into `path`: beside, synced, renamed.
+    """Pack a snapshot into `path`, which is replaced at once.
 
-    weight_dtype: 'float32' or 'float16'. Raises InputError when a weight does not fit it exactly:
-    encode rounds once, nothing rounds after.
+    sid_as_of: the cut-off of each row, int64 [N], microseconds since 1970 UTC. weight_dtype:
+    'float32' or 'float16'. Raises InputError when a weight does not fit it exactly: encode rounds
+    once, nothing rounds after.
     """
     index, order = build_index(snapshot.item_ids)
     numbers, profiles = _profiles(snapshot, sid_as_of)
@@ -97,8 +97,9 @@ def write_snapshot(
 
 
 def _weights(snapshot: SidTable, dtype: np.dtype) -> tuple[np.ndarray, list[float | None]]:
-    """Weights at the positions where they vary [N, S], in `dtype`, and for each position its
-    constant or None.
+    """Weights at the positions where they vary, [N, S] in `dtype`.
+
+    Also for each position the weight that is the same wherever there is a code, or None.
     """
     weight, coded = snapshot.sid_weight, snapshot.sid >= 0
     constants: list[float | None] = []

@@ -278,9 +278,7 @@ class Source:
             ) from error
 
     def _plain_numbers(self, name: str) -> bool:
-        """Whether no name of a directory would lose anything as a number, such as a zero in
-        front.
-        """
+        """Whether names of directories are plain numbers, without a zero in front or the like."""
         import pyarrow.dataset as ds
 
         for run in self.runs if any(name in run.texts for run in self.runs) else ():

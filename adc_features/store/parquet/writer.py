@@ -76,8 +76,10 @@ def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: A
 
 
 def _repeating(schema: pa.Schema) -> list[str]:
-    """Columns of texts and short integers (codes), lists' elements among them, by Parquet's own
-    paths: times, long integers and fractions hardly repeat.
+    """The columns whose values repeat, by Parquet's own paths.
+
+    Texts and short integers (codes), lists of them too; times, long integers and fractions hardly
+    repeat.
     """
     empty = io.BytesIO()
     pq.ParquetWriter(empty, schema).close()

@@ -148,8 +148,9 @@ def _write_rows(
     fresh: Sequence[PublishedSnapshot],
     snapshots: Sequence[SidTable],
 ) -> None:
-    """The rows of all entries into the new publication `aside`: those kept from `target`, the fresh
-    ones from their snapshots.
+    """Write the rows of all entries into the new publication `aside`.
+
+    Those kept come from `target`, the fresh ones from their snapshots.
     """
     for folder in ("rows", "packed"):
         (aside / folder).mkdir()
@@ -169,8 +170,9 @@ def _pack(
     *,
     weight_dtype: str,
 ) -> None:
-    """Packed files for all entries, oldest first: those before the first change are kept, those
-    from it on complete the one before them.
+    """Write the packed files of all entries, oldest first.
+
+    Those before the first change are kept; from it on each completes the one before it.
     """
     before: PackedSnapshot | None = None
     changed = False
@@ -204,8 +206,9 @@ def _pack(
 
 
 def _keep(old: Path, new: Path) -> None:
-    """The same file under another directory: files are never changed in place, so a second name is
-    enough where the system has them.
+    """Give a file a second name, under another directory.
+
+    Files are never changed in place, so that is enough where the system has links.
     """
     try:
         os.link(old, new)

@@ -56,8 +56,9 @@ class PublishedSnapshot:
 
     @property
     def packed(self) -> str:
-        """Where its packed file is: the same rows and, carried forward, the last row of every other
-        item.
+        """Where its packed file is.
+
+        It holds the same rows and, carried forward, the last row of every other item.
         """
         return f"packed/{self._name}.sids"
 
@@ -195,8 +196,9 @@ def published_rows(target: Path, live: LiveGeneration, snapshot: PublishedSnapsh
 
 
 def published_entries(target: Path, live: LiveGeneration) -> list[PublishedSnapshot]:
-    """What is published already; raises GenerationMismatch when it was made with another
-    codebook.
+    """What is published already.
+
+    Raises GenerationMismatch when it was made with another codebook.
     """
     if not target.exists():
         return []
@@ -211,8 +213,9 @@ def published_entries(target: Path, live: LiveGeneration) -> list[PublishedSnaps
 
 
 def check_same_ids(repo: Path, entity: str, kind: IdType) -> None:
-    """Refuse ids of another type than what is published for the same entity: they would
-    never join.
+    """Refuse ids of another type than what is published for the same entity.
+
+    They would never join.
     """
     known: set[IdType] = {g.id_type for g in live_generations(repo)} if entity == "item" else set()
     known |= {

@@ -154,8 +154,9 @@ def check_validity(rows: pa.Table, *, resolution: timedelta) -> None:
 
 
 def _checked(table: pa.Table, key: str, name: str) -> pa.Table:
-    """The table with event_timestamp in microseconds, refused when Feast could not carry it
-    faithfully.
+    """The table with event_timestamp in microseconds.
+
+    Raises InputError for what Feast could not carry faithfully.
     """
     check_timed(table, [key], name=name)
     for field in feature_schema(table.schema):

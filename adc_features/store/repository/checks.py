@@ -83,8 +83,9 @@ def _config_problems(repo: Path, config: dict[str, Any]) -> list[str]:
 
 
 def _registry_problems(repo: Path, config: dict[str, Any]) -> list[str]:
-    """A relative registry is found from any folder where one of our classes is loaded, since Feast
-    itself takes the current folder.
+    """A relative registry, where none of our classes lets it be found from any folder.
+
+    Feast itself takes it relative to the current folder.
     """
     registry = config.get("registry")
     if not isinstance(registry, dict) or registry.get("registry_type") != "sql":

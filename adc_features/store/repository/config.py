@@ -170,11 +170,11 @@ def settings(repo: Path) -> Settings:
 
 
 def registry_beside(location: str, repo: Path) -> str:
-    """Where a registry is: a relative SQLite file lies in the repository, whichever folder a
-    process runs in.
+    """Where a registry is.
 
-    location: as feature_store.yaml has it; URLs of other databases, of absolute files and of memory
-    stay as they are.
+    A relative SQLite file lies in the repository, whichever folder a process runs in; URLs of other
+    databases, of absolute files and of memory stay as they are. location: as feature_store.yaml has
+    it.
     """
     found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(\?.*)?", location)
     if found is None:

@@ -28,8 +28,9 @@ IdType = Literal["string", "int64"]
 
 @dataclass(frozen=True)
 class LiveGeneration:
-    """One entry of live_generations.json: what the declarations and the lookups need to know of a
-    published generation.
+    """What declarations and lookups need to know of a published generation.
+
+    One entry of live_generations.json.
     """
 
     id: str
@@ -46,8 +47,9 @@ class LiveGeneration:
 
 
 def sid_view_name(generation_id: str) -> str:
-    """The feature view of a generation: the generation is in its name, so codes of two never meet
-    in one view.
+    """The name of the feature view of a generation.
+
+    The generation is in it, so that codes of two generations are never mixed in one view.
     """
     return f"item_sid_{generation_id}"
 
@@ -102,8 +104,9 @@ def live_generations(repo: Path) -> list[LiveGeneration]:
 
 @functools.lru_cache(maxsize=8)
 def _listed(path: Path, version: tuple[int, ...]) -> tuple[LiveGeneration, ...]:
-    """The entries of one version of the file: every online read asks for them, and it is replaced
-    by renaming.
+    """The entries of one version of the file, which is replaced by renaming.
+
+    Every online read asks for them.
     """
     try:
         entries = checked(json.loads(path.read_text(encoding="utf-8")), path)["generations"]
@@ -156,8 +159,9 @@ def publication_path(repo: Path, generation_id: str) -> Path:
 
 
 def deletable_publication(repo: Path, generation_id: str) -> Path:
-    """The same, to be deleted: raises ArtifactError too when `data` or the directory is a symbolic
-    link.
+    """The same, to be deleted.
+
+    Raises ArtifactError too when `data` or the directory is a symbolic link.
     """
     name = f"data/{_publication(generation_id)}"
     return deletable(Path(repo), name, said_by=f"generation {generation_id!r}")
@@ -168,8 +172,9 @@ def _publication(generation_id: str) -> str:
 
 
 def publication_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
-    """The manifest of a publication; raises ArtifactError too when it does not name the files of
-    every snapshot.
+    """The manifest of a publication.
+
+    Raises ArtifactError too when it does not name the files of every snapshot.
     """
     manifest = read_manifest(directory, verify=verify)
     try:
