@@ -183,12 +183,8 @@ def _exact(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 def _spelled(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Texts as the numbers, times or truth values that they spell."""
-    if pa.types.is_floating(wanted):
-        return (
-            _number(array.cast(pa.float64()), wanted)
-            if wanted != pa.float64()
-            else array.cast(wanted)
-        )
+    if pa.types.is_floating(wanted) and wanted != pa.float64():
+        return _number(array.cast(pa.float64()), wanted)
     return array.cast(wanted)
 
 

@@ -210,8 +210,6 @@ def arrow_schema(view: FeatureView) -> pa.Schema:
 def _feast_type(kind: pa.DataType) -> Any:
     from adc_features.store import _compat as feast
 
-    return (
-        feast.Array(_feast_type(kind.value_type))
-        if pa.types.is_list(kind)
-        else getattr(feast, FEATURE_TYPES[kind])
-    )
+    if pa.types.is_list(kind):
+        return feast.Array(_feast_type(kind.value_type))
+    return getattr(feast, FEATURE_TYPES[kind])

@@ -324,13 +324,10 @@ class AsofOfflineStore(feast.OfflineStore):
 
 def _with_dummy_key(table: pa.Table, keys: list[str]) -> pa.Table:
     """Views without an entity are kept under one key that Feast gives them."""
-    return (
-        table
-        if keys
-        else table.append_column(
-            feast.DUMMY_ENTITY_ID, pa.array([feast.DUMMY_ENTITY_VAL] * len(table), pa.string())
-        )
-    )
+    if keys:
+        return table
+    key = pa.array([feast.DUMMY_ENTITY_VAL] * len(table), pa.string())
+    return table.append_column(feast.DUMMY_ENTITY_ID, key)
 
 
 def _to_be_written(

@@ -136,18 +136,10 @@ class OnlineReader:
             return
         problems = online_problems(self._repo, self._schemas, store=self._store, thorough=False)
         known = {} if problems else loaded(self._repo)
-        missing = (
-            []
-            if problems
-            else [
-                view.name
-                for view in self._views
-                if view.name not in known and not self._was_loaded(view)
-            ]
-        )
         problems += [
-            f"nothing of view {name} is online; load it, `adc materialize --run RUN`"
-            for name in missing
+            f"nothing of view {view.name} is online; load it, `adc materialize --run RUN`"
+            for view in (() if problems else self._views)
+            if view.name not in known and not self._was_loaded(view)
         ]
         if problems:
             self._sound = None
@@ -221,15 +213,9 @@ class OnlineReader:
         check_ids(views, keys.schema)
         raw = {name: column for view in views for name, column in self._raw(view, keys).items()}
         features = visible_features(self._repo, views, pa.table(raw))
-        return pa.table(
-            dict(
-                zip(
-                    [*keys.column_names, *features.column_names],
-                    [*keys.columns, *features.columns],
-                    strict=True,
-                )
-            )
-        )
+        for name in features.column_names:
+            keys = keys.append_column(name, features[name])
+        return keys
 
     def columns(self, names: Set[str], *, key: str, ids: np.ndarray) -> dict[str, Column]:
         """Some features of ids as columns: what a request is scored from.

@@ -250,17 +250,14 @@ class LmdbOnlineStore(feast.OnlineStore):
         )
         names = sorted({name for _, records in answer.parts for name in records.schema.place})
         columns = {name: (protos(answer, name), answer.held(name)) for name in names}
-        return [
-            (
-                (
-                    EPOCH + timedelta(microseconds=int(answer.event[i])),
-                    {name: values[i] for name, (values, held) in columns.items() if held[i]},
-                )
-                if answer.found[i]
-                else (None, None)
-            )
-            for i in range(len(entity_keys))
-        ]
+
+        def row(i: int) -> tuple[datetime | None, dict[str, Any] | None]:
+            if not answer.found[i]:
+                return None, None
+            held = {name: values[i] for name, (values, held) in columns.items() if held[i]}
+            return EPOCH + timedelta(microseconds=int(answer.event[i])), held
+
+        return [row(i) for i in range(len(entity_keys))]
 
     async def online_read_async(self, *args: Any, **kwargs: Any) -> Any:
         """The same, in a thread."""

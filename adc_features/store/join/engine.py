@@ -136,14 +136,10 @@ class PreparedView:
         lost = np.asarray(times.is_null()) if times.null_count else None
         # rows without a time are nobody's; until they are left out, any time will do
         if lost is not None:
-            times = pc.fill_null(
-                times,
-                (
-                    times.drop_null()[0]
-                    if times.null_count < len(times)
-                    else pa.scalar(0, pa.int64()).cast(times.type)
-                ),
-            )
+            any_time = pa.scalar(0, pa.int64()).cast(times.type)
+            if times.null_count < len(times):
+                any_time = times.drop_null()[0]
+            times = pc.fill_null(times, any_time)
         at = microseconds(times, space=self._space)
         del times  # one column in memory beside its numbers, not all
         keys, codes = KeyCodes.of_features(

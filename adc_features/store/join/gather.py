@@ -66,11 +66,9 @@ class RowPicks:
     @cached_property
     def validity(self) -> pa.Buffer | None:
         """The bitmap of rows that are there; None when all are."""
-        return (
-            pa.py_buffer(np.packbits(~self.missing, bitorder="little"))
-            if self.any_missing
-            else None
-        )
+        if not self.any_missing:
+            return None
+        return pa.py_buffer(np.packbits(~self.missing, bitorder="little"))
 
     @cached_property
     def null_count(self) -> int:
@@ -243,11 +241,9 @@ def _whole(numbers: np.ndarray) -> np.ndarray:
 
     Numpy copies them five times faster than rows of a matrix.
     """
-    return (
-        numbers
-        if numbers.ndim == 1
-        else numbers.view(f"V{numbers.itemsize * numbers.shape[1]}").reshape(-1)
-    )
+    if numbers.ndim == 1:
+        return numbers
+    return numbers.view(f"V{numbers.itemsize * numbers.shape[1]}").reshape(-1)
 
 
 def array_of(kind: pa.DataType, numbers: np.ndarray, picks: RowPicks | None = None) -> pa.Array:

@@ -63,9 +63,9 @@ class KeyCodes:
             zip(columns, self._columns, names, strict=True)
         ):
             own = codes.of(_comparable(_plain(column, name=name), codes.type, name))
-            paired = (
-                _place_in(self._pairs[place - 1], _pair(paired, own, codes.size)) if place else own
-            )
+            if place:
+                own = _place_in(self._pairs[place - 1], _pair(paired, own, codes.size))
+            paired = own
         return paired
 
 
@@ -143,11 +143,9 @@ def _plain(column: Column, *, name: str = "a key of the features") -> Column:
         return _whole(column, name)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
-    return (
-        column.cast(pa.binary())
-        if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-        else column
-    )
+    if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return column.cast(pa.binary())
+    return column
 
 
 def _comparable(column: Column, wanted: pa.DataType, name: str) -> Column:

@@ -71,9 +71,8 @@ class Environment:
     def reading(self, table: str) -> Iterator[Any]:
         """A transaction on the table as of one moment.
 
-        None when there is no such table, or when there never was the directory.
-
-        Raises ArtifactError when it cannot be opened, is damaged, or was there before and is gone.
+        None when there is no such table, or when there never was the directory. Raises
+        ArtifactError when it cannot be opened, is damaged, or was there before and is gone.
         """
         if status_of(self.path, DATA) is None:
             if self._was_there:
@@ -90,8 +89,8 @@ class Environment:
                     with self._begin(handle) as txn:
                         yield txn if self._exists(txn) else None
                 elif self._writes:
-                    with self._own(table) as txn:
-                        yield txn
+                    with self._own(table) as own:
+                        yield own
                 else:
                     yield None
         except lmdb.Error as error:
@@ -106,10 +105,10 @@ class Environment:
         `change` is called again from the start when the map had to grow. Raises ArtifactError when
         the disk is full or the directory may not be written; nothing is changed then.
         """
+        if not self._writes:
+            with self._exclusive(write=True):
+                pass  # those who enter meanwhile wait for this one, not it for them
         while True:
-            if not self._writes:
-                with self._exclusive(write=True):
-                    pass  # those who enter meanwhile wait for this one, not it for them
             try:
                 with self._entered(write=True):
                     with self._begin(self._table(table, create=True), write=True) as txn:
@@ -125,8 +124,8 @@ class Environment:
             except (lmdb.NotFoundError, lmdb.BadDbiError):
                 self._files = None  # as in _exists
             except lmdb.Error as error:
-                # a full disk shows as a short write, that is as "Input/output error"
-                # after a failed write LMDB may refuse further ones: open afresh at the next use
+                # a full disk shows as a short write, that is as "Input/output error"; after a
+                # failed write LMDB may refuse further ones: open afresh at the next use
                 self._files = None
                 raise ArtifactError(
                     f"{self.path} could not be written ({error}); nothing was changed, make room or"
@@ -221,14 +220,13 @@ class Environment:
                         yield None if handle is None else OwnTable(reading, handle)
                     return
             with self._begin(None):
-                pass  # which mends either, but not while others wait for their turn to open
+                pass  # which mends either
 
     def _exists(self, txn: Any) -> bool:
         try:
             txn.cursor().first()
         except (lmdb.NotFoundError, lmdb.BadDbiError):
-            # another process dropped the table since we opened it: LMDB finds a new one only when
-            # it opens afresh
+            # another process dropped the table; LMDB finds a new one only when it opens afresh
             self._files = None
             return False
         return True

@@ -231,14 +231,8 @@ def python_values(answer: Answer, name: str, value_type: feast.ValueType | None)
     """A feature of an answer as Feast shows it in Python, None where absent."""
 
     def opaque(values: list) -> list:
-        return [
-            (
-                None
-                if value is None
-                else feast.feast_value_type_to_python_type(_parsed(value), value_type)
-            )
-            for value in values
-        ]
+        shown = feast.feast_value_type_to_python_type
+        return [None if value is None else shown(_parsed(value), value_type) for value in values]
 
     return answer.to_python(name, {**_SHOWN, OPAQUE: opaque})
 

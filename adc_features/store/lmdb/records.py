@@ -111,12 +111,8 @@ def encode(
     if not (n := len(event)):
         return pa.array([], pa.large_binary())
     head = np.zeros(n, schema.head)
-    head["version"], head["schema"], head["event"], head["created"] = (
-        VERSION,
-        schema.id,
-        event,
-        created,
-    )
+    head["version"], head["schema"] = VERSION, schema.id
+    head["event"], head["created"] = event, created
     nulls = np.zeros((n, len(schema.features)), bool)
     bodies, end = [], np.zeros(n, np.int64)
     for i, (name, kind) in enumerate(schema.features):
@@ -213,13 +209,8 @@ def decode(
             columns.append(_text_lists(kind, body, begins + start, begins + ends[i], valid[:, i]))
         else:
             _require((ends[i] - start) % KINDS[kind].element.itemsize == 0)
-            columns.append(
-                Column(
-                    kind,
-                    *_gather(body, begins + start, begins + ends[i], KINDS[kind].element),
-                    valid[:, i],
-                )
-            )
+            found = _gather(body, begins + start, begins + ends[i], KINDS[kind].element)
+            columns.append(Column(kind, *found, valid[:, i]))
     return Records(Schema(tuple(shown)), head["event"], head["created"], tuple(columns))
 
 
@@ -312,26 +303,16 @@ def _body(array: pa.Array, name: str) -> pa.LargeBinaryArray:
     if not pa.types.is_primitive(array.type.value_type):
         return _text_bodies(array)
     numbers = np.ascontiguousarray(plain_numbers(inner))
-    ends = np.concatenate(
-        [
-            [0],
-            np.cumsum(
-                pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False),
-                dtype=np.int64,
-            ),
-        ]
-    )
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return _binary(numbers.view(np.uint8), ends * numbers.itemsize, _validity(array))
 
 
 def _validity(array: pa.Array) -> pa.Buffer | None:
-    return (
-        pa.py_buffer(
-            np.packbits(array.is_valid().to_numpy(zero_copy_only=False), bitorder="little")
-        )
-        if array.null_count
-        else None
-    )
+    if not array.null_count:
+        return None
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    return pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
 def _binary(

@@ -153,14 +153,10 @@ def columnar_response(  # noqa: PLR0917  (Feast's own order)
         if keys is None or not store.holds(config, table):
             return None
         prefix = f"{table.projection.name_to_use()}__" if full_feature_names else ""
-        version = (
-            (
-                table.projection.name_alias or table.projection.name,
-                getattr(table, "current_version_number", 0) or 0,
-            )
-            if tell_versions
-            else None
-        )
+        version = None
+        if tell_versions:
+            shown_as = table.projection.name_alias or table.projection.name
+            version = shown_as, getattr(table, "current_version_number", 0) or 0
         answer = store.read(config, table, keys, names)
         shown = {name: prefix + name for name in names}
         types |= {

@@ -117,11 +117,8 @@ class Answer:
             places, records = self.parts[0]
             column = records.column(name)
             if column is not None and KINDS[column.kind].arrow == kind:
-                return (
-                    column
-                    if len(places) == len(self.found)
-                    else column.scattered(places, len(self.found))
-                )
+                n = len(self.found)
+                return column if len(places) == n else column.scattered(places, n)
         return Column.from_arrow(self.to_arrow(name, kind))
 
     def to_arrow(self, name: str, kind: pa.DataType) -> pa.Array:
@@ -182,11 +179,8 @@ def read(
         records = [record for record in got if record is not None]
         ids = schema_ids(records)
         schemas = {name: _schema(txn, name, environment) for name in set(ids.tolist())}
-    found, event, expired = (
-        np.ones(len(keys), bool),
-        np.zeros(len(keys), np.int64),
-        np.zeros(len(keys), bool),
-    )
+    found, expired = np.ones(len(keys), bool), np.zeros(len(keys), bool)
+    event = np.zeros(len(keys), np.int64)
     if len(records) < len(keys):
         found = np.fromiter((record is not None for record in got), bool, len(keys))
     event[found], _ = times(records)
@@ -233,12 +227,8 @@ def glance(
     with environment.reading(table) as txn:
         if txn is None:
             return 0, []
-        schemas = sum(
-            1
-            for _ in takewhile(
-                lambda key: key.startswith(_SCHEMA), txn.cursor().iternext(keys=True, values=False)
-            )
-        )
+        keys = txn.cursor().iternext(keys=True, values=False)
+        schemas = sum(1 for _ in takewhile(lambda key: key.startswith(_SCHEMA), keys))
         rows, newest = txn.stat()["entries"] - schemas, list[tuple[int, bytes]]()
         cursor = (pair for pair in txn.cursor() if not pair[0].startswith(_SCHEMA))
         while samples and (piece := list(islice(cursor, ROWS_AT_ONCE))):

@@ -83,11 +83,8 @@ def table_pieces(entity: pa.Table | ds.Dataset, rows: int) -> Iterator[pa.Table]
     waiting = [entity.schema.empty_table()]
     for fragment in entity.get_fragments():
         _check_entity_file(fragment, entity.schema)
-        for group in (
-            fragment.split_by_row_group()
-            if isinstance(fragment, ds.ParquetFileFragment)
-            else [fragment]
-        ):
+        is_parquet = isinstance(fragment, ds.ParquetFileFragment)
+        for group in fragment.split_by_row_group() if is_parquet else [fragment]:
             waiting.append(group.to_table(entity.schema, batch_size=1 << 30, use_threads=False))
             if sum(map(len, waiting)) >= rows:
                 yield pa.concat_tables(waiting)
@@ -143,9 +140,8 @@ def time_span(entity: pa.Table | ds.Dataset, time: str) -> tuple[datetime | None
     ]
     if not ends:
         return None, None
-    return moment(np.datetime64(int(min(first for first, _ in ends)), "us")), moment(
-        np.datetime64(int(max(last for _, last in ends)), "us")
-    )
+    first, last = min(first for first, _ in ends), max(last for _, last in ends)
+    return moment(np.datetime64(int(first), "us")), moment(np.datetime64(int(last), "us"))
 
 
 def _from_pandas(frame: Any) -> pa.Table:

@@ -33,12 +33,8 @@ class AsofRetrievalJob(feast.RetrievalJob):
         repo_path: Path | None = None,
     ) -> None:
         super().__init__()
-        self._batches, self._full_feature_names, self._on_demand, self._metadata = (
-            batches,
-            full_feature_names,
-            on_demand or [],
-            metadata,
-        )
+        self._batches, self._full_feature_names = batches, full_feature_names
+        self._on_demand, self._metadata = on_demand or [], metadata
         self._repo_path = repo_path
 
     @property

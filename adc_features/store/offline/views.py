@@ -168,11 +168,8 @@ def location_of(source: Any, repo_path: Path | None) -> tuple[Any, str]:
     if not isinstance(source, feast.FileSource) or not (
         source.file_format is None or isinstance(source.file_format, feast.ParquetFormat)
     ):
-        kind = (
-            type(source).__name__
-            if not isinstance(source, feast.FileSource)
-            else type(source.file_format).__name__
-        )
+        is_file = isinstance(source, feast.FileSource)
+        kind = type(source.file_format if is_file else source).__name__
         raise InputError(
             f"the source is a {kind}; this store reads Parquet through FileSource, use another"
             " offline store for it"

@@ -55,9 +55,8 @@ class IdIndex:
             except pa.ArrowInvalid as error:
                 raise IndexError(str(error)) from error
             return id_array(self.strings)
-        return (self.keys.astype(np.uint64) + np.int64(self.base).astype(np.uint64)).astype(
-            np.int64
-        )
+        ids = self.keys.astype(np.uint64) + np.int64(self.base).astype(np.uint64)
+        return ids.astype(np.int64)
 
     def find(self, item_ids: np.ndarray) -> np.ndarray:
         """The row of each id that `checked_ids` returned, N where it is absent: int64 [M]."""
@@ -132,13 +131,8 @@ def checked_ids(item_ids: Iterable[Any], id_type: str) -> np.ndarray:
         item_ids = id_array(item_ids)
     if not isinstance(item_ids, np.ndarray) or item_ids.dtype == object:
         item_ids = list(item_ids)
-        if len(types := {t.__name__ for t in map(type, item_ids)}) > 1 or types - {
-            "str",
-            "int",
-            "str_",
-            "int64",
-            "int32",
-        }:
+        types = {type(each).__name__ for each in item_ids}
+        if len(types) > 1 or types - {"str", "int", "str_", "int64", "int32"}:
             raise InputError(
                 f"item ids are of type {' and '.join(sorted(types))}; this catalogue's are all"
                 f" {id_type}, convert them"

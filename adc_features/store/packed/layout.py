@@ -148,9 +148,8 @@ def read_header(data: Any, path: Path) -> dict[str, Any]:
             f"{path} has {len(data)} bytes, its header says {header['file_bytes']}; the file was"
             f" cut or appended to, {WHAT_TO_DO}"
         )
-    if header["schema_hash"] != schema_hash(header["schema"]) or header["schema"][
-        "profile_fields"
-    ] != [list(field) for field in PROFILE.descr]:
+    schema, fields = header["schema"], [list(field) for field in PROFILE.descr]
+    if header["schema_hash"] != schema_hash(schema) or schema["profile_fields"] != fields:
         raise ArtifactError(
             f"{path} was written with a schema that this library does not read; {WHAT_TO_DO}"
         )

@@ -89,20 +89,16 @@ class PackedSnapshot:
             datetime.fromisoformat(header[name]) for name in ("as_of", "servable_at", "computed_at")
         )
         sections = {name: self._section(**where) for name, where in header["sections"].items()}
-        self._records, self._profiles = (
-            sections["records"],
-            sections["profiles"].view(PROFILE)[:, 0],
-        )
+        self._records = sections["records"]
+        self._profiles = sections["profiles"].view(PROFILE)[:, 0]
         self.record = record_type(header["schema"])
         constants = header["schema"]["constant_weights"]
         self._constant = np.array([c or 0 for c in constants], np.float32)
         self._stored = span(np.flatnonzero([c is None for c in constants]))
         self._codes = PackedCodes.of(self.codebook_size, self.length)
-        strings = (
-            _arrow_strings(sections["id_offsets"], sections["id_bytes"])
-            if "id_offsets" in sections
-            else None
-        )
+        strings = None
+        if "id_offsets" in sections:
+            strings = _arrow_strings(sections["id_offsets"], sections["id_bytes"])
         self._index = IdIndex(
             sections["keys"], sections["starts"], header["base"], header["seed"], strings
         )
@@ -128,9 +124,8 @@ class PackedSnapshot:
 
         Raises ArtifactError when a bit differs from what was written.
         """
-        if (
-            got := zlib.crc32(memoryview(self._map)[self._header["payload_offset"] :])
-        ) != self._header["crc32"]:
+        got = zlib.crc32(memoryview(self._map)[self._header["payload_offset"] :])
+        if got != self._header["crc32"]:
             raise ArtifactError(
                 f"{self.path} has CRC-32 {got:08x}, its header says {self._header['crc32']:08x};"
                 f" the file was altered, {WHAT_TO_DO}"

@@ -43,14 +43,10 @@ class PackedTimeline:
     def __init__(self, snapshots: Sequence[PackedSnapshot]) -> None:
         if not snapshots:
             raise InputError("no snapshots given; publish at least one before looking codes up")
-        if (
-            len(
-                vocabularies := {
-                    (s.generation, s.codebook_hash, s.codebook_size, s.length) for s in snapshots
-                }
-            )
-            > 1
-        ):
+        vocabularies = {
+            (s.generation, s.codebook_hash, s.codebook_size, s.length) for s in snapshots
+        }
+        if len(vocabularies) > 1:
             raise GenerationMismatch(
                 f"packed snapshots of several codebooks: {sorted(vocabularies)}; codes of two never"
                 " meet, look each up apart"
@@ -108,11 +104,8 @@ class PackedTimeline:
                 " up as of a time"
             )
         rows, length = len(wanted), self.length
-        sid, weight, reliability = (
-            np.empty((rows, length), np.int32),
-            np.empty((rows, length), np.float32),
-            np.empty(rows, np.float32),
-        )
+        sid, weight = np.empty((rows, length), np.int32), np.empty((rows, length), np.float32)
+        reliability = np.empty(rows, np.float32)
         for start in range(0, rows, ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
             sid[part], weight[part], reliability[part] = self._gather(wanted[part], times[part])

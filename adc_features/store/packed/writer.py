@@ -67,11 +67,9 @@ def write_snapshot(
     }
     # the last one is nobody's: no codes, profile 0
     records = np.zeros(len(snapshot) + 1, record_type(schema))
-    records["weight"][:-1], records["code"][:-1], records["profile"][:-1] = (
-        weight[order],
-        codes.packed((snapshot.sid - NO_CODE)[order]),
-        numbers[order],
-    )
+    records["weight"][:-1] = weight[order]
+    records["code"][:-1] = codes.packed((snapshot.sid - NO_CODE)[order])
+    records["profile"][:-1] = numbers[order]
     sections = {
         "keys": index.keys,
         "starts": index.starts,
@@ -106,9 +104,8 @@ def _weights(snapshot: SidTable, dtype: np.dtype) -> tuple[np.ndarray, list[floa
     for position in range(snapshot.length):
         values = weight[coded[:, position], position]
         one = values[:1] if len(values) else np.zeros(1, np.float32)
-        same = np.where(coded[:, position], one, np.float32(0)).view(
-            np.int32
-        ) == np.ascontiguousarray(weight[:, position]).view(np.int32)
+        constant = np.where(coded[:, position], one, np.float32(0)).view(np.int32)
+        same = constant == np.ascontiguousarray(weight[:, position]).view(np.int32)
         constants.append(float(one[0]) if same.all() else None)
     stored = weight[:, [c is None for c in constants]]
     with np.errstate(over="ignore"):

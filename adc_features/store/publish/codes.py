@@ -256,14 +256,8 @@ def _described(
         )
     described = []
     for snapshot, at in zip(snapshots, servable_at, strict=True):
-        got, wanted = (
-            (snapshot.generation, snapshot.codebook_size, snapshot.length),
-            (
-                generation.id,
-                generation.spec.codebook_size,
-                generation.spec.length,
-            ),
-        )
+        got = snapshot.generation, snapshot.codebook_size, snapshot.length
+        wanted = generation.id, generation.spec.codebook_size, generation.spec.length
         if got != wanted:
             raise GenerationMismatch(
                 f"a snapshot has generation, K, L = {got}, the generation to publish {wanted};"

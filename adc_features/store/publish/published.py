@@ -141,14 +141,10 @@ def newest_published(repo: Path) -> datetime | None:
     """
     times = [s.servable_at for g in live_generations(repo) for s in published_snapshots(repo, g.id)]
     for path in (statistics_path(repo) / f"{name}.parquet" for name in STATISTICS):
-        if (
-            path.is_file()
-            and (
-                newest := pc.max(
-                    pq.read_table(path, columns=["event_timestamp"])["event_timestamp"]
-                )
-            ).is_valid
-        ):
+        if not path.is_file():
+            continue
+        newest = pc.max(pq.read_table(path, columns=["event_timestamp"])["event_timestamp"])
+        if newest.is_valid:
             times.append(moment(np.datetime64(newest.cast(TIME).value, "us")))
     return max(times, default=None)
 

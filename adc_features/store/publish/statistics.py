@@ -177,12 +177,8 @@ def _checked(table: pa.Table, key: str, name: str) -> pa.Table:
                 f"{name}: nulls inside the lists of {field.name!r}, which Feast turns into 0; drop"
                 " them"
             )
-        if (
-            pa.types.is_floating(inner)
-            and pc.any(
-                pc.is_nan(pc.list_flatten(column) if inner != field.type else column)
-            ).as_py()
-        ):
+        numbers = pc.list_flatten(column) if inner != field.type else column
+        if pa.types.is_floating(inner) and pc.any(pc.is_nan(numbers)).as_py():
             raise InputError(
                 f"{name}: NaN in {field.name!r}, which would be served as null; use null"
             )

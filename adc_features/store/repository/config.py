@@ -76,11 +76,8 @@ class Settings:
     join_rows: int = 100_000
 
     def __post_init__(self) -> None:
-        if (
-            not isinstance(self.join_rows, int)
-            or isinstance(self.join_rows, bool)
-            or self.join_rows < 1
-        ):
+        rows = self.join_rows
+        if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
             raise InputError(
                 f"adc_features.join_rows is {self.join_rows!r}; expected a whole number of rows, at"
                 " least 1"
