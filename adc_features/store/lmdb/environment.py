@@ -1,13 +1,12 @@
 """One LMDB directory, opened at most once in this process. Reads, writes: data.mdb and lock.mdb; no
 feast here.
 
-Readers never wait for the writer nor block it, not even when they open the directory while another
-process writes; there is one writer at a time, and a change is complete or invisible, also after
-kill -9. LMDB asks that a process opens a directory once, that no
-environment lives through a fork, and that nobody is inside while the map grows or a table is
-dropped: all of that is seen to here. A file that was cut off is refused before a page of it is
-touched (`file_check`), and so is a directory that was there and is gone: an empty answer would pass
-for a true one.
+Readers never wait for the writer nor block it, not even a process that opens the directory during a
+bulk load; there is one writer at a time, and a change is complete or invisible, also after kill -9.
+LMDB asks that a process opens a directory once, that no environment lives through a fork, and that
+nobody is inside while the map grows or a table is dropped: all of that is seen to here. A file that
+was cut off is refused before a page of it is touched (`file_check`), and so is a directory that was
+there and is gone: an empty answer would pass for a true one.
 """
 
 from __future__ import annotations
