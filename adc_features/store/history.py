@@ -116,11 +116,9 @@ def training_features(
     views = service_views(store, service)
     if reads_parquet_itself(store):
         times = _checked(entity_frame, [])["event_timestamp"]
-        newest = (
-            moment(times.cast(pa.int64()).to_numpy().max().astype("datetime64[us]"))
-            if len(times)
-            else None
-        )
+        newest = None
+        if len(times):
+            newest = moment(times.cast(pa.int64()).to_numpy().max().astype("datetime64[us]"))
         return open_join(repo, service, until=newest).join(entity_frame, event_times=event_times)
     frame = _asked(entity_frame, views)
     return _answered(entity_frame, frame, service, views, features_as_of(repo, store, views, frame))
@@ -314,16 +312,12 @@ def features_as_of(
 
 
 def _checked(entity_frame: pa.Table | pd.DataFrame, keys: Sequence[str]) -> pa.Table:
-    refuse_doubled(
-        entity_frame.column_names
-        if isinstance(entity_frame, pa.Table)
-        else list(entity_frame.columns)
-    )
-    frame = (
-        entity_frame
-        if isinstance(entity_frame, pa.Table)
-        else pa.Table.from_pandas(entity_frame, preserve_index=False)
-    )
+    if isinstance(entity_frame, pa.Table):
+        refuse_doubled(entity_frame.column_names)
+        frame = entity_frame
+    else:
+        refuse_doubled(list(entity_frame.columns))
+        frame = pa.Table.from_pandas(entity_frame, preserve_index=False)
     check_timed(frame, keys, name="the entity frame")
     for key in keys:
         # pandas: categorical; its values count
