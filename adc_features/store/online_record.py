@@ -136,11 +136,7 @@ def online_problems(
         wanted = [known[name] for name in (known if views is None else views) if name in known]
         mine = [one for one in wanted if one.table is not None]
         others = [one for one in wanted if one.table is None]
-        problems = (
-            [problem for one in mine if (problem := _compared(_ours(repo), one, thorough))]
-            if mine
-            else []
-        )
+        problems = [problem for one in mine if (problem := _compared(_ours(repo), one, thorough))]
         return [*problems, *_others(repo, others, store, thorough)]
     except ArtifactError as error:
         return [str(error)]

@@ -137,9 +137,9 @@ class Column(NamedTuple):
                 if kind.arrow != SECONDS
                 else pa.array(self.values, pa.int64(), mask=mask).cast(SECONDS)
             )
-        validity = (
-            None if mask is None else pa.py_buffer(np.packbits(self.valid, bitorder="little"))
-        )
+        validity = None
+        if mask is not None:
+            validity = pa.py_buffer(np.packbits(self.valid, bitorder="little"))
         offsets = pa.py_buffer(self.offsets.astype(np.int32))
         if not pa.types.is_list(kind.arrow):
             return _whole(

@@ -186,17 +186,14 @@ def decode(
     lengths = np.fromiter(map(len, records), np.int64, n) - size
     ends = {i: head[f"f{i}"].astype(np.int64) for i in varying}
     _check_ends([np.zeros(n, np.int64), *ends.values()], lengths)
-    body = (
-        np.frombuffer(b"".join([record[size:] for record in records]), np.uint8)
-        if varying
-        else np.empty(0, np.uint8)
-    )
+    body = np.empty(0, np.uint8)
+    if varying:
+        body = np.frombuffer(b"".join([record[size:] for record in records]), np.uint8)
     begins = np.cumsum(lengths) - lengths
-    valid = (
-        np.unpackbits(head["nulls"], axis=1, bitorder="little", count=len(schema.features)) == 0
-        if schema.features
-        else np.ones((n, 0), bool)
-    )
+    valid = np.ones((n, 0), bool)
+    if schema.features:
+        nulls = np.unpackbits(head["nulls"], axis=1, bitorder="little", count=len(schema.features))
+        valid = nulls == 0
     columns, shown, before = [], [], np.zeros(n, np.int64)
     for i, (name, kind) in enumerate(schema.features):
         start, before = before, ends.get(i, before)
@@ -278,11 +275,9 @@ def _text_bodies(array: pa.Array) -> pa.LargeBinaryArray:
     ends = np.concatenate([[0], np.cumsum(counted, dtype=np.int64)])
     bytes_before = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     content = texts.buffers()[2]
-    data = (
-        np.frombuffer(content, np.uint8)[_offsets(texts)[0] :]
-        if content is not None
-        else np.empty(0, np.uint8)
-    )
+    data = np.empty(0, np.uint8)
+    if content is not None:
+        data = np.frombuffer(content, np.uint8)[_offsets(texts)[0] :]
     heads = _binary(
         counted.astype("<u4").view(np.uint8), np.arange(len(array) + 1) * 4, _validity(array)
     )

@@ -68,11 +68,9 @@ class PackedSnapshot:
                 f"{path} cannot be opened ({error.strerror}); {WHAT_TO_DO}"
             ) from error
         try:
-            self._map = (
-                mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-                if os.fstat(descriptor).st_size
-                else b""
-            )
+            self._map: Any = b""
+            if os.fstat(descriptor).st_size:
+                self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         except OSError as error:  # a directory, a device
             raise ArtifactError(
                 f"{path} cannot be mapped into memory ({error.strerror}); {WHAT_TO_DO}"

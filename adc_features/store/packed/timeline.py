@@ -133,11 +133,10 @@ class PackedTimeline:
 
     def _of_one(self, served: int, item_ids: np.ndarray) -> Codes:
         """Of the snapshot before `served`; of none for 0."""
-        got = (
-            self.snapshots[served - 1].gather(item_ids)
-            if served
-            else self.snapshots[0].nobody(len(item_ids))
-        )
+        if served:
+            got = self.snapshots[served - 1].gather(item_ids)
+        else:
+            got = self.snapshots[0].nobody(len(item_ids))
         return got.sid, got.sid_weight, got.profile["reliability"]
 
 

@@ -181,11 +181,10 @@ def _pack(
         if not changed:
             _keep(target / entry.packed, aside / entry.packed)
         else:
-            snapshot = (
-                as_served(fresh[entry.as_of])
-                if entry.as_of in fresh
-                else published_rows(target, live, entry)
-            )
+            if entry.as_of in fresh:
+                snapshot = as_served(fresh[entry.as_of])
+            else:
+                snapshot = published_rows(target, live, entry)
             as_of = np.full(len(snapshot), instant(entry.as_of).astype(np.int64))
             if before is not None:
                 earlier, earlier_as_of = before.table()
