@@ -217,8 +217,9 @@ _frames_pass_whole()
 
 
 def _tables_pass_whole() -> None:
-    """Hand materialized tables to an online store that takes them, before Feast makes protos of
-    them: it converts on the way, as it does with pushed frames.
+    """Hand materialized tables whole to an online store that takes them.
+
+    Feast (0.67) makes protos of them before, and converts values as it does with pushed frames.
     """
     execute = LocalOutputNode.execute
 
@@ -252,8 +253,7 @@ _tables_pass_whole()
 
 
 def _pushes_are_refused_whole() -> None:
-    """Ask every store of every view of a push source whether it takes the frame, before the first
-    one writes.
+    """Ask every store of a push whether it takes the frame, before the first one writes.
 
     Feast (0.67) writes view after view, online then offline: what the second refuses has gone into
     the first.
@@ -308,8 +308,9 @@ _pushes_are_refused_whole()
 
 
 def _beside_the_repository(create: Any) -> Any:
-    """Feast (0.67) opens a relative SQLite registry in the current folder: from elsewhere it sees
-    nothing, and leaves an empty registry behind.
+    """Feast (0.67) opens a relative SQLite registry in the current folder.
+
+    From elsewhere it sees nothing, and leaves an empty registry behind.
 
     Paths of stores and sources are relative to the repository, and so is the registry's from here
     on. Feast loads this module with any of our stores, before it opens a registry.
@@ -331,13 +332,15 @@ def _beside_the_repository(create: Any) -> Any:
     return created
 
 
-FeatureStore._create_registry = _beside_the_repository(FeatureStore._create_registry)  # type: ignore[method-assign]
+_changed: Any = FeatureStore
+_changed._create_registry = _beside_the_repository(_changed._create_registry)
 
 
 @atexit.register
 def _release_duckdb() -> None:
-    """Let go of the DuckDB connection that ibis keeps until the interpreter ends; DuckDB then
-    prints forty lines of leaks.
+    """Let go of the DuckDB connection that ibis keeps until the interpreter ends.
+
+    DuckDB would print forty lines about leaks.
     """
     with contextlib.suppress(ImportError):
         import ibis
@@ -353,8 +356,9 @@ def online_store(store: FeatureStore) -> OnlineStore:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Swallow what Feast prints (coloured headings, progress bars); it goes to the debug log, and
-    errors still fly.
+    """Keep what Feast prints (coloured headings, progress bars) out of the output.
+
+    It goes to the debug log; errors are raised as ever.
     """
     said = io.StringIO()
     try:

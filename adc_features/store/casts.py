@@ -30,8 +30,9 @@ def fitted(
     spelled: bool = False,
     seconds: bool = False,
 ) -> pa.ChunkedArray:
-    """The column in another type, with the same values; raises one of MISFITS, naming the value,
-    for others.
+    """The column in another type, with the same values.
+
+    Raises one of MISFITS, naming the value, for others.
 
     Missing whole numbers that pandas made NaN become null again. Fractions take the nearest value
     of a narrower type, but never an infinite one. Times and dates are floored to the unit asked.
@@ -57,8 +58,9 @@ def fitted(
 
 
 def _named(column: pa.ChunkedArray, wanted: pa.DataType) -> pa.ChunkedArray:
-    """The same column, its lists' elements named as asked: types that differ in this are equal, and
-    hash apart.
+    """The same column, its lists' elements named as asked.
+
+    Types that differ in this are equal, and hash apart.
     """
     return column if str(column.type) == str(wanted) else column.cast(wanted)
 
@@ -89,8 +91,9 @@ def holds_times(kind: pa.DataType) -> bool:
 def cut_to_seconds(
     types: Mapping[str, pa.DataType], *, but: Collection[str] = ()
 ) -> tuple[str, ...]:
-    """The features that are cut to whole seconds, as Feast's values of times are; keys and times of
-    rows are not.
+    """The features that are cut to whole seconds, as Feast's values of times are.
+
+    Keys and times of rows are not.
     """
     return tuple(name for name, kind in types.items() if holds_times(kind) and name not in but)
 
@@ -128,8 +131,9 @@ def _scalars(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 
 def _meets(kind: pa.DataType, wanted: pa.DataType) -> bool:
-    """Families that differ, and convert all the same: text and its bytes, digits, and
-    containers.
+    """Whether values of two different families convert all the same.
+
+    Text and bytes do, digits become text, and containers are left to Arrow.
     """
     theirs, ours = family(kind), family(wanted)
     if {theirs, ours} == {"text", "bytes"}:
@@ -179,12 +183,8 @@ def _exact(array: pa.Array, wanted: pa.DataType) -> pa.Array:
 
 def _spelled(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """Texts as the numbers, times or truth values that they spell."""
-    if pa.types.is_floating(wanted):
-        return (
-            _number(array.cast(pa.float64()), wanted)
-            if wanted != pa.float64()
-            else array.cast(wanted)
-        )
+    if pa.types.is_floating(wanted) and wanted != pa.float64():
+        return _number(array.cast(pa.float64()), wanted)
     return array.cast(wanted)
 
 

@@ -8,10 +8,9 @@ from adc_features.errors import InputError
 
 
 def refuse_shared(columns: Iterable[tuple[str, str]], *, advice: str) -> None:
-    """Raise InputError when two columns of one answer have one name: a reader would see one of them
-    only.
+    """Raise InputError when two columns of one answer have one name.
 
-    columns: (name, whose it is, for the message).
+    A reader would see only one of them. columns: (name, whose it is, for the message).
     """
     owners: dict[str, str] = {}
     for name, owner in columns:
@@ -24,8 +23,9 @@ def refuse_shared(columns: Iterable[tuple[str, str]], *, advice: str) -> None:
 
 
 def refuse_doubled(names: Sequence[str]) -> None:
-    """Raise InputError when the entity rows have two columns of one name: which one is meant cannot
-    be told.
+    """Raise InputError when the entity rows have two columns of one name.
+
+    Which one is meant cannot be told.
     """
     if doubled := sorted({name for name in names if list(names).count(name) > 1}):
         raise InputError(

@@ -35,7 +35,13 @@ class ArrowComputeEngineConfig(feast.FeastConfigBaseModel):
 
 
 class ArrowComputeEngine(feast.LocalComputeEngine):
-    """See the module."""
+    """Feast's batch engine that materializes in Arrow, one view in one transaction.
+
+    Set `batch_engine.type` to `adc_features.store.compute_engine.ArrowComputeEngine`; Feast makes
+    the object. A view goes this way when the online store takes Arrow and the view has neither
+    transformation, aggregation nor filter; a killed materialization of it leaves what was there.
+    Every other view goes through Feast's local engine, unchanged.
+    """
 
     online_store: Any
 
@@ -95,8 +101,9 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
     def _pulled(
         self, registry: Any, task: feast.MaterializationTask, columns: Any
     ) -> Iterator[pa.Table]:
-        """The rows of the task: as the offline store streams them, in bounded pieces, else as the
-        one table that Feast's interface has.
+        """The rows of the task, in bounded pieces.
+
+        An offline store that streams gives them so; others give the one table of Feast's interface.
         """
         view: Any = task.feature_view
         if not hasattr(self.offline_store, "streams"):

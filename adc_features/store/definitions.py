@@ -53,8 +53,9 @@ _TIMES = ("event_timestamp", "created_timestamp")
 
 
 def entities(repo: Path) -> list[Entity]:
-    """`item` and `user`, those of them that something was published for; their value type is that
-    of the published ids.
+    """The entities `item` and `user`, as far as something was published for them.
+
+    Their value type is that of the published ids.
     """
     from adc_features.store import _compat as feast
 
@@ -73,8 +74,10 @@ def entities(repo: Path) -> list[Entity]:
 
 
 def sid_views(repo: Path) -> list[FeatureView]:
-    """One view per live generation; the codebook stands in the tags of the view and of each field
-    (Feast's versions see only fields).
+    """One view for each live generation.
+
+    The codebook stands in the tags of the view and of each field, since the versions that Feast
+    keeps see only fields.
     """
     views = []
     for g in live_generations(repo):
@@ -112,8 +115,9 @@ def statistics_views(repo: Path) -> list[FeatureView]:
 
 
 def services(repo: Path) -> list[FeatureService]:
-    """One service per ranker: `ranker_<generation>` with its codes and the statistics,
-    `ranker_no_sid` with the statistics alone.
+    """One service for each ranker.
+
+    `ranker_<generation>` has its codes and the statistics, `ranker_no_sid` the statistics alone.
     """
     from adc_features.store import _compat as feast
 
@@ -206,8 +210,6 @@ def arrow_schema(view: FeatureView) -> pa.Schema:
 def _feast_type(kind: pa.DataType) -> Any:
     from adc_features.store import _compat as feast
 
-    return (
-        feast.Array(_feast_type(kind.value_type))
-        if pa.types.is_list(kind)
-        else getattr(feast, FEATURE_TYPES[kind])
-    )
+    if pa.types.is_list(kind):
+        return feast.Array(_feast_type(kind.value_type))
+    return getattr(feast, FEATURE_TYPES[kind])

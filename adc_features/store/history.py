@@ -48,8 +48,18 @@ _FACTS = b"adc_features"
 
 @dataclass(frozen=True)
 class JoinFacts:
-    """What a point-in-time join did. unmatched: view name -> rows without a known feature row.
-    generation: None without codes.
+    """What a point-in-time join did.
+
+    Attributes
+    ----------
+    service : str
+        The feature service that was joined.
+    generation : str or None
+        The generation whose codes were joined; None for a service without codes.
+    rows_in, rows_out : int
+        Rows of the entity frame, and of the answer; always equal.
+    unmatched : dict of str to int
+        View name -> rows for which the view knew no feature row.
     """
 
     service: str
@@ -62,29 +72,53 @@ class JoinFacts:
 def training_features(
     repo: Path, entity_frame: pa.Table | pd.DataFrame, *, service: str, event_times: bool = False
 ) -> pa.Table:
-    """The features of a service for each row, as known at its event_timestamp.
+    """Join the features of a service to rows, as they were known at each row's time.
 
-    entity_frame: `event_timestamp` (aware), the keys that the service needs (`item_id`, `user_id`)
-    and any other columns. Returns the same rows in the same order, duplicates kept: the frame's
-    columns (`row_id` int64 added in front when it has none, times as timestamp[us, UTC]), then per
-    view `<view>_found` (`sid_found` for codes) and its features in their declared types. Codes are
-    never null (-1, weight 0, cold); `sid_as_of` is timestamp[us, UTC]; statistics of unknown keys
-    are null. `join_facts` tells counts and the generation. event_times: also `<view>_event_time`
-    (timestamp[us, UTC], null without a feature row), when the row that was read became valid, for
-    `adc audit`; only our own offline store can say it, with others the columns are not there.
-    Raises InputError on a frame without the keys, with naive or null times, or with columns that
-    clash with features; ArtifactError when the offline store breaks a guarantee (rows lost or
-    added, a feature newer than its row).
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository in which the service was applied.
+    entity_frame : pyarrow.Table or pandas.DataFrame, N rows
+        `event_timestamp` (timestamps with a time zone, no nulls), the keys that the service needs
+        (`item_id`, `user_id`, of the published types), and any other columns.
+    service : str
+        A feature service: `service_name(generation)` for codes and statistics.
+    event_times : bool
+        Add `<view>_event_time` for each view: timestamp[us, UTC], when the row that was read became
+        valid, null without one. Other offline stores than ours cannot tell; there the columns are
+        missing.
+
+    Returns
+    -------
+    pyarrow.Table, N rows
+        The rows in their order, duplicates kept: the columns of the frame (`row_id` int64 in front
+        when there is none; times as timestamp[us, UTC], nanoseconds floored), then for each view
+        `<view>_found` bool (`sid_found` for codes) and its features in their declared types. Of
+        items without codes `sid` is -1 and `sid_weight` 0, never null; statistics of unknown keys
+        are null. A feature row counts from its event time on, that moment included. `join_facts`
+        reads what the join did.
+
+    Raises
+    ------
+    InputError
+        Keys are missing or of another type, times are naive or null, or a column has the name of a
+        feature.
+    ArtifactError
+        The offline store lost or added rows, or returned a feature that is newer than its row.
+
+    Examples
+    --------
+    >>> rows = training_features(repo, events, service="ranker_g1")  # doctest: +SKIP
+    >>> join_facts(rows).unmatched  # doctest: +SKIP
+    {'item_sid_g1': 0, 'item_profile': 3, 'user_activity': 0}
     """
     store = open_store(repo)
     views = service_views(store, service)
     if reads_parquet_itself(store):
         times = _checked(entity_frame, [])["event_timestamp"]
-        newest = (
-            moment(times.cast(pa.int64()).to_numpy().max().astype("datetime64[us]"))
-            if len(times)
-            else None
-        )
+        newest = None
+        if len(times):
+            newest = moment(times.cast(pa.int64()).to_numpy().max().astype("datetime64[us]"))
         return open_join(repo, service, until=newest).join(entity_frame, event_times=event_times)
     frame = _asked(entity_frame, views)
     return _answered(entity_frame, frame, service, views, features_as_of(repo, store, views, frame))
@@ -92,8 +126,9 @@ def training_features(
 
 @dataclass(frozen=True)
 class PreparedJoin:
-    """The views of a service, read and indexed once, for frames that come in batches. Pickles, so
-    that loader workers may hold it.
+    """The views of a service, read and indexed once, for frames that come in batches.
+
+    It can be pickled, so that the workers of a loader may hold it. `open_join` makes one.
     """
 
     repo: Path
@@ -102,7 +137,10 @@ class PreparedJoin:
     prepared: tuple[PreparedView, ...]
 
     def join(self, entity_frame: pa.Table | pd.DataFrame, *, event_times: bool = False) -> pa.Table:
-        """What `training_features` returns for these rows."""
+        """The features of these rows.
+
+        Parameters and result are those of `training_features`.
+        """
         frame = _asked(entity_frame, self.views)
         features = _prepared_features(
             self.repo, self.views, self.prepared, frame, event_times=event_times
@@ -113,12 +151,29 @@ class PreparedJoin:
 def open_join(
     repo: Path, service: str, *, until: datetime | None = None, memory_limit: int | None = None
 ) -> PreparedJoin:
-    """Prepare the join of a service's views. until: the time of the newest row that will be asked
-    for, when known: later features are not read.
+    """Prepare the join of a service for many frames.
 
-    memory_limit: bytes that one view may take in memory before it is mapped from a file; None: what
-    the offline store's settings say. Raises InputError when the repository's offline store is
-    another than `store.offline_store`, which alone reads the files itself.
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository whose offline store is `AsofOfflineStore`.
+    service : str
+        A feature service that was applied.
+    until : datetime, optional
+        The time of the newest row that will be asked for (aware). Later features are not read.
+    memory_limit : int, optional
+        Bytes that one view may take in memory; a larger one is mapped from a file. By default what
+        the offline store's settings say.
+
+    Returns
+    -------
+    PreparedJoin
+        Its `join` answers as `training_features` does.
+
+    Raises
+    ------
+    InputError
+        The repository has another offline store, which reads its files itself.
     """
     store = open_store(repo)
     if not reads_parquet_itself(store):
@@ -210,8 +265,29 @@ def _answered(
 
 
 def join_facts(features: pa.Table) -> JoinFacts:
-    """The facts that `training_features` left in its result. Raises InputError for another
-    table.
+    """What `training_features` noted about the join that made a table.
+
+    Parameters
+    ----------
+    features : pyarrow.Table
+        A table that `training_features` or `PreparedJoin.join` returned.
+
+    Returns
+    -------
+    JoinFacts
+
+    Raises
+    ------
+    InputError
+        The table carries no facts.
+
+    Examples
+    --------
+    >>> import pyarrow as pa
+    >>> join_facts(pa.table({"row_id": [1]}))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    adc_features.errors.InputError: this table carries no join facts; ...
     """
     noted = (features.schema.metadata or {}).get(_FACTS)
     if noted is None:
@@ -222,8 +298,9 @@ def join_facts(features: pa.Table) -> JoinFacts:
 def features_as_of(
     repo: Path, store: FeatureStore, views: Sequence[FeatureView], frame: pa.Table
 ) -> pa.Table:
-    """Per view its found column and features for every row of `frame` (keys, event_timestamp), rows
-    in the frame's order.
+    """The found column and the features of each view, for every row of `frame`.
+
+    frame: keys and event_timestamp. The rows keep the frame's order.
     """
     if reads_parquet_itself(store):
         return _prepared_features(repo, views, _prepared(store, views, until=None), frame)
@@ -235,16 +312,12 @@ def features_as_of(
 
 
 def _checked(entity_frame: pa.Table | pd.DataFrame, keys: Sequence[str]) -> pa.Table:
-    refuse_doubled(
-        entity_frame.column_names
-        if isinstance(entity_frame, pa.Table)
-        else list(entity_frame.columns)
-    )
-    frame = (
-        entity_frame
-        if isinstance(entity_frame, pa.Table)
-        else pa.Table.from_pandas(entity_frame, preserve_index=False)
-    )
+    if isinstance(entity_frame, pa.Table):
+        refuse_doubled(entity_frame.column_names)
+        frame = entity_frame
+    else:
+        refuse_doubled(list(entity_frame.columns))
+        frame = pa.Table.from_pandas(entity_frame, preserve_index=False)
     check_timed(frame, keys, name="the entity frame")
     for key in keys:
         # pandas: categorical; its values count
@@ -263,8 +336,9 @@ def _checked(entity_frame: pa.Table | pd.DataFrame, keys: Sequence[str]) -> pa.T
 
 
 def _refuse_newer(times: pa.ChunkedArray, features: pa.Table) -> None:
-    """No feature is newer than its row: cut-offs at most at it, contained events strictly before
-    it.
+    """Raise ArtifactError when a feature is newer than its row.
+
+    Cut-offs may be as late as the row; events that a row contains must be earlier.
     """
     row = times.cast(pa.int64()).to_numpy()
     for name in features.column_names:

@@ -61,8 +61,16 @@ from adc_features.store.pushes import pushed_table
 
 
 class AsofOfflineStoreConfig(feast.FeastConfigBaseModel):
-    """Settings. memory_limit: bytes that the features of one view may take in memory; larger ones
-    are mapped from a file in spill_directory.
+    """The `offline_store:` block of feature_store.yaml.
+
+    Attributes
+    ----------
+    memory_limit : int
+        Bytes that the features of one view may take in memory; a larger view is mapped from files.
+    spill_directory : str or None
+        Where those files are; by default the system's directory for temporary files.
+    batch_rows : int
+        Entity rows joined at a time.
     """
 
     type: Literal["adc_features.store.offline_store.AsofOfflineStore"] = (
@@ -74,8 +82,14 @@ class AsofOfflineStoreConfig(feast.FeastConfigBaseModel):
 
 
 class AsofOfflineStore(feast.OfflineStore):
-    """Point-in-time joins that keep every entity row, in order; scans for materialization; writes
-    that add parts.
+    """Feast's offline store over Parquet: point-in-time joins that keep every entity row, in order.
+
+    Set `offline_store.type` to `adc_features.store.offline_store.AsofOfflineStore`; Feast makes the
+    object. Sources are Parquet files, directories of them, or directories with hive names.
+
+    Times are aware UTC and count in microseconds. A feature row is seen from its event time on,
+    that moment included, until the view's ttl is over. Of rows of one key and time the last by
+    created time is seen, then the last by position.
     """
 
     supports_filter_by_created_timestamp = True
@@ -83,7 +97,7 @@ class AsofOfflineStore(feast.OfflineStore):
     """The jobs of this store have `to_batches`."""
 
     @staticmethod
-    def get_historical_features(
+    def get_historical_features(  # long by Feast's signature, and what has to be said of it
         config: Any,
         feature_views: list[Any],
         feature_refs: list[str],
@@ -97,10 +111,34 @@ class AsofOfflineStore(feast.OfflineStore):
         filter_by_created_timestamp: bool = False,
         **_: Any,
     ) -> AsofRetrievalJob:
-        """Each entity row with the newest values known at its time.
+        """Join features to entity rows, each as of its own time.
 
-        entity_df: pandas, Arrow or polars frame, a pyarrow Dataset, which is streamed, SQL that
-        DuckDB runs, or None: then every (key, time) of the views between the dates.
+        Parameters
+        ----------
+        entity_df : pandas, Arrow or polars frame, pyarrow Dataset, str or None
+            N rows with the keys and one column of times, `event_timestamp` or the only one there
+            is. A Dataset is streamed; a text is SQL that DuckDB runs; None stands for every
+            (key, time) of the views between the dates.
+        start_date, end_date : datetime, optional
+            Bounds, both included, for entity_df None; aware.
+        filter_by_created_timestamp : bool
+            See only rows whose created time is not after the entity row's time.
+        config, feature_views, feature_refs, registry, project, full_feature_names
+            As Feast passes them.
+
+        Returns
+        -------
+        AsofRetrievalJob
+            N rows in their order, duplicates kept, when its result is asked for; features in their
+            declared types, null where none is known. `to_batches` gives them in pieces.
+
+        Raises
+        ------
+        InputError
+            A key or the times are missing, two columns would share a name, a value does not fit the
+            type that the view declares.
+        ArtifactError
+            Files are missing or damaged.
         """
         on_demand = feast.OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         sources = view_sources(
@@ -162,9 +200,24 @@ class AsofOfflineStore(feast.OfflineStore):
         types: Mapping[str, pa.DataType] | None = None,
         **_: Any,
     ) -> AsofRetrievalJob:
-        """Every row with start_date <= time <= end_date; no feature names means all columns.
+        """Every row with start_date <= time <= end_date, as a job.
 
-        types: what the view declares for columns of the source; others take the files' widest.
+        Parameters
+        ----------
+        feature_name_columns : list of str
+            The columns wanted beside keys and times; none means all.
+        types : mapping of str to pyarrow.DataType, optional
+            What the view declares for columns of the source; others take the widest type of the
+            files.
+        start_date, end_date : datetime, optional
+            Aware; both included.
+
+        Raises
+        ------
+        InputError
+            A column is missing or a bound has no time zone.
+        ArtifactError
+            Files are missing or damaged.
         """
         times = (timestamp_field, *([created_timestamp_column] if created_timestamp_column else []))
         filesystem, path = location_of(data_source, config.repo_path)
@@ -230,8 +283,9 @@ class AsofOfflineStore(feast.OfflineStore):
     def offline_write_batch(
         config: Any, feature_view: Any, table: pa.Table, progress: Callable[[int], Any] | None
     ) -> None:
-        """Add rows to a view's files: a new part in a directory; a single file is written anew
-        beside and moved into place.
+        """Add rows to a view's files.
+
+        A directory gets a new part; a single file is written anew beside and moved into place.
         """
         filesystem, path = destination_of(config, feature_view)
         table, before, partitions = _to_be_written(feature_view, table, filesystem, path)
@@ -270,13 +324,10 @@ class AsofOfflineStore(feast.OfflineStore):
 
 def _with_dummy_key(table: pa.Table, keys: list[str]) -> pa.Table:
     """Views without an entity are kept under one key that Feast gives them."""
-    return (
-        table
-        if keys
-        else table.append_column(
-            feast.DUMMY_ENTITY_ID, pa.array([feast.DUMMY_ENTITY_VAL] * len(table), pa.string())
-        )
-    )
+    if keys:
+        return table
+    key = pa.array([feast.DUMMY_ENTITY_VAL] * len(table), pa.string())
+    return table.append_column(feast.DUMMY_ENTITY_ID, key)
 
 
 def _to_be_written(
@@ -294,7 +345,8 @@ def _to_be_written(
 
 
 def _bound(time: datetime | None, name: str) -> datetime | None:
-    """A bound of a pull, aware. Raises InputError for one without a zone: Feast's own commands give
-    theirs one.
+    """A bound of a pull, aware.
+
+    Raises InputError for one without a zone: Feast's own commands give theirs one.
     """
     return None if time is None else utc(time, name=name)

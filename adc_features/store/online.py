@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,11 +44,26 @@ _IDS_AT_ONCE = 5_000
 def materialize(
     repo: Path, *, now: datetime, progress: Callable[[str, int, int], None] | None = None
 ) -> None:
-    """Take the newest row of every key with event_timestamp <= now into the online store, view by
-    view. Idempotent.
+    """Take the newest row of every key into the online store, view by view.
 
-    Notes what is online then (`online_record`). Raises InputError when nothing is applied,
-    ArtifactError when the store cannot be used.
+    Repeating it changes nothing. What is online then is noted in the repository, and readiness
+    checks compare the store with it (`online_problems`).
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository to which `apply` was done.
+    now : datetime
+        Rows with an event time up to this moment count, that moment included; aware.
+    progress : callable, optional
+        Called with a label, the views done and their number.
+
+    Raises
+    ------
+    InputError
+        Nothing is applied, or `now` has no time zone.
+    ArtifactError
+        The online store, or what was published, cannot be used.
     """
     from adc_features.store import _compat as feast
 
@@ -68,24 +83,36 @@ def materialize(
         progress("materialize", len(names), len(names))
 
 
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return os.stat(path)
-    except OSError:
-        return None
-
-
 def materialized_through(repo: Path) -> datetime | None:
-    """The latest time that anything of the repository was materialized as of; None where nothing
-    was. Earlier values are not online any more.
+    """The latest moment as of which any view of the repository was materialized.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+
+    Returns
+    -------
+    datetime or None
+        Aware UTC; None where nothing was materialized. Values of before are not online any more.
     """
     ends = [view.most_recent_end_time for view in open_store(repo).list_feature_views()]
     return max((utc(end) for end in ends if end is not None), default=None)
 
 
 class OnlineReader:
-    """The views of a service, open for many reads; threads may share it. What is materialized later
-    is seen, what is applied later is not.
+    """The views of a service, open for many reads; threads may share it. `open_reader` makes one.
+
+    What is materialized later is seen; what is applied later is not: open another reader then.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    store : feast.FeatureStore
+        The repository, opened.
+    views : sequence of feast.FeatureView
+        What is read.
     """
 
     def __init__(self, repo: Path, store: FeatureStore, views: Sequence[FeatureView]) -> None:
@@ -94,28 +121,25 @@ class OnlineReader:
         self._sound: tuple[Any, float] | None = None
 
     def check(self) -> None:
-        """Raise ArtifactError when the store is gone, empty or behind what was put into it. Cheap:
-        looks again when a file changed.
+        """Raise when the store is gone, empty or behind what was put into it.
 
-        Stores that are not ours are asked again after _ASK_AGAIN seconds.
+        It looks again only when a file has changed; stores that are not ours are asked again after
+        two seconds.
+
+        Raises
+        ------
+        ArtifactError
+            What is wrong, and the command that mends it.
         """
         seen = self._seen()
         if self._sound and self._sound[0] == seen and time.monotonic() < self._sound[1]:
             return
         problems = online_problems(self._repo, self._schemas, store=self._store, thorough=False)
         known = {} if problems else loaded(self._repo)
-        missing = (
-            []
-            if problems
-            else [
-                view.name
-                for view in self._views
-                if view.name not in known and not self._was_loaded(view)
-            ]
-        )
         problems += [
-            f"nothing of view {name} is online; load it, `adc materialize --run RUN`"
-            for name in missing
+            f"nothing of view {view.name} is online; load it, `adc materialize --run RUN`"
+            for view in (() if problems else self._views)
+            if view.name not in known and not self._was_loaded(view)
         ]
         if problems:
             self._sound = None
@@ -123,8 +147,9 @@ class OnlineReader:
         self._sound = seen, time.monotonic() + _ASK_AGAIN
 
     def _was_loaded(self, view: FeatureView) -> bool:
-        """Is something of a view online that no record speaks of (`feast materialize`)? Of other
-        stores, Feast's registry tells.
+        """Whether something of a view is online that no record speaks of (`feast materialize`).
+
+        Of other stores than ours Feast's registry tells.
         """
         from adc_features.store import _compat as feast
         from adc_features.store.lmdb.places import table_name
@@ -143,20 +168,31 @@ class OnlineReader:
         online_store, paths = feast.online_store(self._store), [record_path(self._repo)]
         if isinstance(online_store, LmdbOnlineStore):
             paths.append(online_store.environment(self._store.config).path / "data.mdb")
-        return [
-            (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) if (s := _stat(path)) else None
-            for path in paths
-        ]
+        stats = [os.stat(path) if os.path.exists(path) else None for path in paths]
+        return [s and (s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns) for s in stats]
 
     def read(
         self, *, item_ids: np.ndarray | None = None, user_ids: np.ndarray | None = None
     ) -> pa.Table:
-        """The online values, one row per id in the order asked, repeats kept.
+        """The online values of ids, one row per id in the order asked, repeats kept.
 
-        With item_ids alone the item views are read, with user_ids alone the user views, with both
-        (of one length) all. Columns: the ids, then found columns and features as
-        `training_features` names and types them; an unknown id is found = False, never zeros.
-        Raises InputError for ids of other lengths or types than declared.
+        Parameters
+        ----------
+        item_ids : numpy.ndarray, [N], optional
+            int64 or str, of the published type. Alone: only views about items are read.
+        user_ids : numpy.ndarray, [N], optional
+            Likewise for users. With both, row i is about the i-th item and the i-th user.
+
+        Returns
+        -------
+        pyarrow.Table, N rows
+            The ids, then found columns and features as `training_features` names and types them. An
+            unknown id has found = False and nulls, never zeros; unknown items have codes -1.
+
+        Raises
+        ------
+        InputError
+            No ids, ids of two lengths, or of another type than published.
         """
         asked = {
             name: np.asarray(ids)
@@ -177,22 +213,27 @@ class OnlineReader:
         check_ids(views, keys.schema)
         raw = {name: column for view in views for name, column in self._raw(view, keys).items()}
         features = visible_features(self._repo, views, pa.table(raw))
-        return pa.table(
-            dict(
-                zip(
-                    [*keys.column_names, *features.column_names],
-                    [*keys.columns, *features.columns],
-                    strict=True,
-                )
-            )
-        )
+        for name in features.column_names:
+            keys = keys.append_column(name, features[name])
+        return keys
 
     def columns(self, names: Set[str], *, key: str, ids: np.ndarray) -> dict[str, Column]:
-        """Some features of `item_id`s or `user_id`s, not valid where absent: what a request is
-        scored from, without Arrow where the store is ours.
+        """Some features of ids as columns: what a request is scored from.
 
-        ids: int64 or str [N], of the declared type. Features that no view of the key has are left
-        out.
+        Parameters
+        ----------
+        names : set of str
+            The features wanted; those that no view of the key has are left out.
+        key : str
+            `item_id` or `user_id`.
+        ids : numpy.ndarray, [N]
+            int64 or str, of the published type.
+
+        Returns
+        -------
+        dict of str to Column
+            Feature -> its N values, not valid where absent; our own store answers without Arrow
+            in between.
         """
         columns: dict[str, Column] = {}
         for view in self._views:
@@ -207,8 +248,9 @@ class OnlineReader:
         return columns
 
     def _raw(self, view: FeatureView, keys: pa.Table) -> dict[str, Any]:
-        """The declared features of one view, null where absent; without a Feast object when the
-        store is ours.
+        """The declared features of one view, null where absent.
+
+        Without a Feast object when the store is ours.
         """
         from adc_features.store import _compat as feast
 
@@ -249,7 +291,28 @@ class OnlineReader:
 
 
 def open_reader(repo: Path, *, service: str) -> OnlineReader:
-    """A reader of what a service reads. Raises InputError when the service is not applied."""
+    """Open what a service reads, for many requests.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    service : str
+        A feature service that was applied.
+
+    Returns
+    -------
+    OnlineReader
+
+    Raises
+    ------
+    InputError
+        The service is not applied.
+
+    Examples
+    --------
+    >>> open_reader(repo, service="ranker_g1").read(item_ids=np.array(["a"]))  # doctest: +SKIP
+    """
     store = open_store(repo)
     return OnlineReader(repo, store, service_views(store, service))
 
@@ -261,23 +324,64 @@ def online_features(
     item_ids: np.ndarray | None = None,
     user_ids: np.ndarray | None = None,
 ) -> pa.Table:
-    """One `OnlineReader.read`; who reads often keeps the reader open instead."""
+    """Read the online values of ids once.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    service : str
+        A feature service that was applied.
+    item_ids, user_ids : numpy.ndarray, [N], optional
+        As `OnlineReader.read` takes them.
+
+    Returns
+    -------
+    pyarrow.Table, N rows
+        As `OnlineReader.read` returns it. Who reads often keeps an `open_reader` instead.
+
+    Raises
+    ------
+    InputError
+        The service is not applied, or the ids are not as published.
+    """
     return open_reader(repo, service=service).read(item_ids=item_ids, user_ids=user_ids)
-
-
-def read_online(
-    repo: Path, store: FeatureStore, views: Sequence[FeatureView], ids: Mapping[str, np.ndarray]
-) -> pa.Table:
-    """The features of views for aligned id columns [N]: `item_id`, `user_id` or both."""
-    return OnlineReader(repo, store, views).read(
-        **{f"{key}s": column for key, column in ids.items()}
-    )
 
 
 def lookup(
     repo: Path, generation: str, item_ids: np.ndarray, *, now: datetime | None = None
 ) -> SidTable:
-    """The codes of items as served at `now` (or now), from the packed snapshots: see
-    `OnlineSids.lookup`, which stays open for many.
+    """The codes of items as served at a moment, from the packed snapshots.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    generation : str
+        The id of a published generation.
+    item_ids : numpy.ndarray, [N]
+        int64 or str, of the published type.
+    now : datetime, optional
+        The moment, aware; by default the present. The newest snapshot with servable_at <= now
+        answers.
+
+    Returns
+    -------
+    SidTable, N rows
+        In the order asked, repeats kept: `sid` int32 [N, L], `sid_weight` float32 [N, L],
+        `reliability` float32 [N] and the rest. Unknown and removed items have found = False,
+        codes -1 and weights 0.
+
+    Raises
+    ------
+    InputError
+        The generation is not published, ids are of another type, or `now` lies before the first
+        snapshot.
+    ArtifactError
+        A file is missing or altered.
+
+    See Also
+    --------
+    OnlineSids : stays open for many lookups, and follows what is published.
     """
     return OnlineSids(repo, generation).lookup(item_ids, now=now)

@@ -63,8 +63,9 @@ def record_path(repo: Path) -> Path:
 
 
 def loaded(repo: Path) -> dict[str, Loaded]:
-    """View -> what was put online; empty before the first `materialize`. Raises ArtifactError when
-    the record is damaged.
+    """View -> what was put online; empty before the first `materialize`.
+
+    Raises ArtifactError when the record is damaged.
     """
     path = record_path(repo)
     try:
@@ -116,23 +117,32 @@ def online_problems(
     store: FeatureStore | None = None,
     thorough: bool = True,
 ) -> list[str]:
-    """Where the online store is not what was put into it, in plain words; an empty list when it is,
-    or when nothing was.
+    """Where the online store is not what was put into it.
 
-    views: names, default all on record that are still declared. thorough: every row on record
-    counts; else a view is wrong only when it is empty or none of its samples is there. store:
-    spares opening it, where one is needed.
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    views : iterable of str, optional
+        Which views to compare; by default all that were materialized and are still declared.
+    store : feast.FeatureStore, optional
+        The repository, where it is open already.
+    thorough : bool
+        Whether every row that was put there must be there; else a view is wrong only when it is
+        empty, or none of the rows noted is there.
+
+    Returns
+    -------
+    list of str
+        What is wrong and what to do, a sentence each; empty when nothing is, or nothing was ever
+        materialized.
     """
     try:
         known = loaded(repo)
         wanted = [known[name] for name in (known if views is None else views) if name in known]
         mine = [one for one in wanted if one.table is not None]
         others = [one for one in wanted if one.table is None]
-        problems = (
-            [problem for one in mine if (problem := _compared(_ours(repo), one, thorough))]
-            if mine
-            else []
-        )
+        problems = [problem for one in mine if (problem := _compared(_ours(repo), one, thorough))]
         return [*problems, *_others(repo, others, store, thorough)]
     except ArtifactError as error:
         return [str(error)]

@@ -29,8 +29,27 @@ _log = logging.getLogger(__name__)
 
 
 class OnlineSids:
-    """The snapshots of one or several generations (a canary beside the incumbent), followed as they
-    are published; threads may share it.
+    """Packed codes of one or several generations, open for lookups; threads may share it.
+
+    It follows what is published: a newer snapshot is served from the next lookup on, and no lookup
+    mixes two.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    *generations : str
+        Ids of published generations, such as a canary beside the incumbent; the first is the
+        default of `lookup`.
+    clock : callable, optional
+        Says what `now` is where a lookup does not (aware).
+
+    Raises
+    ------
+    InputError
+        No generation is named, or one is not published.
+    ArtifactError
+        A file is missing or altered.
     """
 
     def __init__(
@@ -39,9 +58,6 @@ class OnlineSids:
         *generations: str,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        """Open them. clock: what `now` is when a lookup does not say. Raises InputError when one is
-        not live, ArtifactError for broken files.
-        """
         if not generations:
             raise InputError("no generation given; name at least one that is published")
         self._clock = clock
@@ -62,24 +78,40 @@ class OnlineSids:
     ) -> SidTable:
         """The codes of items as served at `now`, one row per id in the order asked, repeats kept.
 
-        Unknown and removed items have found = False, codes -1 and weights 0. Raises InputError for
-        ids of another type (as `checked_ids`), a generation that is not open here, or a `now`
-        before its first snapshot.
+        Parameters
+        ----------
+        item_ids : iterable of int or str, N ids
+            Of the published type.
+        generation : str, optional
+            One of those opened; by default the first.
+        now : datetime, optional
+            Aware; by default what the clock says. The newest snapshot with servable_at <= now
+            answers.
+
+        Returns
+        -------
+        SidTable, N rows
+            Unknown and removed items have found = False, codes -1 and weights 0.
+
+        Raises
+        ------
+        InputError
+            Ids of another type, a generation that is not open here, or a `now` before its first
+            snapshot.
         """
         return self.snapshot(generation, now=now).lookup(item_ids)
 
     def snapshot(
         self, generation: str | None = None, *, now: datetime | None = None
     ) -> PackedSnapshot:
-        """What is served at `now`; who reads several times for one request reads all of it from
-        this.
+        """What is served at `now`.
+
+        Whoever reads several times for one request reads all of it from this.
         """
         return self.timeline(generation).at(now or self._clock())
 
     def timeline(self, generation: str | None = None) -> PackedTimeline:
-        """All of its snapshots as published now, for a request whose time may lie before the
-        first.
-        """
+        """All snapshots as published now, for a request that may lie before the first."""
         name = generation or next(iter(self._paths))
         if name not in self._paths:
             raise InputError(
@@ -89,8 +121,9 @@ class OnlineSids:
         return self._newest(name).timeline
 
     def _newest(self, generation: str) -> Opened:
-        """What is published, opened by the first thread that sees it; the others go on with what
-        they have.
+        """What is published, opened by the first thread that sees it.
+
+        The others go on with what they have.
         """
         opened, path = self._open[generation], self._paths[generation]
         state = state_of(path)

@@ -10,7 +10,6 @@ store described by `delegate`.
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -30,7 +29,7 @@ from adc_features.store.lmdb.incoming import (
     rows_of,
     rows_of_protos,
 )
-from adc_features.store.lmdb.places import directory_of, table_name
+from adc_features.store.lmdb.places import directory_of, store_of, table_name, tables_of
 from adc_features.store.lmdb.request import check_names, checked_rows
 from adc_features.store.lmdb.response import columnar_response
 from adc_features.store.lmdb.row_table import Answer, Rows, delete, read, write
@@ -39,25 +38,31 @@ from adc_features.store.pushes import takes as pushes_are_ours
 
 
 class LmdbOnlineStoreConfig(feast.FeastConfigBaseModel):
-    """The `online_store:` block of feature_store.yaml."""
+    """The `online_store:` block of feature_store.yaml.
+
+    Attributes
+    ----------
+    path : str
+        The directory; a relative one is under the repository.
+    map_size_mb : int
+        Address space reserved at first (MiB), neither disk nor memory. It doubles by itself, but a
+        load that outgrows it begins anew.
+    enforce_ttl : bool
+        Whether a row past its view's ttl is withheld. Feast's own stores serve it for ever.
+    delegate : dict or None
+        Another `online_store:` block, for the views that are not to be held here.
+    delegate_views : list of str
+        The names of those views.
+    """
 
     type: Literal["adc_features.store.online_store.LmdbOnlineStore"] = (
         "adc_features.store.online_store.LmdbOnlineStore"
     )
     path: StrictStr = "data/online_lmdb"
-    """The directory; a relative one is under the repository."""
     map_size_mb: int = Field(default=16_384, ge=1)
-    """Address space reserved at first, neither disk nor memory; it doubles by itself, but a load
-    that outgrows it begins anew.
-    """
     enforce_ttl: bool = True
-    """A row past its view's ttl is not served. False, as Feast's own stores have it: it is, for
-    ever.
-    """
     delegate: dict[str, Any] | None = None
-    """Another `online_store:` block, for the views that are not to be held here."""
     delegate_views: list[StrictStr] = Field(default_factory=list)
-    """The names of those views."""
 
     @model_validator(mode="after")
     def _has_delegate(self) -> LmdbOnlineStoreConfig:
@@ -70,8 +75,17 @@ class LmdbOnlineStoreConfig(feast.FeastConfigBaseModel):
 
 
 class LmdbOnlineStore(feast.OnlineStore):
-    """See the module. `clock` says what time it is when a ttl is applied; tests and replays
-    set it.
+    """Feast's online store in one LMDB directory: reads by columns, writes from Arrow.
+
+    Set `online_store.type` to `adc_features.store.online_store.LmdbOnlineStore`; Feast makes the
+    object. Of two rows of a key the one with the newer event time is kept, then the one with the
+    newer created time; an equal row is overwritten. A write is one transaction, and readers never
+    wait for it.
+
+    Attributes
+    ----------
+    clock : callable
+        Says what time it is (aware) when a ttl is applied; tests and replays set it.
     """
 
     _versioned_read_supported = True
@@ -82,8 +96,9 @@ class LmdbOnlineStore(feast.OnlineStore):
 
     @property
     def async_supported(self) -> feast.SupportedAsyncMethods:
-        """Reads and writes run in a thread: what is not in memory yet would hold up the
-        event loop.
+        """Reads and writes run in a thread.
+
+        What is not in memory yet would hold up the event loop.
         """
         return feast.SupportedAsyncMethods(read=True, write=True)
 
@@ -118,8 +133,9 @@ class LmdbOnlineStore(feast.OnlineStore):
         check_frame(table, frame)
 
     def write_frame(self, config: Any, table: Any, frame: Any) -> bool:
-        """Write a pushed frame, in the declared types; False for views whose pushes Feast has to
-        read. Raises InputError as `write_arrow`.
+        """Write a pushed frame, in the declared types.
+
+        False for views whose pushes Feast has to read. Raises InputError as `write_arrow`.
         """
         if not pushes_are_ours(table):
             return False
@@ -137,8 +153,10 @@ class LmdbOnlineStore(feast.OnlineStore):
                 as_protos(table, rows, event=event, created=created)
 
     def write_table(self, config: Any, table: Any, rows: pa.Table) -> None:
-        """Write an Arrow table in the view's names, by way of protos where the view's types ask for
-        it. Raises InputError as `write_arrow`.
+        """Write an Arrow table in the view's names.
+
+        Value protos stand in between only where the view's types ask for it. Raises InputError as
+        `write_arrow`.
         """
         event, created = times_of(table)
         if self.takes_arrow(config, table):
@@ -159,12 +177,28 @@ class LmdbOnlineStore(feast.OnlineStore):
     def write_arrow(
         self, config: Any, table: Any, rows: pa.Table, *, event: str, created: str | None = None
     ) -> int:
-        """Write an Arrow table as one transaction; returns how many rows were newer than what was
-        there.
+        """Write an Arrow table as one transaction.
 
-        rows: a column for each join key and feature, times in the columns `event` and `created`
-        (naive ones mean UTC); order and repeats do not matter. Raises InputError for missing
-        columns, null keys or times, values that do not fit their type.
+        Parameters
+        ----------
+        table : feast.FeatureView
+            The view; `takes_arrow` says whether it can be written so.
+        rows : pyarrow.Table
+            A column for each join key and feature. Order and repeats do not matter.
+        event, created : str, str or None
+            The columns of event and created times; naive times mean UTC.
+
+        Returns
+        -------
+        int
+            How many rows were newer than what was there.
+
+        Raises
+        ------
+        InputError
+            Columns are missing, keys or times null, or values do not fit their type.
+        ArtifactError
+            The directory cannot be written; nothing was changed.
         """
         return self.write_arrow_pieces(config, table, lambda: [rows], event=event, created=created)
 
@@ -177,8 +211,9 @@ class LmdbOnlineStore(feast.OnlineStore):
         event: str,
         created: str | None = None,
     ) -> int:
-        """The same for tables that come piece by piece, in memory one at a time, all in one
-        transaction; `pieces` may be called again.
+        """The same for tables that come one by one, all in one transaction.
+
+        One is in memory at a time; `pieces` may be called again.
         """
 
         def prepared() -> Iterator[Rows]:
@@ -215,29 +250,18 @@ class LmdbOnlineStore(feast.OnlineStore):
         )
         names = sorted({name for _, records in answer.parts for name in records.schema.place})
         columns = {name: (protos(answer, name), answer.held(name)) for name in names}
-        return [
-            (
-                (
-                    EPOCH + timedelta(microseconds=int(answer.event[i])),
-                    {name: values[i] for name, (values, held) in columns.items() if held[i]},
-                )
-                if answer.found[i]
-                else (None, None)
-            )
-            for i in range(len(entity_keys))
-        ]
 
-    async def online_read_async(
-        self,
-        config: Any,
-        table: Any,
-        entity_keys: Sequence[Any],
-        requested_features: list[str] | None = None,
-    ) -> Any:
+        def row(i: int) -> tuple[datetime | None, dict[str, Any] | None]:
+            if not answer.found[i]:
+                return None, None
+            held = {name: values[i] for name, (values, held) in columns.items() if held[i]}
+            return EPOCH + timedelta(microseconds=int(answer.event[i])), held
+
+        return [row(i) for i in range(len(entity_keys))]
+
+    async def online_read_async(self, *args: Any, **kwargs: Any) -> Any:
         """The same, in a thread."""
-        return await asyncio.to_thread(
-            self.online_read, config, table, entity_keys, requested_features
-        )
+        return await asyncio.to_thread(self.online_read, *args, **kwargs)
 
     def get_online_features(
         self,
@@ -249,10 +273,27 @@ class LmdbOnlineStore(feast.OnlineStore):
         full_feature_names: bool = False,
         include_feature_view_version_metadata: bool = False,
     ) -> feast.OnlineResponse:
-        """Feast's call, by columns. What needs protos on the way (on-demand views, delegated views,
-        odd keys) goes Feast's way.
+        """Features for entity rows, by columns: without per-value protobuf conversion.
 
-        Raises InputError when two features, or a feature and a key, would leave under one name.
+        On-demand views, delegated views, and keys that are not plainly of their declared types are
+        answered by Feast itself.
+
+        Parameters
+        ----------
+        entity_rows : list of dict, or mapping of str to sequence, N rows
+            Values of the join keys.
+        full_feature_names, include_feature_view_version_metadata : bool
+            As Feast passes them, like the arguments that are not named here.
+
+        Returns
+        -------
+        feast.OnlineResponse
+            N values a feature in the order of the request, None where absent or past the ttl.
+
+        Raises
+        ------
+        InputError
+            Two columns would share a name; an id is a fraction or beyond 64 bits.
         """
         check_names(features, registry, project, full_feature_names=full_feature_names)
         entity_rows = checked_rows(
@@ -287,9 +328,7 @@ class LmdbOnlineStore(feast.OnlineStore):
     def read(
         self, config: Any, table: Any, keys: Sequence[bytes], wanted: Sequence[str] | None = None
     ) -> Answer:
-        """The rows of a view under keys of `entity_keys`, those past the view's ttl marked
-        expired.
-        """
+        """The rows of a view under some keys, those past the view's ttl marked expired."""
         ttl = getattr(table, "ttl", None) if config.online_store.enforce_ttl else None
         # in numbers: a ttl may be longer than there are years before now
         oldest = microseconds_of(self.clock()) - ttl // timedelta(microseconds=1) if ttl else None
@@ -308,8 +347,9 @@ class LmdbOnlineStore(feast.OnlineStore):
         entities_to_keep: Any,
         partial: bool,
     ) -> None:
-        """Drop the tables of deleted views, all versions. A kept view needs nothing: its table
-        comes with its first row.
+        """Drop the tables of deleted views, all versions.
+
+        A kept view needs nothing: its table comes with its first row.
         """
         self._drop(config, tables_to_delete)
         if delegate := self._delegate(config):
@@ -322,8 +362,9 @@ class LmdbOnlineStore(feast.OnlineStore):
             )
 
     def teardown(self, config: Any, tables: Sequence[Any], entities: Any) -> None:
-        """Drop the tables of these views. The directory stays, for other projects may live in it;
-        its pages are used again.
+        """Drop the tables of these views.
+
+        The directory stays, for other projects may live in it; its pages are used again.
         """
         self._drop(config, tables)
         if delegate := self._delegate(config):
@@ -342,24 +383,16 @@ class LmdbOnlineStore(feast.OnlineStore):
 
     def _drop(self, config: Any, tables: Sequence[Any]) -> None:
         held = self.environment(config).tables()
-        names = [
-            re.compile(re.escape(f"{config.project}/{table.name}") + r"(@v\d+)?")
-            for table in tables
-        ]
-        self.environment(config).drop(
-            [name for name in held if any(pattern.fullmatch(name) for pattern in names)]
-        )
+        self.environment(config).drop(tables_of(config, tables, held))
 
     def _delegate(self, config: Any, table: Any = None) -> tuple[Any, Any] | None:
-        """The other store and its configuration; None when there is none, or when `table` is not
-        one of its views.
+        """The other store and its configuration.
+
+        None when there is none, or when `table` is not one of its views.
         """
         block = config.online_store.delegate
         if block is None or (table is not None and self.holds(config, table)):
             return None
         if self._delegated is None:
-            settings = feast.get_online_config_from_type(block["type"])(**block)
-            theirs = config.model_copy()
-            theirs.online_config = theirs._online_store = settings
-            self._delegated = feast.get_online_store_from_config(settings), theirs
+            self._delegated = store_of(config, block)
         return self._delegated

@@ -16,7 +16,7 @@ from adc_features.codes.embeddings import id_array
 from adc_features.codes.rows import utc_array
 from adc_features.errors import ParityError
 from adc_features.store.history import features_as_of
-from adc_features.store.online import read_online
+from adc_features.store.online import OnlineReader
 from adc_features.store.registry import join_key, open_store, service_views
 
 _SHOWN = 10
@@ -25,11 +25,24 @@ _SHOWN = 10
 def parity(
     repo: Path, *, service: str, item_ids: np.ndarray, user_ids: np.ndarray, now: datetime
 ) -> dict[str, Any]:
-    """Compare online values with the offline values as of `now`, bit for bit, over every feature of
-    a service.
+    """Compare what is online with what the offline store says as of a moment, bit for bit.
 
-    Returns {"items": n, "users": n, "different": ids with any difference, "first_differences":
-    [{id, feature, offline, online}]}. `now` is the moment that was materialized.
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository that was materialized as of `now`.
+    service : str
+        A feature service; all of its features are compared.
+    item_ids, user_ids : numpy.ndarray
+        The ids to compare: int64 or str, of the published types; may be empty.
+    now : datetime
+        The moment that was materialized, aware.
+
+    Returns
+    -------
+    dict
+        `items` and `users`: ids compared. `different`: how many of them differ in any feature.
+        `first_differences`: up to ten of them, each with id, `feature`, `offline` and `online`.
     """
     store = open_store(repo)
     report: dict[str, Any] = {
@@ -47,7 +60,7 @@ def parity(
             {key: pa.array(ids), "event_timestamp": utc_array(np.full(len(ids), instant(now)))}
         )
         offline = features_as_of(repo, store, views, frame)
-        online = read_online(repo, store, views, {key: ids})
+        online = OnlineReader(repo, store, views).read(**{f"{key}s": ids})
         differs = {name: _different(offline[name], online[name]) for name in offline.column_names}
         report["different"] += int(np.logical_or.reduce(list(differs.values())).sum())
         for name, mask in differs.items():
@@ -63,7 +76,22 @@ def parity(
 
 
 def require_parity(report: dict[str, Any]) -> None:
-    """Raise ParityError when a parity report holds differences."""
+    """Raise when a report of `parity` holds differences.
+
+    Parameters
+    ----------
+    report : dict
+        What `parity` returned.
+
+    Raises
+    ------
+    ParityError
+        Its `first_differences` are those of the report.
+
+    Examples
+    --------
+    >>> require_parity({"items": 3, "users": 2, "different": 0, "first_differences": []})
+    """
     if report["different"]:
         raise ParityError(
             f"{report['different']} of {report['items']} items and {report['users']} users differ"
@@ -74,8 +102,9 @@ def require_parity(report: dict[str, Any]) -> None:
 
 
 def _different(offline: pa.ChunkedArray, online: pa.ChunkedArray) -> np.ndarray:
-    """bool [N]: rows whose values differ in type or in any bit; null differs from every value, NaN
-    equals the same NaN.
+    """Which rows differ in type or in any bit: bool [N].
+
+    Null differs from every value, NaN equals the same NaN.
     """
     if offline.type != online.type:
         return np.ones(len(offline), bool)

@@ -69,11 +69,20 @@ def open_store(repo: Path) -> FeatureStore:
 
 
 def apply(repo: Path) -> None:
-    """Declare what is published: entities, a view per live generation, statistics views, services.
-    Idempotent.
+    """Declare to Feast what is published: entities, views, and a service for each ranker.
 
-    What we declared before and declare no more is deleted, with its online rows; what a user
-    declared stays. Raises InputError when nothing is published yet.
+    What we declared before and declare no more is deleted, with its online rows; what others
+    declared stays. Repeating it changes nothing.
+
+    Parameters
+    ----------
+    repo : Path
+        A repository into which something was published.
+
+    Raises
+    ------
+    InputError
+        Nothing is published yet.
     """
     from adc_features.store import _compat as feast
 
@@ -129,8 +138,9 @@ def join_key(view: FeatureView) -> str:
 
 
 def check_ids(views: Sequence[FeatureView], schema: pa.Schema) -> None:
-    """Raise InputError when the key columns of a table are not of the declared id types: they would
-    match nothing, or fail late.
+    """Raise InputError when the key columns of a table are not of the declared id types.
+
+    They would match nothing, or fail late.
     """
     from adc_features.store import _compat as feast
 
@@ -142,8 +152,19 @@ def check_ids(views: Sequence[FeatureView], schema: pa.Schema) -> None:
 
 
 def registry_problems(repo: Path) -> list[str]:
-    """What the registry declares otherwise than we do: missing views, a ttl, sources elsewhere.
-    Imports feast (6-9 s).
+    """Where Feast's registry differs from what is published.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+
+    Returns
+    -------
+    list of str
+        A sentence for each view that is missing, has a ttl or reads from elsewhere, and for each
+        generation under another codebook; empty when all agree. It imports feast, which takes
+        seconds.
     """
     registered = {view.name: view for view in open_store(repo).list_feature_views()}
     problems = []

@@ -1,5 +1,6 @@
-"""Feature columns as readers see them, offline and online alike. Reads: what a store returned. Writes:
-columns in declared types, with misses visible.
+"""Feature columns as readers see them, offline and online alike.
+
+Reads: what a store returned. Writes: declared types, misses made visible.
 """
 
 from __future__ import annotations
@@ -21,17 +22,18 @@ if TYPE_CHECKING:
 
 
 def found_column(view: FeatureView) -> str:
-    """The column that says whether a view knew the key: `sid_found` for codes, else
-    `<view>_found`.
+    """The column that says whether a view knew the key.
+
+    `sid_found` for codes, else `<view>_found`.
     """
     return "sid_found" if is_sid_view(view) else f"{view.name}_found"
 
 
 def visible_features(repo: Path, views: Sequence[FeatureView], raw: pa.Table) -> pa.Table:
-    """Feature columns as a store returned them, in declared types and with misses visible: the same
-    for offline and online.
+    """Feature columns in declared types and with misses visible, offline and online alike.
 
-    Raises InputError when two columns would have one name.
+    raw: the columns as a store returned them. Raises InputError when two columns would have one
+    name.
     """
     columns: dict[str, pa.ChunkedArray] = {}
     names = [

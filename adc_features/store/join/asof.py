@@ -33,8 +33,9 @@ _QUESTIONS = 1 << 20
 
 
 class AsofIndex:
-    """The feature side of a join, sorted once. codes: int64 [F] of `keys`, -1 for rows to leave
-    out; their memory becomes the index.
+    """The feature side of a join, sorted once.
+
+    codes: int64 [F] of `keys`, -1 for rows to leave out; their memory becomes the index.
 
     at: event times int64 [F], microseconds. created: gives the created times int64 [n] of rows
     int64 [n], NEVER where there is none, and is asked for tied rows only (with known_only for all);
@@ -100,6 +101,7 @@ class AsofIndex:
         known_only: bool = False,
     ) -> Self:
         """The index of Arrow columns [F]. asked, names: the key columns of all entity rows to come.
+
         Raises InputError for null times.
         """
         numbered, codes = KeyCodes.of_features(keys, rows=len(times))
@@ -113,8 +115,9 @@ class AsofIndex:
         return len(self._places)
 
     def _packed(self, codes: np.ndarray, asked: Iterable[np.ndarray] | None) -> np.ndarray:
-        """The places, unordered, in the memory of the codes; rows of null keys and of keys that are
-        not asked for are left out.
+        """The places, unordered, in the memory of the codes.
+
+        Rows of null keys and of keys that are not asked for are left out.
         """
         wanted = None
         if asked is not None:
@@ -138,8 +141,9 @@ class AsofIndex:
         return codes[:kept]
 
     def _order_ticks(self, created: Callable[[np.ndarray], np.ndarray] | None) -> None:
-        """Put rows of one key and tick in order of time, created time and position; the sort left
-        them in order of position.
+        """Put rows of one key and tick in order of time, created time and position.
+
+        The sort left them in order of position.
         """
         among = [np.zeros(0, np.int64)]
         for start in range(0, len(self) - 1, _BLOCK):
@@ -202,8 +206,9 @@ class AsofIndex:
     def _answer(
         self, asked: np.ndarray, times: np.ndarray, answer: np.ndarray, ttl: timedelta | None
     ) -> None:
-        """Put the rows that these questions see where their numbers in times and answer say; the
-        questions are spoiled.
+        """Answer the questions: each one names its place in `times` and `answer`.
+
+        The questions are overwritten.
         """
         number = asked & self._row_mask
         asked |= self._row_mask  # behind all rows of its tick
@@ -240,8 +245,9 @@ class AsofIndex:
         return self._at[rows] if len(self._at) else np.zeros(len(rows), np.int64)
 
     def _before(self, found: np.ndarray, asked: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """The last place not after times, of questions whose tick holds later rows: found and all
-        from the tick's first row on are searched.
+        """The last place not after times, of questions whose tick holds later rows.
+
+        The places from the first of the tick up to `found` are searched.
         """
         low, high = np.searchsorted(self._places, asked & ~self._row_mask), found
         while (low < high).any():
@@ -254,13 +260,7 @@ class AsofIndex:
         return low - 1
 
     def _newest_known(self, found: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """For each place the last place at or before it whose created time is <= times, NO_ROW for
-        none; may leave the key: check it.
-
-        A key's newest events may all be unknown yet, so stepping back one by one could read its
-        whole history: minima of blocks of 2, 4, 8... places let a question leap over what it cannot
-        see. Places of one key are neighbours, so a leap out of it ends the search.
-        """
+        """For each place the last one at or before it that was created by then; NO_ROW for none."""
         levels = self._earliest_created
         assert levels is not None
         answer = found.copy()
@@ -304,8 +304,9 @@ def created_microseconds(column: Column, *, space: Space = arrow_space) -> np.nd
 
 
 def _block_minima(created: np.ndarray) -> list[np.ndarray]:
-    """Created times and the minima of their blocks of 2, 4, 8...; of what was never known, the end
-    of time.
+    """Created times, and the minima of their blocks of 2, 4, 8...
+
+    What has no created time was never known: it counts as the end of time.
     """
     levels = [np.where(created == NEVER, -NEVER - 1, created)]
     while len(levels[-1]) > 1:

@@ -136,14 +136,10 @@ class PreparedView:
         lost = np.asarray(times.is_null()) if times.null_count else None
         # rows without a time are nobody's; until they are left out, any time will do
         if lost is not None:
-            times = pc.fill_null(
-                times,
-                (
-                    times.drop_null()[0]
-                    if times.null_count < len(times)
-                    else pa.scalar(0, pa.int64()).cast(times.type)
-                ),
-            )
+            any_time = pa.scalar(0, pa.int64()).cast(times.type)
+            if times.null_count < len(times):
+                any_time = times.drop_null()[0]
+            times = pc.fill_null(times, any_time)
         at = microseconds(times, space=self._space)
         del times  # one column in memory beside its numbers, not all
         keys, codes = KeyCodes.of_features(
@@ -189,8 +185,9 @@ class PreparedView:
         return times
 
     def match(self, entity: pa.Table, times: np.ndarray) -> np.ndarray:
-        """int64 [Q] feature rows, NO_ROW for none. Raises InputError when the entity rows lack a
-        key or it can never match.
+        """int64 [Q] feature rows, NO_ROW for none.
+
+        Raises InputError when the entity rows lack a key or it can never match.
         """
         if missing := sorted(set(self.source.keys) - set(entity.column_names)):
             raise InputError(
@@ -241,8 +238,9 @@ class PreparedView:
         }
 
     def _read_at(self, picks: RowPicks) -> dict[str, pa.Array]:
-        """Columns from the files, one column of one row group in memory at a time; groups of which
-        nothing is asked are not read.
+        """Columns from the files, one column of one row group in memory at a time.
+
+        Groups of which nothing is asked are not read.
         """
         parts = picks.by_piece(self._starts)
         answer = {}
@@ -286,8 +284,9 @@ class PreparedView:
             return pa.ipc.open_file(pa.memory_map(file.name)).read_all()[name]
 
     def _kept_bytes(self) -> int:
-        """About how much memory the view takes: index and columns by the widths of their types,
-        lists and texts as 64 bytes.
+        """About how many bytes the view takes in memory.
+
+        Index and columns count by the widths of their types, lists and texts as 64 bytes.
         """
         width = 8 * (3 + self._known_only)
         for name in () if self._once else self.source.features.values():
@@ -354,12 +353,7 @@ def joined_batches(
     time: str,
     batch_rows: int = BATCH_ROWS,
 ) -> Iterator[pa.Table]:
-    """Entity rows with the views' columns appended: the same rows in the same order, at most
-    batch_rows at once.
-
-    Raises InputError for missing or null times, and when a feature would take the name of an entity
-    column.
-    """
+    """Entity rows with the views' columns appended, at most batch_rows at once."""
     for whole in entity:
         if time not in whole.column_names:
             raise InputError(

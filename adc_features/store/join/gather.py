@@ -26,8 +26,9 @@ NO_ROW = -1
 
 @dataclass(frozen=True)
 class Picked:
-    """What is asked of one piece. place: where in the answer, None for everywhere in order. rows:
-    numbers inside the piece.
+    """What is asked of one piece.
+
+    place: where in the answer, None for everywhere in order. rows: numbers inside the piece.
     """
 
     piece: int
@@ -43,8 +44,9 @@ class RowPicks:
         self.any_missing = bool(self.missing.any())
 
     def by_piece(self, start: np.ndarray) -> list[Picked]:
-        """The row numbers sorted out by the pieces that hold them. start: the first row of each
-        piece and the end, [pieces + 1].
+        """The row numbers sorted out by the pieces that hold them.
+
+        start: the first row of each piece and the end, [pieces + 1].
         """
         pieces = len(start) - 1
         safe = np.maximum(self.rows, 0) if self.any_missing else self.rows
@@ -64,11 +66,9 @@ class RowPicks:
     @cached_property
     def validity(self) -> pa.Buffer | None:
         """The bitmap of rows that are there; None when all are."""
-        return (
-            pa.py_buffer(np.packbits(~self.missing, bitorder="little"))
-            if self.any_missing
-            else None
-        )
+        if not self.any_missing:
+            return None
+        return pa.py_buffer(np.packbits(~self.missing, bitorder="little"))
 
     @cached_property
     def null_count(self) -> int:
@@ -76,8 +76,9 @@ class RowPicks:
 
 
 class Gathering:
-    """The picked values of one column, filled piece by piece; each piece may be forgotten once it
-    was added.
+    """The picked values of one column, filled piece by piece.
+
+    Each piece may be forgotten once it was added.
     """
 
     def __init__(self, picks: RowPicks, kind: pa.DataType) -> None:
@@ -125,8 +126,9 @@ class Gathering:
 
 
 class RowStore:
-    """Columns of numbers, times and lists of one length of F rows, row by row. fields: name ->
-    (Arrow type, list length or 0).
+    """Columns of numbers, times and lists of one length of F rows, row by row.
+
+    fields: name -> (Arrow type, list length or 0).
 
     Filled column by column, in parts; gathered as often as asked.
     """
@@ -146,8 +148,9 @@ class RowStore:
         self._rows = space(rows, np.dtype(kinds))
 
     def fill(self, name: str, start: int, column: pa.Array) -> None:
-        """Values of one column from row `start` on; a column that turns out to hold others than its
-        field is dropped.
+        """Fill in one column from row `start` on.
+
+        A column that turns out to hold other values than its field is dropped.
         """
         if row_field(column) == self.fields[name]:
             self._rows[name][start : start + len(column)] = numbers_of(column)
@@ -196,18 +199,18 @@ class Gatherer:
 
 
 def row_field(array: pa.Array) -> tuple[pa.DataType, int] | None:
-    """How a `RowStore` keeps columns that are like this one: type and list length, 0 for no list;
-    None when it cannot.
+    """How a `RowStore` keeps columns that are like this one; None when it cannot.
+
+    The type, and the length of lists, 0 where there are none.
     """
     numbers = numbers_of(array) if len(array) else None
     return None if numbers is None else (array.type, numbers.shape[1] if numbers.ndim > 1 else 0)
 
 
 def numbers_of(array: pa.Array) -> np.ndarray | None:
-    """A column of numbers or times without nulls as integers of the same bits, [N]; lists of them,
-    all of one length, as [N, length].
+    """A column of numbers or times without nulls as integers of the same bits, [N].
 
-    None for everything else.
+    Lists of them, all of one length, are [N, length]. None for everything else.
     """
     kind = array.type
     if array.null_count:
@@ -234,19 +237,19 @@ def numbers_type(kind: pa.DataType) -> np.dtype[Any]:
 
 
 def _whole(numbers: np.ndarray) -> np.ndarray:
-    """Lists as single values of so many bytes: numpy copies them five times faster than rows of a
-    matrix.
+    """Lists as single values of so many bytes.
+
+    Numpy copies them five times faster than rows of a matrix.
     """
-    return (
-        numbers
-        if numbers.ndim == 1
-        else numbers.view(f"V{numbers.itemsize * numbers.shape[1]}").reshape(-1)
-    )
+    if numbers.ndim == 1:
+        return numbers
+    return numbers.view(f"V{numbers.itemsize * numbers.shape[1]}").reshape(-1)
 
 
 def array_of(kind: pa.DataType, numbers: np.ndarray, picks: RowPicks | None = None) -> pa.Array:
-    """Numbers [N] or lists [N, length] in their type; null where picks have no row. Null lists are
-    empty, as Parquet's writer would have to make them.
+    """Numbers [N] or lists [N, length] in their type; null where picks have no row.
+
+    Null lists are empty, as Parquet's writer would have to make them.
     """
     validity, null_count = (picks.validity, picks.null_count) if picks else (None, 0)
     if numbers.ndim == 1:

@@ -16,8 +16,9 @@ Column: TypeAlias = pa.ChunkedArray | pa.Array
 
 
 class KeyCodes:
-    """Equal (composite) keys as equal integers below `size`. columns: the key columns of the
-    feature side, F rows each, of any comparable types.
+    """Equal (composite) keys as equal integers below `size`.
+
+    columns: the key columns of the feature side, F rows each, of any comparable types.
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
@@ -34,10 +35,10 @@ class KeyCodes:
         space: Space = arrow_space,
         spoil: bool = False,
     ) -> tuple[Self, np.ndarray]:
-        """The codes of the feature side, and int64 [F], the caller's own: each row's code, -1 for a
-        key with a null in it, which matches nothing.
+        """The codes of the feature side, and each row's code, int64 [F].
 
-        spoil: the columns are not needed again, their memory may become that of the codes.
+        A key with a null in it has the code -1: it matches nothing. spoil: the columns are not
+        needed again, their memory may become that of the codes.
         """
         self = cls(columns)
         paired = np.zeros(0 if columns else rows, np.int64)
@@ -52,22 +53,26 @@ class KeyCodes:
         return self, paired
 
     def of(self, columns: Sequence[Column], *, names: Sequence[str], rows: int = 0) -> np.ndarray:
-        """int64 [Q] codes of other keys, -1 for those that the feature side lacks; without columns
-        `rows` times the one key of all. Raises InputError for types that can never match.
+        """int64 [Q] codes of other keys, -1 for those that the feature side lacks.
+
+        Without columns `rows` times the one key of all. Raises InputError for types that can never
+        match.
         """
         paired = np.zeros(0 if columns else rows, np.int64)
         for place, (column, codes, name) in enumerate(
             zip(columns, self._columns, names, strict=True)
         ):
             own = codes.of(_comparable(_plain(column, name=name), codes.type, name))
-            paired = (
-                _place_in(self._pairs[place - 1], _pair(paired, own, codes.size)) if place else own
-            )
+            if place:
+                own = _place_in(self._pairs[place - 1], _pair(paired, own, codes.size))
+            paired = own
         return paired
 
 
 class _ColumnCodes:
-    """One key column: integers in a narrow range by their distance from the lowest, others by their
+    """One key column.
+
+    Integers in a narrow range are numbered by their distance from the lowest, other keys by their
     place among the distinct values.
     """
 
@@ -82,8 +87,9 @@ class _ColumnCodes:
         self.size = max(len(self._values), 1)
 
     def of(self, column: Column, *, space: Space = arrow_space, spoil: bool = False) -> np.ndarray:
-        """int64 [N]; -1 for nulls and for keys that the column did not hold. spoil: the codes may
-        be written over a column that lies in one piece.
+        """int64 [N]; -1 for nulls and for keys that the column did not hold.
+
+        spoil: the codes may be written over a column that lies in one piece.
         """
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
         inside = (
@@ -126,8 +132,9 @@ def _place_in(known: np.ndarray, codes: np.ndarray) -> np.ndarray:
 
 
 def _plain(column: Column, *, name: str = "a key of the features") -> Column:
-    """Keys in one type for each kind: int64, string, bytes; others as they are. Raises InputError
-    for integers beyond int64.
+    """Keys in one type for each kind: int64, string, bytes; others as they are.
+
+    Raises InputError for integers beyond int64.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -136,11 +143,9 @@ def _plain(column: Column, *, name: str = "a key of the features") -> Column:
         return _whole(column, name)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
         return column.cast(pa.string())
-    return (
-        column.cast(pa.binary())
-        if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
-        else column
-    )
+    if pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind):
+        return column.cast(pa.binary())
+    return column
 
 
 def _comparable(column: Column, wanted: pa.DataType, name: str) -> Column:

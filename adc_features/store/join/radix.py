@@ -12,8 +12,9 @@ _SMALL = 1 << 15
 
 
 def radix_sorted(numbers: np.ndarray, *, below: int, space: Space = arrow_space) -> np.ndarray:
-    """Numbers int64 [N] in order, their memory free to be used again. Those alike but for their
-    lowest `below` bits keep their order.
+    """Numbers int64 [N] in order, their memory free to be used again.
+
+    Those alike but for their lowest `below` bits keep their order.
 
     Dealt into 256 parts by the highest byte, block by block, then each part, which fits a cache, is
     ordered two bytes at a time by numpy's radix sort. Linear, and as fast on one processor as on

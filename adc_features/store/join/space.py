@@ -21,10 +21,10 @@ class Space(Protocol):
 
 
 def mapped_space(folder: Path | None) -> Space:
-    """Arrays in files of `folder` (None: the system's) that no name leads to: the system may drop
-    their pages, and nothing is left behind.
+    """Arrays in nameless files of `folder` (None: the system's own).
 
-    Raises ArtifactError when the disk has no room.
+    The system may drop their pages, and nothing is left behind. Raises ArtifactError when the disk
+    has no room.
     """
     reserve = getattr(os, "posix_fallocate", lambda file, _, size: os.ftruncate(file, size))
 

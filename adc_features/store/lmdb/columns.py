@@ -18,8 +18,9 @@ OPAQUE = "opaque"
 
 
 class Kind(NamedTuple):
-    """How one value type is laid out. element: its numbers; varies: lists and text; arrow: the type
-    of a column of it.
+    """How one value type is laid out.
+
+    element: its numbers; varies: lists and text; arrow: the type of a column of it.
     """
 
     element: np.dtype
@@ -118,8 +119,9 @@ class Column(NamedTuple):
         return values
 
     def flat(self) -> np.ndarray:
-        """What all lists hold, one after another; texts as objects. Of a column of texts: the
-        texts, "" where not valid.
+        """What all lists hold, one after another; texts as objects.
+
+        Of a column of texts: the texts, "" where not valid.
         """
         if self.values.dtype != BYTE or self.offsets is None:
             return self.values
@@ -135,9 +137,9 @@ class Column(NamedTuple):
                 if kind.arrow != SECONDS
                 else pa.array(self.values, pa.int64(), mask=mask).cast(SECONDS)
             )
-        validity = (
-            None if mask is None else pa.py_buffer(np.packbits(self.valid, bitorder="little"))
-        )
+        validity = None
+        if mask is not None:
+            validity = pa.py_buffer(np.packbits(self.valid, bitorder="little"))
         offsets = pa.py_buffer(self.offsets.astype(np.int32))
         if not pa.types.is_list(kind.arrow):
             return _whole(
@@ -158,8 +160,9 @@ class Column(NamedTuple):
         return pa.Array.from_buffers(kind.arrow, n, [validity, offsets], children=[element])
 
     def to_python(self) -> list:
-        """Numbers, str, bytes and lists of numbers; None where not valid. Timestamps stay seconds,
-        opaque values bytes.
+        """Numbers, str, bytes and lists of numbers; None where not valid.
+
+        Timestamps stay seconds, opaque values bytes.
         """
         if self.offsets is None:
             items = self.values.tolist()
@@ -190,8 +193,9 @@ def _sliced(flat: Any, offsets: np.ndarray) -> list:
 
 
 def _whole(array: pa.Array) -> pa.Array:
-    """Texts that are UTF-8. Raises ArtifactError for others, on which a reader would fail without a
-    name.
+    """Texts that are UTF-8.
+
+    Raises ArtifactError for others, on which a reader would fail without a name.
     """
     try:
         array.validate(full=True)

@@ -23,8 +23,9 @@ _SIGN = np.uint64(1 << 63)
 
 
 def key_array(columns: Mapping[str, pa.Array]) -> pa.LargeBinaryArray:
-    """The keys of n rows. columns: join key -> integers, text, bytes or timestamps (whole seconds
-    count) [n].
+    """The keys of n rows.
+
+    columns: join key -> integers, text, bytes or timestamps (whole seconds count) [n].
 
     Raises InputError for nulls and for other types.
     """
@@ -47,8 +48,9 @@ def text_keys(values: Sequence[str]) -> list[bytes]:
 
 
 def row_key(values: Mapping[str, int | str | bytes | None]) -> bytes:
-    """The key of one row: what `key_array` gives for it. Raises InputError for nulls and for other
-    types.
+    """The key of one row: what `key_array` gives for it.
+
+    Raises InputError for nulls and for other types.
     """
     names, parts = sorted(values), []
     for name in names:

@@ -1,13 +1,12 @@
 """One LMDB directory, opened at most once in this process. Reads, writes: data.mdb and lock.mdb; no
 feast here.
 
-Readers never wait for the writer nor block it, not even when they open the directory while another
-process writes; there is one writer at a time, and a change is complete or invisible, also after
-kill -9. LMDB asks that a process opens a directory once, that no
-environment lives through a fork, and that no transaction is active while the map grows or a table is
-dropped: all of that is seen to here. A file that was cut off is refused before a page of it is
-touched (`file_check`), and so is a directory that was there and is gone: an empty answer would pass
-for a true one.
+Readers never wait for the writer nor block it, not even a process that opens the directory during a
+bulk load; there is one writer at a time, and a change is complete or invisible, also after kill -9.
+LMDB asks that a process opens a directory once, that no environment lives through a fork, and that
+no transaction is active while the map grows or a table is dropped: all of that is seen to here. A
+file that was cut off is refused before a page of it is touched (`file_check`), and so is a directory that was
+there and is gone: an empty answer would pass for a true one.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import lmdb
 
@@ -28,6 +27,7 @@ from adc_features.store.lmdb.files import (
     LOCK,
     WHAT_TO_DO,
     OpenFiles,
+    OwnTable,
     open_directory,
     status_of,
 )
@@ -38,8 +38,9 @@ _FORK_WAIT = 5.0
 
 
 def environment(path: str | Path, *, map_size: int) -> Environment:
-    """The directory `path` (absolute), the same object for every caller. map_size: bytes of address
-    space at first; it grows by itself.
+    """The directory `path` (absolute), the same object for every caller.
+
+    map_size: bytes of address space at first; it grows by itself.
     """
     with _lock:
         known = _known.get(str(path))
@@ -49,8 +50,9 @@ def environment(path: str | Path, *, map_size: int) -> Environment:
 
 
 class Environment:
-    """A directory that opens itself when it is first used, after a fork, and when another has taken
-    its place on disk.
+    """A directory that opens itself when it is needed.
+
+    That is: at its first use, after a fork, and when another has taken its place on disk.
     """
 
     def __init__(self, path: Path, map_size: int) -> None:
@@ -66,10 +68,10 @@ class Environment:
 
     @contextlib.contextmanager
     def reading(self, table: str) -> Iterator[Any]:
-        """A transaction on the table as of one moment; None when there is no such table, or when
-        there never was the directory.
+        """A transaction on the table as of one moment.
 
-        Raises ArtifactError when it cannot be opened, is damaged, or was there before and is gone.
+        None when there is no such table, or when there never was the directory. Raises
+        ArtifactError when it cannot be opened, is damaged, or was there before and is gone.
         """
         if status_of(self.path, DATA) is None:
             if self._was_there:
@@ -86,8 +88,8 @@ class Environment:
                     with self._begin(handle) as txn:
                         yield txn if self._exists(txn) else None
                 elif self._writes:
-                    with self._own(table) as txn:
-                        yield txn
+                    with self._own(table) as own:
+                        yield own
                 else:
                     yield None
         except lmdb.Error as error:
@@ -97,16 +99,15 @@ class Environment:
             ) from error
 
     def write(self, table: str, change: Callable[[Any], T]) -> T:
-        """change(transaction on the table), committed when it returns; called again from the start
-        when the map had to grow.
+        """Call `change` with a transaction on the table; it is committed when that returns.
 
-        Raises ArtifactError when the disk is full or the directory may not be written; nothing is
-        changed then.
+        `change` is called again from the start when the map had to grow. Raises ArtifactError when
+        the disk is full or the directory may not be written; nothing is changed then.
         """
+        if not self._writes:
+            with self._exclusive(write=True):
+                pass  # those who enter meanwhile wait for this one, not it for them
         while True:
-            if not self._writes:
-                with self._exclusive(write=True):
-                    pass  # those who enter meanwhile wait for this one, not it for them
             try:
                 with self._entered(write=True):
                     with self._begin(self._table(table, create=True), write=True) as txn:
@@ -122,8 +123,8 @@ class Environment:
             except (lmdb.NotFoundError, lmdb.BadDbiError):
                 self._files = None  # as in _exists
             except lmdb.Error as error:
-                # a full disk shows as a short write, that is as "Input/output error"
-                # after a failed write LMDB may refuse further ones: open afresh at the next use
+                # a full disk shows as a short write, that is as "Input/output error"; after a
+                # failed write LMDB may refuse further ones: open afresh at the next use
                 self._files = None
                 raise ArtifactError(
                     f"{self.path} could not be written ({error}); nothing was changed, make room or"
@@ -138,8 +139,9 @@ class Environment:
             return [name.decode() for name in txn.cursor().iternext(keys=True, values=False)]
 
     def drop(self, tables: list[str]) -> None:
-        """Remove tables with all their rows, each in one transaction; names that do not exist are
-        no error.
+        """Remove tables with all their rows, each in one transaction.
+
+        Names that do not exist are no error.
         """
         if status_of(self.path, DATA) is None:
             return
@@ -157,8 +159,9 @@ class Environment:
                         break
 
     def close(self, timeout: float | None = None) -> bool:
-        """Close it when nobody is inside; the next use opens it again. False when somebody still
-        was after `timeout` seconds.
+        """Close it when nobody is inside; the next use opens it again.
+
+        False when somebody still was after `timeout` seconds.
         """
         with self._turn:
             if not self._turn.wait_for(lambda: not self._inside and not self._alone, timeout):
@@ -177,7 +180,9 @@ class Environment:
         return handle
 
     def _opened_table(self, name: bytes, *, create: bool) -> Any:
-        """Where this process only reads, without waiting for a writer. Where it writes, in a
+        """Open the handle of a table for all transactions of this process.
+
+        Where the process only reads, that waits for no writer. Where it writes, it is done in a
         transaction of ours: without one, py-lmdb (3.0) waits for another thread's write with the
         interpreter's lock held, and both wait for ever.
         """
@@ -193,10 +198,11 @@ class Environment:
             return self._lmdb.open_db(name, txn=writing, create=create)
 
     @contextlib.contextmanager
-    def _own(self, table: str) -> Iterator[_Own | None]:
-        """A reading transaction with its own handle of a table that is not open yet, in a process
-        that writes: LMDB opens a handle for all of them under the writer's lock only, which a bulk
-        load holds for minutes. One at a time, as LMDB asks.
+    def _own(self, table: str) -> Iterator[OwnTable | None]:
+        """A reading transaction with a handle of its own of a table that is not open yet.
+
+        For a process that writes: LMDB opens a handle for all transactions under the writer's lock
+        only, which a bulk load holds for minutes. One at a time, as LMDB asks.
         """
         while True:
             with self._opening:
@@ -210,17 +216,16 @@ class Environment:
                             handle = self._lmdb.open_db(table.encode(), txn=reading, create=False)
                         except lmdb.NotFoundError:
                             handle = None
-                        yield None if handle is None else _Own(reading, handle)
+                        yield None if handle is None else OwnTable(reading, handle)
                     return
             with self._begin(None):
-                pass  # which mends either, but not while others wait for their turn to open
+                pass  # which mends either
 
     def _exists(self, txn: Any) -> bool:
         try:
             txn.cursor().first()
         except (lmdb.NotFoundError, lmdb.BadDbiError):
-            # another process dropped the table since we opened it: LMDB finds a new one only when
-            # it opens afresh
+            # another process dropped the table; LMDB finds a new one only when it opens afresh
             self._files = None
             return False
         return True
@@ -241,9 +246,7 @@ class Environment:
                     self._enter(write=write)
 
     def _check_covered(self) -> None:
-        """Raise ArtifactError when the file ends before a page that a transaction which begins now
-        may touch.
-        """
+        """Raise ArtifactError when the file ends before a page that may be touched now."""
         last = self._lmdb.info()["last_pgno"]
         if (wanted := (last + 1) * self._page) <= self._needed:
             return
@@ -254,8 +257,9 @@ class Environment:
             self._checked = last, size
 
     def _fill_up(self) -> None:
-        """Let the file reach its last page where a change left pages unwritten, so that its size
-        alone tells whether it is whole.
+        """Let the file reach its last page, so that its size alone tells whether it is whole.
+
+        A change may leave pages at the end unwritten.
         """
         wanted = (self._lmdb.info()["last_pgno"] + 1) * self._page
         if os.stat(self.path / DATA).st_size >= wanted:
@@ -360,8 +364,9 @@ class Environment:
         self._tables.clear()
 
     def _begin_again(self) -> None:
-        """In the child of a fork: locks of threads that do not exist here are void, and so is what
-        could not be closed before.
+        """Begin again in the child of a fork.
+
+        Locks of threads that do not exist here are void, and so is what could not be closed before.
         """
         self._opening, self._turn = threading.Lock(), threading.Condition()
         self._inside, self._alone = 0, False
@@ -370,22 +375,6 @@ class Environment:
             _inherited.append(self._lmdb)
         self._lmdb, self._files = None, None
         self._tables = {}
-
-
-class _Own(NamedTuple):
-    """A transaction on a table whose handle is its own, used like one on a table that is open."""
-
-    txn: Any
-    table: Any
-
-    def get(self, key: bytes) -> bytes | None:
-        return self.txn.get(key, db=self.table)
-
-    def cursor(self) -> Any:
-        return self.txn.cursor(db=self.table)
-
-    def stat(self) -> dict[str, int]:
-        return self.txn.stat(self.table)
 
 
 _lock = threading.Lock()

@@ -54,8 +54,9 @@ def takes_arrow(view: feast.FeatureView) -> bool:
 
 
 def arrow_type(dtype: Any) -> pa.DataType | None:
-    """The Arrow type of a declared one; None for bytes and the like, which stay as files
-    have them.
+    """The Arrow type of a declared one.
+
+    None for bytes and the like, which stay as files have them.
     """
     try:
         return feast.from_feast_to_pyarrow_type(dtype)
@@ -89,8 +90,9 @@ def columns_from_arrow(view: feast.FeatureView, table: pa.Table) -> dict[str, pa
 
 
 def keys_from_arrow(view: feast.FeatureView, table: pa.Table) -> dict[str, pa.ChunkedArray]:
-    """The join keys of a table in their declared types. Raises InputError as `columns_from_arrow`,
-    and for keys that never match.
+    """The join keys of a table in their declared types.
+
+    Raises InputError as `columns_from_arrow`, and for keys that never match.
     """
     kinds = {column.name: kind_of(column.dtype.to_value_type()) for column in view.entity_columns}
     check_columns(view.name, list(kinds), table.column_names)
@@ -112,6 +114,7 @@ def conformed(
     view: feast.FeatureView, table: pa.Table, *, event: str, created: str | None = None
 ) -> pa.Table:
     """Rows before Feast makes protos of them: what is plain in its declared type, times as such.
+
     Raises InputError for rows without a time.
     """
     columns = keys_from_arrow(view, table)
@@ -153,8 +156,9 @@ def check_columns(view: str, wanted: Sequence[str], there: Sequence[str]) -> Non
 def declared(
     column: pa.ChunkedArray, kind: pa.DataType, *, name: str, view: str
 ) -> pa.ChunkedArray:
-    """A column cast to its declared type, exactly. Missing whole numbers that pandas made NaN
-    become null again.
+    """A column cast to its declared type, exactly.
+
+    Missing whole numbers that pandas made NaN become null again.
     """
     try:
         return fitted(column, kind, name=f"view {view}: {name}")
@@ -188,8 +192,9 @@ def columns_from_protos(
 
 
 def _plain(values: Sequence[Any], kind: str, *, name: str, view: str) -> pa.Array:
-    """Protos as a column of the declared kind; those of other kinds are converted, each kind as a
-    column of its own.
+    """Protos as a column of the declared kind.
+
+    Those of other kinds are converted, each kind as a column of its own.
     """
     found = [value.WhichOneof("val") for value in values]
     wanted = KINDS[kind].arrow
@@ -226,14 +231,8 @@ def python_values(answer: Answer, name: str, value_type: feast.ValueType | None)
     """A feature of an answer as Feast shows it in Python, None where absent."""
 
     def opaque(values: list) -> list:
-        return [
-            (
-                None
-                if value is None
-                else feast.feast_value_type_to_python_type(_parsed(value), value_type)
-            )
-            for value in values
-        ]
+        shown = feast.feast_value_type_to_python_type
+        return [None if value is None else shown(_parsed(value), value_type) for value in values]
 
     return answer.to_python(name, {**_SHOWN, OPAQUE: opaque})
 

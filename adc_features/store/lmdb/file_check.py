@@ -32,8 +32,9 @@ _TRIES = 5
 
 
 class Meta(NamedTuple):
-    """What the newest meta page says. page: bytes of a page; free_root: root of the tree of free
-    pages, None when it is empty.
+    """What the newest meta page says.
+
+    page: bytes of a page; free_root: root of the tree of free pages, None when it is empty.
     """
 
     page: int
@@ -47,8 +48,9 @@ class _Damaged(ValueError):
 
 
 def check_whole(path: Path, what_to_do: str) -> int:
-    """The bytes that the file may not lose. Raises ArtifactError when it is none of LMDB's, empty,
-    or shorter than its pages.
+    """The bytes that the file may not lose.
+
+    Raises ArtifactError when it is none of LMDB's, empty, or shorter than its pages.
 
     what_to_do: how the message ends.
     """
@@ -114,8 +116,9 @@ def _meta(block: bytes) -> Meta:
 
 
 def _free_pages(descriptor: int, meta: Meta, end: int) -> Iterator[tuple[int, ...]]:
-    """The free pages, as the tree lists them. end: the first page that the file does not hold
-    whole.
+    """The free pages, as the tree lists them.
+
+    end: the first page that the file does not hold whole.
     """
 
     def read(page: int, pages: int = 1) -> bytes:

@@ -41,9 +41,26 @@ class OpenFiles(NamedTuple):
     lock: Status | None
 
 
+class OwnTable(NamedTuple):
+    """A transaction on a table whose handle is its own, used like one on a table that is open."""
+
+    txn: Any
+    table: Any
+
+    def get(self, key: bytes) -> bytes | None:
+        return self.txn.get(key, db=self.table)
+
+    def cursor(self) -> Any:
+        return self.txn.cursor(db=self.table)
+
+    def stat(self) -> dict[str, int]:
+        return self.txn.stat(self.table)
+
+
 def status_of(path: Path, name: str) -> Status | None:
-    """The file `name` of the directory; None when there is none. Raises ArtifactError when it cannot
-    be looked at.
+    """The file `name` of the directory; None when there is none.
+
+    Raises ArtifactError when it cannot be looked at.
     """
     try:
         status = os.stat(f"{path}/{name}")
@@ -58,8 +75,10 @@ def status_of(path: Path, name: str) -> Status | None:
 
 
 def open_directory(path: Path, map_size: int, *, write: bool) -> Any:
-    """LMDB's environment of the directory. write: made when there is none; read-only all the same
-    where it may not be written. Raises ArtifactError when it is damaged or cannot be opened.
+    """Open LMDB's environment of the directory.
+
+    write: it is made when there is none; where it may not be written it is opened for reading.
+    Raises ArtifactError when it is damaged or cannot be opened.
     """
     options: dict[str, Any] = {
         "map_size": map_size,
@@ -88,8 +107,9 @@ def open_directory(path: Path, map_size: int, *, write: bool) -> Any:
 
 
 def _create(path: Path) -> None:
-    """A whole `data.mdb` by one link: nobody meets an empty one, also after a kill, so that an
-    empty one is a fault.
+    """Make a whole `data.mdb` by one link: nobody meets an empty one, not even after a kill.
+
+    An empty file is a fault, therefore.
     """
     aside = tempfile.mkdtemp(prefix=".new.", dir=path)
     try:

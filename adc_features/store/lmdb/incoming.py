@@ -38,17 +38,11 @@ def rows_of(view: Any, table: pa.Table, *, event: str, created: str | None) -> R
     # a view without entities has one row, under the key that `row_key` gives it
     keys, no_entity = keys_from_arrow(view, table), {"": pa.array([""] * len(table))}
     check_columns(view.name, [event, *([created] if created else [])], table.column_names)
-    return Rows(
-        schema_of(view),
-        key_array({name: column.combine_chunks() for name, column in keys.items()} or no_entity),
-        _times(table[event], view=view.name, name=event),
-        (
-            _times(table[created], view=view.name, name=created, absent=NO_CREATED)
-            if created
-            else np.full(len(table), NO_CREATED)
-        ),
-        columns_from_arrow(view, table),
-    )
+    at, born = _times(table[event], view=view.name, name=event), np.full(len(table), NO_CREATED)
+    if created:
+        born = _times(table[created], view=view.name, name=created, absent=NO_CREATED)
+    key = key_array({name: column.combine_chunks() for name, column in keys.items()} or no_entity)
+    return Rows(schema_of(view), key, at, born, columns_from_arrow(view, table))
 
 
 def rows_of_protos(
@@ -74,7 +68,7 @@ def rows_of_protos(
 
 
 def as_protos(view: Any, table: pa.Table, *, event: str, created: str | None) -> Any:
-    """The same as Feast's rows of value protos, for views whose types Arrow alone does not carry."""
+    """The same as Feast's rows of value protos, for views whose types Arrow does not carry."""
     rows = conformed(view, table, event=event, created=created)
     types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
     return feast._convert_arrow_to_proto(rows.combine_chunks(), view, types)

@@ -6,16 +6,20 @@ Reads: a repository's configuration. Writes: nothing.
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Sequence
 from typing import Any
 
+from adc_features.store import _compat as feast
 from adc_features.store.lmdb.environment import Environment, environment
 
 _MEBIBYTE = 1 << 20
 
 
 def table_name(config: Any, table: Any) -> str:
-    """Where the rows of a view are: project/view, with @v and the number of a later version when
-    the registry keeps versions.
+    """The name of the table that holds the rows of a view.
+
+    project/view, with @v and the number of a later version when the registry keeps versions.
     """
     version = None
     if config.registry.enable_online_feature_view_versioning:
@@ -28,3 +32,17 @@ def directory_of(config: Any) -> Environment:
     """The LMDB directory of a repository, by its configuration."""
     path = os.path.realpath(os.path.join(config.repo_path or ".", config.online_store.path))
     return environment(path, map_size=config.online_store.map_size_mb * _MEBIBYTE)
+
+
+def tables_of(config: Any, views: Sequence[Any], held: Sequence[str]) -> list[str]:
+    """Which of the tables `held` are of these views, in any version."""
+    names = [re.compile(re.escape(f"{config.project}/{view.name}") + r"(@v\d+)?") for view in views]
+    return [name for name in held if any(pattern.fullmatch(name) for pattern in names)]
+
+
+def store_of(config: Any, block: dict[str, Any]) -> tuple[Any, Any]:
+    """The online store that another `online_store:` block describes, and its configuration."""
+    settings = feast.get_online_config_from_type(block["type"])(**block)
+    theirs = config.model_copy()
+    theirs.online_config = theirs._online_store = settings
+    return feast.get_online_store_from_config(settings), theirs

@@ -82,8 +82,9 @@ class Schema:
 
 @dataclass(frozen=True)
 class Records:
-    """Decoded records of one schema. event, created: int64 [n], microseconds since 1970
-    (NO_CREATED: absent).
+    """Decoded records of one schema.
+
+    event, created: int64 [n], microseconds since 1970 (NO_CREATED: absent).
     """
 
     schema: Schema
@@ -100,20 +101,18 @@ class Records:
 def encode(
     schema: Schema, columns: Mapping[str, pa.Array], *, event: np.ndarray, created: np.ndarray
 ) -> pa.LargeBinaryArray:
-    """n records. columns: per feature an Arrow array of its kind's type (opaque: binary); event,
-    created: int64 [n], microseconds.
+    """n records.
+
+    columns: per feature an Arrow array of its kind's type (opaque: binary); event, created: int64
+    [n], microseconds.
 
     Raises InputError when a list holds a null, which numbers in a row cannot show.
     """
     if not (n := len(event)):
         return pa.array([], pa.large_binary())
     head = np.zeros(n, schema.head)
-    head["version"], head["schema"], head["event"], head["created"] = (
-        VERSION,
-        schema.id,
-        event,
-        created,
-    )
+    head["version"], head["schema"] = VERSION, schema.id
+    head["event"], head["created"] = event, created
     nulls = np.zeros((n, len(schema.features)), bool)
     bodies, end = [], np.zeros(n, np.int64)
     for i, (name, kind) in enumerate(schema.features):
@@ -144,8 +143,9 @@ def encode(
 
 
 def schema_ids(records: Sequence[bytes]) -> np.ndarray:
-    """uint32 [n]: which schema each record was written with. Raises ArtifactError for bytes that
-    are no record of ours.
+    """uint32 [n]: which schema each record was written with.
+
+    Raises ArtifactError for bytes that are no record of ours.
     """
     starts = b"".join([record[:5] for record in records])
     if len(starts) != 5 * len(records):
@@ -186,17 +186,14 @@ def decode(
     lengths = np.fromiter(map(len, records), np.int64, n) - size
     ends = {i: head[f"f{i}"].astype(np.int64) for i in varying}
     _check_ends([np.zeros(n, np.int64), *ends.values()], lengths)
-    body = (
-        np.frombuffer(b"".join([record[size:] for record in records]), np.uint8)
-        if varying
-        else np.empty(0, np.uint8)
-    )
+    body = np.empty(0, np.uint8)
+    if varying:
+        body = np.frombuffer(b"".join([record[size:] for record in records]), np.uint8)
     begins = np.cumsum(lengths) - lengths
-    valid = (
-        np.unpackbits(head["nulls"], axis=1, bitorder="little", count=len(schema.features)) == 0
-        if schema.features
-        else np.ones((n, 0), bool)
-    )
+    valid = np.ones((n, 0), bool)
+    if schema.features:
+        nulls = np.unpackbits(head["nulls"], axis=1, bitorder="little", count=len(schema.features))
+        valid = nulls == 0
     columns, shown, before = [], [], np.zeros(n, np.int64)
     for i, (name, kind) in enumerate(schema.features):
         start, before = before, ends.get(i, before)
@@ -209,13 +206,8 @@ def decode(
             columns.append(_text_lists(kind, body, begins + start, begins + ends[i], valid[:, i]))
         else:
             _require((ends[i] - start) % KINDS[kind].element.itemsize == 0)
-            columns.append(
-                Column(
-                    kind,
-                    *_gather(body, begins + start, begins + ends[i], KINDS[kind].element),
-                    valid[:, i],
-                )
-            )
+            found = _gather(body, begins + start, begins + ends[i], KINDS[kind].element)
+            columns.append(Column(kind, *found, valid[:, i]))
     return Records(Schema(tuple(shown)), head["event"], head["created"], tuple(columns))
 
 
@@ -231,8 +223,9 @@ def _check_ends(ends: list[np.ndarray], lengths: np.ndarray) -> None:
 def _gather(
     body: np.ndarray, starts: np.ndarray, stops: np.ndarray, element: np.dtype
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Slices [start, stop) of bytes, joined and seen as elements, with the int64 [n + 1] offsets of
-    the slices.
+    """Slices [start, stop) of bytes, joined and seen as elements.
+
+    Also the int64 [n + 1] offsets of the slices.
     """
     lengths = stops - starts
     offsets = np.concatenate([[0], np.cumsum(lengths)])
@@ -282,11 +275,9 @@ def _text_bodies(array: pa.Array) -> pa.LargeBinaryArray:
     ends = np.concatenate([[0], np.cumsum(counted, dtype=np.int64)])
     bytes_before = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     content = texts.buffers()[2]
-    data = (
-        np.frombuffer(content, np.uint8)[_offsets(texts)[0] :]
-        if content is not None
-        else np.empty(0, np.uint8)
-    )
+    data = np.empty(0, np.uint8)
+    if content is not None:
+        data = np.frombuffer(content, np.uint8)[_offsets(texts)[0] :]
     heads = _binary(
         counted.astype("<u4").view(np.uint8), np.arange(len(array) + 1) * 4, _validity(array)
     )
@@ -307,26 +298,16 @@ def _body(array: pa.Array, name: str) -> pa.LargeBinaryArray:
     if not pa.types.is_primitive(array.type.value_type):
         return _text_bodies(array)
     numbers = np.ascontiguousarray(plain_numbers(inner))
-    ends = np.concatenate(
-        [
-            [0],
-            np.cumsum(
-                pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False),
-                dtype=np.int64,
-            ),
-        ]
-    )
+    lengths = pc.list_value_length(array).fill_null(0).to_numpy(zero_copy_only=False)
+    ends = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     return _binary(numbers.view(np.uint8), ends * numbers.itemsize, _validity(array))
 
 
 def _validity(array: pa.Array) -> pa.Buffer | None:
-    return (
-        pa.py_buffer(
-            np.packbits(array.is_valid().to_numpy(zero_copy_only=False), bitorder="little")
-        )
-        if array.null_count
-        else None
-    )
+    if not array.null_count:
+        return None
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    return pa.py_buffer(np.packbits(valid, bitorder="little"))
 
 
 def _binary(

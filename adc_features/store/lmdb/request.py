@@ -45,10 +45,10 @@ def check_names(features: Any, registry: Any, project: str, *, full_feature_name
 def checked_rows(
     entity_rows: Any, features: Any, registry: Any, project: str, *, full_feature_names: bool
 ) -> Any:
-    """Entity rows as columns, ids as the whole numbers that they are; rows that are no columns of
-    plain Python values as they came.
+    """Entity rows as columns, ids as the whole numbers that they are.
 
-    Raises InputError for ids that are fractions, or beyond 64 bits.
+    Rows that are no columns of plain Python values stay as they came. Raises InputError for ids
+    that are fractions, or beyond 64 bits.
     """
     asked = by_column(entity_rows)
     if asked is None:
@@ -73,9 +73,7 @@ def _check_whole_numbers(
     *,
     full_feature_names: bool,
 ) -> None:
-    """Raise InputError for keys that are declared whole numbers and beyond 64 bits: Feast would
-    name neither key nor value.
-    """
+    """Raise InputError for whole numbers beyond 64 bits; Feast would not say which."""
     types = feast._get_cached_request_context(registry, project, features, full_feature_names)[3]
     limits = np.iinfo(np.int64)
     for name, values in asked.items():
@@ -113,8 +111,9 @@ def by_column(entity_rows: Any) -> dict[str, list] | None:
 
 
 def _whole_id(name: str, value: Any) -> Any:
-    """A fraction or decimal as the integer that it is, the rest as it came. Raises InputError for
-    2.5, of which Feast would make 2.
+    """A fraction or decimal as the integer that it is, the rest as it came.
+
+    Raises InputError for 2.5, of which Feast would make 2.
     """
     if isinstance(value, np.generic):
         value = value.item()
@@ -130,8 +129,9 @@ def _whole_id(name: str, value: Any) -> Any:
 
 
 def row_keys(columns: Mapping[str, list], types: Mapping[str, Any]) -> list[bytes] | None:
-    """The keys of rows; None when the values are not plainly of their declared types, which Feast
-    converts or refuses.
+    """The keys of rows.
+
+    None when the values are not plainly of their declared types, which Feast converts or refuses.
     """
     for name, values in columns.items():
         wanted = (

@@ -19,8 +19,9 @@ _MICROSECONDS = 1_000_000
 
 
 class ViewAnswer(NamedTuple):
-    """The features of one view: names as asked -> names as shown; version: (name, number) when it
-    is to be told.
+    """The features of one view: names as asked -> names as shown.
+
+    version: (name, number) when it is to be told.
     """
 
     answer: Answer
@@ -29,8 +30,9 @@ class ViewAnswer(NamedTuple):
 
 
 class ColumnarResponse(feast.OnlineResponse):
-    """Feast's OnlineResponse, over columns. `proto` is built when somebody asks for it, as the
-    feature servers do.
+    """Feast's OnlineResponse, over columns.
+
+    `proto` is built when somebody asks for it, as the feature servers do.
     """
 
     def __init__(
@@ -42,8 +44,9 @@ class ColumnarResponse(feast.OnlineResponse):
         self._entities, self._views, self._feature_types = entities, views, feature_types
 
     def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
-        """Name -> values in the order of the request, None where absent; on wish also name__ts ->
-        seconds since 1970.
+        """Name -> values in the order of the request, None where absent.
+
+        include_event_timestamps: add name__ts -> seconds since 1970.
         """
         shown: dict[str, Any] = {}
         for name, values in self._entities.items():
@@ -62,8 +65,9 @@ class ColumnarResponse(feast.OnlineResponse):
 
     @functools.cached_property
     def proto(self) -> Any:  # type: ignore[override]
-        """The response as Feast's servers send it. An expired row is OUTSIDE_MAX_AGE, without its
-        values.
+        """The response as Feast's servers send it.
+
+        An expired row is OUTSIDE_MAX_AGE, without its values.
         """
         response = feast.GetOnlineFeaturesResponse(results=[])
         vector, status = feast.GetOnlineFeaturesResponse.FeatureVector, feast.FieldStatus
@@ -122,8 +126,10 @@ def columnar_response(  # noqa: PLR0917  (Feast's own order)
     full_feature_names: bool,
     tell_versions: bool,
 ) -> ColumnarResponse | None:
-    """What `store` (an LmdbOnlineStore) answers without a proto; None where Feast has to answer:
-    on-demand views, delegated views, keys that are not plainly of their types.
+    """What `store` (an LmdbOnlineStore) answers without a proto.
+
+    None where Feast has to answer: on-demand views, delegated views, and keys that are not plainly
+    of their types.
     """
     asked = by_column(entity_rows)
     if asked is None or getattr(features, "precompute_online", False):
@@ -147,14 +153,10 @@ def columnar_response(  # noqa: PLR0917  (Feast's own order)
         if keys is None or not store.holds(config, table):
             return None
         prefix = f"{table.projection.name_to_use()}__" if full_feature_names else ""
-        version = (
-            (
-                table.projection.name_alias or table.projection.name,
-                getattr(table, "current_version_number", 0) or 0,
-            )
-            if tell_versions
-            else None
-        )
+        version = None
+        if tell_versions:
+            shown_as = table.projection.name_alias or table.projection.name
+            version = shown_as, getattr(table, "current_version_number", 0) or 0
         answer = store.read(config, table, keys, names)
         shown = {name: prefix + name for name in names}
         types |= {

@@ -43,8 +43,10 @@ _schemas: dict[bytes, Schema] = {}
 
 @dataclass(frozen=True)
 class Rows:
-    """What to write. keys: large_binary [n]; event, created: int64 [n], microseconds (NO_CREATED:
-    unknown); columns: as `encode` takes them.
+    """What to write.
+
+    keys: large_binary [n]; event, created: int64 [n], microseconds (NO_CREATED: unknown); columns:
+    as `encode` takes them.
     """
 
     schema: Schema
@@ -78,8 +80,9 @@ class Rows:
 
 
 class Part(NamedTuple):
-    """Rows of an answer that share a schema. places: int64, which rows of the answer; records: in
-    the same order.
+    """Rows of an answer that share a schema.
+
+    places: int64, which rows of the answer; records: in the same order.
     """
 
     places: np.ndarray
@@ -88,8 +91,9 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Answer:
-    """What was found for n keys. found, expired: bool [n], never both; event: int64 [n],
-    microseconds, 0 where neither.
+    """What was found for n keys.
+
+    found, expired: bool [n], never both; event: int64 [n], microseconds, 0 where neither.
     """
 
     found: np.ndarray
@@ -98,27 +102,23 @@ class Answer:
     parts: tuple[Part, ...]
 
     def held(self, name: str) -> np.ndarray:
-        """bool [n]: rows that were found and were written with this feature, as a value or as a
-        null.
-        """
+        """Which rows were found and were written with this feature, null or not: bool [n]."""
         held = np.zeros(len(self.found), bool)
         for places, records in self.parts:
             held[places] = records.column(name) is not None
         return held
 
     def column(self, name: str, kind: pa.DataType) -> Column:
-        """A feature in the order of the keys, not valid where absent; not by way of Arrow unless
-        its rows were written with several schemas.
+        """A feature in the order of the keys, not valid where absent.
+
+        Arrow stands in between only where the rows were written with several schemas.
         """
         if len(self.parts) == 1:
             places, records = self.parts[0]
             column = records.column(name)
             if column is not None and KINDS[column.kind].arrow == kind:
-                return (
-                    column
-                    if len(places) == len(self.found)
-                    else column.scattered(places, len(self.found))
-                )
+                n = len(self.found)
+                return column if len(places) == n else column.scattered(places, n)
         return Column.from_arrow(self.to_arrow(name, kind))
 
     def to_arrow(self, name: str, kind: pa.DataType) -> pa.Array:
@@ -140,8 +140,9 @@ class Answer:
         return array.take(pa.array(place, mask=place < 0))
 
     def to_python(self, name: str, convert: Mapping[str, Callable[[list], list]]) -> list:
-        """The same as Python values; convert: kind -> what turns a column's values into those to
-        show.
+        """The same as Python values.
+
+        convert: kind -> what turns a column's values into those to show.
         """
         shown: list = [None] * len(self.found)
         for places, records in self.parts:
@@ -167,6 +168,7 @@ def read(
     wanted: Sequence[str] | None = None,
 ) -> Answer:
     """The rows of n keys as of one moment; rows with an event time before `oldest` are expired.
+
     With `wanted`, only these features.
 
     Raises ArtifactError for records that are damaged or of a newer format.
@@ -177,11 +179,8 @@ def read(
         records = [record for record in got if record is not None]
         ids = schema_ids(records)
         schemas = {name: _schema(txn, name, environment) for name in set(ids.tolist())}
-    found, event, expired = (
-        np.ones(len(keys), bool),
-        np.zeros(len(keys), np.int64),
-        np.zeros(len(keys), bool),
-    )
+    found, expired = np.ones(len(keys), bool), np.zeros(len(keys), bool)
+    event = np.zeros(len(keys), np.int64)
     if len(records) < len(keys):
         found = np.fromiter((record is not None for record in got), bool, len(keys))
     event[found], _ = times(records)
@@ -197,8 +196,9 @@ def read(
 
 
 def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Rows]]) -> int:
-    """Write rows in any order, repeats of a key included, as one transaction. Returns how many were
-    newer than what was there.
+    """Write rows in any order, repeats of a key included, as one transaction.
+
+    Returns how many were newer than what was there.
 
     pieces: called again when the map had to grow; what it yields is in memory one piece at a time.
     """
@@ -220,20 +220,15 @@ def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Ro
 def glance(
     environment: Environment, table: str, *, samples: int
 ) -> tuple[int, list[tuple[int, bytes]]]:
-    """The number of rows, and of so many with the newest event times: the time (microseconds) and
-    the key, newest first.
+    """The number of rows, and the newest `samples` of them: time (microseconds) and key.
 
-    Without samples it costs the same for any number of rows.
+    Newest first. Without samples it costs the same for any number of rows.
     """
     with environment.reading(table) as txn:
         if txn is None:
             return 0, []
-        schemas = sum(
-            1
-            for _ in takewhile(
-                lambda key: key.startswith(_SCHEMA), txn.cursor().iternext(keys=True, values=False)
-            )
-        )
+        keys = txn.cursor().iternext(keys=True, values=False)
+        schemas = sum(1 for _ in takewhile(lambda key: key.startswith(_SCHEMA), keys))
         rows, newest = txn.stat()["entries"] - schemas, list[tuple[int, bytes]]()
         cursor = (pair for pair in txn.cursor() if not pair[0].startswith(_SCHEMA))
         while samples and (piece := list(islice(cursor, ROWS_AT_ONCE))):
@@ -252,8 +247,9 @@ def delete(environment: Environment, table: str, keys: Iterable[bytes]) -> int:
 
 
 def _put(txn: Any, rows: Rows) -> int:
-    """Sorted rows with distinct keys: appended when they come after everything in the table, else
-    where they are newer.
+    """Put sorted rows with distinct keys; returns how many were written.
+
+    They are appended when they come after everything in the table, else put where they are newer.
     """
     keys = rows.keys.to_numpy(zero_copy_only=False).tolist()
     cursor = txn.cursor()
@@ -294,8 +290,9 @@ def _declare(txn: Any, schema: Schema, environment: Environment) -> None:
 
 
 def _schema(txn: Any, name: int, environment: Environment) -> Schema:
-    """The schema of this id as the table has it. Raises ArtifactError when it is not there, or its
-    text was altered.
+    """The schema of this id as the table has it.
+
+    Raises ArtifactError when it is not there, or its text was altered.
     """
     text = txn.get(_schema_key(name))
     if text is None:

@@ -25,10 +25,10 @@ TIME = "event_timestamp"
 
 
 def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table | ds.Dataset:
-    """Entity rows as Arrow: a table or dataset as it is, pandas and polars converted, text run as
-    DuckDB SQL (file names relative to the repository).
+    """Entity rows as an Arrow table or dataset.
 
-    Raises InputError for anything else, and for SQL that DuckDB refuses.
+    Text is run as DuckDB SQL, its file names relative to the repository. Raises InputError for what
+    is no frame, and for SQL that DuckDB refuses.
     """
     if isinstance(entity, pa.Table | ds.Dataset):
         return entity
@@ -62,8 +62,9 @@ def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table | ds
 
 
 def time_column(entity: pa.Schema) -> str:
-    """`event_timestamp`, or the only column of times. Raises InputError when there is none, or a
-    choice.
+    """`event_timestamp`, or the only column of times.
+
+    Raises InputError when there is none, or a choice.
     """
     if TIME in entity.names:
         return TIME
@@ -77,20 +78,15 @@ def time_column(entity: pa.Schema) -> str:
 
 
 def table_pieces(entity: pa.Table | ds.Dataset, rows: int) -> Iterator[pa.Table]:
-    """A table whole; a dataset in tables of at least `rows` rows, one after the other, at least
-    one.
-    """
+    """A table as it is; a dataset in tables of at least `rows` rows, at least one table."""
     if isinstance(entity, pa.Table):
         yield entity
         return
     waiting = [entity.schema.empty_table()]
     for fragment in entity.get_fragments():
         _check_entity_file(fragment, entity.schema)
-        for group in (
-            fragment.split_by_row_group()
-            if isinstance(fragment, ds.ParquetFileFragment)
-            else [fragment]
-        ):
+        is_parquet = isinstance(fragment, ds.ParquetFileFragment)
+        for group in fragment.split_by_row_group() if is_parquet else [fragment]:
             waiting.append(group.to_table(entity.schema, batch_size=1 << 30, use_threads=False))
             if sum(map(len, waiting)) >= rows:
                 yield pa.concat_tables(waiting)
@@ -100,7 +96,7 @@ def table_pieces(entity: pa.Table | ds.Dataset, rows: int) -> Iterator[pa.Table]
 
 
 def check_keys(entity: pa.Schema, sources: Iterable[ViewSource]) -> None:
-    """Raise InputError when the entity rows lack a view's key, or a view is not as its files are."""
+    """Raise InputError when the entity rows lack a key, or a view's files a column."""
     for source in sources:
         source.check()
         if missing := sorted(set(source.keys) - set(entity.names)):
@@ -146,9 +142,8 @@ def time_span(entity: pa.Table | ds.Dataset, time: str) -> tuple[datetime | None
     ]
     if not ends:
         return None, None
-    return moment(np.datetime64(int(min(first for first, _ in ends)), "us")), moment(
-        np.datetime64(int(max(last for _, last in ends)), "us")
-    )
+    first, last = min(first for first, _ in ends), max(last for _, last in ends)
+    return moment(np.datetime64(int(first), "us")), moment(np.datetime64(int(last), "us"))
 
 
 def _from_pandas(frame: Any) -> pa.Table:
@@ -181,8 +176,9 @@ def _moments(column: Any) -> Any:
 
 
 def keys_between(sources: list[ViewSource], start: datetime, end: datetime) -> pa.Table:
-    """Every distinct (key, time) of the views' rows with start <= time <= end: the entity rows when
-    none are given.
+    """Every distinct (key, time) of the views with start <= time <= end.
+
+    They are the entity rows when none are given.
     """
     keys = list(dict.fromkeys(key for source in sources for key in source.keys))
     tables = []

@@ -18,8 +18,9 @@ from adc_features.store.parquet.additions import exists, is_directory, write_who
 
 
 class AsofRetrievalJob(feast.RetrievalJob):
-    """A join or a scan that runs when its result is asked for. batches: the result in pieces, of
-    one schema.
+    """A join or a scan that runs when its result is asked for.
+
+    batches: the result in pieces, of one schema.
     """
 
     def __init__(
@@ -32,12 +33,8 @@ class AsofRetrievalJob(feast.RetrievalJob):
         repo_path: Path | None = None,
     ) -> None:
         super().__init__()
-        self._batches, self._full_feature_names, self._on_demand, self._metadata = (
-            batches,
-            full_feature_names,
-            on_demand or [],
-            metadata,
-        )
+        self._batches, self._full_feature_names = batches, full_feature_names
+        self._on_demand, self._metadata = on_demand or [], metadata
         self._repo_path = repo_path
 
     @property
@@ -53,8 +50,9 @@ class AsofRetrievalJob(feast.RetrievalJob):
         return self._metadata
 
     def to_batches(self) -> Iterator[pa.Table]:
-        """The result in pieces, for frames larger than memory. Without on-demand views, which Feast
-        computes on whole tables.
+        """The result in pieces, for frames larger than memory.
+
+        Without on-demand views, which Feast computes on whole tables.
         """
         if self._on_demand:
             raise InputError(
@@ -72,8 +70,9 @@ class AsofRetrievalJob(feast.RetrievalJob):
     def persist(
         self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None
     ) -> None:
-        """Write the result, on-demand features included, as Parquet; a reader sees the file when it
-        is complete.
+        """Write the result, on-demand features included, as Parquet.
+
+        A reader sees the file when it is complete.
         """
         source = storage.to_data_source()
         filesystem, path = location_of(source, self._repo_path)

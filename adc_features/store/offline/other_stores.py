@@ -54,7 +54,8 @@ def joined_by_feast(
 
 
 def _distinct(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each distinct pair, and for every row the place of its pair among them:
+    """The first row of each distinct pair, and the place of every row's pair among them.
+
     int64 [distinct], int64 [N].
     """
     key, time = (

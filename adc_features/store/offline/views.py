@@ -34,11 +34,11 @@ def view_sources(
     full_feature_names: bool,
     on_demand: Sequence[Any] = (),
 ) -> list[ViewSource]:
-    """Feast's views as the join reads them: field mappings undone, join-key maps and full names
-    applied.
+    """Feast's views as the join reads them, in the names that the answer has.
 
-    Two versions of one view asked for at once get their version into the full name. Raises
-    InputError when two features would have one name.
+    Field mappings are undone, join-key maps and full names applied. Two versions of one view asked
+    for at once get their version into the full name. Raises InputError when two features would have
+    one name.
     """
     bases = [view.projection.name_alias or view.name for view in feature_views]
     sources: list[ViewSource] = []
@@ -101,8 +101,10 @@ def prepared_views(
     known_only: bool = False,
     memory_limit: int | None = None,
 ) -> tuple[PreparedView, ...]:
-    """The views ready to be joined, as the offline store is set: every point-in-time join begins
-    here. Arguments as of `PreparedView`; memory_limit: None takes that of the settings.
+    """The views, ready to be joined as the offline store is set.
+
+    Every point-in-time join begins here. The arguments are those of `PreparedView`; memory_limit:
+    None takes that of the settings.
     """
     settings = config.offline_store
     return tuple(
@@ -166,11 +168,8 @@ def location_of(source: Any, repo_path: Path | None) -> tuple[Any, str]:
     if not isinstance(source, feast.FileSource) or not (
         source.file_format is None or isinstance(source.file_format, feast.ParquetFormat)
     ):
-        kind = (
-            type(source).__name__
-            if not isinstance(source, feast.FileSource)
-            else type(source.file_format).__name__
-        )
+        is_file = isinstance(source, feast.FileSource)
+        kind = type(source.file_format if is_file else source).__name__
         raise InputError(
             f"the source is a {kind}; this store reads Parquet through FileSource, use another"
             " offline store for it"

@@ -26,8 +26,9 @@ _SHIFT = np.uint64(32)
 
 @dataclass(frozen=True)
 class IdIndex:
-    """keys: uint32 or uint64 [N], in bucket order. starts: uint32 [B + 1]. base: the smallest
-    integer id, 0 for strings.
+    """keys: uint32 or uint64 [N], in bucket order.
+
+    starts: uint32 [B + 1]. base: the smallest integer id, 0 for strings.
 
     seed: of the string hash. strings: the ids of the rows as an Arrow array; None for integer ids.
     """
@@ -44,8 +45,9 @@ class IdIndex:
         return "int64" if self.strings is None else "string"
 
     def ids(self) -> np.ndarray:
-        """Every id in row order: int64 or str [N]. Raises IndexError when the strings were
-        altered.
+        """Every id in row order: int64 or str [N].
+
+        Raises IndexError when the strings were altered.
         """
         if self.strings is not None:
             try:
@@ -53,9 +55,8 @@ class IdIndex:
             except pa.ArrowInvalid as error:
                 raise IndexError(str(error)) from error
             return id_array(self.strings)
-        return (self.keys.astype(np.uint64) + np.int64(self.base).astype(np.uint64)).astype(
-            np.int64
-        )
+        ids = self.keys.astype(np.uint64) + np.int64(self.base).astype(np.uint64)
+        return ids.astype(np.int64)
 
     def find(self, item_ids: np.ndarray) -> np.ndarray:
         """The row of each id that `checked_ids` returned, N where it is absent: int64 [M]."""
@@ -77,8 +78,9 @@ class IdIndex:
         return row
 
     def _same_strings(self, rows: np.ndarray, item_ids: np.ndarray) -> np.ndarray:
-        """bool [M]: is the string of the row this id? Arrow trusts offsets and would read anywhere,
-        so those it needs are checked first.
+        """Whether the string of each row is the id: bool [M].
+
+        Arrow trusts offsets and would read anywhere, so those it needs are checked first.
         """
         assert self.strings is not None
         offsets, text = string_buffers(self.strings)
@@ -104,9 +106,7 @@ def string_buffers(strings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def build_index(item_ids: np.ndarray) -> tuple[IdIndex, np.ndarray]:
-    """The index of unique ids int64 or str [N >= 1], and the order in which the rows must be
-    stored: int64 [N].
-    """
+    """The index of unique ids int64 or str [N >= 1], and the order of their rows, int64 [N]."""
     base, seed, text = 0, 0, item_ids.dtype.kind == "U"
     if not text:
         base = int(item_ids.min())
@@ -135,13 +135,8 @@ def checked_ids(item_ids: Iterable[Any], id_type: str) -> np.ndarray:
         item_ids = id_array(item_ids)
     if not isinstance(item_ids, np.ndarray) or item_ids.dtype == object:
         item_ids = list(item_ids)
-        if len(types := {t.__name__ for t in map(type, item_ids)}) > 1 or types - {
-            "str",
-            "int",
-            "str_",
-            "int64",
-            "int32",
-        }:
+        types = {type(each).__name__ for each in item_ids}
+        if len(types) > 1 or types - {"str", "int", "str_", "int64", "int32"}:
             raise InputError(
                 f"item ids are of type {' and '.join(sorted(types))}; this catalogue's are all"
                 f" {id_type}, convert them"
@@ -174,8 +169,10 @@ def checked_ids(item_ids: Iterable[Any], id_type: str) -> np.ndarray:
 
 
 def _keys(item_ids: np.ndarray, *, base: int, seed: int) -> np.ndarray:
-    """uint64 [M]. Strings: the sum of code point i times an odd constant of i and the seed, so that
-    padding counts for nothing.
+    """uint64 [M].
+
+    Strings: the sum of code point i times an odd constant of i and the seed, so that padding counts
+    for nothing.
     """
     if item_ids.dtype.kind != "U":
         return item_ids.view(np.uint64) - np.int64(base).astype(np.uint64)
@@ -193,9 +190,7 @@ def _code_points(item_ids: np.ndarray) -> np.ndarray:
 
 
 def _mixed(keys: np.ndarray) -> np.ndarray:
-    """A bijection of 64 bits whose upper half depends on every bit (multiply and shift, as in
-    splitmix64).
-    """
+    """A bijection of 64 bits whose upper half depends on every bit (as in splitmix64)."""
     keys = keys ^ (keys >> _SHIFT)
     keys *= np.uint64(0x9E3779B97F4A7C15)
     keys ^= keys >> np.uint64(29)

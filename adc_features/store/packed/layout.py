@@ -56,8 +56,9 @@ WHAT_TO_DO = "publish the generation again, which writes its packed files anew"
 
 
 def record_type(schema: Mapping[str, Any]) -> np.dtype:
-    """How one record is laid out: stored weights, codes + 1, profile number; packed,
-    little-endian.
+    """How one record is laid out: stored weights, codes + 1, profile number.
+
+    It is packed, and little-endian.
     """
     stored = sum(c is None for c in schema["constant_weights"])
     code_bytes = PackedCodes.stored(schema).bytes
@@ -71,8 +72,9 @@ def record_type(schema: Mapping[str, Any]) -> np.dtype:
 
 
 class PackedCodes(NamedTuple):
-    """How L codes lie side by side. bits: of one code. begin: int64 [L], bit where each begins.
-    bytes: of a record's codes.
+    """How L codes lie side by side.
+
+    bits: of one code. begin: int64 [L], bit where each begins. bytes: of a record's codes.
     """
 
     bits: int
@@ -109,8 +111,9 @@ class PackedCodes(NamedTuple):
         return out
 
     def unpacked(self, records: np.ndarray, *, at: int) -> np.ndarray:
-        """The inverse, int32 [N, L], of records uint8 [N, W], contiguous, whose codes begin at byte
-        `at`.
+        """The inverse, int32 [N, L].
+
+        records: uint8 [N, W], contiguous; their codes begin at byte `at`.
         """
         if self.bits == 8:
             return records[:, at : at + self.bytes].astype(np.int32)
@@ -127,8 +130,9 @@ class PackedCodes(NamedTuple):
 
 
 def span(places: np.ndarray) -> np.ndarray | slice:
-    """Places as a slice where they are adjacent, as those of behavioural positions are: numpy
-    copies a slice many times faster.
+    """Places as a slice where they are adjacent, as those of behavioural positions are.
+
+    Numpy copies a slice many times faster.
     """
     adjacent = len(places) and places[-1] - places[0] == len(places) - 1
     return slice(int(places[0]), int(places[-1]) + 1) if adjacent else places
@@ -143,7 +147,8 @@ def read_header(data: Any, path: Path) -> dict[str, Any]:
     """The header of an open file, checked. Raises ArtifactError."""
     if len(data) < START.size or (start := START.unpack(data[: START.size]))[0] != MAGIC:
         raise ArtifactError(
-            f"{path} is not a packed snapshot ({len(data)} bytes, first {bytes(data[:8])!r}); {WHAT_TO_DO}"
+            f"{path} is not a packed snapshot ({len(data)} bytes, first {bytes(data[:8])!r});"
+            f" {WHAT_TO_DO}"
         )
     _, version, length, crc32 = start
     if version > VERSION:
@@ -165,9 +170,8 @@ def read_header(data: Any, path: Path) -> dict[str, Any]:
             f"{path} has {len(data)} bytes, its header says {header['file_bytes']}; the file was"
             f" cut or appended to, {WHAT_TO_DO}"
         )
-    if header["schema_hash"] != schema_hash(header["schema"], version) or header["schema"][
-        "profile_fields"
-    ] != [list(field) for field in PROFILE.descr]:
+    schema, fields = header["schema"], [list(field) for field in PROFILE.descr]
+    if header["schema_hash"] != schema_hash(schema, version) or schema["profile_fields"] != fields:
         raise ArtifactError(
             f"{path} was written with a schema that this library does not read; {WHAT_TO_DO}"
         )

@@ -36,8 +36,9 @@ T = TypeVar("T")
 
 
 class Gathered(NamedTuple):
-    """What a file says of M items. sid: int32 [M, L]. sid_weight: float32 [M, L]. profile: PROFILE
-    [M].
+    """What a file says of M items.
+
+    sid: int32 [M, L]. sid_weight: float32 [M, L]. profile: PROFILE [M].
     """
 
     sid: np.ndarray
@@ -54,8 +55,10 @@ class PackedSnapshot:
     """
 
     def __init__(self, path: Path) -> None:
-        """Open `path`. Raises ArtifactError naming it when it is missing, cut, altered in its
-        header, or of another format.
+        """Open `path`.
+
+        Raises ArtifactError naming it when it is missing, cut, altered in its header, or of another
+        format.
         """
         self.path = Path(path)
         try:
@@ -65,11 +68,9 @@ class PackedSnapshot:
                 f"{path} cannot be opened ({error.strerror}); {WHAT_TO_DO}"
             ) from error
         try:
-            self._map = (
-                mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
-                if os.fstat(descriptor).st_size
-                else b""
-            )
+            self._map: Any = b""
+            if os.fstat(descriptor).st_size:
+                self._map = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
         except OSError as error:  # a directory, a device
             raise ArtifactError(
                 f"{path} cannot be mapped into memory ({error.strerror}); {WHAT_TO_DO}"
@@ -86,20 +87,16 @@ class PackedSnapshot:
             datetime.fromisoformat(header[name]) for name in ("as_of", "servable_at", "computed_at")
         )
         sections = {name: self._section(**where) for name, where in header["sections"].items()}
-        self._records, self._profiles = (
-            sections["records"],
-            sections["profiles"].view(PROFILE)[:, 0],
-        )
+        self._records = sections["records"]
+        self._profiles = sections["profiles"].view(PROFILE)[:, 0]
         self.record = record_type(header["schema"])
         constants = header["schema"]["constant_weights"]
         self._constant = np.array([c or 0 for c in constants], np.float32)
         self._stored = span(np.flatnonzero([c is None for c in constants]))
         self._codes = PackedCodes.stored(header["schema"])
-        strings = (
-            _arrow_strings(sections["id_offsets"], sections["id_bytes"])
-            if "id_offsets" in sections
-            else None
-        )
+        strings = None
+        if "id_offsets" in sections:
+            strings = _arrow_strings(sections["id_offsets"], sections["id_bytes"])
         self._index = IdIndex(
             sections["keys"], sections["starts"], header["base"], header["seed"], strings
         )
@@ -121,35 +118,34 @@ class PackedSnapshot:
         return self._sound(self._index.ids)
 
     def verify(self) -> None:
-        """Read the whole file once. Raises ArtifactError when a bit differs from what was
-        written.
+        """Read the whole file once.
+
+        Raises ArtifactError when a bit differs from what was written.
         """
-        if (
-            got := zlib.crc32(memoryview(self._map)[self._header["payload_offset"] :])
-        ) != self._header["crc32"]:
+        got = zlib.crc32(memoryview(self._map)[self._header["payload_offset"] :])
+        if got != self._header["crc32"]:
             raise ArtifactError(
                 f"{self.path} has CRC-32 {got:08x}, its header says {self._header['crc32']:08x};"
                 f" the file was altered, {WHAT_TO_DO}"
             )
 
     def lookup(self, item_ids: Iterable[Any]) -> SidTable:
-        """These items in this order, repeats kept; unknown and removed ones with found = False,
-        codes -1 and weights 0.
+        """These items in this order, repeats kept.
 
-        Raises InputError as `checked_ids`, ArtifactError when the file turns out to be altered.
+        Unknown and removed ones have found = False, codes -1 and weights 0. Raises InputError as
+        `checked_ids`, ArtifactError when the file turns out to be altered.
         """
         wanted = checked_ids(item_ids, self.id_type)
         return self._table(wanted, self.gather(wanted))
 
     def features(self, item_ids: Iterable[Any]) -> pa.Table:
-        """The same as `sid_found` and SID_FEATURES, named and typed as a point-in-time join shows
-        them.
-        """
+        """The same as columns, named and typed as a point-in-time join shows them."""
         return feature_table(self.gather(checked_ids(item_ids, self.id_type)))
 
     def table(self) -> tuple[SidTable, np.ndarray]:
-        """Every row of the file, in its order, and each row's cut-off (int64 [N], microseconds
-        since 1970 UTC).
+        """Every row of the file, in its order, and each row's cut-off.
+
+        int64 [N], microseconds since 1970 UTC.
         """
         gathered = self._sound(lambda: self._decode(np.arange(len(self))))
         return self._table(self.item_ids, gathered), gathered.profile["sid_as_of"]
@@ -172,8 +168,10 @@ class PackedSnapshot:
         return self._sound(lambda: self._decode(self._index.find(item_ids)))
 
     def _sound(self, read: Callable[[], T]) -> T:
-        """What `read` returns; a row, profile or string that is not there means that the file is no
-        longer what was written.
+        """What `read` returns.
+
+        A row, profile or string that is not there means that the file is no longer what was
+        written.
         """
         try:
             return read()
@@ -207,7 +205,8 @@ class PackedSnapshot:
         except InputError as error:
             # the writer's table was sound, so these bits are not the ones it wrote
             raise ArtifactError(
-                f"{self.path} holds values that cannot be ({error}); the file was altered, {WHAT_TO_DO}"
+                f"{self.path} holds values that cannot be ({error}); the file was altered,"
+                f" {WHAT_TO_DO}"
             ) from error
 
     def _section(self, offset: int, dtype: str, shape: list[int]) -> np.ndarray:
@@ -215,8 +214,10 @@ class PackedSnapshot:
 
 
 def feature_table(gathered: Gathered) -> pa.Table:
-    """bool `sid_found`, then SID_FEATURES without nulls, `sid_as_of` as timestamp[us, UTC], null
-    for unknown items (as `rows.with_missing_visible`).
+    """What was gathered as `sid_found` bool, then SID_FEATURES without nulls.
+
+    `sid_as_of` is timestamp[us, UTC], null for unknown items (as `rows.with_missing_visible` has
+    it).
     """
     sid, weight, profile = gathered
     offsets = pa.array(np.arange(len(sid) + 1, dtype=np.int32) * sid.shape[1])
@@ -242,8 +243,9 @@ def _arrow_strings(offsets: np.ndarray, text: np.ndarray) -> pa.Array:
 
 
 def _reopened(path: Path, crc32: int) -> PackedSnapshot:
-    """The same file in another process. Raises ArtifactError when another publication took its
-    place meanwhile.
+    """The same file in another process.
+
+    Raises ArtifactError when another publication took its place meanwhile.
     """
     snapshot = PackedSnapshot(path)
     if snapshot._header["crc32"] != crc32:

@@ -32,8 +32,9 @@ its manifest.
 
 
 class PackedTimeline:
-    """Open packed snapshots, each complete, of one vocabulary; `servable_at`: datetime64[us], when
-    each could first be served.
+    """Open packed snapshots, each complete, of one vocabulary.
+
+    `servable_at`: datetime64[us], when each could first be served.
 
     A snapshot counts from its servable_at (included) until the next one's. Threads and DataLoader
     workers may share it.
@@ -42,14 +43,10 @@ class PackedTimeline:
     def __init__(self, snapshots: Sequence[PackedSnapshot]) -> None:
         if not snapshots:
             raise InputError("no snapshots given; publish at least one before looking codes up")
-        if (
-            len(
-                vocabularies := {
-                    (s.generation, s.codebook_hash, s.codebook_size, s.length) for s in snapshots
-                }
-            )
-            > 1
-        ):
+        vocabularies = {
+            (s.generation, s.codebook_hash, s.codebook_size, s.length) for s in snapshots
+        }
+        if len(vocabularies) > 1:
             raise GenerationMismatch(
                 f"packed snapshots of several codebooks: {sorted(vocabularies)}; codes of two never"
                 " meet, look each up apart"
@@ -76,8 +73,9 @@ class PackedTimeline:
         return np.sort(self.snapshots[-1].item_ids)
 
     def at(self, now: datetime) -> PackedSnapshot:
-        """The snapshot served at `now`: the newest with servable_at <= now. Raises InputError
-        before the first.
+        """The snapshot served at `now`: the newest with servable_at <= now.
+
+        Raises InputError before the first.
         """
         place = bisect_right(self._moments, utc(now, name="now"))
         if not place:
@@ -88,11 +86,11 @@ class PackedTimeline:
         return self.snapshots[place - 1]
 
     def gather(self, item_ids: Iterable[Any], times: np.ndarray) -> Codes:
-        """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M] of item_ids [M] as
-        served at times datetime64 [M], UTC.
+        """The codes of items [M] as served at times datetime64 [M], UTC.
 
-        Rows before the first snapshot, and unknown items, have codes -1 and weights 0. Raises
-        InputError for a missing time and as `checked_ids` for ids.
+        Returns codes int32 [M, L], weights float32 [M, L] and reliability float32 [M]. Rows before
+        the first snapshot, and unknown items, have codes -1 and weights 0. Raises InputError for a
+        missing time and as `checked_ids` for ids.
         """
         wanted = checked_ids(item_ids, self.snapshots[0].id_type)
         if times.dtype.kind != "M" or times.shape != wanted.shape:
@@ -106,20 +104,15 @@ class PackedTimeline:
                 " up as of a time"
             )
         rows, length = len(wanted), self.length
-        sid, weight, reliability = (
-            np.empty((rows, length), np.int32),
-            np.empty((rows, length), np.float32),
-            np.empty(rows, np.float32),
-        )
+        sid, weight = np.empty((rows, length), np.int32), np.empty((rows, length), np.float32)
+        reliability = np.empty(rows, np.float32)
         for start in range(0, rows, ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
             sid[part], weight[part], reliability[part] = self._gather(wanted[part], times[part])
         return sid, weight, reliability
 
     def _gather(self, item_ids: np.ndarray, times: np.ndarray) -> Codes:
-        """One block: its rows grouped by snapshot, each group gathered, then put back into
-        order.
-        """
+        """One block: grouped by snapshot, gathered group by group, put back into order."""
         # 0: before the first
         which = np.searchsorted(self.servable_at, times, side="right").astype(np.int16)
         served = np.flatnonzero(np.bincount(which, minlength=1))
@@ -140,11 +133,10 @@ class PackedTimeline:
 
     def _of_one(self, served: int, item_ids: np.ndarray) -> Codes:
         """Of the snapshot before `served`; of none for 0."""
-        got = (
-            self.snapshots[served - 1].gather(item_ids)
-            if served
-            else self.snapshots[0].nobody(len(item_ids))
-        )
+        if served:
+            got = self.snapshots[served - 1].gather(item_ids)
+        else:
+            got = self.snapshots[0].nobody(len(item_ids))
         return got.sid, got.sid_weight, got.profile["reliability"]
 
 

@@ -45,11 +45,11 @@ def write_snapshot(
     codebook_hash: str,
     weight_dtype: str,
 ) -> None:
-    """Pack a snapshot whose rows have the cut-offs sid_as_of (int64 [N], microseconds since 1970
-    UTC) into `path`: beside, synced, renamed.
+    """Pack a snapshot into `path`, which is replaced at once.
 
-    weight_dtype: 'float32' or 'float16'. Raises InputError when a weight does not fit it exactly:
-    encode rounds once, nothing rounds after.
+    sid_as_of: the cut-off of each row, int64 [N], microseconds since 1970 UTC. weight_dtype:
+    'float32' or 'float16'. Raises InputError when a weight does not fit it exactly: encode rounds
+    once, nothing rounds after.
     """
     index, order = build_index(snapshot.item_ids)
     numbers, profiles = _profiles(snapshot, sid_as_of)
@@ -67,11 +67,9 @@ def write_snapshot(
     }
     # the last one is nobody's: no codes, profile 0
     records = np.zeros(len(snapshot) + 1, record_type(schema))
-    records["weight"][:-1], records["code"][:-1], records["profile"][:-1] = (
-        weight[order],
-        codes.packed((snapshot.sid - NO_CODE)[order]),
-        numbers[order],
-    )
+    records["weight"][:-1] = weight[order]
+    records["code"][:-1] = codes.packed((snapshot.sid - NO_CODE)[order])
+    records["profile"][:-1] = numbers[order]
     sections = {
         "keys": index.keys,
         "starts": index.starts,
@@ -97,17 +95,17 @@ def write_snapshot(
 
 
 def _weights(snapshot: SidTable, dtype: np.dtype) -> tuple[np.ndarray, list[float | None]]:
-    """Weights at the positions where they vary [N, S], in `dtype`, and for each position its
-    constant or None.
+    """Weights at the positions where they vary, [N, S] in `dtype`.
+
+    Also for each position the weight that is the same wherever there is a code, or None.
     """
     weight, coded = snapshot.sid_weight, snapshot.sid >= 0
     constants: list[float | None] = []
     for position in range(snapshot.length):
         values = weight[coded[:, position], position]
         one = values[:1] if len(values) else np.zeros(1, np.float32)
-        same = np.where(coded[:, position], one, np.float32(0)).view(
-            np.int32
-        ) == np.ascontiguousarray(weight[:, position]).view(np.int32)
+        constant = np.where(coded[:, position], one, np.float32(0)).view(np.int32)
+        same = constant == np.ascontiguousarray(weight[:, position]).view(np.int32)
         constants.append(float(one[0]) if same.all() else None)
     stored = weight[:, [c is None for c in constants]]
     with np.errstate(over="ignore"):

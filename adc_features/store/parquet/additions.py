@@ -44,8 +44,9 @@ def as_written(table: pa.Table, known: Source) -> tuple[pa.Table, Iterator[pa.Ta
 
 
 def as_declared(table: pa.Table, declared: Declared, *, of: str) -> pa.Table:
-    """The first rows of a source: what is declared in its type, the rest as it comes; times in
-    microseconds.
+    """The first rows of a source, in the declared types.
+
+    What is not declared stays as it comes; times are in microseconds.
     """
     wanted = [*declared.types, *declared.times]
     if missing := [name for name in dict.fromkeys(wanted) if name not in table.column_names]:
@@ -65,8 +66,9 @@ def as_declared(table: pa.Table, declared: Declared, *, of: str) -> pa.Table:
 def _fitted_columns(
     table: pa.Table, kinds: Mapping[str, pa.DataType], declared: Declared, *, of: str
 ) -> dict[str, pa.ChunkedArray]:
-    """Columns that are to be written, in their types. Raises InputError naming the value that does
-    not fit, and for rows without an event time.
+    """Columns that are to be written, in their types.
+
+    Raises InputError naming the value that does not fit, and for rows without an event time.
     """
     columns = {}
     for name, wanted in kinds.items():
@@ -98,8 +100,9 @@ def _fitted_columns(
 
 
 def in_the_files_names(table: pa.Table, source: Any) -> pa.Table:
-    """Rows as the files name their columns: Feast hands them over in the view's names, with pandas'
-    index beside them.
+    """Rows in the names of the files' columns.
+
+    Feast hands them over in the view's names, with pandas' index beside them.
     """
     original = {new: old for old, new in (source.field_mapping or {}).items()}
     table = table.select(
@@ -134,8 +137,9 @@ def exists(filesystem: Any, path: str) -> bool:
 
 
 def is_directory(filesystem: Any, path: str) -> bool:
-    """Is, or will be: a path that is not there yet is a directory unless it is named like a
-    file.
+    """Whether the path is a directory, or will be one.
+
+    One that is not there yet is a directory unless it is named like a file.
     """
     kind = (filesystem or fs.LocalFileSystem()).get_file_info(path).type
     return kind == fs.FileType.Directory or (
@@ -157,8 +161,9 @@ def holds_files(filesystem: Any, path: str) -> bool:
 def add_parts(
     rows: pa.Table | ds.Dataset, path: str, filesystem: Any, partitions: list[str]
 ) -> None:
-    """Rows as new files of a directory, each in the directory of its partition; moved there when
-    all are complete.
+    """Write rows as new files of a directory, each in the directory of its partition.
+
+    They are moved there when all are complete.
     """
     filesystem = filesystem or fs.LocalFileSystem()
     aside = f"{path}/.{uuid.uuid4().hex}"
@@ -186,8 +191,9 @@ def add_parts(
 def write_whole(
     tables: Iterator[pa.Table], path: str, filesystem: Any, *, as_directory: bool = False
 ) -> None:
-    """One Parquet file, or a directory with one, from pieces; visible when complete, a failure
-    leaves what was there.
+    """Write one Parquet file, or a directory with one, from pieces.
+
+    It is visible when it is complete; a failure leaves what was there.
     """
     filesystem = filesystem or fs.LocalFileSystem()
     folder, _, name = path.rpartition("/")

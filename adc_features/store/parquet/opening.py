@@ -1,5 +1,6 @@
-"""The Parquet files under a path, found and opened. Reads: directories, the footers of files. Writes:
-nothing; no feast here.
+"""The Parquet files under a path, found and opened.
+
+Reads: directories, the footers of files. Writes: nothing; no feast here.
 """
 
 from __future__ import annotations

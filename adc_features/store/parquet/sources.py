@@ -77,8 +77,9 @@ class Source:
         return list(dict.fromkeys(name for run in self.runs for name in run.texts))
 
     def kind(self, name: str) -> pa.DataType:
-        """The type of a column in all answers. Raises InputError when the files have no
-        common one.
+        """The type of a column in all answers.
+
+        Raises InputError when the files have no common one.
         """
         if name not in self._kinds:
             if name in self.declared.times:
@@ -277,9 +278,7 @@ class Source:
             ) from error
 
     def _plain_numbers(self, name: str) -> bool:
-        """Whether no name of a directory would lose anything as a number, such as a zero in
-        front.
-        """
+        """Whether names of directories are plain numbers, without a zero in front or the like."""
         import pyarrow.dataset as ds
 
         for run in self.runs if any(name in run.texts for run in self.runs) else ():

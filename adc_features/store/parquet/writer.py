@@ -19,10 +19,39 @@ rows.
 
 
 def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: Any = None) -> int:
-    """Write tables of one schema, at least one, one after the other; returns the rows written.
+    """Write tables of one schema into one Parquet file, in row groups that a trainer can shuffle.
 
-    Only what repeats has a dictionary. Raises InputError without a table, pyarrow's errors for one
-    that cannot be cast to the first one's schema.
+    Parameters
+    ----------
+    tables : iterable of pyarrow.Table
+        At least one; later ones are cast to the schema of the first. One is in memory at a time.
+    path : str or Path
+        The file; an existing one is replaced as it is written.
+    filesystem : pyarrow.fs.FileSystem, optional
+        By default the local one.
+
+    Returns
+    -------
+    int
+        The rows written.
+
+    Raises
+    ------
+    InputError
+        There is no table.
+
+    Notes
+    -----
+    Row groups have 262,144 rows, and only columns whose values repeat (texts, codes) have a
+    dictionary.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import pyarrow as pa
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_parquet([pa.table({"item_id": ["a", "b"]})], f"{folder}/rows.parquet")
+    2
     """
     tables = iter(tables)
     table: Any = next(tables, None)
@@ -47,8 +76,10 @@ def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: A
 
 
 def _repeating(schema: pa.Schema) -> list[str]:
-    """Columns of texts and short integers (codes), lists' elements among them, by Parquet's own
-    paths: times, long integers and fractions hardly repeat.
+    """The columns whose values repeat, by Parquet's own paths.
+
+    Texts and short integers (codes), lists of them too; times, long integers and fractions hardly
+    repeat.
     """
     empty = io.BytesIO()
     pq.ParquetWriter(empty, schema).close()

@@ -41,6 +41,7 @@ from adc_features.store.repository import (
     publication_path,
     write_live_generations,
 )
+from adc_features.store.repository.live import IdType
 
 _log = logging.getLogger(__name__)
 
@@ -53,20 +54,50 @@ def publish(
     servable_at: Sequence[datetime],
     computed_at: datetime,
 ) -> Path:
-    """Add snapshots of a generation to what Feast reads, replacing those with the same as_of;
-    returns the publication's directory.
+    """Add snapshots of a generation to what Feast reads.
 
-    servable_at: when each snapshot could first have been served, >= its as_of; the event time of
-    its rows. computed_at: the real time of the computation; the created time of its rows, so that
-    created-time filtering hides backfills. `apply` then declares the rows, `materialize` takes the
-    newest online. Raises GenerationMismatch when the snapshots, or what is published under this id,
-    come from another codebook; InputError for times that contradict each other. Any failure leaves
-    the previous publication as it was.
+    Those with an as_of that is published already replace it. `apply` then declares the rows, and
+    `materialize` takes the newest online. A failure leaves the previous publication as it was.
+
+    Parameters
+    ----------
+    repo : Path
+        A repository that `create_repository` wrote.
+    generation : Generation
+        The frozen tokenizer that the codes come from.
+    snapshots : sequence of SidTable
+        Codes of the catalogue, one table for each cut-off; at least one.
+    servable_at : sequence of datetime
+        When each snapshot could first have been served: the event time of its rows. Aware, not
+        before its as_of, and rising with as_of.
+    computed_at : datetime
+        The real time of the computation, aware: the created time of the rows, by which
+        created-time filtering hides backfills.
+
+    Returns
+    -------
+    Path
+        The publication's directory.
+
+    Raises
+    ------
+    GenerationMismatch
+        The snapshots, or what is published under this id, come from another codebook.
+    InputError
+        Times contradict each other, a snapshot is empty, or ids are of another type than what is
+        published.
+    ArtifactError
+        The repository cannot be written.
     """
     fresh = _described(generation, snapshots, servable_at, utc(computed_at, name="computed_at"))
     kind = id_type(pa.schema({"item_id": pa.array(snapshots[0].item_ids[:1]).type}), "item_id")
     check_same_ids(repo, "item", kind)
-    live = LiveGeneration(
+    with only_publisher(repo):
+        return _add(repo, _live(generation, kind), fresh, snapshots, generation.spec.weight_dtype)
+
+
+def _live(generation: Generation, kind: IdType) -> LiveGeneration:
+    return LiveGeneration(
         generation.id,
         generation.codebook_hash,
         generation.trained_through,
@@ -74,32 +105,33 @@ def publish(
         generation.spec.length,
         kind,
     )
-    target = publication_path(repo, generation.id)
-    with only_publisher(repo):
-        recover(target)
-        replaced = {s.as_of for s in fresh}
-        kept = [s for s in published_entries(target, live) if s.as_of not in replaced]
-        entries = sorted([*kept, *fresh], key=lambda s: s.as_of)
-        if any(later.servable_at <= earlier.servable_at for earlier, later in pairwise(entries)):
-            raise InputError(
-                "servable_at must rise with as_of: a snapshot of a later cut-off would be hidden by"
-                " an earlier one; give each cut-off a later servable_at"
-            )
-        with fresh_directory(target) as aside:
-            _write_rows(target, aside, kept, fresh, snapshots)
-            _pack(
-                target,
-                aside,
-                entries,
-                {s.as_of: s for s in snapshots},
-                live,
-                weight_dtype=generation.spec.weight_dtype,
-            )
-            facts = {"kind": "publication", **asdict(live)}
-            seal(aside, {**facts, "snapshots": [e.to_dict() for e in entries]})
-        write_live_generations(
-            repo, [*(g for g in live_generations(repo) if g.id != live.id), live]
+
+
+def _add(
+    repo: Path,
+    live: LiveGeneration,
+    fresh: Sequence[PublishedSnapshot],
+    snapshots: Sequence[SidTable],
+    weight_dtype: str,
+) -> Path:
+    """Write a publication of what is published and these snapshots, then list the generation."""
+    target = publication_path(repo, live.id)
+    recover(target)
+    replaced = {s.as_of for s in fresh}
+    kept = [s for s in published_entries(target, live) if s.as_of not in replaced]
+    entries = sorted([*kept, *fresh], key=lambda s: s.as_of)
+    if any(later.servable_at <= earlier.servable_at for earlier, later in pairwise(entries)):
+        raise InputError(
+            "servable_at must rise with as_of: a snapshot of a later cut-off would be hidden by"
+            " an earlier one; give each cut-off a later servable_at"
         )
+    with fresh_directory(target) as aside:
+        _write_rows(target, aside, kept, fresh, snapshots)
+        of_time = {s.as_of: s for s in snapshots}
+        _pack(target, aside, entries, of_time, live, weight_dtype=weight_dtype)
+        facts = {"kind": "publication", **asdict(live)}
+        seal(aside, {**facts, "snapshots": [e.to_dict() for e in entries]})
+    write_live_generations(repo, [*(g for g in live_generations(repo) if g.id != live.id), live])
     _log.info(
         "stage=publish generation=%s snapshots=%d kept=%d rows=%d",
         live.id,
@@ -117,8 +149,9 @@ def _write_rows(
     fresh: Sequence[PublishedSnapshot],
     snapshots: Sequence[SidTable],
 ) -> None:
-    """The rows of all entries into the new publication `aside`: those kept from `target`, the fresh
-    ones from their snapshots.
+    """Write the rows of all entries into the new publication `aside`.
+
+    Those kept come from `target`, the fresh ones from their snapshots.
     """
     for folder in ("rows", "packed"):
         (aside / folder).mkdir()
@@ -138,8 +171,9 @@ def _pack(
     *,
     weight_dtype: str,
 ) -> None:
-    """Packed files for all entries, oldest first: those before the first change are kept, those
-    from it on complete the one before them.
+    """Write the packed files of all entries, oldest first.
+
+    Those before the first change are kept; from it on each completes the one before it.
     """
     before: PackedSnapshot | None = None
     changed = False
@@ -148,11 +182,10 @@ def _pack(
         if not changed:
             _keep(target / entry.packed, aside / entry.packed)
         else:
-            snapshot = (
-                as_served(fresh[entry.as_of])
-                if entry.as_of in fresh
-                else published_rows(target, live, entry)
-            )
+            if entry.as_of in fresh:
+                snapshot = as_served(fresh[entry.as_of])
+            else:
+                snapshot = published_rows(target, live, entry)
             as_of = np.full(len(snapshot), instant(entry.as_of).astype(np.int64))
             if before is not None:
                 earlier, earlier_as_of = before.table()
@@ -173,8 +206,9 @@ def _pack(
 
 
 def _keep(old: Path, new: Path) -> None:
-    """The same file under another directory: files are never changed in place, so a second name is
-    enough where the system has them.
+    """Give a file a second name, under another directory.
+
+    Files are never changed in place, so that is enough where the system has links.
     """
     try:
         os.link(old, new)
@@ -183,11 +217,23 @@ def _keep(old: Path, new: Path) -> None:
 
 
 def unpublish(repo: Path, generation_id: str) -> None:
-    """Take a generation from what is declared, then delete its rows; `apply` then deletes its view
-    and online rows. Idempotent.
+    """Take a generation from what is declared, then delete its rows.
 
-    Raises InputError for an id that is none, ArtifactError when its rows lie behind a symbolic
-    link; nothing was deleted.
+    The next `apply` deletes its view and its online rows. Repeating it changes nothing.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    generation_id : str
+        The generation.
+
+    Raises
+    ------
+    InputError
+        The id is none.
+    ArtifactError
+        Its rows lie behind a symbolic link; nothing was deleted.
     """
     rows = deletable_publication(repo, generation_id)
     with only_publisher(repo):
@@ -210,14 +256,8 @@ def _described(
         )
     described = []
     for snapshot, at in zip(snapshots, servable_at, strict=True):
-        got, wanted = (
-            (snapshot.generation, snapshot.codebook_size, snapshot.length),
-            (
-                generation.id,
-                generation.spec.codebook_size,
-                generation.spec.length,
-            ),
-        )
+        got = snapshot.generation, snapshot.codebook_size, snapshot.length
+        wanted = generation.id, generation.spec.codebook_size, generation.spec.length
         if got != wanted:
             raise GenerationMismatch(
                 f"a snapshot has generation, K, L = {got}, the generation to publish {wanted};"

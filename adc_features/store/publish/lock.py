@@ -12,10 +12,10 @@ from adc_features.store.repository import live_generations_path
 
 @contextmanager
 def only_publisher(repo: Path) -> Iterator[None]:
-    """One publisher at a time in a repository: a second one waits; the system lets go of the lock
-    of a killed one.
+    """Let one publisher at a time into a repository; a second one waits.
 
-    Raises ArtifactError when the repository cannot be written.
+    The system releases the lock of one that was killed. Raises ArtifactError when the repository
+    cannot be written.
     """
     data = live_generations_path(repo).parent
     data.mkdir(parents=True, exist_ok=True)

@@ -55,8 +55,9 @@ class PublishedSnapshot:
 
     @property
     def packed(self) -> str:
-        """Where its packed file is: the same rows and, carried forward, the last row of every other
-        item.
+        """Where its packed file is.
+
+        It holds the same rows and, carried forward, the last row of every other item.
         """
         return f"packed/{self._name}.sids"
 
@@ -78,8 +79,26 @@ class PublishedSnapshot:
 
 
 def published_snapshots(repo: Path, generation_id: str) -> list[PublishedSnapshot]:
-    """The snapshots of a live generation, oldest first. Raises InputError when it is not live,
-    ArtifactError when files are broken.
+    """The snapshots of a published generation.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    generation_id : str
+        The generation.
+
+    Returns
+    -------
+    list of PublishedSnapshot
+        Oldest first; their times are aware UTC.
+
+    Raises
+    ------
+    InputError
+        The generation is not published.
+    ArtifactError
+        Files are missing or altered.
     """
     return published_entries(
         publication_path(repo, generation_id), live_generation(repo, generation_id)
@@ -87,8 +106,17 @@ def published_snapshots(repo: Path, generation_id: str) -> list[PublishedSnapsho
 
 
 def published_files(repo: Path) -> dict[str, str]:
-    """Live generation, or "statistics" -> sha256 of what is published of it, by its manifest: it
-    changes when a value does.
+    """What is published, by a hash that changes when any value does.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+
+    Returns
+    -------
+    dict of str to str
+        Generation id, or "statistics" -> sha256 (hex) of the manifest.
     """
     directories = {g.id: publication_path(repo, g.id) for g in live_generations(repo)}
     if (statistics_path(repo) / MANIFEST).is_file():
@@ -97,24 +125,50 @@ def published_files(repo: Path) -> dict[str, str]:
 
 
 def newest_published(repo: Path) -> datetime | None:
-    """When the newest of all published values holds from: of codes, their servable_at; None when
-    nothing is published.
+    """When the newest of all published values begins to hold.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+
+    Returns
+    -------
+    datetime or None
+        Aware UTC: of codes their servable_at, of statistics their event time. None when nothing is
+        published.
     """
     times = [s.servable_at for g in live_generations(repo) for s in published_snapshots(repo, g.id)]
     for path in (statistics_path(repo) / f"{name}.parquet" for name in STATISTICS):
-        if (
-            path.is_file()
-            and (
-                newest := pc.max(read_parquet(path, columns=["event_timestamp"])["event_timestamp"])
-            ).is_valid
-        ):
+        if not path.is_file():
+            continue
+        newest = pc.max(read_parquet(path, columns=["event_timestamp"])["event_timestamp"])
+        if newest.is_valid:
             times.append(moment(np.datetime64(newest.cast(TIME).value, "us")))
     return max(times, default=None)
 
 
 def published_timeline(repo: Path, generation_id: str) -> PackedTimeline:
-    """The published snapshots for the late join, each complete, memory-mapped. Raises InputError
-    and ArtifactError as `published_snapshots`.
+    """The snapshots of a generation, memory-mapped, to look up codes as of the time of each row.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+    generation_id : str
+        The generation.
+
+    Returns
+    -------
+    PackedTimeline
+        Its `gather(item_ids, times)` equals the point-in-time join of the published rows.
+
+    Raises
+    ------
+    InputError
+        The generation is not published.
+    ArtifactError
+        Files are missing or altered.
     """
     return open_timeline(
         publication_path(repo, live_generation(repo, generation_id).id), tries=6
@@ -137,8 +191,9 @@ def published_rows(target: Path, live: LiveGeneration, snapshot: PublishedSnapsh
 
 
 def published_entries(target: Path, live: LiveGeneration) -> list[PublishedSnapshot]:
-    """What is published already; raises GenerationMismatch when it was made with another
-    codebook.
+    """What is published already.
+
+    Raises GenerationMismatch when it was made with another codebook.
     """
     if not target.exists():
         return []
@@ -153,8 +208,9 @@ def published_entries(target: Path, live: LiveGeneration) -> list[PublishedSnaps
 
 
 def check_same_ids(repo: Path, entity: str, kind: IdType) -> None:
-    """Refuse ids of another type than what is published for the same entity: they would
-    never join.
+    """Refuse ids of another type than what is published for the same entity.
+
+    They would never join.
     """
     known: set[IdType] = {g.id_type for g in live_generations(repo)} if entity == "item" else set()
     known |= {

@@ -1,5 +1,6 @@
-"""Publish statistics as rows that Feast reads. Reads: tables of features. Writes: data/statistics of a
-repository.
+"""Publish statistics as rows that Feast reads.
+
+Reads: tables of features. Writes: data/statistics of a repository.
 """
 
 import logging
@@ -33,12 +34,30 @@ _log = logging.getLogger(__name__)
 def publish_statistics(
     repo: Path, *, item_profile: pa.Table, user_activity: pa.Table, resolution: timedelta
 ) -> Path:
-    """Replace the published statistics by these, both at once; returns their directory.
+    """Replace the published statistics by these, both at once.
 
-    Each table: its id column, event_timestamp (aware), then features. resolution: the data's
-    smallest time step. Raises InputError on naive or null times, null ids, duplicate (id,
-    event_timestamp), nulls in integers or inside lists, NaN, types that Feast lacks, or rows that
-    would leak (`check_validity`).
+    Parameters
+    ----------
+    repo : Path
+        A repository that `create_repository` wrote.
+    item_profile, user_activity : pyarrow.Table
+        One row per change of an item (`item_id`) or user (`user_id`): `event_timestamp` (aware,
+        from when on the row holds), then features of the types int32, int64, float32, float64,
+        string, bool, or lists of them. Every `*_last_time` column is int64, microseconds since
+        1970 UTC, of the last event that the row contains.
+    resolution : timedelta
+        The smallest step of the data's times.
+
+    Returns
+    -------
+    Path
+        The directory of the statistics.
+
+    Raises
+    ------
+    InputError
+        Times are naive or null, ids null, a key has two rows at one time, integers or lists hold
+        nulls, numbers NaN, Feast lacks a type, or a row would leak (`check_validity`).
     """
     tables = {
         name: _checked(table, JOIN_KEY[ENTITY_OF[name]], name)
@@ -75,13 +94,39 @@ def publish_statistics(
 
 
 def check_validity(rows: pa.Table, *, resolution: timedelta) -> None:
-    """The leak guard: a row that contains an event at t must be valid strictly after t, by the
-    data's resolution.
+    """Refuse rows that would show an event to its own training row.
 
-    Checks every `*_last_time` column (int64 microseconds) against event_timestamp: last_time +
-    resolution <= event_timestamp. Feast joins with <=, so a row stamped at the time of an event
-    that it contains would hand that event, label included, to its own training row. Raises
-    InputError naming the column, the count and the first row; also when there is no such column.
+    Feast joins feature rows whose time is not after the row's. A feature row that is stamped with
+    the time of an event which it contains would therefore hand that event, label included, to the
+    row of that event: it must hold from a later moment on.
+
+    Parameters
+    ----------
+    rows : pyarrow.Table
+        `event_timestamp` and every `*_last_time` column (int64, microseconds since 1970 UTC).
+    resolution : timedelta
+        The smallest step of the data's times: last_time + resolution <= event_timestamp.
+
+    Raises
+    ------
+    InputError
+        The column, how many rows and the first of them; also when there is no such column.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime, timedelta
+    >>> import pyarrow as pa
+    >>> noon = datetime(2024, 1, 1, 12, tzinfo=UTC)
+    >>> rows = pa.table(
+    ...     {
+    ...         "event_timestamp": pa.array([noon], pa.timestamp("us", "UTC")),
+    ...         "user_last_time": [int(noon.timestamp()) * 1_000_000],
+    ...     }
+    ... )
+    >>> check_validity(rows, resolution=timedelta(seconds=1))  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    adc_features.errors.InputError: 1 rows leak: row 0 is valid from 2024-01-01T12:00:00+00:00 ...
     """
     if resolution <= timedelta(0):
         raise InputError(
@@ -110,8 +155,9 @@ def check_validity(rows: pa.Table, *, resolution: timedelta) -> None:
 
 
 def _checked(table: pa.Table, key: str, name: str) -> pa.Table:
-    """The table with event_timestamp in microseconds, refused when Feast could not carry it
-    faithfully.
+    """The table with event_timestamp in microseconds.
+
+    Raises InputError for what Feast could not carry faithfully.
     """
     check_timed(table, [key], name=name)
     for field in feature_schema(table.schema):
@@ -132,12 +178,8 @@ def _checked(table: pa.Table, key: str, name: str) -> pa.Table:
                 f"{name}: nulls inside the lists of {field.name!r}, which Feast turns into 0; drop"
                 " them"
             )
-        if (
-            pa.types.is_floating(inner)
-            and pc.any(
-                pc.is_nan(pc.list_flatten(column) if inner != field.type else column)
-            ).as_py()
-        ):
+        numbers = pc.list_flatten(column) if inner != field.type else column
+        if pa.types.is_floating(inner) and pc.any(pc.is_nan(numbers)).as_py():
             raise InputError(
                 f"{name}: NaN in {field.name!r}, which would be served as null; use null"
             )

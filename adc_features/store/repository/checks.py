@@ -1,5 +1,6 @@
-"""What is wrong with a repository, by its files alone. Reads: a repository. Writes: nothing. Light: no
-feast.
+"""What is wrong with a repository, by its files alone. Light: no feast.
+
+Reads: a repository. Writes: nothing.
 """
 
 from pathlib import Path
@@ -25,8 +26,22 @@ from adc_features.store.repository.live import (
 
 
 def check_repository(repo: Path) -> list[str]:
-    """What is wrong with a repository, in plain words; an empty list when nothing is. Reads files
-    only, imports no feast.
+    """What is wrong with a repository, by its files alone.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+
+    Returns
+    -------
+    list of str
+        What is wrong and what to do, a sentence each; empty when nothing is. Without feast.
+
+    Examples
+    --------
+    >>> check_repository(Path("/nowhere"))
+    ['/nowhere/feature_store.yaml is missing; create the repository first (create_repository)']
     """
     try:
         config = read_config(repo)
@@ -68,8 +83,9 @@ def _config_problems(repo: Path, config: dict[str, Any]) -> list[str]:
 
 
 def _registry_problems(repo: Path, config: dict[str, Any]) -> list[str]:
-    """A relative registry is found from any folder where one of our classes is loaded, since Feast
-    itself takes the current folder.
+    """A relative registry, where none of our classes lets it be found from any folder.
+
+    Feast itself takes it relative to the current folder.
     """
     registry = config.get("registry")
     if not isinstance(registry, dict) or registry.get("registry_type") != "sql":

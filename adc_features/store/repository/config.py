@@ -68,18 +68,16 @@ globals().update({declared.name: declared for declare in (entities, statistics_v
 
 @dataclass(frozen=True)
 class Settings:
-    """The `adc_features:` block of feature_store.yaml. join_rows: entity rows joined at a time, >=
-    1.
+    """The `adc_features:` block of feature_store.yaml.
+
+    join_rows: entity rows joined at a time, >= 1.
     """
 
     join_rows: int = 100_000
 
     def __post_init__(self) -> None:
-        if (
-            not isinstance(self.join_rows, int)
-            or isinstance(self.join_rows, bool)
-            or self.join_rows < 1
-        ):
+        rows = self.join_rows
+        if not isinstance(rows, int) or isinstance(rows, bool) or rows < 1:
             raise InputError(
                 f"adc_features.join_rows is {self.join_rows!r}; expected a whole number of rows, at"
                 " least 1"
@@ -87,11 +85,27 @@ class Settings:
 
 
 def create_repository(directory: Path, *, project: str) -> None:
-    """Write a Feast repository into `directory`; files that exist are kept, so a resumed run
-    changes nothing.
+    """Write a Feast repository; files that exist are kept.
 
-    Raises InputError for a project name that Feast refuses, or when the directory belongs to
-    another project.
+    Parameters
+    ----------
+    directory : Path
+        Where; created when it is not there.
+    project : str
+        Feast's name of the project: letters, digits and underscores.
+
+    Raises
+    ------
+    InputError
+        Feast refuses the name, or the directory belongs to another project.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     create_repository(Path(folder), project="shop")
+    ...     sorted(path.name for path in Path(folder).iterdir())
+    ['data', 'feature_store.yaml', 'item_sids.py', 'ranking_features.py']
     """
     if not project.replace("_", "").isalnum() or not project.isascii() or project.startswith("_"):
         raise InputError(
@@ -116,8 +130,9 @@ def create_repository(directory: Path, *, project: str) -> None:
 
 
 def read_config(repo: Path) -> dict[str, Any]:
-    """feature_store.yaml as a dictionary, $VARIABLES filled in as Feast does. Raises ArtifactError
-    when it is missing or not YAML with a project.
+    """feature_store.yaml as a dictionary, $VARIABLES filled in as Feast does.
+
+    Raises ArtifactError when it is missing or not YAML with a project.
     """
     path = Path(repo) / CONFIG
     if not path.is_file():
@@ -152,11 +167,11 @@ def settings(repo: Path) -> Settings:
 
 
 def registry_beside(location: str, repo: Path) -> str:
-    """Where a registry is: a relative SQLite file lies in the repository, whichever folder a
-    process runs in.
+    """Where a registry is.
 
-    location: as feature_store.yaml has it; URLs of other databases, of absolute files and of memory
-    stay as they are.
+    A relative SQLite file lies in the repository, whichever folder a process runs in; URLs of other
+    databases, of absolute files and of memory stay as they are. location: as feature_store.yaml has
+    it.
     """
     found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(\?.*)?", location)
     if found is None:

@@ -29,8 +29,9 @@ IdType = Literal["string", "int64"]
 
 @dataclass(frozen=True)
 class LiveGeneration:
-    """One entry of live_generations.json: what the declarations and the lookups need to know of a
-    published generation.
+    """What declarations and lookups need to know of a published generation.
+
+    One entry of live_generations.json.
     """
 
     id: str
@@ -47,22 +48,52 @@ class LiveGeneration:
 
 
 def sid_view_name(generation_id: str) -> str:
-    """The feature view of a generation: the generation is part of its name, so the codes of
-    two generations are never mixed in one view.
+    """The name of the feature view of a generation.
+
+    The generation is in it, so that codes of two generations are never mixed in one view.
     """
     return f"item_sid_{generation_id}"
 
 
 def service_name(generation_id: str | None) -> str:
-    """The feature service of the ranker trained on this generation, or of the ranker without codes
-    (None).
+    """The feature service of a ranker.
+
+    Parameters
+    ----------
+    generation_id : str or None
+        The generation whose codes it reads; None for a ranker without codes.
+
+    Returns
+    -------
+    str
+
+    Examples
+    --------
+    >>> service_name("2024-06")
+    'ranker_2024-06'
+    >>> service_name(None)
+    'ranker_no_sid'
     """
     return f"ranker_{generation_id}" if generation_id else "ranker_no_sid"
 
 
 def live_generations(repo: Path) -> list[LiveGeneration]:
-    """The generations that are declared to Feast, oldest publication first; empty before the first
-    publication.
+    """The generations that are published, and declared to Feast by the next `apply`.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository.
+
+    Returns
+    -------
+    list of LiveGeneration
+        Oldest publication first; empty before the first.
+
+    Raises
+    ------
+    ArtifactError
+        The list was altered.
     """
     path = live_generations_path(repo)
     try:
@@ -74,8 +105,9 @@ def live_generations(repo: Path) -> list[LiveGeneration]:
 
 @functools.lru_cache(maxsize=8)
 def _listed(path: Path, version: tuple[int, ...]) -> tuple[LiveGeneration, ...]:
-    """The entries of one version of the file: every online read asks for them, and it is replaced
-    by renaming.
+    """The entries of one version of the file, which is replaced by renaming.
+
+    Every online read asks for them.
     """
     try:
         listed = checked(json.loads(path.read_text(encoding="utf-8")), path)
@@ -131,8 +163,9 @@ def publication_path(repo: Path, generation_id: str) -> Path:
 
 
 def deletable_publication(repo: Path, generation_id: str) -> Path:
-    """The same, to be deleted: raises ArtifactError too when `data` or the directory is a symbolic
-    link.
+    """The same, to be deleted.
+
+    Raises ArtifactError too when `data` or the directory is a symbolic link.
     """
     name = f"data/{_publication(generation_id)}"
     return deletable(Path(repo), name, said_by=f"generation {generation_id!r}")
@@ -143,8 +176,9 @@ def _publication(generation_id: str) -> str:
 
 
 def publication_manifest(directory: Path, *, verify: bool = True) -> dict[str, Any]:
-    """The manifest of a publication; raises ArtifactError too when it does not name the files of
-    every snapshot.
+    """The manifest of a publication.
+
+    Raises ArtifactError too when it does not name the files of every snapshot.
     """
     manifest = read_manifest(directory, verify=verify)
     try:

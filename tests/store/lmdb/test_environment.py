@@ -467,3 +467,5 @@ def test_a_process_that_writes_reads_new_tables_beside_a_bulk_load_of_another(he
     release()
     writer.join(10)
     assert count(path, "mine") == 3
+    fill(path, "c", 1, "there")
+    assert count(path, "there") == 3
