@@ -8,4 +8,4 @@ before it changes anything, so a killed command leaves nothing to repair by hand
 
 from adc_features.catalog.catalog import WAIT, Catalog, Writer, catalog_to_read, open_catalog
 
-__all__ = ["Catalog", "open_catalog"]
+__all__ = ["WAIT", "Catalog", "Writer", "catalog_to_read", "open_catalog"]

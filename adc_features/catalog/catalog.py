@@ -32,7 +32,6 @@ from adc_features.catalog.lock import held_elsewhere, only_one
 from adc_features.catalog.tables import EVENTS, GENERATIONS, PROMOTIONS, RANKERS, RUNS, SNAPSHOTS
 from adc_features.clock import utc
 from adc_features.errors import ArtifactError, InputError
-from adc_features.extras import extra_modules
 from adc_features.redaction import redacted, redacted_url, without_secrets
 
 WAIT = 5.0
@@ -309,11 +308,10 @@ def _plain(value: Any) -> str:
 
 
 def _upgrade(engine: Engine) -> None:
-    with extra_modules():
-        from alembic import command
-        from alembic.config import Config
-        from alembic.runtime.migration import MigrationContext
-        from alembic.script import ScriptDirectory
+    from alembic import command
+    from alembic.config import Config
+    from alembic.runtime.migration import MigrationContext
+    from alembic.script import ScriptDirectory
 
     config = Config()
     config.set_main_option(

@@ -187,8 +187,9 @@ def _run(service: Any, listening: Any) -> None:
 
 def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[Any, Any]:
     """The bundle that a run or a promotion file names, warm, and the clock to rank by."""
-    import sys
     from datetime import UTC
+
+    import torch
 
     from adc_features.clock import parse_utc
     from adc_features.pipeline.pairs import serving_pair
@@ -196,17 +197,15 @@ def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[
     from adc_features.serving.promotion import read_promotion
     from adc_features.serving.scoring import open_bundle
 
+    # one request at a time on one thread; a second thread costs it more than it brings
+    torch.set_num_threads(1)
     frozen = parse_utc(now, name="--now") if now else None
     pair = (
         read_promotion(promotion)
         if promotion
         else serving_pair(Run.open(run or Path()), now=datetime.now(UTC))
     )
-    bundle = open_bundle(pair)
-    # one request at a time on one thread; a second thread costs it more than it brings
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(1)
-    return bundle, lambda: frozen or datetime.now(UTC)
+    return open_bundle(pair), lambda: frozen or datetime.now(UTC)
 
 
 def _stale(run: Path, now: datetime) -> str | None:

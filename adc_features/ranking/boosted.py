@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+import xgboost as xgb
 
-from adc_features.extras import extra_modules
 from adc_features.ranking.base import Progress, Ranker, Round
 from adc_features.ranking.inputs import Inputs
-
-with extra_modules():
-    import xgboost as xgb
 
 
 @dataclass(frozen=True)

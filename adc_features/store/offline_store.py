@@ -25,7 +25,6 @@ import pyarrow.dataset as ds
 from adc_features.clock import moment, utc
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, microseconds
-from adc_features.extras import extra_modules
 from adc_features.store import _compat as feast
 from adc_features.store.casts import cut_to_seconds
 from adc_features.store.column_names import refuse_doubled, refuse_shared
@@ -435,8 +434,7 @@ def entity_table(entity: Any, *, repo_path: Path | None = None) -> pa.Table | ds
     if isinstance(entity, pa.Table | ds.Dataset):
         return entity
     if isinstance(entity, str):
-        with extra_modules():
-            import duckdb
+        import duckdb
 
         with duckdb.connect() as connection:
             if repo_path is not None:

@@ -5,6 +5,7 @@ import importlib
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,8 @@ def test_the_page_lists_every_package_that_exports_names():
 def test_a_public_name_is_there_and_says_what_it_is(package, name):
     """Each listed name can be imported from its package and has a docstring."""
     value = getattr(importlib.import_module(package), name)
+    if not isinstance(value, type | types.FunctionType):
+        return  # a constant: the page says what it is
     assert value.__name__ == name
     assert value.__module__.startswith(package)
     assert len(value.__doc__) > 20
