@@ -4,3 +4,5 @@ Importing this package is light: torch, feast and xgboost are imported by the mo
 """
 
 __version__ = "0.1.0"
+
+__all__ = ["__version__"]

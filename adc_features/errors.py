@@ -19,6 +19,19 @@ from typing import Any
 
 from adc_features.redaction import redacted
 
+__all__ = [
+    "AdcError",
+    "ArtifactError",
+    "GenerationMismatch",
+    "InputError",
+    "LeakError",
+    "MissingExtraError",
+    "ParityError",
+    "QualityError",
+    "ReliabilityError",
+    "RequestError",
+]
+
 
 class AdcError(Exception):
     """Base of every error that this project raises on purpose. Its message holds no password of a

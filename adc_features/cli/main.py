@@ -13,7 +13,6 @@ from typing import Annotated
 
 import typer
 
-from adc_features import __version__
 from adc_features.cli import commands, migrate, serving
 from adc_features.cli.console import run_app
 
@@ -28,6 +27,8 @@ def main() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
+        from adc_features import __version__
+
         typer.echo(f"adc-features {__version__}")
         raise typer.Exit
 
@@ -35,11 +36,11 @@ def _version(asked: bool) -> None:
 @cache
 def application() -> typer.Typer:
     """The app with every command that is installed."""
-    commands.app.callback()(options)
     serving.add_to(commands.app)
     migrate.add_to(commands.app)
     for point in entry_points(group=GROUP):
         _add(point, commands.app)
+    commands.app.callback()(options)
     return commands.app
 
 
