@@ -25,7 +25,7 @@ def adc_norm() -> AdcSettings:
 
 def raw_gate() -> AdcSettings:
     """ADC-SID whose gate reads behaviour as long as it is, as the paper's: on generated catalogues
-    its weights rank true reliability backwards (docs/tokenizers.md).
+    its weights rank true reliability backwards (docs/evidence/tokenizers.md).
     """
     return replace(adc(), gate_input="raw")
 

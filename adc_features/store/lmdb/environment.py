@@ -159,7 +159,7 @@ class Environment:
                         break
 
     def close(self, timeout: float | None = None) -> bool:
-        """Close it when nobody is inside; the next use opens it again.
+        """Close it when no transaction is active; the next use opens it again.
 
         False when somebody still was after `timeout` seconds.
         """

@@ -160,7 +160,7 @@ class PackedSnapshot:
             else Gathered(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
         )
 
-    def nobody(self, rows: int) -> Gathered:
+    def unknown_rows(self, rows: int) -> Gathered:
         """What `gather` returns for so many items that are unknown."""
         return self._decode(np.full(rows, len(self)))
 

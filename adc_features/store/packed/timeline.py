@@ -136,7 +136,7 @@ class PackedTimeline:
         if served:
             got = self.snapshots[served - 1].gather(item_ids)
         else:
-            got = self.snapshots[0].nobody(len(item_ids))
+            got = self.snapshots[0].unknown_rows(len(item_ids))
         return got.sid, got.sid_weight, got.profile["reliability"]
 
 

@@ -32,7 +32,7 @@ from adc_features.store.packed.layout import (
     schema_hash,
 )
 
-_NOBODY = np.array([(NO_TIME, 0, 0, 0, True, False)], PROFILE)
+_UNKNOWN = np.array([(NO_TIME, 0, 0, 0, True, False)], PROFILE)
 
 
 def write_snapshot(
@@ -65,7 +65,7 @@ def write_snapshot(
         "profile": _smallest(len(profiles) - 1).str,
         "profile_fields": PROFILE.descr,
     }
-    # the last one is nobody's: no codes, profile 0
+    # the last one stands for unknown items: no codes, profile 0
     records = np.zeros(len(snapshot) + 1, record_type(schema))
     records["weight"][:-1] = weight[order]
     records["code"][:-1] = codes.packed((snapshot.sid - NO_CODE)[order])
@@ -119,9 +119,9 @@ def _weights(snapshot: SidTable, dtype: np.dtype) -> tuple[np.ndarray, list[floa
 
 
 def _profiles(snapshot: SidTable, sid_as_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each row's profile number [N] and the distinct profiles, nobody's first."""
+    """Each row's profile number [N] and the distinct profiles, that of unknown items first."""
     rows = np.empty(len(snapshot) + 1, PROFILE)
-    rows[:1], rows["sid_as_of"][1:] = _NOBODY, sid_as_of
+    rows[:1], rows["sid_as_of"][1:] = _UNKNOWN, sid_as_of
     for name in SHARED:
         rows[name][1:] = getattr(snapshot, name)
     column = pa.Array.from_buffers(
