@@ -198,14 +198,15 @@ def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[
     from adc_features.serving.scoring import open_bundle
     from adc_features.serving.workers import one_thread
 
-    one_thread()
     frozen = parse_utc(now, name="--now") if now else None
     pair = (
         read_promotion(promotion)
         if promotion
         else serving_pair(Run.open(run or Path()), now=datetime.now(UTC))
     )
-    return open_bundle(pair), lambda: frozen or datetime.now(UTC)
+    bundle = open_bundle(pair)
+    one_thread()  # of all libraries that it brought in
+    return bundle, lambda: frozen or datetime.now(UTC)
 
 
 def _stale(run: Path, now: datetime) -> str | None:
