@@ -5,7 +5,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from adc_features.errors import InputError
-from adc_features.store import parquet, write_parquet
+from adc_features.store import write_parquet
+from adc_features.store.parquet import writer
 
 ROWS = pa.table(
     {
@@ -22,7 +23,7 @@ def test_pieces_come_back_as_they_went_in(tmp_path, monkeypatch):
     """In order, with nulls and empty lists, in row groups of the given size; a piece in a wider
     list type is taken in the first one's.
     """
-    monkeypatch.setattr(parquet, "ROW_GROUP_ROWS", 2)
+    monkeypatch.setattr(writer, "ROW_GROUP_ROWS", 2)
     wide = ROWS.set_column(3, "codes", ROWS["codes"].cast(pa.large_list(pa.int32())))
     assert write_parquet(iter([ROWS, wide]), tmp_path / "rows.parquet") == 6
     assert pq.read_table(tmp_path / "rows.parquet") == pa.concat_tables([ROWS, ROWS])

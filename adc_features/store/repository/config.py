@@ -45,7 +45,9 @@ adc_features:
 """
 
 _ITEM_SIDS = '''\
-"""One feature view per live generation. Reads: data/live_generations.json, which publishing writes last."""
+"""One feature view per live generation. Reads: data/live_generations.json, which publishing writes
+last.
+"""
 
 from pathlib import Path
 
@@ -55,14 +57,22 @@ globals().update({view.name: view for view in sid_views(Path(__file__).parent)})
 '''
 
 _RANKING_FEATURES = '''\
-"""Entities, statistics views and one service per ranker. Reads: the schemas of what was published under data/."""
+"""Entities, statistics views and one service per ranker. Reads: the schemas of what was published
+under data/.
+"""
 
 from pathlib import Path
 
 from adc_features.store.definitions import entities, services, statistics_views
 
 REPO = Path(__file__).parent
-globals().update({declared.name: declared for declare in (entities, statistics_views, services) for declared in declare(REPO)})
+globals().update(
+    {
+        declared.name: declared
+        for declare in (entities, statistics_views, services)
+        for declared in declare(REPO)
+    }
+)
 '''
 
 
