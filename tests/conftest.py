@@ -1,6 +1,10 @@
 """Fixtures that several files share."""
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("busy", deadline=None)  # on a shared machine an example may be slow
+settings.load_profile("busy")
 
 
 @pytest.fixture(scope="session")
