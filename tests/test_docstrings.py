@@ -12,7 +12,7 @@ import pytest
         "adc_features.codes.sids",
         "adc_features.data.dataset",
         "adc_features.pipeline.run_settings",
-        "adc_features.tokenizer.model",
+        "adc_features.tokenizer.settings",
     ],
 )
 def test_examples_in_docstrings_run(name: str) -> None:

@@ -8,7 +8,7 @@ few places and they are the largest arrays that it has.
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from adc_features.artifact import read_parquet
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.codes.generation import Generation, open_generation
-from adc_features.codes.sids import CodeTimeline, SidTable
+from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import (
     Dataset,
@@ -24,6 +24,9 @@ from adc_features.data.dataset import (
     read_dataset,
 )
 from adc_features.pipeline.run import Run
+
+if TYPE_CHECKING:
+    from adc_features.store.packed.timeline import PackedTimeline
 
 
 def dataset_of(run: Run) -> Dataset:
@@ -94,13 +97,13 @@ def _generation_in(directory: Path) -> Generation:
     return open_generation(directory / "generation")
 
 
-def timeline_of(run: Run) -> CodeTimeline:
+def timeline_of(run: Run) -> "PackedTimeline":
     """The run's codes through time as they were published, opened again when more are published."""
     from adc_features.store import published_files, published_timeline
 
     repo, generation = repository_of(run), run.settings.generation
 
-    def published(_: Path) -> CodeTimeline:
+    def published(_: Path) -> "PackedTimeline":
         return published_timeline(repo, generation)
 
     return run.kept("publication", published, changes_with=(generation, published_files(repo)))
