@@ -1,12 +1,14 @@
 """`adc migrate`: what it does, that a kill leaves a readable run, and whom it waits for."""
 
+import fcntl
 import json
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
@@ -146,12 +148,21 @@ def test_a_killed_migration_leaves_what_is_read_and_the_next_one_ends_it(run, ki
     assert migrate(run) == []
 
 
+@contextmanager
+def publishing(repo: Path) -> Iterator[None]:
+    """Hold the lock that `publish` holds: of the system, on the repository's data directory."""
+    descriptor = os.open(repo / "data", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    yield
+    os.close(descriptor)
+
+
 def test_nothing_is_migrated_while_another_command_works_there(run):
     """A build, a publication and a retraining of the run are each named, and nothing is changed."""
     opened, catalog = Run.open(run), f"sqlite:///{run}/catalog.db"
     for held, words in (
         (opened.lock, "another process is building stages"),
-        (lambda: only_publisher(run / REPO), "another process is publishing"),
+        (lambda: publishing(run / REPO), "another process is publishing"),
         (lambda: open_catalog(catalog).alone("retrain"), "holds the catalogue's 'retrain' lock"),
         (lambda: open_catalog(catalog).alone("deploy"), "holds the catalogue's 'deploy' lock"),
     ):
