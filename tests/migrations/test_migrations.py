@@ -27,7 +27,6 @@ from adc_features.pipeline.run import Run, RunSettings
 from adc_features.ranking.trained import load_trained
 from adc_features.serving.promotion import read_promotion
 from adc_features.store.online_record import loaded
-from adc_features.store.publish.lock import only_publisher
 from adc_features.store.repository import live_generations, publication_manifest, statistics_path
 
 REPO = "feature_repo"
