@@ -22,6 +22,4 @@ __all__ = [
     "Writer",
     "catalog_to_read",
     "open_catalog",
-    "revisions",
-    "undisturbed",
 ]

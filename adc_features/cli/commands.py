@@ -4,7 +4,6 @@ same app.
 
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from adc_features.cli.console import JsonOption, RunOption, progress, report
@@ -18,7 +17,6 @@ from adc_features.cli.runs import (
     open_run,
 )
 from adc_features.errors import InputError
-from adc_features.pipeline.run import Run
 
 __all__ = [
     "CompleteOption",
@@ -80,6 +78,7 @@ def fit(
 @app.command()
 def quality(run: RunOption, json: JsonOption = None) -> None:
     """Show the quality report of the run's generation."""
+    from adc_features.pipeline.run import Run
     from adc_features.pipeline.stages import generation_of
 
     report(generation_of(Run.open(run)).quality, json)
@@ -129,6 +128,7 @@ def snapshot(
     rows that changed.
     """
     from adc_features.clock import parse_utc
+    from adc_features.pipeline.run import Run
     from adc_features.pipeline.snapshots import snapshot as make_snapshot
 
     with progress() as notify:
@@ -158,6 +158,7 @@ def backfill(
     it only.
     """
     from adc_features.clock import parse_utc
+    from adc_features.pipeline.run import Run
     from adc_features.pipeline.snapshots import backfill_times
     from adc_features.pipeline.snapshots import snapshot as make_snapshot
 
@@ -190,6 +191,7 @@ def renew(
     """Fit a further generation on newer snapshots so that codes keep their meaning, and publish it
     beside the old one.
     """
+    from adc_features.pipeline.run import Run
     from adc_features.pipeline.snapshots import renew as make_generation
 
     with progress() as notify:
@@ -214,6 +216,9 @@ def lookup(
     json: JsonOption = None,
 ) -> None:
     """Read codes and weights of items from the published snapshots, as a ranker would."""
+    import numpy as np
+
+    from adc_features.pipeline.run import Run
     from adc_features.pipeline.stages import repository_of
     from adc_features.store import lookup as read_online
     from adc_features.store.repository import live_generation

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adc_features.cli.console import progress, report
-from adc_features.pipeline.run import Run, RunSettings, Stage
+
+if TYPE_CHECKING:  # numpy and pyarrow would make every `adc --help` wait
+    from adc_features.pipeline.run import Run, Stage
 
 DataOption = Annotated[
     str | None,
@@ -45,11 +47,13 @@ FinalOption = Annotated[
 
 def open_run(
     directory: Path, source: str | None, notify: Any, *, fits: bool = True, **changes: Any
-) -> Run:
+) -> "Run":
     """Start a run when `source` is given, open it otherwise. fits: its generation will be built,
     which is refused before any work, and before the new settings are kept, where other codes would
     take the id of a published one.
     """
+    from adc_features.pipeline.run import Run, RunSettings
+
     changes = {k: v for k, v in changes.items() if v is not None}
     if source is not None and Path(source).is_dir():
         source = str(Path(source).resolve())  # the next command may run elsewhere
@@ -64,7 +68,7 @@ def open_run(
 
 
 def build(
-    directory: Path, *stages: Stage, json: str | None, source: str | None = None, **changes: Any
+    directory: Path, *stages: "Stage", json: str | None, source: str | None = None, **changes: Any
 ) -> None:
     """Build or reuse these stages and report the last one's manifest facts."""
     with progress() as notify:

@@ -7,69 +7,14 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted(p for top in ("adc_features", "training") for p in (ROOT / top).rglob("*.py"))
 MODULE_LINES, FUNCTION_LINES = 400, 60
 
-TODAY = "not yet split"
+OPTIONS = "a command's signature is its options, and each says what it does"
 LONG = {
-    "adc_features/catalog/migrations/versions/r0001_first.py:upgrade": (
-        "a migration is written once and makes every table in order"
-    ),
-    "adc_features/cli/commands.py": TODAY,
-    "adc_features/cli/commands.py:data_tables": TODAY,
-    "adc_features/cli/serving.py:serve": TODAY,
-    "adc_features/data/dataset.py": TODAY,
-    "adc_features/data/synthetic.py:synthetic": TODAY,
-    "adc_features/data/table_checks.py": TODAY,
-    "adc_features/data/table_checks.py:_vectors": TODAY,
-    "adc_features/data/table_checks.py:examine_interactions": TODAY,
-    "adc_features/encoders/behavior.py": TODAY,
-    "adc_features/encoders/text.py:text_vectors": TODAY,
-    "adc_features/pipeline/snapshots.py": TODAY,
-    "adc_features/pipeline/snapshots.py:renew": TODAY,
-    "adc_features/pipeline/stages.py": TODAY,
-    "adc_features/ranking/inputs.py": TODAY,
-    "adc_features/ranking/ppnet/network.py": TODAY,
-    "adc_features/ranking/ppnet/network.py:fit": TODAY,
-    "adc_features/serving/workers.py": TODAY,
-    "adc_features/store/_compat.py:_frames_pass_whole": TODAY,
-    "adc_features/store/lmdb/environment.py": TODAY,
-    "adc_features/store/lmdb/records.py": TODAY,
-    "adc_features/store/offline_store.py": TODAY,
-    "adc_features/store/offline_store.py:get_historical_features": TODAY,
-    "adc_features/store/offline_store.py:view_sources": TODAY,
-    "adc_features/store/online_store.py": TODAY,
-    "adc_features/store/packed/snapshot.py": TODAY,
-    "adc_features/store/publish.py": TODAY,
-    "adc_features/store/publish.py:publish": TODAY,
-    "adc_features/store/repository.py": TODAY,
-    "adc_features/store/sources.py": TODAY,
-    "adc_features/tokenizer/baselines/rq_vae.py:train": TODAY,
-    "adc_features/tokenizer/encode.py:encode": TODAY,
-    "adc_features/tokenizer/fit.py": TODAY,
-    "adc_features/tokenizer/fit.py:_step": TODAY,
-    "adc_features/tokenizer/fit.py:fit": TODAY,
-    "training/cli/deployment.py": TODAY,
-    "training/cli/deployment.py:monitor": TODAY,
-    "training/cli/deployment.py:retrain": TODAY,
-    "training/cli/main.py:retrieve_train": TODAY,
-    "training/cli/main.py:run_all": TODAY,
-    "training/deployment/deployment.py": TODAY,
-    "training/deployment/monitor.py:monitor": TODAY,
-    "training/deployment/retrain.py": TODAY,
-    "training/deployment/retrain.py:decided": TODAY,
-    "training/deployment/retrain.py:retrain": TODAY,
-    "training/evaluation/comparison.py": TODAY,
-    "training/evaluation/comparison.py:_fitted": TODAY,
-    "training/evaluation/comparison.py:compare": TODAY,
-    "training/evaluation/evaluate.py:evaluate": TODAY,
-    "training/evaluation/significance.py:_measured": TODAY,
-    "training/reports/charts.py": TODAY,
-    "training/reports/run_page.py": TODAY,
-    "training/reports/run_page.py:_checks": TODAY,
-    "training/retrieval/generator.py": TODAY,
-    "training/retrieval/generator.py:train_generator": TODAY,
-    "training/retrieval/retrieve.py": TODAY,
-    "training/retrieval/retrieve.py:evaluate": TODAY,
-    "training/retrieval/retrieve.py:train": TODAY,
-    "training/stages.py": TODAY,
+    "adc_features/cli/serving.py:serve": OPTIONS,
+    "adc_features/tokenizer/fit.py:fit": "the steps of a fit in their order, each a call",
+    "training/cli/main.py:retrieve_train": OPTIONS,
+    "training/cli/main.py:run_all": OPTIONS,
+    "training/cli/retraining.py:monitor": OPTIONS,
+    "training/cli/retraining.py:retrain": OPTIONS,
 }
 """Longer than that, and why it stays: "path" or "path:function" -> the reason."""
 
@@ -83,8 +28,16 @@ def lengths() -> dict[str, int]:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 key = f"{name}:{node.name}"
-                found[key] = max(found.get(key, 0), node.end_lineno - node.lineno + 1)
+                lines = node.end_lineno - node.lineno + 1 - _docstring_lines(node)
+                found[key] = max(found.get(key, 0), lines)
     return found
+
+
+def _docstring_lines(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    first = node.body[0]
+    if ast.get_docstring(node) is None or first.end_lineno is None:
+        return 0
+    return first.end_lineno - first.lineno + 1
 
 
 def too_long() -> dict[str, int]:
@@ -97,7 +50,7 @@ def too_long() -> dict[str, int]:
 
 
 def test_modules_and_functions_are_short_or_say_why_not():
-    """At most 400 lines a module and 60 a function, but for what is listed with a reason."""
+    """At most 400 lines a module and 60 a function, its docstring aside, or a listed reason."""
     assert {name: lines for name, lines in too_long().items() if name not in LONG} == {}
 
 
