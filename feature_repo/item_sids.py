@@ -1,4 +1,6 @@
-"""One feature view per live generation. Reads: data/live_generations.json, which publishing writes last."""
+"""One feature view per live generation. Reads: data/live_generations.json, which publishing writes
+last.
+"""
 
 from pathlib import Path
 

@@ -185,7 +185,11 @@ def read_promotion(path: Path) -> Promotion:
             isinstance(facts.get(n), str) for n in ("ranker", "repository", "promoted_at")
         ):
             raise ValueError("it names no ranker, repository and time")
-        facts = unnumbered("promotion", checked(facts, path), of=path)
+        try:
+            facts = checked(facts, path)
+        except ArtifactError as error:
+            raise ValueError(str(error).partition(";")[0]) from error
+        facts = unnumbered("promotion", facts, of=path)
         places = {name: path.parent / facts[name] for name in ("ranker", "repository")}
         return Promotion(**{**facts, **places, "promoted_at": parse_utc(facts["promoted_at"])})
     except FileNotFoundError as error:

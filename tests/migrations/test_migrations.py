@@ -216,7 +216,7 @@ READERS = {
     "promotion.json": lambda run: read_promotion(run / "promotion.json"),
     "feature_repo/data/live_generations.json": lambda run: live_generations(run / REPO),
     "feature_repo/data/online.json": lambda run: loaded(run / REPO),
-    "data/manifest.json": Run.open.facts("data"),
+    "data/manifest.json": lambda run: Run.open(run).facts("data"),
     "data/dataset/manifest.json": lambda run: read_dataset(run / "data" / "dataset"),
     "generation/generation/manifest.json": lambda run: open_generation(
         run / "generation" / "generation"

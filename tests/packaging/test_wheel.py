@@ -110,7 +110,7 @@ def test_everything(environment, tmp_path):
     report.
     """
     place = environment("[all]")
-    small = ["--codebook-size", "16", "--snapshots", "2", "--seeds", "1", "--steps", "40"]
+    small = ["--codebook-size", "16", "--snapshots", "2", "--seeds", "1", "--steps", "61"]
     command = [place / "bin/adc", "run", "--data", "synthetic", "--run", "demo", *small]
     run(*command, cwd=tmp_path, env=outside(OMP_NUM_THREADS="1"))
     assert "<svg" in (tmp_path / "demo" / "report.html").read_text(encoding="utf-8")

@@ -50,6 +50,7 @@ COMMANDS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Query string argument:sqlalchemy.exc.SAWarning")
 @pytest.mark.parametrize("url", URLS)
 def test_no_command_prints_or_stores_the_password_of_a_url(url, tmp_path, monkeypatch, capsys):
     """Every command that takes a URL, by every option that does, and those given one by mistake:

@@ -188,8 +188,8 @@ def test_a_ranker_that_reads_what_is_not_online_is_not_opened(shop, monkeypatch)
 
 @pytest.mark.parametrize("name", ["codes_weights", "no_sid", "xgboost_codes_weights"])
 def test_a_promoted_ranker_serves_without_torch(shop, tmp_path, name):
-    """A process without torch opens a promotion as `adc serve` does, and ranks on one thread. (Where
-    torch is installed Feast imports it, so it is hidden here.)
+    """A process without torch, which Feast would import where it is installed and which is hidden
+    here, opens a promotion as `adc serve` does and ranks on one thread.
     """
     promote(tmp_path / "promotion.json", shop.pair(name))
     program = f"""

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -413,12 +413,14 @@ def test_several_processes_serve_on_one_socket(shop, tmp_path):
             client = Client(int(json.loads(told.read_text())["url"].rpartition(":")[2]), None)
 
             def others() -> list[psutil.Process]:
-                return [
-                    process
-                    for process in psutil.Process(parent.pid).children()
-                    if process.status() != psutil.STATUS_ZOMBIE
-                    and "spawn_main" in str(process.cmdline())
-                ]
+                found = []
+                for process in psutil.Process(parent.pid).children():
+                    with suppress(psutil.NoSuchProcess):  # it ended since it was listed
+                        if process.status() != psutil.STATUS_ZOMBIE and "spawn_main" in str(
+                            process.cmdline()
+                        ):
+                            found.append(process)
+                return found
 
             def all_serve(pair) -> bool:
                 answers = [client.post("/rank", {"user": "u3", "items": ITEMS}) for _ in range(20)]

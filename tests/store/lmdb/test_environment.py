@@ -381,13 +381,9 @@ sys.exit(0 if len(read) == 450 and all(read) else "a read missed a write")
 def test_threads_that_open_new_tables_beside_writers_do_not_freeze_the_process(tmp_path):
     """One thread writes on, two others make a table a write: all end, and read what they wrote."""
     done = subprocess.run(
-        [sys.executable, "-c", TWO_WRITERS, str(tmp_path)],
-        check=True,
-        timeout=60,
-        capture_output=True,
-        text=True,
+        [sys.executable, "-c", TWO_WRITERS, str(tmp_path)], check=False, timeout=60
     )
-    assert done.stdout.split() == ["450", "True"]
+    assert done.returncode == 0
 
 
 HOLD = """

@@ -52,7 +52,7 @@ ENOUGH = days((1, 1), (1, 31), (2, 1), (2, 29)), np.array([0.0, 0.0, 0.0, 1.0])
 
 def test_enough_rows_of_both_classes_are_accepted():
     """Nothing is raised for as many rows as are asked for, on both sides of the window's start."""
-    require_enough_rows(WINDOWS, *ENOUGH, min_rows=2)
+    assert require_enough_rows(WINDOWS, *ENOUGH, min_rows=2) is None
 
 
 @pytest.mark.parametrize(

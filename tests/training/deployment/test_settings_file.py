@@ -93,8 +93,8 @@ def test_the_command_shows_the_settings_it_would_use(tmp_path):
 
 
 def test_the_page_lists_every_setting_with_its_default():
-    """docs/guides/retraining.md has one row a setting, and no setting that does not exist."""
-    page = (Path(__file__).parents[3] / "docs" / "retraining.md").read_text()
+    """docs/reference/configuration.md has one row a setting, and no setting that does not exist."""
+    page = (Path(__file__).parents[3] / "docs" / "reference" / "configuration.md").read_text()
     rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([-\d.]+) \|", page, flags=re.M)
     found = {name: float(value) for names, value in rows for name in re.findall(r"\w+", names)}
     assert found == {**asdict(RetrainSettings()), **asdict(DriftThresholds())}
