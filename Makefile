@@ -14,7 +14,8 @@ READY := .venv/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 demo: $(READY)
-	$(BIN)/adc run --data synthetic --run runs/demo --codebook-size 32 --snapshots 4 --seeds 1 --steps 400
+	$(BIN)/adc run --data synthetic --run runs/demo --codebook-size 32 --snapshots 4 --seeds 1 \
+		--steps 400
 
 test: $(READY)
 	@echo "leaving out the tests marked slow or wheel; make test-all runs them too"
@@ -25,7 +26,8 @@ test-all: $(READY)
 
 coverage: $(READY)
 	mkdir -p build/coverage
-	$(PYTEST) -m "not slow and not wheel" --cov --cov-report=term --cov-report=json:build/coverage/coverage.json
+	$(PYTEST) -m "not slow and not wheel" --cov --cov-report=term \
+		--cov-report=json:build/coverage/coverage.json
 
 check: $(READY)
 	$(BIN)/ruff check .
@@ -33,7 +35,7 @@ check: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# make docs   the docs site, built into build/site; warnings, such as links that lead nowhere, are errors
+# make docs   the docs site, built into build/site; a warning, such as a dead link, is an error
 .PHONY: docs
 docs: .venv/.docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -42,7 +44,8 @@ docs: .venv/.docs
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
-# An environment of its own: pip-audit's dependencies are not ours. --strict: a package that the index does not know fails, instead of passing unseen.
+# An environment of its own: pip-audit's dependencies are not ours. --strict: a package that the
+# index does not know fails, instead of passing unseen.
 audit:
 	$(PYTHON) -m venv .venv/audit
 	.venv/audit/bin/pip install --quiet pip-audit

@@ -1,8 +1,7 @@
 """Does the service answer whoever asks well while others attack it? Reads: a finished run, or
 nothing. Writes: JSON.
 
-    python benchmarks/attack.py --json -                       # on a generated catalogue, made
-                                                               first (some minutes)
+    python benchmarks/attack.py --json -                       # makes a catalogue first
     python benchmarks/attack.py --json - --run runs/beauty
     python benchmarks/attack.py --json - --requests 500 --seconds 2 --flips 50
 

@@ -13,8 +13,8 @@ compares every sha256 and is not asked. Four outcomes:
     wrong         another answer, although a checksum that costs little could know. Must be 0
     crashed       the process died of a signal, hung, or ended with an error that is not ours. Must
                   be 0
-undetectable  another answer, or a death, that no checksum of the artefact can prevent; counted by
-artefact, for these reasons:
+    undetectable  another answer, or a death, that no checksum of the artefact can prevent; counted
+                  by artefact, for these reasons:
 
 `lmdb`: neither LMDB's pages nor our rows carry a checksum. A CRC-32 of each row costs 0.7 us (120
 bytes, from Python, on a busy machine), where a load takes 1.6 us a row in all (637,000 rows a CPU

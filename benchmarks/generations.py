@@ -2,18 +2,18 @@
 interactions; only rows that choices may look at. Writes: JSON.
 
 stability   Four ways to go on from one generation over monthly steps: `frozen` encodes later
-            snapshots with it, `aligned` starts each month's generation from the one
-before and keeps its codes' meaning, `naive_aligned` fits each from scratch and only names its
-codes, `naive` only fits. kept: share of (item, position) codes unchanged from month to month among
-items that have a code there in both, mean over the steps; kept_warm: of items with behaviour in
-both; kept_behavioral: at behavioural positions. auc, gauc: a ranker trained on rows before the
-scored window reads, unchanged, each month's codes.
+            snapshots with it, `aligned` starts each month's generation from the one before and
+            keeps its codes' meaning, `naive_aligned` fits each from scratch and only names its
+            codes, `naive` only fits. kept: share of (item, position) codes unchanged from month to
+            month among items that have a code there in both, mean over the steps; kept_warm: of
+            items with behaviour in both; kept_behavioral: at behavioural positions. auc, gauc: a
+            ranker trained on rows before the scored window reads, unchanged, each month's codes.
 survival    A ranker of generation n reads the rows of the next month with its own generation's
             codes, and with those of n + 1: what that costs.
 time_travel Trained on codes as they were at each row's time, on the newest for every row
-(hindsight), on those of a year before (and reading those when it serves). retraining  Over the span
-(a year), one ranker that is never retrained and one retrained each month; codes of one generation,
-frozen before.
+            (hindsight), on those of a year before (and reading those when it serves).
+retraining  Over the span (a year), one ranker that is never retrained and one retrained each
+            month; codes of one generation, frozen before.
 faults      Kills of a deployment's commands (deployment_faults.py), with --kills.
 
 Rankers are the recipe `codes` (--recipe), mean over seeds. Metrics over several windows are means

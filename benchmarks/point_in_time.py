@@ -5,10 +5,11 @@ The workload: 200k users with 18 feature rows each (10 numbers, 90 days to live)
 five snapshots of two lists of six, 2 % of feature rows tied in time and told apart by created time;
 entity rows ask for random users and items at random times.
 
-python benchmarks/point_in_time.py --rows 1000000 --items 1000000 --json - python
-benchmarks/point_in_time.py --rows 10000000 --items 1000000 --without feast_duckdb --json - python
-benchmarks/point_in_time.py --stream 100000000 --items 1000000 --json - python
-benchmarks/point_in_time.py --exponents --json -
+    python benchmarks/point_in_time.py --rows 1000000 --items 1000000 --json -
+    python benchmarks/point_in_time.py --rows 10000000 --items 1000000 --without feast_duckdb \\
+        --json -
+    python benchmarks/point_in_time.py --stream 100000000 --items 1000000 --json -
+    python benchmarks/point_in_time.py --exponents --json -
 """
 
 import argparse

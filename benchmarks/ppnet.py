@@ -1,8 +1,8 @@
 """What does PPNet's gate cost, beside a plain MLP and beside FuxiCTR's PPNet? Reads: nothing.
 Writes: JSON.
 
-python benchmarks/ppnet.py --json - --fuxictr-python fux/bin/python --fuxictr-model
-FuxiCTR/model_zoo/PEPNet/src/PPNet.py
+    python benchmarks/ppnet.py --json - --fuxictr-python fux/bin/python \\
+        --fuxictr-model FuxiCTR/model_zoo/PEPNet/src/PPNet.py
 
 Four id features, embedding 16, batch 4,096, hidden (256, 128), Adam, one thread, the same tensors
 for all; prior: the first two ids. FuxiCTR 2.3.10 needs an environment of its own (polars < 2), and

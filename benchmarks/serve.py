@@ -1,8 +1,7 @@
 """What does one ranked request cost, and does a promotion cost any? Reads: a finished run, or
 nothing. Writes: JSON.
 
-    python benchmarks/serve.py --json -                 # on a generated catalogue, made first
-                                                        (about three minutes)
+    python benchmarks/serve.py --json -                 # makes a catalogue first
     python benchmarks/serve.py --json - --run runs/beauty
 
 A request is 1 user + 500 items. Client, server and peer are processes of their own on loopback;

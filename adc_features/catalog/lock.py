@@ -99,8 +99,10 @@ def _holder(engine: Engine, name: str) -> str:
 
 
 _WHO_HOLDS = """
-SELECT concat(application_name, ', server process ', pid) FROM pg_locks JOIN pg_stat_activity USING (pid)
-WHERE locktype = 'advisory' AND granted AND pg_locks.classid = 0 AND pg_locks.objid = :key AND pg_locks.database = pg_stat_activity.datid
+SELECT concat(application_name, ', server process ', pid)
+FROM pg_locks JOIN pg_stat_activity USING (pid)
+WHERE locktype = 'advisory' AND granted AND pg_locks.classid = 0 AND pg_locks.objid = :key
+    AND pg_locks.database = pg_stat_activity.datid
 """
 
 

@@ -117,8 +117,8 @@ def _facts(result: Mapping[str, Any], indent: str = "") -> str:
 def table(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as lines of aligned columns under their names: text to the left, numbers to the right.
 
-    No cell is cut or wrapped, on a terminal or in a pipe, so that `grep` and `awk` find whole lines;
-    a name that a row lacks leaves an empty cell.
+    No cell is cut or wrapped, on a terminal or in a pipe, so that `grep` and `awk` find whole
+    lines; a name that a row lacks leaves an empty cell.
     """
     from rich.console import Console
     from rich.table import Table

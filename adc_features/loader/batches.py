@@ -41,14 +41,14 @@ class Order:
     seed : int or None
         Of the permutations; None keeps the order of the source.
     buffer_rows : int
-        Rows that are permuted together, cut to whole batches; a worker holds them and their groups in
-        memory.
+        Rows that are permuted together, cut to whole batches; a worker holds them and their groups
+        in memory.
     rank, ranks : int
         This process, and how many train together.
     remainder : {"pad", "drop"}
-        What happens when rows do not divide evenly. "pad": the epoch's first rows are seen again, at
-        most ranks - 1 of them, so that every row is seen and every rank has as many; its last batch
-        may be shorter. "drop": the rest is left out of this epoch, every batch has B rows.
+        What happens when rows do not divide evenly. "pad": the epoch's first rows are seen again,
+        at most ranks - 1 of them, so that every row is seen and every rank has as many; its last
+        batch may be shorter. "drop": the rest is left out of this epoch, every batch has B rows.
 
     Raises
     ------

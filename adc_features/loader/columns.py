@@ -24,18 +24,19 @@ class Columns:
     Parameters
     ----------
     scalars : tuple of str
-        Numbers, booleans and times: [B] in their own type (times: int64 microseconds since 1970 UTC).
+        Numbers, booleans and times: [B] in their own type (times: int64 microseconds since 1970
+        UTC).
     lists : mapping of str to int
         Name -> L: [B, L] in the type of the values, which are numbers or booleans.
     codes : tuple of str or mapping of str to int
-        Those of `lists` that hold codes, whole numbers in -1..K-1. They become int64 code + 1, so that
-        0 is "no code". A mapping gives K as well: name -> K.
+        Those of `lists` that hold codes, whole numbers in -1..K-1. They become int64 code + 1, so
+        that 0 is "no code". A mapping gives K as well: name -> K.
     vocabularies : mapping of str to ndarray
-        Name -> values: int64 [B], 1 + the place of the value, 0 for values that are not in it and for
-        nulls.
+        Name -> values: int64 [B], 1 + the place of the value, 0 for values that are not in it and
+        for nulls.
     fill : mapping of str to float
-        Name -> number in the place of nulls. Without one a null float becomes NaN, and any other null
-        is refused.
+        Name -> number in the place of nulls. Without one a null float becomes NaN, and any other
+        null is refused.
 
     Raises
     ------
@@ -89,8 +90,8 @@ class Columns:
         Raises
         ------
         InputError
-            A column is missing or of another type; nulls without a fill; a fill that its column's type
-            does not hold; lists of another length; a number that is no code.
+            A column is missing or of another type; nulls without a fill; a fill that its column's
+            type does not hold; lists of another length; a number that is no code.
         """
         if missing := sorted(set(self.names) - set(table.column_names)):
             raise InputError(

@@ -65,8 +65,9 @@ class TorchBatches(IterableDataset):
 class TrainingLoader:
     """Batches as torch tensors; iterate once for each epoch, each epoch has its own order.
 
-    `state_dict` may be taken after any batch: a loader of the same source, columns, order and workers
-    that loads it goes on with the exact next batch, without reading the rows before its buffer.
+    `state_dict` may be taken after any batch: a loader of the same source, columns, order and
+    workers that loads it goes on with the exact next batch, without reading the rows before its
+    buffer.
 
     Parameters
     ----------

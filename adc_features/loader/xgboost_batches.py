@@ -19,9 +19,9 @@ with extra_modules():
 class GroupIter(xgb.DataIter):
     """Groups in the order of the source, each as float32 [rows, features].
 
-    A list gives one feature for each of its values. Codes and vocabulary columns are categories: their
-    numbers are those of `Columns` (0: none). XGBoost holds numbers as float32: integers beyond 2**24,
-    such as times in microseconds, lose their last digits, so derive ages before.
+    A list gives one feature for each of its values. Codes and vocabulary columns are categories:
+    their numbers are those of `Columns` (0: none). XGBoost holds numbers as float32: integers
+    beyond 2**24, such as times in microseconds, lose their last digits, so derive ages before.
 
     Parameters
     ----------

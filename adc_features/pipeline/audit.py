@@ -22,9 +22,18 @@ from adc_features.event_times import microseconds
 SUFFIXES = ("_event_time", "_last_time")
 _SECOND, _HOUR, _DAY = 1_000_000, 3_600_000_000, 86_400_000_000
 AGES = {
-    "future": None, "0": 0, "1s": _SECOND, "1min": 60 * _SECOND, "1h": _HOUR, "1d": _DAY, "7d": 7 * _DAY,
-    "30d": 30 * _DAY, "90d": 90 * _DAY, "365d": 365 * _DAY, "older": None,
-}  # fmt: skip
+    "future": None,
+    "0": 0,
+    "1s": _SECOND,
+    "1min": 60 * _SECOND,
+    "1h": _HOUR,
+    "1d": _DAY,
+    "7d": 7 * _DAY,
+    "30d": 30 * _DAY,
+    "90d": 90 * _DAY,
+    "365d": 365 * _DAY,
+    "older": None,
+}
 """Upper ends, included, of the groups that ages (row time - feature time) are counted in:
 microseconds.
 """

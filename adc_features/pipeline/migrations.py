@@ -77,8 +77,8 @@ def plan(directory: Path, *, catalog: str | None = None, registry: bool = True) 
         return _of_repository(directory, registry=registry)
     if not (directory / "run.json").is_file():
         raise InputError(
-            f"{directory} holds no run.json and no {CONFIG}; give a run or a Feast repository (other"
-            " directories are read as they are, whichever version wrote them)"
+            f"{directory} holds no run.json and no {CONFIG}; give a run or a Feast repository"
+            " (other directories are read as they are, whichever version wrote them)"
         )
     steps = _of_catalog(directory, catalog)
     steps += _of_document("run", directory / "run.json", check=partial(Run.open, directory))

@@ -100,9 +100,9 @@ class InputEncoder:
     Parameters
     ----------
     vocabulary : mapping of str to ndarray
-        Column of ID_COLUMNS -> sorted ids with at least `min_count` training rows. An id in it has an
-        embedding row of its own; any other falls into one of HASH_BUCKETS shared rows, so that rare
-        ids cannot be learned by heart.
+        Column of ID_COLUMNS -> sorted ids with at least `min_count` training rows. An id in it has
+        an embedding row of its own; any other falls into one of HASH_BUCKETS shared rows, so that
+        rare ids cannot be learned by heart.
     users : ndarray
         Sorted ids of the users who have a free bias while training.
     item_scale, user_scale, settled_scale : ndarray

@@ -50,7 +50,8 @@ class Promotion:
     promoted_at : datetime
         Aware, UTC.
     known_as : str or None
-        The generation that the ranker was trained on, where the served one is a later one of its line.
+        The generation that the ranker was trained on, where the served one is a later one of its
+        line.
 
     Raises
     ------
@@ -149,8 +150,8 @@ def promote(path: Path, promotion: Promotion) -> None:
     path : Path
         The promotion file. Whatever stood in its place is replaced; a directory is moved aside.
     promotion : Promotion
-        The pair. A ranker or repository below the file's directory is named relative to it, so that a
-        run may be moved.
+        The pair. A ranker or repository below the file's directory is named relative to it, so that
+        a run may be moved.
 
     Raises
     ------

@@ -63,8 +63,8 @@ class ServiceSettings:
     keep_alive : float
         Seconds between two requests of one connection.
     max_connections, max_per_peer : int
-        Connections open at once in each process, and of them from one address. Over these, the oldest
-        connection without a whole request is closed for a new one.
+        Connections open at once in each process, and of them from one address. Over these, the
+        oldest connection without a whole request is closed for a new one.
 
     Raises
     ------

@@ -143,8 +143,8 @@ class Bundle:
     def score(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
         """Score candidates for one user.
 
-        An unknown item is scored as what it is, an item of no statistics and no codes, and marked; so is
-        an unknown user.
+        An unknown item is scored as what it is, an item of no statistics and no codes, and marked;
+        so is an unknown user.
 
         Parameters
         ----------
@@ -264,8 +264,8 @@ def open_bundle(promotion: Promotion) -> Bundle:
     """Load a promoted pair, check that it fits together and score once, so that the first request
     is as fast as the rest.
 
-    It opens on an online store that is not loaded yet, and refuses requests until it is. A PPNet needs
-    no torch.
+    It opens on an online store that is not loaded yet, and refuses requests until it is. A PPNet
+    needs no torch.
 
     Parameters
     ----------

@@ -25,9 +25,9 @@ class BehaviorGate(nn.Module):
 
     scale: `sigmoid` as printed (0.5 to 0.73: the ReLU does the denoising), `linear` x itself,
     `controller` w, `equal` the ablation without a gate, R = 1 (method notes: Scale and input of the
-    gate). reads: the behaviour vector as it is, or at `unit` length: noise lengthens a vector, and a score that grows with its
-    length then trusts the noisiest most. threshold, level and normaliser are frozen with the
-    tokenizer.
+    gate). reads: the behaviour vector as it is, or at `unit` length: noise lengthens a vector, and
+    a score that grows with its length then trusts the noisiest most. threshold, level and
+    normaliser are frozen with the tokenizer.
     """
 
     threshold: Tensor

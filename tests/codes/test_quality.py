@@ -26,9 +26,18 @@ def sids(codes: list[list[int]], weights: list[list[float]] | None = None) -> Si
     sid, n = np.array(codes, np.int32), len(codes)
     weight = np.where(sid < 0, 0, 1) if weights is None else np.array(weights)
     return SidTable(
-        np.arange(n), sid, weight.astype(np.float32), np.zeros(n, np.float32), np.zeros(n, np.float32), sid[:, 1] < 0,
-        np.ones(n, np.int32), np.ones(n, bool), "g1", 4, datetime(2024, 1, 1, tzinfo=UTC),
-    )  # fmt: skip
+        np.arange(n),
+        sid,
+        weight.astype(np.float32),
+        np.zeros(n, np.float32),
+        np.zeros(n, np.float32),
+        sid[:, 1] < 0,
+        np.ones(n, np.int32),
+        np.ones(n, bool),
+        "g1",
+        4,
+        datetime(2024, 1, 1, tzinfo=UTC),
+    )
 
 
 def test_even_use_reaches_the_bound() -> None:
@@ -50,8 +59,13 @@ def test_missing_codes_do_not_count() -> None:
 def test_a_codebook_that_nobody_uses_is_dead() -> None:
     """Without any code the entropy is 0 and every code dead, not NaN."""
     assert code_usage(np.array([-1, -1]), codebook_size=4) == {
-        "entropy": 0.0, "entropy_bound": math.log(4), "utilisation": 0.0, "perplexity": 1.0, "gini": 0.0, "dead": 4,
-    }  # fmt: skip
+        "entropy": 0.0,
+        "entropy_bound": math.log(4),
+        "utilisation": 0.0,
+        "perplexity": 1.0,
+        "gini": 0.0,
+        "dead": 4,
+    }
 
 
 def test_uniqueness_and_collisions() -> None:

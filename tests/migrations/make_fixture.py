@@ -2,7 +2,8 @@
 written by the last commit before artefacts carried format numbers (806b9f8).
 
     git worktree add ../before 806b9f8
-    PYTHONPATH=../before python tests/migrations/make_fixture.py tests/migrations/before_formats.tar.xz
+    PYTHONPATH=../before python tests/migrations/make_fixture.py \\
+        tests/migrations/before_formats.tar.xz
 
 The commands are that commit's own. Only the networks are narrower than its recipes ask for, which
 keeps the archive small; the data is generated. Paths are absolute in Feast's registry and in
@@ -24,7 +25,7 @@ PLACE = Path("/srv/adc-before-formats")
 SHOP = ("--items", "120", "--users", "120", "--interactions", "2500")
 RUN = ("--seeds", "1", "--snapshots", "1", "--codebook-size", "8", "--steps", "61")
 LEFT_OUT = ("report.html", ".lock", "lock.mdb", "catalog.db-shm", "catalog.db-wal")
-"""Files that no manifest names and no reader needs; the catalogue's log is written into it first."""
+"""Files that no manifest names and no reader needs; the catalogue takes its log in first."""
 USER = "u000003"
 RANKERS = ("ranker_codes_weights", "ranker_no_sid", "ranker_xgboost_codes_weights")
 """The rankers that are kept; the others are only read by the report."""

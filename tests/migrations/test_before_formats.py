@@ -42,8 +42,8 @@ def test_the_archive_names_no_path_of_the_machine_that_made_it():
     assert ARCHIVE.stat().st_size < 1 << 20
     content = lzma.decompress(ARCHIVE.read_bytes())
     assert b"/srv/adc-before-formats/run/feature_repo/data" in content
-    for place in (b"/home/", b"/root/", b"/Users/", b"/work/", b"/tmp/", b"site-packages"):
-        assert place not in content
+    for place in (*map(str, Path(__file__).parents[:3]), str(Path.home()), "site-packages"):
+        assert place.encode() not in content
 
 
 def test_the_run_opens_with_its_settings_and_its_generation(run):
@@ -105,8 +105,8 @@ def test_the_repository_declares_itself_with_its_own_files(run):
 
 
 def test_feast_opens_the_repository_with_the_plugins_that_its_file_names(run):
-    """Feast itself, by the dotted paths of the old feature_store.yaml, joins past rows to the values
-    of the frame that the old version joined, and reads the codes that it put online.
+    """Feast itself, by the dotted paths of the old feature_store.yaml, joins past rows to the
+    values of the frame that the old version joined, and reads the codes that it put online.
     """
     store = feast.FeatureStore(repo_path=str(run / REPO))
     frame = pq.read_table(run / "dataset" / "frame.parquet").to_pandas().tail(200)

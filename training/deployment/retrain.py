@@ -3,9 +3,9 @@ a run, newer data, its catalogue. Writes `<run>/retrains/<as_of>_<hash>/`: joine
 challenger (`training.deployment.challenger`), and, last, decision.json: reasons, gates, what became
 of it.
 
-window = [as_of - window_days, as_of), later than anything champion or challenger learned from
-snapshot as of the window's start -> join -> reasons -> challenger on the rows before the window ->
-gates -> materialize, parity, pointer
+    window = [as_of - window_days, as_of), later than anything champion or challenger learned from
+    snapshot as of the window's start -> join -> reasons -> challenger on the rows before the window
+    -> gates -> materialize, parity, pointer
 
 Every step is kept under a name made of its inputs, so a killed command goes on where it was; a
 finished one repeats its answer while all that the answer depended on is as it was

@@ -5,8 +5,8 @@ Readers never wait for the writer nor block it, not even a process that opens th
 bulk load; there is one writer at a time, and a change is complete or invisible, also after kill -9.
 LMDB asks that a process opens a directory once, that no environment lives through a fork, and that
 no transaction is active while the map grows or a table is dropped: all of that is seen to here. A
-file that was cut off is refused before a page of it is touched (`file_check`), and so is a directory that was
-there and is gone: an empty answer would pass for a true one.
+file that was cut off is refused before a page of it is touched (`file_check`), and so is a
+directory that was there and is gone: an empty answer would pass for a true one.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@ feast, no files here.
 
 One record, little endian, without padding:
 
-version u8 | schema u32 | event time i64 | created time i64 | null bits | one value or end offset a
-feature | bodies
+    version u8 | schema u32 | event time i64 | created time i64 | null bits
+    | one value or end offset a feature | bodies
 
 Times are microseconds since 1970 (created may be absent). Numbers stand in their own width; a
 feature of variable length has the u32 offset where its body ends, and the bodies follow one

@@ -27,10 +27,12 @@ project: {project}
 provider: local
 registry:
   registry_type: sql
-  path: sqlite:///data/registry.db  # relative to this directory, from wherever it is opened, since the stores below are ours
+  # relative to this directory, from wherever it is opened, since the stores below are ours
+  path: sqlite:///data/registry.db
   serve_features_while_materializing: true
 offline_store:
-  type: adc_features.store.offline_store.AsofOfflineStore  # never `dask` or `file`: measured to drop and corrupt rows without a word
+  # never `dask` or `file`: measured to drop and corrupt rows without a word
+  type: adc_features.store.offline_store.AsofOfflineStore
 online_store:
   type: adc_features.store.online_store.LmdbOnlineStore
   path: data/online_lmdb

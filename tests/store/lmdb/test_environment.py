@@ -369,7 +369,8 @@ def work(name):
             read.append(txn.get(b"key") == b"%d" % n)
 
 read = []
-threads = [threading.Thread(target=work, args=[name]) for name in (lambda n: "old", "first{}".format, "second{}".format)]
+names = (lambda n: "old", "first{}".format, "second{}".format)
+threads = [threading.Thread(target=work, args=[name]) for name in names]
 for thread in threads:
     thread.start()
 for thread in threads:

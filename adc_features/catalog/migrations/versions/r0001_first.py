@@ -1,4 +1,6 @@
-"""The first tables. A revision says what it makes and does not import it: what it made stays what it was."""
+"""The first tables. A revision says what it makes and does not import it: what it made stays what
+it was.
+"""
 
 import sqlalchemy as sa
 from alembic import op
