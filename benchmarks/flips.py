@@ -16,17 +16,16 @@ compares every sha256 and is not asked. Four outcomes:
     undetectable  another answer, or a death, that no checksum of the artefact can prevent; counted
                   by artefact, for these reasons:
 
-`lmdb`: neither LMDB's pages nor our rows carry a checksum. A CRC-32 of each row costs 0.7 us (120
-bytes, from Python, on a busy machine), where a load takes 1.6 us a row in all (637,000 rows a CPU
-second, CHANGELOG.md): far more than the 3 % that we allow. Nor could it know of a flipped key,
-which makes a row absent, or of a flipped page number, which LMDB follows out of its file (SIGSEGV,
-SIGBUS). A store is rebuilt by `adc materialize`. `catalogue`: SQLite has no checksum of pages in
-the build that Python brings (its checksum VFS is an extension that must be loaded, and PostgreSQL
-has checksums of its own). The promotion file, which is what serves, does not depend on it.
-`parquet`: pages carry CRC-32 checksums that our reader compares; the footer and the headers of
-pages have none in the format. The sha256 of the manifest knows, and `adc doctor` and `adc dataset
---verify` compare it; a join reads only the columns and row groups that it needs, and would have to
-read every file whole before.
+`lmdb`: neither LMDB's pages nor our rows carry a checksum. A CRC-32 of each row, computed from
+Python, would cost a large part of what loading the row costs in all, far more than the 3 % that we
+allow. Nor could it know of a flipped key, which makes a row absent, or of a flipped page number,
+which LMDB follows out of its file (SIGSEGV, SIGBUS). A store is rebuilt by `adc materialize`.
+`catalogue`: SQLite has no checksum of pages in the build that Python brings (its checksum VFS is an
+extension that must be loaded, and PostgreSQL has checksums of its own). The promotion file, which
+is what serves, does not depend on it. `parquet`: pages carry CRC-32 checksums that our reader
+compares; the footer and the headers of pages have none in the format. The sha256 of the manifest
+knows, and `adc doctor` and `adc dataset --verify` compare it; a join reads only the columns and row
+groups that it needs, and would have to read every file whole before.
 """
 
 import argparse
