@@ -28,9 +28,9 @@ def interval_rows(rows: Sequence[Mapping[str, Any]], *, zero: bool, alt_text: st
     line = alt.Y("row:O", axis=None)
     base = alt.Chart(alt.Data(values=data)).encode(y=line)
     x_axis = alt.Axis(
-        tickCount=4,
+        tickCount=3,
         labelOverlap="greedy",
-        labelSeparation=6,
+        labelSeparation=16,  # signs and fonts are wider than the renderer believes
         labelExpr=(
             "datum.value == 0 ? '0' : format(datum.value, '+.3~f')"
             if zero
