@@ -47,8 +47,8 @@ class InputError(AdcError):
 
 
 class ReliabilityError(InputError):
-    """The reliability signal does not rise with interaction counts (methods: rank correlation
-    gate).
+    """The reliability signal does not rise with interaction counts (method notes: The
+    reliability signal).
     """
 
 

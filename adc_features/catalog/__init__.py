@@ -7,6 +7,8 @@ before it changes anything, so a killed command leaves nothing to repair by hand
 """
 
 from adc_features.catalog.catalog import (
+    DATABASE,
+    VARIABLE,
     WAIT,
     Catalog,
     Writer,

@@ -37,6 +37,8 @@ from adc_features.redaction import redacted, redacted_url, without_secrets
 
 WAIT = 5.0
 """Seconds that a writer waits for the one before it; writes take milliseconds."""
+DATABASE, VARIABLE = "catalog.db", "ADC_CATALOG"
+"""The file of a run's own catalogue, and the environment variable that names another's URL."""
 DRIVERS = {"sqlite": {"pysqlite"}, "postgresql": {"psycopg", "psycopg2", "pg8000"}}
 """What a catalogue may lie on, by kind, and the drivers that reach it; none that is
 asynchronous.

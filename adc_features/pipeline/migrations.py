@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adc_features.artifact import write_json
-from adc_features.catalog import open_catalog, revisions, undisturbed
+from adc_features.catalog import DATABASE, VARIABLE, open_catalog, revisions, undisturbed
 from adc_features.errors import InputError
 from adc_features.file_lock import file_lock
 from adc_features.formats import FORMATS, format_of, numbered, unnumbered
@@ -35,7 +35,6 @@ from adc_features.store.repository import (
 )
 
 log = logging.getLogger(__name__)
-CATALOG_FILE, CATALOG_VARIABLE = "catalog.db", "ADC_CATALOG"
 REPOSITORY = "feature_repo"
 
 
@@ -119,9 +118,9 @@ def migrate(directory: Path, *, catalog: str | None = None) -> list[Step]:
 
 def _catalog_url(run: Path, url: str | None) -> str | None:
     """Where the catalogue of a run is; None when it has none yet."""
-    if url := url or os.environ.get(CATALOG_VARIABLE):
+    if url := url or os.environ.get(VARIABLE):
         return url
-    place = (run / CATALOG_FILE).resolve()
+    place = (run / DATABASE).resolve()
     return f"sqlite:///{place}" if place.is_file() else None
 
 

@@ -9,7 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 CODE = sorted(
-    p for place in ("adc_features", "tests/tokenizer") for p in (ROOT / place).rglob("*.py")
+    p
+    for place in ("adc_features", "training", "tests/tokenizer")
+    for p in (ROOT / place).rglob("*.py")
 )
 
 
@@ -33,6 +35,6 @@ def test_every_reference_to_the_method_notes_is_a_heading() -> None:
 
 @pytest.mark.parametrize("pattern", [r"\bA\d{1,2}\b[);,.]", r"\bmethods\s+\d"])
 def test_nothing_refers_to_notes_outside_the_repository(pattern: str) -> None:
-    """No docstring of the library names a numbered entry that a reader cannot find."""
-    for path in (ROOT / "adc_features").rglob("*.py"):
+    """No docstring names a numbered entry that a reader cannot find."""
+    for path in (p for place in ("adc_features", "training") for p in (ROOT / place).rglob("*.py")):
         assert not re.findall(pattern, path.read_text(encoding="utf-8")), path

@@ -169,11 +169,11 @@ def doctor(
     """Say in plain words what is wrong with a directory; exit code 1 when something must be
     repaired.
     """
-    from adc_features.catalog import catalog_to_read
+    from adc_features.catalog import DATABASE, catalog_to_read
     from adc_features.data.table_checks import Finding
     from adc_features.pipeline.checkup import checkup
     from training.deployment.inventory import problems
-    from training.deployment.record import DATABASE, catalog_url
+    from training.deployment.record import catalog_url
 
     findings = checkup(directory)
     if (directory / "run.json").is_file():

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from adc_features.artifact import MANIFEST, file_hash, read_manifest
-from adc_features.catalog import Catalog, Writer, open_catalog
+from adc_features.catalog import DATABASE, VARIABLE, Catalog, Writer, open_catalog
 from adc_features.catalog.tables import GENERATIONS, PROMOTIONS, RANKERS, SNAPSHOTS
 from adc_features.codes.generation import generation_place
 from adc_features.errors import ArtifactError
@@ -30,7 +30,6 @@ from adc_features.serving.promotion import PROMOTION, Promotion, read_promotion
 from training.deployment.places import MODEL, RETRAINS
 
 log = logging.getLogger(__name__)
-DATABASE, VARIABLE = "catalog.db", "ADC_CATALOG"
 
 
 def catalog_of(run: Run, url: str | None = None) -> Catalog:

@@ -134,8 +134,8 @@ class PairedBootstrap:
         return self._mean_over_seeds(scores, lambda score: self._auc_of(label, score[keep], user))
 
     def gauc(self, scores: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
-        """GAUC (methods 14.1) over all rows, or over those of a mask [N]: AUC within each user that
-        has both classes, weighted by the user's rows.
+        """GAUC over all rows, or over those of a mask [N]: AUC within each user that has both
+        classes, weighted by the user's rows (method notes: Grouped AUC).
         """
         keep = np.ones(len(self.label), bool) if rows is None else rows
         return self._mean_over_seeds(

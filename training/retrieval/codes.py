@@ -21,7 +21,7 @@ from training.retrieval.source import Source
 
 FLOOR, CEILING = 0.1, 4.0
 """Learned weights are held between these in the loss: a position of weight 0 would go untrained for
-exactly the items of the tail (methods 12, i).
+exactly the items of the tail (method notes: Generation from codes).
 """
 
 

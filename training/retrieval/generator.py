@@ -1,12 +1,12 @@
 """Generate the next item by its codes, all positions at once. Reads: sequences, codes. Writes:
 Generator.
 
-One head a position gives the logits of its codes (RPG, arXiv 2506.05781; methods 4 and 12); an item
-scores the weighted mean of its positions, and every item of the catalogue is scored, by one sparse
-product: there is no order, no beam and no invalid item. Trained as RPG does, each position by its
-own cross-entropy, or on the catalogue: by the cross-entropy of the item among all items, whose
-scores the same codes make. A generator may have a row for each item besides; one without codes is
-SASRec under full softmax.
+One head a position gives the logits of its codes (RPG, arXiv 2506.05781; method notes: Generation
+from codes); an item scores the weighted mean of its positions, and every item of the catalogue is
+scored, by one sparse product: there is no order, no beam and no invalid item. Trained as RPG does,
+each position by its own cross-entropy, or on the catalogue: by the cross-entropy of the item among
+all items, whose scores the same codes make. A generator may have a row for each item besides; one
+without codes is SASRec under full softmax.
 
 Legend: P targets, L positions, K codes a position, N items, D dims, R packed rows, T places.
 """
@@ -165,8 +165,8 @@ class Generator(nn.Module):
         return scores if self.table is None else scores + self.table @ states_PD.T
 
     def loss(self, states_PD: Tensor, targets_P: Tensor) -> Tensor:
-        """By positions, -sum_p w_p log P(c_p) / sum_p w_p (methods 12), averaged over the targets;
-        else -log P(item).
+        """By positions, -sum_p w_p log P(c_p) / sum_p w_p, averaged over the targets; else
+        -log P(item) (method notes: Generation from codes).
         """
         if self.catalogue is None:
             assert self.table is not None

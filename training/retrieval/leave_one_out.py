@@ -2,8 +2,8 @@
 Writes: training, validation and test parts, UserMetrics.
 
 The last item of a user is the test item, the one before it the validation item, the rest trains
-(methods 14.2). A user of fewer than three items only trains. There is no clock here: a place in the
-sequence stands for time.
+(method notes: Leave-one-out retrieval). A user of fewer than three items only trains. There is no
+clock here: a place in the sequence stands for time.
 
 Legend: U users, E events, N items of the catalogue.
 """
