@@ -1,0 +1,5 @@
+"""How any feature enters a ranker: what is declared, what is fitted, and the arrays that models read.
+
+declaration -> resolution (with a ServiceSchema) -> encoder (fitted on training rows) -> Encoded.
+The same encoder turns joined rows and a request's online rows into the same arrays.
+"""
