@@ -22,7 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from adc_features.errors import ArtifactError
-from adc_features.serving.scoring import Bundle
+from adc_features.serving.ranked import Serving
 
 log = logging.getLogger(__name__)
 _BUCKETS = (
@@ -275,13 +275,13 @@ class Metrics:
         if failures:
             self.errors.inc(failures)
 
-    def now_serving(self, bundle: Bundle, *, instead_of: Bundle | None = None) -> None:
+    def now_serving(self, bundle: Serving, *, instead_of: Serving | None = None) -> None:
         # set, not cleared: importing feast makes prometheus_client warn of clearing
         for served, value in ((instead_of, 0), (bundle, 1)):
             if served is not None:
                 p = served.promotion
                 self.serving.labels(
-                    p.name, p.generation or "", p.ranker_hash, served.trained.recipe.name
+                    p.name, p.generation or "", p.ranker_hash, served.recipe_name
                 ).set(value)
 
 

@@ -102,16 +102,20 @@ class ServiceSettings:
 
 
 Id = StrictStr | StrictInt
+Keys = Annotated[dict[StrictStr, Id], Field(max_length=16)]
+"""Join keys by name, where one id does not say it."""
 
 
 class RankRequest(BaseModel):
-    """POST /rank. k: how many of the best to answer, default all. now: as of when features age,
-    default the service's clock.
+    """POST /rank. user, items: ids, or objects of join keys. request: fields of the request that
+    the ranker reads, by name. k: how many of the best to answer, default all. now: as of when
+    features age, default the service's clock.
     """
 
     model_config = ConfigDict(extra="forbid")
-    user: Id
-    items: Annotated[list[Id], FailFast()]
+    user: Id | Keys
+    items: Annotated[list[Id | Keys], FailFast()]
+    request: Annotated[dict[StrictStr, Any], Field(max_length=256)] = {}
     k: Annotated[StrictInt, Field(ge=1)] | None = None
     now: AwareDatetime | None = None
 

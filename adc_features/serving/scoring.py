@@ -34,6 +34,8 @@ from adc_features.ranking.features import (
 from adc_features.ranking.recipes import Sources, recipe_inputs
 from adc_features.ranking.trained import Trained, load_trained
 from adc_features.serving.promotion import Promotion, check_promotion
+from adc_features.serving.protocol import RankRequest
+from adc_features.serving.ranked import Ranked
 from adc_features.serving.request_frame import RequestFrame
 from adc_features.store import OnlineReader, OnlineSids, open_reader
 from adc_features.store.definitions import id_type, statistics_schemas
@@ -172,6 +174,49 @@ class Bundle:
         now = utc(now, name="now")
         self.check_online()
         return self._scored(user_id, item_ids, now=now)
+
+    @property
+    def recipe_name(self) -> str:
+        """The recipe, as answers name it."""
+        return self.trained.recipe.name
+
+    def rank(self, asked: RankRequest, *, now: datetime) -> Ranked:
+        """`score` for a request to the service."""
+        if isinstance(asked.user, dict) or any(isinstance(item, dict) for item in asked.items):
+            raise RequestError("user and items are objects; this ranker takes ids alone")
+        if asked.request:
+            raise RequestError(
+                f"request has {sorted(asked.request)[:3]}; this ranker reads no field of a request"
+            )
+        distinct = list(dict.fromkeys(asked.items))
+        ranking = self.score(asked.user, distinct, now=now)
+        columns = {
+            "item_id": distinct,
+            "score": ranking.score,
+            "known": ranking.known,
+            "coded": ranking.coded,
+        }
+        repeated = len(asked.items) - len(distinct)
+        return Ranked(
+            ranking.score,
+            columns,
+            {},
+            ranking.known,
+            ranking.coded,
+            ranking.user_known,
+            repeated,
+            ranking.seconds,
+        )
+
+    def shown(self, rows: pa.Table, features: list[str]) -> dict[str, list[Any]]:
+        """What the service answers of `lookup`'s rows: found, codes, the features asked for."""
+        found, shown = "item_profile_found", list[str]()
+        if self.live:
+            found, shown = "sid_found", ["sid", "sid_weight", "reliability", "is_cold"]
+        return {
+            "found": rows[found].to_pylist(),
+            **{name: rows[name].to_pylist() for name in (*shown, *features)},
+        }
 
     def check_online(self) -> None:
         """Raise ArtifactError when the online store lost what was put into it: every user and item

@@ -42,7 +42,8 @@ from adc_features.serving.protocol import (
     parsed,
     without_paths,
 )
-from adc_features.serving.scoring import Bundle, Ranking, open_bundle
+from adc_features.serving.ranked import Ranked, Serving
+from adc_features.serving.scoring import open_bundle
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ class Service:
 
     Parameters
     ----------
-    bundle : Bundle
+    bundle : Serving
         Serves first.
     settings : ServiceSettings
         Bounds of requests.
@@ -75,7 +76,7 @@ class Service:
 
     def __init__(
         self,
-        bundle: Bundle,
+        bundle: Serving,
         settings: ServiceSettings,
         *,
         clock: Callable[[], datetime],
@@ -96,60 +97,48 @@ class Service:
         # requests between them
         self._large = asyncio.Lock()
         self._bodies = Budget(settings.max_waiting * max(settings.max_body, SMALL_BODY))
-        self._features: tuple[Bundle | None, list[str]] = None, []
+        self._features: tuple[Serving | None, list[str]] = None, []
 
     # ---- answers, on the scoring thread
 
-    def rank(self, bundle: Bundle, body: bytes) -> Answer:
+    def rank(self, bundle: Serving, body: bytes) -> Answer:
         """The candidates of one request, best first."""
         asked = parsed(RankRequest, body, self.settings)
-        distinct = list(dict.fromkeys(asked.items))
         now = self.clock() if asked.now is None else asked.now
-        ranking = bundle.score(asked.user, distinct, now=now)
-        best = np.argsort(-ranking.score, kind="stable")[: asked.k]
-        columns = {
-            "item_id": [distinct[place] for place in best.tolist()],
-            "score": ranking.score[best].tolist(),
-            "known": ranking.known[best].tolist(),
-            "coded": ranking.coded[best].tolist(),
-        }
-        self._count(ranking)
+        ranked = bundle.rank(asked, now=now)
+        best = np.argsort(-ranked.score, kind="stable")[: asked.k]
+        columns = {name: _picked(values, best) for name, values in ranked.columns.items()}
+        self._count(ranked)
         answer = {
             **_signature(bundle),
             "user": asked.user,
-            "user_known": ranking.user_known,
+            "user_known": ranked.user_known,
             "now": now,
-            "unknown_items": int((~ranking.known).sum()),
-            "repeated_items": len(asked.items) - len(distinct),
+            "unknown_items": int((~ranked.known).sum()),
+            "repeated_items": ranked.repeated,
+            **ranked.facts,
             "items": _rows(columns),
         }
-        return Answer(to_json(answer), ranking.seconds)
+        return Answer(to_json(answer), ranked.seconds)
 
-    def _count(self, ranking: Ranking) -> None:
-        self.metrics.items.inc(len(ranking.score))
-        self.metrics.coded.inc(int(ranking.coded.sum()))
-        self.metrics.unknown_items.inc(int((~ranking.known).sum()))
-        self.metrics.unknown_users.inc(not ranking.user_known)
-        for part, seconds in ranking.seconds.items():
+    def _count(self, ranked: Ranked) -> None:
+        self.metrics.items.inc(len(ranked.score))
+        self.metrics.coded.inc(int(ranked.coded.sum()))
+        self.metrics.unknown_items.inc(int((~ranked.known).sum()))
+        self.metrics.unknown_users.inc(not ranked.user_known)
+        for part, seconds in ranked.seconds.items():
             self.metrics.parts.labels(part).observe(seconds)
 
-    def lookup(self, bundle: Bundle, body: bytes) -> Answer:
+    def lookup(self, bundle: Serving, body: bytes) -> Answer:
         """Codes, weights and features of items, in the order asked, repeats kept."""
         asked = parsed(LookupRequest, body, self.settings)
         check_features(asked, self._known_features(bundle), self.settings)
         began, rows = time.perf_counter(), bundle.lookup(asked.items, now=self.clock())
-        found, shown = "item_profile_found", list[str]()
-        if bundle.live:
-            found, shown = "sid_found", ["sid", "sid_weight", "reliability", "is_cold"]
-        columns = {
-            "item_id": asked.items,
-            "found": rows[found].to_pylist(),
-            **{name: rows[name].to_pylist() for name in (*shown, *asked.features)},
-        }
+        columns = {"item_id": asked.items, **bundle.shown(rows, asked.features)}
         answer = to_json({**_signature(bundle), "items": _rows(columns)})
         return Answer(answer, {"items": time.perf_counter() - began})
 
-    def _known_features(self, bundle: Bundle) -> list[str]:
+    def _known_features(self, bundle: Serving) -> list[str]:
         """What a lookup may ask for, read once for each bundle."""
         if self._features[0] is not bundle:
             self._features = bundle, bundle.lookup([], now=self.clock()).column_names
@@ -157,7 +146,7 @@ class Service:
 
     # ---- requests, on the event loop
 
-    async def answer(self, request: Request, work: Callable[[Bundle, bytes], Answer]) -> Response:
+    async def answer(self, request: Request, work: Callable[[Serving, bytes], Answer]) -> Response:
         """Read the body within its bounds, work on the scoring thread, answer within the
         timeout.
         """
@@ -303,15 +292,23 @@ class Service:
             pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _signature(bundle: Bundle) -> dict[str, Any]:
+def _signature(bundle: Serving) -> dict[str, Any]:
     """What every answer is signed with."""
     return {
         "pair": bundle.promotion.name,
         "generation": bundle.promotion.generation,
-        "recipe": bundle.trained.recipe.name,
+        "recipe": bundle.recipe_name,
     }
 
 
 def _rows(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     """Columns as one object for each row."""
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def _picked(values: Any, rows: np.ndarray) -> list[Any]:
+    """The values of these rows, as JSON has them."""
+    if isinstance(values, np.ndarray):
+        picked: list[Any] = values[rows].tolist()
+        return picked
+    return [values[row] for row in rows.tolist()]
