@@ -1,0 +1,198 @@
+"""A trained ranker of a feature service: load it, score with it. Reads: ranker directories,
+encoded rows. Writes: ranker directories.
+
+<ranker>/inputs/                 the fitted encoders and vocabularies
+<ranker>/seed_<n>/               the model of one seed
+<ranker>/reference.parquet       some joined rows, and what they scored
+<ranker>/manifest.json           written last: declaration, pins, tasks, calibration, facts
+
+Legend: S seeds, T tasks, N rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from adc_features.artifact import (
+    fresh_directory,
+    read_manifest,
+    read_parquet,
+    require_files,
+    seal,
+    within,
+)
+from adc_features.errors import ArtifactError
+from adc_features.inputs.declaration import Ranker
+from adc_features.inputs.encoded import Encoded, Lookup
+from adc_features.inputs.encoder import InputEncoder
+from adc_features.inputs.facts import ranker_facts, ranker_of
+from adc_features.inputs.rows import Parts
+from adc_features.ranking.multitask.ranker import TaskModel, load_model
+from adc_features.ranking.multitask.score import served_score
+
+KIND = "service_ranker"
+REFERENCE = "reference.parquet"
+REFERENCE_ROWS = 32
+TOLERANCE = 1e-6
+"""How far the reference rows may score from what they scored when the ranker was written."""
+
+
+@dataclass(frozen=True)
+class TrainedRanker:
+    """A declared ranker with all that it needs to score rows of its feature service.
+
+    Parameters
+    ----------
+    name : str
+        Of the ranker.
+    ranker : Ranker
+        Its declaration; `user` and `item` are filled in.
+    pins : mapping
+        What the registry said of everything it reads, see `inputs.compatibility`.
+    encoder : InputEncoder
+        Vocabularies and scales of the training rows.
+    models : mapping of int to TaskModel
+        Seed -> model; the first serves.
+    calibration : ndarray
+        float64 [T, 2], slope and intercept on each task's logit.
+    generation : str or None
+        Id of the generation whose codes it reads.
+    facts : mapping
+        How it was trained: cut-offs, rows, rounds, losses.
+    """
+
+    name: str
+    ranker: Ranker
+    pins: Mapping[str, Any]
+    encoder: InputEncoder
+    models: Mapping[int, TaskModel]
+    calibration: np.ndarray
+    generation: str | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def features(self) -> list[str]:
+        """The keys of the features that the inputs read, in order."""
+        return self.encoder.features
+
+    @property
+    def reads_timeline(self) -> bool:
+        """Whether an input reads codes of a user's recent items."""
+        return self.encoder.reads_timeline
+
+    def probabilities(self, encoded: Encoded) -> np.ndarray:
+        """Calibrated P(task), float32 [S, T, N]."""
+        return np.stack([self._calibrated(m.predict(encoded)) for m in self.models.values()])
+
+    def served(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
+        """What serves: the score, float64 [N], and P(task), float32 [T, N], of the first seed's
+        model."""
+        model = next(iter(self.models.values()))
+        probability = self._calibrated(model.predict(encoded))
+        return served_score(probability, self.ranker), probability
+
+    def _calibrated(self, probability: np.ndarray) -> np.ndarray:
+        p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
+        logit = self.calibration[:, :1] * np.log(p / (1 - p)) + self.calibration[:, 1:]
+        return (1 / (1 + np.exp(-logit))).astype(np.float32)
+
+    def coded(self, encoded: Encoded) -> np.ndarray:
+        """bool [N]: the candidate has a code; all False for a ranker without codes."""
+        coded = np.zeros(len(encoded), bool)
+        for name in self.encoder.semantic_ids:
+            for slot in encoded.blocks[name].slots:
+                assert isinstance(slot, Lookup)
+                coded |= slot.rows > 0
+        return coded
+
+    def save(self, directory: Path, *, reference: pa.Table | None = None) -> None:
+        """Write a complete ranker directory, which `load_ranker` reads.
+
+        reference: joined rows (REFERENCE_ROWS are enough) that every load scores again.
+        """
+        with fresh_directory(directory) as aside:
+            self.encoder.save(aside / "inputs")
+            for seed, model in self.models.items():
+                (aside / f"seed_{seed}").mkdir()
+                model.save(aside / f"seed_{seed}")
+            if reference is not None:
+                self._save_reference(aside / REFERENCE, reference)
+            seal(
+                aside,
+                {
+                    "kind": KIND,
+                    "name": self.name,
+                    "ranker": ranker_facts(self.ranker),
+                    "pins": self.pins,
+                    "generation": self.generation,
+                    "seeds": list(self.models),
+                    "calibration": self.calibration,
+                    "needs": sorted({m.needs for m in self.models.values()}),
+                    "facts": self.facts,
+                },
+            )
+
+    def _save_reference(self, path: Path, rows: pa.Table) -> None:
+        from adc_features.store.parquet import write_parquet  # the one writer, with page checksums
+
+        _, probability = self.served(self.encoder.encode(joined_parts(rows)))
+        expected = pa.FixedSizeListArray.from_arrays(pa.array(probability.T.ravel()), len(probability))
+        write_parquet([rows.append_column("expected", expected)], path)
+
+
+def joined_parts(table: pa.Table, timeline: Any = None) -> Parts:
+    """Joined rows as parts; their time stands in `event_timestamp`."""
+    times = table["event_timestamp"].cast(pa.timestamp("us", tz="UTC")).to_numpy()
+    return Parts.joined(table, times.astype("datetime64[us]"), timeline=timeline)
+
+
+def load_ranker(directory: Path) -> TrainedRanker:
+    """Open a ranker directory; a network needs no torch.
+
+    Raises
+    ------
+    ArtifactError
+        The directory is incomplete or was altered, holds a ranker of another kind, or its reference
+        rows no longer score as they did.
+    """
+    directory = Path(directory)
+    manifest = read_manifest(directory)
+    if manifest.get("kind") != KIND:
+        raise ArtifactError(
+            f"{directory} holds {manifest.get('kind')!r}, not the ranker of a feature service; give"
+            " a directory that `adc train --repo` wrote"
+        )
+    seeds = {
+        seed: within(directory, f"seed_{seed}", said_by=f"{directory}/manifest.json")
+        for seed in manifest["seeds"]
+    }
+    require_files(directory, manifest, [f"seed_{seed}/model.json" for seed in seeds])
+    trained = TrainedRanker(
+        name=manifest["name"],
+        ranker=ranker_of(manifest["ranker"]),
+        pins=manifest["pins"],
+        encoder=InputEncoder.load(directory / "inputs"),
+        models={seed: load_model(place) for seed, place in seeds.items()},
+        calibration=np.array(manifest["calibration"], np.float64),
+        generation=manifest["generation"],
+        facts=manifest["facts"],
+    )
+    if (directory / REFERENCE).is_file() and not trained.reads_timeline:
+        _check_reference(trained, directory / REFERENCE)
+    return trained
+
+
+def _check_reference(trained: TrainedRanker, path: Path) -> None:
+    """Raise ArtifactError unless the reference rows score as they did."""
+    rows = read_parquet(path)
+    expected = np.stack(rows["expected"].to_pylist()).T
+    _, found = trained.served(trained.encoder.encode(joined_parts(rows.drop(["expected"]))))
+    if not (difference := np.abs(found - expected).max()) <= TOLERANCE:
+        raise ArtifactError(
+            f"{path}: the rows score up to {difference:.2g} from what they scored when the ranker"
+            " was written: a library that it uses changed its answers; train the ranker again"
+        )

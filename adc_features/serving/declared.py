@@ -1,0 +1,195 @@
+"""Score candidates with a ranker of the user's own feature service. Reads: a promoted ranker,
+online features. Writes: Ranked.
+
+The user and the request are read and encoded once and stand for all candidates; the arrays are
+those that training made of joined rows, by the same encoder.
+
+Legend: N candidates.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from adc_features.clock import utc
+from adc_features.codes.sids import CodeTimeline
+from adc_features.errors import InputError, RequestError
+from adc_features.inputs.compatibility import Difference, differences
+from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
+from adc_features.serving.promotion import Promotion, check_promotion
+from adc_features.serving.protocol import RankRequest
+from adc_features.serving.ranked import Ranked
+from adc_features.store import OnlineSids
+from adc_features.store.services.reading import ServiceReader, open_service_reader
+from adc_features.store.services.schema import service_schema
+
+
+@dataclass(frozen=True)
+class DeclaredBundle:
+    """A ranker of a feature service and a reader of what it reads online. `open_declared` makes
+    one.
+
+    Attributes
+    ----------
+    promotion : Promotion
+        The pair that was opened.
+    trained : TrainedRanker
+        The ranker with its inputs.
+    reader : ServiceReader
+        Of the service.
+    sids : OnlineSids or None
+        Codes through time, for the codes of a user's recent items; None where no input reads them.
+    warnings : tuple of str
+        What changed in the registry since the ranker was trained, and does not matter to it.
+    """
+
+    promotion: Promotion
+    trained: TrainedRanker
+    reader: ServiceReader
+    sids: OnlineSids | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def recipe_name(self) -> str:
+        """The ranker's name, as answers give it."""
+        return self.trained.name
+
+    def check_online(self) -> None:
+        """Raise ArtifactError when the online store lost what was put into it."""
+        self.reader.check()
+
+    def rank(self, asked: RankRequest, *, now: datetime) -> Ranked:
+        """Score the candidates of a request as of `now`.
+
+        Raises
+        ------
+        RequestError
+            Keys or fields of the request that are missing, unknown or of another type.
+        ArtifactError
+            The online store cannot be read.
+        """
+        now = utc(now, name="now")
+        self.check_online()
+        keys = self.trained.ranker
+        user = _keyed(asked.user, keys.user, "user")
+        candidates = [tuple(_keyed(item, keys.item, "items").values()) for item in asked.items]
+        distinct = list(dict.fromkeys(candidates))
+        items = {name: [row[i] for row in distinct] for i, name in enumerate(keys.item)}
+        return self._ranked(user, items, asked.request, now, len(candidates) - len(distinct))
+
+    def _ranked(
+        self,
+        user: Mapping[str, Any],
+        items: Mapping[str, Sequence[Any]],
+        request: Mapping[str, Any],
+        now: datetime,
+        repeated: int,
+    ) -> Ranked:
+        marks = [time.perf_counter()]
+        parts = self.reader.parts(user, items, request=request, now=now, timeline=self._timeline())
+        found = self.reader.found(parts)
+        marks.append(time.perf_counter())
+        encoded = self.trained.encoder.encode(parts)
+        marks.append(time.perf_counter())
+        score, probability = self.trained.served(encoded)
+        marks.append(time.perf_counter())
+        coded = self.trained.coded(encoded)
+        seconds = np.diff(marks).tolist()
+        tasks = {
+            f"p_{task.name}": p
+            for task, p in zip(self.trained.ranker.tasks, probability, strict=True)
+        }
+        return Ranked(
+            score,
+            {**items, "score": score, **tasks, "known": found.items, "coded": coded},
+            {"inputs": self.trained.encoder.counts(parts)},
+            found.items,
+            coded,
+            found.user,
+            repeated,
+            dict(zip(("features", "inputs", "model"), seconds, strict=True)),
+        )
+
+    def _timeline(self) -> CodeTimeline | None:
+        return None if self.sids is None else self.sids.timeline()
+
+    def lookup(self, item_ids: list[Any], *, now: datetime) -> pa.Table:
+        """What is online of items, in the order asked: keys, `found`, features."""
+        key, *others = self.trained.ranker.item
+        if others:
+            raise RequestError(
+                f"a candidate of this ranker has the keys {[key, *others]}; `lookup` takes one id"
+            )
+        return self.reader.items({key: item_ids}, now=utc(now, name="now"))
+
+    def shown(self, rows: pa.Table, features: list[str]) -> dict[str, list[Any]]:
+        """What the service answers of `lookup`'s rows."""
+        return {name: rows[name].to_pylist() for name in ("found", *features)}
+
+
+def _keyed(given: Any, names: Sequence[str], of: str) -> dict[str, Any]:
+    """The keys of a user or a candidate by name. Raises RequestError when one is missing or
+    unknown."""
+    keys = given if isinstance(given, dict) else {names[0]: given} if len(names) == 1 else None
+    if keys is None or set(keys) != set(names):
+        told = "an id" if keys is None else f"the keys {sorted(keys)}"
+        raise RequestError(f"{of} has {told}; expected an object of {list(names)}")
+    return {name: keys[name] for name in names}
+
+
+def open_declared(promotion: Promotion) -> DeclaredBundle:
+    """Load a promoted ranker of a feature service and check it against the registry.
+
+    Parameters
+    ----------
+    promotion : Promotion
+        The pair.
+
+    Raises
+    ------
+    ArtifactError, GenerationMismatch
+        As `check_promotion`.
+    InputError
+        What the ranker reads is gone, renamed, retyped or defined otherwise: every difference, by
+        input.
+    """
+    check_promotion(promotion)
+    trained = load_ranker(promotion.ranker)
+    schema = service_schema(promotion.repository, trained.ranker.service)
+    found = differences(trained.pins, schema)
+    refuse(found, trained.name)
+    generation = promotion.generation
+    bundle = DeclaredBundle(
+        promotion=promotion,
+        trained=trained,
+        reader=open_service_reader(
+            promotion.repository,
+            schema,
+            features=trained.features,
+            user=trained.ranker.user,
+            item=trained.ranker.item,
+        ),
+        sids=(
+            OnlineSids(promotion.repository, generation)
+            if generation and trained.reads_timeline
+            else None
+        ),
+        warnings=tuple(str(d) for d in found if d.serving == "warn"),
+    )
+    return bundle
+
+
+def refuse(found: Sequence[Difference], name: str) -> None:
+    """Raise InputError, with all of them, when differences forbid serving."""
+    if refused := [str(d) for d in found if d.serving == "refuse"]:
+        raise InputError(
+            f"ranker {name!r} no longer fits its service: {'; '.join(refused)}. Put the features"
+            " back, or train the ranker on the service as it is"
+        )
+
+
