@@ -85,22 +85,22 @@ def width(kind: Input) -> str:
     """The width of an input's block in words: dense columns, E for each embedding."""
     match kind:
         case d.Number():
-            return "2 + E" if kind.bins else "2"
-        case d.Flag():
-            return "2"
+            text = "2 + E" if kind.bins else "2"
+        case d.Flag() | d.Match():
+            text = "2"
         case d.Time():
-            return "2 + 4" if kind.zone else "2"
+            text = "2 + 4" if kind.zone else "2"
         case d.Vector():
-            return "E + 1"
+            text = "E + 1"
         case d.CategorySet() | d.CategorySequence():
-            return "E + 3"
+            text = "E + 3"
         case d.ItemHistory():
-            return "2E + 2 + match" if kind.match else "2E + 2"
+            text = "2E + 3 + match" if kind.match else "2E + 3"
         case d.SemanticId():
-            return "L*E + L + 1" if kind.weights else "L*E + 1"
-        case d.Match():
-            return "2"
-    return "E"
+            text = "L*E + L + 2" if kind.weights else "L*E + 1"
+        case _:
+            text = "E"
+    return text
 
 
 def transform(kind: Input) -> str:
@@ -115,7 +115,9 @@ def transform(kind: Input) -> str:
         case d.Flag():
             text = "-1 / +1"
         case d.Time():
-            text = "log1p(age in days)" + (f", hour and weekday in {kind.zone}" if kind.zone else "")
+            text = "log1p(age in days)" + (
+                f", hour and weekday in {kind.zone}" if kind.zone else ""
+            )
         case d.Vector():
             text = "unit length, projection" if kind.normalise else "projection"
         case d.CategorySequence() | d.ItemHistory():
