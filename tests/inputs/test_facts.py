@@ -45,7 +45,7 @@ BY_DEFAULT = {
 
 def kinds(cls):
     options = {
-        f.name: VALUES.get(f.name, BY_DEFAULT[type(f.default)])
+        f.name: VALUES[f.name] if f.name in VALUES else BY_DEFAULT[type(f.default)]
         for f in fields(cls)
         if f.name in VALUES or type(f.default) in BY_DEFAULT
     }
