@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from adc_features.errors import InputError
+
 
 @dataclass(frozen=True, kw_only=True)
 class Input:
@@ -308,3 +310,18 @@ class Ranker:
     score_sum: bool = False
     model: Literal["ppnet", "xgboost"] = "ppnet"
     listwise: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("tasks", "gates", "user", "item"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                raise InputError(f"Ranker({name}={value!r}): expected a list, write [{value!r}]")
+            object.__setattr__(self, name, tuple(value))
+        if not isinstance(self.inputs, Inputs):
+            object.__setattr__(self, "inputs", Inputs(dict(self.inputs)))
+
+    @property
+    def declared(self) -> Inputs:
+        """`inputs` as what it is after construction."""
+        assert isinstance(self.inputs, Inputs)
+        return self.inputs

@@ -4,7 +4,7 @@ Nothing here imports feast, so a ranker's manifest can hold it and a test can wr
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 ViewKind = Literal["batch", "stream", "on_demand", "label"]
@@ -37,6 +37,9 @@ class ViewSchema:
         Projected names of the views that an on-demand view reads.
     request_fields : mapping of str to str
         Fields that an on-demand view reads of the request: name -> Feast type.
+    parts : mapping of str to str
+        What `definition` is made of: "source", "fields", "function", "sources" ... -> sha256 of
+        it, so that a difference can be named.
     """
 
     name: str
@@ -48,6 +51,7 @@ class ViewSchema:
     definition: str
     sources: tuple[str, ...] = ()
     request_fields: Mapping[str, str] | None = None
+    parts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,9 @@ class FeatureSchema:
         The view's tags, overridden by the field's.
     vector_length : int
         `Field.vector_length`; 0 where none is declared.
+    own_tags : mapping of str to str
+        The field's tags alone: an option there must fit the feature's kind, one of the view is read
+        where it fits.
     """
 
     key: str
@@ -76,6 +83,7 @@ class FeatureSchema:
     dtype: str
     tags: Mapping[str, str]
     vector_length: int = 0
+    own_tags: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.caching_registry import CachingRegistry
 from feast.infra.supported_async_methods import SupportedAsyncMethods
+from feast.labeling.label_view import LabelView
 from feast.metrics import track_feature_statuses
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
@@ -64,6 +65,7 @@ from feast.protos.feast.types.Value_pb2 import (
 )
 from feast.protos.feast.types.Value_pb2 import Value as ValueProto
 from feast.repo_config import FeastConfigBaseModel, get_online_config_from_type
+from feast.repo_operations import get_repo_files
 from feast.type_map import (
     VALUE_TYPE_TO_PROTO_VALUE_MAP,
     feast_value_type_to_python_type,
@@ -113,6 +115,7 @@ __all__ = [
     "Int32List",
     "Int64",
     "Int64List",
+    "LabelView",
     "LocalComputeEngine",
     "LocalFeatureBuilder",
     "LocalMaterializationJob",
@@ -143,6 +146,7 @@ __all__ = [
     "from_feast_to_pyarrow_type",
     "get_online_config_from_type",
     "get_online_store_from_config",
+    "get_repo_files",
     "online_store",
     "python_values_to_proto_values",
     "quiet",

@@ -1,0 +1,190 @@
+"""What is wrong with the options of an input or of a ranker. Reads: declarations. Writes: problems,
+a sentence each.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from adc_features.inputs import declaration as d
+from adc_features.inputs.declaration import Input, Ranker
+from adc_features.inputs.kind_rules import (
+    FITS,
+    INTEGERS,
+    LIST_NUMBERS,
+    LIST_TIMES,
+    NAMES,
+    element,
+    same_values,
+    why_left_out,
+)
+from adc_features.inputs.resolved import ResolvedInput, SourceColumn
+
+
+def type_problems(kind: Input, columns: Mapping[str, SourceColumn]) -> Iterator[str]:
+    """Columns whose types the kind does not read."""
+    roles = ("left", "right") if isinstance(kind, d.Cross) else ("source",)
+    fits = FITS.get(type(kind), ())
+    for role in roles:
+        if (column := columns.get(role)) is None or column.dtype in fits:
+            continue
+        others = [NAMES[k] for k, types in FITS.items() if column.dtype in types]
+        others = [n for n in others if n not in ("cross", "match", "history")]
+        yield (
+            f"a {NAMES[type(kind)]} cannot read {column.name}, which is {column.dtype}:"
+            f" {'try ' + ' or '.join(others) if others else why_left_out(column.dtype)}"
+        )
+    for role, types, what in (
+        ("times", LIST_TIMES, "a list of moments, or of Int64 microseconds"),
+        ("labels", LIST_NUMBERS, "a list of numbers"),
+        ("values", LIST_NUMBERS, "a list of numbers"),
+    ):
+        if (column := columns.get(role)) is not None and column.dtype not in types:
+            yield f"its {role} {column.name} are {column.dtype}; expected {what}"
+    yield from _candidate_problems(kind, columns)
+
+
+def _candidate_problems(kind: Input, columns: Mapping[str, SourceColumn]) -> Iterator[str]:
+    source, candidate = columns.get("source"), columns.get("candidate")
+    if not isinstance(kind, d.ItemHistory | d.Match) or source is None or candidate is None:
+        return
+    if candidate.dtype.startswith(("Array", "Set")) or not same_values(
+        source.dtype, candidate.dtype
+    ):
+        yield (
+            f"{source.name} holds {element(source.dtype)} and the candidate's {candidate.name} is"
+            f" {candidate.dtype}: they would never be equal; give both one type"
+        )
+
+
+def option_problems(kind: Input, source: SourceColumn | None) -> Iterator[str]:
+    """Options out of range, or that contradict each other."""
+    if kind.optional and not kind.request:
+        yield "optional=True is for request fields (request=True)"
+    if kind.train_only and kind.default is None:
+        yield "train_only=True needs the value that serving uses: default=..."
+    if kind.default is not None:
+        if not kind.train_only:
+            yield "default=... is for train-only inputs (train_only=True)"
+        elif source is not None and not _is_a(kind.default, source.dtype):
+            yield f"default={kind.default!r} is not a {source.dtype} as {source.name} is"
+    if isinstance(kind, d.Number):
+        yield from _number_problems(kind)
+    if isinstance(kind, d.VocabularyOptions):
+        yield from _vocabulary_problems(kind)
+    if isinstance(kind, d.CategorySequence | d.ItemHistory):
+        yield from _order_problems(kind)
+    if isinstance(kind, d.Vector) and kind.length is not None:
+        yield from _length_problems(kind.length, source)
+    if isinstance(kind, d.Time) and kind.zone is not None and not _known_zone(kind.zone):
+        yield f"zone={kind.zone!r} is no IANA time zone such as 'Europe/Paris'"
+    if isinstance(kind, d.Match) and not (_finite(kind.smoothing) and kind.smoothing >= 0):
+        yield f"smoothing={kind.smoothing!r}; expected a number, at least 0"
+
+
+def _order_problems(kind: d.CategorySequence | d.ItemHistory) -> Iterator[str]:
+    if not _whole(kind.last, least=1):
+        yield f"last={kind.last!r}; expected a whole number, at least 1"
+    if kind.order not in ("newest_last", "newest_first"):
+        yield f"order={kind.order!r}; expected 'newest_last' or 'newest_first'"
+    if isinstance(kind, d.CategorySequence) and not (
+        _finite(kind.half_life) and kind.half_life > 0
+    ):
+        yield f"half_life={kind.half_life!r}; expected a number above 0"
+
+
+def _length_problems(length: int, source: SourceColumn | None) -> Iterator[str]:
+    if not _whole(length, least=1):
+        yield f"length={length!r}; expected a whole number, at least 1"
+    elif source is not None and source.vector_length not in (0, length):
+        yield (
+            f"length={length}, but Feast's vector_length of {source.name} is {source.vector_length}"
+        )
+
+
+def _number_problems(kind: d.Number) -> Iterator[str]:
+    if not _whole(kind.bins, least=0):
+        yield f"bins={kind.bins!r}; expected a whole number, 0 for none"
+    if kind.clip is not None:
+        numbers = isinstance(kind.clip, tuple | list) and len(kind.clip) == 2
+        if not (numbers and all(map(_finite, kind.clip)) and kind.clip[0] < kind.clip[1]):
+            yield f"clip={kind.clip!r}; expected two finite numbers, the lower one first"
+
+
+def _vocabulary_problems(kind: d.VocabularyOptions) -> Iterator[str]:
+    if not _whole(kind.min_count, least=1):
+        yield f"min_count={kind.min_count!r}; expected a whole number, at least 1"
+    if kind.max_size is not None and not _whole(kind.max_size, least=1):
+        yield f"max_size={kind.max_size!r}; expected a whole number, at least 1, or None"
+    if not _whole(kind.buckets, least=0):
+        yield f"buckets={kind.buckets!r}; expected a whole number, 0 for none"
+    if not (_finite(kind.dropout) and 0 <= kind.dropout < 1):
+        yield f"dropout={kind.dropout!r}; expected a share in [0, 1)"
+
+
+def ranker_problems(ranker: Ranker) -> Iterator[str]:
+    """What is wrong with tasks, score and model."""
+    names = [task.name for task in ranker.tasks]
+    if not names:
+        yield "it has no task; name at least one: tasks=[Task('click')]"
+    if doubled := sorted({n for n in names if names.count(n) > 1}):
+        yield f"tasks {doubled} are named more than once"
+    for task in ranker.tasks:
+        if not (_finite(task.weight) and task.weight > 0):
+            yield f"task {task.name!r}: weight={task.weight!r}; expected a number above 0"
+        if task.given is not None and (task.given not in names or task.given == task.name):
+            yield f"task {task.name!r}: given={task.given!r} is no other task of {names}"
+    for name, number in (ranker.score or {}).items():
+        if name not in names:
+            yield f"score names {name!r}, which is no task of {names}"
+        if not _finite(number):
+            yield f"score gives {name!r} {number!r}; expected a finite number"
+    if ranker.model not in ("ppnet", "xgboost"):
+        yield f"model={ranker.model!r}; expected 'ppnet' or 'xgboost'"
+    if not (_finite(ranker.listwise) and ranker.listwise >= 0):
+        yield f"listwise={ranker.listwise!r}; expected a number, at least 0"
+    elif ranker.listwise and ranker.request is None:
+        yield "listwise > 0 needs the column that names a row's request: request=..."
+
+
+def train_only_problems(inputs: Sequence[ResolvedInput]) -> Iterator[str]:
+    """Crosses and matches of what serving does not know."""
+    hidden = {i.columns["source"].name: i.name for i in inputs if i.kind.train_only}
+    for i in inputs:
+        if isinstance(i.kind, d.Cross | d.Match):
+            for column in i.columns.values():
+                if column.name in hidden:
+                    yield (
+                        f"input {i.name!r} reads {column.name}, which is train-only"
+                        f" ({hidden[column.name]!r}); leave it out of crosses and matches"
+                    )
+
+
+def _is_a(value: Any, dtype: str) -> bool:
+    if dtype == "Bool":
+        return isinstance(value, bool)
+    if dtype in INTEGERS:
+        return isinstance(value, int) and not isinstance(value, bool)
+    if dtype.startswith("Float"):
+        return _finite(value)
+    if dtype in ("UnixTimestamp", "ZonedTimestamp"):
+        return isinstance(value, datetime) and value.tzinfo is not None
+    return isinstance(value, str) if dtype in ("String", "Uuid", "TimeUuid", "Decimal") else True
+
+
+def _whole(value: Any, *, least: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _finite(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _known_zone(zone: str) -> bool:
+    try:
+        ZoneInfo(zone)
+    except (ValueError, KeyError, OSError):
+        return False
+    return True
