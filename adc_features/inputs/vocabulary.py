@@ -112,7 +112,9 @@ class Vocabulary:
         )
         return empty._with(counted, np.full(distinct, UNKNOWN))
 
-    def grown(self, values: pa.Array | pa.ChunkedArray | Counted, *, of: str = "the column") -> Self:
+    def grown(
+        self, values: pa.Array | pa.ChunkedArray | Counted, *, of: str = "the column"
+    ) -> Self:
         """The vocabulary after a retraining on these values: every id keeps its row, new ones are
         appended, and one that `FORGOTTEN` retrainings in a row have not met is unknown from now on.
         An id that was forgotten and comes back is a new one.
