@@ -1,0 +1,83 @@
+"""Lists of categories as weighted sums of a table's rows. Reads: Lists, vocabularies. Writes: Bags.
+
+Legend: n rows, T elements of all rows' lists.
+"""
+
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from adc_features.inputs.declaration import VocabularyOptions
+from adc_features.inputs.encoded import Bag, Block, InputLayout, SlotLayout
+from adc_features.inputs.encoders.base import Fitting
+from adc_features.inputs.lists import Lists, coded, first_in_row
+from adc_features.inputs.resolved import ResolvedInput
+
+DENSE = ("log_size", "share_unknown", "absent")
+"""Dense columns of a set or a sequence: log(1 + elements), the share of them outside the
+vocabulary, and whether there is no list."""
+
+
+def table_name(spec: ResolvedInput) -> str:
+    """The table that an input with a vocabulary reads."""
+    options = spec.kind
+    assert isinstance(options, VocabularyOptions)
+    return options.share or spec.name
+
+
+def fitted_vocabulary(spec: ResolvedInput, values: pa.Array, fitting: Fitting) -> Any:
+    """The vocabulary of the input's table: one that is shared, or fitted on these values."""
+    from adc_features.inputs.vocabulary import Vocabulary
+
+    table = table_name(spec)
+    if table not in fitting.vocabularies:
+        fitting.vocabularies[table] = Vocabulary.fit(values, spec.kind)
+    return fitting.vocabularies[table]
+
+
+def once_a_row(lists: Lists, role: str = "source") -> Lists:
+    """Each value once in its row, where it stands first."""
+    code, _ = coded(lists.columns[role])
+    first = first_in_row(code, lists)
+    return lists if first is None else lists.where(first)
+
+
+def table_rows(vocabulary: Any, values: pa.Array) -> np.ndarray:
+    """Rows of the table, int64 [T]: distinct values alone are looked up."""
+    code, distinct = coded(values)
+    return vocabulary.rows(distinct)[code]
+
+
+def bag_block(lists: Lists, rows: np.ndarray, weights: np.ndarray, *, own: int) -> Block:
+    """Dense numbers of DENSE and one Bag. own: the first row of a table that one value has."""
+    size = lists.sizes
+    unknown = np.bincount(lists.row[rows < own], minlength=len(lists))
+    dense = np.stack(
+        [np.log1p(size), unknown / np.maximum(size, 1), lists.absent.astype(np.float64)], axis=1
+    )
+    return Block(dense.astype(np.float32), (Bag(rows, lists.offsets, weights),))
+
+
+def bag_layout(spec: ResolvedInput) -> InputLayout:
+    """The shape of `bag_block`."""
+    options = spec.kind
+    assert isinstance(options, VocabularyOptions)
+    slot = SlotLayout("bag", (table_name(spec),), own=2 + options.buckets)
+    return InputLayout(DENSE, {0: 2, 1: 2}, (slot,))
+
+
+def list_counts(lists: Lists, unknown: np.ndarray) -> dict[str, int]:
+    """Rows without a list, rows with an unknown element, other rows; dropped elements.
+
+    unknown: bool [T].
+    """
+    some = np.zeros(len(lists), bool)
+    some[lists.row[unknown]] = True
+    absent = int(lists.absent.sum())
+    return {
+        "absent": absent,
+        "unknown": int(some.sum()),
+        "present": len(lists) - absent - int(some.sum()),
+        "null_elements": lists.dropped,
+    }
