@@ -88,8 +88,8 @@ def read_lists(columns: Mapping[str, pa.Array], *, name: str) -> Lists:
         For a column that holds no lists, and for the first row whose lists differ in length.
     """
     flat, sizes, absent = {}, {}, {}
-    for role, column in columns.items():
-        column = _as_list(column, f"{name}: {role}")
+    for role, stored in columns.items():
+        column = _as_list(stored, f"{name}: {role}")
         flat[role] = column.flatten()  # leaves out what a null list may hide
         sizes[role] = _filled(pc.list_value_length(column)).astype(np.int64)
         absent[role] = column.is_null().to_numpy(zero_copy_only=False)

@@ -8,32 +8,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adc_features.inputs.declaration import VocabularyOptions
 from adc_features.inputs.encoded import Bag, Block, InputLayout, SlotLayout
-from adc_features.inputs.encoders.base import Fitting
+from adc_features.inputs.encoders.base import table_of
 from adc_features.inputs.lists import Lists, coded, first_in_row
 from adc_features.inputs.resolved import ResolvedInput
 
 DENSE = ("log_size", "share_unknown", "absent")
 """Dense columns of a set or a sequence: log(1 + elements), the share of them outside the
 vocabulary, and whether there is no list."""
-
-
-def table_name(spec: ResolvedInput) -> str:
-    """The table that an input with a vocabulary reads."""
-    options = spec.kind
-    assert isinstance(options, VocabularyOptions)
-    return options.share or spec.name
-
-
-def fitted_vocabulary(spec: ResolvedInput, values: pa.Array, fitting: Fitting) -> Any:
-    """The vocabulary of the input's table: one that is shared, or fitted on these values."""
-    from adc_features.inputs.vocabulary import Vocabulary
-
-    table = table_name(spec)
-    if table not in fitting.vocabularies:
-        fitting.vocabularies[table] = Vocabulary.fit(values, spec.kind)
-    return fitting.vocabularies[table]
 
 
 def once_a_row(lists: Lists, role: str = "source") -> Lists:
@@ -59,12 +41,9 @@ def bag_block(lists: Lists, rows: np.ndarray, weights: np.ndarray, *, own: int) 
     return Block(dense.astype(np.float32), (Bag(rows, lists.offsets, weights),))
 
 
-def bag_layout(spec: ResolvedInput) -> InputLayout:
+def bag_layout(spec: ResolvedInput, *, own: int) -> InputLayout:
     """The shape of `bag_block`."""
-    options = spec.kind
-    assert isinstance(options, VocabularyOptions)
-    slot = SlotLayout("bag", (table_name(spec),), own=2 + options.buckets)
-    return InputLayout(DENSE, {0: 2, 1: 2}, (slot,))
+    return InputLayout(DENSE, {0: 2, 1: 2}, (SlotLayout("bag", (table_of(spec),), own=own),))
 
 
 def list_counts(lists: Lists, unknown: np.ndarray) -> dict[str, int]:

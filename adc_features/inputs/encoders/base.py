@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
-import pyarrow as pa
 
 from adc_features.inputs.encoded import Block, InputLayout
 from adc_features.inputs.resolved import ResolvedInput

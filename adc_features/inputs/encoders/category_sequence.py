@@ -16,13 +16,11 @@ from adc_features.inputs.encoded import Block, InputLayout
 from adc_features.inputs.encoders.bags import (
     bag_block,
     bag_layout,
-    fitted_vocabulary,
     list_counts,
     once_a_row,
-    table_name,
     table_rows,
 )
-from adc_features.inputs.encoders.base import Fitting, State
+from adc_features.inputs.encoders.base import Fitting, State, table_of
 from adc_features.inputs.lists import Lists, read_lists
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
@@ -41,11 +39,11 @@ class CategorySequenceEncoder:
 
     @classmethod
     def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
-        return cls(spec, fitted_vocabulary(spec, cls.values(spec, parts), fitting))
+        return cls(spec, fitting.vocabularies[table_of(spec)])
 
     @classmethod
     def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
-        return cls(spec, vocabularies[table_name(spec)])
+        return cls(spec, vocabularies[table_of(spec)])
 
     @classmethod
     def values(cls, spec: ResolvedInput, parts: Parts) -> pa.Array:
@@ -54,22 +52,18 @@ class CategorySequenceEncoder:
 
     @property
     def layout(self) -> InputLayout:
-        return bag_layout(self.spec)
-
-    @property
-    def tables(self) -> dict[str, int]:
-        return {}
+        return bag_layout(self.spec, own=self.vocabulary.own)
 
     def encode(self, parts: Parts) -> Block:
         lists, kind = _read(self.spec, parts), _kind(self.spec)
         rows = table_rows(self.vocabulary, lists.columns["source"])
         weights = recency_weights(lists.offsets, last=kind.last, half_life=kind.half_life)
-        return bag_block(lists, rows, weights, own=2 + kind.buckets)
+        return bag_block(lists, rows, weights, own=self.vocabulary.own)
 
     def counts(self, parts: Parts) -> dict[str, int]:
         lists = _read(self.spec, parts)
         rows = table_rows(self.vocabulary, lists.columns["source"])
-        return list_counts(lists, rows < 2 + _kind(self.spec).buckets)
+        return list_counts(lists, rows < self.vocabulary.own)
 
     def state(self) -> State:
         return State({}, {})

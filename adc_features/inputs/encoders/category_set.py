@@ -10,18 +10,15 @@ from typing import Any, Self
 import numpy as np
 import pyarrow as pa
 
-from adc_features.inputs.declaration import CategorySet
 from adc_features.inputs.encoded import Block, InputLayout
 from adc_features.inputs.encoders.bags import (
     bag_block,
     bag_layout,
-    fitted_vocabulary,
     list_counts,
     once_a_row,
-    table_name,
     table_rows,
 )
-from adc_features.inputs.encoders.base import Fitting, State
+from adc_features.inputs.encoders.base import Fitting, State, table_of
 from adc_features.inputs.lists import Lists, read_lists
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
@@ -40,11 +37,11 @@ class CategorySetEncoder:
 
     @classmethod
     def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
-        return cls(spec, fitted_vocabulary(spec, cls.values(spec, parts), fitting))
+        return cls(spec, fitting.vocabularies[table_of(spec)])
 
     @classmethod
     def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
-        return cls(spec, vocabularies[table_name(spec)])
+        return cls(spec, vocabularies[table_of(spec)])
 
     @classmethod
     def values(cls, spec: ResolvedInput, parts: Parts) -> pa.Array:
@@ -53,22 +50,18 @@ class CategorySetEncoder:
 
     @property
     def layout(self) -> InputLayout:
-        return bag_layout(self.spec)
-
-    @property
-    def tables(self) -> dict[str, int]:
-        return {}
+        return bag_layout(self.spec, own=self.vocabulary.own)
 
     def encode(self, parts: Parts) -> Block:
         lists = _read(self.spec, parts)
         rows = table_rows(self.vocabulary, lists.columns["source"])
         weights = (1 / np.maximum(lists.sizes, 1)).astype(np.float32)[lists.row]
-        return bag_block(lists, rows, weights, own=_own(self.spec))
+        return bag_block(lists, rows, weights, own=self.vocabulary.own)
 
     def counts(self, parts: Parts) -> dict[str, int]:
         lists = _read(self.spec, parts)
         rows = table_rows(self.vocabulary, lists.columns["source"])
-        return list_counts(lists, rows < _own(self.spec))
+        return list_counts(lists, rows < self.vocabulary.own)
 
     def state(self) -> State:
         return State({}, {})
@@ -78,8 +71,3 @@ def _read(spec: ResolvedInput, parts: Parts) -> Lists:
     column = spec.columns["source"]
     lists = read_lists({"source": parts[column.side].column(column.name)}, name=spec.name)
     return once_a_row(lists)
-
-
-def _own(spec: ResolvedInput) -> int:
-    assert isinstance(spec.kind, CategorySet)
-    return 2 + spec.kind.buckets

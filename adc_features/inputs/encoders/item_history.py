@@ -6,22 +6,22 @@ those of the codes, or 1 for ids.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
 
 from adc_features.errors import InputError, LeakError
-from adc_features.inputs.declaration import ItemHistory, SemanticId
+from adc_features.inputs.declaration import Category, ItemHistory, SemanticId
 from adc_features.inputs.encoded import Block, History, InputLayout, SlotLayout
-from adc_features.inputs.encoders.bags import fitted_vocabulary, list_counts, once_a_row, table_name
-from adc_features.inputs.encoders.base import Fitting, State
-from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder
+from adc_features.inputs.encoders.bags import list_counts, once_a_row
+from adc_features.inputs.encoders.base import Fitting, State, table_of
+from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder, codebook_size
 from adc_features.inputs.late_codes import codes_as_of
 from adc_features.inputs.lists import Lists, coded, places, read_lists
 from adc_features.inputs.matches import smoothed_mean, sums_of_equal
-from adc_features.inputs.resolved import ResolvedInput
+from adc_features.inputs.resolved import ResolvedInput, SourceColumn
 from adc_features.inputs.rows import FeatureRows, Parts
 
 SMOOTHING = 2.0
@@ -103,23 +103,20 @@ class ItemHistoryEncoder:
         fitted = Fitted((facts["age"][0], facts["age"][1]), facts["label"], facts["own"])
         if not _kind(spec).codes:
             return cls(spec, tables, vocabularies[tables[0]], fitted)
+        columns = {role: SourceColumn(**column) for role, column in facts["columns"].items()}
         kind = SemanticId(weights=facts["weighted"])
-        codes = ResolvedInput(spec.name, kind, spec.columns, spec.side, spec.origin)
+        codes = ResolvedInput(facts["codes_of"], kind, columns, columns["codes"].side, spec.origin)
         reader = SemanticIdEncoder(codes, len(tables), facts["codebook_size"])
         return cls(spec, tables, reader, fitted)
 
     @classmethod
-    def values(cls, spec: ResolvedInput, parts: Parts) -> pa.Array:
-        """What a vocabulary that it shares is fitted on: each item once a row; none where items are
-        read as codes.
+    def values(cls, spec: ResolvedInput, parts: Parts) -> pa.Array | None:
+        """What the vocabulary that it shares is fitted on, each item once a row. None without
+        `share`: then the candidate's vocabulary, or its codes, are read.
         """
-        if _kind(spec).codes:
-            return pa.array([], pa.string())
+        if _kind(spec).codes or _kind(spec).share is None:
+            return None
         return once_a_row(_read(spec, parts)).columns["source"]
-
-    @property
-    def tables(self) -> dict[str, int]:
-        return {}
 
     @property
     def layout(self) -> InputLayout:
@@ -175,9 +172,12 @@ class ItemHistoryEncoder:
             "own": self.fitted.own,
         }
         if _kind(self.spec).codes:
+            codes = self.reader.spec
             facts |= {
                 "codebook_size": self.reader.codebook_size,
-                "weighted": self.reader.spec.kind.weights,
+                "codes_of": codes.name,
+                "columns": {role: asdict(column) for role, column in codes.columns.items()},
+                "weighted": codes.kind.weights,
             }
         return State(facts, {})
 
@@ -277,27 +277,31 @@ def _reader(
     spec: ResolvedInput, parts: Parts, fitting: Fitting
 ) -> tuple[Any, tuple[str, ...], int]:
     """How the candidate becomes rows, the tables it has, and the first row of one id alone."""
-    if _kind(spec).codes:
-        column = spec.columns["codes"].name
-        for encoder in fitting.encoders.values():
-            if isinstance(encoder, SemanticIdEncoder) and (
-                encoder.spec.columns["codes"].name == column
-            ):
-                return encoder, encoder.table_names, 1
+    kind = _kind(spec)
+    role: Literal["codes", "candidate"] = "codes" if kind.codes else "candidate"
+    column = spec.columns[role].name
+    wanted, read = (SemanticId, "codes") if kind.codes else (Category, "source")
+    for other in fitting.specs:
+        theirs = other.columns.get(read)
+        if not isinstance(other.kind, wanted) or theirs is None or theirs.name != column:
+            continue
+        slots = fitting.layouts[other.name].slots
+        if isinstance(other.kind, SemanticId):
+            reader = SemanticIdEncoder(other, len(slots), codebook_size(other, parts))
+            return reader, reader.table_names, 1
+        table = table_of(other)
+        return fitting.vocabularies[table], (table,), slots[0].own
+    if kind.codes:
         raise InputError(
             f"{spec.name}: its items are read as codes of {column}, which no semantic_id input"
             " reads; declare one, or item_history(codes=False)"
         )
-    candidate = spec.columns["candidate"]
-    for name, encoder in fitting.encoders.items():
-        source = encoder.spec.columns.get("source")
-        slots = fitting.layouts[name].slots
-        if source and source.name == candidate.name and len(slots) == 1:
-            table = slots[0].tables[0]
-            return fitting.vocabularies[table], (table,), slots[0].own
-    values = ItemHistoryEncoder.values(spec, parts)
-    vocabulary = fitted_vocabulary(spec, values, fitting)
-    return vocabulary, (table_name(spec),), 2 + _kind(spec).buckets
+    if kind.share is None:
+        raise InputError(
+            f"{spec.name}: its items are read with the vocabulary of {column}, which no category"
+            " reads; declare that category, or item_history(share=NAME) for a table of its own"
+        )
+    return fitting.vocabularies[kind.share], (kind.share,), 2 + kind.buckets
 
 
 def _check_order(spec: ResolvedInput, lists: Lists) -> None:
@@ -316,7 +320,7 @@ def _check_order(spec: ResolvedInput, lists: Lists) -> None:
 
 
 def _ages(lists: Lists, rows: FeatureRows) -> tuple[np.ndarray, np.ndarray]:
-    """log1p(days since the newest element), float64 [n], 0 where there is none; whether there is."""
+    """log1p(days since the newest element), float64 [n], 0 for none; whether there is one."""
     known = lists.sizes > 0
     if "times" not in lists.columns:
         return np.zeros(len(lists)), np.zeros(len(lists), bool)

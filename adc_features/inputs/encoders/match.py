@@ -49,10 +49,6 @@ class MatchEncoder:
     def layout(self) -> InputLayout:
         return InputLayout(("match", "absent"), {0: 1})
 
-    @property
-    def tables(self) -> dict[str, int]:
-        return {}
-
     def encode(self, parts: Parts) -> Block:
         lists, candidate, absent = self._read(parts)
         kind, one = _kind(self.spec), np.ones(int(lists.offsets[-1]))
@@ -60,9 +56,7 @@ class MatchEncoder:
         if "values" in lists.columns:
             worth = np.asarray(lists.columns["values"]).astype(np.float64)
         if kind.centred:
-            mean = smoothed_mean(
-                worth, lists.row, lists.sizes, smoothing=kind.smoothing, prior=0.0
-            )
+            mean = smoothed_mean(worth, lists.row, lists.sizes, smoothing=kind.smoothing, prior=0.0)
             worth = worth - mean[lists.row]
         elements, distinct = coded(lists.columns["source"])
         wanted = places(candidate, distinct, name=self.spec.name)

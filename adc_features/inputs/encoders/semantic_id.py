@@ -50,7 +50,7 @@ class SemanticIdEncoder:
                 f"{spec.name}: {column.name} holds lists of lengths {sorted(lengths)}; expected one"
                 " length, the number of positions: join rows in which codes are published"
             )
-        return cls(spec, int(lengths[0]), _codebook_size(spec, parts))
+        return cls(spec, int(lengths[0]), codebook_size(spec, parts))
 
     @classmethod
     def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
@@ -155,7 +155,7 @@ class SemanticIdEncoder:
         return np.where(none, np.float32(0), filled)[:, None]
 
 
-def _codebook_size(spec: ResolvedInput, parts: Parts) -> int:
+def codebook_size(spec: ResolvedInput, parts: Parts) -> int:
     """K as declared, or that of the timeline."""
     assert isinstance(spec.kind, SemanticId)
     if spec.kind.codebook_size:
