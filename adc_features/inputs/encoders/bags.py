@@ -3,19 +3,15 @@
 Legend: n rows, T elements of all rows' lists.
 """
 
-from typing import Any
-
 import numpy as np
 import pyarrow as pa
 
 from adc_features.inputs.encoded import Bag, Block, InputLayout, SlotLayout
 from adc_features.inputs.encoders.base import table_of
+from adc_features.inputs.encoders.category import described
 from adc_features.inputs.lists import Lists, coded, first_in_row
 from adc_features.inputs.resolved import ResolvedInput
-
-DENSE = ("log_size", "share_unknown", "absent")
-"""Dense columns of a set or a sequence: log(1 + elements), the share of them outside the
-vocabulary, and whether there is no list."""
+from adc_features.inputs.vocabulary import Vocabulary
 
 
 def once_a_row(lists: Lists, role: str = "source") -> Lists:
@@ -25,14 +21,16 @@ def once_a_row(lists: Lists, role: str = "source") -> Lists:
     return lists if first is None else lists.where(first)
 
 
-def table_rows(vocabulary: Any, values: pa.Array) -> np.ndarray:
+def table_rows(vocabulary: Vocabulary, values: pa.Array, spec: ResolvedInput) -> np.ndarray:
     """Rows of the table, int64 [T]: distinct values alone are looked up."""
     code, distinct = coded(values)
-    return vocabulary.rows(distinct)[code]
+    return vocabulary.rows(distinct, of=described(spec))[code]
 
 
 def bag_block(lists: Lists, rows: np.ndarray, weights: np.ndarray, *, own: int) -> Block:
-    """Dense numbers of DENSE and one Bag. own: the first row of a table that one value has."""
+    """log1p of a list's size, the share of its elements outside the vocabulary, whether there is no
+    list; and one Bag. own: the first row of a table that one value has.
+    """
     size = lists.sizes
     unknown = np.bincount(lists.row[rows < own], minlength=len(lists))
     dense = np.stack(
@@ -43,7 +41,8 @@ def bag_block(lists: Lists, rows: np.ndarray, weights: np.ndarray, *, own: int) 
 
 def bag_layout(spec: ResolvedInput, *, own: int) -> InputLayout:
     """The shape of `bag_block`."""
-    return InputLayout(DENSE, {0: 2, 1: 2}, (SlotLayout("bag", (table_of(spec),), own=own),))
+    dense = tuple(f"{spec.name}_{part}" for part in ("log_size", "share_unknown", "absent"))
+    return InputLayout(dense, {0: 2, 1: 2}, (SlotLayout("bag", (table_of(spec),), own=own),))
 
 
 def list_counts(lists: Lists, unknown: np.ndarray) -> dict[str, int]:

@@ -21,9 +21,11 @@ from adc_features.inputs.encoders.bags import (
     table_rows,
 )
 from adc_features.inputs.encoders.base import Fitting, State, table_of
+from adc_features.inputs.encoders.category import described, fitted_vocabulary
 from adc_features.inputs.lists import Lists, read_lists
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
+from adc_features.inputs.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,11 @@ class CategorySequenceEncoder:
     """
 
     spec: ResolvedInput
-    vocabulary: Any
+    vocabulary: Vocabulary
 
     @classmethod
     def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
-        return cls(spec, fitting.vocabularies[table_of(spec)])
+        return cls(spec, fitted_vocabulary(cls.values(spec, parts), spec, fitting))
 
     @classmethod
     def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
@@ -56,13 +58,13 @@ class CategorySequenceEncoder:
 
     def encode(self, parts: Parts) -> Block:
         lists, kind = _read(self.spec, parts), _kind(self.spec)
-        rows = table_rows(self.vocabulary, lists.columns["source"])
+        rows = table_rows(self.vocabulary, lists.columns["source"], self.spec)
         weights = recency_weights(lists.offsets, last=kind.last, half_life=kind.half_life)
         return bag_block(lists, rows, weights, own=self.vocabulary.own)
 
     def counts(self, parts: Parts) -> dict[str, int]:
         lists = _read(self.spec, parts)
-        rows = table_rows(self.vocabulary, lists.columns["source"])
+        rows = table_rows(self.vocabulary, lists.columns["source"], self.spec)
         return list_counts(lists, rows < self.vocabulary.own)
 
     def state(self) -> State:
@@ -87,5 +89,5 @@ def _kind(spec: ResolvedInput) -> CategorySequence:
 
 def _read(spec: ResolvedInput, parts: Parts) -> Lists:
     column, kind = spec.columns["source"], _kind(spec)
-    lists = read_lists({"source": parts[column.side].column(column.name)}, name=spec.name)
+    lists = read_lists({"source": parts[column.side].column(column.name)}, name=described(spec))
     return lists.newest(kind.last, kind.order)

@@ -17,6 +17,8 @@ from adc_features.inputs.declaration import Category, ItemHistory, SemanticId
 from adc_features.inputs.encoded import Block, History, InputLayout, SlotLayout
 from adc_features.inputs.encoders.bags import list_counts, once_a_row
 from adc_features.inputs.encoders.base import Fitting, State, table_of
+from adc_features.inputs.encoders.category import described, fitted_vocabulary
+from adc_features.inputs.encoders.scaling import Scale
 from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder, codebook_size
 from adc_features.inputs.late_codes import codes_as_of
 from adc_features.inputs.lists import Lists, coded, places, read_lists
@@ -34,13 +36,13 @@ _SECOND, _DAY = 1_000_000, 86_400.0
 class Fitted:
     """What is learned beside the vocabulary.
 
-    age: mean and standard deviation of log1p(days since the newest element). label: mean label of
-    the training rows' elements. own: first row of the table that one id has.
+    age: of log1p(days since the newest element). label: mean label of the training rows' elements.
+    own: first row of the table that one id has.
     """
 
-    age: tuple[float, float] = (0.0, 1.0)
-    label: float = 0.0
-    own: int = 2
+    age: Scale
+    label: float
+    own: int
 
 
 @dataclass(frozen=True)
@@ -90,9 +92,11 @@ class ItemHistoryEncoder:
         if "labels" in lists.columns and len(lists.row):
             weight = fitting.weights[lists.row]
             label = _mean(_numbers(lists.columns["labels"]), weight)
-        age, known = _ages(lists, parts[spec.columns["source"].side])
-        scale = _scale(age[known], fitting.weights[known])
-        encoder = cls(spec, tables, reader, Fitted(scale, label, own))
+        age = Scale(0.0, 1.0)
+        if "times" in lists.columns:
+            rows = parts[spec.columns["source"].side]
+            age = Scale.fit(_ages(lists, rows), fitting.weights, of=described(spec))
+        encoder = cls(spec, tables, reader, Fitted(age, label, own))
         encoder.encode(parts)  # refuses what cannot be read
         return encoder
 
@@ -100,7 +104,7 @@ class ItemHistoryEncoder:
     def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
         facts = state.facts
         tables = tuple(facts["tables"])
-        fitted = Fitted((facts["age"][0], facts["age"][1]), facts["label"], facts["own"])
+        fitted = Fitted(Scale.of_facts(facts["age"]), facts["label"], facts["own"])
         if not _kind(spec).codes:
             return cls(spec, tables, vocabularies[tables[0]], fitted)
         columns = {role: SourceColumn(**column) for role, column in facts["columns"].items()}
@@ -125,18 +129,16 @@ class ItemHistoryEncoder:
         if "times" in self.spec.columns:
             names.append("log_age")
         if kind.match:
-            places_of = range(len(self.tables_read))
-            names += [f"match/{place}" for place in places_of]
+            positions = range(len(self.tables_read))
+            names += [f"match_{place}" for place in positions]
             if "labels" in self.spec.columns:
-                names += [f"liked_match/{place}" for place in places_of]
-        absent = len(names)
-        indicators = dict.fromkeys(range(absent), absent)
-        names.append("absent")
+                names += [f"liked_match_{place}" for place in positions]
+        indicators = dict.fromkeys(range(len(names)), len(names))
         if "times" in self.spec.columns:
-            names.append("no_age")
-            indicators[1] = absent + 1
+            indicators[1] = len(names) + 1
+        names += ["absent", "no_age"][: 1 + ("times" in self.spec.columns)]
         slot = SlotLayout("history", self.tables_read, own=self.fitted.own)
-        return InputLayout(tuple(names), indicators, (slot,))
+        return InputLayout(tuple(f"{self.spec.name}_{n}" for n in names), indicators, (slot,))
 
     def encode(self, parts: Parts) -> Block:
         kind, lists = _kind(self.spec), _read(self.spec, parts)
@@ -145,11 +147,11 @@ class ItemHistoryEncoder:
         columns = [np.log1p(lists.sizes)[:, None]]
         ends = [lists.absent[:, None].astype(np.float64)]
         if "times" in lists.columns:
-            age, known = _ages(lists, parts[self.spec.columns["source"].side])
-            mean, spread = self.fitted.age
-            scaled = np.clip((np.where(known, age, mean) - mean) / spread, -5, 5)
-            columns.append(scaled[:, None])
-            ends.append((~known)[:, None].astype(np.float64))
+            age = np.empty((len(lists), 2), np.float32)
+            rows = parts[self.spec.columns["source"].side]
+            self.fitted.age.dense(_ages(lists, rows), into=age)
+            columns.append(age[:, :1].astype(np.float64))
+            ends.append(age[:, 1:].astype(np.float64))
         if kind.match:
             columns += self._matches(lists, keys)
             columns = [np.broadcast_to(c, (count, c.shape[1])) for c in columns]
@@ -162,12 +164,13 @@ class ItemHistoryEncoder:
         lists = _read(self.spec, parts)
         keys = self._keys(lists, parts)
         first = 1 if _kind(self.spec).codes else self.fitted.own
-        return list_counts(lists, (keys.rows < first).all(axis=1))
+        unknown: np.ndarray = np.all(keys.rows < first, axis=1)
+        return list_counts(lists, unknown)
 
     def state(self) -> State:
         facts: dict[str, Any] = {
             "tables": list(self.tables_read),
-            "age": list(self.fitted.age),
+            "age": self.fitted.age.facts(),
             "label": self.fitted.label,
             "own": self.fitted.own,
         }
@@ -185,20 +188,20 @@ class ItemHistoryEncoder:
         item, distinct = coded(lists.columns["source"])
         if not _kind(self.spec).codes:
             candidate = _broadcast(self._candidate(parts), len(lists))
-            rows = self.reader.rows(distinct)[item][:, None]
-            query = self.reader.rows(candidate)[:, None]
+            rows = self.reader.rows(distinct, of=described(self.spec))[item][:, None]
+            query = self.reader.rows(candidate, of=described(self.spec))[:, None]
             return Keys(
                 rows,
                 np.ones(rows.shape, np.float32),
                 query,
                 np.ones(query.shape, np.float32),
                 item[:, None],
-                places(candidate, distinct, name=self.spec.name)[:, None],
+                places(candidate, distinct, name=described(self.spec))[:, None],
             )
         timeline = parts.timeline
         if timeline is None:
             raise InputError(
-                f"{self.spec.name}: the codes of a user's items are read from the timeline of"
+                f"{described(self.spec)}: the codes of a user's items are read from the timeline of"
                 " published codes, and none is given; publish codes, or declare"
                 " item_history(codes=False)"
             )
@@ -252,12 +255,12 @@ def _read(spec: ResolvedInput, parts: Parts) -> Lists:
     """The newest elements, oldest first. Raises LeakError for one that is later than its row."""
     source, kind = spec.columns["source"], _kind(spec)
     rows = parts[source.side]
-    columns = {
+    columns: dict[str, pa.Array] = {
         role: parts[spec.columns[role].side].column(spec.columns[role].name)
         for role in ("source", "times", "labels")
         if role in spec.columns
     }
-    lists = read_lists(columns, name=spec.name)
+    lists = read_lists(columns, name=described(spec))
     if "times" in lists.columns:
         times = _seconds(lists.columns["times"], spec)
         late = times > _row_seconds(rows)[lists.row] + 1
@@ -265,7 +268,7 @@ def _read(spec: ResolvedInput, parts: Parts) -> Lists:
             first = int(np.argmax(late))
             row = int(lists.row[first])
             raise LeakError(
-                f"{spec.name}: row {row} is of {rows.times[row]}, and its history holds"
+                f"{described(spec)}: row {row} is of {rows.times[row]}, and its history holds"
                 f" {lists.columns['source'][first]} of"
                 f" {np.datetime64(int(times[first]), 's')}; a history ends before its row, correct"
                 " the view's event times or the list"
@@ -289,19 +292,23 @@ def _reader(
         if isinstance(other.kind, SemanticId):
             reader = SemanticIdEncoder(other, len(slots), codebook_size(other, parts))
             return reader, reader.table_names, 1
-        table = table_of(other)
-        return fitting.vocabularies[table], (table,), slots[0].own
+        vocabulary = fitting.vocabularies[table_of(other)]
+        return vocabulary, (table_of(other),), vocabulary.own
     if kind.codes:
         raise InputError(
-            f"{spec.name}: its items are read as codes of {column}, which no semantic_id input"
-            " reads; declare one, or item_history(codes=False)"
+            f"{described(spec)}: its items are read as codes of {column}, which no semantic_id"
+            " input reads; declare one, or item_history(codes=False)"
         )
     if kind.share is None:
         raise InputError(
-            f"{spec.name}: its items are read with the vocabulary of {column}, which no category"
-            " reads; declare that category, or item_history(share=NAME) for a table of its own"
+            f"{described(spec)}: its items are read with the vocabulary of {column}, which no"
+            " category reads; declare that category, or item_history(share=NAME) for a table of"
+            " its own"
         )
-    return fitting.vocabularies[kind.share], (kind.share,), 2 + kind.buckets
+    values = ItemHistoryEncoder.values(spec, parts)
+    assert values is not None
+    vocabulary = fitted_vocabulary(values, spec, fitting)
+    return vocabulary, (kind.share,), vocabulary.own
 
 
 def _check_order(spec: ResolvedInput, lists: Lists) -> None:
@@ -314,21 +321,19 @@ def _check_order(spec: ResolvedInput, lists: Lists) -> None:
         order = _kind(spec).order
         other = "newest_first" if order == "newest_last" else "newest_last"
         raise InputError(
-            f"{spec.name}: declared {order}, but the times run the other way in {fall} of"
+            f"{described(spec)}: declared {order}, but the times run the other way in {fall} of"
             f" {fall + rise} steps, so that the oldest would be kept; declare order={other!r}"
         )
 
 
-def _ages(lists: Lists, rows: FeatureRows) -> tuple[np.ndarray, np.ndarray]:
-    """log1p(days since the newest element), float64 [n], 0 for none; whether there is one."""
+def _ages(lists: Lists, rows: FeatureRows) -> np.ndarray:
+    """log1p(days since the newest element), float64 [n], NaN where there is none."""
     known = lists.sizes > 0
-    if "times" not in lists.columns:
-        return np.zeros(len(lists)), np.zeros(len(lists), bool)
     newest = _int64(lists.columns["times"].take(pa.array(lists.offsets[1:][known] - 1)))
-    age = np.zeros(len(lists))
+    age = np.full(len(lists), np.nan)
     seconds = _row_seconds(rows)[known] - newest // _SECOND
     age[known] = np.log1p(np.maximum(seconds, 0) / _DAY)
-    return age, known
+    return age
 
 
 def _row_seconds(rows: FeatureRows) -> np.ndarray:
@@ -339,8 +344,8 @@ def _seconds(times: pa.Array, spec: ResolvedInput) -> np.ndarray:
     """Whole seconds since 1970, int64."""
     if not (pa.types.is_timestamp(times.type) or pa.types.is_integer(times.type)):
         raise InputError(
-            f"{spec.name}: {spec.columns['times'].name} holds {times.type}; expected timestamps, or"
-            " integers in microseconds since 1970 UTC"
+            f"{described(spec)}: {spec.columns['times'].name} holds {times.type}; expected"
+            " timestamps, or integers in microseconds since 1970 UTC"
         )
     return _int64(times) // _SECOND
 
@@ -363,12 +368,3 @@ def _broadcast(values: pa.Array, count: int) -> pa.Array:
 def _mean(values: np.ndarray, weights: np.ndarray) -> float:
     total = float(weights.sum())
     return float((weights * values).sum() / total) if total else 0.0
-
-
-def _scale(values: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
-    """Weighted mean and standard deviation, (0, 1) of nothing and scale 1 of a constant."""
-    if not len(values):
-        return 0.0, 1.0
-    mean = _mean(values, weights)
-    spread = _mean((values - mean) ** 2, weights) ** 0.5
-    return mean, spread if spread >= 1e-9 else 1.0

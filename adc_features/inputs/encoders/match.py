@@ -14,6 +14,7 @@ from adc_features.errors import InputError
 from adc_features.inputs.declaration import Match
 from adc_features.inputs.encoded import Block, InputLayout
 from adc_features.inputs.encoders.base import Fitting, State
+from adc_features.inputs.encoders.category import described
 from adc_features.inputs.lists import Lists, coded, places, read_lists
 from adc_features.inputs.matches import smoothed_mean, sums_of_equal
 from adc_features.inputs.resolved import ResolvedInput
@@ -35,7 +36,7 @@ class MatchEncoder:
     def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
         if _kind(spec).smoothing < 0:
             raise InputError(
-                f"{spec.name}: smoothing is {_kind(spec).smoothing}; expected at least 0"
+                f"{described(spec)} has smoothing {_kind(spec).smoothing}, expected at least 0"
             )
         encoder = cls(spec)
         encoder.encode(parts)  # refuses what cannot be read
@@ -47,7 +48,7 @@ class MatchEncoder:
 
     @property
     def layout(self) -> InputLayout:
-        return InputLayout(("match", "absent"), {0: 1})
+        return InputLayout((self.spec.name, f"{self.spec.name}_absent"), {0: 1})
 
     def encode(self, parts: Parts) -> Block:
         lists, candidate, absent = self._read(parts)
@@ -59,7 +60,7 @@ class MatchEncoder:
             mean = smoothed_mean(worth, lists.row, lists.sizes, smoothing=kind.smoothing, prior=0.0)
             worth = worth - mean[lists.row]
         elements, distinct = coded(lists.columns["source"])
-        wanted = places(candidate, distinct, name=self.spec.name)
+        wanted = places(candidate, distinct, name=described(self.spec))
         wanted = np.broadcast_to(wanted, absent.shape)[:, None]
         total, matches = (
             sums_of_equal(elements[:, None], w[:, None], lists.offsets, wanted)[:, 0]
@@ -91,7 +92,7 @@ class MatchEncoder:
                 for role in ("source", "values")
                 if role in columns
             },
-            name=self.spec.name,
+            name=described(self.spec),
         )
         theirs = columns["candidate"]
         candidate = parts[theirs.side].column(theirs.name)

@@ -18,6 +18,7 @@ from adc_features.errors import InputError
 from adc_features.inputs.declaration import SemanticId
 from adc_features.inputs.encoded import Block, InputLayout, Lookup, SlotLayout
 from adc_features.inputs.encoders.base import Fitting, State
+from adc_features.inputs.encoders.category import described
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
 
@@ -47,8 +48,8 @@ class SemanticIdEncoder:
         lengths = pc.unique(pc.list_value_length(lists)).drop_null().to_pylist()
         if len(lengths) != 1 or not lengths[0]:
             raise InputError(
-                f"{spec.name}: {column.name} holds lists of lengths {sorted(lengths)}; expected one"
-                " length, the number of positions: join rows in which codes are published"
+                f"{described(spec)} holds lists of lengths {sorted(lengths)}; expected one length,"
+                " the number of positions: join rows in which codes are published"
             )
         return cls(spec, int(lengths[0]), codebook_size(spec, parts))
 
@@ -67,12 +68,14 @@ class SemanticIdEncoder:
 
     @property
     def layout(self) -> InputLayout:
-        names = [f"weight/{place}" for place in range(self.length)]
+        names = [f"{self.spec.name}_weight_{place}" for place in range(self.length)]
         if "reliability" in self.spec.columns:
-            names.append("reliability")
+            names.append(f"{self.spec.name}_reliability")
         slots = tuple(SlotLayout("lookup", (table,), own=1) for table in self.table_names)
         return InputLayout(
-            (*names, "no_codes"), {place: len(names) for place in range(len(names))}, slots
+            (*names, f"{self.spec.name}_no_codes"),
+            {place: len(names) for place in range(len(names))},
+            slots,
         )
 
     def encode(self, parts: Parts) -> Block:
@@ -100,12 +103,11 @@ class SemanticIdEncoder:
         Raises InputError for lists of other lengths, codes of another codebook, and weights that
         are missing or negative.
         """
-        column = self.spec.columns["codes"]
         codes, found = self._matrix(parts, "codes", np.int32, NO_CODE)
         if codes.size and (codes.min() < NO_CODE or codes.max() >= self.codebook_size):
             row = int(np.argmax(((codes < NO_CODE) | (codes >= self.codebook_size)).any(axis=1)))
             raise InputError(
-                f"{self.spec.name}: {column.name} of row {row} is {codes[row].tolist()}; expected"
+                f"{described(self.spec)} has the codes {codes[row].tolist()} in row {row}; expected"
                 f" codes in {NO_CODE}..{self.codebook_size - 1}. They are of another codebook:"
                 " read the generation that the ranker was trained on"
             )
@@ -118,7 +120,7 @@ class SemanticIdEncoder:
         if bad.any():
             row = int(np.argmax(bad))
             raise InputError(
-                f"{self.spec.name}: row {row} has codes {codes[row].tolist()} and weights"
+                f"{described(self.spec)}: row {row} has codes {codes[row].tolist()} and weights"
                 f" {weights[row].tolist() if weighed[row] else None}; expected a weight of at least"
                 " 0 for every position, publish the codes again"
             )
@@ -131,13 +133,13 @@ class SemanticIdEncoder:
         column = self.spec.columns[role]
         lists = parts[column.side].column(column.name)
         found = lists.is_valid().to_numpy(zero_copy_only=False)
-        out = np.full((len(lists), self.length), fill, dtype)
+        out: np.ndarray = np.full((len(lists), self.length), fill, dtype)
         try:
             valid = lists if found.all() else lists.filter(pa.array(found))
             if len(valid):
                 out[found] = list_matrix(valid, self.length, dtype)
         except InputError as error:
-            raise InputError(f"{self.spec.name}: {column.name}: {error}") from error
+            raise InputError(f"{described(self.spec)}: {column.name}: {error}") from error
         return out, found
 
     def _reliability(self, parts: Parts, none: np.ndarray) -> np.ndarray | None:
@@ -148,8 +150,8 @@ class SemanticIdEncoder:
         known = values.is_valid().to_numpy(zero_copy_only=False)
         if (lost := ~known & ~none).any():
             raise InputError(
-                f"{self.spec.name}: row {int(np.argmax(lost))} has codes and no {column.name};"
-                " expected both or none, publish the codes again"
+                f"{described(self.spec)}: row {int(np.argmax(lost))} has codes and no"
+                f" {column.name}; expected both or none, publish the codes again"
             )
         filled = np.asarray(values.fill_null(0)).astype(np.float32)
         return np.where(none, np.float32(0), filled)[:, None]
@@ -162,7 +164,7 @@ def codebook_size(spec: ResolvedInput, parts: Parts) -> int:
         return spec.kind.codebook_size
     if parts.timeline is None:
         raise InputError(
-            f"{spec.name}: the codebook's size is not known; give the timeline of codes, or declare"
-            " semantic_id(codebook_size=K)"
+            f"{described(spec)}: the codebook's size is not known; give the timeline of codes, or"
+            " declare semantic_id(codebook_size=K)"
         )
     return parts.timeline.codebook_size

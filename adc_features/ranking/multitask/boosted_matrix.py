@@ -69,9 +69,7 @@ class BoostedColumns:
     vectors: bool = False
 
     @classmethod
-    def of(
-        cls, layout: Layout, counts: Mapping[str, np.ndarray], *, vectors: bool = False
-    ) -> Self:
+    def of(cls, layout: Layout, counts: Mapping[str, np.ndarray], *, vectors: bool = False) -> Self:
         """The columns for a layout.
 
         Parameters
@@ -150,7 +148,7 @@ class BoostedColumns:
                 values = self._looked_up(slot, shape.tables[0])
                 yield _Column(f"{name}:row/{place}", "q" if large else "c", values)
             elif isinstance(slot, Bag):
-                absent = block.dense[:, layout.dense.index("absent")] > 0
+                absent = block.dense[:, hidden[0]] > 0
                 tokens = self.tokens[shape.tables[0]]
                 for row, held in zip(tokens, _holds(slot, tokens), strict=True):
                     yield _Column(f"{name}:has/{row}", "q", np.where(absent, _ABSENT, held))
