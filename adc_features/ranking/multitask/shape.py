@@ -167,6 +167,15 @@ class NetworkShape:
         ]
 
     @cached_property
+    def order(self) -> list[tuple[str, int, str]]:
+        """The same as (kind, place within `slots[kind]`, part)."""
+        places = {(p.input, p.index): n for of in self.slots.values() for n, p in enumerate(of)}
+        return [
+            (place.layout.kind, places[place.input, place.index], part)
+            for place, part in self.embedded
+        ]
+
+    @cached_property
     def starts(self) -> dict[str, int]:
         """Table -> its first row in the one matrix of all tables."""
         sizes = list(self.tables.values())
