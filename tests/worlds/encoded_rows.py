@@ -48,7 +48,9 @@ def rows_of(layout: Layout, count: int, *, seed: int = 0, alone: Sequence[str] =
         {
             name: Block(
                 rng.normal(size=(1 if name in alone else count, len(of.dense))).astype(np.float32),
-                tuple(_slot(s, layout, 1 if name in alone else count, count, rng) for s in of.slots),
+                tuple(
+                    _slot(s, layout, 1 if name in alone else count, count, rng) for s in of.slots
+                ),
             )
             for name, of in layout.inputs.items()
         },

@@ -365,9 +365,7 @@ def load(shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> Networks:
 
 
 @torch.no_grad()
-def warm_start(
-    model: Networks, older: NetworkShape, tensors: Mapping[str, np.ndarray]
-) -> Started:
+def warm_start(model: Networks, older: NetworkShape, tensors: Mapping[str, np.ndarray]) -> Started:
     """Take over what an older network knows, and say what.
 
     Tables by name: old rows are kept, new ones begin as a copy of the row "unknown", so that an id

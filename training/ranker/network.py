@@ -220,9 +220,7 @@ class Network(nn.Module):
         if shape.domain:
             domain = _picked(embedded, self.domain_runs, batch.dense, self.domain_dense)
             general = embedded if shape.settings.epnet == "full" else None
-            embedded = embedded * (
-                2 * torch.sigmoid_(self.epnet(domain, general) @ self.epnet_out)
-            )
+            embedded = embedded * (2 * torch.sigmoid_(self.epnet(domain, general) @ self.epnet_out))
         seen = batch.dense
         if shape.level:
             seen = seen[:, shape.tower_dense]

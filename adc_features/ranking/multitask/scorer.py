@@ -261,9 +261,7 @@ class _Network:
         for slot, (start,) in rows.others["bag"]:
             bag = cast(Bag, slot)
             values = self.table[bag.rows + start] * bag.weights[:, None]
-            parts[not length(bag) == 1 != rows.count].append(
-                segment_sums(values, bag.offsets)
-            )
+            parts[not length(bag) == 1 != rows.count].append(segment_sums(values, bag.offsets))
         for (slot, _), matrix in zip(rows.others["projected"], self.project, strict=True):
             values = cast(Projected, slot).values
             parts[not len(values) == 1 != rows.count].append(values @ matrix)
@@ -390,7 +388,7 @@ def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
 def pieces(encoded: Encoded, size: int = BLOCK) -> Iterator[tuple[int, Encoded]]:
     """Consecutive rows, `size` at a time, with the number of the first; blocks of one row stay."""
     count = len(encoded)
-    if count <= size:
+    if 0 < count <= size:
         yield 0, encoded
         return
     for start in range(0, count, size):
