@@ -1,0 +1,428 @@
+"""A trained network of several tasks, with numpy alone. Reads: its parameters, Encoded. Writes:
+probabilities.
+
+Blocks of one row (a request's user) stand for all N candidates: what they add to the first layers
+of towers and gates is computed once, as these layers are linear, and so is the user's side of a
+history, to which each candidate attends. Only the gate of a domain that reads all embeddings
+breaks this: it scales them before the first layer.
+
+Legend: N rows, T tasks, E embedding width, X columns of the general vector and of level inputs, H
+width of the first hidden layer, G of the gates' hidden layer, L of the level network.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import NamedTuple, cast
+
+import numpy as np
+
+from adc_features.errors import InputError
+from adc_features.inputs.encoded import Bag, Block, Encoded, History, Lookup, Projected, Slot
+from adc_features.ranking.multitask.shape import NetworkShape
+
+BLOCK = 512
+"""Rows that are scored at once: what is made of them stays in the processor's cache."""
+PATTERNS = 8
+"""How many ways to split inputs into one row and N rows are kept: a service has one or two."""
+
+
+class Sides(NamedTuple):
+    """Values of the columns with one row, [1, X1], and of those with N rows, [N, XN]."""
+
+    one: np.ndarray
+    many: np.ndarray
+
+
+class Product(NamedTuple):
+    """A linear layer split by sides: weights [X1, W] and [XN, W]."""
+
+    one: np.ndarray
+    many: np.ndarray
+
+    @classmethod
+    def split(cls, weights: np.ndarray, single: np.ndarray) -> "Product":
+        """single: bool [X], columns with one row."""
+        one, many = np.ascontiguousarray(weights[single]), np.ascontiguousarray(weights[~single])
+        return cls(one, many if many.any() else many[:0])
+
+    def of(self, values: Sides) -> np.ndarray:
+        """[N, W]; [1, W] where no column with N rows counts."""
+        if not self.many.size:
+            return values.one @ self.one
+        product: np.ndarray = values.many @ self.many
+        if self.one.size:
+            product += values.one @ self.one
+        return product
+
+
+class NetworkScorer:
+    """Probabilities of a trained network.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        What was built.
+    tensors : mapping of str to ndarray
+        Its parameters as `training.ranker.fit_network` returns them.
+    """
+
+    def __init__(self, shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> None:
+        self.shape, self.tensors = shape, dict(tensors)
+        self.networks = [
+            _Network(shape, _below(tensors, f"networks.{n}."))
+            for n in range(shape.settings.networks)
+        ]
+
+    def predict(self, encoded: Encoded) -> np.ndarray:
+        """P(label = 1) by task: float32 [T, N]."""
+        logits = self.logits(encoded)
+        with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is 0
+            return 1.0 / (1.0 + np.exp(-logits))
+
+    def logits(self, encoded: Encoded) -> np.ndarray:
+        """Mean logits of the networks: float32 [T, N]."""
+        if missing := [name for name in self.shape.inputs if name not in encoded.blocks]:
+            raise InputError(
+                f"rows without the inputs {missing}; encode them with the encoder of this ranker"
+            )
+        logits = np.empty((len(self.shape.tasks), len(encoded)), np.float32)
+        for start, piece in pieces(encoded):
+            rows = _Rows(self.shape, piece)
+            total = self.networks[0].logits(rows)
+            for network in self.networks[1:]:
+                total = total + network.logits(rows)
+            logits[:, start : start + len(piece)] = total.T / np.float32(len(self.networks))
+        return logits
+
+
+class _Rows:
+    """What all networks read of a piece of rows.
+
+    single: bool by embedding, then by dense number: which have one row. lookups: rows of the one
+    matrix, [1, C1] and [N, CN], and the weights of each. others: slots that are no lookups, by
+    kind, with the first row of each of their tables.
+    """
+
+    def __init__(self, shape: NetworkShape, encoded: Encoded) -> None:
+        self.count = count = len(encoded)
+        blocks, width = encoded.blocks, shape.settings.embedding
+        slots = {
+            kind: [
+                (blocks[p.input].slots[p.index], [shape.starts[t] for t in p.layout.tables])
+                for p in places
+            ]
+            for kind, places in shape.slots.items()
+        }
+        dense = [blocks[name].dense for name, of in shape.inputs.items() if of.dense]
+        self.dense = Sides(
+            _beside([values for values in dense if len(values) == 1 != count], 1),
+            _beside([values for values in dense if not len(values) == 1 != count], count),
+        )
+        self.lookups = [
+            _lookups([s for s in slots["lookup"] if (length(s[0]) == 1 != count) is single], n)
+            for single, n in ((True, 1), (False, count))
+        ]
+        self.others = slots
+        alone = [
+            part != "attended" and length(slots[kind][place][0]) == 1 != count
+            for kind, place, part in shape.order
+        ]
+        numbers = [len(v) == 1 != count for v in dense for _ in range(v.shape[1])]
+        self.pattern = (*alone, *numbers)
+        self.single = np.concatenate(
+            [np.repeat(np.array(alone, bool), width), np.array(numbers, bool)]
+        )
+
+
+def length(slot: Slot) -> int:
+    """Rows of a slot; of a history, those of the user's side."""
+    if isinstance(slot, Lookup):
+        return len(slot.rows)
+    return len(slot.values) if isinstance(slot, Projected) else len(slot.offsets) - 1
+
+
+def _lookups(
+    slots: Sequence[tuple[Slot, list[int]]], count: int
+) -> tuple[np.ndarray, list[np.ndarray | None]]:
+    rows = np.empty((count, len(slots)), np.int64)
+    for column, (slot, starts) in enumerate(slots):
+        np.add(cast(Lookup, slot).rows, starts[0], out=rows[:, column])
+    return rows, [cast(Lookup, slot).weights for slot, _ in slots]
+
+
+def _beside(parts: Sequence[np.ndarray], count: int) -> np.ndarray:
+    return np.concatenate(parts, 1) if parts else np.empty((count, 0), np.float32)
+
+
+class _Split(NamedTuple):
+    """The first layers of a network for one pattern of sides.
+
+    first: of towers, gates and the level network side by side. prior: what the gates' inputs add
+    to the gates, where a domain has changed the embeddings that `first` reads. domain: hidden
+    layer of the domain's gate; opened: [G, embeddings], those with one row first, halved.
+    """
+
+    first: Product
+    prior: Product | None = None
+    domain: Product | None = None
+    opened: np.ndarray | None = None
+
+
+class _Network:
+    """One network. Columns of its first product: H of every task, G, L."""
+
+    def __init__(self, shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> None:
+        self.shape, self.tasks = shape, len(shape.tasks)
+        self.table = tensors["embeddings.table"]
+        self.project = [
+            tensors[f"embeddings.project.{n}"] for n in range(len(shape.slots["projected"]))
+        ]
+        self.towers = shape.settings.hidden[0] * self.tasks
+        self.gated = self.towers + shape.settings.gate
+        self.first, self.prior = _first_layer(shape, tensors)
+        biases = [tensors["towers.first_bias"], tensors["towers.gate.bias"]]
+        if shape.level_dense:
+            biases.append(tensors["level.0.bias"])
+            self.level = tensors["level.2.weight"].T, tensors["level.2.bias"]
+        self.bias = np.concatenate(biases)
+        self.domain = _domain_layer(shape, tensors) if shape.domain else None
+        self.layers = [
+            (
+                # 2 sigmoid(x) = 1 + tanh(x / 2): halved here; [G, T * H]
+                np.concatenate(list(tensors[f"towers.gates.{n}"].swapaxes(0, 1) / 2), 1),
+                tensors[f"towers.layers.{n}"],
+                tensors[f"towers.biases.{n}"],
+            )
+            for n in range(len(shape.settings.hidden))
+        ]
+        self.tensors = tensors
+        self.splits: dict[tuple[bool, ...], _Split] = {}
+
+    def logits(self, rows: _Rows) -> np.ndarray:
+        """[N, T]."""
+        split = self.splits.get(rows.pattern)
+        if split is None:
+            if len(self.splits) >= PATTERNS:
+                self.splits.clear()
+            split = self.splits[rows.pattern] = self._split(rows)
+        embedded = self._embedded(rows)
+        first = split.first
+        if split.domain is None or split.opened is None or split.prior is None:
+            hidden = first.of(_with(embedded, rows.dense))
+        else:
+            raw = _with(embedded, rows.dense)
+            gate = np.maximum(split.domain.of(raw) + self._domain_bias, 0) @ split.opened
+            hidden = first.of(_with(_scaled(embedded, 1 + np.tanh(gate)), rows.dense))
+            hidden = hidden + self._widened(split.prior.of(raw))
+        hidden = hidden + self.bias
+        if len(hidden) < rows.count:
+            hidden = np.repeat(hidden, rows.count, axis=0)
+        return self._towers(hidden)
+
+    def _split(self, rows: _Rows) -> _Split:
+        single = rows.single
+        if self.domain is None:
+            first = self.first.copy()
+            first[:, self.towers : self.gated] += self.prior
+            return _Split(Product.split(first, single))
+        first = self.first
+        embedded = single[: self.shape.embedding_width]
+        opened = self.tensors["epnet_out"] / 2
+        domain = Product.split(self.domain, single)
+        return _Split(
+            Product.split(first, single),
+            Product.split(self.prior, single),
+            domain,
+            np.concatenate([opened[:, embedded], opened[:, ~embedded]], 1),
+        )
+
+    @property
+    def _domain_bias(self) -> np.ndarray:
+        return self.tensors["epnet.bias"]
+
+    def _widened(self, gates: np.ndarray) -> np.ndarray:
+        """What is added to gates alone, as an addition to the whole first product."""
+        wide = np.zeros((len(gates), len(self.bias)), np.float32)
+        wide[:, self.towers : self.gated] = gates
+        return wide
+
+    def _embedded(self, rows: _Rows) -> Sides:
+        """All embeddings, by side, in the order of `NetworkShape.embedded`."""
+        parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+        for (places, weights), into in zip(rows.lookups, parts, strict=True):
+            found = np.empty((*places.shape, self.table.shape[1]), np.float32)
+            # "clip" writes into `out` without a copy; the rows are those of the encoder
+            np.take(self.table, places, axis=0, out=found, mode="clip")
+            for column, weight in enumerate(weights):
+                if weight is not None:
+                    found[:, column] *= weight[:, None]
+            into.append(found.reshape(len(places), -1))
+        for slot, (start,) in rows.others["bag"]:
+            bag = cast(Bag, slot)
+            values = self.table[bag.rows + start] * bag.weights[:, None]
+            parts[not length(bag) == 1 != rows.count].append(segment_sums(values, bag.offsets))
+        for (slot, _), matrix in zip(rows.others["projected"], self.project, strict=True):
+            values = cast(Projected, slot).values
+            parts[not len(values) == 1 != rows.count].append(values @ matrix)
+        attended = []
+        for slot, starts in rows.others["history"]:
+            history = cast(History, slot)
+            pooled, found = self._history(history, np.array(starts), rows.count)
+            parts[not len(pooled) == 1 != rows.count].append(pooled)
+            attended.append(found)
+        parts[1].extend(attended)
+        return Sides(_beside(parts[0], 1), _beside(parts[1], rows.count))
+
+    def _history(
+        self, history: History, starts: np.ndarray, count: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The mean element, [n, E], and what each candidate attends to, [N, E]."""
+        elements = _summed(self.table, history.rows + starts, history.weights)
+        query = _summed(self.table, history.query + starts, history.query_weights)
+        sizes = np.diff(history.offsets)
+        pooled = segment_sums(elements, history.offsets)
+        pooled /= np.maximum(sizes, 1)[:, None].astype(np.float32)
+        if not len(elements):
+            return pooled, np.zeros((count, elements.shape[1]), np.float32)
+        query *= np.float32(1 / math.sqrt(elements.shape[1]))
+        if len(sizes) == 1:
+            scores = query @ elements.T
+            scores -= scores.max(1, keepdims=True)
+            np.exp(scores, out=scores)
+            scores /= scores.sum(1, keepdims=True)
+            return pooled, scores @ elements
+        row = np.repeat(np.arange(count), sizes)
+        scores = np.einsum("te,te->t", elements, query[row])
+        greatest = np.zeros(count, np.float32)
+        filled = sizes > 0
+        greatest[filled] = np.maximum.reduceat(scores, history.offsets[:-1][filled])
+        shares = np.exp(scores - greatest[row])
+        sums = segment_sums(shares[:, None], history.offsets)
+        return pooled, segment_sums(elements * (shares / sums[row, 0])[:, None], history.offsets)
+
+    def _towers(self, first: np.ndarray) -> np.ndarray:
+        """Logits [N, T] from the first product of every task's tower, the gates and the level."""
+        seen = np.maximum(first[:, self.towers : self.gated], 0)
+        hidden = first[:, : self.towers]
+        for gate, weights, biases in self.layers:
+            gated = np.tanh(seen @ gate)
+            gated += 1.0
+            gated *= np.maximum(hidden, 0)
+            width = weights.shape[1]
+            hidden = _beside(
+                [
+                    gated[:, task * width : (task + 1) * width] @ weights[task] + biases[task]
+                    for task in range(self.tasks)
+                ],
+                len(first),
+            )
+        if self.shape.level_dense:
+            weight, bias = self.level
+            hidden = hidden + np.maximum(first[:, self.gated :], 0) @ weight + bias
+        return hidden
+
+
+def _first_layer(
+    shape: NetworkShape, tensors: Mapping[str, np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Weights of the first product by column (embeddings, then all dense numbers), and those of the
+    prior, [X, G]."""
+    embedded, numbers = shape.embedding_width, len(shape.dense)
+    rows = [*range(embedded), *(embedded + n for n in shape.tower_dense)]
+    parts = [tensors["towers.first"], tensors["towers.gate.general"]]
+    width = sum(part.shape[1] for part in parts)
+    level = shape.settings.level_hidden if shape.level_dense else 0
+    first = np.zeros((embedded + numbers, width + level), np.float32)
+    first[rows, :width] = np.concatenate(parts, 1)
+    if level:
+        first[[embedded + n for n in shape.level_dense], width:] = tensors["level.0.weight"].T
+    prior = np.zeros((embedded + numbers, shape.settings.gate), np.float32)
+    columns, dense = shape.prior(shape.gates)
+    prior[[*columns, *(embedded + n for n in dense)]] = tensors["towers.gate.prior"]
+    return first, prior
+
+
+def _domain_layer(shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Weights of the hidden layer of the domain's gate by column: [X, G]."""
+    embedded = shape.embedding_width
+    weights = np.zeros((embedded + len(shape.dense), shape.settings.gate), np.float32)
+    if shape.settings.epnet == "full":
+        weights[:embedded] = tensors["epnet.general"]
+    columns, dense = shape.prior([cast(str, shape.domain)])
+    weights[[*columns, *(embedded + n for n in dense)]] += tensors["epnet.prior"]
+    return weights
+
+
+def _with(embedded: Sides, dense: Sides) -> Sides:
+    """Embeddings and numbers side by side; a domain's gate may have spread those with one row."""
+    one, numbers = embedded.one, dense.one
+    if len(one) > len(numbers):
+        numbers = np.repeat(numbers, len(one), axis=0)
+    return Sides(_beside([one, numbers], 1), _beside([embedded.many, dense.many], 1))
+
+
+def _scaled(embedded: Sides, gate: np.ndarray) -> Sides:
+    """Embeddings times their gate, [1 or N, embeddings]: those with one row get N rows where their
+    gate has."""
+    width = embedded.one.shape[1]
+    return Sides(embedded.one * gate[:, :width], embedded.many * gate[:, width:])
+
+
+def _summed(table: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sum over positions of weight * row: [n, E]; rows, weights: [n, P]."""
+    if rows.shape[1] == 1:
+        return table[rows[:, 0]] * weights
+    return np.einsum("npe,np->ne", table[rows], weights)
+
+
+def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
+    """Sums of values [T, E] from each offset to the next: [n, E], 0 for none."""
+    sums = np.zeros((len(offsets) - 1, values.shape[1]), np.float32)
+    filled = offsets[1:] > offsets[:-1]
+    if filled.any():
+        sums[filled] = np.add.reduceat(values, offsets[:-1][filled], axis=0)
+    return sums
+
+
+def pieces(encoded: Encoded, size: int = BLOCK) -> Iterator[tuple[int, Encoded]]:
+    """Consecutive rows, `size` at a time, with the number of the first; blocks of one row stay."""
+    count = len(encoded)
+    if 0 < count <= size:
+        yield 0, encoded
+        return
+    for start in range(0, count, size):
+        rows = slice(start, min(start + size, count))
+        blocks = {name: _piece(block, rows, count) for name, block in encoded.blocks.items()}
+        yield start, Encoded(blocks, rows.stop - start)
+
+
+def _piece(block: Block, rows: slice, count: int) -> Block:
+    dense = block.dense if len(block.dense) == 1 != count else block.dense[rows]
+    return Block(dense, tuple(_slot_piece(slot, rows, count) for slot in block.slots))
+
+
+def _slot_piece(slot: Slot, rows: slice, count: int) -> Slot:
+    if isinstance(slot, History):
+        query, weights = slot.query[rows], slot.query_weights[rows]
+        slot = History(slot.rows, slot.weights, slot.offsets, query, weights)
+    if length(slot) == 1 != count:
+        return slot
+    if isinstance(slot, Lookup):
+        return Lookup(slot.rows[rows], None if slot.weights is None else slot.weights[rows])
+    if isinstance(slot, Projected):
+        return Projected(slot.values[rows])
+    offsets = slot.offsets[rows.start : rows.stop + 1]
+    within = slice(offsets[0], offsets[-1])
+    return replace(
+        slot, rows=slot.rows[within], weights=slot.weights[within], offsets=offsets - offsets[0]
+    )
+
+
+def _below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays below a prefix, without it."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }

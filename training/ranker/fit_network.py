@@ -1,0 +1,413 @@
+"""Fit a network of several tasks. Reads: Encoded, labels. Writes: its parameters, its curve.
+
+The loss of a batch is the sum over tasks of weight * masked, weighted cross entropy, divided by
+the task's mean sum of weights in a batch: a task with few labels neither swings from batch to batch
+nor divides by zero where a batch has none. Shuffles, dropout and first parameters follow from the
+seed alone.
+
+Legend: N rows, B rows of a batch, T tasks, E embedding width.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits as cross_entropy
+
+from adc_features.errors import InputError
+from adc_features.inputs.encoded import Encoded
+from adc_features.ranking.base import Progress, Round
+from adc_features.ranking.multitask.shape import NetworkShape
+from training.ranker.batches import RowTensors, epoch_batches
+from training.ranker.network import Network, Networks
+
+log = logging.getLogger(__name__)
+
+ROUND_COST = 0.002
+"""Held-out nats that each further round must save to be taken: a further epoch that saves less has
+begun to learn rows by heart."""
+SCORED = 8_192
+"""Rows that are scored at once."""
+UNKNOWN = 1
+"""Row of a table whose copy a new row begins with."""
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How a network is trained.
+
+    Parameters
+    ----------
+    dropout : float
+        Share of the lookups' embeddings that are hidden while training, so that none is learned by
+        heart; the others are scaled up.
+    learning_rate, weight_decay : float
+        Of Adam.
+    batch : int
+        Rows of one step.
+    max_epochs : int
+        The most rounds that are tried where the held-out rows choose.
+    """
+
+    dropout: float = 0.2
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-6
+    batch: int = 512
+    max_epochs: int = 3
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1 or self.learning_rate <= 0 or self.weight_decay < 0:
+            raise InputError(
+                f"{self}; expected 0 <= dropout < 1, learning_rate > 0 and weight_decay >= 0"
+            )
+        if self.batch < 1 or self.max_epochs < 1:
+            raise InputError(f"{self}; expected at least one row a batch and one epoch")
+
+
+class Labelled(NamedTuple):
+    """Encoded rows and their labels.
+
+    labels: float32 [T, N], read where mask, bool [T, N], is true. weights: [N], or [T, N]; >= 0.
+    groups: int64 [N], the request of each row.
+    """
+
+    encoded: Encoded
+    labels: np.ndarray
+    mask: np.ndarray
+    weights: np.ndarray
+    groups: np.ndarray | None = None
+
+
+class Started(NamedTuple):
+    """What a warm start took over, by name of a parameter: grown tables among the carried."""
+
+    carried: list[str]
+    anew: list[str]
+
+
+def fit_network(
+    encoded: Encoded,
+    labels: np.ndarray,
+    mask: np.ndarray,
+    weights: np.ndarray,
+    *,
+    shape: NetworkShape,
+    settings: FitSettings,
+    seed: int,
+    rounds: int | None = None,
+    holdout: Labelled | None = None,
+    start: tuple[NetworkShape, Mapping[str, np.ndarray]] | None = None,
+    groups: np.ndarray | None = None,
+    progress: Progress | None = None,
+) -> tuple[dict[str, np.ndarray], list[Round]]:
+    """Train a network.
+
+    Parameters
+    ----------
+    encoded : Encoded
+        N training rows.
+    labels, mask, weights : ndarray
+        As in `Labelled`. Rows that are masked for every task, or weigh nothing, are left out.
+    shape : NetworkShape
+        What is built.
+    settings : FitSettings
+        How it is trained.
+    seed : int
+        The same seed gives the same parameters.
+    rounds : int, optional
+        Epochs. None: as many as the settings allow; with `holdout` the parameters are those after
+        the round that `chosen_rounds` names.
+    holdout : Labelled, optional
+        Rows that are scored after each round.
+    start : tuple of NetworkShape and mapping, optional
+        An older network, for a warm start; see `warm_start`.
+    groups : ndarray, optional
+        Request of each row; rows of one stay in one batch. The listwise term needs it.
+    progress : callable, optional
+        Told after each round.
+
+    Returns
+    -------
+    tuple of dict and list of Round
+        Parameters by name, and losses by round: the mean of the tasks' log losses, by task weight,
+        listwise term included in that of the training rows.
+
+    Raises
+    ------
+    InputError
+        Labels, masks or weights that do not fit the rows, or no row that any task may learn from.
+    """
+    rows = Labelled(encoded, labels, mask, weights, groups)
+    loss = MultitaskLoss.of(rows, shape, settings.batch)
+    tensors = RowTensors.of(encoded, shape)
+    held = None if holdout is None else HeldOut.of(holdout, shape)
+    taken, best = None, np.inf
+    curve = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Networks(shape)
+    if start is not None:
+        started = warm_start(model, *start)
+        log.info("stage=fit_network carried=%d anew=%s", len(started.carried), started.anew)
+    descents = [
+        torch.optim.Adam(
+            network.parameters(),
+            lr=settings.learning_rate,
+            weight_decay=settings.weight_decay,
+            fused=True,
+        )
+        for network in model.networks
+    ]
+    rng = torch.Generator().manual_seed(seed)
+    epochs = rounds or settings.max_epochs
+    for done in range(1, epochs + 1):
+        total = 0.0
+        for network, descent in zip(model.networks, descents, strict=True):
+            total += _epoch(network, descent, tensors, loss, settings, rng)
+        lost = None if held is None else held.loss(model)
+        curve.append(Round(done, total / len(descents) / sum(shape.task_weights), lost))
+        if lost is not None and rounds is None and lost + ROUND_COST * done < best:
+            best, taken = lost + ROUND_COST * done, parameters(model)
+        if progress is not None:
+            progress("train network", done, epochs)
+    return taken or parameters(model), curve
+
+
+def chosen_rounds(curve: list[Round], cost: float = ROUND_COST) -> int:
+    """The round with the least held-out loss, where each further round must save `cost`."""
+    losses = np.array([point.holdout for point in curve], np.float64)
+    return 1 + int((losses + cost * np.arange(len(losses))).argmin())
+
+
+def parameters(model: Networks) -> dict[str, np.ndarray]:
+    """A copy of all parameters by name, float32."""
+    return {name: value.detach().numpy().copy() for name, value in model.named_parameters()}
+
+
+def _epoch(
+    network: Network,
+    descent: torch.optim.Optimizer,
+    tensors: RowTensors,
+    loss: "MultitaskLoss",
+    settings: FitSettings,
+    rng: torch.Generator,
+) -> float:
+    """One epoch of one network; the mean loss of a batch."""
+    total, steps = 0.0, 0
+    for places in epoch_batches(len(loss.rows), settings.batch, groups=loss.groups, rng=rng):
+        picked = loss.rows[places]
+        batch = tensors.batch(picked, dropout=settings.dropout, rng=rng)
+        descent.zero_grad()
+        lost = loss(network(batch), places)
+        lost.backward()
+        descent.step()
+        total, steps = total + float(lost.detach()), steps + 1
+    return total / steps
+
+
+@dataclass(frozen=True)
+class MultitaskLoss:
+    """The loss of batches of learnable rows.
+
+    rows: int64 [N'], the rows that some task learns from; `labels`, `weights` (0 where masked):
+    [N', T] and `groups`: [N'] are theirs. scale, listwise: [T], factors of the sums of a batch.
+    """
+
+    rows: Tensor
+    labels: Tensor
+    weights: Tensor
+    groups: Tensor | None
+    scale: Tensor
+    listwise: Tensor
+
+    @classmethod
+    def of(cls, rows: Labelled, shape: NetworkShape, batch: int) -> "MultitaskLoss":
+        """Raises InputError for labels that do not fit the rows or the tasks."""
+        weights = weighed(rows, shape)
+        learnable = np.flatnonzero(weights.any(0))
+        if not len(learnable):
+            raise InputError(
+                f"none of {len(rows.encoded)} rows has a label that counts: every label is masked"
+                " or weighs 0; check the ripeness of the labels and the training window"
+            )
+        if shape.listwise and rows.groups is None:
+            raise InputError(
+                f"listwise={shape.listwise} without requests: name the column of the label log that"
+                " tells a row's request"
+            )
+        weights = weights[:, learnable]
+        labels = np.where(weights > 0, rows.labels[:, learnable], 0).astype(np.float32)
+        groups = None
+        if rows.groups is not None:
+            groups = np.unique(np.asarray(rows.groups)[learnable], return_inverse=True)[1]
+        batches = max(1, -(-len(learnable) // batch))
+        task = np.array(shape.task_weights)
+        return cls(
+            torch.from_numpy(learnable),
+            torch.from_numpy(np.ascontiguousarray(labels.T)),
+            torch.from_numpy(np.ascontiguousarray(weights.T)),
+            None if groups is None else torch.from_numpy(groups.astype(np.int64)),
+            _per_batch(task, weights.sum(1, dtype=np.float64), batches),
+            _per_batch(shape.listwise * task, (weights * labels).sum(1, dtype=np.float64), batches),
+        )
+
+    def __call__(self, logits: Tensor, places: Tensor) -> Tensor:
+        """Of the learnable rows at these places (int64 [B]); logits: [T, B]."""
+        labels, weights = self.labels[places].T, self.weights[places].T
+        each = cross_entropy(logits, labels, reduction="none") * weights
+        total = each.sum(1) @ self.scale
+        if self.groups is None or not self.listwise.any():
+            return total
+        group = self.groups[places].unique(return_inverse=True)[1]
+        return total + listwise_sums(logits, labels, weights, group) @ self.listwise
+
+
+def listwise_sums(logits: Tensor, labels: Tensor, weights: Tensor, group: Tensor) -> Tensor:
+    """[T]: the sum over positives of weight * -log softmax within the group, among rows that are
+    not masked.
+
+    logits, labels, weights (0: masked): [T, B]; group: int64 [B], from 0.
+    """
+    count = int(group.max()) + 1 if len(group) else 0
+    index = group.expand_as(logits)
+    seen = logits.masked_fill(weights <= 0, -torch.inf)
+    # the greatest of each group, so that no exponential overflows; it cancels out
+    greatest = torch.full((len(logits), count), -torch.inf).scatter_reduce(
+        1, index, seen.detach(), "amax"
+    )
+    greatest = greatest.masked_fill(greatest == -torch.inf, 0.0)
+    sums = torch.zeros(len(logits), count).scatter_add(
+        1, index, torch.exp(seen - greatest.gather(1, index))
+    )
+    log_sums = torch.log(sums.clamp(min=1e-30)) + greatest
+    return ((log_sums.gather(1, index) - logits) * labels * weights).sum(1)
+
+
+def _per_batch(task: np.ndarray, sums: np.ndarray, batches: int) -> Tensor:
+    """task / (sum / batches), 0 where there is no sum."""
+    scale = np.divide(task * batches, sums, out=np.zeros(len(sums)), where=sums > 0)
+    return torch.from_numpy(scale.astype(np.float32))
+
+
+def weighed(rows: Labelled, shape: NetworkShape) -> np.ndarray:
+    """Weight of each label, 0 where it is masked: float32 [T, N]. Raises InputError."""
+    expected = (len(shape.tasks), len(rows.encoded))
+    mask, weights = np.asarray(rows.mask, bool), np.asarray(rows.weights)
+    if np.shape(rows.labels) != expected or mask.shape != expected:
+        raise InputError(
+            f"labels {np.shape(rows.labels)} and mask {mask.shape} for {expected[0]} tasks and"
+            f" {expected[1]} rows; expected {expected}"
+        )
+    if weights.shape not in (expected, expected[1:]):
+        raise InputError(f"weights {weights.shape}; expected {expected[1:]} or {expected}")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise InputError("weights must be finite and at least 0; take out the rows that are not")
+    seen = np.asarray(rows.labels)[mask]
+    if not ((seen == 0) | (seen == 1)).all():
+        raise InputError(
+            f"a label of {seen[(seen != 0) & (seen != 1)][0]}; expected 0 or 1, and a mask that"
+            " is false where there is none"
+        )
+    if rows.groups is not None and np.shape(rows.groups) != expected[1:]:
+        raise InputError(f"groups {np.shape(rows.groups)}; expected one for each of {expected[1]}")
+    return np.where(mask, weights, 0).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Rows that are scored after each round. labels, weights: [T, N]; task: [T]."""
+
+    tensors: RowTensors
+    labels: Tensor
+    weights: Tensor
+    task: Tensor
+
+    @classmethod
+    def of(cls, rows: Labelled, shape: NetworkShape) -> "HeldOut":
+        """Raises InputError where no label counts."""
+        weights = weighed(rows, shape)
+        sums = weights.sum(1, dtype=np.float64)
+        if not sums.any():
+            raise InputError("no held-out label counts: every one is masked or weighs 0")
+        task = np.where(sums > 0, np.array(shape.task_weights), 0)
+        labels = np.where(weights > 0, rows.labels, 0).astype(np.float32)
+        return cls(
+            RowTensors.of(rows.encoded, shape),
+            torch.from_numpy(labels),
+            torch.from_numpy(weights),
+            torch.from_numpy(task / task.sum()),
+        )
+
+    def loss(self, model: Networks) -> float:
+        """The mean of the tasks' log losses, by task weight."""
+        each = cross_entropy(logits_of(model, self.tensors), self.labels, reduction="none")
+        sums = (each * self.weights).double().sum(1)
+        return float((sums / self.weights.double().sum(1).clamp(min=1e-12)) @ self.task)
+
+
+@torch.no_grad()
+def logits_of(model: Networks | Network, tensors: RowTensors) -> Tensor:
+    """Logits of every row, without dropout: [T, N]."""
+    parts = [model(tensors.batch(rows)) for rows in torch.arange(len(tensors)).split(SCORED)]
+    return torch.cat(parts, 1)
+
+
+def load(shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> Networks:
+    """The torch module with these parameters."""
+    with torch.random.fork_rng(devices=[]):
+        model = Networks(shape)
+    model.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
+    return model
+
+
+@torch.no_grad()
+def warm_start(model: Networks, older: NetworkShape, tensors: Mapping[str, np.ndarray]) -> Started:
+    """Take over what an older network knows, and say what.
+
+    Tables by name: old rows are kept, new ones begin as a copy of the row "unknown", so that an id
+    scores at admission as it did before. Everything else is taken over where inputs, tasks and
+    widths are the same, and begins anew where they are not.
+    """
+    shape = model.shape
+    carried, anew = [], []
+    same = _structure(shape) == _structure(older)
+    for name, parameter in model.named_parameters():
+        known = tensors.get(name)
+        if name.endswith("embeddings.table"):
+            for table in shape.tables:
+                said = f"{name}/{table}"
+                (carried if _grow(parameter, shape, known, older, table) else anew).append(said)
+        elif same and known is not None and known.shape == tuple(parameter.shape):
+            parameter.copy_(torch.from_numpy(known))
+            carried.append(name)
+        else:
+            anew.append(name)
+    return Started(carried, anew)
+
+
+def _structure(shape: NetworkShape) -> tuple:
+    """What must be equal for parameters other than tables to mean the same."""
+    return shape.inputs, shape.tasks, shape.gates, shape.domain, shape.level, shape.settings.epnet
+
+
+def _grow(
+    parameter: Tensor,
+    shape: NetworkShape,
+    known: np.ndarray | None,
+    older: NetworkShape,
+    table: str,
+) -> bool:
+    """Copy the rows of one table; False where the older network has none such."""
+    count, before = shape.tables[table], older.tables.get(table, 0)
+    if known is None or known.shape[1] != parameter.shape[1] or not 0 < before <= count:
+        return False
+    rows = torch.from_numpy(known[older.starts[table] : older.starts[table] + before])
+    start = shape.starts[table]
+    parameter[start : start + before] = rows
+    if before < count:
+        parameter[start + before : start + count] = rows[min(UNKNOWN, before - 1)]
+    return True
