@@ -1,0 +1,1 @@
+"""Train rankers of several tasks on declared inputs."""
