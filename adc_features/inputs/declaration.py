@@ -301,6 +301,9 @@ class Ranker:
         "ppnet" or "xgboost".
     listwise : float
         Weight of a softmax cross-entropy over each request's rows; 0 for none.
+    sample_weight : str, optional
+        Column of the label log with each row's weight in the loss and in weighted metrics, for all
+        tasks.
     """
 
     service: str
@@ -316,6 +319,7 @@ class Ranker:
     score_sum: bool = False
     model: Literal["ppnet", "xgboost"] = "ppnet"
     listwise: float = 0.0
+    sample_weight: str | None = None
 
     def __post_init__(self) -> None:
         for name in ("tasks", "gates", "user", "item"):
