@@ -1,0 +1,179 @@
+"""One lookup of stored views under keys. Reads: an online store. Writes: feature columns, null
+where absent, and which keys have anything.
+
+Feast does not apply a view's ttl online: rows past it are absent here, by their event times at the
+moment of the request. A status says only whether a feature is stored: a stored null is PRESENT, so
+the value is looked at. A service that Feast computes ahead (precompute_online) marks rows
+OUTSIDE_MAX_AGE; views are read by references here, so none of its answers comes.
+
+Event times: SQLite and Redis keep whole seconds, floored, so a row may expire up to a second early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from adc_features.clock import instant
+from adc_features.store.services.plan import StoredView
+from adc_features.store.services.protos import column_of_protos
+from adc_features.store.services.values import MISFITS, arrow_type
+
+if TYPE_CHECKING:
+    from adc_features.store._compat import FeatureStore
+
+_IDS_AT_ONCE = 5_000
+"""Keys in one online read: SQLite refuses statements with too many parameters."""
+_SECOND = timedelta(seconds=1)
+
+
+class Found(NamedTuple):
+    """The features of one view for n keys. columns: feature -> column [n]; stored: bool [n], rows
+    that are stored and have not expired."""
+
+    columns: dict[str, pa.Array]
+    stored: np.ndarray
+
+
+@dataclass(frozen=True)
+class Lookup:
+    """Views that are looked up by the same keys in one call.
+
+    views: place in the plan -> view; keys: join key of the views -> column of the entity rows.
+    """
+
+    views: Mapping[int, StoredView]
+    keys: Mapping[str, str]
+
+
+def read_by_feast(
+    store: FeatureStore, lookup: Lookup, keys: Mapping[str, pa.Array], rows: int, *, now: datetime
+) -> dict[int, Found]:
+    """Place -> what was found, by Feast's own `get_online_features`. keys: by the views' names."""
+    refs = [f"{v.name}:{name}" for v in lookup.views.values() for name in v.features]
+    values = {name: column.to_pylist() for name, column in keys.items()}
+    pieces = [
+        _asked(store, lookup, refs, values, start, min(rows, start + _IDS_AT_ONCE), now)
+        for start in range(0, rows, _IDS_AT_ONCE)
+    ]
+    if len(pieces) == 1:
+        return pieces[0]
+    return {place: _joined([piece[place] for piece in pieces]) for place in lookup.views}
+
+
+def _joined(pieces: Sequence[Found]) -> Found:
+    columns = {name: pa.concat_arrays([p.columns[name] for p in pieces]) for name in pieces[0][0]}
+    return Found(columns, np.concatenate([p.stored for p in pieces]))
+
+
+def _asked(
+    store: FeatureStore,
+    lookup: Lookup,
+    refs: list[str],
+    values: Mapping[str, list],
+    start: int,
+    stop: int,
+    now: datetime,
+) -> dict[int, Found]:
+    from adc_features.store import _compat as feast
+
+    asked = {name: column[start:stop] for name, column in values.items()}
+    if not asked:  # a view without entities has one row, under a key that Feast makes up
+        asked = {feast.DUMMY_ENTITY_ID: [feast.DUMMY_ENTITY_VAL] * (stop - start)}
+    response = store.get_online_features(refs, asked, full_feature_names=True).proto
+    vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
+    return {place: _found(view, vectors, now) for place, view in lookup.views.items()}
+
+
+def _found(view: StoredView, vectors: Mapping[str, Any], now: datetime) -> Found:
+    from adc_features.store import _compat as feast
+
+    status = feast.FieldStatus
+    names = {name: vectors[f"{view.name}__{name}"] for name in view.features}
+    statuses = {name: np.array(v.statuses, np.int8) for name, v in names.items()}
+    stale = np.zeros(len(next(iter(statuses.values()))), bool)
+    if view.ttl_seconds:
+        stamps = next(iter(names.values())).event_timestamps
+        at = np.array([t.seconds * 1_000_000 + t.nanos // 1_000 for t in stamps], np.int64)
+        stale = at < int(instant(now).astype(np.int64)) - round(view.ttl_seconds * 1_000_000)
+    columns, stored = {}, np.zeros(len(stale), bool)
+    for name, vector in names.items():
+        column = column_of_protos(vector.values, view.features[name], name=f"{view.name}__{name}")
+        gone = stale | (statuses[name] == status.OUTSIDE_MAX_AGE)
+        stored |= (statuses[name] == status.PRESENT) & ~gone
+        columns[name] = _without(column, gone)
+    return Found(columns, stored)
+
+
+def _without(column: pa.Array, gone: np.ndarray) -> pa.Array:
+    if not gone.any():
+        return column
+    return column.take(pa.array(np.arange(len(column)), mask=gone))
+
+
+class OurStore:
+    """The LMDB store's own rows, without a proto. It sees the ttl at the request's moment, whatever
+    its setting `enforce_ttl` says of its own clock."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        from adc_features.store import _compat as feast
+
+        self._online: Any = feast.online_store(store)
+        self._config = store.config
+
+    def holds(self, view: Any) -> bool:
+        """Whether the rows of this view are in LMDB, and not in a delegate or computed ahead."""
+        from adc_features.store import _compat as feast
+        from adc_features.store.online_store import LmdbOnlineStore
+
+        ours = isinstance(self._online, LmdbOnlineStore)
+        return (
+            ours
+            and self._online.holds(self._config, view)
+            and not isinstance(view, feast.OnDemandFeatureView)
+        )
+
+    def read(
+        self, lookup: Lookup, keys: Mapping[str, pa.Array], rows: int, *, now: datetime
+    ) -> dict[int, Found]:
+        """As `read_by_feast`."""
+        from adc_features.store.lmdb.entity_keys import key_array, row_key
+        from adc_features.store.lmdb.places import table_name
+        from adc_features.store.lmdb.row_table import read
+
+        if keys:
+            columns = {
+                name: column.cast(pa.int64()) if pa.types.is_integer(column.type) else column
+                for name, column in keys.items()
+            }
+            places = key_array(columns).to_numpy(zero_copy_only=False).tolist()
+        else:
+            places = [row_key({})] * rows
+        environment, at = self._online.environment(self._config), int(instant(now).astype(np.int64))
+        answers = {}
+        for place, view in lookup.views.items():
+            oldest = at - round(view.ttl_seconds * 1_000_000) if view.ttl_seconds else None
+            table = table_name(self._config, view.view)
+            answer = read(environment, table, places, oldest=oldest, wanted=list(view.features))
+            columns = {n: _lmdb_column(answer, n, t, view) for n, t in view.features.items()}
+            answers[place] = Found(columns, answer.found)
+        return answers
+
+
+def _lmdb_column(answer: Any, name: str, dtype: str, view: StoredView) -> pa.Array:
+    from adc_features.store.lmdb.columns import OPAQUE
+    from adc_features.store.lmdb.feature_values import protos
+
+    wanted = arrow_type(dtype)
+    held = [part.records.column(name) for part in answer.parts]
+    if wanted is not None and not any(c is not None and c.kind == OPAQUE for c in held):
+        try:
+            return answer.to_arrow(name, wanted)
+        except MISFITS:  # a time that pandas wrote as missing, or a view that changed its types
+            pass
+    return column_of_protos(protos(answer, name), dtype, name=f"{view.name}__{name}")
