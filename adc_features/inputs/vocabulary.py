@@ -180,7 +180,10 @@ class Vocabulary:
 
     def rows(self, values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> np.ndarray:
         """The row of each value, int64 [n]. Raises InputError for values of another type."""
-        encoded = id_values(values, of=of).dictionary_encode()
+        values = id_values(values, of=of)
+        if pa.types.is_null(values.type):
+            return np.full(len(values), ABSENT)
+        encoded = values.dictionary_encode()
         self._check_type(encoded.dictionary.type, of=of)
         indices = encoded.indices
         if not indices.null_count:
