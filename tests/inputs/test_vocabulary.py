@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 
 from adc_features.errors import ArtifactError, InputError
 from adc_features.inputs import vocabulary as module
+from adc_features.inputs.counting import Counted
 from adc_features.inputs.declaration import VocabularyOptions
 from adc_features.inputs.hashing import bucket_of, hashes
-from adc_features.inputs.vocabulary import FORGOTTEN, Counted, Vocabulary
+from adc_features.inputs.vocabulary import FORGOTTEN, Vocabulary
 
 words = st.sampled_from(["", "a", "b", "B", "ab", "é", "12", "z" * 40])
 numbers = st.integers(-4, 4) | st.sampled_from([2**63 - 1, -(2**63)])
