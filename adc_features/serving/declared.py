@@ -10,14 +10,13 @@ Legend: N candidates.
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from adc_features.clock import utc
-from adc_features.codes.sids import CodeTimeline
 from adc_features.errors import InputError, RequestError
 from adc_features.inputs.compatibility import Difference, differences
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
@@ -61,7 +60,7 @@ class DeclaredBundle:
 
     def check_online(self) -> None:
         """Raise ArtifactError when the online store lost what was put into it."""
-        self.reader.check()
+        # the store is the user's own: what it lacks is marked absent, item by item
 
     def rank(self, asked: RankRequest, *, now: datetime) -> Ranked:
         """Score the candidates of a request as of `now`.
@@ -91,10 +90,10 @@ class DeclaredBundle:
         repeated: int,
     ) -> Ranked:
         marks = [time.perf_counter()]
-        parts = self.reader.parts(user, items, request=request, now=now, timeline=self._timeline())
-        found = self.reader.found(parts)
+        timeline = None if self.sids is None else self.sids.timeline()
+        read = self.reader.read(user, items, request=request, now=now, timeline=timeline)
         marks.append(time.perf_counter())
-        encoded = self.trained.encoder.encode(parts)
+        encoded = self.trained.encoder.encode(read.parts)
         marks.append(time.perf_counter())
         score, probability = self.trained.served(encoded)
         marks.append(time.perf_counter())
@@ -104,32 +103,36 @@ class DeclaredBundle:
             f"p_{task.name}": p
             for task, p in zip(self.trained.ranker.tasks, probability, strict=True)
         }
+        known = np.ones(len(score), bool) if read.items is None else read.items
         return Ranked(
             score,
-            {**items, "score": score, **tasks, "known": found.items, "coded": coded},
-            {"inputs": self.trained.encoder.counts(parts)},
-            found.items,
+            {**items, "score": score, **tasks, "known": known, "coded": coded},
+            {"inputs": _noticed(self.trained.encoder.counts(read.parts, encoded))},
+            known,
             coded,
-            found.user,
+            read.user is not False,
             repeated,
             dict(zip(("features", "inputs", "model"), seconds, strict=True)),
         )
 
-    def _timeline(self) -> CodeTimeline | None:
-        return None if self.sids is None else self.sids.timeline()
-
     def lookup(self, item_ids: list[Any], *, now: datetime) -> pa.Table:
         """What is online of items, in the order asked: keys, `found`, features."""
-        key, *others = self.trained.ranker.item
-        if others:
-            raise RequestError(
-                f"a candidate of this ranker has the keys {[key, *others]}; `lookup` takes one id"
-            )
-        return self.reader.items({key: item_ids}, now=utc(now, name="now"))
+        raise RequestError(
+            "this ranker reads a feature service of your own; ask its store for features"
+        )
 
     def shown(self, rows: pa.Table, features: list[str]) -> dict[str, list[Any]]:
         """What the service answers of `lookup`'s rows."""
         return {name: rows[name].to_pylist() for name in ("found", *features)}
+
+
+def _noticed(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
+    """Inputs of which some row is absent or unknown, and how many are."""
+    found = {
+        name: {state: n for state, n in states.items() if n and state != "present"}
+        for name, states in counts.items()
+    }
+    return {name: states for name, states in found.items() if states}
 
 
 def _keyed(given: Any, names: Sequence[str], of: str) -> dict[str, Any]:
@@ -191,5 +194,3 @@ def refuse(found: Sequence[Difference], name: str) -> None:
             f"ranker {name!r} no longer fits its service: {'; '.join(refused)}. Put the features"
             " back, or train the ranker on the service as it is"
         )
-
-

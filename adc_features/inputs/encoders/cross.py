@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import InputError
+from adc_features.inputs.counting import id_values
 from adc_features.inputs.encoded import Block, InputLayout
 from adc_features.inputs.encoders.base import Fitting, State, table_of
 from adc_features.inputs.encoders.category import (
@@ -26,7 +27,7 @@ from adc_features.inputs.encoders.category import (
 )
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
-from adc_features.inputs.vocabulary import ABSENT, Vocabulary, id_values
+from adc_features.inputs.vocabulary import ABSENT, Vocabulary
 
 _ABSENT = -1
 

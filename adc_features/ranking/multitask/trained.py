@@ -26,13 +26,13 @@ from adc_features.artifact import (
     within,
 )
 from adc_features.errors import ArtifactError
-from adc_features.inputs.declaration import Ranker
+from adc_features.inputs.declaration import ItemHistory, Ranker, SemanticId
 from adc_features.inputs.encoded import Encoded, Lookup
 from adc_features.inputs.encoder import InputEncoder
-from adc_features.inputs.facts import ranker_facts, ranker_of
+from adc_features.inputs.facts import ranker_from_facts, ranker_to_facts
 from adc_features.inputs.rows import Parts
 from adc_features.ranking.multitask.ranker import TaskModel, load_model
-from adc_features.ranking.multitask.score import served_score
+from adc_features.ranking.multitask.score import Calibration, served_score
 
 KIND = "service_ranker"
 REFERENCE = "reference.parquet"
@@ -57,8 +57,10 @@ class TrainedRanker:
         Vocabularies and scales of the training rows.
     models : mapping of int to TaskModel
         Seed -> model; the first serves.
-    calibration : ndarray
-        float64 [T, 2], slope and intercept on each task's logit.
+    features : tuple of str
+        Keys of the features that the inputs read.
+    calibration : tuple of Calibration
+        Of each task.
     generation : str or None
         Id of the generation whose codes it reads.
     facts : mapping
@@ -70,19 +72,16 @@ class TrainedRanker:
     pins: Mapping[str, Any]
     encoder: InputEncoder
     models: Mapping[int, TaskModel]
-    calibration: np.ndarray
+    features: tuple[str, ...]
+    calibration: tuple[Calibration, ...]
     generation: str | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def features(self) -> list[str]:
-        """The keys of the features that the inputs read, in order."""
-        return self.encoder.features
-
-    @property
     def reads_timeline(self) -> bool:
-        """Whether an input reads codes of a user's recent items."""
-        return self.encoder.reads_timeline
+        """Whether an input reads the codes of a user's recent items."""
+        kinds = [spec.kind for spec in self.encoder.specs]
+        return any(isinstance(kind, ItemHistory) and kind.codes for kind in kinds)
 
     def probabilities(self, encoded: Encoded) -> np.ndarray:
         """Calibrated P(task), float32 [S, T, N]."""
@@ -96,17 +95,16 @@ class TrainedRanker:
         return served_score(probability, self.ranker), probability
 
     def _calibrated(self, probability: np.ndarray) -> np.ndarray:
-        p = np.clip(probability.astype(np.float64), 1e-7, 1 - 1e-7)
-        logit = self.calibration[:, :1] * np.log(p / (1 - p)) + self.calibration[:, 1:]
-        return (1 / (1 + np.exp(-logit))).astype(np.float32)
+        each = zip(self.calibration, probability, strict=True)
+        return np.stack([c.apply(p) for c, p in each]).astype(np.float32)
 
     def coded(self, encoded: Encoded) -> np.ndarray:
         """bool [N]: the candidate has a code; all False for a ranker without codes."""
         coded = np.zeros(len(encoded), bool)
-        for name in self.encoder.semantic_ids:
-            for slot in encoded.blocks[name].slots:
-                assert isinstance(slot, Lookup)
-                coded |= slot.rows > 0
+        for spec in self.encoder.specs:
+            if isinstance(spec.kind, SemanticId):
+                slots = encoded.blocks[spec.name].slots
+                coded |= np.any([s.rows > 0 for s in slots if isinstance(s, Lookup)], axis=0)
         return coded
 
     def save(self, directory: Path, *, reference: pa.Table | None = None) -> None:
@@ -126,11 +124,12 @@ class TrainedRanker:
                 {
                     "kind": KIND,
                     "name": self.name,
-                    "ranker": ranker_facts(self.ranker),
+                    "ranker": ranker_to_facts(self.ranker),
                     "pins": self.pins,
                     "generation": self.generation,
                     "seeds": list(self.models),
-                    "calibration": self.calibration,
+                    "features": self.features,
+                    "calibration": [c.to_dict() for c in self.calibration],
                     "needs": sorted({m.needs for m in self.models.values()}),
                     "facts": self.facts,
                 },
@@ -140,7 +139,9 @@ class TrainedRanker:
         from adc_features.store.parquet import write_parquet  # the one writer, with page checksums
 
         _, probability = self.served(self.encoder.encode(joined_parts(rows)))
-        expected = pa.FixedSizeListArray.from_arrays(pa.array(probability.T.ravel()), len(probability))
+        expected = pa.FixedSizeListArray.from_arrays(
+            pa.array(probability.T.ravel()), len(probability)
+        )
         write_parquet([rows.append_column("expected", expected)], path)
 
 
@@ -173,11 +174,12 @@ def load_ranker(directory: Path) -> TrainedRanker:
     require_files(directory, manifest, [f"seed_{seed}/model.json" for seed in seeds])
     trained = TrainedRanker(
         name=manifest["name"],
-        ranker=ranker_of(manifest["ranker"]),
+        ranker=ranker_from_facts(manifest["ranker"]),
         pins=manifest["pins"],
         encoder=InputEncoder.load(directory / "inputs"),
         models={seed: load_model(place) for seed, place in seeds.items()},
-        calibration=np.array(manifest["calibration"], np.float64),
+        features=tuple(manifest["features"]),
+        calibration=tuple(Calibration.from_dict(c) for c in manifest["calibration"]),
         generation=manifest["generation"],
         facts=manifest["facts"],
     )
