@@ -1,0 +1,1 @@
+"""Rankers of several tasks on declared inputs: a gated network or boosted trees."""
