@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -201,10 +201,7 @@ class Vocabulary:
             return np.zeros(0, np.int64)
         hashed = hashes(values)
         buckets = self.options.buckets
-        if buckets:
-            found = FIRST + bucket_of(hashed, buckets)
-        else:
-            found = np.full(len(values), UNKNOWN)
+        found = FIRST + bucket_of(hashed, buckets) if buckets else np.full(len(values), UNKNOWN)
         if not len(self.ids):
             return found
         at = np.minimum(np.searchsorted(self.hashes, hashed), len(self.ids) - 1)
@@ -349,7 +346,7 @@ def counted_values(values: pa.Array | pa.ChunkedArray, *, of: str = "the column"
 def _value_type(type_: pa.DataType) -> ValueType:
     if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
         return "string"
-    return cast(ValueType, "int64" if pa.types.is_integer(type_) else "binary")
+    return "int64" if pa.types.is_integer(type_) else "binary"
 
 
 def _admission(counted: Counted, new: np.ndarray, min_count: int) -> np.ndarray:

@@ -115,7 +115,8 @@ def numbers(spec: ResolvedInput, parts: Parts) -> np.ndarray:
             )
         column = _cast(spec, column)
     if column.null_count:
-        column = column.cast(pa.float64()) if pa.types.is_integer(column.type) else column
+        if pa.types.is_integer(column.type):
+            column = column.cast(pa.float64(), safe=False)  # rounded beyond 2**53, as floats are
         column = column.fill_null(float("nan"))
     values = column.to_numpy(zero_copy_only=False)
     if spec.columns["source"].dtype == "Float32" and values.dtype == np.float64:

@@ -18,6 +18,7 @@ log = logging.getLogger(__name__)
 BOUND = 5.0
 """Standard deviations beyond which a value is clipped."""
 _CONSTANT = 1e-9
+_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -43,9 +44,15 @@ class Scale:
         total = weights.sum()
         if not total > 0:  # every row with a value weighs nothing
             weights, total = np.ones(len(values)), float(len(values))
-        mean = float(np.dot(weights, values) / total)
-        away = values - mean
-        sd = float(np.sqrt(np.dot(weights, away * away) / total))
+        if values.min() == values.max():
+            mean, sd = float(values[0]), 0.0
+        else:
+            exponent = np.frexp(np.abs(values).max())[1]  # by powers of two, so that no square
+            values = np.ldexp(values, -exponent)  # overflows and no digit changes
+            centre = np.dot(weights, values) / total
+            away = values - centre
+            variance = np.dot(weights, away * away) / total
+            mean, sd = (float(np.ldexp(v, exponent)) for v in (centre, np.sqrt(variance)))
         if sd < _CONSTANT:
             log.warning("%s constant=true value=%s scale=1", of, mean)
             sd = 1.0
@@ -53,7 +60,9 @@ class Scale:
 
     def dense(self, values: np.ndarray, *, into: np.ndarray) -> None:
         """Fill float32 [n, 2]: standardised and clipped, 0 where absent; and 1 where absent."""
-        fill(np.clip((values - self.mean) / self.scale, -BOUND, BOUND), into=into)
+        with np.errstate(over="ignore"):  # what overflows is clipped
+            scaled = (values - self.mean) / self.scale
+        fill(np.clip(scaled, -BOUND, BOUND, out=scaled), into=into)
 
     def facts(self) -> dict[str, Any]:
         return {"mean": self.mean, "scale": self.scale}
@@ -66,6 +75,8 @@ class Scale:
 def fill(values: np.ndarray, *, into: np.ndarray) -> None:
     """Fill float32 [n, 2]: the values, 0 where they are NaN; and 1 where they are."""
     absent = np.isnan(values)
+    if len(values) and np.fmax.reduce(np.abs(values)) > _LARGEST:
+        values = np.clip(values, -_LARGEST, _LARGEST)
     into[:, 0] = np.where(absent, 0.0, values) if absent.any() else values
     into[:, 1] = absent
 

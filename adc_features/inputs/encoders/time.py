@@ -122,7 +122,9 @@ def _ages(spec: ResolvedInput, parts: Parts) -> np.ndarray:
     side = spec.columns["source"].side
     moments = _moments(spec, parts)
     values = moments.to_numpy(zero_copy_only=False).astype("datetime64[us]").view(np.int64)
-    ages = _seconds(parts[side].times.view(np.int64)) - _seconds(values)
+    ages = _seconds(np.asarray(parts[side].times, "datetime64[us]").view(np.int64)) - _seconds(
+        values
+    )
     ages = np.where(values == _NEVER, np.nan, ages.astype(np.float64))
     early = ages < 0
     if early.any():

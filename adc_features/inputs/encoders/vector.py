@@ -21,6 +21,8 @@ from adc_features.inputs.encoders.scaling import counted_indicator
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
 
+_LISTS = (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list)
+
 
 @dataclass(frozen=True)
 class VectorEncoder:
@@ -65,7 +67,7 @@ class VectorEncoder:
                 f" {self.length} ({int(wrong.sum()):,} rows in all): vectors of one input have one"
                 " length; mend it in its source"
             )
-        numbers = column.flatten().cast(pa.float32())  # without the elements of nulls
+        numbers = column.flatten().cast(pa.float32(), safe=False)  # without the elements of nulls
         if numbers.null_count:
             numbers = numbers.fill_null(float("nan"))
         found = numbers.to_numpy(zero_copy_only=False).reshape(-1, self.length)
@@ -101,11 +103,7 @@ def _vectors(spec: ResolvedInput, parts: Parts) -> pa.Array:
     type_ = column.type
     if pa.types.is_null(type_):
         return column.cast(pa.list_(pa.float32()))
-    if (
-        pa.types.is_list(type_)
-        or pa.types.is_large_list(type_)
-        or pa.types.is_fixed_size_list(type_)
-    ):
+    if any(known(type_) for known in _LISTS):
         inner = type_.value_type
         if pa.types.is_floating(inner) or pa.types.is_integer(inner) or pa.types.is_null(inner):
             return column
