@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from adc_features.errors import InputError
 from adc_features.inputs.counting import id_values
-from adc_features.inputs.declaration import VocabularyOptions
+from adc_features.inputs.declaration import ItemHistory, VocabularyOptions
 from adc_features.inputs.encoders.base import table_of
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
@@ -41,9 +41,18 @@ def shared_tables(specs: Iterable[ResolvedInput]) -> dict[str, list[ResolvedInpu
     """Table -> the inputs whose values its vocabulary is fitted on."""
     found: dict[str, list[ResolvedInput]] = {}
     for spec in specs:
-        if isinstance(spec.kind, VocabularyOptions) and hasattr(class_of(spec), "values"):
+        if _fits_vocabulary(spec):
             found.setdefault(table_of(spec), []).append(spec)
     return found
+
+
+def _fits_vocabulary(spec: ResolvedInput) -> bool:
+    """Whether the input's values enter a vocabulary. A history that shares no table by name reads
+    the candidate's, as it is."""
+    kind = spec.kind
+    if isinstance(kind, ItemHistory) and (kind.codes or kind.share is None):
+        return False
+    return isinstance(kind, VocabularyOptions)
 
 
 def table_values(

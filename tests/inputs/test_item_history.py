@@ -117,11 +117,11 @@ def test_an_unknown_item_matches_itself_alone():
 
 
 def test_without_times_labels_and_matches_a_history_is_its_size():
-    """Then the user's one row suffices online, and the slot has a query for each candidate."""
+    """Online the user's list stands once, and has a query for each candidate."""
     encoder = by_id(SMALL, lists=(), match=False)
     assert encoder.layout.dense == ("recent_log_size", "recent_absent")
     block = encoder.encode(request(SMALL, 0, [0, 2, 3]))
-    assert block.dense.shape == (1, 2)
+    assert block.dense.shape == (3, 2)
     assert block.slots[0].offsets.tolist() == [0, 3]
     assert block.slots[0].query[:, 0].tolist() == [2, 3, 4]
 
@@ -335,12 +335,13 @@ def test_it_is_what_a_plain_loop_says(values, last):
     (history,) = block.slots
     names = encoder.layout.dense
     row_of = {"a": 2, "b": 3, "z": 4}
+    mean_of_all = 1 / 3 if last == 2 else 1 / 2  # of the newest labels of SMALL
     for n, (of_row, candidate) in enumerate(values):
         kept = [(v, d, y) for v, d, y in of_row or [] if v is not None][-last:]
         part = slice(history.offsets[n], history.offsets[n + 1])
         assert history.rows[part, 0].tolist() == [row_of.get(v, 1) for v, _, _ in kept]
         assert history.query[n, 0] == (0 if candidate is None else row_of.get(candidate, 1))
-        mean = (sum(y for _, _, y in kept) + 2 * 0.5) / (len(kept) + 2)
+        mean = (sum(y for _, _, y in kept) + 2 * mean_of_all) / (len(kept) + 2)
         equal = [y - mean for v, _, y in kept if v == candidate]
         got = dict(zip(names, block.dense[n], strict=True))
         assert got["recent_match_0"] == pytest.approx(len(equal) / (len(kept) + 2))

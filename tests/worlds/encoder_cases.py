@@ -3,17 +3,24 @@ contract by adding its cases to CASES.
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from adc_features.codes.sids import SidTable, SidTimeline
 from adc_features.inputs.declaration import (
     Input,
     category,
+    category_sequence,
+    category_set,
     cross,
     flag,
+    item_history,
+    match,
     number,
+    semantic_id,
     time,
     vector,
 )
@@ -115,6 +122,77 @@ _STAMP = pa.timestamp("us", "UTC")
 _MOMENTS = pa.array([None, *((TIMES[1:] - np.timedelta64(90_000_000_000, "us")).tolist())], _STAMP)
 _VECTORS = _some([[1.0, 2.0], [0.0, 0.0], [-3.0, 4.0]], pa.list_(pa.float32()))
 _FIXED = _VECTORS.cast(pa.list_(pa.float32(), 2))
+_TAGS = _some([["red"], ["red", "blue", "red", None], [], ["new", "blue"]], pa.list_(pa.string()))
+_NUMBERED = _some([[1, 2], [3], [], [2, 2, 7, 1]], pa.list_(pa.int64()))
+
+
+def _codes_through_time() -> SidTimeline:
+    """Two snapshots of three items; "c" has no second code."""
+
+    def table(shift: int) -> SidTable:
+        sid = np.array([[0, shift], [1, 2], [2, -1]], np.int32)
+        weight = np.array([[1, 0.5], [1, 2], [1, 0]], np.float32)
+        return SidTable(
+            item_ids=np.array(["a", "b", "c"]),
+            sid=sid,
+            sid_weight=weight,
+            reliability=np.ones(3, np.float32),
+            alignment=np.ones(3, np.float32),
+            is_cold=np.zeros(3, bool),
+            collision_count=np.ones(3, np.int32),
+            found=np.ones(3, bool),
+            generation="g1",
+            codebook_size=4,
+            as_of=datetime(2026, 2, 1, tzinfo=UTC),
+        )
+
+    moments = [datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 3, 2, tzinfo=UTC)]
+    return SidTimeline([table(1), table(3)], moments)
+
+
+def _history_columns() -> dict[str, pa.Array]:
+    """Histories of a user, and candidates with their codes."""
+    items = [["a", "b", "a"], [], ["c", "new"], ["b"], ["a", None]]
+    times = [
+        None if i is None else [TIMES[0] - np.timedelta64(9 - n, "D") for n in range(len(i))]
+        for i in (None, *(items[n % 5] for n in range(ROWS - 1)))
+    ]
+    micros = [None if t is None else [int(x.astype(np.int64)) for x in t] for t in times]
+    labels = [None if t is None else [n % 2 for n in range(len(t))] for t in times]
+    return {
+        "items": _some(items, pa.list_(pa.string())),
+        "times": pa.array(micros, pa.list_(pa.int64())).cast(pa.list_(_STAMP)),
+        "labels": pa.array(labels, pa.list_(pa.int64())),
+        "sku": _some(["a", "b", "c", "new", None], pa.string()),
+        "brand": _some(["a", "b"], pa.string()),
+        "sid": _some([[0, 3], [1, 2], [2, -1]], pa.list_(pa.int32())),
+        "weight": _some([[1.0, 0.5], [1.0, 2.0], [1.0, 0.0]], pa.list_(pa.float32())),
+        "reliability": _some([0.5, 0.25, 0.0], pa.float32()),
+    }
+
+
+_SID = spec(
+    "sid",
+    semantic_id(codebook_size=4),
+    codes=("sid", "Array(Int32)", "item"),
+    weights=("weight", "Array(Float32)", "item"),
+    reliability=("reliability", "Float32", "item"),
+)
+_SKU = spec("sku", category(min_count=1), "String")
+
+
+def _history(kind: Input, **candidate: tuple[str, str, Side]) -> ResolvedInput:
+    return spec(
+        "h",
+        kind,
+        side="pair",
+        source=("items", "Array(String)", "user"),
+        times=("times", "Array(UnixTimestamp)", "user"),
+        labels=("labels", "Array(Int64)", "user"),
+        **candidate,
+    )
+
+
 _PAIR = cross(of=("u", "i"), min_count=2)
 CASES = [
     Case("number", (spec("x", number()),), {"x": _NUMBERS}),
@@ -170,6 +248,67 @@ CASES = [
             ),
         ),
         {"u": _WORDS, "i": _some([1, 2], pa.int64())},
+    ),
+    Case(
+        "set",
+        (spec("s", category_set(min_count=3), "Array(String)", side="user"),),
+        {"s": _TAGS},
+    ),
+    Case("set_int", (spec("s", category_set(min_count=1), "Set(Int64)"),), {"s": _NUMBERED}),
+    Case(
+        "sequence",
+        (spec("s", category_sequence(min_count=3, buckets=2, last=2), "Array(String)"),),
+        {"s": _TAGS},
+    ),
+    Case(
+        "sequence_newest_first",
+        (
+            spec(
+                "s",
+                category_sequence(min_count=1, last=3, order="newest_first"),
+                "Array(Int64)",
+                side="user",
+            ),
+        ),
+        {"s": _NUMBERED},
+    ),
+    Case("semantic_id", (_SID,), _history_columns()),
+    Case(
+        "history_of_ids",
+        (_SKU, _history(item_history(last=2), candidate=("sku", "String", "item"))),
+        _history_columns(),
+    ),
+    Case(
+        "history_without_match",
+        (_SKU, _history(item_history(match=False), candidate=("sku", "String", "item"))),
+        _history_columns(),
+    ),
+    Case(
+        "history_of_codes",
+        (
+            _SID,
+            _history(
+                item_history(codes=True),
+                codes=("sid", "Array(Int32)", "item"),
+                weights=("weight", "Array(Float32)", "item"),
+            ),
+        ),
+        _history_columns(),
+        _codes_through_time(),
+    ),
+    Case(
+        "match",
+        (
+            spec(
+                "m",
+                match(candidate="brand", values="labels", centred=True),
+                side="pair",
+                source=("items", "Array(String)", "user"),
+                values=("labels", "Array(Int64)", "user"),
+                candidate=("brand", "String", "item"),
+            ),
+        ),
+        _history_columns(),
     ),
 ]
 """Every kind passes the contract on these."""

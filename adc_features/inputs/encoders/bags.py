@@ -45,17 +45,19 @@ def bag_layout(spec: ResolvedInput, *, own: int) -> InputLayout:
     return InputLayout(dense, {0: 2, 1: 2}, (SlotLayout("bag", (table_of(spec),), own=own),))
 
 
-def list_counts(lists: Lists, unknown: np.ndarray) -> dict[str, int]:
-    """Rows without a list, rows with an unknown element, other rows; dropped elements.
+def counted_bag(block: Block, *, own: int) -> dict[str, int]:
+    """The counts of `bag_block`."""
+    (bag,) = block.slots
+    assert isinstance(bag, Bag)
+    return list_counts(block.dense[:, 2] > 0, bag.rows < own, bag.offsets)
 
-    unknown: bool [T].
+
+def list_counts(absent: np.ndarray, unknown: np.ndarray, offsets: np.ndarray) -> dict[str, int]:
+    """Rows without a list, rows with an unknown element, and the others.
+
+    absent: bool [N]; unknown: bool [T]; offsets: int64 [n + 1], n = N or 1.
     """
-    some = np.zeros(len(lists), bool)
-    some[lists.row[unknown]] = True
-    absent = int(lists.absent.sum())
-    return {
-        "absent": absent,
-        "unknown": int(some.sum()),
-        "present": len(lists) - absent - int(some.sum()),
-        "null_elements": lists.dropped,
-    }
+    ends = np.concatenate([[0], np.cumsum(unknown)])[offsets]
+    some = np.broadcast_to(np.diff(ends) > 0, absent.shape)
+    gone, strange = int(absent.sum()), int(some.sum())
+    return {"absent": gone, "unknown": strange, "present": len(absent) - gone - strange}

@@ -14,7 +14,7 @@ from adc_features.inputs.encoded import Block, InputLayout
 from adc_features.inputs.encoders.bags import (
     bag_block,
     bag_layout,
-    list_counts,
+    counted_bag,
     once_a_row,
     table_rows,
 )
@@ -60,10 +60,13 @@ class CategorySetEncoder:
         weights = (1 / np.maximum(lists.sizes, 1)).astype(np.float32)[lists.row]
         return bag_block(lists, rows, weights, own=self.vocabulary.own)
 
+    def counted(self, block: Block) -> dict[str, int]:
+        """The counts of a block; a row is unknown where one of its elements is."""
+        return counted_bag(block, own=self.vocabulary.own)
+
     def counts(self, parts: Parts) -> dict[str, int]:
-        lists = _read(self.spec, parts)
-        rows = table_rows(self.vocabulary, lists.columns["source"], self.spec)
-        return list_counts(lists, rows < self.vocabulary.own)
+        """With "null_elements": how many were dropped."""
+        return self.counted(self.encode(parts)) | {"null_elements": _read(self.spec, parts).dropped}
 
     def state(self) -> State:
         return State({}, {})

@@ -114,12 +114,8 @@ class ItemHistoryEncoder:
         return cls(spec, tables, reader, fitted)
 
     @classmethod
-    def values(cls, spec: ResolvedInput, parts: Parts) -> pa.Array | None:
-        """What the vocabulary that it shares is fitted on, each item once a row. None without
-        `share`: then the candidate's vocabulary, or its codes, are read.
-        """
-        if _kind(spec).codes or _kind(spec).share is None:
-            return None
+    def values(cls, spec: ResolvedInput, parts: Parts) -> pa.Array:
+        """What a vocabulary that it shares by name is fitted on: each item once a row."""
         return once_a_row(_read(spec, parts)).columns["source"]
 
     @property
@@ -154,18 +150,22 @@ class ItemHistoryEncoder:
             ends.append(age[:, 1:].astype(np.float64))
         if kind.match:
             columns += self._matches(lists, keys)
-            columns = [np.broadcast_to(c, (count, c.shape[1])) for c in columns]
-            ends = [np.broadcast_to(c, (count, 1)) for c in ends]
-        dense = np.concatenate([*columns, *ends], axis=1).astype(np.float32)
+        every = [np.broadcast_to(c, (count, c.shape[1])) for c in (*columns, *ends)]
+        dense = np.concatenate(every, axis=1).astype(np.float32)
         history = History(keys.rows, keys.weights, lists.offsets, keys.query, keys.query_weights)
         return Block(dense, (history,))
 
+    def counted(self, block: Block) -> dict[str, int]:
+        """The counts of a block; a row is unknown where one of its elements is."""
+        (history,) = block.slots
+        assert isinstance(history, History)
+        absent = block.dense[:, self.layout.dense.index(f"{self.spec.name}_absent")] > 0
+        unknown: np.ndarray = np.all(history.rows < self.fitted.own, axis=1)
+        return list_counts(absent, unknown, history.offsets)
+
     def counts(self, parts: Parts) -> dict[str, int]:
-        lists = _read(self.spec, parts)
-        keys = self._keys(lists, parts)
-        first = 1 if _kind(self.spec).codes else self.fitted.own
-        unknown: np.ndarray = np.all(keys.rows < first, axis=1)
-        return list_counts(lists, unknown)
+        """With "null_elements": how many were dropped."""
+        return self.counted(self.encode(parts)) | {"null_elements": _read(self.spec, parts).dropped}
 
     def state(self) -> State:
         facts: dict[str, Any] = {
@@ -305,9 +305,7 @@ def _reader(
             " category reads; declare that category, or item_history(share=NAME) for a table of"
             " its own"
         )
-    values = ItemHistoryEncoder.values(spec, parts)
-    assert values is not None
-    vocabulary = fitted_vocabulary(values, spec, fitting)
+    vocabulary = fitted_vocabulary(ItemHistoryEncoder.values(spec, parts), spec, fitting)
     return vocabulary, (kind.share,), vocabulary.own
 
 

@@ -15,6 +15,7 @@ from adc_features.inputs.declaration import Match
 from adc_features.inputs.encoded import Block, InputLayout
 from adc_features.inputs.encoders.base import Fitting, State
 from adc_features.inputs.encoders.category import described
+from adc_features.inputs.encoders.scaling import counted_indicator
 from adc_features.inputs.lists import Lists, coded, places, read_lists
 from adc_features.inputs.matches import smoothed_mean, sums_of_equal
 from adc_features.inputs.resolved import ResolvedInput
@@ -70,15 +71,13 @@ class MatchEncoder:
         dense = np.stack([np.where(absent, 0.0, smoothed), absent.astype(np.float64)], axis=1)
         return Block(dense.astype(np.float32))
 
+    def counted(self, block: Block) -> dict[str, int]:
+        """The counts of a block."""
+        return counted_indicator(block.dense[:, 1])
+
     def counts(self, parts: Parts) -> dict[str, int]:
-        lists, _, absent = self._read(parts)
-        gone = int(absent.sum())
-        return {
-            "absent": gone,
-            "unknown": 0,
-            "present": len(absent) - gone,
-            "null_elements": lists.dropped,
-        }
+        """With "null_elements": how many were dropped."""
+        return self.counted(self.encode(parts)) | {"null_elements": self._read(parts)[0].dropped}
 
     def state(self) -> State:
         return State({}, {})

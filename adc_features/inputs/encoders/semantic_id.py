@@ -19,6 +19,7 @@ from adc_features.inputs.declaration import SemanticId
 from adc_features.inputs.encoded import Block, InputLayout, Lookup, SlotLayout
 from adc_features.inputs.encoders.base import Fitting, State
 from adc_features.inputs.encoders.category import described
+from adc_features.inputs.encoders.scaling import counted_indicator
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
 
@@ -89,10 +90,12 @@ class SemanticIdEncoder:
         )
         return Block(dense, slots)
 
+    def counted(self, block: Block) -> dict[str, int]:
+        """The counts of a block; without any code an item is absent."""
+        return counted_indicator(block.dense[:, -1])
+
     def counts(self, parts: Parts) -> dict[str, int]:
-        codes, _ = self.read(parts)
-        absent = int((codes == NO_CODE).all(axis=1).sum())
-        return {"absent": absent, "unknown": 0, "present": len(codes) - absent}
+        return self.counted(self.encode(parts))
 
     def state(self) -> State:
         return State({"length": self.length, "codebook_size": self.codebook_size}, {})

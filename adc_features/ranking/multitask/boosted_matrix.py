@@ -78,21 +78,22 @@ class BoostedColumns:
             Of the encoder that was fitted on the training rows.
         counts : mapping of str to ndarray
             Table of a vocabulary -> int64 [rows], how often each row occurred in training rows
-            (`Vocabulary.counts`).
+            (`Vocabulary.counts`). A table without them enters as a category.
         vectors : bool
             Take the raw numbers of vectors too.
 
         Raises
         ------
         InputError
-            Without the counts of a large table or of a list's.
+            Without the counts of a list's table.
         """
         slots = [slot for one in layout.inputs.values() for slot in one.slots]
         own = {s.tables[0]: s.own for s in slots if s.tables}
         sizes = {s.tables[0]: layout.tables[s.tables[0]] for s in slots if s.kind == "lookup"}
-        large = sorted(table for table, rows in sizes.items() if rows > CATEGORIES)
+        # codes have no counts: they are categories, however many there are
+        large = sorted(t for t, rows in sizes.items() if rows > CATEGORIES and t in counts)
         lists = sorted({s.tables[0] for s in slots if s.kind == "bag"})
-        if missing := sorted({*large, *lists} - set(counts)):
+        if missing := sorted(set(lists) - set(counts)):
             raise InputError(
                 f"counts are given for the tables {sorted(counts)}; expected those of {missing}"
                 " too: pass the counts of the encoder's vocabularies"
