@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 
+import numpy as np
 import pyarrow as pa
 
 from adc_features.inputs.declaration import Ranker, Task, category, infer
@@ -68,3 +69,34 @@ def log(**changed):
         **changed,
     }
     return pa.table({name: values for name, values in columns.items() if values is not None})
+
+
+KEYS_ONLY = ServiceSchema("shop", "feed_v3", (), (), {"customer_id": "String", "sku": "Int64"})
+"""The schema of a service whose features do not matter."""
+
+
+def generated(rng, *, rows, days, tasks, known_at=None, slate=1):
+    """A log of that many days: a new customer for every `slate` rows, one request each, at even
+    steps of time. tasks: name -> labels [N]; known_at: name -> hours [N] (NaN for none).
+    """
+    hours = np.sort(rng.integers(0, days * 24 * 60, rows)) // slate * slate / 60
+    number = np.arange(rows) // slate
+    hours = hours[number * slate]
+    columns = {
+        "customer_id": pa.array(number).cast(pa.string()),
+        "sku": pa.array(np.arange(rows)),
+        "event_timestamp": instants(hours),
+        "slate": pa.array(number).cast(pa.string()),
+        **{name: pa.array(labels, from_pandas=True) for name, labels in tasks.items()},
+        **{name: instants(values) for name, values in (known_at or {}).items()},
+    }
+    return pa.table(columns), hours
+
+
+def instants(hours):
+    """UTC times that many hours after the start, null for NaN."""
+    hours = np.asarray(hours, np.float64)
+    micros = np.where(np.isnan(hours), 0, hours) * 3.6e9
+    first = int(START.timestamp()) * 1_000_000
+    whole = pa.array(micros.astype(np.int64) + first, mask=np.isnan(hours))
+    return whole.cast(pa.timestamp("us", "UTC"))

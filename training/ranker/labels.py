@@ -248,12 +248,18 @@ def group_numbers(table: pa.Table, columns: Sequence[str]) -> np.ndarray:
     """The number of each row's combination of values: int64 [N], from 0."""
     numbers = np.zeros(len(table), np.int64)
     for name in columns:
-        encoded = pc.dictionary_encode(table[name], null_encoding="encode")
-        codes = _one_array(encoded).indices.to_numpy().astype(np.int64)
+        codes = encoded_column(table[name]).indices.to_numpy().astype(np.int64)
         numbers = numbers * (int(codes.max(initial=0)) + 1) + codes
         if len(columns) > 1:
             numbers = np.unique(numbers, return_inverse=True)[1]
     return numbers
+
+
+def encoded_column(column: pa.ChunkedArray) -> pa.DictionaryArray:
+    """A column as its distinct values, in the order in which they appear, and their numbers."""
+    encoded = pc.dictionary_encode(column, null_encoding="encode")
+    whole = encoded.unify_dictionaries().combine_chunks()
+    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
 
 
 def check_matched(joined: pa.Table, schema: ServiceSchema) -> dict[str, float]:
@@ -374,8 +380,3 @@ def _null_problems(rows: pa.Table, columns: LabelColumns) -> list[str]:
 def _instants(column: pa.ChunkedArray) -> np.ndarray:
     """A UTC column as datetime64[us] [N], NaT for null."""
     return column.cast(pa.timestamp("us")).to_numpy().astype("datetime64[us]")
-
-
-def _one_array(column: pa.ChunkedArray) -> pa.DictionaryArray:
-    whole = column.unify_dictionaries().combine_chunks()
-    return whole.chunk(0) if isinstance(whole, pa.ChunkedArray) else whole
