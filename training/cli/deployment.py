@@ -12,6 +12,7 @@ import typer
 
 from adc_features.cli.console import JsonOption, RunOption, report
 from adc_features.cli.serving import PromotionOption
+from training.cli.rankers import RepoOption, one_of
 
 CatalogOption = Annotated[
     str | None,
@@ -29,14 +30,21 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
 
 
+# as long as its options
 def promote(
-    run: RunOption,
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
+    ] = None,
+    repo: RepoOption = None,
     recipe: Annotated[str, typer.Option(help="Which of the run's rankers.")] = "codes_weights",
     ranker: Annotated[
         str | None,
         typer.Option(
-            metavar="HASH",
-            help="A ranker on record instead, by the start of its hash; see `adc versions`.",
+            metavar="HASH|NAME",
+            help=(
+                "With --run: a ranker on record instead, by the start of its hash; see `adc"
+                " versions`. With --repo: the ranker; default the best on the validation window."
+            ),
         ),
     ] = None,
     generation: Annotated[
@@ -53,11 +61,18 @@ def promote(
     """Let a ranker serve, on the codes it was trained on; a running service takes it over. Replaces
     a damaged promotion file.
     """
+    one_of(run, repo)
+    if repo is not None:
+        from training.ranker.workflow import promote_ranker
+
+        report(promote_ranker(repo, ranker, at=datetime.now(UTC)), json)
+        return
     from adc_features.pipeline import pairs
     from adc_features.serving import promotion
     from training.deployment.promotions import candidate, deploy
     from training.deployment.record import catalog_of, sync
 
+    assert run is not None
     opened, at = open_deployed(run), datetime.now(UTC)
     if ranker is None and generation is None:
         pair = pairs.promotion_of(opened, recipe=recipe, promoted_at=at)

@@ -13,8 +13,26 @@ from adc_features.cli.commands import DataOption, FinalOption, SeedOption, build
 from adc_features.cli.console import JsonOption, RunOption, progress, report
 from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
+from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
+from training.cli.rankers import (
+    ItemOption,
+    LabelsOption,
+    LabelsQueryOption,
+    RankersOption,
+    RepoOption,
+    RequestOption,
+    ServiceOption,
+    TaskOption,
+    TestOption,
+    UserOption,
+    ValidationOption,
+    one_of,
+)
 
+OptionalRunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
+]
 retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
 
 
@@ -112,27 +130,95 @@ def audit(
     found.require_clean()
 
 
+# as long as its options
 def train(
-    run: RunOption,
+    run: OptionalRunOption = None,
+    repo: RepoOption = None,
     recipe: Annotated[
         list[str] | None, typer.Option(help="Recipe to train; repeatable. Default: all.")
     ] = None,
-    seeds: Annotated[int | None, typer.Option(help="Rankers per recipe.")] = None,
+    ranker: RankersOption = None,
+    labels: LabelsOption = None,
+    labels_query: LabelsQueryOption = None,
+    service: ServiceOption = None,
+    task: TaskOption = None,
+    user: UserOption = None,
+    item: ItemOption = None,
+    request: RequestOption = None,
+    validation_start: ValidationOption = None,
+    test_start: TestOption = None,
+    final: Annotated[
+        bool,
+        typer.Option("--final", help="With --repo: train before the test, judge on test rows."),
+    ] = False,
+    quick: Annotated[
+        bool,
+        typer.Option("--quick", help="With --repo: one seed and one round, for a first answer."),
+    ] = False,
+    keep_negatives: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="With --repo: share of rows without a positive to keep."),
+    ] = 1.0,
+    seeds: Annotated[int | None, typer.Option(help="Models of each ranker.")] = None,
     json: JsonOption = None,
 ) -> None:
-    """Train rankers on the joined rows and score the evaluated window."""
+    """Train rankers on labelled rows and the features known at their time, and judge them.
+
+    On a run (--run), or on a feature service of a Feast repository of your own (--repo).
+    """
+    one_of(run, repo)
+    if repo is not None:
+        names = {"service": service, "tasks": task, "user": user, "item": item, "request": request}
+        source = rankers_cli.label_source(labels, labels_query)
+        facts = rankers_cli.train_on_service(
+            repo,
+            rankers_cli.chosen_rankers(repo, ranker, **names),
+            source,
+            seeds=seeds,
+            quick=quick,
+            final=final,
+            keep_negatives=keep_negatives,
+            period=rankers_cli.period_of(validation_start, test_start),
+        )
+        report(facts, json, text=rankers_cli.scores_text)
+        return
     from adc_features.errors import InputError
     from training.stages import RANKERS
 
+    assert run is not None
     if unknown := [r for r in recipe or [] if r not in RANKERS]:
         raise InputError(f"there is no recipe {unknown[0]!r}; choose from {', '.join(RANKERS)}")
     build(run, *(RANKERS[r] for r in recipe or RANKERS), json=json, seeds=seeds)
 
 
-def evaluate(run: RunOption, json: JsonOption = None) -> None:
-    """Score every recipe with intervals and paired differences."""
+def evaluate(
+    run: OptionalRunOption = None,
+    repo: RepoOption = None,
+    ranker: RankersOption = None,
+    labels: LabelsOption = None,
+    labels_query: LabelsQueryOption = None,
+    validation_start: ValidationOption = None,
+    test_start: TestOption = None,
+    final: Annotated[
+        bool, typer.Option("--final", help="With --repo: judge on test rows, once, at the end.")
+    ] = False,
+    json: JsonOption = None,
+) -> None:
+    """Score what is trained, with intervals and paired differences."""
+    one_of(run, repo)
+    if repo is not None:
+        facts = rankers_cli.evaluate_on_service(
+            repo,
+            ranker,
+            rankers_cli.label_source(labels, labels_query),
+            final=final,
+            period=rankers_cli.period_of(validation_start, test_start),
+        )
+        report(facts, json, text=rankers_cli.scores_text)
+        return
     from training.stages import SCORES
 
+    assert run is not None
     build(run, SCORES, json=json)
 
 

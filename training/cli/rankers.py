@@ -1,0 +1,242 @@
+"""The commands of training on a feature service of the user's own. Each is one call into
+`training.ranker`; `train`, `evaluate` and `promote` come here when they are given --repo.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adc_features.errors import InputError
+
+RepoOption = Annotated[
+    Path | None,
+    typer.Option("--repo", metavar="DIR", help="A Feast repository, in place of --run."),
+]
+RankersOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--ranker",
+        metavar="NAME",
+        help="With --repo: a ranker that its files declare; repeatable. Default: all.",
+    ),
+]
+LabelsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels",
+        metavar="FILE|URL",
+        help="With --repo: the label log, Parquet or the SQLAlchemy URL of a database.",
+    ),
+]
+LabelsQueryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--labels-query", metavar="SQL", help="A table or a SELECT, where --labels is a URL."
+    ),
+]
+ServiceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--service",
+        help="With --repo: a feature service, every feature of it by rule, in place of --ranker.",
+    ),
+]
+TaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="NAME", help="With --service: a label column; repeatable."),
+]
+UserOption = Annotated[
+    list[str] | None,
+    typer.Option("--user", metavar="KEY", help="With --service: a join key of the user."),
+]
+ItemOption = Annotated[
+    list[str] | None,
+    typer.Option("--item", metavar="KEY", help="With --service: a join key of the candidate."),
+]
+RequestOption = Annotated[
+    str | None,
+    typer.Option("--request", metavar="COLUMN", help="With --service: names a row's request."),
+]
+ValidationOption = Annotated[
+    str | None,
+    typer.Option(
+        "--validation-start",
+        metavar="TIME",
+        help="With --repo: where validation rows begin; default the day of the 80 % row.",
+    ),
+]
+TestOption = Annotated[
+    str | None,
+    typer.Option(
+        "--test-start",
+        metavar="TIME",
+        help="With --repo: where test rows begin; default the day of the 90 % row.",
+    ),
+]
+
+
+def one_of(run: Path | None, repo: Path | None) -> None:
+    """Raise BadParameter unless exactly one of --run and --repo was given."""
+    if (run is None) == (repo is None):
+        raise typer.BadParameter("give --run or --repo")
+
+
+def label_source(labels: str | None, query: str | None) -> Any:
+    """The label log that options name. Raises InputError."""
+    from training.ranker.label_sources import SqlLabels
+
+    if labels is None:
+        raise InputError("no label log; give --labels FILE, or --labels URL --labels-query SQL")
+    if "://" in labels:
+        if query is None:
+            raise InputError("--labels is the URL of a database; give a table, --labels-query SQL")
+        return SqlLabels(labels, query)
+    if query is not None:
+        raise InputError(f"--labels-query needs the URL of a database; --labels is {labels!r}")
+    return Path(labels)
+
+
+def chosen_rankers(
+    repo: Path,
+    names: Sequence[str] | None,
+    *,
+    service: str | None,
+    tasks: Sequence[str] | None,
+    user: Sequence[str] | None,
+    item: Sequence[str] | None,
+    request: str | None,
+) -> dict[str, Any]:
+    """The declared rankers of these names (all of them without one), or one that options
+    declare."""
+    from adc_features.inputs.declaration import Ranker, Task
+    from adc_features.inputs.references import near
+    from adc_features.store.services.schema import declared_rankers
+
+    if service is not None:
+        if names and len(names) > 1:
+            raise InputError("--service declares one ranker; give at most one --ranker, its name")
+        if not tasks:
+            raise InputError("--service needs a label: --task NAME, a column of the label log")
+        name = names[0] if names else service
+        declared = Ranker(
+            service=service,
+            tasks=[Task(task) for task in tasks],
+            name=name,
+            user=user or (),
+            item=item or (),
+            request=request,
+        )
+        return {name: declared}
+    found = declared_rankers(repo)
+    if not found:
+        raise InputError(
+            f"no Python file of {repo} declares a ranker; `adc inputs --repo {repo} --service NAME"
+            " --write FILE.py` writes one, or give --service and --task"
+        )
+    if unknown := [name for name in names or () if name not in found]:
+        raise InputError(
+            f"{repo} declares no ranker {unknown[0]!r}{near(unknown[0], found)}; it declares"
+            f" {', '.join(found)}"
+        )
+    return {name: found[name] for name in names or found}
+
+
+def period_of(start: str | None, test: str | None) -> Any:
+    """The period that --validation-start and --test-start tell."""
+    from adc_features.clock import parse_utc
+    from adc_features.data.windows import Windows
+    from training.ranker.workflow import Period
+
+    if (start is None) != (test is None):
+        raise InputError("give both --validation-start and --test-start, or neither")
+    if start is None or test is None:
+        return Period()
+    begin, end = (
+        parse_utc(start, name="--validation-start"),
+        parse_utc(test, name="--test-start"),
+    )
+    return Period(windows=Windows(begin, end, end))
+
+
+def train_on_service(
+    repo: Path,
+    rankers: Mapping[str, Any],
+    source: Any,
+    *,
+    seeds: int | None,
+    quick: bool,
+    final: bool,
+    keep_negatives: float,
+    period: Any,
+) -> dict[str, Any]:
+    """Train and judge; what the command prints."""
+    from adc_features.cli.console import progress
+    from training.ranker.fitting import TrainSettings
+    from training.ranker.workflow import train_rankers
+
+    defaults = TrainSettings()
+    settings = TrainSettings(
+        seeds=defaults.seeds if seeds is None else seeds, quick=quick, keep_negatives=keep_negatives
+    )
+    judged = train_rankers(
+        repo,
+        rankers,
+        source,
+        at=datetime.now(UTC),
+        settings=settings,
+        period=period,
+        final=final,
+        progress=progress,
+    )
+    return judged.to_dict()
+
+
+def evaluate_on_service(
+    repo: Path, names: Sequence[str] | None, source: Any, *, final: bool, period: Any
+) -> dict[str, Any]:
+    """Judge the newest versions; what the command prints."""
+    from adc_features.cli.console import progress
+    from training.ranker.workflow import evaluate_trained
+    from training.ranker.workspace import trained_names
+
+    return evaluate_trained(
+        repo,
+        names or trained_names(repo),
+        source,
+        period=period,
+        final=final,
+        progress=progress,
+    ).to_dict()
+
+
+def scores_text(facts: Mapping[str, Any]) -> str:
+    """The metrics of every ranker and task with their 95 % intervals, and paired differences."""
+    from adc_features.cli.console import table
+
+    lines = [f"judged on the {facts['window']} window"]
+    for task, found in facts["tasks"].items():
+        lines.append(
+            f"\ntask {task}: {found['rows']} rows, {found['positives']} positive, {found['users']}"
+            " users with both"
+        )
+        rows = [
+            {"ranker": name, **{metric: _interval(scores[metric]) for metric in _shown(found)}}
+            for part in ("rankers", "paired")
+            for name, scores in found[part].items()
+        ]
+        lines.append(table(rows))
+    return "\n".join(lines)
+
+
+def _shown(task: Mapping[str, Any]) -> list[str]:
+    names = ["auc", "gauc", "logloss", "calibration"]
+    return names if task["requests"] is None else [*names, "request_gauc", "ndcg", "mrr"]
+
+
+def _interval(found: Mapping[str, Any] | None) -> str:
+    if not found or found["mean"] is None or found["mean"] != found["mean"]:
+        return "-"
+    return f"{found['mean']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"

@@ -1,0 +1,208 @@
+"""Fit a ranker of a feature service. Reads: JoinedRows, a window of them. Writes: TrainedRanker.
+
+The newest tenth of the window's rows chooses the number of rounds, by a model of the first seed
+that did not see them; then every seed is fitted on all of it. Tasks are calibrated on a later
+window that no model saw.
+
+Legend: N rows, T tasks, n rows of the window.
+"""
+
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from adc_features.errors import InputError
+from adc_features.inputs.encoded import Encoded
+from adc_features.inputs.encoder import InputEncoder
+from adc_features.ranking.base import Progress, Round
+from adc_features.ranking.multitask.score import Calibration
+from adc_features.ranking.multitask.trained import TrainedRanker
+from training.ranker.calibration import fit_calibrations
+from training.ranker.fit_model import fit_model, round_cost
+from training.ranker.fit_network import Labelled, chosen_rounds
+from training.ranker.joined import JoinedRows
+from training.ranker.sampling import NegativeSampling
+from training.ranker.splits import LabelWindow, request_times
+
+log = logging.getLogger(__name__)
+HOLDOUT = 0.1
+"""Share of the window's rows, the newest, that choose the rounds."""
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How a ranker is trained.
+
+    Parameters
+    ----------
+    seeds : int
+        Models, each of its own chance; the first serves.
+    seed : int
+        The first of them.
+    quick : bool
+        One seed and one round, without held-out rows: an answer in a fraction of the time, to see
+        whether something works and about how well.
+    keep_negatives : float
+        Share of rows without a positive that are kept; they count 1 / share.
+    """
+
+    seeds: int = 3
+    seed: int = 0
+    quick: bool = False
+    keep_negatives: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.seeds < 1:
+            raise InputError(f"seeds is {self.seeds}; expected at least 1")
+
+
+class _Rows(NamedTuple):
+    """Rows that are learned from: int64 [n]. labels, mask: [T, n]; weights: [n]; groups: int64 [n],
+    None without requests; times: of their requests, datetime64[us] [n].
+    """
+
+    rows: np.ndarray
+    labels: np.ndarray
+    mask: np.ndarray
+    weights: np.ndarray
+    groups: np.ndarray | None
+    times: np.ndarray
+
+    @classmethod
+    def of(cls, joined: JoinedRows, window: LabelWindow, sampling: NegativeSampling) -> "_Rows":
+        kept = sampling.sample(joined.log, window)
+        rows, requests = window.rows[kept.rows], joined.log.requests
+        return cls(
+            rows,
+            window.labels[:, kept.rows],
+            window.mask[:, kept.rows],
+            joined.log.weights[rows] * kept.weights,
+            None if requests is None else requests[rows],
+            request_times(joined.log)[rows],
+        )
+
+    def take(self, places: np.ndarray) -> "_Rows":
+        groups = None if self.groups is None else self.groups[places]
+        return _Rows(
+            self.rows[places],
+            self.labels[:, places],
+            self.mask[:, places],
+            self.weights[places],
+            groups,
+            self.times[places],
+        )
+
+    def labelled(self, encoded: Encoded) -> Labelled:
+        return Labelled(encoded, self.labels, self.mask, self.weights, self.groups)
+
+
+def fit_ranker(
+    joined: JoinedRows,
+    window: LabelWindow,
+    settings: TrainSettings,
+    *,
+    validation: LabelWindow | None = None,
+    calibration: Sequence[Calibration] | None = None,
+    start: TrainedRanker | None = None,
+    progress: Progress | None = None,
+) -> TrainedRanker:
+    """Fit the encoders and the models of a ranker on a window.
+
+    Parameters
+    ----------
+    joined : JoinedRows
+        The ranker's rows.
+    window : LabelWindow
+        Those that are learned from.
+    settings : TrainSettings
+        How.
+    validation : LabelWindow, optional
+        Later rows, on which the tasks are calibrated.
+    calibration : sequence of Calibration, optional
+        Known already, where every labelled row is learned from.
+    start : TrainedRanker, optional
+        An older ranker of the same declaration, for a warm start: its vocabularies grow, its scales
+        stay, and its parameters are begun with.
+    progress : callable, optional
+        Called with a label, steps done and their number.
+
+    Raises
+    ------
+    InputError
+        What cannot be encoded or learned from, naming input, column and value.
+    """
+    slates = bool(joined.ranker.listwise)
+    sampling = NegativeSampling(settings.keep_negatives, settings.seed, slates=slates)
+    rows = _Rows.of(joined, window, sampling)
+    parts = joined.parts(rows.rows)
+    if start is None:
+        specs = joined.resolution.inputs
+        encoder = InputEncoder.fit(specs, parts, weights=rows.weights, seed=settings.seed)
+    else:
+        encoder = start.encoder.grown(parts, seed=settings.seed)
+    encoded = encoder.encode(parts, training=True, seed=settings.seed)
+    fit = partial(fit_model, joined.ranker, encoder, start=start, progress=progress)
+    seeds = range(settings.seed, settings.seed + (1 if settings.quick else settings.seeds))
+    rounds, curve = 1, list[Round]()
+    if not settings.quick:
+        older, newer = _by_time(rows.times)
+        held = rows.take(newer).labelled(encoder.encode(joined.parts(rows.rows[newer])))
+        _, curve = fit(rows.take(older).labelled(encoded.take(older)), seed=seeds[0], holdout=held)
+        rounds = chosen_rounds(curve, round_cost(joined.ranker))
+    models = {seed: fit(rows.labelled(encoded), seed=seed, rounds=rounds)[0] for seed in seeds}
+    if calibration is None:
+        calibration = (Calibration(),) * len(joined.ranker.tasks)
+        if validation is not None:
+            probability = models[seeds[0]].predict(encoder.encode(joined.parts(validation.rows)))
+            own = joined.log.weights[validation.rows]
+            calibration = fit_calibrations(probability, validation, weights=own)
+    log.info(
+        "stage=train ranker=%s rows=%d seeds=%d rounds=%d",
+        joined.name,
+        len(rows.rows),
+        len(models),
+        rounds,
+    )
+    return TrainedRanker(
+        name=joined.name,
+        ranker=joined.ranker,
+        pins=joined.pins,
+        encoder=encoder,
+        models=models,
+        features=joined.features,
+        calibration=tuple(calibration),
+        generation=joined.generation,
+        facts={
+            "rows": len(rows.rows),
+            "first": joined.log.times[rows.rows].min(),
+            "cutoff": window.cutoff,
+            "positives": dict(zip(_names(joined), rows.labels.sum(axis=1).tolist(), strict=True)),
+            "matched": dict(joined.matched),
+            "inputs": encoder.counts(parts, encoded),
+            "settings": asdict(settings),
+            "sampling": sampling.to_dict(),
+            "rounds": rounds,
+            "curve": [r._asdict() for r in curve],
+            "warm_start": start is not None,
+        },
+    )
+
+
+def predictions(trained: TrainedRanker, joined: JoinedRows, window: LabelWindow) -> np.ndarray:
+    """Calibrated P(task) of a window's rows, float32 [S, T, n]."""
+    return trained.probabilities(trained.encoder.encode(joined.parts(window.rows)))
+
+
+def _names(joined: JoinedRows) -> list[str]:
+    return [task.name for task in joined.ranker.tasks]
+
+
+def _by_time(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the older rows and of the newest HOLDOUT of them, split between two times of
+    requests."""
+    cut = np.sort(times)[int(len(times) * (1 - HOLDOUT))]
+    return np.flatnonzero(times < cut), np.flatnonzero(times >= cut)

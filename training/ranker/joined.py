@@ -1,0 +1,168 @@
+"""Labelled rows of a ranker with the features of its service. Reads: a Feast repository, a label
+log. Writes: JoinedRows.
+
+Legend: N rows.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from adc_features.codes.sids import CodeTimeline
+from adc_features.errors import InputError
+from adc_features.inputs.compatibility import pins
+from adc_features.inputs.declaration import ItemHistory, Ranker
+from adc_features.inputs.resolution import Resolution, resolution
+from adc_features.inputs.rows import Parts
+from adc_features.inputs.schema import ServiceSchema
+from adc_features.ranking.base import Progress
+from training.ranker.label_columns import feast_type
+from training.ranker.label_sources import LabelSource, open_labels
+from training.ranker.labels import LabelLog, check_matched, read_labels
+
+
+@dataclass(frozen=True)
+class JoinedRows:
+    """Labelled rows and what was known of them at their time.
+
+    Parameters
+    ----------
+    schema : ServiceSchema
+        The service as it was applied.
+    resolution : Resolution
+        The ranker's inputs; its declaration with keys filled in.
+    log : LabelLog
+        N rows, by time.
+    table : pyarrow.Table
+        The same rows with their features.
+    matched : mapping of str to float
+        View -> share of rows for which it has a value.
+    generation : str or None
+        Id of the generation whose codes the inputs read.
+    timeline : CodeTimeline or None
+        Its codes through time, where an input reads those of a user's recent items.
+    """
+
+    schema: ServiceSchema
+    resolution: Resolution
+    log: LabelLog
+    table: pa.Table
+    matched: Mapping[str, float]
+    generation: str | None = None
+    timeline: CodeTimeline | None = None
+
+    def __len__(self) -> int:
+        return len(self.log)
+
+    @property
+    def ranker(self) -> Ranker:
+        """The declaration, its keys filled in."""
+        return self.resolution.ranker
+
+    @property
+    def name(self) -> str:
+        """Of the ranker."""
+        return self.ranker.name or self.ranker.service
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Keys of the features that the inputs read, in the order of the service."""
+        return _features(self.resolution, self.schema)
+
+    @property
+    def pins(self) -> dict[str, Any]:
+        """What a manifest holds of the inputs."""
+        return pins(self.schema, self.resolution.inputs, self.ranker)
+
+    def parts(self, rows: np.ndarray) -> Parts:
+        """Some rows (int64) as encoders read them."""
+        table = self.table if len(rows) == len(self) else self.table.take(pa.array(rows))
+        return Parts.joined(table, self.log.times[rows], timeline=self.timeline)
+
+
+def join_labels(
+    repo: Path,
+    ranker: Ranker,
+    source: LabelSource,
+    *,
+    start: datetime | None = None,
+    end: datetime | None = None,
+    progress: Progress | None = None,
+) -> JoinedRows:
+    """Read and check a label log, and join the features that a ranker reads.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository that was applied.
+    ranker : Ranker
+        Its declaration.
+    source : LabelSource
+        The label log.
+    start, end : datetime, optional
+        Rows with start <= time < end; aware.
+    progress : callable, optional
+        Called with a label, steps done and their number.
+
+    Raises
+    ------
+    InputError
+        The service, the declaration or the log is wrong; or keys match nothing. What can be told
+        before the join is told before it.
+    """
+    from adc_features.store.services.schema import service_schema
+    from adc_features.store.services.training_rows import join_service
+
+    schema = service_schema(repo, ranker.service)
+    resolved = resolution(ranker, schema, columns=_request_columns(source, schema))
+    log = read_labels(source, schema=schema, ranker=resolved.ranker, start=start, end=end)
+    table = join_service(
+        repo, schema, log.entity_rows, features=_features(resolved, schema), progress=progress
+    )
+    matched = check_matched(table, schema)
+    generation = _generation(resolved, schema)
+    kinds = [i.kind for i in resolved.inputs]
+    late = any(isinstance(k, ItemHistory) and k.codes for k in kinds)
+    timeline = _timeline(repo, generation) if generation else None
+    if late and timeline is None:
+        raise InputError(
+            f"ranker {resolved.ranker.name or ranker.service!r} reads the codes of recent items,"
+            " and its service has no view of codes; publish a generation and add its view"
+        )
+    return JoinedRows(schema, resolved, log, table, matched, generation, timeline)
+
+
+def _request_columns(source: LabelSource, schema: ServiceSchema) -> dict[str, str]:
+    """Columns of the log that may be fields of a request: name -> Feast type."""
+    types = {field.name: feast_type(field.type) for field in open_labels(source).schema}
+    return {n: t for n, t in types.items() if t is not None and n not in schema.join_keys}
+
+
+def _features(resolved: Resolution, schema: ServiceSchema) -> tuple[str, ...]:
+    read = {c.name for i in resolved.inputs for c in i.columns.values()}
+    return tuple(f.key for f in schema.features if f.key in read)
+
+
+def _generation(resolved: Resolution, schema: ServiceSchema) -> str | None:
+    """The generation of the codes that are read. Raises InputError when there are several."""
+    read = set(_features(resolved, schema))
+    found = {
+        f.tags["generation"] for f in schema.features if f.key in read if "generation" in f.tags
+    }
+    if len(found) > 1:
+        raise InputError(
+            f"the ranker reads codes of the generations {sorted(found)}; read those of one: leave"
+            " the others out of the service, or skip() them"
+        )
+    return next(iter(found), None)
+
+
+def _timeline(repo: Path, generation: str) -> CodeTimeline:
+    from adc_features.store import published_timeline
+
+    return published_timeline(repo, generation)

@@ -1,0 +1,323 @@
+"""Train, judge and promote the rankers of a Feast repository. Reads: a repository, a label log.
+Writes: trained rankers, an evaluation, promotions.
+
+    labels + service -> joined rows -> train | validation | test -> trained version -> evaluation
+                                                                             `-> promotion
+
+Choices (rounds, calibration, which ranker) are made on training and validation rows; test rows are
+opened with `final` alone.
+"""
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from adc_features.artifact import MANIFEST, file_hash, read_manifest, write_json
+from adc_features.data.windows import Windows
+from adc_features.errors import InputError
+from adc_features.inputs.declaration import Ranker
+from adc_features.ranking.base import Progress
+from adc_features.ranking.multitask.trained import REFERENCE_ROWS, TrainedRanker, load_ranker
+from adc_features.serving.promotion import Promotion, promote
+from training.ranker.fitting import TrainSettings, fit_ranker, predictions
+from training.ranker.joined import JoinedRows, join_labels
+from training.ranker.label_sources import LabelSource, source_name
+from training.ranker.metrics import evaluate_rankers
+from training.ranker.results import RankerEvaluation
+from training.ranker.splits import LabelWindow, Splits, split_labels
+from training.ranker.workspace import Workspace, evaluation_path
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Period:
+    """Which rows of the log count.
+
+    start, end: rows with start <= time < end, aware; None leaves a side open. windows: where
+    validation and test begin; by default the days of the 80 % and the 90 % row.
+    """
+
+    start: datetime | None = None
+    end: datetime | None = None
+    windows: Windows | None = None
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Rankers that were trained on the same rows, and judged on the same later ones.
+
+    versions: ranker -> directory. window: "validation" or "test". evaluation: of all of them.
+    """
+
+    versions: Mapping[str, Path]
+    window: str
+    evaluation: RankerEvaluation
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values."""
+        return {
+            "window": self.window,
+            "versions": {name: str(path.name) for name, path in self.versions.items()},
+            **self.facts,
+            **self.evaluation.to_dict(),
+        }
+
+
+def train_rankers(
+    repo: Path,
+    rankers: Mapping[str, Ranker],
+    source: LabelSource,
+    *,
+    at: datetime,
+    settings: TrainSettings | None = None,
+    period: Period | None = None,
+    final: bool = False,
+    progress: Progress | None = None,
+) -> Judged:
+    """Train rankers on one label log, and judge them together on later rows.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository that was applied.
+    rankers : mapping of str to Ranker
+        By name; their tasks are the same.
+    source : LabelSource
+        The label log.
+    at : datetime
+        Now, aware: names the versions.
+    settings, period : optional
+        How is trained, and on which rows.
+    final : bool
+        Train on all rows before the test and judge on the test rows: once, at the end.
+    progress : callable, optional
+        Called with a label, steps done and their number.
+
+    Raises
+    ------
+    InputError
+        Before anything is written: what is wrong with service, declaration, log or windows.
+    """
+    settings, period = settings or TrainSettings(), period or Period()
+    places = {name: Workspace(repo, name) for name in rankers}
+    _require_same_tasks(rankers)
+    scores: dict[str, np.ndarray] = {}
+    versions: dict[str, Path] = {}
+    judged: tuple[JoinedRows, LabelWindow] | None = None
+    for name, ranker in rankers.items():
+        joined = join_labels(
+            repo, ranker, source, start=period.start, end=period.end, progress=progress
+        )
+        splits = split_labels(joined.log, period.windows)
+        trained = _fitted(joined, splits, settings, final=final, progress=progress)
+        window = splits.test if final else splits.validation
+        scores[name] = predictions(trained, joined, window)
+        judged = judged or (joined, window)
+        versions[name] = places[name].version(at)
+        trained.save(versions[name], reference=joined.table.slice(0, REFERENCE_ROWS))
+    assert judged is not None
+    evaluation = evaluate_window(*judged, scores, seed=settings.seed)
+    facts = {"labels": source_name(source), "trained_at": at, "quick": settings.quick}
+    result = Judged(versions, "test" if final else "validation", evaluation, facts)
+    write_json(evaluation_path(repo), result.to_dict())
+    return result
+
+
+def _fitted(
+    joined: JoinedRows,
+    splits: Splits,
+    settings: TrainSettings,
+    *,
+    final: bool,
+    progress: Progress | None,
+) -> TrainedRanker:
+    """Fitted on the training window and calibrated on the validation window; with `final` fitted
+    again on both, with the same calibration."""
+    trained = fit_ranker(
+        joined, splits.train, settings, validation=splits.validation, progress=progress
+    )
+    if not final:
+        return trained
+    log.info("stage=train ranker=%s test_rows_opened=%d", joined.name, len(splits.test))
+    return fit_ranker(
+        joined, splits.final_train, settings, calibration=trained.calibration, progress=progress
+    )
+
+
+def evaluate_window(
+    joined: JoinedRows, window: LabelWindow, scores: Mapping[str, np.ndarray], *, seed: int
+) -> RankerEvaluation:
+    """Rankers on the rows of a window: ranker -> calibrated P(task) [S, T, n]."""
+    rows, labels = window.rows, joined.log
+    return evaluate_rankers(
+        scores,
+        window.labels,
+        window.mask,
+        tasks=[task.name for task in joined.ranker.tasks],
+        user=None if labels.users is None else labels.users[rows],
+        request=None if labels.requests is None else labels.requests[rows],
+        weights=labels.weights[rows],
+        seed=seed,
+    )
+
+
+def evaluate_trained(
+    repo: Path,
+    names: Sequence[str],
+    source: LabelSource,
+    *,
+    period: Period | None = None,
+    final: bool = False,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> Judged:
+    """Judge the newest trained version of rankers on the validation window of a label log (or, with
+    `final`, on its test window). Raises as `train_rankers`.
+    """
+    period = period or Period()
+    versions = {name: Workspace(repo, name).newest() for name in names}
+    loaded = {name: load_ranker(path) for name, path in versions.items()}
+    _require_same_tasks({name: trained.ranker for name, trained in loaded.items()})
+    scores, judged = {}, None
+    for name, trained in loaded.items():
+        joined = join_labels(
+            repo, trained.ranker, source, start=period.start, end=period.end, progress=progress
+        )
+        splits = split_labels(joined.log, period.windows)
+        window = splits.test if final else splits.validation
+        scores[name] = predictions(trained, joined, window)
+        judged = judged or (joined, window)
+    assert judged is not None
+    evaluation = evaluate_window(*judged, scores, seed=seed)
+    facts = {"labels": source_name(source)}
+    return Judged(versions, "test" if final else "validation", evaluation, facts)
+
+
+def _require_same_tasks(rankers: Mapping[str, Ranker]) -> None:
+    """Raise InputError unless all rankers learn the same tasks from the same rows."""
+    if not rankers:
+        raise InputError("no ranker is named; declare one in the repository, or give --service")
+    kinds = {name: (tuple(r.tasks), r.request) for name, r in rankers.items()}
+    if len(set(kinds.values())) > 1:
+        told = {name: [task.name for task in tasks] for name, (tasks, _) in kinds.items()}
+        raise InputError(
+            f"rankers that are judged together need the same tasks and request column; these have"
+            f" {told}: train them one by one"
+        )
+
+
+# ---- promotion
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The ranker that a rule took, and why."""
+
+    name: str
+    why: str
+
+
+def best_ranker(repo: Path) -> Choice:
+    """The ranker to promote where none is named.
+
+    Of the rankers that were trained last, judged on the validation window, the one with the highest
+    GAUC of the first task (by request where requests are known); where others are not worse with
+    certainty (the 95 % interval of the paired difference holds 0), the one of them that reads the
+    fewest inputs.
+
+    Raises InputError when nothing was trained, or the last evaluation was on test rows, on which
+    nothing is chosen.
+    """
+    path = evaluation_path(repo)
+    if not path.is_file():
+        raise InputError(
+            f"{repo} has no evaluation yet; train its rankers first, `adc train --repo {repo}"
+            " --labels FILE`, or name the ranker, --ranker NAME"
+        )
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    if facts["window"] != "validation":
+        raise InputError(
+            f"{path} is of test rows, on which no ranker is chosen; name the ranker to promote,"
+            " --ranker NAME"
+        )
+    task = next(iter(facts["tasks"].values()))
+    metric = "request_gauc" if task["requests"] else "gauc"
+    means = {name: scores[metric]["mean"] for name, scores in task["rankers"].items()}
+    best = max(means, key=lambda name: (means[name] is not None, means[name] or 0.0))
+    equal = [
+        name for name in means if name == best or _not_worse(task["paired"], best, name, metric)
+    ]
+    inputs = {
+        name: _inputs(Workspace(repo, name).directory / facts["versions"][name]) for name in equal
+    }
+    chosen = min(equal, key=lambda name: (inputs[name], name != best))
+    shown = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if mean is not None)
+    why = f"validation {metric}: {shown}"
+    if chosen != best:
+        why += (
+            f"; {best} is not better with certainty and reads {inputs[best]} inputs, {chosen} reads"
+            f" {inputs[chosen]}"
+        )
+    return Choice(chosen, why)
+
+
+def _not_worse(paired: Mapping[str, Any], best: str, other: str, metric: str) -> bool:
+    """Whether the interval of the difference to the best holds 0."""
+    found = paired.get(f"{best}_minus_{other}") or paired.get(f"{other}_minus_{best}")
+    interval = found[metric] if found else None
+    if not interval or interval["low"] is None:
+        return False
+    return bool(interval["low"] <= 0 <= interval["high"])
+
+
+def _inputs(version: Path) -> int:
+    return len(read_manifest(version, verify=False)["pins"]["inputs"])
+
+
+def promotion_of(repo: Path, version: Path, *, at: datetime) -> Promotion:
+    """The promotion of a trained version, with the codes that it reads."""
+    from adc_features.store.repository import live_generation
+
+    manifest = read_manifest(version)
+    generation = manifest["generation"]
+    live = live_generation(repo, generation) if generation else None
+    return Promotion(
+        ranker=version,
+        ranker_hash=file_hash(version / MANIFEST),
+        repository=repo,
+        generation=generation,
+        codebook_hash=live.codebook_hash if live else None,
+        promoted_at=at,
+    )
+
+
+def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, Any]:
+    """Let the newest version of a ranker serve; without a name the best on the validation window,
+    see `best_ranker`.
+
+    It is opened once first, which checks it against the registry: a ranker that cannot serve is not
+    promoted.
+    """
+    from adc_features.serving.declared import open_declared
+
+    choice = best_ranker(repo) if name is None else Choice(name, "named")
+    place = Workspace(repo, choice.name)
+    pair = promotion_of(repo, place.newest(), at=at)
+    bundle = open_declared(pair)
+    promote(place.promotion, pair)
+    return {
+        "ranker": choice.name,
+        "why": choice.why,
+        "version": pair.ranker.name,
+        "pair": pair.name,
+        "promotion": str(place.promotion),
+        "warnings": list(bundle.warnings),
+    }
