@@ -17,7 +17,7 @@ _MANY, _SAMPLE, _SHARES = 1 << 21, 1 << 16, 16
 
 
 class Counted(NamedTuple):
-    """Distinct values, and how often each occurs: whole numbers [n]. absent: the number of nulls."""
+    """Distinct values, and how often each occurs: whole numbers [n]. absent: nulls."""
 
     values: pa.Array
     counts: np.ndarray
