@@ -17,7 +17,7 @@ _MANY, _SAMPLE, _SHARES = 1 << 21, 1 << 16, 16
 
 
 class Counted(NamedTuple):
-    """Distinct values, and how often each occurs: int64 [n]. absent: the number of nulls."""
+    """Distinct values, and how often each occurs: whole numbers [n]. absent: nulls."""
 
     values: pa.Array
     counts: np.ndarray
@@ -54,10 +54,13 @@ def counted_values(values: pa.Array | pa.ChunkedArray, *, of: str = "the column"
         values = pa.chunked_array([id_values(c, of=of) for c in values.chunks], values.type)
     else:
         values = id_values(values, of=of)
-    if len(values) > _MANY and len(values[:_SAMPLE].unique()) > _SAMPLE // 2:
-        found = _counted_in_shares(values)
-    else:
-        found = pc.value_counts(values)
+    if mostly_distinct(values):
+        return _counted_in_shares(values)
+    return _known(pc.value_counts(values))
+
+
+def _known(found: pa.StructArray) -> Counted:
+    """Arrow's counts, with nulls apart."""
     distinct, counts = found.field("values"), found.field("counts").to_numpy()
     if not distinct.null_count:
         return Counted(distinct, counts)
@@ -68,13 +71,19 @@ def counted_values(values: pa.Array | pa.ChunkedArray, *, of: str = "the column"
 
 
 def value_type(type_: pa.DataType) -> ValueType:
+    """What values of an Arrow type that `id_values` returns are; nulls alone pass for text."""
     if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
         return "string"
     return "int64" if pa.types.is_integer(type_) else "binary"
 
 
-def _counted_in_shares(values: pa.Array | pa.ChunkedArray) -> pa.StructArray:
-    """`value_counts` of values of which most are distinct: a share at a time, by the last byte, as
+def mostly_distinct(values: pa.Array | pa.ChunkedArray) -> bool:
+    """Are there many values, of which a sample says that they are different ones?"""
+    return len(values) > _MANY and len(values[:_SAMPLE].unique()) > _SAMPLE // 2
+
+
+def _counted_in_shares(values: pa.Array | pa.ChunkedArray) -> Counted:
+    """The counts of values of which most are distinct: a share at a time, by the last byte, as
     the table in which Arrow counts takes several times the memory of its values."""
     chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
     share_of = [_last_bytes(chunk) % _SHARES for chunk in chunks]
@@ -83,8 +92,10 @@ def _counted_in_shares(values: pa.Array | pa.ChunkedArray) -> pa.StructArray:
         picked = [
             chunk.filter(pa.array(of == share)) for chunk, of in zip(chunks, share_of, strict=True)
         ]
-        found.append(pc.value_counts(pa.chunked_array(picked, values.type)))
-    return pa.concat_arrays(found)
+        found.append(_known(pc.value_counts(pa.chunked_array(picked, values.type))))
+    counts = np.concatenate([each.counts.astype(np.uint32) for each in found])
+    distinct = pa.concat_arrays([each.values for each in found])
+    return Counted(distinct, counts, sum(each.absent for each in found))
 
 
 def _last_bytes(values: pa.Array) -> np.ndarray:
@@ -93,8 +104,9 @@ def _last_bytes(values: pa.Array) -> np.ndarray:
         return values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.uint8)
     large = pa.types.is_large_string(values.type) or pa.types.is_large_binary(values.type)
     _, offsets, content = values.buffers()
-    ends = np.frombuffer(offsets, np.int64 if large else np.int32)
-    ends = ends[values.offset + 1 : values.offset + len(values) + 1]
     if content is None or not content.size:
         return np.zeros(len(values), np.uint8)
-    return np.frombuffer(content, np.uint8).take(np.maximum(ends, 1) - 1)
+    ends = np.frombuffer(offsets, np.int64 if large else np.int32)
+    ends = ends[values.offset : values.offset + len(values) + 1]
+    last = np.frombuffer(content, np.uint8).take(np.maximum(ends[1:], 1) - 1)
+    return np.where(ends[1:] > ends[:-1], last, 0)

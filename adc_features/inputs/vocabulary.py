@@ -319,10 +319,11 @@ def _admission(counted: Counted, places: np.ndarray) -> np.ndarray:
     values = counted.values
     if len(places) < len(values):
         values = values.take(pa.array(places))
-    by_value = pc.array_sort_indices(values).to_numpy()
-    places = places[by_value]
-    counts = counted.counts[places]
-    return places[np.argsort(counts.max(initial=0) - counts, kind="stable")]
+    places = places.astype(np.uint32)[pc.array_sort_indices(values).to_numpy()]
+    behind = counted.counts[places]
+    if not len(behind) or behind.min() == behind.max():
+        return places
+    return places[np.argsort(behind.max() - behind, kind="stable")]
 
 
 def _joined(one: pa.Array, other: pa.Array) -> pa.Array:

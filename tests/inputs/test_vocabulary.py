@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adc_features.errors import ArtifactError, InputError
+from adc_features.inputs import counting
 from adc_features.inputs import vocabulary as module
 from adc_features.inputs.counting import Counted
 from adc_features.inputs.declaration import VocabularyOptions
@@ -208,3 +209,18 @@ def test_a_file_written_under_another_hash_is_refused(monkeypatch, tmp_path):
     fit([0]).save(tmp_path / "ids.arrow")
     with pytest.raises(ArtifactError, match="was written where 0 hashes to '00'"):
         Vocabulary.load(tmp_path / "ids.arrow")
+
+
+@given(columns, st.integers(0, 3))
+def test_values_counted_in_shares_are_counted_alike(column, start):
+    """Counting a share at a time finds the same values as often, nulls and slices included."""
+    part = column.slice(start)
+    whole = counting.counted_values(part)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "mostly_distinct", lambda values: True)
+        shared = counting.counted_values(pa.chunked_array([part], column.type))
+    assert shared.absent == whole.absent
+    found, wanted = (
+        dict(zip(c.values.to_pylist(), c.counts.tolist(), strict=True)) for c in (shared, whole)
+    )
+    assert found == wanted

@@ -103,6 +103,9 @@ def _prefixed(spec: ResolvedInput, role: str, parts: Parts) -> tuple[pa.Array, n
     null; and the type."""
     source = spec.columns[role]
     values = id_values(parts[source.side].column(source.name), of=described(spec))
+    type_ = str(values.type)
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.string())
     encoded = values.dictionary_encode()
     known = encoded.dictionary.to_pylist()
     if pa.types.is_integer(values.type):
@@ -110,4 +113,4 @@ def _prefixed(spec: ResolvedInput, role: str, parts: Parts) -> tuple[pa.Array, n
     known = [value.encode() if isinstance(value, str) else value for value in known]
     prefixed = pa.array([len(value).to_bytes(4, "big") + value for value in known], pa.binary())
     places = encoded.indices.fill_null(_ABSENT).to_numpy().astype(np.int64)
-    return prefixed, places, str(values.type)
+    return prefixed, places, type_
