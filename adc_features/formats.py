@@ -22,6 +22,7 @@ FORMATS: Mapping[str, int] = {
     "live_generations": 1,
     "online_record": 1,
     "ranker": 1,
+    "inputs": 1,
     "promotion": 1,
 }
 """Kind of document -> the format that this version writes. The packed files, the rows of the online

@@ -272,6 +272,9 @@ class CodeTimeline(Protocol):
     def length(self) -> int: ...
 
     @property
+    def codebook_size(self) -> int: ...
+
+    @property
     def item_ids(self) -> np.ndarray: ...
 
     def gather(
@@ -344,6 +347,11 @@ class SidTimeline:
     def length(self) -> int:
         """L."""
         return self.snapshots[0].length
+
+    @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.snapshots[0].codebook_size
 
     @property
     def item_ids(self) -> np.ndarray:

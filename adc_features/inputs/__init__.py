@@ -1,4 +1,5 @@
-"""How any feature enters a ranker: its declaration, what is fitted, and the arrays that models read.
+"""How any feature enters a ranker: declared, fitted, and turned into the arrays that models
+read.
 
 declaration -> resolution (with a ServiceSchema) -> encoder (fitted on training rows) -> Encoded.
 The same encoder turns joined rows and a request's online rows into the same arrays.

@@ -134,7 +134,8 @@ class ItemHistory(Input, VocabularyOptions):
     source : str
         The list of item ids.
     times, labels : str, optional
-        Lists of the same length: when each event happened, and how it was liked.
+        Lists of the same length: when each event happened (timestamps, or integers in microseconds
+        since 1970 UTC), and how it was liked.
     codes : bool
         Items are read as their semantic IDs as of the row's time, with the tables of the
         `semantic_id` input; otherwise as ids, with the vocabulary of `candidate`.
@@ -142,7 +143,8 @@ class ItemHistory(Input, VocabularyOptions):
         The join key of the candidate item. By default the item side's only key.
     match : bool
         Also the share of the recent items that agree with the candidate, by code position (or id),
-        plain and weighted by `label - mean label`.
+        plain and weighted by `label - mean label`; the user's mean is smoothed by two labels of
+        the training rows' mean.
     """
 
     times: str | None = None
@@ -159,9 +161,11 @@ class SemanticId(Input):
     """The candidate's codes with their weights and reliability.
 
     source: the projected name of the view of codes. weights: False counts every code as 1.
+    codebook_size: K, by default that of the timeline of codes that training reads.
     """
 
     weights: bool = True
+    codebook_size: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,12 +180,14 @@ class Match(Input):
     """How a user's recent values meet the candidate's: the smoothed sum of `values` (1 where none
     are named) over the elements of the list `source` that equal the candidate's `candidate`.
 
-    sum / (matches + smoothing), one number; MatchFeature of TorchEasyRec.
+    sum / (matches + smoothing), one number; MatchFeature of TorchEasyRec. centred: each of the
+    values counts beside the user's own mean, sum / (elements + smoothing).
     """
 
     candidate: str = ""
     values: str | None = None
     smoothing: float = 2.0
+    centred: bool = False
 
 
 @dataclass(frozen=True)

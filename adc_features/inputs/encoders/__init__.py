@@ -1,3 +1,3 @@
 """One encoder for each kind of input. All of them pass the contract tests of
-`tests/contracts/encoder_contract.py`.
+`tests/contracts/test_encoder_contract.py`.
 """

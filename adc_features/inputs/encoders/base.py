@@ -35,15 +35,36 @@ class Fitting:
         first of them, on the values of all.
     layouts : dict of str to InputLayout
         Of the inputs that are fitted already: a history reads the candidate's tables.
+    specs : tuple of ResolvedInput
+        Every input of the ranker: which of them reads a column, and shares its table.
     """
 
     weights: np.ndarray
     vocabularies: dict[str, Any] = field(default_factory=dict)
     layouts: dict[str, InputLayout] = field(default_factory=dict)
+    specs: tuple[ResolvedInput, ...] = ()
+
+
+def table_of(spec: ResolvedInput) -> str:
+    """The table that an input with a vocabulary reads: the one it shares, else its own."""
+    return getattr(spec.kind, "share", None) or spec.name
 
 
 class Encoder(Protocol):
-    """The fitted encoder of one input; restored from its state it gives the same bits."""
+    """The fitted encoder of one input; restored from its state it gives the same bits.
+
+    Two more may stand on a class, where they apply:
+
+    values(spec, parts) -> Array or ChunkedArray, a classmethod
+        What its vocabulary is fitted on, truncated as it will be read. With it, `InputEncoder` fits
+        and grows the vocabulary of `table_of(spec)`, on the values of all inputs that share it, and
+        `fit` finds it in `Fitting.vocabularies`.
+    tables -> dict of str to int, a property
+        Tables of its slots that are no vocabulary's, with their rows.
+
+    Train-only inputs need nothing here: `InputEncoder` puts the stated default in the column's
+    place.
+    """
 
     spec: ResolvedInput
 

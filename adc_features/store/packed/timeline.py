@@ -68,6 +68,11 @@ class PackedTimeline:
         return self.snapshots[0].length
 
     @property
+    def codebook_size(self) -> int:
+        """K."""
+        return self.snapshots[0].codebook_size
+
+    @property
     def item_ids(self) -> np.ndarray:
         """Every item of any snapshot, sorted: read from the newest file, which holds them all."""
         return np.sort(self.snapshots[-1].item_ids)

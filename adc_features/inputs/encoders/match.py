@@ -1,0 +1,104 @@
+"""How often the user's recent values equal the candidate's. Reads: a list of the user's, a value of
+the candidate's. Writes: one number.
+
+Legend: n rows of lists, n = N or 1; N candidates, T elements of all rows' lists.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from adc_features.errors import InputError
+from adc_features.inputs.declaration import Match
+from adc_features.inputs.encoded import Block, InputLayout
+from adc_features.inputs.encoders.base import Fitting, State
+from adc_features.inputs.encoders.category import described
+from adc_features.inputs.encoders.scaling import counted_indicator
+from adc_features.inputs.lists import Lists, coded, places, read_lists
+from adc_features.inputs.matches import smoothed_mean, sums_of_equal
+from adc_features.inputs.resolved import ResolvedInput
+from adc_features.inputs.rows import Parts
+
+
+@dataclass(frozen=True)
+class MatchEncoder:
+    """sum / (matches + smoothing) over the elements of a list that equal the candidate's value.
+
+    The sum counts what `values` holds beside each element, 1 where it is not named, and less the
+    user's own smoothed mean where it is centred. Absent where the list or the candidate's value is.
+    Nothing is fitted.
+    """
+
+    spec: ResolvedInput
+
+    @classmethod
+    def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
+        if _kind(spec).smoothing < 0:
+            raise InputError(
+                f"{described(spec)} has smoothing {_kind(spec).smoothing}, expected at least 0"
+            )
+        encoder = cls(spec)
+        encoder.encode(parts)  # refuses what cannot be read
+        return encoder
+
+    @classmethod
+    def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
+        return cls(spec)
+
+    @property
+    def layout(self) -> InputLayout:
+        return InputLayout((self.spec.name, f"{self.spec.name}_absent"), {0: 1})
+
+    def encode(self, parts: Parts) -> Block:
+        lists, candidate, absent = self._read(parts)
+        kind, one = _kind(self.spec), np.ones(int(lists.offsets[-1]))
+        worth = one
+        if "values" in lists.columns:
+            worth = np.asarray(lists.columns["values"]).astype(np.float64)
+        if kind.centred:
+            mean = smoothed_mean(worth, lists.row, lists.sizes, smoothing=kind.smoothing, prior=0.0)
+            worth = worth - mean[lists.row]
+        elements, distinct = coded(lists.columns["source"])
+        wanted = places(candidate, distinct, name=described(self.spec))
+        wanted = np.broadcast_to(wanted, absent.shape)[:, None]
+        total, matches = (
+            sums_of_equal(elements[:, None], w[:, None], lists.offsets, wanted)[:, 0]
+            for w in (worth, one)
+        )
+        smoothed = total / np.maximum(matches + kind.smoothing, 1e-12)
+        dense = np.stack([np.where(absent, 0.0, smoothed), absent.astype(np.float64)], axis=1)
+        return Block(dense.astype(np.float32))
+
+    def counted(self, block: Block) -> dict[str, int]:
+        """The counts of a block."""
+        return counted_indicator(block.dense[:, 1])
+
+    def counts(self, parts: Parts) -> dict[str, int]:
+        """With "null_elements": how many were dropped."""
+        return self.counted(self.encode(parts)) | {"null_elements": self._read(parts)[0].dropped}
+
+    def state(self) -> State:
+        return State({}, {})
+
+    def _read(self, parts: Parts) -> tuple[Lists, Any, np.ndarray]:
+        """Lists, the candidates' values, and which of the N rows are absent."""
+        columns = self.spec.columns
+        lists = read_lists(
+            {
+                role: parts[columns[role].side].column(columns[role].name)
+                for role in ("source", "values")
+                if role in columns
+            },
+            name=described(self.spec),
+        )
+        theirs = columns["candidate"]
+        candidate = parts[theirs.side].column(theirs.name)
+        missing = candidate.is_null().to_numpy(zero_copy_only=False)
+        return lists, candidate, missing | lists.absent
+
+
+def _kind(spec: ResolvedInput) -> Match:
+    assert isinstance(spec.kind, Match)
+    return spec.kind

@@ -1,0 +1,173 @@
+"""Semantic IDs of the candidate. Reads: codes, weights and reliability of an item. Writes: one
+Lookup for each position.
+
+Legend: n rows, L positions, K codes per position.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adc_features.codes.sids import list_matrix
+from adc_features.codes.spec import NO_CODE
+from adc_features.errors import InputError
+from adc_features.inputs.declaration import SemanticId
+from adc_features.inputs.encoded import Block, InputLayout, Lookup, SlotLayout
+from adc_features.inputs.encoders.base import Fitting, State
+from adc_features.inputs.encoders.category import described
+from adc_features.inputs.encoders.scaling import counted_indicator
+from adc_features.inputs.resolved import ResolvedInput
+from adc_features.inputs.rows import Parts
+
+
+@dataclass(frozen=True)
+class SemanticIdEncoder:
+    """Codes as rows of one table a position, row 0 for no code, with their weights.
+
+    Parameters
+    ----------
+    spec : ResolvedInput
+        Columns "codes", and "weights" and "reliability" where they are read.
+    length : int
+        L.
+    codebook_size : int
+        K. A code that is not below it belongs to another codebook.
+    """
+
+    spec: ResolvedInput
+    length: int
+    codebook_size: int
+
+    @classmethod
+    def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
+        column = spec.columns["codes"]
+        lists = parts[column.side].column(column.name)
+        lengths = pc.unique(pc.list_value_length(lists)).drop_null().to_pylist()
+        if len(lengths) != 1 or not lengths[0]:
+            raise InputError(
+                f"{described(spec)} holds lists of lengths {sorted(lengths)}; expected one length,"
+                " the number of positions: join rows in which codes are published"
+            )
+        return cls(spec, int(lengths[0]), codebook_size(spec, parts))
+
+    @classmethod
+    def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
+        return cls(spec, state.facts["length"], state.facts["codebook_size"])
+
+    @property
+    def table_names(self) -> tuple[str, ...]:
+        """One table for each position."""
+        return tuple(f"{self.spec.name}/{place}" for place in range(self.length))
+
+    @property
+    def tables(self) -> dict[str, int]:
+        return dict.fromkeys(self.table_names, self.codebook_size + 1)
+
+    @property
+    def layout(self) -> InputLayout:
+        names = [f"{self.spec.name}_weight_{place}" for place in range(self.length)]
+        if "reliability" in self.spec.columns:
+            names.append(f"{self.spec.name}_reliability")
+        slots = tuple(SlotLayout("lookup", (table,), own=1) for table in self.table_names)
+        return InputLayout(
+            (*names, f"{self.spec.name}_no_codes"),
+            {place: len(names) for place in range(len(names))},
+            slots,
+        )
+
+    def encode(self, parts: Parts) -> Block:
+        codes, weights = self.read(parts)
+        none = (codes == NO_CODE).all(axis=1)
+        columns = [weights, self._reliability(parts, none), none[:, None].astype(np.float32)]
+        dense = np.concatenate([c for c in columns if c is not None], axis=1)
+        slots = tuple(
+            Lookup(codes[:, place].astype(np.int64) + 1, np.ascontiguousarray(weights[:, place]))
+            for place in range(self.length)
+        )
+        return Block(dense, slots)
+
+    def counted(self, block: Block) -> dict[str, int]:
+        """The counts of a block; without any code an item is absent."""
+        return counted_indicator(block.dense[:, -1])
+
+    def counts(self, parts: Parts) -> dict[str, int]:
+        return self.counted(self.encode(parts))
+
+    def state(self) -> State:
+        return State({"length": self.length, "codebook_size": self.codebook_size}, {})
+
+    def read(self, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
+        """Codes int32 [n, L], -1 for none, and weights float32 [n, L], 0 there.
+
+        Raises InputError for lists of other lengths, codes of another codebook, and weights that
+        are missing or negative.
+        """
+        codes, found = self._matrix(parts, "codes", np.int32, NO_CODE)
+        if codes.size and (codes.min() < NO_CODE or codes.max() >= self.codebook_size):
+            row = int(np.argmax(((codes < NO_CODE) | (codes >= self.codebook_size)).any(axis=1)))
+            raise InputError(
+                f"{described(self.spec)} has the codes {codes[row].tolist()} in row {row}; expected"
+                f" codes in {NO_CODE}..{self.codebook_size - 1}. They are of another codebook:"
+                " read the generation that the ranker was trained on"
+            )
+        present = codes != NO_CODE
+        assert isinstance(self.spec.kind, SemanticId)
+        if not self.spec.kind.weights or "weights" not in self.spec.columns:
+            return codes, present.astype(np.float32)
+        weights, weighed = self._matrix(parts, "weights", np.float32, 0)
+        bad = (found & ~weighed) | ~(np.isfinite(weights) & (weights >= 0)).all(axis=1)
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise InputError(
+                f"{described(self.spec)}: row {row} has codes {codes[row].tolist()} and weights"
+                f" {weights[row].tolist() if weighed[row] else None}; expected a weight of at least"
+                " 0 for every position, publish the codes again"
+            )
+        return codes, np.where(present, weights, np.float32(0))
+
+    def _matrix(
+        self, parts: Parts, role: str, dtype: type, fill: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A list column as [n, L], filled where it is null, and where it is not."""
+        column = self.spec.columns[role]
+        lists = parts[column.side].column(column.name)
+        found = lists.is_valid().to_numpy(zero_copy_only=False)
+        out: np.ndarray = np.full((len(lists), self.length), fill, dtype)
+        try:
+            valid = lists if found.all() else lists.filter(pa.array(found))
+            if len(valid):
+                out[found] = list_matrix(valid, self.length, dtype)
+        except InputError as error:
+            raise InputError(f"{described(self.spec)}: {column.name}: {error}") from error
+        return out, found
+
+    def _reliability(self, parts: Parts, none: np.ndarray) -> np.ndarray | None:
+        """float32 [n, 1], 0 for items without codes; None where it is not read."""
+        if (column := self.spec.columns.get("reliability")) is None:
+            return None
+        values = parts[column.side].column(column.name)
+        known = values.is_valid().to_numpy(zero_copy_only=False)
+        if (lost := ~known & ~none).any():
+            raise InputError(
+                f"{described(self.spec)}: row {int(np.argmax(lost))} has codes and no"
+                f" {column.name}; expected both or none, publish the codes again"
+            )
+        filled = np.asarray(values.fill_null(0)).astype(np.float32)
+        return np.where(none, np.float32(0), filled)[:, None]
+
+
+def codebook_size(spec: ResolvedInput, parts: Parts) -> int:
+    """K as declared, or that of the timeline."""
+    assert isinstance(spec.kind, SemanticId)
+    if spec.kind.codebook_size:
+        return spec.kind.codebook_size
+    if parts.timeline is None:
+        raise InputError(
+            f"{described(spec)}: the codebook's size is not known; give the timeline of codes, or"
+            " declare semantic_id(codebook_size=K)"
+        )
+    return parts.timeline.codebook_size

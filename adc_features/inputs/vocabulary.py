@@ -1,0 +1,366 @@
+"""Which row of a table a value has. Reads: Arrow arrays, vocabulary files. Writes: row numbers,
+vocabulary files.
+
+Rows: 0 absent, 1 unknown, 2..1+buckets hash rows, then ids in the order of admission: by count,
+largest first, then by value (text by its UTF-8 bytes). A row is never given to another id.
+
+A file is one Arrow IPC file that is mapped into memory, U ids long: `hash` uint64, sorted, and the
+`row` of each as uint32; then in the order of admission `id`, `count` and `unseen`, the number of
+retrainings in a row that have not met it.
+
+Legend: n values, U ids.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adc_features.artifact import fresh_file
+from adc_features.errors import ArtifactError, InputError
+from adc_features.formats import format_of, numbered
+from adc_features.inputs.declaration import VocabularyOptions
+from adc_features.inputs.hashing import ValueType, bucket_of, check_hashes, hash_vectors, hashes
+
+ABSENT, UNKNOWN, FIRST = 0, 1, 2
+"""The row of a null, that of a value without a row of its own, and the first hash row."""
+FORGOTTEN = 6
+"""Retrainings in a row without an id, after which it is unknown. Its row stays empty."""
+UNBOUNDED = 1_000_000
+"""Distinct values that a column may have without a bound."""
+WIDTH = 16
+"""Numbers in a row of a table, where a message tells its size."""
+_METADATA = b"adc_features.vocabulary"
+_TEXT_BYTES = 1 << 31
+
+
+class Counted(NamedTuple):
+    """Distinct values, and how often each occurs: int64 [n]. absent: the number of nulls."""
+
+    values: pa.Array
+    counts: np.ndarray
+    absent: int = 0
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A fitted vocabulary.
+
+    Parameters
+    ----------
+    dtype : str
+        "int64", "string" or "binary": values of another type are refused, 12 is not "12".
+    options : VocabularyOptions
+        min_count, max_size and buckets as fitted; growth obeys them too.
+    ids : pyarrow.Array
+        [U], in the order of admission.
+    id_counts : ndarray
+        uint32 [U], how often each occurred in the rows of the last fit or growth.
+    unseen : ndarray
+        uint8 [U], at most `FORGOTTEN`.
+    hashes, hash_rows : ndarray
+        uint64 [U], sorted, and uint32 [U], their rows.
+    others : ndarray
+        int64 [2 + buckets]: how often a null, an unknown value and each hash row occurred.
+    """
+
+    dtype: ValueType
+    options: VocabularyOptions
+    ids: pa.Array
+    id_counts: np.ndarray
+    unseen: np.ndarray
+    hashes: np.ndarray
+    hash_rows: np.ndarray
+    others: np.ndarray
+
+    @classmethod
+    def fit(
+        cls,
+        values: pa.Array | pa.ChunkedArray | Counted,
+        options: VocabularyOptions,
+        *,
+        of: str = "the column",
+    ) -> Self:
+        """The vocabulary of these values, one a training row or an element of its lists.
+
+        of: the column, for messages. Raises InputError for a type that has no ids, and for more
+        than a million distinct values without a bound.
+        """
+        counted = values if isinstance(values, Counted) else counted_values(values, of=of)
+        distinct = len(counted.values)
+        if distinct > UNBOUNDED and options.min_count <= 1 and options.max_size is None:
+            raise InputError(
+                f"{of} has {distinct:,} distinct values and no bound: its table would hold"
+                f" {distinct * WIDTH * 4:,} bytes at a width of {WIDTH}, and three times that while"
+                " it is trained; set min_count or max_size, or buckets with min_count"
+            )
+        empty = cls(
+            dtype=_value_type(counted.values.type),
+            options=options,
+            ids=counted.values.slice(0, 0),
+            id_counts=np.zeros(0, np.uint32),
+            unseen=np.zeros(0, np.uint8),
+            hashes=np.zeros(0, np.uint64),
+            hash_rows=np.zeros(0, np.uint32),
+            others=np.zeros(FIRST + options.buckets, np.int64),
+        )
+        return empty._with(counted, np.full(distinct, UNKNOWN))
+
+    def grown(
+        self, values: pa.Array | pa.ChunkedArray | Counted, *, of: str = "the column"
+    ) -> Self:
+        """The vocabulary after a retraining on these values: every id keeps its row, new ones are
+        appended, and one that `FORGOTTEN` retrainings in a row have not met is unknown from now on.
+        An id that was forgotten and comes back is a new one.
+        """
+        counted = values if isinstance(values, Counted) else counted_values(values, of=of)
+        self._check_type(counted.values.type, of=of)
+        rows = self._find(counted.values)
+        seen = np.bincount(
+            rows[rows >= self.own] - self.own,
+            weights=counted.counts[rows >= self.own],
+            minlength=len(self.ids),
+        )
+        aged = np.minimum(self.unseen + np.uint8(1), np.uint8(FORGOTTEN))
+        unseen = np.where((seen > 0) & (self.unseen < FORGOTTEN), np.uint8(0), aged)
+        kept = replace(self, id_counts=seen.astype(np.uint32), unseen=unseen)
+        return kept._with(counted, rows)
+
+    def _with(self, counted: Counted, rows: np.ndarray) -> Self:
+        """With the values admitted that have no row of their own; `others` counted anew. rows: of
+        the counted values."""
+        new = np.flatnonzero(rows < self.own)
+        room = self.options.max_size
+        if room is not None:
+            room = max(0, room - int((self.unseen < FORGOTTEN).sum()))
+        admitted = new[_admission(counted, new, self.options.min_count)[:room]]
+        ids, hashed = counted.values.take(pa.array(admitted)), None
+        others = np.zeros(FIRST + self.options.buckets, np.int64)
+        others[ABSENT] = counted.absent
+        rest = np.setdiff1d(new, admitted, assume_unique=True)
+        if self.options.buckets:
+            of_rest = bucket_of(hashes(counted.values.take(pa.array(rest))), self.options.buckets)
+            np.add.at(others, FIRST + of_rest, counted.counts[rest])
+        else:
+            others[UNKNOWN] = counted.counts[rest].sum()
+        hashed = np.concatenate([self.hashes, hashes(ids)])
+        first = self.own + len(self.ids)
+        new_rows = np.arange(first, first + len(ids), dtype=np.uint32)
+        order = np.argsort(hashed, kind="stable")
+        return replace(
+            self,
+            ids=_joined(self.ids, ids),
+            id_counts=np.concatenate([self.id_counts, counted.counts[admitted].astype(np.uint32)]),
+            unseen=np.concatenate([self.unseen, np.zeros(len(ids), np.uint8)]),
+            hashes=hashed[order],
+            hash_rows=np.concatenate([self.hash_rows, new_rows])[order],
+            others=others,
+        )
+
+    @property
+    def own(self) -> int:
+        """The first row that belongs to one id alone."""
+        return FIRST + self.options.buckets
+
+    @property
+    def size(self) -> int:
+        """Rows of the table."""
+        return self.own + len(self.ids)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """int64 [size]: how often each row occurred in the rows of the last fit or growth."""
+        return np.concatenate([self.others, self.id_counts.astype(np.int64)])
+
+    def rows(self, values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> np.ndarray:
+        """The row of each value, int64 [n]. Raises InputError for values of another type."""
+        encoded = id_values(values, of=of).dictionary_encode()
+        self._check_type(encoded.dictionary.type, of=of)
+        indices = encoded.indices
+        if not indices.null_count:
+            return self._find(encoded.dictionary).take(indices.to_numpy())
+        found = np.append(self._find(encoded.dictionary), ABSENT)
+        return found.take(indices.fill_null(len(found) - 1).to_numpy())
+
+    def _check_type(self, type_: pa.DataType, *, of: str) -> None:
+        if not pa.types.is_null(type_) and _value_type(type_) != self.dtype:
+            raise InputError(
+                f"{of} holds values of type {type_}; its vocabulary was fitted on {self.dtype},"
+                " and 12 is not '12': convert the column to the type of training"
+            )
+
+    def _find(self, values: pa.Array) -> np.ndarray:
+        """The rows of distinct values without nulls, int64."""
+        if not len(values):
+            return np.zeros(0, np.int64)
+        hashed = hashes(values)
+        buckets = self.options.buckets
+        found = FIRST + bucket_of(hashed, buckets) if buckets else np.full(len(values), UNKNOWN)
+        if not len(self.ids):
+            return found
+        at = np.minimum(np.searchsorted(self.hashes, hashed), len(self.ids) - 1)
+        rows = self.hash_rows.take(at).astype(np.int64)
+        hit = self.hashes.take(at) == hashed
+        if self._some_forgotten:
+            hit &= self.unseen.take(rows - self.own) < FORGOTTEN
+        shared_hashes, row_of = self._sharing
+        if len(shared_hashes):
+            for place in np.flatnonzero(np.isin(hashed, shared_hashes)):
+                row = row_of.get(values[int(place)].as_py())
+                hit[place], rows[place] = row is not None, row or 0
+        return np.where(hit, rows, found)
+
+    @cached_property
+    def _some_forgotten(self) -> bool:
+        return bool((self.unseen >= FORGOTTEN).any())
+
+    @cached_property
+    def _sharing(self) -> tuple[np.ndarray, Mapping[Any, int]]:
+        """Hashes that several rows have, and the row of each id that is known by one of them: two
+        ids of one hash, or one that was forgotten and admitted again."""
+        same = np.flatnonzero(self.hashes[1:] == self.hashes[:-1])
+        places = np.union1d(same, same + 1)
+        rows = np.sort(self.hash_rows[places].astype(np.int64))
+        rows = rows[self.unseen[rows - self.own] < FORGOTTEN]
+        ids = self.ids.take(pa.array(rows - self.own)).to_pylist()
+        return np.unique(self.hashes[same]), dict(zip(ids, rows.tolist(), strict=True))
+
+    def save(self, path: Path) -> None:
+        """Write the file, visible when complete."""
+        document = {
+            "dtype": self.dtype,
+            "min_count": self.options.min_count,
+            "max_size": self.options.max_size,
+            "buckets": self.options.buckets,
+            "others": self.others.tolist(),
+            "hashes_of": hash_vectors(),
+        }
+        columns = {
+            "hash": pa.array(self.hashes),
+            "row": pa.array(self.hash_rows),
+            "id": self.ids,
+            "count": pa.array(self.id_counts),
+            "unseen": pa.array(self.unseen),
+        }
+        schema = pa.schema([pa.field(name, column.type) for name, column in columns.items()])
+        schema = schema.with_metadata({_METADATA: json.dumps(numbered("inputs", document))})
+        batch = pa.RecordBatch.from_arrays(list(columns.values()), schema=schema)
+        with fresh_file(path) as file, pa.ipc.new_file(file, schema) as writer:
+            writer.write_batch(batch)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Map a file into memory. Raises ArtifactError where it is missing, cut off or altered in a
+        way that lookups would meet; the manifest of its directory has its sha256."""
+        try:
+            with pa.ipc.open_file(pa.memory_map(str(path))) as reader:
+                document = json.loads(reader.schema.metadata[_METADATA])
+                batch = reader.get_batch(0)
+            format_of("inputs", document, of=path)
+            check_hashes(document["hashes_of"], of=path)
+            numbers = {
+                name: batch.column(name).to_numpy() for name in ("hash", "row", "count", "unseen")
+            }
+            found = cls(
+                dtype=document["dtype"],
+                options=VocabularyOptions(
+                    min_count=document["min_count"],
+                    max_size=document["max_size"],
+                    buckets=document["buckets"],
+                ),
+                ids=batch.column("id"),
+                id_counts=numbers["count"],
+                unseen=numbers["unseen"],
+                hashes=numbers["hash"],
+                hash_rows=numbers["row"],
+                others=np.array(document["others"], np.int64),
+            )
+            if fault := found._fault():
+                raise ValueError(fault)
+        except (OSError, EOFError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
+            raise ArtifactError(
+                f"{path} is no whole vocabulary ({error}): it is missing, was cut off or altered;"
+                " restore it, or train the ranker again"
+            ) from error
+        return found
+
+    def _fault(self) -> str | None:
+        """What lookups would stumble over."""
+        if self.dtype != _value_type(self.ids.type) or len(self.others) != self.own:
+            return f"it says it holds {self.dtype} and {self.own - FIRST} hash rows"
+        if len(self.ids) and not (
+            self.own <= self.hash_rows.min() and self.hash_rows.max() < self.size
+        ):
+            return "rows lie outside of the table"
+        if (self.hashes[1:] < self.hashes[:-1]).any():
+            return "its hashes are not in order"
+        return None
+
+
+def id_values(values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> pa.Array:
+    """The values as int64, string or binary, in one array. Raises InputError for other types."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks)
+    type_ = values.type
+    if type_ in (pa.int64(), pa.string(), pa.binary()) or pa.types.is_null(type_):
+        return values
+    if pa.types.is_dictionary(type_):
+        return id_values(values.dictionary_decode(), of=of)
+    if pa.types.is_integer(type_) or pa.types.is_boolean(type_):
+        try:
+            return values.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{of} holds an id outside of 64 bits ({error})") from error
+    if pa.types.is_large_string(type_) or pa.types.is_large_binary(type_):
+        return values
+    if pa.types.is_fixed_size_binary(type_):
+        return values.cast(pa.binary())
+    raise InputError(
+        f"{of} holds values of type {type_}, which are no ids; expected integers, text or UUIDs:"
+        " declare it as number(bins=...) or time(), or convert the column"
+    )
+
+
+def counted_values(values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> Counted:
+    """Distinct values with their counts."""
+    if isinstance(values, pa.ChunkedArray) and values.num_chunks != 1:
+        values = pa.chunked_array([id_values(c, of=of) for c in values.chunks], values.type)
+    else:
+        values = id_values(values, of=of)
+    found = pc.value_counts(values)
+    distinct, counts = found.field("values"), found.field("counts").to_numpy()
+    if not distinct.null_count:
+        return Counted(distinct, counts)
+    known = distinct.is_valid()
+    absent = counts[~known.to_numpy(zero_copy_only=False)]
+    kept = counts[known.to_numpy(zero_copy_only=False)]
+    return Counted(distinct.filter(known), kept, int(absent.sum()))
+
+
+def _value_type(type_: pa.DataType) -> ValueType:
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
+        return "string"
+    return "int64" if pa.types.is_integer(type_) else "binary"
+
+
+def _admission(counted: Counted, new: np.ndarray, min_count: int) -> np.ndarray:
+    """Which of the `new` values are admitted, in order: places in `new`."""
+    enough = np.flatnonzero(counted.counts[new] >= min_count)
+    values = counted.values.take(pa.array(new[enough]))
+    by_value = pc.array_sort_indices(values).to_numpy()
+    counts = counted.counts[new[enough]]
+    return enough[by_value[np.argsort(-counts[by_value], kind="stable")]]
+
+
+def _joined(one: pa.Array, other: pa.Array) -> pa.Array:
+    if not len(one):
+        one = one.cast(other.type)
+    if pa.types.is_string(one.type) and one.nbytes + other.nbytes >= _TEXT_BYTES:
+        one, other = one.cast(pa.large_string()), other.cast(pa.large_string())
+    return pa.concat_arrays([one, other.cast(one.type)])

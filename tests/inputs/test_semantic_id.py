@@ -1,0 +1,126 @@
+"""Semantic IDs as lookups: codes + 1, weights, reliability."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lists_world import assert_same, fitted, joined, restored, spec, taken
+
+from adc_features.errors import InputError
+from adc_features.inputs.declaration import semantic_id
+from adc_features.inputs.encoded import Encoded
+from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder
+
+
+def rows(sid, weight, reliability):
+    return joined(
+        {
+            "sid": pa.array(sid, pa.list_(pa.int32())),
+            "sid_weight": pa.array(weight, pa.list_(pa.float32())),
+            "reliability": pa.array(reliability, pa.float32()),
+        }
+    )
+
+
+def of(kind=None):
+    return spec(
+        "sid",
+        kind or semantic_id(codebook_size=4),
+        side="item",
+        codes="sid@item",
+        weights="sid_weight@item",
+        reliability="reliability@item",
+    )
+
+
+THREE = ([[0, 3], None, [2, -1]], [[1, 0.5], None, [2, 0]], [0.25, None, 0.0])
+
+
+def test_codes_are_rows_of_a_table_a_position():
+    """Row = code + 1; an item without codes, or a position without one, has row 0 and weight 0."""
+    parts = rows(*THREE)
+    encoder = fitted(SemanticIdEncoder, of(), parts)
+    block = encoder.encode(parts)
+    assert [slot.rows.tolist() for slot in block.slots] == [[1, 0, 3], [4, 0, 0]]
+    assert [slot.weights.tolist() for slot in block.slots] == [[1, 0, 2], [0.5, 0, 0]]
+    assert block.dense.tolist() == [[1, 0.5, 0.25, 0], [0, 0, 0, 1], [2, 0, 0, 0]]
+    assert encoder.tables == {"sid/0": 5, "sid/1": 5}
+    assert encoder.layout.dense == (
+        "sid_weight_0",
+        "sid_weight_1",
+        "sid_reliability",
+        "sid_no_codes",
+    )
+    assert encoder.layout.indicators == {0: 3, 1: 3, 2: 3}
+    assert [slot.tables for slot in encoder.layout.slots] == [("sid/0",), ("sid/1",)]
+    assert encoder.counts(parts) == {"absent": 1, "unknown": 0, "present": 2}
+
+
+def test_without_weights_every_code_counts_as_one():
+    """weights=False: 1 where there is a code, 0 where there is none."""
+    parts = rows(*THREE)
+    kind = semantic_id(weights=False, codebook_size=4)
+    block = fitted(SemanticIdEncoder, of(kind), parts).encode(parts)
+    assert [slot.weights.tolist() for slot in block.slots] == [[1, 0, 1], [1, 0, 0]]
+    assert block.dense[:, 2:].tolist() == [[0.25, 0], [0, 1], [0, 0]]
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "said"),
+    [
+        (0, [4, 0], r"\[4, 0\] in row 1; expected codes in -1..3"),
+        (0, [0, 1, 2], "lengths"),
+        (1, [1, -1], "a weight of at least 0"),
+        (1, [1, float("nan")], "a weight of at least 0"),
+        (1, None, "weights None"),
+        (2, None, "codes and no reliability"),
+    ],
+)
+def test_what_no_publication_holds_is_refused(at, value, said):
+    """Codes of another codebook, lists of another length, weights or reliability that are missing
+    beside codes."""
+    encoder = fitted(SemanticIdEncoder, of(), rows(*THREE))
+    columns = [list(column) for column in ([[0, 1]] * 2, [[1, 1]] * 2, [0.5] * 2)]
+    columns[at][1] = value
+    with pytest.raises(InputError, match=said):
+        encoder.encode(rows(*columns))
+
+
+def test_the_codebook_s_size_is_declared_or_the_timeline_s():
+    """Without both, the fit says what to declare; training rows alone may lack the last code."""
+    with pytest.raises(InputError, match=r"semantic_id\(codebook_size=K\)"):
+        fitted(SemanticIdEncoder, of(semantic_id()), rows(*THREE))
+
+
+def test_rows_without_any_codes_are_refused_at_the_fit():
+    """The number of positions is not known."""
+    with pytest.raises(InputError, match="join rows in which codes are published"):
+        fitted(SemanticIdEncoder, of(), rows([None], [None], [None]))
+
+
+items = st.one_of(
+    st.none(),
+    st.tuples(
+        st.lists(st.integers(-1, 3), min_size=2, max_size=2),
+        st.lists(st.floats(0, 4, width=32), min_size=2, max_size=2),
+        st.floats(0, 1, width=32),
+    ),
+)
+
+
+@given(values=st.lists(items, min_size=1, max_size=8))
+@settings(max_examples=50, deadline=None)
+def test_it_is_what_a_plain_loop_says(values):
+    """Rows and weights of every item; restored and one by one the same bits."""
+    parts = rows(*(list(c) for c in zip(*(v or (None,) * 3 for v in values), strict=True)))
+    encoder = fitted(SemanticIdEncoder, of(), rows(*THREE))
+    block = encoder.encode(parts)
+    for n, item in enumerate(values):
+        codes, weights, _ = item or ([-1, -1], [0, 0], 0)
+        for place, slot in enumerate(block.slots):
+            assert slot.rows[n] == codes[place] + 1
+            assert slot.weights[n] == (weights[place] if codes[place] >= 0 else 0)
+        one = Encoded({"x": block}, len(values)).take(np.array([n])).blocks["x"]
+        assert_same(encoder.encode(taken(parts, [n])), one)
+    assert_same(restored(encoder).encode(parts), block)
