@@ -8,6 +8,11 @@ Four id features, embedding 16, batch 4,096, hidden (256, 128), Adam, one thread
 for all; prior: the first two ids. FuxiCTR 2.3.10 needs an environment of its own (polars < 2), and
 its PPNet class is a file of its repository, not of its package; without both options only our two
 networks are measured.
+
+`ppnet.{adc,fuxictr}` is the same comparison on 40 features, as a ranker on declared inputs has
+them: 10 numbers, 28 categories (three of them codes), 2 sequences of 10 values on average and 20 at
+most. Ours takes its batches out of the encoded rows and replaces some rows by "unknown" within the
+time that is measured; FuxiCTR is given finished tensors, padded to 20.
 """
 
 import argparse
@@ -22,6 +27,8 @@ from pathlib import Path
 VOCABULARY = (22_363, 12_101, 2_075, 245)
 EMBEDDING, HIDDEN, BATCH, GATE = 16, (256, 128), 4_096, 16
 BLOCKS, STEPS = 6, 40
+NUMBERS, SEQUENCES, LONGEST, WIDE_STEPS = 10, (12_000, 12_000), 20, 10
+CATEGORIES = (20_000,) * 5 + (1_000,) * 10 + (50,) * 10 + (257,) * 3
 
 
 def batches() -> list:
@@ -101,8 +108,8 @@ def plain_mlp() -> dict[str, float]:
     return timed(torch_step(model, lambda ids: model(ids).squeeze(1)))
 
 
-def fuxictr(model_file: str) -> dict[str, float]:
-    """FuxiCTR's class and its own train_step. Runs in FuxiCTR's interpreter."""
+def fuxictr_model(model_file: str, columns: dict[str, dict], priors: list[str]):
+    """FuxiCTR's PPNet on features that it is told of, ready to train."""
     import importlib.util
 
     from fuxictr.features import FeatureMap
@@ -110,24 +117,18 @@ def fuxictr(model_file: str) -> dict[str, float]:
     spec = importlib.util.spec_from_file_location("fuxictr_ppnet", model_file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    names = [f"f{n}" for n in range(len(VOCABULARY))]
     features = FeatureMap("bench", tempfile.gettempdir())
-    features.features.update(
-        {
-            name: {"source": "", "type": "categorical", "vocab_size": size}
-            for name, size in zip(names, VOCABULARY, strict=True)
-        }
-    )
+    features.features.update(columns)
     features.labels, features.num_fields, features.default_emb_dim = (
         ["label"],
-        len(names),
+        len(columns),
         EMBEDDING,
     )
     model = module.PPNet(
         features,
         embedding_dim=EMBEDDING,
         gate_emb_dim=EMBEDDING,
-        gate_priors=names[:2],
+        gate_priors=priors,
         hidden_units=list(HIDDEN),
         optimizer="adam",
         loss="binary_crossentropy",
@@ -137,6 +138,20 @@ def fuxictr(model_file: str) -> dict[str, float]:
     )
     model._max_gradient_norm = 10.0
     model.train()
+    return model
+
+
+def fuxictr(model_file: str) -> dict[str, float]:
+    """FuxiCTR's class and its own train_step. Runs in FuxiCTR's interpreter."""
+    names = [f"f{n}" for n in range(len(VOCABULARY))]
+    model = fuxictr_model(
+        model_file,
+        {
+            name: {"source": "", "type": "categorical", "vocab_size": size}
+            for name, size in zip(names, VOCABULARY, strict=True)
+        },
+        names[:2],
+    )
     return timed(
         lambda ids, label: model.train_step(
             {**{name: ids[:, n] for n, name in enumerate(names)}, "label": label}
@@ -144,7 +159,163 @@ def fuxictr(model_file: str) -> dict[str, float]:
     )
 
 
-SYSTEMS = {"ppnet": ours, "plain_mlp": plain_mlp}
+def wide_columns() -> dict:
+    """The columns of WIDE_STEPS batches. numbers: float32 [N, 10], categories: int64 [N, 28],
+    sequences: int64 [2, N, 20] with sizes [2, N], label: float32 [N].
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(0)
+    count = WIDE_STEPS * BATCH
+    return {
+        "numbers": rng.normal(size=(count, NUMBERS)).astype(np.float32),
+        "categories": np.stack(
+            [(size * rng.random(count) ** 3).astype(np.int64) for size in CATEGORIES], axis=1
+        ),
+        "sequences": np.stack(
+            [
+                1 + ((size - 1) * rng.random((count, LONGEST)) ** 3).astype(np.int64)
+                for size in SEQUENCES
+            ]
+        ),
+        "sizes": rng.integers(0, LONGEST + 1, (len(SEQUENCES), count)),
+        "label": (rng.random(count) < 0.5).astype(np.float32),
+    }
+
+
+def timed_epochs(epoch: Callable) -> dict[str, float]:
+    """The fastest of BLOCKS epochs over WIDE_STEPS batches."""
+    from _measure import peak_rss_bytes
+
+    epoch()
+    spent = []
+    for _ in range(BLOCKS):
+        wall, cpu = time.perf_counter(), time.process_time()
+        epoch()
+        spent.append((time.process_time() - cpu, time.perf_counter() - wall))
+    cpu, wall = min(spent)
+    return {
+        "cpu_s": cpu,
+        "wall_s": wall,
+        "rows_per_cpu_s": WIDE_STEPS * BATCH / cpu,
+        "peak_rss_bytes": peak_rss_bytes(),
+    }
+
+
+def wide_rows(columns: dict) -> tuple:
+    """The columns as an encoder makes them: Layout, Encoded."""
+    import numpy as np
+
+    from adc_features.inputs.encoded import (
+        Bag,
+        Block,
+        Encoded,
+        InputLayout,
+        Layout,
+        Lookup,
+        SlotLayout,
+    )
+
+    inputs, tables, blocks = {}, {}, {}
+    count = len(columns["label"])
+    for n in range(NUMBERS):
+        inputs[f"n{n}"] = InputLayout(("number", "absent"), {0: 1})
+        value = columns["numbers"][:, n]
+        blocks[f"n{n}"] = Block(np.stack([value, np.zeros_like(value)], 1))
+    for n, size in enumerate(CATEGORIES):
+        name = f"c{n}"
+        inputs[name] = InputLayout(slots=(SlotLayout("lookup", (name,), dropout=0.05),))
+        tables[name] = size
+        blocks[name] = Block(
+            np.empty((count, 0), np.float32), (Lookup(columns["categories"][:, n]),)
+        )
+    for n, size in enumerate(SEQUENCES):
+        name, sizes = f"s{n}", columns["sizes"][n]
+        inputs[name] = InputLayout(("size", "absent"), slots=(SlotLayout("bag", (name,)),))
+        tables[name] = size
+        held = np.arange(LONGEST) < sizes[:, None]
+        offsets = np.concatenate([[0], sizes.cumsum()])
+        weights = np.repeat(1 / np.maximum(sizes, 1), sizes).astype(np.float32)
+        blocks[name] = Block(
+            np.stack([np.log1p(sizes), np.zeros(count)], 1).astype(np.float32),
+            (Bag(columns["sequences"][n][held], offsets, weights),),
+        )
+    return Layout(inputs, tables), Encoded(blocks, count)
+
+
+def ours_wide() -> dict[str, float]:
+    """The network of a ranker on declared inputs, batches included."""
+    import numpy as np
+    import torch
+
+    from adc_features.inputs.declaration import Ranker, Task
+    from adc_features.ranking.multitask.shape import NetworkSettings, NetworkShape
+    from training.ranker.fit_network import Epochs, FitSettings, Labelled
+
+    torch.set_num_threads(1)
+    columns = wide_columns()
+    layout, encoded = wide_rows(columns)
+    shape = NetworkShape.of(
+        layout,
+        Ranker("bench", [Task("click")], gates=["c0", "c1"]),
+        settings=NetworkSettings(embedding=EMBEDDING, hidden=HIDDEN, gate=GATE),
+    )
+    label = columns["label"][None]
+    rows = Labelled(encoded, label, np.ones_like(label, bool), np.ones(len(encoded)))
+    settings = FitSettings(batch=BATCH, dropout=0.0, learning_rate=1e-3)
+    return timed_epochs(Epochs(rows, shape, settings, seed=0).run)
+
+
+def fuxictr_wide(model_file: str) -> dict[str, float]:
+    """FuxiCTR's class and its own train_step on the same columns. Runs in its interpreter."""
+    import numpy as np
+    import torch
+
+    torch.set_num_threads(1)
+    columns = wide_columns()
+    features = {
+        f"n{n}": ({"source": "", "type": "numeric"}, columns["numbers"][:, n])
+        for n in range(NUMBERS)
+    }
+    for n, size in enumerate(CATEGORIES):
+        features[f"c{n}"] = (
+            {"source": "", "type": "categorical", "vocab_size": size},
+            columns["categories"][:, n],
+        )
+    for n, size in enumerate(SEQUENCES):
+        held = np.arange(LONGEST) < columns["sizes"][n][:, None]
+        features[f"s{n}"] = (
+            {
+                "source": "",
+                "type": "sequence",
+                "vocab_size": size,
+                "padding_idx": 0,
+                "max_len": LONGEST,
+                "feature_encoder": "layers.MaskedAveragePooling()",
+            },
+            np.where(held, columns["sequences"][n], 0),
+        )
+    model = fuxictr_model(
+        model_file, {name: said for name, (said, _) in features.items()}, ["c0", "c1"]
+    )
+    given = {name: values for name, (_, values) in features.items()} | {"label": columns["label"]}
+    batches = [
+        {
+            name: torch.from_numpy(np.ascontiguousarray(values[n * BATCH : (n + 1) * BATCH]))
+            for name, values in given.items()
+        }
+        for n in range(WIDE_STEPS)
+    ]
+
+    def epoch() -> None:
+        for batch in batches:
+            model.train_step(batch)
+
+    return timed_epochs(epoch)
+
+
+SYSTEMS = {"ppnet": ours, "plain_mlp": plain_mlp, "ppnet_40": ours_wide}
+FUXICTR = {"fuxictr_ppnet": fuxictr, "fuxictr_ppnet_40": fuxictr_wide}
 
 
 def apart(python: str, *arguments: str) -> dict[str, float]:
@@ -175,8 +346,8 @@ def main() -> None:
     if asked.only:
         print(
             json.dumps(
-                fuxictr(asked.fuxictr_model)
-                if asked.only == "fuxictr_ppnet"
+                FUXICTR[asked.only](asked.fuxictr_model)
+                if asked.only in FUXICTR
                 else SYSTEMS[asked.only]()
             )
         )
@@ -185,13 +356,14 @@ def main() -> None:
 
     commands = {name: (sys.executable, "--only", name) for name in SYSTEMS}
     if asked.fuxictr_python and asked.fuxictr_model:
-        commands["fuxictr_ppnet"] = (
-            asked.fuxictr_python,
-            "--only",
-            "fuxictr_ppnet",
-            "--fuxictr-model",
-            asked.fuxictr_model,
-        )
+        for name in FUXICTR:
+            commands[name] = (
+                asked.fuxictr_python,
+                "--only",
+                name,
+                "--fuxictr-model",
+                asked.fuxictr_model,
+            )
     runs = [
         {name: apart(*command) for name, command in commands.items()} for _ in range(asked.repeat)
     ]
@@ -202,6 +374,10 @@ def main() -> None:
     ratios = {"ppnet_cost_over_plain_mlp": rate["plain_mlp"] / rate["ppnet"]}
     if "fuxictr_ppnet" in rate:
         ratios["ppnet_rows_per_cpu_s_over_fuxictr"] = rate["ppnet"] / rate["fuxictr_ppnet"]
+    ppnet = {"adc": {"rows_per_cpu_s": rate["ppnet_40"]}}
+    if "fuxictr_ppnet_40" in rate:
+        ppnet["fuxictr"] = {"rows_per_cpu_s": rate["fuxictr_ppnet_40"]}
+        ratios["ppnet_40_rows_per_cpu_s_over_fuxictr"] = rate["ppnet_40"] / rate["fuxictr_ppnet_40"]
     shape = {
         "vocabulary": VOCABULARY,
         "embedding": EMBEDDING,
@@ -210,7 +386,7 @@ def main() -> None:
         "gate_width": GATE,
         "threads": 1,
     }
-    write_report(asked.json, systems=systems, ratios=ratios, shape=shape)
+    write_report(asked.json, systems=systems, ratios=ratios, shape=shape, ppnet=ppnet)
 
 
 if __name__ == "__main__":

@@ -141,35 +141,18 @@ def fit_network(
     InputError
         Labels, masks or weights that do not fit the rows, or no row that any task may learn from.
     """
-    rows = Labelled(encoded, labels, mask, weights, groups)
-    loss = MultitaskLoss.of(rows, shape, settings.batch)
-    tensors = RowTensors.of(encoded, shape)
     held = None if holdout is None else HeldOut.of(holdout, shape)
-    taken, best = None, np.inf
-    curve = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = Networks(shape)
+    fitted = Epochs(Labelled(encoded, labels, mask, weights, groups), shape, settings, seed=seed)
+    model, taken, best = fitted.model, None, np.inf
     if start is not None:
         started = warm_start(model, *start)
         log.info("stage=fit_network carried=%d anew=%s", len(started.carried), started.anew)
-    descents = [
-        torch.optim.Adam(
-            network.parameters(),
-            lr=settings.learning_rate,
-            weight_decay=settings.weight_decay,
-            fused=True,
-        )
-        for network in model.networks
-    ]
-    rng = torch.Generator().manual_seed(seed)
+    curve = []
     epochs = rounds or settings.max_epochs
     for done in range(1, epochs + 1):
-        total = 0.0
-        for network, descent in zip(model.networks, descents, strict=True):
-            total += _epoch(network, descent, tensors, loss, settings, rng)
+        train = fitted.run() / sum(shape.task_weights)
         lost = None if held is None else held.loss(model)
-        curve.append(Round(done, total / len(descents) / sum(shape.task_weights), lost))
+        curve.append(Round(done, train, lost))
         if lost is not None and rounds is None and lost + ROUND_COST * done < best:
             best, taken = lost + ROUND_COST * done, parameters(model)
         if progress is not None:
@@ -188,25 +171,57 @@ def parameters(model: Networks) -> dict[str, np.ndarray]:
     return {name: value.detach().numpy().copy() for name, value in model.named_parameters()}
 
 
-def _epoch(
-    network: Network,
-    descent: torch.optim.Optimizer,
-    tensors: RowTensors,
-    loss: "MultitaskLoss",
-    settings: FitSettings,
-    rng: torch.Generator,
-) -> float:
-    """One epoch of one network; the mean loss of a batch."""
-    total, steps = 0.0, 0
-    for places in epoch_batches(len(loss.rows), settings.batch, groups=loss.groups, rng=rng):
-        picked = loss.rows[places]
-        batch = tensors.batch(picked, dropout=settings.dropout, rng=rng)
-        descent.zero_grad()
-        lost = loss(network(batch), places)
-        lost.backward()
-        descent.step()
-        total, steps = total + float(lost.detach()), steps + 1
-    return total / steps
+class Epochs:
+    """Networks while they are trained.
+
+    Parameters
+    ----------
+    rows : Labelled
+        Training rows.
+    shape : NetworkShape
+        What is built.
+    settings : FitSettings
+        How it is trained.
+    seed : int
+        Of first parameters, shuffles and dropout.
+    """
+
+    def __init__(
+        self, rows: Labelled, shape: NetworkShape, settings: FitSettings, *, seed: int
+    ) -> None:
+        self.loss = MultitaskLoss.of(rows, shape, settings.batch)
+        self.tensors = RowTensors.of(rows.encoded, shape)
+        self.settings = settings
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.model = Networks(shape)
+        self.rng = torch.Generator().manual_seed(seed)
+        self.descents = [
+            torch.optim.Adam(
+                network.parameters(),
+                lr=settings.learning_rate,
+                weight_decay=settings.weight_decay,
+                fused=True,
+            )
+            for network in self.model.networks
+        ]
+
+    def run(self) -> float:
+        """One epoch of every network; the mean loss of a batch."""
+        total, steps = 0.0, 0
+        loss, settings, rng = self.loss, self.settings, self.rng
+        for network, descent in zip(self.model.networks, self.descents, strict=True):
+            for places in epoch_batches(
+                len(loss.rows), settings.batch, groups=loss.groups, rng=rng
+            ):
+                picked = loss.rows[places]
+                batch = self.tensors.batch(picked, dropout=settings.dropout, rng=rng)
+                descent.zero_grad()
+                lost = loss(network(batch), places)
+                lost.backward()
+                descent.step()
+                total, steps = total + float(lost.detach()), steps + 1
+        return total / steps
 
 
 @dataclass(frozen=True)

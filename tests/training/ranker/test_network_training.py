@@ -188,7 +188,7 @@ def test_without_a_domain_there_is_no_gate_of_one():
     shape = NetworkShape.of(LAYOUT, replace(RANKER, domain="brand", gates=()))
     model = fresh(shape)
     with torch.no_grad():  # the tower reads the domain's embedding through the gate alone
-        brand = [n for n, (p, _) in enumerate(shape.embedded) if p.input == "brand"][0] * 16
+        brand = next(n for n, (p, _) in enumerate(shape.embedded) if p.input == "brand") * 16
         model.networks[0].towers.first[brand : brand + 16] = 0
     rows = Labelled(rows_of(LAYOUT, COUNT), *labelled())
     start = shape.starts["brand"]
@@ -242,7 +242,7 @@ def test_the_loss_divides_by_the_mean_weight_of_a_batch():
     loss = MultitaskLoss.of(Labelled(encoded, labels, mask, weights), shape, 2)
     logits = torch.zeros(2, 2)
     ln2 = np.log(2)
-    # two batches: the first task has weight 8, 4 a batch; the second 3, 1.5 a batch, and counts half
+    # two batches: the first task weighs 4 in a batch; the second 1.5, and counts half
     assert float(loss(logits, torch.tensor([0, 1]))) == pytest.approx(
         3 * ln2 / 4 + 0.5 * 3 * ln2 / 1.5
     )
@@ -330,7 +330,7 @@ def fit(seed: int = 0, **options):
 
 
 def test_a_seed_decides_everything():
-    """The same seed gives the same bits, another one others, and the caller's random state stays."""
+    """A seed gives the same bits again, another one others; the caller's random state stays."""
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
