@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import feast
@@ -260,6 +261,5 @@ def own_world(
 
 
 def _named(function: Any, name: str) -> Any:
-    """Feast names an on-demand view after its function."""
-    function.__name__ = name
-    return function
+    """Feast names an on-demand view after its function, and writes into the function."""
+    return FunctionType(function.__code__, function.__globals__, name)
