@@ -22,6 +22,7 @@ FORMATS: Mapping[str, int] = {
     "live_generations": 1,
     "online_record": 1,
     "ranker": 1,
+    "service_ranker": 1,
     "inputs": 1,
     "promotion": 1,
 }

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adc_features.cli.console import JsonOption, RunOption, report
+from adc_features.cli.console import JsonOption, report
 from adc_features.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -25,10 +25,37 @@ NowOption = Annotated[
 ]
 
 
+RepoOption = Annotated[
+    Path | None,
+    typer.Option("--repo", metavar="DIR", help="A Feast repository, in place of --run."),
+]
+RankerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ranker", metavar="NAME", help="With --repo: which ranker; default the only one."
+    ),
+]
+
+
+# as long as its options
 def rank(
-    user: Annotated[str, typer.Argument(help="User id.")],
-    items: Annotated[list[str], typer.Argument(metavar="ITEM...", help="Candidates.")],
-    run: RunOption,
+    user: Annotated[str, typer.Argument(help="User id; several join keys as KEY=VALUE,KEY=VALUE.")],
+    items: Annotated[
+        list[str], typer.Argument(metavar="ITEM...", help="Candidates, written likewise.")
+    ],
+    run: Annotated[
+        Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
+    ] = None,
+    repo: RepoOption = None,
+    ranker: RankerOption = None,
+    field: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--field",
+            metavar="NAME=VALUE",
+            help="With --repo: a field of the request, in JSON or plain text; repeatable.",
+        ),
+    ] = None,
     k: Annotated[int | None, typer.Option(min=1, help="How many of the best to show.")] = None,
     now: NowOption = None,
     json: JsonOption = None,
@@ -38,20 +65,81 @@ def rank(
 
     from adc_features.serving.service import Service, ServiceSettings
 
-    bundle, clock = _opened(run, None, now)
-    if now is None and (stale := _stale(run, clock())):
+    place = _promotion_of(repo, ranker) if repo else None
+    _one_of(run, repo)
+    bundle, clock = _opened(run, place, now)
+    if run and now is None and (stale := _stale(run, clock())):
         typer.echo(stale, err=True)
-    ids: dict[str, Any] = {"user": user, "items": items}
-    if int64 := [
+    asked: dict[str, Any] = {"user": user, "items": items}
+    if repo is not None:
+        asked = _keyed_request(bundle, user, items, field or [])
+    elif int64 := [
         name
         for name, key in (("user", "user_id"), ("items", "item_id"))
         if bundle.id_types[key] == "int64"
     ]:
-        ids |= {name: _integers(ids[name]) for name in int64}
+        asked |= {name: _integers(asked[name]) for name in int64}
     answer = Service(bundle, ServiceSettings(), clock=clock).rank(
-        bundle, dumps({**ids, "k": k}).encode()
+        bundle, dumps({**asked, "k": k}).encode()
     )
     report(loads(answer.body), json)
+
+
+def _one_of(run: Path | None, repo: Path | None) -> None:
+    if (run is None) == (repo is None):
+        raise typer.BadParameter("give --run or --repo")
+
+
+def _promotion_of(repo: Path, ranker: str | None) -> Path:
+    """The promotion file of a repository's ranker; without a name, of the only promoted one."""
+    from adc_features.serving.workspace import Workspace, promoted_names
+
+    if ranker is None:
+        names = promoted_names(repo)
+        if len(names) != 1:
+            raise InputError(
+                f"promoted in {repo} are {names or 'no rankers'}; "
+                + ("name one, --ranker NAME" if names else f"run `adc promote --repo {repo}` first")
+            )
+        ranker = names[0]
+    return Workspace(repo, ranker).promotion
+
+
+def _keyed_request(bundle: Any, user: str, items: list[str], fields: list[str]) -> dict[str, Any]:
+    """The request that texts of the command line mean, in the types of the service."""
+    types, keys = bundle.key_types, bundle.trained.ranker
+    request = {}
+    for given in fields:
+        name, equals, value = given.partition("=")
+        if not equals:
+            raise InputError(f"--field {given!r} is not NAME=VALUE")
+        request[name] = _value(value)
+    return {
+        "user": _keys(user, keys.user, types),
+        "items": [_keys(item, keys.item, types) for item in items],
+        "request": request,
+    }
+
+
+def _keys(text: str, names: Any, types: Any) -> dict[str, Any]:
+    pairs = [part.partition("=")[::2] for part in text.split(",")]
+    if len(names) == 1 and pairs[0][0] != names[0]:
+        pairs = [(names[0], text)]
+    if unknown := sorted({name for name, _ in pairs} - set(names)):
+        raise InputError(
+            f"{text!r} has {unknown}; expected {', '.join(f'{n}=VALUE' for n in names)}"
+        )
+    return {name: _integers(value) if "Int" in types[name] else value for name, value in pairs}
+
+
+def _value(text: str) -> Any:
+    """JSON where it is JSON, else the text itself."""
+    from json import loads
+
+    try:
+        return loads(text)
+    except ValueError:
+        return text
 
 
 # longer than a page because every option of the command is declared here
@@ -63,6 +151,8 @@ def serve(
         ),
     ] = None,
     promotion: PromotionOption = None,
+    repo: RepoOption = None,
+    ranker: RankerOption = None,
     host: Annotated[
         str,
         typer.Option(
@@ -112,8 +202,9 @@ def serve(
     from adc_features.serving.protocol import ServiceSettings
     from adc_features.serving.workers import beside
 
-    if (run is None) == (promotion is None):
-        raise typer.BadParameter("give --run or --promotion")
+    if [run, promotion, repo].count(None) != 2:
+        raise typer.BadParameter("give one of --run, --promotion and --repo")
+    promotion = _promotion_of(repo, ranker) if repo else promotion
     token = os.environ.get("ADC_SERVE_TOKEN") or None
     settings = ServiceSettings(
         max_items=max_items,
@@ -133,7 +224,7 @@ def serve(
         facts = {
             "url": _url(host, listening),
             "pair": service.bundle.promotion.name,
-            "recipe": service.bundle.trained.recipe.name,
+            "recipe": service.bundle.recipe_name,
             "token": settings.token is not None,
             "workers": workers,
         }

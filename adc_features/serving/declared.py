@@ -17,8 +17,8 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.clock import utc
-from adc_features.errors import InputError, RequestError
-from adc_features.inputs.compatibility import Difference, differences
+from adc_features.errors import RequestError
+from adc_features.inputs.compatibility import differences, refuse
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
@@ -57,6 +57,11 @@ class DeclaredBundle:
     def recipe_name(self) -> str:
         """The ranker's name, as answers give it."""
         return self.trained.name
+
+    @property
+    def key_types(self) -> dict[str, str]:
+        """Join keys of user and item -> Feast type."""
+        return dict(self.trained.pins["join_keys"])
 
     def check_online(self) -> None:
         """Raise ArtifactError when the online store lost what was put into it."""
@@ -165,9 +170,16 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
     trained = load_ranker(promotion.ranker)
     schema = service_schema(promotion.repository, trained.ranker.service)
     found = differences(trained.pins, schema)
-    refuse(found, trained.name)
+    refuse(found, use="serve")
     generation = promotion.generation
-    bundle = DeclaredBundle(
+    fields = [spec for spec in trained.encoder.specs if not spec.kind.train_only]
+    request = {
+        column.name: column.dtype
+        for spec in fields
+        for column in spec.columns.values()
+        if column.side == "request" and column.name not in schema.request_fields
+    }
+    return DeclaredBundle(
         promotion=promotion,
         trained=trained,
         reader=open_service_reader(
@@ -176,21 +188,13 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
             features=trained.features,
             user=trained.ranker.user,
             item=trained.ranker.item,
+            request=request,
+            optional=[c.name for s in fields if s.kind.optional for c in s.columns.values()],
         ),
         sids=(
             OnlineSids(promotion.repository, generation)
             if generation and trained.reads_timeline
             else None
         ),
-        warnings=tuple(str(d) for d in found if d.serving == "warn"),
+        warnings=tuple(d.message for d in found if d.serve == "warn"),
     )
-    return bundle
-
-
-def refuse(found: Sequence[Difference], name: str) -> None:
-    """Raise InputError, with all of them, when differences forbid serving."""
-    if refused := [str(d) for d in found if d.serving == "refuse"]:
-        raise InputError(
-            f"ranker {name!r} no longer fits its service: {'; '.join(refused)}. Put the features"
-            " back, or train the ranker on the service as it is"
-        )

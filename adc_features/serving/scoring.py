@@ -35,7 +35,7 @@ from adc_features.ranking.recipes import Sources, recipe_inputs
 from adc_features.ranking.trained import Trained, load_trained
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
-from adc_features.serving.ranked import Ranked
+from adc_features.serving.ranked import Ranked, Serving
 from adc_features.serving.request_frame import RequestFrame
 from adc_features.store import OnlineReader, OnlineSids, open_reader
 from adc_features.store.definitions import id_type, statistics_schemas
@@ -47,6 +47,8 @@ from adc_features.store.repository import (
     statistics_path,
 )
 
+SERVICE_RANKER = "service_ranker"
+"""Kind of a ranker of the user's own feature service, in its manifest."""
 ID_LENGTH = 256
 """Characters of the longest id: text arrays are as wide as their longest value."""
 
@@ -305,7 +307,7 @@ class Bundle:
         return frame
 
 
-def open_bundle(promotion: Promotion) -> Bundle:
+def open_bundle(promotion: Promotion) -> Serving:
     """Load a promoted pair, check that it fits together and score once, so that the first request
     is as fast as the rest.
 
@@ -335,6 +337,14 @@ def open_bundle(promotion: Promotion) -> Bundle:
     >>> bundle.score("u1", ["i1", "i2"], now=datetime.now(UTC)).score  # doctest: +SKIP
     array([0.81, 0.37], dtype=float32)
     """
+    if read_manifest(promotion.ranker, verify=False).get("kind") == SERVICE_RANKER:
+        from adc_features.serving.declared import open_declared
+
+        return open_declared(promotion)
+    return _open_recipe(promotion)
+
+
+def _open_recipe(promotion: Promotion) -> Bundle:
     check_promotion(promotion)
     trained = load_trained(promotion.ranker, generation=promotion.known_as or promotion.generation)
     schemas = statistics_schemas(promotion.repository)

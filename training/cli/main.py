@@ -168,11 +168,13 @@ def train(
     """
     one_of(run, repo)
     if repo is not None:
-        names = {"service": service, "tasks": task, "user": user, "item": item, "request": request}
         source = rankers_cli.label_source(labels, labels_query)
+        declared = rankers_cli.chosen_rankers(
+            repo, ranker, service=service, tasks=task, user=user, item=item, request=request
+        )
         facts = rankers_cli.train_on_service(
             repo,
-            rankers_cli.chosen_rankers(repo, ranker, **names),
+            declared,
             source,
             seeds=seeds,
             quick=quick,

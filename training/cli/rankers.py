@@ -181,16 +181,17 @@ def train_on_service(
     settings = TrainSettings(
         seeds=defaults.seeds if seeds is None else seeds, quick=quick, keep_negatives=keep_negatives
     )
-    judged = train_rankers(
-        repo,
-        rankers,
-        source,
-        at=datetime.now(UTC),
-        settings=settings,
-        period=period,
-        final=final,
-        progress=progress,
-    )
+    with progress() as told:
+        judged = train_rankers(
+            repo,
+            rankers,
+            source,
+            at=datetime.now(UTC),
+            settings=settings,
+            period=period,
+            final=final,
+            progress=told,
+        )
     return judged.to_dict()
 
 
@@ -199,17 +200,19 @@ def evaluate_on_service(
 ) -> dict[str, Any]:
     """Judge the newest versions; what the command prints."""
     from adc_features.cli.console import progress
+    from adc_features.serving.workspace import trained_names
     from training.ranker.workflow import evaluate_trained
-    from training.ranker.workspace import trained_names
 
-    return evaluate_trained(
-        repo,
-        names or trained_names(repo),
-        source,
-        period=period,
-        final=final,
-        progress=progress,
-    ).to_dict()
+    with progress() as told:
+        judged = evaluate_trained(
+            repo,
+            names or trained_names(repo),
+            source,
+            period=period,
+            final=final,
+            progress=told,
+        )
+    return judged.to_dict()
 
 
 def scores_text(facts: Mapping[str, Any]) -> str:

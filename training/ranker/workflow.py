@@ -31,7 +31,7 @@ from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
 from training.ranker.results import RankerEvaluation
 from training.ranker.splits import LabelWindow, Splits, split_labels
-from training.ranker.workspace import Workspace, evaluation_path
+from adc_features.serving.workspace import Workspace, evaluation_path
 
 log = logging.getLogger(__name__)
 

@@ -89,6 +89,11 @@ def trained_names(repo: Path) -> list[str]:
     )
 
 
+def promoted_names(repo: Path) -> list[str]:
+    """The rankers of a repository that have a promotion, sorted."""
+    return sorted(p.parent.name for p in (Path(repo) / RANKERS).glob(f"*/{PROMOTION}"))
+
+
 def evaluation_path(repo: Path) -> Path:
     """What was last trained, judged together."""
     return Path(repo) / RANKERS / EVALUATION
