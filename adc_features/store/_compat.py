@@ -54,6 +54,7 @@ from feast.metrics import track_feature_statuses
 from feast.on_demand_feature_view import OnDemandFeatureView
 from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
+from feast.protos.feast.types.EntityKey_pb2 import EntityKey as EntityKeyProto
 from feast.protos.feast.types.Value_pb2 import (
     BoolList,
     BytesList,
@@ -100,6 +101,7 @@ __all__ = [
     "BytesList",
     "DoubleList",
     "Entity",
+    "EntityKeyProto",
     "FeastConfigBaseModel",
     "FeatureService",
     "FeatureStore",

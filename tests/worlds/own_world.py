@@ -215,9 +215,7 @@ def own_world(
     stock = view("stock", [product], STOCK, stock_rows(), ttl=5 * DAY)
     score = {"score": (types.Float32, pa.float64())}
     affinity = view("affinity", [customer, product], score, affinity_rows())
-    ask = feast.RequestSource(
-        name="ask", schema=[feast.Field(name="limit", dtype=types.Float64)]
-    )
+    ask = feast.RequestSource(name="ask", schema=[feast.Field(name="limit", dtype=types.Float64)])
     frames = on_demand_feature_view(
         sources=[stock[["price", "shelf"]], ask],
         schema=[

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
 _IDS_AT_ONCE = 5_000
 """Keys in one online read: SQLite refuses statements with too many parameters."""
-_SECOND = timedelta(seconds=1)
 
 
 class Found(NamedTuple):
@@ -55,10 +54,18 @@ def read_by_feast(
     store: FeatureStore, lookup: Lookup, keys: Mapping[str, pa.Array], rows: int, *, now: datetime
 ) -> dict[int, Found]:
     """Place -> what was found, by Feast's own `get_online_features`. keys: by the views' names."""
+    if not keys:
+        return {i: _without_key(store, v, rows, now) for i, v in lookup.views.items()}
     refs = [f"{v.name}:{name}" for v in lookup.views.values() for name in v.features]
     values = {name: column.to_pylist() for name, column in keys.items()}
     pieces = [
-        _asked(store, lookup, refs, values, start, min(rows, start + _IDS_AT_ONCE), now)
+        _asked(
+            store,
+            lookup,
+            refs,
+            {name: column[start : start + _IDS_AT_ONCE] for name, column in values.items()},
+            now=now,
+        )
         for start in range(0, rows, _IDS_AT_ONCE)
     ]
     if len(pieces) == 1:
@@ -75,38 +82,81 @@ def _asked(
     store: FeatureStore,
     lookup: Lookup,
     refs: list[str],
-    values: Mapping[str, list],
-    start: int,
-    stop: int,
+    asked: Mapping[str, list],
+    *,
     now: datetime,
 ) -> dict[int, Found]:
-    from adc_features.store import _compat as feast
-
-    asked = {name: column[start:stop] for name, column in values.items()}
-    if not asked:  # a view without entities has one row, under a key that Feast makes up
-        asked = {feast.DUMMY_ENTITY_ID: [feast.DUMMY_ENTITY_VAL] * (stop - start)}
     response = store.get_online_features(refs, asked, full_feature_names=True).proto
     vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
     return {place: _found(view, vectors, now) for place, view in lookup.views.items()}
 
 
+def _without_key(store: FeatureStore, view: StoredView, rows: int, now: datetime) -> Found:
+    """The one row of a view without entities, under the key that Feast makes up for it.
+
+    By the store's own `online_read`: `get_online_features` fails for such a view once any join has
+    been asked for in the same process, because it then finds the cached view without its key.
+    """
+    from adc_features.store import _compat as feast
+
+    key = feast.EntityKeyProto(
+        join_keys=[feast.DUMMY_ENTITY_ID],
+        entity_values=[feast.ValueProto(string_val=feast.DUMMY_ENTITY_VAL)],
+    )
+    online = feast.online_store(store)
+    ((event, values),) = online.online_read(store.config, view.view, [key], list(view.features))
+    held = values or {}
+    at = 0 if event is None else int(instant(_aware(event)).astype(np.int64))
+    made = _columns(
+        view,
+        {name: [held.get(name, feast.ValueProto())] for name in view.features},
+        {name: np.array([name in held]) for name in view.features},
+        np.array([at]),
+        now,
+    )
+    place = pa.array(np.zeros(rows, np.int64))
+    return Found({n: c.take(place) for n, c in made.columns.items()}, np.repeat(made.stored, rows))
+
+
+def _aware(event: datetime) -> datetime:
+    """Stores give UTC, some without saying so."""
+    return event if event.tzinfo else event.replace(tzinfo=UTC)
+
+
 def _found(view: StoredView, vectors: Mapping[str, Any], now: datetime) -> Found:
     from adc_features.store import _compat as feast
 
-    status = feast.FieldStatus
     names = {name: vectors[f"{view.name}__{name}"] for name in view.features}
-    statuses = {name: np.array(v.statuses, np.int8) for name, v in names.items()}
-    stale = np.zeros(len(next(iter(statuses.values()))), bool)
+    stamps = next(iter(names.values())).event_timestamps
+    at = np.array([t.seconds * 1_000_000 + t.nanos // 1_000 for t in stamps], np.int64)
+    present = {
+        name: np.array(v.statuses, np.int8) == feast.FieldStatus.PRESENT
+        for name, v in names.items()
+    }
+    return _columns(view, {n: v.values for n, v in names.items()}, present, at, now)
+
+
+def _columns(
+    view: StoredView,
+    values: Mapping[str, Sequence[Any]],
+    present: Mapping[str, np.ndarray],
+    at: np.ndarray,
+    now: datetime,
+) -> Found:
+    """Values as columns, those that have expired or are not PRESENT left out.
+
+    at: event times, int64 [n] microseconds, 0 where none. A row is stored where it has one or a
+    value: Redis says PRESENT of every feature of a key that it does not hold.
+    """
+    stale = np.zeros(len(at), bool)
     if view.ttl_seconds:
-        stamps = next(iter(names.values())).event_timestamps
-        at = np.array([t.seconds * 1_000_000 + t.nanos // 1_000 for t in stamps], np.int64)
         stale = at < int(instant(now).astype(np.int64)) - round(view.ttl_seconds * 1_000_000)
-    columns, stored = {}, np.zeros(len(stale), bool)
-    for name, vector in names.items():
-        column = column_of_protos(vector.values, view.features[name], name=f"{view.name}__{name}")
-        gone = stale | (statuses[name] == status.OUTSIDE_MAX_AGE)
-        stored |= (statuses[name] == status.PRESENT) & ~gone
-        columns[name] = _without(column, gone)
+    columns, stored = {}, np.zeros(len(at), bool)
+    for name, dtype in view.features.items():
+        column = column_of_protos(values[name], dtype, name=f"{view.name}__{name}")
+        known = present[name] & ~stale
+        columns[name] = _without(column, ~known)
+        stored |= known & ((at != 0) | np.asarray(column.is_valid()))
     return Found(columns, stored)
 
 

@@ -20,7 +20,7 @@ from adc_features.inputs.schema import ServiceSchema, ViewSchema
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore
 
-_VERSION = re.compile(r"(.*)@v(\d+)")
+_VERSION = re.compile(r".*@v(\d+)")
 
 
 @dataclass
@@ -131,8 +131,8 @@ def service_plan(
         if view.kind == "on_demand":
             _on_demand(store, plan, view).features[feature.name] = feature.dtype
         else:
-            base, version = _version(view.projected)
-            place = _stored(store, plan, view.name, version, dict(view.join_key_map))
+            key_map, version = dict(view.join_key_map), _version(view.projected)
+            place = _stored(store, plan, view.name, version, key_map)
             plan.stored[place].features[feature.name] = feature.dtype
             plan.places[key] = Place(place, feature.name)
     return plan
@@ -154,9 +154,9 @@ def _check(schema: ServiceSchema, features: Sequence[str], labels: set[str]) -> 
         raise InputError(f"no feature of service {schema.service!r} is asked for; name some")
 
 
-def _version(projected: str) -> tuple[str, int | None]:
+def _version(projected: str) -> int | None:
     found = _VERSION.fullmatch(projected)
-    return (found[1], int(found[2])) if found else (projected, None)
+    return int(found[1]) if found else None
 
 
 def _registered(store: FeatureStore, name: str, version: int | None) -> Any:
@@ -182,9 +182,11 @@ def _stored(
     from adc_features.store import _compat as feast
 
     for place, known in enumerate(plan.stored):
-        if known.view.name == name and known.version == version and known.keys == {
-            own: key_map.get(own, own) for own in known.keys
-        }:
+        if (
+            known.view.name == name
+            and known.version == version
+            and known.keys == {own: key_map.get(own, own) for own in known.keys}
+        ):
             return place
     view = copy.copy(_registered(store, name, version))
     own = [f.name for f in view.entity_columns if f.name != feast.DUMMY_ENTITY_ID]

@@ -174,9 +174,9 @@ class ServiceReader:
 
     def _item_keys(self, items: Mapping[str, Sequence[Any]]) -> dict[str, pa.Array]:
         _check_names(items, self._item, "item")
-        if len(lengths := {name: len(items[name]) for name in self._item}) > 1:
-            if len(set(lengths.values())) > 1:
-                raise RequestError(f"the item keys have {lengths} values; give as many of each")
+        lengths = {name: len(items[name]) for name in self._item}
+        if len(set(lengths.values())) > 1:
+            raise RequestError(f"the item keys have {lengths} values; give as many of each")
         if not all(lengths.values()):
             raise RequestError("there are no candidates; send at least one item")
         return {n: key_column(items[n], self._types[n], name=n) for n in self._item}
@@ -237,7 +237,9 @@ class ServiceReader:
         self, lookups: Sequence[Lookup], found: Mapping[int, Found], keys: Collection[str]
     ) -> bool | None:
         """Whether a view of these keys alone has a row; None where there is none."""
-        places = [i for lookup in lookups if set(lookup.keys.values()) & set(keys) for i in lookup.views]
+        places = [
+            i for lookup in lookups if set(lookup.keys.values()) & set(keys) for i in lookup.views
+        ]
         return bool(any(found[i].stored.any() for i in places)) if places else None
 
     def _each(self, found: Mapping[int, Found], rows: int) -> np.ndarray | None:

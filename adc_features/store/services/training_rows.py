@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -270,7 +270,9 @@ def _by_feast(
     for name in names:
         whole = [_declared(piece[name], stored, name) for piece in pieces]
         kind = arrow_type(stored.features[name]) or pa.null()
-        column = pa.chunked_array([c for w in whole for c in w.chunks], whole[0].type if whole else kind)
+        column = pa.chunked_array(
+            [c for w in whole for c in w.chunks], whole[0].type if whole else kind
+        )
         answer[name] = column.take(take)
     return answer
 
@@ -334,5 +336,3 @@ def _declared(column: pa.ChunkedArray, stored: StoredView, name: str) -> pa.Chun
             f"view {stored.name}: {name} is declared {dtype} and the offline store gives"
             f" {column.type}, which does not fit ({error}); correct the declaration or the rows"
         ) from error
-
-

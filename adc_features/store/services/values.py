@@ -123,9 +123,11 @@ def _decimals(column: pa.ChunkedArray, wanted: pa.DataType, *, name: str) -> pa.
         wide = column.cast(pa.decimal256(76, 18), safe=False)
         return wide.cast(wanted)
     if pa.types.is_decimal(kind):
-        return column.cast(pa.decimal256(76, kind.scale)).cast(
-            pa.decimal256(76, 18), safe=False
-        ).cast(wanted)
+        return (
+            column.cast(pa.decimal256(76, kind.scale))
+            .cast(pa.decimal256(76, 18), safe=False)
+            .cast(wanted)
+        )
     if pa.types.is_floating(kind):
         column = pc.if_else(pc.is_nan(column), pa.scalar(None, kind), column)
     return column.cast(wanted)

@@ -58,9 +58,7 @@ def _server_world(directory: Path, stack: contextlib.ExitStack) -> World:
         pytest.skip("needs PostgreSQL and Redis servers (apt-get install postgresql redis-server)")
     variables = stack.enter_context(start.postgres()) | stack.enter_context(start.redis())
     offline, online = server_stores(variables)
-    return _world(
-        directory, offline, online, source=postgres_source(variables), calendar=False
-    )
+    return _world(directory, offline, online, source=postgres_source(variables), calendar=False)
 
 
 @pytest.fixture(
@@ -194,7 +192,7 @@ class TestJoin:
         """Text never meets a whole number, in silence or otherwise."""
         table = rows(("c1", 1, 1))
         text = table.set_column(2, "sku", pa.array(["1"]))
-        with pytest.raises(InputError, match="column sku of the rows is string.*declared Int64"):
+        with pytest.raises(InputError, match=r"column sku of the rows is string.*declared Int64"):
             joined(world, text)
 
     def test_no_rows_give_no_rows(self, world):
