@@ -250,7 +250,8 @@ def ours_wide() -> dict[str, float]:
 
     from adc_features.inputs.declaration import Ranker, Task
     from adc_features.ranking.multitask.shape import NetworkSettings, NetworkShape
-    from training.ranker.fit_network import Epochs, FitSettings, Labelled
+    from training.ranker.fit_network import Epochs, FitSettings
+    from training.ranker.labelled import Labelled
 
     torch.set_num_threads(1)
     columns = wide_columns()

@@ -23,6 +23,7 @@ from adc_features.inputs.encoded import Encoded
 from adc_features.ranking.base import Progress, Round
 from adc_features.ranking.multitask.shape import NetworkShape
 from training.ranker.batches import RowTensors, epoch_batches
+from training.ranker.labelled import Labelled, weighed
 from training.ranker.network import Network, Networks
 
 log = logging.getLogger(__name__)
@@ -66,20 +67,6 @@ class FitSettings:
             )
         if self.batch < 1 or self.max_epochs < 1:
             raise InputError(f"{self}; expected at least one row a batch and one epoch")
-
-
-class Labelled(NamedTuple):
-    """Encoded rows and their labels.
-
-    labels: float32 [T, N], read where mask, bool [T, N], is true. weights: [N], or [T, N]; >= 0.
-    groups: int64 [N], the request of each row.
-    """
-
-    encoded: Encoded
-    labels: np.ndarray
-    mask: np.ndarray
-    weights: np.ndarray
-    groups: np.ndarray | None = None
 
 
 class Started(NamedTuple):
@@ -242,7 +229,7 @@ class MultitaskLoss:
     @classmethod
     def of(cls, rows: Labelled, shape: NetworkShape, batch: int) -> "MultitaskLoss":
         """Raises InputError for labels that do not fit the rows or the tasks."""
-        weights = weighed(rows, shape)
+        weights = weighed(rows, shape.tasks)
         learnable = np.flatnonzero(weights.any(0))
         if not len(learnable):
             raise InputError(
@@ -308,30 +295,6 @@ def _per_batch(task: np.ndarray, sums: np.ndarray, batches: int) -> Tensor:
     return torch.from_numpy(scale.astype(np.float32))
 
 
-def weighed(rows: Labelled, shape: NetworkShape) -> np.ndarray:
-    """Weight of each label, 0 where it is masked: float32 [T, N]. Raises InputError."""
-    expected = (len(shape.tasks), len(rows.encoded))
-    mask, weights = np.asarray(rows.mask, bool), np.asarray(rows.weights)
-    if np.shape(rows.labels) != expected or mask.shape != expected:
-        raise InputError(
-            f"labels {np.shape(rows.labels)} and mask {mask.shape} for {expected[0]} tasks and"
-            f" {expected[1]} rows; expected {expected}"
-        )
-    if weights.shape not in (expected, expected[1:]):
-        raise InputError(f"weights {weights.shape}; expected {expected[1:]} or {expected}")
-    if not (np.isfinite(weights) & (weights >= 0)).all():
-        raise InputError("weights must be finite and at least 0; take out the rows that are not")
-    seen = np.asarray(rows.labels)[mask]
-    if not ((seen == 0) | (seen == 1)).all():
-        raise InputError(
-            f"a label of {seen[(seen != 0) & (seen != 1)][0]}; expected 0 or 1, and a mask that"
-            " is false where there is none"
-        )
-    if rows.groups is not None and np.shape(rows.groups) != expected[1:]:
-        raise InputError(f"groups {np.shape(rows.groups)}; expected one for each of {expected[1]}")
-    return np.where(mask, weights, 0).astype(np.float32)
-
-
 @dataclass(frozen=True)
 class HeldOut:
     """Rows that are scored after each round. labels, weights: [T, N]; task: [T]."""
@@ -344,7 +307,7 @@ class HeldOut:
     @classmethod
     def of(cls, rows: Labelled, shape: NetworkShape) -> "HeldOut":
         """Raises InputError where no label counts."""
-        weights = weighed(rows, shape)
+        weights = weighed(rows, shape.tasks)
         sums = weights.sum(1, dtype=np.float64)
         if not sums.any():
             raise InputError("no held-out label counts: every one is masked or weighs 0")

@@ -237,13 +237,14 @@ class NetworkShape:
             **{
                 **facts,
                 **{n: tuple(facts[n]) for n in ("tasks", "task_weights", "gates", "level")},
-                "inputs": {name: _layout(said) for name, said in facts["inputs"].items()},
+                "inputs": {name: input_layout(said) for name, said in facts["inputs"].items()},
                 "settings": NetworkSettings(**settings),
             }
         )
 
 
-def _layout(facts: Mapping[str, Any]) -> InputLayout:
+def input_layout(facts: Mapping[str, Any]) -> InputLayout:
+    """From `dataclasses.asdict`, also after a round through JSON text."""
     indicators = facts["indicators"]
     return InputLayout(
         dense=tuple(facts["dense"]),

@@ -15,7 +15,6 @@ from adc_features.ranking.multitask.shape import NetworkSettings, NetworkShape
 from training.ranker.batches import RowTensors, epoch_batches
 from training.ranker.fit_network import (
     FitSettings,
-    Labelled,
     MultitaskLoss,
     chosen_rounds,
     fit_network,
@@ -25,6 +24,7 @@ from training.ranker.fit_network import (
     parameters,
     warm_start,
 )
+from training.ranker.labelled import Labelled
 from training.ranker.network import Bags, Networks
 
 SHAPE = NetworkShape.of(LAYOUT, RANKER)

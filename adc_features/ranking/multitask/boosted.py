@@ -1,0 +1,103 @@
+"""Boosted trees of several tasks on declared inputs, one booster a task. Reads: Encoded. Writes:
+probabilities.
+
+Legend: N rows, T tasks, F columns.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from adc_features.errors import InputError
+from adc_features.inputs.encoded import Encoded
+from adc_features.ranking.multitask.boosted_matrix import BoostedColumns, BoostedMatrix
+
+
+@dataclass(frozen=True)
+class BoostedSettings:
+    """Plain XGBoost parameters under their own names; max_rounds: trees, threads: `nthread`."""
+
+    max_rounds: int = 300
+    max_depth: int = 4
+    learning_rate: float = 0.06
+    subsample: float = 0.7
+    colsample_bytree: float = 0.7
+    min_child_weight: float = 20.0
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if self.max_rounds < 1 or self.max_depth < 1 or self.learning_rate <= 0:
+            raise InputError(
+                f"{self}; expected at least one round, a depth of at least 1 and a learning rate"
+                " above 0"
+            )
+
+
+class BoostedScorer:
+    """Probabilities of boosted trees.
+
+    Parameters
+    ----------
+    tasks : sequence of str
+        In the order of the outputs.
+    settings : BoostedSettings
+        What the trees were grown with.
+    columns : BoostedColumns
+        What they read.
+    boosters : sequence of xgboost.Booster
+        One for each task.
+    """
+
+    def __init__(
+        self,
+        tasks: Sequence[str],
+        *,
+        settings: BoostedSettings,
+        columns: BoostedColumns,
+        boosters: Sequence[Any],
+    ) -> None:
+        self.tasks, self.settings, self.columns = tuple(tasks), settings, columns
+        self.boosters = list(boosters)
+        for booster in self.boosters:
+            booster.set_param({"nthread": settings.threads})
+
+    @property
+    def rounds(self) -> tuple[int, ...]:
+        """Trees of each task."""
+        return tuple(booster.num_boosted_rounds() for booster in self.boosters)
+
+    def predict(self, encoded: Encoded) -> np.ndarray:
+        """P(label = 1) by task: float32 [T, N]."""
+        if not len(encoded):
+            return np.empty((len(self.tasks), 0), np.float32)
+        matrix = dmatrix(self.columns.matrix(encoded))
+        return np.stack([booster.predict(matrix) for booster in self.boosters])
+
+
+def dmatrix(
+    matrix: BoostedMatrix,
+    *,
+    labels: np.ndarray | None = None,
+    weights: np.ndarray | None = None,
+    threads: int = 1,
+) -> Any:
+    """The columns as XGBoost reads them.
+
+    From one plain array: through pandas categories the same trees and scores cost a request of 500
+    rows three times as long. Columns go by their number, as XGBoost forbids some letters in names.
+    """
+    from adc_features.extras import extra_modules
+
+    with extra_modules():
+        import xgboost as xgb
+
+    return xgb.DMatrix(
+        matrix.values,
+        label=labels,
+        weight=weights,
+        feature_types=list(matrix.types),
+        enable_categorical=True,
+        nthread=threads,
+    )

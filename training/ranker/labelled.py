@@ -1,0 +1,50 @@
+"""Encoded rows with the labels of several tasks. Reads: arrays. Writes: Labelled.
+
+Legend: N rows, T tasks.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from adc_features.errors import InputError
+from adc_features.inputs.encoded import Encoded
+
+
+class Labelled(NamedTuple):
+    """Encoded rows and their labels.
+
+    labels: float32 [T, N], read where mask, bool [T, N], is true. weights: [N], or [T, N]; >= 0.
+    groups: int64 [N], the request of each row.
+    """
+
+    encoded: Encoded
+    labels: np.ndarray
+    mask: np.ndarray
+    weights: np.ndarray
+    groups: np.ndarray | None = None
+
+
+def weighed(rows: Labelled, tasks: Sequence[str]) -> np.ndarray:
+    """Weight of each label, 0 where it is masked: float32 [T, N]. Raises InputError."""
+    expected = (len(tasks), len(rows.encoded))
+    mask, weights = np.asarray(rows.mask, bool), np.asarray(rows.weights)
+    if np.shape(rows.labels) != expected or mask.shape != expected:
+        raise InputError(
+            f"labels {np.shape(rows.labels)} and mask {mask.shape} for {expected[0]} tasks and"
+            f" {expected[1]} rows; expected {expected}"
+        )
+    if weights.shape not in (expected, expected[1:]):
+        raise InputError(f"weights {weights.shape}; expected {expected[1:]} or {expected}")
+    if not (np.isfinite(weights) & (weights >= 0)).all():
+        raise InputError("weights must be finite and at least 0; take out the rows that are not")
+    seen = np.asarray(rows.labels)[mask]
+    if not ((seen == 0) | (seen == 1)).all():
+        raise InputError(
+            f"a label of {seen[(seen != 0) & (seen != 1)][0]}; expected 0 or 1, and a mask that"
+            " is false where there is none"
+        )
+    if rows.groups is not None and np.shape(rows.groups) != expected[1:]:
+        raise InputError(f"groups {np.shape(rows.groups)}; expected one for each of {expected[1]}")
+    return np.where(mask, weights, 0).astype(np.float32)
