@@ -10,10 +10,10 @@ from adc_features.codes.embeddings import id_array
 from adc_features.codes.sids import CodeTimeline
 
 
-def codes_as_of(
+def rows_as_of(
     timeline: CodeTimeline, item: np.ndarray, distinct: pa.Array, times: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Codes int32 [T, L], -1 for none, and weights float32 [T, L] as they were served then.
+    """Code + 1 int64 [T, L], 0 for none, and weights float32 [T, L] as they were served then.
 
     Each (item, snapshot) is looked up once, so text ids are compared once and not T times.
 
@@ -30,7 +30,7 @@ def codes_as_of(
     """
     if not len(item):
         empty = np.zeros((0, timeline.length))
-        return empty.astype(np.int32), empty.astype(np.float32)
+        return empty.astype(np.int64), empty.astype(np.float32)
     served = timeline.servable_at
     # 0: before the first snapshot
     which = np.searchsorted(served, times, side="right")
@@ -39,7 +39,8 @@ def codes_as_of(
     pairs, back = _distinct(key, len(distinct) * len(moments))
     ids = id_array(distinct)[pairs // len(moments)]
     codes, weights, _ = timeline.gather(ids, moments[pairs % len(moments)])
-    return codes[back], weights[back]
+    rows = codes.astype(np.int64) + 1
+    return rows.take(back, axis=0), weights.take(back, axis=0)
 
 
 def _distinct(key: np.ndarray, bound: int) -> tuple[np.ndarray, np.ndarray]:

@@ -15,6 +15,9 @@ import pyarrow.compute as pc
 
 from adc_features.errors import InputError
 
+_BITS = 63
+"""Of a whole number that is at least 0."""
+
 
 @dataclass(frozen=True)
 class Lists:
@@ -23,7 +26,7 @@ class Lists:
     Parameters
     ----------
     columns : mapping of str to pyarrow.Array
-        Role -> its elements [T], none of them null.
+        Role -> its elements [T], none of them null; they may be dictionary-encoded.
     offsets : ndarray
         int64 [n + 1].
     absent : ndarray
@@ -49,6 +52,10 @@ class Lists:
     def row(self) -> np.ndarray:
         """The row of each element, int64 [T]."""
         return np.repeat(np.arange(len(self)), self.sizes)
+
+    def encoded(self, role: str) -> "Lists":
+        """With the elements of a role dictionary-encoded, so that they are compared once."""
+        return replace(self, columns={**self.columns, role: self.columns[role].dictionary_encode()})
 
     def newest(self, last: int, order: Literal["newest_last", "newest_first"]) -> "Lists":
         """The newest `last` elements of each row, oldest first."""
@@ -116,7 +123,7 @@ def read_lists(columns: Mapping[str, pa.Array], *, name: str) -> Lists:
 
 def coded(values: pa.Array) -> tuple[np.ndarray, pa.Array]:
     """Elements as places in their distinct values: int64 [T] and the values."""
-    encoded = values.dictionary_encode()
+    encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
     return encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64), encoded.dictionary
 
 
@@ -143,12 +150,24 @@ def first_in_row(code: np.ndarray, lists: Lists) -> np.ndarray | None:
     """
     if not len(code):
         return None
-    key = lists.row * (int(code.max()) + 1) + code
-    ordered = np.sort(key)
-    if not (ordered[1:] == ordered[:-1]).any():
+    # one number a (row, value, place in the row): sorted, the first of each value leads
+    bits = [int(n).bit_length() for n in (len(lists), code.max(), lists.sizes.max())]
+    if sum(bits) > _BITS:
+        key = lists.row * (int(code.max()) + 1) + code
+        found = np.unique(key, return_index=True)[1]
+    else:
+        key = (lists.row << bits[1]) | code
+        key <<= bits[2]
+        key |= np.arange(len(code)) - np.repeat(lists.offsets[:-1], lists.sizes)
+        key.sort()
+        value = key >> bits[2]
+        leads = np.flatnonzero(value[1:] != value[:-1]) + 1
+        key = np.append(key[:1], key[leads])
+        found = lists.offsets[key >> (bits[1] + bits[2])] + (key & ((1 << bits[2]) - 1))
+    if len(found) == len(code):
         return None
-    first = np.zeros(len(key), bool)
-    first[np.unique(key, return_index=True)[1]] = True
+    first = np.zeros(len(code), bool)
+    first[found] = True
     return first
 
 

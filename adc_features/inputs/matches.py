@@ -3,47 +3,78 @@
 Legend: n rows of lists, n = N or 1; N candidates, T elements of all rows' lists, P positions.
 """
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 
 
 def sums_of_equal(
-    elements: np.ndarray, worth: np.ndarray, offsets: np.ndarray, candidates: np.ndarray
-) -> np.ndarray:
-    """The sum of the worth of a row's elements that equal its candidate: float64 [N, P].
+    elements: np.ndarray,
+    offsets: np.ndarray,
+    candidates: np.ndarray,
+    *,
+    worths: Sequence[np.ndarray],
+    weights: np.ndarray | None = None,
+) -> list[np.ndarray]:
+    """For each worth its sum over a row's elements that equal its candidate: float64 [N, P] each.
 
     The sum for one user of N candidates has the same bits as for N rows that repeat the user.
 
     Parameters
     ----------
     elements : ndarray
-        int64 [T, P], negative for no key, which equals nothing.
-    worth : ndarray
-        float64 [T, P].
+        int64 [T, P], >= 0; 0 is no key and equals nothing.
     offsets : ndarray
         int64 [n + 1].
     candidates : ndarray
-        int64 [N, P], negative for no key.
+        int64 [N, P], >= 0.
+    worths : sequence of ndarray
+        float64 [T] each.
+    weights : ndarray, optional
+        float32 [T, P] by which every worth is multiplied.
     """
-    count, length = candidates.shape
-    out = np.zeros((count, length))
+    out = [np.zeros(candidates.shape) for _ in worths]
     if not len(elements):
         return out
-    if len(offsets) == 2:
-        # what each key of the user is worth is added up once and read by every candidate
-        for place in range(length):
-            keys, there = elements[:, place], elements[:, place] >= 0
-            wanted = candidates[:, place]
-            top = int(keys.max(initial=0)) + 1
-            total = np.bincount(keys[there], worth[there, place], top)
-            held = (wanted >= 0) & (wanted < top)
-            out[held, place] = total[wanted[held]]
-        return out
-    row = np.repeat(np.arange(count), np.diff(offsets))
-    for place in range(length):
-        keys = elements[:, place]
-        same = np.flatnonzero((keys == candidates[row, place]) & (keys >= 0))
-        out[:, place] = np.bincount(row[same], worth[same, place], count)
+    sum_up = _sums_of_one if len(offsets) == 2 else _sums_of_many
+    for place in range(candidates.shape[1]):
+        weight = None if weights is None else weights[:, place]
+        sums = sum_up(elements[:, place], offsets, candidates[:, place], worths, weight)
+        for whole, part in zip(out, sums, strict=True):
+            whole[:, place] = part
     return out
+
+
+def _sums_of_one(
+    keys: np.ndarray,
+    offsets: np.ndarray,
+    wanted: np.ndarray,
+    worths: Sequence[np.ndarray],
+    weight: np.ndarray | None,
+) -> Iterator[np.ndarray]:
+    """What each key of the one user is worth is added up once and read by every candidate."""
+    top = int(keys.max()) + 1
+    held = np.where(wanted < top, wanted, 0)
+    for worth in worths:
+        total = np.bincount(keys, worth if weight is None else worth * weight, top)
+        total[0] = 0
+        yield total[held]
+
+
+def _sums_of_many(
+    keys: np.ndarray,
+    offsets: np.ndarray,
+    wanted: np.ndarray,
+    worths: Sequence[np.ndarray],
+    weight: np.ndarray | None,
+) -> Iterator[np.ndarray]:
+    """Each row's elements beside its candidate."""
+    theirs = np.repeat(wanted, np.diff(offsets))
+    same = np.flatnonzero((keys == theirs) & (keys > 0))
+    row = np.searchsorted(offsets, same, side="right") - 1
+    for worth in worths:
+        chosen = worth[same] if weight is None else worth[same] * weight[same]
+        yield np.bincount(row, chosen, len(wanted))
 
 
 def smoothed_mean(

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lists_world import assert_same, fitted, joined, restored, spec, taken
 
 from adc_features.errors import InputError
+from adc_features.inputs import lists as lists_module
 from adc_features.inputs.declaration import category_sequence, category_set
 from adc_features.inputs.encoded import Encoded
 from adc_features.inputs.encoders.category_sequence import CategorySequenceEncoder
@@ -214,3 +215,12 @@ def test_one_row_is_as_in_a_batch_of_five_hundred():
         block = encoder.encode(batch)
         for n in range(0, 500, 17):
             assert_same(encoder.encode(taken(batch, [n])), taken_block(block, [n]))
+
+
+def test_large_keys_are_compared_another_way(monkeypatch):
+    """Rows, values and places that do not fit in 63 bits together give the same set."""
+    parts = rows(["a", "b", "a"], None, ["b", "b", "c"], ["c"])
+    encoder = a_set(parts)
+    usual = encoder.encode(parts)
+    monkeypatch.setattr(lists_module, "_BITS", 0)
+    assert_same(encoder.encode(parts), usual)

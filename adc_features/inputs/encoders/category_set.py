@@ -75,4 +75,4 @@ class CategorySetEncoder:
 def _read(spec: ResolvedInput, parts: Parts) -> Lists:
     column = spec.columns["source"]
     lists = read_lists({"source": parts[column.side].column(column.name)}, name=described(spec))
-    return once_a_row(lists)
+    return once_a_row(lists.encoded("source"))

@@ -20,7 +20,7 @@ from adc_features.inputs.encoders.base import Fitting, State, table_of
 from adc_features.inputs.encoders.category import described, fitted_vocabulary
 from adc_features.inputs.encoders.scaling import Scale
 from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder, codebook_size
-from adc_features.inputs.late_codes import codes_as_of
+from adc_features.inputs.late_codes import rows_as_of
 from adc_features.inputs.lists import Lists, coded, places, read_lists
 from adc_features.inputs.matches import smoothed_mean, sums_of_equal
 from adc_features.inputs.resolved import ResolvedInput, SourceColumn
@@ -50,8 +50,7 @@ class Keys:
     """What elements and candidates are compared and embedded by.
 
     rows: int64 [T, P] and query: int64 [N, P], rows of the tables; weights, query_weights: float32
-    of the same shapes, 0 for no code. equal, equal_query: int64, what is compared, negative for
-    nothing.
+    of the same shapes, 0 for no code. equal, equal_query: int64, what is compared, 0 for nothing.
     """
 
     rows: np.ndarray
@@ -195,8 +194,8 @@ class ItemHistoryEncoder:
                 np.ones(rows.shape, np.float32),
                 query,
                 np.ones(query.shape, np.float32),
-                item[:, None],
-                places(candidate, distinct, name=described(self.spec))[:, None],
+                item[:, None] + 1,
+                places(candidate, distinct, name=described(self.spec))[:, None] + 1,
             )
         timeline = parts.timeline
         if timeline is None:
@@ -206,12 +205,12 @@ class ItemHistoryEncoder:
                 " item_history(codes=False)"
             )
         moment = parts[self.spec.columns["source"].side].times[lists.row]
-        codes, weights = codes_as_of(timeline, item, distinct, moment)
+        rows, weights = rows_as_of(timeline, item, distinct, moment)
         if not self.reader.spec.kind.weights:
-            weights = (codes >= 0).astype(np.float32)
-        ours, our_weights = self._candidate_codes(parts)
-        codes, ours = codes.astype(np.int64), ours.astype(np.int64)
-        return Keys(codes + 1, weights, ours + 1, our_weights, codes, ours)
+            weights = (rows > 0).astype(np.float32)
+        codes, query_weights = self._candidate_codes(parts)
+        query = codes.astype(np.int64) + 1
+        return Keys(rows, weights, query, query_weights, rows, query)
 
     def _candidate(self, parts: Parts) -> pa.Array:
         column = self.spec.columns["candidate"]
@@ -229,21 +228,18 @@ class ItemHistoryEncoder:
         """Smoothed shares of the elements that agree with the candidate, [N, P], plain and by how
         they were liked.
         """
-        worth = keys.weights.astype(np.float64)
-        whole = (lists.sizes + SMOOTHING)[:, None]
-        worths = [worth]
+        worths = [np.ones(int(lists.offsets[-1]))]
         if "labels" in lists.columns:
             label = _numbers(lists.columns["labels"])
             mean = smoothed_mean(
                 label, lists.row, lists.sizes, smoothing=SMOOTHING, prior=self.fitted.label
             )
-            worths.append(worth * (label - mean[lists.row])[:, None])
-        return [
-            sums_of_equal(keys.equal, w, lists.offsets, keys.equal_query)
-            * keys.query_weights
-            / whole
-            for w in worths
-        ]
+            worths.append(label - np.repeat(mean, lists.sizes))
+        sums = sums_of_equal(
+            keys.equal, lists.offsets, keys.equal_query, worths=worths, weights=keys.weights
+        )
+        whole = (lists.sizes + SMOOTHING)[:, None]
+        return [one * keys.query_weights / whole for one in sums]
 
 
 def _kind(spec: ResolvedInput) -> ItemHistory:

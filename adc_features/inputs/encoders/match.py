@@ -64,8 +64,10 @@ class MatchEncoder:
         wanted = places(candidate, distinct, name=described(self.spec))
         wanted = np.broadcast_to(wanted, absent.shape)[:, None]
         total, matches = (
-            sums_of_equal(elements[:, None], w[:, None], lists.offsets, wanted)[:, 0]
-            for w in (worth, one)
+            sums[:, 0]
+            for sums in sums_of_equal(
+                elements[:, None] + 1, lists.offsets, wanted + 1, worths=[worth, one]
+            )
         )
         smoothed = total / np.maximum(matches + kind.smoothing, 1e-12)
         dense = np.stack([np.where(absent, 0.0, smoothed), absent.astype(np.float64)], axis=1)
