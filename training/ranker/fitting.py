@@ -10,7 +10,6 @@ Legend: N rows, T tasks, n rows of the window.
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -22,9 +21,9 @@ from adc_features.ranking.base import Progress, Round
 from adc_features.ranking.multitask.score import Calibration
 from adc_features.ranking.multitask.trained import TrainedRanker
 from training.ranker.calibration import fit_calibrations
-from training.ranker.fit_model import fit_model, round_cost
-from training.ranker.fit_network import Labelled, chosen_rounds
 from training.ranker.joined import JoinedRows
+from training.ranker.labelled import Labelled
+from training.ranker.models import ModelFit, Rounds
 from training.ranker.sampling import NegativeSampling
 from training.ranker.splits import LabelWindow, request_times
 
@@ -145,15 +144,18 @@ def fit_ranker(
     else:
         encoder = start.encoder.grown(parts, seed=settings.seed)
     encoded = encoder.encode(parts, training=True, seed=settings.seed)
-    fit = partial(fit_model, joined.ranker, encoder, start=start, progress=progress)
     seeds = range(settings.seed, settings.seed + (1 if settings.quick else settings.seeds))
-    rounds, curve = 1, list[Round]()
+    older = start.models.get(seeds[0]) if start else None
+    model = ModelFit(joined.ranker, encoder, older, progress)
+    rounds: Rounds | None = None
+    curve: list[Round] = []
     if not settings.quick:
-        older, newer = _by_time(rows.times)
-        held = rows.take(newer).labelled(encoder.encode(joined.parts(rows.rows[newer])))
-        _, curve = fit(rows.take(older).labelled(encoded.take(older)), seed=seeds[0], holdout=held)
-        rounds = chosen_rounds(curve, round_cost(joined.ranker))
-    models = {seed: fit(rows.labelled(encoded), seed=seed, rounds=rounds)[0] for seed in seeds}
+        before, newest = _by_time(rows.times)
+        held = rows.take(newest).labelled(encoder.encode(joined.parts(rows.rows[newest])))
+        learned = rows.take(before).labelled(encoded.take(before))
+        rounds, curve = model.rounds(learned, held, seed=seeds[0])
+    labelled = rows.labelled(encoded)
+    models = {seed: model.fit(labelled, seed=seed, rounds=rounds) for seed in seeds}
     if calibration is None:
         calibration = (Calibration(),) * len(joined.ranker.tasks)
         if validation is not None:
@@ -161,7 +163,7 @@ def fit_ranker(
             own = joined.log.weights[validation.rows]
             calibration = fit_calibrations(probability, validation, weights=own)
     log.info(
-        "stage=train ranker=%s rows=%d seeds=%d rounds=%d",
+        "stage=train ranker=%s rows=%d seeds=%d rounds=%s",
         joined.name,
         len(rows.rows),
         len(models),

@@ -25,13 +25,13 @@ from adc_features.inputs.declaration import Ranker
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import REFERENCE_ROWS, TrainedRanker, load_ranker
 from adc_features.serving.promotion import Promotion, promote
+from adc_features.serving.workspace import Workspace, evaluation_path
 from training.ranker.fitting import TrainSettings, fit_ranker, predictions
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
 from training.ranker.results import RankerEvaluation
 from training.ranker.splits import LabelWindow, Splits, split_labels
-from adc_features.serving.workspace import Workspace, evaluation_path
 
 log = logging.getLogger(__name__)
 

@@ -11,13 +11,13 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from adc_features.errors import AdcError, ArtifactError
 from adc_features.extras import extra_modules
-from adc_features.inputs.encoded import Encoded, Layout
+from adc_features.inputs.encoded import Layout
 from adc_features.inputs.encoders.base import State
 from adc_features.ranking.multitask.boosted import BoostedScorer, BoostedSettings
 from adc_features.ranking.multitask.boosted_matrix import BoostedColumns
@@ -25,17 +25,10 @@ from adc_features.ranking.multitask.scorer import NetworkScorer
 from adc_features.ranking.multitask.shape import NetworkShape, input_layout
 
 NETWORK, BOOSTED = "network", "boosted"
+AnyScorer = NetworkScorer | BoostedScorer
 
 
-class Model(Protocol):
-    """A trained model of several tasks."""
-
-    def predict(self, encoded: Encoded) -> np.ndarray:
-        """P(label = 1) by task: float32 [T, N]."""
-        ...
-
-
-def save_model(model: NetworkScorer | BoostedScorer, directory: Path) -> None:
+def save_model(model: AnyScorer, directory: Path) -> None:
     """Write a model into an existing directory.
 
     Parameters
@@ -60,7 +53,7 @@ def save_model(model: NetworkScorer | BoostedScorer, directory: Path) -> None:
     _write(directory, BOOSTED, facts, state.arrays)
 
 
-def load_model(directory: Path) -> NetworkScorer | BoostedScorer:
+def load_model(directory: Path) -> AnyScorer:
     """Read what `save_model` wrote.
 
     Parameters

@@ -21,7 +21,6 @@ from adc_features.artifact import (
     fresh_directory,
     read_manifest,
     read_parquet,
-    require_files,
     seal,
     within,
 )
@@ -31,7 +30,8 @@ from adc_features.inputs.encoded import Encoded, Lookup
 from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.facts import ranker_from_facts, ranker_to_facts
 from adc_features.inputs.rows import Parts
-from adc_features.ranking.multitask.ranker import TaskModel, load_model
+from adc_features.ranking.multitask.boosted import BoostedScorer
+from adc_features.ranking.multitask.ranker import AnyScorer, load_model, save_model
 from adc_features.ranking.multitask.score import Calibration, served_score
 
 KIND = "service_ranker"
@@ -55,7 +55,7 @@ class TrainedRanker:
         What the registry said of everything it reads, see `inputs.compatibility`.
     encoder : InputEncoder
         Vocabularies and scales of the training rows.
-    models : mapping of int to TaskModel
+    models : mapping of int to AnyScorer
         Seed -> model; the first serves.
     features : tuple of str
         Keys of the features that the inputs read.
@@ -71,7 +71,7 @@ class TrainedRanker:
     ranker: Ranker
     pins: Mapping[str, Any]
     encoder: InputEncoder
-    models: Mapping[int, TaskModel]
+    models: Mapping[int, AnyScorer]
     features: tuple[str, ...]
     calibration: tuple[Calibration, ...]
     generation: str | None = None
@@ -98,6 +98,10 @@ class TrainedRanker:
         each = zip(self.calibration, probability, strict=True)
         return np.stack([c.apply(p) for c, p in each]).astype(np.float32)
 
+    @property
+    def _boosted(self) -> bool:
+        return any(isinstance(model, BoostedScorer) for model in self.models.values())
+
     def coded(self, encoded: Encoded) -> np.ndarray:
         """bool [N]: the candidate has a code; all False for a ranker without codes."""
         coded = np.zeros(len(encoded), bool)
@@ -116,7 +120,7 @@ class TrainedRanker:
             self.encoder.save(aside / "inputs")
             for seed, model in self.models.items():
                 (aside / f"seed_{seed}").mkdir()
-                model.save(aside / f"seed_{seed}")
+                save_model(model, aside / f"seed_{seed}")
             if reference is not None:
                 self._save_reference(aside / REFERENCE, reference)
             seal(
@@ -130,7 +134,7 @@ class TrainedRanker:
                     "seeds": list(self.models),
                     "features": self.features,
                     "calibration": [c.to_dict() for c in self.calibration],
-                    "needs": sorted({m.needs for m in self.models.values()}),
+                    "needs": ["numpy", *(["xgboost"] if self._boosted else [])],
                     "facts": self.facts,
                 },
             )
@@ -171,7 +175,6 @@ def load_ranker(directory: Path) -> TrainedRanker:
         seed: within(directory, f"seed_{seed}", said_by=f"{directory}/manifest.json")
         for seed in manifest["seeds"]
     }
-    require_files(directory, manifest, [f"seed_{seed}/model.json" for seed in seeds])
     trained = TrainedRanker(
         name=manifest["name"],
         ranker=ranker_from_facts(manifest["ranker"]),

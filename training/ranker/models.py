@@ -1,0 +1,97 @@
+"""Fit the model that a ranker declares. Reads: labelled, encoded rows. Writes: scorers.
+
+One interface for networks and trees, so that nothing else asks which it is.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from adc_features.inputs.declaration import Ranker
+from adc_features.inputs.encoder import InputEncoder
+from adc_features.ranking.base import Progress, Round
+from adc_features.ranking.multitask.ranker import AnyScorer
+from adc_features.ranking.multitask.scorer import NetworkScorer
+from training.ranker.labelled import Labelled
+
+Rounds = int | tuple[int, ...]
+"""Epochs, or trees of each task."""
+
+
+@dataclass(frozen=True)
+class ModelFit:
+    """How the model of a ranker is fitted.
+
+    Parameters
+    ----------
+    ranker : Ranker
+        Its declaration.
+    encoder : InputEncoder
+        Made the rows.
+    start : NetworkScorer or None
+        An older network, for a warm start.
+    progress : callable, optional
+        Told of each round.
+    """
+
+    ranker: Ranker
+    encoder: InputEncoder
+    start: AnyScorer | None = None
+    progress: Progress | None = None
+
+    def rounds(self, rows: Labelled, holdout: Labelled, *, seed: int) -> tuple[Rounds, list[Round]]:
+        """As many rounds as the held-out rows choose, and the losses by round."""
+        scorer, curve = self._fit(rows, seed=seed, holdout=holdout)
+        if isinstance(scorer, NetworkScorer):
+            from training.ranker.fit_network import chosen_rounds
+
+            return chosen_rounds(curve), curve
+        return scorer.rounds, curve
+
+    def fit(self, rows: Labelled, *, seed: int, rounds: Rounds | None) -> AnyScorer:
+        """The model of one seed. rounds: None for a quick one: one epoch, or 50 trees."""
+        return self._fit(rows, seed=seed, rounds=rounds)[0]
+
+    def _fit(self, rows: Labelled, *, seed: int, **options: Any) -> tuple[AnyScorer, list[Round]]:
+        fit = self._trees if self.ranker.model == "xgboost" else self._network
+        if options.get("rounds", 0) is None:
+            options["rounds"] = 50 if self.ranker.model == "xgboost" else 1
+        encoded, labels, mask, weights, groups = rows
+        return fit((encoded, labels, mask, weights), groups, seed=seed, **options)
+
+    def _network(
+        self, rows: Any, groups: Any, *, seed: int, **options: Any
+    ) -> tuple[AnyScorer, list[Round]]:
+        from adc_features.ranking.multitask.shape import NetworkShape
+        from training.ranker.fit_network import FitSettings, fit_network
+
+        older = self.start
+        shape = NetworkShape.of(self.encoder.layout, self.ranker, specs=self.encoder.specs)
+        tensors, curve = fit_network(
+            *rows,
+            shape=shape,
+            settings=FitSettings(),
+            seed=seed,
+            groups=groups,
+            start=(older.shape, older.tensors) if isinstance(older, NetworkScorer) else None,
+            progress=self.progress,
+            **options,
+        )
+        return NetworkScorer(shape, tensors), curve
+
+    def _trees(
+        self, rows: Any, groups: Any, *, seed: int, **options: Any
+    ) -> tuple[AnyScorer, list[Round]]:
+        from adc_features.ranking.multitask.boosted import BoostedSettings
+        from adc_features.ranking.multitask.boosted_matrix import BoostedColumns
+        from training.ranker.fit_boosted import fit_boosted
+
+        counts = {name: v.counts for name, v in self.encoder.vocabularies.items()}
+        return fit_boosted(
+            *rows,
+            tasks=[task.name for task in self.ranker.tasks],
+            columns=BoostedColumns.of(self.encoder.layout, counts),
+            settings=BoostedSettings(),
+            seed=seed,
+            progress=self.progress,
+            **options,
+        )
