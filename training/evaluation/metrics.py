@@ -123,39 +123,45 @@ class PairedBootstrap:
             .astype(np.float64)
         )
 
-    def auc(self, scores: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
+    def auc(
+        self,
+        scores: np.ndarray,
+        rows: np.ndarray | None = None,
+        *,
+        row_weight: np.ndarray | None = None,
+    ) -> Estimate:
         """AUC over all rows, or over those of a mask [N]; ties count one half. NaN where the mask
-        leaves one class.
+        leaves one class. row_weight: what each row counts, float [N].
         """
         keep = np.ones(len(self.label), bool) if rows is None else rows
         label, user = self.label[keep], self.user_row[keep]
-        if len(np.unique(label)) < 2:
+        weight = None if row_weight is None else row_weight[keep]
+        if len(np.unique(label if weight is None else label[weight > 0])) < 2:
             return Estimate(float("nan"), np.full(self.draws, np.nan))
-        return self._mean_over_seeds(scores, lambda score: self._auc_of(label, score[keep], user))
+        return self.over_seeds(scores, lambda score: self._auc_of(label, score[keep], user, weight))
 
     def gauc(self, scores: np.ndarray, rows: np.ndarray | None = None) -> Estimate:
         """GAUC over all rows, or over those of a mask [N]: AUC within each user that has both
         classes, weighted by the user's rows (method notes: Grouped AUC).
         """
         keep = np.ones(len(self.label), bool) if rows is None else rows
-        return self._mean_over_seeds(
+        return self.over_seeds(
             scores, lambda score: self._gauc_of(self.label[keep], score[keep], self.user_row[keep])
         )
 
-    def logloss(self, scores: np.ndarray) -> Estimate:
-        """Mean negative log likelihood, nats a row."""
-        return self._mean_over_seeds(
-            scores,
-            lambda score: self._ratio(_row_loss(self.label, score), np.ones(len(self.label))),
+    def logloss(self, scores: np.ndarray, *, row_weight: np.ndarray | None = None) -> Estimate:
+        """Mean negative log likelihood, nats a row. row_weight: what each counts, float [N]."""
+        weight = np.ones(len(self.label)) if row_weight is None else row_weight
+        return self.over_seeds(
+            scores, lambda score: self.ratio(weight * _row_loss(self.label, score), weight)
         )
 
     def calibration(self, scores: np.ndarray) -> Estimate:
         """Mean predicted over mean observed; 1 is calibrated."""
-        return self._mean_over_seeds(scores, lambda score: self._ratio(score, self.label))
+        return self.over_seeds(scores, lambda score: self.ratio(score, self.label))
 
-    def _mean_over_seeds(
-        self, scores: np.ndarray, metric: Callable[[np.ndarray], Estimate]
-    ) -> Estimate:
+    def over_seeds(self, scores: np.ndarray, metric: Callable[[np.ndarray], Estimate]) -> Estimate:
+        """The mean over seeds of what `metric` says of the scores of one, float64 [N]."""
         scores = np.atleast_2d(scores).astype(np.float64)
         if scores.shape[1] != len(self.label) or not np.isfinite(scores).all():
             raise InputError(
@@ -172,16 +178,29 @@ class PairedBootstrap:
             )
         return Estimate(float(np.mean([e.value for e in each])), mean)
 
-    def _auc_of(self, label: np.ndarray, score: np.ndarray, user: np.ndarray) -> Estimate:
+    def ratio(self, above: np.ndarray, below: np.ndarray) -> Estimate:
+        """sum(above) / sum(below) over rows, float [N] each; NaN where nothing is below."""
+        over = self.weights @ np.bincount(self.user_row, above)
+        under = self.weights @ np.bincount(self.user_row, below)
+        total = float(below.sum())
+        return Estimate(
+            float(above.sum()) / total if total else float("nan"),
+            np.divide(over, under, out=np.full(self.draws, np.nan), where=under != 0),
+        )
+
+    def _auc_of(
+        self, label: np.ndarray, score: np.ndarray, user: np.ndarray, own: np.ndarray | None
+    ) -> Estimate:
         from sklearn.metrics import roc_auc_score
 
-        value = float(roc_auc_score(label, score))
+        value = float(roc_auc_score(label, score, sample_weight=own))
         order = np.argsort(score, kind="stable")  # once; a draw only changes the weights
         positive, user, score = label[order] > 0, user[order], score[order]
+        own = None if own is None else own[order]
         last = np.flatnonzero(np.concatenate([score[1:] != score[:-1], [True]]))
         draws = np.empty(self.draws)
         for b, weight in enumerate(self.weights):
-            row_weight = weight[user]
+            row_weight = weight[user] if own is None else weight[user] * own
             positives, negatives = (
                 np.diff(np.cumsum(np.where(mask, row_weight, 0.0))[last], prepend=0.0)
                 for mask in (positive, ~positive)
@@ -202,12 +221,6 @@ class PairedBootstrap:
                 float(np.average(auc[kept], weights=rows[kept])),
                 weight @ auc[kept] / weight.sum(axis=1),
             )
-
-    def _ratio(self, above: np.ndarray, below: np.ndarray) -> Estimate:
-        over, under = np.bincount(self.user_row, above), np.bincount(self.user_row, below)
-        return Estimate(
-            float(above.sum() / below.sum()), (self.weights @ over) / (self.weights @ under)
-        )
 
 
 def gauc(label: np.ndarray, score: np.ndarray, user: np.ndarray) -> Gauc:
