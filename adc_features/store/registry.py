@@ -83,6 +83,17 @@ def apply(repo: Path) -> None:
     ------
     InputError
         Nothing is published yet.
+
+    Examples
+    --------
+    >>> apply(repo)
+    >>> sorted(view.name for view in service_views(open_store(repo), "ranker_g1"))
+    ['item_profile', 'item_sid_g1', 'user_activity']
+
+    Source
+    ------
+    Feast documentation, "Registry":
+    https://docs.feast.dev/getting-started/components/registry
     """
     from adc_features.store import _compat as feast
 

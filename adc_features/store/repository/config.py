@@ -118,6 +118,11 @@ def create_repository(directory: Path, *, project: str) -> None:
     ...     create_repository(Path(folder), project="shop")
     ...     sorted(path.name for path in Path(folder).iterdir())
     ['data', 'feature_store.yaml', 'item_sids.py', 'ranking_features.py']
+
+    Source
+    ------
+    Feast documentation, "Feature repository":
+    https://docs.feast.dev/reference/feature-repository
     """
     if not project.replace("_", "").isalnum() or not project.isascii() or project.startswith("_"):
         raise InputError(
