@@ -109,8 +109,32 @@ class Run:
     def start(
         cls, directory: Path, settings: RunSettings, *, progress: Progress | None = None
     ) -> "Run":
-        """Create the run directory, or open it again with these settings: only stages that depend
-        on a changed one are redone.
+        """Create the run directory, or open it again with these settings.
+
+        Parameters
+        ----------
+        directory : Path
+            A new or empty directory, or that of a run; of a run that exists, only stages that
+            depend on a changed setting will be redone.
+        settings : RunSettings
+            Kept in `run.json`.
+        progress : callable, optional
+            Called by long stages with (label, done, total).
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        InputError
+            The directory holds files but is no run's.
+
+        Examples
+        --------
+        >>> run = Run.start(folder / "run", RunSettings("synthetic"))
+        >>> run.directory.name, run.built
+        ('run', [])
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -133,9 +157,36 @@ class Run:
         check: Callable[["Run"], None] | None = None,
         **changes: Any,
     ) -> "Run":
-        """Open an existing run, with some of its settings changed. check: raises when the run must
-        not have them, before they are kept. Raises ArtifactError when the directory holds none that
-        can be read.
+        """Open an existing run, with some of its settings changed.
+
+        Parameters
+        ----------
+        directory : Path
+            The run's directory.
+        progress : callable, optional
+            Called by long stages with (label, done, total).
+        check : callable, optional
+            `check(run)` raises when the run must not have these settings; it is called before they
+            are kept.
+        **changes
+            Settings by name; None leaves one as it is.
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        ArtifactError
+            The directory holds no run that can be read.
+        InputError
+            A changed setting has a value that is refused.
+
+        Examples
+        --------
+        >>> run = Run.start(folder / "run", RunSettings("synthetic"))
+        >>> Run.open(folder / "run", seeds=2).settings.seeds
+        2
         """
         path = Path(directory) / "run.json"
         if not path.is_file():
@@ -162,7 +213,22 @@ class Run:
         return cls.start(Path(directory), settings, progress=progress)
 
     def output(self, stage: str) -> Path:
-        """The complete directory of a stage; raises ArtifactError when it was never completed."""
+        """The complete directory of a stage.
+
+        Parameters
+        ----------
+        stage : str
+            Its name.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        ArtifactError
+            The stage was never completed.
+        """
         directory = within(self.directory, stage, said_by="a stage's name")
         if not (directory / MANIFEST).is_file():
             raise ArtifactError(

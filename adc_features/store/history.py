@@ -189,8 +189,8 @@ class PreparedJoin:
         Raises
         ------
         InputError
-            Keys are missing or of another type, times are naive or null, or a column has the name of
-            a feature.
+            Keys are missing or of another type, times are naive or null, or a column has the name
+            of a feature.
         ArtifactError
             A feature is newer than its row.
         """

@@ -12,13 +12,18 @@ import inspect
 import re
 import shutil
 import types
+from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from store_world import day, generation, published_world, snapshot
+from store_world import DAY, day, generation, published_world, snapshot
 from test_public import NAMES
 
 from adc_features import store
+from adc_features.codes.embeddings import EmbeddingTable
+from adc_features.codes.spec import SidSpec
 from adc_features.store.compute_engine import ArrowComputeEngine
 from adc_features.store.offline_store import AsofOfflineStore
 from adc_features.store.online_store import LmdbOnlineStore
@@ -89,10 +94,10 @@ def test_every_field_of_a_public_class_is_described(name):
 
 
 @pytest.mark.parametrize("name", CLASSES)
-def test_every_method_of_a_public_class_says_what_it_returns(name):
-    """Each has a docstring; one with arguments describes them, one with a result describes it."""
-    for method, function in vars(value(name)).items():
-        function = getattr(function, "fget", None) or getattr(function, "__func__", function)
+def test_every_method_of_a_public_class_is_described(name):
+    """Each has a docstring, which describes each argument once."""
+    for method, member in vars(value(name)).items():
+        function = getattr(member, "fget", None) or getattr(member, "__func__", member)
         if method.startswith("_") or not inspect.isfunction(function):
             continue
         found, signature = sections(function.__doc__), inspect.signature(function)
@@ -103,7 +108,7 @@ def test_every_method_of_a_public_class_says_what_it_returns(name):
 
 @pytest.mark.parametrize("name", SHOWN)
 def test_a_public_name_shows_an_example_and_names_its_source(name):
-    """`Examples` of each name but errors, `Raises` of each function, `Source` where there is one."""
+    """`Examples` of each name but errors, which run, and `Source` where there is one."""
     shown = value(name)
     if is_error(shown):
         return
@@ -146,9 +151,41 @@ def names(published, tmp_path, request):
         "snapshot": snapshot(day(20), 2),
     }
     name = request.node.callspec.params["name"]
+    if name.startswith(("adc_features.codes.open", "adc_features.tokenizer")):
+        given |= request.getfixturevalue("tokenizer")
     if name.startswith(("adc_features.ranking", "adc_features.serving")):
         given |= of_the_shop(request.getfixturevalue("shop"), tmp_path)
     return given
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tmp_path_factory):
+    """Vectors of 300 items, and the directory of a small generation that was fitted on them."""
+    from dataclasses import replace
+
+    from adc_features.tokenizer.fit import adc, fit
+
+    rng = np.random.default_rng(0)
+    count = np.sort(rng.geometric(0.05, 300)).astype(np.int64)
+    views = rng.normal(size=(2, 300, 12)).astype(np.float32)
+    norm = np.linalg.norm(views[1], axis=1, keepdims=True)
+    vectors = EmbeddingTable(
+        np.arange(300),
+        {"title": views[0], "behavior": (views[1] / norm * np.log1p(count)[:, None]).astype("f4")},
+        {"title": np.ones(300, bool), "behavior": np.ones(300, bool)},
+        count,
+        datetime(2024, 1, 1, tzinfo=UTC),
+    )
+    directory = tmp_path_factory.mktemp("tokenizer") / "g1"
+    fit(
+        [vectors],
+        SidSpec(content={"title": 1}, shared=1, behavior=1, codebook_size=8),
+        settings=replace(adc(), steps=20, warmup_steps=10, batch=64, min_utilisation=0.0),
+        generation_id="g1",
+        directory=directory,
+        seed=0,
+    )
+    return {"vectors": vectors, "fitted": directory}
 
 
 def of_the_shop(shop, folder) -> dict[str, Any]:
@@ -156,9 +193,18 @@ def of_the_shop(shop, folder) -> dict[str, Any]:
 
     from adc_features.serving import promote
 
+    log = pa.table(
+        {
+            "user_id": ["u1", "u2"],
+            "item_id": ["i00", "i01"],
+            "time": pa.array([NOW - DAY, NOW], pa.timestamp("us", tz="UTC")),
+            "label": [1.0, 0.0],
+        }
+    )
     pair = shop.pair("codes_weights")
     promote(folder / "promotion.json", pair)
-    return {"shop": shop.repository, "ranker": pair.ranker, "pair": pair, "now": NOW}
+    given = {"shop": shop.repository, "ranker": pair.ranker, "pair": pair}
+    return given | {"now": NOW, "log": log}
 
 
 @pytest.mark.parametrize("name", [n for n in SHOWN if n not in NEEDS_A_MODEL])
