@@ -177,34 +177,22 @@ class Dataset:
             )
 
     def before(self, as_of: datetime) -> pa.Table:
-        """The interactions before a cut-off.
+        """Interactions with time < as_of, sorted by time.
 
         Parameters
         ----------
         as_of : datetime
-            Aware and exclusive: time < as_of.
-
-        Returns
-        -------
-        pyarrow.Table
-            Sorted by time.
+            Aware and exclusive.
         """
         return self.interactions.slice(0, int(np.searchsorted(self._times, instant(as_of))))
 
     def within(self, start: datetime, end: datetime | None) -> pa.Table:
-        """The interactions of a window.
+        """Interactions with start <= time < end, sorted by time.
 
         Parameters
         ----------
-        start : datetime
-            Aware, inclusive.
-        end : datetime or None
-            Aware, exclusive; None for no end.
-
-        Returns
-        -------
-        pyarrow.Table
-            Those with start <= time < end, sorted by time.
+        start, end : datetime
+            Aware; with None as `end` there is no end.
         """
         first = int(np.searchsorted(self._times, instant(start)))
         last = len(self._times) if end is None else int(np.searchsorted(self._times, instant(end)))

@@ -231,10 +231,6 @@ class Bundle:
     def timeline(self) -> PackedTimeline:
         """The snapshots of the ranker's generation as published now.
 
-        Returns
-        -------
-        PackedTimeline
-
         Raises
         ------
         GenerationMismatch
@@ -269,12 +265,8 @@ class Bundle:
 
         Raises
         ------
-        RequestError
-            Ids of the wrong type.
-        ArtifactError
-            The online store is gone, empty or behind.
-        GenerationMismatch
-            The repository was replaced by one with other codes under the generation's id.
+        RequestError, ArtifactError, GenerationMismatch
+            As `score`.
         """
         items, now = self.ids("item_id", item_ids), utc(now, name="now")
         self.check_online()
