@@ -84,8 +84,8 @@ class Catalog:
         Returns
         -------
         list of dict
-            Each with `generation`, `as_of`, `servable_at`, `computed_at`, `hindsight`, `items` and
-            `registered_at`.
+            Each with `generation`, `as_of`, `servable_at`,
+            `computed_at`, `hindsight`, `items` and `registered_at`.
         """
         return self._rows(SNAPSHOTS, "generation", "as_of")
 
@@ -405,8 +405,8 @@ def _engine(url: str) -> Engine:
 
 @contextmanager
 def _in_words(engine: Engine, url: str) -> Iterator[None]:
-    """What the database refuses, as an InputError that names the catalogue and holds none of its
-    secrets.
+    """What the database refuses, as an InputError
+    that names the catalogue and holds none of its secrets.
     """
     try:
         yield

@@ -64,8 +64,8 @@ class Dataset:
         `user_id`, `item_id`, `time` (timestamp[us, UTC]) and `label` (float, 0 or 1). They are
         sorted by time here; the order of ties is kept.
     resolution : timedelta
-        An event with the stamp t is known from t + resolution on; one day when stamps are
-        midnights.
+        An event with the stamp t is known from t + resolution on;
+        one day when stamps are midnights.
     windows : Windows
         Where training ends and scoring begins.
     text_views : mapping of str to tuple of str
@@ -240,8 +240,8 @@ def dataset_from_tables(
     Returns
     -------
     Dataset
-        Its resolution is read off the stamps: a day where all are midnights, else a second or a
-        microsecond.
+        Its resolution is read off the stamps:
+        a day where all are midnights, else a second or a microsecond.
 
     Raises
     ------
@@ -364,8 +364,8 @@ def read_dataset(directory: Path) -> Dataset:
     Raises
     ------
     ArtifactError
-        When the directory is incomplete, or a file is not what its manifest says; every file is
-        hashed.
+        When the directory is incomplete,
+        or a file is not what its manifest says; every file is hashed.
 
     Examples
     --------

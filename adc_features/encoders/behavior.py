@@ -95,8 +95,8 @@ def behavior_series(
     Returns
     -------
     list of BehaviorVectors
-        One for each cut-off: float32 [N, D], zero and not present for items without an event before
-        it.
+        One for each cut-off: float32 [N, D],
+        zero and not present for items without an event before it.
 
     Raises
     ------

@@ -140,8 +140,8 @@ def _encoded(
     source: str,
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[bytes, bytes]:
-    """Vectors of these (key, text) pairs by key; each batch is committed to the cache as it
-    ends.
+    """Vectors of these (key, text) pairs by key;
+    each batch is committed to the cache as it ends.
     """
     encoder, found = _encoder(source), dict[bytes, bytes]()
     started = time.perf_counter()

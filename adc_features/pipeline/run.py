@@ -1,11 +1,11 @@
-"""A run directory and its stages. Reads and writes: `<run>/run.json`, `<run>/<stage>/`,
-`<run>/events.jsonl`.
+"""A run directory and its stages. Reads and writes:
+`<run>/run.json`, `<run>/<stage>/`, `<run>/events.jsonl`.
 
 Each stage fills a fresh directory whose manifest, written last, holds what it was made of: the
 version of its code, its settings with the values that a named recipe stands for, and the files of
 the stages that it reads. A stage that would be made of the same is reused; a killed one leaves
-nothing visible, and what it had checkpointed under `<run>/.partial/` is picked up by the next
-attempt.
+nothing visible, and what it had checkpointed under
+`<run>/.partial/` is picked up by the next attempt.
 """
 
 import hashlib
@@ -354,8 +354,8 @@ class Run:
         )
 
     def ensure(self, stage: Stage) -> dict[str, Any]:
-        """Build the stage, or reuse it when nothing it was made from has changed; returns its
-        manifest.
+        """Build the stage, or reuse it when nothing it was made
+        from has changed; returns its manifest.
         """
         with self.lock():
             return self._ensure(stage)

@@ -260,8 +260,7 @@ class Bundle:
         Returns
         -------
         pyarrow.Table, N rows
-            In the order asked: `item_id`, found columns and features; what is absent looks as
-            `OnlineReader.read` shows it.
+            In the order asked: `item_id`, found columns, features; see `OnlineReader.read`.
 
         Raises
         ------

@@ -85,8 +85,8 @@ def training_features(
         A feature service: `service_name(generation)` for codes and statistics.
     event_times : bool
         Add `<view>_event_time` for each view: timestamp[us, UTC], when the row that was read became
-        valid, null without one. Other offline stores than ours cannot tell; there the columns are
-        missing.
+        valid, null without one. Other offline stores than ours cannot tell;
+        there the columns are missing.
 
     Returns
     -------
@@ -101,8 +101,8 @@ def training_features(
     Raises
     ------
     InputError
-        Keys are missing or of another type, times are naive or null, or a column has the name of a
-        feature.
+        Keys are missing or of another type, times are naive or null,
+        or a column has the name of a feature.
     ArtifactError
         The offline store lost or added rows, or returned a feature that is newer than its row.
 

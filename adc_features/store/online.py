@@ -1,5 +1,5 @@
-"""Feature values for requests. Reads: a repository's online store. Writes: the online store
-(materialize).
+"""Feature values for requests. Reads: a repository's online store.
+Writes: the online store (materialize).
 """
 
 from __future__ import annotations
@@ -404,8 +404,8 @@ def lookup(
     item_ids : numpy.ndarray, [N]
         int64 or str, of the published type.
     now : datetime, optional
-        The moment, aware; by default the present. The newest snapshot with servable_at <= now
-        answers.
+        The moment, aware; by default the present.
+        The newest snapshot with servable_at <= now answers.
 
     Returns
     -------
@@ -417,8 +417,8 @@ def lookup(
     Raises
     ------
     InputError
-        The generation is not published, ids are of another type, or `now` lies before the first
-        snapshot.
+        The generation is not published, ids are of another type,
+        or `now` lies before the first snapshot.
     ArtifactError
         A file is missing or altered.
 

@@ -95,8 +95,8 @@ class OnlineSids:
         generation : str, optional
             One of those opened; by default the first.
         now : datetime, optional
-            Aware; by default what the clock says. The newest snapshot with servable_at <= now
-            answers.
+            Aware; by default what the clock says.
+            The newest snapshot with servable_at <= now answers.
 
         Returns
         -------
@@ -106,8 +106,8 @@ class OnlineSids:
         Raises
         ------
         InputError
-            Ids of another type, a generation that is not open here, or a `now` before its first
-            snapshot.
+            Ids of another type, a generation that is not open here,
+            or a `now` before its first snapshot.
         """
         return self.snapshot(generation, now=now).lookup(item_ids)
 

@@ -1,5 +1,5 @@
-"""Does serving return what training saw? Reads: offline rows and the online store. Writes:
-nothing.
+"""Does serving return what training saw?
+Reads: offline rows and the online store. Writes: nothing.
 """
 
 from __future__ import annotations

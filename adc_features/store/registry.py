@@ -118,8 +118,8 @@ def apply(repo: Path) -> None:
 def service_views(store: FeatureStore, service: str) -> list[FeatureView]:
     """The views that a service reads, in its order.
 
-    Raises InputError when the service is not applied, or two of its views have a feature of one
-    name.
+    Raises InputError when the service is not applied,
+    or two of its views have a feature of one name.
     """
     from adc_features.store import _compat as feast
 
@@ -174,8 +174,8 @@ def registry_problems(repo: Path) -> list[str]:
     -------
     list of str
         A sentence for each view that is missing, has a ttl or reads from elsewhere, and for each
-        generation under another codebook; empty when all agree. It imports feast, which takes
-        seconds.
+        generation under another codebook; empty when all agree.
+        It imports feast, which takes seconds.
     """
     registered = {view.name: view for view in open_store(repo).list_feature_views()}
     problems = []

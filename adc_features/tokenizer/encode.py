@@ -77,8 +77,8 @@ def encode(
 
     Notes
     -----
-    Behaviour is centred and scaled as at the newest cut-off of the fit that is not after
-    `items.as_of`.
+    Behaviour is centred and scaled as at the newest cut-off
+    of the fit that is not after `items.as_of`.
 
     Examples
     --------

@@ -84,8 +84,8 @@ def publish(
     GenerationMismatch
         The snapshots, or what is published under this id, come from another codebook.
     InputError
-        Times contradict each other, a snapshot is empty, or ids are of another type than what is
-        published.
+        Times contradict each other, a snapshot is empty,
+        or ids are of another type than what is published.
     ArtifactError
         The repository cannot be written.
 

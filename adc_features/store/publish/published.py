@@ -135,8 +135,8 @@ def newest_published(repo: Path) -> datetime | None:
     Returns
     -------
     datetime or None
-        Aware UTC: of codes their servable_at, of statistics their event time. None when nothing is
-        published.
+        Aware UTC: of codes their servable_at, of statistics their event time.
+        None when nothing is published.
     """
     times = [s.servable_at for g in live_generations(repo) for s in published_snapshots(repo, g.id)]
     for path in (statistics_path(repo) / f"{name}.parquet" for name in STATISTICS):

@@ -187,8 +187,8 @@ def registry_beside(location: str, repo: Path) -> str:
     """Where a registry is.
 
     A relative SQLite file lies in the repository, whichever folder a process runs in; URLs of other
-    databases, of absolute files and of memory stay as they are. location: as feature_store.yaml has
-    it.
+    databases, of absolute files and of memory stay as they are.
+    location: as feature_store.yaml has it.
     """
     found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(\?.*)?", location)
     if found is None:
