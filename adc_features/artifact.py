@@ -1,8 +1,8 @@
 """Files and directories that are complete or invisible. Reads: files. Writes: files, and
 directories with a manifest, moved into place last.
 
-A reader that finds no `manifest.json` finds nothing; one that finds it may trust every file that it
-names.
+A reader that finds no `manifest.json` finds nothing;
+one that finds it may trust every file that it names.
 """
 
 import ctypes
@@ -125,8 +125,8 @@ def within(place: Path, name: Any, *, said_by: str) -> Path:
 
 
 def deletable(place: Path, name: Any, *, said_by: str) -> Path:
-    """`within`, for a directory that will be deleted: no part of it below `place` is a symbolic
-    link.
+    """`within`, for a directory that will be deleted:
+    no part of it below `place` is a symbolic link.
 
     Raises ArtifactError, naming the link.
     """
@@ -269,8 +269,8 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
 
 
 def require_files(directory: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise ArtifactError unless the manifest names these files: what it does not name, nobody
-    checks.
+    """Raise ArtifactError unless the manifest names these files:
+    what it does not name, nobody checks.
     """
     if missing := sorted(set(names) - set(manifest["files"])):
         raise ArtifactError(

@@ -34,7 +34,9 @@ __all__ = [
 
 
 class AdcError(Exception):
-    """Base of every error that this project raises on purpose. Its message holds no password of a
+    """Base of every error that this project raises on purpose.
+
+    Its message says what was found, what was expected and what to do, and holds no password of a
     database URL.
     """
 
@@ -47,8 +49,9 @@ class InputError(AdcError):
 
 
 class ReliabilityError(InputError):
-    """The reliability signal does not rise with interaction counts (method notes: The
-    reliability signal).
+    """The reliability signal does not rise with interaction counts.
+
+    See docs/method_notes.md, "The reliability signal".
     """
 
 
@@ -57,14 +60,16 @@ class LeakError(InputError):
 
 
 class RequestError(InputError):
-    """A request to a service that cannot be answered as it is: the client's fault, told apart from
-    faults of what the service reads.
+    """A request to a service that cannot be answered as it is.
+
+    It is the client's fault, told apart from faults of what the service reads.
     """
 
 
 class QualityError(AdcError):
-    """A tokenizer was fitted, but its codes are too unevenly used to publish; nothing was
-    written.
+    """A tokenizer was fitted, but its codes are used too unevenly to be published.
+
+    Nothing was written.
     """
 
 
@@ -77,8 +82,14 @@ class GenerationMismatch(AdcError):
 
 
 class MissingExtraError(AdcError, ImportError):
-    """A package is not installed; `extra` names the extra of adc-features that installs it. It is
-    an ImportError too, for callers who try an optional feature.
+    """A package that an extra installs is not installed.
+
+    It is an ImportError too, for callers who try an optional feature.
+
+    Attributes
+    ----------
+    extra : str
+        The extra of adc-features that installs the package.
     """
 
     def __init__(self, message: str, *, extra: str) -> None:
@@ -87,8 +98,12 @@ class MissingExtraError(AdcError, ImportError):
 
 
 class ParityError(AdcError):
-    """Online and offline values differ. first_differences: [{<entity's key>, "feature", "offline",
-    "online"}], at most ten.
+    """Online and offline values differ.
+
+    Attributes
+    ----------
+    first_differences : list of dict
+        At most ten, each with the entity's key, "feature", "offline" and "online".
     """
 
     def __init__(

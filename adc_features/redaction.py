@@ -23,8 +23,8 @@ _SECRET_KEY = re.compile(
 
 
 def redacted(text: str) -> str:
-    """The text with the password and every secret query value of every URL in it replaced by
-    `***`.
+    """The text with the password and every secret query value
+    of every URL in it replaced by `***`.
     """
     return (
         _URL.sub(lambda found: found["scheme"] + _of(found["rest"]), text) if ":/" in text else text
@@ -38,8 +38,8 @@ def redacted_url(url: str) -> str:
 
 
 def without_secrets(text: str, url: str) -> str:
-    """A driver's message about this URL: the URL's own secrets are hidden wherever they stand in
-    it.
+    """A driver's message about this URL:
+    the URL's own secrets are hidden wherever they stand in it.
     """
     for secret in sorted(_secrets(url), key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)

@@ -1,8 +1,8 @@
-"""What a benchmark says about a system. Reads: functions to run. Writes: numbers, and one JSON
-document.
+"""What a benchmark says about a system. Reads: functions to run.
+Writes: numbers, and one JSON document.
 
-Every system runs in a process of its own, so that its peak memory is its own and no cache is
-shared.
+Every system runs in a process of its own,
+so that its peak memory is its own and no cache is shared.
 """
 
 import json

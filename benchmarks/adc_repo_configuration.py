@@ -1,5 +1,5 @@
-"""Our stores in Feast's universal test-suite; `benchmarks/feast_suite.py` puts this module on its
-path.
+"""Our stores in Feast's universal test-suite;
+`benchmarks/feast_suite.py` puts this module on its path.
 
 Feast reads both names; tests that say `only=["redis"]` match the key of AVAILABLE_ONLINE_STORES.
 """

@@ -124,8 +124,8 @@ async def asked(port: int, sent: bytes, *, seconds: float = 10) -> int:
 
 
 def good_client(port: int, bodies: list[bytes], stop: Any, heard: Any) -> None:
-    """Ask at a fixed rate until told to stop; puts (due, seconds since due, status, what) of each
-    request.
+    """Ask at a fixed rate until told to stop; puts (due,
+    seconds since due, status, what) of each request.
     """
     asyncio.run(_good_client(port, bodies, stop, heard))
 
@@ -159,8 +159,8 @@ async def _good_client(port: int, bodies: list[bytes], stop: Any, heard: Any) ->
 
 
 async def silent(port: int, until: float) -> Counter:
-    """Hold 600 connections that send nothing; open them again half a second after they were
-    closed.
+    """Hold 600 connections that send nothing;
+    open them again half a second after they were closed.
     """
     return await _many(600, until, lambda: _held(port, b"", until))
 

@@ -37,8 +37,8 @@ def adc(*words: str) -> None:
 
 
 class Deployment:
-    """A small shop's run with two rankers, and the commands that are killed on it; each is safe to
-    repeat.
+    """A small shop's run with two rankers, and the commands
+    that are killed on it; each is safe to repeat.
     """
 
     def __init__(self, place: Path) -> None:

@@ -1,5 +1,5 @@
-"""How long do codes for a catalogue take, beside plain residual k-means? Reads: nothing. Writes:
-JSON.
+"""How long do codes for a catalogue take, beside plain residual k-means?
+Reads: nothing. Writes: JSON.
 
     python benchmarks/encode.py --items 1000000 --json -
 

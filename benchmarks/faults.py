@@ -224,8 +224,8 @@ def readers_beside_publishes(folder: Path, kills: int, chance: random.Random) ->
 
 
 def two_writers(folder: Path, kills: int, chance: random.Random) -> Faults:
-    """Two processes publish different days at once: one waits for the other and neither's day is
-    lost.
+    """Two processes publish different days at once:
+    one waits for the other and neither's day is lost.
     """
     lost, tries = 0, max(2, kills // 30)
     for number in range(tries):

@@ -153,8 +153,8 @@ def ask_generation(run: Path) -> Answer:
 
 
 def ask_manifests(run: Path) -> Answer:
-    """Every manifest with the files that it names, what is published, and which generations are
-    live.
+    """Every manifest with the files that it names,
+    what is published, and which generations are live.
     """
     from adc_features.store import published_snapshots
     from adc_features.store.repository import live_generations

@@ -61,8 +61,8 @@ PARTS = ("stability", "survival", "time_travel", "retraining")
 
 
 def months_back(end: datetime, count: int) -> list[datetime]:
-    """The firsts of `count` months, and of the one before them: the last is the newest not after
-    `end`.
+    """The firsts of `count` months, and of the one before them:
+    the last is the newest not after `end`.
     """
     newest = end.year * 12 + end.month - 1
     first = end.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
@@ -98,8 +98,8 @@ class World:
 
     @cached_property
     def steps(self) -> list[datetime]:
-        """Firsts of the months that generations are compared over: the newest --months, and the one
-        before.
+        """Firsts of the months that generations are compared over:
+        the newest --months, and the one before.
         """
         return self.months[-1 - self.o.months :]
 

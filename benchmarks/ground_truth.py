@@ -1,5 +1,5 @@
-"""Do codes tell what items truly are, and weights how far to trust them? Reads: nothing. Writes:
-JSON.
+"""Do codes tell what items truly are, and weights how far to trust them?
+Reads: nothing. Writes: JSON.
 
     python benchmarks/ground_truth.py --seeds 3 --json docs/evidence/synthetic.json
 

@@ -42,8 +42,8 @@ def finished(*words: str) -> float:
 
 
 def broken(run: Path) -> bool:
-    """Does the doctor find an error? A run that was killed before its first file has nothing to
-    find.
+    """Does the doctor find an error?
+    A run that was killed before its first file has nothing to find.
     """
     if not (run / "run.json").exists():
         return False

@@ -1,5 +1,5 @@
-"""How many rows a CPU second reach torch, 12 scalars and two lists of 6? Reads: nothing. Writes:
-JSON.
+"""How many rows a CPU second reach torch, 12 scalars and two lists of 6?
+Reads: nothing. Writes: JSON.
 
     python benchmarks/loader.py --rows 1000000 --json -
 

@@ -1,5 +1,5 @@
-"""How many rows a CPU second does `feast materialize` move into an online store, and in how much
-memory?
+"""How many rows a CPU second does `feast materialize`
+move into an online store, and in how much memory?
 
 Feast's own way (DuckDB, its engine, SQLite) against ours (as-of store, Arrow engine, LMDB); beside
 them the same load from an Arrow table without Feast, and a second materialization over what is

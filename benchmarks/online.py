@@ -127,8 +127,8 @@ def memmap_floor(table: SidTable, folder: Path, stack: ExitStack) -> System:
 
 
 def lmdb_floor(table: SidTable, folder: Path, stack: ExitStack) -> System:
-    """The same records under 8-byte keys in LMDB, sorted append, one get an item in one
-    transaction.
+    """The same records under 8-byte keys in LMDB,
+    sorted append, one get an item in one transaction.
     """
     import lmdb
 

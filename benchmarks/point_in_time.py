@@ -235,8 +235,8 @@ def floor_own_writer(folder: Path, out: Path) -> Callable[[], int]:
 
 
 def run(system: str, folder: str) -> dict[str, float]:
-    """One system once, in this process: everything imported and declared before the clock
-    starts.
+    """One system once, in this process:
+    everything imported and declared before the clock starts.
     """
     import pyarrow.dataset  # noqa: F401  (pandas with it: not part of anybody's join)
 

@@ -50,8 +50,8 @@ def batches() -> list:
 
 
 def timed(step: Callable) -> dict[str, float]:
-    """The fastest of BLOCKS blocks of steps: neighbours on the machine can only slow a block
-    down.
+    """The fastest of BLOCKS blocks of steps:
+    neighbours on the machine can only slow a block down.
     """
     from _measure import peak_rss_bytes
 

@@ -1,5 +1,5 @@
-"""How much cheaper is an epoch of our SASRec than of a padded one? Reads: interactions. Writes:
-JSON.
+"""How much cheaper is an epoch of our SASRec than of a padded one?
+Reads: interactions. Writes: JSON.
 
 The peer is the common public form of SASRec, written here from the paper's description: every user
 padded to one length, binary cross-entropy against one uniform negative a position; and the same

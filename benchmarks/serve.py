@@ -222,8 +222,8 @@ def equality(world: World, scratch: Path, *, rows: int) -> dict[str, Any]:
 
 
 def copied(repository: Path, to: Path, *, online_store: dict[str, str] | None = None) -> None:
-    """A repository without its registry and online rows; with another online store where one is
-    given.
+    """A repository without its registry and online rows;
+    with another online store where one is given.
     """
     import yaml
 
@@ -335,8 +335,8 @@ def load(
     connections: int,
     rate: float | None,
 ) -> list[Heard]:
-    """Ask for some seconds: each connection as fast as it is answered, or all together at a fixed
-    rate.
+    """Ask for some seconds: each connection as fast
+    as it is answered, or all together at a fixed rate.
     """
     return asyncio.run(
         _load(port, path, bodies, seconds=seconds, connections=connections, rate=rate)
@@ -413,8 +413,8 @@ def answered(heard: list[Heard]) -> list[Heard]:
 
 
 def split(heard: list[Heard]) -> dict[str, float]:
-    """Median milliseconds of each part; http is the rest: parsing, queue, answer, loopback,
-    client.
+    """Median milliseconds of each part; http is the rest:
+    parsing, queue, answer, loopback, client.
     """
     heard = answered(heard)
     timings = [
@@ -436,8 +436,8 @@ def split(heard: list[Heard]) -> dict[str, float]:
 
 
 def mixed(heard: list[Heard], expected: dict[str, list[dict]]) -> tuple[int, dict[str, int]]:
-    """Answers whose scores are not those of the pair that they name, and the answers of each
-    pair.
+    """Answers whose scores are not those of the pair
+    that they name, and the answers of each pair.
     """
     wrong, by_pair = 0, dict.fromkeys(expected, 0)
     for h in answered(heard):

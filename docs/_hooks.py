@@ -75,8 +75,8 @@ def on_post_build(*, config: MkDocsConfig) -> None:
 
 
 def package_page(package: str, title: str) -> str:
-    """The page of a package: the names of its `__all__`, or its public modules where it has
-    none.
+    """The page of a package: the names of its `__all__`,
+    or its public modules where it has none.
     """
     module = importlib.import_module(package)
     lines = [f"# {title}", "", f"`{package}`", ""]

@@ -53,8 +53,8 @@ def test_a_complete_directory_names_every_file(tmp_path):
 
 
 def test_a_directory_is_replaced_whole(tmp_path):
-    """The new directory takes the old one's place; nothing of the old one and nothing hidden is
-    left.
+    """The new directory takes the old one's place;
+    nothing of the old one and nothing hidden is left.
     """
     write(tmp_path / "made", "old")
     (tmp_path / "made" / "extra").write_text("old")
@@ -84,8 +84,8 @@ def test_a_failure_leaves_the_old_directory_and_nothing_else(tmp_path, error):
 
 
 def test_a_killed_writer_leaves_nothing_visible(tmp_path):
-    """A process killed between two files leaves no target; the next attempt sweeps its remains and
-    succeeds.
+    """A process killed between two files leaves no target;
+    the next attempt sweeps its remains and succeeds.
     """
     code = (
         "import sys, os, signal; from pathlib import Path; from adc_features.artifact import"
@@ -130,8 +130,8 @@ def test_damage_is_named(tmp_path, damage, words):
 
 
 def test_json_holds_plain_values():
-    """Numpy scalars and arrays, times and paths take their plain forms; NaN and infinity become
-    null.
+    """Numpy scalars and arrays, times and paths take their plain forms;
+    NaN and infinity become null.
     """
     value = {
         "a": np.float32(0.5),

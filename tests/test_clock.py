@@ -70,8 +70,8 @@ def test_every_form_of_a_bare_date_is_midnight(text):
     ["20140512T0", "20140512T08", "2014-05-12T08:00", "2014-05-12 08:00:00", "2014-W20-1T08"],
 )
 def test_every_form_of_a_time_needs_its_zone(text):
-    """A time without an offset is refused however ISO 8601 writes it, one of ten characters
-    included.
+    """A time without an offset is refused however ISO 8601 writes it,
+    one of ten characters included.
     """
     with pytest.raises(InputError, match=r"without a time zone|expected an ISO 8601"):
         parse_utc(text)

@@ -1,4 +1,6 @@
-"""Examples in docstrings run. Reads: modules of the library."""
+"""Examples in docstrings that need nothing else run; those of public names run in
+`packaging/test_public_docstrings.py`. Reads: modules of the library.
+"""
 
 import doctest
 from importlib import import_module
@@ -9,9 +11,10 @@ import pytest
 @pytest.mark.parametrize(
     "name",
     [
-        "adc_features.codes.sids",
-        "adc_features.data.dataset",
         "adc_features.pipeline.run_settings",
+        "adc_features.ranking.inputs",
+        "adc_features.ranking.ppnet.shape",
+        "adc_features.serving.protocol",
         "adc_features.tokenizer.settings",
     ],
 )

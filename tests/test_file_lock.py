@@ -30,8 +30,8 @@ def place(request, tmp_path):
 
 
 def test_a_second_holder_is_told_and_a_killed_one_lets_go(place):
-    """While one process holds the lock another does not get it; it is free once the holder was
-    killed.
+    """While one process holds the lock another does not get it;
+    it is free once the holder was killed.
     """
     with subprocess.Popen(
         [sys.executable, "-c", HOLDER, str(place)], stdout=subprocess.PIPE, text=True

@@ -18,10 +18,4 @@ from adc_features.catalog.catalog import (
     undisturbed,
 )
 
-__all__ = [
-    "WAIT",
-    "Catalog",
-    "Writer",
-    "catalog_to_read",
-    "open_catalog",
-]
+__all__ = ["Catalog", "catalog_to_read"]

@@ -46,41 +46,90 @@ asynchronous.
 
 
 class Catalog:
-    """An open catalogue. Every list is in the order of registration; times are aware UTC."""
+    """An open catalogue.
+
+    Every list is in the order of registration; times are aware UTC. `catalog_to_read` opens one.
+
+    Parameters
+    ----------
+    engine : sqlalchemy.Engine
+        A database whose tables are up to date.
+    url : str
+        Its URL, which error messages name without secrets.
+
+    Examples
+    --------
+    >>> with catalog_to_read(f"sqlite:///{folder}/catalog.db") as catalog:
+    ...     catalog.promotions(), catalog.events()
+    ([], [])
+    """
 
     def __init__(self, engine: Engine, url: str) -> None:
         self.engine, self._url = engine, url
 
     def generations(self) -> list[dict[str, Any]]:
-        """id, codebook_hash, parent_codebook_hash, directory, trained_through, state (live,
-        removing, removed), registered_at.
+        """The registered generations.
+
+        Returns
+        -------
+        list of dict
+            Each with `id`, `codebook_hash`, `parent_codebook_hash`, `directory`, `trained_through`,
+            `state` (live, removing, removed) and `registered_at`.
         """
         return self._rows(GENERATIONS, "registered_at", "trained_through")
 
     def snapshots(self) -> list[dict[str, Any]]:
-        """generation, as_of, servable_at, computed_at, hindsight, items, registered_at."""
+        """The published snapshots.
+
+        Returns
+        -------
+        list of dict
+            Each with `generation`, `as_of`, `servable_at`,
+            `computed_at`, `hindsight`, `items` and `registered_at`.
+        """
         return self._rows(SNAPSHOTS, "generation", "as_of")
 
     def rankers(self) -> list[dict[str, Any]]:
-        """hash, directory, recipe, generation, trained_through, state (ready, removing, removed),
-        registered_at.
+        """The registered rankers.
+
+        Returns
+        -------
+        list of dict
+            Each with `hash`, `directory`, `recipe`, `generation`, `trained_through`, `state`
+            (ready, removing, removed) and `registered_at`.
         """
         return self._rows(RANKERS, "registered_at", "directory")
 
     def promotions(self) -> list[dict[str, Any]]:
-        """number, ranker (hash), generation, codebook_hash, promoted_at, state: pending, serving,
-        retired or abandoned.
+        """The promotions.
+
+        Returns
+        -------
+        list of dict
+            Each with `number`, `ranker` (its hash), `generation`, `codebook_hash`, `promoted_at`
+            and `state` (pending, serving, retired or abandoned).
         """
         return self._rows(PROMOTIONS, "number")
 
     def runs(self) -> list[dict[str, Any]]:
-        """number, command, started_at, ended_at, state (running, killed, or how it ended),
-        facts.
+        """The calls of `adc retrain`.
+
+        Returns
+        -------
+        list of dict
+            Each with `number`, `command`, `started_at`, `ended_at`, `state` (running, killed, or
+            how it ended) and `facts`.
         """
         return self._rows(RUNS, "number")
 
     def events(self) -> list[dict[str, Any]]:
-        """number, at, event, subject, facts: every change, oldest first."""
+        """Every change, oldest first.
+
+        Returns
+        -------
+        list of dict
+            Each with `number`, `at`, `event`, `subject` and `facts`.
+        """
         return self._rows(EVENTS, "number")
 
     def _rows(self, table: Table, *order: str) -> list[dict[str, Any]]:
@@ -94,8 +143,22 @@ class Catalog:
 
     @contextmanager
     def write(self, *, at: datetime) -> Iterator["Writer"]:
-        """Change the catalogue: one transaction of the one writer; an exception undoes all of it.
-        at: aware UTC, stamps the events.
+        """Change the catalogue in one transaction, which an exception undoes whole.
+
+        Parameters
+        ----------
+        at : datetime
+            Aware; stamps the events.
+
+        Yields
+        ------
+        Writer
+            There is one at a time.
+
+        Raises
+        ------
+        InputError
+            Another writer held the catalogue for too long, or `at` has no time zone.
         """
         with (
             _in_words(self.engine, self._url),
@@ -106,8 +169,19 @@ class Catalog:
 
     @contextmanager
     def alone(self, name: str, *, wait: float = 0.0) -> Iterator[None]:
-        """Hold `name` (retrain, gc, deploy) for as long as the block runs; raises InputError when
-        another process does, after `wait` seconds.
+        """Hold a lock for as long as the block runs.
+
+        Parameters
+        ----------
+        name : str
+            "retrain", "gc" or "deploy".
+        wait : float
+            Seconds to wait for another holder.
+
+        Raises
+        ------
+        InputError
+            Another process still holds it.
         """
         with ExitStack() as stack:
             with _in_words(self.engine, self._url):
@@ -164,11 +238,26 @@ class Writer:
 
 
 def open_catalog(url: str) -> Catalog:
-    """Open the catalogue at an SQLAlchemy URL, made or brought up to date first.
+    """Open the catalogue at a URL, to read and to write.
 
-    Raises InputError for a URL that is none, a database of another kind or that cannot be reached,
-    and one that another writer holds; ArtifactError when a newer version of this library wrote the
-    catalogue or the database holds something else.
+    It is made or brought up to date first.
+
+    Parameters
+    ----------
+    url : str
+        An SQLAlchemy URL of SQLite or PostgreSQL.
+
+    Returns
+    -------
+    Catalog
+
+    Raises
+    ------
+    InputError
+        A URL that is none, a database of another kind or that cannot be reached, and one that
+        another writer holds.
+    ArtifactError
+        A newer version of this library wrote the catalogue, or the database holds something else.
     """
     engine = _engine(url)
     with _in_words(engine, url):
@@ -186,11 +275,30 @@ def open_catalog(url: str) -> Catalog:
 
 @contextmanager
 def catalog_to_read(url: str) -> Iterator[Catalog]:
-    """The catalogue for a command that only reads. One in files that cannot be written here is
-    copied aside first, and read there.
+    """Open the catalogue at a URL for as long as the block runs, to read only.
 
-    What such a command brings up to date, it then shows, and it is forgotten. Raises as
-    `open_catalog`.
+    Files that cannot be written here are copied aside first, and the copy is read. Tables of an
+    older version are brought up to date, in the copy where there is one.
+
+    Parameters
+    ----------
+    url : str
+        An SQLAlchemy URL of SQLite or PostgreSQL; by default a run's is `sqlite:///RUN/catalog.db`.
+
+    Yields
+    ------
+    Catalog
+
+    Raises
+    ------
+    InputError, ArtifactError
+        A URL that is none, a database that cannot be reached, or one that holds something else.
+
+    Examples
+    --------
+    >>> with catalog_to_read(f"sqlite:///{folder}/catalog.db") as catalog:
+    ...     [generation["id"] for generation in catalog.generations()]
+    []
     """
     with _readable(url) as place:
         yield open_catalog(place)
@@ -297,8 +405,8 @@ def _engine(url: str) -> Engine:
 
 @contextmanager
 def _in_words(engine: Engine, url: str) -> Iterator[None]:
-    """What the database refuses, as an InputError that names the catalogue and holds none of its
-    secrets.
+    """What the database refuses, as an InputError
+    that names the catalogue and holds none of its secrets.
     """
     try:
         yield

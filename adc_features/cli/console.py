@@ -87,8 +87,8 @@ def report(
     *,
     text: Callable[[Mapping[str, Any]], str] | None = None,
 ) -> None:
-    """Print a result: as JSON where `--json` asks for it, and as text unless stdout is taken by the
-    JSON.
+    """Print a result: as JSON where `--json` asks for it,
+    and as text unless stdout is taken by the JSON.
     """
     from adc_features.artifact import json_text, write_json
 

@@ -1,5 +1,5 @@
-"""The `adc` command: the library's commands, and those of every installed package that declares
-some.
+"""The `adc` command: the library's commands,
+and those of every installed package that declares some.
 
 A package adds commands by an entry point of the group `adc_features.commands`: a function that
 takes the app. `training`, which is installed beside the library, does; a user's own folder of that

@@ -180,8 +180,8 @@ def serve(
     now: NowOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Rank over HTTP: POST /rank, POST /lookup, GET /healthz, /readyz, /metrics. Follows
-    promotions.
+    """Rank over HTTP: POST /rank, POST /lookup,
+    GET /healthz, /readyz, /metrics. Follows promotions.
     """
     import os
     import tempfile
@@ -301,8 +301,8 @@ def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[
 
 
 def _stale(run: Path, now: datetime) -> str | None:
-    """A sentence for who ranks old data as of today; None where the data is younger than a
-    month.
+    """A sentence for who ranks old data as of today;
+    None where the data is younger than a month.
     """
     from adc_features.pipeline.run import Run
     from adc_features.pipeline.stages import serving_time

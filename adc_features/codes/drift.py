@@ -96,8 +96,8 @@ def _histogram(values: np.ndarray, span: tuple[float, float]) -> list[int]:
 def drift(
     baseline: Mapping[str, Any], now: Mapping[str, Any], thresholds: DriftThresholds
 ) -> dict[str, dict[str, Any]]:
-    """Name -> {"value", "limit", "beyond", "by_position"}: how far each part moved from the
-    baseline.
+    """Name -> {"value", "limit", "beyond", "by_position"}:
+    how far each part moved from the baseline.
 
     Raises GenerationMismatch when the profiles are of different codebooks: their codes are
     different words.

@@ -20,12 +20,42 @@ from adc_features.errors import InputError
 
 @dataclass(frozen=True)
 class EmbeddingTable:
-    """Vectors of N items, per modality, computed from what was known before `as_of` (exclusive).
+    """Vectors of N items, per modality, computed from what was known before `as_of`.
 
-    item_ids: int64 or str [N], unique. vectors: modality -> float32 [N, D]; rows without a vector
-    are zero. present: modality -> bool [N]. interaction_count: int64 [N], interactions with time <
-    as_of. as_of: aware UTC. Raises InputError on duplicate ids, NaN or infinite values, widths or
-    row counts that differ, a naive as_of.
+    Parameters
+    ----------
+    item_ids : int64 or str [N]
+        Unique, in any order.
+    vectors : mapping of str to ndarray
+        Modality -> float32 [N, D]; rows without a vector are zero.
+    present : mapping of str to ndarray
+        Modality -> bool [N], whether the item has a vector.
+    interaction_count : int64 [N]
+        Interactions of each item with time < as_of.
+    as_of : datetime
+        Aware, kept as UTC; exclusive.
+
+    Raises
+    ------
+    InputError
+        Duplicate ids, NaN or infinite values, widths or row counts that differ, a naive as_of.
+
+    Examples
+    --------
+    >>> from datetime import UTC
+    >>> table = EmbeddingTable(
+    ...     item_ids=np.array(["a", "b"]),
+    ...     vectors={"title": np.array([[1, 0], [0, 0]], np.float32)},
+    ...     present={"title": np.array([True, False])},
+    ...     interaction_count=np.array([3, 0]),
+    ...     as_of=datetime(2024, 5, 1, tzinfo=UTC),
+    ... )
+    >>> table.width("title"), table.take(np.array([1])).item_ids.tolist()
+    (2, ['b'])
+
+    Source
+    ------
+    ADC-SID, arXiv 2510.25622: what Eq. 2 reads.
     """
 
     item_ids: np.ndarray
@@ -86,7 +116,22 @@ class EmbeddingTable:
         return len(self.item_ids)
 
     def width(self, modality: str) -> int:
-        """D of a modality; raises InputError when the table has no such modality."""
+        """The width D of a modality's vectors.
+
+        Parameters
+        ----------
+        modality : str
+            For example "title" or "behavior".
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        InputError
+            The table has no such modality.
+        """
         if modality not in self.vectors:
             raise InputError(
                 f"modality {modality!r} is missing; this table has {sorted(self.vectors)}"
@@ -94,7 +139,18 @@ class EmbeddingTable:
         return self.vectors[modality].shape[1]
 
     def take(self, rows: np.ndarray) -> "EmbeddingTable":
-        """The items at these row numbers (or under this mask), in that order."""
+        """Some of the items.
+
+        Parameters
+        ----------
+        rows : int64 [M] or bool [N]
+            Row numbers, or a mask.
+
+        Returns
+        -------
+        EmbeddingTable
+            Those items, in that order.
+        """
         return EmbeddingTable(
             self.item_ids[rows],
             {m: v[rows] for m, v in self.vectors.items()},
@@ -104,8 +160,13 @@ class EmbeddingTable:
         )
 
     def to_arrow(self) -> pa.Table:
-        """One row an item: `item_id`, `interaction_count`, `vector_<modality>` fixed-size lists
-        (null when absent); as_of in the metadata.
+        """The table in Arrow, as `write` stores it.
+
+        Returns
+        -------
+        pyarrow.Table, N rows
+            `item_id`, `interaction_count`, and `vector_<modality>` as fixed-size lists, null when
+            absent; `as_of` is in the metadata.
         """
         columns: dict[str, pa.Array] = {
             "item_id": pa.array(self.item_ids),
@@ -121,7 +182,22 @@ class EmbeddingTable:
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> "EmbeddingTable":
-        """The inverse of `to_arrow`. Raises InputError for a table that did not come from it."""
+        """The inverse of `to_arrow`.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            What `to_arrow` returned.
+
+        Returns
+        -------
+        EmbeddingTable
+
+        Raises
+        ------
+        InputError
+            The table did not come from `to_arrow`.
+        """
         metadata = table.schema.metadata or {}
         if b"as_of" not in metadata:
             raise InputError(
@@ -142,10 +218,35 @@ class EmbeddingTable:
         )
 
     def write(self, path: Path) -> None:
+        """Write the table as a Parquet file.
+
+        Parameters
+        ----------
+        path : Path
+            The file; one that exists is replaced.
+        """
         pq.write_table(self.to_arrow(), path)
 
     @classmethod
     def read(cls, path: Path) -> "EmbeddingTable":
+        """Read a table that `write` wrote.
+
+        Parameters
+        ----------
+        path : Path
+            The Parquet file.
+
+        Returns
+        -------
+        EmbeddingTable
+
+        Raises
+        ------
+        ArtifactError
+            The file is missing or is not Parquet.
+        InputError
+            It holds another table.
+        """
         return cls.from_arrow(read_parquet(path))
 
 

@@ -29,12 +29,45 @@ GENERATIONS = "generations"
 
 @dataclass(frozen=True)
 class Generation:
-    """One frozen tokenizer.
+    """One frozen tokenizer: the vocabulary that codes are written in.
 
-    id: lower-case letters, digits and underscores; part of the Feast view's name. tokenizer: which
-    implementation reads `tensors`. settings: its JSON settings, reliability scale included.
-    tensors: name -> array. quality: the fit's report. trained_through: the as_of (exclusive, UTC)
-    of the newest vectors it was fitted on. codebook_hash: sha256 of the weights file.
+    Parameters
+    ----------
+    id : str
+        Lower-case letters, digits and underscores; part of the Feast view's name.
+    tokenizer : str
+        Which implementation reads `tensors`.
+    spec : SidSpec
+        Positions and codes of its semantic IDs.
+    settings : mapping
+        The tokenizer's JSON settings, its reliability scale included.
+    tensors : mapping of str to ndarray
+        Weights by name.
+    quality : mapping
+        The fit's report.
+    trained_through : datetime
+        The as_of (exclusive, UTC) of the newest vectors that it was fitted on.
+    codebook_hash : str
+        sha256 (hex) of the weights file: two generations with one hash have the same codes.
+
+    Examples
+    --------
+    >>> generation = Generation(
+    ...     id="g1",
+    ...     tokenizer="adc",
+    ...     spec=SidSpec(content={"title": 1}),
+    ...     settings={},
+    ...     tensors={},
+    ...     quality={},
+    ...     trained_through=datetime.fromisoformat("2024-05-01T00:00+00:00"),
+    ...     codebook_hash="00" * 32,
+    ... )
+    >>> generation.spec.length
+    5
+
+    Source
+    ------
+    ADC-SID, arXiv 2510.25622, Eq. 5 and 7-9: the codebooks.
     """
 
     id: str
@@ -100,8 +133,30 @@ def write_generation(
 
 
 def open_generation(directory: Path) -> Generation:
-    """Open a generation, hashes checked. Raises ArtifactError naming the file that is missing,
-    altered or of a newer format.
+    """Open a generation, after checking the hash of each file.
+
+    Parameters
+    ----------
+    directory : Path
+        What `fit` wrote, or `adc run` under `generation`.
+
+    Returns
+    -------
+    Generation
+
+    Raises
+    ------
+    ArtifactError
+        A file is missing, altered or of a newer format; the message names it.
+
+    Examples
+    --------
+    >>> open_generation(fitted).spec.codebook_size
+    8
+
+    Source
+    ------
+    The directory's files: docs/reference/file_formats.md.
     """
     from safetensors.numpy import load_file
 

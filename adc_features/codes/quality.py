@@ -68,8 +68,8 @@ def quality_report(
     perplexity, gini, dead codes. uniqueness: distinct SIDs an item; largest_collision: items on the
     most crowded SID. weights: rank correlation of the mean behavioural weight with the count and
     the share of zero behavioural weights by popularity decile (rarest first), over warm items.
-    interaction_count: int [N], of the same items in the same order. Raises InputError when they
-    differ.
+    interaction_count: int [N], of the same items in the same order.
+    Raises InputError when they differ.
     """
     if len(interaction_count) != len(sids) or spec.length != sids.length or not len(sids):
         raise InputError(

@@ -23,8 +23,8 @@ MIN_RANK_CORRELATION = 0.3
 
 @dataclass(frozen=True)
 class ReliabilityScale:
-    """The frozen map from an item's signal to x in [0, 1]: linear between `low` and `high`, clipped
-    outside.
+    """The frozen map from an item's signal to x in [0, 1]:
+    linear between `low` and `high`, clipped outside.
 
     mode `log_count`: log(1 + interactions). `norm`: the L2 norm of the behaviour vector before
     standardisation, between its minimum and maximum (Eq. 16). `norm_quantile`: the same between the
@@ -56,8 +56,8 @@ def fit_reliability(
     mode: Mode = "log_count",
     min_rank_correlation: float = MIN_RANK_CORRELATION,
 ) -> ReliabilityScale:
-    """The scale over the warm items of all tables; its rank correlation is measured on the newest
-    table.
+    """The scale over the warm items of all tables;
+    its rank correlation is measured on the newest table.
 
     Raises InputError when there is no behaviour or all signals are equal, ReliabilityError when the
     rank correlation of signal and count is under `min_rank_correlation` (then alignment would be
@@ -101,8 +101,8 @@ def fit_reliability(
 
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
-    """Spearman's rank correlation; NaN when either is constant or fewer than two values are
-    given.
+    """Spearman's rank correlation;
+    NaN when either is constant or fewer than two values are given.
     """
     with extra_modules():
         from scipy.stats import spearmanr

@@ -137,8 +137,8 @@ def with_missing_visible(features: pa.Table, *, length: int) -> pa.Table:
 
 
 def _fill_lists(column: pa.ChunkedArray, fill: list) -> pa.ChunkedArray:
-    """`fill_null` for lists, which Arrow lacks: take every row from the lists with `fill`
-    appended.
+    """`fill_null` for lists, which Arrow lacks:
+    take every row from the lists with `fill` appended.
     """
     rows = np.where(column.is_valid().to_numpy(), np.arange(len(column)), len(column))
     return pa.chunked_array([*column.chunks, pa.array([fill], column.type)]).take(pa.array(rows))

@@ -85,6 +85,11 @@ class SidTable:
     [[0, -1], [-1, -1]]
     >>> SidTable.from_arrow(table.to_arrow()).lookup(np.array(["a"])).sid_weight.tolist()
     [[1.0, 0.5]]
+
+    Source
+    ------
+    ADC-SID, arXiv 2510.25622, Eq. 15-17 for reliability and alignment; docs/method_notes.md says
+    what differs.
     """
 
     item_ids: np.ndarray
@@ -145,8 +150,17 @@ class SidTable:
         return self.sid.shape[1]
 
     def lookup(self, item_ids: np.ndarray) -> "SidTable":
-        """These items in this order, repeats kept; unknown ones with found = False, codes -1 and
-        weights 0.
+        """The codes of these items.
+
+        Parameters
+        ----------
+        item_ids : int64 or str [M]
+            Any ids, in any order, repeats allowed.
+
+        Returns
+        -------
+        SidTable, M rows
+            In the order asked; unknown items have found = False, codes -1 and weights 0.
         """
         wanted = np.asarray(item_ids)
         rows, known = find_rows(self.item_ids, wanted)
@@ -169,8 +183,13 @@ class SidTable:
         )
 
     def to_arrow(self) -> pa.Table:
-        """One row an item; `sid` list<int32> and `sid_weight` list<float> (never large_list, never
-        a null inside).
+        """The table in Arrow, one row per item.
+
+        Returns
+        -------
+        pyarrow.Table, N rows
+            `sid` list<int32> and `sid_weight` list<float> (never large_list, never a null inside),
+            and a column for each other array; the rest is in the metadata.
         """
         n, length = self.sid.shape
         offsets = pa.array(np.arange(n + 1, dtype=np.int32) * length)
@@ -193,7 +212,22 @@ class SidTable:
 
     @classmethod
     def from_arrow(cls, table: pa.Table) -> "SidTable":
-        """The inverse of `to_arrow`. Raises InputError for a table that did not come from it."""
+        """The inverse of `to_arrow`.
+
+        Parameters
+        ----------
+        table : pyarrow.Table
+            What `to_arrow` returned.
+
+        Returns
+        -------
+        SidTable
+
+        Raises
+        ------
+        InputError
+            The table did not come from `to_arrow`.
+        """
         meta = {k.decode(): v.decode() for k, v in (table.schema.metadata or {}).items()}
         if missing := {"generation", "codebook_size", "as_of", "length"} - set(meta):
             raise InputError(

@@ -39,14 +39,41 @@ Layout = Literal["experts", "levels", "subspaces"]
 class SidSpec:
     """Positions and codebook size of a semantic ID.
 
-    shared: experts over all modalities together (N_s). content: experts per content modality, in
-    order (N_t, N_v, ...); a modality that is absent from it has no position. behavior: behavioural
-    experts (N_b), 0 when there are no behaviour vectors. codebook_size: K codes per position.
-    weight_dtype: the precision that weights are rounded to once, in encode. layout: `experts` as
-    above; under `levels` (residual quantisers, coarse to fine) and `subspaces` (product quantisers)
-    the same counts say which modalities are read and how long the ID is, and no position belongs to
-    one modality. The defaults of ADC-SID on Beauty (section 4.1.3): 1 shared + 1 + 1 content + 3
-    behavioural, K = 100.
+    The defaults are those of ADC-SID on Beauty: 1 shared, 1 of each content modality and 3
+    behavioural positions, with 100 codes each.
+
+    Parameters
+    ----------
+    content : mapping of str to int
+        Experts per content modality (N_t, N_v, ...), in their order; a modality that is absent from
+        it has no position.
+    shared : int
+        Experts over all modalities together (N_s).
+    behavior : int
+        Behavioural experts (N_b); 0 when there are no behaviour vectors.
+    codebook_size : int
+        K codes per position, 2 to 65,535.
+    weight_dtype : {"float32", "float16"}
+        The precision to which `encode` rounds weights.
+    layout : {"experts", "levels", "subspaces"}
+        `experts` as above. Under `levels` (residual quantisers, coarse to fine) and `subspaces`
+        (product quantisers) the same counts say which modalities are read and how long the ID is,
+        and no position belongs to one modality.
+
+    Raises
+    ------
+    InputError
+        Negative counts, no position at all, a reserved modality name, or a value out of range.
+
+    Examples
+    --------
+    >>> spec = SidSpec(content={"title": 1, "image": 1}, codebook_size=300)
+    >>> spec.length, spec.modalities
+    (6, ('title', 'image', 'behavior'))
+
+    Source
+    ------
+    ADC-SID, arXiv 2510.25622, section 4.1.3.
     """
 
     content: Mapping[str, int]
@@ -108,10 +135,33 @@ class SidSpec:
         return tuple(p.kind == "behavior" for p in self.positions)
 
     def to_dict(self) -> dict[str, Any]:
+        """The fields as JSON values.
+
+        Returns
+        -------
+        dict
+            What `from_dict` reads.
+        """
         fields = asdict(self)
         fields.pop("positions")
         return fields
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "SidSpec":
+        """The inverse of `to_dict`.
+
+        Parameters
+        ----------
+        fields : mapping
+            What `to_dict` returned.
+
+        Returns
+        -------
+        SidSpec
+
+        Raises
+        ------
+        InputError
+            As the class itself.
+        """
         return cls(**fields)

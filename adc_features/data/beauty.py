@@ -133,8 +133,8 @@ def _published(source: Path) -> tuple[pa.Table, pa.Table]:
 
 
 def _json_lines(path: Path, *, fields: tuple[str, ...]) -> Iterator[dict[str, Any]]:
-    """The published files hold one JSON object a line (reviews) or one Python literal a line
-    (metadata).
+    """The published files hold one JSON object a line (reviews)
+    or one Python literal a line (metadata).
     """
     number = 0
     try:

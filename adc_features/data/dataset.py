@@ -52,14 +52,41 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Dataset:
-    """What one run works on.
+    """What one run works on: items, interactions, and the windows to train and score on.
 
-    items: `item_id` (string or integer, unique), attributes, optional `vector_<modality>` list
-    columns. interactions: `user_id`, `item_id`, `time` timestamp[us, UTC], `label` float 0/1;
-    sorted by time here, order of ties kept. resolution: an event stamped t is known from t +
-    resolution on (1 day when stamps are midnights). text_views: modality -> item columns whose text
-    is embedded. complete_through: every event before this time is in the data, said by whoever made
-    it; None: not said, see `end`. Raises InputError on anything the doctor calls an error.
+    Parameters
+    ----------
+    name : str
+        What reports call it.
+    items : pyarrow.Table
+        `item_id` (text or integer, unique), attributes, optional `vector_<modality>` list columns.
+    interactions : pyarrow.Table
+        `user_id`, `item_id`, `time` (timestamp[us, UTC]) and `label` (float, 0 or 1). They are
+        sorted by time here; the order of ties is kept.
+    resolution : timedelta
+        An event with the stamp t is known from t + resolution on;
+        one day when stamps are midnights.
+    windows : Windows
+        Where training ends and scoring begins.
+    text_views : mapping of str to tuple of str
+        Modality -> item columns whose text is embedded.
+    complete_through : datetime, optional
+        Whoever made the data says that every event before this time (aware) is in it; see `end` for
+        what holds where nobody says so.
+
+    Raises
+    ------
+    InputError
+        Anything that `adc doctor` calls an error.
+
+    Examples
+    --------
+    >>> from datetime import UTC
+    >>> from adc_features.data.synthetic import synthetic
+    >>> shop = synthetic(seed=0).dataset
+    >>> before = shop.before(shop.windows.validation_start)
+    >>> len(before) < len(shop.interactions), shop.vector_modalities
+    (True, ('text', 'image'))
     """
 
     name: str
@@ -124,8 +151,18 @@ class Dataset:
         return max(moment(day.astype("datetime64[us]")), self.last_known)
 
     def refuse_after_end(self, as_of: datetime) -> None:
-        """Raise InputError for a cut-off after the data's end: time without data would look like
-        time without events.
+        """Raise for a cut-off after the data's end, where time without data would look like time
+        without events.
+
+        Parameters
+        ----------
+        as_of : datetime
+            The cut-off, aware.
+
+        Raises
+        ------
+        InputError
+            It is later than `end`.
         """
         if utc(as_of, name="as_of") > self.end:
             how = (
@@ -140,11 +177,23 @@ class Dataset:
             )
 
     def before(self, as_of: datetime) -> pa.Table:
-        """Interactions with time < as_of (exclusive)."""
+        """Interactions with time < as_of, sorted by time.
+
+        Parameters
+        ----------
+        as_of : datetime
+            Aware and exclusive.
+        """
         return self.interactions.slice(0, int(np.searchsorted(self._times, instant(as_of))))
 
     def within(self, start: datetime, end: datetime | None) -> pa.Table:
-        """Interactions with start <= time < end."""
+        """Interactions with start <= time < end, sorted by time.
+
+        Parameters
+        ----------
+        start, end : datetime
+            Aware; with None as `end` there is no end.
+        """
         first = int(np.searchsorted(self._times, instant(start)))
         last = len(self._times) if end is None else int(np.searchsorted(self._times, instant(end)))
         return self.interactions.slice(first, last - first)
@@ -191,8 +240,8 @@ def dataset_from_tables(
     Returns
     -------
     Dataset
-        Its resolution is read off the stamps: a day where all are midnights, else a second or a
-        microsecond.
+        Its resolution is read off the stamps:
+        a day where all are midnights, else a second or a microsecond.
 
     Raises
     ------
@@ -245,8 +294,26 @@ def known_items(interactions: pa.Table, items: pa.Table) -> pa.ChunkedArray:
 
 
 def write_dataset(dataset: Dataset, directory: Path) -> None:
-    """Write a dataset directory, manifest last. Raises InputError rather than replace a directory
-    that holds other files.
+    """Write a data set as a directory that appears only when it is complete.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        What is written.
+    directory : Path
+        A new or empty directory, or an older data set's, which is replaced.
+
+    Raises
+    ------
+    InputError
+        The directory holds other files, which are left as they are.
+
+    Examples
+    --------
+    >>> from adc_features.data.synthetic import synthetic
+    >>> write_dataset(synthetic(seed=0).dataset, folder / "shop")
+    >>> sorted(path.name for path in (folder / "shop").iterdir())
+    ['interactions.parquet', 'items.parquet', 'manifest.json']
     """
     w, directory = dataset.windows, Path(directory).resolve()
     if (
@@ -292,12 +359,20 @@ def read_dataset(directory: Path) -> Dataset:
     Returns
     -------
     Dataset
+        As it was written.
 
     Raises
     ------
     ArtifactError
-        When the directory is incomplete, or a file is not what its manifest says; every file is
-        hashed.
+        When the directory is incomplete,
+        or a file is not what its manifest says; every file is hashed.
+
+    Examples
+    --------
+    >>> from adc_features.data.synthetic import synthetic
+    >>> write_dataset(synthetic(seed=0).dataset, folder / "shop")
+    >>> read_dataset(folder / "shop").resolution.days
+    1
     """
     manifest = read_manifest(directory, requires=("items.parquet", "interactions.parquet"))
     return Dataset(

@@ -1,5 +1,5 @@
-"""What is wrong with an item table: ids, attributes, vectors, text. Reads: Arrow tables. Writes:
-findings.
+"""What is wrong with an item table: ids, attributes, vectors, text.
+Reads: Arrow tables. Writes: findings.
 """
 
 from collections.abc import Mapping

@@ -151,8 +151,8 @@ def item_profile(
     resolution: timedelta,
     refresh_at: Sequence[datetime],
 ) -> pa.Table:
-    """What is known of each item after each distinct time of its events, and of every item at each
-    `refresh_at`.
+    """What is known of each item after each distinct time
+    of its events, and of every item at each `refresh_at`.
 
     Returns ITEM_PROFILE_SCHEMA sorted by (time, item). A refresh row holds the events with time +
     resolution <= refresh_at, so items without events of their own still carry the statistics of
@@ -337,8 +337,8 @@ def _summary(
 
 
 def _spans(first: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """first[0], first[0] + 1, ... over length[0] places, then those of the next span: int64 [sum of
-    lengths].
+    """first[0], first[0] + 1, ... over length[0] places,
+    then those of the next span: int64 [sum of lengths].
     """
     ends = np.cumsum(length)
     return np.arange(ends[-1]) - np.repeat(ends - length - first, length)

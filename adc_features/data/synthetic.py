@@ -112,8 +112,8 @@ def _catalogue(
     content_noise: float,
     rng: np.random.Generator,
 ) -> pa.Table:
-    """The item table: a title and a category that name the group, and two noisy views of the
-    latent.
+    """The item table: a title and a category that name the group,
+    and two noisy views of the latent.
     """
     image = _view(latent, 32, 1.5 * content_noise, rng)
     return pa.table(

@@ -1,7 +1,7 @@
 """What is wrong with a user's tables, in plain words. Reads: Arrow tables. Writes: findings.
 
-An `error` stops the pipeline before any work; a `warning` is worth knowing; a `fact` describes the
-data.
+An `error` stops the pipeline before any work;
+a `warning` is worth knowing; a `fact` describes the data.
 """
 
 from adc_features.data.findings import Finding

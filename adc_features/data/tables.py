@@ -143,8 +143,8 @@ def _times(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _plain_strings(table: pa.Table) -> pa.Table:
-    """Dictionary and large strings as plain strings, so that one id type meets the other
-    everywhere.
+    """Dictionary and large strings as plain strings,
+    so that one id type meets the other everywhere.
     """
     for i, column in enumerate(table.schema):
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type

@@ -46,8 +46,8 @@ class Windows:
             )
 
     def split(self, *, final: bool = False) -> Split:
-        """The validation split, or with `final` the test split, whose rows are opened once, at the
-        end.
+        """The validation split, or with `final` the test split,
+        whose rows are opened once, at the end.
         """
         if final:
             return Split(self.test_start, self.test_start, None)
@@ -64,8 +64,8 @@ def time_resolution(times: np.ndarray) -> timedelta:
 
 
 def quantile_windows(times: np.ndarray) -> Windows:
-    """Validation from the day of the 80 % row, test from the day of the 90 % row. `times`
-    sorted.
+    """Validation from the day of the 80 % row,
+    test from the day of the 90 % row. `times` sorted.
     """
     start, test = (
         times[int(len(times) * q)].astype("datetime64[D]").astype("datetime64[us]")

@@ -71,16 +71,63 @@ def behavior_series(
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[BehaviorVectors]:
-    """SASRec's item table (Kang & McAuley 2018) as of each cut-off, in one space.
+    """SASRec's item table as of each cut-off, all of them in one space.
 
-    interactions: `user_id`, `item_id`, `time` (aware timestamp), in any order; events of one user
-    at one time keep their row order. item_ids: [N], unique, every item of the interactions among
-    them. cutoffs: aware, ascending; each is exclusive. checkpoint: a directory where each cut-off's
-    state is kept; a later call with the same past, settings and seed starts from it and returns
-    what an uninterrupted call would have. Raises ArtifactError when a checkpoint is not what was
-    written; InputError, before any training, on empty or naive input, null or unknown ids, cut-offs
-    out of order, or when the events before the first cut-off hold fewer than two users, two items,
-    or no user with two events.
+    Parameters
+    ----------
+    interactions : pyarrow.Table
+        `user_id`, `item_id` and `time` (a timestamp with a zone), in any order; events of one user
+        at one time keep their row order.
+    item_ids : int64 or str [N]
+        Unique; every item of the interactions is among them.
+    cutoffs : sequence of datetime
+        Aware and ascending; each is exclusive.
+    settings : BehaviorSettings
+        For example `full_softmax()`, or another of `RECIPES`.
+    seed : int
+        The same seed gives the same vectors on one machine.
+    checkpoint : Path, optional
+        A directory where each cut-off's state is kept. A later call with the same past, settings
+        and seed starts from it and returns what an uninterrupted call would have.
+    progress : callable, optional
+        Called with a label, the steps done and their number.
+
+    Returns
+    -------
+    list of BehaviorVectors
+        One for each cut-off: float32 [N, D],
+        zero and not present for items without an event before it.
+
+    Raises
+    ------
+    InputError
+        Before any training: empty or naive input, null or unknown ids, cut-offs out of order, or
+        fewer than two users, two items, or one user with two events before the first cut-off.
+    ArtifactError
+        A checkpoint is not what was written.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> from datetime import UTC
+    >>> days = [datetime(2024, 1, day, tzinfo=UTC) for day in range(1, 9)]
+    >>> log = pa.table(
+    ...     {
+    ...         "user_id": ["u", "v"] * 4,
+    ...         "item_id": ["a", "b", "b", "a", "a", "b", "b", "a"],
+    ...         "time": pa.array(days, pa.timestamp("us", tz="UTC")),
+    ...     }
+    ... )
+    >>> small = replace(full_softmax(), dim=4, blocks=1, length=4, batch=8, epochs=1)
+    >>> [series] = behavior_series(
+    ...     log, np.array(["a", "b", "new"]), cutoffs=[days[-1]], settings=small, seed=0
+    ... )
+    >>> series.vectors.shape, series.present.tolist()
+    ((3, 4), [True, True, False])
+
+    Source
+    ------
+    SASRec (Kang and McAuley 2018), arXiv 1808.09781.
     """
     cutoffs = [utc(c, name="cut-off") for c in cutoffs]
     if not cutoffs or any(a >= b for a, b in pairwise(cutoffs)):

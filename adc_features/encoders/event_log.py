@@ -1,5 +1,5 @@
-"""Interactions as SASRec reads them: by user, then time. Reads: interactions. Writes: Events,
-Sequences.
+"""Interactions as SASRec reads them: by user, then time.
+Reads: interactions. Writes: Events, Sequences.
 
 Legend: E events, K items known at a cut-off.
 """

@@ -1,5 +1,5 @@
-"""Behaviour vectors of two cut-offs in one space, and how far they moved. Reads and writes:
-BehaviorVectors.
+"""Behaviour vectors of two cut-offs in one space, and how far they moved.
+Reads and writes: BehaviorVectors.
 
 Legend: D dims.
 """

@@ -1,5 +1,5 @@
-"""A compact SASRec (Kang & McAuley 2018). Reads: sequences of item rows. Writes: a trained item
-table.
+"""A compact SASRec (Kang & McAuley 2018).
+Reads: sequences of item rows. Writes: a trained item table.
 
 Legend: U users, E events, I items, R packed rows, T places in a row, P positions with a target, C
 candidate items, D dims.

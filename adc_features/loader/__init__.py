@@ -7,17 +7,19 @@ from adc_features.extras import names_of
 if TYPE_CHECKING:
     from adc_features.loader.batches import Columns, Order, array_batches
     from adc_features.loader.frame import TrainingFrame, label_table, training_frame
-    from adc_features.loader.row_groups import JoinedGroups, ParquetGroups
+    from adc_features.loader.row_groups import CodedGroups, JoinedGroups, ParquetGroups, TableGroups
     from adc_features.loader.torch_batches import TrainingLoader
     from adc_features.loader.xgboost_batches import quantile_matrix
 else:  # imported when a name is first read
     __getattr__ = names_of(
         __name__,
         {
+            "CodedGroups": "row_groups",
             "Columns": "batches",
             "JoinedGroups": "row_groups",
             "Order": "batches",
             "ParquetGroups": "row_groups",
+            "TableGroups": "row_groups",
             "TrainingFrame": "frame",
             "TrainingLoader": "torch_batches",
             "array_batches": "batches",
@@ -28,10 +30,12 @@ else:  # imported when a name is first read
     )
 
 __all__ = [
+    "CodedGroups",
     "Columns",
     "JoinedGroups",
     "Order",
     "ParquetGroups",
+    "TableGroups",
     "TrainingFrame",
     "TrainingLoader",
     "array_batches",

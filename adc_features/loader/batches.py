@@ -84,25 +84,73 @@ class Order:
             raise InputError(f"remainder is {self.remainder!r}; expected pad or drop")
 
     def rank_rows(self, rows: int) -> int:
-        """Rows of an epoch that each rank sees, of `rows` in all."""
+        """Rows of an epoch that each rank sees.
+
+        Parameters
+        ----------
+        rows : int
+            Rows of the source.
+
+        Returns
+        -------
+        int
+            The same for every rank.
+        """
         if self.remainder == "pad":
             return -(-rows // self.ranks)
         return rows // self.ranks // self.batch_rows * self.batch_rows
 
     def batches(self, rows: int) -> int:
-        """Batches of an epoch, the same for every rank."""
+        """Batches of an epoch.
+
+        Parameters
+        ----------
+        rows : int
+            Rows of the source.
+
+        Returns
+        -------
+        int
+            The same for every rank.
+        """
         return -(-self.rank_rows(rows) // self.batch_rows)
 
     def span(self, rows: int, *, worker: int, workers: int) -> tuple[int, int]:
-        """First and last batch (excluded) of a worker, of this rank's; earlier workers have at most
-        one more, so that batches can be dealt out in turn.
+        """Which of this rank's batches a worker makes.
+
+        Parameters
+        ----------
+        rows : int
+            Rows of the source.
+        worker, workers : int
+            This worker of the rank, and how many there are.
+
+        Returns
+        -------
+        tuple of int
+            Its first batch, and its last one, excluded. Earlier workers have at most one more, so
+            that batches can be dealt out in turn.
         """
         each, more = divmod(self.batches(rows), workers)
         first = worker * each + min(worker, more)
         return first, first + each + (worker < more)
 
     def pieces(self, rows: np.ndarray, *, epoch: int, worker: int, workers: int) -> list[Piece]:
-        """What a worker reads, in order. rows: int64 [groups]."""
+        """What a worker reads in an epoch, in order.
+
+        Parameters
+        ----------
+        rows : int64 [groups]
+            Rows of each group of the source.
+        epoch : int
+            Each epoch has its own order.
+        worker, workers : int
+            This worker of the rank, and how many there are.
+
+        Returns
+        -------
+        list of Piece
+        """
         total = int(rows.sum())
         mine = self.rank_rows(total)
         first, last = self.span(total, worker=worker, workers=workers)
@@ -125,13 +173,41 @@ class Order:
         return found
 
     def rows_of(self, piece: Piece, rows: int, *, epoch: int) -> np.ndarray:
-        """Row numbers within the piece's group, of `rows` rows."""
+        """Which rows of its group a piece holds.
+
+        Parameters
+        ----------
+        piece : Piece
+            One of `pieces`.
+        rows : int
+            Rows of the group.
+        epoch : int
+            The epoch of the piece.
+
+        Returns
+        -------
+        ndarray
+            int64 [M], row numbers within the group.
+        """
         if self.seed is None:
             return np.arange(piece.start, piece.stop)
         return self._rng(epoch, 1, piece.group).permutation(rows)[piece.start : piece.stop]
 
     def mixed(self, rows: int, *, epoch: int, worker: int, buffer: int) -> np.ndarray:
-        """The permutation of a buffer's rows."""
+        """The order in which the rows of a buffer leave it.
+
+        Parameters
+        ----------
+        rows : int
+            Rows in the buffer.
+        epoch, worker, buffer : int
+            Whose permutation it is: each buffer of a worker has its own.
+
+        Returns
+        -------
+        ndarray
+            int64 [rows], a permutation.
+        """
         return (
             np.arange(rows)
             if self.seed is None

@@ -25,8 +25,37 @@ _TIME = pa.timestamp("us", tz="UTC")
 
 
 def label_table(interactions: pa.Table) -> pa.Table:
-    """The entity rows of a join: row_id int64 (0, 1, ... in the order given), user_id, item_id,
-    event_timestamp UTC, label float32.
+    """The entity rows of a join, from interactions.
+
+    Parameters
+    ----------
+    interactions : pyarrow.Table, N rows
+        `user_id`, `item_id`, `time` (a timestamp with a zone) and `label`, as `Dataset` holds them.
+
+    Returns
+    -------
+    pyarrow.Table, N rows
+        `row_id` int64 (0, 1, ... in the order given), `user_id`, `item_id`, `event_timestamp`
+        timestamp[us, UTC], `label` float32.
+
+    Raises
+    ------
+    KeyError
+        A column is missing.
+
+    Examples
+    --------
+    >>> from datetime import UTC
+    >>> log = pa.table(
+    ...     {
+    ...         "user_id": ["u", "u"],
+    ...         "item_id": ["a", "b"],
+    ...         "time": [datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 2, tzinfo=UTC)],
+    ...         "label": [1.0, 0.0],
+    ...     }
+    ... )
+    >>> label_table(log).column_names
+    ['row_id', 'user_id', 'item_id', 'event_timestamp', 'label']
     """
     return pa.table(
         {
@@ -88,13 +117,43 @@ class Frame(Protocol):
 
 @dataclass(frozen=True)
 class TrainingFrame:
-    """Labelled rows with features as Arrow columns, codes of one generation (None: the frame has no
-    codes).
+    """Labelled rows with their features as Arrow columns, and the generation of their codes.
 
-    table: the columns of label_table, then features; `sid_as_of` (UTC, null where there is no
-    snapshot yet) tells how old codes are. resolution: of the data's stamps; a feature of a row at t
-    may contain events up to t - resolution. Raises InputError when a column is missing, rows are
-    out of order, a feature is newer than its row, or codes have no generation.
+    Parameters
+    ----------
+    table : pyarrow.Table, N rows
+        The columns of `label_table`, then features; `sid_as_of` (UTC, null where there is no
+        snapshot yet) tells how old codes are.
+    generation : str or None
+        Id of the generation whose codes were joined; None for a frame without codes.
+    codebook_size : int
+        K of its codes.
+    resolution : timedelta
+        Of the data's stamps: a feature of a row at t may contain events up to t - resolution.
+
+    Raises
+    ------
+    InputError
+        A column is missing, rows are out of order, a feature is newer than its row, or codes have
+        no generation.
+
+    Examples
+    --------
+    >>> from datetime import UTC
+    >>> log = pa.table(
+    ...     {
+    ...         "user_id": ["u", "u"],
+    ...         "item_id": ["a", "b"],
+    ...         "time": [datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 2, tzinfo=UTC)],
+    ...         "label": [1.0, 0.0],
+    ...     }
+    ... )
+    >>> labels = label_table(log)
+    >>> frame = TrainingFrame(labels, None, codebook_size=10, resolution=timedelta(days=1))
+    >>> len(frame), frame.labels.tolist()
+    (2, [1.0, 0.0])
+    >>> frame.between(datetime(2024, 5, 2, tzinfo=UTC), None).item_ids.tolist()
+    ['b']
     """
 
     table: pa.Table
@@ -154,19 +213,45 @@ class TrainingFrame:
 
     @property
     def user_ids(self) -> np.ndarray:
+        """int64 or str [N]."""
         return id_array(self.table["user_id"])
 
     @property
     def item_ids(self) -> np.ndarray:
+        """int64 or str [N]."""
         return id_array(self.table["item_id"])
 
     def numbers(self, name: str) -> np.ndarray:
+        """A column of numbers.
+
+        Parameters
+        ----------
+        name : str
+            A column of the table.
+
+        Returns
+        -------
+        ndarray
+            float64 [N], NaN where null.
+        """
         column = self.table[name]
         return (
             column if pa.types.is_float64(column.type) else column.cast(pa.float64())
         ).to_numpy()
 
     def texts(self, name: str) -> np.ndarray:
+        """A column of text or ids.
+
+        Parameters
+        ----------
+        name : str
+            A column of the table.
+
+        Returns
+        -------
+        ndarray
+            Objects [N], "" where null; int64 [N] for ids that are integers.
+        """
         column = self.table[name]
         if pa.types.is_integer(column.type):
             return column.to_numpy().astype(np.int64)
@@ -174,9 +259,33 @@ class TrainingFrame:
         return (column.fill_null("") if column.null_count else column).to_numpy()
 
     def flat(self, name: str) -> np.ndarray:
+        """The values of a list column, row after row.
+
+        Parameters
+        ----------
+        name : str
+            A column of the table.
+
+        Returns
+        -------
+        ndarray
+            [sum of `sizes`], in the type of the values.
+        """
         return _one_array(self.table[name]).flatten().to_numpy(zero_copy_only=False)
 
     def sizes(self, name: str) -> np.ndarray:
+        """How many values of a list column each row has.
+
+        Parameters
+        ----------
+        name : str
+            A column of the table.
+
+        Returns
+        -------
+        ndarray
+            int64 [N], 0 where null.
+        """
         return (
             pc.list_value_length(_one_array(self.table[name]))
             .fill_null(0)
@@ -185,6 +294,19 @@ class TrainingFrame:
         )
 
     def codes(self, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Codes and weights of the rows.
+
+        Parameters
+        ----------
+        length : int
+            L, positions of a semantic ID.
+
+        Returns
+        -------
+        tuple of ndarray
+            Codes int32 [N, L], weights float32 [N, L] and reliability float32 [N]; rows without
+            codes have -1 and 0.
+        """
         sid, weight = _one_array(self.table["sid"]), _one_array(self.table["sid_weight"])
         known = np.flatnonzero(~np.asarray(sid.is_null()))
         codes, weights = (
@@ -196,7 +318,17 @@ class TrainingFrame:
         return codes, weights, np.nan_to_num(self.numbers("reliability")).astype(np.float32)
 
     def between(self, start: datetime | None, end: datetime | None) -> "TrainingFrame":
-        """The rows with start <= time < end; None leaves that side open."""
+        """The rows of a window.
+
+        Parameters
+        ----------
+        start, end : datetime or None
+            Aware, start <= time < end; None leaves that side open.
+
+        Returns
+        -------
+        TrainingFrame
+        """
         times = self.times
         keep = np.ones(len(times), bool)
         if start is not None:
@@ -206,7 +338,22 @@ class TrainingFrame:
         return self.take(np.flatnonzero(keep))
 
     def take(self, rows: np.ndarray) -> "TrainingFrame":
-        """These rows; row numbers must increase."""
+        """Some of the rows.
+
+        Parameters
+        ----------
+        rows : int64 [M]
+            Row numbers, which must increase.
+
+        Returns
+        -------
+        TrainingFrame
+
+        Raises
+        ------
+        InputError
+            The row numbers do not increase.
+        """
         return TrainingFrame(
             self.table.take(pa.array(rows)), self.generation, self.codebook_size, self.resolution
         )
@@ -220,10 +367,48 @@ def training_frame(
     codebook_size: int,
     resolution: timedelta,
 ) -> TrainingFrame:
-    """The answer of a join as a frame, in the order of `labels`.
+    """The answer of a join as a frame, in the order of its labels.
 
-    A join may reorder rows; it may not drop, repeat or change them: then InputError, with the count
-    of each.
+    Parameters
+    ----------
+    joined : pyarrow.Table, N rows
+        What `adc_features.store.training_features` returned for `labels`.
+    labels : pyarrow.Table, N rows
+        What `label_table` returned.
+    generation : str or None
+        Id of the generation whose codes were joined; None for no codes.
+    codebook_size : int
+        K of its codes.
+    resolution : timedelta
+        Of the data's stamps, see `TrainingFrame`.
+
+    Returns
+    -------
+    TrainingFrame
+
+    Raises
+    ------
+    InputError
+        The join dropped, repeated or changed rows, which the message counts, or a feature is newer
+        than its row.
+
+    Examples
+    --------
+    >>> from datetime import UTC
+    >>> log = pa.table(
+    ...     {
+    ...         "user_id": ["u", "u"],
+    ...         "item_id": ["a", "b"],
+    ...         "time": [datetime(2024, 5, 1, tzinfo=UTC), datetime(2024, 5, 2, tzinfo=UTC)],
+    ...         "label": [1.0, 0.0],
+    ...     }
+    ... )
+    >>> labels = label_table(log)
+    >>> frame = training_frame(
+    ...     labels, labels, generation=None, codebook_size=10, resolution=timedelta(days=1)
+    ... )
+    >>> frame.user_ids.tolist()
+    ['u', 'u']
     """
     joined = joined.take(np.argsort(joined["row_id"].to_numpy(), kind="stable"))
     wanted, got = labels["row_id"].to_numpy(), joined["row_id"].to_numpy()

@@ -68,6 +68,17 @@ class TableGroups:
         self.rows = np.diff([*range(0, len(table), group_rows), len(table)]).astype(np.int64)
 
     def read(self, group: int) -> pa.Table:
+        """One group of rows.
+
+        Parameters
+        ----------
+        group : int
+            0 and up, one for each entry of `rows`.
+
+        Returns
+        -------
+        pyarrow.Table
+        """
         return self.table.slice(group * self.group_rows, int(self.rows[group]))
 
 
@@ -87,6 +98,14 @@ class ParquetGroups:
         A file that is not Parquet.
     InputError
         A column is missing, or a file has other columns than the first.
+
+    Examples
+    --------
+    >>> import pyarrow.parquet as pq
+    >>> pq.write_table(pa.table({"x": [1, 2, 3]}), folder / "rows.parquet", row_group_size=2)
+    >>> source = ParquetGroups(folder / "rows.parquet")
+    >>> source.rows.tolist(), source.read(1)["x"].to_pylist()
+    ([2, 1], [3])
     """
 
     def __init__(
@@ -119,6 +138,17 @@ class ParquetGroups:
         self.rows = np.array(rows, np.int64)
 
     def read(self, group: int) -> pa.Table:
+        """One group of rows.
+
+        Parameters
+        ----------
+        group : int
+            0 and up, one for each entry of `rows`.
+
+        Returns
+        -------
+        pyarrow.Table
+        """
         number, place = self._places[group]
         path = self.paths[number]
         with reading(path):
@@ -140,12 +170,38 @@ class JoinedGroups:
         Rows with keys and event times.
     join : Join
         `adc_features.store.open_join(repository, service)`.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> from adc_features.store import open_join
+    >>> labels = pa.table(
+    ...     {
+    ...         "item_id": ["a"],
+    ...         "user_id": ["u"],
+    ...         "event_timestamp": [datetime(2014, 1, 15, tzinfo=UTC)],
+    ...     }
+    ... )
+    >>> source = JoinedGroups(TableGroups(labels), open_join(repo, "ranker_g1"))
+    >>> source.read(0)["sid"].to_pylist()
+    [[1, 1, -1]]
     """
 
     def __init__(self, entity: RowGroups, join: Join) -> None:
         self.entity, self.join, self.rows = entity, join, entity.rows
 
     def read(self, group: int) -> pa.Table:
+        """One group of rows.
+
+        Parameters
+        ----------
+        group : int
+            0 and up, one for each entry of `rows`.
+
+        Returns
+        -------
+        pyarrow.Table
+        """
         return self.join.join(self.entity.read(group))
 
 
@@ -162,6 +218,16 @@ class CodedGroups:
         Codes through time, `adc_features.store.published_timeline(repository, generation)`.
     item, time : str
         Names of the two columns.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> from adc_features.store import published_timeline
+    >>> labels = pa.table(
+    ...     {"item_id": ["a"], "event_timestamp": [datetime(2014, 1, 15, tzinfo=UTC)]}
+    ... )
+    >>> CodedGroups(TableGroups(labels), published_timeline(repo, "g1")).read(0)["sid"].to_pylist()
+    [[1, 1, -1]]
     """
 
     def __init__(
@@ -181,6 +247,17 @@ class CodedGroups:
         )
 
     def read(self, group: int) -> pa.Table:
+        """One group of rows.
+
+        Parameters
+        ----------
+        group : int
+            0 and up, one for each entry of `rows`.
+
+        Returns
+        -------
+        pyarrow.Table
+        """
         table = self.entity.read(group)
         moments = (
             table[self.time].cast(pa.timestamp("us", tz="UTC")).to_numpy().astype("datetime64[us]")

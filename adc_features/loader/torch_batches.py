@@ -132,11 +132,22 @@ class TrainingLoader:
         self.epoch, self.batch = self.epoch + 1, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it stands: plain numbers, the same on every rank."""
+        """Where the loader stands.
+
+        Returns
+        -------
+        dict
+            Plain numbers, the same on every rank.
+        """
         return {"epoch": self.epoch, "batch": self.batch, **self._order()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there.
+
+        Parameters
+        ----------
+        state : dict
+            What `state_dict` returned.
 
         Raises
         ------

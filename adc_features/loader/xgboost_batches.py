@@ -97,8 +97,13 @@ def quantile_matrix(
 
     Parameters
     ----------
-    source, columns, label
-        As for `GroupIter`.
+    source : RowGroups
+        Where the rows come from.
+    columns : Columns
+        Label and features. A list gives one feature for each of its values; codes and vocabulary
+        columns are categories.
+    label : str
+        A scalar of `columns`.
     max_bin : int
         Bins of a feature.
     ref : xgboost.DMatrix, optional
@@ -107,6 +112,7 @@ def quantile_matrix(
     Returns
     -------
     xgboost.QuantileDMatrix
+        Its features in the order of `columns`, float32.
 
     Raises
     ------

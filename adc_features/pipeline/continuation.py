@@ -1,5 +1,5 @@
-"""What a later cut-off of a run continues from. Reads: a run, newer data. Writes: behaviour states,
-EmbeddingTables.
+"""What a later cut-off of a run continues from.
+Reads: a run, newer data. Writes: behaviour states, EmbeddingTables.
 """
 
 import logging

@@ -101,8 +101,8 @@ def _type_text(kind: pa.DataType | str) -> str:
 
 
 def content_hashes(batches: Iterable[pa.Table], schema: pa.Schema) -> dict[str, str]:
-    """sha256 of each column's content, rows in their order; independent of chunks. Memory: one
-    batch.
+    """sha256 of each column's content, rows in their order;
+    independent of chunks. Memory: one batch.
 
     Raises InputError for types without a hash (structs, maps, dictionaries).
     """

@@ -1,11 +1,11 @@
-"""A run directory and its stages. Reads and writes: `<run>/run.json`, `<run>/<stage>/`,
-`<run>/events.jsonl`.
+"""A run directory and its stages. Reads and writes:
+`<run>/run.json`, `<run>/<stage>/`, `<run>/events.jsonl`.
 
 Each stage fills a fresh directory whose manifest, written last, holds what it was made of: the
 version of its code, its settings with the values that a named recipe stands for, and the files of
 the stages that it reads. A stage that would be made of the same is reused; a killed one leaves
-nothing visible, and what it had checkpointed under `<run>/.partial/` is picked up by the next
-attempt.
+nothing visible, and what it had checkpointed under
+`<run>/.partial/` is picked up by the next attempt.
 """
 
 import hashlib
@@ -109,8 +109,32 @@ class Run:
     def start(
         cls, directory: Path, settings: RunSettings, *, progress: Progress | None = None
     ) -> "Run":
-        """Create the run directory, or open it again with these settings: only stages that depend
-        on a changed one are redone.
+        """Create the run directory, or open it again with these settings.
+
+        Parameters
+        ----------
+        directory : Path
+            A new or empty directory, or that of a run; of a run that exists, only stages that
+            depend on a changed setting will be redone.
+        settings : RunSettings
+            Kept in `run.json`.
+        progress : callable, optional
+            Called by long stages with (label, done, total).
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        InputError
+            The directory holds files but is no run's.
+
+        Examples
+        --------
+        >>> run = Run.start(folder / "run", RunSettings("synthetic"))
+        >>> run.directory.name, run.built
+        ('run', [])
         """
         directory = Path(directory)
         directory.mkdir(parents=True, exist_ok=True)
@@ -133,9 +157,36 @@ class Run:
         check: Callable[["Run"], None] | None = None,
         **changes: Any,
     ) -> "Run":
-        """Open an existing run, with some of its settings changed. check: raises when the run must
-        not have them, before they are kept. Raises ArtifactError when the directory holds none that
-        can be read.
+        """Open an existing run, with some of its settings changed.
+
+        Parameters
+        ----------
+        directory : Path
+            The run's directory.
+        progress : callable, optional
+            Called by long stages with (label, done, total).
+        check : callable, optional
+            `check(run)` raises when the run must not have these settings; it is called before they
+            are kept.
+        **changes
+            Settings by name; None leaves one as it is.
+
+        Returns
+        -------
+        Run
+
+        Raises
+        ------
+        ArtifactError
+            The directory holds no run that can be read.
+        InputError
+            A changed setting has a value that is refused.
+
+        Examples
+        --------
+        >>> run = Run.start(folder / "run", RunSettings("synthetic"))
+        >>> Run.open(folder / "run", seeds=2).settings.seeds
+        2
         """
         path = Path(directory) / "run.json"
         if not path.is_file():
@@ -162,7 +213,22 @@ class Run:
         return cls.start(Path(directory), settings, progress=progress)
 
     def output(self, stage: str) -> Path:
-        """The complete directory of a stage; raises ArtifactError when it was never completed."""
+        """The complete directory of a stage.
+
+        Parameters
+        ----------
+        stage : str
+            Its name.
+
+        Returns
+        -------
+        Path
+
+        Raises
+        ------
+        ArtifactError
+            The stage was never completed.
+        """
         directory = within(self.directory, stage, said_by="a stage's name")
         if not (directory / MANIFEST).is_file():
             raise ArtifactError(
@@ -288,8 +354,8 @@ class Run:
         )
 
     def ensure(self, stage: Stage) -> dict[str, Any]:
-        """Build the stage, or reuse it when nothing it was made from has changed; returns its
-        manifest.
+        """Build the stage, or reuse it when nothing it was made
+        from has changed; returns its manifest.
         """
         with self.lock():
             return self._ensure(stage)

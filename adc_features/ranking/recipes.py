@@ -22,12 +22,33 @@ MIN_COUNT = 30
 
 @dataclass(frozen=True)
 class Recipe:
-    """One compared ranker.
+    """What one compared ranker may read.
 
-    codes: `none`, `plain` (every existing code counts 1), or `weighted` (times its weight; weights
-    and reliability are inputs too). permuted: `all` gives each item the weight rows of another, by
-    one mapping for all time; `decile` only among items about as popular. vectors: raw vectors in
-    the place of codes. item_id: whether the item's id may be read.
+    Parameters
+    ----------
+    name : str
+        What results and directories call it.
+    model : {"ppnet", "xgboost"}
+        The network, or gradient-boosted trees.
+    codes : {"none", "plain", "weighted"}
+        `plain`: every existing code counts 1. `weighted`: times its weight; weights and reliability
+        are inputs too.
+    permuted : {"no", "all", "decile"}
+        For a control. `all` gives each item the weight rows of another, by one mapping for all
+        time; `decile` only among items that are about as popular.
+    vectors : bool
+        Raw vectors in the place of codes.
+    item_id : bool
+        Whether the item's id may be read.
+
+    Examples
+    --------
+    >>> Recipe("codes_only", codes="plain", item_id=False).model
+    'ppnet'
+
+    Source
+    ------
+    PEPNet, arXiv 2302.01115, for PPNet; XGBoost, arXiv 1603.02754. The controls are ours.
     """
 
     name: str
@@ -63,8 +84,25 @@ def recipe(name: str) -> Recipe:
 
 @dataclass(frozen=True)
 class Sources:
-    """What recipes read beside the frame: codes through time (of a user's recent items, of permuted
-    weights) and raw vectors.
+    """What recipes read beside the frame.
+
+    Parameters
+    ----------
+    sids : CodeTimeline, optional
+        Codes through time, of a user's recent items and of permuted weights:
+        `adc_features.store.published_timeline(repository, generation)`.
+    vectors : VectorTimeline, optional
+        Raw vectors through time, for recipes with `vectors`.
+
+    Examples
+    --------
+    >>> from adc_features.store import published_timeline
+    >>> Sources(sids=published_timeline(shop, "g1")).vectors is None
+    True
+
+    Source
+    ------
+    As `Recipe`.
     """
 
     sids: CodeTimeline | None = None

@@ -40,6 +40,24 @@ class Trained:
         Losses by round of the first seed, held-out rows included.
     exchanged : Exchange, optional
         For a control: which item was given whose weights.
+
+    Examples
+    --------
+    >>> from datetime import timedelta
+    >>> from adc_features.loader import label_table, training_frame
+    >>> from adc_features.store import published_timeline, training_features
+    >>> labels = label_table(log)
+    >>> joined = training_features(shop, labels, service="ranker_g1")
+    >>> frame = training_frame(
+    ...     joined, labels, generation="g1", codebook_size=8, resolution=timedelta(days=1)
+    ... )
+    >>> trained = load_trained(ranker, generation="g1")
+    >>> trained.predict(frame, Sources(sids=published_timeline(shop, "g1"))).shape
+    (1, 2)
+
+    Source
+    ------
+    PEPNet, arXiv 2302.01115, for PPNet; XGBoost, arXiv 1603.02754.
     """
 
     recipe: Recipe
@@ -82,6 +100,11 @@ class Trained:
 
     def save(self, directory: Path) -> None:
         """Write a complete ranker directory, which `load_trained` reads.
+
+        Parameters
+        ----------
+        directory : Path
+            A new directory, or an older ranker's, which is replaced.
 
         Raises
         ------
@@ -129,10 +152,13 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained:
 
     Examples
     --------
-    >>> trained = load_trained(Path("run/ranker_codes_weights/model"),
-    ...                        generation="g1")  # doctest: +SKIP
-    >>> trained.predict(frame, Sources(sids=timeline)).shape  # doctest: +SKIP
-    (3, 1000)
+    >>> trained = load_trained(ranker, generation="g1")
+    >>> trained.recipe.name, list(trained.rankers)
+    ('codes_weights', [0])
+
+    Source
+    ------
+    PEPNet, arXiv 2302.01115, for PPNet; XGBoost, arXiv 1603.02754.
     """
     manifest = read_manifest(directory)
     if unnamed := [

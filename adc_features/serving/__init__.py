@@ -6,17 +6,13 @@ from adc_features.extras import names_of
 
 if TYPE_CHECKING:
     from adc_features.serving.promotion import Promotion, promote, read_promotion
-    from adc_features.serving.protocol import ServiceSettings
     from adc_features.serving.scoring import Bundle, open_bundle
-    from adc_features.serving.service import Service
 else:  # imported when a name is first read
     __getattr__ = names_of(
         __name__,
         {
             "Bundle": "scoring",
             "Promotion": "promotion",
-            "Service": "service",
-            "ServiceSettings": "protocol",
             "open_bundle": "scoring",
             "promote": "promotion",
             "read_promotion": "promotion",
@@ -26,8 +22,6 @@ else:  # imported when a name is first read
 __all__ = [
     "Bundle",
     "Promotion",
-    "Service",
-    "ServiceSettings",
     "open_bundle",
     "promote",
     "read_promotion",

@@ -142,8 +142,9 @@ def check_promotion(promotion: Promotion) -> None:
 
 
 def promote(path: Path, promotion: Promotion) -> None:
-    """Check a pair and point the promotion file at it, atomically: readers see the old pair or the
-    new one.
+    """Check a pair and point the promotion file at it.
+
+    The file is replaced atomically: readers see the old pair or the new one.
 
     Parameters
     ----------
@@ -157,6 +158,12 @@ def promote(path: Path, promotion: Promotion) -> None:
     ------
     ArtifactError, InputError, GenerationMismatch
         As `check_promotion`; the file is left as it was.
+
+    Examples
+    --------
+    >>> promote(folder / "promotion.json", pair)
+    >>> read_promotion(folder / "promotion.json").generation
+    'g1'
     """
     check_promotion(promotion)
     path = Path(path)
@@ -174,10 +181,26 @@ def promote(path: Path, promotion: Promotion) -> None:
 def read_promotion(path: Path) -> Promotion:
     """The pair that a promotion file names.
 
+    Parameters
+    ----------
+    path : Path
+        The promotion file.
+
+    Returns
+    -------
+    Promotion
+        Its paths are absolute; `open_bundle` checks that the pair is whole.
+
     Raises
     ------
     ArtifactError
         The file is missing or is not a promotion.
+
+    Examples
+    --------
+    >>> promote(folder / "promotion.json", pair)
+    >>> read_promotion(folder / "promotion.json") == pair
+    True
     """
     path = Path(path)
     try:

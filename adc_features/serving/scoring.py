@@ -86,8 +86,9 @@ class Ranking(NamedTuple):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A ranker, the codes it was trained on and a reader of online features: what one request uses
-    from its start to its end. `open_bundle` makes one.
+    """A ranker, the codes it was trained on and a reader of online features.
+
+    It is what one request uses from its start to its end; `open_bundle` makes one.
 
     Attributes
     ----------
@@ -107,6 +108,13 @@ class Bundle:
         Of event times in the statistics.
     id_types : dict of str to str
         "item_id" and "user_id" -> "string" or "int64".
+
+    Examples
+    --------
+    >>> bundle = open_bundle(pair)
+    >>> ranking = bundle.score("u1", ["i00", "i01", "unknown"], now=now)
+    >>> ranking.score.shape, ranking.known.tolist()
+    ((3,), [True, True, False])
     """
 
     promotion: Promotion
@@ -119,8 +127,24 @@ class Bundle:
     id_types: dict[str, str]
 
     def ids(self, key: str, values: Sequence[Any]) -> np.ndarray:
-        """Ids as the catalogue has them: int64 or str [N]. Raises RequestError for ids of another
-        type, too large or unreadable ones.
+        """Ids as the catalogue has them.
+
+        Parameters
+        ----------
+        key : str
+            "item_id" or "user_id".
+        values : sequence of str or int
+            N ids of a request.
+
+        Returns
+        -------
+        ndarray
+            int64 or str [N].
+
+        Raises
+        ------
+        RequestError
+            Ids of another type, too large or unreadable ones.
         """
         wanted = self.id_types[key]
         if set(map(type, values)) - {str if wanted == "string" else int}:
@@ -221,8 +245,13 @@ class Bundle:
         }
 
     def check_online(self) -> None:
-        """Raise ArtifactError when the online store lost what was put into it: every user and item
-        would pass for unknown.
+        """Check that what was put online is there: without it, every user and item would pass for
+        unknown.
+
+        Raises
+        ------
+        ArtifactError
+            The online store is gone, empty or behind.
         """
         self.reader.check()
 
@@ -247,8 +276,12 @@ class Bundle:
         return Ranking(score, known, coded, bool(user.known[0]), seconds)
 
     def timeline(self) -> PackedTimeline:
-        """The snapshots of the ranker's generation as published now. Raises GenerationMismatch when
-        they hold codes of another codebook.
+        """The snapshots of the ranker's generation as published now.
+
+        Raises
+        ------
+        GenerationMismatch
+            They hold codes of another codebook.
         """
         live, timeline = cast(LiveGeneration, self.live), cast(OnlineSids, self.sids).timeline()
         if (
@@ -262,8 +295,24 @@ class Bundle:
         return timeline
 
     def lookup(self, item_ids: Sequence[Any], *, now: datetime) -> pa.Table:
-        """Codes as served at `now` and features of items, in the order asked: item_id, found
-        columns, features; absences as `OnlineReader.read` shows them.
+        """Codes and features of items.
+
+        Parameters
+        ----------
+        item_ids : sequence of str or int
+            N ids, repeats allowed.
+        now : datetime
+            Aware: the time as of which codes are read.
+
+        Returns
+        -------
+        pyarrow.Table, N rows
+            In the order asked: `item_id`, found columns, features; see `OnlineReader.read`.
+
+        Raises
+        ------
+        RequestError, ArtifactError, GenerationMismatch
+            As `score`.
         """
         items, now = self.ids("item_id", item_ids), utc(now, name="now")
         self.check_online()
@@ -308,11 +357,11 @@ class Bundle:
 
 
 def open_bundle(promotion: Promotion) -> Serving:
-    """Load a promoted pair, check that it fits together and score once, so that the first request
-    is as fast as the rest.
+    """Open a promoted pair for scoring.
 
-    It opens on an online store that is not loaded yet, and refuses requests until it is. A PPNet
-    needs no torch.
+    It checks that the pair fits together and scores once, so that the first request is as fast as
+    the rest. It opens on an online store that is not loaded yet, and refuses requests until it is.
+    A PPNet needs no torch.
 
     Parameters
     ----------
@@ -322,6 +371,7 @@ def open_bundle(promotion: Promotion) -> Serving:
     Returns
     -------
     Bundle
+        Threads may share it.
 
     Raises
     ------
@@ -332,10 +382,10 @@ def open_bundle(promotion: Promotion) -> Serving:
 
     Examples
     --------
-    >>> from datetime import UTC, datetime
-    >>> bundle = open_bundle(read_promotion(Path("promotion.json")))  # doctest: +SKIP
-    >>> bundle.score("u1", ["i1", "i2"], now=datetime.now(UTC)).score  # doctest: +SKIP
-    array([0.81, 0.37], dtype=float32)
+    >>> bundle = open_bundle(pair)
+    >>> ranking = bundle.score("u1", ["i00", "i01", "unknown"], now=now)
+    >>> ranking.score.shape, ranking.known.tolist()
+    ((3,), [True, True, False])
     """
     if read_manifest(promotion.ranker, verify=False).get("kind") == SERVICE_RANKER:
         from adc_features.serving.declared import open_declared

@@ -180,8 +180,8 @@ CachingRegistry.cached_registry_proto = _ToldApart()  # type: ignore[assignment]
 def _frames_pass_whole() -> None:
     """Hand pushed frames to an online store that takes them, before Feast makes protos of them.
 
-    Feast (0.67) converts on the way, in silence: 2.5 to 2, null in a list of texts to "", 1e300 to
-    inf.
+    Feast (0.67) converts on the way, in silence:
+    2.5 to 2, null in a list of texts to "", 1e300 to inf.
     """
     checked = FeatureStore._get_feature_view_and_df_for_online_write
     ingest, ingest_async = PassthroughProvider.ingest_df, PassthroughProvider.ingest_df_async

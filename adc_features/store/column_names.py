@@ -1,5 +1,5 @@
-"""Names under which features leave. Reads: names and whose they are. Writes: nothing; no feast
-here.
+"""Names under which features leave.
+Reads: names and whose they are. Writes: nothing; no feast here.
 """
 
 from collections.abc import Iterable, Sequence

@@ -85,8 +85,8 @@ def training_features(
         A feature service: `service_name(generation)` for codes and statistics.
     event_times : bool
         Add `<view>_event_time` for each view: timestamp[us, UTC], when the row that was read became
-        valid, null without one. Other offline stores than ours cannot tell; there the columns are
-        missing.
+        valid, null without one. Other offline stores than ours cannot tell;
+        there the columns are missing.
 
     Returns
     -------
@@ -101,16 +101,28 @@ def training_features(
     Raises
     ------
     InputError
-        Keys are missing or of another type, times are naive or null, or a column has the name of a
-        feature.
+        Keys are missing or of another type, times are naive or null,
+        or a column has the name of a feature.
     ArtifactError
         The offline store lost or added rows, or returned a feature that is newer than its row.
 
     Examples
     --------
-    >>> rows = training_features(repo, events, service="ranker_g1")  # doctest: +SKIP
-    >>> join_facts(rows).unmatched  # doctest: +SKIP
-    {'item_sid_g1': 0, 'item_profile': 3, 'user_activity': 0}
+    >>> from datetime import UTC, datetime
+    >>> noon = datetime(2014, 1, 15, 12, tzinfo=UTC)
+    >>> events = pa.table(
+    ...     {"item_id": ["a", "x"], "user_id": ["u", "u"], "event_timestamp": [noon, noon]}
+    ... )
+    >>> rows = training_features(repo, events, service="ranker_g1")
+    >>> rows["sid"].to_pylist(), rows["sid_found"].to_pylist()
+    ([[1, 1, -1], [-1, -1, -1]], [True, False])
+    >>> join_facts(rows).unmatched["item_sid_g1"]
+    1
+
+    Source
+    ------
+    Feast documentation, "Point-in-time joins":
+    https://docs.feast.dev/getting-started/concepts/point-in-time-joins
     """
     store = open_store(repo)
     views = service_views(store, service)
@@ -129,6 +141,29 @@ class PreparedJoin:
     """The views of a service, read and indexed once, for frames that come in batches.
 
     It can be pickled, so that the workers of a loader may hold it. `open_join` makes one.
+
+    Parameters
+    ----------
+    repo : Path
+        The Feast repository.
+    service : str
+        The feature service that is joined.
+    views : tuple of feast.FeatureView
+        Its views, as applied when the join was prepared.
+    prepared : tuple of PreparedView
+        The rows of each view, sorted by key and time.
+
+    Examples
+    --------
+    >>> import pickle
+    >>> join = open_join(repo, "ranker_g1")
+    >>> pickle.loads(pickle.dumps(join)).service
+    'ranker_g1'
+
+    Source
+    ------
+    Feast documentation, "Point-in-time joins":
+    https://docs.feast.dev/getting-started/concepts/point-in-time-joins
     """
 
     repo: Path
@@ -137,9 +172,27 @@ class PreparedJoin:
     prepared: tuple[PreparedView, ...]
 
     def join(self, entity_frame: pa.Table | pd.DataFrame, *, event_times: bool = False) -> pa.Table:
-        """The features of these rows.
+        """The features of these rows, as they were known at each row's time.
 
-        Parameters and result are those of `training_features`.
+        Parameters
+        ----------
+        entity_frame : pyarrow.Table or pandas.DataFrame, N rows
+            As for `training_features`.
+        event_times : bool
+            Add `<view>_event_time` for each view: timestamp[us, UTC], null without a row.
+
+        Returns
+        -------
+        pyarrow.Table, N rows
+            As `training_features` returns it.
+
+        Raises
+        ------
+        InputError
+            Keys are missing or of another type, times are naive or null, or a column has the name
+            of a feature.
+        ArtifactError
+            A feature is newer than its row.
         """
         frame = _asked(entity_frame, self.views)
         features = _prepared_features(
@@ -174,6 +227,24 @@ def open_join(
     ------
     InputError
         The repository has another offline store, which reads its files itself.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> events = pa.table(
+    ...     {
+    ...         "item_id": ["b"],
+    ...         "user_id": ["v"],
+    ...         "event_timestamp": [datetime(2014, 1, 25, tzinfo=UTC)],
+    ...     }
+    ... )
+    >>> open_join(repo, "ranker_g1").join(events)["sid"].to_pylist()
+    [[2, 2, -1]]
+
+    Source
+    ------
+    Feast documentation, "Point-in-time joins":
+    https://docs.feast.dev/getting-started/concepts/point-in-time-joins
     """
     store = open_store(repo)
     if not reads_parquet_itself(store):

@@ -207,8 +207,8 @@ class AsofOfflineStore(feast.OfflineStore):
         feature_name_columns : list of str
             The columns wanted beside keys and times; none means all.
         types : mapping of str to pyarrow.DataType, optional
-            What the view declares for columns of the source; others take the widest type of the
-            files.
+            What the view declares for columns of the source;
+            others take the widest type of the files.
         start_date, end_date : datetime, optional
             Aware; both included.
 

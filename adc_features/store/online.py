@@ -1,5 +1,5 @@
-"""Feature values for requests. Reads: a repository's online store. Writes: the online store
-(materialize).
+"""Feature values for requests. Reads: a repository's online store.
+Writes: the online store (materialize).
 """
 
 from __future__ import annotations
@@ -64,6 +64,16 @@ def materialize(
         Nothing is applied, or `now` has no time zone.
     ArtifactError
         The online store, or what was published, cannot be used.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> materialize(repo, now=datetime(2014, 1, 31, tzinfo=UTC))
+
+    Source
+    ------
+    Feast documentation, "Load data into the online store":
+    https://docs.feast.dev/how-to-guides/feast-snowflake-gcp-aws/load-data-into-the-online-store
     """
     from adc_features.store import _compat as feast
 
@@ -113,6 +123,18 @@ class OnlineReader:
         The repository, opened.
     views : sequence of feast.FeatureView
         What is read.
+
+    Examples
+    --------
+    >>> reader = open_reader(repo, service="ranker_g1")
+    >>> reader.check()  # nothing is raised: what was materialized is there
+    >>> reader.read(item_ids=np.array(["a", "x"]))["sid_found"].to_pylist()
+    [True, False]
+
+    Source
+    ------
+    Feast documentation, "Feature retrieval":
+    https://docs.feast.dev/getting-started/concepts/feature-retrieval
     """
 
     def __init__(self, repo: Path, store: FeatureStore, views: Sequence[FeatureView]) -> None:
@@ -303,6 +325,7 @@ def open_reader(repo: Path, *, service: str) -> OnlineReader:
     Returns
     -------
     OnlineReader
+        Open until it is no longer referenced; threads may share it.
 
     Raises
     ------
@@ -311,7 +334,15 @@ def open_reader(repo: Path, *, service: str) -> OnlineReader:
 
     Examples
     --------
-    >>> open_reader(repo, service="ranker_g1").read(item_ids=np.array(["a"]))  # doctest: +SKIP
+    >>> reader = open_reader(repo, service="ranker_g1")
+    >>> rows = reader.read(item_ids=np.array(["a"]), user_ids=np.array(["u"]))
+    >>> rows["sid"].to_pylist(), rows["user_activity_found"].to_pylist()
+    ([[2, 2, -1]], [True])
+
+    Source
+    ------
+    Feast documentation, "Feature retrieval":
+    https://docs.feast.dev/getting-started/concepts/feature-retrieval
     """
     store = open_store(repo)
     return OnlineReader(repo, store, service_views(store, service))
@@ -344,6 +375,17 @@ def online_features(
     ------
     InputError
         The service is not applied, or the ids are not as published.
+
+    Examples
+    --------
+    >>> rows = online_features(repo, service="ranker_g1", item_ids=np.array(["b"]))
+    >>> rows["sid"].to_pylist()
+    [[2, 2, -1]]
+
+    Source
+    ------
+    Feast documentation, "Feature retrieval":
+    https://docs.feast.dev/getting-started/concepts/feature-retrieval
     """
     return open_reader(repo, service=service).read(item_ids=item_ids, user_ids=user_ids)
 
@@ -362,8 +404,8 @@ def lookup(
     item_ids : numpy.ndarray, [N]
         int64 or str, of the published type.
     now : datetime, optional
-        The moment, aware; by default the present. The newest snapshot with servable_at <= now
-        answers.
+        The moment, aware; by default the present.
+        The newest snapshot with servable_at <= now answers.
 
     Returns
     -------
@@ -375,13 +417,26 @@ def lookup(
     Raises
     ------
     InputError
-        The generation is not published, ids are of another type, or `now` lies before the first
-        snapshot.
+        The generation is not published, ids are of another type,
+        or `now` lies before the first snapshot.
     ArtifactError
         A file is missing or altered.
 
     See Also
     --------
     OnlineSids : stays open for many lookups, and follows what is published.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> items = np.array(["a", "x"])
+    >>> lookup(repo, "g1", items).sid.tolist()
+    [[2, 2, -1], [-1, -1, -1]]
+    >>> lookup(repo, "g1", items, now=datetime(2014, 1, 15, tzinfo=UTC)).sid[0].tolist()
+    [1, 1, -1]
+
+    Source
+    ------
+    Format of the packed files: docs/reference/snapshots.md.
     """
     return OnlineSids(repo, generation).lookup(item_ids, now=now)

@@ -1,5 +1,5 @@
-"""What was put online, and whether it is there. Reads: the record, the online store. Writes:
-`<repo>/data/online.json`.
+"""What was put online, and whether it is there.
+Reads: the record, the online store. Writes: `<repo>/data/online.json`.
 
 `materialize` writes the record view by view. Readiness, `adc doctor` and `adc materialize` compare
 the store with it: a store that is gone, empty or behind answers every question with "unknown",
@@ -134,8 +134,8 @@ def online_problems(
     Returns
     -------
     list of str
-        What is wrong and what to do, a sentence each; empty when nothing is, or nothing was ever
-        materialized.
+        What is wrong and what to do, a sentence each;
+        empty when nothing is, or nothing was ever materialized.
     """
     try:
         known = loaded(repo)

@@ -50,6 +50,16 @@ class OnlineSids:
         No generation is named, or one is not published.
     ArtifactError
         A file is missing or altered.
+
+    Examples
+    --------
+    >>> codes = OnlineSids(repo, "g1", "g2")
+    >>> codes.lookup(["a"]).sid.tolist(), codes.lookup(["a"], generation="g2").sid.tolist()
+    ([[2, 2, -1]], [[7, 7, -1]])
+
+    Source
+    ------
+    Format of the packed files: docs/reference/snapshots.md.
     """
 
     def __init__(
@@ -85,8 +95,8 @@ class OnlineSids:
         generation : str, optional
             One of those opened; by default the first.
         now : datetime, optional
-            Aware; by default what the clock says. The newest snapshot with servable_at <= now
-            answers.
+            Aware; by default what the clock says.
+            The newest snapshot with servable_at <= now answers.
 
         Returns
         -------
@@ -96,8 +106,8 @@ class OnlineSids:
         Raises
         ------
         InputError
-            Ids of another type, a generation that is not open here, or a `now` before its first
-            snapshot.
+            Ids of another type, a generation that is not open here,
+            or a `now` before its first snapshot.
         """
         return self.snapshot(generation, now=now).lookup(item_ids)
 
@@ -107,11 +117,44 @@ class OnlineSids:
         """What is served at `now`.
 
         Whoever reads several times for one request reads all of it from this.
+
+        Parameters
+        ----------
+        generation : str, optional
+            One of those opened; by default the first.
+        now : datetime, optional
+            Aware; by default what the clock says.
+
+        Returns
+        -------
+        PackedSnapshot
+            The newest snapshot with servable_at <= now.
+
+        Raises
+        ------
+        InputError
+            A generation that is not open here, or a `now` before its first snapshot.
         """
         return self.timeline(generation).at(now or self._clock())
 
     def timeline(self, generation: str | None = None) -> PackedTimeline:
-        """All snapshots as published now, for a request that may lie before the first."""
+        """All snapshots as published now, for a request that may lie before the first.
+
+        Parameters
+        ----------
+        generation : str, optional
+            One of those opened; by default the first.
+
+        Returns
+        -------
+        PackedTimeline
+            Its snapshots in the order of their times.
+
+        Raises
+        ------
+        InputError
+            A generation that is not open here.
+        """
         name = generation or next(iter(self._paths))
         if name not in self._paths:
             raise InputError(

@@ -155,8 +155,8 @@ class LmdbOnlineStore(feast.OnlineStore):
     def write_table(self, config: Any, table: Any, rows: pa.Table) -> None:
         """Write an Arrow table in the view's names.
 
-        Value protos stand in between only where the view's types ask for it. Raises InputError as
-        `write_arrow`.
+        Value protos stand in between only where the view's types ask for it.
+        Raises InputError as `write_arrow`.
         """
         event, created = times_of(table)
         if self.takes_arrow(config, table):

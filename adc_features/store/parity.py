@@ -1,5 +1,5 @@
-"""Does serving return what training saw? Reads: offline rows and the online store. Writes:
-nothing.
+"""Does serving return what training saw?
+Reads: offline rows and the online store. Writes: nothing.
 """
 
 from __future__ import annotations
@@ -43,6 +43,24 @@ def parity(
     dict
         `items` and `users`: ids compared. `different`: how many of them differ in any feature.
         `first_differences`: up to ten of them, each with id, `feature`, `offline` and `online`.
+
+    Raises
+    ------
+    InputError
+        The service is not applied, ids are of another type, or `now` has no time zone.
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime
+    >>> items, users = np.array(["a", "b"]), np.array(["u"])
+    >>> now = datetime(2014, 1, 31, tzinfo=UTC)
+    >>> parity(repo, service="ranker_g1", item_ids=items, user_ids=users, now=now)["different"]
+    0
+
+    Source
+    ------
+    Feast promises the same values offline and online, and does not compare them:
+    https://docs.feast.dev/getting-started/concepts/point-in-time-joins
     """
     store = open_store(repo)
     report: dict[str, Any] = {
@@ -91,6 +109,10 @@ def require_parity(report: dict[str, Any]) -> None:
     Examples
     --------
     >>> require_parity({"items": 3, "users": 2, "different": 0, "first_differences": []})
+
+    Source
+    ------
+    As `parity`.
     """
     if report["different"]:
         raise ParityError(

@@ -92,6 +92,17 @@ def apply(repo: Path) -> None:
     ------
     InputError
         Nothing is published yet.
+
+    Examples
+    --------
+    >>> apply(repo)
+    >>> sorted(view.name for view in service_views(open_store(repo), "ranker_g1"))
+    ['item_profile', 'item_sid_g1', 'user_activity']
+
+    Source
+    ------
+    Feast documentation, "Registry":
+    https://docs.feast.dev/getting-started/components/registry
     """
     from adc_features.store import _compat as feast
 
@@ -116,8 +127,8 @@ def apply(repo: Path) -> None:
 def service_views(store: FeatureStore, service: str) -> list[FeatureView]:
     """The views that a service reads, in its order.
 
-    Raises InputError when the service is not applied, or two of its views have a feature of one
-    name.
+    Raises InputError when the service is not applied,
+    or two of its views have a feature of one name.
     """
     from adc_features.store import _compat as feast
 
@@ -172,8 +183,8 @@ def registry_problems(repo: Path) -> list[str]:
     -------
     list of str
         A sentence for each view that is missing, has a ttl or reads from elsewhere, and for each
-        generation under another codebook; empty when all agree. It imports feast, which takes
-        seconds.
+        generation under another codebook; empty when all agree.
+        It imports feast, which takes seconds.
     """
     registered = {view.name: view for view in open_store(repo).list_feature_views()}
     problems = []

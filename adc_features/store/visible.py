@@ -32,8 +32,8 @@ def found_column(view: FeatureView) -> str:
 def visible_features(repo: Path, views: Sequence[FeatureView], raw: pa.Table) -> pa.Table:
     """Feature columns in declared types and with misses visible, offline and online alike.
 
-    raw: the columns as a store returned them. Raises InputError when two columns would have one
-    name.
+    raw: the columns as a store returned them.
+    Raises InputError when two columns would have one name.
     """
     columns: dict[str, pa.ChunkedArray] = {}
     names = [

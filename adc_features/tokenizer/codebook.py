@@ -72,8 +72,8 @@ class Codebooks(nn.Module):
         """How far soft use of the codes is from uniform: ln K minus its entropy, summed over
         positions, a scalar in nats.
 
-        Gives latents and codewords a reason to spread; reviving dead codes alone leaves them
-        crowded.
+        Gives latents and codewords a reason to spread;
+        reviving dead codes alone leaves them crowded.
         """
         uneven = torch.zeros(())
         for p, words_KD in enumerate(self.unit()):

@@ -77,8 +77,21 @@ def encode(
 
     Notes
     -----
-    Behaviour is centred and scaled as at the newest cut-off of the fit that is not after
-    `items.as_of`.
+    Behaviour is centred and scaled as at the newest cut-off
+    of the fit that is not after `items.as_of`.
+
+    Examples
+    --------
+    >>> from adc_features.codes import open_generation
+    >>> generation = open_generation(fitted)
+    >>> table = encode(vectors, generation)
+    >>> table.sid.shape, bool((table.sid >= 0).all()), table.as_of == vectors.as_of
+    ((300, 3), True, True)
+
+    Source
+    ------
+    ADC-SID, arXiv 2510.25622, Eq. 5 and 7-9 for codes, Eq. 15-17 and 22 for weights;
+    docs/method_notes.md, "Exported weights".
     """
     spec, model = generation.spec, read(generation)
     check_widths(items, model)
@@ -166,8 +179,40 @@ def encode_series(
     held_by: Mapping[datetime, SidTable] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Iterator[SidTable]:
-    """Snapshots of tables, oldest first, each held by the one before, or by that of its cut-off in
-    `held_by`: what the generation's parent served then.
+    """Snapshots of several cut-offs, each of which holds on to the codes of the one before.
+
+    Parameters
+    ----------
+    tables : iterable of EmbeddingTable
+        The catalogue's vectors as of each cut-off, oldest first.
+    generation : Generation
+        The frozen tokenizer.
+    held_by : mapping of datetime to SidTable, optional
+        As of a cut-off (aware), the snapshot that holds its codes in the place of the one before:
+        what the generation's parent served then.
+    progress : callable, optional
+        Called with ("encode", items done, items in all) for each table.
+
+    Yields
+    ------
+    SidTable
+        One for each table, in their order, as `encode` returns it.
+
+    Raises
+    ------
+    InputError, GenerationMismatch
+        As `encode`.
+
+    Examples
+    --------
+    >>> from adc_features.codes import open_generation
+    >>> generation = open_generation(fitted)
+    >>> [table.as_of.isoformat() for table in encode_series([vectors], generation)]
+    ['2024-01-01T00:00:00+00:00']
+
+    Source
+    ------
+    ADC-SID, arXiv 2510.25622; docs/method_notes.md, "Several cut-offs".
     """
     previous: SidTable | None = None
     for table in tables:

@@ -1,5 +1,5 @@
-"""Shared and specific experts. Reads: standardised item vectors. Writes: one unit latent a
-position.
+"""Shared and specific experts. Reads: standardised item vectors.
+Writes: one unit latent a position.
 
 Legend: B rows, P positions, D latent width.
 """

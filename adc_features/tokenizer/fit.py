@@ -108,6 +108,22 @@ def fit(
     QualityError
         When a codebook uses too few of its codes or, with `line`, more codes change than its
         budget allows; nothing is written.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> spec = SidSpec(content={"title": 1}, shared=1, behavior=1, codebook_size=4)
+    >>> quick = replace(adc(), steps=20, warmup_steps=10, batch=64, min_utilisation=0.0)
+    >>> generation = fit(
+    ...     [vectors], spec, settings=quick, generation_id="g1", directory=folder / "g1", seed=0
+    ... )
+    >>> generation.id, sorted(path.name for path in (folder / "g1").iterdir())
+    ('g1', ['manifest.json', 'quality.json', 'weights.safetensors'])
+
+    Source
+    ------
+    ADC-SID, arXiv 2510.25622, Eq. 2-23; docs/method_notes.md states how its gaps are resolved. The
+    baselines name their papers in `adc_features.tokenizer.baselines`.
     """
     check_generation_id(generation_id)
     check_tables(tables, spec)

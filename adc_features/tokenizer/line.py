@@ -28,8 +28,8 @@ class Line:
     """The generation whose codes a new one should keep.
 
     warm: start from its parameters and pay for moving items off its codes; else the new codes are
-    only renamed. churn_budget: share of (item, position) codes that may change; a fit over it is
-    refused.
+    only renamed. churn_budget: share of (item,
+    position) codes that may change; a fit over it is refused.
     """
 
     parent: Generation

@@ -17,8 +17,8 @@ def adc() -> AdcSettings:
 
 
 def adc_norm() -> AdcSettings:
-    """The faithful reading: x from the norm of the behaviour vector, alpha = 10, beta = 9 (section
-    3.3.1).
+    """The faithful reading: x from the norm of the behaviour vector,
+    alpha = 10, beta = 9 (section 3.3.1).
     """
     return replace(raw_gate(), reliability="norm", alpha=10.0, beta=9.0)
 

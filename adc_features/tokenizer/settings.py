@@ -41,8 +41,8 @@ class AdcSettings:
     reconstruction_weight, alignment_weight, vq_weight, balance_weight : float
         Weights of the loss's terms (method notes: The total loss).
     commitment : float
-        How much latents move to codewords beside codewords to latents (method notes: How codebooks
-        learn).
+        How much latents move to codewords beside codewords
+        to latents (method notes: How codebooks learn).
     orthogonality_weight, auxiliary_weight : float
         Weights of two further terms, 0 by default (method notes: Terms of MMQ).
     temperature : float
@@ -61,8 +61,8 @@ class AdcSettings:
     revive_every, revive_share : int, float
         Every so many steps, codes under this share of the uniform rate move to crowded places.
     stay_weight : float
-        How much a warm-started fit pays for moving items off the codes of the generation before
-        (`Codebooks.departure`).
+        How much a warm-started fit pays for moving items off the codes
+        of the generation before (`Codebooks.departure`).
     hysteresis : float
         The lead in cosine that another code needs over the one an item had in the snapshot before.
     min_utilisation : float

@@ -26,8 +26,8 @@ OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
 
 
 class Command(NamedTuple):
-    """A line of a block. where: page and line; words: without `adc`; said: options that its comment
-    names.
+    """A line of a block. where: page and line; words:
+    without `adc`; said: options that its comment names.
     """
 
     where: str
@@ -36,8 +36,8 @@ class Command(NamedTuple):
 
 
 def blocks(page: Path) -> list[tuple[int, str, list[str]]]:
-    """(line, language, lines) of every fenced or indented block; an indented one has no
-    language.
+    """(line, language, lines) of every fenced or indented block;
+    an indented one has no language.
     """
     found, fence, open_block = [], None, None
     for number, line in enumerate(page.read_text(encoding="utf-8").splitlines(), 1):
@@ -373,8 +373,8 @@ def test_readme_s_python_runs(here, tmp_path):
 
 
 def test_the_python_of_the_guide_to_online_lookups_runs(here):
-    """Reads of the online store and of packed snapshots, the canary on the one generation there
-    is.
+    """Reads of the online store and of packed snapshots,
+    the canary on the one generation there is.
     """
     from adc_features.pipeline.run import Run
     from adc_features.pipeline.stages import repository_of, serving_time

@@ -21,8 +21,8 @@ EXAMPLES = Path(__file__).parents[2] / "docs" / "orchestration"
 
 
 def texts(path: Path) -> list[str]:
-    """Every string of the file that is not a docstring, f-strings put together without their
-    values.
+    """Every string of the file that is not a docstring,
+    f-strings put together without their values.
     """
     tree = ast.parse(path.read_text(encoding="utf-8"))
     documented = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.FunctionDef)]
@@ -39,8 +39,8 @@ def texts(path: Path) -> list[str]:
 
 @pytest.mark.parametrize("name", ["dagster_job.py", "airflow_dag.py"])
 def test_an_example_calls_what_there_is(name):
-    """It parses, imports neither of our packages, and each `adc` command and option in it
-    exists.
+    """It parses, imports neither of our packages,
+    and each `adc` command and option in it exists.
     """
     path = EXAMPLES / name
     tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -64,8 +64,8 @@ def test_an_example_calls_what_there_is(name):
 
 
 def test_only_drift_is_passed_over_in_the_monitor_s_exit_codes():
-    """The examples go on after drift and after a kept champion, and stop at the code that a refusal
-    has.
+    """The examples go on after drift and after a kept champion,
+    and stop at the code that a refusal has.
     """
     airflow, dagster = (
         (EXAMPLES / name).read_text(encoding="utf-8")

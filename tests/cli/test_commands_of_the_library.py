@@ -1,5 +1,5 @@
-"""The library's commands as a person types them. Reads: adc_features.cli.commands,
-adc_features.cli.console.
+"""The library's commands as a person types them.
+Reads: adc_features.cli.commands, adc_features.cli.console.
 """
 
 import errno
@@ -75,8 +75,8 @@ def test_json_goes_to_stdout_or_to_a_file(adc, tmp_path):
 
 
 def test_own_tables_become_a_dataset(adc, made, tmp_path):
-    """`adc data tables` reads Parquet or SQL, embeds the named text, and takes the windows that are
-    given.
+    """`adc data tables` reads Parquet or SQL,
+    embeds the named text, and takes the windows that are given.
     """
     pq.write_table(made.items, tmp_path / "items.parquet")
     database = f"sqlite:///{tmp_path / 'shop.db'}"
@@ -370,8 +370,8 @@ def test_wrong_usage_exits_with_2(adc):
 
 
 def test_a_killed_command_leaves_nothing_half_done(tmp_path):
-    """`adc data synthetic` killed while it writes leaves no directory; the same command then
-    succeeds.
+    """`adc data synthetic` killed while it writes leaves no directory;
+    the same command then succeeds.
     """
     code = """
 import os, signal

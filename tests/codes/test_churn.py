@@ -38,8 +38,8 @@ def sids(codes, weights=None, *, first=0) -> SidTable:
 
 
 def test_a_renamed_codebook_is_recognised() -> None:
-    """Codes 0, 1, 2 became 2, 0, 1 at one position and nothing changed at the other: the names undo
-    it.
+    """Codes 0, 1, 2 became 2, 0, 1 at one position
+    and nothing changed at the other: the names undo it.
     """
     old = np.array([[0, 0], [0, 1], [1, 2], [2, 0]], np.int32)
     new = np.array([[2, 0], [2, 1], [0, 2], [1, 0]], np.int32)

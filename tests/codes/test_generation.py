@@ -80,8 +80,8 @@ def test_a_generation_of_another_format_is_refused(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    """A generation that cannot be written whole is not there at all; nor is one whose time has no
-    zone.
+    """A generation that cannot be written whole is not there at all;
+    nor is one whose time has no zone.
     """
     with pytest.raises(InputError, match="without a time zone"):
         write(tmp_path / "g1", trained_through=datetime(2024, 1, 1))
@@ -92,8 +92,8 @@ def test_a_failed_write_leaves_nothing(tmp_path):
 
 @pytest.mark.parametrize("name", ["", "G1", "1g", "g-1", "g 1", "g" * 32, "g1\n"])
 def test_an_id_that_feast_could_not_name_a_view_by_is_refused(name):
-    """The id is part of a view's name: lower-case letter first, then letters, digits or
-    underscores.
+    """The id is part of a view's name:
+    lower-case letter first, then letters, digits or underscores.
     """
     with pytest.raises(InputError, match="for example 'g3'"):
         check_generation_id(name)

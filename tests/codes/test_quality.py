@@ -69,8 +69,8 @@ def test_a_codebook_that_nobody_uses_is_dead() -> None:
 
 
 def test_uniqueness_and_collisions() -> None:
-    """Three items on one SID and one on another: half as many SIDs as items, the largest group is
-    three.
+    """Three items on one SID and one on another:
+    half as many SIDs as items, the largest group is three.
     """
     report = quality_report(
         sids([[0, 1], [0, 1], [0, 1], [2, -1]]), np.array([5, 4, 3, 0]), spec=SPEC
@@ -89,16 +89,16 @@ def test_uniqueness_and_collisions() -> None:
     st.sampled_from([3, 60_000]),
 )
 def test_collision_counts_equal_brute_force(sid: np.ndarray, codebook_size: int) -> None:
-    """Counting equal rows by their packed key equals comparing all pairs, also when the key
-    overflows.
+    """Counting equal rows by their packed key equals comparing all pairs,
+    also when the key overflows.
     """
     expected = (sid[:, None] == sid[None]).all(-1).sum(1)
     assert collision_counts(sid, codebook_size=codebook_size).tolist() == expected.tolist()
 
 
 def test_popularity_slices_by_share_of_interactions() -> None:
-    """Of 100 interactions the item with 20 is the head, items with 5 share the tail, the rest is
-    between.
+    """Of 100 interactions the item with 20 is the head,
+    items with 5 share the tail, the rest is between.
     """
     assert popularity_slices(np.array([20, 16, 16, 14, 14, 5, 5, 5, 5, 0])).tolist() == [
         0,

@@ -13,8 +13,8 @@ from adc_features.errors import InputError, ReliabilityError
 
 
 def table(counts, norms, *, day=1):
-    """Items seen `counts` times, whose behaviour vector has the given norm; norm 0 means no
-    vector.
+    """Items seen `counts` times,
+    whose behaviour vector has the given norm; norm 0 means no vector.
     """
     norms = np.array(norms, np.float32)
     return EmbeddingTable(

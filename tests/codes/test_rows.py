@@ -39,8 +39,8 @@ def test_rows_return_the_snapshot_bit_for_bit():
 
 
 def test_rows_carry_when_they_could_be_served_and_when_they_were_made():
-    """event_timestamp is servable_at, created_timestamp is computed_at, sid_as_of counts
-    microseconds.
+    """event_timestamp is servable_at,
+    created_timestamp is computed_at, sid_as_of counts microseconds.
     """
     rows = sid_rows(snapshot(START, 4), servable_at=day(1), computed_at=day(9))
     assert rows["event_timestamp"].to_pylist() == [day(1)] * 3
@@ -55,8 +55,8 @@ def test_rows_carry_when_they_could_be_served_and_when_they_were_made():
 
 
 def test_unknown_items_are_shown_as_absent_not_as_zeros():
-    """A null row becomes codes -1 with weight 0, cold and not found; sid_as_of stays null; no type
-    widens.
+    """A null row becomes codes -1 with weight 0, cold and not found;
+    sid_as_of stays null; no type widens.
     """
     known = sid_rows(
         snapshot(START, 4, items=["a"]), servable_at=day(1), computed_at=day(9)
@@ -82,8 +82,8 @@ def test_a_found_item_counts_itself_among_equal_codes():
 
 
 def test_day_resolution_times_become_the_same_days():
-    """Arrow 26.0.1 turns the second day of such an array into 1970; ours are cast to microseconds
-    first.
+    """Arrow 26.0.1 turns the second day of such an array into 1970;
+    ours are cast to microseconds first.
     """
     days = np.array(["2014-05-13", "1969-12-31", "2014-05-14"], "datetime64[D]")
     assert (
@@ -93,8 +93,8 @@ def test_day_resolution_times_become_the_same_days():
 
 
 def test_snapshots_are_completed_until_an_explicit_removal():
-    """An item that a later snapshot lacks keeps its last codes; one with a found = False row loses
-    them.
+    """An item that a later snapshot lacks keeps its last codes;
+    one with a found = False row loses them.
     """
     first, second = (
         snapshot(START, 1),

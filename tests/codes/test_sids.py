@@ -150,8 +150,8 @@ def test_find_rows_equals_a_dictionary(haystack, wanted):
 
 @st.composite
 def timelines(draw):
-    """A few snapshots of few items, with gaps in time, in any item order; and requests around every
-    border.
+    """A few snapshots of few items, with gaps in time,
+    in any item order; and requests around every border.
     """
     days = draw(st.lists(st.integers(0, 12), min_size=1, max_size=4, unique=True).map(sorted))
     snapshots = []

@@ -1,5 +1,5 @@
-"""The catalogue, on every database that it may lie on: SQLite, and PostgreSQL where it is
-installed.
+"""The catalogue, on every database that it may lie on:
+SQLite, and PostgreSQL where it is installed.
 """
 
 import multiprocessing
@@ -69,8 +69,8 @@ def test_migrations_make_what_the_tables_say(catalog):
 
 
 def test_what_is_put_twice_is_changed_once(catalog):
-    """The second time writes no event; a change writes one with what changed; times come back
-    aware.
+    """The second time writes no event;
+    a change writes one with what changed; times come back aware.
     """
     for _ in range(2):
         with catalog.write(at=AT) as writer:

@@ -1,5 +1,5 @@
-"""What every online store owes to Feast, for ours and, where it is right, for Feast's SQLite
-store.
+"""What every online store owes to Feast, for ours and,
+where it is right, for Feast's SQLite store.
 """
 
 from datetime import UTC, datetime, timedelta

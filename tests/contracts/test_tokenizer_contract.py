@@ -161,8 +161,8 @@ def same(a: SidTable, b: SidTable) -> bool:
 def test_codes_and_weights_have_the_shape_that_the_spec_says(
     tokenizer: Tokenizer, generation: Generation
 ) -> None:
-    """Every item gets L codes below K and L weights, in the vocabulary and as of the time of its
-    vectors.
+    """Every item gets L codes below K and L weights,
+    in the vocabulary and as of the time of its vectors.
     """
     sids = tokenizer.encode(items(1), generation)
     assert sids.sid.shape == (150, SPEC.length)
@@ -329,8 +329,8 @@ def test_a_missing_content_modality_is_no_code(
 def test_only_what_a_tokenizer_reads_decides_its_codes(
     tokenizer: Tokenizer, generation: Generation
 ) -> None:
-    """Other behaviour vectors change the codes of all but the tokenizers that only learned from
-    behaviour.
+    """Other behaviour vectors change the codes
+    of all but the tokenizers that only learned from behaviour.
     """
     table = items(1)
     behavior = np.where(table.present["behavior"][:, None], -table.vectors["behavior"], 0).astype(

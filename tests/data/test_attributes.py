@@ -58,8 +58,8 @@ def events():
 )
 @pytest.mark.parametrize("column", ["category", "categories", "category_path", "category_paths"])
 def test_categories_of_every_form_are_read(values, kind, wanted, column):
-    """The first path with all its levels; where the same values stand in two orders, the lists are
-    sets.
+    """The first path with all its levels;
+    where the same values stand in two orders, the lists are sets.
     """
     table = items(**{column: pa.array(values, kind)})
     assert attribute_text(table, "path").to_pylist() == wanted

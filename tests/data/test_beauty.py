@@ -76,8 +76,8 @@ def parquet(directory):
 
 
 def test_both_forms_are_one_dataset(tmp_path):
-    """The published files, Python literals in them, and the Parquet files give equal tables, row by
-    row.
+    """The published files, Python literals in them,
+    and the Parquet files give equal tables, row by row.
     """
     for write in (published, parquet):
         (tmp_path / write.__name__).mkdir()

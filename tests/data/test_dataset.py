@@ -77,8 +77,8 @@ def test_before_is_exclusive():
 )
 @settings(max_examples=60, deadline=None)
 def test_windows_equal_a_filter(days, first, last):
-    """before and within are the rows that a filter over the time column would keep, in stable time
-    order.
+    """before and within are the rows that a filter over
+    the time column would keep, in stable time order.
     """
     times = [START, START + 9 * DAY, *(START + d * DAY for d in days)]
     data = dataset(times)
@@ -139,8 +139,8 @@ def test_default_windows_are_days():
 
 
 def test_cut_offs_lie_at_quantiles_of_the_rows():
-    """Half of the rows on the last days pull the cut-offs there; the split comes last; equal days
-    merge.
+    """Half of the rows on the last days pull the cut-offs there;
+    the split comes last; equal days merge.
     """
     days = np.array([0, 1, 2, 3, 4, 5, 6, 6, 6, 6, 6, 6, 7, 9])
     times = np.array([instant(START + int(d) * DAY) for d in days])
@@ -179,8 +179,8 @@ def test_a_cut_off_before_the_first_event_is_refused():
     ],
 )
 def test_every_form_of_a_day_is_the_same_day(kind, times, tmp_path):
-    """Days as dates, text or timestamps of any unit and zone reach the dataset as the same
-    microseconds.
+    """Days as dates, text or timestamps of any unit
+    and zone reach the dataset as the same microseconds.
 
     pyarrow 26.0.1 corrupts stamps of day resolution on some conversions, so each form is read
     through a file.
@@ -209,8 +209,8 @@ def test_ticks_below_a_microsecond_are_cut_off():
 
 
 def test_a_dataset_is_read_as_it_was_written(tmp_path):
-    """Tables, windows, views and resolution come back, rows in time order, the order of ties
-    kept.
+    """Tables, windows, views and resolution come back,
+    rows in time order, the order of ties kept.
     """
     days = [3, 0, 9, 3, 3, 1, 9, 9, 2, 0]
     wrote = dataset([START + d * DAY for d in days])
@@ -373,8 +373,8 @@ def test_text_without_an_offset_is_refused_with_an_example(tmp_path):
     ],
 )
 def test_what_is_no_table_is_refused(database, source, words):
-    """A missing table, database, driver or table name is refused, and a password is not
-    repeated.
+    """A missing table, database, driver or table name is refused,
+    and a password is not repeated.
     """
     with pytest.raises(InputError, match=words) as refusal:
         read_table(source.format(url=database))

@@ -230,8 +230,8 @@ def test_items_that_cannot_be_used(table, words):
     ],
 )
 def test_interactions_that_cannot_be_used(table, words):
-    """Each error is one plain sentence, and a dataset of such a table is refused with it before any
-    work.
+    """Each error is one plain sentence, and a dataset
+    of such a table is refused with it before any work.
     """
     errors = said(examine_interactions(table, items()), "error")
     assert any(words in e for e in errors), errors

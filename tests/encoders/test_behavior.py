@@ -68,8 +68,8 @@ def assert_same(a, b) -> None:
 
 
 def test_an_event_exactly_at_as_of_is_not_seen() -> None:
-    """Events stamped at the cut-off change nothing in it: not a vector, not a count, not a
-    presence.
+    """Events stamped at the cut-off change nothing in it:
+    not a vector, not a count, not a presence.
     """
     base = log()
     at_cutoff = table([("a_new_user", "i29", 70), ("a_new_user", "i03", 70), ("u3", "i29", 70)])
@@ -88,8 +88,8 @@ def test_an_event_just_before_as_of_is_seen() -> None:
 
 
 def test_later_events_and_later_cutoffs_never_change_an_earlier_one() -> None:
-    """The first cut-off is the same whether or not the rest of the log, or of the series,
-    exists.
+    """The first cut-off is the same whether
+    or not the rest of the log, or of the series, exists.
     """
     base = log()
     past = base.filter(pa.compute.less(base["time"], pa.scalar(CUTOFFS[0], base["time"].type)))

@@ -1,5 +1,5 @@
-"""The wheel in fresh environments keeps what each extra promises, from a folder outside of the
-repository.
+"""The wheel in fresh environments keeps what each extra promises,
+from a folder outside of the repository.
 """
 
 import json
@@ -106,8 +106,8 @@ def posted(url, body):
 
 
 def test_everything(environment, tmp_path):
-    """With `[all]`: the whole flow on a generated catalogue runs from any folder and writes its
-    report.
+    """With `[all]`: the whole flow on a generated catalogue runs
+    from any folder and writes its report.
     """
     place = environment("[all]")
     small = ["--codebook-size", "16", "--snapshots", "2", "--seeds", "1", "--steps", "61"]

@@ -36,8 +36,8 @@ def test_a_dataset_directory_is_examined(made, tmp_path):
 
 
 def test_raw_tables_are_examined(made, tmp_path):
-    """Two Parquet files without a manifest are a user's own tables: every finding on both is
-    listed.
+    """Two Parquet files without a manifest are a user's own tables:
+    every finding on both is listed.
     """
     pq.write_table(
         pa.concat_tables([made.items, made.items.slice(0, 2)]), tmp_path / "items.parquet"
@@ -62,8 +62,8 @@ def test_a_missing_or_broken_table_is_a_finding(made, tmp_path, name):
 
 
 def test_a_run_is_examined_stage_by_stage(tmp_path):
-    """Each complete stage is verified; an altered file of one is named; an empty run says what to
-    do.
+    """Each complete stage is verified;
+    an altered file of one is named; an empty run says what to do.
     """
     run = Run.start(tmp_path / "run", RunSettings("synthetic"))
     assert [str(f) for f in checkup(tmp_path / "run")] == [

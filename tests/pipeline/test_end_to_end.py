@@ -269,8 +269,8 @@ def test_the_report_is_one_file_without_a_network(workplace: Path) -> None:
 
 
 def test_doctor_calls_the_run_sound(workplace: Path) -> None:
-    """Every artefact of a finished run is as its manifest says, and its Feast repository is
-    sound.
+    """Every artefact of a finished run is as its manifest says,
+    and its Feast repository is sound.
     """
     findings = json.loads(adc("doctor", str(workplace / "run"), "--json", "-").stdout)
     assert findings["errors"] == 0

@@ -148,8 +148,8 @@ def test_a_clean_up_deletes_nothing_outside_its_run(place):
     ],
 )
 def test_a_generation_is_deleted_only_where_we_put_it(place, id, directory):
-    """Another directory than its own, that of another generation, or the run's first one, is
-    refused.
+    """Another directory than its own, that of another generation,
+    or the run's first one, is refused.
     """
     place.generation(id, directory)
     with pytest.raises(ArtifactError, match="nothing was"):

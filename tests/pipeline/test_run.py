@@ -79,8 +79,8 @@ def test_a_changed_setting_redoes_only_what_depends_on_it(tmp_path, change, rebu
 
 
 def test_a_changed_source_is_read_again(tmp_path):
-    """What a stage made of files outside the run is watched: a change there redoes it and its
-    readers.
+    """What a stage made of files outside the run is watched:
+    a change there redoes it and its readers.
 
     Here the change reaches only the manifest of an artefact inside the stage, as a dataset's
     windows do.
@@ -368,8 +368,8 @@ def test_settings_are_refused_before_any_work(changes, words):
 
 
 def test_a_directory_of_other_files_is_no_run(tmp_path):
-    """A run never moves into somebody's directory; a directory without run.json cannot be
-    opened.
+    """A run never moves into somebody's directory;
+    a directory without run.json cannot be opened.
     """
     (tmp_path / "thesis.tex").write_text("years of work")
     with pytest.raises(

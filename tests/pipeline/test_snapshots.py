@@ -137,8 +137,8 @@ def test_a_later_snapshot_publishes_what_changed(place: Path) -> None:
 
 
 def test_a_snapshot_is_made_once(place: Path) -> None:
-    """The command can be repeated; a run killed between writing and publishing publishes what was
-    written.
+    """The command can be repeated;
+    a run killed between writing and publishing publishes what was written.
     """
     run = opened(place)
     end = split_of(run).eval_end

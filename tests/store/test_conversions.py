@@ -202,8 +202,8 @@ def test_whole_numbers_of_any_type_are_one_entity(tmp_path, ids):
 
 
 def test_a_fraction_is_no_entity(tmp_path):
-    """2.5 is neither 2 nor unknown: the key is refused where it is asked for and where it is
-    written.
+    """2.5 is neither 2 nor unknown:
+    the key is refused where it is asked for and where it is written.
     """
     repository = world(tmp_path, types.Int64, pa.array([7]))
     for refused in (
@@ -326,8 +326,8 @@ MOMENTS = st.datetimes(datetime(1900, 1, 1), datetime(2100, 1, 1), timezones=st.
     st.sampled_from([None, "UTC", "Asia/Tokyo"]),
 )
 def test_features_of_times_are_floored_to_the_second(moments, unit, zone):
-    """Of every unit and zone, before and after 1970, alone and in lists, against Python's own
-    second.
+    """Of every unit and zone, before and after 1970,
+    alone and in lists, against Python's own second.
     """
     whole = [
         (
@@ -355,8 +355,8 @@ def test_features_of_times_are_floored_to_the_second(moments, unit, zone):
 
 
 def test_times_of_rows_stay_microseconds_where_they_are_features_too(tmp_path):
-    """A view that declares its event time as a feature serves it to the second, and joins by the
-    microsecond.
+    """A view that declares its event time as a feature serves it
+    to the second, and joins by the microsecond.
     """
     rows = pa.table(
         {

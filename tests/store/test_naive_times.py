@@ -1,5 +1,5 @@
-"""Every public entry that takes a time refuses one without a zone, by the one function of
-`adc_features.clock`.
+"""Every public entry that takes a time refuses one without a zone,
+by the one function of `adc_features.clock`.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -50,8 +50,8 @@ def test_a_time_without_a_zone_is_refused(name):
 @pytest.mark.parametrize("way", ["pull_all", "pull_latest", "history"])
 @pytest.mark.parametrize("bound", ["start_date", "end_date"])
 def test_the_offline_stores_bounds_need_their_zone(tmp_path, way, bound):
-    """Pulls and retrieval without entity rows refuse a bound without a zone, and take one of any
-    zone.
+    """Pulls and retrieval without entity rows refuse a bound
+    without a zone, and take one of any zone.
     """
     import feast
 

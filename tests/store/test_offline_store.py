@@ -330,8 +330,8 @@ def test_entity_rows_may_be_a_dataset(fresh):
 
 
 def test_entity_rows_may_be_sql(fresh):
-    """A query that DuckDB runs, files named relative to the repository, joins like the frame it
-    returns.
+    """A query that DuckDB runs, files named relative
+    to the repository, joins like the frame it returns.
     """
     folder, stores = fresh
     pq.write_table(asked([1, 2], [1, 6]), folder / "asked.parquet")
@@ -737,8 +737,8 @@ def test_a_saved_dataset_is_what_was_retrieved(fresh, tmp_path):
 
 
 def test_hive_partitions_are_read_and_written(fresh):
-    """The column that a directory's name holds is a column like any other, and new rows go to their
-    partition.
+    """The column that a directory's name holds is a column like any other,
+    and new rows go to their partition.
     """
     import pyarrow.dataset as ds
 

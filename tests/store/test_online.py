@@ -198,8 +198,8 @@ def test_parity_sees_what_was_published_but_not_materialized(repo):
 
 
 def test_awkward_values_survive_both_ways(tmp_path):
-    """Null strings and floats, denormals, minus zero, empty and null lists: the same online as
-    offline.
+    """Null strings and floats, denormals, minus zero,
+    empty and null lists: the same online as offline.
     """
     store.create_repository(tmp_path, project="awkward")
     ids, at = ["a", "b", "c", "d"], [day(1)] * 4
@@ -330,8 +330,8 @@ def test_feast_apply_as_a_command_keeps_both_generations(repo):
 
 
 def test_an_open_reader_gives_what_single_calls_give(repo):
-    """It reads many times, sees what is materialized later, and has the columns and values of
-    `online_features`.
+    """It reads many times, sees what is materialized later,
+    and has the columns and values of `online_features`.
     """
     reader = store.open_reader(repo, service="ranker_g1")
     for items, users in (
@@ -404,8 +404,8 @@ def test_columns_hold_what_a_read_shows(tmp_path, asked, store_type):
 
 @pytest.mark.slow
 def test_feast_materialize_as_a_command_fills_our_store(tmp_path):
-    """`feast materialize` and `materialize-incremental`, run by a shell, leave what our own call
-    leaves.
+    """`feast materialize` and `materialize-incremental`,
+    run by a shell, leave what our own call leaves.
     """
     repo, ours = (published_world(tmp_path / name) for name in ("theirs", "ours"))
     for command in (

@@ -30,8 +30,8 @@ SQLITE = {"type": "sqlite", "path": "data/online.db"}
 
 @pytest.fixture
 def repo(tmp_path: Path) -> Path:
-    """Materialized as of day 30: 3 items with codes in either generation, 2 with statistics, 2
-    users.
+    """Materialized as of day 30: 3 items with codes
+    in either generation, 2 with statistics, 2 users.
     """
     directory = published_world(tmp_path / "repo")
     store.materialize(directory, now=NOW)
@@ -113,8 +113,8 @@ def test_a_store_that_lost_its_rows_is_named_by_readiness_and_doctor(repo, loss)
 
 
 def test_a_store_from_an_older_backup_is_behind(tmp_path):
-    """The rows are all there, as of an earlier time: readiness and doctor name the view and both
-    times.
+    """The rows are all there, as of an earlier time:
+    readiness and doctor name the view and both times.
     """
     repo = published_world(tmp_path / "repo")
     store.materialize(repo, now=day(16))

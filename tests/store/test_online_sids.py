@@ -193,8 +193,8 @@ def test_a_lookup_serves_what_was_servable_at_now(repo):
 
 
 def test_two_generations_are_read_side_by_side(repo):
-    """The first is the default; an unknown or unopened one is named; each lookup is of one
-    generation.
+    """The first is the default; an unknown or unopened one is named;
+    each lookup is of one generation.
     """
     publish(repo, snapshot(day(10), 1))
     publish(repo, snapshot(day(10), 7, id="g2"), made=generation("g2", codebook="22"))

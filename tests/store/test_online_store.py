@@ -164,8 +164,8 @@ def test_ids_as_numpy_arrays_and_a_hundred_thousand_of_them(repository):
 
 
 def test_a_feature_whose_proto_is_of_another_type_is_kept_as_it_came(repository):
-    """A writer that sends an int32 for an int64 gets its value back; it is not read as other
-    bits.
+    """A writer that sends an int32 for an int64 gets its value back;
+    it is not read as other bits.
     """
     from feast.protos.feast.types.EntityKey_pb2 import EntityKey
     from feast.protos.feast.types.Value_pb2 import Value
@@ -304,8 +304,8 @@ def test_versions_of_a_view_are_served_side_by_side(tmp_path):
 
 
 def test_views_named_in_the_settings_live_in_the_delegate(tmp_path):
-    """They are written, read and dropped there; the others stay here, and one request reads
-    both.
+    """They are written, read and dropped there;
+    the others stay here, and one request reads both.
     """
     delegate = {"type": "sqlite", "path": "delegate.db"}
     repository = world(
@@ -447,8 +447,8 @@ class Chunked:
 
 
 def test_a_materialization_that_fails_raises_and_leaves_what_was_served(tmp_path):
-    """Feast gets our error, by name; readers see the old rows, also while a view is being
-    materialized.
+    """Feast gets our error, by name; readers see the old rows,
+    also while a view is being materialized.
     """
     repository, got = materialized(tmp_path, source(ROWS))
     bad = source([(1, 99, NOW, NOW)])
@@ -461,8 +461,8 @@ def test_a_materialization_that_fails_raises_and_leaves_what_was_served(tmp_path
 
 
 def test_views_with_several_kinds_of_keys(repository):
-    """Two join keys of two types, ids as 32-bit numbers: the bulk path and the client mean the same
-    entity.
+    """Two join keys of two types, ids as 32-bit numbers:
+    the bulk path and the client mean the same entity.
     """
     table = pa.table(
         {
@@ -618,8 +618,8 @@ def test_whole_numbers_beyond_64_bits_are_refused_by_the_name_of_the_key(reposit
 
 
 def test_pandas_columns_are_keys_online(repository):
-    """Categoricals and series are asked for as their values, also on the way through Feast's own
-    code.
+    """Categoricals and series are asked for as their values,
+    also on the way through Feast's own code.
     """
     asked = {"item_id": pd.Series([1, 2]), "user_id": pd.Categorical(["u", "v"])}
     assert repository.get_online_features(["pair:n"], asked).to_dict()["n"] == [1, 2]

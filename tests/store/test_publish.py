@@ -182,8 +182,8 @@ def test_a_failed_publish_leaves_the_previous_state(repo, monkeypatch, failing):
 
 
 def test_a_new_generation_is_not_live_before_its_list_entry(repo, monkeypatch):
-    """When the list cannot be written the new generation's rows exist, but nobody is told to read
-    them.
+    """When the list cannot be written the new generation's rows exist,
+    but nobody is told to read them.
     """
     publish(repo, snapshot(day(10), 1))
     monkeypatch.setattr(
@@ -310,8 +310,8 @@ def test_a_row_is_valid_only_after_the_events_it_contains(late, leaks):
 
 
 def test_events_before_1970_are_guarded_too():
-    """The guard compares integers, so the sign of a time does not matter, and NO_TIME is no
-    time.
+    """The guard compares integers, so the sign
+    of a time does not matter, and NO_TIME is no time.
     """
     moments = [datetime(1950, 1, 2, tzinfo=UTC), datetime(1950, 1, 3, tzinfo=UTC)]
     rows = with_column(

@@ -98,8 +98,8 @@ def test_the_feast_command_works_from_any_folder(tmp_path):
     ],
 )
 def test_a_relative_registry_lies_in_the_repository(location, wanted):
-    """Relative SQLite files only; absolute ones, memory, other databases and Feast's file registry
-    stay.
+    """Relative SQLite files only; absolute ones, memory,
+    other databases and Feast's file registry stay.
     """
     got = registry_beside(location, Path("/repo"))
     assert os.path.normpath(got) == os.path.normpath(wanted)

@@ -192,8 +192,8 @@ bounds = st.sampled_from(ENDS) | near.map(moment)
 @settings(max_examples=examples(60), deadline=None)
 @given(st.sampled_from(KINDS), st.lists(st.none() | near, max_size=8), bounds, bounds)
 def test_bounds_are_right_on_every_type(tmp_path_factory, kind, moments, start, end):
-    """Timestamps of every unit, with a zone and without, and dates: a filter keeps what a person
-    would.
+    """Timestamps of every unit, with a zone and without,
+    and dates: a filter keeps what a person would.
     """
     ticks = [None if us is None else ticks_of(us, kind) for us in moments]
     column = column_of(ticks, kind)
@@ -343,8 +343,8 @@ def test_names_of_directories_keep_their_zeros(tmp_path):
 
 
 def test_names_of_directories_are_features_of_the_declared_type(tmp_path):
-    """Text as it stands, also where every name would be a number; numbers where they are
-    declared.
+    """Text as it stands, also where every name would be a number;
+    numbers where they are declared.
     """
     name = partitioned(tmp_path, "v", "0042")
     assert joined(repository(tmp_path, name, value="String"), [1], [moment(9 * DAY)]) == ["0042"]
@@ -372,8 +372,8 @@ def test_undeclared_names_of_directories_are_numbers_only_when_nothing_is_lost(t
 )
 @pytest.mark.parametrize("inside", ["", "/0.parquet", "/data", "/day=1", "/day=1/0.parquet"])
 def test_tables_of_other_formats_are_refused(tmp_path, mark, kind, inside):
-    """The table, a file, the data directory or a partition of it: no deleted row is served or added
-    to.
+    """The table, a file, the data directory or a partition of it:
+    no deleted row is served or added to.
     """
     table = rows(pa.array([1.0]), days(1))
     parts(tmp_path, table)
@@ -465,8 +465,8 @@ def newest(held: list, key: str, low: int | None, high: int):
 def test_every_reader_gives_the_answer_found_by_hand_or_refuses(
     tmp_path_factory, drawn, asked, one, other
 ):
-    """Any time type, any mixture of files, names of directories: join, pulls and writes, or
-    InputError.
+    """Any time type, any mixture of files, names of directories:
+    join, pulls and writes, or InputError.
     """
     hive, made = drawn
     folder = tmp_path_factory.mktemp("any")

@@ -1,5 +1,5 @@
-"""The pieces of the baseline tokenizers, against the libraries that have them and against plain
-numpy.
+"""The pieces of the baseline tokenizers,
+against the libraries that have them and against plain numpy.
 """
 
 from dataclasses import replace
@@ -96,8 +96,8 @@ def test_lookup_equals_a_residual_quantiser_of_vector_quantize_pytorch() -> None
 
 
 def test_residual_kmeans_is_as_good_as_faiss() -> None:
-    """At equal levels and codes at most 3 % more is left unexplained than by faiss's own residual
-    k-means.
+    """At equal levels and codes at most 3 % more is left unexplained
+    than by faiss's own residual k-means.
     """
     faiss = pytest.importorskip("faiss")
 

@@ -130,8 +130,8 @@ def test_the_wanted_number_of_experts_is_active(tmp_path: Path) -> None:
 
 
 def test_exported_weights_average_one_where_active(tmp_path: Path) -> None:
-    """R is exported relative to its mean where active, at most 4 (method notes: Exported
-    weights).
+    """R is exported relative to its mean where active,
+    at most 4 (method notes: Exported weights).
     """
     weight = encode(table(), fitted(tmp_path, quick(adc()))).sid_weight[:, 3:]
     assert weight.max() <= 4
@@ -271,8 +271,8 @@ def test_a_generation_of_another_tokenizer_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_report_follows_training(tmp_path: Path) -> None:
-    """The generation's report holds the training curve, step by step, with its terms and
-    controller.
+    """The generation's report holds the training curve,
+    step by step, with its terms and controller.
     """
     training = fitted(tmp_path, quick(adc())).quality["training"]
     assert training[-1]["step"] == 60

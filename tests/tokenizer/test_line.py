@@ -89,8 +89,8 @@ def changed(parent: Generation, other: Generation) -> float:
 def test_a_warm_start_keeps_more_codes_than_names_alone_and_those_more_than_a_new_fit(
     parent: Generation, tmp_path: Path
 ) -> None:
-    """Three ways to a second generation, from most to fewest kept codes; only the first two are
-    aligned.
+    """Three ways to a second generation, from most to fewest kept codes;
+    only the first two are aligned.
     """
     warm, named = child(parent, tmp_path / "warm"), child(parent, tmp_path / "named", warm=False)
     naive = fit(
@@ -152,8 +152,8 @@ def test_the_line_is_written_into_the_manifest(parent: Generation, tmp_path: Pat
 
 
 def test_the_report_says_what_the_parents_readers_see(parent: Generation, tmp_path: Path) -> None:
-    """Churn of the newest table, by position and popularity; raw churn is that before the new
-    names.
+    """Churn of the newest table, by position and popularity;
+    raw churn is that before the new names.
     """
     churn = child(parent, tmp_path, warm=False).quality["churn"]
     assert churn["changed"] == pytest.approx(changed(parent, open_generation(tmp_path / "g2")))

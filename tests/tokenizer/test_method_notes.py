@@ -1,5 +1,5 @@
-"""What the code says about its sources can be looked up. Reads: docs/method_notes.md,
-docstrings.
+"""What the code says about its sources can be looked up.
+Reads: docs/method_notes.md, docstrings.
 """
 
 import re

@@ -138,8 +138,8 @@ def test_unused_codes_move_to_crowded_places() -> None:
 
 
 def test_even_use_of_codes_is_balanced() -> None:
-    """The imbalance is about 0 when codes are used alike and near ln 2 when one of two takes
-    everything.
+    """The imbalance is about 0 when codes are used alike
+    and near ln 2 when one of two takes everything.
     """
     books = Codebooks(1, 2, 2)
     books.codewords.data = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]])

@@ -78,8 +78,8 @@ def joined(repository: Path, log: pa.Table, generation: str | None) -> TrainingF
 
 
 def open_shop(directory: Path) -> Shop:
-    """g2 names the groups the other way round, so that the rankers of the two generations
-    differ.
+    """g2 names the groups the other way round,
+    so that the rankers of the two generations differ.
     """
     log = interactions(1200, seed=4)
     repository = directory / "repository"

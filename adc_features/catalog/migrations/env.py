@@ -1,5 +1,5 @@
-"""What Alembic runs for each command: the migrations, on the connection that `open_catalog`
-holds.
+"""What Alembic runs for each command:
+the migrations, on the connection that `open_catalog` holds.
 """
 
 from alembic import context

@@ -97,8 +97,8 @@ class PreparedView:
     known: other keys are left out, and for a single batch nothing is kept: it is indexed when it is
     matched, and features are read when they are gathered. known_only: only feature rows with
     created time <= the entity row's time are seen. memory_limit: bytes; what is kept is mapped from
-    files in `spill` when it is more. Raises InputError when known_only has no created times to go
-    by.
+    files in `spill` when it is more.
+    Raises InputError when known_only has no created times to go by.
     """
 
     def __init__(

@@ -55,8 +55,8 @@ class KeyCodes:
     def of(self, columns: Sequence[Column], *, names: Sequence[str], rows: int = 0) -> np.ndarray:
         """int64 [Q] codes of other keys, -1 for those that the feature side lacks.
 
-        Without columns `rows` times the one key of all. Raises InputError for types that can never
-        match.
+        Without columns `rows` times the one key of all.
+        Raises InputError for types that can never match.
         """
         paired = np.zeros(0 if columns else rows, np.int64)
         for place, (column, codes, name) in enumerate(

@@ -57,8 +57,8 @@ class PackedSnapshot:
     def __init__(self, path: Path) -> None:
         """Open `path`.
 
-        Raises ArtifactError naming it when it is missing, cut, altered in its header, or of another
-        format.
+        Raises ArtifactError naming it when it is missing,
+        cut, altered in its header, or of another format.
         """
         self.path = Path(path)
         try:
@@ -170,8 +170,8 @@ class PackedSnapshot:
     def _sound(self, read: Callable[[], T]) -> T:
         """What `read` returns.
 
-        A row, profile or string that is not there means that the file is no longer what was
-        written.
+        A row, profile or string that is not there means
+        that the file is no longer what was written.
         """
         try:
             return read()
@@ -216,8 +216,8 @@ class PackedSnapshot:
 def feature_table(gathered: Gathered) -> pa.Table:
     """What was gathered as `sid_found` bool, then SID_FEATURES without nulls.
 
-    `sid_as_of` is timestamp[us, UTC], null for unknown items (as `rows.with_missing_visible` has
-    it).
+    `sid_as_of` is timestamp[us, UTC],
+    null for unknown items (as `rows.with_missing_visible` has it).
     """
     sid, weight, profile = gathered
     offsets = pa.array(np.arange(len(sid) + 1, dtype=np.int32) * sid.shape[1])

@@ -1,5 +1,5 @@
-"""The packed snapshots of one generation through time: the late join. Reads: a publication. Writes:
-nothing.
+"""The packed snapshots of one generation through time:
+the late join. Reads: a publication. Writes: nothing.
 
 Training rows carry (item, time); their codes are gathered from the memory-mapped files inside the
 loader, which equals the join of the published rows (tested). Nothing is loaded but the pages that

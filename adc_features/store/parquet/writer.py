@@ -42,8 +42,8 @@ def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: A
 
     Notes
     -----
-    Row groups have 262,144 rows, and only columns whose values repeat (texts, codes) have a
-    dictionary.
+    Row groups have 262,144 rows,
+    and only columns whose values repeat (texts, codes) have a dictionary.
 
     Examples
     --------
@@ -78,8 +78,8 @@ def write_parquet(tables: Iterable[pa.Table], path: str | Path, *, filesystem: A
 def _repeating(schema: pa.Schema) -> list[str]:
     """The columns whose values repeat, by Parquet's own paths.
 
-    Texts and short integers (codes), lists of them too; times, long integers and fractions hardly
-    repeat.
+    Texts and short integers (codes), lists of them too;
+    times, long integers and fractions hardly repeat.
     """
     empty = io.BytesIO()
     pq.ParquetWriter(empty, schema).close()

@@ -84,10 +84,28 @@ def publish(
     GenerationMismatch
         The snapshots, or what is published under this id, come from another codebook.
     InputError
-        Times contradict each other, a snapshot is empty, or ids are of another type than what is
-        published.
+        Times contradict each other, a snapshot is empty,
+        or ids are of another type than what is published.
     ArtifactError
         The repository cannot be written.
+
+    Examples
+    --------
+    >>> from datetime import timedelta
+    >>> directory = publish(
+    ...     repo,
+    ...     generation,
+    ...     [snapshot],
+    ...     servable_at=[snapshot.as_of + timedelta(hours=6)],
+    ...     computed_at=snapshot.as_of + timedelta(days=10),
+    ... )
+    >>> directory.name
+    'item_sid_g1'
+
+    Source
+    ------
+    Feast documentation, "Data ingestion":
+    https://docs.feast.dev/getting-started/concepts/data-ingestion
     """
     fresh = _described(generation, snapshots, servable_at, utc(computed_at, name="computed_at"))
     kind = id_type(pa.schema({"item_id": pa.array(snapshots[0].item_ids[:1]).type}), "item_id")
@@ -234,6 +252,15 @@ def unpublish(repo: Path, generation_id: str) -> None:
         The id is none.
     ArtifactError
         Its rows lie behind a symbolic link; nothing was deleted.
+
+    Examples
+    --------
+    >>> unpublish(repo, "g2")
+
+    Source
+    ------
+    Feast documentation, "Registry":
+    https://docs.feast.dev/getting-started/components/registry
     """
     rows = deletable_publication(repo, generation_id)
     with only_publisher(repo):

@@ -135,8 +135,8 @@ def newest_published(repo: Path) -> datetime | None:
     Returns
     -------
     datetime or None
-        Aware UTC: of codes their servable_at, of statistics their event time. None when nothing is
-        published.
+        Aware UTC: of codes their servable_at, of statistics their event time.
+        None when nothing is published.
     """
     times = [s.servable_at for g in live_generations(repo) for s in published_snapshots(repo, g.id)]
     for path in (statistics_path(repo) / f"{name}.parquet" for name in STATISTICS):
@@ -169,6 +169,18 @@ def published_timeline(repo: Path, generation_id: str) -> PackedTimeline:
         The generation is not published.
     ArtifactError
         Files are missing or altered.
+
+    Examples
+    --------
+    >>> items = np.array(["a", "a"])
+    >>> times = np.array(["2014-01-15", "2014-01-25"], "datetime64[us]")
+    >>> published_timeline(repo, "g1").gather(items, times)[0].tolist()
+    [[1, 1, -1], [2, 2, -1]]
+
+    Source
+    ------
+    Feast documentation, "Point-in-time joins":
+    https://docs.feast.dev/getting-started/concepts/point-in-time-joins
     """
     return open_timeline(
         publication_path(repo, live_generation(repo, generation_id).id), tries=6

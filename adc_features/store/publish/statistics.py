@@ -58,6 +58,35 @@ def publish_statistics(
     InputError
         Times are naive or null, ids null, a key has two rows at one time, integers or lists hold
         nulls, numbers NaN, Feast lacks a type, or a row would leak (`check_validity`).
+
+    Examples
+    --------
+    >>> from datetime import UTC, datetime, timedelta
+    >>> second = datetime(2014, 1, 2, tzinfo=UTC)
+    >>> before = int(datetime(2014, 1, 1, tzinfo=UTC).timestamp() * 1_000_000)
+    >>> item_profile = pa.table(
+    ...     {
+    ...         "item_id": ["a"],
+    ...         "event_timestamp": [second],
+    ...         "item_event_count": [3],
+    ...         "item_last_time": [before],
+    ...     }
+    ... )
+    >>> user_activity = pa.table(
+    ...     {"user_id": ["u"], "event_timestamp": [second], "user_last_time": [before]}
+    ... )
+    >>> publish_statistics(
+    ...     repo,
+    ...     item_profile=item_profile,
+    ...     user_activity=user_activity,
+    ...     resolution=timedelta(days=1),
+    ... ).name
+    'statistics'
+
+    Source
+    ------
+    Feast documentation, "Data ingestion":
+    https://docs.feast.dev/getting-started/concepts/data-ingestion
     """
     tables = {
         name: _checked(table, JOIN_KEY[ENTITY_OF[name]], name)

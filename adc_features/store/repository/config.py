@@ -118,6 +118,11 @@ def create_repository(directory: Path, *, project: str) -> None:
     ...     create_repository(Path(folder), project="shop")
     ...     sorted(path.name for path in Path(folder).iterdir())
     ['data', 'feature_store.yaml', 'item_sids.py', 'ranking_features.py']
+
+    Source
+    ------
+    Feast documentation, "Feature repository":
+    https://docs.feast.dev/reference/feature-repository
     """
     if not project.replace("_", "").isalnum() or not project.isascii() or project.startswith("_"):
         raise InputError(
@@ -182,8 +187,8 @@ def registry_beside(location: str, repo: Path) -> str:
     """Where a registry is.
 
     A relative SQLite file lies in the repository, whichever folder a process runs in; URLs of other
-    databases, of absolute files and of memory stay as they are. location: as feature_store.yaml has
-    it.
+    databases, of absolute files and of memory stay as they are.
+    location: as feature_store.yaml has it.
     """
     found = re.fullmatch(r"(sqlite(?:\+\w+)?:///)([^/?:][^?]*)(\?.*)?", location)
     if found is None:

@@ -66,6 +66,7 @@ def service_name(generation_id: str | None) -> str:
     Returns
     -------
     str
+        A name of a Feast feature service; `apply` declares it.
 
     Examples
     --------
@@ -73,6 +74,11 @@ def service_name(generation_id: str | None) -> str:
     'ranker_2024-06'
     >>> service_name(None)
     'ranker_no_sid'
+
+    Source
+    ------
+    Feast documentation, "Feature retrieval":
+    https://docs.feast.dev/getting-started/concepts/feature-retrieval
     """
     return f"ranker_{generation_id}" if generation_id else "ranker_no_sid"
 

@@ -166,8 +166,8 @@ def nearest_in_behavior(behavior: Tensor, warm: Tensor, cutoff: Tensor) -> tuple
     """The other row of the batch with the greatest cosine, of the same cut-off: (row int64 [B], has
     one bool [B]).
 
-    Of the same cut-off, because the nearest to an item in a batch of several cut-offs is the item
-    itself.
+    Of the same cut-off, because the nearest to an item
+    in a batch of several cut-offs is the item itself.
     """
     unit = F.normalize(behavior, dim=-1)
     allowed = (

@@ -82,8 +82,8 @@ def train(
 def residual_codebooks(
     rows_ND: np.ndarray, levels: int, codes: int, cluster: Cluster, seed: int
 ) -> np.ndarray:
-    """Codebooks level by level, each over what the levels before it left: float32 [levels, codes,
-    D].
+    """Codebooks level by level, each over what the levels before it left:
+    float32 [levels, codes, D].
     """
     words, residual = [], rows_ND.copy()
     for level in range(levels):

@@ -1,5 +1,5 @@
-"""MMQ as a recipe of the ADC-SID network, which grew out of it. Reads: nothing. Writes:
-AdcSettings.
+"""MMQ as a recipe of the ADC-SID network, which grew out of it.
+Reads: nothing. Writes: AdcSettings.
 """
 
 from adc_features.tokenizer.model import AdcSettings

@@ -128,8 +128,8 @@ def mm_rq_vae() -> RqVaeSettings:
 def network(
     widths: dict[str, int], spec: SidSpec, s: RqVaeSettings, *, cutoffs: int
 ) -> AdditiveNetwork:
-    """The untrained network: one quantiser over what the method reads, or for MM-RQ-VAE one a
-    modality.
+    """The untrained network: one quantiser over what the method reads,
+    or for MM-RQ-VAE one a modality.
     """
 
     def quantiser(widths: dict[str, int], positions: int) -> Quantiser:
@@ -149,8 +149,8 @@ def network(
 
 
 def guidance_of(net: AdditiveNetwork, s: RqVaeSettings, *, behavior: int) -> Guidance:
-    """What pulls at the latents besides reconstruction. behavior: width of the behaviour vectors, 0
-    without.
+    """What pulls at the latents besides reconstruction.
+    behavior: width of the behaviour vectors, 0 without.
     """
     if not s.guidance_weight or not behavior:
         return Unguided()

@@ -64,8 +64,8 @@ def joins(draw):
 @settings(max_examples=examples(100), deadline=None)
 @given(joins(), st.sampled_from(["int64", "int32", "string"]), st.booleans())
 def test_the_engine_equals_the_brute_force_join(join, kind, pruned):
-    """Whatever keys, ties, nulls, order, ttl and created times: the row number is the brute-force
-    join's.
+    """Whatever keys, ties, nulls, order, ttl and created times:
+    the row number is the brute-force join's.
     """
     width, features, asked, ttl, known_only = join
 
@@ -318,8 +318,8 @@ def test_lists_of_one_length_keep_their_type():
 )
 @pytest.mark.parametrize("count", [0, 1, 1000, 100_000, 1 << 17], ids=str)
 def test_digits_order_numbers_as_comparing_does(count, spread):
-    """Short or long, with the lowest bits counting up as row numbers do: the same order as numpy's
-    sort.
+    """Short or long, with the lowest bits counting up as row numbers do:
+    the same order as numpy's sort.
     """
     rng = np.random.default_rng(count)
     high = rng.integers(0, spread, count)

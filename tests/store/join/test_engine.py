@@ -306,8 +306,8 @@ def test_a_streamed_join_is_shared_out_over_ranks_and_workers(repo):
 
 
 def test_backfilled_codes_are_hidden_by_their_created_time(repo):
-    """Feast's own created-time filter, asked at the row's time, sees no snapshot that was computed
-    later.
+    """Feast's own created-time filter, asked at the row's time,
+    sees no snapshot that was computed later.
     """
     asked = pd.DataFrame({"item_id": ["a", "a"], "event_timestamp": [day(25), day(31)]})
     joined = (

@@ -15,8 +15,8 @@ INTEGERS, TEXTS = st.integers(-(2**63), 2**63 - 1), st.text(max_size=300)
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(INTEGERS, TEXTS, TEXTS), min_size=1, max_size=6))
 def test_the_key_of_a_row_is_the_same_by_row_and_by_column(rows):
-    """Composite keys, alone and in bulk; distinct entities have distinct keys, none too long for
-    LMDB.
+    """Composite keys, alone and in bulk;
+    distinct entities have distinct keys, none too long for LMDB.
     """
     columns = {name: [row[i] for row in rows] for i, name in enumerate(("n", "a", "z"))}
     arrays = {
@@ -43,8 +43,8 @@ def test_keys_sort_as_their_values_do(numbers, texts):
 
 
 def test_numbers_of_32_and_64_bits_and_bytes():
-    """A number is one entity whatever its width; bytes are not text; time counts in whole
-    seconds.
+    """A number is one entity whatever its width;
+    bytes are not text; time counts in whole seconds.
     """
     assert key_array({"k": pa.array([7], pa.int32())}) == key_array(
         {"k": pa.array([7], pa.int64())}

@@ -58,8 +58,8 @@ def test_reading_what_was_never_written_creates_nothing(tmp_path):
 
 
 def test_the_map_grows_under_writers_and_readers_of_other_processes_follow(tmp_path):
-    """A write larger than the map applies once, whole; a process with the old size reads and writes
-    on.
+    """A write larger than the map applies once, whole;
+    a process with the old size reads and writes on.
     """
     fill(tmp_path, "a", 1)
     elsewhere(_SPAWN, fill, tmp_path, "b")
@@ -146,8 +146,8 @@ def _beyond_the_limit(path: Path, results) -> None:
 
 
 def test_a_full_disk_is_told_and_changes_nothing(tmp_path):
-    """The error names the directory; what was there is there, and with room again the same write
-    succeeds.
+    """The error names the directory; what was there is there,
+    and with room again the same write succeeds.
     """
     fill(tmp_path, "a", 10)
     results = _SPAWN.Queue()
@@ -295,8 +295,8 @@ def test_a_directory_in_the_place_of_a_file_is_refused(tmp_path):
 
 
 def test_a_lock_file_that_was_cut_off_kills_nobody(tmp_path):
-    """Readers register in lock.mdb, which is mapped too: cut off under a running process, it is an
-    ArtifactError.
+    """Readers register in lock.mdb, which is mapped too:
+    cut off under a running process, it is an ArtifactError.
     """
     elsewhere(_SPAWN, _cut_lock, tmp_path)
 
@@ -348,8 +348,8 @@ def test_a_sound_file_is_never_refused(tmp_path, seed):
 
 
 def test_a_new_directory_is_whole_at_once(tmp_path):
-    """A new store appears by one link: its files are LMDB's two, and nothing is left of how it was
-    made.
+    """A new store appears by one link:
+    its files are LMDB's two, and nothing is left of how it was made.
     """
     fill(tmp_path / "new", "a", 1)
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == [DATA, "lock.mdb"]

@@ -1,5 +1,5 @@
-"""Packed records: what goes in comes out, of every kind, and damage is never decoded into
-values.
+"""Packed records: what goes in comes out, of every kind,
+and damage is never decoded into values.
 """
 
 from datetime import UTC, datetime
@@ -119,8 +119,8 @@ def test_a_record_that_is_cut_or_lengthened_is_refused(table, data):
 
 
 def test_a_sliced_column_is_encoded_as_its_copy():
-    """Arrow slices share buffers with what they were cut from; none of that leaks into the
-    records.
+    """Arrow slices share buffers with what they were cut from;
+    none of that leaks into the records.
     """
     schema = Schema(
         (("a", "int32_list_val"), ("b", "string_val"), ("c", "string_list_val"), ("d", "bool_val"))

@@ -71,8 +71,8 @@ def test_the_newest_row_of_every_key_is_served(batches):
 
 
 def test_an_equal_row_is_overwritten_and_an_older_one_is_not(tmp_path):
-    """A re-encode with the same times applies; a late row does not, and `write` counts what it
-    took.
+    """A re-encode with the same times applies;
+    a late row does not, and `write` counts what it took.
     """
     env = environment(tmp_path, map_size=MIB)
     assert [
@@ -92,8 +92,8 @@ def test_an_equal_row_is_overwritten_and_an_older_one_is_not(tmp_path):
 
 
 def test_rows_before_the_oldest_time_are_expired_not_found(tmp_path):
-    """The boundary is served; an expired row has its time and no values; what never was is not
-    expired.
+    """The boundary is served; an expired row has its time and no values;
+    what never was is not expired.
     """
     env = environment(tmp_path, map_size=MIB)
     put(env, rows([(1, 9, None, 1), (2, 10, None, 2)]))

@@ -107,8 +107,8 @@ def test_a_packed_snapshot_returns_the_table_bit_for_bit(tmp_path_factory, table
 
 
 def test_many_ids_are_answered_in_one_call(tmp_path):
-    """100,000 ids, half of them unknown, equal the table's own lookup: a call is gathered in
-    blocks.
+    """100,000 ids, half of them unknown, equal the table's own lookup:
+    a call is gathered in blocks.
     """
     table = snapshot(START, 3, items=np.arange(0, 100_000, 2))
     assert same(

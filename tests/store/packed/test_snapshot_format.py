@@ -127,8 +127,8 @@ def table(ids: np.ndarray, *, size: int, length: int) -> SidTable:
 )
 @pytest.mark.parametrize("text", [False, True])
 def test_a_reader_made_from_the_page_reads_what_we_write(tmp_path, weight, size, length, text):
-    """Every item by its id, a stranger, and the rows in order: equal to the table that was
-    written.
+    """Every item by its id, a stranger, and the rows in order:
+    equal to the table that was written.
     """
     numbers = np.arange(-20, 60) * 3
     written = table(
