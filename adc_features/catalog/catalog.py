@@ -31,7 +31,7 @@ from adc_features.artifact import json_text
 from adc_features.catalog.lock import held_elsewhere, only_one
 from adc_features.catalog.tables import EVENTS, GENERATIONS, PROMOTIONS, RANKERS, RUNS, SNAPSHOTS
 from adc_features.clock import utc
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import ArtifactError, InputError, NewerFormatError
 from adc_features.extras import extra_modules
 from adc_features.redaction import redacted, redacted_url, without_secrets
 
@@ -363,7 +363,7 @@ def _revision(engine: Engine, scripts: Any) -> str | None:
         now = MigrationContext.configure(connection).get_current_revision()
         strangers = inspect(connection).has_table(EVENTS.name) and now is None
     if strangers or (now is not None and now not in {s.revision for s in scripts.walk_revisions()}):
-        raise ArtifactError(
+        raise (ArtifactError if now is None else NewerFormatError)(
             f"the catalogue {redacted(engine.url.render_as_string())} has revision {now or 'none'},"
             f" this library knows up to {scripts.get_current_head()}: a newer version, or another"
             " program, wrote it; use that version, or give another database"

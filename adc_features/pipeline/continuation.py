@@ -15,7 +15,7 @@ from adc_features.codes.embeddings import EmbeddingTable, id_array
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import Dataset
 from adc_features.encoders.behavior_state import BehaviorState, read_state
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import ArtifactError, InputError, NewerFormatError
 from adc_features.pipeline.recipes import behavior_settings
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import (
@@ -65,6 +65,8 @@ def is_current(run: Run, directory: Path) -> bool:
         return False
     try:
         return bool(read_manifest(directory)["made_of"] == made_of(run))
+    except NewerFormatError:
+        raise
     except ArtifactError as error:
         log.warning("stage=snapshot rebuilt=true reason=%s", error)
         return False

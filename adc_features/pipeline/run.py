@@ -29,11 +29,11 @@ from adc_features.artifact import (
     read_manifest,
     seal,
     within,
-    write_json,
+    write_document,
 )
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import ArtifactError, InputError, NewerFormatError
 from adc_features.file_lock import file_lock
-from adc_features.formats import numbered, unnumbered
+from adc_features.formats import unnumbered
 from adc_features.pipeline.run_settings import RunSettings
 from adc_features.redaction import redacted
 
@@ -121,7 +121,7 @@ class Run:
             )
         # a run on a read-only disk, or of the format before, can be read as it is
         if not (path.exists() and _holds(path, settings)):
-            write_json(path, numbered("run", asdict(settings)))
+            write_document(path, "run", asdict(settings))
         return cls(directory, settings, progress=progress)
 
     @classmethod
@@ -300,6 +300,8 @@ class Run:
         if (target / MANIFEST).is_file():
             try:
                 manifest = read_manifest(target)
+            except NewerFormatError:
+                raise
             except ArtifactError as error:
                 log.warning("stage=%s rebuilt=true reason=%s", stage.name, error)
             else:
