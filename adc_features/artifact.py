@@ -349,15 +349,23 @@ def ensure_directory(
     target: Path,
     made_of: Mapping[str, Any],
     fill: Callable[[Path], Mapping[str, Any] | None],
+    *,
+    is_current: Callable[[Mapping[str, Any]], bool] | None = None,
 ) -> bool:
     """Make a directory, unless it is there already: complete, unaltered and made of the same.
 
     made_of: everything that the content follows from, as JSON knows it. fill: writes the files into
-    a new directory, and returns what the manifest says besides `made_of`. Returns whether it was
-    filled; killed at any point, the directory is as it was.
+    a new directory, and returns what the manifest says besides `made_of`. is_current: says of the
+    manifest that is there whether it is made of the same, default by an equal `made_of`. Returns
+    whether it was filled; killed at any point, the directory is as it was.
+
+    Raises NewerFormatError when a newer version wrote what is there.
     """
     made_of = json.loads(json_text(made_of))
-    if is_made_of(target, made_of):
+    there = finished(target)
+    if there is not None and (
+        there.get("made_of") == made_of if is_current is None else is_current(there)
+    ):
         return False
     with fresh_directory(target) as aside:
         said = fill(aside)
@@ -366,17 +374,23 @@ def ensure_directory(
 
 
 def is_made_of(directory: Path, made_of: Mapping[str, Any]) -> bool:
-    """Is the directory complete, unaltered and made of this? One that was altered is logged.
+    """Is the directory complete, unaltered and made of this? Raises as `finished`."""
+    there = finished(directory)
+    return there is not None and there.get("made_of") == json.loads(json_text(made_of))
+
+
+def finished(directory: Path) -> dict[str, Any] | None:
+    """The manifest of a complete and unaltered directory, else None; one that was altered is
+    logged.
 
     Raises NewerFormatError when a newer version wrote it: it may not be made again.
     """
     if not (directory / MANIFEST).is_file():
-        return False
+        return None
     try:
-        found: bool = read_manifest(directory).get("made_of") == json.loads(json_text(made_of))
-        return found
+        return read_manifest(directory)
     except NewerFormatError:
         raise
     except ArtifactError as error:
         log.warning("artifact=%s rebuilt=true reason=%s", directory, error)
-        return False
+        return None

@@ -2,20 +2,19 @@
 EmbeddingTables.
 """
 
-import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import MANIFEST, read_manifest
+from adc_features.artifact import is_made_of
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable, id_array
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import Dataset
 from adc_features.encoders.behavior_state import BehaviorState, read_state
-from adc_features.errors import ArtifactError, InputError, NewerFormatError
+from adc_features.errors import InputError
 from adc_features.pipeline.recipes import behavior_settings
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import (
@@ -25,8 +24,6 @@ from adc_features.pipeline.stages import (
     load_source,
     split_of,
 )
-
-log = logging.getLogger(__name__)
 
 
 def data_until(run: Run, as_of: datetime, source: str | None) -> Dataset:
@@ -61,15 +58,7 @@ def made_of(run: Run) -> dict[str, Any]:
 
 def is_current(run: Run, directory: Path) -> bool:
     """Is the snapshot complete, unaltered and of the run as it is now?"""
-    if not (directory / MANIFEST).is_file():
-        return False
-    try:
-        return bool(read_manifest(directory)["made_of"] == made_of(run))
-    except NewerFormatError:
-        raise
-    except ArtifactError as error:
-        log.warning("stage=snapshot rebuilt=true reason=%s", error)
-        return False
+    return is_made_of(directory, made_of(run))
 
 
 def state_until(run: Run, dataset: Dataset, as_of: datetime) -> BehaviorState:

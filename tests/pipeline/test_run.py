@@ -29,14 +29,14 @@ def text(run, directory):
 
 
 def product(run, directory):
-    both = [(run.output(s) / f"{s}.txt").read_text() for s in ("numbers", "text")]
+    both = [(run.output(s) / f"{s.name}.txt").read_text() for s in (NUMBERS, TEXT)]
     (directory / "product.txt").write_text(" ".join(both))
     return {}
 
 
 NUMBERS = Stage("numbers", (), ("seed",), numbers, lambda run: SOURCE["text"])
-TEXT = Stage("text", ("numbers",), ("text_model",), text)
-PRODUCT = Stage("product", ("numbers", "text"), (), product)
+TEXT = Stage("text", (NUMBERS,), ("text_model",), text)
+PRODUCT = Stage("product", (NUMBERS, TEXT), (), product)
 LEAF = Stage("leaf", (), ("codebook_size",), lambda run, directory: {})
 STAGES = NUMBERS, TEXT, PRODUCT, LEAF
 

@@ -154,7 +154,7 @@ def test_a_record_of_a_newer_format_is_refused():
     record = encoded(Schema((("a", "int64_val"),)), {"a": [1]}, np.zeros(1, int), np.zeros(1, int))[
         0
     ]
-    with pytest.raises(NewerFormatError, match="format 9, this version reads up to 1.*upgrade"):
+    with pytest.raises(NewerFormatError, match=r"format 9, this version reads up to 1.*upgrade"):
         schema_ids([b"\x09" + record[1:]])
 
 
