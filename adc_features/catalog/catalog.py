@@ -26,6 +26,7 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from adc_features.artifact import json_text
 from adc_features.catalog.lock import held_elsewhere, only_one
@@ -218,7 +219,6 @@ def revisions(url: str) -> tuple[str | None, str]:
         engine = _engine(place)
         with _in_words(engine, place):
             found = _revision(engine, _migrations()[1])
-        engine.dispose()
     return found, _migrations()[1].get_current_head() or "none"
 
 
@@ -246,7 +246,9 @@ def _writable(database: Path) -> bool:
 
 
 def _engine(url: str) -> Engine:
-    """Its engine, nothing opened yet."""
+    """Its engine, nothing opened yet. A connection ends with the block that it was opened for: a
+    pool would keep it until the garbage collector comes, at no gain for a few statements a command.
+    """
     shown = redacted_url(url)
     try:
         parsed = make_url(url)
@@ -278,10 +280,10 @@ def _engine(url: str) -> Engine:
         )
     try:
         if kind == "sqlite":
-            engine = create_engine(url, connect_args={"timeout": WAIT})
+            engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": WAIT})
             event.listen(engine, "connect", _durable)
         else:
-            engine = create_engine(url)
+            engine = create_engine(url, poolclass=NullPool)
             event.listen(engine, "connect", _patient)
         return engine
     except ImportError as error:

@@ -132,7 +132,7 @@ def _of_catalog(run: Path, url: str | None) -> list[Step]:
         return []
 
     def upgrade() -> None:
-        open_catalog(url).engine.dispose()
+        open_catalog(url)
 
     return [Step("catalogue", redacted_url(url), found or "none", newest, upgrade)]
 

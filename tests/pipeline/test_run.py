@@ -256,14 +256,14 @@ def test_an_unrelated_release_rebuilds_nothing(tmp_path, monkeypatch):
 def as_version_0_1(directory, *stages):
     """Write the stages' manifests as version 0.1 did: the library's version, no recipe."""
     from adc_features.artifact import seal
-    from adc_features.pipeline.run import _hash
+    from adc_features.pipeline.fingerprints import hash_of
 
     for name in stages:
         manifest = read_manifest(directory / name)
         made_of = manifest["made_of"]
         for read in made_of["reads"]:
             other = read_manifest(directory / read)
-            made_of["reads"][read] = _hash([other["made_of"], other["files"]])
+            made_of["reads"][read] = hash_of([other["made_of"], other["files"]])
         manifest["made_of"] = {
             "stage": made_of["stage"],
             "version": "0.1.0",
