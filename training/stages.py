@@ -273,16 +273,20 @@ def _build_scores(run: Run, directory: Path) -> Mapping[str, Any]:
     return facts
 
 
+def parity_sample(
+    item_ids: pa.ChunkedArray, user_ids: pa.ChunkedArray, *, seed: int
+) -> dict[str, np.ndarray]:
+    """The items and users to compare online with offline: at most PARITY_SAMPLE of each."""
+    rng = np.random.default_rng(seed)
+    ids = {"item_ids": id_array(item_ids), "user_ids": np.unique(id_array(user_ids))}
+    return {name: rng.permutation(values)[:PARITY_SAMPLE] for name, values in ids.items()}
+
+
 def _build_parity(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.store import parity, require_parity, service_name
 
-    rng = np.random.default_rng(run.settings.seed)
-    log = known_interactions(run)
-    ids = {
-        "item_ids": id_array(dataset_of(run).items["item_id"]),
-        "user_ids": np.unique(id_array(log["user_id"])),
-    }
-    sample = {name: rng.permutation(values)[:PARITY_SAMPLE] for name, values in ids.items()}
+    items, log = dataset_of(run).items, known_interactions(run)
+    sample = parity_sample(items["item_id"], log["user_id"], seed=run.settings.seed)
     now = datetime.fromisoformat(run.facts(ONLINE)["facts"]["now"])
     facts = parity(
         repository_of(run), service=service_name(run.settings.generation), now=now, **sample

@@ -23,6 +23,7 @@ from adc_features.pipeline.stages import (
     generation_of,
     load_source,
     split_of,
+    text_of,
 )
 
 
@@ -100,9 +101,7 @@ def table_of(run: Run, dataset: Dataset, state: BehaviorState, *, own: bool) -> 
 
     def text(view: str) -> tuple[np.ndarray, np.ndarray]:
         if own:
-            return np.load(run.output("text") / f"{view}.npy"), np.load(
-                run.output("text") / f"{view}.present.npy"
-            )
+            return text_of(run, view)
         texts = item_texts(dataset.items, dataset.text_views[view])
         return text_vectors(
             texts, model=run.settings.text_model, cache=cache_directory(), progress=run.progress
