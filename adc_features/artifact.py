@@ -21,13 +21,21 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from adc_features.errors import ArtifactError
-from adc_features.formats import FORMATS, KEY, refuse_newer
+from adc_features.errors import ArtifactError, NewerFormatError
+from adc_features.formats import (
+    FORMATS,
+    KEY,
+    MANIFEST,
+    kind_of,
+    numbered,
+    refuse_newer,
+    refuse_newer_document,
+    refuse_newer_inside,
+)
 from adc_features.redaction import redacted
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
 CHECK = "check"
 """Where a JSON document holds the CRC-32 of the rest of it."""
 _HERE, _EXCHANGE = -100, 2
@@ -67,6 +75,18 @@ def _plain(value: Any) -> Any:
 def write_json(path: Path, value: Any) -> None:
     """Write `json_text` of a value: a reader sees the old file or the new one."""
     write_atomically(path, json_text(value) + "\n")
+
+
+def write_document(
+    path: Path, kind: str, content: Mapping[str, Any], *, check: bool = False
+) -> None:
+    """Write a document with the format number of its kind and, under `check`, its CRC-32.
+
+    Raises NewerFormatError, the file as it was, when a newer version wrote what stands there.
+    """
+    refuse_newer_document(path, kind)
+    document = numbered(kind, content)
+    write_json(path, with_check(document) if check else document)
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -148,12 +168,14 @@ def fresh_directory(target: Path) -> Iterator[Path]:
     """A new directory beside `target` to fill; renamed to `target` when the block ends well,
     removed when it fails.
 
-    An existing `target` is replaced, on Linux in one step. What a killed process left behind
+    An existing `target` is replaced, on Linux in one step; one that holds what a newer version
+    wrote is refused with NewerFormatError before the block runs. What a killed process left behind
     (`.target.*`) is swept on the next call.
     """
     target = Path(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     recover(target)
+    refuse_newer_inside(target)
     for stale in target.parent.glob(f".{glob.escape(target.name)}.*"):
         shutil.rmtree(stale, ignore_errors=True)
     aside = target.parent / f".{target.name}.{os.getpid()}"
@@ -201,19 +223,13 @@ def seal(directory: Path, facts: Mapping[str, Any]) -> None:
     format number of that kind stands first.
     """
     manifest = directory / MANIFEST
-    facts = {KEY: FORMATS[_kind(facts)], **facts}
+    facts = {KEY: FORMATS[kind_of(facts)], **facts}
     files = {
         str(p.relative_to(directory)): file_hash(p)
         for p in sorted(directory.rglob("*"))
         if p.is_file() and p != manifest
     }
     write_json(manifest, with_check({**facts, "files": files}))
-
-
-def _kind(facts: Mapping[str, Any]) -> str:
-    """The kind of directory that a manifest says it is of; older ones say none."""
-    kind = facts.get("kind")
-    return kind if isinstance(kind, str) and kind in FORMATS else "stage"
 
 
 def with_check(document: Mapping[str, Any]) -> dict[str, Any]:
@@ -305,7 +321,7 @@ def read_manifest(
         raise ArtifactError(
             f"{path} lists no files: it was not written by this library; give a directory that was"
         )
-    refuse_newer(manifest.get(KEY), reads=FORMATS[_kind(manifest)], of=path)
+    refuse_newer(manifest.get(KEY), reads=FORMATS[kind_of(manifest)], of=path)
     require_files(directory, manifest, requires)
     if (
         verify
@@ -333,15 +349,23 @@ def ensure_directory(
     target: Path,
     made_of: Mapping[str, Any],
     fill: Callable[[Path], Mapping[str, Any] | None],
+    *,
+    is_current: Callable[[Mapping[str, Any]], bool] | None = None,
 ) -> bool:
     """Make a directory, unless it is there already: complete, unaltered and made of the same.
 
     made_of: everything that the content follows from, as JSON knows it. fill: writes the files into
-    a new directory, and returns what the manifest says besides `made_of`. Returns whether it was
-    filled; killed at any point, the directory is as it was.
+    a new directory, and returns what the manifest says besides `made_of`. is_current: says of the
+    manifest that is there whether it is made of the same, default by an equal `made_of`. Returns
+    whether it was filled; killed at any point, the directory is as it was.
+
+    Raises NewerFormatError when a newer version wrote what is there.
     """
     made_of = json.loads(json_text(made_of))
-    if is_made_of(target, made_of):
+    there = finished(target)
+    if there is not None and (
+        there.get("made_of") == made_of if is_current is None else is_current(there)
+    ):
         return False
     with fresh_directory(target) as aside:
         said = fill(aside)
@@ -350,12 +374,23 @@ def ensure_directory(
 
 
 def is_made_of(directory: Path, made_of: Mapping[str, Any]) -> bool:
-    """Is the directory complete, unaltered and made of this? One that was altered is logged."""
+    """Is the directory complete, unaltered and made of this? Raises as `finished`."""
+    there = finished(directory)
+    return there is not None and there.get("made_of") == json.loads(json_text(made_of))
+
+
+def finished(directory: Path) -> dict[str, Any] | None:
+    """The manifest of a complete and unaltered directory, else None; one that was altered is
+    logged.
+
+    Raises NewerFormatError when a newer version wrote it: it may not be made again.
+    """
     if not (directory / MANIFEST).is_file():
-        return False
+        return None
     try:
-        found: bool = read_manifest(directory).get("made_of") == json.loads(json_text(made_of))
-        return found
+        return read_manifest(directory)
+    except NewerFormatError:
+        raise
     except ArtifactError as error:
         log.warning("artifact=%s rebuilt=true reason=%s", directory, error)
-        return False
+        return None

@@ -7,6 +7,7 @@ AdcError
 │   └── LeakError          a frame holds features from after its rows' times
 ├── QualityError           a fitted tokenizer fails its quality gate; nothing was written
 ├── ArtifactError          a file or directory on disk is missing, incomplete or altered
+│   └── NewerFormatError   a newer version of this library wrote it; it is left as it is
 ├── GenerationMismatch     codes of one generation offered to a reader of another
 ├── MissingExtraError      a package that an extra of this one installs is not installed
 └── ParityError            an online value differs from its offline value
@@ -26,6 +27,7 @@ __all__ = [
     "InputError",
     "LeakError",
     "MissingExtraError",
+    "NewerFormatError",
     "ParityError",
     "QualityError",
     "ReliabilityError",
@@ -75,6 +77,12 @@ class QualityError(AdcError):
 
 class ArtifactError(AdcError):
     """An artefact is missing, incomplete, or not what its manifest says."""
+
+
+class NewerFormatError(ArtifactError):
+    """A newer version of this library wrote an artefact. It is not damaged, so no command writes it
+    again.
+    """
 
 
 class GenerationMismatch(AdcError):

@@ -6,10 +6,12 @@ below and the one before it; what is newer is refused, in words. A document with
 older than the numbers: format 0. `docs/migrations.md` lists what each number means.
 """
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from adc_features.errors import ArtifactError
+from adc_features.errors import ArtifactError, NewerFormatError
 
 KEY = "format"
 FORMATS: Mapping[str, int] = {
@@ -29,6 +31,15 @@ FORMATS: Mapping[str, int] = {
 """Kind of document -> the format that this version writes. The packed files, the rows of the online
 store and the catalogue count their own: see their modules.
 """
+NAMES: Mapping[str, str] = {
+    "run.json": "run",
+    "live_generations.json": "live_generations",
+    "online.json": "online_record",
+    "promotion.json": "promotion",
+}
+"""File name -> kind, of the documents that stand for themselves."""
+MANIFEST = "manifest.json"
+"""The file that seals a directory, and says of which kind it is."""
 
 
 def numbered(kind: str, document: Mapping[str, Any]) -> dict[str, Any]:
@@ -39,7 +50,7 @@ def numbered(kind: str, document: Mapping[str, Any]) -> dict[str, Any]:
 def refuse_newer(found: Any, *, reads: int, of: object) -> int:
     """The format number of `of`, at most `reads`; 0 for None, which a document without one has.
 
-    Raises ArtifactError: a newer version wrote it, or the number is none.
+    Raises NewerFormatError when a newer version wrote it, ArtifactError when the number is none.
     """
     if found is None:
         return 0
@@ -49,7 +60,7 @@ def refuse_newer(found: Any, *, reads: int, of: object) -> int:
             " it, or write it again with the command that made it"
         )
     if found > reads:
-        raise ArtifactError(
+        raise NewerFormatError(
             f"{of} has format {found}, this version reads up to {reads}: it was made by a newer"
             " version of this library; upgrade with `pip install --upgrade adc-features`"
         )
@@ -65,3 +76,30 @@ def unnumbered(kind: str, document: Mapping[str, Any], *, of: object) -> dict[st
     """The document's content without its number, which is checked. Raises ArtifactError."""
     format_of(kind, document, of=of)
     return {name: value for name, value in document.items() if name != KEY}
+
+
+def kind_of(manifest: Mapping[str, Any]) -> str:
+    """The kind of directory that a manifest says it is of; older ones say none."""
+    kind = manifest.get("kind")
+    return kind if isinstance(kind, str) and kind in FORMATS else "stage"
+
+
+def refuse_newer_document(path: Path, kind: str | None = None) -> None:
+    """Raise NewerFormatError when a newer version wrote this JSON document, which may then not be
+    replaced. One that is absent or damaged may be. kind: default by its name.
+    """
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        kind = kind or NAMES.get(path.name) or kind_of(document)
+        refuse_newer(document.get(KEY), reads=FORMATS[kind], of=path)
+    except NewerFormatError:
+        raise
+    except (OSError, ValueError, AttributeError, RecursionError, ArtifactError):
+        return
+
+
+def refuse_newer_inside(directory: Path) -> None:
+    """Raise NewerFormatError when a newer version wrote a manifest or document in a directory."""
+    for path in sorted(directory.rglob("*.json")):
+        if path.name == MANIFEST or path.name in NAMES:
+            refuse_newer_document(path)

@@ -29,8 +29,14 @@ from adc_features.pipeline.dataset_manifest import (
     parquet_batches,
     retrieval_manifest,
 )
-from adc_features.pipeline.run import Progress, Run, Stage
+from adc_features.pipeline.run import Progress, Run, Stage, ranker_name
 from adc_features.pipeline.stages import (
+    BEHAVIOR_STAGE,
+    CODES,
+    DATA,
+    GENERATION,
+    ONLINE,
+    PUBLICATION,
     STAGES,
     dataset_of,
     embedding_tables,
@@ -41,6 +47,7 @@ from adc_features.pipeline.stages import (
     servable_at,
     snapshots_of,
     split_of,
+    timeline_of,
 )
 from adc_features.ranking.recipes import RECIPES, Sources
 from adc_features.ranking.trained import Trained
@@ -121,7 +128,7 @@ def verify_dataset(run: Run) -> dict[str, Any]:
     Returns {"rows", "content_hash"}. Raises ArtifactError, with every difference, when the file or
     the answer of the join is another.
     """
-    directory = run.output("dataset")
+    directory = run.output(DATASET)
     path = directory / RETRIEVAL
     if not path.is_file():
         raise ArtifactError(
@@ -160,7 +167,7 @@ def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
 
 def frame_of(run: Run) -> TrainingFrame:
     """The run's joined rows, checked again on the way in."""
-    return _checked_frame(run, read_parquet(run.output("dataset") / FRAME))
+    return _checked_frame(run, read_parquet(run.output(DATASET) / FRAME))
 
 
 def split_frame(run: Run, frame: TrainingFrame) -> tuple[TrainingFrame, TrainingFrame]:
@@ -186,10 +193,9 @@ def split_rows(frame: TrainingFrame, split: Split) -> tuple[TrainingFrame, Train
 def sources_of(run: Run) -> Sources:
     """Codes and raw vectors through time, as the run published them."""
     from adc_features.ranking.inputs import VectorTimeline
-    from adc_features.store import published_timeline
 
-    published = published_timeline(repository_of(run), run.settings.generation)
-    return Sources(sids=published, vectors=VectorTimeline(embedding_tables(run), servable_at(run)))
+    vectors = VectorTimeline(embedding_tables(run), servable_at(run))
+    return Sources(sids=timeline_of(run), vectors=vectors)
 
 
 def retroactive(
@@ -246,8 +252,8 @@ def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
 def ranker_stage(name: str) -> Stage:
     """The stage that trains one recipe and scores the evaluated rows."""
     return Stage(
-        f"ranker_{name}",
-        ("dataset", "generation", "codes"),
+        ranker_name(name),
+        (DATASET, GENERATION, CODES),
         ("seeds",),
         lambda run, directory: _build_ranker(run, directory, name=name),
     )
@@ -261,25 +267,27 @@ def _build_scores(run: Run, directory: Path) -> Mapping[str, Any]:
     if run.settings.final:
         run.record("test_rows_opened", split=split._asdict(), recipes=list(RANKERS))
     train, scored = split_rows(frame_of(run), split)
-    scores = {
-        name: np.load(run.output(stage.name) / "scores.npy") for name, stage in RANKERS.items()
-    }
+    scores = {name: np.load(run.output(stage) / "scores.npy") for name, stage in RANKERS.items()}
     facts = evaluate(scores, scored, trained_on=train, seed=run.settings.seed).to_dict()
     write_json(directory / "scores.json", facts)
     return facts
 
 
+def parity_sample(
+    item_ids: pa.ChunkedArray, user_ids: pa.ChunkedArray, *, seed: int
+) -> dict[str, np.ndarray]:
+    """The items and users to compare online with offline: at most PARITY_SAMPLE of each."""
+    rng = np.random.default_rng(seed)
+    ids = {"item_ids": id_array(item_ids), "user_ids": np.unique(id_array(user_ids))}
+    return {name: rng.permutation(values)[:PARITY_SAMPLE] for name, values in ids.items()}
+
+
 def _build_parity(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.store import parity, require_parity, service_name
 
-    rng = np.random.default_rng(run.settings.seed)
-    log = known_interactions(run)
-    ids = {
-        "item_ids": id_array(dataset_of(run).items["item_id"]),
-        "user_ids": np.unique(id_array(log["user_id"])),
-    }
-    sample = {name: rng.permutation(values)[:PARITY_SAMPLE] for name, values in ids.items()}
-    now = datetime.fromisoformat(run.facts("online")["facts"]["now"])
+    items, log = dataset_of(run).items, known_interactions(run)
+    sample = parity_sample(items["item_id"], log["user_id"], seed=run.settings.seed)
+    now = datetime.fromisoformat(run.facts(ONLINE)["facts"]["now"])
     facts = parity(
         repository_of(run), service=service_name(run.settings.generation), now=now, **sample
     )
@@ -288,12 +296,10 @@ def _build_parity(run: Run, directory: Path) -> Mapping[str, Any]:
     return {"now": now, **facts}
 
 
-DATASET = Stage("dataset", ("data", "publication"), (), _build_dataset, _published_snapshots)
+DATASET = Stage("dataset", (DATA, PUBLICATION), (), _build_dataset, _published_snapshots)
 RANKERS = {name: ranker_stage(name) for name in (*RECIPES, RETROACTIVE)}
-SCORES = Stage(
-    "scores", ("dataset", *(s.name for s in RANKERS.values())), ("seed", "final"), _build_scores
-)
-PARITY = Stage("parity", ("publication", "online"), ("seed",), _build_parity)
+SCORES = Stage("scores", (DATASET, *RANKERS.values()), ("seed", "final"), _build_scores)
+PARITY = Stage("parity", (PUBLICATION, ONLINE), ("seed",), _build_parity)
 ALL_STAGES = (*STAGES, DATASET, PARITY, *RANKERS.values(), SCORES)
 
 
@@ -302,11 +308,12 @@ ALL_STAGES = (*STAGES, DATASET, PARITY, *RANKERS.values(), SCORES)
 
 def run_metrics(run: Run) -> RunMetrics:
     """What the run measured, from the manifests of its complete stages."""
-    manifests = {stage.name: run.facts(stage.name) for stage in ALL_STAGES}
-    data, behavior, codes, dataset, parity = (
-        manifests[s]["facts"] for s in ("data", "behavior", "codes", "dataset", "parity")
+    manifests = {stage.name: run.facts(stage) for stage in ALL_STAGES}
+    data, behavior, codes, dataset, parity, scored = (
+        manifests[stage.name]["facts"]
+        for stage in (DATA, BEHAVIOR_STAGE, CODES, DATASET, PARITY, SCORES)
     )
-    scores = Evaluation.from_dict(manifests["scores"]["facts"])
+    scores = Evaluation.from_dict(scored)
     vectors, generation = embedding_tables(run)[-1].vectors, generation_of(run)
     adc = generation.settings.get("adc", {})
     half_agreement = "reliability_half_agreement_rank_correlation"
@@ -384,9 +391,9 @@ def write_outputs(run: Run) -> dict[str, Any]:
         snapshots_of(run)[-1],
         embedding_tables(run)[-1],
         dataset_of(run).items,
-        behavior_deciles=run.facts("behavior")["facts"]["popularity_deciles"],
-        code_deciles=run.facts("codes")["facts"]["popularity_deciles"],
-        curves={name: run.facts(stage.name)["facts"]["curve"] for name, stage in RANKERS.items()},
+        behavior_deciles=run.facts(BEHAVIOR_STAGE)["facts"]["popularity_deciles"],
+        code_deciles=run.facts(CODES)["facts"]["popularity_deciles"],
+        curves={name: run.facts(stage)["facts"]["curve"] for name, stage in RANKERS.items()},
     )
     write_report(run.directory / "report.html", metrics, pictures)
     return metrics

@@ -26,12 +26,13 @@ from sqlalchemy import (
     select,
 )
 from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from adc_features.artifact import json_text
 from adc_features.catalog.lock import held_elsewhere, only_one
 from adc_features.catalog.tables import EVENTS, GENERATIONS, PROMOTIONS, RANKERS, RUNS, SNAPSHOTS
 from adc_features.clock import utc
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import ArtifactError, InputError, NewerFormatError
 from adc_features.extras import extra_modules
 from adc_features.redaction import redacted, redacted_url, without_secrets
 
@@ -326,7 +327,6 @@ def revisions(url: str) -> tuple[str | None, str]:
         engine = _engine(place)
         with _in_words(engine, place):
             found = _revision(engine, _migrations()[1])
-        engine.dispose()
     return found, _migrations()[1].get_current_head() or "none"
 
 
@@ -354,7 +354,9 @@ def _writable(database: Path) -> bool:
 
 
 def _engine(url: str) -> Engine:
-    """Its engine, nothing opened yet."""
+    """Its engine, nothing opened yet. A connection ends with the block that it was opened for: a
+    pool would keep it until the garbage collector comes, at no gain for a few statements a command.
+    """
     shown = redacted_url(url)
     try:
         parsed = make_url(url)
@@ -386,10 +388,10 @@ def _engine(url: str) -> Engine:
         )
     try:
         if kind == "sqlite":
-            engine = create_engine(url, connect_args={"timeout": WAIT})
+            engine = create_engine(url, poolclass=NullPool, connect_args={"timeout": WAIT})
             event.listen(engine, "connect", _durable)
         else:
-            engine = create_engine(url)
+            engine = create_engine(url, poolclass=NullPool)
             event.listen(engine, "connect", _patient)
         return engine
     except ImportError as error:
@@ -471,7 +473,7 @@ def _revision(engine: Engine, scripts: Any) -> str | None:
         now = MigrationContext.configure(connection).get_current_revision()
         strangers = inspect(connection).has_table(EVENTS.name) and now is None
     if strangers or (now is not None and now not in {s.revision for s in scripts.walk_revisions()}):
-        raise ArtifactError(
+        raise (ArtifactError if now is None else NewerFormatError)(
             f"the catalogue {redacted(engine.url.render_as_string())} has revision {now or 'none'},"
             f" this library knows up to {scripts.get_current_head()}: a newer version, or another"
             " program, wrote it; use that version, or give another database"

@@ -62,17 +62,17 @@ def content_vectors(
     return {m: v for m, (v, _) in both.items()}, {m: p for m, (_, p) in both.items()}
 
 
+def text_of(run: Run, view: str) -> tuple[np.ndarray, np.ndarray]:
+    """The run's vectors of a text view, float [N, D], and which items have one, bool [N]."""
+    text = run.output("text")
+    return np.load(text / f"{view}.npy"), np.load(text / f"{view}.present.npy")
+
+
 def embedding_tables(run: Run) -> list[EmbeddingTable]:
     """One EmbeddingTable per cut-off: content vectors as they are, behaviour as of the cut-off."""
     dataset = dataset_of(run)
     item_ids = id_array(dataset.items["item_id"])
-    vectors, present = content_vectors(
-        dataset,
-        lambda view: (
-            np.load(run.output("text") / f"{view}.npy"),
-            np.load(run.output("text") / f"{view}.present.npy"),
-        ),
-    )
+    vectors, present = content_vectors(dataset, lambda view: text_of(run, view))
     series = np.load(run.output("behavior") / "series.npz")
     return [
         EmbeddingTable(

@@ -2,20 +2,19 @@
 Reads: a run, newer data. Writes: behaviour states, EmbeddingTables.
 """
 
-import logging
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import MANIFEST, read_manifest
+from adc_features.artifact import is_made_of
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable, id_array
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import Dataset
 from adc_features.encoders.behavior_state import BehaviorState, read_state
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import InputError
 from adc_features.pipeline.recipes import behavior_settings
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import (
@@ -24,9 +23,8 @@ from adc_features.pipeline.stages import (
     generation_of,
     load_source,
     split_of,
+    text_of,
 )
-
-log = logging.getLogger(__name__)
 
 
 def data_until(run: Run, as_of: datetime, source: str | None) -> Dataset:
@@ -61,13 +59,7 @@ def made_of(run: Run) -> dict[str, Any]:
 
 def is_current(run: Run, directory: Path) -> bool:
     """Is the snapshot complete, unaltered and of the run as it is now?"""
-    if not (directory / MANIFEST).is_file():
-        return False
-    try:
-        return bool(read_manifest(directory)["made_of"] == made_of(run))
-    except ArtifactError as error:
-        log.warning("stage=snapshot rebuilt=true reason=%s", error)
-        return False
+    return is_made_of(directory, made_of(run))
 
 
 def state_until(run: Run, dataset: Dataset, as_of: datetime) -> BehaviorState:
@@ -109,9 +101,7 @@ def table_of(run: Run, dataset: Dataset, state: BehaviorState, *, own: bool) -> 
 
     def text(view: str) -> tuple[np.ndarray, np.ndarray]:
         if own:
-            return np.load(run.output("text") / f"{view}.npy"), np.load(
-                run.output("text") / f"{view}.present.npy"
-            )
+            return text_of(run, view)
         texts = item_texts(dataset.items, dataset.text_views[view])
         return text_vectors(
             texts, model=run.settings.text_model, cache=cache_directory(), progress=run.progress

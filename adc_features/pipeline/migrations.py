@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adc_features.artifact import write_json
+from adc_features.artifact import write_document
 from adc_features.catalog import DATABASE, VARIABLE, open_catalog, revisions, undisturbed
 from adc_features.errors import InputError
 from adc_features.file_lock import file_lock
-from adc_features.formats import FORMATS, format_of, numbered, unnumbered
+from adc_features.formats import FORMATS, format_of, unnumbered
 from adc_features.pipeline.run import Run
 from adc_features.redaction import redacted_url
 from adc_features.serving.promotion import PROMOTION, read_promotion
@@ -132,7 +132,7 @@ def _of_catalog(run: Path, url: str | None) -> list[Step]:
         return []
 
     def upgrade() -> None:
-        open_catalog(url).engine.dispose()
+        open_catalog(url)
 
     return [Step("catalogue", redacted_url(url), found or "none", newest, upgrade)]
 
@@ -153,7 +153,7 @@ def _of_document(kind: str, path: Path, *, check: Callable[[], Any]) -> list[Ste
             str(path),
             found,
             FORMATS[kind],
-            lambda: write_json(path, numbered(kind, content)),
+            lambda: write_document(path, kind, content),
         )
     ]
 

@@ -23,7 +23,7 @@ def promotion_of(run: Run, *, recipe: str = DEFAULT_RECIPE, promoted_at: datetim
     """
     check_served(recipe)
     run.output("online")
-    ranker = run.output(f"ranker_{recipe}") / "model"
+    ranker = run.ranker(recipe) / "model"
     manifest = read_manifest(ranker)
     generation = manifest["generation"]
     codebook = generation_of(run).codebook_hash if generation else None

@@ -72,10 +72,17 @@ def _build_publication(run: Run, directory: Path) -> Mapping[str, Any]:
 
 def _repository_to_fill(run: Run) -> AbstractContextManager[Path]:
     """The run's repository where it holds another generation, whose readers keep what they read;
-    else a fresh one, which replaces it when it is complete.
+    else a fresh one, which replaces it when it is complete. Raises NewerFormatError when it holds
+    what a newer version wrote.
     """
+    from adc_features.store.online_record import refuse_newer_online
+    from adc_features.store.packed.layout import refuse_newer_file
+
     others = {id_ for id_, _ in _live(run) or []} - {run.settings.generation}
     repo = repository_of(run)
+    refuse_newer_online(repo)
+    for packed in sorted(repo.glob("data/*/packed/*.sids")):
+        refuse_newer_file(packed)
     return nullcontext(repo) if others else fresh_directory(repo)
 
 

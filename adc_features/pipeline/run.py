@@ -8,7 +8,6 @@ nothing visible, and what it had checkpointed under
 `<run>/.partial/` is picked up by the next attempt.
 """
 
-import hashlib
 import json
 import logging
 import resource
@@ -20,20 +19,20 @@ from contextlib import contextmanager
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from adc_features.artifact import (
     MANIFEST,
-    fresh_directory,
+    ensure_directory,
     json_text,
     read_manifest,
-    seal,
     within,
-    write_json,
+    write_document,
 )
 from adc_features.errors import ArtifactError, InputError
 from adc_features.file_lock import file_lock
-from adc_features.formats import numbered, unnumbered
+from adc_features.formats import unnumbered
+from adc_features.pipeline.fingerprints import hash_of, is_same
 from adc_features.pipeline.run_settings import RunSettings
 from adc_features.redaction import redacted
 
@@ -43,6 +42,8 @@ log = logging.getLogger(__name__)
 
 Progress = Callable[[str, int, int], None]
 T = TypeVar("T")
+StageName = Literal["data", "text", "behavior", "generation", "codes", "publication", "online"]
+"""The library's stages, by name for those who cannot import them: what they are built from."""
 
 
 class Stage(NamedTuple):
@@ -52,9 +53,9 @@ class Stage(NamedTuple):
     ----------
     name : str
         The stage's directory in the run.
-    reads : tuple of Stage or str
-        Stages whose files it uses. Given as a Stage, its code version and recipe are compared too
-        before a single stage goes on from it; given as a name, only settings and files are.
+    reads : tuple of Stage
+        Stages whose files it uses. Their settings, files, code versions and recipes are compared
+        before a single stage goes on from them.
     settings : tuple of str
         The run settings that it depends on.
     build : callable
@@ -73,7 +74,7 @@ class Stage(NamedTuple):
     """
 
     name: str
-    reads: tuple["Stage | str", ...]
+    reads: tuple["Stage", ...]
     settings: tuple[str, ...]
     build: Callable[["Run", Path], Mapping[str, Any]]
     outside: Callable[["Run"], Any] | None = None
@@ -145,7 +146,7 @@ class Run:
             )
         # a run on a read-only disk, or of the format before, can be read as it is
         if not (path.exists() and _holds(path, settings)):
-            write_json(path, numbered("run", asdict(settings)))
+            write_document(path, "run", asdict(settings))
         return cls(directory, settings, progress=progress)
 
     @classmethod
@@ -212,13 +213,13 @@ class Run:
             check(cls(Path(directory), settings))
         return cls.start(Path(directory), settings, progress=progress)
 
-    def output(self, stage: str) -> Path:
+    def output(self, stage: Stage | StageName) -> Path:
         """The complete directory of a stage.
 
         Parameters
         ----------
-        stage : str
-            Its name.
+        stage : Stage or str
+            It, or its name.
 
         Returns
         -------
@@ -229,19 +230,28 @@ class Run:
         ArtifactError
             The stage was never completed.
         """
-        directory = within(self.directory, stage, said_by="a stage's name")
+        return self._output(_name(stage))
+
+    def _output(self, name: str) -> Path:
+        directory = within(self.directory, name, said_by="a stage's name")
         if not (directory / MANIFEST).is_file():
             raise ArtifactError(
-                f"stage {stage!r} of {self.directory} is not complete; build it first, `adc run"
+                f"stage {name!r} of {self.directory} is not complete; build it first, `adc run"
                 f" --run {self.directory}` builds every stage"
             )
         return directory
 
-    def facts(self, stage: str) -> dict[str, Any]:
+    def ranker(self, recipe: str) -> Path:
+        """The complete stage that trained a recipe; raises as `output`."""
+        return self._output(ranker_name(recipe))
+
+    def facts(self, stage: Stage | StageName) -> dict[str, Any]:
         """The manifest of a complete stage."""
         return read_manifest(self.output(stage), verify=False)
 
-    def kept(self, stage: str, read: Callable[[Path], T], *, changes_with: Any = None) -> T:
+    def kept(
+        self, stage: Stage | StageName, read: Callable[[Path], T], *, changes_with: Any = None
+    ) -> T:
         """What `read(directory)` makes of a complete stage, read once and kept while the stage, and
         `changes_with`, stay as they are.
 
@@ -252,7 +262,7 @@ class Run:
         directory = self.output(stage)
         written = (directory / MANIFEST).stat()
         identity = (written.st_ino, written.st_mtime_ns, changes_with)
-        name = f"{stage} {read.__qualname__}"
+        name = f"{_name(stage)} {read.__qualname__}"
         if name not in self._kept or self._kept[name][0] != identity:
             self._kept.pop(name, None)  # two data sets at once may not fit the memory
             self._kept[name] = identity, read(directory)
@@ -274,19 +284,19 @@ class Run:
         Raises ArtifactError when a stage that it reads is incomplete, or was itself made of what
         has changed since.
         """
-        return _hash(self._made_of(stage))
+        return hash_of(self._made_of(stage))
 
     def _made_of(self, stage: Stage) -> dict[str, Any]:
         for read in stage.reads:
             self._refuse_stale(read)
-            if isinstance(read, Stage) and (changed := self._other_recipe(read)):
-                raise self._stale(read.name, changed)
+            if changed := self._other_recipe(read):
+                raise self._stale(read, changed)
         return {
             "stage": stage.name,
             "code": stage.version,
             "settings": {name: getattr(self.settings, name) for name in stage.settings},
             "recipe": self._recipe(stage),
-            "reads": {_name(read): self._identity(_name(read)) for read in stage.reads},
+            "reads": {read.name: self._identity(read.name) for read in stage.reads},
         }
 
     def _recipe(self, stage: Stage) -> Any:
@@ -295,7 +305,7 @@ class Run:
 
     def _other_recipe(self, stage: Stage) -> list[str]:
         """Does a name among the settings, itself unchanged, stand for other values than it did?"""
-        made_of = self.facts(stage.name)["made_of"]
+        made_of = self.facts(stage)["made_of"]
         same = (
             "recipe" not in made_of
             or self._other_settings(made_of)
@@ -310,9 +320,9 @@ class Run:
         """
         found = []
         for read in stage.reads:
-            found += self.differences(read) if isinstance(read, Stage) else []
+            found += self.differences(read)
         if (self.directory / stage.name / MANIFEST).is_file():
-            made_of = self.facts(stage.name)["made_of"]
+            made_of = self.facts(stage)["made_of"]
             found += self._other_settings(made_of) + _other_code(stage, made_of)
             found += self._other_recipe(stage)
         return list(dict.fromkeys(found))
@@ -324,32 +334,31 @@ class Run:
             if getattr(self.settings, name, None) != value
         ]
 
-    def identity(self, stage: str) -> str | None:
+    def identity(self, stage: Stage | StageName) -> str | None:
         """What tells a stage's present files and origin from others; None where it is absent."""
-        complete = (self.directory / stage / MANIFEST).is_file()
-        return self._identity(stage) if complete else None
+        complete = (self.directory / _name(stage) / MANIFEST).is_file()
+        return self._identity(_name(stage)) if complete else None
 
-    def _identity(self, stage: str) -> str:
-        manifest = self.facts(stage)
-        return _hash([manifest["made_of"], manifest["files"]])
+    def _identity(self, name: str) -> str:
+        manifest = read_manifest(self._output(name), verify=False)
+        return hash_of([manifest["made_of"], manifest["files"]])
 
-    def _refuse_stale(self, stage: Stage | str) -> None:
+    def _refuse_stale(self, stage: Stage) -> None:
         """A single stage must not go on from one that an `adc run` would redo first."""
-        made_of = self.facts(_name(stage))["made_of"]
+        made_of = self.facts(stage)["made_of"]
         changed = self._other_settings(made_of)
         changed += [
             name for name, identity in made_of["reads"].items() if self._identity(name) != identity
         ]
-        if isinstance(stage, Stage):
-            changed += _other_code(stage, made_of)
+        changed += _other_code(stage, made_of)
         if changed:
-            raise self._stale(_name(stage), changed)
-        for read in stage.reads if isinstance(stage, Stage) else made_of["reads"]:
+            raise self._stale(stage, changed)
+        for read in stage.reads:
             self._refuse_stale(read)
 
-    def _stale(self, stage: str, changed: list[str]) -> ArtifactError:
+    def _stale(self, stage: Stage, changed: list[str]) -> ArtifactError:
         return ArtifactError(
-            f"stage {stage!r} of {self.directory} is out of date: {', '.join(changed)} changed"
+            f"stage {stage.name!r} of {self.directory} is out of date: {', '.join(changed)} changed"
             f" since; build it again first, `adc run --run {self.directory}` builds every stage"
         )
 
@@ -363,40 +372,37 @@ class Run:
     def _ensure(self, stage: Stage) -> dict[str, Any]:
         made_of = self._made_of(stage)
         target = self.directory / stage.name
-        if (target / MANIFEST).is_file():
-            try:
-                manifest = read_manifest(target)
-            except ArtifactError as error:
-                log.warning("stage=%s rebuilt=true reason=%s", stage.name, error)
-            else:
-                same = _is_made_of(manifest.get("made_of") or {}, made_of)
-                if same and manifest["outside"] == _described(stage, self):
-                    log.info(
-                        "stage=%s reused=true seconds_saved=%.1f", stage.name, manifest["seconds"]
-                    )
-                    self.reused.append(stage.name)
-                    return manifest
-                if not same and stage.guard is not None:
-                    stage.guard(self)
-        began = time.monotonic()
-        with fresh_directory(target) as directory:
+
+        def is_current(there: Mapping[str, Any]) -> bool:
+            if is_same(there.get("made_of") or {}, made_of):
+                return bool(there["outside"] == _described(stage, self))
+            if stage.guard is not None:
+                stage.guard(self)
+            return False
+
+        def build(directory: Path) -> dict[str, Any]:
+            began = time.monotonic()
             facts = stage.build(self, directory)
             seconds = time.monotonic() - began
-            about = {"stage": stage.name, "made_of": made_of, "outside": _described(stage, self)}
-            seal(
-                directory,
-                {
-                    **about,
-                    "seconds": round(seconds, 2),
-                    "peak_memory_bytes": peak_memory(),
-                    "facts": facts,
-                },
-            )
+            return {
+                "stage": stage.name,
+                "outside": _described(stage, self),
+                "seconds": round(seconds, 2),
+                "peak_memory_bytes": peak_memory(),
+                "facts": facts,
+            }
+
+        built = ensure_directory(target, made_of, build, is_current=is_current)
+        manifest = read_manifest(target, verify=False)
+        if not built:
+            log.info("stage=%s reused=true seconds_saved=%.1f", stage.name, manifest["seconds"])
+            self.reused.append(stage.name)
+            return manifest
         for partial in (self.directory / ".partial").glob(f"{stage.name}-*"):
             shutil.rmtree(partial, ignore_errors=True)
         self.built.append(stage.name)
-        log.info("stage=%s seconds=%.1f", stage.name, seconds)
-        return read_manifest(target, verify=False)
+        log.info("stage=%s seconds=%.1f", stage.name, manifest["seconds"])
+        return manifest
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -420,20 +426,13 @@ class Run:
             file.write(redacted(line) + "\n")
 
 
-def _name(stage: Stage | str) -> str:
+def ranker_name(recipe: str) -> str:
+    """The name of the stage that trains a recipe: `training` builds it, promotions read it."""
+    return f"ranker_{recipe}"
+
+
+def _name(stage: Stage | StageName) -> str:
     return stage if isinstance(stage, str) else stage.name
-
-
-def _is_made_of(stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """Was a stage made of what it would be made of now?
-
-    Manifests of version 0.1 hold the library's version in the place of the stage's code and its
-    recipe. They stand for the first version of every stage's code.
-    """
-    if "version" not in stored:
-        return stored == wanted
-    shared = ("stage", "settings", "reads")
-    return wanted["code"] == 1 and all(stored.get(name) == wanted[name] for name in shared)
 
 
 def _other_code(stage: Stage, made_of: Mapping[str, Any]) -> list[str]:
@@ -449,10 +448,6 @@ def _holds(path: Path, settings: RunSettings) -> bool:
     return isinstance(document, dict) and unnumbered("run", document, of=path) == json.loads(
         json_text(asdict(settings))
     )
-
-
-def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def _described(stage: Stage, run: Run) -> Any:

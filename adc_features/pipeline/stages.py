@@ -21,6 +21,7 @@ from adc_features.pipeline.context import (
     serving_time,
     snapshots_of,
     split_of,
+    text_of,
     timeline_of,
 )
 from adc_features.pipeline.embedding_stages import BEHAVIOR_STAGE, DATA, TEXT, popularity_deciles
@@ -60,5 +61,6 @@ __all__ = [
     "snapshots_of",
     "split_of",
     "statistics_of",
+    "text_of",
     "timeline_of",
 ]

@@ -18,13 +18,12 @@ from adc_features.artifact import (
     checked,
     file_hash,
     read_manifest,
-    with_check,
-    write_json,
+    write_document,
 )
 from adc_features.clock import parse_utc, utc
 from adc_features.codes.generation import check_generation_id
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
-from adc_features.formats import numbered, unnumbered
+from adc_features.formats import unnumbered
 from adc_features.ranking.recipes import RECIPES
 
 PROMOTION = "promotion.json"
@@ -175,7 +174,7 @@ def promote(path: Path, promotion: Promotion) -> None:
     # a rename cannot replace it, and what it holds is not ours to delete
     if path.is_dir() and not path.is_symlink():
         path.rename(path.with_name(f"{path.name}.damaged-{promotion.promoted_at:%Y%m%dT%H%M%S%f}"))
-    write_json(path, with_check(numbered("promotion", {**asdict(promotion), **places})))
+    write_document(path, "promotion", {**asdict(promotion), **places}, check=True)
 
 
 def read_promotion(path: Path) -> Promotion:

@@ -21,7 +21,14 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.store.definitions import arrow_schema
 from adc_features.store.lmdb.columns import Column
 from adc_features.store.lmdb.entity_keys import key_array
-from adc_features.store.online_record import count, loaded, online_problems, record, record_path
+from adc_features.store.online_record import (
+    count,
+    loaded,
+    online_problems,
+    record,
+    record_path,
+    refuse_newer_online,
+)
 from adc_features.store.online_sids import OnlineSids
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
 from adc_features.store.visible import visible_features
@@ -64,6 +71,8 @@ def materialize(
         Nothing is applied, or `now` has no time zone.
     ArtifactError
         The online store, or what was published, cannot be used.
+    NewerFormatError
+        A newer version wrote the online store or its record; nothing was loaded.
 
     Examples
     --------
@@ -78,6 +87,7 @@ def materialize(
     from adc_features.store import _compat as feast
 
     now = utc(now, name="now")
+    refuse_newer_online(repo)
     store = open_store(repo)
     names = sorted(view.name for view in store.list_feature_views() if view.online)
     if not names:

@@ -17,12 +17,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from adc_features.artifact import write_json
+from adc_features.artifact import write_document
 from adc_features.clock import parse_utc, utc
-from adc_features.errors import ArtifactError, InputError
-from adc_features.formats import format_of, numbered
+from adc_features.errors import ArtifactError, InputError, NewerFormatError
+from adc_features.formats import format_of, refuse_newer_document
 from adc_features.store.lmdb.environment import Environment, environment
-from adc_features.store.lmdb.row_table import glance, read
+from adc_features.store.lmdb.row_table import glance, read, refuse_newer_rows
 from adc_features.store.repository import read_config
 
 if TYPE_CHECKING:
@@ -87,6 +87,21 @@ def loaded(repo: Path) -> dict[str, Loaded]:
         ) from error
 
 
+def refuse_newer_online(repo: Path) -> None:
+    """Raise NewerFormatError when a newer version wrote the record or the rows of our own store,
+    which may then not be replaced. What is absent or damaged may be.
+    """
+    refuse_newer_document(record_path(repo), "online_record")
+    try:
+        if (ours := _ours(repo)) is not None:
+            for table in ours.tables():
+                refuse_newer_rows(ours, table)
+    except NewerFormatError:
+        raise
+    except ArtifactError:
+        return
+
+
 def record(repo: Path, store: FeatureStore, view: FeatureView, *, through: datetime) -> None:
     """Note what of a view is online now that it was loaded as of `through`."""
     path = record_path(repo)
@@ -96,18 +111,11 @@ def record(repo: Path, store: FeatureStore, view: FeatureView, *, through: datet
         before = {}
     before[view.name] = _found(store, view, through)
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(
-        path,
-        numbered(
-            "online_record",
-            {
-                "views": {
-                    name: {k: v for k, v in asdict(one).items() if k != "view"}
-                    for name, one in sorted(before.items())
-                }
-            },
-        ),
-    )
+    views = {
+        name: {k: v for k, v in asdict(one).items() if k != "view"}
+        for name, one in sorted(before.items())
+    }
+    write_document(path, "online_record", {"views": views})
 
 
 def online_problems(

@@ -29,14 +29,14 @@ def text(run, directory):
 
 
 def product(run, directory):
-    both = [(run.output(s) / f"{s}.txt").read_text() for s in ("numbers", "text")]
+    both = [(run.output(s) / f"{s.name}.txt").read_text() for s in (NUMBERS, TEXT)]
     (directory / "product.txt").write_text(" ".join(both))
     return {}
 
 
 NUMBERS = Stage("numbers", (), ("seed",), numbers, lambda run: SOURCE["text"])
-TEXT = Stage("text", ("numbers",), ("text_model",), text)
-PRODUCT = Stage("product", ("numbers", "text"), (), product)
+TEXT = Stage("text", (NUMBERS,), ("text_model",), text)
+PRODUCT = Stage("product", (NUMBERS, TEXT), (), product)
 LEAF = Stage("leaf", (), ("codebook_size",), lambda run, directory: {})
 STAGES = NUMBERS, TEXT, PRODUCT, LEAF
 
@@ -256,14 +256,14 @@ def test_an_unrelated_release_rebuilds_nothing(tmp_path, monkeypatch):
 def as_version_0_1(directory, *stages):
     """Write the stages' manifests as version 0.1 did: the library's version, no recipe."""
     from adc_features.artifact import seal
-    from adc_features.pipeline.run import _hash
+    from adc_features.pipeline.fingerprints import hash_of
 
     for name in stages:
         manifest = read_manifest(directory / name)
         made_of = manifest["made_of"]
         for read in made_of["reads"]:
             other = read_manifest(directory / read)
-            made_of["reads"][read] = _hash([other["made_of"], other["files"]])
+            made_of["reads"][read] = hash_of([other["made_of"], other["files"]])
         manifest["made_of"] = {
             "stage": made_of["stage"],
             "version": "0.1.0",

@@ -1,10 +1,19 @@
 """One cache of finished directories, for comparisons, retrainings and retrieval alike."""
 
+import json
 from pathlib import Path
 
 import pytest
 
-from adc_features.artifact import MANIFEST, ensure_directory, is_made_of, read_manifest
+from adc_features.artifact import (
+    MANIFEST,
+    checked,
+    ensure_directory,
+    is_made_of,
+    read_manifest,
+    with_check,
+)
+from adc_features.errors import NewerFormatError
 
 
 def filled(target: Path, made_of: object, text: str = "content") -> bool:
@@ -46,4 +55,18 @@ def test_a_fill_that_fails_leaves_what_was_there(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         ensure_directory(tmp_path / "a", {"of": 2}, fill)
     assert is_made_of(tmp_path / "a", {"of": 1})
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+
+
+def test_what_a_newer_version_finished_is_not_made_anew(tmp_path):
+    """Of the same inputs or of others: it is refused, and stays as it was."""
+    filled(tmp_path / "a", 1)
+    manifest = tmp_path / "a" / MANIFEST
+    document = checked(json.loads(manifest.read_text()), manifest)
+    manifest.write_text(json.dumps(with_check({**document, "format": 99})))
+    before = manifest.read_text()
+    for made_of in (1, 2):
+        with pytest.raises(NewerFormatError, match="format 99, this version reads up to 1"):
+            filled(tmp_path / "a", made_of)
+    assert manifest.read_text() == before
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

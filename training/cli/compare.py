@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from adc_features.cli.console import JsonOption, progress, report
+from adc_features.cli.console import JsonOption, progress, report, table
 
 TOKENIZERS = "adc,rq_vae,rq_kmeans,opq,letter,das,mm_rq_vae,mmq,unisid"
 ABLATIONS = ("adc", "without_controller", "without_contrastive", "without_gate", "without_sparsity")
@@ -278,33 +278,47 @@ def _commit() -> str | None:
 def _table(result: Mapping[str, Any], *, first: str) -> str:
     from training.evaluation.significance import paired_title
 
+    metrics = {"auc": "AUC", "gauc": "GAUC", "tail_auc": "tail AUC"}
     lines = [
         f"{result['pooled_rows']} rows in {len(result['windows'])} windows",
         "",
-        f"{'':36}{'AUC':>8}{'GAUC':>8}{'tail AUC':>10}",
+        table(_means(result["systems"], metrics)),
     ]
-    for name, row in result["systems"].items():
-        auc, gauc, tail = (row[m]["mean"] for m in ("auc", "gauc", "tail_auc"))
-        lines.append(f"{name:36}{auc:8.4f}{gauc:8.4f}{tail:10.4f}")
     for key in (k for k in result if k.startswith("paired")):
-        lines += ["", f"{paired_title(key, first)} (* survives Holm's correction)"]
-        for name, row in result[key].items():
-            parts = (
-                f"{m.replace('_', ' ')} {row[m]['mean']:+.4f} [{row[m]['low']:+.4f},"
-                f" {row[m]['high']:+.4f}]{'*' if row[m]['survives'] else ' '}"
-                for m in ("auc", "gauc", "tail_auc")
-            )
-            lines.append(f"{name:36}" + "  ".join(parts))
-    if result.get("split_90_10"):
-        lines += ["", "the 90/10 split"] + [
-            f"{name:36}{r['auc']['mean']:8.4f}{r['gauc']['mean']:8.4f}"
-            for name, r in result["split_90_10"].items()
+        differences = [
+            {"": name, **{title: _difference(row[m]) for m, title in metrics.items()}}
+            for name, row in result[key].items()
         ]
-    lines += ["", f"{'':24}{'fit s':>8}{'rows/s':>10}{'bytes':>8}"]
-    for name, cost in result["costs"].items():
-        seconds, rate = cost.get("fit_seconds", 0), cost.get("encode_rows_per_second", 0)
-        lines.append(f"{name:24}{seconds:8.1f}{rate:10.0f}{cost['bytes_per_item']:8.0f}")
+        lines += ["", f"{paired_title(key, first)} (* survives Holm's correction)"]
+        lines.append(table(differences))
+    if split := result.get("split_90_10"):
+        lines += ["", "the 90/10 split"]
+        lines.append(table(_means(split, {"auc": "AUC", "gauc": "GAUC"})))
+    costs = [
+        {
+            "": name,
+            "fit s": round(cost.get("fit_seconds", 0), 1),
+            "rows/s": round(cost.get("encode_rows_per_second", 0)),
+            "bytes": round(cost["bytes_per_item"]),
+        }
+        for name, cost in result["costs"].items()
+    ]
+    lines += ["", table(costs)]
     lines += [f"{name}: collapsed, not ranked: {why}" for name, why in result["collapsed"].items()]
     lines += [f"{name}: left out: {why}" for name, why in result["removed"].items()]
     lines += [f"window {name}: left out, its labels have one class" for name in result["left_out"]]
     return "\n".join([*lines, "", f"page: {result['page']}"])
+
+
+def _means(
+    systems: Mapping[str, Mapping[str, Mapping[str, float]]], shown: Mapping[str, str]
+) -> list[dict[str, str]]:
+    return [
+        {"": name, **{title: f"{row[metric]['mean']:.4f}" for metric, title in shown.items()}}
+        for name, row in systems.items()
+    ]
+
+
+def _difference(estimate: Mapping[str, Any]) -> str:
+    mark = "*" if estimate["survives"] else ""
+    return f"{estimate['mean']:+.4f} [{estimate['low']:+.4f}, {estimate['high']:+.4f}]{mark}"

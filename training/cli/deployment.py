@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adc_features.cli.console import JsonOption, RunOption, report
+from adc_features.cli.console import JsonOption, RunOption, report, table
 from adc_features.cli.serving import PromotionOption
 from training.cli.rankers import RepoOption, one_of
 
@@ -225,27 +225,46 @@ def _table(result: Mapping[str, Any]) -> str:
     serving: Mapping[str, Any] = next(
         (p for p in result["promotions"] if p["state"] == "serving"), {}
     )
-    lines = ["generations"]
-    for g in result["generations"]:
-        mark = "*" if g["id"] == serving.get("generation") else " "
-        lines.append(
-            f" {mark} {g['id']:16}{g['state']:10}{g['snapshots']:4} snapshots, newest"
-            f" {_day(g['newest'])}, trained through {_day(g['trained_through'])}"
-        )
-    lines += ["", "rankers"]
-    for r in result["rankers"]:
-        mark = "*" if r["hash"] == serving.get("ranker") else " "
-        lines.append(
-            f" {mark} {r['hash'][:12]:16}{r['state']:10}{r['recipe']:24}{r['generation'] or '-':8}"
-            f" trained through {_day(r['trained_through'])}  {r['directory']}"
-        )
-    lines += ["", "promotions"]
-    lines += [
-        f"   {p['number']:<4}{p['state']:10}{p['ranker'][:12]} on {p['generation'] or 'no codes'}"
-        f" at {p['promoted_at']:%Y-%m-%d %H:%M}"
+    generations = [
+        {
+            "": _mark(g["id"] == serving.get("generation")),
+            "generation": g["id"],
+            "state": g["state"],
+            "snapshots": g["snapshots"],
+            "newest": _day(g["newest"]),
+            "trained through": _day(g["trained_through"]),
+        }
+        for g in result["generations"]
+    ]
+    rankers = [
+        {
+            "": _mark(r["hash"] == serving.get("ranker")),
+            "ranker": r["hash"][:12],
+            "state": r["state"],
+            "recipe": r["recipe"],
+            "generation": r["generation"] or "-",
+            "trained through": _day(r["trained_through"]),
+            "directory": r["directory"],
+        }
+        for r in result["rankers"]
+    ]
+    promotions = [
+        {
+            "": _mark(p is serving),
+            "promotion": p["number"],
+            "state": p["state"],
+            "ranker": p["ranker"][:12],
+            "generation": p["generation"] or "no codes",
+            "at": f"{p['promoted_at']:%Y-%m-%d %H:%M}",
+        }
         for p in result["promotions"]
     ]
-    return "\n".join([*lines, "", "* serves"])
+    tables = [table(rows) for rows in (generations, rankers, promotions) if rows]
+    return "\n\n".join([*tables, "* serves"])
+
+
+def _mark(serves: bool) -> str:
+    return "*" if serves else ""
 
 
 def _day(at: datetime | None) -> str:

@@ -1,7 +1,6 @@
 """The commands that train and judge, added to the library's. Each is one call of one stage."""
 
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +14,7 @@ from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
 from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
+from training.cli.lines import retrieval_lines, run_lines
 from training.cli.rankers import (
     ItemOption,
     LabelsOption,
@@ -110,14 +110,14 @@ def audit(
     """How old each view's features are at their rows; fails when any is from the future."""
     from adc_features.pipeline.audit import audit as audit_frame
     from adc_features.pipeline.run import Run
-    from training.stages import FRAME
+    from training.stages import DATASET, FRAME
 
     if (frame is None) == (run is None):
         raise typer.BadParameter("give a Parquet frame or --run")
     if wrong := [named for named in feature_time or [] if not all(named.partition("="))]:
         raise typer.BadParameter(f"--feature-time {wrong[0]!r} is not VIEW=COLUMN")
     columns = dict(named.split("=", 1) for named in feature_time) if feature_time else None
-    path = frame if run is None else Run.open(run).output("dataset") / FRAME
+    path = frame if run is None else Run.open(run).output(DATASET) / FRAME
     assert path is not None
     found = audit_frame(
         path,
@@ -304,7 +304,7 @@ def run_all(
         "reused": opened.reused,
     }
     result["next"] = f"{sys.argv[0]} lookup {example} --run {directory}"
-    report(result, json, text=_summary)
+    report(result, json, text=run_lines)
 
 
 RetrieveOption = Annotated[
@@ -424,63 +424,4 @@ def retrieve_evaluate(
         result = evaluate_retrievers(
             source, out, part="test" if final else "validation", progress=notify
         )
-    report({"command": " ".join(["adc", *sys.argv[1:]]), **result}, json, text=_retrieval_table)
-
-
-def _retrieval_table(result: Mapping[str, Any]) -> str:
-    metrics = [f"{name}_at_{k}" for name in ("recall", "ndcg") for k in (5, 10, 50, 100)]
-    lines = [f"{result['part']} items of {result['users']} users among {result['catalogue']}", ""]
-    lines += [
-        f"{'':24}"
-        + "".join(f"{m.replace('recall_at_', 'R@').replace('ndcg_at_', 'N@'):>8}" for m in metrics)
-    ]
-    lines += [
-        f"{name:24}" + "".join(f"{r[m]:8.4f}" for m in metrics)
-        for name in result["retrievers"]
-        for r in [result[name]]
-    ]
-    lines += ["", "paired differences of R@10 and N@10"]
-    return "\n".join(
-        lines
-        + [
-            f"{name:48}{_interval(r['recall_at_10'])}{_interval(r['ndcg_at_10'])}"
-            for name, r in result["paired"].items()
-        ]
-    )
-
-
-def _summary(result: Mapping[str, Any]) -> str:
-    window = "test rows" if result["final"] else "validation window"
-    lines = [
-        "",
-        (
-            f"{result['rows_in']} rows in, {result['rows_out']} rows out; {result['scored_rows']}"
-            f" scored on the {window}"
-        ),
-        f"stages built: {len(result['built'])}, reused: {len(result['reused'])}",
-        "",
-        f"{'':28}{'AUC':>8}  {'95 % interval':18}{'GAUC':>8}  {'95 % interval':18}",
-    ]
-    lines += [
-        f"{name:28}{_interval(r['auc'])}{_interval(r['gauc'])}"
-        for name, r in result["recipes"].items()
-    ]
-    lines += ["", "paired differences"]
-    lines += [
-        f"{name:48}{_interval(r['auc'])}{_interval(r['gauc'])}"
-        for name, r in result["paired"].items()
-    ]
-    parity = result["parity"]
-    lines += [
-        "",
-        (
-            f"online equals offline: {parity['items']} items and {parity['users']} users compared,"
-            f" {parity['different']} different"
-        ),
-    ]
-    lines += [f"report: {result['report']}", f"next: {result['next']}"]
-    return "\n".join(lines)
-
-
-def _interval(estimate: Mapping[str, float]) -> str:
-    return f"{estimate['mean']:8.4f}  [{estimate['low']:.4f}, {estimate['high']:.4f}]  ".ljust(28)
+    report({"command": " ".join(["adc", *sys.argv[1:]]), **result}, json, text=retrieval_lines)

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from adc_features.cli.commands import CompleteOption
-from adc_features.cli.console import JsonOption, RunOption, report
+from adc_features.cli.console import JsonOption, RunOption, report, table
 from training.cli.deployment import CatalogOption, open_deployed
 
 SettingsOption = Annotated[
@@ -228,11 +228,18 @@ def _decision(answer: Mapping[str, Any]) -> str:
     lines = [
         f"window {window['start']} to {window['end']}, {window['rows']} labelled rows",
         "",
-        "reasons to train",
+        table(
+            [
+                {
+                    "": "!" if r["asks"] else "",
+                    "reason to train": name,
+                    "value": r["value"],
+                    "limit": r["limit"],
+                }
+                for name, r in answer["reasons"].items()
+            ]
+        ),
     ]
-    for name, r in answer["reasons"].items():
-        mark = "!" if r["asks"] else " "
-        lines.append(f" {mark} {name:24}{r['value']:10.4g}   limit {r['limit']:g}")
     if answer["gates"]:
         lines += _gate_lines(answer)
     why = ""
@@ -245,16 +252,23 @@ def _decision(answer: Mapping[str, Any]) -> str:
 def _gate_lines(answer: Mapping[str, Any]) -> list[str]:
     from training.deployment.decisions import difference
 
-    lines = ["", "gates"]
-    for name, g in answer["gates"].items():
-        mark = "ok" if g["passed"] else "NO"
-        lines.append(f" {mark} {name:24}{_value(g['value'])}   limit {g['limit']}")
+    gates = [
+        {
+            "": "ok" if g["passed"] else "NO",
+            "gate": name,
+            "value": _value(g["value"]),
+            "limit": str(g["limit"]),
+        }
+        for name, g in answer["gates"].items()
+    ]
+    scores = [
+        {"": name, "AUC": f"{s['auc']['mean']:.4f}", "GAUC": f"{s['gauc']['mean']:.4f}"}
+        for name, s in answer["scores"].items()
+    ]
+    lines = ["", table(gates)]
     for g in answer["gates"].values():
         lines += [f"      {difference(d)}" for d in g.get("first_differences", [])]
-    lines.append("")
-    for name, s in answer["scores"].items():
-        lines.append(f"   {name:12} AUC {s['auc']['mean']:.4f}  GAUC {s['gauc']['mean']:.4f}")
-    return lines
+    return [*lines, "", table(scores)]
 
 
 def _drift(result: Mapping[str, Any]) -> str:
@@ -265,10 +279,16 @@ def _drift(result: Mapping[str, Any]) -> str:
         ),
         "",
     ]
-    lines += [
-        f" {'!' if f['beyond'] else ' '} {name:12}{f['value']:8.4f}   limit {f['limit']:g}"
+    drift = [
+        {
+            "": "!" if f["beyond"] else "",
+            "drift": name,
+            "value": f"{f['value']:.4f}",
+            "limit": f["limit"],
+        }
         for name, f in result["drift"].items()
     ]
+    lines.append(table(drift))
     return "\n".join(
         [
             *lines,

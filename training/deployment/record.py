@@ -23,7 +23,7 @@ from adc_features.artifact import MANIFEST, file_hash, read_manifest
 from adc_features.catalog import DATABASE, VARIABLE, Catalog, Writer, open_catalog
 from adc_features.catalog.tables import GENERATIONS, PROMOTIONS, RANKERS, SNAPSHOTS
 from adc_features.codes.generation import generation_place
-from adc_features.errors import ArtifactError
+from adc_features.errors import ArtifactError, NewerFormatError
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import repository_of, split_of
 from adc_features.serving.promotion import PROMOTION, Promotion, read_promotion
@@ -145,7 +145,7 @@ def _settle(run: Run, writer: Writer, *, replacing: bool) -> None:
     try:
         serving = read_promotion(path) if os.path.lexists(path) else None
     except ArtifactError as error:
-        if not replacing:
+        if not replacing or isinstance(error, NewerFormatError):
             raise
         log.warning("stage=promote replaced=true reason=%s", error)
         return

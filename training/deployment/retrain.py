@@ -23,7 +23,6 @@ import numpy as np
 from adc_features.artifact import MANIFEST, file_hash, json_text, write_json
 from adc_features.catalog import Catalog
 from adc_features.catalog.tables import RUNS
-from adc_features.codes.embeddings import id_array
 from adc_features.errors import InputError
 from adc_features.loader.frame import TrainingFrame
 from adc_features.pipeline.run import Run
@@ -49,7 +48,7 @@ from training.deployment.tracking import track
 from training.deployment.windows import require_enough_rows
 from training.evaluation.evaluate import code_coverage
 from training.evaluation.metrics import PairedBootstrap, training_counts
-from training.stages import PARITY_SAMPLE
+from training.stages import parity_sample
 
 log = logging.getLogger(__name__)
 
@@ -320,14 +319,12 @@ def _online_parity(task: RetrainTask) -> dict[str, Any]:
     """
     from adc_features.store import materialize, parity, service_name
 
-    repo, rng = task.repository, np.random.default_rng(task.run.settings.seed)
-    now = _online_time(task)
+    repo, now = task.repository, _online_time(task)
     materialize(repo, now=now, progress=task.run.progress)
-    ids = {
-        "item_ids": id_array(task.dataset.items["item_id"]),
-        "user_ids": np.unique(id_array(task.dataset.before(task.windows.end)["user_id"])),
-    }
-    sample = {name: rng.permutation(values)[:PARITY_SAMPLE] for name, values in ids.items()}
+    log = task.dataset.before(task.windows.end)
+    sample = parity_sample(
+        task.dataset.items["item_id"], log["user_id"], seed=task.run.settings.seed
+    )
     return parity(repo, service=service_name(task.generation), now=now, **sample)
 
 

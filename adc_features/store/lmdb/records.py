@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import ArtifactError, InputError
+from adc_features.formats import refuse_newer
 from adc_features.store.lmdb.columns import BYTE, KINDS, TEXT_LISTS, Column, plain_numbers
 
 VERSION = 1
@@ -145,7 +146,8 @@ def encode(
 def schema_ids(records: Sequence[bytes]) -> np.ndarray:
     """uint32 [n]: which schema each record was written with.
 
-    Raises ArtifactError for bytes that are no record of ours.
+    Raises ArtifactError for bytes that are no record of ours, NewerFormatError for those of a newer
+    version.
     """
     starts = b"".join([record[:5] for record in records])
     if len(starts) != 5 * len(records):
@@ -154,12 +156,24 @@ def schema_ids(records: Sequence[bytes]) -> np.ndarray:
             " view again"
         )
     found = np.frombuffer(starts, np.dtype([("version", "u1"), ("schema", "<u4")]))
-    if len(found) and (found["version"] != VERSION).any():
+    if (found["version"] != VERSION).any():
+        refuse_newer_records(records)
         raise ArtifactError(
-            f"the online store holds rows of format {found['version'].max()}, this version reads"
-            f" {VERSION}; upgrade, or materialize again"
+            f"the online store holds rows of format {found['version'].min()}, this version reads"
+            f" {VERSION}; they are damaged, materialize the view again"
         )
     return found["schema"]
+
+
+def refuse_newer_records(records: Iterable[bytes]) -> None:
+    """Raise NewerFormatError when one of the records is of a format that this version does not
+    know; it may then not be replaced.
+    """
+    refuse_newer(
+        max(b"".join(record[:1] for record in records), default=None),
+        reads=VERSION,
+        of="a row of the online store",
+    )
 
 
 def times(records: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:

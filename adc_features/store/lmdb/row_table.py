@@ -26,6 +26,7 @@ from adc_features.store.lmdb.records import (
     Schema,
     decode,
     encode,
+    refuse_newer_records,
     schema_id,
     schema_ids,
     times,
@@ -198,7 +199,8 @@ def read(
 def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Rows]]) -> int:
     """Write rows in any order, repeats of a key included, as one transaction.
 
-    Returns how many were newer than what was there.
+    Returns how many were newer than what was there. Raises NewerFormatError, nothing written, when
+    a row that is there is of a newer format.
 
     pieces: called again when the map had to grow; what it yields is in memory one piece at a time.
     """
@@ -241,6 +243,16 @@ def glance(
         return rows, newest
 
 
+def refuse_newer_rows(environment: Environment, table: str) -> None:
+    """Raise NewerFormatError when the first row of a table is of a newer format. Each row is
+    examined when it is read or replaced.
+    """
+    with environment.reading(table) as txn:
+        pairs = txn.cursor() if txn is not None else ()
+        rows = (record for key, record in pairs if not key.startswith(_SCHEMA))
+        refuse_newer_records(islice(rows, 1))
+
+
 def delete(environment: Environment, table: str, keys: Iterable[bytes]) -> int:
     """Remove the rows of keys, as one transaction. Returns how many there were."""
     return environment.write(table, lambda txn: sum(txn.delete(key) for key in keys))
@@ -261,6 +273,7 @@ def _put(txn: Any, rows: Rows) -> int:
         return len(keys)
     get = txn.get
     old = [get(key) for key in keys]
+    refuse_newer_records(record for record in old if record is not None)
     there = np.fromiter((record is not None for record in old), bool, len(old))
     event, created = times(record for record in old if record is not None)
     older = np.zeros(len(keys), bool)

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adc_features.errors import ArtifactError
+from adc_features.formats import refuse_newer
 
 MAGIC = b"ADCSIDS\0"
 VERSION = 2
@@ -143,6 +144,19 @@ def schema_hash(schema: Mapping[str, Any], version: int = VERSION) -> str:
     return sha256(json.dumps({"format": version, **schema}, sort_keys=True).encode()).hexdigest()
 
 
+def refuse_newer_file(path: Path) -> None:
+    """Raise NewerFormatError when a newer version packed this file, which may then not be replaced.
+    One that is absent or damaged may be.
+    """
+    try:
+        with Path(path).open("rb") as file:
+            magic, version, *_ = START.unpack(file.read(START.size))
+    except (OSError, struct.error):
+        return
+    if magic == MAGIC:
+        refuse_newer(version, reads=VERSION, of=path)
+
+
 def read_header(data: Any, path: Path) -> dict[str, Any]:
     """The header of an open file, checked. Raises ArtifactError."""
     if len(data) < START.size or (start := START.unpack(data[: START.size]))[0] != MAGIC:
@@ -151,12 +165,7 @@ def read_header(data: Any, path: Path) -> dict[str, Any]:
             f" {WHAT_TO_DO}"
         )
     _, version, length, crc32 = start
-    if version > VERSION:
-        raise ArtifactError(
-            f"{path} has format version {version}, this library reads up to {VERSION}: it was made"
-            " by a newer version of this library; upgrade with `pip install --upgrade"
-            " adc-features`"
-        )
+    refuse_newer(version, reads=VERSION, of=path)
     if version < BEFORE:
         raise ArtifactError(
             f"{path} has format version {version}, of which there is none; {WHAT_TO_DO}"

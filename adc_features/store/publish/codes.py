@@ -25,6 +25,7 @@ from adc_features.codes.rows import as_served, completed, sid_rows
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.store.definitions import id_type
+from adc_features.store.packed.layout import refuse_newer_file
 from adc_features.store.packed.snapshot import PackedSnapshot
 from adc_features.store.packed.writer import write_snapshot
 from adc_features.store.publish.lock import only_publisher
@@ -136,7 +137,10 @@ def _add(
     target = publication_path(repo, live.id)
     recover(target)
     replaced = {s.as_of for s in fresh}
-    kept = [s for s in published_entries(target, live) if s.as_of not in replaced]
+    published = published_entries(target, live)
+    for snapshot in published:
+        refuse_newer_file(target / snapshot.packed)
+    kept = [s for s in published if s.as_of not in replaced]
     entries = sorted([*kept, *fresh], key=lambda s: s.as_of)
     if any(later.servable_at <= earlier.servable_at for earlier, later in pairwise(entries)):
         raise InputError(

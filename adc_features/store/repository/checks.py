@@ -6,7 +6,7 @@ Reads: a repository. Writes: nothing.
 from pathlib import Path
 from typing import Any
 
-from adc_features.errors import AdcError, ArtifactError, InputError
+from adc_features.errors import AdcError, ArtifactError, InputError, NewerFormatError
 from adc_features.store.repository.config import (
     CONFIG,
     UNSAFE_OFFLINE_STORES,
@@ -116,6 +116,8 @@ def _data_problems(repo: Path) -> list[str]:
     problems = []
     try:
         live = live_generations(repo)
+    except NewerFormatError as error:
+        return [str(error)]
     except (ValueError, KeyError, TypeError, ArtifactError) as error:
         return [
             f"{live_generations_path(repo)} cannot be read ({error}); publish a generation again to"

@@ -14,13 +14,12 @@ from adc_features.artifact import (
     deletable,
     read_manifest,
     require_files,
-    with_check,
     within,
-    write_json,
+    write_document,
 )
 from adc_features.codes.generation import check_generation_id
 from adc_features.errors import ArtifactError, InputError
-from adc_features.formats import format_of, numbered
+from adc_features.formats import format_of
 
 STATISTICS = ("item_profile", "user_activity")
 """The statistics views, each with a Parquet file of its name."""
@@ -153,9 +152,11 @@ def live_generation(repo: Path, generation_id: str) -> LiveGeneration:
 
 def write_live_generations(repo: Path, generations: list[LiveGeneration]) -> None:
     """Replace the list, atomically."""
-    write_json(
+    write_document(
         live_generations_path(repo),
-        with_check(numbered("live_generations", {"generations": [asdict(g) for g in generations]})),
+        "live_generations",
+        {"generations": [asdict(g) for g in generations]},
+        check=True,
     )
 
 

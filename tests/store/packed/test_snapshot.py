@@ -297,10 +297,13 @@ def test_any_flipped_bit_is_found(tmp_path, items):
 def test_another_format_is_named(packed):
     """A newer version's file is refused, and the reader is told to upgrade; so is format 0."""
     data = bytearray(packed.path.read_bytes())
-    for version, words in ((0, "of which there is none"), (3, "made by a newer version")):
+    for version, words in (
+        (0, "format version 0, of which there is none"),
+        (3, "format 3, this version reads up to 2.*made by a newer version"),
+    ):
         data[8] = version
         packed.path.write_bytes(data)
-        with pytest.raises(ArtifactError, match=f"format version {version}.*{words}"):
+        with pytest.raises(ArtifactError, match=words):
             PackedSnapshot(packed.path)
     with pytest.raises(ArtifactError, match=r"cannot be opened \(No such file"):
         PackedSnapshot(packed.path.with_name("y.sids"))
