@@ -271,6 +271,7 @@ def test_a_period_without_rows_and_a_naive_bound_are_told():
     """Nothing between start and end is an error before any join."""
     assert "has no rows in this period" in refusal(log(), start=at(100))
     assert "without a time zone" in refusal(log(), start=datetime(2024, 1, 1))
+    assert "expected timestamps or dates" in refusal(log(event_timestamp=range(6)), start=at(0))
 
 
 def test_a_label_that_is_also_an_input_is_a_leak():
