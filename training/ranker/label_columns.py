@@ -114,8 +114,12 @@ def missing_columns(columns: LabelColumns, found: Sequence[str]) -> list[str]:
 
 
 def type_problems(columns: LabelColumns, schema: pa.Schema) -> list[str]:
-    """Each key and request field whose type is not that of the service."""
-    problems = []
+    """Row times that are none, and each key and request field whose type is not the service's."""
+    problems, kind = [], schema.field(columns.time).type
+    if not is_time(kind):
+        problems.append(
+            f"{columns.time} is of type {kind}; expected timestamps or dates, cast the column"
+        )
     for name, dtype in {**columns.requests, **columns.keys}.items():
         kind = plain_type(schema.field(name).type)
         if dtype is not None and not fits(kind, dtype):

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pyarrow as pa
 
@@ -96,7 +97,12 @@ def open_labels(source: LabelSource) -> Scan:
         return _from_parquet(Path(source))
     from adc_features.store.offline.entity_rows import entity_table
 
-    table = entity_table(source)
+    try:
+        table = entity_table(source)
+    except pa.ArrowException as error:
+        raise InputError(
+            f"the label log cannot be read as Arrow ({error}); give each column one type"
+        ) from error
     return _whole(table if isinstance(table, pa.Table) else table.to_table())
 
 
@@ -206,11 +212,16 @@ def _pieces(result: Any) -> Iterator[list[pa.Array]]:
     column with nulls.
     """
     for rows in result.partitions(SQL_ROWS):
-        yield [_utc(pa.array(column)) for column in zip(*rows, strict=True)]
+        yield [_column(values) for values in zip(*rows, strict=True)]
 
 
-def _utc(values: pa.Array) -> pa.Array:
-    """Times of whatever zone the connection has, in UTC."""
+def _column(objects: Sequence[Any]) -> pa.Array:
+    """What a driver gives, as Arrow: times of whatever zone the connection has are in UTC, UUIDs
+    are text.
+    """
+    if any(isinstance(value, UUID) for value in objects):
+        return pa.array([None if value is None else str(value) for value in objects])
+    values = pa.array(objects)
     zoned = pa.types.is_timestamp(values.type) and values.type.tz is not None
     return values.cast(UTC_US) if zoned else values
 

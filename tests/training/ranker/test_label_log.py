@@ -224,6 +224,21 @@ def test_an_integer_key_with_nulls_in_a_database_keeps_its_digits(tmp_path):
     assert "gives no rows" in refusal(selected, ranker)
 
 
+def test_rows_of_a_database_come_in_pieces(tmp_path, monkeypatch):
+    """A piece in which a column is null throughout joins the others, in which it is not."""
+    monkeypatch.setattr("training.ranker.label_sources.SQL_ROWS", 1)
+    url = f"sqlite:///{tmp_path / 'shop.db'}"
+    in_database(log(), url)
+    assert read(SqlLabels(url, "events")).table.equals(read(log()).table)
+
+
+def test_a_frame_with_two_types_in_a_column_is_refused():
+    """Objects of pandas that are texts and numbers are no column of ids."""
+    frame = log().to_pandas()
+    frame["customer_id"] = ["ann", 1, "bob", 2, "ann", "ann"]
+    assert "give each column one type" in refusal(frame)
+
+
 def test_no_password_is_told():
     """An unreachable database and a bare URL are named without what is secret in them."""
     url = "postgresql+psycopg://ann:hunter2@127.0.0.1:1/shop?connect_timeout=1"
@@ -271,6 +286,7 @@ def test_a_period_without_rows_and_a_naive_bound_are_told():
     """Nothing between start and end is an error before any join."""
     assert "has no rows in this period" in refusal(log(), start=at(100))
     assert "without a time zone" in refusal(log(), start=datetime(2024, 1, 1))
+    assert "expected timestamps or dates" in refusal(log(event_timestamp=range(6)), start=at(0))
 
 
 def test_a_label_that_is_also_an_input_is_a_leak():

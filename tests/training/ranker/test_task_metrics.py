@@ -184,7 +184,7 @@ def test_results_survive_json():
 
 def test_a_task_with_one_class_and_wrong_shapes_are_told():
     """The task without a positive is named; predictions of other rows are refused."""
-    with pytest.raises(InputError, match=r"task 'purchase': .* ranking is judged on rows with both"):
+    with pytest.raises(InputError, match=r"task 'purchase': .* ranking is judged on rows"):
         evaluate_rankers(
             {"a": GOOD}, LABELS * [[1], [0]], MASK, tasks=["click", "purchase"], user=USER
         )
