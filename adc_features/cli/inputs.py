@@ -166,7 +166,7 @@ def _with_sides(
         )
     sides = keys_by_log(sample, list(schema.join_keys), ranker.request)
     log.info("stage=inputs user=%s item=%s by=%s", sides["user"], sides["item"], ranker.request)
-    return replace(ranker, **sides)
+    return replace(ranker, user=sides["user"], item=sides["item"])
 
 
 def _request_columns(sample: pa.Table | None, schema: ServiceSchema) -> dict[str, str]:
