@@ -44,13 +44,16 @@ def declaration_text(made: Resolution) -> str:
         listed = "".join(f"    {n},\n" for n in names)
         plain = f"from adc_features.inputs.declaration import (\n{listed})"
     clock = "import datetime\n\n" if "datetime." in body else ""
-    left = "".join(
-        f"# left out: {x.name} ({x.dtype}): {x.reason}"[:WIDEST] + "\n" for x in made.left_out
-    )
+    left = "".join(_comment(f"left out: {x.name} ({x.dtype}): {x.reason}") for x in made.left_out)
     return (
         f'"""A ranker as `adc inputs --write` resolved it. Reads, writes: nothing."""\n\n'
         f"{clock}{plain}\n\n{_variable(made.ranker)} = {body}\n" + (f"\n{left}" if left else "")
     )
+
+
+def _comment(text: str) -> str:
+    """One line, whatever a feature's name holds."""
+    return "".join(c if c.isprintable() else " " for c in f"# {text}")[:WIDEST].rstrip() + "\n"
 
 
 def _ranker(made: Resolution) -> str:
