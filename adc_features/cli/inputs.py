@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 SAMPLE = 10_000
 """Rows of the label log that are joined to tell shares and hints."""
 TIME = "event_timestamp"
+_JOIN = "adc_features.store.services.training_rows"
 
 
 def add_to(app: typer.Typer) -> None:
@@ -166,7 +167,7 @@ def _with_sides(
         )
     sides = keys_by_log(sample, list(schema.join_keys), ranker.request)
     log.info("stage=inputs user=%s item=%s by=%s", sides["user"], sides["item"], ranker.request)
-    return replace(ranker, **sides)
+    return replace(ranker, user=sides["user"], item=sides["item"])
 
 
 def _request_columns(sample: pa.Table | None, schema: ServiceSchema) -> dict[str, str]:
@@ -193,9 +194,11 @@ def _joined(
             f" {schema.service!r} are computed from; it has {sample.column_names}"
         )
     try:
-        rows: Any = importlib.import_module("adc_features.store.services.training_rows")
-    except ModuleNotFoundError:  # an installation without the join: the log's own columns remain
-        return sample
+        rows: Any = importlib.import_module(_JOIN)
+    except ModuleNotFoundError as error:
+        if error.name != _JOIN:
+            raise
+        return sample  # without the join the log's own columns remain
     joined: pa.Table = rows.join_service(repo, schema, sample.select(asked), features=features)
     for name in sample.column_names:
         if name in read and name not in joined.column_names:

@@ -99,7 +99,8 @@ class ServiceSchema:
     features : tuple of FeatureSchema
         In the order of the service; keys are unique.
     join_keys : mapping of str to str
-        Every column that entity rows need -> Feast type.
+        Every column that entity rows need -> Feast type; not those of label views alone, which no
+        input reads.
     """
 
     project: str

@@ -48,8 +48,8 @@ def named_keys(
     if not user and not item:
         tagged: dict[str, list[str]] = {"user": [], "item": []}
         for f in schema.features:
-            keys = schema.view(f.view).join_keys
-            tagged.get(f.tags.get("adc.side", ""), []).extend(keys)
+            if (side := f.tags.get("adc.side")) in tagged:
+                tagged[side].extend(schema.view(f.view).join_keys)
         user, item = (list(dict.fromkeys(tagged[s])) for s in ("user", "item"))
     keys = Keys(tuple(user), tuple(item))
     known = list(schema.join_keys)

@@ -4,7 +4,9 @@ Every choice is written out, so that a later change of tags or rules changes not
 """
 
 import datetime as dt
+import json
 import keyword
+from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from typing import Any
 
@@ -42,14 +44,16 @@ def declaration_text(made: Resolution) -> str:
         listed = "".join(f"    {n},\n" for n in names)
         plain = f"from adc_features.inputs.declaration import (\n{listed})"
     clock = "import datetime\n\n" if "datetime." in body else ""
-    left = "".join(
-        f"# left out: {x.name} ({x.dtype}): {x.reason}"[:WIDEST] + "\n" for x in made.left_out
+    left = "".join(_comment(f"left out: {x.name} ({x.dtype}): {x.reason}") for x in made.left_out)
+    return (
+        f'"""A ranker as `adc inputs --write` resolved it. Reads, writes: nothing."""\n\n'
+        f"{clock}{plain}\n\n{_variable(made.ranker)} = {body}\n" + (f"\n{left}" if left else "")
     )
-    title = f'"""The ranker {_name(made.ranker)!r} of the feature service'
-    title += f" {made.ranker.service!r}. Reads, writes: nothing.\n"
-    return f'{title}"""\n\n{clock}{plain}\n\n{_variable(made.ranker)} = {body}\n' + (
-        f"\n{left}" if left else ""
-    )
+
+
+def _comment(text: str) -> str:
+    """One line, whatever a feature's name holds."""
+    return "".join(c if c.isprintable() else " " for c in f"# {text}")[:WIDEST].rstrip() + "\n"
 
 
 def _ranker(made: Resolution) -> str:
@@ -66,7 +70,7 @@ def _ranker(made: Resolution) -> str:
             lines.append(_listed("tasks", tasks))
         elif f.default is MISSING or value != f.default:
             if isinstance(value, tuple):
-                lines.append(_listed(f.name, [repr(v) for v in value]))
+                lines.append(_listed(f.name, [_literal(v) for v in value]))
             else:
                 lines.append(f"    {f.name}={_literal(value)},")
     return "\n".join([*lines, ")"])
@@ -81,10 +85,10 @@ def _listed(name: str, values: list[str]) -> str:
 
 def _input(resolved: ResolvedInput) -> str:
     options = _options(resolved.kind, type(resolved.kind))
-    if options.get("source") == repr(resolved.name):
+    if options.get("source") == _literal(resolved.name):
         del options["source"]
     factory = _FACTORIES[type(resolved.kind)]
-    head = f"        {resolved.name!r}: "
+    head = f"        {_literal(resolved.name)}: "
     line = f"{head}{_call(factory, options)},"
     if len(line) <= WIDEST:
         return line
@@ -107,9 +111,16 @@ def _call(name: str, options: dict[str, str]) -> str:
 
 
 def _literal(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, dt.datetime):
         return repr(value.astimezone(dt.UTC))
-    return repr(dict(value)) if isinstance(value, dict) else repr(value)
+    if isinstance(value, tuple | list):
+        inner = ", ".join(map(_literal, value))
+        return f"({inner},)" if len(value) == 1 else f"({inner})"
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{_literal(k)}: {_literal(v)}" for k, v in value.items()) + "}"
+    return repr(value)
 
 
 def _name(ranker: Ranker) -> str:

@@ -7,7 +7,8 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from service_world import CONFIG, Shop
+from service_world import CONFIG, FUNCTIONS, Shop
+from store_world import published_world
 
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store.services.schema import declared_rankers, service_names, service_schema
@@ -182,3 +183,52 @@ def test_a_file_of_rankers_survives_feast_apply(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "buyer" in done.stdout
     assert list(declared_rankers(tmp_path)) == ["feed"]
+
+
+def test_published_codes_of_our_own_repository_are_one_input(tmp_path):
+    """The view that publishing declares is recognised by its tags, with codes, weights and
+    reliability; its statistics are ordinary views.
+    """
+    from adc_features.inputs.declaration import Ranker, SemanticId, Task
+    from adc_features.inputs.resolution import resolution
+
+    repo = published_world(tmp_path / "repo")
+    schema = service_schema(repo, "ranker_g1")
+    ranker = Ranker(service="ranker_g1", tasks=[Task("click")], user=["user_id"], item=["item_id"])
+    made = resolution(ranker, schema)
+    sid = {i.name: i for i in made.inputs}["sid"]
+    assert (sid.kind, sid.side) == (SemanticId(source="item_sid_g1"), "item")
+    assert {r: c.name for r, c in sid.columns.items()} == {
+        "codes": "item_sid_g1__sid",
+        "weights": "item_sid_g1__sid_weight",
+        "reliability": "item_sid_g1__reliability",
+    }
+    views = {c.name.partition("__")[0] for i in made.inputs for c in i.columns.values()}
+    assert views == {"item_id", "user_id", "item_sid_g1", "item_profile", "user_activity"}
+
+
+def test_a_source_under_other_keys_is_looked_up_by_those(tmp_path):
+    """An on-demand view of an aliased view with mapped keys has the mapped keys, and names its
+    source by the alias.
+    """
+    from feast import Field, RequestSource
+    from feast.on_demand_feature_view import OnDemandFeatureView
+    from feast.types import Float64
+
+    shop = Shop(tmp_path / "shop")
+    views = shop.views()
+    there = views["stock"][["price"]].with_name("there").with_join_key_map({"sku": "other_sku"})
+    ask = RequestSource(name="ask", schema=[Field(name="budget", dtype=Float64)])
+    views["ratio"] = OnDemandFeatureView(
+        name="ratio",
+        sources=[there.projection, ask],
+        schema=[Field(name="ratio", dtype=Float64)],
+        mode="python",
+        udf=FUNCTIONS["ratio"][0],
+        udf_string=FUNCTIONS["ratio"][1],
+    )
+    shop.views = lambda: dict(views)
+    schema = service_schema(shop.apply(), "feed")
+    assert schema.view("ratio").join_keys == ("other_sku",)
+    assert schema.view("ratio").sources == ("there",)
+    assert schema.join_keys["other_sku"] == "Int64"
