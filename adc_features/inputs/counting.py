@@ -106,7 +106,7 @@ def _last_bytes(values: pa.Array) -> np.ndarray:
     _, offsets, content = values.buffers()
     if content is None or not content.size:
         return np.zeros(len(values), np.uint8)
-    ends = np.frombuffer(offsets, np.int64 if large else np.int32)
+    ends: np.ndarray = np.frombuffer(offsets, np.int64 if large else np.int32)
     ends = ends[values.offset : values.offset + len(values) + 1]
     last = np.frombuffer(content, np.uint8).take(np.maximum(ends[1:], 1) - 1)
     return np.where(ends[1:] > ends[:-1], last, 0)

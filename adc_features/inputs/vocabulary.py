@@ -40,6 +40,8 @@ WIDTH = 16
 _METADATA = b"adc_features.vocabulary"
 _TEXT_BYTES = 1 << 31
 _SORTED_FROM = 4096
+_FEW, _REMEMBERED = 2048, 1 << 16
+"""Values that are looked up in what was asked before, and how many of those are kept."""
 
 
 @dataclass(frozen=True)
@@ -179,13 +181,35 @@ class Vocabulary:
         values = id_values(values, of=of)
         if pa.types.is_null(values.type):
             return np.full(len(values), ABSENT)
-        encoded = values.dictionary_encode()
-        self._check_type(encoded.dictionary.type, of=of)
-        indices = encoded.indices
-        if not indices.null_count:
-            return self._find(encoded.dictionary).take(indices.to_numpy())
-        found = np.append(self._find(encoded.dictionary), ABSENT)
-        return found.take(indices.fill_null(len(found) - 1).to_numpy())
+        self._check_type(values.type, of=of)
+        if len(values) <= _FEW:
+            return self._rows_of_few(values)
+        encoded = values.dictionary_encode(null_encoding="encode")
+        distinct, indices = encoded.dictionary, encoded.indices.to_numpy()
+        if not values.null_count:
+            return self._find(distinct).take(indices)
+        found = np.full(len(distinct), ABSENT)
+        found[distinct.is_valid().to_numpy(zero_copy_only=False)] = self._find(distinct.drop_null())
+        return found.take(indices)
+
+    def _rows_of_few(self, values: pa.Array) -> np.ndarray:
+        """`rows` of a request: Arrow's calls take longer than a dictionary of what was asked
+        before."""
+        listed = values.to_pylist()
+        rows = [self._asked.get(value, -1) for value in listed]
+        if -1 in rows:
+            new = list({v for v, row in zip(listed, rows, strict=True) if row < 0})
+            found = dict(zip(new, self._find(pa.array(new, values.type)).tolist(), strict=True))
+            if len(self._asked) + len(new) > _REMEMBERED:
+                self._asked.clear()
+                self._asked[None] = ABSENT
+            self._asked.update(found)
+            rows = [found[v] if r < 0 else r for v, r in zip(listed, rows, strict=True)]
+        return np.array(rows, np.int64)
+
+    @cached_property
+    def _asked(self) -> dict[Any, int]:
+        return {None: ABSENT}
 
     def _check_type(self, type_: pa.DataType, *, of: str) -> None:
         if not pa.types.is_null(type_) and value_type(type_) != self.dtype:

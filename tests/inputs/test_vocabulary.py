@@ -30,6 +30,14 @@ def fit(values, **options) -> Vocabulary:
     return Vocabulary.fit(array, VocabularyOptions(**{"min_count": 1, **options}))
 
 
+def rows_of_many(vocabulary: Vocabulary, values: pa.Array) -> list[int]:
+    """The rows as a long column gets them, all at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_FEW", -1)
+        patch.setattr(module, "_SORTED_FROM", 0)
+        return vocabulary.rows(values).tolist()
+
+
 def key(value):
     """By which equal counts are ordered."""
     return value.encode() if isinstance(value, str) else value
@@ -70,6 +78,8 @@ def test_rows_follow_from_counts(column, min_count, max_size, buckets):
 
     wanted = [row(value) for value in column.to_pylist()]
     assert vocabulary.rows(column).tolist() == wanted
+    assert vocabulary.rows(column).tolist() == wanted  # from what was asked before
+    assert rows_of_many(vocabulary, column) == wanted
     assert vocabulary.counts.tolist() == np.bincount(wanted, minlength=vocabulary.size).tolist()
     assert vocabulary.rows(pa.chunked_array([column, column])).tolist() == wanted * 2
     assert vocabulary.rows(column.dictionary_encode()).tolist() == wanted
@@ -145,6 +155,7 @@ def test_two_ids_of_one_hash_stay_apart(monkeypatch, tmp_path, buckets):
     other = 1 if not buckets else 2
     wanted = [3 + buckets, 2 + buckets, 4 + buckets, other, 2 + buckets]
     assert vocabulary.rows(asked).tolist() == wanted
+    assert rows_of_many(vocabulary, asked) == wanted
     vocabulary.save(tmp_path / "ids.arrow")
     assert Vocabulary.load(tmp_path / "ids.arrow").rows(asked).tolist() == wanted
     grown = vocabulary.grown(pa.array(["dd", "aa"]))
@@ -176,6 +187,16 @@ def test_an_unbounded_column_is_refused():
         Vocabulary.fit(counted, VocabularyOptions(min_count=1), of="input 'u'")
     bounded = VocabularyOptions(min_count=1, max_size=3)
     assert Vocabulary.fit(counted, bounded).rows(pa.array([0, 2, 3])).tolist() == [2, 4, 1]
+
+
+def test_what_was_asked_before_is_forgotten_in_time(monkeypatch):
+    """However many values are asked for, only so many are kept; rows stay right."""
+    monkeypatch.setattr(module, "_REMEMBERED", 3)
+    vocabulary = fit(["a", "b"])
+    for word in ("a", "x", "b", "y", "a", "z", None):
+        found = vocabulary.rows(pa.array([word, "b"], pa.string())).tolist()
+        assert found == [{"a": 2, "b": 3, None: 0}.get(word, 1), 3]
+        assert len(vocabulary._asked) <= 4
 
 
 def test_a_damaged_file_is_refused(tmp_path):
