@@ -88,7 +88,7 @@ class InputEncoder:
         _check_columns(specs, parts)
         fitting = Fitting(_checked_weights(weights, parts), specs=specs)
         faults = _Faults()
-        seen = {s.name: _seen_in_training(s, parts, seed=seed) for s in specs if s.kind.train_only}
+        seen = {s.name: with_some_default(s, parts, seed=seed) for s in specs if s.kind.train_only}
         for table, group in shared_tables(specs).items():
             with faults.collected():
                 values, of = table_values(group, parts, seen), described_all(group)
@@ -176,7 +176,7 @@ class InputEncoder:
         else stays as it is."""
         _check_columns(self.specs, parts)
         seen = {
-            s.name: _seen_in_training(s, parts, seed=seed) for s in self.specs if s.kind.train_only
+            s.name: with_some_default(s, parts, seed=seed) for s in self.specs if s.kind.train_only
         }
         grown = dict(self.vocabularies)
         for table, group in shared_tables(self.specs).items():
@@ -205,8 +205,11 @@ class InputEncoder:
             seal(aside, {"kind": "inputs", "hashes_of": hash_vectors(), **facts})
 
     @classmethod
-    def load(cls, directory: Path) -> Self:
+    def load(cls, directory: Path, *, verify: bool = True) -> Self:
         """The encoder of a directory; vocabularies are mapped into memory.
+
+        verify: False where the manifest of the directory around it was verified, which names the
+        same files: a hash of all bytes takes longer than all else.
 
         Raises
         ------
@@ -215,7 +218,7 @@ class InputEncoder:
         """
         from safetensors.numpy import load_file
 
-        manifest = read_manifest(directory, requires=[_STATES])
+        manifest = read_manifest(directory, verify=verify, requires=[_STATES])
         path = Path(directory) / MANIFEST
         if manifest.get("kind") != "inputs":
             raise ArtifactError(
@@ -275,10 +278,6 @@ class _Faults:
         leak = any(isinstance(error, LeakError) for error in self.found)
         kind = LeakError if leak else InputError
         raise kind(f"{len(messages)} inputs cannot be encoded:\n- " + "\n- ".join(messages))
-
-
-def _seen_in_training(spec: ResolvedInput, parts: Parts, *, seed: int) -> Parts:
-    return with_some_default(spec, parts, seed=seed)
 
 
 def _check_names(specs: Sequence[ResolvedInput]) -> None:

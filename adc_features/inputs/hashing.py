@@ -33,9 +33,11 @@ def hashes(values: pa.Array) -> np.ndarray:
     """uint64 [n] of int64, string or binary values without nulls. Pass each value once: bytes are
     hashed one at a time.
     """
+    if not len(values):
+        return np.zeros(0, np.uint64)
     if pa.types.is_integer(values.type):
         return splitmix64(values.to_numpy(zero_copy_only=False))
-    values, found = values.cast(_bytes_of(values.type)), np.empty(len(values), np.uint64)
+    values, found = values.view(_bytes_of(values.type)), np.empty(len(values), np.uint64)
     for start in range(0, len(values), _CHUNK):  # a chunk at a time: Python objects are large
         part = values.slice(start, _CHUNK).to_pylist()
         found[start : start + len(part)] = [mmh3.mmh3_x64_128_utupledigest(v)[0] for v in part]

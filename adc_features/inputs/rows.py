@@ -5,6 +5,7 @@ Legend: n rows of one part.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -38,8 +39,19 @@ class FeatureRows:
 
     def column(self, name: str) -> pa.Array:
         """The column as one array."""
+        return self._arrays[name] if name in self._arrays else self._kept(name)
+
+    @cached_property
+    def _arrays(self) -> dict[str, pa.Array]:
+        return {}
+
+    def _kept(self, name: str) -> pa.Array:
+        """The column, kept for the inputs that read it too."""
         column = self.table.column(name)
-        return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
+        self._arrays[name] = found = (
+            column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+        )
+        return found
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,11 @@ from typing import Any, cast
 import pyarrow as pa
 
 from adc_features.errors import InputError
+from adc_features.inputs.counting import id_values
 from adc_features.inputs.declaration import ItemHistory, VocabularyOptions
 from adc_features.inputs.encoders.base import table_of
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
-from adc_features.inputs.vocabulary import id_values
 
 ENCODERS: Mapping[str, tuple[str, str]] = {
     "Number": ("number", "NumberEncoder"),

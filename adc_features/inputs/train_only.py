@@ -47,7 +47,8 @@ def with_default(spec: ResolvedInput, parts: Parts) -> Parts:
 def with_some_default(spec: ResolvedInput, parts: Parts, *, seed: int) -> Parts:
     """Parts in which a tenth of the rows of the input's column carry its default. The choice
     follows from the seed and the input's name."""
-    source, default = spec.columns["source"], _default(spec)
+    default, source = _default(spec), spec.columns.get("source")
+    assert source is not None
     rows = parts[source.side]
     rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
     chosen = pa.array(rng.random(len(rows)) < SHARE)

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 from adc_features.artifact import fresh_file
 from adc_features.errors import ArtifactError, InputError
 from adc_features.formats import format_of, numbered
+from adc_features.inputs.counting import Counted, counted_values, id_values, value_type
 from adc_features.inputs.declaration import VocabularyOptions
 from adc_features.inputs.hashing import ValueType, bucket_of, check_hashes, hash_vectors, hashes
 
@@ -38,14 +39,9 @@ WIDTH = 16
 """Numbers in a row of a table, where a message tells its size."""
 _METADATA = b"adc_features.vocabulary"
 _TEXT_BYTES = 1 << 31
-
-
-class Counted(NamedTuple):
-    """Distinct values, and how often each occurs: int64 [n]. absent: the number of nulls."""
-
-    values: pa.Array
-    counts: np.ndarray
-    absent: int = 0
+_SORTED_FROM = 4096
+_FEW, _REMEMBERED = 2048, 1 << 16
+"""Values that are looked up in what was asked before, and how many of those are kept."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +97,7 @@ class Vocabulary:
                 " it is trained; set min_count or max_size, or buckets with min_count"
             )
         empty = cls(
-            dtype=_value_type(counted.values.type),
+            dtype=value_type(counted.values.type),
             options=options,
             ids=counted.values.slice(0, 0),
             id_counts=np.zeros(0, np.uint32),
@@ -110,7 +106,7 @@ class Vocabulary:
             hash_rows=np.zeros(0, np.uint32),
             others=np.zeros(FIRST + options.buckets, np.int64),
         )
-        return empty._with(counted, np.full(distinct, UNKNOWN))
+        return empty._with(counted, np.full(distinct, UNKNOWN, np.uint8))
 
     def grown(
         self, values: pa.Array | pa.ChunkedArray | Counted, *, of: str = "the column"
@@ -135,20 +131,22 @@ class Vocabulary:
     def _with(self, counted: Counted, rows: np.ndarray) -> Self:
         """With the values admitted that have no row of their own; `others` counted anew. rows: of
         the counted values."""
-        new = np.flatnonzero(rows < self.own)
+        rest = rows < self.own
         room = self.options.max_size
         if room is not None:
             room = max(0, room - int((self.unseen < FORGOTTEN).sum()))
-        admitted = new[_admission(counted, new, self.options.min_count)[:room]]
-        ids, hashed = counted.values.take(pa.array(admitted)), None
+        enough = rest & (counted.counts >= self.options.min_count)
+        admitted = _admission(counted, np.flatnonzero(enough))[:room]
+        ids, id_counts = counted.values.take(pa.array(admitted)), counted.counts[admitted]
+        rest[admitted] = False
         others = np.zeros(FIRST + self.options.buckets, np.int64)
         others[ABSENT] = counted.absent
-        rest = np.setdiff1d(new, admitted, assume_unique=True)
         if self.options.buckets:
-            of_rest = bucket_of(hashes(counted.values.take(pa.array(rest))), self.options.buckets)
+            of_rest = bucket_of(hashes(counted.values.filter(pa.array(rest))), self.options.buckets)
             np.add.at(others, FIRST + of_rest, counted.counts[rest])
         else:
             others[UNKNOWN] = counted.counts[rest].sum()
+        del rest, enough, admitted, counted, rows  # tens of millions of ids are to fit in 1 GB
         hashed = np.concatenate([self.hashes, hashes(ids)])
         first = self.own + len(self.ids)
         new_rows = np.arange(first, first + len(ids), dtype=np.uint32)
@@ -156,7 +154,7 @@ class Vocabulary:
         return replace(
             self,
             ids=_joined(self.ids, ids),
-            id_counts=np.concatenate([self.id_counts, counted.counts[admitted].astype(np.uint32)]),
+            id_counts=np.concatenate([self.id_counts, id_counts.astype(np.uint32)]),
             unseen=np.concatenate([self.unseen, np.zeros(len(ids), np.uint8)]),
             hashes=hashed[order],
             hash_rows=np.concatenate([self.hash_rows, new_rows])[order],
@@ -180,16 +178,41 @@ class Vocabulary:
 
     def rows(self, values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> np.ndarray:
         """The row of each value, int64 [n]. Raises InputError for values of another type."""
-        encoded = id_values(values, of=of).dictionary_encode()
-        self._check_type(encoded.dictionary.type, of=of)
-        indices = encoded.indices
-        if not indices.null_count:
-            return self._find(encoded.dictionary).take(indices.to_numpy())
-        found = np.append(self._find(encoded.dictionary), ABSENT)
-        return found.take(indices.fill_null(len(found) - 1).to_numpy())
+        values = id_values(values, of=of)
+        if pa.types.is_null(values.type):
+            return np.full(len(values), ABSENT)
+        self._check_type(values.type, of=of)
+        if len(values) <= _FEW:
+            return self._rows_of_few(values)
+        encoded = values.dictionary_encode(null_encoding="encode")
+        distinct, indices = encoded.dictionary, encoded.indices.to_numpy()
+        if not values.null_count:
+            return self._find(distinct).take(indices)
+        found = np.full(len(distinct), ABSENT)
+        found[distinct.is_valid().to_numpy(zero_copy_only=False)] = self._find(distinct.drop_null())
+        return found.take(indices)
+
+    def _rows_of_few(self, values: pa.Array) -> np.ndarray:
+        """`rows` of a request: Arrow's calls take longer than a dictionary of what was asked
+        before."""
+        listed = values.to_pylist()
+        rows = [self._asked.get(value, -1) for value in listed]
+        if -1 in rows:
+            new = list({v for v, row in zip(listed, rows, strict=True) if row < 0})
+            found = dict(zip(new, self._find(pa.array(new, values.type)).tolist(), strict=True))
+            if len(self._asked) + len(new) > _REMEMBERED:
+                self._asked.clear()
+                self._asked[None] = ABSENT
+            self._asked.update(found)
+            rows = [found[v] if r < 0 else r for v, r in zip(listed, rows, strict=True)]
+        return np.array(rows, np.int64)
+
+    @cached_property
+    def _asked(self) -> dict[Any, int]:
+        return {None: ABSENT}
 
     def _check_type(self, type_: pa.DataType, *, of: str) -> None:
-        if not pa.types.is_null(type_) and _value_type(type_) != self.dtype:
+        if not pa.types.is_null(type_) and value_type(type_) != self.dtype:
             raise InputError(
                 f"{of} holds values of type {type_}; its vocabulary was fitted on {self.dtype},"
                 " and 12 is not '12': convert the column to the type of training"
@@ -204,7 +227,7 @@ class Vocabulary:
         found = FIRST + bucket_of(hashed, buckets) if buckets else np.full(len(values), UNKNOWN)
         if not len(self.ids):
             return found
-        at = np.minimum(np.searchsorted(self.hashes, hashed), len(self.ids) - 1)
+        at = np.minimum(_places(self.hashes, hashed), len(self.ids) - 1)
         rows = self.hash_rows.take(at).astype(np.int64)
         hit = self.hashes.take(at) == hashed
         if self._some_forgotten:
@@ -283,6 +306,7 @@ class Vocabulary:
             )
             if fault := found._fault():
                 raise ValueError(fault)
+            _ = found._sharing, found._some_forgotten  # now, not with the first request
         except (OSError, EOFError, pa.ArrowException, ValueError, KeyError, TypeError) as error:
             raise ArtifactError(
                 f"{path} is no whole vocabulary ({error}): it is missing, was cut off or altered;"
@@ -292,7 +316,7 @@ class Vocabulary:
 
     def _fault(self) -> str | None:
         """What lookups would stumble over."""
-        if self.dtype != _value_type(self.ids.type) or len(self.others) != self.own:
+        if self.dtype != value_type(self.ids.type) or len(self.others) != self.own:
             return f"it says it holds {self.dtype} and {self.own - FIRST} hash rows"
         if len(self.ids) and not (
             self.own <= self.hash_rows.min() and self.hash_rows.max() < self.size
@@ -303,59 +327,27 @@ class Vocabulary:
         return None
 
 
-def id_values(values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> pa.Array:
-    """The values as int64, string or binary, in one array. Raises InputError for other types."""
-    if isinstance(values, pa.ChunkedArray):
-        values = values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks)
-    type_ = values.type
-    if type_ in (pa.int64(), pa.string(), pa.binary()) or pa.types.is_null(type_):
-        return values
-    if pa.types.is_dictionary(type_):
-        return id_values(values.dictionary_decode(), of=of)
-    if pa.types.is_integer(type_) or pa.types.is_boolean(type_):
-        try:
-            return values.cast(pa.int64())
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{of} holds an id outside of 64 bits ({error})") from error
-    if pa.types.is_large_string(type_) or pa.types.is_large_binary(type_):
-        return values
-    if pa.types.is_fixed_size_binary(type_):
-        return values.cast(pa.binary())
-    raise InputError(
-        f"{of} holds values of type {type_}, which are no ids; expected integers, text or UUIDs:"
-        " declare it as number(bins=...) or time(), or convert the column"
-    )
+def _places(known: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """`searchsorted`; many are asked in order, so that memory is read from one end to the other."""
+    if len(asked) < _SORTED_FROM:
+        return np.searchsorted(known, asked)
+    order = np.argsort(asked)
+    places = np.empty(len(asked), np.int64)
+    places[order] = np.searchsorted(known, asked[order])
+    return places
 
 
-def counted_values(values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> Counted:
-    """Distinct values with their counts."""
-    if isinstance(values, pa.ChunkedArray) and values.num_chunks != 1:
-        values = pa.chunked_array([id_values(c, of=of) for c in values.chunks], values.type)
-    else:
-        values = id_values(values, of=of)
-    found = pc.value_counts(values)
-    distinct, counts = found.field("values"), found.field("counts").to_numpy()
-    if not distinct.null_count:
-        return Counted(distinct, counts)
-    known = distinct.is_valid()
-    absent = counts[~known.to_numpy(zero_copy_only=False)]
-    kept = counts[known.to_numpy(zero_copy_only=False)]
-    return Counted(distinct.filter(known), kept, int(absent.sum()))
-
-
-def _value_type(type_: pa.DataType) -> ValueType:
-    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
-        return "string"
-    return "int64" if pa.types.is_integer(type_) else "binary"
-
-
-def _admission(counted: Counted, new: np.ndarray, min_count: int) -> np.ndarray:
-    """Which of the `new` values are admitted, in order: places in `new`."""
-    enough = np.flatnonzero(counted.counts[new] >= min_count)
-    values = counted.values.take(pa.array(new[enough]))
-    by_value = pc.array_sort_indices(values).to_numpy()
-    counts = counted.counts[new[enough]]
-    return enough[by_value[np.argsort(-counts[by_value], kind="stable")]]
+def _admission(counted: Counted, places: np.ndarray) -> np.ndarray:
+    """The places of values in the order of admission: by count, the largest first, then by
+    value."""
+    values = counted.values
+    if len(places) < len(values):
+        values = values.take(pa.array(places))
+    places = places.astype(np.uint32)[pc.array_sort_indices(values).to_numpy()]
+    behind = counted.counts[places]
+    if not len(behind) or behind.min() == behind.max():
+        return places
+    return places[np.argsort(behind.max() - behind, kind="stable")]
 
 
 def _joined(one: pa.Array, other: pa.Array) -> pa.Array:

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import InputError
+from adc_features.inputs.counting import id_values
 from adc_features.inputs.encoded import Block, InputLayout
 from adc_features.inputs.encoders.base import Fitting, State, table_of
 from adc_features.inputs.encoders.category import (
@@ -26,7 +27,7 @@ from adc_features.inputs.encoders.category import (
 )
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
-from adc_features.inputs.vocabulary import ABSENT, Vocabulary, id_values
+from adc_features.inputs.vocabulary import ABSENT, Vocabulary
 
 _ABSENT = -1
 
@@ -102,6 +103,9 @@ def _prefixed(spec: ResolvedInput, role: str, parts: Parts) -> tuple[pa.Array, n
     null; and the type."""
     source = spec.columns[role]
     values = id_values(parts[source.side].column(source.name), of=described(spec))
+    type_ = str(values.type)
+    if pa.types.is_null(values.type):
+        values = values.cast(pa.string())
     encoded = values.dictionary_encode()
     known = encoded.dictionary.to_pylist()
     if pa.types.is_integer(values.type):
@@ -109,4 +113,4 @@ def _prefixed(spec: ResolvedInput, role: str, parts: Parts) -> tuple[pa.Array, n
     known = [value.encode() if isinstance(value, str) else value for value in known]
     prefixed = pa.array([len(value).to_bytes(4, "big") + value for value in known], pa.binary())
     places = encoded.indices.fill_null(_ABSENT).to_numpy().astype(np.int64)
-    return prefixed, places, str(values.type)
+    return prefixed, places, type_

@@ -46,11 +46,12 @@ class FlagEncoder:
         source = self.spec.columns["source"]
         column = _as_flags(parts[source.side].column(source.name), self.spec)
         dense = np.zeros((len(column), 2), np.float32)
+        known, values = column.buffers()
+        dense[:, 0] = bits(values, column) * np.float32(2) - np.float32(1)
         if column.null_count:
-            dense[:, 1] = column.is_null().to_numpy(zero_copy_only=False)
-            column = column.fill_null(False)
-        value = column.to_numpy(zero_copy_only=False)
-        dense[:, 0] = (2.0 * value - 1.0) * (1.0 - dense[:, 1])
+            present = bits(known, column)
+            dense[:, 1] = 1 - present
+            dense[:, 0] *= present
         return Block(dense)
 
     def counted(self, block: Block) -> dict[str, int]:
@@ -62,6 +63,13 @@ class FlagEncoder:
 
     def state(self) -> State:
         return State({}, {})
+
+
+def bits(buffer: pa.Buffer, column: pa.Array) -> np.ndarray:
+    """uint8 [n], 0 or 1: the bits that one of the column's buffers holds for its rows."""
+    packed = np.frombuffer(buffer, np.uint8)
+    count = column.offset + len(column)
+    return np.unpackbits(packed, count=count, bitorder="little")[column.offset :]
 
 
 def _as_flags(column: pa.Array, spec: ResolvedInput) -> pa.Array:

@@ -114,11 +114,7 @@ def numbers(spec: ResolvedInput, parts: Parts) -> np.ndarray:
                 " another kind, or convert the column"
             )
         column = _cast(spec, column)
-    if column.null_count:
-        if pa.types.is_integer(column.type):
-            column = column.cast(pa.float64(), safe=False)  # rounded beyond 2**53, as floats are
-        column = column.fill_null(float("nan"))
-    values = column.to_numpy(zero_copy_only=False)
+    values = column.to_numpy(zero_copy_only=False)  # null becomes NaN, an integer then float64
     if spec.columns["source"].dtype == "Float32" and values.dtype == np.float64:
         values = values.astype(np.float32)  # as it was declared: a store may have widened it
     return values.astype(np.float64, copy=False)

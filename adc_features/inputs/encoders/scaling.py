@@ -61,8 +61,11 @@ class Scale:
     def dense(self, values: np.ndarray, *, into: np.ndarray) -> None:
         """Fill float32 [n, 2]: standardised and clipped, 0 where absent; and 1 where absent."""
         with np.errstate(over="ignore"):  # what overflows is clipped
-            scaled = (values - self.mean) / self.scale
-        fill(np.clip(scaled, -BOUND, BOUND, out=scaled), into=into)
+            scaled = values - self.mean
+            scaled /= self.scale
+        np.maximum(scaled, -BOUND, out=scaled)
+        np.minimum(scaled, BOUND, out=scaled)
+        _fill(scaled, into=into)
 
     def facts(self) -> dict[str, Any]:
         return {"mean": self.mean, "scale": self.scale}
@@ -74,11 +77,15 @@ class Scale:
 
 def fill(values: np.ndarray, *, into: np.ndarray) -> None:
     """Fill float32 [n, 2]: the values, 0 where they are NaN; and 1 where they are."""
+    _fill(np.clip(values, -_LARGEST, _LARGEST), into=into)
+
+
+def _fill(values: np.ndarray, *, into: np.ndarray) -> None:
     absent = np.isnan(values)
-    if len(values) and np.fmax.reduce(np.abs(values)) > _LARGEST:
-        values = np.clip(values, -_LARGEST, _LARGEST)
-    into[:, 0] = np.where(absent, 0.0, values) if absent.any() else values
+    into[:, 0] = values
     into[:, 1] = absent
+    if absent.any():
+        into[absent, 0] = 0
 
 
 def counted_indicator(absent: np.ndarray) -> dict[str, int]:

@@ -1,0 +1,112 @@
+"""Values that are ids, and how often each occurs. Reads: Arrow arrays. Writes: Counted.
+
+Legend: n values.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from adc_features.errors import InputError
+from adc_features.inputs.hashing import ValueType
+
+_MANY, _SAMPLE, _SHARES = 1 << 21, 1 << 16, 16
+"""From so many values on, a sample of the first tells whether they are counted in shares."""
+
+
+class Counted(NamedTuple):
+    """Distinct values, and how often each occurs: whole numbers [n]. absent: nulls."""
+
+    values: pa.Array
+    counts: np.ndarray
+    absent: int = 0
+
+
+def id_values(values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> pa.Array:
+    """The values as int64, string or binary, in one array. Raises InputError for other types."""
+    if isinstance(values, pa.ChunkedArray):
+        values = values.chunk(0) if values.num_chunks == 1 else pa.concat_arrays(values.chunks)
+    type_ = values.type
+    if type_ in (pa.int64(), pa.string(), pa.binary()) or pa.types.is_null(type_):
+        return values
+    if pa.types.is_dictionary(type_):
+        return id_values(values.dictionary_decode(), of=of)
+    if pa.types.is_integer(type_) or pa.types.is_boolean(type_):
+        try:
+            return values.cast(pa.int64())
+        except pa.ArrowInvalid as error:
+            raise InputError(f"{of} holds an id outside of 64 bits ({error})") from error
+    if pa.types.is_large_string(type_) or pa.types.is_large_binary(type_):
+        return values
+    if pa.types.is_fixed_size_binary(type_):
+        return values.cast(pa.binary())
+    raise InputError(
+        f"{of} holds values of type {type_}, which are no ids; expected integers, text or UUIDs:"
+        " declare it as number(bins=...) or time(), or convert the column"
+    )
+
+
+def counted_values(values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> Counted:
+    """Distinct values with their counts."""
+    if isinstance(values, pa.ChunkedArray) and values.num_chunks != 1:
+        values = pa.chunked_array([id_values(c, of=of) for c in values.chunks], values.type)
+    else:
+        values = id_values(values, of=of)
+    if mostly_distinct(values):
+        return _counted_in_shares(values)
+    return _known(pc.value_counts(values))
+
+
+def _known(found: pa.StructArray) -> Counted:
+    """Arrow's counts, with nulls apart."""
+    distinct, counts = found.field("values"), found.field("counts").to_numpy()
+    if not distinct.null_count:
+        return Counted(distinct, counts)
+    known = distinct.is_valid()
+    absent = counts[~known.to_numpy(zero_copy_only=False)]
+    kept = counts[known.to_numpy(zero_copy_only=False)]
+    return Counted(distinct.filter(known), kept, int(absent.sum()))
+
+
+def value_type(type_: pa.DataType) -> ValueType:
+    """What values of an Arrow type that `id_values` returns are; nulls alone pass for text."""
+    if pa.types.is_string(type_) or pa.types.is_large_string(type_) or pa.types.is_null(type_):
+        return "string"
+    return "int64" if pa.types.is_integer(type_) else "binary"
+
+
+def mostly_distinct(values: pa.Array | pa.ChunkedArray) -> bool:
+    """Are there many values, of which a sample says that they are different ones?"""
+    return len(values) > _MANY and len(values[:_SAMPLE].unique()) > _SAMPLE // 2
+
+
+def _counted_in_shares(values: pa.Array | pa.ChunkedArray) -> Counted:
+    """The counts of values of which most are distinct: a share at a time, by the last byte, as
+    the table in which Arrow counts takes several times the memory of its values."""
+    chunks = values.chunks if isinstance(values, pa.ChunkedArray) else [values]
+    share_of = [_last_bytes(chunk) % _SHARES for chunk in chunks]
+    found = []
+    for share in range(_SHARES):
+        picked = [
+            chunk.filter(pa.array(of == share)) for chunk, of in zip(chunks, share_of, strict=True)
+        ]
+        found.append(_known(pc.value_counts(pa.chunked_array(picked, values.type))))
+    counts = np.concatenate([each.counts.astype(np.uint32) for each in found])
+    distinct = pa.concat_arrays([each.values for each in found])
+    return Counted(distinct, counts, sum(each.absent for each in found))
+
+
+def _last_bytes(values: pa.Array) -> np.ndarray:
+    """uint8 [n]: the last byte of each value's text, the lowest of an integer, 0 for nothing."""
+    if pa.types.is_integer(values.type):
+        return values.fill_null(0).to_numpy(zero_copy_only=False).astype(np.uint8)
+    large = pa.types.is_large_string(values.type) or pa.types.is_large_binary(values.type)
+    _, offsets, content = values.buffers()
+    if content is None or not content.size:
+        return np.zeros(len(values), np.uint8)
+    ends: np.ndarray = np.frombuffer(offsets, np.int64 if large else np.int32)
+    ends = ends[values.offset : values.offset + len(values) + 1]
+    last = np.frombuffer(content, np.uint8).take(np.maximum(ends[1:], 1) - 1)
+    return np.where(ends[1:] > ends[:-1], last, 0)
