@@ -182,7 +182,8 @@ class Match(Input):
     """How a user's recent values meet the candidate's: the smoothed sum of `values` (1 where none
     are named) over the elements of the list `source` that equal the candidate's `candidate`.
 
-    sum / (matches + smoothing), one number; MatchFeature of TorchEasyRec. centred: each of the
+    sum / (matches + smoothing), one number and whether it is absent; a LookupFeature of
+    TorchEasyRec whose map is stored as two lists, its keys and its values. centred: each of the
     values counts beside the user's own mean, sum / (elements + smoothing).
     """
 

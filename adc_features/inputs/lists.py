@@ -7,6 +7,7 @@ Legend: n rows, T elements of all rows' lists.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from adc_features.errors import InputError
 
 _BITS = 63
 """Of a whole number that is at least 0."""
+_ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,10 @@ def first_in_row(code: np.ndarray, lists: Lists) -> np.ndarray | None:
         key = (lists.row << bits[1]) | code
         key <<= bits[2]
         key |= np.arange(len(code)) - np.repeat(lists.offsets[:-1], lists.sizes)
-        key.sort()
+        # rows are in order already: blocks of them are sorted within a cache
+        ends = [*lists.offsets[::_ROWS_AT_ONCE], len(key)]
+        for start, end in pairwise(ends):
+            key[start:end].sort()
         value = key >> bits[2]
         leads = np.flatnonzero(value[1:] != value[:-1]) + 1
         key = np.append(key[:1], key[leads])

@@ -18,11 +18,11 @@ from adc_features.inputs.encoded import Block, History, InputLayout, SlotLayout
 from adc_features.inputs.encoders.bags import list_counts, once_a_row
 from adc_features.inputs.encoders.base import Fitting, State, table_of
 from adc_features.inputs.encoders.category import described, fitted_vocabulary
+from adc_features.inputs.encoders.late_codes import rows_as_of
+from adc_features.inputs.encoders.matches import smoothed_mean, sums_of_equal
 from adc_features.inputs.encoders.scaling import Scale
 from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder, codebook_size
-from adc_features.inputs.late_codes import rows_as_of
 from adc_features.inputs.lists import Lists, coded, places, read_lists
-from adc_features.inputs.matches import smoothed_mean, sums_of_equal
 from adc_features.inputs.resolved import ResolvedInput, SourceColumn
 from adc_features.inputs.rows import FeatureRows, Parts
 

@@ -15,9 +15,9 @@ from adc_features.inputs.declaration import Match
 from adc_features.inputs.encoded import Block, InputLayout
 from adc_features.inputs.encoders.base import Fitting, State
 from adc_features.inputs.encoders.category import described
+from adc_features.inputs.encoders.matches import smoothed_mean, sums_of_equal
 from adc_features.inputs.encoders.scaling import counted_indicator
 from adc_features.inputs.lists import Lists, coded, places, read_lists
-from adc_features.inputs.matches import smoothed_mean, sums_of_equal
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
 

@@ -64,12 +64,20 @@ class SemanticIdEncoder:
         return tuple(f"{self.spec.name}/{place}" for place in range(self.length))
 
     @property
+    def _weighted(self) -> bool:
+        """Whether codes count by their weights."""
+        assert isinstance(self.spec.kind, SemanticId)
+        return self.spec.kind.weights and "weights" in self.spec.columns
+
+    @property
     def tables(self) -> dict[str, int]:
         return dict.fromkeys(self.table_names, self.codebook_size + 1)
 
     @property
     def layout(self) -> InputLayout:
-        names = [f"{self.spec.name}_weight_{place}" for place in range(self.length)]
+        names = []
+        if self._weighted:
+            names += [f"{self.spec.name}_weight_{place}" for place in range(self.length)]
         if "reliability" in self.spec.columns:
             names.append(f"{self.spec.name}_reliability")
         slots = tuple(SlotLayout("lookup", (table,), own=1) for table in self.table_names)
@@ -82,7 +90,11 @@ class SemanticIdEncoder:
     def encode(self, parts: Parts) -> Block:
         codes, weights = self.read(parts)
         none = (codes == NO_CODE).all(axis=1)
-        columns = [weights, self._reliability(parts, none), none[:, None].astype(np.float32)]
+        columns = [
+            weights if self._weighted else None,
+            self._reliability(parts, none),
+            none[:, None].astype(np.float32),
+        ]
         dense = np.concatenate([c for c in columns if c is not None], axis=1)
         slots = tuple(
             Lookup(codes[:, place].astype(np.int64) + 1, np.ascontiguousarray(weights[:, place]))
@@ -115,8 +127,7 @@ class SemanticIdEncoder:
                 " read the generation that the ranker was trained on"
             )
         present = codes != NO_CODE
-        assert isinstance(self.spec.kind, SemanticId)
-        if not self.spec.kind.weights or "weights" not in self.spec.columns:
+        if not self._weighted:
             return codes, present.astype(np.float32)
         weights, weighed = self._matrix(parts, "weights", np.float32, 0)
         bad = (found & ~weighed) | ~(np.isfinite(weights) & (weights >= 0)).all(axis=1)
