@@ -97,7 +97,7 @@ class RowTensors:
         count = len(encoded)
         blocks = {name: _spread(encoded.blocks[name], count) for name in shape.inputs}
         slots = {
-            kind: [(place, blocks[place.input].slots[place.index]) for place in places]
+            kind: [(place, blocks[place.input].slots[place.at]) for place in places]
             for kind, places in shape.slots.items()
         }
         lookups = [(_start(shape, p), cast(Lookup, slot)) for p, slot in slots["lookup"]]
@@ -144,9 +144,9 @@ class RowTensors:
             parts.append(self._bag_elements(picked, slots, rng))
         histories = []
         for history in self.histories:
-            filled, *elements = _places(history, picked)
+            filled, elements, query = _places(history, picked)
             histories.append(filled)
-            parts += elements
+            parts += [elements, query]
         sizes = torch.cat([size for *_, size in parts])
         return Batch(
             self.dense[picked],
@@ -162,10 +162,8 @@ class RowTensors:
             return torch.ones(len(picked), self.lookups.shape[1])
         return self.lookup_weights[picked]
 
-    def _bag_elements(
-        self, picked: Tensor, slots: int, rng: torch.Generator | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Rows, weights and sizes of the bags of these rows."""
+    def _bag_elements(self, picked: Tensor, slots: int, rng: torch.Generator | None) -> "Elements":
+        """The bags of these rows."""
         bags = (picked.unsqueeze(1) * slots + torch.arange(slots)).flatten()
         starts = self.bag_offsets[bags]
         sizes = self.bag_offsets[bags + 1] - starts
@@ -178,7 +176,11 @@ class RowTensors:
         return rows, self.bag_weights[element], sizes
 
 
-def _places(history: HistoryRows, picked: Tensor) -> tuple[Tensor, ...]:
+Elements = tuple[Tensor, Tensor, Tensor]
+"""Rows, weights, and the sizes of the bags that they form."""
+
+
+def _places(history: HistoryRows, picked: Tensor) -> tuple[Tensor, Elements, Elements]:
     """filled [B, M], then rows, weights and sizes of its B * M places and of its B queries."""
     starts = history.offsets[picked]
     sizes = history.offsets[picked + 1] - starts
@@ -198,7 +200,7 @@ def _places(history: HistoryRows, picked: Tensor) -> tuple[Tensor, ...]:
             history.query_weights[picked].flatten(),
             torch.full((len(picked),), positions),
         ),
-    )  # type: ignore[return-value]
+    )
 
 
 def _start(shape: NetworkShape, place: Place) -> int:

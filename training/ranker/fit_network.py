@@ -351,7 +351,8 @@ def warm_start(model: Networks, older: NetworkShape, tensors: Mapping[str, np.nd
     widths are the same, and begins anew where they are not.
     """
     shape = model.shape
-    carried, anew = [], []
+    carried: list[str] = []
+    anew: list[str] = []
     same = _structure(shape) == _structure(older)
     for name, parameter in model.named_parameters():
         known = tensors.get(name)

@@ -106,7 +106,8 @@ class Embeddings(nn.Module):
         lookups, bags, *rest = sums
         parts = [lookups.reshape(count, -1), bags.reshape(count, -1)]
         parts += [v @ matrix for v, matrix in zip(batch.projected, self.project, strict=True)]
-        pooled, attended = [], []
+        pooled: list[Tensor] = []
+        attended: list[Tensor] = []
         for filled, elements, query in zip(batch.histories, rest[::2], rest[1::2], strict=True):
             for found, part in zip(
                 _pooled_and_attended(elements, query, filled),

@@ -109,7 +109,7 @@ class _Rows:
         blocks, width = encoded.blocks, shape.settings.embedding
         slots = {
             kind: [
-                (blocks[p.input].slots[p.index], [shape.starts[t] for t in p.layout.tables])
+                (blocks[p.input].slots[p.at], [shape.starts[t] for t in p.layout.tables])
                 for p in places
             ]
             for kind, places in shape.slots.items()

@@ -63,10 +63,10 @@ class NetworkSettings:
 
 
 class Place(NamedTuple):
-    """A slot of an input: `Encoded.blocks[input].slots[index]`, and its layout."""
+    """A slot of an input: `Encoded.blocks[input].slots[at]`, and its layout."""
 
     input: str
-    index: int
+    at: int
     layout: SlotLayout
 
 
@@ -161,7 +161,7 @@ class NetworkShape:
         """What each E columns of the general vector hold, in order."""
         slots = self.slots
         return [
-            *((place, "") for kind in KINDS[:3] for place in slots[kind]),  # type: ignore[misc]
+            *((place, "") for kind in KINDS[:3] for place in slots[kind]),
             *((place, "pooled") for place in slots["history"]),
             *((place, "attended") for place in slots["history"]),
         ]
@@ -169,9 +169,9 @@ class NetworkShape:
     @cached_property
     def order(self) -> list[tuple[str, int, str]]:
         """The same as (kind, place within `slots[kind]`, part)."""
-        places = {(p.input, p.index): n for of in self.slots.values() for n, p in enumerate(of)}
+        places = {(p.input, p.at): n for of in self.slots.values() for n, p in enumerate(of)}
         return [
-            (place.layout.kind, places[place.input, place.index], part)
+            (place.layout.kind, places[place.input, place.at], part)
             for place, part in self.embedded
         ]
 
