@@ -7,7 +7,9 @@ than asking all.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -61,7 +63,8 @@ def column_of_protos(values: Sequence[Any], dtype: str, *, name: str) -> pa.Arra
 
 def _scalars(values: Sequence[Any], kind: str, raw: Any) -> pa.Array | None:
     """None where some value is of another kind."""
-    read: list[Any] = [getattr(value, kind) for value in values]
+    values = list(values)  # a repeated field makes a value anew each time that it is asked
+    read: list[Any] = list(map(attrgetter(kind), values))
     for i, value in enumerate(read):
         if not value:
             held = values[i].WhichOneof("val")
@@ -77,19 +80,20 @@ def _scalars(values: Sequence[Any], kind: str, raw: Any) -> pa.Array | None:
 def _lists(values: Sequence[Any], kind: str, raw: Any) -> pa.Array | None:
     """None where some value is of another kind. An empty list is not a missing one: Feast keeps
     the message of an empty list, and every store that keeps whole protos gives it back."""
-    flat: list[Any] = []
-    offsets = np.zeros(len(values) + 1, np.int32)
+    values = list(values)
+    # a slice of a repeated field is a list, made twice as fast as by asking element after element
+    read = [inner[:] for inner in map(attrgetter(f"{kind}.val"), values)]
     missing = np.zeros(len(values), bool)
-    for i, value in enumerate(values):
-        before = len(flat)
-        flat.extend(getattr(value, kind).val)
-        offsets[i + 1] = len(flat)
-        if len(flat) == before:
-            held = value.WhichOneof("val")
+    for i, inner in enumerate(read):
+        if not inner:
+            held = values[i].WhichOneof("val")
             if held is None:
                 missing[i] = True
             elif held != kind:
                 return None
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(inner) for inner in read], out=offsets[1:])
+    flat: list[Any] = list(itertools.chain.from_iterable(read))
     if kind.startswith("unix_timestamp"):
         flat = [None if value == _NO_TIME else value for value in flat]
     mask = pa.array(missing) if missing.any() else None
