@@ -41,6 +41,8 @@ class DeclaredBundle:
         The ranker with its inputs.
     reader : ServiceReader
         Of the service.
+    key_types : mapping of str to str
+        Join keys of the service -> Feast type.
     sids : OnlineSids or None
         Codes through time, for the codes of a user's recent items; None where no input reads them.
     warnings : tuple of str
@@ -50,6 +52,7 @@ class DeclaredBundle:
     promotion: Promotion
     trained: TrainedRanker
     reader: ServiceReader
+    key_types: Mapping[str, str]
     sids: OnlineSids | None
     warnings: tuple[str, ...] = ()
 
@@ -57,11 +60,6 @@ class DeclaredBundle:
     def recipe_name(self) -> str:
         """The ranker's name, as answers give it."""
         return self.trained.name
-
-    @property
-    def key_types(self) -> dict[str, str]:
-        """Join keys of user and item -> Feast type."""
-        return dict(self.trained.pins["join_keys"])
 
     def check_online(self) -> None:
         """Raise ArtifactError when the online store lost what was put into it."""
@@ -191,6 +189,7 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
             request=request,
             optional=[c.name for s in fields if s.kind.optional for c in s.columns.values()],
         ),
+        key_types=schema.join_keys,
         sids=(
             OnlineSids(promotion.repository, generation)
             if generation and trained.reads_timeline
