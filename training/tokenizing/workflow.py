@@ -199,16 +199,23 @@ def add_to_service(repo: Path, service: str, generation: str) -> dict[str, str]:
 
     Raises InputError when no Python file declares the service.
     """
+    file = declare_code_service(repo, *check_declared(repo, service), generation)
+    return {"service": f"{service}_{generation}", "service_declared_in": file}
+
+
+def check_declared(repo: Path, service: str) -> tuple[str, str]:
+    """Module and variable of a feature service. Raises InputError when no Python file of the
+    repository declares it.
+    """
     from adc_features.store.services.rankers import declared_service
 
     found = declared_service(repo, service)
     if found is None:
         raise InputError(
-            f"no Python file of {repo} declares feature service {service!r}; add the view"
-            f" item_sid_{generation} to it where it is declared"
+            f"no Python file of {repo} declares feature service {service!r}; add the codes where it"
+            " is declared, without --add-to-service"
         )
-    file = declare_code_service(repo, *found, generation)
-    return {"service": f"{service}_{generation}", "service_declared_in": file}
+    return found
 
 
 # ---- checks

@@ -36,7 +36,7 @@ REPO = Path(__file__).parent
 _SERVICE = """
 from {module} import {variable}
 
-{variable}_{generation} = with_codes({variable}, repo=REPO, generation={generation!r})
+{variable}_{generation} = with_codes({variable}, repo=REPO, generation="{generation}")
 """
 
 
