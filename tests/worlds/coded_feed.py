@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from feed_world import CATEGORIES, CONFIG, DEFINITIONS, START, Feed, make_feed
 
-LOOKS = '''
+LOOKS = """
 looks = FeatureView(
     name="looks", entities=[product], ttl=timedelta(0), source=source("looks"),
     schema=[Field(name="sku", dtype=Int64), Field(name="vector", dtype=Array(Float32)),
@@ -19,19 +19,20 @@ looks = FeatureView(
 plain_v1 = FeatureService(
     name="plain_v1", features=[profile, stock[["price", "quality"]], affinity[["visits"]]]
 )
-'''
-RANKERS = '''
-from adc_features.inputs.declaration import Ranker, Task, infer, item_history
+"""
+RANKERS = """
+from adc_features.inputs.declaration import Ranker, Task, infer, skip
 
+NO_ID = infer() | {"sku": skip()}
 coded = Ranker(
-    name="coded", service="plain_v1_g1", tasks=[Task("click")], inputs=infer(),
+    name="coded", service="plain_v1_g1", tasks=[Task("click")], inputs=NO_ID,
     user=["customer_id"], item=["sku"], request="request_id",
 )
 uncoded = Ranker(
-    name="uncoded", service="plain_v1", tasks=[Task("click")], inputs=infer(),
+    name="uncoded", service="plain_v1", tasks=[Task("click")], inputs=NO_ID | {"profile__h": skip()},
     user=["customer_id"], item=["sku"], request="request_id",
 )
-'''
+"""
 LATER = START + timedelta(days=20)
 """From here on the products of the last tenth look like the category after theirs."""
 
@@ -60,7 +61,10 @@ def write_looks(folder: Path, feed: Feed, *, seed: int = 1) -> None:
     centres = 3 * np.eye(4, 8)
     moved = skus[-(len(skus) // 10) :]
     rows = [(s, c, START) for s, c in zip(skus, number, strict=True)]
-    rows += [(s, (category_of + 1) % 4, LATER) for s, category_of in zip(moved, number[-len(moved) :], strict=True)]
+    rows += [
+        (s, (category_of + 1) % 4, LATER)
+        for s, category_of in zip(moved, number[-len(moved) :], strict=True)
+    ]
     vectors = [(centres[c] + rng.normal(0, 0.15, 8)).astype(np.float32) for _, c, _ in rows]
     pq.write_table(
         pa.table(
