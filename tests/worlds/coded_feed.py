@@ -29,8 +29,8 @@ coded = Ranker(
     user=["customer_id"], item=["sku"], request="request_id",
 )
 uncoded = Ranker(
-    name="uncoded", service="plain_v1", tasks=[Task("click")], inputs=NO_ID | {"profile__h": skip()},
-    user=["customer_id"], item=["sku"], request="request_id",
+    name="uncoded", service="plain_v1", tasks=[Task("click")],
+    inputs=NO_ID | {"profile__h": skip()}, user=["customer_id"], item=["sku"], request="request_id",
 )
 """
 LATER = START + timedelta(days=20)

@@ -11,6 +11,7 @@ publication, Python files that declare it.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -366,37 +367,53 @@ def _fit(
     made_of: Mapping[str, Any],
     progress: Progress | None,
 ) -> None:
+    recipe = tokenizer_settings(settings.as_run())
+    for number in range(len(catalogue.times)):
+        catalogue.table(number)  # refuses vectors that cannot be used, before behaviour is trained
+    try:
+        with fresh_directory(place) as aside:
+            _fill(aside, catalogue, settings, recipe, progress)
+            seal(aside, {"made_of": made_of, "times": list(catalogue.times)})
+    finally:
+        with suppress(OSError):  # there is something in it
+            place.parent.rmdir()
+
+
+def _fill(
+    directory: Path,
+    catalogue: _Catalogue,
+    settings: TokenizeSettings,
+    recipe: Any,
+    progress: Progress | None,
+) -> None:
+    """The behaviour model and the tokenizer of a new generation."""
     from adc_features.tokenizer.fit import fit
 
-    recipe = tokenizer_settings(settings.as_run())
-    with fresh_directory(place) as aside:
-        if catalogue.events is not None:
-            catalogue.behavior = fitted_behavior(
-                catalogue.events,
-                catalogue.ids,
-                catalogue.times,
-                settings=behavior_settings(settings.as_run()),
-                seed=settings.seed,
-                directory=aside / "behavior",
-                progress=progress,
-            )
-        tables = [catalogue.table(number) for number in range(len(catalogue.times))]
-        content = {m: 1 for m in tables[0].vectors if m != BEHAVIOR}
-        spec = SidSpec(
-            content=content,
-            behavior=0 if catalogue.events is None else settings.behavior_codes,
-            codebook_size=settings.codebook_size or _codebook_size(tables[-1]),
-        )
-        fit(
-            tables,
-            spec,
-            settings=recipe,
-            generation_id=settings.generation,
-            directory=aside / "generation",
+    if catalogue.events is not None:
+        catalogue.behavior = fitted_behavior(
+            catalogue.events,
+            catalogue.ids,
+            catalogue.times,
+            settings=behavior_settings(settings.as_run()),
             seed=settings.seed,
+            directory=directory / "behavior",
             progress=progress,
         )
-        seal(aside, {"made_of": made_of, "times": list(catalogue.times)})
+    tables = [catalogue.table(number) for number in range(len(catalogue.times))]
+    spec = SidSpec(
+        content={m: 1 for m in tables[0].vectors if m != BEHAVIOR},
+        behavior=0 if catalogue.events is None else settings.behavior_codes,
+        codebook_size=settings.codebook_size or _codebook_size(tables[-1]),
+    )
+    fit(
+        tables,
+        spec,
+        settings=recipe,
+        generation_id=settings.generation,
+        directory=directory / "generation",
+        seed=settings.seed,
+        progress=progress,
+    )
 
 
 def _codebook_size(newest: EmbeddingTable) -> int:

@@ -39,7 +39,8 @@ def test_codes_tell_the_category(coded):
     """The category that determines the vectors can be read from the codes of an item."""
     category = categories(coded.repo)
     codes, weights, _ = _codes_at(coded.repo, list(category), BEFORE)
-    assert (codes >= 0).all() and (weights > 0).all()
+    assert (codes >= 0).all()
+    assert (weights > 0).all()
     assert _purity(codes, category.values()) >= 0.95
 
 
@@ -59,7 +60,8 @@ def test_a_later_snapshot_follows_the_vectors(coded):
     stayed = ~np.isin(skus, moved)
     assert (before == after).all(axis=1)[stayed].all()
     assert (before != after).any(axis=1)[~stayed].all()
-    assert coded.first["fitted"] and not coded.later["fitted"]
+    assert coded.first["fitted"]
+    assert not coded.later["fitted"]
 
 
 def test_the_view_belongs_to_the_users_entity(coded):
@@ -110,7 +112,8 @@ def test_what_is_served_is_what_was_joined(coded):
     items through time, equal the scores of joined rows."""
     bundle = open_declared(read_promotion(Workspace(coded.repo, "coded").promotion))
     kinds = {type(spec.kind) for spec in bundle.trained.encoder.specs}
-    assert {SemanticId, ItemHistory} <= kinds and bundle.trained.reads_timeline
+    assert {SemanticId, ItemHistory} <= kinds
+    assert bundle.trained.reads_timeline
     skus, now = list(categories(coded.repo)), coded.feed.end
     schema = service_schema(coded.repo, bundle.trained.ranker.service)
     for user in ("c0000", "c0007", "c0123"):
