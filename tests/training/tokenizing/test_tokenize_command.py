@@ -54,8 +54,10 @@ def test_a_repository_gets_codes_by_one_command(tmp_path):
     assert "`feast apply`" in text
 
 
-def test_texts_of_a_file_become_codes(tmp_path):
+@pytest.mark.slow  # loads a sentence-transformers model
+def test_texts_of_a_file_become_codes(tmp_path, monkeypatch):
     """Text alone is enough, from a file whose column of ids has the name of the join key."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     repo = make_things(tmp_path / "repo")
     titles = [
         f"{['red shoe', 'blue hat', 'green sock', 'gold ring'][n % 4]} {n}" for n in range(ITEMS)
