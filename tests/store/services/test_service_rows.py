@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pytest
-from own_world import BIG, DAY, NOW, SKUS, STORES, own_world
+from own_world import BIG, DAY, NOW, SKUS, STORES, own_world, versioned_world
 
 from adc_features.errors import InputError, RequestError
 from adc_features.inputs.schema import ServiceSchema
@@ -356,3 +356,18 @@ def test_what_cannot_be_planned_is_refused(tmp_path):
         open_service_reader(
             world.repo, world.schema, features=["stock__shelf"], user=["sku"], item=["sku"]
         )
+
+
+@pytest.mark.parametrize("stores", STORES)
+def test_two_versions_of_a_view_are_read_side_by_side(tmp_path, stores):
+    """Joined and online, each with its own values."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        repo = versioned_world(tmp_path, *STORES[stores])
+    schema = service_schema(repo, "feed")
+    names = ["v@v0__n", "v@v1__n"]
+    times = pa.array([NOW, NOW], pa.timestamp("us", "UTC"))
+    got = join_service(repo, schema, pa.table({"sku": [1, 2], "event_timestamp": times}))
+    assert [got[name].to_pylist() for name in names] == [[1, None], [2, None]]
+    opened = open_service_reader(repo, schema, features=names, user=[], item=["sku"])
+    online = opened.parts({}, {"sku": [1, 2]}, request={}, now=NOW)["item"]
+    assert [online.column(name).to_pylist() for name in names] == [[1, None], [2, None]]
