@@ -371,3 +371,18 @@ def test_two_versions_of_a_view_are_read_side_by_side(tmp_path, stores):
     opened = open_service_reader(repo, schema, features=names, user=[], item=["sku"])
     online = opened.parts({}, {"sku": [1, 2]}, request={}, now=NOW)["item"]
     assert [online.column(name).to_pylist() for name in names] == [[1, None], [2, None]]
+
+
+def test_a_long_log_is_joined_in_pieces(tmp_path):
+    """The answer does not depend on how many rows are asked for at once; progress is told."""
+    world = _world(tmp_path, *STORES["duckdb"], calendar=False)
+    table = rows(*[(f"c{n % 6}", 1 + n % 7, 1) for n in range(20)], at=NOW)
+    whole, steps = joined(world, table), []
+    config = world.repo / "feature_store.yaml"
+    config.write_text(config.read_text() + "adc_features:\n  join_rows: 3\n")
+    pieces = join_service(
+        world.repo, world.schema, table, progress=lambda *told: steps.append(told[1:])
+    )
+    assert pieces.equals(whole)
+    assert steps[0][0] == 0
+    assert steps[-1][0] == steps[-1][1]
