@@ -32,7 +32,7 @@ DAYS = 40
 SEGMENTS, CATEGORIES = ["new", "loyal", "deal"], ["books", "games", "food", "tools"]
 DEVICES = ["phone", "desktop", "tablet"]
 
-DEFINITIONS = '''
+DEFINITIONS = """
 from datetime import timedelta
 from pathlib import Path
 
@@ -67,9 +67,9 @@ affinity = FeatureView(
             Field(name="visits", dtype=Int64)],
 )
 feed_v1 = FeatureService(name="feed_v1", features=[profile, stock, affinity])
-'''
+"""
 
-RANKERS = '''
+RANKERS = """
 from adc_features.inputs.declaration import Ranker, Task, category, infer, skip
 
 COMMON = dict(
@@ -96,7 +96,7 @@ plain = Ranker(
         "affinity__visits")},
     **COMMON,
 )
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -133,8 +133,9 @@ def make_feed(
     requests = rows // slate
     when = np.sort(rng.integers(86_400, DAYS * 86_400, requests))
     who, device = rng.integers(0, customers, requests), rng.integers(0, 3, requests)
-    user, shown = np.repeat(who, slate), np.concatenate(
-        [rng.choice(products, slate, replace=False) for _ in range(requests)]
+    user, shown = (
+        np.repeat(who, slate),
+        np.concatenate([rng.choice(products, slate, replace=False) for _ in range(requests)]),
     )
     position = np.tile(np.arange(slate), requests)
     logit = (
@@ -147,9 +148,13 @@ def make_feed(
     )
     p = 1 / (1 + np.exp(-logit))
     click = rng.random(len(p)) < p
-    buy = rng.random(len(p)) < 1 / (1 + np.exp(0.5 - 0.6 * quality[shown] + 0.5 * (np.log(price[shown]) - 3)))
+    buy = rng.random(len(p)) < 1 / (
+        1 + np.exp(0.5 - 0.6 * quality[shown] + 0.5 * (np.log(price[shown]) - 3))
+    )
     purchase = click & buy
-    at = np.datetime64(START.replace(tzinfo=None), "s") + np.repeat(when, slate).astype("timedelta64[s]")
+    at = np.datetime64(START.replace(tzinfo=None), "s") + np.repeat(when, slate).astype(
+        "timedelta64[s]"
+    )
     delay = rng.integers(60, 3 * 86_400, len(p)).astype("timedelta64[s]")
     utc = pa.timestamp("us", tz="UTC")
     log = {
@@ -165,14 +170,18 @@ def make_feed(
     }
     pq.write_table(pa.table(log), folder / "events.parquet")
     first = pa.array([START] * customers, utc)
-    recent = [(rng.choice(products, rng.integers(0, 6), replace=False) + 1_000).tolist() for _ in ids]
+    recent = [
+        (rng.choice(products, rng.integers(0, 6), replace=False) + 1_000).tolist() for _ in ids
+    ]
     tables: dict[str, Any] = {
         "profile": {
             "customer_id": ids,
             "event_timestamp": first,
             "segment": np.array(SEGMENTS)[segment],
             "activity": activity,
-            "joined": pa.array([START - timedelta(days=int(d)) for d in rng.integers(1, 900, customers)], utc),
+            "joined": pa.array(
+                [START - timedelta(days=int(d)) for d in rng.integers(1, 900, customers)], utc
+            ),
             "recent": pa.array(recent, pa.list_(pa.int64())),
         },
         "stock": {
@@ -181,7 +190,9 @@ def make_feed(
             "category": np.array(CATEGORIES)[category],
             "price": price.astype(np.float32),
             "quality": quality,
-            "labels": pa.array([[f"t{k}" for k in range(n % 4)] for n in range(products)], pa.list_(pa.string())),
+            "labels": pa.array(
+                [[f"t{k}" for k in range(n % 4)] for n in range(products)], pa.list_(pa.string())
+            ),
         },
         "affinity": {
             "customer_id": np.repeat(ids, 4),
