@@ -18,11 +18,7 @@ import pyarrow as pa
 from adc_features.errors import RequestError
 from adc_features.store.services.values import arrow_type, element
 
-<<<<<<< HEAD
-_BITS = {"Int32": 32, "Int64": 64}
-=======
 _LIMITS: dict[str, Any] = {"Int32": np.iinfo(np.int32), "Int64": np.iinfo(np.int64)}
->>>>>>> h_rows
 _EXPECTED = {
     "Bool": "true or false",
     "Int32": "a whole number of 32 bits",
@@ -109,9 +105,8 @@ def _scalar(value: Any, dtype: str, what: str) -> Any:
     if isinstance(value, np.generic):
         value = value.item()
     made = _READ[dtype](value) if dtype in _READ else None
-    if dtype in _BITS and made is not None:
-        limit = 1 << (_BITS[dtype] - 1)
-        made = made if -limit <= made < limit else None
+    if dtype in _LIMITS and made is not None:
+        made = made if _LIMITS[dtype].min <= made <= _LIMITS[dtype].max else None
     if made is None:
         raise RequestError(
             f"{what} is {_show(value)} ({type(value).__name__}); expected"
