@@ -14,6 +14,7 @@ from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
 from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
+from training.cli import tokenizing as tokenizing_cli
 from training.cli.lines import retrieval_lines, run_lines
 from training.cli.rankers import (
     ItemOption,
@@ -47,6 +48,7 @@ def add_to(app: typer.Typer) -> None:
     compare_cli.add_to(app)
     deployment_cli.add_to(app)
     retraining_cli.add_to(app)
+    tokenizing_cli.add_to(app)
 
 
 def dataset(

@@ -122,7 +122,11 @@ def train_rankers(
         scores[name] = predictions(trained, joined, window)
         judged = judged or (joined, window)
         versions[name] = places[name].version(at)
-        trained.save(versions[name], reference=joined.table.slice(0, REFERENCE_ROWS))
+        trained.save(
+            versions[name],
+            reference=joined.table.slice(0, REFERENCE_ROWS),
+            timeline=joined.timeline,
+        )
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=settings.seed)
     facts = {"labels": source_name(source), "trained_at": at, "quick": settings.quick}
