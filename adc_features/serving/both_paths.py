@@ -180,9 +180,7 @@ def _refusal(
 
 def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
     """Without NaN, which JSON lacks."""
-    return {
-        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()
-    }
+    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in row.items()}
 
 
 def _without_values(

@@ -108,6 +108,16 @@ class Feed:
     end: datetime
     truth: np.ndarray
     """P(click) of each row of the log, float64 [N]."""
+    logit: dict[str, np.ndarray]
+    """What its logit is the sum of, float64 [N] each: "base", "taste", "quality", "activity",
+    "device", "position"."""
+    typical: np.ndarray
+    """P(click) of each row at position 0 for a customer of whom nothing is known: the mean over all
+    customers, float64 [N]."""
+
+
+def _sigmoid(x: Any) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
 
 
 def make_feed(
@@ -120,8 +130,14 @@ def make_feed(
     config: str = CONFIG,
     definitions: str = DEFINITIONS,
     rankers: str = RANKERS,
+    position_effect: float = 0.2,
+    cheap_first: bool = False,
 ) -> Feed:
-    """Write the repository and its label log; apply it with Feast."""
+    """Write the repository and its label log; `feast apply` comes after.
+
+    position_effect: how much the logit of a click falls with each position. cheap_first: slates
+    show cheap products further up, by chance, so that position and price go together.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     segment, category = rng.integers(0, 3, customers), rng.integers(0, 4, products)
@@ -137,16 +153,23 @@ def make_feed(
         np.repeat(who, slate),
         np.concatenate([rng.choice(products, slate, replace=False) for _ in range(requests)]),
     )
+    if cheap_first:
+        key = (np.log(price[shown]) + rng.normal(0, 0.7, len(shown))).reshape(requests, slate)
+        order = np.argsort(key, axis=1) + slate * np.arange(requests)[:, None]
+        shown = shown[order.ravel()]
     position = np.tile(np.arange(slate), requests)
-    logit = (
-        -1.0
-        + taste[segment[user], category[shown]]
-        + 0.7 * quality[shown]
-        + 0.4 * activity[user]
-        + np.array([0.5, 0.0, -0.5])[np.repeat(device, slate)]
-        - 0.2 * position
-    )
-    p = 1 / (1 + np.exp(-logit))
+    logit = {
+        "base": np.full(len(user), -1.0),
+        "taste": taste[segment[user], category[shown]],
+        "quality": 0.7 * quality[shown],
+        "activity": 0.4 * activity[user],
+        "device": np.array([0.5, 0.0, -0.5])[np.repeat(device, slate)],
+        "position": -position_effect * position,
+    }
+    p = _sigmoid(sum(logit.values()))
+    of_customer = taste[segment] + 0.4 * activity[:, None]  # [C, categories]
+    others = logit["base"] + logit["quality"] + logit["device"]
+    typical = np.mean([_sigmoid(others + row[category[shown]]) for row in of_customer], axis=0)
     click = rng.random(len(p)) < p
     buy = rng.random(len(p)) < 1 / (
         1 + np.exp(0.5 - 0.6 * quality[shown] + 0.5 * (np.log(price[shown]) - 3))
@@ -206,4 +229,17 @@ def make_feed(
     (folder / "feature_store.yaml").write_text(config, encoding="utf-8")
     (folder / "definitions.py").write_text(definitions, encoding="utf-8")
     (folder / "rankers.py").write_text(rankers, encoding="utf-8")
-    return Feed(folder, folder / "events.parquet", START + timedelta(days=DAYS), p)
+    end = START + timedelta(days=DAYS)
+    return Feed(folder, folder / "events.parquet", end, p, logit, typical)
+
+
+def apply_feed(folder: Path, end: datetime = START + timedelta(days=DAYS)) -> None:
+    """As `feast apply` and `feast materialize` do, without a process of their own."""
+    from feast import Entity, FeatureService, FeatureStore, FeatureView
+
+    found: dict[str, Any] = {"__file__": str(folder / "definitions.py")}
+    exec((folder / "definitions.py").read_text(encoding="utf-8"), found)
+    store = FeatureStore(repo_path=str(folder))
+    kinds = (Entity, FeatureService, FeatureView)
+    store.apply([thing for thing in found.values() if isinstance(thing, kinds)])
+    store.materialize(START - timedelta(days=1), end)
