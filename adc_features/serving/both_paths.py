@@ -68,22 +68,19 @@ def check_both_paths(bundle: DeclaredBundle, *, at: datetime) -> tuple[str, ...]
             "every reference row lacks a required field of the request: online and offline values"
             " were not compared",
         )
-    moments = [utc(at, name="at"), *materialized_until(repo, schema)]
-    differing: set[str] | None = None
-    valued: set[str] = set()
-    for moment in moments:
-        report = _compared(bundle, schema, keys, moment)
-        valued |= {name for name, rows in report["valued"].items() if rows}
-        wrong = {*report["different"], *report["alone"]}
-        first = report if differing is None else first
-        differing = wrong if differing is None else differing & wrong
+    reports: list[dict[str, Any]] = []
+    differing = set(trained.features)
+    for moment in [utc(at, name="at"), *materialized_until(repo, schema)]:
+        reports.append(_compared(bundle, schema, keys, moment))
+        wrong = {*reports[-1]["different"], *reports[-1]["alone"]}
+        differing &= wrong
         if not wrong:
             _compare_scores(bundle, schema, keys, moment)
         if not differing:
             break
     if differing:
-        raise _refusal(first, differing, trained.name, schema)
-    return _without_values(schema, trained.features, valued, len(keys))
+        raise _refusal(reports[0], differing, trained.name, schema)
+    return _without_values(schema, trained.features, reports, len(keys))
 
 
 def _askable(rows: pa.Table, bundle: DeclaredBundle, schema: ServiceSchema) -> pa.Table:
@@ -184,9 +181,10 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_values(
-    schema: ServiceSchema, features: Sequence[str], valued: set[str], rows: int
+    schema: ServiceSchema, features: Sequence[str], reports: Sequence[Mapping[str, Any]], rows: int
 ) -> tuple[str, ...]:
     """A sentence for each view of which no row has any value."""
+    valued = {name for report in reports for name, count in report["valued"].items() if count}
     by_view: dict[str, list[str]] = {}
     for key in features:
         if feature := schema.feature(key):

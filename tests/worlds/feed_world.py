@@ -46,14 +46,16 @@ product = Entity(name="product", join_keys=["sku"], value_type=ValueType.INT64)
 
 
 def source(name):
-    return FileSource(name=name, path=str(HERE / f"{name}.parquet"), timestamp_field="event_timestamp")
+    path = str(HERE / f"{name}.parquet")
+    return FileSource(name=name, path=path, timestamp_field="event_timestamp")
 
 
 profile = FeatureView(
     name="profile", entities=[customer], ttl=timedelta(0), source=source("profile"),
     schema=[Field(name="customer_id", dtype=String), Field(name="segment", dtype=String),
             Field(name="activity", dtype=Float64), Field(name="joined", dtype=UnixTimestamp),
-            Field(name="recent", dtype=Array(Int64), tags={"adc.kind": "history", "adc.group": "h"})],
+            Field(name="recent", dtype=Array(Int64),
+                  tags={"adc.kind": "history", "adc.group": "h"})],
 )
 stock = FeatureView(
     name="stock", entities=[product], ttl=timedelta(0), source=source("stock"),
@@ -74,7 +76,8 @@ from adc_features.inputs.declaration import Ranker, Task, category, infer, skip
 
 COMMON = dict(
     service="feed_v1",
-    tasks=[Task("click"), Task("purchase", weight=0.3, known_at="bought_at", delay="3d", given="click")],
+    tasks=[Task("click"),
+           Task("purchase", weight=0.3, known_at="bought_at", delay="3d", given="click")],
     user=["customer_id"],
     item=["sku"],
     request="request_id",
@@ -92,8 +95,8 @@ feed = Ranker(
 plain = Ranker(
     name="plain",
     inputs=infer() | {name: skip() for name in (
-        "profile__segment", "profile__activity", "profile__joined", "profile__recent", "customer_id",
-        "affinity__visits")},
+        "profile__segment", "profile__activity", "profile__joined", "profile__recent",
+        "customer_id", "affinity__visits")},
     **COMMON,
 )
 """

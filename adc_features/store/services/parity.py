@@ -110,10 +110,11 @@ def service_parity(
     Returns
     -------
     dict
-        `rows`: rows compared. `valued`: feature -> rows with a value on either side. `different`: feature -> rows that differ, those without any left
-        out. `max_difference`: the greatest difference of two numbers, 0.0 where none differ.
-        `alone`: feature -> rows that read otherwise alone than among others. `first_differences`:
-        up to ten, each with the row's keys, `feature`, `offline` and `online`.
+        `rows`: rows compared. `valued`: feature -> rows with a value on either side. `different`:
+        feature -> rows that differ, those without any left out. `max_difference`: the greatest
+        difference of two numbers, 0.0 where none differ. `alone`: feature -> rows that read
+        otherwise alone than among others. `first_differences`: up to ten, each with the row's keys,
+        `feature`, `offline` and `online`.
 
     Raises
     ------

@@ -7,6 +7,11 @@ from trained_feed import NOW, expected_auc, expected_gauc, feature_gone, rank
 
 from adc_features.errors import RequestError
 from adc_features.inputs.rows import Parts
+from adc_features.ranking.multitask.scorer import NetworkScorer
+from adc_features.ranking.multitask.shape import NetworkShape
+from adc_features.ranking.multitask.trained import load_ranker
+from training.ranker.fit_network import Epochs, FitSettings, parameters, warm_start
+from training.ranker.labelled import Labelled
 
 SKUS = range(1_000, 1_050)
 SLACK = {"auc": 0.025, "gauc": 0.025}
@@ -138,17 +143,16 @@ def test_a_feature_that_is_missing_online_shifts_its_own_contribution_alone(trai
 
 @pytest.mark.parametrize("name", ["full", "trees"])
 def test_a_stored_zero_is_not_an_absence(trained_feed, name):
-    """A price of 0, an empty list and a real segment score otherwise than nulls."""
+    """A number of 0 and an empty list score otherwise than nulls."""
     score = scorer(trained_feed, name)
     nulls = {
         "stock__price": (pa.float32(), 0.0),
         "profile__activity": (pa.float64(), 0.0),
-        "affinity__visits": (pa.int64(), 0),
     }
     for column, (kind, zero) in nulls.items():
         real, missing = (score({column: pa.array([v] * 200, kind)}) for v in (zero, None))
         assert np.abs(real - missing).max() > 1e-4, column
-    if name == "full":
+    if name == "full":  # trees did not split on what does not matter
         kind = pa.list_(pa.int64())
         real, missing = (score({"profile__recent": pa.array([v] * 200, kind)}) for v in ([], None))
         assert np.abs(real - missing).max() > 1e-4
@@ -222,3 +226,48 @@ def test_a_rare_user_scores_as_an_unknown_one_with_the_same_features(trained_fee
         np.testing.assert_array_equal(
             score({"customer_id": pa.array([customer] * 200, kind)}), unknown
         )
+
+
+# ---- growth
+
+
+def test_an_admitted_user_scores_as_before_until_it_is_trained(trained_feed):
+    """Customers that were rare have rows of their own after growth, the others keep theirs; every
+    score stays within 1e-6 while nothing is trained."""
+    ranker, table = trained_feed.rankers["full"], trained_feed.joined.table
+    times, rows = trained_feed.joined.log.times, len(table)
+    doubled = Parts.joined(pa.concat_tables([table, table]), np.concatenate([times, times]))
+    grown = ranker.encoder.grown(doubled)
+    customers = pa.array([f"c{n:04d}" for n in range(300)])
+    vocabularies = (e.vocabularies["customer_id"] for e in (ranker.encoder, grown))
+    before, after = (v.rows(customers) for v in vocabularies)
+    assert (before[before > 1] == after[before > 1]).all()
+    assert ((before == 1) & (after > 1)).sum() > 10
+    older = next(iter(ranker.models.values()))
+    shape = NetworkShape.of(grown.layout, ranker.ranker, specs=grown.specs)
+    parts = Parts.joined(table, times)
+    labelled = Labelled(
+        grown.encode(parts),
+        np.zeros((1, rows), np.float32),
+        np.ones((1, rows), bool),
+        np.ones(rows),
+        None,
+    )
+    network = Epochs(labelled, shape, FitSettings(), seed=0).model
+    warm_start(network, older.shape, older.tensors)
+    np.testing.assert_allclose(
+        NetworkScorer(shape, parameters(network)).predict(grown.encode(parts)),
+        older.predict(ranker.encoder.encode(parts)),
+        atol=1e-6,
+        rtol=0,
+    )
+
+
+def test_a_loaded_ranker_scores_the_same_bits(trained_feed, tmp_path):
+    """Networks and trees that were saved score as the one that was saved."""
+    for name in ("full", "trees"):
+        trained_feed.rankers[name].save(tmp_path / name)
+        loaded = load_ranker(tmp_path / name)
+        encoded = loaded.encoder.encode(trained_feed.joined.parts(np.arange(500)))
+        again = trained_feed.rankers[name].probabilities(encoded)
+        np.testing.assert_array_equal(loaded.probabilities(encoded), again)
