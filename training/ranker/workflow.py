@@ -23,7 +23,7 @@ from adc_features.data.windows import Windows
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import Ranker
 from adc_features.ranking.base import Progress
-from adc_features.ranking.multitask.trained import REFERENCE_ROWS, TrainedRanker, load_ranker
+from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
 from adc_features.serving.promotion import Promotion, promote
 from adc_features.serving.workspace import Workspace, evaluation_path
 from training.ranker.fitting import TrainSettings, fit_ranker, predictions
@@ -122,11 +122,7 @@ def train_rankers(
         scores[name] = predictions(trained, joined, window)
         judged = judged or (joined, window)
         versions[name] = places[name].version(at)
-        trained.save(
-            versions[name],
-            reference=joined.table.slice(0, REFERENCE_ROWS),
-            timeline=joined.timeline,
-        )
+        trained.save(versions[name], reference=joined.reference, timeline=joined.timeline)
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=settings.seed)
     facts = {"labels": source_name(source), "trained_at": at, "quick": settings.quick}
@@ -307,15 +303,25 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     """Let the newest version of a ranker serve; without a name the best on the validation window,
     see `best_ranker`.
 
-    It is opened once first, which checks it against the registry: a ranker that cannot serve is not
-    promoted.
+    It is opened once first, which checks it against the registry, and its reference rows go through
+    the offline and the online store: a ranker that cannot serve, or would see other values than it
+    was trained on, is not promoted.
+
+    Raises
+    ------
+    InputError, ArtifactError, GenerationMismatch
+        As `best_ranker`, `promotion_of` and `open_declared`.
+    ParityError
+        As `check_both_paths`.
     """
+    from adc_features.serving.both_paths import check_both_paths
     from adc_features.serving.declared import open_declared
 
     choice = best_ranker(repo) if name is None else Choice(name, "named")
     place = Workspace(repo, choice.name)
     pair = promotion_of(repo, place.newest(), at=at)
     bundle = open_declared(pair)
+    noticed = check_both_paths(bundle, at=at)
     promote(place.promotion, pair)
     return {
         "ranker": choice.name,
@@ -323,5 +329,5 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
         "version": pair.ranker.name,
         "pair": pair.name,
         "promotion": str(place.promotion),
-        "warnings": list(bundle.warnings),
+        "warnings": [*bundle.warnings, *noticed],
     }
