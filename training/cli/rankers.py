@@ -215,6 +215,47 @@ def evaluate_on_service(
     return judged.to_dict()
 
 
+def explain_on_service(
+    repo: Path,
+    name: str | None,
+    source: Any,
+    *,
+    task: str | None,
+    permutations: int,
+    final: bool,
+    period: Any,
+) -> dict[str, Any]:
+    """What a trained ranker leans on; what the command prints."""
+    from adc_features.cli.console import progress
+    from adc_features.serving.workspace import trained_names
+    from training.ranker.explain import explain_ranker
+
+    if name is None:
+        names = trained_names(repo)
+        if len(names) != 1:
+            raise InputError(
+                f"trained in {repo} are {', '.join(names) or 'no rankers'}; "
+                + (
+                    "name one, --ranker NAME"
+                    if names
+                    else f"run `adc train --repo {repo} --labels FILE` first"
+                )
+            )
+        name = names[0]
+    with progress() as told:
+        found = explain_ranker(
+            repo,
+            name,
+            source,
+            task=task,
+            windows=period.windows,
+            final=final,
+            permutations=permutations,
+            progress=told,
+        )
+    return found.to_dict()
+
+
 def scores_text(facts: Mapping[str, Any]) -> str:
     """The metrics of every ranker and task with their 95 % intervals, and paired differences."""
     from adc_features.cli.console import table
