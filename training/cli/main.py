@@ -238,9 +238,7 @@ def explain(
     ] = 5,
     validation_start: ValidationOption = None,
     test_start: TestOption = None,
-    final: Annotated[
-        bool, typer.Option("--final", help="On test rows, once, at the end.")
-    ] = False,
+    final: Annotated[bool, typer.Option("--final", help="On test rows, once, at the end.")] = False,
     json: JsonOption = None,
 ) -> None:
     """What a ranker leans on: how much worse it ranks when inputs are exchanged among rows."""

@@ -236,9 +236,7 @@ def importance(
 class _Scored:
     """A ranker on some rows, and how much worse it is on others of their place."""
 
-    def __init__(
-        self, trained: TrainedRanker, encoded: Encoded, task: int, rows: TaskRows
-    ) -> None:
+    def __init__(self, trained: TrainedRanker, encoded: Encoded, task: int, rows: TaskRows) -> None:
         self._scores: Callable[[Encoded], np.ndarray] = lambda e: trained.probabilities(e)[:, task]
         self._rows = rows
         self.base = self._estimates(encoded)
@@ -319,7 +317,9 @@ def exchanged(
 
 def _codes_of(own: Block, other: Block) -> Block:
     """The codes of another candidate, with its own weights."""
-    return Block(own.dense, tuple(_mixed(a, b) for a, b in zip(own.slots, other.slots, strict=True)))
+    return Block(
+        own.dense, tuple(_mixed(a, b) for a, b in zip(own.slots, other.slots, strict=True))
+    )
 
 
 def _weights_of(own: Block, other: Block) -> Block:
