@@ -26,6 +26,7 @@ from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
 from adc_features.serving.promotion import Promotion, promote
 from adc_features.serving.workspace import Workspace, evaluation_path
+from training.ranker.about import about_ranker
 from training.ranker.fitting import TrainSettings, fit_ranker, predictions
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.label_sources import LabelSource, source_name
@@ -110,6 +111,7 @@ def train_rankers(
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
     scores: dict[str, np.ndarray] = {}
+    about: dict[str, dict[str, Any]] = {}
     versions: dict[str, Path] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
@@ -121,11 +123,26 @@ def train_rankers(
         window = splits.test if final else splits.validation
         scores[name] = predictions(trained, joined, window)
         judged = judged or (joined, window)
+        about[name] = about_ranker(
+            trained,
+            joined,
+            splits,
+            window,
+            scores[name],
+            importance=not settings.quick,
+            seed=settings.seed,
+            progress=progress,
+        )
         versions[name] = places[name].version(at)
         trained.save(versions[name], reference=joined.reference, timeline=joined.timeline)
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=settings.seed)
-    facts = {"labels": source_name(source), "trained_at": at, "quick": settings.quick}
+    facts = {
+        "labels": source_name(source),
+        "trained_at": at,
+        "quick": settings.quick,
+        "about": about,
+    }
     result = Judged(versions, "test" if final else "validation", evaluation, facts)
     write_json(evaluation_path(repo), result.to_dict())
     return result
@@ -181,12 +198,14 @@ def evaluate_trained(
 ) -> Judged:
     """Judge the newest trained version of rankers on the validation window of a label log (or, with
     `final`, on its test window). Raises as `train_rankers`.
+
+    What was judged on the validation window is what `best_ranker` chooses from afterwards.
     """
     period = period or Period()
     versions = {name: Workspace(repo, name).newest() for name in names}
     loaded = {name: load_ranker(path) for name, path in versions.items()}
     _require_same_tasks({name: trained.ranker for name, trained in loaded.items()})
-    scores, judged = {}, None
+    scores, about, judged = {}, {}, None
     for name, trained in loaded.items():
         joined = join_labels(
             repo, trained.ranker, source, start=period.start, end=period.end, progress=progress
@@ -195,10 +214,16 @@ def evaluate_trained(
         window = splits.test if final else splits.validation
         scores[name] = predictions(trained, joined, window)
         judged = judged or (joined, window)
+        about[name] = about_ranker(
+            trained, joined, splits, window, scores[name], seed=seed, progress=progress
+        )
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=seed)
-    facts = {"labels": source_name(source)}
-    return Judged(versions, "test" if final else "validation", evaluation, facts)
+    facts = {"labels": source_name(source), "about": about}
+    result = Judged(versions, "test" if final else "validation", evaluation, facts)
+    if not final:  # a look at test rows is nothing that a ranker is chosen by
+        write_json(evaluation_path(repo), result.to_dict())
+    return result
 
 
 def _require_same_tasks(rankers: Mapping[str, Ranker]) -> None:
@@ -228,10 +253,10 @@ class Choice:
 def best_ranker(repo: Path) -> Choice:
     """The ranker to promote where none is named.
 
-    Of the rankers that were trained last, judged on the validation window, the one with the highest
-    GAUC of the first task (by request where requests are known); where others are not worse with
-    certainty (the 95 % interval of the paired difference holds 0), the one of them that reads the
-    fewest inputs.
+    Of the rankers that were trained or judged last, on the validation window, the one with the
+    highest GAUC of the first task (by request where requests are known); where others are not worse
+    with certainty (the 95 % interval of the paired difference holds 0), the one of them that reads
+    the fewest inputs.
 
     Raises InputError when nothing was trained, or the last evaluation was on test rows, on which
     nothing is chosen.
