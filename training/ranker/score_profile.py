@@ -1,4 +1,4 @@
-"""How the probabilities of a ranker are spread. Reads: probabilities. Writes: profiles, JSON values.
+"""How the probabilities of a ranker are spread. Reads: probabilities. Writes: profiles, as JSON.
 
 Legend: T tasks, N rows.
 """

@@ -128,7 +128,7 @@ class Judge:
         """What the challenger must show; champion, challenger: P(task) [S, T, n].
 
         The first task's metric gains, with a bound; no other task, and no slice of the first,
-        loses with certainty; no task is miscalibrated beyond the limit and beyond chance.
+        loses with certainty; no task is miscalibrated beyond the limit with certainty.
         """
         gates: dict[str, Gate] = {}
         for task, name in enumerate(self.tasks):
@@ -155,11 +155,11 @@ class Judge:
         return rows.estimates(scores[:, task, kept])[name]
 
     def _calibrated(self, scores: np.ndarray, task: int, settings: RetrainSettings) -> Gate:
-        """Observed over expected within the limit of 1, or not away from 1 with certainty: a window
-        with few positives cannot tell."""
+        """Observed over expected is not further from 1 than the limit with certainty: a window with
+        few positives cannot tell."""
         limit = settings.max_miscalibration
         ratio = self._metric(scores, task, "calibration").interval()
-        within = abs(ratio["mean"] - 1) <= limit or ratio["low"] <= 1 <= ratio["high"]
+        within = ratio["low"] <= 1 + limit and ratio["high"] >= 1 - limit
         return Gate(bool(within), ratio, {"low": 1 - limit, "high": 1 + limit})
 
     def _slices(self) -> Iterator[tuple[str, np.ndarray]]:

@@ -28,6 +28,7 @@ from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import REFERENCE_ROWS, TrainedRanker, load_ranker
 from adc_features.serving.promotion import read_promotion
 from adc_features.serving.workspace import Workspace
+from training.deployment.decisions import DECISION, remembered
 from training.deployment.declared.champion import (
     champion_parts,
     champion_scores,
@@ -40,7 +41,6 @@ from training.deployment.declared.judging import (
     scores_of,
 )
 from training.deployment.declared.task import RetrainTask, retrain_task
-from training.deployment.decisions import DECISION, remembered
 from training.deployment.settings import RetrainSettings
 from training.ranker.fitting import TrainSettings, fit_then_refit, predictions
 from training.ranker.joined import JoinedRows, join_log

@@ -22,7 +22,7 @@ from training.ranker.labels import LabelLog
 from training.ranker.ripening import duration_text
 from training.ranker.splits import LabelWindow, label_window, refuse_one_class, request_times
 
-CALIBRATED = 0.1
+CALIBRATED = 0.2
 """Share of the challenger's ripe rows, the newest, that calibrate it."""
 
 
@@ -107,8 +107,8 @@ def _calibration_start(times: np.ndarray, start: datetime, longest: timedelta) -
     ripe = times[times <= instant(start - longest)]
     if not len(ripe):
         raise InputError(
-            f"no row of the log was ripe at {start.isoformat()}; give a log that begins earlier: the"
-            " challenger learns from all of it"
+            f"no row of the log was ripe at {start.isoformat()}; give a log that begins earlier:"
+            " the challenger learns from all of it"
         )
     return moment(ripe[int(len(ripe) * (1 - CALIBRATED))])
 

@@ -17,9 +17,9 @@ from adc_features.inputs.compatibility import differences, pins, refuse
 from adc_features.inputs.resolution import Resolution, resolution
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.schema import ServiceSchema
+from training.deployment.decisions import content_hash
 from training.deployment.declared.champion import Champion, champion_of
 from training.deployment.declared.service_windows import RetrainWindows, retrain_windows
-from training.deployment.decisions import content_hash
 from training.deployment.places import retrain_place
 from training.deployment.settings import RetrainSettings
 from training.ranker.joined import request_fields
