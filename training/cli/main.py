@@ -16,6 +16,7 @@ from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
 from training.cli import tokenizing as tokenizing_cli
 from training.cli.lines import retrieval_lines, run_lines
+from training.cli.ranker_deployment import OptionalRunOption
 from training.cli.rankers import (
     ItemOption,
     LabelsOption,
@@ -31,9 +32,6 @@ from training.cli.rankers import (
     one_of,
 )
 
-OptionalRunOption = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
-]
 retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
 
 

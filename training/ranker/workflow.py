@@ -24,13 +24,14 @@ from adc_features.errors import InputError
 from adc_features.inputs.declaration import Ranker
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
-from adc_features.serving.promotion import Promotion, promote
+from adc_features.serving.promotion import Promotion
 from adc_features.serving.workspace import Workspace, evaluation_path
 from training.ranker.about import about_ranker
-from training.ranker.fitting import TrainSettings, fit_ranker, predictions
+from training.ranker.fitting import TrainSettings, fit_ranker, fit_then_refit, predictions
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
+from training.ranker.promoted import promote_on_record
 from training.ranker.results import RankerEvaluation
 from training.ranker.splits import LabelWindow, Splits, split_labels
 
@@ -158,15 +159,13 @@ def _fitted(
 ) -> TrainedRanker:
     """Fitted on the training window and calibrated on the validation window; with `final` fitted
     again on both, with the same calibration."""
-    trained = fit_ranker(
-        joined, splits.train, settings, validation=splits.validation, progress=progress
-    )
     if not final:
-        return trained
+        return fit_ranker(
+            joined, splits.train, settings, validation=splits.validation, progress=progress
+        )
     log.info("stage=train ranker=%s test_rows_opened=%d", joined.name, len(splits.test))
-    return fit_ranker(
-        joined, splits.final_train, settings, calibration=trained.calibration, progress=progress
-    )
+    windows = splits.train, splits.validation, splits.final_train
+    return fit_then_refit(joined, *windows, settings, progress=progress)
 
 
 def evaluate_window(
@@ -347,12 +346,13 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     pair = promotion_of(repo, place.newest(), at=at)
     bundle = open_declared(pair)
     noticed = check_both_paths(bundle, at=at)
-    promote(place.promotion, pair)
+    number = promote_on_record(place, pair, why=choice.why)
     return {
         "ranker": choice.name,
         "why": choice.why,
         "version": pair.ranker.name,
         "pair": pair.name,
+        "number": number,
         "promotion": str(place.promotion),
         "warnings": [*bundle.warnings, *noticed],
     }
