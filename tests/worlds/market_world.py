@@ -32,12 +32,19 @@ CUSTOMERS, PRODUCTS, MERCHANTS, SLATE = 60, 40, 2, 8
 SEGMENTS, KINDS, DEVICES = ["new", "loyal", "deal"], ["books", "games", "food"], ["phone", "desk"]
 UTC_US = pa.timestamp("us", tz="UTC")
 
-STORES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "duckdb": ({"type": "duckdb"}, {"type": "sqlite", "path": "online.db"}),
-    "ours": (
-        {"type": "adc_features.store.offline_store.AsofOfflineStore"},
-        {"type": "adc_features.store.online_store.LmdbOnlineStore", "path": "online"},
-    ),
+STORES: dict[str, dict[str, Any]] = {
+    "duckdb": {
+        "offline_store": {"type": "duckdb"},
+        "online_store": {"type": "sqlite", "path": "online.db"},
+    },
+    "ours": {
+        "offline_store": {"type": "adc_features.store.offline_store.AsofOfflineStore"},
+        "online_store": {
+            "type": "adc_features.store.online_store.LmdbOnlineStore",
+            "path": "online",
+        },
+        "batch_engine": {"type": "adc_features.store.compute_engine.ArrowComputeEngine"},
+    },
 }
 
 DEFINITIONS = '''
@@ -185,26 +192,31 @@ Source = Callable[[str, pa.Table], None]
 
 def make_market(
     repo: Path,
-    offline: Mapping[str, Any],
-    online: Mapping[str, Any],
+    stores: Mapping[str, Any],
     *,
     source: str = FILE_SOURCE,
     put: Source | None = None,
     rows: int = 4_000,
     seed: int = 0,
 ) -> Market:
-    """Write the repository and its label log, apply and materialize it."""
+    """Write the repository and its label log, apply and materialize it.
+
+    stores: blocks of feature_store.yaml. source: text of the definitions that declares `source`;
+    put: how its rows come there, by default as Parquet files.
+    """
     repo.mkdir(parents=True)
     config = {
         "project": "market",
         "provider": "local",
-        "registry": {"path": "registry.db", "enable_online_feature_view_versioning": True},
-        "offline_store": dict(offline),
-        "online_store": dict(online),
+        "registry": {
+            "path": "registry.db",
+            "enable_online_feature_view_versioning": True,
+        },
         "entity_key_serialization_version": 3,
+        **stores,
     }
     (repo / "feature_store.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    tables, log = market_rows(rows, np.random.default_rng(seed))
+    tables, log = market_rows(rows, np.random.default_rng(seed), exact="batch_engine" in stores)
     for name, table in tables.items():
         if put is None:
             pq.write_table(table, repo / f"{name}.parquet")
@@ -213,24 +225,30 @@ def make_market(
     pq.write_table(log, repo / "shown.parquet")
     (repo / "rankers.py").write_text(RANKERS, encoding="utf-8")
     text = DEFINITIONS.replace("SOURCE", source)
-    # Feast pins a version only once it is in the registry
+    # Feast pins a version only once it is in the registry, and an apply that changes nothing makes
+    # it forget which version is the newest: each is materialized before the next apply
     for trend, pinned in zip((*TRENDS, TRENDS[1]), ("[]", "[]", PINNED), strict=True):
         written = text.replace("TREND", trend).replace("PINNED", pinned)
         (repo / "definitions.py").write_text(written, encoding="utf-8")
         feast_apply(repo)
-        if trend == TRENDS[0]:
+        if pinned != PINNED:
             materialize(repo, ["trend"])
-    materialize(repo)
+    materialize(repo, ["profile", "goods", "offer", "affinity"])
     return Market(repo, repo / "shown.parquet")
 
 
 def feast_apply(repo: Path) -> None:
-    """What `feast apply` does in this folder."""
-    from feast.repo_config import load_repo_config
-    from feast.repo_operations import apply_total
+    """`FeatureStore.apply` of what the folder's files declare.
+
+    Not `feast apply`: its plan (Feast 0.67) makes no online table for a new version of a view.
+    """
+    import feast
+    from feast.repo_operations import parse_repo
 
     with contextlib.chdir(repo), _fresh_modules(repo), _quiet():
-        apply_total(load_repo_config(repo, repo / "feature_store.yaml"), repo, True)
+        found = parse_repo(repo)
+        declared = [*found.entities, *found.feature_views, *found.on_demand_feature_views]
+        feast.FeatureStore(repo_path=str(repo)).apply([*declared, *found.feature_services])
 
 
 def materialize(repo: Path, views: list[str] | None = None) -> None:
@@ -264,16 +282,23 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def market_rows(rows: int, rng: np.random.Generator) -> tuple[dict[str, pa.Table], pa.Table]:
-    """The feature tables by name, and the label log."""
+def market_rows(
+    rows: int, rng: np.random.Generator, *, exact: bool
+) -> tuple[dict[str, pa.Table], pa.Table]:
+    """The feature tables by name, and the label log.
+
+    exact: features are whole numbers beyond 2**53, too; beside nulls Feast's own engine rounds
+    these while it materializes.
+    """
+    beyond = 2**53 if exact else 0
     buyers = [f"c-{n:03d}" for n in range(CUSTOMERS)]
     skus = (BIG + 2 * np.arange(PRODUCTS)).tolist()
     merchants = [f"m{n}" for n in range(MERCHANTS)]
     segment, kind = rng.integers(0, 3, CUSTOMERS), rng.integers(0, 3, PRODUCTS)
     price, budget = np.exp(rng.normal(2.5, 0.7, PRODUCTS)), rng.gamma(2.0, 20.0, CUSTOMERS)
     tables = {
-        "profile": _table(list(_profiles(buyers, skus, segment, budget, rng)), PROFILE),
-        "goods": _table(list(_goods(skus, kind, price, rng)), GOODS),
+        "profile": _table(list(_profiles(buyers, skus, segment, budget, beyond, rng)), PROFILE),
+        "goods": _table(list(_goods(skus, kind, price, beyond, rng)), GOODS),
         "offer": _table(list(_offers(skus, merchants, rng)), OFFER),
         "affinity": _table(list(_affinities(buyers, skus, rng)), AFFINITY),
         "trend_old": _table(list(_trends(skus, rng, returns=False)), TREND_OLD),
@@ -347,7 +372,9 @@ def _moments(place: int) -> list[datetime]:
     return [*moments, *([END - timedelta(days=2, seconds=place)] if place % 3 else [])]
 
 
-def _profiles(buyers: Any, skus: Any, segment: Any, budget: Any, rng: Any) -> Iterator[dict]:
+def _profiles(
+    buyers: Any, skus: Any, segment: Any, budget: Any, beyond: int, rng: Any
+) -> Iterator[dict]:
     for n, buyer in enumerate(buyers):
         for at in _moments(n):
             bare = n % 9 == 4  # nothing but the row
@@ -359,7 +386,7 @@ def _profiles(buyers: Any, skus: Any, segment: Any, budget: Any, rng: Any) -> It
                 "segment": None if bare else SEGMENTS[segment[n]],
                 "budget": None if bare or n % 7 == 0 else float(budget[n]),
                 "joined": None if bare else at - timedelta(days=n, microseconds=123_456),
-                "visits": None if bare or n % 5 == 0 else 2**53 + n,
+                "visits": None if bare or n % 5 == 0 else beyond + n,
                 "vip": None if bare else n % 2 == 0,
                 "taste": None if bare else rng.normal(size=3).tolist(),
                 "recent": None if bare else [skus[k] for k in seen],
@@ -367,7 +394,7 @@ def _profiles(buyers: Any, skus: Any, segment: Any, budget: Any, rng: Any) -> It
             }
 
 
-def _goods(skus: Any, kind: Any, price: Any, rng: Any) -> Iterator[dict]:
+def _goods(skus: Any, kind: Any, price: Any, beyond: int, rng: Any) -> Iterator[dict]:
     for n, sku in enumerate(skus):
         for at in _moments(n):
             bare = n % 11 == 5
@@ -376,7 +403,7 @@ def _goods(skus: Any, kind: Any, price: Any, rng: Any) -> Iterator[dict]:
                 "happened_at": at,
                 "price": None if bare else float(price[n]),
                 "stars": None if bare or n % 6 == 0 else float(rng.uniform(1, 5)),
-                "shelf": None if bare or n % 4 == 0 else BIG + n,
+                "shelf": None if bare or n % 4 == 0 else beyond + n,
                 "kind": None if bare else KINDS[kind[n]],
                 "words": None if bare else [f"w{k}" for k in range(n % 4)],
                 "materials": None if bare else ["wood", "iron", "silk"][n % 2 : 1 + n % 3],
