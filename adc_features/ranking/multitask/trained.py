@@ -114,14 +114,15 @@ class TrainedRanker:
     def save(self, directory: Path, *, reference: pa.Table | None = None) -> None:
         """Write a complete ranker directory, which `load_ranker` reads.
 
-        reference: joined rows (REFERENCE_ROWS are enough) that every load scores again.
+        reference: joined rows (REFERENCE_ROWS are enough) that every load scores again; a ranker
+        that reads the codes of recent items keeps none, as these are read from what is published.
         """
         with fresh_directory(directory) as aside:
             self.encoder.save(aside / "inputs")
             for seed, model in self.models.items():
                 (aside / f"seed_{seed}").mkdir()
                 save_model(model, aside / f"seed_{seed}")
-            if reference is not None:
+            if reference is not None and not self.reads_timeline:
                 self._save_reference(aside / REFERENCE, reference)
             seal(
                 aside,
