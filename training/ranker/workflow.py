@@ -31,6 +31,7 @@ from training.ranker.fitting import TrainSettings, fit_ranker, fit_then_refit, p
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
+from training.ranker.models import check_settings
 from training.ranker.promoted import promote_on_record
 from training.ranker.results import RankerEvaluation
 from training.ranker.splits import LabelWindow, Splits, split_labels
@@ -111,6 +112,8 @@ def train_rankers(
     settings, period = settings or TrainSettings(), period or Period()
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
+    for ranker in rankers.values():
+        check_settings(ranker)
     scores: dict[str, np.ndarray] = {}
     about: dict[str, dict[str, Any]] = {}
     versions: dict[str, Path] = {}
