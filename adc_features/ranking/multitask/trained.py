@@ -37,7 +37,7 @@ from adc_features.ranking.multitask.score import Calibration, served_score
 
 KIND = "service_ranker"
 REFERENCE = "reference.parquet"
-REFERENCE_ROWS = 32
+REFERENCE_ROWS = 50
 TOLERANCE = 1e-6
 """How far the reference rows may score from what they scored when the ranker was written."""
 
