@@ -20,7 +20,7 @@ from adc_features.clock import utc
 from adc_features.errors import RequestError
 from adc_features.inputs.compatibility import differences, refuse
 from adc_features.ranking.multitask.explained import explained
-from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
+from adc_features.ranking.multitask.trained import TrainedRanker, check_reference, load_ranker
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
 from adc_features.serving.ranked import Ranked
@@ -181,6 +181,13 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
     found = differences(trained.pins, schema)
     refuse(found, use="serve")
     generation = promotion.generation
+    sids = (
+        OnlineSids(promotion.repository, generation)
+        if generation and trained.reads_timeline
+        else None
+    )
+    if sids is not None:
+        check_reference(trained, promotion.ranker, sids.timeline())
     fields = [spec for spec in trained.encoder.specs if not spec.kind.train_only]
     request = {
         column.name: column.dtype
@@ -201,10 +208,6 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
             optional=[c.name for s in fields if s.kind.optional for c in s.columns.values()],
         ),
         key_types=schema.join_keys,
-        sids=(
-            OnlineSids(promotion.repository, generation)
-            if generation and trained.reads_timeline
-            else None
-        ),
+        sids=sids,
         warnings=tuple(d.message for d in found if d.serve == "warn"),
     )

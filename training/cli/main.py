@@ -14,7 +14,9 @@ from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
 from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
+from training.cli import tokenizing as tokenizing_cli
 from training.cli.lines import retrieval_lines, run_lines
+from training.cli.ranker_deployment import OptionalRunOption
 from training.cli.rankers import (
     ItemOption,
     LabelsOption,
@@ -30,9 +32,6 @@ from training.cli.rankers import (
     one_of,
 )
 
-OptionalRunOption = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
-]
 retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
 
 
@@ -47,6 +46,7 @@ def add_to(app: typer.Typer) -> None:
     compare_cli.add_to(app)
     deployment_cli.add_to(app)
     retraining_cli.add_to(app)
+    tokenizing_cli.add_to(app)
 
 
 def dataset(

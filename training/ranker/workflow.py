@@ -23,15 +23,17 @@ from adc_features.data.windows import Windows
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import Ranker
 from adc_features.ranking.base import Progress
-from adc_features.ranking.multitask.trained import REFERENCE_ROWS, TrainedRanker, load_ranker
-from adc_features.serving.promotion import Promotion, promote
+from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
+from adc_features.serving.promotion import Promotion
 from adc_features.serving.workspace import Workspace, evaluation_path
 from training.evaluation.choice import Candidate, Choice, chosen
 from training.ranker.about import about_ranker
-from training.ranker.fitting import TrainSettings, fit_ranker, predictions
+from training.ranker.fitting import TrainSettings, fit_ranker, fit_then_refit, predictions
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
+from training.ranker.models import check_settings
+from training.ranker.promoted import promote_on_record
 from training.ranker.results import RankerEvaluation
 from training.ranker.splits import LabelWindow, Splits, split_labels
 
@@ -111,6 +113,8 @@ def train_rankers(
     settings, period = settings or TrainSettings(), period or Period()
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
+    for ranker in rankers.values():
+        check_settings(ranker)
     scores: dict[str, np.ndarray] = {}
     about: dict[str, dict[str, Any]] = {}
     versions: dict[str, Path] = {}
@@ -135,7 +139,7 @@ def train_rankers(
             progress=progress,
         )
         versions[name] = places[name].version(at)
-        trained.save(versions[name], reference=joined.table.slice(0, REFERENCE_ROWS))
+        trained.save(versions[name], reference=joined.reference, timeline=joined.timeline)
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=settings.seed)
     facts = {
@@ -159,15 +163,13 @@ def _fitted(
 ) -> TrainedRanker:
     """Fitted on the training window and calibrated on the validation window; with `final` fitted
     again on both, with the same calibration."""
-    trained = fit_ranker(
-        joined, splits.train, settings, validation=splits.validation, progress=progress
-    )
     if not final:
-        return trained
+        return fit_ranker(
+            joined, splits.train, settings, validation=splits.validation, progress=progress
+        )
     log.info("stage=train ranker=%s test_rows_opened=%d", joined.name, len(splits.test))
-    return fit_ranker(
-        joined, splits.final_train, settings, calibration=trained.calibration, progress=progress
-    )
+    windows = splits.train, splits.validation, splits.final_train
+    return fit_then_refit(joined, *windows, settings, progress=progress)
 
 
 def evaluate_window(
@@ -306,21 +308,32 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     """Let the newest version of a ranker serve; without a name the best on the validation window,
     see `best_ranker`.
 
-    It is opened once first, which checks it against the registry: a ranker that cannot serve is not
-    promoted.
+    It is opened once first, which checks it against the registry, and its reference rows go through
+    the offline and the online store: a ranker that cannot serve, or would see other values than it
+    was trained on, is not promoted.
+
+    Raises
+    ------
+    InputError, ArtifactError, GenerationMismatch
+        As `best_ranker`, `promotion_of` and `open_declared`.
+    ParityError
+        As `check_both_paths`.
     """
+    from adc_features.serving.both_paths import check_both_paths
     from adc_features.serving.declared import open_declared
 
     choice = best_ranker(repo) if name is None else Choice(name, "named")
     place = Workspace(repo, choice.name)
     pair = promotion_of(repo, place.newest(), at=at)
     bundle = open_declared(pair)
-    promote(place.promotion, pair)
+    noticed = check_both_paths(bundle, at=at)
+    number = promote_on_record(place, pair, why=choice.why)
     return {
         "ranker": choice.name,
         "why": choice.why,
         "version": pair.ranker.name,
         "pair": pair.name,
+        "number": number,
         "promotion": str(place.promotion),
-        "warnings": list(bundle.warnings),
+        "warnings": [*bundle.warnings, *noticed],
     }
