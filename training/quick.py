@@ -1,5 +1,5 @@
-"""What a run does where it is asked for a first answer. Reads: settings that were asked for. Writes:
-settings, names of recipes.
+"""What a run does where it is asked for a first answer. Reads: settings that were asked for.
+Writes: settings, names of recipes.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +19,8 @@ def quick_recipes(asked: Sequence[str] | None) -> Sequence[str]:
 def quick_settings(asked: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of a quick run: what was asked for holds, the rest is short. steps are left to
     tokenizers that have none."""
-    from adc_features.tokenizer.settings import AdcSettings
     from adc_features.tokenizer.fit import RECIPES as TOKENIZERS
+    from adc_features.tokenizer.settings import AdcSettings
 
     given = {name: value for name, value in asked.items() if value is not None}
     short = dict(SETTINGS)
