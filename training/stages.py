@@ -305,7 +305,7 @@ def trained_recipes(run: Run) -> tuple[str, ...]:
 
 def scored_recipes(run: Run) -> tuple[str, ...]:
     """The recipes that the run's scores are of. Raises ArtifactError when nothing was scored."""
-    reads = run.facts("scores")["made_of"]["reads"]
+    reads = run.facts(SCORES)["made_of"]["reads"]
     return tuple(name for name, stage in RANKERS.items() if stage.name in reads)
 
 
