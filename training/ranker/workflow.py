@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from adc_features.artifact import MANIFEST, file_hash, read_manifest, write_json
 from adc_features.data.windows import Windows
@@ -110,7 +111,7 @@ def train_rankers(
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
     scores: dict[str, np.ndarray] = {}
-    versions: dict[str, Path] = {}
+    fitted: dict[str, tuple[TrainedRanker, pa.Table]] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
         joined = join_labels(
@@ -121,10 +122,12 @@ def train_rankers(
         window = splits.test if final else splits.validation
         scores[name] = predictions(trained, joined, window)
         judged = judged or (joined, window)
-        versions[name] = places[name].version(at)
-        trained.save(versions[name], reference=joined.reference)
+        fitted[name] = trained, joined.reference
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=settings.seed)
+    versions = {name: places[name].version(at) for name in fitted}
+    for name, (trained, reference) in fitted.items():  # all of them, or none
+        trained.save(versions[name], reference=reference)
     facts = {"labels": source_name(source), "trained_at": at, "quick": settings.quick}
     result = Judged(versions, "test" if final else "validation", evaluation, facts)
     write_json(evaluation_path(repo), result.to_dict())
