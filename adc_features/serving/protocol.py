@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    StrictBool,
     StrictInt,
     StrictStr,
     ValidationError,
@@ -109,7 +110,7 @@ Keys = Annotated[dict[StrictStr, Id], Field(max_length=16)]
 class RankRequest(BaseModel):
     """POST /rank. user, items: ids, or objects of join keys. request: fields of the request that
     the ranker reads, by name. k: how many of the best to answer, default all. now: as of when
-    features age, default the service's clock.
+    features age, default the service's clock. explain: say why the best scored as it did.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -118,6 +119,7 @@ class RankRequest(BaseModel):
     request: Annotated[dict[StrictStr, Any], Field(max_length=256)] = {}
     k: Annotated[StrictInt, Field(ge=1)] | None = None
     now: AwareDatetime | None = None
+    explain: StrictBool = False
 
 
 class LookupRequest(BaseModel):
