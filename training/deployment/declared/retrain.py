@@ -278,9 +278,7 @@ def _settings(task: RetrainTask) -> TrainSettings:
 
 
 def _promoted(task: RetrainTask, path: Path, *, at: datetime) -> dict[str, Any]:
-    """Let the challenger serve: opened once, its reference rows compared online and offline, moved
-    among the versions by one rename, promoted."""
-    from adc_features.serving.both_paths import check_both_paths
+    """Let the challenger serve: opened once, moved among the versions by one rename, promoted."""
     from adc_features.serving.declared import open_declared
 
     place = task.champion.place
@@ -291,7 +289,7 @@ def _promoted(task: RetrainTask, path: Path, *, at: datetime) -> dict[str, Any]:
             f" {task.champion.pair.ranker_hash[:12]} was judged; nothing was promoted, run the"
             " command again to judge it beside that one"
         )
-    check_both_paths(open_declared(promotion_of(place.repo, path, at=at)), at=at)
+    open_declared(promotion_of(place.repo, path, at=at))
     if path.name == CHALLENGER:
         version = place.version(at)
         os.rename(path, version)
