@@ -24,6 +24,7 @@ from adc_features.clock import instant
 from adc_features.errors import InputError, LeakError
 from adc_features.inputs.declaration import category, item_history, semantic_id
 from adc_features.inputs.encoded import Encoded
+from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.encoders.base import Fitting
 from adc_features.inputs.encoders.category import CategoryEncoder
 from adc_features.inputs.encoders.item_history import ItemHistoryEncoder
@@ -91,6 +92,16 @@ def test_a_history_is_rows_of_the_candidate_s_table():
         "present": 2,
         "null_elements": 0,
     }
+
+
+def test_a_candidate_that_cannot_be_fitted_is_told_with_its_history():
+    """Where no row has a candidate, both inputs are named and what is wrong with the first."""
+    sku = spec("sku", category(min_count=1), side="item", source="sku@item")
+    nobody = rows([["a"], ["b"]], [[3], [2]], [[1], [0]], [None, None])
+    with pytest.raises(InputError, match="2 inputs cannot be encoded") as refused:
+        InputEncoder.fit([sku, of(item_history())], nobody)
+    assert "input 'sku' (column sku) has no value in the 2 training rows" in str(refused.value)
+    assert "it reads the tables of input 'sku'" in str(refused.value)
 
 
 def test_dense_numbers_tell_size_age_and_agreement():

@@ -117,7 +117,7 @@ def train_rankers(
         check_settings(ranker)
     scores: dict[str, np.ndarray] = {}
     about: dict[str, dict[str, Any]] = {}
-    versions: dict[str, Path] = {}
+    fitted: dict[str, tuple[TrainedRanker, dict[str, Any]]] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
         joined = join_labels(
@@ -138,10 +138,12 @@ def train_rankers(
             seed=settings.seed,
             progress=progress,
         )
-        versions[name] = places[name].version(at)
-        trained.save(versions[name], reference=joined.reference, timeline=joined.timeline)
+        fitted[name] = trained, {"reference": joined.reference, "timeline": joined.timeline}
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=settings.seed)
+    versions = {name: places[name].version(at) for name in fitted}
+    for name, (trained, kept) in fitted.items():  # all of them, or none
+        trained.save(versions[name], **kept)
     facts = {
         "labels": source_name(source),
         "trained_at": at,

@@ -284,6 +284,11 @@ def _reader(
         theirs = other.columns.get(read)
         if not isinstance(other.kind, wanted) or theirs is None or theirs.name != column:
             continue
+        if other.name not in fitting.layouts:
+            raise InputError(
+                f"{described(spec)}: it reads the tables of {described(other)}, which cannot be"
+                " fitted; mend that one first"
+            )
         slots = fitting.layouts[other.name].slots
         if isinstance(other.kind, SemanticId):
             reader = SemanticIdEncoder(other, len(slots), codebook_size(other, parts))
