@@ -4,7 +4,7 @@ when they are given --repo.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,6 +104,33 @@ def monitor_on_service(
             thresholds=thresholds,
             progress=told,
         )
+
+
+def audit_on_service(
+    repo: Path,
+    ranker: str | None,
+    labels: tuple[str | None, str | None],
+    *,
+    close: float,
+    online: bool,
+    json: Any,
+) -> None:
+    """Audit, print, and fail for what is from the future or otherwise elsewhere."""
+    from adc_features.cli.console import progress, report
+    from training.deployment.declared.audit import audit_ranker, require_clean
+
+    with progress() as told:
+        found = audit_ranker(
+            repo,
+            served_ranker(repo, ranker),
+            label_source(*labels),
+            at=datetime.now(UTC),
+            close=timedelta(seconds=close),
+            online=online,
+            progress=told,
+        )
+    report(found, json)
+    require_clean(found)
 
 
 def drift_text(result: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from adc_features.cli.main import application
 from adc_features.errors import InputError
+from adc_features.serving.promotion import read_promotion
 from training.cli.ranker_deployment import served_ranker
 from training.deployment.declared.monitor import monitor_ranker
 from training.deployment.declared.promotions import rollback_ranker
@@ -45,21 +46,17 @@ def test_versions_and_rollback_say_what_serves(served_feed):
 
 def test_monitoring_tells_new_ids_from_known_ones(feed):
     """On the rows that it was trained on nothing moved; where a tenth of the customers are new, the
-    input is named."""
-    (at,) = {p.promoted_at for p in [_pair(feed.folder)]}
+    input is named, and so are the features that they lack."""
+    at = read_promotion(feed.folder / "rankers/feed/promotion.json").promoted_at
     then = monitor_ranker(feed.folder, "feed", feed.labels, as_of=at, days=19)
     assert then["beyond"] == []
     now = monitor_ranker(feed.folder, "feed", with_new_customers(feed.folder), days=10)
-    assert now["beyond"] == ["customer_id"]
+    assert {"customer_id", "profile__segment"} <= set(now["beyond"])
     assert now["inputs"]["customer_id"]["unknown"] > 0.05
+    assert now["inputs"]["profile__segment"]["absent"] == pytest.approx(0.1, abs=0.03)
+    assert not {"device", "stock__price"} & set(now["beyond"])
     with pytest.raises(InputError, match="no row of the log lies"):
         monitor_ranker(feed.folder, "feed", feed.labels, days=10, as_of=at.replace(year=2025))
-
-
-def _pair(folder):
-    from adc_features.serving.promotion import read_promotion
-
-    return read_promotion(folder / "rankers/feed/promotion.json")
 
 
 def test_the_ranker_is_named_where_there_is_a_choice(served_feed, tmp_path):
