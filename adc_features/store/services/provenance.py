@@ -200,9 +200,9 @@ def _numbers(
     null = np.zeros(rows, bool)
     for a, b in zip(one, other, strict=True):
         null |= np.asarray(a.is_null())
-        both = pa.chunked_array([*a.chunks, *b.cast(a.type).chunks], a.type)
-        found = pc.dictionary_encode(both, null_encoding="encode").unify_dictionaries()
-        numbers = np.concatenate([c.indices.to_numpy() for c in found.chunks] or [codes[:0]])
+        both = pa.concat_arrays([*a.chunks, *b.cast(a.type).chunks])
+        found = pc.dictionary_encode(both, null_encoding="encode")
+        numbers = found.indices.to_numpy().astype(np.int64)
         codes = codes * (int(numbers.max(initial=0)) + 1) + numbers
         codes = np.unique(codes, return_inverse=True)[1]
     own = codes[:rows].copy()

@@ -1,15 +1,17 @@
 """The commands that keep a ranker of a feature service up to date, and their exit codes."""
 
 import json
+from datetime import UTC, datetime
 
 import pytest
 from declared_feed import with_new_customers
 from typer.testing import CliRunner
 
 from adc_features.cli.main import application
-from adc_features.errors import InputError
+from adc_features.errors import InputError, LeakError
 from adc_features.serving.promotion import read_promotion
 from training.cli.ranker_deployment import served_ranker
+from training.deployment.declared.audit import audit_ranker, require_clean
 from training.deployment.declared.monitor import monitor_ranker
 from training.deployment.declared.promotions import rollback_ranker
 
@@ -55,8 +57,27 @@ def test_monitoring_tells_new_ids_from_known_ones(feed):
     assert now["inputs"]["customer_id"]["unknown"] > 0.05
     assert now["inputs"]["profile__segment"]["absent"] == pytest.approx(0.1, abs=0.03)
     assert not {"device", "stock__price"} & set(now["beyond"])
-    with pytest.raises(InputError, match="no row of the log lies"):
+    with pytest.raises(InputError, match="no rows in this period"):
         monitor_ranker(feed.folder, "feed", feed.labels, days=10, as_of=at.replace(year=2025))
+
+
+def test_an_audit_finds_every_value_in_its_source(served_feed):
+    """The ages of each view's rows; nothing is from the future, and what is online is compared."""
+    found = audit_ranker(
+        served_feed, "feed", served_feed / "events.parquet", at=datetime(2026, 3, 1, tzinfo=UTC)
+    )
+    assert found["rows"] == 8_000
+    assert set(found["views"]) == {"profile", "stock", "affinity"}
+    assert all(not v["future"] and not v["different"] for v in found["views"].values())
+    assert found["views"]["stock"]["youngest_s"] >= 86_400
+    # nothing was materialized: the store lacks what training saw
+    assert found["online"]["different"]["stock__quality"] == found["online"]["rows"]
+    with pytest.raises(InputError, match="materialize up to now"):
+        require_clean(found)
+    require_clean({**found, "online": None})
+    early = {**found["views"]["stock"], "future": 3, "first": "stock__quality of sku 1001"}
+    with pytest.raises(LeakError, match="3 of 8000 rows read view stock from the future"):
+        require_clean({**found, "views": {"stock": early}})
 
 
 def test_the_ranker_is_named_where_there_is_a_choice(served_feed, tmp_path):

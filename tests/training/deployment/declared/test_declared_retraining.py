@@ -119,7 +119,12 @@ def test_a_worse_challenger_is_kept(feed, monkeypatch):
         purchase=purchase,
         bought_at=pa.array(bought, pa.timestamp("us", "UTC"), mask=~purchase),
     )
-    monkeypatch.setattr(retrain, "_settings", lambda task: TrainSettings(seeds=1))
+    fit = retrain.fit_then_refit
+
+    def cold(*arguments, **options):
+        return fit(*arguments[:-1], TrainSettings(seeds=1), **{**options, "start": None})
+
+    monkeypatch.setattr(retrain, "fit_then_refit", cold)
     before = serving(feed.folder)
     answer = retrain_ranker(feed.folder, "feed", mixed, settings=STRICT, at=feed.at)
     assert answer["decision"] == "kept"
