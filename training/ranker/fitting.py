@@ -64,7 +64,8 @@ class TrainSettings:
 
 class _Rows(NamedTuple):
     """Rows that are learned from: int64 [n]. labels, mask: [T, n]; weights: [n]; groups: int64 [n],
-    None without requests; times: of their requests, datetime64[us] [n].
+    None without requests; users: int64 [n], None where no key tells the user; times: of their
+    requests, datetime64[us] [n].
     """
 
     rows: np.ndarray
@@ -72,34 +73,39 @@ class _Rows(NamedTuple):
     mask: np.ndarray
     weights: np.ndarray
     groups: np.ndarray | None
+    users: np.ndarray | None
     times: np.ndarray
 
     @classmethod
     def of(cls, joined: JoinedRows, window: LabelWindow, sampling: NegativeSampling) -> "_Rows":
         kept = sampling.sample(joined.log, window)
         rows, requests = window.rows[kept.rows], joined.log.requests
+        users = joined.log.users
         return cls(
             rows,
             window.labels[:, kept.rows],
             window.mask[:, kept.rows],
             joined.log.weights[rows] * kept.weights,
             None if requests is None else requests[rows],
+            None if users is None else users[rows],
             request_times(joined.log)[rows],
         )
 
     def take(self, places: np.ndarray) -> "_Rows":
         groups = None if self.groups is None else self.groups[places]
+        users = None if self.users is None else self.users[places]
         return _Rows(
             self.rows[places],
             self.labels[:, places],
             self.mask[:, places],
             self.weights[places],
             groups,
+            users,
             self.times[places],
         )
 
     def labelled(self, encoded: Encoded) -> Labelled:
-        return Labelled(encoded, self.labels, self.mask, self.weights, self.groups)
+        return Labelled(encoded, self.labels, self.mask, self.weights, self.groups, self.users)
 
 
 def fit_ranker(

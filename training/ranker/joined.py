@@ -21,6 +21,7 @@ from adc_features.inputs.resolution import Resolution, resolution
 from adc_features.inputs.rows import Parts
 from adc_features.inputs.schema import ServiceSchema
 from adc_features.ranking.base import Progress
+from adc_features.ranking.multitask.trained import REFERENCE_ROWS
 from training.ranker.label_columns import feast_type
 from training.ranker.label_sources import LabelSource, open_labels
 from training.ranker.labels import LabelLog, check_matched, read_labels
@@ -78,6 +79,12 @@ class JoinedRows:
     def pins(self) -> dict[str, Any]:
         """What a manifest holds of the inputs."""
         return pins(self.schema, self.resolution.inputs, self.ranker)
+
+    @property
+    def reference(self) -> pa.Table:
+        """The newest rows, which a trained ranker keeps: every load scores them again, and a
+        promotion runs them through both stores."""
+        return self.table.slice(max(0, len(self) - REFERENCE_ROWS))
 
     def parts(self, rows: np.ndarray) -> Parts:
         """Some rows (int64) as encoders read them."""
