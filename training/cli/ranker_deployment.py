@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from adc_features.errors import InputError
+from adc_features.inputs.changes import Accept
 from training.cli.rankers import label_source
 
 OptionalRunOption = Annotated[
@@ -67,6 +68,7 @@ def retrain_on_service(
     from adc_features.cli.console import progress
     from training.deployment.declared.retrain import retrain_ranker
 
+    accept: list[Accept] = ["inputs"] if accept_inputs else []
     with progress() as told:
         return retrain_ranker(
             repo,
@@ -74,7 +76,7 @@ def retrain_on_service(
             label_source(*labels),
             as_of=as_of,
             settings=settings,
-            accept=("inputs",) if accept_inputs else (),
+            accept=accept,
             force=force,
             at=datetime.now(UTC),
             progress=told,

@@ -152,7 +152,7 @@ def challenger_inputs(
         else:
             kept.append(_retyped(spec, schema))
     gates = [g for g in ranker.gates if g in {s.name for s in kept}]
-    ranker = replace(ranker, gates=type(ranker.gates)(gates))
+    ranker = replace(ranker, gates=tuple(gates))
     return Resolution(ranker, tuple(kept), ()), frozenset(anew & {s.name for s in kept})
 
 
