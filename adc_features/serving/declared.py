@@ -7,25 +7,30 @@ those that training made of joined rows, by the same encoder.
 Legend: N candidates.
 """
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from adc_features.clock import utc
-from adc_features.errors import RequestError
+from adc_features.artifact import read_parquet
+from adc_features.errors import AdcError, ArtifactError, RequestError
 from adc_features.inputs.compatibility import differences, refuse
-from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
+from adc_features.ranking.multitask.trained import REFERENCE, TrainedRanker, load_ranker
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
 from adc_features.serving.ranked import Ranked
 from adc_features.store import OnlineSids
 from adc_features.store.services.reading import ServiceReader, open_service_reader
 from adc_features.store.services.schema import service_schema
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,8 @@ class DeclaredBundle:
         Codes through time, for the codes of a user's recent items; None where no input reads them.
     warnings : tuple of str
         What changed in the registry since the ranker was trained, and does not matter to it.
+    example : RankRequest or None
+        A request made of the ranker's reference rows, by which the store is tried.
     """
 
     promotion: Promotion
@@ -55,6 +62,7 @@ class DeclaredBundle:
     key_types: Mapping[str, str]
     sids: OnlineSids | None
     warnings: tuple[str, ...] = ()
+    example: RankRequest | None = None
 
     @property
     def recipe_name(self) -> str:
@@ -62,8 +70,31 @@ class DeclaredBundle:
         return self.trained.name
 
     def check_online(self) -> None:
-        """Raise ArtifactError when the online store lost what was put into it."""
-        # the store is the user's own: what it lacks is marked absent, item by item
+        """Raise ArtifactError when the online store does not answer.
+
+        The store is the user's own: what it lacks is marked absent, item by item.
+        """
+        if (asked := self.example) is None:
+            return
+        user, items, _ = self._asked(asked)
+        try:
+            self.reader.read(user, items, request=asked.request, now=datetime.now(UTC))
+        except Exception as error:  # each store has its own ways to fail
+            raise ArtifactError(
+                f"the features of ranker {self.recipe_name!r} cannot be read online"
+                f" ({type(error).__name__}: {error}); is the store up, and was every view of service"
+                f" {self.trained.ranker.service!r} applied and materialized?"
+            ) from error
+
+    def changed(self) -> tuple[str, ...]:
+        """For what the registry holds now this ranker would not be opened again; it goes on with
+        what it was opened on."""
+        try:
+            schema = service_schema(self.promotion.repository, self.trained.ranker.service)
+            found = differences(self.trained.pins, schema)
+        except AdcError as error:
+            return (str(error),)
+        return tuple(d.message for d in found if d.serve == "refuse")
 
     def rank(self, asked: RankRequest, *, now: datetime) -> Ranked:
         """Score the candidates of a request as of `now`.
@@ -75,14 +106,17 @@ class DeclaredBundle:
         ArtifactError
             The online store cannot be read.
         """
-        now = utc(now, name="now")
-        self.check_online()
+        user, items, repeated = self._asked(asked)
+        return self._ranked(user, items, asked.request, utc(now, name="now"), repeated)
+
+    def _asked(self, asked: RankRequest) -> tuple[dict[str, Any], dict[str, list[Any]], int]:
+        """The keys of the user, those of distinct candidates, and how many were repeated."""
         keys = self.trained.ranker
         user = _keyed(asked.user, keys.user, "user")
         candidates = [tuple(_keyed(item, keys.item, "items").values()) for item in asked.items]
         distinct = list(dict.fromkeys(candidates))
         items = {name: [row[i] for row in distinct] for i, name in enumerate(keys.item)}
-        return self._ranked(user, items, asked.request, now, len(candidates) - len(distinct))
+        return user, items, len(candidates) - len(distinct)
 
     def _ranked(
         self,
@@ -141,6 +175,8 @@ def _noticed(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int
 def _keyed(given: Any, names: Sequence[str], of: str) -> dict[str, Any]:
     """The keys of a user or a candidate by name. Raises RequestError when one is missing or
     unknown."""
+    if not names and given != {}:
+        raise RequestError(f"this ranker reads no key of the {of}; send {{}} in place of it")
     keys = given if isinstance(given, dict) else {names[0]: given} if len(names) == 1 else None
     if keys is None or set(keys) != set(names):
         told = "an id" if keys is None else f"the keys {sorted(keys)}"
@@ -177,7 +213,7 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
         for column in spec.columns.values()
         if column.side == "request" and column.name not in schema.request_fields
     }
-    return DeclaredBundle(
+    bundle = DeclaredBundle(
         promotion=promotion,
         trained=trained,
         reader=open_service_reader(
@@ -196,4 +232,31 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
             else None
         ),
         warnings=tuple(d.message for d in found if d.serve == "warn"),
+        example=_example(promotion.ranker, trained, {*request, *schema.request_fields}),
     )
+    _warm(bundle)
+    return bundle
+
+
+def _example(directory: Path, trained: TrainedRanker, fields: Collection[str]) -> RankRequest | None:
+    """The reference rows' candidates for the first row's user, as one request."""
+    if not (directory / REFERENCE).is_file():
+        return None
+    rows, keys = read_parquet(directory / REFERENCE), trained.ranker
+    first = rows.slice(0, 1).to_pylist()[0]
+    return RankRequest(
+        user={name: first[name] for name in keys.user},
+        items=rows.select(list(keys.item)).to_pylist(),
+        request={name: first[name] for name in fields if first.get(name) is not None},
+    )
+
+
+def _warm(bundle: DeclaredBundle) -> None:
+    """Rank once, so that the first request is as fast as the rest. A store that does not answer yet
+    is none of an opened ranker's faults: it refuses requests until it does."""
+    if bundle.example is None:
+        return
+    try:
+        bundle.rank(bundle.example, now=datetime.now(UTC))
+    except Exception as error:
+        log.warning("stage=serve ranker=%s warm=no reason=%s", bundle.recipe_name, error)

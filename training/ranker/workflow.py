@@ -303,8 +303,8 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     """Let the newest version of a ranker serve; without a name the best on the validation window,
     see `best_ranker`.
 
-    It is opened once first, which checks it against the registry: a ranker that cannot serve is not
-    promoted.
+    It is opened once first, which checks it against the registry, and reads its features online
+    once: a ranker that cannot serve is not promoted. Raises ArtifactError when they cannot be read.
     """
     from adc_features.serving.declared import open_declared
 
@@ -312,6 +312,7 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     place = Workspace(repo, choice.name)
     pair = promotion_of(repo, place.newest(), at=at)
     bundle = open_declared(pair)
+    bundle.check_online()
     promote(place.promotion, pair)
     return {
         "ranker": choice.name,
