@@ -238,7 +238,9 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
     return bundle
 
 
-def _example(directory: Path, trained: TrainedRanker, fields: Collection[str]) -> RankRequest | None:
+def _example(
+    directory: Path, trained: TrainedRanker, fields: Collection[str]
+) -> RankRequest | None:
     """The reference rows' candidates for the first row's user, as one request."""
     if not (directory / REFERENCE).is_file():
         return None

@@ -158,7 +158,9 @@ def test_it_ranks_over_http(market):
         assert (status, answer["recipe"], answer["user_known"]) == (200, "market", True)
         scores = [row["score"] for row in answer["items"]]
         assert scores == sorted(scores, reverse=True)
-        assert {"sku", "merchant", "score", "p_click", "p_order", "known"} <= set(answer["items"][0])
+        assert {"sku", "merchant", "score", "p_click", "p_order", "known"} <= set(
+            answer["items"][0]
+        )
         assert sorted(row["sku"] for row in answer["items"]) == [i["sku"] for i in PAGE["items"]]
         assert answer["inputs"]["hour"] == {"absent": 1}
         assert "position" not in answer["inputs"]
@@ -237,9 +239,7 @@ def test_what_is_applied_meanwhile_changes_no_answer(market):
 
 def test_a_store_that_does_not_answer_is_not_ready(market, monkeypatch):
     """The ranker opens, refuses to be promoted, and is well again once the store answers."""
-    monkeypatch.setattr(
-        "adc_features.store.services.reading.read_by_feast", _down
-    )
+    monkeypatch.setattr("adc_features.store.services.reading.read_by_feast", _down)
     monkeypatch.setattr("adc_features.store.services.lookups.OurStore.read", _down)
     bundle = opened(market, "market")
     with pytest.raises(ArtifactError, match="cannot be read online .*refused"):

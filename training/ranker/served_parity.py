@@ -98,9 +98,7 @@ def _joined_scores(bundle: DeclaredBundle, rows: pa.Table, now: datetime) -> np.
     return np.vstack([score, probability])
 
 
-def _served_scores(
-    bundle: DeclaredBundle, rows: pa.Table, now: datetime
-) -> tuple[np.ndarray, int]:
+def _served_scores(bundle: DeclaredBundle, rows: pa.Table, now: datetime) -> tuple[np.ndarray, int]:
     """What the service answers, in the order of the rows, and how many requests that took."""
     ranker = bundle.trained.ranker
     fields = [name for name in bundle.reader.request_fields if name in rows.column_names]
