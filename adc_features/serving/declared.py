@@ -18,11 +18,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adc_features.clock import utc
 from adc_features.artifact import read_parquet
+from adc_features.clock import utc
 from adc_features.errors import AdcError, ArtifactError, RequestError
 from adc_features.inputs.compatibility import differences, refuse
-from adc_features.ranking.multitask.trained import REFERENCE, TrainedRanker, load_ranker
+from adc_features.ranking.multitask.explained import explained
+from adc_features.ranking.multitask.trained import (
+    REFERENCE,
+    TrainedRanker,
+    check_reference,
+    load_ranker,
+)
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
 from adc_features.serving.ranked import Ranked
@@ -82,8 +88,8 @@ class DeclaredBundle:
         except Exception as error:  # each store has its own ways to fail
             raise ArtifactError(
                 f"the features of ranker {self.recipe_name!r} cannot be read online"
-                f" ({type(error).__name__}: {error}); is the store up, and was every view of service"
-                f" {self.trained.ranker.service!r} applied and materialized?"
+                f" ({type(error).__name__}: {error}); is the store up, and was every view of"
+                f" service {self.trained.ranker.service!r} applied and materialized?"
             ) from error
 
     def changed(self) -> tuple[str, ...]:
@@ -107,7 +113,8 @@ class DeclaredBundle:
             The online store cannot be read.
         """
         user, items, repeated = self._asked(asked)
-        return self._ranked(user, items, asked.request, utc(now, name="now"), repeated)
+        now = utc(now, name="now")
+        return self._ranked(user, items, asked.request, now, repeated, explain=asked.explain)
 
     def _asked(self, asked: RankRequest) -> tuple[dict[str, Any], dict[str, list[Any]], int]:
         """The keys of the user, those of distinct candidates, and how many were repeated."""
@@ -125,6 +132,8 @@ class DeclaredBundle:
         request: Mapping[str, Any],
         now: datetime,
         repeated: int,
+        *,
+        explain: bool = False,
     ) -> Ranked:
         marks = [time.perf_counter()]
         timeline = None if self.sids is None else self.sids.timeline()
@@ -141,10 +150,17 @@ class DeclaredBundle:
             for task, p in zip(self.trained.ranker.tasks, probability, strict=True)
         }
         known = np.ones(len(score), bool) if read.items is None else read.items
+        facts: dict[str, Any] = {
+            "inputs": _noticed(self.trained.encoder.counts(read.parts, encoded))
+        }
+        if explain:
+            best = int(np.argmax(score))
+            told = explained(self.trained, read.parts, best).to_dict()
+            facts["explained"] = {**{name: ids[best] for name, ids in items.items()}, **told}
         return Ranked(
             score,
             {**items, "score": score, **tasks, "known": known, "coded": coded},
-            {"inputs": _noticed(self.trained.encoder.counts(read.parts, encoded))},
+            facts,
             known,
             coded,
             read.user is not False,
@@ -206,6 +222,13 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
     found = differences(trained.pins, schema)
     refuse(found, use="serve")
     generation = promotion.generation
+    sids = (
+        OnlineSids(promotion.repository, generation)
+        if generation and trained.reads_timeline
+        else None
+    )
+    if sids is not None:
+        check_reference(trained, promotion.ranker, sids.timeline())
     fields = [spec for spec in trained.encoder.specs if not spec.kind.train_only]
     request = {
         column.name: column.dtype
@@ -226,11 +249,7 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
             optional=[c.name for s in fields if s.kind.optional for c in s.columns.values()],
         ),
         key_types=schema.join_keys,
-        sids=(
-            OnlineSids(promotion.repository, generation)
-            if generation and trained.reads_timeline
-            else None
-        ),
+        sids=sids,
         warnings=tuple(d.message for d in found if d.serve == "warn"),
         example=_example(promotion.ranker, trained, {*request, *schema.request_fields}),
     )

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import pyarrow.parquet as pq
 import pytest
+import start  # docs/servers
 from market_world import END, STORES, Market, feast_apply, make_market
 
 from adc_features.errors import ArtifactError, InputError, RequestError
@@ -30,8 +31,6 @@ from adc_features.store.services.schema import declared_rankers
 from training.ranker.fitting import TrainSettings
 from training.ranker.served_parity import TOLERANCE, served_parity
 from training.ranker.workflow import Period, promote_ranker, train_rankers
-
-import start  # noqa: E402  (docs/servers)
 
 NOW = END + timedelta(hours=1)
 RANKERS = ["market", "trees", "shelf"]
@@ -242,7 +241,7 @@ def test_a_store_that_does_not_answer_is_not_ready(market, monkeypatch):
     monkeypatch.setattr("adc_features.store.services.reading.read_by_feast", _down)
     monkeypatch.setattr("adc_features.store.services.lookups.OurStore.read", _down)
     bundle = opened(market, "market")
-    with pytest.raises(ArtifactError, match="cannot be read online .*refused"):
+    with pytest.raises(ArtifactError, match=r"cannot be read online .*refused"):
         bundle.check_online()
     with pytest.raises(ArtifactError, match="is the store up"):
         promote_ranker(market.repo, "market", at=END)
