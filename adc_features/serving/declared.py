@@ -8,8 +8,9 @@ Legend: N candidates.
 """
 
 import logging
+import math
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +23,7 @@ from adc_features.artifact import read_parquet
 from adc_features.clock import utc
 from adc_features.errors import AdcError, ArtifactError, RequestError
 from adc_features.inputs.compatibility import differences, refuse
+from adc_features.inputs.declaration import Ranker
 from adc_features.ranking.multitask.explained import explained
 from adc_features.ranking.multitask.trained import (
     REFERENCE,
@@ -236,40 +238,48 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
         for column in spec.columns.values()
         if column.side == "request" and column.name not in schema.request_fields
     }
+    reader = open_service_reader(
+        promotion.repository,
+        schema,
+        features=trained.features,
+        user=trained.ranker.user,
+        item=trained.ranker.item,
+        request=request,
+        optional=[c.name for s in fields if s.kind.optional for c in s.columns.values()],
+    )
     bundle = DeclaredBundle(
         promotion=promotion,
         trained=trained,
-        reader=open_service_reader(
-            promotion.repository,
-            schema,
-            features=trained.features,
-            user=trained.ranker.user,
-            item=trained.ranker.item,
-            request=request,
-            optional=[c.name for s in fields if s.kind.optional for c in s.columns.values()],
-        ),
+        reader=reader,
         key_types=schema.join_keys,
         sids=sids,
         warnings=tuple(d.message for d in found if d.serve == "warn"),
-        example=_example(promotion.ranker, trained, {*request, *schema.request_fields}),
+        example=_example(promotion.ranker, trained.ranker, reader),
     )
     _warm(bundle)
     return bundle
 
 
-def _example(
-    directory: Path, trained: TrainedRanker, fields: Collection[str]
-) -> RankRequest | None:
-    """The reference rows' candidates for the first row's user, as one request."""
+def _example(directory: Path, keys: Ranker, reader: ServiceReader) -> RankRequest | None:
+    """The reference rows' candidates for the user and the request of the first row that has what a
+    request must carry; None where no row has."""
     if not (directory / REFERENCE).is_file():
         return None
-    rows, keys = read_parquet(directory / REFERENCE), trained.ranker
-    first = rows.slice(0, 1).to_pylist()[0]
-    return RankRequest(
-        user={name: first[name] for name in keys.user},
-        items=rows.select(list(keys.item)).to_pylist(),
-        request={name: first[name] for name in fields if first.get(name) is not None},
-    )
+    rows = read_parquet(directory / REFERENCE)
+    for row in rows.to_pylist():
+        request = {n: row[n] for n in reader.request_fields if _is_given(row.get(n))}
+        if reader.required_fields <= set(request):
+            return RankRequest.model_construct(  # keys of any type: they are not of a JSON body
+                user={name: row[name] for name in keys.user},
+                items=rows.select(list(keys.item)).to_pylist(),
+                request=request,
+            )
+    return None
+
+
+def _is_given(value: Any) -> bool:
+    """Whether a request may carry this value of a label log."""
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
 
 
 def _warm(bundle: DeclaredBundle) -> None:
