@@ -626,3 +626,23 @@ def test_pandas_columns_are_keys_online(repository):
     assert repository.get_online_features(["pair:n", "doubled:twice"], asked).to_dict()[
         "twice"
     ] == [2, 4]
+
+
+def test_large_whole_numbers_beside_nulls_are_kept_where_feast_converts(tmp_path):
+    """A view with a set is converted by Feast, by way of pandas, which rounds 2**53 + 1 there."""
+    path, big = tmp_path / "rows.parquet", 2**53 + 1
+    rows = {
+        "item_id": [1, 2],
+        "n": [big, None],
+        "labels": [["a"], ["b"]],
+        "event_timestamp": [NOW, NOW],
+        "created": [NOW, NOW],
+    }
+    pq.write_table(pa.table(rows), path)
+    fields = {"n": types.Int64, "labels": types.Set(types.String)}
+    repository = store(tmp_path, LMDB, engine=ENGINE)
+    repository.apply([item, view("v", [item], fields, path)])
+    repository.materialize(LONG_AGO, datetime.now(UTC))
+    asked = [{"item_id": 1}, {"item_id": 2}]
+    got = repository.get_online_features(["v:n"], asked).to_dict()
+    assert got["n"] == [big, None]

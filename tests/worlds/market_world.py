@@ -12,6 +12,7 @@ has two versions. N rows, C customers, P products, M merchants.
 import contextlib
 import importlib
 import io
+import linecache
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ STORES: dict[str, dict[str, Any]] = {
     },
 }
 
-DEFINITIONS = '''
+DEFINITIONS = """
 from datetime import timedelta
 from pathlib import Path
 
@@ -125,7 +126,7 @@ market_v2 = FeatureService(
     ],
 )
 shelf_v1 = FeatureService(name="shelf_v1", features=[goods, offer, bargain])
-'''
+"""
 FILE_SOURCE = """
 from feast import FileSource
 
@@ -265,6 +266,7 @@ def _fresh_modules(repo: Path) -> Iterator[None]:
     before = set(sys.modules)
     sys.path.insert(0, str(repo))
     importlib.invalidate_caches()
+    linecache.clearcache()  # Feast keeps the text of functions, and takes it from there
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield

@@ -317,7 +317,7 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     Raises
     ------
     InputError, ArtifactError, GenerationMismatch
-        As `best_ranker`, `promotion_of` and `open_declared`.
+        As `best_ranker`, `promotion_of`, `open_declared` and `DeclaredBundle.check_online`.
     ParityError
         As `check_both_paths`.
     """
@@ -328,6 +328,7 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     place = Workspace(repo, choice.name)
     pair = promotion_of(repo, place.newest(), at=at)
     bundle = open_declared(pair)
+    bundle.check_online()
     noticed = check_both_paths(bundle, at=at)
     number = promote_on_record(place, pair, why=choice.why)
     return {

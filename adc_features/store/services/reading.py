@@ -297,7 +297,7 @@ def open_service_reader(
         A feature is not offered, a join key is on no side or on both, or an online view needs a
         field of the request.
     """
-    store = open_any_store(repo)
+    store = open_any_store(repo, pinned=True)
     plan = service_plan(store, schema, features)
     if both := sorted(set(user) & set(item)):
         raise InputError(f"join keys {both} are of the user and of the item; name each once")
