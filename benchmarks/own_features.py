@@ -145,39 +145,12 @@ def _seconds(work: Callable[[], Any]) -> tuple[float, float]:
 def parity(feed: WideFeed, promotion: Path, *, rows: int) -> dict[str, Any]:
     """Rows of the log, served and joined as of NOW: the greatest difference of a score or a
     probability."""
-    from adc_features.clock import instant
-    from adc_features.inputs.rows import Parts
     from adc_features.serving.declared import open_declared
     from adc_features.serving.promotion import read_promotion
-    from adc_features.serving.protocol import RankRequest
-    from adc_features.store.services.schema import service_schema
-    from adc_features.store.services.training_rows import join_service
+    from training.ranker.served_parity import served_parity
 
-    bundle = open_declared(read_promotion(promotion))
-    log = pq.read_table(feed.labels, columns=["request_id", "user_id", "item_id", "device"])
-    log = log.slice(0, rows)
-    times = np.full(len(log), instant(NOW))
-    keys = log.append_column("event_timestamp", pa.array(times, pa.timestamp("us", "UTC")))
-    schema = service_schema(feed.repo, "feed")
-    table = join_service(feed.repo, schema, keys, features=bundle.trained.features)
-    assert bundle.sids is not None
-    parts = Parts.joined(table, times, timeline=bundle.sids.timeline())
-    score, probability = bundle.trained.served(bundle.trained.encoder.encode(parts))
-    worst, compared = 0.0, 0
-    by_request: dict[int, list[int]] = {}
-    for row, request in enumerate(log["request_id"].to_pylist()):
-        by_request.setdefault(request, []).append(row)
-    for members in by_request.values():
-        first = log.slice(members[0], 1).to_pylist()[0]
-        items = log["item_id"].take(pa.array(members)).to_pylist()
-        asked = RankRequest(user=first["user_id"], items=items, request={"device": first["device"]})
-        ranked = bundle.rank(asked, now=NOW)
-        worst = max(worst, float(np.abs(ranked.score - score[members]).max()))
-        for task, p in zip(bundle.trained.ranker.tasks, probability, strict=True):
-            served = np.asarray(ranked.columns[f"p_{task.name}"])
-            worst = max(worst, float(np.abs(served - p[members]).max()))
-        compared += len(members)
-    return {"rows": compared, "requests": len(by_request), "max_difference": worst}
+    log = pq.read_table(feed.labels, columns=["user_id", "item_id", "device"])
+    return served_parity(open_declared(read_promotion(promotion)), log, NOW, most=rows)
 
 
 def inputs(feed: WideFeed, promotion: Path, *, rows: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from adc_features.inputs.kind_rules import (
     LIST_NUMBERS,
     LIST_TIMES,
     NAMES,
+    NUMBERS,
     element,
     same_values,
     why_left_out,
@@ -31,7 +32,7 @@ def type_problems(kind: Input, columns: Mapping[str, SourceColumn]) -> Iterator[
         if (column := columns.get(role)) is None or column.dtype in fits:
             continue
         others = [NAMES[k] for k, types in FITS.items() if column.dtype in types]
-        others = [n for n in others if n not in ("cross", "match", "history")]
+        others = [n for n in others if n not in ("cross", "match", "history", "remainder")]
         yield (
             f"a {NAMES[type(kind)]} cannot read {column.name}, which is {column.dtype}:"
             f" {'try ' + ' or '.join(others) if others else why_left_out(column.dtype)}"
@@ -43,6 +44,11 @@ def type_problems(kind: Input, columns: Mapping[str, SourceColumn]) -> Iterator[
     ):
         if (column := columns.get(role)) is not None and column.dtype not in types:
             yield f"its {role} {column.name} are {column.dtype}; expected {what}"
+    if (column := columns.get("count")) is not None and column.dtype not in NUMBERS:
+        yield f"its count {column.name} is {column.dtype}; expected a number"
+    if isinstance(kind, d.Remainder) and len({c.side for c in columns.values()}) > 1:
+        sides = ", ".join(f"{c.name} ({c.side})" for c in columns.values())
+        yield f"a remainder reads columns of one side, got {sides}"
     yield from _candidate_problems(kind, columns)
 
 
@@ -80,8 +86,21 @@ def option_problems(kind: Input, source: SourceColumn | None) -> Iterator[str]:
         yield from _length_problems(kind.length, source)
     if isinstance(kind, d.Time) and kind.zone is not None and not _known_zone(kind.zone):
         yield f"zone={kind.zone!r} is no IANA time zone such as 'Europe/Paris'"
+    if isinstance(kind, d.Remainder):
+        yield from _remainder_problems(kind)
     if isinstance(kind, d.Match) and not (_finite(kind.smoothing) and kind.smoothing >= 0):
         yield f"smoothing={kind.smoothing!r}; expected a number, at least 0"
+
+
+def _remainder_problems(kind: d.Remainder) -> Iterator[str]:
+    if not (_finite(kind.days) and kind.days > 0):
+        yield f"days={kind.days!r}; expected a number above 0"
+    if not (_finite(kind.smoothing) and kind.smoothing >= 0):
+        yield f"smoothing={kind.smoothing!r}; expected a number, at least 0"
+    if (kind.values is None) != (kind.count is None):
+        yield "a mean needs both values=... and count=..., a number of events neither"
+    if kind.log and kind.count is not None:
+        yield "log=True is for a number of events; a mean may be below 0"
 
 
 def _order_problems(kind: d.CategorySequence | d.ItemHistory) -> Iterator[str]:
@@ -143,6 +162,8 @@ def ranker_problems(ranker: Ranker) -> Iterator[str]:
             yield f"score gives {name!r} {number!r}; expected a finite number"
     if ranker.model not in ("ppnet", "xgboost"):
         yield f"model={ranker.model!r}; expected 'ppnet' or 'xgboost'"
+    if unknown := sorted({*(ranker.settings or {})} - {*d.SETTINGS}):
+        yield f"settings {unknown} are unknown; known are {', '.join(d.SETTINGS)}"
     if not (_finite(ranker.listwise) and ranker.listwise >= 0):
         yield f"listwise={ranker.listwise!r}; expected a number, at least 0"
     elif ranker.listwise and ranker.request is None:
@@ -153,12 +174,13 @@ def train_only_problems(inputs: Sequence[ResolvedInput]) -> Iterator[str]:
     """Crosses and matches of what serving does not know."""
     hidden = {i.columns["source"].name: i.name for i in inputs if i.kind.train_only}
     for i in inputs:
-        if isinstance(i.kind, d.Cross | d.Match):
+        if isinstance(i.kind, d.Cross | d.Match | d.Remainder):
             for column in i.columns.values():
                 if column.name in hidden:
                     yield (
                         f"input {i.name!r} reads {column.name}, which is train-only"
-                        f" ({hidden[column.name]!r}); leave it out of crosses and matches"
+                        f" ({hidden[column.name]!r}); leave it out of crosses,"
+                        " matches and remainders"
                     )
 
 

@@ -43,8 +43,13 @@ class Input:
         served score sees `default`.
     default : object
         The stated value of a train-only input.
-    level : bool
-        Read by the small level networks beside the gated towers.
+    level : bool or "settled"
+        Read by the small level networks beside the gated towers, and not by the towers: who a user
+        is (how often and how well they rate) shifts all of a request's scores alike. "settled":
+        what was known of the user some time ago, read by the cautious one of both; see
+        `ranking.multitask.shape`. Its numbers are read, not its embeddings.
+    gate_only : bool
+        Read by gates alone and not by towers: `Ranker.gates` must name it.
     """
 
     source: str | None = None
@@ -52,7 +57,8 @@ class Input:
     optional: bool = False
     train_only: bool = False
     default: Any = None
-    level: bool = False
+    level: bool | Literal["settled"] = False
+    gate_only: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +105,8 @@ class Flag(Input):
 @dataclass(frozen=True, kw_only=True)
 class Time(Input):
     """A moment: log1p(age in days) at the row's or the request's time, standardised, and an
-    indicator. zone: an IANA zone adds hour and weekday, each as sine and cosine."""
+    indicator. It reads timestamps, and integers that are microseconds since 1970 UTC where they are
+    declared so. zone: an IANA zone adds hour and weekday, each as sine and cosine."""
 
     zone: str | None = None
 
@@ -147,6 +154,8 @@ class ItemHistory(Input, VocabularyOptions):
         Also the share of the recent items that agree with the candidate, by code position (or id),
         plain and weighted by `label - mean label`; the user's mean is smoothed by two labels of
         the training rows' mean.
+    embedded : bool
+        Pooled and attended to; False leaves the numbers alone: size, age and match.
     """
 
     times: str | None = None
@@ -156,6 +165,7 @@ class ItemHistory(Input, VocabularyOptions):
     order: Literal["newest_last", "newest_first"] = "newest_last"
     last: int = 20
     match: bool = True
+    embedded: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,6 +203,34 @@ class Match(Input):
     centred: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class Remainder(Input):
+    """What a stored total says of the events older than `days`: the total less the recent events
+    that are younger. An event just before a row says much about the row itself; the state of some
+    time ago does not.
+
+    Parameters
+    ----------
+    source : str
+        The number of events; or, with `count`, the mean of `values` over them, smoothed by
+        `smoothing` events of 0. Older events than the list holds count as older than `days`.
+    times : str
+        The list of the recent events' times.
+    values, count : str, optional
+        Of a mean: the list of what each recent event counted, beside `times`, and the number of all
+        events. Absent where no event is older.
+    log : bool
+        log1p of a number of events.
+    """
+
+    times: str = ""
+    values: str | None = None
+    count: str | None = None
+    days: float = 60.0
+    smoothing: float = 0.0
+    log: bool = False
+
+
 @dataclass(frozen=True)
 class Skip:
     """The feature is not read."""
@@ -211,6 +249,7 @@ KINDS: Mapping[str, type] = {
     "semantic_id": SemanticId,
     "cross": Cross,
     "match": Match,
+    "remainder": Remainder,
     "skip": Skip,
 }
 """Kind as written in tags and manifests -> its class."""
@@ -218,6 +257,7 @@ KINDS: Mapping[str, type] = {
 number, category, flag, time, vector = Number, Category, Flag, Time, Vector
 category_set, category_sequence, item_history = CategorySet, CategorySequence, ItemHistory
 semantic_id, cross, match, skip = SemanticId, Cross, Match, Skip
+remainder = Remainder
 
 
 @dataclass(frozen=True)
@@ -239,6 +279,15 @@ def infer() -> Inputs:
     """Every feature of the ranker's service by the rules for its type and tags. A placeholder: it
     is resolved when a command opens the applied registry."""
     return Inputs(inferred=True)
+
+
+SETTINGS = (
+    *("embedding", "hidden", "gate", "networks", "epnet"),
+    *("level_hidden", "fresh_hidden", "fresh_share"),
+    *("dropout", "learning_rate", "weight_decay", "batch", "max_epochs"),
+    *("bias_penalty", "level_rate", "fresh_rate", "level_epochs"),
+)
+"""What `Ranker.settings` may name: how a network is built, then how it is trained."""
 
 
 @dataclass(frozen=True)
@@ -305,6 +354,9 @@ class Ranker:
     sample_weight : str, optional
         Column of the label log with each row's weight in the loss and in weighted metrics, for all
         tasks.
+    settings : mapping of str to object, optional
+        How the network is built and trained, where it is not as `NetworkSettings` and `FitSettings`
+        have it by default: {"networks": 4, "dropout": 0.5}.
     """
 
     service: str
@@ -321,6 +373,7 @@ class Ranker:
     model: Literal["ppnet", "xgboost"] = "ppnet"
     listwise: float = 0.0
     sample_weight: str | None = None
+    settings: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
         for name in ("tasks", "gates", "user", "item"):

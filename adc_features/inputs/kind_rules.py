@@ -22,13 +22,14 @@ FITS: dict[type[Input], tuple[str, ...]] = {
     d.Number: NUMBERS,
     d.Category: VALUES,
     d.Flag: ("Bool", *INTEGERS),
-    d.Time: TIMES,
+    d.Time: (*TIMES, "Int64"),
     d.Vector: _lists(("Array",), ("Float32", "Float64")),
     d.CategorySet: _lists(("Array", "Set"), VALUES),
     d.CategorySequence: _lists(("Array",), VALUES),
     d.ItemHistory: _lists(("Array",), VALUES),
     d.Cross: VALUES,
     d.Match: _lists(("Array", "Set"), VALUES),
+    d.Remainder: NUMBERS,
 }
 """Kind -> types of the column that it reads."""
 
@@ -86,7 +87,7 @@ def width(kind: Input) -> str:
     match kind:
         case d.Number():
             text = "2 + E" if kind.bins else "2"
-        case d.Flag() | d.Match():
+        case d.Flag() | d.Match() | d.Remainder():
             text = "2"
         case d.Time():
             text = "2 + 4" if kind.zone else "2"
@@ -95,7 +96,8 @@ def width(kind: Input) -> str:
         case d.CategorySet() | d.CategorySequence():
             text = "E + 3"
         case d.ItemHistory():
-            text = "2E + 3 + match" if kind.match else "2E + 3"
+            text = "2E + 3" if kind.embedded else "3"
+            text += " + match" if kind.match else ""
         case d.SemanticId():
             text = "L*E + L + 2" if kind.weights else "L*E + 1"
         case _:
@@ -128,6 +130,8 @@ def transform(kind: Input) -> str:
             text = "codes with weights" if kind.weights else "codes"
         case d.Match():
             text = "sum over equal elements"
+        case d.Remainder():
+            text = f"of events older than {kind.days:g} days" + (", log1p" if kind.log else "")
         case _:
             text = "vocabulary"
     if isinstance(kind, d.VocabularyOptions) and not (

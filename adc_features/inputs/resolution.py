@@ -197,6 +197,8 @@ class _Declared:
                 kind, used = self._cross(kind)
             case d.Match():
                 kind, used = self._match(name, kind)
+            case d.Remainder():
+                kind, used = self._remainder(name, kind)
             case d.ItemHistory():
                 kind, used = self._history(name, kind)
                 self._taken |= {used[r].name for r in ("source", "times", "labels") if r in used}
@@ -255,6 +257,16 @@ class _Declared:
         return replace(
             kind, source=used["source"].name, candidate=used["candidate"].name, values=values
         ), used
+
+    def _remainder(self, name: str, kind: d.Remainder) -> tuple[Input, dict[str, SourceColumn]]:
+        if not kind.times:
+            raise UnknownName("a remainder needs the times of recent events: remainder(times=...)")
+        used = {"source": self._columns.find(kind.source or name)}
+        view = used["source"].name.rpartition("__")[0]
+        for role in ("times", "values", "count"):
+            if (named := getattr(kind, role)) is not None:
+                used[role] = self._columns.find(named, view=view)
+        return replace(kind, **{role: column.name for role, column in used.items()}), used
 
     def _history(self, name: str, kind: d.ItemHistory) -> tuple[Input, dict[str, SourceColumn]]:
         source = self._columns.find(kind.source or name)

@@ -28,6 +28,7 @@ _FACTORIES = {
     d.SemanticId: "semantic_id",
     d.Cross: "cross",
     d.Match: "match",
+    d.Remainder: "remainder",
 }
 
 

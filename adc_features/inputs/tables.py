@@ -27,6 +27,7 @@ ENCODERS: Mapping[str, tuple[str, str]] = {
     "ItemHistory": ("item_history", "ItemHistoryEncoder"),
     "SemanticId": ("semantic_id", "SemanticIdEncoder"),
     "Match": ("match", "MatchEncoder"),
+    "Remainder": ("remainder", "RemainderEncoder"),
 }
 """Class of a declaration -> the module below `encoders` and the class that encodes it."""
 

@@ -8,9 +8,10 @@ import torch
 from encoded_rows import LAYOUT, RANKER, USER, rows_of, spread
 
 from adc_features.errors import InputError
-from adc_features.inputs.declaration import Ranker, Task, category, number
+from adc_features.inputs.declaration import Ranker, Task, category, number, semantic_id
 from adc_features.inputs.encoded import Block, Encoded
-from adc_features.ranking.multitask.scorer import NetworkScorer, pieces
+from adc_features.ranking.multitask.pieces import pieces
+from adc_features.ranking.multitask.scorer import NetworkScorer
 from adc_features.ranking.multitask.shape import NetworkSettings, NetworkShape
 from training.ranker.batches import RowTensors
 from training.ranker.fit_network import load, logits_of, parameters
@@ -34,6 +35,23 @@ SHAPES = {
     ),
     "level": NetworkShape.of(
         LAYOUT, replace(RANKER, inputs={"age": number(level=True), "topics": category(level=True)})
+    ),
+    "settled and fresh levels, two networks": NetworkShape.of(
+        LAYOUT,
+        replace(RANKER, inputs={"age": number(level="settled"), "price": number(level=True)}),
+        settings=NetworkSettings(networks=2, level_hidden=6, fresh_hidden=7),
+    ),
+    "for gates alone": NetworkShape.of(
+        LAYOUT,
+        replace(
+            RANKER,
+            domain="brand",
+            inputs={
+                "segment": category(gate_only=True),
+                "sid": semantic_id(gate_only=True),
+                "price": number(level=True),
+            },
+        ),
     ),
 }
 
@@ -62,7 +80,8 @@ def test_numpy_equals_torch(name, alone):
     assert scores.shape == (len(shape.tasks), 37)
     assert scores.dtype == np.float32
     np.testing.assert_allclose(scores, torch_scores(model, encoded), atol=1e-6, rtol=0)
-    assert np.ptp(scores[0]) > 0.001
+    # with one row for all only what each candidate attends to differs
+    assert np.ptp(scores[0]) > (1e-5 if len(alone) == len(LAYOUT.inputs) else 0.001)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -161,6 +180,10 @@ def test_a_shape_survives_json():
         (
             replace(RANKER, gates=["position"], inputs={"position": number(train_only=True)}),
             "position.*only training",
+        ),
+        (
+            replace(RANKER, gates=["sid"], inputs={"segment": category(gate_only=True)}),
+            "segment are gate_only",
         ),
         (
             replace(RANKER, inputs={n: category(level=True) for n in LAYOUT.inputs}),

@@ -20,6 +20,7 @@ from adc_features.inputs.declaration import (
     item_history,
     match,
     number,
+    remainder,
     semantic_id,
     time,
     vector,
@@ -163,6 +164,8 @@ def _history_columns() -> dict[str, pa.Array]:
         "items": _some(items, pa.list_(pa.string())),
         "times": pa.array(micros, pa.list_(pa.int64())).cast(pa.list_(_STAMP)),
         "labels": pa.array(labels, pa.list_(pa.int64())),
+        "seen": _some([30, 7, 2, 12], pa.int64()),
+        "share": _some([0.5, 0.25, 0.75], pa.float32()),
         "sku": _some(["a", "b", "c", "new", None], pa.string()),
         "brand": _some(["a", "b"], pa.string()),
         "sid": _some([[0, 3], [1, 2], [2, -1]], pa.list_(pa.int32())),
@@ -225,6 +228,7 @@ CASES = [
         {"f": _some([1, 0, None], pa.int32())},
     ),
     Case("time", (spec("t", time(), "UnixTimestamp"),), {"t": _MOMENTS}),
+    Case("time_int", (spec("t", time(), "Int64"),), {"t": _MOMENTS.cast(pa.int64())}),
     Case(
         "time_zone",
         (spec("t", time(zone="America/New_York"), "UnixTimestamp", side="user"),),
@@ -295,6 +299,42 @@ CASES = [
         ),
         _history_columns(),
         _codes_through_time(),
+    ),
+    Case(
+        "history_of_numbers_alone",
+        (
+            _SKU,
+            _history(item_history(embedded=False), candidate=("sku", "String", "item")),
+        ),
+        _history_columns(),
+    ),
+    Case(
+        "remainder_of_a_count",
+        (
+            spec(
+                "r",
+                remainder(days=5, log=True),
+                side="user",
+                source=("seen", "Int64", "user"),
+                times=("times", "Array(UnixTimestamp)", "user"),
+            ),
+        ),
+        _history_columns(),
+    ),
+    Case(
+        "remainder_of_a_mean",
+        (
+            spec(
+                "r",
+                remainder(values="labels", count="seen", days=8.5, smoothing=2.0),
+                side="user",
+                source=("share", "Float32", "user"),
+                times=("times", "Array(UnixTimestamp)", "user"),
+                values=("labels", "Array(Int64)", "user"),
+                count=("seen", "Int64", "user"),
+            ),
+        ),
+        _history_columns(),
     ),
     Case(
         "match",

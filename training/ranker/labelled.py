@@ -16,7 +16,8 @@ class Labelled(NamedTuple):
     """Encoded rows and their labels.
 
     labels: float32 [T, N], read where mask, bool [T, N], is true. weights: [N], or [T, N]; >= 0.
-    groups: int64 [N], the request of each row.
+    groups: int64 [N], the request of each row. users:
+    int64 [N], its user, numbered from 0.
     """
 
     encoded: Encoded
@@ -24,6 +25,7 @@ class Labelled(NamedTuple):
     mask: np.ndarray
     weights: np.ndarray
     groups: np.ndarray | None = None
+    users: np.ndarray | None = None
 
 
 def weighed(rows: Labelled, tasks: Sequence[str]) -> np.ndarray:
@@ -47,4 +49,6 @@ def weighed(rows: Labelled, tasks: Sequence[str]) -> np.ndarray:
         )
     if rows.groups is not None and np.shape(rows.groups) != expected[1:]:
         raise InputError(f"groups {np.shape(rows.groups)}; expected one for each of {expected[1]}")
+    if rows.users is not None and np.shape(rows.users) != expected[1:]:
+        raise InputError(f"users {np.shape(rows.users)}; expected one for each of {expected[1]}")
     return np.where(mask, weights, 0).astype(np.float32)

@@ -3,9 +3,11 @@
 One interface for networks and trees, so that nothing else asks which it is.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+from adc_features.errors import InputError
 from adc_features.inputs.declaration import Ranker
 from adc_features.inputs.encoder import InputEncoder
 from adc_features.ranking.base import Progress, Round
@@ -15,6 +17,27 @@ from training.ranker.labelled import Labelled
 
 Rounds = int | tuple[int, ...]
 """Epochs, or trees of each task."""
+
+
+def check_settings(ranker: Ranker) -> None:
+    """Raise InputError for `settings` that build or train no network, before any work."""
+    from adc_features.ranking.multitask.shape import network_settings
+    from training.ranker.fit_network import fit_settings
+
+    said = ranker.settings or {}
+    if ranker.model == "xgboost" and said:
+        raise InputError(
+            f"ranker {ranker.name or ranker.service!r} has settings of a network,"
+            f" {', '.join(sorted(said))}, and model='xgboost'; leave them out"
+        )
+    try:
+        network_settings(said)
+        fit_settings(said)
+    except TypeError as error:
+        raise InputError(
+            f"ranker {ranker.name or ranker.service!r} has the settings {dict(said)}, of which one"
+            f" is of another type than its default ({error}); see NetworkSettings and FitSettings"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -29,6 +52,8 @@ class ModelFit:
         Made the rows.
     start : NetworkScorer or None
         An older network, for a warm start.
+    cold : collection of str
+        Inputs that begin anew in it.
     progress : callable, optional
         Told of each round.
     """
@@ -36,6 +61,7 @@ class ModelFit:
     ranker: Ranker
     encoder: InputEncoder
     start: AnyScorer | None = None
+    cold: Collection[str] = ()
     progress: Progress | None = None
 
     def rounds(self, rows: Labelled, holdout: Labelled, *, seed: int) -> tuple[Rounds, list[Round]]:
@@ -55,39 +81,38 @@ class ModelFit:
         fit = self._trees if self.ranker.model == "xgboost" else self._network
         if options.get("rounds", 0) is None:
             options["rounds"] = 50 if self.ranker.model == "xgboost" else 1
-        encoded, labels, mask, weights, groups = rows
-        return fit((encoded, labels, mask, weights), groups, seed=seed, **options)
+        return fit(rows, seed=seed, **options)
 
     def _network(
-        self, rows: Any, groups: Any, *, seed: int, **options: Any
+        self, rows: Labelled, *, seed: int, **options: Any
     ) -> tuple[AnyScorer, list[Round]]:
         from adc_features.ranking.multitask.shape import NetworkShape
-        from training.ranker.fit_network import FitSettings, fit_network
+        from training.ranker.fit_network import fit_network, fit_settings
 
         older = self.start
         shape = NetworkShape.of(self.encoder.layout, self.ranker, specs=self.encoder.specs)
         tensors, curve = fit_network(
-            *rows,
+            *rows[:4],
             shape=shape,
-            settings=FitSettings(),
+            settings=fit_settings(self.ranker.settings),
             seed=seed,
-            groups=groups,
+            groups=rows.groups,
+            users=rows.users,
             start=(older.shape, older.tensors) if isinstance(older, NetworkScorer) else None,
+            cold=self.cold,
             progress=self.progress,
             **options,
         )
         return NetworkScorer(shape, tensors), curve
 
-    def _trees(
-        self, rows: Any, groups: Any, *, seed: int, **options: Any
-    ) -> tuple[AnyScorer, list[Round]]:
+    def _trees(self, rows: Labelled, *, seed: int, **options: Any) -> tuple[AnyScorer, list[Round]]:
         from adc_features.ranking.multitask.boosted import BoostedSettings
         from adc_features.ranking.multitask.boosted_matrix import BoostedColumns
         from training.ranker.fit_boosted import fit_boosted
 
         counts = {name: v.counts for name, v in self.encoder.vocabularies.items()}
         return fit_boosted(
-            *rows,
+            *rows[:4],
             tasks=[task.name for task in self.ranker.tasks],
             columns=BoostedColumns.of(self.encoder.layout, counts),
             settings=BoostedSettings(),

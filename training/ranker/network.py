@@ -12,7 +12,7 @@ H width of a hidden layer, G of the gates' hidden layer.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -188,7 +188,7 @@ class GatedTowers(nn.Module):
 
 
 class Network(nn.Module):
-    """Embeddings, the gate of the domain where there is one, towers, and the level network."""
+    """Embeddings, the gate of the domain where there is one, and towers."""
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -207,12 +207,7 @@ class Network(nn.Module):
                 shape.settings.gate,
             )
             self.epnet_out = _uniform(shape.settings.gate, embedded)
-        if shape.level_dense:
-            self.level = nn.Sequential(
-                nn.Linear(len(shape.level_dense), shape.settings.level_hidden),
-                nn.ReLU(),
-                nn.Linear(shape.settings.level_hidden, len(shape.tasks)),
-            )
+        self.tower_runs = _runs(shape.tower_columns)
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [T, B]."""
@@ -223,27 +218,63 @@ class Network(nn.Module):
             general = embedded if shape.settings.epnet == "full" else None
             embedded = embedded * (2 * torch.sigmoid_(self.epnet(domain, general) @ self.epnet_out))
         seen = batch.dense
-        if shape.level:
-            seen = seen[:, shape.tower_dense]
-        logits = self.towers(torch.cat([embedded, seen], 1), prior)
-        if shape.level_dense:
-            logits = logits + self.level(batch.dense[:, shape.level_dense]).T
-        return logits
+        if shape.level or shape.gate_only:
+            general = _picked(embedded, self.tower_runs, seen, shape.tower_dense)
+        else:
+            general = torch.cat([embedded, seen], 1)
+        return self.towers(general, prior)
 
 
 class Networks(nn.Module):
-    """Networks of one shape, each trained on its own; their mean logit is the answer: [T, B]."""
+    """Networks of one shape, each trained on its own, whose mean logit is the order; and small
+    networks of the level, trained on the finished order: [T, B].
+
+    calibration: [2, T, 1], slope and intercept of order + level.
+    """
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
         self.shape = shape
         self.networks = nn.ModuleList(Network(shape) for _ in range(shape.settings.networks))
+        if shape.level:
+            tasks = len(shape.tasks)
+            self.level = nn.ModuleDict(
+                {
+                    name: nn.Sequential(
+                        nn.Linear(len(read), shape.level_width(name)),
+                        nn.ReLU(),
+                        nn.Linear(shape.level_width(name), tasks),
+                    )
+                    for name, read in shape.level_dense.items()
+                }
+            )
+            self.calibration = nn.Parameter(
+                torch.stack([torch.ones(tasks, 1), torch.zeros(tasks, 1)])
+            )
 
     def forward(self, batch: Batch) -> Tensor:
         """Logits [T, B]."""
+        order = self.order(batch)
+        return self.levelled(order, self.levels(batch.dense)) if self.shape.level else order
+
+    def order(self, batch: Batch) -> Tensor:
+        """Logits [T, B] without the level."""
         if len(self.networks) == 1:
             return self.networks[0](batch)
         return torch.stack([network(batch) for network in self.networks]).mean(0)
+
+    def levels(self, dense: Tensor) -> dict[str, Tensor]:
+        """Logits [T, B] of each level network. dense: [B, D]."""
+        return {
+            name: self.level[name](dense[:, read]).T
+            for name, read in self.shape.level_dense.items()
+        }
+
+    def levelled(self, order: Tensor, levels: Mapping[str, Tensor]) -> Tensor:
+        """Calibrated logits [T, B] of the order with its level."""
+        shares = self.shape.level_shares
+        level = sum(shares[name] * levels[name] for name in self.shape.level_dense)
+        return self.calibration[0] * (order + level) + self.calibration[1]
 
 
 def _uniform(*shape: int, of: int = 0) -> nn.Parameter:

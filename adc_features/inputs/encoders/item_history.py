@@ -12,7 +12,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import pyarrow as pa
 
-from adc_features.errors import InputError, LeakError
+from adc_features.errors import InputError
 from adc_features.inputs.declaration import Category, ItemHistory, SemanticId
 from adc_features.inputs.encoded import Block, History, InputLayout, SlotLayout
 from adc_features.inputs.encoders.bags import list_counts, once_a_row
@@ -20,7 +20,13 @@ from adc_features.inputs.encoders.base import Fitting, State, table_of
 from adc_features.inputs.encoders.category import described, fitted_vocabulary
 from adc_features.inputs.encoders.late_codes import rows_as_of
 from adc_features.inputs.encoders.matches import smoothed_mean, sums_of_equal
-from adc_features.inputs.encoders.scaling import Scale
+from adc_features.inputs.encoders.moments import (
+    element_seconds,
+    microseconds,
+    refuse_later_elements,
+    row_seconds,
+)
+from adc_features.inputs.encoders.scaling import Scale, counted_indicator
 from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder, codebook_size
 from adc_features.inputs.lists import Lists, coded, places, read_lists
 from adc_features.inputs.resolved import ResolvedInput, SourceColumn
@@ -133,7 +139,8 @@ class ItemHistoryEncoder:
             indicators[1] = len(names) + 1
         names += ["absent", "no_age"][: 1 + ("times" in self.spec.columns)]
         slot = SlotLayout("history", self.tables_read, own=self.fitted.own)
-        return InputLayout(tuple(f"{self.spec.name}_{n}" for n in names), indicators, (slot,))
+        slots = (slot,) if kind.embedded else ()
+        return InputLayout(tuple(f"{self.spec.name}_{n}" for n in names), indicators, slots)
 
     def encode(self, parts: Parts) -> Block:
         kind, lists = _kind(self.spec), _read(self.spec, parts)
@@ -152,13 +159,16 @@ class ItemHistoryEncoder:
         every = [np.broadcast_to(c, (count, c.shape[1])) for c in (*columns, *ends)]
         dense = np.concatenate(every, axis=1).astype(np.float32)
         history = History(keys.rows, keys.weights, lists.offsets, keys.query, keys.query_weights)
-        return Block(dense, (history,))
+        return Block(dense, (history,) if kind.embedded else ())
 
     def counted(self, block: Block) -> dict[str, int]:
-        """The counts of a block; a row is unknown where one of its elements is."""
+        """The counts of a block; a row is unknown where one of its elements is, as far as they are
+        embedded."""
+        absent = block.dense[:, self.layout.dense.index(f"{self.spec.name}_absent")] > 0
+        if not block.slots:
+            return counted_indicator(absent)
         (history,) = block.slots
         assert isinstance(history, History)
-        absent = block.dense[:, self.layout.dense.index(f"{self.spec.name}_absent")] > 0
         unknown: np.ndarray = np.all(history.rows < self.fitted.own, axis=1)
         return list_counts(absent, unknown, history.offsets)
 
@@ -258,17 +268,7 @@ def _read(spec: ResolvedInput, parts: Parts) -> Lists:
     }
     lists = read_lists(columns, name=described(spec))
     if "times" in lists.columns:
-        times = _seconds(lists.columns["times"], spec)
-        late = times > _row_seconds(rows)[lists.row] + 1
-        if late.any():
-            first = int(np.argmax(late))
-            row = int(lists.row[first])
-            raise LeakError(
-                f"{described(spec)}: row {row} is of {rows.times[row]}, and its history holds"
-                f" {lists.columns['source'][first]} of"
-                f" {np.datetime64(int(times[first]), 's')}; a history ends before its row, correct"
-                " the view's event times or the list"
-            )
+        refuse_later_elements(lists, rows, spec)
     return lists.newest(kind.last, kind.order)
 
 
@@ -310,7 +310,7 @@ def _check_order(spec: ResolvedInput, lists: Lists) -> None:
     if "times" not in lists.columns or not len(lists.row):
         return
     inside = lists.row[1:] == lists.row[:-1]
-    step = np.diff(_seconds(lists.columns["times"], spec))[inside]
+    step = np.diff(element_seconds(lists.columns["times"], spec))[inside]
     if (fall := int((step < 0).sum())) > (rise := int((step > 0).sum())):
         order = _kind(spec).order
         other = "newest_first" if order == "newest_last" else "newest_last"
@@ -323,32 +323,11 @@ def _check_order(spec: ResolvedInput, lists: Lists) -> None:
 def _ages(lists: Lists, rows: FeatureRows) -> np.ndarray:
     """log1p(days since the newest element), float64 [n], NaN where there is none."""
     known = lists.sizes > 0
-    newest = _int64(lists.columns["times"].take(pa.array(lists.offsets[1:][known] - 1)))
+    newest = microseconds(lists.columns["times"].take(pa.array(lists.offsets[1:][known] - 1)))
     age = np.full(len(lists), np.nan)
-    seconds = _row_seconds(rows)[known] - newest // _SECOND
+    seconds = row_seconds(rows)[known] - newest // _SECOND
     age[known] = np.log1p(np.maximum(seconds, 0) / _DAY)
     return age
-
-
-def _row_seconds(rows: FeatureRows) -> np.ndarray:
-    return rows.times.astype("datetime64[us]").astype(np.int64) // _SECOND
-
-
-def _seconds(times: pa.Array, spec: ResolvedInput) -> np.ndarray:
-    """Whole seconds since 1970, int64."""
-    if not (pa.types.is_timestamp(times.type) or pa.types.is_integer(times.type)):
-        raise InputError(
-            f"{described(spec)}: {spec.columns['times'].name} holds {times.type}; expected"
-            " timestamps, or integers in microseconds since 1970 UTC"
-        )
-    return _int64(times) // _SECOND
-
-
-def _int64(times: pa.Array) -> np.ndarray:
-    """Microseconds since 1970."""
-    if pa.types.is_timestamp(times.type):
-        times = times.cast(pa.timestamp("us", times.type.tz), safe=False)
-    return times.cast(pa.int64()).to_numpy(zero_copy_only=False)
 
 
 def _numbers(values: pa.Array) -> np.ndarray:

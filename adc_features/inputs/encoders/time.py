@@ -106,9 +106,11 @@ def _moments(spec: ResolvedInput, parts: Parts) -> pa.Array:
     if pa.types.is_timestamp(column.type) or pa.types.is_null(column.type):
         unit = getattr(column.type, "unit", "us")
         return column.cast(pa.timestamp(unit, "UTC")) if _zone(column) != "UTC" else column
+    if pa.types.is_integer(column.type):
+        return column.cast(pa.int64()).cast(pa.timestamp("us", "UTC"))
     raise InputError(
-        f"{described(spec)} holds values of type {column.type}, expected timestamps; declare"
-        " another kind, or convert the column"
+        f"{described(spec)} holds values of type {column.type}, expected timestamps, or integers"
+        " in microseconds since 1970 UTC; declare another kind, or convert the column"
     )
 
 

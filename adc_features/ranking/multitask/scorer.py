@@ -7,22 +7,20 @@ history, to which each candidate attends. Only the gate of a domain that reads a
 breaks this: it scales them before the first layer.
 
 Legend: N rows, T tasks, E embedding width, X columns of the general vector and of level inputs, H
-width of the first hidden layer, G of the gates' hidden layer, L of the level network.
+width of the first hidden layer, G of the gates' hidden layer.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
 import numpy as np
 
 from adc_features.errors import InputError
-from adc_features.inputs.encoded import Bag, Block, Encoded, History, Lookup, Projected, Slot
+from adc_features.inputs.encoded import Bag, Encoded, History, Lookup, Projected, Slot
+from adc_features.ranking.multitask.pieces import length, pieces
 from adc_features.ranking.multitask.shape import NetworkShape
 
-BLOCK = 512
-"""Rows that are scored at once: what is made of them stays in the processor's cache."""
 PATTERNS = 8
 """How many ways to split inputs into one row and N rows are kept: a service has one or two."""
 
@@ -73,6 +71,7 @@ class NetworkScorer:
             _Network(shape, _below(tensors, f"networks.{n}."))
             for n in range(shape.settings.networks)
         ]
+        self.level = _Level(shape, tensors) if shape.level else None
 
     def predict(self, encoded: Encoded) -> np.ndarray:
         """P(label = 1) by task: float32 [T, N]."""
@@ -92,7 +91,10 @@ class NetworkScorer:
             total = self.networks[0].logits(rows)
             for network in self.networks[1:]:
                 total = total + network.logits(rows)
-            logits[:, start : start + len(piece)] = total.T / np.float32(len(self.networks))
+            total = total / np.float32(len(self.networks))
+            if self.level is not None:
+                total = self.level.levelled(total, rows)
+            logits[:, start : start + len(piece)] = total.T
         return logits
 
 
@@ -135,13 +137,6 @@ class _Rows:
         )
 
 
-def length(slot: Slot) -> int:
-    """Rows of a slot; of a history, those of the user's side."""
-    if isinstance(slot, Lookup):
-        return len(slot.rows)
-    return len(slot.values) if isinstance(slot, Projected) else len(slot.offsets) - 1
-
-
 def _lookups(
     slots: Sequence[tuple[Slot, list[int]]], count: int
 ) -> tuple[np.ndarray, list[np.ndarray | None]]:
@@ -158,7 +153,7 @@ def _beside(parts: Sequence[np.ndarray], count: int) -> np.ndarray:
 class _Split(NamedTuple):
     """The first layers of a network for one pattern of sides.
 
-    first: of towers, gates and the level network side by side. prior: what the gates' inputs add
+    first: of towers and gates side by side. prior: what the gates' inputs add
     to the gates, where a domain has changed the embeddings that `first` reads. domain: hidden
     layer of the domain's gate; opened: [G, embeddings], those with one row first, halved.
     """
@@ -170,7 +165,7 @@ class _Split(NamedTuple):
 
 
 class _Network:
-    """One network. Columns of its first product: H of every task, G, L."""
+    """One network. Columns of its first product: H of every task, G."""
 
     def __init__(self, shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> None:
         self.shape, self.tasks = shape, len(shape.tasks)
@@ -181,11 +176,7 @@ class _Network:
         self.towers = shape.settings.hidden[0] * self.tasks
         self.gated = self.towers + shape.settings.gate
         self.first, self.prior = _first_layer(shape, tensors)
-        biases = [tensors["towers.first_bias"], tensors["towers.gate.bias"]]
-        if shape.level_dense:
-            biases.append(tensors["level.0.bias"])
-            self.level = tensors["level.2.weight"].T, tensors["level.2.bias"]
-        self.bias = np.concatenate(biases)
+        self.bias = np.concatenate([tensors["towers.first_bias"], tensors["towers.gate.bias"]])
         self.domain = _domain_layer(shape, tensors) if shape.domain else None
         self.layers = [
             (
@@ -317,10 +308,42 @@ class _Network:
                 ],
                 len(first),
             )
-        if self.shape.level_dense:
-            weight, bias = self.level
-            hidden = hidden + np.maximum(first[:, self.gated :], 0) @ weight + bias
         return hidden
+
+
+class _Level:
+    """The level networks, side by side, and the calibration of order + level."""
+
+    def __init__(self, shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> None:
+        names = list(shape.level_dense)
+        first, out = [], []
+        self.out_bias = np.zeros(len(shape.tasks), np.float32)
+        for name in names:
+            weights = np.zeros((len(shape.dense), shape.level_width(name)), np.float32)
+            weights[shape.level_dense[name]] = tensors[f"level.{name}.0.weight"].T
+            first.append(weights)
+            share = np.float32(shape.level_shares[name])
+            out.append(share * tensors[f"level.{name}.2.weight"].T)
+            self.out_bias += share * tensors[f"level.{name}.2.bias"]
+        self.first = np.concatenate(first, 1)
+        self.bias = np.concatenate([tensors[f"level.{name}.0.bias"] for name in names])
+        self.out = np.concatenate(out)
+        self.slope, self.intercept = tensors["calibration"][:, :, 0]
+        self.embedded = shape.embedding_width
+        self.splits: dict[tuple[bool, ...], Product] = {}
+
+    def levelled(self, order: np.ndarray, rows: _Rows) -> np.ndarray:
+        """Calibrated logits [N, T]. order: [N, T]."""
+        split = self.splits.get(rows.pattern)
+        if split is None:
+            if len(self.splits) >= PATTERNS:
+                self.splits.clear()
+            split = Product.split(self.first, rows.single[self.embedded :])
+            self.splits[rows.pattern] = split
+        hidden = np.maximum(split.of(rows.dense) + self.bias, 0)
+        level = hidden @ self.out + self.out_bias
+        found: np.ndarray = (order + level) * self.slope + self.intercept
+        return found
 
 
 def _first_layer(
@@ -329,14 +352,10 @@ def _first_layer(
     """Weights of the first product by column (embeddings, then all dense numbers), and those of the
     prior, [X, G]."""
     embedded, numbers = shape.embedding_width, len(shape.dense)
-    rows = [*range(embedded), *(embedded + n for n in shape.tower_dense)]
+    rows = [*shape.tower_columns, *(embedded + n for n in shape.tower_dense)]
     parts = [tensors["towers.first"], tensors["towers.gate.general"]]
-    width = sum(part.shape[1] for part in parts)
-    level = shape.settings.level_hidden if shape.level_dense else 0
-    first = np.zeros((embedded + numbers, width + level), np.float32)
-    first[rows, :width] = np.concatenate(parts, 1)
-    if level:
-        first[[embedded + n for n in shape.level_dense], width:] = tensors["level.0.weight"].T
+    first = np.zeros((embedded + numbers, sum(part.shape[1] for part in parts)), np.float32)
+    first[rows] = np.concatenate(parts, 1)
     prior = np.zeros((embedded + numbers, shape.settings.gate), np.float32)
     columns, dense = shape.prior(shape.gates)
     prior[[*columns, *(embedded + n for n in dense)]] = tensors["towers.gate.prior"]
@@ -383,40 +402,6 @@ def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
     if filled.any():
         sums[filled] = np.add.reduceat(values, offsets[:-1][filled], axis=0)
     return sums
-
-
-def pieces(encoded: Encoded, size: int = BLOCK) -> Iterator[tuple[int, Encoded]]:
-    """Consecutive rows, `size` at a time, with the number of the first; blocks of one row stay."""
-    count = len(encoded)
-    if 0 < count <= size:
-        yield 0, encoded
-        return
-    for start in range(0, count, size):
-        rows = slice(start, min(start + size, count))
-        blocks = {name: _piece(block, rows, count) for name, block in encoded.blocks.items()}
-        yield start, Encoded(blocks, rows.stop - start)
-
-
-def _piece(block: Block, rows: slice, count: int) -> Block:
-    dense = block.dense if len(block.dense) == 1 != count else block.dense[rows]
-    return Block(dense, tuple(_slot_piece(slot, rows, count) for slot in block.slots))
-
-
-def _slot_piece(slot: Slot, rows: slice, count: int) -> Slot:
-    if isinstance(slot, History):
-        query, weights = slot.query[rows], slot.query_weights[rows]
-        slot = History(slot.rows, slot.weights, slot.offsets, query, weights)
-    if length(slot) == 1 != count:
-        return slot
-    if isinstance(slot, Lookup):
-        return Lookup(slot.rows[rows], None if slot.weights is None else slot.weights[rows])
-    if isinstance(slot, Projected):
-        return Projected(slot.values[rows])
-    offsets = slot.offsets[rows.start : rows.stop + 1]
-    within = slice(offsets[0], offsets[-1])
-    return replace(
-        slot, rows=slot.rows[within], weights=slot.weights[within], offsets=offsets - offsets[0]
-    )
 
 
 def _below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

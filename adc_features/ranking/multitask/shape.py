@@ -4,11 +4,18 @@ What a tower reads of a row is one vector, "general": the embeddings of all look
 of projected vectors, what is pooled from each history, what is attended to in it, then the dense
 numbers. Its columns are named here, so that training (torch) and serving (numpy) agree on them.
 
+With level inputs the score is slope * (order + level) + intercept. Who a user is explains most of
+AUC, yet a running mean leaves the row itself out: within one user an earlier bad label precedes
+more good ones, and GAUC falls. So the towers learn the order of items beside a free bias for each
+user, which explains the user's level away and is dropped afterwards, and two small networks tell
+what is left: "settled" reads the inputs of level="settled", "fresh" those of level=True and all
+numbers of the towers. The level is their mean, weighted by `fresh_share`.
+
 Legend: E embedding width, T tasks, H width of a hidden layer, G of the gates' hidden layer.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, Self
 
@@ -40,8 +47,10 @@ class NetworkSettings:
     epnet : str
         What the gate of a domain reads: "full", the domain and all embeddings (PEPNet), or
         "domain", the domain alone, which leaves a request's user to be computed once.
-    level_hidden : int
-        Width of the small network that reads the level inputs.
+    level_hidden, fresh_hidden : int
+        Widths of the small networks of settled and of fresh level inputs.
+    fresh_share : float
+        Weight of the fresh level where there are both: a higher one raises AUC, a lower one GAUC.
     """
 
     embedding: int = 16
@@ -50,9 +59,12 @@ class NetworkSettings:
     networks: int = 1
     epnet: Literal["full", "domain"] = "full"
     level_hidden: int = 32
+    fresh_hidden: int = 128
+    fresh_share: float = 0.6
 
     def __post_init__(self) -> None:
-        widths = [self.embedding, self.gate, self.networks, self.level_hidden, *self.hidden]
+        widths = [self.embedding, self.gate, self.networks, *self.hidden]
+        widths += [self.level_hidden, self.fresh_hidden]
         if not self.hidden or min(widths) < 1:
             raise InputError(
                 f"a network of {asdict(self)}; every width must be at least 1, and there must be at"
@@ -60,6 +72,8 @@ class NetworkSettings:
             )
         if self.epnet not in ("full", "domain"):
             raise InputError(f"epnet={self.epnet!r}; expected 'full' or 'domain'")
+        if not 0 <= self.fresh_share <= 1:
+            raise InputError(f"fresh_share={self.fresh_share}; expected a share in [0, 1]")
 
 
 class Place(NamedTuple):
@@ -90,9 +104,11 @@ class NetworkShape:
         Inputs that the gates of every layer see, without stopping gradients.
     domain : str, optional
         The input whose embedding gates all embeddings.
-    level : tuple of str
-        Inputs whose numbers are read by the small level network and, unless they are among the
-        gates, by nothing else.
+    level, settled : tuple of str
+        Inputs whose numbers are read by the small level networks and, unless they are among the
+        gates, by nothing else; those of them that the settled one reads.
+    gate_only : tuple of str
+        Inputs that gates read and towers do not.
     settings : NetworkSettings
         Widths.
     """
@@ -105,6 +121,8 @@ class NetworkShape:
     gates: tuple[str, ...] = ()
     domain: str | None = None
     level: tuple[str, ...] = ()
+    settled: tuple[str, ...] = ()
+    gate_only: tuple[str, ...] = ()
     settings: NetworkSettings = field(default_factory=NetworkSettings)
 
     def __post_init__(self) -> None:
@@ -125,6 +143,7 @@ class NetworkShape:
         gates or domain name no input, or one that only training sees.
         """
         kinds = _kinds(ranker, specs)
+        read = {name: kinds[name] for name in layout.inputs if name in kinds}
         hidden = sorted(
             name
             for name in {*ranker.gates, *([ranker.domain] if ranker.domain else [])}
@@ -143,8 +162,10 @@ class NetworkShape:
             listwise=ranker.listwise,
             gates=tuple(ranker.gates),
             domain=ranker.domain,
-            level=tuple(name for name in layout.inputs if name in kinds and kinds[name].level),
-            settings=settings or NetworkSettings(),
+            level=tuple(name for name in read if read[name].level),
+            settled=tuple(name for name in read if read[name].level == "settled"),
+            gate_only=tuple(name for name in read if read[name].gate_only),
+            settings=settings or network_settings(ranker.settings),
         )
 
     @cached_property
@@ -194,12 +215,44 @@ class NetworkShape:
     @cached_property
     def tower_dense(self) -> list[int]:
         """Dense numbers that towers read."""
-        return [n for n, name in enumerate(self.dense) if name not in self.level]
+        apart = {*self.level, *self.gate_only}
+        return [n for n, name in enumerate(self.dense) if name not in apart]
 
     @cached_property
-    def level_dense(self) -> list[int]:
-        """Dense numbers that the level network reads."""
-        return [n for n, name in enumerate(self.dense) if name in self.level]
+    def tower_columns(self) -> list[int]:
+        """Columns of the embeddings that towers read."""
+        width = self.settings.embedding
+        return [
+            column
+            for n, (place, _) in enumerate(self.embedded)
+            if place.input not in self.gate_only
+            for column in range(n * width, (n + 1) * width)
+        ]
+
+    @cached_property
+    def level_dense(self) -> dict[Literal["settled", "fresh"], list[int]]:
+        """Level network -> the dense numbers that it reads; without those that read none."""
+        settled = [n for n, name in enumerate(self.dense) if name in self.settled]
+        fresh = [n for n, name in enumerate(self.dense) if name in self.level]
+        fresh = [n for n in fresh if n not in settled]
+        found: dict[Literal["settled", "fresh"], list[int]] = {}
+        if settled:
+            found["settled"] = settled
+        if fresh:
+            found["fresh"] = fresh + self.tower_dense
+        return found
+
+    @property
+    def level_shares(self) -> dict[Literal["settled", "fresh"], float]:
+        """Level network -> its weight in the level."""
+        if len(self.level_dense) < 2:
+            return dict.fromkeys(self.level_dense, 1.0)
+        share = self.settings.fresh_share
+        return {"settled": 1 - share, "fresh": share}
+
+    def level_width(self, name: Literal["settled", "fresh"]) -> int:
+        """Width of the hidden layer of a level network."""
+        return self.settings.level_hidden if name == "settled" else self.settings.fresh_hidden
 
     @property
     def embedding_width(self) -> int:
@@ -209,7 +262,7 @@ class NetworkShape:
     @property
     def general_width(self) -> int:
         """Columns that towers read: embeddings, then dense numbers."""
-        return self.embedding_width + len(self.tower_dense)
+        return len(self.tower_columns) + len(self.tower_dense)
 
     def prior(self, names: Sequence[str]) -> tuple[list[int], list[int]]:
         """Columns of the embeddings, and dense numbers, that gates read of these inputs.
@@ -233,14 +286,23 @@ class NetworkShape:
     def of_json(cls, facts: Mapping[str, Any]) -> Self:
         """From `to_json`, also after a round through text."""
         settings = {**facts["settings"], "hidden": tuple(facts["settings"]["hidden"])}
+        lists = ("tasks", "task_weights", "gates", "level", "settled", "gate_only")
         return cls(
             **{
                 **facts,
-                **{n: tuple(facts[n]) for n in ("tasks", "task_weights", "gates", "level")},
+                **{name: tuple(facts[name]) for name in lists},
                 "inputs": {name: input_layout(said) for name, said in facts["inputs"].items()},
                 "settings": NetworkSettings(**settings),
             }
         )
+
+
+def network_settings(said: Mapping[str, Any] | None) -> NetworkSettings:
+    """Those of a ranker's `settings` that build its network; others are of its training."""
+    chosen = {f.name: said[f.name] for f in fields(NetworkSettings) if f.name in (said or {})}
+    if "hidden" in chosen:
+        chosen["hidden"] = tuple(chosen["hidden"])
+    return NetworkSettings(**chosen)
 
 
 def input_layout(facts: Mapping[str, Any]) -> InputLayout:
@@ -267,6 +329,11 @@ def _check(shape: NetworkShape) -> None:
             f"gates or domain of the ranker name {', '.join(missing)}, which is no input of it;"
             f" its inputs are {', '.join(shape.inputs) or 'none'}"
         )
+    if ungated := [name for name in shape.gate_only if name not in shape.gates]:
+        raise InputError(
+            f"inputs {', '.join(ungated)} are gate_only and no gate of the ranker names them; add"
+            " them to its gates, or let the towers read them"
+        )
     if not shape.tasks or len(set(shape.tasks)) != len(shape.tasks):
         raise InputError(
             f"a ranker of the tasks {list(shape.tasks)}; expected at least one, each named once"
@@ -278,8 +345,8 @@ def _check(shape: NetworkShape) -> None:
         )
     if not shape.general_width:
         raise InputError(
-            "a ranker without inputs for its towers: every input is skipped or a level input;"
-            " declare at least one that is not"
+            "a ranker without inputs for its towers: every input is skipped, a level input or"
+            " gate_only; declare at least one that is not"
         )
     if shape.domain and not any(p.input == shape.domain for p, _ in shape.embedded):
         raise InputError(

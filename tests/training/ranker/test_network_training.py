@@ -1,6 +1,6 @@
 """Training a network of several tasks: where gradients go, what a mask hides, what is learned."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -8,16 +8,17 @@ import torch
 from encoded_rows import LAYOUT, RANKER, rows_of
 
 from adc_features.errors import InputError
-from adc_features.inputs.declaration import Ranker, Task
+from adc_features.inputs.declaration import SETTINGS, Ranker, Task, category, number
 from adc_features.inputs.encoded import Block, Encoded, InputLayout, Layout, Lookup, SlotLayout
 from adc_features.ranking.multitask.scorer import NetworkScorer
-from adc_features.ranking.multitask.shape import NetworkSettings, NetworkShape
+from adc_features.ranking.multitask.shape import NetworkSettings, NetworkShape, network_settings
 from training.ranker.batches import RowTensors, epoch_batches
 from training.ranker.fit_network import (
     FitSettings,
     MultitaskLoss,
     chosen_rounds,
     fit_network,
+    fit_settings,
     listwise_sums,
     load,
     logits_of,
@@ -25,6 +26,7 @@ from training.ranker.fit_network import (
     warm_start,
 )
 from training.ranker.labelled import Labelled
+from training.ranker.models import check_settings
 from training.ranker.network import Bags, Networks
 
 SHAPE = NetworkShape.of(LAYOUT, RANKER)
@@ -449,3 +451,88 @@ def test_settings_are_checked():
             FitSettings(**settings)
     with pytest.raises(InputError):
         NetworkSettings(hidden=())
+
+
+LEVELLED = NetworkShape.of(
+    LAYOUT,
+    replace(
+        RANKER,
+        tasks=[Task("click")],
+        gates=["segment"],
+        inputs={
+            "age": number(level="settled"),
+            "position": number(level=True),
+            "segment": category(gate_only=True),
+        },
+    ),
+)
+
+
+def users_with_levels(count: int = 6_000) -> tuple[Encoded, np.ndarray, np.ndarray]:
+    """Users of whom the age tells how often they click, and brands of which one half is clicked
+    more: rows, labels [1, N], users."""
+    rng = np.random.default_rng(0)
+    encoded, users = rows_of(LAYOUT, count), rng.integers(0, 300, count)
+    level = rng.normal(size=300)
+    blocks = dict(encoded.blocks)
+    blocks["age"] = Block(np.stack([level[users], np.zeros(count)], 1).astype(np.float32))
+    likes = np.where(blocks["brand"].slots[0].rows % 2 == 0, 1.5, -1.5)
+    labels = rng.random(count) < 1 / (1 + np.exp(-likes - 1.5 * level[users]))
+    return Encoded(blocks, count), labels.astype(np.float32)[None], users
+
+
+def test_the_order_is_learned_beside_the_level():
+    """The towers' order tells brands apart and not users, whose level the level network adds; the
+    whole is calibrated."""
+    encoded, labels, users = users_with_levels()
+    tensors, _ = fit_network(
+        encoded,
+        labels,
+        np.ones_like(labels, bool),
+        np.ones(len(encoded)),
+        shape=LEVELLED,
+        settings=FitSettings(batch=128, max_epochs=3, dropout=0.0),
+        seed=0,
+        users=users,
+    )
+    model, rows = load(LEVELLED, tensors), RowTensors.of(encoded, LEVELLED)
+    batch = rows.batch(torch.arange(len(encoded)))
+    with torch.no_grad():
+        order, level = model.order(batch)[0].numpy(), model.levels(batch.dense)
+    age, even = encoded.blocks["age"].dense[:, 0], encoded.blocks["brand"].slots[0].rows % 2 == 0
+    assert order[even].mean() - order[~even].mean() > 1
+    assert abs(np.corrcoef(order, age)[0, 1]) < 0.1
+    assert np.corrcoef(level["settled"][0].numpy(), age)[0, 1] > 0.9
+    scores = NetworkScorer(LEVELLED, tensors).predict(encoded)[0]
+    assert abs(scores.mean() / labels.mean() - 1) < 0.02
+    np.testing.assert_allclose(scores, torch.sigmoid(logits_of(model, rows))[0].numpy(), atol=1e-6)
+
+
+def test_towers_do_not_read_what_is_for_gates_or_the_level():
+    """An input for gates alone has no column in a tower; one of the level has none anywhere but
+    there."""
+    first = fresh(LEVELLED).networks[0].towers
+    columns = {p.input for p, _ in LEVELLED.embedded} - {"segment"}
+    assert LEVELLED.general_width == len(first.first)
+    assert LEVELLED.general_width == NetworkShape.of(LAYOUT, RANKER).general_width - 16 - 3
+    assert {LEVELLED.embedded[c // 16][0].input for c in LEVELLED.tower_columns} == columns
+    assert len(first.gate.prior) == 16
+    assert not any(LEVELLED.dense[n] in ("age", "position") for n in LEVELLED.tower_dense)
+
+
+def test_settings_of_a_ranker_are_those_of_its_network():
+    """`Ranker.settings` may name every field of both settings, once; they reach the network, and
+    those of another type are refused."""
+    names = [f.name for made in (NetworkSettings, FitSettings) for f in fields(made)]
+    assert sorted(names) == sorted(SETTINGS)
+    said = {"networks": 2, "hidden": [8], "dropout": 0.5, "max_epochs": 2}
+    assert network_settings(said) == NetworkSettings(networks=2, hidden=(8,))
+    assert fit_settings(said) == FitSettings(dropout=0.5, max_epochs=2)
+    shape = NetworkShape.of(LAYOUT, replace(RANKER, settings=said))
+    assert shape.settings.networks == 2
+    check_settings(replace(RANKER, settings=said))
+    for wrong in ({"dropout": "half"}, {"dropout": 2.0}, {"networks": 0}, {"level_epochs": 0}):
+        with pytest.raises(InputError):
+            check_settings(replace(RANKER, settings=wrong))
+    with pytest.raises(InputError, match="xgboost"):
+        check_settings(replace(RANKER, model="xgboost", settings=said))
