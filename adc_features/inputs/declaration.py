@@ -194,13 +194,15 @@ class Match(Input):
 
     sum / (matches + smoothing), one number and whether it is absent; a LookupFeature of
     TorchEasyRec whose map is stored as two lists, its keys and its values. centred: each of the
-    values counts beside the user's own mean, sum / (elements + smoothing).
+    values counts beside the user's own mean, sum / (elements + smoothing). standardise: as a number
+    is, by its mean and deviation in the training rows, and within +-5.
     """
 
     candidate: str = ""
     values: str | None = None
     smoothing: float = 2.0
     centred: bool = False
+    standardise: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

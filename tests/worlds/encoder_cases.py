@@ -337,6 +337,19 @@ CASES = [
         _history_columns(),
     ),
     Case(
+        "match_standardised",
+        (
+            spec(
+                "m",
+                match(candidate="brand", standardise=True),
+                side="pair",
+                source=("items", "Array(String)", "user"),
+                candidate=("brand", "String", "item"),
+            ),
+        ),
+        _history_columns(),
+    ),
+    Case(
         "match",
         (
             spec(
