@@ -13,3 +13,11 @@ def shop(tmp_path_factory):
     from serving_world import open_shop
 
     return open_shop(tmp_path_factory.mktemp("shop"))
+
+
+@pytest.fixture(scope="session")
+def trained_feed(tmp_path_factory):
+    """A repository with a known truth and its trained rankers, made once; tests read it."""
+    from trained_feed import open_trained_feed
+
+    return open_trained_feed(tmp_path_factory.mktemp("feed") / "repo")

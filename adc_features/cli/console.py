@@ -98,7 +98,12 @@ def report(
     if json:
         Path(json).parent.mkdir(parents=True, exist_ok=True)
         write_json(Path(json), result)
-    typer.echo(redacted(text(result) if text else _facts(result)))
+    typer.echo(redacted((text or facts_text)(result)))
+
+
+def facts_text(result: Mapping[str, Any]) -> str:
+    """A result as lines, nested values below their names."""
+    return _facts(result)
 
 
 def _facts(result: Mapping[str, Any], indent: str = "") -> str:

@@ -58,6 +58,16 @@ def rank(
     ] = None,
     k: Annotated[int | None, typer.Option(min=1, help="How many of the best to show.")] = None,
     now: NowOption = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help=(
+                "With --repo: what the ranker saw of the winner, and what each group of inputs"
+                " contributed."
+            ),
+        ),
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Rank candidates for a user, as the service does."""
@@ -80,9 +90,41 @@ def rank(
     ]:
         asked |= {name: _integers(asked[name]) for name in int64}
     answer = Service(bundle, ServiceSettings(), clock=clock).rank(
-        bundle, dumps({**asked, "k": k}).encode()
+        bundle, dumps({**asked, "k": k, "explain": explain}).encode()
     )
-    report(loads(answer.body), json)
+    report(loads(answer.body), json, text=_ranked_text)
+
+
+def _ranked_text(answer: Any) -> str:
+    """The answer for people: what was explained of the winner as tables."""
+    from adc_features.cli.console import facts_text, table
+
+    told = answer.pop("explained", None)
+    if told is None:
+        return facts_text(answer)
+    groups = [
+        {"group": name, "score": one["score"], **one["log_odds"], "inputs": len(one["inputs"])}
+        for name, one in told["groups"].items()
+    ]
+    inputs = [
+        {
+            "input": name,
+            **{part: one[part] for part in ("side", "kind", "state")},
+            "served": ", ".join(f"{column} {value}" for column, value in one["values"].items()),
+        }
+        for name, one in told["inputs"].items()
+    ]
+    return "\n".join(
+        (
+            facts_text(answer),
+            "",
+            f"the best candidate, score {told['score']:.4g}; contributed by each group:",
+            table(groups),
+            f"({told['definition']})",
+            "",
+            table(inputs),
+        )
+    )
 
 
 def _one_of(run: Path | None, repo: Path | None) -> None:

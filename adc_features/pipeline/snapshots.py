@@ -21,7 +21,7 @@ from adc_features.artifact import fresh_directory, read_manifest, read_parquet, 
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
-from adc_features.codes.sids import SidTable, changed_rows
+from adc_features.codes.sids import SidTable
 from adc_features.encoders.behavior_state import write_state
 from adc_features.errors import InputError
 from adc_features.pipeline.continuation import (
@@ -41,7 +41,7 @@ from adc_features.pipeline.stages import (
     serving_time,
     statistics_of,
 )
-from adc_features.store import publish, published_snapshots, published_timeline
+from adc_features.store import publish_changes, published_before, published_snapshots
 
 __all__ = [
     "backfill_times",
@@ -169,41 +169,21 @@ def _encoded(run: Run, generation: Generation, table: EmbeddingTable) -> SidTabl
     from adc_features.tokenizer.encode import encode
 
     return encode(
-        table, generation, previous=_before(run, generation, table.as_of), progress=run.progress
+        table,
+        generation,
+        previous=published_before(repository_of(run), generation.id, table.as_of),
+        progress=run.progress,
     )
 
 
-def _before(run: Run, generation: Generation, as_of: datetime) -> SidTable | None:
-    """The published snapshot before this time, whole."""
-    whole = published_timeline(repository_of(run), generation.id).snapshots
-    newest = max((s for s in whole if s.as_of < as_of), key=lambda s: s.as_of, default=None)
-    return newest.table()[0] if newest else None
-
-
 def _published(run: Run, generation: Generation, made: SidTable) -> dict[str, Any]:
-    """Publish what differs from the snapshot before. A later snapshot that was published as a
-    difference from that one is published whole first.
-    """
+    """Publish what differs from the snapshot before."""
     repo, lag = repository_of(run), timedelta(hours=run.settings.publish_lag_hours)
-    before = _before(run, generation, made.as_of)
-    for entry, whole in zip(
-        published_snapshots(repo, generation.id),
-        published_timeline(repo, generation.id).snapshots,
-        strict=True,
-    ):
-        if entry.as_of > made.as_of and entry.items + entry.removed < len(whole):
-            publish(
-                repo,
-                generation,
-                [whole.table()[0]],
-                servable_at=[entry.servable_at],
-                computed_at=entry.computed_at,
-            )
-            break
-    rows = changed_rows(before, made) if before is not None else made
-    rows = rows if len(rows) else made
-    publish(repo, generation, [rows], servable_at=[made.as_of + lag], computed_at=datetime.now(UTC))
-    run.record("snapshot", as_of=made.as_of, generation=generation.id, rows=len(rows))
+    before = published_before(repo, generation.id, made.as_of)
+    rows = publish_changes(
+        repo, generation, made, servable_at=made.as_of + lag, computed_at=datetime.now(UTC)
+    )
+    run.record("snapshot", as_of=made.as_of, generation=generation.id, rows=rows)
     facts = {
         "as_of": made.as_of,
         "servable_at": made.as_of + lag,
@@ -213,7 +193,7 @@ def _published(run: Run, generation: Generation, made: SidTable) -> dict[str, An
     facts |= {
         "items": len(made),
         "cold_items": int(made.is_cold.sum()),
-        "published_rows": len(rows),
+        "published_rows": rows,
     }
     if before is not None:
         old = before.lookup(made.item_ids)

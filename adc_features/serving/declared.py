@@ -19,7 +19,8 @@ import pyarrow as pa
 from adc_features.clock import utc
 from adc_features.errors import RequestError
 from adc_features.inputs.compatibility import differences, refuse
-from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
+from adc_features.ranking.multitask.explained import explained
+from adc_features.ranking.multitask.trained import TrainedRanker, check_reference, load_ranker
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
 from adc_features.serving.ranked import Ranked
@@ -82,7 +83,8 @@ class DeclaredBundle:
         candidates = [tuple(_keyed(item, keys.item, "items").values()) for item in asked.items]
         distinct = list(dict.fromkeys(candidates))
         items = {name: [row[i] for row in distinct] for i, name in enumerate(keys.item)}
-        return self._ranked(user, items, asked.request, now, len(candidates) - len(distinct))
+        repeated = len(candidates) - len(distinct)
+        return self._ranked(user, items, asked.request, now, repeated, explain=asked.explain)
 
     def _ranked(
         self,
@@ -91,6 +93,8 @@ class DeclaredBundle:
         request: Mapping[str, Any],
         now: datetime,
         repeated: int,
+        *,
+        explain: bool = False,
     ) -> Ranked:
         marks = [time.perf_counter()]
         timeline = None if self.sids is None else self.sids.timeline()
@@ -107,10 +111,17 @@ class DeclaredBundle:
             for task, p in zip(self.trained.ranker.tasks, probability, strict=True)
         }
         known = np.ones(len(score), bool) if read.items is None else read.items
+        facts: dict[str, Any] = {
+            "inputs": _noticed(self.trained.encoder.counts(read.parts, encoded))
+        }
+        if explain:
+            best = int(np.argmax(score))
+            told = explained(self.trained, read.parts, best).to_dict()
+            facts["explained"] = {**{name: ids[best] for name, ids in items.items()}, **told}
         return Ranked(
             score,
             {**items, "score": score, **tasks, "known": known, "coded": coded},
-            {"inputs": _noticed(self.trained.encoder.counts(read.parts, encoded))},
+            facts,
             known,
             coded,
             read.user is not False,
@@ -170,6 +181,13 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
     found = differences(trained.pins, schema)
     refuse(found, use="serve")
     generation = promotion.generation
+    sids = (
+        OnlineSids(promotion.repository, generation)
+        if generation and trained.reads_timeline
+        else None
+    )
+    if sids is not None:
+        check_reference(trained, promotion.ranker, sids.timeline())
     fields = [spec for spec in trained.encoder.specs if not spec.kind.train_only]
     request = {
         column.name: column.dtype
@@ -190,10 +208,6 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
             optional=[c.name for s in fields if s.kind.optional for c in s.columns.values()],
         ),
         key_types=schema.join_keys,
-        sids=(
-            OnlineSids(promotion.repository, generation)
-            if generation and trained.reads_timeline
-            else None
-        ),
+        sids=sids,
         warnings=tuple(d.message for d in found if d.serve == "warn"),
     )

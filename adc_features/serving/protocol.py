@@ -20,6 +20,7 @@ from pydantic import (
     ConfigDict,
     FailFast,
     Field,
+    StrictBool,
     StrictInt,
     StrictStr,
     ValidationError,
@@ -109,7 +110,7 @@ Keys = Annotated[dict[StrictStr, Id], Field(max_length=16)]
 class RankRequest(BaseModel):
     """POST /rank. user, items: ids, or objects of join keys. request: fields of the request that
     the ranker reads, by name. k: how many of the best to answer, default all. now: as of when
-    features age, default the service's clock.
+    features age, default the service's clock. explain: say why the best scored as it did.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -118,6 +119,7 @@ class RankRequest(BaseModel):
     request: Annotated[dict[StrictStr, Any], Field(max_length=256)] = {}
     k: Annotated[StrictInt, Field(ge=1)] | None = None
     now: AwareDatetime | None = None
+    explain: StrictBool = False
 
 
 class LookupRequest(BaseModel):
@@ -138,6 +140,10 @@ class HttpError(AdcError):
 
 Asked = TypeVar("Asked", RankRequest, LookupRequest)
 
+_OBJECTS, _LISTS = 3, 2 + 256
+"""In a request: itself, its user and its fields, beside one object an item; its items and features,
+beside one list a field.
+"""
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.?)*+(?:"|\Z)', re.DOTALL)
 """One JSON string, or what an unfinished one left; possessive, so that no body makes it look at a
 byte twice.
@@ -149,12 +155,18 @@ def _refuse_shape(body: bytes, settings: ServiceSettings) -> None:
     `{}`, tens of milliseconds of them in 1 MiB.
     """
     most = settings.max_items + settings.max_values + len(RankRequest.model_fields)
+    objects = settings.max_items + _OBJECTS
     many = body.count(b'"') - body.count(b'\\"') > 2 * most
     marks = b"" if many else _TEXT.sub(b"", body)
-    if many or marks.count(b"{") > 1 or marks.count(b"[") > 2 or marks.count(b",") > most:
+    if (
+        many
+        or marks.count(b"{") > objects
+        or marks.count(b"[") > _LISTS
+        or marks.count(b",") > most
+    ):
         raise _invalid(
-            f"the body holds lists or objects within its lists, or more than {most} values; a"
-            " request is one object of lists of ids"
+            f"the body holds more than {objects} objects, {_LISTS} lists or {most} values; a"
+            " request is one object of a user, items, and the fields that the ranker reads"
         )
 
 

@@ -214,6 +214,10 @@ class Bundle:
             raise RequestError(
                 f"request has {sorted(asked.request)[:3]}; this ranker reads no field of a request"
             )
+        if asked.explain:
+            raise RequestError(
+                "explain is answered by a ranker of a feature service; this one is of a run"
+            )
         distinct = list(dict.fromkeys(asked.items))
         ranking = self.score(asked.user, distinct, now=now)
         columns = {

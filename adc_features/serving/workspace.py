@@ -2,7 +2,8 @@
 
 <repo>/rankers/<name>/<version>/       one trained ranker; the version is its time, UTC
 <repo>/rankers/<name>/promotion.json   the one that serves
-<repo>/rankers/evaluation.json         what was last trained, judged together
+<repo>/rankers/evaluation.json         what was last trained or judged, together
+<repo>/rankers/report.html             the same as a page
 """
 
 import re
@@ -17,6 +18,7 @@ from adc_features.serving.promotion import PROMOTION
 
 RANKERS = "rankers"
 EVALUATION = "evaluation.json"
+REPORT = "report.html"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 _VERSION = "%Y%m%dT%H%M%S%fZ"
 
@@ -95,5 +97,10 @@ def promoted_names(repo: Path) -> list[str]:
 
 
 def evaluation_path(repo: Path) -> Path:
-    """What was last trained, judged together."""
+    """What was last trained or judged, together."""
     return Path(repo) / RANKERS / EVALUATION
+
+
+def report_path(repo: Path) -> Path:
+    """The page of what was last trained or judged."""
+    return Path(repo) / RANKERS / REPORT

@@ -21,6 +21,9 @@ from adc_features.errors import InputError
 from adc_features.store.repository import (
     STATISTICS,
     IdType,
+    ItemKey,
+    LiveGeneration,
+    live_generation,
     live_generations,
     publication_path,
     service_name,
@@ -48,6 +51,15 @@ FEATURE_TYPES = {
 microseconds: Feast cuts its own to seconds.
 """
 
+KEY_TYPES: dict[str, IdType] = {
+    "String": "string",
+    "Uuid": "string",
+    "TimeUuid": "string",
+    "Int32": "int64",
+    "Int64": "int64",
+}
+"""Feast type of a join key that codes can be published for -> type of the ids."""
+
 ENTITY_OF = {"item_profile": "item", "user_activity": "user"}
 _TIMES = ("event_timestamp", "created_timestamp")
 
@@ -60,7 +72,7 @@ def entities(repo: Path) -> list[Entity]:
     from adc_features.store import _compat as feast
 
     value_types = {"string": feast.ValueType.STRING, "int64": feast.ValueType.INT64}
-    types: dict[str, IdType] = {"item": live[0].id_type} if (live := live_generations(repo)) else {}
+    types: dict[str, IdType] = {"item": live[0].id_type} if (live := _ours(repo)) else {}
     types |= {
         ENTITY_OF[view]: id_type(schema, JOIN_KEY[ENTITY_OF[view]])
         for view, schema in statistics_schemas(repo).items()
@@ -71,6 +83,11 @@ def entities(repo: Path) -> list[Entity]:
         )
         for name, kind in types.items()
     ]
+
+
+def _ours(repo: Path) -> list[LiveGeneration]:
+    """Generations of our own entity `item`; those of other entities their repository declares."""
+    return [g for g in live_generations(repo) if g.key is None]
 
 
 def sid_views(repo: Path) -> list[FeatureView]:
@@ -95,6 +112,7 @@ def sid_views(repo: Path) -> list[FeatureView]:
                 schema=SID_FEATURES,
                 created_column="created_timestamp",
                 tags=tags,
+                key=g.key,
             )
         )
     return views
@@ -125,9 +143,49 @@ def services(repo: Path) -> list[FeatureService]:
     named = [
         (service_name(g.id), [view, *statistics])
         for g, view in zip(live_generations(repo), sid_views(repo), strict=True)
+        if g.key is None
     ]
     named += [(service_name(None), statistics)] if statistics else []
     return [feast.FeatureService(name=name, features=views, tags=OWNED) for name, views in named]
+
+
+def with_codes(service: FeatureService, *, repo: Path, generation: str) -> FeatureService:
+    """A service that offers what another one does, and the codes of a generation.
+
+    Parameters
+    ----------
+    service : FeatureService
+        As the repository declares it, or as its registry holds it.
+    repo : Path
+        The repository.
+    generation : str
+        A published generation.
+
+    Returns
+    -------
+    FeatureService
+        Named `<service>_<generation>`.
+
+    Raises
+    ------
+    InputError
+        The generation is not published.
+    """
+    from adc_features.store import _compat as feast
+
+    name = live_generation(repo, generation).view
+    codes: Any = next(view for view in sid_views(repo) if view.name == name)
+    offered = feast.offered_by(service)
+    made = feast.FeatureService(
+        name=f"{service.name}_{generation}",
+        features=[*offered, codes],
+        tags=dict(service.tags or {}),
+        description=service.description,
+        owner=service.owner,
+    )
+    if not offered:
+        made.feature_view_projections[:0] = service.feature_view_projections
+    return made
 
 
 def is_sid_view(view: FeatureView) -> bool:
@@ -165,14 +223,20 @@ def _view(
     schema: pa.Schema,
     created_column: str = "",
     tags: dict[str, str] | None = None,
+    key: ItemKey | None = None,
 ) -> FeatureView:
     from adc_features.store import _compat as feast
 
-    owner = next(e for e in entities(repo) if e.name == entity)
-    key = feast.Field(
-        name=JOIN_KEY[entity],
-        dtype=feast.String if owner.value_type == feast.ValueType.STRING else feast.Int64,
-    )
+    if key is None:
+        owner = next(e for e in entities(repo) if e.name == entity)
+        dtype = feast.String if owner.value_type == feast.ValueType.STRING else feast.Int64
+    else:
+        # only its name goes into the registry: the entity is declared elsewhere
+        dtype = feast.named_type(key.type)
+        owner = feast.Entity(
+            name=key.entity, join_keys=[key.join_key], value_type=dtype.to_value_type()
+        )
+    keyed = feast.Field(name=owner.join_key, dtype=dtype)
     source = feast.FileSource(
         name=name,
         path=str(path),
@@ -186,7 +250,7 @@ def _view(
     return feast.FeatureView(
         name=name,
         entities=[owner],
-        schema=[key, *features],
+        schema=[keyed, *features],
         source=source,
         ttl=timedelta(0),
         tags={**OWNED, **(tags or {})},

@@ -10,7 +10,8 @@ from encoded_rows import LAYOUT, RANKER, USER, rows_of, spread
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import Ranker, Task, category, number, semantic_id
 from adc_features.inputs.encoded import Block, Encoded
-from adc_features.ranking.multitask.scorer import NetworkScorer, pieces
+from adc_features.ranking.multitask.pieces import pieces
+from adc_features.ranking.multitask.scorer import NetworkScorer
 from adc_features.ranking.multitask.shape import NetworkSettings, NetworkShape
 from training.ranker.batches import RowTensors
 from training.ranker.fit_network import load, logits_of, parameters

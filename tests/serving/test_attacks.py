@@ -412,6 +412,16 @@ def test_items_times_features_are_bounded(shop):
         assert (status, answer["error"]["code"]) == (422, "too_many_values")
 
 
+def test_a_large_request_may_hold_keys_and_fields():
+    """2,000 candidates of two keys with fields of the request, a list among them, are taken in,
+    however large the body."""
+    items = [{"sku": n, "shop": "s" * 40} for n in range(2_000)]
+    asked = {"user": {"customer": "c"}, "items": items, "request": {"device": "tv", "seen": [1, 2]}}
+    body = json.dumps(asked).encode()
+    assert len(body) > SMALL_BODY
+    assert parsed(RankRequest, body, ServiceSettings()).items == items
+
+
 @pytest.mark.parametrize(
     "now",
     [

@@ -13,8 +13,9 @@ from serving_world import CODEBOOK, NOW, SPEC, later, other_codes
 
 from adc_features import store
 from adc_features.codes.generation import Generation
-from adc_features.errors import ArtifactError, GenerationMismatch, InputError
+from adc_features.errors import ArtifactError, GenerationMismatch, InputError, RequestError
 from adc_features.serving.promotion import promote
+from adc_features.serving.protocol import RankRequest
 from adc_features.serving.scoring import open_bundle
 from adc_features.store.repository import live_generations, write_live_generations
 
@@ -87,6 +88,13 @@ def test_features_from_after_now_are_refused(bundle):
         InputError, match=r"the online features hold later events; ask as of a later time"
     ):
         bundle.score("u3", ITEMS, now=day(60))
+
+
+def test_a_ranker_of_a_run_does_not_explain(bundle):
+    """The request is refused in words, in place of an answer without the explanation."""
+    asked = RankRequest(user="u3", items=["i00"], explain=True)
+    with pytest.raises(RequestError, match="explain is answered by a ranker of a feature service"):
+        bundle.rank(asked, now=NOW)
 
 
 @pytest.mark.parametrize("items", [[1], ["i00", 2], [True], ["x" * 257], ["i00\0"]])

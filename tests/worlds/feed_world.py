@@ -32,7 +32,7 @@ DAYS = 40
 SEGMENTS, CATEGORIES = ["new", "loyal", "deal"], ["books", "games", "food", "tools"]
 DEVICES = ["phone", "desktop", "tablet"]
 
-DEFINITIONS = '''
+DEFINITIONS = """
 from datetime import timedelta
 from pathlib import Path
 
@@ -46,14 +46,16 @@ product = Entity(name="product", join_keys=["sku"], value_type=ValueType.INT64)
 
 
 def source(name):
-    return FileSource(name=name, path=str(HERE / f"{name}.parquet"), timestamp_field="event_timestamp")
+    path = str(HERE / f"{name}.parquet")
+    return FileSource(name=name, path=path, timestamp_field="event_timestamp")
 
 
 profile = FeatureView(
     name="profile", entities=[customer], ttl=timedelta(0), source=source("profile"),
     schema=[Field(name="customer_id", dtype=String), Field(name="segment", dtype=String),
             Field(name="activity", dtype=Float64), Field(name="joined", dtype=UnixTimestamp),
-            Field(name="recent", dtype=Array(Int64), tags={"adc.kind": "history", "adc.group": "h"})],
+            Field(name="recent", dtype=Array(Int64),
+                  tags={"adc.kind": "history", "adc.group": "h"})],
 )
 stock = FeatureView(
     name="stock", entities=[product], ttl=timedelta(0), source=source("stock"),
@@ -67,14 +69,15 @@ affinity = FeatureView(
             Field(name="visits", dtype=Int64)],
 )
 feed_v1 = FeatureService(name="feed_v1", features=[profile, stock, affinity])
-'''
+"""
 
-RANKERS = '''
+RANKERS = """
 from adc_features.inputs.declaration import Ranker, Task, category, infer, skip
 
 COMMON = dict(
     service="feed_v1",
-    tasks=[Task("click"), Task("purchase", weight=0.3, known_at="bought_at", delay="3d", given="click")],
+    tasks=[Task("click"),
+           Task("purchase", weight=0.3, known_at="bought_at", delay="3d", given="click")],
     user=["customer_id"],
     item=["sku"],
     request="request_id",
@@ -92,11 +95,11 @@ feed = Ranker(
 plain = Ranker(
     name="plain",
     inputs=infer() | {name: skip() for name in (
-        "profile__segment", "profile__activity", "profile__joined", "profile__recent", "customer_id",
-        "affinity__visits")},
+        "profile__segment", "profile__activity", "profile__joined", "profile__recent",
+        "customer_id", "affinity__visits")},
     **COMMON,
 )
-'''
+"""
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,16 @@ class Feed:
     end: datetime
     truth: np.ndarray
     """P(click) of each row of the log, float64 [N]."""
+    logit: dict[str, np.ndarray]
+    """What its logit is the sum of, float64 [N] each: "base", "taste", "quality", "activity",
+    "device", "position"."""
+    typical: np.ndarray
+    """P(click) of each row at position 0 for a customer of whom nothing is known: the mean over all
+    customers, float64 [N]."""
+
+
+def _sigmoid(x: Any) -> np.ndarray:
+    return 1 / (1 + np.exp(-x))
 
 
 def make_feed(
@@ -120,8 +133,14 @@ def make_feed(
     config: str = CONFIG,
     definitions: str = DEFINITIONS,
     rankers: str = RANKERS,
+    position_effect: float = 0.2,
+    cheap_first: bool = False,
 ) -> Feed:
-    """Write the repository and its label log; apply it with Feast."""
+    """Write the repository and its label log; `feast apply` comes after.
+
+    position_effect: how much the logit of a click falls with each position. cheap_first: slates
+    show cheap products further up, by chance, so that position and price go together.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
     segment, category = rng.integers(0, 3, customers), rng.integers(0, 4, products)
@@ -133,23 +152,35 @@ def make_feed(
     requests = rows // slate
     when = np.sort(rng.integers(86_400, DAYS * 86_400, requests))
     who, device = rng.integers(0, customers, requests), rng.integers(0, 3, requests)
-    user, shown = np.repeat(who, slate), np.concatenate(
-        [rng.choice(products, slate, replace=False) for _ in range(requests)]
+    user, shown = (
+        np.repeat(who, slate),
+        np.concatenate([rng.choice(products, slate, replace=False) for _ in range(requests)]),
     )
+    if cheap_first:
+        key = (np.log(price[shown]) + rng.normal(0, 0.7, len(shown))).reshape(requests, slate)
+        order = np.argsort(key, axis=1) + slate * np.arange(requests)[:, None]
+        shown = shown[order.ravel()]
     position = np.tile(np.arange(slate), requests)
-    logit = (
-        -1.0
-        + taste[segment[user], category[shown]]
-        + 0.7 * quality[shown]
-        + 0.4 * activity[user]
-        + np.array([0.5, 0.0, -0.5])[np.repeat(device, slate)]
-        - 0.2 * position
-    )
-    p = 1 / (1 + np.exp(-logit))
+    logit = {
+        "base": np.full(len(user), -1.0),
+        "taste": taste[segment[user], category[shown]],
+        "quality": 0.7 * quality[shown],
+        "activity": 0.4 * activity[user],
+        "device": np.array([0.5, 0.0, -0.5])[np.repeat(device, slate)],
+        "position": -position_effect * position,
+    }
+    p = _sigmoid(sum(logit.values()))
+    of_customer = taste[segment] + 0.4 * activity[:, None]  # [C, categories]
+    others = logit["base"] + logit["quality"] + logit["device"]
+    typical = np.mean([_sigmoid(others + row[category[shown]]) for row in of_customer], axis=0)
     click = rng.random(len(p)) < p
-    buy = rng.random(len(p)) < 1 / (1 + np.exp(0.5 - 0.6 * quality[shown] + 0.5 * (np.log(price[shown]) - 3)))
+    buy = rng.random(len(p)) < 1 / (
+        1 + np.exp(0.5 - 0.6 * quality[shown] + 0.5 * (np.log(price[shown]) - 3))
+    )
     purchase = click & buy
-    at = np.datetime64(START.replace(tzinfo=None), "s") + np.repeat(when, slate).astype("timedelta64[s]")
+    at = np.datetime64(START.replace(tzinfo=None), "s") + np.repeat(when, slate).astype(
+        "timedelta64[s]"
+    )
     delay = rng.integers(60, 3 * 86_400, len(p)).astype("timedelta64[s]")
     utc = pa.timestamp("us", tz="UTC")
     log = {
@@ -165,14 +196,18 @@ def make_feed(
     }
     pq.write_table(pa.table(log), folder / "events.parquet")
     first = pa.array([START] * customers, utc)
-    recent = [(rng.choice(products, rng.integers(0, 6), replace=False) + 1_000).tolist() for _ in ids]
+    recent = [
+        (rng.choice(products, rng.integers(0, 6), replace=False) + 1_000).tolist() for _ in ids
+    ]
     tables: dict[str, Any] = {
         "profile": {
             "customer_id": ids,
             "event_timestamp": first,
             "segment": np.array(SEGMENTS)[segment],
             "activity": activity,
-            "joined": pa.array([START - timedelta(days=int(d)) for d in rng.integers(1, 900, customers)], utc),
+            "joined": pa.array(
+                [START - timedelta(days=int(d)) for d in rng.integers(1, 900, customers)], utc
+            ),
             "recent": pa.array(recent, pa.list_(pa.int64())),
         },
         "stock": {
@@ -181,7 +216,9 @@ def make_feed(
             "category": np.array(CATEGORIES)[category],
             "price": price.astype(np.float32),
             "quality": quality,
-            "labels": pa.array([[f"t{k}" for k in range(n % 4)] for n in range(products)], pa.list_(pa.string())),
+            "labels": pa.array(
+                [[f"t{k}" for k in range(n % 4)] for n in range(products)], pa.list_(pa.string())
+            ),
         },
         "affinity": {
             "customer_id": np.repeat(ids, 4),
@@ -195,4 +232,17 @@ def make_feed(
     (folder / "feature_store.yaml").write_text(config, encoding="utf-8")
     (folder / "definitions.py").write_text(definitions, encoding="utf-8")
     (folder / "rankers.py").write_text(rankers, encoding="utf-8")
-    return Feed(folder, folder / "events.parquet", START + timedelta(days=DAYS), p)
+    end = START + timedelta(days=DAYS)
+    return Feed(folder, folder / "events.parquet", end, p, logit, typical)
+
+
+def apply_feed(folder: Path, end: datetime = START + timedelta(days=DAYS)) -> None:
+    """As `feast apply` and `feast materialize` do, without a process of their own."""
+    from feast import Entity, FeatureService, FeatureStore, FeatureView
+
+    found: dict[str, Any] = {"__file__": str(folder / "definitions.py")}
+    exec((folder / "definitions.py").read_text(encoding="utf-8"), found)
+    store = FeatureStore(repo_path=str(folder))
+    kinds = (Entity, FeatureService, FeatureView)
+    store.apply([thing for thing in found.values() if isinstance(thing, kinds)])
+    store.materialize(START - timedelta(days=1), end)

@@ -261,3 +261,36 @@ def own_world(
 def _named(function: Any, name: str) -> Any:
     """Feast names an on-demand view after its function, and writes into the function."""
     return FunctionType(function.__code__, function.__globals__, name)
+
+
+def versioned_world(directory: Path, offline: dict[str, Any], online: dict[str, Any]) -> Path:
+    """A view `v` in two versions, whose `n` is 1 and then 2, both pinned by the service "feed"."""
+    config = {
+        "project": "shop",
+        "provider": "local",
+        "registry": {"path": "registry.db", "enable_online_feature_view_versioning": True},
+        "offline_store": offline,
+        "online_store": online,
+        "entity_key_serialization_version": 3,
+    }
+    (directory / "feature_store.yaml").write_text(yaml.safe_dump(config))
+    source, store = file_source(directory), feast.FeatureStore(repo_path=str(directory))
+    for n in (1, 2):
+        row = [{"sku": 1, "event_timestamp": NOW - DAY, "n": n}]
+        rows = _table(row, {"sku": pa.int64()}, {"n": (types.Int64, pa.int64())})
+        # tags of a field make a new version, tags of a view do not
+        fields = [
+            feast.Field(name="sku", dtype=types.Int64),
+            feast.Field(name="n", dtype=types.Int64, tags={"made": str(n)}),
+        ]
+        view = feast.FeatureView(
+            name="v",
+            entities=[product],
+            schema=fields,
+            source=source(f"v{n}", rows),
+            ttl=timedelta(0),
+        )
+        store.apply([product, view])
+        store.materialize(NOW - 9 * DAY, NOW)
+    store.apply([feast.FeatureService(name="feed", features=["v@v0", "v@v1"])])
+    return directory

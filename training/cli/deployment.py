@@ -12,6 +12,12 @@ import typer
 
 from adc_features.cli.console import JsonOption, RunOption, report, table
 from adc_features.cli.serving import PromotionOption
+from training.cli.ranker_deployment import (
+    OptionalRunOption,
+    ServedOption,
+    served_ranker,
+    versions_text,
+)
 from training.cli.rankers import RepoOption, one_of
 
 CatalogOption = Annotated[
@@ -32,9 +38,7 @@ def add_to(app: typer.Typer) -> None:
 
 # as long as its options
 def promote(
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
-    ] = None,
+    run: OptionalRunOption = None,
     repo: RepoOption = None,
     recipe: Annotated[str, typer.Option(help="Which of the run's rankers.")] = "codes_weights",
     ranker: Annotated[
@@ -103,7 +107,9 @@ def promote(
 
 
 def rollback(
-    run: RunOption,
+    run: OptionalRunOption = None,
+    repo: RepoOption = None,
+    ranker: ServedOption = None,
     to: Annotated[
         int | None,
         typer.Option(metavar="NUMBER", help="Serve this promotion again; default the one before."),
@@ -112,16 +118,38 @@ def rollback(
     json: JsonOption = None,
 ) -> None:
     """Serve an earlier promotion again: a pointer, in seconds."""
+    one_of(run, repo)
+    at = datetime.now(UTC)
+    if repo is not None:
+        from training.deployment.declared.promotions import rollback_ranker
+
+        report(rollback_ranker(repo, served_ranker(repo, ranker), at=at, to=to), json)
+        return
     from training.deployment import promotions
     from training.deployment.record import catalog_of
 
+    assert run is not None
     opened = open_deployed(run)
-    at = datetime.now(UTC)
     report(promotions.rollback(opened, catalog_of(opened, catalog), at=at, to=to), json)
 
 
-def versions(run: RunOption, catalog: CatalogOption = None, json: JsonOption = None) -> None:
-    """List generations, rankers and promotions, and what serves."""
+def versions(
+    run: OptionalRunOption = None,
+    repo: RepoOption = None,
+    ranker: ServedOption = None,
+    catalog: CatalogOption = None,
+    json: JsonOption = None,
+) -> None:
+    """List generations, rankers and promotions, and what serves; with --repo the versions of its
+    rankers.
+    """
+    one_of(run, repo)
+    if repo is not None:
+        from training.deployment.declared.promotions import ranker_versions
+
+        report(ranker_versions(repo, ranker), json, text=versions_text)
+        return
+    assert run is not None
     from adc_features.catalog import catalog_to_read
     from training.deployment import inventory
     from training.deployment.record import catalog_url

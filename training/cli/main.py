@@ -14,7 +14,9 @@ from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
 from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
+from training.cli import tokenizing as tokenizing_cli
 from training.cli.lines import retrieval_lines, run_lines
+from training.cli.ranker_deployment import OptionalRunOption
 from training.cli.rankers import (
     ItemOption,
     LabelsOption,
@@ -30,9 +32,6 @@ from training.cli.rankers import (
     one_of,
 )
 
-OptionalRunOption = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
-]
 retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
 
 
@@ -40,13 +39,14 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands that train, judge and deploy to the library's; called by `adc` through the
     entry point that we declare.
     """
-    for command in (dataset, audit, train, evaluate):
+    for command in (dataset, audit, train, evaluate, explain):
         app.command()(command)
     app.command("run")(run_all)
     app.add_typer(retrieve, name="retrieve")
     compare_cli.add_to(app)
     deployment_cli.add_to(app)
     retraining_cli.add_to(app)
+    tokenizing_cli.add_to(app)
 
 
 def dataset(
@@ -222,6 +222,38 @@ def evaluate(
 
     assert run is not None
     build(run, SCORES, json=json)
+
+
+def explain(
+    repo: Annotated[Path, typer.Option("--repo", metavar="DIR", help="A Feast repository.")],
+    labels: LabelsOption = None,
+    ranker: Annotated[
+        str | None,
+        typer.Option("--ranker", metavar="NAME", help="Which ranker; default the only trained."),
+    ] = None,
+    labels_query: LabelsQueryOption = None,
+    task: Annotated[str | None, typer.Option(help="Which task; default the first.")] = None,
+    permutations: Annotated[
+        int, typer.Option(min=1, help="How often each input is exchanged.")
+    ] = 5,
+    validation_start: ValidationOption = None,
+    test_start: TestOption = None,
+    final: Annotated[bool, typer.Option("--final", help="On test rows, once, at the end.")] = False,
+    json: JsonOption = None,
+) -> None:
+    """What a ranker leans on: how much worse it ranks when inputs are exchanged among rows."""
+    from training.ranker.explain import importance_text
+
+    facts = rankers_cli.explain_on_service(
+        repo,
+        ranker,
+        rankers_cli.label_source(labels, labels_query),
+        task=task,
+        permutations=permutations,
+        final=final,
+        period=rankers_cli.period_of(validation_start, test_start),
+    )
+    report(facts, json, text=importance_text)
 
 
 # as long as its options

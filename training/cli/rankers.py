@@ -2,6 +2,7 @@
 `training.ranker`; `train`, `evaluate` and `promote` come here when they are given --repo.
 """
 
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from adc_features.errors import InputError
+from adc_features.extras import in_words
+
+log = logging.getLogger(__name__)
 
 RepoOption = Annotated[
     Path | None,
@@ -192,7 +196,7 @@ def train_on_service(
             final=final,
             progress=told,
         )
-    return judged.to_dict()
+    return _reported(repo, judged)
 
 
 def evaluate_on_service(
@@ -212,7 +216,74 @@ def evaluate_on_service(
             final=final,
             progress=told,
         )
-    return judged.to_dict()
+    return _reported(repo, judged)
+
+
+def _reported(repo: Path, judged: Any) -> dict[str, Any]:
+    """What was judged, also as the page <repo>/rankers/report.html where the extra `report` is
+    installed."""
+    from adc_features.serving.workspace import report_path
+    from training.ranker.workflow import best_ranker
+
+    facts = judged.to_dict()
+    if judged.window == "validation":
+        found = best_ranker(repo)
+        choice = {"name": found.name, "why": found.why}
+    else:
+        choice = {"name": "", "why": "these are test rows, on which no ranker is chosen"}
+    facts["choice"] = choice
+    try:
+        from training.reports.pages import write_page
+        from training.reports.rankers_page import rankers_page
+
+        write_page(report_path(repo), rankers_page(facts, choice=choice))
+    except ModuleNotFoundError as error:
+        if (missing := in_words(error)) is None:
+            raise
+        log.warning("stage=report error=%s: no report.html is written", missing)
+        return facts
+    return {**facts, "report": str(report_path(repo))}
+
+
+def explain_on_service(
+    repo: Path,
+    name: str | None,
+    source: Any,
+    *,
+    task: str | None,
+    permutations: int,
+    final: bool,
+    period: Any,
+) -> dict[str, Any]:
+    """What a trained ranker leans on; what the command prints."""
+    from adc_features.cli.console import progress
+    from adc_features.serving.workspace import trained_names
+    from training.ranker.explain import explain_ranker
+
+    if name is None:
+        names = trained_names(repo)
+        if len(names) != 1:
+            raise InputError(
+                f"trained in {repo} are {', '.join(names) or 'no rankers'}; "
+                + (
+                    "name one, --ranker NAME"
+                    if names
+                    else f"run `adc train --repo {repo} --labels FILE` first"
+                )
+            )
+        name = names[0]
+    with progress() as told:
+        found = explain_ranker(
+            repo,
+            name,
+            source,
+            task=task,
+            windows=period.windows,
+            final=final,
+            permutations=permutations,
+            progress=told,
+        )
+    return found.to_dict()
 
 
 def scores_text(facts: Mapping[str, Any]) -> str:
@@ -231,6 +302,11 @@ def scores_text(facts: Mapping[str, Any]) -> str:
             for name, scores in found[part].items()
         ]
         lines.append(table(rows))
+    if facts.get("choice", {}).get("name"):
+        lines.append(f"\n`adc promote` would take {facts['choice']['name']}:")
+        lines.append(facts["choice"]["why"])
+    if "report" in facts:
+        lines.append(f"report: {facts['report']}")
     return "\n".join(lines)
 
 

@@ -8,8 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from adc_features.cli.commands import CompleteOption
-from adc_features.cli.console import JsonOption, RunOption, report, table
+from adc_features.cli.console import JsonOption, report, table
+from training.cli import ranker_deployment as ranker_cli
 from training.cli.deployment import CatalogOption, open_deployed
+from training.cli.ranker_deployment import AcceptOption, OptionalRunOption, ServedOption
+from training.cli.rankers import LabelsOption, LabelsQueryOption, RepoOption, one_of
 
 SettingsOption = Annotated[
     Path | None,
@@ -34,7 +37,12 @@ def add_to(app: typer.Typer) -> None:
 
 # as long as its options; the work is one call
 def retrain(
-    run: RunOption,
+    run: OptionalRunOption = None,
+    repo: RepoOption = None,
+    ranker: ServedOption = None,
+    labels: LabelsOption = None,
+    labels_query: LabelsQueryOption = None,
+    accept_inputs: AcceptOption = False,
     data: Annotated[
         str | None,
         typer.Option(
@@ -100,7 +108,7 @@ def retrain(
 ) -> None:
     """Train the next ranker if there is reason to, and promote it if it is better. Exit code 0
     promoted, 10 kept, 20 unusable data. An option goes before the settings file, that before the
-    defaults.
+    defaults. On a run (--run), or a ranker of a Feast repository of your own (--repo, --labels).
     """
     from adc_features.cli.console import progress
     from adc_features.errors import InputError
@@ -117,11 +125,25 @@ def retrain(
         "max_loss": max_loss,
         "max_churn": max_churn,
     }
+    one_of(run, repo)
     try:
         chosen = retrain_settings(settings, options)
         if show_settings:
             typer.echo(settings_text(retrain=chosen, drift=drift_thresholds(settings, {})))
             return
+        if repo is not None:
+            answer = ranker_cli.retrain_on_service(
+                repo,
+                ranker,
+                (labels, labels_query),
+                settings=chosen,
+                as_of=_time(as_of, "--as-of"),
+                accept_inputs=accept_inputs,
+                force=force,
+            )
+            _reported(answer, json)
+            return
+        assert run is not None
         with progress() as notify:
             opened = Run.open(run, progress=notify)
             answer = retrain_run(
@@ -138,7 +160,11 @@ def retrain(
     except InputError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(DATA_FAULT) from error
-    report(answer, json, text=_decision)
+    _reported(answer, json)
+
+
+def _reported(answer: Mapping[str, Any], json: Any) -> None:
+    report(dict(answer), json, text=_decision)
     if answer["decision"] == "kept":
         raise typer.Exit(KEPT)
 
@@ -151,7 +177,11 @@ def _time(text: str | None, name: str) -> datetime | None:
 
 # as long as its options; the work is one call
 def monitor(
-    run: RunOption,
+    run: OptionalRunOption = None,
+    repo: RepoOption = None,
+    ranker: ServedOption = None,
+    labels: LabelsOption = None,
+    labels_query: LabelsQueryOption = None,
     traffic: Annotated[
         str | None,
         typer.Option(
@@ -199,13 +229,31 @@ def monitor(
 ) -> None:
     """Compare code usage, weights, reliability, coverage and unknown items of traffic with a
     baseline. Exit code 10 when any is beyond its limit.
+
+    With --repo and --labels: compare the inputs and scores of a ranker with its training; the
+    limits are those of unknown items and of code usage.
     """
     from training.deployment import monitor as monitored
     from training.deployment.settings import drift_thresholds
     from training.reports.pages import write_page
 
     options = {"usage": max_usage, "coverage": max_uncovered, "unknown": max_uncovered}
+    one_of(run, repo)
     limits = drift_thresholds(settings, options)
+    if repo is not None:
+        moved = ranker_cli.monitor_on_service(
+            repo,
+            ranker,
+            (labels, labels_query),
+            as_of=_time(as_of, "--as-of"),
+            days=days,
+            thresholds=limits,
+        )
+        report(moved, json, text=ranker_cli.drift_text)
+        if moved["beyond"]:
+            raise typer.Exit(DRIFT)
+        return
+    assert run is not None
     result = monitored.monitor(
         open_deployed(run),
         traffic=traffic,

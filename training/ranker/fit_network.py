@@ -13,7 +13,7 @@ Legend: N rows, B rows of a batch, T tasks, E embedding width.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
@@ -116,6 +116,7 @@ def fit_network(
     rounds: int | None = None,
     holdout: Labelled | None = None,
     start: tuple[NetworkShape, Mapping[str, np.ndarray]] | None = None,
+    cold: Collection[str] = (),
     groups: np.ndarray | None = None,
     users: np.ndarray | None = None,
     progress: Progress | None = None,
@@ -141,6 +142,8 @@ def fit_network(
         Rows that are scored after each round.
     start : tuple of NetworkShape and mapping, optional
         An older network, for a warm start; see `warm_start`.
+    cold : collection of str, optional
+        Inputs that begin anew in it.
     groups : ndarray, optional
         Request of each row; rows of one stay in one batch. The listwise term needs it.
     users : ndarray, optional
@@ -165,7 +168,7 @@ def fit_network(
     fitted = Epochs(rows, shape, settings, seed=seed)
     model, taken, best = fitted.model, None, np.inf
     if start is not None:
-        started = warm_start(model, *start)
+        started = warm_start(model, *start, cold=cold)
         log.info("stage=fit_network carried=%d anew=%s", len(started.carried), started.anew)
     curve = []
     epochs = rounds or settings.max_epochs
@@ -446,23 +449,34 @@ def load(shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> Networks:
 
 
 @torch.no_grad()
-def warm_start(model: Networks, older: NetworkShape, tensors: Mapping[str, np.ndarray]) -> Started:
+def warm_start(
+    model: Networks,
+    older: NetworkShape,
+    tensors: Mapping[str, np.ndarray],
+    *,
+    cold: Collection[str] = (),
+) -> Started:
     """Take over what an older network knows, and say what.
 
     Tables by name: old rows are kept, new ones begin as a copy of the row "unknown", so that an id
     scores at admission as it did before. Everything else is taken over where inputs, tasks and
     widths are the same, and begins anew where they are not.
+
+    cold: inputs whose values mean something else now. Their tables begin anew, and so does all that
+    is no table, as it has learned to read them together with the others.
     """
     shape = model.shape
     carried: list[str] = []
     anew: list[str] = []
-    same = _structure(shape) == _structure(older)
+    same = not cold and _structure(shape) == _structure(older)
+    lost = {t for name in cold for slot in shape.inputs[name].slots for t in slot.tables}
     for name, parameter in model.named_parameters():
         known = tensors.get(name)
         if name.endswith("embeddings.table"):
             for table in shape.tables:
                 said = f"{name}/{table}"
-                (carried if _grow(parameter, shape, known, older, table) else anew).append(said)
+                kept = table not in lost and _grow(parameter, shape, known, older, table)
+                (carried if kept else anew).append(said)
         elif same and known is not None and known.shape == tuple(parameter.shape):
             parameter.copy_(torch.from_numpy(known))
             carried.append(name)

@@ -8,8 +8,9 @@ Legend: N rows, T tasks, n rows of the window.
 """
 
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ import numpy as np
 from adc_features.errors import InputError
 from adc_features.inputs.encoded import Encoded
 from adc_features.inputs.encoder import InputEncoder
+from adc_features.inputs.renewal import cold_inputs, renewed
 from adc_features.ranking.base import Progress, Round
 from adc_features.ranking.multitask.score import Calibration
 from adc_features.ranking.multitask.trained import TrainedRanker
@@ -25,6 +27,7 @@ from training.ranker.joined import JoinedRows
 from training.ranker.labelled import Labelled
 from training.ranker.models import ModelFit, Rounds
 from training.ranker.sampling import NegativeSampling
+from training.ranker.score_profile import score_profiles
 from training.ranker.splits import LabelWindow, request_times
 
 log = logging.getLogger(__name__)
@@ -113,6 +116,7 @@ def fit_ranker(
     validation: LabelWindow | None = None,
     calibration: Sequence[Calibration] | None = None,
     start: TrainedRanker | None = None,
+    anew: Collection[str] = (),
     progress: Progress | None = None,
 ) -> TrainedRanker:
     """Fit the encoders and the models of a ranker on a window.
@@ -132,6 +136,8 @@ def fit_ranker(
     start : TrainedRanker, optional
         An older ranker of the same declaration, for a warm start: its vocabularies grow, its scales
         stay, and its parameters are begun with.
+    anew : collection of str
+        Inputs of which `start` knows nothing any more: see `inputs.renewal`.
     progress : callable, optional
         Called with a label, steps done and their number.
 
@@ -143,18 +149,22 @@ def fit_ranker(
     slates = bool(joined.ranker.listwise)
     sampling = NegativeSampling(settings.keep_negatives, settings.seed, slates=slates)
     rows = _Rows.of(joined, window, sampling)
-    parts = joined.parts(rows.rows)
+    parts, specs = joined.parts(rows.rows), joined.resolution.inputs
+    cold: frozenset[str] = frozenset()
     if start is None:
-        specs = joined.resolution.inputs
         encoder = InputEncoder.fit(specs, parts, weights=rows.weights, seed=settings.seed)
     else:
-        encoder = start.encoder.grown(parts, seed=settings.seed)
+        cold = cold_inputs(specs, anew)
+        encoder = renewed(
+            start.encoder, specs, parts, anew=cold, weights=rows.weights, seed=settings.seed
+        )
     encoded = encoder.encode(parts, training=True, seed=settings.seed)
     seeds = range(settings.seed, settings.seed + (1 if settings.quick else settings.seeds))
     older = start.models.get(seeds[0]) if start else None
-    model = ModelFit(joined.ranker, encoder, older, progress)
+    model = ModelFit(joined.ranker, encoder, older, cold, progress)
     rounds: Rounds | None = None
     curve: list[Round] = []
+    later: Encoded | None = None
     if not settings.quick:
         before, newest = _by_time(rows.times)
         held = rows.take(newest).labelled(encoder.encode(joined.parts(rows.rows[newest])))
@@ -165,7 +175,8 @@ def fit_ranker(
     if calibration is None:
         calibration = (Calibration(),) * len(joined.ranker.tasks)
         if validation is not None:
-            probability = models[seeds[0]].predict(encoder.encode(joined.parts(validation.rows)))
+            later = encoder.encode(joined.parts(validation.rows))
+            probability = models[seeds[0]].predict(later)
             own = joined.log.weights[validation.rows]
             calibration = fit_calibrations(probability, validation, weights=own)
     log.info(
@@ -175,7 +186,7 @@ def fit_ranker(
         len(models),
         rounds,
     )
-    return TrainedRanker(
+    trained = TrainedRanker(
         name=joined.name,
         ranker=joined.ranker,
         pins=joined.pins,
@@ -196,8 +207,54 @@ def fit_ranker(
             "rounds": rounds,
             "curve": [r._asdict() for r in curve],
             "warm_start": start is not None,
+            "anew": sorted(cold),
+            "validation": None if validation is None else _span(validation),
         },
     )
+    if later is None:
+        return trained
+    profiles = score_profiles(trained.served(later)[1], _names(joined))
+    return replace(trained, facts={**trained.facts, "scores": profiles})
+
+
+def fit_then_refit(
+    joined: JoinedRows,
+    train: LabelWindow,
+    validation: LabelWindow,
+    final: LabelWindow,
+    settings: TrainSettings,
+    *,
+    start: TrainedRanker | None = None,
+    anew: Collection[str] = (),
+    progress: Progress | None = None,
+) -> TrainedRanker:
+    """A ranker of every row of `final`, which holds the other two windows: calibrated, and its
+    scores profiled, by one model that has not seen the validation rows. Raises as `fit_ranker`.
+    """
+    first = fit_ranker(
+        joined,
+        train,
+        replace(settings, seeds=1),
+        validation=validation,
+        start=start,
+        anew=anew,
+        progress=progress,
+    )
+    trained = fit_ranker(
+        joined,
+        final,
+        settings,
+        calibration=first.calibration,
+        start=start,
+        anew=anew,
+        progress=progress,
+    )
+    known = {name: first.facts[name] for name in ("validation", "scores")}
+    return replace(trained, facts={**trained.facts, **known})
+
+
+def _span(window: LabelWindow) -> dict[str, datetime | None]:
+    return {"start": window.start, "end": window.end}
 
 
 def predictions(trained: TrainedRanker, joined: JoinedRows, window: LabelWindow) -> np.ndarray:

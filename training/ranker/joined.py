@@ -4,7 +4,7 @@ log. Writes: JoinedRows.
 Legend: N rows.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +21,7 @@ from adc_features.inputs.resolution import Resolution, resolution
 from adc_features.inputs.rows import Parts
 from adc_features.inputs.schema import ServiceSchema
 from adc_features.ranking.base import Progress
+from adc_features.ranking.multitask.trained import REFERENCE_ROWS
 from training.ranker.label_columns import feast_type
 from training.ranker.label_sources import LabelSource, open_labels
 from training.ranker.labels import LabelLog, check_matched, read_labels
@@ -79,6 +80,12 @@ class JoinedRows:
         """What a manifest holds of the inputs."""
         return pins(self.schema, self.resolution.inputs, self.ranker)
 
+    @property
+    def reference(self) -> pa.Table:
+        """The newest rows, which a trained ranker keeps: every load scores them again, and a
+        promotion runs them through both stores."""
+        return self.table.slice(max(0, len(self) - REFERENCE_ROWS))
+
     def parts(self, rows: np.ndarray) -> Parts:
         """Some rows (int64) as encoders read them."""
         table = self.table if len(rows) == len(self) else self.table.take(pa.array(rows))
@@ -116,14 +123,32 @@ def join_labels(
         before the join is told before it.
     """
     from adc_features.store.services.schema import service_schema
-    from adc_features.store.services.training_rows import join_service
 
     schema = service_schema(repo, ranker.service)
-    resolved = resolution(ranker, schema, columns=_request_columns(source, schema))
+    resolved = resolution(ranker, schema, columns=request_fields(source, schema))
     log = read_labels(source, schema=schema, ranker=resolved.ranker, start=start, end=end)
-    table = join_service(
-        repo, schema, log.entity_rows, features=_features(resolved, schema), progress=progress
-    )
+    return join_log(repo, schema, resolved, log, progress=progress)
+
+
+def join_log(
+    repo: Path,
+    schema: ServiceSchema,
+    resolved: Resolution,
+    log: LabelLog,
+    *,
+    also: Collection[str] = (),
+    progress: Progress | None = None,
+) -> JoinedRows:
+    """Join the features that resolved inputs read to the rows of a log.
+
+    also: keys of further features of the service, for another ranker that reads the same rows.
+    Raises as `join_labels`.
+    """
+    from adc_features.store.services.training_rows import join_service
+
+    read = {*_features(resolved, schema), *also}
+    wanted = [feature.key for feature in schema.features if feature.key in read]
+    table = join_service(repo, schema, log.entity_rows, features=wanted, progress=progress)
     matched = check_matched(table, schema)
     generation = _generation(resolved, schema)
     kinds = [i.kind for i in resolved.inputs]
@@ -131,13 +156,13 @@ def join_labels(
     timeline = _timeline(repo, generation) if generation else None
     if late and timeline is None:
         raise InputError(
-            f"ranker {resolved.ranker.name or ranker.service!r} reads the codes of recent items,"
+            f"ranker {resolved.ranker.name or schema.service!r} reads the codes of recent items,"
             " and its service has no view of codes; publish a generation and add its view"
         )
     return JoinedRows(schema, resolved, log, table, matched, generation, timeline)
 
 
-def _request_columns(source: LabelSource, schema: ServiceSchema) -> dict[str, str]:
+def request_fields(source: LabelSource, schema: ServiceSchema) -> dict[str, str]:
     """Columns of the log that may be fields of a request: name -> Feast type."""
     types = {field.name: feast_type(field.type) for field in open_labels(source).schema}
     return {n: t for n, t in types.items() if t is not None and n not in schema.join_keys}

@@ -7,7 +7,7 @@ has several; all rankers see the same draws, so differences are paired.
 Legend: S seeds, T tasks, N rows, n rows with a label of one task, R requests.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import NamedTuple
@@ -41,26 +41,29 @@ class TaskRows:
     weight: np.ndarray | None = None
     top: int = 10
 
-    def estimates(self, scores: np.ndarray) -> dict[str, Estimate]:
-        """Metric -> its estimate, for probabilities [S, n] or [n]."""
-        rows, label = self.bootstrap, self.bootstrap.label
-        found = {
-            "auc": rows.auc(scores),
-            "gauc": rows.gauc(scores),
-            "logloss": rows.logloss(scores),
-            "calibration": rows.over_seeds(scores, lambda score: rows.ratio(label, score)),
+    def estimates(
+        self, scores: np.ndarray, *, only: Collection[str] | None = None
+    ) -> dict[str, Estimate]:
+        """Metric -> its estimate, for probabilities [S, n] or [n]. only: the metrics asked for, of
+        those that the rows have."""
+        rows, label, own = self.bootstrap, self.bootstrap.label, self.weight
+        known: dict[str, Callable[[], Estimate]] = {
+            "auc": lambda: rows.auc(scores),
+            "gauc": lambda: rows.gauc(scores),
+            "logloss": lambda: rows.logloss(scores),
+            "calibration": lambda: rows.over_seeds(scores, lambda s: rows.ratio(label, s)),
         }
         if self.request is not None:
-            found["request_gauc"] = rows.over_seeds(scores, self._request_gauc)
-            found["ndcg"] = rows.over_seeds(scores, lambda s: self._by_request(s, "ndcg"))
-            found["mrr"] = rows.over_seeds(scores, lambda s: self._by_request(s, "mrr"))
-        if (own := self.weight) is not None:
-            found[f"{WEIGHTED}auc"] = rows.auc(scores, row_weight=own)
-            found[f"{WEIGHTED}logloss"] = rows.logloss(scores, row_weight=own)
-            found[f"{WEIGHTED}calibration"] = rows.over_seeds(
-                scores, lambda score: rows.ratio(own * label, own * score)
+            known["request_gauc"] = lambda: rows.over_seeds(scores, self._request_gauc)
+            known["ndcg"] = lambda: rows.over_seeds(scores, lambda s: self._by_request(s, "ndcg"))
+            known["mrr"] = lambda: rows.over_seeds(scores, lambda s: self._by_request(s, "mrr"))
+        if own is not None:
+            known[f"{WEIGHTED}auc"] = lambda: rows.auc(scores, row_weight=own)
+            known[f"{WEIGHTED}logloss"] = lambda: rows.logloss(scores, row_weight=own)
+            known[f"{WEIGHTED}calibration"] = lambda: rows.over_seeds(
+                scores, lambda s: rows.ratio(own * label, own * s)
             )
-        return found
+        return {name: found() for name, found in known.items() if only is None or name in only}
 
     def _request_gauc(self, score: np.ndarray) -> Estimate:
         """AUC within each request with both classes, weighted by its rows."""

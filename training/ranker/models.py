@@ -3,6 +3,7 @@
 One interface for networks and trees, so that nothing else asks which it is.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,6 +52,8 @@ class ModelFit:
         Made the rows.
     start : NetworkScorer or None
         An older network, for a warm start.
+    cold : collection of str
+        Inputs that begin anew in it.
     progress : callable, optional
         Told of each round.
     """
@@ -58,6 +61,7 @@ class ModelFit:
     ranker: Ranker
     encoder: InputEncoder
     start: AnyScorer | None = None
+    cold: Collection[str] = ()
     progress: Progress | None = None
 
     def rounds(self, rows: Labelled, holdout: Labelled, *, seed: int) -> tuple[Rounds, list[Round]]:
@@ -95,6 +99,7 @@ class ModelFit:
             groups=rows.groups,
             users=rows.users,
             start=(older.shape, older.tensors) if isinstance(older, NetworkScorer) else None,
+            cold=self.cold,
             progress=self.progress,
             **options,
         )

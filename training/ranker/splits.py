@@ -9,7 +9,7 @@ Writes: Splits.
 Legend: T tasks, n rows of a window.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -105,10 +105,10 @@ def split_labels(
         "final_train": (None, windows.test_start, windows.test_start, at_test),
     }
     parts = {
-        name: _window(name, first, start=start, end=stop, cutoff=cutoff, known=known)
+        name: label_window(name, first, start=start, end=stop, cutoff=cutoff, known=known)
         for name, (start, stop, cutoff, known) in plan.items()
     }
-    _refuse_one_class(log, [parts[name] for name in plan], attribution)
+    refuse_one_class(log, [parts[name] for name in plan], attribution)
     return Splits(windows=attribution, **parts)
 
 
@@ -123,7 +123,7 @@ def request_times(log: LabelLog) -> np.ndarray:
     return first[log.requests]
 
 
-def _window(
+def label_window(
     name: str,
     first: np.ndarray,
     *,
@@ -132,6 +132,10 @@ def _window(
     cutoff: datetime,
     known: tuple[np.ndarray, np.ndarray],
 ) -> LabelWindow:
+    """The rows with start <= first < end that have a label.
+
+    first: of `request_times`, [N]; known: labels and mask [T, N] as of the cut-off.
+    """
     inside = np.ones(len(first), bool)
     if start is not None:
         inside &= first >= instant(start)
@@ -152,9 +156,12 @@ def _window(
     )
 
 
-def _refuse_one_class(
-    log: LabelLog, parts: list[LabelWindow], attribution: Mapping[str, timedelta]
+def refuse_one_class(
+    log: LabelLog, parts: Sequence[LabelWindow], attribution: Mapping[str, timedelta]
 ) -> None:
+    """Raise InputError when a window lacks positives or negatives of a task, with the counts of
+    all.
+    """
     problems = []
     for part in parts:
         for task, labels, mask in zip(log.tasks, part.labels, part.mask, strict=True):

@@ -23,14 +23,16 @@ from adc_features.data.windows import Windows
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import Ranker
 from adc_features.ranking.base import Progress
-from adc_features.ranking.multitask.trained import REFERENCE_ROWS, TrainedRanker, load_ranker
-from adc_features.serving.promotion import Promotion, promote
+from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
+from adc_features.serving.promotion import Promotion
 from adc_features.serving.workspace import Workspace, evaluation_path
-from training.ranker.fitting import TrainSettings, fit_ranker, predictions
+from training.ranker.about import about_ranker
+from training.ranker.fitting import TrainSettings, fit_ranker, fit_then_refit, predictions
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
 from training.ranker.models import check_settings
+from training.ranker.promoted import promote_on_record
 from training.ranker.results import RankerEvaluation
 from training.ranker.splits import LabelWindow, Splits, split_labels
 
@@ -113,6 +115,7 @@ def train_rankers(
     for ranker in rankers.values():
         check_settings(ranker)
     scores: dict[str, np.ndarray] = {}
+    about: dict[str, dict[str, Any]] = {}
     versions: dict[str, Path] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
@@ -124,11 +127,26 @@ def train_rankers(
         window = splits.test if final else splits.validation
         scores[name] = predictions(trained, joined, window)
         judged = judged or (joined, window)
+        about[name] = about_ranker(
+            trained,
+            joined,
+            splits,
+            window,
+            scores[name],
+            importance=not settings.quick,
+            seed=settings.seed,
+            progress=progress,
+        )
         versions[name] = places[name].version(at)
-        trained.save(versions[name], reference=joined.table.slice(0, REFERENCE_ROWS))
+        trained.save(versions[name], reference=joined.reference, timeline=joined.timeline)
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=settings.seed)
-    facts = {"labels": source_name(source), "trained_at": at, "quick": settings.quick}
+    facts = {
+        "labels": source_name(source),
+        "trained_at": at,
+        "quick": settings.quick,
+        "about": about,
+    }
     result = Judged(versions, "test" if final else "validation", evaluation, facts)
     write_json(evaluation_path(repo), result.to_dict())
     return result
@@ -144,15 +162,13 @@ def _fitted(
 ) -> TrainedRanker:
     """Fitted on the training window and calibrated on the validation window; with `final` fitted
     again on both, with the same calibration."""
-    trained = fit_ranker(
-        joined, splits.train, settings, validation=splits.validation, progress=progress
-    )
     if not final:
-        return trained
+        return fit_ranker(
+            joined, splits.train, settings, validation=splits.validation, progress=progress
+        )
     log.info("stage=train ranker=%s test_rows_opened=%d", joined.name, len(splits.test))
-    return fit_ranker(
-        joined, splits.final_train, settings, calibration=trained.calibration, progress=progress
-    )
+    windows = splits.train, splits.validation, splits.final_train
+    return fit_then_refit(joined, *windows, settings, progress=progress)
 
 
 def evaluate_window(
@@ -184,12 +200,14 @@ def evaluate_trained(
 ) -> Judged:
     """Judge the newest trained version of rankers on the validation window of a label log (or, with
     `final`, on its test window). Raises as `train_rankers`.
+
+    What was judged on the validation window is what `best_ranker` chooses from afterwards.
     """
     period = period or Period()
     versions = {name: Workspace(repo, name).newest() for name in names}
     loaded = {name: load_ranker(path) for name, path in versions.items()}
     _require_same_tasks({name: trained.ranker for name, trained in loaded.items()})
-    scores, judged = {}, None
+    scores, about, judged = {}, {}, None
     for name, trained in loaded.items():
         joined = join_labels(
             repo, trained.ranker, source, start=period.start, end=period.end, progress=progress
@@ -198,10 +216,16 @@ def evaluate_trained(
         window = splits.test if final else splits.validation
         scores[name] = predictions(trained, joined, window)
         judged = judged or (joined, window)
+        about[name] = about_ranker(
+            trained, joined, splits, window, scores[name], seed=seed, progress=progress
+        )
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=seed)
-    facts = {"labels": source_name(source)}
-    return Judged(versions, "test" if final else "validation", evaluation, facts)
+    facts = {"labels": source_name(source), "about": about}
+    result = Judged(versions, "test" if final else "validation", evaluation, facts)
+    if not final:  # a look at test rows is nothing that a ranker is chosen by
+        write_json(evaluation_path(repo), result.to_dict())
+    return result
 
 
 def _require_same_tasks(rankers: Mapping[str, Ranker]) -> None:
@@ -231,10 +255,10 @@ class Choice:
 def best_ranker(repo: Path) -> Choice:
     """The ranker to promote where none is named.
 
-    Of the rankers that were trained last, judged on the validation window, the one with the highest
-    GAUC of the first task (by request where requests are known); where others are not worse with
-    certainty (the 95 % interval of the paired difference holds 0), the one of them that reads the
-    fewest inputs.
+    Of the rankers that were trained or judged last, on the validation window, the one with the
+    highest GAUC of the first task (by request where requests are known); where others are not worse
+    with certainty (the 95 % interval of the paired difference holds 0), the one of them that reads
+    the fewest inputs.
 
     Raises InputError when nothing was trained, or the last evaluation was on test rows, on which
     nothing is chosen.
@@ -306,21 +330,32 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     """Let the newest version of a ranker serve; without a name the best on the validation window,
     see `best_ranker`.
 
-    It is opened once first, which checks it against the registry: a ranker that cannot serve is not
-    promoted.
+    It is opened once first, which checks it against the registry, and its reference rows go through
+    the offline and the online store: a ranker that cannot serve, or would see other values than it
+    was trained on, is not promoted.
+
+    Raises
+    ------
+    InputError, ArtifactError, GenerationMismatch
+        As `best_ranker`, `promotion_of` and `open_declared`.
+    ParityError
+        As `check_both_paths`.
     """
+    from adc_features.serving.both_paths import check_both_paths
     from adc_features.serving.declared import open_declared
 
     choice = best_ranker(repo) if name is None else Choice(name, "named")
     place = Workspace(repo, choice.name)
     pair = promotion_of(repo, place.newest(), at=at)
     bundle = open_declared(pair)
-    promote(place.promotion, pair)
+    noticed = check_both_paths(bundle, at=at)
+    number = promote_on_record(place, pair, why=choice.why)
     return {
         "ranker": choice.name,
         "why": choice.why,
         "version": pair.ranker.name,
         "pair": pair.name,
+        "number": number,
         "promotion": str(place.promotion),
-        "warnings": list(bundle.warnings),
+        "warnings": [*bundle.warnings, *noticed],
     }

@@ -146,10 +146,18 @@ class SemanticIdEncoder:
         """A list column as [n, L], filled where it is null, and where it is not."""
         column = self.spec.columns[role]
         lists = parts[column.side].column(column.name)
-        found = lists.is_valid().to_numpy(zero_copy_only=False)
+        found: np.ndarray = np.ones(len(lists), bool)
+        if lists.null_count:
+            found = lists.is_valid().to_numpy(zero_copy_only=False)
+        elif pa.types.is_list(lists.type) and lists.type.value_type == pa.from_numpy_dtype(dtype):
+            # what stores return: one width, no nulls
+            flat = lists.flatten()
+            whole = not flat.null_count and len(flat) == len(lists) * self.length
+            if whole and (np.diff(np.asarray(lists.offsets)) == self.length).all():
+                return np.asarray(flat).reshape(len(lists), self.length), found
         out: np.ndarray = np.full((len(lists), self.length), fill, dtype)
         try:
-            valid = lists if found.all() else lists.filter(pa.array(found))
+            valid = lists.filter(pa.array(found)) if lists.null_count else lists
             if len(valid):
                 out[found] = list_matrix(valid, self.length, dtype)
         except InputError as error:

@@ -24,6 +24,7 @@ from adc_features.artifact import (
     seal,
     within,
 )
+from adc_features.codes.sids import CodeTimeline
 from adc_features.errors import ArtifactError
 from adc_features.inputs.declaration import ItemHistory, Ranker, SemanticId
 from adc_features.inputs.encoded import Encoded, Lookup
@@ -36,7 +37,7 @@ from adc_features.ranking.multitask.score import Calibration, served_score
 
 KIND = "service_ranker"
 REFERENCE = "reference.parquet"
-REFERENCE_ROWS = 32
+REFERENCE_ROWS = 50
 TOLERANCE = 1e-6
 """How far the reference rows may score from what they scored when the ranker was written."""
 
@@ -111,10 +112,17 @@ class TrainedRanker:
                 coded |= np.any([s.rows > 0 for s in slots if isinstance(s, Lookup)], axis=0)
         return coded
 
-    def save(self, directory: Path, *, reference: pa.Table | None = None) -> None:
+    def save(
+        self,
+        directory: Path,
+        *,
+        reference: pa.Table | None = None,
+        timeline: CodeTimeline | None = None,
+    ) -> None:
         """Write a complete ranker directory, which `load_ranker` reads.
 
-        reference: joined rows (REFERENCE_ROWS are enough) that every load scores again.
+        reference: joined rows (REFERENCE_ROWS are enough) that every load scores again. timeline:
+        codes through time, where an input reads those of a user's recent items.
         """
         with fresh_directory(directory) as aside:
             self.encoder.save(aside / "inputs")
@@ -122,7 +130,7 @@ class TrainedRanker:
                 (aside / f"seed_{seed}").mkdir()
                 save_model(model, aside / f"seed_{seed}")
             if reference is not None:
-                self._save_reference(aside / REFERENCE, reference)
+                self._save_reference(aside / REFERENCE, reference, timeline)
             seal(
                 aside,
                 {
@@ -139,17 +147,17 @@ class TrainedRanker:
                 },
             )
 
-    def _save_reference(self, path: Path, rows: pa.Table) -> None:
+    def _save_reference(self, path: Path, rows: pa.Table, timeline: CodeTimeline | None) -> None:
         from adc_features.store.parquet import write_parquet  # the one writer, with page checksums
 
-        _, probability = self.served(self.encoder.encode(joined_parts(rows)))
+        _, probability = self.served(self.encoder.encode(joined_parts(rows, timeline)))
         expected = pa.FixedSizeListArray.from_arrays(
             pa.array(probability.T.ravel()), len(probability)
         )
         write_parquet([rows.append_column("expected", expected)], path)
 
 
-def joined_parts(table: pa.Table, timeline: Any = None) -> Parts:
+def joined_parts(table: pa.Table, timeline: CodeTimeline | None = None) -> Parts:
     """Joined rows as parts; their time stands in `event_timestamp`."""
     times = table["event_timestamp"].cast(pa.timestamp("us", tz="UTC")).to_numpy()
     return Parts.joined(table, times.astype("datetime64[us]"), timeline=timeline)
@@ -157,6 +165,8 @@ def joined_parts(table: pa.Table, timeline: Any = None) -> Parts:
 
 def load_ranker(directory: Path) -> TrainedRanker:
     """Open a ranker directory; a network needs no torch.
+
+    The reference rows of one that reads codes through time are left to `check_reference`.
 
     Raises
     ------
@@ -186,18 +196,25 @@ def load_ranker(directory: Path) -> TrainedRanker:
         generation=manifest["generation"],
         facts=manifest["facts"],
     )
-    if (directory / REFERENCE).is_file() and not trained.reads_timeline:
-        _check_reference(trained, directory / REFERENCE)
+    if not trained.reads_timeline:
+        check_reference(trained, directory)
     return trained
 
 
-def _check_reference(trained: TrainedRanker, path: Path) -> None:
-    """Raise ArtifactError unless the reference rows score as they did."""
+def check_reference(
+    trained: TrainedRanker, directory: Path, timeline: CodeTimeline | None = None
+) -> None:
+    """Raise ArtifactError unless the reference rows of its directory score as they did."""
+    if not (path := directory / REFERENCE).is_file():
+        return
     rows = read_parquet(path)
     expected = np.stack(rows["expected"].to_pylist()).T
-    _, found = trained.served(trained.encoder.encode(joined_parts(rows.drop(["expected"]))))
+    _, found = trained.served(
+        trained.encoder.encode(joined_parts(rows.drop(["expected"]), timeline))
+    )
     if not (difference := np.abs(found - expected).max()) <= TOLERANCE:
         raise ArtifactError(
             f"{path}: the rows score up to {difference:.2g} from what they scored when the ranker"
-            " was written: a library that it uses changed its answers; train the ranker again"
+            " was written: a library that it uses, or what is published of its generation, changed"
+            " its answers; train the ranker again"
         )

@@ -71,7 +71,17 @@ def as_protos(view: Any, table: pa.Table, *, event: str, created: str | None) ->
     """The same as Feast's rows of value protos, for views whose types Arrow does not carry."""
     rows = conformed(view, table, event=event, created=created)
     types = {field.name: field.dtype.to_value_type() for field in view.entity_columns}
-    return feast._convert_arrow_to_proto(rows.combine_chunks(), view, types)
+    converted = feast._convert_arrow_to_proto(rows.combine_chunks(), view, types)
+    # by way of pandas, where whole numbers beside nulls are fractions: beyond 2**53 other numbers
+    exact = [
+        name
+        for name, kind in schema_of(view).features
+        if kind == "int64_val" and rows[name].null_count
+    ]
+    for name in exact:
+        for (_, values, *_), value in zip(converted, rows[name].to_pylist(), strict=True):
+            values[name] = feast.ValueProto(int64_val=value)  # None leaves it unset
+    return converted
 
 
 def entity_row_key(entity_key: Any) -> bytes:

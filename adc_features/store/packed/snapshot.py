@@ -96,7 +96,9 @@ class PackedSnapshot:
         self._codes = PackedCodes.stored(header["schema"])
         strings = None
         if "id_offsets" in sections:
-            strings = _arrow_strings(sections["id_offsets"], sections["id_bytes"])
+            strings = self._sound(
+                lambda: _arrow_strings(sections["id_offsets"], sections["id_bytes"])
+            )
         self._index = IdIndex(
             sections["keys"], sections["starts"], header["base"], header["seed"], strings
         )
@@ -236,10 +238,14 @@ def feature_table(gathered: Gathered) -> pa.Table:
 
 
 def _arrow_strings(offsets: np.ndarray, text: np.ndarray) -> pa.Array:
+    """The strings without copying. Raises IndexError when they end outside of the text."""
     kind = pa.large_string() if offsets.dtype.itemsize == 8 else pa.string()
-    return pa.Array.from_buffers(
-        kind, len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)]
-    )
+    try:
+        return pa.Array.from_buffers(
+            kind, len(offsets) - 1, [None, pa.py_buffer(offsets), pa.py_buffer(text)]
+        )
+    except pa.ArrowInvalid as error:
+        raise IndexError(str(error)) from error
 
 
 def _reopened(path: Path, crc32: int) -> PackedSnapshot:

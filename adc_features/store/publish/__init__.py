@@ -5,6 +5,7 @@ A publication is a directory that appears whole, manifest inside; the list of li
 written last.
 """
 
+from adc_features.store.publish.changes import publish_changes, published_before
 from adc_features.store.publish.codes import publish, unpublish
 from adc_features.store.publish.published import (
     LAST_TIME,
@@ -22,7 +23,9 @@ __all__ = [
     "check_validity",
     "newest_published",
     "publish",
+    "publish_changes",
     "publish_statistics",
+    "published_before",
     "published_files",
     "published_snapshots",
     "published_timeline",

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -21,10 +20,10 @@ import pyarrow.parquet as pq
 from adc_features.artifact import fresh_directory, recover, seal
 from adc_features.clock import instant, utc
 from adc_features.codes.generation import Generation
-from adc_features.codes.rows import as_served, completed, sid_rows
+from adc_features.codes.rows import SID_FEATURES, as_served, completed, sid_rows
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
-from adc_features.store.definitions import id_type
+from adc_features.store.definitions import KEY_TYPES, id_type
 from adc_features.store.packed.layout import refuse_newer_file
 from adc_features.store.packed.snapshot import PackedSnapshot
 from adc_features.store.packed.writer import write_snapshot
@@ -36,6 +35,7 @@ from adc_features.store.publish.published import (
     published_rows,
 )
 from adc_features.store.repository import (
+    ItemKey,
     LiveGeneration,
     deletable_publication,
     live_generations,
@@ -54,6 +54,7 @@ def publish(
     *,
     servable_at: Sequence[datetime],
     computed_at: datetime,
+    key: ItemKey | None = None,
 ) -> Path:
     """Add snapshots of a generation to what Feast reads.
 
@@ -63,7 +64,7 @@ def publish(
     Parameters
     ----------
     repo : Path
-        A repository that `create_repository` wrote.
+        A repository that `create_repository` wrote, or with `key` any other.
     generation : Generation
         The frozen tokenizer that the codes come from.
     snapshots : sequence of SidTable
@@ -74,6 +75,8 @@ def publish(
     computed_at : datetime
         The real time of the computation, aware: the created time of the rows, by which
         created-time filtering hides backfills.
+    key : ItemKey, optional
+        What the repository calls its items, where they are not our own entity `item`.
 
     Returns
     -------
@@ -85,8 +88,8 @@ def publish(
     GenerationMismatch
         The snapshots, or what is published under this id, come from another codebook.
     InputError
-        Times contradict each other, a snapshot is empty,
-        or ids are of another type than what is published.
+        Times contradict each other, a snapshot is empty, ids are of another type than what is
+        published, or the key is called like a feature of the codes.
     ArtifactError
         The repository cannot be written.
 
@@ -110,12 +113,35 @@ def publish(
     """
     fresh = _described(generation, snapshots, servable_at, utc(computed_at, name="computed_at"))
     kind = id_type(pa.schema({"item_id": pa.array(snapshots[0].item_ids[:1]).type}), "item_id")
-    check_same_ids(repo, "item", kind)
+    if key is None:
+        check_same_ids(repo, "item", kind)
+    else:
+        _check_key(key, kind)
     with only_publisher(repo):
-        return _add(repo, _live(generation, kind), fresh, snapshots, generation.spec.weight_dtype)
+        live = _live(generation, kind, key)
+        return _add(repo, live, fresh, snapshots, generation.spec.weight_dtype)
 
 
-def _live(generation: Generation, kind: IdType) -> LiveGeneration:
+def _check_key(key: ItemKey, kind: IdType) -> None:
+    """Refuse a key that no column of the rows could have."""
+    if (wanted := KEY_TYPES.get(key.type)) is None:
+        raise InputError(
+            f"join key {key.join_key!r} of entity {key.entity!r} is {key.type}; expected one of"
+            f" {', '.join(KEY_TYPES)}"
+        )
+    if wanted != kind:
+        raise InputError(
+            f"join key {key.join_key!r} of entity {key.entity!r} is {key.type}, the ids to publish"
+            f" are {kind}; convert them, the two would never join"
+        )
+    if key.join_key in (taken := (*SID_FEATURES.names, "event_timestamp", "created_timestamp")):
+        raise InputError(
+            f"join key {key.join_key!r} is called like a column of the codes {list(taken)}; codes"
+            " cannot be published for it"
+        )
+
+
+def _live(generation: Generation, kind: IdType, key: ItemKey | None) -> LiveGeneration:
     return LiveGeneration(
         generation.id,
         generation.codebook_hash,
@@ -123,6 +149,7 @@ def _live(generation: Generation, kind: IdType) -> LiveGeneration:
         generation.spec.codebook_size,
         generation.spec.length,
         kind,
+        key,
     )
 
 
@@ -148,10 +175,10 @@ def _add(
             " an earlier one; give each cut-off a later servable_at"
         )
     with fresh_directory(target) as aside:
-        _write_rows(target, aside, kept, fresh, snapshots)
+        _write_rows(target, aside, kept, fresh, snapshots, live=live)
         of_time = {s.as_of: s for s in snapshots}
         _pack(target, aside, entries, of_time, live, weight_dtype=weight_dtype)
-        facts = {"kind": "publication", **asdict(live)}
+        facts = {"kind": "publication", **live.to_dict()}
         seal(aside, {**facts, "snapshots": [e.to_dict() for e in entries]})
     write_live_generations(repo, [*(g for g in live_generations(repo) if g.id != live.id), live])
     _log.info(
@@ -170,6 +197,8 @@ def _write_rows(
     kept: Sequence[PublishedSnapshot],
     fresh: Sequence[PublishedSnapshot],
     snapshots: Sequence[SidTable],
+    *,
+    live: LiveGeneration,
 ) -> None:
     """Write the rows of all entries into the new publication `aside`.
 
@@ -181,6 +210,9 @@ def _write_rows(
         _keep(target / entry.file, aside / entry.file)
     for snapshot, entry in zip(snapshots, fresh, strict=True):
         rows = sid_rows(snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at)
+        rows = rows.rename_columns([live.join_key, *rows.column_names[1:]])
+        if live.key is not None and live.key.type == "Int32":
+            rows = rows.set_column(0, live.join_key, rows[live.join_key].cast(pa.int32()))
         pq.write_table(rows, aside / entry.file, write_page_checksum=True)
 
 

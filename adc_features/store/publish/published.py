@@ -191,7 +191,7 @@ def published_rows(target: Path, live: LiveGeneration, snapshot: PublishedSnapsh
     """The rows of a published snapshot, those alone."""
     rows = read_parquet(target / snapshot.file)
     visible = with_missing_visible(rows, length=live.length).append_column(
-        "item_id", rows["item_id"]
+        "item_id", rows[live.join_key]
     )
     return sid_table(
         visible,
@@ -224,7 +224,8 @@ def check_same_ids(repo: Path, entity: str, kind: IdType) -> None:
 
     They would never join.
     """
-    known: set[IdType] = {g.id_type for g in live_generations(repo)} if entity == "item" else set()
+    ours = [g for g in live_generations(repo) if g.key is None]
+    known: set[IdType] = {g.id_type for g in ours} if entity == "item" else set()
     known |= {
         id_type(schema, JOIN_KEY[entity])
         for view, schema in statistics_schemas(repo).items()

@@ -3,6 +3,7 @@
 <repo>/feature_store.yaml            stores, registry, and our own settings under `adc_features:`
 <repo>/item_sids.py                  declares one view per live generation
 <repo>/ranking_features.py           declares entities, statistics views, one service per ranker
+<repo>/adc_codes.py, adc_code_services.py   in other people's repositories: views of codes, services
 <repo>/data/live_generations.json    written last by `publish`
 <repo>/data/item_sid_<generation>/   manifest.json, rows/<as_of>.parquet, packed/<as_of>.sids
 <repo>/data/statistics/              manifest.json, item_profile.parquet, user_activity.parquet
@@ -11,6 +12,11 @@
 """
 
 from adc_features.store.repository.checks import check_repository
+from adc_features.store.repository.code_files import (
+    CODE_FILES,
+    declare_code_service,
+    declare_code_views,
+)
 from adc_features.store.repository.config import (
     CONFIG,
     UNSAFE_OFFLINE_STORES,
@@ -24,6 +30,7 @@ from adc_features.store.repository.config import (
 from adc_features.store.repository.live import (
     STATISTICS,
     IdType,
+    ItemKey,
     LiveGeneration,
     deletable_publication,
     live_generation,
@@ -39,14 +46,18 @@ from adc_features.store.repository.live import (
 )
 
 __all__ = [
+    "CODE_FILES",
     "CONFIG",
     "STATISTICS",
     "UNSAFE_OFFLINE_STORES",
     "IdType",
+    "ItemKey",
     "LiveGeneration",
     "Settings",
     "check_repository",
     "create_repository",
+    "declare_code_service",
+    "declare_code_views",
     "deletable_publication",
     "live_generation",
     "live_generations",

@@ -27,10 +27,24 @@ IdType = Literal["string", "int64"]
 
 
 @dataclass(frozen=True)
+class ItemKey:
+    """What a repository calls its items.
+
+    entity: name of the Feast entity. join_key: its column. type: the Feast type of the column, such
+    as "Int64".
+    """
+
+    entity: str
+    join_key: str
+    type: str
+
+
+@dataclass(frozen=True)
 class LiveGeneration:
     """What declarations and lookups need to know of a published generation.
 
-    One entry of live_generations.json.
+    One entry of live_generations.json. key: of a repository that `create_repository` did not
+    write; None where the entity is our own `item`.
     """
 
     id: str
@@ -39,6 +53,16 @@ class LiveGeneration:
     codebook_size: int
     length: int
     id_type: IdType
+    key: ItemKey | None = None
+
+    @property
+    def join_key(self) -> str:
+        """The column of ids in its published rows."""
+        return self.key.join_key if self.key else "item_id"
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON values; no key where it is our own."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @property
     def view(self) -> str:
@@ -120,7 +144,11 @@ def _listed(path: Path, version: tuple[int, ...]) -> tuple[LiveGeneration, ...]:
         entries = listed["generations"]
         generations = tuple(
             LiveGeneration(
-                **{**entry, "trained_through": datetime.fromisoformat(entry["trained_through"])}
+                **{
+                    **entry,
+                    "trained_through": datetime.fromisoformat(entry["trained_through"]),
+                    "key": ItemKey(**entry["key"]) if "key" in entry else None,
+                }
             )
             for entry in entries
         )
@@ -155,7 +183,7 @@ def write_live_generations(repo: Path, generations: list[LiveGeneration]) -> Non
     write_document(
         live_generations_path(repo),
         "live_generations",
-        {"generations": [asdict(g) for g in generations]},
+        {"generations": [g.to_dict() for g in generations]},
         check=True,
     )
 

@@ -18,7 +18,7 @@ import pyarrow as pa
 from adc_features.errors import RequestError
 from adc_features.store.services.values import arrow_type, element
 
-_LIMITS = {"Int32": np.iinfo(np.int32), "Int64": np.iinfo(np.int64)}
+_LIMITS: dict[str, Any] = {"Int32": np.iinfo(np.int32), "Int64": np.iinfo(np.int64)}
 _EXPECTED = {
     "Bool": "true or false",
     "Int32": "a whole number of 32 bits",

@@ -1,22 +1,25 @@
 """Does serving see what training saw? Reads: a service's rows joined at a moment, and online.
 Writes: nothing.
+
+Legend: N rows.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.clock import instant
+from adc_features.clock import instant, utc
 from adc_features.errors import InputError
 from adc_features.inputs.rows import Parts
 from adc_features.inputs.schema import ServiceSchema
+from adc_features.store.registry import open_any_store
 from adc_features.store.services.reading import ServiceReader, open_service_reader
 from adc_features.store.services.training_rows import join_service
 from adc_features.store.services.values import is_set, normal
@@ -24,6 +27,55 @@ from adc_features.store.services.values import is_set, normal
 MOST_ROWS = 1_000
 """Rows that are compared: each costs an online read."""
 _SHOWN = 10
+
+
+def materialized_until(repo: Path, schema: ServiceSchema) -> list[datetime]:
+    """The moments up to which views of a service were last materialized, newest first; without
+    views that never were."""
+    store, found = open_any_store(repo), set()
+    for view in schema.views:
+        stored = store.registry.get_any_feature_view(view.name, schema.project)
+        if (end := getattr(stored, "most_recent_end_time", None)) is not None:
+            found.add(end if end.tzinfo else end.replace(tzinfo=UTC))
+    return sorted((utc(end, name="end") for end in found), reverse=True)
+
+
+class Asked(NamedTuple):
+    """Rows of one user and one request, the candidates of one request.
+
+    members: their places, int64 [n]. user, request: as `ServiceReader.read` takes them; items: of
+    these rows.
+    """
+
+    members: np.ndarray
+    user: dict[str, Any]
+    items: dict[str, list[Any]]
+    request: dict[str, Any]
+
+    def take(self, count: int) -> Asked:
+        """The first so many of them."""
+        items = {name: values[:count] for name, values in self.items.items()}
+        return self._replace(members=self.members[:count], items=items)
+
+
+def as_requests(
+    rows: pa.Table, *, user: Sequence[str], item: Sequence[str], request: Collection[str]
+) -> Iterator[Asked]:
+    """Rows as the requests that would ask for them, by first row."""
+    fields = [name for name in request if name in rows.column_names]
+    shared = rows.select([*user, *fields]).to_pylist()
+    candidates = rows.select(list(item)).to_pydict()
+    groups: dict[str, list[int]] = {}
+    for row, values in enumerate(shared):
+        groups.setdefault(repr(values), []).append(row)
+    for members in groups.values():
+        values = shared[members[0]]
+        yield Asked(
+            np.array(members),
+            {name: values[name] for name in user},
+            {name: [candidates[name][i] for i in members] for name in item},
+            {name: values[name] for name in fields},
+        )
 
 
 def service_parity(
@@ -37,6 +89,7 @@ def service_parity(
     features: Sequence[str] | None = None,
     request: Mapping[str, str] | None = None,
     optional: Collection[str] = (),
+    tolerance: float = 0.0,
 ) -> dict[str, Any]:
     """Compare a service joined at a moment with what is online, feature by feature.
 
@@ -51,14 +104,17 @@ def service_parity(
         The moment, aware.
     user, item, features, request, optional
         As `open_service_reader` takes them; by default all features but labels.
+    tolerance : float
+        Numbers that differ by at most this, or this share of the offline one, are equal.
 
     Returns
     -------
     dict
-        `rows`: rows compared. `different`: feature -> rows that differ, those without any left
-        out. `max_difference`: the greatest difference of two numbers, 0.0 where none differ.
-        `alone`: feature -> rows that read otherwise alone than among others. `first_differences`:
-        up to ten, each with the row's keys, `feature`, `offline` and `online`.
+        `rows`: rows compared. `valued`: feature -> rows with a value on either side. `different`:
+        feature -> rows that differ, those without any left out. `max_difference`: the greatest
+        difference of two numbers, 0.0 where none differ. `alone`: feature -> rows that read
+        otherwise alone than among others. `first_differences`: up to ten, each with the row's keys,
+        `feature`, `offline` and `online`.
 
     Raises
     ------
@@ -84,6 +140,7 @@ def service_parity(
     types = {f.key: f.dtype for f in schema.features}
     report: dict[str, Any] = {
         "rows": len(keys),
+        "valued": {},
         "different": {},
         "max_difference": 0.0,
         "alone": {},
@@ -91,11 +148,13 @@ def service_parity(
     }
     for name in features:
         offline = joined[name].combine_chunks()
-        differs, most = _different(offline, online[name], types[name])
+        valued = np.asarray(offline.is_valid()) | np.asarray(online[name].is_valid())
+        report["valued"][name] = int(valued.sum())
+        differs, most = _different(offline, online[name], types[name], tolerance)
         if differs.any():
             report["different"][name] = int(differs.sum())
             report["max_difference"] = max(report["max_difference"], most)
-        apart, _ = _different(alone[name][0], alone[name][1], types[name])
+        apart, _ = _different(alone[name][0], alone[name][1], types[name], tolerance)
         if apart.any():
             report["alone"][name] = int(apart.sum())
         for row in np.flatnonzero(differs)[: _SHOWN - len(report["first_differences"])].tolist():
@@ -119,27 +178,16 @@ def _read(
 
     Rows of one user and one request are candidates of one request.
     """
-    fields = [name for name in reader.request_fields if name in rows.column_names]
-    shared = rows.select([*user, *fields]).to_pylist()
-    candidates = rows.select(list(item)).to_pydict()
-    requests: dict[str, list[int]] = {}
-    for row, values in enumerate(shared):
-        requests.setdefault(repr(values), []).append(row)
     order: list[int] = []
     pieces: dict[str, list[pa.Array]] = {name: [] for name in features}
     pairs: dict[str, tuple[list, list]] = {name: ([], []) for name in features}
-    for members in requests.values():
-        values = shared[members[0]]
-        of_user = {name: values[name] for name in user}
-        request = {name: values[name] for name in fields}
-
-        def parts(chosen: list[int], of_user: Any = of_user, request: Any = request) -> Parts:
-            items = {name: [candidates[name][i] for i in chosen] for name in item}
-            return reader.parts(of_user, items, request=request, now=now)
-
-        many = parts(members)
-        order += members
-        one = parts(members[:1]) if len(members) > 1 else None
+    for asked in as_requests(rows, user=user, item=item, request=reader.request_fields):
+        many = reader.parts(asked.user, asked.items, request=asked.request, now=now)
+        one = None
+        if len(asked.members) > 1:
+            alone = asked.take(1)
+            one = reader.parts(alone.user, alone.items, request=alone.request, now=now)
+        order += asked.members.tolist()
         for name in features:
             column = _of(many, name)
             pieces[name].append(column)
@@ -166,7 +214,9 @@ def _of(parts: Parts, name: str) -> pa.Array:
     return user.column(name).take(pa.array(np.zeros(parts.rows, np.int64)))
 
 
-def _different(offline: pa.Array, online: pa.Array, dtype: str) -> tuple[np.ndarray, float]:
+def _different(
+    offline: pa.Array, online: pa.Array, dtype: str, tolerance: float
+) -> tuple[np.ndarray, float]:
     """Which rows differ, bool [N], and the greatest difference of two numbers.
 
     Null and NaN are both absent; sets have no order.
@@ -183,14 +233,13 @@ def _different(offline: pa.Array, online: pa.Array, dtype: str) -> tuple[np.ndar
     differs = (here != there) | (here & there & ~equal)
     most = 0.0
     if pa.types.is_floating(offline.type) or pa.types.is_integer(offline.type):
-        both = pa.array(differs & here & there)
-        gaps = pc.abs(
-            pc.subtract(
-                offline.filter(both).cast(pa.float64(), safe=False),
-                online.filter(both).cast(pa.float64(), safe=False),
-            )
-        )
-        most = float(pc.max(gaps).as_py() or 0.0)
+        both = np.flatnonzero(differs & here & there)
+        ours = offline.take(pa.array(both)).cast(pa.float64(), safe=False).to_numpy()
+        theirs = online.take(pa.array(both)).cast(pa.float64(), safe=False).to_numpy()
+        with np.errstate(invalid="ignore"):  # two infinities
+            gaps = np.abs(ours - theirs)
+            most = float(gaps.max(initial=0.0))
+            differs[both[gaps <= tolerance * np.maximum(1.0, np.abs(ours))]] = False
     return differs, most
 
 

@@ -210,7 +210,8 @@ def _on_demand(store: FeatureStore, plan: ServicePlan, view: ViewSchema) -> OnDe
         return plan.on_demand[view.projected]
     registered = _registered(store, view.name, None)
     inputs: dict[str, Place] = {}
-    for projection in registered.source_feature_view_projections.values():
+    projections = registered.source_feature_view_projections.values()
+    for projection in sorted(projections, key=lambda p: p.name_to_use()):
         key_map = dict(projection.join_key_map or {})
         place = _stored(store, plan, projection.name, projection.version_tag, key_map)
         declared = {f.name: str(f.dtype) for f in plan.stored[place].view.features}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from adc_features.errors import AdcError, InputError
 from adc_features.inputs.declaration import Ranker
-from adc_features.store.repository import read_config
+from adc_features.store.repository import CODE_FILES, read_config
 
 
 def declared_rankers(repo: Path) -> dict[str, Ranker]:
@@ -64,6 +64,27 @@ def declared_rankers(repo: Path) -> dict[str, Ranker]:
                         " name of its own: Ranker(name=...)"
                     )
     return {name: ranker for name, (ranker, _) in found.items()}
+
+
+def declared_service(repo: Path, name: str) -> tuple[str, str] | None:
+    """Where the Python files of a repository declare a feature service: (module, variable).
+
+    None where they do not. Files are imported as `declared_rankers` does, and raise as there; those
+    that we write are left out, since they import services of others.
+    """
+    from adc_features.store import _compat as feast
+
+    repo = Path(repo).resolve()
+    read_config(repo)
+    files = feast.get_repo_files(repo)
+    with _imported_from(repo, files):
+        for file in files:
+            if file.name in CODE_FILES:
+                continue
+            for variable, found in vars(_module(repo, file)).items():
+                if isinstance(found, feast.FeatureService) and found.name == name:
+                    return _dotted(repo, file), variable
+    return None
 
 
 def _module(repo: Path, file: Path) -> object:

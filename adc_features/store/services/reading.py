@@ -88,6 +88,11 @@ class ServiceReader:
         """Every field of the request -> Feast type."""
         return dict(self._request)
 
+    @property
+    def required_fields(self) -> frozenset[str]:
+        """Those that a request must carry."""
+        return frozenset(self._request) - self._optional
+
     def parts(
         self,
         user: Mapping[str, Any],

@@ -192,8 +192,10 @@ class _Reader:
         ]
 
     def _sources(self, view: Any) -> list[_Source]:
+        # a map in the registry's file: each process reads it in another order
         projections = getattr(view, "source_feature_view_projections", None) or {}
-        return [_Source(self.view(p), p) for p in projections.values()]
+        found = sorted(projections.values(), key=lambda p: p.name_to_use())
+        return [_Source(self.view(p), p) for p in found]
 
     def _note(self, keys: dict[str, str], owner: str) -> None:
         for column, kind in keys.items():

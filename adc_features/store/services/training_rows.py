@@ -3,7 +3,7 @@ repository, entity rows. Writes: the rows with their features, in the order give
 
 Our own store answers all rows at once. Every other store is asked one view at a time for the
 distinct (keys, time) pairs, each with a number by which its answer is put back in order. Both have
-reasons (Feast 0.67, tests/store/services/test_training_rows.py):
+reasons (Feast 0.67, tests/store/services/test_service_rows.py):
 - Dask ("file") keeps one row of those that share the keys of the views joined so far and the time,
   and drops rows whose key has only later or expired values; in a join of one view over distinct
   pairs the first cannot happen, and the second means that nothing is known.

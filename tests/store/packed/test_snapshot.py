@@ -294,6 +294,20 @@ def test_any_flipped_bit_is_found(tmp_path, items):
     assert packed.lookup(items).found.all()
 
 
+@pytest.mark.parametrize("end", [0, -1])
+def test_strings_that_end_outside_of_the_text_are_refused_on_opening(tmp_path, end):
+    """A first or last offset of the ids that points outside is damage, said in our words."""
+    packed = pack(tmp_path / "x.sids", snapshot(START, 3, items=np.array(["a", "bc", "d"])))
+    where = packed._header["sections"]["id_offsets"]
+    data, dtype = bytearray(packed.path.read_bytes()), np.dtype(where["dtype"])
+    offsets = np.frombuffer(data, dtype, 4, where["offset"])
+    offsets[end] = -1 if end == 0 else 1_000
+    packed.path.unlink()
+    packed.path.write_bytes(data)
+    with pytest.raises(ArtifactError, match=r"x\.sids points outside of itself"):
+        PackedSnapshot(packed.path)
+
+
 def test_another_format_is_named(packed):
     """A newer version's file is refused, and the reader is told to upgrade; so is format 0."""
     data = bytearray(packed.path.read_bytes())

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pytest
-from own_world import BIG, DAY, NOW, SKUS, STORES, own_world
+from own_world import BIG, DAY, NOW, SKUS, STORES, own_world, versioned_world
 
 from adc_features.errors import InputError, RequestError
 from adc_features.inputs.schema import ServiceSchema
@@ -310,6 +310,7 @@ class TestParity:
         report = service_parity(
             world.repo, world.schema, table.drop_columns("row_id"), NOW, user=USER, item=ITEM
         )
+        assert max(report.pop("valued").values()) == 54
         assert report == {
             "rows": 54,
             "different": {},
@@ -356,3 +357,33 @@ def test_what_cannot_be_planned_is_refused(tmp_path):
         open_service_reader(
             world.repo, world.schema, features=["stock__shelf"], user=["sku"], item=["sku"]
         )
+
+
+@pytest.mark.parametrize("stores", STORES)
+def test_two_versions_of_a_view_are_read_side_by_side(tmp_path, stores):
+    """Joined and online, each with its own values."""
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        repo = versioned_world(tmp_path, *STORES[stores])
+    schema = service_schema(repo, "feed")
+    names = ["v@v0__n", "v@v1__n"]
+    times = pa.array([NOW, NOW], pa.timestamp("us", "UTC"))
+    got = join_service(repo, schema, pa.table({"sku": [1, 2], "event_timestamp": times}))
+    assert [got[name].to_pylist() for name in names] == [[1, None], [2, None]]
+    opened = open_service_reader(repo, schema, features=names, user=[], item=["sku"])
+    online = opened.parts({}, {"sku": [1, 2]}, request={}, now=NOW)["item"]
+    assert [online.column(name).to_pylist() for name in names] == [[1, None], [2, None]]
+
+
+def test_a_long_log_is_joined_in_pieces(tmp_path):
+    """The answer does not depend on how many rows are asked for at once; progress is told."""
+    world = _world(tmp_path, *STORES["duckdb"], calendar=False)
+    table = rows(*[(f"c{n % 6}", 1 + n % 7, 1) for n in range(20)], at=NOW)
+    whole, steps = joined(world, table), []
+    config = world.repo / "feature_store.yaml"
+    config.write_text(config.read_text() + "adc_features:\n  join_rows: 3\n")
+    pieces = join_service(
+        world.repo, world.schema, table, progress=lambda *told: steps.append(told[1:])
+    )
+    assert pieces.equals(whole)
+    assert steps[0][0] == 0
+    assert steps[-1][0] == steps[-1][1]

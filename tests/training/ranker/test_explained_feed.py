@@ -1,0 +1,106 @@
+"""What a ranker leans on and why it ranked so, by the commands, on a repository with known truth."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from feed_world import START, make_feed
+from typer.testing import CliRunner
+
+from adc_features.cli.main import application
+from adc_features.serving.workspace import report_path
+
+NOW = "2026-02-11T00:00:00Z"
+
+
+def adc(*words: object) -> dict:
+    """What a command writes as JSON."""
+    done = CliRunner().invoke(application(), [*map(str, words), "--json", "-"])
+    assert done.exit_code == 0, done.output + repr(done.exception)
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def feed(tmp_path_factory):
+    """Applied, materialized, trained by one round and promoted: half of a test's five seconds go
+    into the import of Feast."""
+    from feast import Entity, FeatureService, FeatureStore, FeatureView
+
+    made = make_feed(tmp_path_factory.mktemp("feed"))
+    defined = {"__file__": str(made.folder / "definitions.py")}
+    exec((made.folder / "definitions.py").read_text(encoding="utf-8"), defined)
+    store = FeatureStore(repo_path=str(made.folder))
+    kinds = (Entity, FeatureService, FeatureView)
+    store.apply([thing for thing in defined.values() if isinstance(thing, kinds)])
+    store.materialize(START - timedelta(days=1), made.end)
+    adc("train", "--repo", made.folder, "--labels", made.labels, "--quick")
+    return made
+
+
+@pytest.fixture(scope="module")
+def promoted(feed):
+    """What `adc promote` without a name said, then of the ranker `feed` alone."""
+    chosen = adc("promote", "--repo", feed.folder)
+    adc("promote", "--repo", feed.folder, "--ranker", "feed")
+    return chosen
+
+
+def test_quality_matters_most_and_position_is_not_named(feed):
+    """`adc explain` finds the input that the truth has the labels depend on most."""
+    asked = ("explain", "--repo", feed.folder, "--ranker", "feed", "--labels", feed.labels)
+    found = adc(*asked, "--permutations", 2)
+    assert (found["window"], found["task"]) == ("validation", "click")
+    assert next(iter(found["inputs"])) == "stock__quality"
+    assert found["inputs"]["stock__quality"]["drop"]["request_gauc"]["low"] > 0.01
+    assert "position" not in found["inputs"]
+    assert next(iter(found["groups"])) == "item"
+    assert set(found["groups"]) == {"user", "item", "pair", "request"}
+
+
+def test_a_ranker_is_named_where_there_are_several(feed):
+    """Without a name the refusal lists those that are trained."""
+    words = ["explain", "--repo", str(feed.folder), "--labels", str(feed.labels)]
+    done = CliRunner().invoke(application(), words)
+    assert done.exit_code != 0
+    assert "trained in" in str(done.exception)
+    assert "feed, plain" in str(done.exception)
+
+
+def test_the_report_names_the_ranker_that_is_promoted(feed, promoted):
+    """The page, written by training, says what `adc promote` does and why."""
+    page = report_path(feed.folder).read_text(encoding="utf-8")
+    assert f"takes <strong>{promoted['ranker']}</strong>" in page
+    assert promoted["why"] in page.replace("&#39;", "'")
+
+
+def test_an_evaluation_leaves_a_report_and_what_promote_chooses_from(feed, promoted):
+    """After a ranker was judged alone it is the only one to choose, and its importance is shown."""
+    asked = ("--repo", feed.folder, "--labels", feed.labels, "--ranker", "plain")
+    found = adc("evaluate", *asked)
+    assert found["choice"]["name"] == "plain"
+    assert list(found["about"]) == ["plain"]
+    shares = found["about"]["plain"]["inputs"]["stock__price"]
+    assert shares["judged"] == {"absent": 0.0, "unknown": 0.0}
+    counts = found["about"]["plain"]["labels"]["train"]["purchase"]
+    assert counts["unripe"] > 0
+    assert counts["used"] + counts["unripe"] + counts["not_given"] == counts["rows"]
+    assert "What do they lean on?" in report_path(feed.folder).read_text(encoding="utf-8")
+
+
+def test_the_winner_is_explained(feed, promoted):
+    """`adc rank --explain` tells what was served of the best candidate, and what each group of
+    inputs contributed; the scores are those without it."""
+    asked = ("rank", "c0001", 1003, 1004, 1005, 99, "--repo", feed.folder, "--ranker", "feed")
+    asked += ("--field", "device=phone", "--now", NOW)
+    plain, found = adc(*asked), adc(*asked, "--explain")
+    assert plain["items"] == found["items"]
+    assert "explained" not in plain
+    told, best = found["explained"], found["items"][0]
+    assert (told["sku"], told["score"]) == (best["sku"], pytest.approx(best["score"], abs=1e-6))
+    assert set(told["groups"]) == {"user", "item", "pair", "request"}
+    assert told["inputs"]["device"]["values"] == {"device": "phone"}
+    assert told["inputs"]["sku"]["values"] == {"sku": best["sku"]}
+    assert "position" not in told["inputs"]
+    unknown = adc(*asked[:2], 99, *asked[6:], "--explain")["explained"]
+    assert unknown["inputs"]["stock__price"]["state"] == "absent"
+    assert unknown["inputs"]["sku"]["state"] == "unknown"

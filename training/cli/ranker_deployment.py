@@ -1,0 +1,175 @@
+"""The commands that keep a ranker of a feature service up to date. Each is one call into
+`training.deployment.declared`; `retrain`, `monitor`, `audit`, `versions` and `rollback` come here
+when they are given --repo.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from adc_features.errors import InputError
+from training.cli.rankers import label_source
+
+OptionalRunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
+]
+ServedOption = Annotated[
+    str | None,
+    typer.Option(
+        "--ranker",
+        metavar="NAME",
+        help="With --repo: the ranker; not needed where only one serves.",
+    ),
+]
+AcceptOption = Annotated[
+    bool,
+    typer.Option(
+        "--accept-inputs",
+        help=(
+            "With --repo: inputs that the registry has with another type, other keys or tags start"
+            " anew."
+        ),
+    ),
+]
+
+
+def served_ranker(repo: Path, name: str | None) -> str:
+    """The ranker that is named, or the only one that serves. Raises InputError."""
+    from adc_features.serving.workspace import promoted_names
+
+    if name is not None:
+        return name
+    names = promoted_names(repo)
+    if len(names) == 1:
+        return names[0]
+    raise InputError(
+        f"{len(names)} rankers of {repo} serve; name one of them, --ranker"
+        f" {'|'.join(names) or 'NAME'}"
+        if names
+        else f"no ranker of {repo} serves yet; run `adc promote --repo {repo}` first"
+    )
+
+
+def retrain_on_service(
+    repo: Path,
+    ranker: str | None,
+    labels: tuple[str | None, str | None],
+    *,
+    settings: Any,
+    as_of: datetime | None,
+    accept_inputs: bool,
+    force: bool,
+) -> dict[str, Any]:
+    """Retrain; what the command prints. labels: --labels and --labels-query."""
+    from adc_features.cli.console import progress
+    from training.deployment.declared.retrain import retrain_ranker
+
+    with progress() as told:
+        return retrain_ranker(
+            repo,
+            served_ranker(repo, ranker),
+            label_source(*labels),
+            as_of=as_of,
+            settings=settings,
+            accept=("inputs",) if accept_inputs else (),
+            force=force,
+            at=datetime.now(UTC),
+            progress=told,
+        )
+
+
+def monitor_on_service(
+    repo: Path,
+    ranker: str | None,
+    labels: tuple[str | None, str | None],
+    *,
+    as_of: datetime | None,
+    days: int,
+    thresholds: Any,
+) -> dict[str, Any]:
+    """Compare; what the command prints."""
+    from adc_features.cli.console import progress
+    from training.deployment.declared.monitor import monitor_ranker
+
+    with progress() as told:
+        return monitor_ranker(
+            repo,
+            served_ranker(repo, ranker),
+            label_source(*labels),
+            as_of=as_of,
+            days=days,
+            thresholds=thresholds,
+            progress=told,
+        )
+
+
+def drift_text(result: Mapping[str, Any]) -> str:
+    """Inputs whose share of absent or unknown values moved, and the scores of each task."""
+    from adc_features.cli.console import table
+
+    lines = [
+        f"ranker {result['ranker']}, version {result['version']}: {result['rows']} rows from"
+        f" {result['from']} to {result['to']}",
+        "",
+        table(
+            [
+                {
+                    "": "!" if facts["beyond"] else "",
+                    "input": name,
+                    "absent": f"{facts['absent']:+.4f}",
+                    "unknown": f"{facts['unknown']:+.4f}",
+                    "limit": facts["limit"],
+                }
+                for name, facts in result["inputs"].items()
+            ]
+        ),
+    ]
+    if result["scores"]:
+        moved = [
+            {
+                "": "!" if facts["beyond"] else "",
+                "scores of": name,
+                "distance": f"{facts['value']:.4f}",
+                "limit": facts["limit"],
+                "mean": f"{facts['mean']:.4f}",
+                "mean then": f"{facts['mean_then']:.4f}",
+            }
+            for name, facts in result["scores"].items()
+        ]
+        lines += ["", table(moved)]
+    beyond = ", ".join(result["beyond"])
+    return "\n".join([*lines, "", f"beyond: {beyond}" if beyond else "as it was trained"])
+
+
+def versions_text(result: Mapping[str, Any]) -> str:
+    """The versions and promotions of each ranker."""
+    from adc_features.cli.console import table
+
+    parts = []
+    for name, found in result["rankers"].items():
+        versions = [
+            {
+                "": "*" if v["serving"] else "",
+                "version": v["version"],
+                "hash": v["hash"][:12],
+                "rows": v["rows"],
+                "trained through": str(v["trained_through"])[:10],
+                "GAUC": "-" if v["judged"] is None else f"{v['judged']:.4f}",
+                "start": "warm" if v["warm_start"] else "anew",
+            }
+            for v in found["versions"]
+        ]
+        promoted = [
+            {
+                "promotion": p["number"],
+                "version": p["version"],
+                "at": f"{p['promoted_at']:%Y-%m-%d %H:%M}",
+                "why": p["why"],
+            }
+            for p in found["promotions"]
+        ]
+        parts += [f"ranker {name}", *(table(rows) for rows in (versions, promoted) if rows)]
+    return "\n\n".join([*parts, "* serves"])

@@ -1,0 +1,1 @@
+"""Semantic IDs of the items of a user's own Feast repository."""

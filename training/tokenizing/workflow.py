@@ -1,0 +1,478 @@
+"""Fit a tokenizer on the items of a user's own Feast repository and publish their codes as one more
+feature view of it. Reads: item vectors and text, a label log. Writes: the directories below, a
+publication, Python files that declare it.
+
+<repo>/tokenizers/<generation>/generation/    the frozen tokenizer
+<repo>/tokenizers/<generation>/behavior/      states of the behaviour model, one a time
+<repo>/tokenizers/<generation>/manifest.json  written last: what the tokenizer was fitted on
+<repo>/data/item_sid_<generation>/            codes, a snapshot a time
+<repo>/adc_codes.py, adc_code_services.py     declare the view, and services with it
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
+from adc_features.clock import utc
+from adc_features.codes.embeddings import EmbeddingTable, id_array
+from adc_features.codes.generation import Generation, check_generation_id, open_generation
+from adc_features.codes.sids import SidTable
+from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.encoders.behavior_state import BehaviorVectors
+from adc_features.errors import InputError
+from adc_features.pipeline.recipes import behavior_settings, tokenizer_settings
+from adc_features.pipeline.run_settings import RunSettings
+from adc_features.ranking.base import Progress
+from adc_features.store.repository import (
+    ItemKey,
+    declare_code_service,
+    declare_code_views,
+    live_generations,
+)
+from training.tokenizing.behavior import (
+    LabelledEvents,
+    continued_behavior,
+    fitted_behavior,
+    interactions,
+)
+from training.tokenizing.sources import Content, ContentReader, ItemSources, aligned
+
+log = logging.getLogger(__name__)
+
+TOKENIZERS = "tokenizers"
+LARGEST_CODEBOOK = 100
+ITEMS_PER_CODE = 4
+"""A codebook that nobody sized has a code for so many items, and at most LARGEST_CODEBOOK."""
+
+
+@dataclass(frozen=True)
+class TokenizeSettings:
+    """How codes are made; what is None follows from the data.
+
+    generation, tokenizer, reliability, steps, behavior_codes, behavior, seed: as `RunSettings`.
+    codebook_size: K, codes of each position. publish_lag: how long after a time its codes could
+    first be served.
+    """
+
+    generation: str = "g1"
+    tokenizer: str = "adc"
+    reliability: Any = None
+    steps: int | None = None
+    codebook_size: int | None = None
+    behavior_codes: int = 3
+    behavior: str = "full_softmax"
+    publish_lag: timedelta = timedelta(0)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_generation_id(self.generation)
+        if self.publish_lag < timedelta(0):
+            raise InputError(f"publish_lag is {self.publish_lag}; expected zero or more")
+
+    def as_run(self, codebook_size: int = LARGEST_CODEBOOK) -> RunSettings:
+        """The same, checked, as the settings that recipes read."""
+        return RunSettings(
+            source="a feature repository",
+            generation=self.generation,
+            tokenizer=self.tokenizer,
+            reliability=self.reliability,
+            steps=self.steps,
+            codebook_size=self.codebook_size or codebook_size,
+            behavior_codes=self.behavior_codes,
+            behavior=self.behavior,
+            seed=self.seed,
+        )
+
+
+def tokenizer_place(repo: Path, generation: str) -> Path:
+    """Where a repository keeps the tokenizer of a generation."""
+    return Path(repo) / TOKENIZERS / check_generation_id(generation)
+
+
+def tokenize(
+    repo: Path,
+    sources: ItemSources,
+    *,
+    times: Sequence[datetime],
+    computed_at: datetime,
+    settings: TokenizeSettings | None = None,
+    events: LabelledEvents | None = None,
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Give the items of a repository codes as of each time, and publish them.
+
+    The first call of a generation fits its tokenizer on the items as of all times. A later call
+    encodes further times with the frozen tokenizer, and publishes what changed.
+
+    Parameters
+    ----------
+    repo : Path
+        A Feast repository that was applied, with any offline store that reads Parquet files.
+    sources : ItemSources
+        Vectors and text of its items.
+    times : sequence of datetime
+        Cut-offs, aware and exclusive.
+    computed_at : datetime
+        Now, aware.
+    settings : TokenizeSettings, optional
+        How codes are made.
+    events : LabelledEvents, optional
+        Behaviour: positive rows of a label log. Without it codes are of content alone.
+    progress : callable, optional
+        Called with a label, steps done and their number.
+
+    Returns
+    -------
+    dict
+        What was made, and what to do next.
+
+    Raises
+    ------
+    InputError
+        Sources, label log or times are wrong, a time lies before what is published, or a
+        generation is asked for that was fitted on other sources.
+    QualityError
+        The fitted codes are used too unevenly; nothing is written.
+    """
+    settings, repo = settings or TokenizeSettings(), Path(repo).resolve()
+    times = sorted(utc(time, name="as_of") for time in times)
+    if not times or len(set(times)) < len(times):
+        raise InputError(
+            f"times are {[t.isoformat() for t in times]}; give at least one, none twice"
+        )
+    _refuse_offline_store(repo)
+    reader = ContentReader(repo, sources)
+    place = tokenizer_place(repo, settings.generation)
+    fitted = (place / MANIFEST).is_file()
+    made_of = _made_of(reader, sources, events)
+    _refuse_times(repo, settings.generation, times, computed_at)
+    if fitted:
+        _refuse_other_sources(place, made_of, settings)
+    elif settings.generation in {g.id for g in live_generations(repo)}:
+        raise InputError(
+            f"generation {settings.generation!r} is published in {repo}, and its tokenizer is not"
+            f" in {place}; give another id, --generation"
+        )
+    behavior = None if events is None else interactions(repo, events, reader.key.join_key)
+    content = [reader.at(time, progress) for time in times]
+    catalogue = _Catalogue(times, content, behavior)
+    if not fitted:
+        _fit(place, catalogue, settings, made_of, progress)
+    generation = open_generation(place / "generation")
+    tables = catalogue.tables(place / "behavior", settings, progress)
+    snapshots = _published(
+        repo,
+        generation,
+        tables,
+        key=reader.key,
+        lag=settings.publish_lag,
+        computed_at=computed_at,
+        progress=progress,
+    )
+    newest = tables[-1]
+    return {
+        "generation": generation.id,
+        "codebook_hash": generation.codebook_hash,
+        "positions": [p.name for p in generation.spec.positions],
+        "codebook_size": generation.spec.codebook_size,
+        "fitted": not fitted,
+        "entity": reader.key.entity,
+        "join_key": reader.key.join_key,
+        "view": f"item_sid_{generation.id}",
+        "snapshots": snapshots,
+        "items": len(newest),
+        "items_with": {m: int(p.sum()) for m, p in newest.present.items()},
+        "items_without_codes": catalogue.bare(-1),
+        "declared_in": declare_code_views(repo),
+    }
+
+
+def add_to_service(repo: Path, service: str, generation: str) -> dict[str, str]:
+    """Declare `<service>_<generation>` in a file of the repository: the service and the codes.
+
+    Raises InputError when no Python file declares the service.
+    """
+    file = declare_code_service(repo, *check_declared(repo, service), generation)
+    return {"service": f"{service}_{generation}", "service_declared_in": file}
+
+
+def check_declared(repo: Path, service: str) -> tuple[str, str]:
+    """Module and variable of a feature service. Raises InputError when no Python file of the
+    repository declares it.
+    """
+    from adc_features.store.services.rankers import declared_service
+
+    found = declared_service(repo, service)
+    if found is None:
+        raise InputError(
+            f"no Python file of {repo} declares feature service {service!r}; add the codes where it"
+            " is declared, without --add-to-service"
+        )
+    return found
+
+
+# ---- checks
+
+
+def _refuse_offline_store(repo: Path) -> None:
+    """Codes are a Parquet source: refuse stores that read none, before hours of work."""
+    from adc_features.store.repository import offline_store_type, read_config
+
+    kind = offline_store_type(read_config(repo))
+    if kind not in READS_PARQUET:
+        raise InputError(
+            f"the offline store of {repo} is {kind!r}, which reads no Parquet files, and codes are"
+            f" published as one; use {', '.join(READS_PARQUET)}"
+        )
+
+
+READS_PARQUET = (
+    "file",
+    "dask",
+    "duckdb",
+    "adc_features.store.offline_store.AsofOfflineStore",
+)
+"""Offline stores whose views may lie in Parquet files."""
+
+
+def _refuse_times(
+    repo: Path, generation: str, times: Sequence[datetime], computed_at: datetime
+) -> None:
+    from adc_features.store import published_snapshots
+
+    if times[-1] > utc(computed_at, name="computed_at"):
+        raise InputError(
+            f"as_of {times[-1].isoformat()} lies in the future; what will be known then is not"
+            " known now"
+        )
+    if generation not in {g.id for g in live_generations(repo)}:
+        return
+    newest = max(s.as_of for s in published_snapshots(repo, generation))
+    if times[0] <= newest:
+        raise InputError(
+            f"as_of {times[0].isoformat()} is not after {newest.isoformat()}, the newest snapshot"
+            f" of generation {generation!r}; give a later time, or fit another generation"
+        )
+
+
+def _made_of(
+    reader: ContentReader, sources: ItemSources, events: LabelledEvents | None
+) -> dict[str, Any]:
+    """What a frozen tokenizer cannot do without."""
+    return {
+        "entity": reader.key.entity,
+        "join_key": reader.key.join_key,
+        "modalities": reader.modalities,
+        "text_model": sources.text_model if sources.text else None,
+        "behavior": events is not None,
+    }
+
+
+def _refuse_other_sources(
+    place: Path, made_of: Mapping[str, Any], settings: TokenizeSettings
+) -> None:
+    was = read_manifest(place)["made_of"]
+    if changed := {k: (was[k], made_of[k]) for k in made_of if was[k] != made_of[k]}:
+        told = "; ".join(f"{k} was {old!r} and is {new!r}" for k, (old, new) in changed.items())
+        raise InputError(
+            f"generation {settings.generation!r} was fitted on other sources: {told}; give the same"
+            " ones, or fit another generation, --generation"
+        )
+
+
+# ---- vectors
+
+
+class _Catalogue:
+    """Items as of each time: content, and behaviour where a label log is given."""
+
+    def __init__(
+        self,
+        times: Sequence[datetime],
+        content: Sequence[Mapping[str, Content]],
+        events: pa.Table | None,
+    ) -> None:
+        self.times, self.content, self.events = times, content, events
+        self.behavior: list[BehaviorVectors] | None = None
+        self._of = {m: aligned(content, m) for m in content[0]}
+        ids = [c.ids for at in content for c in at.values()]
+        if events is not None:
+            ids.append(id_array(events["item_id"]))
+        self.ids = np.unique(np.concatenate(ids))
+
+    def table(self, number: int) -> EmbeddingTable:
+        """The items that have a vector at a time."""
+        found = {m: of(number, self.ids) for m, of in self._of.items()}
+        count = np.zeros(len(self.ids), np.int64)
+        if self.behavior is not None:
+            state = self.behavior[number]
+            found[BEHAVIOR] = state.vectors, state.present
+            count = state.interaction_count.astype(np.int64)
+        kept = np.any([present for _, present in found.values()], axis=0)
+        if not kept.any():
+            raise InputError(
+                f"no item has a vector or a text before {self.times[number].isoformat()}; choose a"
+                " later as_of"
+            )
+        return EmbeddingTable(
+            self.ids[kept],
+            {m: vectors[kept] for m, (vectors, _) in found.items()},
+            {m: present[kept] for m, (_, present) in found.items()},
+            count[kept],
+            self.times[number],
+        )
+
+    def bare(self, number: int) -> int:
+        """How many items are known at a time and have no vector, so that they get no code."""
+        number %= len(self.times)
+        listed = np.unique(np.concatenate([c.ids for c in self.content[number].values()]))
+        return int((~np.isin(listed, self.table(number).item_ids)).sum())
+
+    def tables(
+        self, directory: Path, settings: TokenizeSettings, progress: Progress | None
+    ) -> list[EmbeddingTable]:
+        """One a time; behaviour continues from the states in `directory` where it was not fitted
+        in this call."""
+        if self.events is not None and self.behavior is None:
+            self.behavior = [
+                replace(
+                    continued_behavior(
+                        self.events,
+                        self.ids,
+                        time,
+                        settings=behavior_settings(settings.as_run()),
+                        seed=settings.seed,
+                        directory=directory,
+                        progress=progress,
+                    ),
+                    as_of=time,
+                )
+                for time in self.times
+            ]
+        return [self.table(number) for number in range(len(self.times))]
+
+
+def _fit(
+    place: Path,
+    catalogue: _Catalogue,
+    settings: TokenizeSettings,
+    made_of: Mapping[str, Any],
+    progress: Progress | None,
+) -> None:
+    recipe = tokenizer_settings(settings.as_run())
+    for number in range(len(catalogue.times)):
+        catalogue.table(number)  # refuses vectors that cannot be used, before behaviour is trained
+    try:
+        with fresh_directory(place) as aside:
+            _fill(aside, catalogue, settings, recipe, progress)
+            seal(aside, {"made_of": made_of, "times": list(catalogue.times)})
+    finally:
+        with suppress(OSError):  # there is something in it
+            place.parent.rmdir()
+
+
+def _fill(
+    directory: Path,
+    catalogue: _Catalogue,
+    settings: TokenizeSettings,
+    recipe: Any,
+    progress: Progress | None,
+) -> None:
+    """The behaviour model and the tokenizer of a new generation."""
+    from adc_features.tokenizer.fit import fit
+
+    if catalogue.events is not None:
+        catalogue.behavior = fitted_behavior(
+            catalogue.events,
+            catalogue.ids,
+            catalogue.times,
+            settings=behavior_settings(settings.as_run()),
+            seed=settings.seed,
+            directory=directory / "behavior",
+            progress=progress,
+        )
+    tables = [catalogue.table(number) for number in range(len(catalogue.times))]
+    spec = SidSpec(
+        content={m: 1 for m in tables[0].vectors if m != BEHAVIOR},
+        behavior=0 if catalogue.events is None else settings.behavior_codes,
+        codebook_size=settings.codebook_size or _codebook_size(tables[-1]),
+    )
+    fit(
+        tables,
+        spec,
+        settings=recipe,
+        generation_id=settings.generation,
+        directory=directory / "generation",
+        seed=settings.seed,
+        progress=progress,
+    )
+
+
+def _codebook_size(newest: EmbeddingTable) -> int:
+    """K for a catalogue: of the modality with the fewest distinct vectors."""
+    fewest = min(
+        len(np.unique(vectors[newest.present[m]], axis=0)) for m, vectors in newest.vectors.items()
+    )
+    return max(2, min(LARGEST_CODEBOOK, fewest // ITEMS_PER_CODE))
+
+
+# ---- publication
+
+
+def _published(
+    repo: Path,
+    generation: Generation,
+    tables: Sequence[EmbeddingTable],
+    *,
+    key: ItemKey,
+    lag: timedelta,
+    computed_at: datetime,
+    progress: Progress | None,
+) -> list[dict[str, Any]]:
+    """Encode and publish: whole snapshots of a new generation, what changed of a live one."""
+    from adc_features.store import publish, publish_changes, published_before
+    from adc_features.tokenizer.encode import encode, encode_series
+
+    if generation.id not in {g.id for g in live_generations(repo)}:
+        made = list(encode_series(tables, generation, progress=progress))
+        publish(
+            repo,
+            generation,
+            made,
+            servable_at=[s.as_of + lag for s in made],
+            computed_at=computed_at,
+            key=key,
+        )
+        return [_told(s, lag, rows=len(s)) for s in made]
+    told = []
+    for table in tables:
+        before = published_before(repo, generation.id, table.as_of)
+        snapshot = encode(table, generation, previous=before, progress=progress)
+        rows = publish_changes(
+            repo,
+            generation,
+            snapshot,
+            servable_at=snapshot.as_of + lag,
+            computed_at=computed_at,
+        )
+        told.append(_told(snapshot, lag, rows=rows))
+    return told
+
+
+def _told(snapshot: SidTable, lag: timedelta, *, rows: int) -> dict[str, Any]:
+    return {
+        "as_of": snapshot.as_of,
+        "servable_at": snapshot.as_of + lag,
+        "items": len(snapshot),
+        "without_behavior": int(snapshot.is_cold.sum()),
+        "distinct_codes": len(np.unique(snapshot.sid, axis=0)),
+        "published_rows": rows,
+    }
