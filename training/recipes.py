@@ -77,6 +77,7 @@ def declared_recipe(name: str, service: str) -> Ranker:
             source="user_recent_items",
             times="user_recent_times",
             labels="user_recent_labels",
+            mean="user_label_mean",
             codes=True,
             embedded=False,
         )

@@ -154,6 +154,9 @@ class ItemHistory(Input, VocabularyOptions):
         Also the share of the recent items that agree with the candidate, by code position (or id),
         plain and weighted by `label - mean label`; the user's mean is smoothed by two labels of
         the training rows' mean.
+    mean : str, optional
+        A stored mean label of the user, for `match` in the place of that of the listed items: it
+        knows the older ones too. Where it is null the listed items tell.
     embedded : bool
         Pooled and attended to; False leaves the numbers alone: size, age and match.
     """
@@ -165,6 +168,7 @@ class ItemHistory(Input, VocabularyOptions):
     order: Literal["newest_last", "newest_first"] = "newest_last"
     last: int = 20
     match: bool = True
+    mean: str | None = None
     embedded: bool = True
 
 

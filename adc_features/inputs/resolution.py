@@ -272,7 +272,7 @@ class _Declared:
         source = self._columns.find(kind.source or name)
         view = source.name.rpartition("__")[0]
         used = {"source": source}
-        for role in ("times", "labels"):
+        for role in ("times", "labels", "mean"):
             if (named := getattr(kind, role)) is not None:
                 used[role] = self._columns.find(named, view=view)
         return completed_history(self._columns, kind, used)

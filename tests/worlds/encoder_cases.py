@@ -301,6 +301,18 @@ CASES = [
         _codes_through_time(),
     ),
     Case(
+        "history_beside_a_stored_mean",
+        (
+            _SKU,
+            _history(
+                item_history(mean="share"),
+                candidate=("sku", "String", "item"),
+                mean=("share", "Float32", "user"),
+            ),
+        ),
+        _history_columns(),
+    ),
+    Case(
         "history_of_numbers_alone",
         (
             _SKU,
