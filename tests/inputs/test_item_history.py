@@ -118,6 +118,23 @@ def test_dense_numbers_tell_size_age_and_agreement():
     assert encoder.layout.indicators == {0: 4, 1: 5, 2: 4, 3: 4}
 
 
+def test_a_stored_mean_stands_in_for_that_of_the_list():
+    """Labels count beside the user's stored mean, and beside the list's where it is null."""
+    table = SMALL["user"].table.append_column("mean", pa.array([0.25, None, None, None]))
+    parts = joined(table)
+    plain = of(item_history(mean="mean"), lists=("times", "labels", "mean"))
+    sku = spec("sku", category(min_count=1), side="item", source="sku@item")
+    for rows_, expected in (([0, 1, 2, 3], 2 * (1 - 0.25) / 5), ([3, 1, 2, 3], 0.0)):
+        fitting = Fitting(np.ones(4), specs=(sku, plain))
+        fitted(CategoryEncoder, sku, parts, fitting)
+        encoder = fitted(ItemHistoryEncoder, plain, parts, fitting)
+        some = joined(table.take(pa.array(rows_)))
+        place = encoder.layout.dense.index("recent_liked_match_0")
+        assert encoder.encode(some).dense[0, place] == pytest.approx(expected)
+    nulls = joined(table.set_column(4, "mean", pa.nulls(4, pa.float64())))
+    assert_same(encoder.encode(nulls), by_id(SMALL).encode(SMALL))
+
+
 def test_an_unknown_item_matches_itself_alone():
     """Two items outside the vocabulary share row 1 and are not the same item."""
     encoder = by_id(SMALL)
