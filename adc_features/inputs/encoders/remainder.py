@@ -91,7 +91,7 @@ def _older(spec: ResolvedInput, parts: Parts) -> np.ndarray:
 
 def _recent(spec: ResolvedInput, parts: Parts) -> Lists:
     roles = [role for role in ("times", "values") if role in spec.columns]
-    columns = {
+    columns: dict[str, Any] = {
         role: parts[spec.columns[role].side].column(spec.columns[role].name) for role in roles
     }
     return read_lists(columns, name=described(spec))
