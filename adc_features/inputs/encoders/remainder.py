@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self, cast
 
 import numpy as np
+import pyarrow as pa
 
 from adc_features.inputs.declaration import Remainder
 from adc_features.inputs.encoded import Block, InputLayout
@@ -91,7 +92,7 @@ def _older(spec: ResolvedInput, parts: Parts) -> np.ndarray:
 
 def _recent(spec: ResolvedInput, parts: Parts) -> Lists:
     roles = [role for role in ("times", "values") if role in spec.columns]
-    columns: dict[str, Any] = {
+    columns: dict[str, pa.Array] = {
         role: parts[spec.columns[role].side].column(spec.columns[role].name) for role in roles
     }
     return read_lists(columns, name=described(spec))
