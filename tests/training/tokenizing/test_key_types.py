@@ -14,8 +14,9 @@ from adc_features.store.services.code_view import declare_codes, take_codes_onli
 from adc_features.store.services.parity import service_parity
 from adc_features.store.services.schema import service_schema
 from adc_features.store.services.training_rows import join_service
+from training.tokenizing.settings import TokenizeSettings
 from training.tokenizing.sources import ItemSources
-from training.tokenizing.workflow import TokenizeSettings, tokenize
+from training.tokenizing.workflow import tokenize
 
 
 @pytest.mark.parametrize(
