@@ -289,8 +289,8 @@ def market_rows(
 ) -> tuple[dict[str, pa.Table], pa.Table]:
     """The feature tables by name, and the label log.
 
-    exact: features are whole numbers beyond 2**53, too; beside nulls Feast's own engine rounds
-    these while it materializes.
+    exact: visits are beyond 2**53, beside nulls; Feast's own engine rounds such numbers while it
+    materializes, and so it does in views with sets, which ours leaves to it.
     """
     beyond = 2**53 if exact else 0
     buyers = [f"c-{n:03d}" for n in range(CUSTOMERS)]
@@ -300,7 +300,7 @@ def market_rows(
     price, budget = np.exp(rng.normal(2.5, 0.7, PRODUCTS)), rng.gamma(2.0, 20.0, CUSTOMERS)
     tables = {
         "profile": _table(list(_profiles(buyers, skus, segment, budget, beyond, rng)), PROFILE),
-        "goods": _table(list(_goods(skus, kind, price, beyond, rng)), GOODS),
+        "goods": _table(list(_goods(skus, kind, price, rng)), GOODS),
         "offer": _table(list(_offers(skus, merchants, rng)), OFFER),
         "affinity": _table(list(_affinities(buyers, skus, rng)), AFFINITY),
         "trend_old": _table(list(_trends(skus, rng, returns=False)), TREND_OLD),
@@ -396,7 +396,7 @@ def _profiles(
             }
 
 
-def _goods(skus: Any, kind: Any, price: Any, beyond: int, rng: Any) -> Iterator[dict]:
+def _goods(skus: Any, kind: Any, price: Any, rng: Any) -> Iterator[dict]:
     for n, sku in enumerate(skus):
         for at in _moments(n):
             bare = n % 11 == 5
@@ -405,7 +405,7 @@ def _goods(skus: Any, kind: Any, price: Any, beyond: int, rng: Any) -> Iterator[
                 "happened_at": at,
                 "price": None if bare else float(price[n]),
                 "stars": None if bare or n % 6 == 0 else float(rng.uniform(1, 5)),
-                "shelf": None if bare or n % 4 == 0 else beyond + n,
+                "shelf": None if bare or n % 4 == 0 else 100 + n,
                 "kind": None if bare else KINDS[kind[n]],
                 "words": None if bare else [f"w{k}" for k in range(n % 4)],
                 "materials": None if bare else ["wood", "iron", "silk"][n % 2 : 1 + n % 3],
