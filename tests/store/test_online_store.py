@@ -638,12 +638,13 @@ def test_large_whole_numbers_beside_nulls_are_kept_where_feast_converts():
         "n": [big, None],
         "labels": [["a"], ["b"]],
         "event_timestamp": [NOW, NOW],
+        "created": [NOW, NOW],
     }
     found = as_protos(
         view("v", [item], fields, Path("rows.parquet")),
         pa.table(rows),
         event="event_timestamp",
-        created=None,
+        created="created",
     )
     numbers = [values["n"] for _, values, *_ in found]
     assert [n.int64_val for n in numbers] == [big, 0]

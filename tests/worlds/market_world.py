@@ -217,7 +217,7 @@ def make_market(
         **stores,
     }
     (repo / "feature_store.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    tables, log = market_rows(rows, np.random.default_rng(seed), exact="batch_engine" in stores)
+    tables, log = market_rows(rows, np.random.default_rng(seed))
     for name, table in tables.items():
         if put is None:
             pq.write_table(table, repo / f"{name}.parquet")
@@ -284,22 +284,15 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def market_rows(
-    rows: int, rng: np.random.Generator, *, exact: bool
-) -> tuple[dict[str, pa.Table], pa.Table]:
-    """The feature tables by name, and the label log.
-
-    exact: visits are beyond 2**53, beside nulls; Feast's own engine rounds such numbers while it
-    materializes, and so it does in views with sets, which ours leaves to it.
-    """
-    beyond = 2**53 if exact else 0
+def market_rows(rows: int, rng: np.random.Generator) -> tuple[dict[str, pa.Table], pa.Table]:
+    """The feature tables by name, and the label log."""
     buyers = [f"c-{n:03d}" for n in range(CUSTOMERS)]
     skus = (BIG + 2 * np.arange(PRODUCTS)).tolist()
     merchants = [f"m{n}" for n in range(MERCHANTS)]
     segment, kind = rng.integers(0, 3, CUSTOMERS), rng.integers(0, 3, PRODUCTS)
     price, budget = np.exp(rng.normal(2.5, 0.7, PRODUCTS)), rng.gamma(2.0, 20.0, CUSTOMERS)
     tables = {
-        "profile": _table(list(_profiles(buyers, skus, segment, budget, beyond, rng)), PROFILE),
+        "profile": _table(list(_profiles(buyers, skus, segment, budget, rng)), PROFILE),
         "goods": _table(list(_goods(skus, kind, price, rng)), GOODS),
         "offer": _table(list(_offers(skus, merchants, rng)), OFFER),
         "affinity": _table(list(_affinities(buyers, skus, rng)), AFFINITY),
@@ -374,9 +367,7 @@ def _moments(place: int) -> list[datetime]:
     return [*moments, *([END - timedelta(days=2, seconds=place)] if place % 3 else [])]
 
 
-def _profiles(
-    buyers: Any, skus: Any, segment: Any, budget: Any, beyond: int, rng: Any
-) -> Iterator[dict]:
+def _profiles(buyers: Any, skus: Any, segment: Any, budget: Any, rng: Any) -> Iterator[dict]:
     for n, buyer in enumerate(buyers):
         for at in _moments(n):
             bare = n % 9 == 4  # nothing but the row
@@ -388,7 +379,7 @@ def _profiles(
                 "segment": None if bare else SEGMENTS[segment[n]],
                 "budget": None if bare or n % 7 == 0 else float(budget[n]),
                 "joined": None if bare else at - timedelta(days=n, microseconds=123_456),
-                "visits": None if bare or n % 5 == 0 else beyond + n,
+                "visits": None if bare or n % 5 == 0 else 100 + n,
                 "vip": None if bare else n % 2 == 0,
                 "taste": None if bare else rng.normal(size=3).tolist(),
                 "recent": None if bare else [skus[k] for k in seen],
