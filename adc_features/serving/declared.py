@@ -122,10 +122,7 @@ class DeclaredBundle:
         """The keys of the user, those of distinct candidates, and how many were repeated."""
         keys = self.trained.ranker
         user = _keyed(asked.user, keys.user, "user")
-        candidates = [tuple(_keyed(item, keys.item, "items").values()) for item in asked.items]
-        distinct = list(dict.fromkeys(candidates))
-        items = {name: [row[i] for row in distinct] for i, name in enumerate(keys.item)}
-        return user, items, len(candidates) - len(distinct)
+        return (user, *_candidates(asked.items, keys.item))
 
     def _ranked(
         self,
@@ -200,6 +197,18 @@ def _keyed(given: Any, names: Sequence[str], of: str) -> dict[str, Any]:
         told = "an id" if keys is None else f"the keys {sorted(keys)}"
         raise RequestError(f"{of} has {told}; expected an object of {list(names)}")
     return {name: keys[name] for name in names}
+
+
+def _candidates(given: Sequence[Any], names: Sequence[str]) -> tuple[dict[str, list[Any]], int]:
+    """The distinct candidates, key -> its values; and how many were repeated."""
+    rows: list[Any]
+    if len(names) == 1 and not any(isinstance(item, dict) for item in given):
+        columns = [rows := list(dict.fromkeys(given))]
+    else:
+        keyed = (_keyed(item, names, "items") for item in given)
+        rows = list(dict.fromkeys(tuple(keys.values()) for keys in keyed))
+        columns = [[row[i] for row in rows] for i in range(len(names))]
+    return dict(zip(names, columns, strict=True)), len(given) - len(rows)
 
 
 def open_declared(promotion: Promotion) -> DeclaredBundle:

@@ -16,7 +16,11 @@ from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
 from training.cli import tokenizing as tokenizing_cli
 from training.cli.lines import retrieval_lines, run_lines
-from training.cli.ranker_deployment import OptionalRunOption
+from training.cli.ranker_deployment import (
+    OptionalRunOption,
+    ServedOption,
+    audit_on_service,
+)
 from training.cli.rankers import (
     ItemOption,
     LabelsOption,
@@ -105,15 +109,32 @@ def audit(
             help="A feature this near before the label is counted as suspicious.",
         ),
     ] = 0.0,
+    repo: RepoOption = None,
+    ranker: ServedOption = None,
+    labels: LabelsOption = None,
+    labels_query: LabelsQueryOption = None,
+    online: Annotated[
+        bool,
+        typer.Option(help="With --repo: compare the online store with the offline one, too."),
+    ] = True,
     json: JsonOption = None,
 ) -> None:
-    """How old each view's features are at their rows; fails when any is from the future."""
+    """How old each view's features are at their rows; fails when any is from the future.
+
+    With --repo and --labels: join a sample of the log, and find each value in its source.
+    """
+    if repo is not None:
+        if frame is not None or run is not None:
+            raise typer.BadParameter("give one of a Parquet frame, --run and --repo")
+        source = (labels, labels_query)
+        audit_on_service(repo, ranker, source, close=close, online=online, json=json)
+        return
     from adc_features.pipeline.audit import audit as audit_frame
     from adc_features.pipeline.run import Run
     from training.stages import DATASET, FRAME
 
     if (frame is None) == (run is None):
-        raise typer.BadParameter("give a Parquet frame or --run")
+        raise typer.BadParameter("give a Parquet frame, --run or --repo")
     if wrong := [named for named in feature_time or [] if not all(named.partition("="))]:
         raise typer.BadParameter(f"--feature-time {wrong[0]!r} is not VIEW=COLUMN")
     columns = dict(named.split("=", 1) for named in feature_time) if feature_time else None
@@ -184,13 +205,10 @@ def train(
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
-    from adc_features.errors import InputError
-    from training.stages import RANKERS
+    from training.stages import RANKERS, asked_recipes
 
     assert run is not None
-    if unknown := [r for r in recipe or [] if r not in RANKERS]:
-        raise InputError(f"there is no recipe {unknown[0]!r}; choose from {', '.join(RANKERS)}")
-    build(run, *(RANKERS[r] for r in recipe or RANKERS), json=json, seeds=seeds)
+    build(run, *(RANKERS[name] for name in asked_recipes(recipe)), json=json, seeds=seeds)
 
 
 def evaluate(
@@ -206,7 +224,10 @@ def evaluate(
     ] = False,
     json: JsonOption = None,
 ) -> None:
-    """Score what is trained, with intervals and paired differences."""
+    """Score what is trained, with intervals and paired differences.
+
+    Of a run (--run), the recipes that were trained on what it now holds.
+    """
     one_of(run, repo)
     if repo is not None:
         facts = rankers_cli.evaluate_on_service(
@@ -218,10 +239,11 @@ def evaluate(
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
-    from training.stages import SCORES
+    from adc_features.pipeline.run import Run
+    from training.stages import scores_stage, trained_recipes
 
     assert run is not None
-    build(run, SCORES, json=json)
+    build(run, scores_stage(trained_recipes(Run.open(run))), json=json)
 
 
 def explain(
@@ -262,9 +284,25 @@ def run_all(
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run", metavar="DIR", help="Run directory; default runs/<name of the data>[-final]."
+            "--run",
+            metavar="DIR",
+            help="Run directory; default runs/<name of the data>[-quick][-final].",
         ),
     ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="Recipe to train and compare; repeatable. Default: all."),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help=(
+                "A first answer: no_sid and codes_weights, one ranker of each, two past cut-offs,"
+                " short training of vectors and tokenizer. What is given beside it holds."
+            ),
+        ),
+    ] = False,
     final: FinalOption = None,
     seed: SeedOption = None,
     seeds: Annotated[int | None, typer.Option(help="Rankers per recipe.")] = None,
@@ -275,7 +313,7 @@ def run_all(
         str | None, typer.Option(help="sentence-transformers name or path.")
     ] = None,
     behavior: Annotated[
-        str | None, typer.Option(help="SASRec recipe: full_softmax or norm_rising.")
+        str | None, typer.Option(help="SASRec recipe: full_softmax, norm_rising or quick.")
     ] = None,
     tokenizer: Annotated[
         str | None,
@@ -299,13 +337,15 @@ def run_all(
     """
     from adc_features.extras import require
     from adc_features.pipeline.stages import dataset_of
-    from training.stages import ALL_STAGES, write_outputs
+    from training.quick import quick_recipes, quick_settings
+    from training.stages import asked_recipes, stages_of, write_outputs
 
+    recipes = asked_recipes(quick_recipes(recipe) if quick else recipe)
     require("torch", "sklearn", "scipy", "xgboost", "altair", "vl_convert")
     if data is None and run is None:
         raise typer.BadParameter("give --data for a new run or --run for one that was begun")
     directory = run or Path("runs") / (
-        Path(data or "").resolve().name + ("-final" if final else "")
+        Path(data or "").resolve().name + ("-quick" if quick else "") + ("-final" if final else "")
     )
     settings: dict[str, Any] = {
         "final": final,
@@ -322,9 +362,11 @@ def run_all(
         "steps": steps,
         "generation": generation,
     }
+    if quick:
+        settings = quick_settings(settings)
     with progress() as notify:
         opened = open_run(directory, data, notify, **settings)
-        for stage in ALL_STAGES:
+        for stage in stages_of(recipes):
             opened.ensure(stage)
         metrics = write_outputs(opened)
         example = dataset_of(opened).items["item_id"][0].as_py()
