@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from declared_feed import changed_log, days, redefine, with_new_customers
+from declared_feed import changed_log, days, materialize, redefine, with_new_customers
 
 from adc_features.errors import InputError
 from adc_features.inputs.renewal import renewed
@@ -212,9 +212,12 @@ def test_a_retyped_feature_is_refused_or_starts_anew(feed, monkeypatch):
     assert "affinity__visits was Int64 and is String now" in message
     assert "--accept-inputs" in message
     before = champion_of(feed.folder, "feed").trained
-    answer = retrain_ranker(
-        feed.folder, "feed", feed.labels, settings=LENIENT, accept=("inputs",), at=feed.at
-    )
+    asked = {"settings": LENIENT, "accept": ("inputs",), "at": feed.at}
+    answer = retrain_ranker(feed.folder, "feed", feed.labels, **asked)
+    assert not answer["gates"]["online_parity"]["passed"]
+    assert any("affinity__visits" in said for said in answer["noticed"])
+    materialize(feed.folder)  # a refusal for what is online is decided anew
+    answer = retrain_ranker(feed.folder, "feed", feed.labels, **asked)
     assert answer["anew"] == ["affinity__visits"]
     assert answer["absent_for_the_champion"] == ["affinity__visits"]
     assert answer["decision"] == "promoted", answer["gates"]
