@@ -262,15 +262,57 @@ def ranker_stage(name: str) -> Stage:
 # ---- scores and parity
 
 
-def _build_scores(run: Run, directory: Path) -> Mapping[str, Any]:
+def _build_scores(run: Run, directory: Path, *, recipes: Sequence[str]) -> Mapping[str, Any]:
     split = split_of(run)
     if run.settings.final:
-        run.record("test_rows_opened", split=split._asdict(), recipes=list(RANKERS))
+        run.record("test_rows_opened", split=split._asdict(), recipes=list(recipes))
     train, scored = split_rows(frame_of(run), split)
-    scores = {name: np.load(run.output(stage) / "scores.npy") for name, stage in RANKERS.items()}
+    scores = {name: np.load(run.output(RANKERS[name]) / "scores.npy") for name in recipes}
     facts = evaluate(scores, scored, trained_on=train, seed=run.settings.seed).to_dict()
     write_json(directory / "scores.json", facts)
     return facts
+
+
+def scores_stage(recipes: Sequence[str]) -> Stage:
+    """The stage that scores the evaluated rows by these recipes, together."""
+    return Stage(
+        "scores",
+        (DATASET, *(RANKERS[name] for name in recipes)),
+        ("seed", "final"),
+        lambda run, directory: _build_scores(run, directory, recipes=recipes),
+    )
+
+
+def asked_recipes(names: Sequence[str] | None) -> tuple[str, ...]:
+    """The recipes of these names, all without one, in the order of reports. Raises InputError for
+    an unknown name."""
+    if unknown := [r for r in names or () if r not in RANKERS]:
+        raise InputError(f"there is no recipe {unknown[0]!r}; choose from {', '.join(RANKERS)}")
+    return tuple(r for r in RANKERS if not names or r in names)
+
+
+def trained_recipes(run: Run) -> tuple[str, ...]:
+    """The recipes whose rankers are trained on what the run now holds. Raises ArtifactError when
+    none is."""
+    found = tuple(name for name, stage in RANKERS.items() if run.is_current(stage))
+    if not found:
+        raise ArtifactError(
+            f"{run.directory} has no ranker that was trained on its present settings and stages;"
+            f" train some first, `adc train --run {run.directory} --recipe NAME`"
+        )
+    return found
+
+
+def scored_recipes(run: Run) -> tuple[str, ...]:
+    """The recipes that the run's scores are of. Raises ArtifactError when nothing was scored."""
+    reads = run.facts(SCORES)["made_of"]["reads"]
+    return tuple(name for name, stage in RANKERS.items() if stage.name in reads)
+
+
+def stages_of(recipes: Sequence[str]) -> tuple[Stage, ...]:
+    """Every stage of a run that trains and scores these recipes, in order."""
+    rankers = (RANKERS[name] for name in recipes)
+    return (*STAGES, DATASET, PARITY, *rankers, scores_stage(recipes))
 
 
 def parity_sample(
@@ -298,9 +340,9 @@ def _build_parity(run: Run, directory: Path) -> Mapping[str, Any]:
 
 DATASET = Stage("dataset", (DATA, PUBLICATION), (), _build_dataset, _published_snapshots)
 RANKERS = {name: ranker_stage(name) for name in (*RECIPES, RETROACTIVE)}
-SCORES = Stage("scores", (DATASET, *RANKERS.values()), ("seed", "final"), _build_scores)
 PARITY = Stage("parity", (PUBLICATION, ONLINE), ("seed",), _build_parity)
-ALL_STAGES = (*STAGES, DATASET, PARITY, *RANKERS.values(), SCORES)
+SCORES = scores_stage(tuple(RANKERS))
+ALL_STAGES = stages_of(tuple(RANKERS))
 
 
 # ---- metrics and report
@@ -308,7 +350,7 @@ ALL_STAGES = (*STAGES, DATASET, PARITY, *RANKERS.values(), SCORES)
 
 def run_metrics(run: Run) -> RunMetrics:
     """What the run measured, from the manifests of its complete stages."""
-    manifests = {stage.name: run.facts(stage) for stage in ALL_STAGES}
+    manifests = {stage.name: run.facts(stage) for stage in stages_of(scored_recipes(run))}
     data, behavior, codes, dataset, parity, scored = (
         manifests[stage.name]["facts"]
         for stage in (DATA, BEHAVIOR_STAGE, CODES, DATASET, PARITY, SCORES)
@@ -393,7 +435,7 @@ def write_outputs(run: Run) -> dict[str, Any]:
         dataset_of(run).items,
         behavior_deciles=run.facts(BEHAVIOR_STAGE)["facts"]["popularity_deciles"],
         code_deciles=run.facts(CODES)["facts"]["popularity_deciles"],
-        curves={name: run.facts(stage)["facts"]["curve"] for name, stage in RANKERS.items()},
+        curves={name: run.facts(RANKERS[name])["facts"]["curve"] for name in scored_recipes(run)},
     )
     write_report(run.directory / "report.html", metrics, pictures)
     return metrics

@@ -72,7 +72,13 @@ def norm_rising() -> BehaviorSettings:
     )
 
 
+def quick() -> BehaviorSettings:
+    """`full_softmax` with few epochs: to see whether a run works, in a fraction of the time."""
+    return BehaviorSettings("full_softmax", epochs=1, continued_epochs=1)
+
+
 RECIPES: dict[str, Callable[[], BehaviorSettings]] = {
     "full_softmax": full_softmax,
     "norm_rising": norm_rising,
+    "quick": quick,
 }

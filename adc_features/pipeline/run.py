@@ -313,6 +313,15 @@ class Run:
         )
         return [] if same else [f"the defaults of stage {stage.name!r}"]
 
+    def is_current(self, stage: Stage) -> bool:
+        """Whether the stage is complete, and nothing that it was made of has changed."""
+        if not (self.directory / stage.name / MANIFEST).is_file():
+            return False
+        try:
+            return is_same(self.facts(stage).get("made_of") or {}, self._made_of(stage))
+        except ArtifactError:
+            return False
+
     def differences(self, stage: Stage) -> list[str]:
         """In what the complete stages that this one is made of, itself included, differ from what
         would be built now: settings by name, code, defaults of recipes. Stages that are absent do

@@ -91,12 +91,16 @@ class Promotion:
         return f"{self.generation or 'no_sid'}-{self.ranker_hash[:12]}"
 
 
+def served_recipes() -> list[str]:
+    """The recipes that can be served: all but controls, and those whose inputs are not online."""
+    return [name for name, r in RECIPES.items() if r.permuted == "no" and not r.vectors]
+
+
 def check_served(recipe: str) -> None:
     """Raise InputError for a recipe that is not served: its inputs are not online, or it is a
     control.
     """
-    if recipe not in RECIPES or RECIPES[recipe].permuted != "no" or RECIPES[recipe].vectors:
-        served = [name for name, r in RECIPES.items() if r.permuted == "no" and not r.vectors]
+    if recipe not in (served := served_recipes()):
         raise InputError(
             f"recipe {recipe!r} is not served (its inputs are not online, or it is a control);"
             f" choose from {', '.join(served)}"

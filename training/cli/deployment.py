@@ -40,7 +40,10 @@ def add_to(app: typer.Typer) -> None:
 def promote(
     run: OptionalRunOption = None,
     repo: RepoOption = None,
-    recipe: Annotated[str, typer.Option(help="Which of the run's rankers.")] = "codes_weights",
+    recipe: Annotated[
+        str | None,
+        typer.Option(help="Which of the run's rankers; default the best on the validation window."),
+    ] = None,
     ranker: Annotated[
         str | None,
         typer.Option(
@@ -73,32 +76,38 @@ def promote(
         return
     from adc_features.pipeline import pairs
     from adc_features.serving import promotion
+    from training.deployment.choice import best_recipe
     from training.deployment.promotions import candidate, deploy
     from training.deployment.record import catalog_of, sync
 
     assert run is not None
     opened, at = open_deployed(run), datetime.now(UTC)
+    taken = None
+    if recipe is None and ranker is None:
+        taken = best_recipe(opened, coded=generation is not None)
+    recipe = recipe if taken is None else taken.name
+    why = {"why": "named"} if taken is None else {"recipe": taken.name, "why": taken.why}
     if ranker is None and generation is None:
+        assert recipe is not None
         pair = pairs.promotion_of(opened, recipe=recipe, promoted_at=at)
     else:
         record = catalog_of(opened, catalog)
         sync(opened, record, at=at, replacing=True)
-        pair = candidate(
-            opened,
-            record,
-            ranker or pairs.promotion_of(opened, recipe=recipe, promoted_at=at).ranker_hash,
-            generation=generation,
-            at=at,
-        )
+        named = ranker
+        if named is None:
+            assert recipe is not None
+            named = pairs.promotion_of(opened, recipe=recipe, promoted_at=at).ranker_hash
+        pair = candidate(opened, record, named, generation=generation, at=at)
     if to is not None:
         promotion.promote(to, pair)
-        report({"promotion": str(to), "pair": pair.name, **asdict(pair)}, json)
+        report({"promotion": str(to), **why, "pair": pair.name, **asdict(pair)}, json)
         return
     number = deploy(opened, catalog_of(opened, catalog), pair, at=at)
     report(
         {
             "promotion": str(run / promotion.PROMOTION),
             "number": number,
+            **why,
             "pair": pair.name,
             **asdict(pair),
         },

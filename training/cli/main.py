@@ -205,13 +205,10 @@ def train(
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
-    from adc_features.errors import InputError
-    from training.stages import RANKERS
+    from training.stages import RANKERS, asked_recipes
 
     assert run is not None
-    if unknown := [r for r in recipe or [] if r not in RANKERS]:
-        raise InputError(f"there is no recipe {unknown[0]!r}; choose from {', '.join(RANKERS)}")
-    build(run, *(RANKERS[r] for r in recipe or RANKERS), json=json, seeds=seeds)
+    build(run, *(RANKERS[name] for name in asked_recipes(recipe)), json=json, seeds=seeds)
 
 
 def evaluate(
@@ -227,7 +224,10 @@ def evaluate(
     ] = False,
     json: JsonOption = None,
 ) -> None:
-    """Score what is trained, with intervals and paired differences."""
+    """Score what is trained, with intervals and paired differences.
+
+    Of a run (--run), the recipes that were trained on what it now holds.
+    """
     one_of(run, repo)
     if repo is not None:
         facts = rankers_cli.evaluate_on_service(
@@ -239,10 +239,11 @@ def evaluate(
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
-    from training.stages import SCORES
+    from adc_features.pipeline.run import Run
+    from training.stages import scores_stage, trained_recipes
 
     assert run is not None
-    build(run, SCORES, json=json)
+    build(run, scores_stage(trained_recipes(Run.open(run))), json=json)
 
 
 def explain(
@@ -283,9 +284,25 @@ def run_all(
     run: Annotated[
         Path | None,
         typer.Option(
-            "--run", metavar="DIR", help="Run directory; default runs/<name of the data>[-final]."
+            "--run",
+            metavar="DIR",
+            help="Run directory; default runs/<name of the data>[-quick][-final].",
         ),
     ] = None,
+    recipe: Annotated[
+        list[str] | None,
+        typer.Option(help="Recipe to train and compare; repeatable. Default: all."),
+    ] = None,
+    quick: Annotated[
+        bool,
+        typer.Option(
+            "--quick",
+            help=(
+                "A first answer: no_sid and codes_weights, one ranker of each, two past cut-offs,"
+                " short training of vectors and tokenizer. What is given beside it holds."
+            ),
+        ),
+    ] = False,
     final: FinalOption = None,
     seed: SeedOption = None,
     seeds: Annotated[int | None, typer.Option(help="Rankers per recipe.")] = None,
@@ -296,7 +313,7 @@ def run_all(
         str | None, typer.Option(help="sentence-transformers name or path.")
     ] = None,
     behavior: Annotated[
-        str | None, typer.Option(help="SASRec recipe: full_softmax or norm_rising.")
+        str | None, typer.Option(help="SASRec recipe: full_softmax, norm_rising or quick.")
     ] = None,
     tokenizer: Annotated[
         str | None,
@@ -320,13 +337,15 @@ def run_all(
     """
     from adc_features.extras import require
     from adc_features.pipeline.stages import dataset_of
-    from training.stages import ALL_STAGES, write_outputs
+    from training.quick import quick_recipes, quick_settings
+    from training.stages import asked_recipes, stages_of, write_outputs
 
+    recipes = asked_recipes(quick_recipes(recipe) if quick else recipe)
     require("torch", "sklearn", "scipy", "xgboost", "altair", "vl_convert")
     if data is None and run is None:
         raise typer.BadParameter("give --data for a new run or --run for one that was begun")
     directory = run or Path("runs") / (
-        Path(data or "").resolve().name + ("-final" if final else "")
+        Path(data or "").resolve().name + ("-quick" if quick else "") + ("-final" if final else "")
     )
     settings: dict[str, Any] = {
         "final": final,
@@ -343,9 +362,11 @@ def run_all(
         "steps": steps,
         "generation": generation,
     }
+    if quick:
+        settings = quick_settings(settings)
     with progress() as notify:
         opened = open_run(directory, data, notify, **settings)
-        for stage in ALL_STAGES:
+        for stage in stages_of(recipes):
             opened.ensure(stage)
         metrics = write_outputs(opened)
         example = dataset_of(opened).items["item_id"][0].as_py()

@@ -26,6 +26,7 @@ from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
 from adc_features.serving.promotion import Promotion
 from adc_features.serving.workspace import Workspace, evaluation_path
+from training.evaluation.choice import Candidate, Choice, chosen
 from training.ranker.about import about_ranker
 from training.ranker.fitting import TrainSettings, fit_ranker, fit_then_refit, predictions
 from training.ranker.joined import JoinedRows, join_labels
@@ -116,7 +117,7 @@ def train_rankers(
         check_settings(ranker)
     scores: dict[str, np.ndarray] = {}
     about: dict[str, dict[str, Any]] = {}
-    versions: dict[str, Path] = {}
+    fitted: dict[str, tuple[TrainedRanker, dict[str, Any]]] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
         joined = join_labels(
@@ -137,10 +138,12 @@ def train_rankers(
             seed=settings.seed,
             progress=progress,
         )
-        versions[name] = places[name].version(at)
-        trained.save(versions[name], reference=joined.reference, timeline=joined.timeline)
+        fitted[name] = trained, {"reference": joined.reference, "timeline": joined.timeline}
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=settings.seed)
+    versions = {name: places[name].version(at) for name in fitted}
+    for name, (trained, kept) in fitted.items():  # all of them, or none
+        trained.save(versions[name], **kept)
     facts = {
         "labels": source_name(source),
         "trained_at": at,
@@ -244,21 +247,12 @@ def _require_same_tasks(rankers: Mapping[str, Ranker]) -> None:
 # ---- promotion
 
 
-@dataclass(frozen=True)
-class Choice:
-    """The ranker that a rule took, and why."""
-
-    name: str
-    why: str
-
-
 def best_ranker(repo: Path) -> Choice:
     """The ranker to promote where none is named.
 
-    Of the rankers that were trained or judged last, on the validation window, the one with the
-    highest GAUC of the first task (by request where requests are known); where others are not worse
-    with certainty (the 95 % interval of the paired difference holds 0), the one of them that reads
-    the fewest inputs.
+    Of the rankers that were trained or judged last, on the validation window, by the GAUC of the
+    first task (by request where requests are known) and the number of inputs, see
+    `training.evaluation.choice`.
 
     Raises InputError when nothing was trained, or the last evaluation was on test rows, on which
     nothing is chosen.
@@ -277,32 +271,18 @@ def best_ranker(repo: Path) -> Choice:
         )
     task = next(iter(facts["tasks"].values()))
     metric = "request_gauc" if task["requests"] else "gauc"
-    means = {name: scores[metric]["mean"] for name, scores in task["rankers"].items()}
-    best = max(means, key=lambda name: (means[name] is not None, means[name] or 0.0))
-    equal = [
-        name for name in means if name == best or _not_worse(task["paired"], best, name, metric)
-    ]
-    inputs = {
-        name: _inputs(Workspace(repo, name).directory / facts["versions"][name]) for name in equal
-    }
-    chosen = min(equal, key=lambda name: (inputs[name], name != best))
-    shown = ", ".join(f"{name} {mean:.4f}" for name, mean in means.items() if mean is not None)
-    why = f"validation {metric}: {shown}"
-    if chosen != best:
-        why += (
-            f"; {best} is not better with certainty and reads {inputs[best]} inputs, {chosen} reads"
-            f" {inputs[chosen]}"
-        )
-    return Choice(chosen, why)
+    versions = facts["versions"]
+    candidates = {}
+    for name, scores in task["rankers"].items():
+        count = _inputs(Workspace(repo, name).directory / versions[name])
+        candidates[name] = Candidate(scores[metric]["mean"], count, f"{count} inputs")
 
+    def paired(best: str, other: str) -> Any:
+        found = task["paired"]
+        pair = found.get(f"{best}_minus_{other}") or found.get(f"{other}_minus_{best}")
+        return pair[metric] if pair else None
 
-def _not_worse(paired: Mapping[str, Any], best: str, other: str, metric: str) -> bool:
-    """Whether the interval of the difference to the best holds 0."""
-    found = paired.get(f"{best}_minus_{other}") or paired.get(f"{other}_minus_{best}")
-    interval = found[metric] if found else None
-    if not interval or interval["low"] is None:
-        return False
-    return bool(interval["low"] <= 0 <= interval["high"])
+    return chosen(candidates, paired, metric=metric)
 
 
 def _inputs(version: Path) -> int:
@@ -337,7 +317,7 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     Raises
     ------
     InputError, ArtifactError, GenerationMismatch
-        As `best_ranker`, `promotion_of` and `open_declared`.
+        As `best_ranker`, `promotion_of`, `open_declared` and `DeclaredBundle.check_online`.
     ParityError
         As `check_both_paths`.
     """
@@ -348,6 +328,7 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     place = Workspace(repo, choice.name)
     pair = promotion_of(repo, place.newest(), at=at)
     bundle = open_declared(pair)
+    bundle.check_online()
     noticed = check_both_paths(bundle, at=at)
     number = promote_on_record(place, pair, why=choice.why)
     return {

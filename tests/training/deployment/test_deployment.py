@@ -111,6 +111,50 @@ def retrained(place: Path, *words: str, code: int = 0) -> Any:
 # ---- promote and roll back
 
 
+def test_an_evaluation_is_of_what_is_trained_and_promote_takes_the_best_of_it(place):
+    """`adc evaluate` scores the two recipes that there are; `adc promote` without a name then says
+    which it took, by the validation window, and why. An unscored run has its default alone.
+    """
+    unscored = answer("promote", "--run", str(place))
+    assert unscored["recipe"] == "codes_weights"
+    assert "never scored" in unscored["why"]
+    scores = answer("evaluate", "--run", str(place))
+    assert list(scores["recipes"]) == ["codes", "codes_weights"]
+    taken = answer("promote", "--run", str(place))
+    assert taken["why"].startswith("validation gauc: codes ")
+    means = {name: scores["recipes"][name]["gauc"]["mean"] for name in scores["recipes"]}
+    best, interval = (
+        max(means, key=means.get),
+        scores["paired"]["codes_weights_minus_codes"]["gauc"],
+    )
+    sure = not interval["low"] <= 0 <= interval["high"]
+    assert taken["recipe"] == (best if sure else "codes")
+    assert f"ranker_{taken['recipe']}/model" in taken["ranker"]
+    assert answer("promote", "--run", str(place), "--recipe", "codes")["why"] == "named"
+
+
+def test_scores_that_are_older_than_a_ranker_choose_nothing(place):
+    """After a ranker was trained anew, the run has to be scored again, or the recipe be named."""
+    answer("evaluate", "--run", str(place))
+    shutil.rmtree(place / "ranker_codes")
+    answer("train", "--run", str(place), "--recipe", "codes", "--seeds", "2")
+    refused = adc("promote", "--run", str(place), code=1).exception
+    assert "score it again, `adc evaluate --run" in str(refused)
+    assert list(answer("evaluate", "--run", str(place))["recipes"]) == ["codes"]
+
+
+def test_a_run_of_some_recipes_trains_and_reports_these(place):
+    """`adc run --recipe` builds what they need, and metrics and page are of them; the rest is
+    reused."""
+    done = answer("run", "--run", str(place), "--recipe", "codes_weights", "--recipe", "codes")
+    assert list(done["recipes"]) == ["codes", "codes_weights"]
+    assert done["built"] == ["parity", "scores"]
+    assert "ranker_no_sid" not in done["stage_seconds"]
+    assert (place / "report.html").is_file()
+    refused = adc("run", "--run", str(place), "--recipe", "code", code=1).exception
+    assert "there is no recipe 'code'; choose from no_sid" in str(refused)
+
+
 def test_what_was_made_is_on_record_without_anybody_registering_it(place):
     """Generation, snapshots and rankers of a run appear in `adc versions`; asking twice records
     nothing twice.

@@ -1,4 +1,4 @@
-"""What a ranker leans on and why it ranked so, by the commands, on a repository with known truth."""
+"""What a ranker leans on and why it ranked so, by the commands, where the truth is known."""
 
 import json
 from datetime import timedelta
