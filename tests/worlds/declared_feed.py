@@ -3,6 +3,7 @@ its repository.
 """
 
 import runpy
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,15 @@ def apply(folder: Path) -> None:
     found = runpy.run_path(str(folder / "definitions.py")).values()
     kinds = (Entity, FeatureView, FeatureService)
     FeatureStore(repo_path=str(folder)).apply([f for f in found if isinstance(f, kinds)])
+
+
+def materialize(folder: Path) -> None:
+    """Put everything online."""
+    from feast import FeatureStore
+
+    FeatureStore(repo_path=str(folder)).materialize(
+        START - timedelta(days=1), START + timedelta(days=50)
+    )
 
 
 def redefine(folder: Path, old: str, new: str) -> None:

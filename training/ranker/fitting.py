@@ -11,7 +11,7 @@ import logging
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from adc_features.errors import InputError
 from adc_features.inputs.encoded import Encoded
 from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.renewal import cold_inputs, renewed
+from adc_features.inputs.rows import Parts
 from adc_features.ranking.base import Progress, Round
 from adc_features.ranking.multitask.score import Calibration
 from adc_features.ranking.multitask.trained import TrainedRanker
@@ -149,15 +150,9 @@ def fit_ranker(
     slates = bool(joined.ranker.listwise)
     sampling = NegativeSampling(settings.keep_negatives, settings.seed, slates=slates)
     rows = _Rows.of(joined, window, sampling)
-    parts, specs = joined.parts(rows.rows), joined.resolution.inputs
-    cold: frozenset[str] = frozenset()
-    if start is None:
-        encoder = InputEncoder.fit(specs, parts, weights=rows.weights, seed=settings.seed)
-    else:
-        cold = cold_inputs(specs, anew)
-        encoder = renewed(
-            start.encoder, specs, parts, anew=cold, weights=rows.weights, seed=settings.seed
-        )
+    parts = joined.parts(rows.rows)
+    cold = cold_inputs(joined.resolution.inputs, anew) if start else frozenset()
+    encoder = _encoder(joined, parts, rows.weights, start, cold, seed=settings.seed)
     encoded = encoder.encode(parts, training=True, seed=settings.seed)
     seeds = range(settings.seed, settings.seed + (1 if settings.quick else settings.seeds))
     older = start.models.get(seeds[0]) if start else None
@@ -166,10 +161,7 @@ def fit_ranker(
     curve: list[Round] = []
     later: Encoded | None = None
     if not settings.quick:
-        before, newest = _by_time(rows.times)
-        held = rows.take(newest).labelled(encoder.encode(joined.parts(rows.rows[newest])))
-        learned = rows.take(before).labelled(encoded.take(before))
-        rounds, curve = model.rounds(learned, held, seed=seeds[0])
+        rounds, curve = _rounds(model, joined, rows, encoded, seed=seeds[0])
     labelled = rows.labelled(encoded)
     models = {seed: model.fit(labelled, seed=seed, rounds=rounds) for seed in seeds}
     if calibration is None:
@@ -179,13 +171,8 @@ def fit_ranker(
             probability = models[seeds[0]].predict(later)
             own = joined.log.weights[validation.rows]
             calibration = fit_calibrations(probability, validation, weights=own)
-    log.info(
-        "stage=train ranker=%s rows=%d seeds=%d rounds=%s",
-        joined.name,
-        len(rows.rows),
-        len(models),
-        rounds,
-    )
+    told = joined.name, len(rows.rows), len(models), rounds
+    log.info("stage=train ranker=%s rows=%d seeds=%d rounds=%s", *told)
     trained = TrainedRanker(
         name=joined.name,
         ranker=joined.ranker,
@@ -196,11 +183,7 @@ def fit_ranker(
         calibration=tuple(calibration),
         generation=joined.generation,
         facts={
-            "rows": len(rows.rows),
-            "first": joined.log.times[rows.rows].min(),
-            "cutoff": window.cutoff,
-            "positives": dict(zip(_names(joined), rows.labels.sum(axis=1).tolist(), strict=True)),
-            "matched": dict(joined.matched),
+            **_rows_facts(joined, rows, window),
             "inputs": encoder.counts(parts, encoded),
             "settings": asdict(settings),
             "sampling": sampling.to_dict(),
@@ -211,10 +194,49 @@ def fit_ranker(
             "validation": None if validation is None else _span(validation),
         },
     )
-    if later is None:
-        return trained
-    profiles = score_profiles(trained.served(later)[1], _names(joined))
+    return trained if later is None else _profiled(trained, later)
+
+
+def _profiled(trained: TrainedRanker, later: Encoded) -> TrainedRanker:
+    """With the spread of its scores on later rows among its facts."""
+    names = [task.name for task in trained.ranker.tasks]
+    profiles = score_profiles(trained.served(later)[1], names)
     return replace(trained, facts={**trained.facts, "scores": profiles})
+
+
+def _rounds(
+    model: ModelFit, joined: JoinedRows, rows: _Rows, encoded: Encoded, *, seed: int
+) -> tuple[Rounds, list[Round]]:
+    """As many as the newest rows choose, by a model that has not seen them, and its losses."""
+    before, newest = _by_time(rows.times)
+    held = rows.take(newest).labelled(model.encoder.encode(joined.parts(rows.rows[newest])))
+    return model.rounds(rows.take(before).labelled(encoded.take(before)), held, seed=seed)
+
+
+def _encoder(
+    joined: JoinedRows,
+    parts: Parts,
+    weights: np.ndarray,
+    start: TrainedRanker | None,
+    cold: Collection[str],
+    *,
+    seed: int,
+) -> InputEncoder:
+    """Fitted on these rows, or that of an older ranker, grown."""
+    specs = joined.resolution.inputs
+    if start is None:
+        return InputEncoder.fit(specs, parts, weights=weights, seed=seed)
+    return renewed(start.encoder, specs, parts, anew=cold, weights=weights, seed=seed)
+
+
+def _rows_facts(joined: JoinedRows, rows: _Rows, window: LabelWindow) -> dict[str, Any]:
+    return {
+        "rows": len(rows.rows),
+        "first": joined.log.times[rows.rows].min(),
+        "cutoff": window.cutoff,
+        "positives": dict(zip(_names(joined), rows.labels.sum(axis=1).tolist(), strict=True)),
+        "matched": dict(joined.matched),
+    }
 
 
 def fit_then_refit(

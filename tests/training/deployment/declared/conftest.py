@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import pytest
-from declared_feed import apply
+from declared_feed import apply, materialize
 from feed_world import START, make_feed
 
 from adc_features.store.services.schema import declared_rankers
@@ -21,6 +21,7 @@ def served_feed(tmp_path_factory):
     folder = tmp_path_factory.mktemp("served") / "feed"
     make_feed(folder, rows=8_000, customers=80, products=60)
     apply(folder)
+    materialize(folder)
     train_rankers(
         folder,
         {"feed": declared_rankers(folder)["feed"]},

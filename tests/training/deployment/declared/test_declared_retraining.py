@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from declared_feed import changed_log, days, redefine, with_new_customers
+from declared_feed import changed_log, days, materialize, redefine, with_new_customers
 
 from adc_features.errors import InputError
 from adc_features.inputs.renewal import renewed
@@ -136,6 +136,25 @@ def test_a_worse_challenger_is_kept(feed, monkeypatch):
     assert scores["challenger"]["auc"]["mean"] < scores["champion"]["auc"]["mean"]
 
 
+def test_a_challenger_that_reads_other_values_online_is_kept(feed, monkeypatch):
+    """Values that are otherwise online keep the champion, and are named; the refusal is not
+    remembered, and once they are online the challenger serves."""
+    only_the_first_gate(monkeypatch)
+    path = feed.folder / "stock.parquet"
+    table = pq.read_table(path)
+    place = table.column_names.index("quality")
+    other = pa.array(table["quality"].to_numpy() + 1.0)
+    pq.write_table(table.set_column(place, "quality", other), path)
+    kept = retrain_ranker(feed.folder, "feed", feed.labels, settings=LENIENT, at=feed.at)
+    assert kept["decision"] == "kept"
+    assert not kept["gates"]["online_parity"]["passed"]
+    assert any("stock__quality" in said for said in kept["noticed"])
+    materialize(feed.folder)
+    after = retrain_ranker(feed.folder, "feed", feed.labels, settings=LENIENT, at=feed.at)
+    assert after["decision"] == "promoted"
+    assert after["challenger"] == kept["challenger"]
+
+
 def test_without_a_reason_nothing_is_trained(feed, monkeypatch):
     """No reason, no challenger."""
     monkeypatch.setattr(retrain, "challenger_ranker", None)
@@ -212,9 +231,8 @@ def test_a_retyped_feature_is_refused_or_starts_anew(feed, monkeypatch):
     assert "affinity__visits was Int64 and is String now" in message
     assert "--accept-inputs" in message
     before = champion_of(feed.folder, "feed").trained
-    answer = retrain_ranker(
-        feed.folder, "feed", feed.labels, settings=LENIENT, accept=("inputs",), at=feed.at
-    )
+    asked = {"settings": LENIENT, "accept": ("inputs",), "at": feed.at}
+    answer = retrain_ranker(feed.folder, "feed", feed.labels, **asked)
     assert answer["anew"] == ["affinity__visits"]
     assert answer["absent_for_the_champion"] == ["affinity__visits"]
     assert answer["decision"] == "promoted", answer["gates"]
