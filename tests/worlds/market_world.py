@@ -29,7 +29,7 @@ START = datetime(2026, 2, 1, tzinfo=UTC)
 DAYS = 24
 END = START + timedelta(days=DAYS)
 BIG = 2**53 + 1
-CUSTOMERS, PRODUCTS, MERCHANTS, SLATE = 60, 40, 2, 8
+CUSTOMERS, PRODUCTS, MERCHANTS, SLATE = 60, 40, 2, 20
 SEGMENTS, KINDS, DEVICES = ["new", "loyal", "deal"], ["books", "games", "food"], ["phone", "desk"]
 UTC_US = pa.timestamp("us", tz="UTC")
 
