@@ -9,6 +9,7 @@ Its files are those of a user: `definitions.py` and `rankers.py`, applied twice,
 has two versions. N rows, C customers, P products, M merchants.
 """
 
+# over 400 lines because the two files of the repository are written out in it
 import contextlib
 import importlib
 import io
