@@ -9,6 +9,7 @@ Its files are those of a user: `definitions.py` and `rankers.py`, applied twice,
 has two versions. N rows, C customers, P products, M merchants.
 """
 
+# over 400 lines because the two files of the repository are written out in it
 import contextlib
 import importlib
 import io
@@ -29,7 +30,7 @@ START = datetime(2026, 2, 1, tzinfo=UTC)
 DAYS = 24
 END = START + timedelta(days=DAYS)
 BIG = 2**53 + 1
-CUSTOMERS, PRODUCTS, MERCHANTS, SLATE = 60, 40, 2, 8
+CUSTOMERS, PRODUCTS, MERCHANTS, SLATE = 60, 40, 2, 20
 SEGMENTS, KINDS, DEVICES = ["new", "loyal", "deal"], ["books", "games", "food"], ["phone", "desk"]
 UTC_US = pa.timestamp("us", tz="UTC")
 
