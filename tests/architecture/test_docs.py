@@ -148,7 +148,7 @@ def test_every_command_of_a_page_is_one_that_the_command_line_takes():
     ("words", "problem"),
     [
         ("promote --run runs/next --to /srv/promotion.json", "No such option: --to"),
-        ("promote", "Missing option '--run'"),
+        ("tokenize", "Missing option '--repo'"),
         ("promot --run x", "adc has no command ['promot']"),
         ("embed", "adc embed has no command []"),
         ("retrain --run x --window-days many", "Invalid value"),
