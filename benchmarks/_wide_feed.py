@@ -80,7 +80,7 @@ affinity = view("affinity", [user, item], [
 feed = FeatureService(name="feed", features=[profile, stock, affinity, codes])
 '''
 
-RANKERS = '''
+RANKERS = """
 from adc_features.inputs.declaration import Ranker, Task, category, infer
 
 feed = Ranker(
@@ -94,7 +94,7 @@ feed = Ranker(
     gates=["profile__user_text_0", "sid"],
     score={"click": 1.0, "like": 0.5},
 )
-'''
+"""
 
 
 class WideFeed(NamedTuple):

@@ -6,7 +6,10 @@ recipes share them and differ in one thing at a time, so that a paired differenc
 a user is enters by the level: see `adc_features.ranking.multitask.shape`.
 """
 
+from collections.abc import Mapping
+
 from adc_features.data.statistics import SMOOTHING
+from adc_features.errors import InputError
 from adc_features.inputs.declaration import (
     AnyInput,
     Ranker,
@@ -19,13 +22,10 @@ from adc_features.inputs.declaration import (
     semantic_id,
     time,
 )
+from adc_features.ranking.features import KINDS, SETTLED_DAYS
+from adc_features.ranking.recipes import MIN_COUNT, Recipe
+from adc_features.ranking.recipes import RECIPES as ALL_RECIPES
 
-MIN_COUNT = 30
-"""Training rows that an id needs for an embedding of its own."""
-SETTLED_DAYS = 60
-"""A user's settled state leaves out the last 60 days: within one user and a window of some weeks it
-hardly varies.
-"""
 SETTINGS = {"networks": 4, "dropout": 0.5, "max_epochs": 2}
 ITEM_COUNTS = ("item_event_count", "item_event_count_30d", "item_event_count_120d")
 ITEM_MEANS = (
@@ -35,30 +35,37 @@ ITEM_MEANS = (
     "item_label_mean_30d",
     "item_label_mean_120d",
 )
-KINDS = {"item_brand": "user_recent_brands", "item_path": "user_recent_paths"}
-"""Kinds of items that a user may like or dislike: the item's column, and the same of the user's
-recent items.
-"""
+RECIPES: Mapping[str, Recipe] = {
+    name: recipe
+    for name, recipe in ALL_RECIPES.items()
+    if recipe.model == "ppnet" and recipe.permuted == "no" and not recipe.vectors
+}
+"""The recipes that a declaration says; controls change the rows, and vectors are no features of the
+run's repository."""
 
 
-def declared(service: str, name: str, *, codes: str, item_id: bool = True) -> Ranker:
-    """A recipe of the network.
+def declared_recipe(name: str, service: str) -> Ranker:
+    """The declaration of a recipe.
 
     Parameters
     ----------
-    service : str
-        Of the run's repository.
     name : str
-        The recipe.
-    codes : {"none", "plain", "weighted"}
-        As in `adc_features.ranking.recipes.Recipe`.
-    item_id : bool
-        Whether the item's id is read.
+        Of RECIPES.
+    service : str
+        The feature service of the run's repository.
+
+    Raises
+    ------
+    InputError
+        No declaration says this recipe.
     """
+    if name not in RECIPES:
+        raise InputError(f"no declaration for {name!r}; there are {', '.join(RECIPES)}")
+    codes, item_id = RECIPES[name].codes, RECIPES[name].item_id
     inputs: dict[str, AnyInput] = {
         "user_id": category(min_count=MIN_COUNT, dropout=0.1, gate_only=True),
         **({"item_id": category(min_count=MIN_COUNT, dropout=0.1)} if item_id else {}),
-        **{name: category(min_count=MIN_COUNT) for name in ("item_brand", "item_category")},
+        **{of: category(min_count=MIN_COUNT) for of in ("item_brand", "item_category")},
         **item_statistics(),
         **user_statistics(),
     }
@@ -70,6 +77,7 @@ def declared(service: str, name: str, *, codes: str, item_id: bool = True) -> Ra
             source="user_recent_items",
             times="user_recent_times",
             labels="user_recent_labels",
+            mean="user_label_mean",
             codes=True,
             embedded=False,
         )
@@ -100,7 +108,11 @@ def item_statistics() -> dict[str, AnyInput]:
         "item_last_time": time(),
         **{
             f"taste_{ours}": match(
-                source=theirs, candidate=ours, values="user_recent_residuals", centred=True
+                source=theirs,
+                candidate=ours,
+                values="user_recent_residuals",
+                centred=True,
+                standardise=True,
             )
             for ours, theirs in KINDS.items()
         },

@@ -197,6 +197,7 @@ def completed_history(
         source=whole["source"].name if "source" in whole else None,
         times=whole["times"].name if "times" in whole else None,
         labels=whole["labels"].name if "labels" in whole else None,
+        mean=whole["mean"].name if "mean" in whole else None,
         candidate=candidate.name,
     ), whole
 

@@ -44,8 +44,12 @@ def type_problems(kind: Input, columns: Mapping[str, SourceColumn]) -> Iterator[
     ):
         if (column := columns.get(role)) is not None and column.dtype not in types:
             yield f"its {role} {column.name} are {column.dtype}; expected {what}"
-    if (column := columns.get("count")) is not None and column.dtype not in NUMBERS:
-        yield f"its count {column.name} is {column.dtype}; expected a number"
+    for role in ("count", "mean"):
+        if (column := columns.get(role)) is not None and column.dtype not in NUMBERS:
+            yield f"its {role} {column.name} is {column.dtype}; expected a number"
+    mean, source = columns.get("mean"), columns.get("source")
+    if mean is not None and source is not None and mean.side != source.side:
+        yield f"its mean {mean.name} is of the {mean.side}, its list of the {source.side}"
     if isinstance(kind, d.Remainder) and len({c.side for c in columns.values()}) > 1:
         sides = ", ".join(f"{c.name} ({c.side})" for c in columns.values())
         yield f"a remainder reads columns of one side, got {sides}"
@@ -86,17 +90,17 @@ def option_problems(kind: Input, source: SourceColumn | None) -> Iterator[str]:
         yield from _length_problems(kind.length, source)
     if isinstance(kind, d.Time) and kind.zone is not None and not _known_zone(kind.zone):
         yield f"zone={kind.zone!r} is no IANA time zone such as 'Europe/Paris'"
-    if isinstance(kind, d.Remainder):
-        yield from _remainder_problems(kind)
-    if isinstance(kind, d.Match) and not (_finite(kind.smoothing) and kind.smoothing >= 0):
-        yield f"smoothing={kind.smoothing!r}; expected a number, at least 0"
+    if isinstance(kind, d.Match | d.Remainder):
+        yield from _sum_problems(kind)
 
 
-def _remainder_problems(kind: d.Remainder) -> Iterator[str]:
-    if not (_finite(kind.days) and kind.days > 0):
-        yield f"days={kind.days!r}; expected a number above 0"
+def _sum_problems(kind: d.Match | d.Remainder) -> Iterator[str]:
     if not (_finite(kind.smoothing) and kind.smoothing >= 0):
         yield f"smoothing={kind.smoothing!r}; expected a number, at least 0"
+    if isinstance(kind, d.Match):
+        return
+    if not (_finite(kind.days) and kind.days > 0):
+        yield f"days={kind.days!r}; expected a number above 0"
     if (kind.values is None) != (kind.count is None):
         yield "a mean needs both values=... and count=..., a number of events neither"
     if kind.log and kind.count is not None:
@@ -108,6 +112,8 @@ def _order_problems(kind: d.CategorySequence | d.ItemHistory) -> Iterator[str]:
         yield f"last={kind.last!r}; expected a whole number, at least 1"
     if kind.order not in ("newest_last", "newest_first"):
         yield f"order={kind.order!r}; expected 'newest_last' or 'newest_first'"
+    if isinstance(kind, d.ItemHistory) and kind.mean and not (kind.labels and kind.match):
+        yield "mean=... is for matches by how items were liked: it needs labels=... and match"
     if isinstance(kind, d.CategorySequence) and not (
         _finite(kind.half_life) and kind.half_life > 0
     ):

@@ -154,6 +154,9 @@ class ItemHistory(Input, VocabularyOptions):
         Also the share of the recent items that agree with the candidate, by code position (or id),
         plain and weighted by `label - mean label`; the user's mean is smoothed by two labels of
         the training rows' mean.
+    mean : str, optional
+        A stored mean label of the user, for `match` in the place of that of the listed items: it
+        knows the older ones too. Where it is null the listed items tell.
     embedded : bool
         Pooled and attended to; False leaves the numbers alone: size, age and match.
     """
@@ -165,6 +168,7 @@ class ItemHistory(Input, VocabularyOptions):
     order: Literal["newest_last", "newest_first"] = "newest_last"
     last: int = 20
     match: bool = True
+    mean: str | None = None
     embedded: bool = True
 
 
@@ -194,13 +198,15 @@ class Match(Input):
 
     sum / (matches + smoothing), one number and whether it is absent; a LookupFeature of
     TorchEasyRec whose map is stored as two lists, its keys and its values. centred: each of the
-    values counts beside the user's own mean, sum / (elements + smoothing).
+    values counts beside the user's own mean, sum / (elements + smoothing). standardise: as a number
+    is, by its mean and deviation in the training rows, and within +-5.
     """
 
     candidate: str = ""
     values: str | None = None
     smoothing: float = 2.0
     centred: bool = False
+    standardise: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -99,7 +99,7 @@ def width(kind: Input) -> str:
             text = "2E + 3" if kind.embedded else "3"
             text += " + match" if kind.match else ""
         case d.SemanticId():
-            text = "L*E + L + 2" if kind.weights else "L*E + 1"
+            text = "L*E + L + 2" if kind.weights else "L*E + L + 1"
         case _:
             text = "E"
     return text

@@ -7,6 +7,7 @@ inferred no more. A cross and a match read columns of others beside them.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from adc_features.errors import InputError
 from adc_features.inputs import declaration as d
@@ -266,13 +267,14 @@ class _Declared:
         for role in ("times", "values", "count"):
             if (named := getattr(kind, role)) is not None:
                 used[role] = self._columns.find(named, view=view)
-        return replace(kind, **{role: column.name for role, column in used.items()}), used
+        names: dict[str, Any] = {role: column.name for role, column in used.items()}
+        return replace(kind, **names), used
 
     def _history(self, name: str, kind: d.ItemHistory) -> tuple[Input, dict[str, SourceColumn]]:
         source = self._columns.find(kind.source or name)
         view = source.name.rpartition("__")[0]
         used = {"source": source}
-        for role in ("times", "labels"):
+        for role in ("times", "labels", "mean"):
             if (named := getattr(kind, role)) is not None:
                 used[role] = self._columns.find(named, view=view)
         return completed_history(self._columns, kind, used)

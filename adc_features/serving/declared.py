@@ -7,26 +7,38 @@ those that training made of joined rows, by the same encoder.
 Legend: N candidates.
 """
 
+import logging
+import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from adc_features.artifact import read_parquet
 from adc_features.clock import utc
-from adc_features.errors import RequestError
+from adc_features.errors import AdcError, ArtifactError, RequestError
 from adc_features.inputs.compatibility import differences, refuse
+from adc_features.inputs.declaration import Ranker
 from adc_features.ranking.multitask.explained import explained
-from adc_features.ranking.multitask.trained import TrainedRanker, check_reference, load_ranker
+from adc_features.ranking.multitask.trained import (
+    REFERENCE,
+    TrainedRanker,
+    check_reference,
+    load_ranker,
+)
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
 from adc_features.serving.ranked import Ranked
 from adc_features.store import OnlineSids
 from adc_features.store.services.reading import ServiceReader, open_service_reader
 from adc_features.store.services.schema import service_schema
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +60,8 @@ class DeclaredBundle:
         Codes through time, for the codes of a user's recent items; None where no input reads them.
     warnings : tuple of str
         What changed in the registry since the ranker was trained, and does not matter to it.
+    example : RankRequest or None
+        A request made of the ranker's reference rows, by which the store is tried.
     """
 
     promotion: Promotion
@@ -56,6 +70,7 @@ class DeclaredBundle:
     key_types: Mapping[str, str]
     sids: OnlineSids | None
     warnings: tuple[str, ...] = ()
+    example: RankRequest | None = None
 
     @property
     def recipe_name(self) -> str:
@@ -63,8 +78,31 @@ class DeclaredBundle:
         return self.trained.name
 
     def check_online(self) -> None:
-        """Raise ArtifactError when the online store lost what was put into it."""
-        # the store is the user's own: what it lacks is marked absent, item by item
+        """Raise ArtifactError when the online store does not answer.
+
+        The store is the user's own: what it lacks is marked absent, item by item.
+        """
+        if (asked := self.example) is None:
+            return
+        user, items, _ = self._asked(asked)
+        try:
+            self.reader.read(user, items, request=asked.request, now=datetime.now(UTC))
+        except Exception as error:  # each store has its own ways to fail
+            raise ArtifactError(
+                f"the features of ranker {self.recipe_name!r} cannot be read online"
+                f" ({type(error).__name__}: {error}); is the store up, and was every view of"
+                f" service {self.trained.ranker.service!r} applied and materialized?"
+            ) from error
+
+    def changed(self) -> tuple[str, ...]:
+        """For what the registry holds now this ranker would not be opened again; it goes on with
+        what it was opened on."""
+        try:
+            schema = service_schema(self.promotion.repository, self.trained.ranker.service)
+            found = differences(self.trained.pins, schema)
+        except AdcError as error:
+            return (str(error),)
+        return tuple(d.message for d in found if d.serve == "refuse")
 
     def rank(self, asked: RankRequest, *, now: datetime) -> Ranked:
         """Score the candidates of a request as of `now`.
@@ -76,15 +114,15 @@ class DeclaredBundle:
         ArtifactError
             The online store cannot be read.
         """
+        user, items, repeated = self._asked(asked)
         now = utc(now, name="now")
-        self.check_online()
+        return self._ranked(user, items, asked.request, now, repeated, explain=asked.explain)
+
+    def _asked(self, asked: RankRequest) -> tuple[dict[str, Any], dict[str, list[Any]], int]:
+        """The keys of the user, those of distinct candidates, and how many were repeated."""
         keys = self.trained.ranker
         user = _keyed(asked.user, keys.user, "user")
-        candidates = [tuple(_keyed(item, keys.item, "items").values()) for item in asked.items]
-        distinct = list(dict.fromkeys(candidates))
-        items = {name: [row[i] for row in distinct] for i, name in enumerate(keys.item)}
-        repeated = len(candidates) - len(distinct)
-        return self._ranked(user, items, asked.request, now, repeated, explain=asked.explain)
+        return (user, *_candidates(asked.items, keys.item))
 
     def _ranked(
         self,
@@ -152,11 +190,25 @@ def _noticed(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int
 def _keyed(given: Any, names: Sequence[str], of: str) -> dict[str, Any]:
     """The keys of a user or a candidate by name. Raises RequestError when one is missing or
     unknown."""
+    if not names and given != {}:
+        raise RequestError(f"this ranker reads no key of the {of}; send {{}} in place of it")
     keys = given if isinstance(given, dict) else {names[0]: given} if len(names) == 1 else None
     if keys is None or set(keys) != set(names):
         told = "an id" if keys is None else f"the keys {sorted(keys)}"
         raise RequestError(f"{of} has {told}; expected an object of {list(names)}")
     return {name: keys[name] for name in names}
+
+
+def _candidates(given: Sequence[Any], names: Sequence[str]) -> tuple[dict[str, list[Any]], int]:
+    """The distinct candidates, key -> its values; and how many were repeated."""
+    rows: list[Any]
+    if len(names) == 1 and not any(isinstance(item, dict) for item in given):
+        columns = [rows := list(dict.fromkeys(given))]
+    else:
+        keyed = (_keyed(item, names, "items") for item in given)
+        rows = list(dict.fromkeys(tuple(keys.values()) for keys in keyed))
+        columns = [[row[i] for row in rows] for i in range(len(names))]
+    return dict(zip(names, columns, strict=True)), len(given) - len(rows)
 
 
 def open_declared(promotion: Promotion) -> DeclaredBundle:
@@ -195,19 +247,56 @@ def open_declared(promotion: Promotion) -> DeclaredBundle:
         for column in spec.columns.values()
         if column.side == "request" and column.name not in schema.request_fields
     }
-    return DeclaredBundle(
+    reader = open_service_reader(
+        promotion.repository,
+        schema,
+        features=trained.features,
+        user=trained.ranker.user,
+        item=trained.ranker.item,
+        request=request,
+        optional=[c.name for s in fields if s.kind.optional for c in s.columns.values()],
+    )
+    bundle = DeclaredBundle(
         promotion=promotion,
         trained=trained,
-        reader=open_service_reader(
-            promotion.repository,
-            schema,
-            features=trained.features,
-            user=trained.ranker.user,
-            item=trained.ranker.item,
-            request=request,
-            optional=[c.name for s in fields if s.kind.optional for c in s.columns.values()],
-        ),
+        reader=reader,
         key_types=schema.join_keys,
         sids=sids,
         warnings=tuple(d.message for d in found if d.serve == "warn"),
+        example=_example(promotion.ranker, trained.ranker, reader),
     )
+    _warm(bundle)
+    return bundle
+
+
+def _example(directory: Path, keys: Ranker, reader: ServiceReader) -> RankRequest | None:
+    """The reference rows' candidates for the user and the request of the first row that has what a
+    request must carry; None where no row has."""
+    if not (directory / REFERENCE).is_file():
+        return None
+    rows = read_parquet(directory / REFERENCE)
+    for row in rows.to_pylist():
+        request = {n: row[n] for n in reader.request_fields if _is_given(row.get(n))}
+        if reader.required_fields <= set(request):
+            return RankRequest.model_construct(  # keys of any type: they are not of a JSON body
+                user={name: row[name] for name in keys.user},
+                items=rows.select(list(keys.item)).to_pylist(),
+                request=request,
+            )
+    return None
+
+
+def _is_given(value: Any) -> bool:
+    """Whether a request may carry this value of a label log."""
+    return value is not None and not (isinstance(value, float) and not math.isfinite(value))
+
+
+def _warm(bundle: DeclaredBundle) -> None:
+    """Rank once, so that the first request is as fast as the rest. A store that does not answer yet
+    is none of an opened ranker's faults: it refuses requests until it does."""
+    if bundle.example is None:
+        return
+    try:
+        bundle.rank(bundle.example, now=datetime.now(UTC))
+    except Exception as error:
+        log.warning("stage=serve ranker=%s warm=no reason=%s", bundle.recipe_name, error)

@@ -53,6 +53,8 @@ class ServiceSettings:
         Requests that may wait for the scoring thread.
     poll : float
         Seconds between looks at the promotion file; ten times as many after a refused one.
+    registry_poll : float
+        Seconds between looks at the registry of a declared ranker's repository.
     token : str or None
         What `Authorization: Bearer` must carry, at least 16 ASCII characters; None for none.
     max_values : int
@@ -83,6 +85,7 @@ class ServiceSettings:
     timeout: float = 2.0
     max_waiting: int = 64
     poll: float = 0.5
+    registry_poll: float = 30.0
     token: str | None = None
     max_values: int = 50_000
     max_head: int = 1 << 16

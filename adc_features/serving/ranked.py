@@ -60,6 +60,10 @@ class Serving(Protocol):
         """Raise ArtifactError when the online store lost what was put into it."""
         ...
 
+    def changed(self) -> tuple[str, ...]:
+        """What is otherwise now, below it, than when it was opened; it goes on as it was."""
+        ...
+
     def rank(self, asked: RankRequest, *, now: datetime) -> Ranked:
         """Score the candidates of a request as of `now`."""
         ...

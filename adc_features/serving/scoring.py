@@ -238,6 +238,10 @@ class Bundle:
             ranking.seconds,
         )
 
+    def changed(self) -> tuple[str, ...]:
+        """Nothing: what it reads is checked with every request."""
+        return ()
+
     def shown(self, rows: pa.Table, features: list[str]) -> dict[str, list[Any]]:
         """What the service answers of `lookup`'s rows: found, codes, the features asked for."""
         found, shown = "item_profile_found", list[str]()

@@ -87,6 +87,8 @@ class Service:
         self.clock, self.promotion_file = clock, promotion_file
         self.refused: str | None = None
         self.watch_error: str | None = None
+        self.changed: tuple[str, ...] = ()
+        self._registry_seen = time.monotonic()
         self.metrics = Metrics(metrics)
         self.metrics.now_serving(bundle)
         self._scoring, self._loading = (
@@ -195,8 +197,8 @@ class Service:
         return json_answer({"status": "ok"})
 
     async def readyz(self, request: Request) -> Response:
-        """It serves, and what; a promotion that was refused is named, and why promotions cannot be
-        followed at all.
+        """It serves, and what; a promotion that was refused is named, why promotions cannot be
+        followed at all, and for which changes of the registry its ranker would not be opened again.
 
         Not ready, 503, while the online store lacks what was put into it.
         """
@@ -205,6 +207,7 @@ class Service:
             "promoted_at": self.bundle.promotion.promoted_at,
             "refused": self.refused,
             "watch_error": self.watch_error,
+            "registry_changed": [without_paths(told) for told in self.changed],
         }
         return json_answer({"status": "ready", **_signature(self.bundle), **facts})
 
@@ -227,6 +230,17 @@ class Service:
     def _look(self) -> None:
         self.metrics.repair()
         self.take_over()
+        self._look_at_registry()
+
+    def _look_at_registry(self) -> None:
+        """The bundle that serves goes on, whatever was applied since: who operates it is told."""
+        if time.monotonic() - self._registry_seen < self.settings.registry_poll:
+            return
+        self._registry_seen = time.monotonic()
+        told, before = self.bundle.changed(), self.changed
+        self.changed = told
+        if told and told != before:
+            log.warning("stage=serve registry=changed: %s", "; ".join(told))
 
     def _watch_failed(self, error: Exception) -> None:
         """The promotion file could not be looked at: counted and shown until a look succeeds."""
@@ -272,6 +286,7 @@ class Service:
             self._refuse(error)
             return
         before, self.bundle, self.refused = self.bundle, bundle, None
+        self.changed = ()
         self.metrics.now_serving(bundle, instead_of=before)
         self.metrics.promotions.labels("served").inc()
         log.info("stage=serve promotion=%s before=%s", promotion.name, before.promotion.name)

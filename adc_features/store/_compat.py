@@ -150,9 +150,9 @@ __all__ = [
     "get_online_config_from_type",
     "get_online_store_from_config",
     "get_repo_files",
-    "latest_rows",
     "named_type",
     "offered_by",
+    "offline_store",
     "online_store",
     "python_values_to_proto_values",
     "quiet",
@@ -359,6 +359,11 @@ def _release_duckdb() -> None:
         gc.collect()
 
 
+def offline_store(store: FeatureStore) -> OfflineStore:
+    """The offline store object behind a feature store."""
+    return store._get_provider().offline_store
+
+
 def online_store(store: FeatureStore) -> OnlineStore:
     """The online store object behind a feature store."""
     return store._get_provider().online_store
@@ -372,25 +377,6 @@ def named_type(name: str) -> Any:
 def offered_by(service: FeatureService) -> list[Any]:
     """The views and references that a service was declared with; none when a registry gave it."""
     return list(service._features)
-
-
-def latest_rows(
-    store: FeatureStore, view: Any, entities: list[Entity], names: list[str], **period: Any
-) -> RetrievalJob:
-    """The newest row of each key in a period (start_date, end_date), under the source's names."""
-    keys, features, time, created = _get_column_names(view, entities)
-    source = view.batch_source
-    mapped = {shown: own for own, shown in (source.field_mapping or {}).items()}
-    wanted = {mapped.get(name, name) for name in names}
-    return store._get_provider().offline_store.pull_latest_from_table_or_query(
-        config=store.config,
-        data_source=source,
-        join_key_columns=keys,
-        feature_name_columns=[name for name in features if name in wanted],
-        timestamp_field=time,
-        created_timestamp_column=created,
-        **period,
-    )
 
 
 @contextlib.contextmanager

@@ -56,15 +56,21 @@ def open_store(repo: Path) -> FeatureStore:
     return open_any_store(repo)
 
 
-def open_any_store(repo: Path) -> FeatureStore:
+def open_any_store(repo: Path, *, pinned: bool = False) -> FeatureStore:
     """Feast's own handle on a repository of any stores: what is declared there can be read. Rows
     are joined through `open_store`, or by code that knows which stores lose rows.
+
+    pinned: the registry is read once and stands: what is applied later changes nothing, and a view
+    answers while it is materialized (by default Feast refuses to read it meanwhile).
     """
     from adc_features.store import _compat as feast
 
     repo = Path(repo).resolve()
     config = read_config(repo)
     registry = config.get("registry")
+    if pinned:
+        registry = {"path": registry} if isinstance(registry, str) else dict(registry or {})
+        registry |= {"cache_ttl_seconds": 0, "cache_mode": "sync"}  # 0: for ever
     if isinstance(registry, dict):
         places = {
             name: registry_beside(registry[name], repo)
@@ -72,9 +78,12 @@ def open_any_store(repo: Path) -> FeatureStore:
             if isinstance(registry.get(name), str)
         }
         config["registry"] = {**registry, **places}
-    return feast.FeatureStore(
+    store = feast.FeatureStore(
         repo_path=str(repo), config=feast.RepoConfig(**config, repo_path=repo)
     )
+    if pinned:
+        store.registry.serve_features_while_materializing = True
+    return store
 
 
 def apply(repo: Path) -> None:

@@ -24,6 +24,7 @@ LONG = {
     "training/cli/main.py:run_all": OPTIONS,
     "training/cli/retraining.py:monitor": OPTIONS,
     "training/cli/retraining.py:retrain": OPTIONS,
+    "training/cli/tokenizing.py:tokenize": OPTIONS,
 }
 """Longer than that, and why it stays: "path" or "path:function" -> the reason."""
 

@@ -24,6 +24,7 @@ from adc_features.clock import instant
 from adc_features.errors import InputError, LeakError
 from adc_features.inputs.declaration import category, item_history, semantic_id
 from adc_features.inputs.encoded import Encoded
+from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.encoders.base import Fitting
 from adc_features.inputs.encoders.category import CategoryEncoder
 from adc_features.inputs.encoders.item_history import ItemHistoryEncoder
@@ -93,6 +94,16 @@ def test_a_history_is_rows_of_the_candidate_s_table():
     }
 
 
+def test_a_candidate_that_cannot_be_fitted_is_told_with_its_history():
+    """Where no row has a candidate, both inputs are named and what is wrong with the first."""
+    sku = spec("sku", category(min_count=1), side="item", source="sku@item")
+    nobody = rows([["a"], ["b"]], [[3], [2]], [[1], [0]], [None, None])
+    with pytest.raises(InputError, match="2 inputs cannot be encoded") as refused:
+        InputEncoder.fit([sku, of(item_history())], nobody)
+    assert "input 'sku' (column sku) has no value in the 2 training rows" in str(refused.value)
+    assert "it reads the tables of input 'sku'" in str(refused.value)
+
+
 def test_dense_numbers_tell_size_age_and_agreement():
     """Size as log1p; age of the newest, standardised over rows that have one; shares smoothed by
     two; labels beside the user's mean, smoothed by two of the mean of all, 0.5."""
@@ -105,6 +116,23 @@ def test_dense_numbers_tell_size_age_and_agreement():
     assert dense["recent_absent"].tolist() == [0, 0, 1, 0]
     assert dense["recent_no_age"].tolist() == [0, 1, 1, 0]
     assert encoder.layout.indicators == {0: 4, 1: 5, 2: 4, 3: 4}
+
+
+def test_a_stored_mean_stands_in_for_that_of_the_list():
+    """Labels count beside the user's stored mean, and beside the list's where it is null."""
+    table = SMALL["user"].table.append_column("mean", pa.array([0.25, None, None, None]))
+    parts = joined(table)
+    plain = of(item_history(mean="mean"), lists=("times", "labels", "mean"))
+    sku = spec("sku", category(min_count=1), side="item", source="sku@item")
+    for rows_, expected in (([0, 1, 2, 3], 2 * (1 - 0.25) / 5), ([3, 1, 2, 3], 0.0)):
+        fitting = Fitting(np.ones(4), specs=(sku, plain))
+        fitted(CategoryEncoder, sku, parts, fitting)
+        encoder = fitted(ItemHistoryEncoder, plain, parts, fitting)
+        some = joined(table.take(pa.array(rows_)))
+        place = encoder.layout.dense.index("recent_liked_match_0")
+        assert encoder.encode(some).dense[0, place] == pytest.approx(expected)
+    nulls = joined(table.set_column(4, "mean", pa.nulls(4, pa.float64())))
+    assert_same(encoder.encode(nulls), by_id(SMALL).encode(SMALL))
 
 
 def test_an_unknown_item_matches_itself_alone():

@@ -48,6 +48,16 @@ def test_a_match_is_the_smoothed_share_of_equal_elements():
     assert centred.dense[0, 0] == pytest.approx((1.5 - 2 * 0.5 / 5) / 4)
 
 
+def test_a_standardised_match_has_mean_0_and_deviation_1():
+    """Standardised, the present values of the training rows have mean 0 and deviation 1."""
+    encoder = fitted(MatchEncoder, of(standardise=True), PARTS)
+    dense = encoder.encode(PARTS).dense
+    assert dense[:, 1].tolist() == [0, 0, 0, 1, 1]
+    plain = np.array([0.5, 0, 0])
+    np.testing.assert_allclose(dense[:3, 0], (plain - plain.mean()) / plain.std(), atol=1e-6)
+    assert_same(restored(encoder).encode(PARTS), encoder.encode(PARTS))
+
+
 def test_taste_is_a_centred_match():
     """The ranker's own measure of how a user rated a brand before is one declaration."""
     whole = frame(interactions(400, seed=0))

@@ -58,12 +58,15 @@ def test_codes_are_rows_of_a_table_a_position():
 
 
 def test_without_weights_every_code_counts_as_one():
-    """weights=False: 1 where there is a code, 0 where there is none."""
+    """weights=False: 1 where there is a code, 0 where there is none, also among the numbers, which
+    a level network reads without the codes."""
     parts = rows(*THREE)
     kind = semantic_id(weights=False, codebook_size=4)
-    block = fitted(SemanticIdEncoder, of(kind), parts).encode(parts)
+    encoder = fitted(SemanticIdEncoder, of(kind), parts)
+    block = encoder.encode(parts)
     assert [slot.weights.tolist() for slot in block.slots] == [[1, 0, 1], [1, 0, 0]]
-    assert block.dense.tolist() == [[0.25, 0], [0, 1], [0, 0]]
+    assert encoder.layout.dense[:2] == ("sid_coded_0", "sid_coded_1")
+    assert block.dense.tolist() == [[1, 1, 0.25, 0], [0, 0, 0, 1], [1, 0, 0, 0]]
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from feast import types
 from online_world import ENGINE, HOUR, LMDB, NOW, VALUES, item, store, view, world
 
 from adc_features.errors import InputError
+from adc_features.store.lmdb.incoming import as_protos
 from adc_features.store.lmdb.response import ColumnarResponse
 from adc_features.store.online_store import LmdbOnlineStore, LmdbOnlineStoreConfig
 
@@ -626,3 +627,25 @@ def test_pandas_columns_are_keys_online(repository):
     assert repository.get_online_features(["pair:n", "doubled:twice"], asked).to_dict()[
         "twice"
     ] == [2, 4]
+
+
+def test_large_whole_numbers_beside_nulls_are_kept_where_feast_converts():
+    """A table of a view with a set is converted by way of pandas, which rounds 2**53 + 1."""
+    big = 2**53 + 1
+    fields = {"n": types.Int64, "labels": types.Set(types.String)}
+    rows = {
+        "item_id": [1, 2],
+        "n": [big, None],
+        "labels": [["a"], ["b"]],
+        "event_timestamp": [NOW, NOW],
+        "created": [NOW, NOW],
+    }
+    found = as_protos(
+        view("v", [item], fields, Path("rows.parquet")),
+        pa.table(rows),
+        event="event_timestamp",
+        created="created",
+    )
+    numbers = [values["n"] for _, values, *_ in found]
+    assert [n.int64_val for n in numbers] == [big, 0]
+    assert [n.WhichOneof("val") for n in numbers] == ["int64_val", None]

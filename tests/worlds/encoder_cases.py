@@ -301,6 +301,18 @@ CASES = [
         _codes_through_time(),
     ),
     Case(
+        "history_beside_a_stored_mean",
+        (
+            _SKU,
+            _history(
+                item_history(mean="share"),
+                candidate=("sku", "String", "item"),
+                mean=("share", "Float32", "user"),
+            ),
+        ),
+        _history_columns(),
+    ),
+    Case(
         "history_of_numbers_alone",
         (
             _SKU,
@@ -332,6 +344,19 @@ CASES = [
                 times=("times", "Array(UnixTimestamp)", "user"),
                 values=("labels", "Array(Int64)", "user"),
                 count=("seen", "Int64", "user"),
+            ),
+        ),
+        _history_columns(),
+    ),
+    Case(
+        "match_standardised",
+        (
+            spec(
+                "m",
+                match(candidate="brand", standardise=True),
+                side="pair",
+                source=("items", "Array(String)", "user"),
+                candidate=("brand", "String", "item"),
             ),
         ),
         _history_columns(),

@@ -12,6 +12,7 @@ has two versions. N rows, C customers, P products, M merchants.
 import contextlib
 import importlib
 import io
+import linecache
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ STORES: dict[str, dict[str, Any]] = {
     },
 }
 
-DEFINITIONS = '''
+DEFINITIONS = """
 from datetime import timedelta
 from pathlib import Path
 
@@ -125,7 +126,7 @@ market_v2 = FeatureService(
     ],
 )
 shelf_v1 = FeatureService(name="shelf_v1", features=[goods, offer, bargain])
-'''
+"""
 FILE_SOURCE = """
 from feast import FileSource
 
@@ -216,7 +217,7 @@ def make_market(
         **stores,
     }
     (repo / "feature_store.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    tables, log = market_rows(rows, np.random.default_rng(seed), exact="batch_engine" in stores)
+    tables, log = market_rows(rows, np.random.default_rng(seed))
     for name, table in tables.items():
         if put is None:
             pq.write_table(table, repo / f"{name}.parquet")
@@ -265,6 +266,7 @@ def _fresh_modules(repo: Path) -> Iterator[None]:
     before = set(sys.modules)
     sys.path.insert(0, str(repo))
     importlib.invalidate_caches()
+    linecache.clearcache()  # Feast keeps the text of functions, and takes it from there
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True
     try:
         yield
@@ -282,23 +284,16 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def market_rows(
-    rows: int, rng: np.random.Generator, *, exact: bool
-) -> tuple[dict[str, pa.Table], pa.Table]:
-    """The feature tables by name, and the label log.
-
-    exact: features are whole numbers beyond 2**53, too; beside nulls Feast's own engine rounds
-    these while it materializes.
-    """
-    beyond = 2**53 if exact else 0
+def market_rows(rows: int, rng: np.random.Generator) -> tuple[dict[str, pa.Table], pa.Table]:
+    """The feature tables by name, and the label log."""
     buyers = [f"c-{n:03d}" for n in range(CUSTOMERS)]
     skus = (BIG + 2 * np.arange(PRODUCTS)).tolist()
     merchants = [f"m{n}" for n in range(MERCHANTS)]
     segment, kind = rng.integers(0, 3, CUSTOMERS), rng.integers(0, 3, PRODUCTS)
     price, budget = np.exp(rng.normal(2.5, 0.7, PRODUCTS)), rng.gamma(2.0, 20.0, CUSTOMERS)
     tables = {
-        "profile": _table(list(_profiles(buyers, skus, segment, budget, beyond, rng)), PROFILE),
-        "goods": _table(list(_goods(skus, kind, price, beyond, rng)), GOODS),
+        "profile": _table(list(_profiles(buyers, skus, segment, budget, rng)), PROFILE),
+        "goods": _table(list(_goods(skus, kind, price, rng)), GOODS),
         "offer": _table(list(_offers(skus, merchants, rng)), OFFER),
         "affinity": _table(list(_affinities(buyers, skus, rng)), AFFINITY),
         "trend_old": _table(list(_trends(skus, rng, returns=False)), TREND_OLD),
@@ -372,9 +367,7 @@ def _moments(place: int) -> list[datetime]:
     return [*moments, *([END - timedelta(days=2, seconds=place)] if place % 3 else [])]
 
 
-def _profiles(
-    buyers: Any, skus: Any, segment: Any, budget: Any, beyond: int, rng: Any
-) -> Iterator[dict]:
+def _profiles(buyers: Any, skus: Any, segment: Any, budget: Any, rng: Any) -> Iterator[dict]:
     for n, buyer in enumerate(buyers):
         for at in _moments(n):
             bare = n % 9 == 4  # nothing but the row
@@ -386,7 +379,7 @@ def _profiles(
                 "segment": None if bare else SEGMENTS[segment[n]],
                 "budget": None if bare or n % 7 == 0 else float(budget[n]),
                 "joined": None if bare else at - timedelta(days=n, microseconds=123_456),
-                "visits": None if bare or n % 5 == 0 else beyond + n,
+                "visits": None if bare or n % 5 == 0 else 100 + n,
                 "vip": None if bare else n % 2 == 0,
                 "taste": None if bare else rng.normal(size=3).tolist(),
                 "recent": None if bare else [skus[k] for k in seen],
@@ -394,7 +387,7 @@ def _profiles(
             }
 
 
-def _goods(skus: Any, kind: Any, price: Any, beyond: int, rng: Any) -> Iterator[dict]:
+def _goods(skus: Any, kind: Any, price: Any, rng: Any) -> Iterator[dict]:
     for n, sku in enumerate(skus):
         for at in _moments(n):
             bare = n % 11 == 5
@@ -403,7 +396,7 @@ def _goods(skus: Any, kind: Any, price: Any, beyond: int, rng: Any) -> Iterator[
                 "happened_at": at,
                 "price": None if bare else float(price[n]),
                 "stars": None if bare or n % 6 == 0 else float(rng.uniform(1, 5)),
-                "shelf": None if bare or n % 4 == 0 else beyond + n,
+                "shelf": None if bare or n % 4 == 0 else 100 + n,
                 "kind": None if bare else KINDS[kind[n]],
                 "words": None if bare else [f"w{k}" for k in range(n % 4)],
                 "materials": None if bare else ["wood", "iron", "silk"][n % 2 : 1 + n % 3],

@@ -31,13 +31,25 @@ def server_stores(variables: dict[str, str]) -> tuple[dict[str, Any], dict[str, 
     return postgres, {"type": "redis", "connection_string": address}
 
 
-def postgres_source(variables: dict[str, str]) -> Any:
-    """Rows as tables of a database."""
-    from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
-        PostgreSQLSource,
+POSTGRES_SOURCE = """
+from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+    PostgreSQLSource,
+)
+
+
+def source(name):
+    return PostgreSQLSource(
+        name=f"{name}_rows", query=f"SELECT * FROM {name}", timestamp_field="happened_at"
     )
 
-    def written(name: str, rows: pa.Table) -> Any:
+"""
+"""Text of definitions that declares `source` over the tables of `postgres_rows`."""
+
+
+def postgres_rows(variables: dict[str, str]) -> Any:
+    """Puts rows into tables of a database."""
+
+    def written(name: str, rows: pa.Table) -> None:
         columns = ", ".join(f"{field.name} {_sql(field.type)}" for field in rows.schema)
         marks = ", ".join(["%s"] * rows.num_columns)
         address = " ".join(
@@ -49,6 +61,20 @@ def postgres_source(variables: dict[str, str]) -> Any:
                 f"INSERT INTO {name} VALUES ({marks})",
                 [tuple(row.values()) for row in rows.to_pylist()],
             )
+
+    return written
+
+
+def postgres_source(variables: dict[str, str]) -> Any:
+    """Rows as tables of a database, and the source of them."""
+    from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+        PostgreSQLSource,
+    )
+
+    put = postgres_rows(variables)
+
+    def written(name: str, rows: pa.Table) -> Any:
+        put(name, rows)
         return PostgreSQLSource(
             name=f"{name}_rows",
             query=f"SELECT * FROM {name}",

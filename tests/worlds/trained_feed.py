@@ -6,7 +6,7 @@ Legend: n rows of the validation and test windows.
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +15,19 @@ from typing import Any
 import numpy as np
 from feed_world import Feed, apply_feed, make_feed
 
+from adc_features.inputs.resolution import resolution
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
 from adc_features.serving.declared import DeclaredBundle, open_declared
 from adc_features.serving.protocol import RankRequest
+from adc_features.serving.workspace import Workspace
 from adc_features.store.services.schema import declared_rankers
-from training.ranker.fitting import TrainSettings
+from training.ranker.fitting import TrainSettings, fit_ranker
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.splits import Splits, split_labels
-from training.ranker.workflow import promotion_of, train_rankers
+from training.ranker.workflow import promotion_of
 
 NOW = datetime(2026, 2, 12, tzinfo=UTC)
+SETTINGS = TrainSettings(seeds=1)
 RANKERS = """
 from adc_features.inputs.declaration import Ranker, Task, category, infer, skip
 
@@ -96,13 +99,21 @@ def rank(bundle: DeclaredBundle, user: str, items: Any, **options: Any) -> Any:
 
 
 def open_trained_feed(folder: Path) -> TrainedFeed:
-    """Make, apply, materialize, train."""
+    """Make, apply, materialize, join once, train each ranker."""
     feed = make_feed(folder, rankers=RANKERS, position_effect=0.4, cheap_first=True)
     apply_feed(folder)
-    rankers = declared_rankers(folder)
-    judged = train_rankers(folder, rankers, feed.labels, at=NOW, settings=TrainSettings(seeds=1))
-    joined = join_labels(folder, rankers["full"], feed.labels)
-    return TrainedFeed(feed, dict(judged.versions), joined, split_labels(joined.log))
+    declared = declared_rankers(folder)
+    joined = join_labels(folder, declared["full"], feed.labels)
+    splits, versions = split_labels(joined.log), {}
+    for name, ranker in declared.items():
+        inputs = resolution(
+            ranker, joined.schema, columns={"device": "String", "position": "Int64"}
+        )
+        own = replace(joined, resolution=inputs)
+        trained = fit_ranker(own, splits.train, SETTINGS, validation=splits.validation)
+        versions[name] = Workspace(folder, name).version(NOW)
+        trained.save(versions[name], reference=joined.reference)
+    return TrainedFeed(feed, versions, joined, splits)
 
 
 def expected_auc(score: np.ndarray, p: np.ndarray) -> float:

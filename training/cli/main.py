@@ -16,7 +16,11 @@ from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
 from training.cli import tokenizing as tokenizing_cli
 from training.cli.lines import retrieval_lines, run_lines
-from training.cli.ranker_deployment import OptionalRunOption
+from training.cli.ranker_deployment import (
+    OptionalRunOption,
+    ServedOption,
+    audit_on_service,
+)
 from training.cli.rankers import (
     ItemOption,
     LabelsOption,
@@ -105,15 +109,32 @@ def audit(
             help="A feature this near before the label is counted as suspicious.",
         ),
     ] = 0.0,
+    repo: RepoOption = None,
+    ranker: ServedOption = None,
+    labels: LabelsOption = None,
+    labels_query: LabelsQueryOption = None,
+    online: Annotated[
+        bool,
+        typer.Option(help="With --repo: compare the online store with the offline one, too."),
+    ] = True,
     json: JsonOption = None,
 ) -> None:
-    """How old each view's features are at their rows; fails when any is from the future."""
+    """How old each view's features are at their rows; fails when any is from the future.
+
+    With --repo and --labels: join a sample of the log, and find each value in its source.
+    """
+    if repo is not None:
+        if frame is not None or run is not None:
+            raise typer.BadParameter("give one of a Parquet frame, --run and --repo")
+        source = (labels, labels_query)
+        audit_on_service(repo, ranker, source, close=close, online=online, json=json)
+        return
     from adc_features.pipeline.audit import audit as audit_frame
     from adc_features.pipeline.run import Run
     from training.stages import DATASET, FRAME
 
     if (frame is None) == (run is None):
-        raise typer.BadParameter("give a Parquet frame or --run")
+        raise typer.BadParameter("give a Parquet frame, --run or --repo")
     if wrong := [named for named in feature_time or [] if not all(named.partition("="))]:
         raise typer.BadParameter(f"--feature-time {wrong[0]!r} is not VIEW=COLUMN")
     columns = dict(named.split("=", 1) for named in feature_time) if feature_time else None

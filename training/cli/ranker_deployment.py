@@ -4,13 +4,14 @@ when they are given --repo.
 """
 
 from collections.abc import Mapping
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from adc_features.errors import InputError
+from adc_features.inputs.changes import Accept
 from training.cli.rankers import label_source
 
 OptionalRunOption = Annotated[
@@ -67,6 +68,7 @@ def retrain_on_service(
     from adc_features.cli.console import progress
     from training.deployment.declared.retrain import retrain_ranker
 
+    accept: list[Accept] = ["inputs"] if accept_inputs else []
     with progress() as told:
         return retrain_ranker(
             repo,
@@ -74,7 +76,7 @@ def retrain_on_service(
             label_source(*labels),
             as_of=as_of,
             settings=settings,
-            accept=("inputs",) if accept_inputs else (),
+            accept=accept,
             force=force,
             at=datetime.now(UTC),
             progress=told,
@@ -104,6 +106,33 @@ def monitor_on_service(
             thresholds=thresholds,
             progress=told,
         )
+
+
+def audit_on_service(
+    repo: Path,
+    ranker: str | None,
+    labels: tuple[str | None, str | None],
+    *,
+    close: float,
+    online: bool,
+    json: Any,
+) -> None:
+    """Audit, print, and fail for what is from the future or otherwise elsewhere."""
+    from adc_features.cli.console import progress, report
+    from training.deployment.declared.audit import audit_ranker, require_clean
+
+    with progress() as told:
+        found = audit_ranker(
+            repo,
+            served_ranker(repo, ranker),
+            label_source(*labels),
+            at=datetime.now(UTC),
+            close=timedelta(seconds=close),
+            online=online,
+            progress=told,
+        )
+    report(found, json)
+    require_clean(found)
 
 
 def drift_text(result: Mapping[str, Any]) -> str:

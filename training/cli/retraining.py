@@ -290,6 +290,8 @@ def _decision(answer: Mapping[str, Any]) -> str:
     ]
     if answer["gates"]:
         lines += _gate_lines(answer)
+    if noticed := answer.get("noticed"):
+        lines += ["", *(f"- {said}" for said in noticed)]
     why = ""
     if answer["decision"] == "kept":
         why = ": a gate did not hold" if answer["gates"] else ": no reason to train"

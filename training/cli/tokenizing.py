@@ -106,13 +106,14 @@ def tokenize(
     """
     from adc_features.clock import parse_utc
     from training.tokenizing import workflow
+    from training.tokenizing.settings import TokenizeSettings
     from training.tokenizing.sources import ItemSources
 
     now = datetime.now(UTC)
     if add_to_service and service is None:
         raise InputError("--add-to-service adds codes to a service; name it, --service NAME")
     sources = ItemSources(vectors or (), text or (), entity=entity, text_model=text_model)
-    settings = workflow.TokenizeSettings(
+    settings = TokenizeSettings(
         generation=generation,
         tokenizer=tokenizer,
         steps=steps,

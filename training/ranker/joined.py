@@ -84,7 +84,8 @@ class JoinedRows:
     def reference(self) -> pa.Table:
         """The newest rows, which a trained ranker keeps: every load scores them again, and a
         promotion runs them through both stores."""
-        return self.table.slice(max(0, len(self) - REFERENCE_ROWS))
+        newest = np.arange(max(0, len(self) - REFERENCE_ROWS), len(self))
+        return self.table.take(pa.array(newest))  # a copy: a slice would keep all rows in memory
 
     def parts(self, rows: np.ndarray) -> Parts:
         """Some rows (int64) as encoders read them."""

@@ -102,10 +102,11 @@ def _served_scores(bundle: DeclaredBundle, rows: pa.Table, now: datetime) -> tup
     """What the service answers, in the order of the rows, and how many requests that took."""
     ranker = bundle.trained.ranker
     fields = [name for name in bundle.reader.request_fields if name in rows.column_names]
+    # a table without columns has no rows
     shared = rows.select([*ranker.user, *fields]).to_pylist() or [{}] * len(rows)
     items = rows.select(list(ranker.item)).to_pylist()
     requests: dict[str, list[int]] = {}
-    for row, values in enumerate(shared or [{}] * len(rows)):
+    for row, values in enumerate(shared):
         requests.setdefault(repr(values), []).append(row)
     names = ["score", *(f"p_{task.name}" for task in ranker.tasks)]
     answers = np.full((len(names), len(rows)), np.nan)

@@ -117,7 +117,7 @@ def train_rankers(
         check_settings(ranker)
     scores: dict[str, np.ndarray] = {}
     about: dict[str, dict[str, Any]] = {}
-    versions: dict[str, Path] = {}
+    fitted: dict[str, tuple[TrainedRanker, dict[str, Any]]] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
         joined = join_labels(
@@ -138,10 +138,12 @@ def train_rankers(
             seed=settings.seed,
             progress=progress,
         )
-        versions[name] = places[name].version(at)
-        trained.save(versions[name], reference=joined.reference, timeline=joined.timeline)
+        fitted[name] = trained, {"reference": joined.reference, "timeline": joined.timeline}
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=settings.seed)
+    versions = {name: places[name].version(at) for name in fitted}
+    for name, (trained, kept) in fitted.items():  # all of them, or none
+        trained.save(versions[name], **kept)
     facts = {
         "labels": source_name(source),
         "trained_at": at,
@@ -315,7 +317,7 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     Raises
     ------
     InputError, ArtifactError, GenerationMismatch
-        As `best_ranker`, `promotion_of` and `open_declared`.
+        As `best_ranker`, `promotion_of`, `open_declared` and `DeclaredBundle.check_online`.
     ParityError
         As `check_both_paths`.
     """
@@ -326,6 +328,7 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     place = Workspace(repo, choice.name)
     pair = promotion_of(repo, place.newest(), at=at)
     bundle = open_declared(pair)
+    bundle.check_online()
     noticed = check_both_paths(bundle, at=at)
     number = promote_on_record(place, pair, why=choice.why)
     return {

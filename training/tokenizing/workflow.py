@@ -12,24 +12,20 @@ publication, Python files that declare it.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
 from adc_features.clock import utc
-from adc_features.codes.embeddings import EmbeddingTable, id_array
+from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, check_generation_id, open_generation
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR, SidSpec
-from adc_features.encoders.behavior_state import BehaviorVectors
 from adc_features.errors import InputError
 from adc_features.pipeline.recipes import behavior_settings, tokenizer_settings
-from adc_features.pipeline.run_settings import RunSettings
 from adc_features.ranking.base import Progress
 from adc_features.store.repository import (
     ItemKey,
@@ -37,59 +33,14 @@ from adc_features.store.repository import (
     declare_code_views,
     live_generations,
 )
-from training.tokenizing.behavior import (
-    LabelledEvents,
-    continued_behavior,
-    fitted_behavior,
-    interactions,
-)
-from training.tokenizing.sources import Content, ContentReader, ItemSources, aligned
+from training.tokenizing.behavior import LabelledEvents, fitted_behavior, interactions
+from training.tokenizing.catalogue import Catalogue, codebook_size_of
+from training.tokenizing.settings import TokenizeSettings
+from training.tokenizing.sources import ContentReader, ItemSources
 
 log = logging.getLogger(__name__)
 
 TOKENIZERS = "tokenizers"
-LARGEST_CODEBOOK = 100
-ITEMS_PER_CODE = 4
-"""A codebook that nobody sized has a code for so many items, and at most LARGEST_CODEBOOK."""
-
-
-@dataclass(frozen=True)
-class TokenizeSettings:
-    """How codes are made; what is None follows from the data.
-
-    generation, tokenizer, reliability, steps, behavior_codes, behavior, seed: as `RunSettings`.
-    codebook_size: K, codes of each position. publish_lag: how long after a time its codes could
-    first be served.
-    """
-
-    generation: str = "g1"
-    tokenizer: str = "adc"
-    reliability: Any = None
-    steps: int | None = None
-    codebook_size: int | None = None
-    behavior_codes: int = 3
-    behavior: str = "full_softmax"
-    publish_lag: timedelta = timedelta(0)
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        check_generation_id(self.generation)
-        if self.publish_lag < timedelta(0):
-            raise InputError(f"publish_lag is {self.publish_lag}; expected zero or more")
-
-    def as_run(self, codebook_size: int = LARGEST_CODEBOOK) -> RunSettings:
-        """The same, checked, as the settings that recipes read."""
-        return RunSettings(
-            source="a feature repository",
-            generation=self.generation,
-            tokenizer=self.tokenizer,
-            reliability=self.reliability,
-            steps=self.steps,
-            codebook_size=self.codebook_size or codebook_size,
-            behavior_codes=self.behavior_codes,
-            behavior=self.behavior,
-            seed=self.seed,
-        )
 
 
 def tokenizer_place(repo: Path, generation: str) -> Path:
@@ -163,7 +114,7 @@ def tokenize(
         )
     behavior = None if events is None else interactions(repo, events, reader.key.join_key)
     content = [reader.at(time, progress) for time in times]
-    catalogue = _Catalogue(times, content, behavior)
+    catalogue = Catalogue(times, content, behavior)
     if not fitted:
         _fit(place, catalogue, settings, made_of, progress)
     generation = open_generation(place / "generation")
@@ -177,21 +128,26 @@ def tokenize(
         computed_at=computed_at,
         progress=progress,
     )
-    newest = tables[-1]
+    return {
+        "fitted": not fitted,
+        **_facts(generation, reader.key, tables[-1]),
+        "snapshots": snapshots,
+        "items_without_codes": catalogue.bare(-1),
+        "declared_in": declare_code_views(repo),
+    }
+
+
+def _facts(generation: Generation, key: ItemKey, newest: EmbeddingTable) -> dict[str, Any]:
     return {
         "generation": generation.id,
         "codebook_hash": generation.codebook_hash,
         "positions": [p.name for p in generation.spec.positions],
         "codebook_size": generation.spec.codebook_size,
-        "fitted": not fitted,
-        "entity": reader.key.entity,
-        "join_key": reader.key.join_key,
+        "entity": key.entity,
+        "join_key": key.join_key,
         "view": f"item_sid_{generation.id}",
-        "snapshots": snapshots,
         "items": len(newest),
         "items_with": {m: int(p.sum()) for m, p in newest.present.items()},
-        "items_without_codes": catalogue.bare(-1),
-        "declared_in": declare_code_views(repo),
     }
 
 
@@ -288,81 +244,12 @@ def _refuse_other_sources(
         )
 
 
-# ---- vectors
-
-
-class _Catalogue:
-    """Items as of each time: content, and behaviour where a label log is given."""
-
-    def __init__(
-        self,
-        times: Sequence[datetime],
-        content: Sequence[Mapping[str, Content]],
-        events: pa.Table | None,
-    ) -> None:
-        self.times, self.content, self.events = times, content, events
-        self.behavior: list[BehaviorVectors] | None = None
-        self._of = {m: aligned(content, m) for m in content[0]}
-        ids = [c.ids for at in content for c in at.values()]
-        if events is not None:
-            ids.append(id_array(events["item_id"]))
-        self.ids = np.unique(np.concatenate(ids))
-
-    def table(self, number: int) -> EmbeddingTable:
-        """The items that have a vector at a time."""
-        found = {m: of(number, self.ids) for m, of in self._of.items()}
-        count = np.zeros(len(self.ids), np.int64)
-        if self.behavior is not None:
-            state = self.behavior[number]
-            found[BEHAVIOR] = state.vectors, state.present
-            count = state.interaction_count.astype(np.int64)
-        kept = np.any([present for _, present in found.values()], axis=0)
-        if not kept.any():
-            raise InputError(
-                f"no item has a vector or a text before {self.times[number].isoformat()}; choose a"
-                " later as_of"
-            )
-        return EmbeddingTable(
-            self.ids[kept],
-            {m: vectors[kept] for m, (vectors, _) in found.items()},
-            {m: present[kept] for m, (_, present) in found.items()},
-            count[kept],
-            self.times[number],
-        )
-
-    def bare(self, number: int) -> int:
-        """How many items are known at a time and have no vector, so that they get no code."""
-        number %= len(self.times)
-        listed = np.unique(np.concatenate([c.ids for c in self.content[number].values()]))
-        return int((~np.isin(listed, self.table(number).item_ids)).sum())
-
-    def tables(
-        self, directory: Path, settings: TokenizeSettings, progress: Progress | None
-    ) -> list[EmbeddingTable]:
-        """One a time; behaviour continues from the states in `directory` where it was not fitted
-        in this call."""
-        if self.events is not None and self.behavior is None:
-            self.behavior = [
-                replace(
-                    continued_behavior(
-                        self.events,
-                        self.ids,
-                        time,
-                        settings=behavior_settings(settings.as_run()),
-                        seed=settings.seed,
-                        directory=directory,
-                        progress=progress,
-                    ),
-                    as_of=time,
-                )
-                for time in self.times
-            ]
-        return [self.table(number) for number in range(len(self.times))]
+# ---- fit
 
 
 def _fit(
     place: Path,
-    catalogue: _Catalogue,
+    catalogue: Catalogue,
     settings: TokenizeSettings,
     made_of: Mapping[str, Any],
     progress: Progress | None,
@@ -381,7 +268,7 @@ def _fit(
 
 def _fill(
     directory: Path,
-    catalogue: _Catalogue,
+    catalogue: Catalogue,
     settings: TokenizeSettings,
     recipe: Any,
     progress: Progress | None,
@@ -403,7 +290,7 @@ def _fill(
     spec = SidSpec(
         content={m: 1 for m in tables[0].vectors if m != BEHAVIOR},
         behavior=0 if catalogue.events is None else settings.behavior_codes,
-        codebook_size=settings.codebook_size or _codebook_size(tables[-1]),
+        codebook_size=settings.codebook_size or codebook_size_of(tables[-1]),
     )
     fit(
         tables,
@@ -414,14 +301,6 @@ def _fill(
         seed=settings.seed,
         progress=progress,
     )
-
-
-def _codebook_size(newest: EmbeddingTable) -> int:
-    """K for a catalogue: of the modality with the fewest distinct vectors."""
-    fewest = min(
-        len(np.unique(vectors[newest.present[m]], axis=0)) for m, vectors in newest.vectors.items()
-    )
-    return max(2, min(LARGEST_CODEBOOK, fewest // ITEMS_PER_CODE))
 
 
 # ---- publication

@@ -26,7 +26,7 @@ from adc_features.inputs.encoders.moments import (
     refuse_later_elements,
     row_seconds,
 )
-from adc_features.inputs.encoders.scaling import Scale, counted_indicator
+from adc_features.inputs.encoders.scaling import Scale, counted_indicator, stored_numbers
 from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder, codebook_size
 from adc_features.inputs.lists import Lists, coded, places, read_lists
 from adc_features.inputs.resolved import ResolvedInput, SourceColumn
@@ -155,7 +155,7 @@ class ItemHistoryEncoder:
             columns.append(age[:, :1].astype(np.float64))
             ends.append(age[:, 1:].astype(np.float64))
         if kind.match:
-            columns += self._matches(lists, keys)
+            columns += self._matches(lists, keys, parts)
         every = [np.broadcast_to(c, (count, c.shape[1])) for c in (*columns, *ends)]
         dense = np.concatenate(every, axis=1).astype(np.float32)
         history = History(keys.rows, keys.weights, lists.offsets, keys.query, keys.query_weights)
@@ -234,7 +234,7 @@ class ItemHistoryEncoder:
             codes, weights = (np.repeat(a, count, axis=0) for a in (codes, weights))
         return codes, weights
 
-    def _matches(self, lists: Lists, keys: Keys) -> list[np.ndarray]:
+    def _matches(self, lists: Lists, keys: Keys, parts: Parts) -> list[np.ndarray]:
         """Smoothed shares of the elements that agree with the candidate, [N, P], plain and by how
         they were liked.
         """
@@ -244,6 +244,9 @@ class ItemHistoryEncoder:
             mean = smoothed_mean(
                 label, lists.row, lists.sizes, smoothing=SMOOTHING, prior=self.fitted.label
             )
+            if (stored := self.spec.columns.get("mean")) is not None:
+                known = stored_numbers(stored, parts)
+                mean = np.where(np.isnan(known), mean, known)
             worths.append(label - np.repeat(mean, lists.sizes))
         sums = sums_of_equal(
             keys.equal, lists.offsets, keys.equal_query, worths=worths, weights=keys.weights
@@ -284,6 +287,11 @@ def _reader(
         theirs = other.columns.get(read)
         if not isinstance(other.kind, wanted) or theirs is None or theirs.name != column:
             continue
+        if other.name not in fitting.layouts:
+            raise InputError(
+                f"{described(spec)}: it reads the tables of {described(other)}, which cannot be"
+                " fitted; mend that one first"
+            )
         slots = fitting.layouts[other.name].slots
         if isinstance(other.kind, SemanticId):
             reader = SemanticIdEncoder(other, len(slots), codebook_size(other, parts))

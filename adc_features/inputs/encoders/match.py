@@ -16,7 +16,7 @@ from adc_features.inputs.encoded import Block, InputLayout
 from adc_features.inputs.encoders.base import Fitting, State
 from adc_features.inputs.encoders.category import described
 from adc_features.inputs.encoders.matches import smoothed_mean, sums_of_equal
-from adc_features.inputs.encoders.scaling import counted_indicator
+from adc_features.inputs.encoders.scaling import Scale, counted_indicator, fill
 from adc_features.inputs.lists import Lists, coded, places, read_lists
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
@@ -28,10 +28,11 @@ class MatchEncoder:
 
     The sum counts what `values` holds beside each element, 1 where it is not named, and less the
     user's own smoothed mean where it is centred. Absent where the list or the candidate's value is.
-    Nothing is fitted.
+    scale: None where it is not standardised.
     """
 
     spec: ResolvedInput
+    scale: Scale | None = None
 
     @classmethod
     def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
@@ -39,19 +40,30 @@ class MatchEncoder:
             raise InputError(
                 f"{described(spec)} has smoothing {_kind(spec).smoothing}, expected at least 0"
             )
-        encoder = cls(spec)
-        encoder.encode(parts)  # refuses what cannot be read
-        return encoder
+        found = cls(spec)._sums(parts)  # refuses what cannot be read
+        if not _kind(spec).standardise:
+            return cls(spec)
+        return cls(spec, Scale.fit(found, fitting.weights, of=described(spec)))
 
     @classmethod
     def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
-        return cls(spec)
+        return cls(spec, Scale.of_facts(state.facts) if _kind(spec).standardise else None)
 
     @property
     def layout(self) -> InputLayout:
         return InputLayout((self.spec.name, f"{self.spec.name}_absent"), {0: 1})
 
     def encode(self, parts: Parts) -> Block:
+        found = self._sums(parts)
+        dense = np.empty((len(found), 2), np.float32)
+        if self.scale is None:
+            fill(found, into=dense)
+        else:
+            self.scale.dense(found, into=dense)
+        return Block(dense)
+
+    def _sums(self, parts: Parts) -> np.ndarray:
+        """float64 [N], NaN where absent."""
         lists, candidate, absent = self._read(parts)
         kind, one = _kind(self.spec), np.ones(int(lists.offsets[-1]))
         worth = one
@@ -70,8 +82,7 @@ class MatchEncoder:
             )
         )
         smoothed = total / np.maximum(matches + kind.smoothing, 1e-12)
-        dense = np.stack([np.where(absent, 0.0, smoothed), absent.astype(np.float64)], axis=1)
-        return Block(dense.astype(np.float32))
+        return np.where(absent, np.nan, smoothed)
 
     def counted(self, block: Block) -> dict[str, int]:
         """The counts of a block."""
@@ -82,7 +93,7 @@ class MatchEncoder:
         return self.counted(self.encode(parts)) | {"null_elements": self._read(parts)[0].dropped}
 
     def state(self) -> State:
-        return State({}, {})
+        return State({} if self.scale is None else self.scale.facts(), {})
 
     def _read(self, parts: Parts) -> tuple[Lists, Any, np.ndarray]:
         """Lists, the candidates' values, and which of the N rows are absent."""

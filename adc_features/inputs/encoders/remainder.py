@@ -20,7 +20,7 @@ from adc_features.inputs.encoders.moments import (
     refuse_later_elements,
     row_seconds,
 )
-from adc_features.inputs.encoders.scaling import Scale, counted_indicator
+from adc_features.inputs.encoders.scaling import Scale, counted_indicator, stored_numbers
 from adc_features.inputs.lists import Lists, read_lists
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
@@ -79,11 +79,11 @@ def _older(spec: ResolvedInput, parts: Parts) -> np.ndarray:
     age = row_seconds(rows)[lists.row] - element_seconds(lists.columns["times"], spec)
     young = (age < kind.days * _DAY).astype(np.float64)
     gone = np.bincount(lists.row, young, len(lists))
-    total = _numbers(spec, parts, "source")
+    total = stored_numbers(spec.columns["source"], parts)
     if "count" not in spec.columns:
         left = np.maximum(total - gone, 0.0)
         return np.log1p(left) if kind.log else left
-    count = _numbers(spec, parts, "count")
+    count = stored_numbers(spec.columns["count"], parts)
     values = lists.columns["values"].to_numpy(zero_copy_only=False).astype(np.float64)
     rest = total * (count + kind.smoothing) - np.bincount(lists.row, young * values, len(lists))
     left = count - gone
@@ -92,20 +92,7 @@ def _older(spec: ResolvedInput, parts: Parts) -> np.ndarray:
 
 def _recent(spec: ResolvedInput, parts: Parts) -> Lists:
     roles = [role for role in ("times", "values") if role in spec.columns]
-    columns = {
+    columns: dict[str, pa.Array] = {
         role: parts[spec.columns[role].side].column(spec.columns[role].name) for role in roles
     }
     return read_lists(columns, name=described(spec))
-
-
-def _numbers(spec: ResolvedInput, parts: Parts, role: str) -> np.ndarray:
-    """float64 [n], NaN where null or not finite, rounded to the declared type."""
-    column = spec.columns[role]
-    values = parts[column.side].column(column.name)
-    if pa.types.is_decimal(values.type) or pa.types.is_null(values.type):
-        values = values.cast(pa.float64())
-    found = values.to_numpy(zero_copy_only=False)
-    if column.dtype == "Float32" and found.dtype == np.float64:
-        found = found.astype(np.float32)  # as it was declared: a store may have widened it
-    found = found.astype(np.float64)
-    return np.where(np.isfinite(found), found, np.nan)

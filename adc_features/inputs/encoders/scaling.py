@@ -10,8 +10,11 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 
 from adc_features.errors import InputError
+from adc_features.inputs.resolved import SourceColumn
+from adc_features.inputs.rows import Parts
 
 log = logging.getLogger(__name__)
 
@@ -73,6 +76,18 @@ class Scale:
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> Self:
         return cls(float(facts["mean"]), float(facts["scale"]))
+
+
+def stored_numbers(column: SourceColumn, parts: Parts) -> np.ndarray:
+    """float64 [n] of a column, NaN where it is null or not finite, rounded to its declared type."""
+    values = parts[column.side].column(column.name)
+    if pa.types.is_decimal(values.type) or pa.types.is_null(values.type):
+        values = values.cast(pa.float64())
+    found = values.to_numpy(zero_copy_only=False)
+    if column.dtype == "Float32" and found.dtype == np.float64:
+        found = found.astype(np.float32)  # as it was declared: a store may have widened it
+    found = found.astype(np.float64)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def fill(values: np.ndarray, *, into: np.ndarray) -> None:

@@ -75,9 +75,8 @@ class SemanticIdEncoder:
 
     @property
     def layout(self) -> InputLayout:
-        names = []
-        if self._weighted:
-            names += [f"{self.spec.name}_weight_{place}" for place in range(self.length)]
+        what = "weight" if self._weighted else "coded"
+        names = [f"{self.spec.name}_{what}_{place}" for place in range(self.length)]
         if "reliability" in self.spec.columns:
             names.append(f"{self.spec.name}_reliability")
         slots = tuple(SlotLayout("lookup", (table,), own=1) for table in self.table_names)
@@ -91,7 +90,7 @@ class SemanticIdEncoder:
         codes, weights = self.read(parts)
         none = (codes == NO_CODE).all(axis=1)
         columns = [
-            weights if self._weighted else None,
+            weights,  # without them whether a position has a code, which a level network reads
             self._reliability(parts, none),
             none[:, None].astype(np.float32),
         ]

@@ -299,7 +299,8 @@ class NetworkShape:
 
 def network_settings(said: Mapping[str, Any] | None) -> NetworkSettings:
     """Those of a ranker's `settings` that build its network; others are of its training."""
-    chosen = {f.name: said[f.name] for f in fields(NetworkSettings) if f.name in (said or {})}
+    said = said or {}
+    chosen = {f.name: said[f.name] for f in fields(NetworkSettings) if f.name in said}
     if "hidden" in chosen:
         chosen["hidden"] = tuple(chosen["hidden"])
     return NetworkSettings(**chosen)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import islice, takewhile
 from typing import Any, NamedTuple
 
@@ -124,6 +125,8 @@ class Answer:
 
     def to_arrow(self, name: str, kind: pa.DataType) -> pa.Array:
         """A feature in the order of the keys, null where absent."""
+        if len(self.parts) == 1:
+            return self._of_one_part(name, kind)
         place, arrays, start = np.full(len(self.found), -1), [], 0
         for places, records in self.parts:
             column = records.column(name)
@@ -136,9 +139,25 @@ class Answer:
         if not arrays:
             return pa.nulls(len(place), kind)
         array = arrays[0] if len(arrays) == 1 else pa.concat_arrays(arrays)
-        if len(arrays) == 1 and start == len(place):
-            return array  # every key was found: the parts are in the order of the keys
         return array.take(pa.array(place, mask=place < 0))
+
+    def _of_one_part(self, name: str, kind: pa.DataType) -> pa.Array:
+        """`to_arrow` where all rows were written with one schema."""
+        places, records = self.parts[0]
+        column = records.column(name)
+        if column is None:
+            return pa.nulls(len(self.found), kind)
+        array = column.to_arrow()
+        if array.type != kind:
+            array = array.cast(kind)
+        return array if len(places) == len(self.found) else array.take(self._only_part)
+
+    @cached_property
+    def _only_part(self) -> pa.Array:
+        """The place of each key among the rows of the one part, null where it was not found."""
+        place = np.full(len(self.found), -1)
+        place[self.parts[0].places] = np.arange(len(self.parts[0].places))
+        return pa.array(place, mask=place < 0)
 
     def to_python(self, name: str, convert: Mapping[str, Callable[[list], list]]) -> list:
         """The same as Python values.

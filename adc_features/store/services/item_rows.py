@@ -138,14 +138,22 @@ def _latest(
     key, source = features[0].key, view.batch_source
     own = {shown: name for name, shown in (source.field_mapping or {}).items()}
     with feast.quiet():
-        rows = feast.latest_rows(
-            store,
-            view,
-            [store.get_entity(key.entity)],
-            [f.feature for f in features],
-            start_date=_START,
-            end_date=as_of - timedelta(microseconds=1),
-        ).to_arrow()
+        keys, columns, time, created = feast._get_column_names(view, [store.get_entity(key.entity)])
+        wanted = {own.get(f.feature, f.feature) for f in features}
+        rows = (
+            feast.offline_store(store)
+            .pull_latest_from_table_or_query(
+                config=store.config,
+                data_source=source,
+                join_key_columns=keys,
+                feature_name_columns=[name for name in columns if name in wanted],
+                timestamp_field=time,
+                created_timestamp_column=created,
+                start_date=_START,
+                end_date=as_of - timedelta(microseconds=1),
+            )
+            .to_arrow()
+        )
     times = microseconds(timestamps(rows[source.timestamp_field], name=source.timestamp_field))
     kept = times.astype("datetime64[us]") < np.datetime64(as_of.replace(tzinfo=None), "us")
     if view.ttl:
@@ -159,7 +167,7 @@ def _latest(
         mask = pa.array(kept)
         ids = ids.filter(mask).combine_chunks()
         ids = pa.concat_arrays(ids.chunks) if isinstance(ids, pa.ChunkedArray) else ids
-        columns = {
+        values = {
             f.name: in_declared_type(
                 rows[own.get(f.feature, f.feature)].filter(mask), f.dtype, name=f.name
             )
@@ -175,7 +183,7 @@ def _latest(
             f"view {view.name!r} gives {doubled} items more than once; keep one row of each key"
             " and time"
         )
-    return {name: ItemColumn(name, ids, column) for name, column in columns.items()}
+    return {name: ItemColumn(name, ids, column) for name, column in values.items()}
 
 
 def _views(store: FeatureStore) -> dict[str, Any]:

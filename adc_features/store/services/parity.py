@@ -214,6 +214,11 @@ def _of(parts: Parts, name: str) -> pa.Array:
     return user.column(name).take(pa.array(np.zeros(parts.rows, np.int64)))
 
 
+def differing(offline: pa.Array, online: pa.Array, dtype: str) -> np.ndarray:
+    """Which rows differ, bool [N]: null and NaN are both absent, sets have no order."""
+    return _different(offline, online, dtype, 0.0)[0]
+
+
 def _different(
     offline: pa.Array, online: pa.Array, dtype: str, tolerance: float
 ) -> tuple[np.ndarray, float]:

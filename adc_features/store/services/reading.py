@@ -164,8 +164,8 @@ class ServiceReader:
         found |= self._looked_up(self._many, self._broadcast(single, rows) | many, rows, now)
         columns = self._columns(found, {**single, **fields}, many, rows)
         times = instant(now)
-        one = FeatureRows(pa.table({**single, **fields, **columns[0]}), np.array([times]))
-        each = FeatureRows(pa.table({**many, **columns[1]}), np.full(rows, times))
+        one = FeatureRows.of_columns({**single, **fields, **columns[0]}, np.array([times]))
+        each = FeatureRows.of_columns({**many, **columns[1]}, np.full(rows, times))
         sides: Any = {"user": one, "request": one, "global": one, "item": each, "pair": each}
         return Reading(
             Parts(sides, rows, timeline),
@@ -195,9 +195,14 @@ class ServiceReader:
         self, lookups: Sequence[Lookup], keys: Mapping[str, pa.Array], rows: int, now: datetime
     ) -> dict[int, Found]:
         answers: dict[int, Found] = {}
+        distinct: dict[tuple[str, ...], Any] = {}
         for lookup in lookups:
             asked = {own: keys[column] for own, column in lookup.keys.items()}
-            first, place = _distinct(asked, rows)
+            # within a request the user's keys are constant, so the candidate's tell rows apart
+            varying = tuple(sorted(set(lookup.keys.values()) & set(self._item)))
+            if varying not in distinct:
+                distinct[varying] = _distinct({name: keys[name] for name in varying}, rows)
+            first, place = distinct[varying]
             if place is not None:
                 asked = {name: column.take(first) for name, column in asked.items()}
             count = rows if place is None else len(first)
@@ -297,7 +302,7 @@ def open_service_reader(
         A feature is not offered, a join key is on no side or on both, or an online view needs a
         field of the request.
     """
-    store = open_any_store(repo)
+    store = open_any_store(repo, pinned=True)
     plan = service_plan(store, schema, features)
     if both := sorted(set(user) & set(item)):
         raise InputError(f"join keys {both} are of the user and of the item; name each once")
@@ -355,10 +360,10 @@ def _distinct(keys: Mapping[str, pa.Array], rows: int) -> tuple[Any, np.ndarray 
         return None, None
     lists = [column.to_pylist() for column in keys.values()]
     values = lists[0] if len(lists) == 1 else list(zip(*lists, strict=True))
+    if len(set(values)) == rows:
+        return None, None
     places: dict[Any, int] = {}
     place = [places.setdefault(value, len(places)) for value in values]
-    if len(places) == rows:
-        return None, None
     first = np.unique(place, return_index=True)[1]
     return pa.array(first), np.array(place)
 

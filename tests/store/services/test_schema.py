@@ -232,3 +232,25 @@ def test_a_source_under_other_keys_is_looked_up_by_those(tmp_path):
     assert schema.view("ratio").join_keys == ("other_sku",)
     assert schema.view("ratio").sources == ("there",)
     assert schema.join_keys["other_sku"] == "Int64"
+
+
+def test_the_order_of_sources_in_the_registry_file_means_nothing(tmp_path, monkeypatch):
+    """Feast keeps the sources of an on-demand view in a map, which each process reads in an order
+    of its own; definition, join keys and sources are the same.
+    """
+    from feast import OnDemandFeatureView
+    from market_world import STORES, make_market
+
+    market = make_market(tmp_path / "market", STORES["ours"], rows=80)
+    before = service_schema(market.repo, "market_v2").view("worth")
+    read = OnDemandFeatureView.from_proto.__func__
+
+    def reversed_sources(cls, *given, **named):
+        view = read(cls, *given, **named)
+        found = view.source_feature_view_projections
+        view.source_feature_view_projections = dict(reversed(found.items()))
+        return view
+
+    monkeypatch.setattr(OnDemandFeatureView, "from_proto", classmethod(reversed_sources))
+    assert before.sources == ("goods", "profile")
+    assert service_schema(market.repo, "market_v2").view("worth") == before

@@ -8,8 +8,9 @@ from coded_feed import LATER, feast_apply, make_coded_feed, materialize
 from feed_world import START, Feed
 
 from training.ranker.workflow import promote_ranker, train_rankers
+from training.tokenizing.settings import TokenizeSettings
 from training.tokenizing.sources import ItemSources
-from training.tokenizing.workflow import TokenizeSettings, add_to_service, tokenize
+from training.tokenizing.workflow import add_to_service, tokenize
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
 FAST = TokenizeSettings(steps=80, codebook_size=4)

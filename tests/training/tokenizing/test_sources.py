@@ -14,8 +14,10 @@ from adc_features.errors import InputError
 from adc_features.inputs.declaration import Ranker, Task
 from training.tokenizing import workflow
 from training.tokenizing.behavior import LabelledEvents, interactions
+from training.tokenizing.catalogue import Catalogue
+from training.tokenizing.settings import TokenizeSettings
 from training.tokenizing.sources import ContentReader, ItemSources
-from training.tokenizing.workflow import TokenizeSettings, tokenize
+from training.tokenizing.workflow import tokenize
 
 DAY = timedelta(days=1)
 NOW = START + timedelta(days=60)
@@ -142,9 +144,7 @@ def test_items_without_any_vector_get_no_codes(applied, tmp_path):
     rng = np.random.default_rng(0)
     vectors = [None if n < 3 else rng.normal(size=4).tolist() for n in range(len(skus))]
     path = _items(tmp_path / "v.parquet", sku=skus, v=vectors)
-    found = workflow._Catalogue(
-        [START], [ContentReader(applied.folder, ItemSources([path])).at(START)], None
-    )
+    found = Catalogue([START], [ContentReader(applied.folder, ItemSources([path])).at(START)], None)
     assert found.bare(0) == 3
     assert found.table(0).item_ids.tolist() == skus[3:]
     none = _items(tmp_path / "none.parquet", sku=[1000], v=pa.array([None], pa.list_(pa.float32())))

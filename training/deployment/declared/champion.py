@@ -102,7 +102,8 @@ def judged_metric(place: Workspace, version: Path, facts: Mapping[str, Any]) -> 
         judged = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
         ours = judged.get("versions", {}).get(place.name) == version.name
         tasks, name = judged.get("tasks", {}) if ours else {}, place.name
-    scores = next(iter(tasks.values()), {"rankers": {}})["rankers"].get(name)
+    first: Mapping[str, Any] = next(iter(tasks.values()), {})
+    scores = first.get("rankers", {}).get(name)
     if scores is None:
         return None
     means = [scores[m]["mean"] for m in METRICS if scores[m]]

@@ -21,14 +21,14 @@ import numpy as np
 
 from adc_features.artifact import MANIFEST, file_hash, read_manifest, write_json
 from adc_features.clock import utc
-from adc_features.errors import InputError
+from adc_features.errors import InputError, ParityError
 from adc_features.file_lock import file_lock
 from adc_features.inputs.changes import Accept
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import REFERENCE_ROWS, TrainedRanker, load_ranker
 from adc_features.serving.promotion import read_promotion
 from adc_features.serving.workspace import Workspace
-from training.deployment.decisions import DECISION, remembered
+from training.deployment.decisions import DECISION, ONLINE_GATE, remembered
 from training.deployment.declared.champion import (
     champion_parts,
     champion_scores,
@@ -41,6 +41,7 @@ from training.deployment.declared.judging import (
     scores_of,
 )
 from training.deployment.declared.task import RetrainTask, retrain_task
+from training.deployment.gates import Gate
 from training.deployment.settings import RetrainSettings
 from training.ranker.fitting import TrainSettings, fit_then_refit, predictions
 from training.ranker.joined import JoinedRows, join_log
@@ -215,6 +216,9 @@ def _challenge(
     trained = load_ranker(path)
     challenger = predictions(trained, joined, task.windows.judged)
     gates = judge.gates(champion, challenger, task.settings)
+    noticed: list[str] = []
+    if all(gate.passed for gate in gates.values()):
+        gates[ONLINE_GATE], noticed = _online_gate(task, path, at=at)
     for name, g in gates.items():
         log.info(
             "stage=retrain gate=%s passed=%s value=%s limit=%s", name, g.passed, g.value, g.limit
@@ -228,10 +232,25 @@ def _challenge(
         "evaluation": facts,
         "scores": scores_of(facts),
         "warm_start": trained.facts["warm_start"],
+        "noticed": [*(f.message for f in task.found), *noticed],
     }
     if not all(gate.passed for gate in gates.values()):
         return found
     return found | _promoted(task, path, at=at)
+
+
+def _online_gate(task: RetrainTask, path: Path, *, at: datetime) -> tuple[Gate, list[str]]:
+    """Whether the challenger's reference rows read and score online as offline, and what there is
+    to say of it. Raises InputError where it cannot serve at all.
+    """
+    from adc_features.serving.both_paths import check_both_paths
+    from adc_features.serving.declared import open_declared
+
+    bundle = open_declared(promotion_of(task.champion.place.repo, path, at=at))
+    try:
+        return Gate(True, 0, 0), list(check_both_paths(bundle, at=at))
+    except ParityError as error:
+        return Gate(False, 1, 0), [str(error)]
 
 
 def challenger_ranker(
@@ -278,9 +297,7 @@ def _settings(task: RetrainTask) -> TrainSettings:
 
 
 def _promoted(task: RetrainTask, path: Path, *, at: datetime) -> dict[str, Any]:
-    """Let the challenger serve: opened once, moved among the versions by one rename, promoted."""
-    from adc_features.serving.declared import open_declared
-
+    """Let the challenger serve: moved among the versions by one rename, then promoted."""
     place = task.champion.place
     now = read_promotion(place.promotion).ranker_hash
     if now != task.champion.pair.ranker_hash:
@@ -289,7 +306,6 @@ def _promoted(task: RetrainTask, path: Path, *, at: datetime) -> dict[str, Any]:
             f" {task.champion.pair.ranker_hash[:12]} was judged; nothing was promoted, run the"
             " command again to judge it beside that one"
         )
-    open_declared(promotion_of(place.repo, path, at=at))
     if path.name == CHALLENGER:
         version = place.version(at)
         os.rename(path, version)

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +36,9 @@ class RetrainTask:
     """What a retraining is made of.
 
     champion: what serves. schema, resolution: the inputs of the challenger. found: how the registry
-    differs from what the champion was trained on. anew: inputs that start anew. log, windows: its
-    rows. as_of: exclusive end of the log. made_of: JSON values that name all of it.
+    differs from what the champion was trained on. anew: inputs that start anew. log: its rows;
+    source: where they are from, in words. as_of: exclusive end of the log. made_of: JSON values
+    that name all of it.
     """
 
     champion: Champion
@@ -46,10 +48,20 @@ class RetrainTask:
     anew: frozenset[str]
     log: LabelLog
     source: str
-    windows: RetrainWindows
     settings: RetrainSettings
     as_of: datetime
     made_of: dict[str, Any]
+
+    @cached_property
+    def windows(self) -> RetrainWindows:
+        """Its rows. Raises InputError where they do not suffice."""
+        return retrain_windows(
+            self.log,
+            through=self.champion.through,
+            end=self.as_of,
+            days=self.settings.window_days,
+            min_rows=self.settings.min_rows,
+        )
 
     @property
     def name(self) -> str:
@@ -86,7 +98,7 @@ def retrain_task(
     accept: Collection[Accept],
 ) -> RetrainTask:
     """What a retraining of a promoted ranker is made of. Raises InputError for a registry that
-    differs, a log that cannot be learned from, or rows that do not suffice.
+    differs, or a log that cannot be learned from.
     """
     champion = champion_of(repo, name)
     schema, found = checked_registry(repo, champion, accept)
@@ -94,19 +106,11 @@ def retrain_task(
     end = None if as_of is None else utc(as_of, name="as_of")
     log = read_labels(source, schema=schema, ranker=resolved.ranker, end=end)
     end = log.end + timedelta(microseconds=1) if end is None else end
-    windows = retrain_windows(
-        log,
-        through=champion.through,
-        end=end,
-        days=settings.window_days,
-        min_rows=settings.min_rows,
-    )
     made_of = {
         "champion": champion.pair.ranker_hash,
         "as_of": end.isoformat(),
         "labels": _table_hash(log.table),
         "registry": content_hash(pins(schema, resolved.inputs, resolved.ranker)),
-        "anew": sorted(anew),
         "settings": asdict(settings),
     }
     return RetrainTask(
@@ -117,7 +121,6 @@ def retrain_task(
         anew=anew,
         log=log,
         source=source_name(source),
-        windows=windows,
         settings=settings,
         as_of=end,
         made_of=made_of,
@@ -149,7 +152,7 @@ def challenger_inputs(
         else:
             kept.append(_retyped(spec, schema))
     gates = [g for g in ranker.gates if g in {s.name for s in kept}]
-    ranker = replace(ranker, gates=type(ranker.gates)(gates))
+    ranker = replace(ranker, gates=tuple(gates))
     return Resolution(ranker, tuple(kept), ()), frozenset(anew & {s.name for s in kept})
 
 
