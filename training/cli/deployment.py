@@ -74,13 +74,25 @@ def promote(
 
         report(promote_ranker(repo, ranker, at=datetime.now(UTC)), json)
         return
+    assert run is not None
+    report(_promoted(run, recipe, ranker, generation, to, catalog), json)
+
+
+def _promoted(
+    run: Path,
+    recipe: str | None,
+    ranker: str | None,
+    generation: str | None,
+    to: Path | None,
+    catalog: str | None,
+) -> dict[str, Any]:
+    """Promote a ranker of a run; what the command prints."""
     from adc_features.pipeline import pairs
     from adc_features.serving import promotion
     from training.deployment.choice import best_recipe
     from training.deployment.promotions import candidate, deploy
     from training.deployment.record import catalog_of, sync
 
-    assert run is not None
     opened, at = open_deployed(run), datetime.now(UTC)
     taken = None
     if recipe is None and ranker is None:
@@ -100,19 +112,15 @@ def promote(
         pair = candidate(opened, record, named, generation=generation, at=at)
     if to is not None:
         promotion.promote(to, pair)
-        report({"promotion": str(to), **why, "pair": pair.name, **asdict(pair)}, json)
-        return
+        return {"promotion": str(to), **why, "pair": pair.name, **asdict(pair)}
     number = deploy(opened, catalog_of(opened, catalog), pair, at=at)
-    report(
-        {
-            "promotion": str(run / promotion.PROMOTION),
-            "number": number,
-            **why,
-            "pair": pair.name,
-            **asdict(pair),
-        },
-        json,
-    )
+    return {
+        "promotion": str(run / promotion.PROMOTION),
+        "number": number,
+        **why,
+        "pair": pair.name,
+        **asdict(pair),
+    }
 
 
 def rollback(

@@ -337,8 +337,9 @@ def run_all(
     """
     from adc_features.extras import require
     from adc_features.pipeline.stages import dataset_of
+    from training.outputs import write_outputs
     from training.quick import quick_recipes, quick_settings
-    from training.stages import asked_recipes, stages_of, write_outputs
+    from training.stages import asked_recipes, stages_of
 
     recipes = asked_recipes(quick_recipes(recipe) if quick else recipe)
     require("torch", "sklearn", "scipy", "xgboost", "altair", "vl_convert")

@@ -205,19 +205,14 @@ def importance(
         PairedBootstrap(label, users, seed), None if requests is None else requests.number
     )
     exchange = Exchange(len(kept), requests, None if user is None else RowGroups.of(users))
-    units, place = list(_units(trained.encoder)), names.index(task)
-    scored = _Scored(trained, encoded, place, rows)
-    found, done = [], 0
-    for unit in units:
-        each = []
-        for n in range(permutations):
-            rng = np.random.default_rng([seed, 2, n])  # the same for every unit of a side
-            each.append(scored.drop(exchanged(encoded, unit, exchange, rng)))
-            done += 1
-            if progress is not None:
-                progress(f"importance {trained.name}", done, len(units) * permutations)
-        drop = {m: _averaged([e[m] for e in each], seed).interval() for m in scored.base}
+    scored = _Scored(trained, encoded, names.index(task), rows)
+    found = []
+    units = list(_units(trained.encoder))
+    for done, unit in enumerate(units):
+        drop = scored.dropped(unit, exchange, permutations, seed)
         found.append((unit, Leaning(unit.side, unit.kind, unit.inputs, drop)))
+        if progress is not None:
+            progress(f"importance {trained.name}", done + 1, len(units))
     by = "request_gauc" if requests is not None else "gauc"
     found.sort(key=lambda f: -np.nan_to_num(f[1].drop[by]["mean"]))
     return Importance(
@@ -238,13 +233,23 @@ class _Scored:
 
     def __init__(self, trained: TrainedRanker, encoded: Encoded, task: int, rows: TaskRows) -> None:
         self._scores: Callable[[Encoded], np.ndarray] = lambda e: trained.probabilities(e)[:, task]
-        self._rows = rows
+        self._rows, self._encoded = rows, encoded
         self.base = self._estimates(encoded)
 
     def _estimates(self, encoded: Encoded) -> dict[str, Estimate]:
         return self._rows.estimates(self._scores(encoded), only=METRICS)
 
-    def drop(self, encoded: Encoded) -> dict[str, Estimate]:
+    def dropped(
+        self, unit: _Unit, exchange: Exchange, permutations: int, seed: int
+    ) -> dict[str, Interval]:
+        """Metric -> how much worse when a unit is exchanged, over so many permutations."""
+        each = []
+        for n in range(permutations):
+            rng = np.random.default_rng([seed, 2, n])  # the same for every unit of a side
+            each.append(self._drop(exchanged(self._encoded, unit, exchange, rng)))
+        return {m: _averaged([e[m] for e in each], seed).interval() for m in self.base}
+
+    def _drop(self, encoded: Encoded) -> dict[str, Estimate]:
         """Metric -> how much worse, paired with the base."""
         worse = self._estimates(encoded)
         return {
