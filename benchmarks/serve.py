@@ -165,7 +165,7 @@ def equality(world: World, scratch: Path, *, rows: int) -> dict[str, Any]:
 
     from adc_features.loader.frame import label_table, training_frame
     from adc_features.ranking.recipes import Sources
-    from adc_features.serving.scoring import open_bundle
+    from adc_features.serving.opening import open_bundle
     from adc_features.store import (
         apply,
         materialize,
@@ -455,8 +455,8 @@ def mixed(heard: list[Heard], expected: dict[str, list[dict]]) -> tuple[int, dic
 def measure(
     world: World, scratch: Path, *, items: int, rate: float, seconds: float
 ) -> dict[str, Any]:
+    from adc_features.serving.opening import open_bundle
     from adc_features.serving.promotion import promote
-    from adc_features.serving.scoring import open_bundle
 
     rng, file = np.random.default_rng(1), scratch / "promotion.json"
     asked = [

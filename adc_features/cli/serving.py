@@ -327,8 +327,8 @@ def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[
     from adc_features.clock import parse_utc
     from adc_features.pipeline.pairs import serving_pair
     from adc_features.pipeline.run import Run
+    from adc_features.serving.opening import open_bundle
     from adc_features.serving.promotion import read_promotion
-    from adc_features.serving.scoring import open_bundle
     from adc_features.serving.workers import one_thread
 
     frozen = parse_utc(now, name="--now") if now else None

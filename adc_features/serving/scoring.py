@@ -35,7 +35,7 @@ from adc_features.ranking.recipes import Sources, recipe_inputs
 from adc_features.ranking.trained import Trained, load_trained
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
-from adc_features.serving.ranked import Ranked, Serving
+from adc_features.serving.ranked import Ranked
 from adc_features.serving.request_frame import RequestFrame
 from adc_features.store import OnlineReader, OnlineSids, open_reader
 from adc_features.store.definitions import id_type, statistics_schemas
@@ -47,8 +47,6 @@ from adc_features.store.repository import (
     statistics_path,
 )
 
-SERVICE_RANKER = "service_ranker"
-"""Kind of a ranker of the user's own feature service, in its manifest."""
 ID_LENGTH = 256
 """Characters of the longest id: text arrays are as wide as their longest value."""
 
@@ -88,7 +86,7 @@ class Ranking(NamedTuple):
 class Bundle:
     """A ranker, the codes it was trained on and a reader of online features.
 
-    It is what one request uses from its start to its end; `open_bundle` makes one.
+    It is what one request uses from its start to its end; `open_recipe` makes one.
 
     Attributes
     ----------
@@ -111,6 +109,7 @@ class Bundle:
 
     Examples
     --------
+    >>> from adc_features.serving import open_bundle
     >>> bundle = open_bundle(pair)
     >>> ranking = bundle.score("u1", ["i00", "i01", "unknown"], now=now)
     >>> ranking.score.shape, ranking.known.tolist()
@@ -207,7 +206,21 @@ class Bundle:
         return self.trained.recipe.name
 
     def rank(self, asked: RankRequest, *, now: datetime) -> Ranked:
-        """`score` for a request to the service."""
+        """`score` for a request to the service.
+
+        Parameters
+        ----------
+        asked : RankRequest
+            As it was sent; user and items are ids.
+        now : datetime
+            Aware: the time as of which features age and codes are read.
+
+        Raises
+        ------
+        RequestError
+            Objects of keys or fields of the request, which this ranker does not read; and as
+            `score`.
+        """
         if isinstance(asked.user, dict) or any(isinstance(item, dict) for item in asked.items):
             raise RequestError("user and items are objects; this ranker takes ids alone")
         if asked.request:
@@ -243,7 +256,15 @@ class Bundle:
         return ()
 
     def shown(self, rows: pa.Table, features: list[str]) -> dict[str, list[Any]]:
-        """What the service answers of `lookup`'s rows: found, codes, the features asked for."""
+        """What the service answers of `lookup`'s rows: found, codes, the features asked for.
+
+        Parameters
+        ----------
+        rows : pyarrow.Table
+            Of `lookup`.
+        features : list of str
+            Names of item features.
+        """
         found, shown = "item_profile_found", list[str]()
         if self.live:
             found, shown = "sid_found", ["sid", "sid_weight", "reliability", "is_cold"]
@@ -364,45 +385,8 @@ class Bundle:
         return frame
 
 
-def open_bundle(promotion: Promotion) -> Serving:
-    """Open a promoted pair for scoring.
-
-    It checks that the pair fits together and scores once, so that the first request is as fast as
-    the rest. It opens on an online store that is not loaded yet, and refuses requests until it is.
-    A PPNet needs no torch.
-
-    Parameters
-    ----------
-    promotion : Promotion
-        The pair.
-
-    Returns
-    -------
-    Bundle
-        Threads may share it.
-
-    Raises
-    ------
-    ArtifactError, GenerationMismatch
-        As `check_promotion`.
-    InputError
-        The generation is not live, or the repository lacks a feature that the ranker reads.
-
-    Examples
-    --------
-    >>> bundle = open_bundle(pair)
-    >>> ranking = bundle.score("u1", ["i00", "i01", "unknown"], now=now)
-    >>> ranking.score.shape, ranking.known.tolist()
-    ((3,), [True, True, False])
-    """
-    if read_manifest(promotion.ranker, verify=False).get("kind") == SERVICE_RANKER:
-        from adc_features.serving.declared import open_declared
-
-        return open_declared(promotion)
-    return _open_recipe(promotion)
-
-
-def _open_recipe(promotion: Promotion) -> Bundle:
+def open_recipe(promotion: Promotion) -> Bundle:
+    """Open a promoted pair of a run, see `opening.open_bundle`."""
     check_promotion(promotion)
     trained = load_trained(promotion.ranker, generation=promotion.known_as or promotion.generation)
     schemas = statistics_schemas(promotion.repository)

@@ -28,6 +28,7 @@ from starlette.responses import Response
 
 from adc_features.errors import AdcError
 from adc_features.serving.metrics import Metrics
+from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import read_promotion
 from adc_features.serving.protocol import (
     SMALL_BODY,
@@ -43,7 +44,6 @@ from adc_features.serving.protocol import (
     without_paths,
 )
 from adc_features.serving.ranked import Ranked, Serving
-from adc_features.serving.scoring import open_bundle
 
 log = logging.getLogger(__name__)
 

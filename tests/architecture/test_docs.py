@@ -276,8 +276,9 @@ def test_every_block_of_the_tutorial_runs(here):
 
 def test_readme_s_commands_run(here, tmp_path, monkeypatch):
     """README's commands read two tables, check them, and look an item up in a run."""
-    tables, doctor, run, lookup = (command.words for command in commands(ROOT / "README.md"))
-    assert [words[0] for words in (tables, doctor, run)] == ["data", "doctor", "run"]
+    words = [command.words for command in commands(ROOT / "README.md")]
+    tables, doctor, run, lookup = words[:4]
+    assert [each[0] for each in (tables, doctor, run)] == ["data", "doctor", "run"]
     assert "g1" in adc(*filled(lookup, ITEM="i000001"))
     for name in ("items.parquet", "interactions.parquet"):
         (tmp_path / name).write_bytes((here / "generated" / name).read_bytes())

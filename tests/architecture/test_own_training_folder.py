@@ -113,7 +113,7 @@ def test_a_promoted_ranker_is_opened_and_scores(theirs, shop):
     code = """
 from pathlib import Path
 from adc_features.serving.promotion import read_promotion
-from adc_features.serving.scoring import open_bundle
+from adc_features.serving.opening import open_bundle
 bundle = open_bundle(read_promotion(Path("pair.json")))
 print(bundle.promotion.generation)
 """

@@ -17,14 +17,15 @@ LONG = {
     "adc_features/codes/sids.py": DESCRIBED,
     "adc_features/loader/frame.py": DESCRIBED,
     "adc_features/pipeline/run.py": DESCRIBED,
+    "adc_features/serving/scoring.py": DESCRIBED,
     "adc_features/store/history.py": DESCRIBED,
     "adc_features/store/online.py": DESCRIBED,
     "adc_features/tokenizer/fit.py:fit": "the steps of a fit in their order, each a call",
     "training/cli/main.py:audit": OPTIONS,
-    "training/cli/main.py:retrieve_train": OPTIONS,
     "training/cli/main.py:run_all": OPTIONS,
     "training/cli/retraining.py:monitor": OPTIONS,
     "training/cli/retraining.py:retrain": OPTIONS,
+    "training/cli/retrieval.py:retrieve_train": OPTIONS,
     "training/cli/tokenizing.py:tokenize": OPTIONS,
 }
 """Longer than that, and why it stays: "path" or "path:function" -> the reason."""

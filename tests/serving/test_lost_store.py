@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 from adc_features import store
 from adc_features.errors import ArtifactError
 from adc_features.serving.app import application
-from adc_features.serving.scoring import open_bundle
+from adc_features.serving.opening import open_bundle
 from adc_features.serving.service import Service, ServiceSettings
 from adc_features.store.lmdb.environment import environment
 

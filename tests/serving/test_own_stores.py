@@ -22,9 +22,9 @@ from market_world import END, STORES, Market, feast_apply, make_market
 from adc_features.errors import ArtifactError, InputError, RequestError
 from adc_features.serving.app import server
 from adc_features.serving.declared import DeclaredBundle, open_declared
+from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import read_promotion
 from adc_features.serving.protocol import RankRequest, ServiceSettings
-from adc_features.serving.scoring import open_bundle
 from adc_features.serving.service import Service
 from adc_features.serving.workspace import Workspace
 from adc_features.store.services.schema import declared_rankers

@@ -14,9 +14,9 @@ from serving_world import CODEBOOK, NOW, SPEC, later, other_codes
 from adc_features import store
 from adc_features.codes.generation import Generation
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError, RequestError
+from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import promote
 from adc_features.serving.protocol import RankRequest
-from adc_features.serving.scoring import open_bundle
 from adc_features.store.repository import live_generations, write_live_generations
 
 ITEMS = [f"i{n:02d}" for n in range(0, 60, 4)]

@@ -19,8 +19,8 @@ from serving_world import NOW
 from adc_features import store
 from adc_features.errors import InputError
 from adc_features.serving.app import server
+from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import promote
-from adc_features.serving.scoring import open_bundle
 from adc_features.serving.service import Answer, Service, ServiceSettings
 
 ITEMS = ["i07", "i00", "i31", "i59"]

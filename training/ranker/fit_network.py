@@ -15,7 +15,7 @@ Legend: N rows, B rows of a batch, T tasks, E embedding width.
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,9 @@ from adc_features.ranking.base import Progress, Round
 from adc_features.ranking.multitask.shape import NetworkShape
 from training.ranker.batches import RowTensors, epoch_batches
 from training.ranker.labelled import Labelled, weighed
+from training.ranker.losses import MultitaskLoss
 from training.ranker.network import Network, Networks
+from training.ranker.warm_start import warm_start
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +39,6 @@ ROUND_COST = 0.002
 begun to learn rows by heart."""
 SCORED = 8_192
 """Rows that are scored at once."""
-UNKNOWN = 1
-"""Row of a table whose copy a new row begins with."""
 
 
 @dataclass(frozen=True)
@@ -95,13 +95,6 @@ def fit_settings(said: Mapping[str, Any] | None) -> FitSettings:
     """Those of a ranker's `settings` that train its network; others build it."""
     chosen = said or {}
     return FitSettings(**{f.name: chosen[f.name] for f in fields(FitSettings) if f.name in chosen})
-
-
-class Started(NamedTuple):
-    """What a warm start took over, by name of a parameter: grown tables among the carried."""
-
-    carried: list[str]
-    anew: list[str]
 
 
 def fit_network(
@@ -307,7 +300,7 @@ class UserBias:
         descent = torch.optim.Adam([bias], lr=settings.level_rate, fused=True)
         return cls(numbers[rows], bias, settings.bias_penalty, descent)
 
-    def step(self, logits: Tensor, places: Tensor, loss: "MultitaskLoss") -> Tensor:
+    def step(self, logits: Tensor, places: Tensor, loss: MultitaskLoss) -> Tensor:
         """The loss of logits [T, B] beside the bias, after its gradients and the bias's step."""
         self.descent.zero_grad()
         bias = self.bias[self.users[places]].T
@@ -315,90 +308,6 @@ class UserBias:
         lost.backward()
         self.descent.step()
         return lost
-
-
-@dataclass(frozen=True)
-class MultitaskLoss:
-    """The loss of batches of learnable rows.
-
-    rows: int64 [N'], the rows that some task learns from; `labels`, `weights` (0 where masked):
-    [N', T] and `groups`: [N'] are theirs. scale, listwise: [T], factors of the sums of a batch.
-    """
-
-    rows: Tensor
-    labels: Tensor
-    weights: Tensor
-    groups: Tensor | None
-    scale: Tensor
-    listwise: Tensor
-
-    @classmethod
-    def of(cls, rows: Labelled, shape: NetworkShape, batch: int) -> "MultitaskLoss":
-        """Raises InputError for labels that do not fit the rows or the tasks."""
-        weights = weighed(rows, shape.tasks)
-        learnable = np.flatnonzero(weights.any(0))
-        if not len(learnable):
-            raise InputError(
-                f"none of {len(rows.encoded)} rows has a label that counts: every label is masked"
-                " or weighs 0; check the ripeness of the labels and the training window"
-            )
-        if shape.listwise and rows.groups is None:
-            raise InputError(
-                f"listwise={shape.listwise} without requests: name the column of the label log that"
-                " tells a row's request"
-            )
-        weights = weights[:, learnable]
-        labels = np.where(weights > 0, rows.labels[:, learnable], 0).astype(np.float32)
-        groups = None
-        if rows.groups is not None:
-            groups = np.unique(np.asarray(rows.groups)[learnable], return_inverse=True)[1]
-        batches = max(1, -(-len(learnable) // batch))
-        task = np.array(shape.task_weights)
-        return cls(
-            torch.from_numpy(learnable),
-            torch.from_numpy(np.ascontiguousarray(labels.T)),
-            torch.from_numpy(np.ascontiguousarray(weights.T)),
-            None if groups is None else torch.from_numpy(groups.astype(np.int64)),
-            _per_batch(task, weights.sum(1, dtype=np.float64), batches),
-            _per_batch(shape.listwise * task, (weights * labels).sum(1, dtype=np.float64), batches),
-        )
-
-    def __call__(self, logits: Tensor, places: Tensor) -> Tensor:
-        """Of the learnable rows at these places (int64 [B]); logits: [T, B]."""
-        labels, weights = self.labels[places].T, self.weights[places].T
-        each = cross_entropy(logits, labels, reduction="none") * weights
-        total = each.sum(1) @ self.scale
-        if self.groups is None or not self.listwise.any():
-            return total
-        group = self.groups[places].unique(return_inverse=True)[1]
-        return total + listwise_sums(logits, labels, weights, group) @ self.listwise
-
-
-def listwise_sums(logits: Tensor, labels: Tensor, weights: Tensor, group: Tensor) -> Tensor:
-    """[T]: the sum over positives of weight * -log softmax within the group, among rows that are
-    not masked.
-
-    logits, labels, weights (0: masked): [T, B]; group: int64 [B], from 0.
-    """
-    count = int(group.max()) + 1 if len(group) else 0
-    index = group.expand_as(logits)
-    seen = logits.masked_fill(weights <= 0, -torch.inf)
-    # the greatest of each group, so that no exponential overflows; it cancels out
-    greatest = torch.full((len(logits), count), -torch.inf).scatter_reduce(
-        1, index, seen.detach(), "amax"
-    )
-    greatest = greatest.masked_fill(greatest == -torch.inf, 0.0)
-    sums = torch.zeros(len(logits), count).scatter_add(
-        1, index, torch.exp(seen - greatest.gather(1, index))
-    )
-    log_sums = torch.log(sums.clamp(min=1e-30)) + greatest
-    return ((log_sums.gather(1, index) - logits) * labels * weights).sum(1)
-
-
-def _per_batch(task: np.ndarray, sums: np.ndarray, batches: int) -> Tensor:
-    """task / (sum / batches), 0 where there is no sum."""
-    scale = np.divide(task * batches, sums, out=np.zeros(len(sums)), where=sums > 0)
-    return torch.from_numpy(scale.astype(np.float32))
 
 
 @dataclass(frozen=True)
@@ -446,65 +355,3 @@ def load(shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> Networks:
         model = Networks(shape)
     model.load_state_dict({name: torch.from_numpy(value) for name, value in tensors.items()})
     return model
-
-
-@torch.no_grad()
-def warm_start(
-    model: Networks,
-    older: NetworkShape,
-    tensors: Mapping[str, np.ndarray],
-    *,
-    cold: Collection[str] = (),
-) -> Started:
-    """Take over what an older network knows, and say what.
-
-    Tables by name: old rows are kept, new ones begin as a copy of the row "unknown", so that an id
-    scores at admission as it did before. Everything else is taken over where inputs, tasks and
-    widths are the same, and begins anew where they are not.
-
-    cold: inputs whose values mean something else now. Their tables begin anew, and so does all that
-    is no table, as it has learned to read them together with the others.
-    """
-    shape = model.shape
-    carried: list[str] = []
-    anew: list[str] = []
-    same = not cold and _structure(shape) == _structure(older)
-    lost = {t for name in cold for slot in shape.inputs[name].slots for t in slot.tables}
-    for name, parameter in model.named_parameters():
-        known = tensors.get(name)
-        if name.endswith("embeddings.table"):
-            for table in shape.tables:
-                said = f"{name}/{table}"
-                kept = table not in lost and _grow(parameter, shape, known, older, table)
-                (carried if kept else anew).append(said)
-        elif same and known is not None and known.shape == tuple(parameter.shape):
-            parameter.copy_(torch.from_numpy(known))
-            carried.append(name)
-        else:
-            anew.append(name)
-    return Started(carried, anew)
-
-
-def _structure(shape: NetworkShape) -> tuple:
-    """What must be equal for parameters other than tables to mean the same."""
-    apart = shape.level, shape.settled, shape.gate_only
-    return shape.inputs, shape.tasks, shape.gates, shape.domain, apart, shape.settings.epnet
-
-
-def _grow(
-    parameter: Tensor,
-    shape: NetworkShape,
-    known: np.ndarray | None,
-    older: NetworkShape,
-    table: str,
-) -> bool:
-    """Copy the rows of one table; False where the older network has none such."""
-    count, before = shape.tables[table], older.tables.get(table, 0)
-    if known is None or known.shape[1] != parameter.shape[1] or not 0 < before <= count:
-        return False
-    rows = torch.from_numpy(known[older.starts[table] : older.starts[table] + before])
-    start = shape.starts[table]
-    parameter[start : start + before] = rows
-    if before < count:
-        parameter[start + before : start + count] = rows[min(UNKNOWN, before - 1)]
-    return True

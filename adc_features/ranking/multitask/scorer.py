@@ -20,38 +20,10 @@ from adc_features.errors import InputError
 from adc_features.inputs.encoded import Bag, Encoded, History, Lookup, Projected, Slot
 from adc_features.ranking.multitask.pieces import length, pieces
 from adc_features.ranking.multitask.shape import NetworkShape
+from adc_features.ranking.multitask.sides import Product, Sides, beside, scaled, side_by_side
 
 PATTERNS = 8
 """How many ways to split inputs into one row and N rows are kept: a service has one or two."""
-
-
-class Sides(NamedTuple):
-    """Values of the columns with one row, [1, X1], and of those with N rows, [N, XN]."""
-
-    one: np.ndarray
-    many: np.ndarray
-
-
-class Product(NamedTuple):
-    """A linear layer split by sides: weights [X1, W] and [XN, W]."""
-
-    one: np.ndarray
-    many: np.ndarray
-
-    @classmethod
-    def split(cls, weights: np.ndarray, single: np.ndarray) -> "Product":
-        """single: bool [X], columns with one row."""
-        one, many = np.ascontiguousarray(weights[single]), np.ascontiguousarray(weights[~single])
-        return cls(one, many if many.any() else many[:0])
-
-    def of(self, values: Sides) -> np.ndarray:
-        """[N, W]; [1, W] where no column with N rows counts."""
-        if not self.many.size:
-            return values.one @ self.one
-        product: np.ndarray = values.many @ self.many
-        if self.one.size:
-            product += values.one @ self.one
-        return product
 
 
 class NetworkScorer:
@@ -118,8 +90,8 @@ class _Rows:
         }
         dense = [blocks[name].dense for name, of in shape.inputs.items() if of.dense]
         self.dense = Sides(
-            _beside([values for values in dense if len(values) == 1 != count], 1),
-            _beside([values for values in dense if not len(values) == 1 != count], count),
+            beside([values for values in dense if len(values) == 1 != count], 1),
+            beside([values for values in dense if not len(values) == 1 != count], count),
         )
         self.lookups = [
             _lookups([s for s in slots["lookup"] if (length(s[0]) == 1 != count) is single], n)
@@ -144,10 +116,6 @@ def _lookups(
     for column, (slot, starts) in enumerate(slots):
         np.add(cast(Lookup, slot).rows, starts[0], out=rows[:, column])
     return rows, [cast(Lookup, slot).weights for slot, _ in slots]
-
-
-def _beside(parts: Sequence[np.ndarray], count: int) -> np.ndarray:
-    return np.concatenate(parts, 1) if parts else np.empty((count, 0), np.float32)
 
 
 class _Split(NamedTuple):
@@ -200,11 +168,11 @@ class _Network:
         embedded = self._embedded(rows)
         first = split.first
         if split.domain is None or split.opened is None or split.prior is None:
-            hidden = first.of(_with(embedded, rows.dense))
+            hidden = first.of(side_by_side(embedded, rows.dense))
         else:
-            raw = _with(embedded, rows.dense)
+            raw = side_by_side(embedded, rows.dense)
             gate = np.maximum(split.domain.of(raw) + self._domain_bias, 0) @ split.opened
-            hidden = first.of(_with(_scaled(embedded, 1 + np.tanh(gate)), rows.dense))
+            hidden = first.of(side_by_side(scaled(embedded, 1 + np.tanh(gate)), rows.dense))
             hidden = hidden + self._widened(split.prior.of(raw))
         hidden = hidden + self.bias
         if len(hidden) < rows.count:
@@ -263,7 +231,7 @@ class _Network:
             parts[not len(pooled) == 1 != rows.count].append(pooled)
             attended.append(found)
         parts[1].extend(attended)
-        return Sides(_beside(parts[0], 1), _beside(parts[1], rows.count))
+        return Sides(beside(parts[0], 1), beside(parts[1], rows.count))
 
     def _history(
         self, history: History, starts: np.ndarray, count: int
@@ -301,7 +269,7 @@ class _Network:
             gated += 1.0
             gated *= np.maximum(hidden, 0)
             width = weights.shape[1]
-            hidden = _beside(
+            hidden = beside(
                 [
                     gated[:, task * width : (task + 1) * width] @ weights[task] + biases[task]
                     for task in range(self.tasks)
@@ -371,21 +339,6 @@ def _domain_layer(shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> np.
     columns, dense = shape.prior([cast(str, shape.domain)])
     weights[[*columns, *(embedded + n for n in dense)]] += tensors["epnet.prior"]
     return weights
-
-
-def _with(embedded: Sides, dense: Sides) -> Sides:
-    """Embeddings and numbers side by side; a domain's gate may have spread those with one row."""
-    one, numbers = embedded.one, dense.one
-    if len(one) > len(numbers):
-        numbers = np.repeat(numbers, len(one), axis=0)
-    return Sides(_beside([one, numbers], 1), _beside([embedded.many, dense.many], 1))
-
-
-def _scaled(embedded: Sides, gate: np.ndarray) -> Sides:
-    """Embeddings times their gate, [1 or N, embeddings]: those with one row get N rows where their
-    gate has."""
-    width = embedded.one.shape[1]
-    return Sides(embedded.one * gate[:, :width], embedded.many * gate[:, width:])
 
 
 def _summed(table: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:

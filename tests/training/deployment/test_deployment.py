@@ -26,8 +26,8 @@ from adc_features.pipeline.run import Run, RunSettings
 from adc_features.pipeline.snapshots import renew, snapshot
 from adc_features.pipeline.stages import STAGES, dataset_of, repository_of, serving_time, split_of
 from adc_features.ranking.trained import load_trained
+from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import PROMOTION, read_promotion
-from adc_features.serving.scoring import open_bundle
 from adc_features.store import live_generations, materialize, materialized_through
 from training.deployment import promotions
 from training.deployment.cleanup import collect

@@ -10,8 +10,9 @@ from adc_features.inputs.rows import Parts
 from adc_features.ranking.multitask.scorer import NetworkScorer
 from adc_features.ranking.multitask.shape import NetworkShape
 from adc_features.ranking.multitask.trained import load_ranker
-from training.ranker.fit_network import Epochs, FitSettings, parameters, warm_start
+from training.ranker.fit_network import Epochs, FitSettings, parameters
 from training.ranker.labelled import Labelled
+from training.ranker.warm_start import warm_start
 
 SKUS = range(1_000, 1_050)
 SLACK = {"auc": 0.025, "gauc": 0.025}

@@ -15,19 +15,18 @@ from adc_features.ranking.multitask.shape import NetworkSettings, NetworkShape, 
 from training.ranker.batches import RowTensors, epoch_batches
 from training.ranker.fit_network import (
     FitSettings,
-    MultitaskLoss,
     chosen_rounds,
     fit_network,
     fit_settings,
-    listwise_sums,
     load,
     logits_of,
     parameters,
-    warm_start,
 )
 from training.ranker.labelled import Labelled
+from training.ranker.losses import MultitaskLoss, listwise_sums
 from training.ranker.models import check_settings
 from training.ranker.network import Bags, Networks
+from training.ranker.warm_start import warm_start
 
 SHAPE = NetworkShape.of(LAYOUT, RANKER)
 COUNT = 60

@@ -86,7 +86,8 @@ def test_new_ids_join_and_old_ones_keep_their_rows(feed, monkeypatch):
 def test_a_warm_start_scores_as_the_champion_before_any_step(feed):
     """With grown vocabularies and no step trained, every row scores as the champion scores it
     within 1e-6, those of new ids too, as they begin as the row "unknown"."""
-    from training.ranker.fit_network import parameters, warm_start
+    from training.ranker.fit_network import parameters
+    from training.ranker.warm_start import warm_start
 
     labels = with_new_customers(feed.folder)
     task = retrain_task(feed.folder, "feed", labels, as_of=None, settings=STRICT, accept=())
