@@ -6,13 +6,15 @@ when they are given --repo.
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from adc_features.errors import InputError
-from adc_features.inputs.changes import Accept
 from training.cli.rankers import label_source
+
+if TYPE_CHECKING:
+    from adc_features.inputs.changes import Accept
 
 OptionalRunOption = Annotated[
     Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
