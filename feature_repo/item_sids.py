@@ -1,5 +1,5 @@
-"""One feature view per live generation.
-Reads: data/live_generations.json, which publishing writes last.
+"""One feature view per live generation. Reads: data/live_generations.json, which publishing writes
+last.
 """
 
 from pathlib import Path

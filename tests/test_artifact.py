@@ -245,6 +245,8 @@ def test_files_are_replaced_and_locked_in_one_place_each():
         ("adc_features/file_lock.py", "fcntl"),
         # a directory that stands in a file's place is moved aside
         ("adc_features/serving/promotion.py", "rename"),
+        # a finished challenger takes its place among the versions, where none was
+        ("training/deployment/declared/retrain.py", "rename"),
     }
 
 

@@ -35,9 +35,10 @@ def test_a_baseline_takes_the_options_that_it_has():
 def test_the_defaults_are_those_that_version_0_1_had():
     """Runs of version 0.1 do not hold the values of their recipes, so they are reused only while
     the first version of the two stages means these. Whoever changes a default: raise the `version`
-    of BEHAVIOR_STAGE or GENERATION, then the hash here.
+    of BEHAVIOR_STAGE or GENERATION, then the hash here. A recipe that is new since is no default.
     """
-    behavior = {name: asdict(recipe()) for name, recipe in behaviors.RECIPES.items()}
+    then = ("full_softmax", "norm_rising")
+    behavior = {name: asdict(behaviors.RECIPES[name]()) for name in then}
     tokenizers = {name: recipe().to_dict() for name, recipe in fitting.RECIPES.items()}
     assert [sha(behavior), sha(tokenizers)] == ["1770a57a1c5b152c", "0c6fef91adc5c464"]
     assert (BEHAVIOR_STAGE.version, GENERATION.version) == (1, 1)
