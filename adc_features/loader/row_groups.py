@@ -120,11 +120,11 @@ class ParquetGroups:
         for number, path in enumerate(self.paths):
             try:
                 meta = pq.read_metadata(path)
-            except (pa.ArrowInvalid, OSError) as error:
+                names = meta.schema.to_arrow_schema()
+            except (pa.ArrowException, OSError) as error:
                 raise ArtifactError(
                     f"{path} cannot be read as Parquet ({error}); give complete Parquet files"
                 ) from error
-            names = meta.schema.to_arrow_schema()
             if missing := sorted(set(self.columns or ()) - set(names.names)):
                 raise InputError(f"{path} has no column {', '.join(missing)}; it has {names.names}")
             if schema is not None and not names.equals(schema):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_world import examples
 
-from adc_features.errors import InputError
+from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import microseconds, time_bounds, timestamps
 from adc_features.pipeline.dataset_manifest import retrieval_manifest
 from adc_features.store.parquet.opening import open_source
@@ -519,3 +519,21 @@ def test_every_reader_gives_the_answer_found_by_hand_or_refuses(
             assert has_texts
         else:
             assert got == want
+
+
+def test_a_bit_flipped_in_a_footer_gives_the_rows_or_our_error(tmp_path):
+    """Arrow has many kinds of error for a footer that cannot be; each is told as damage of the
+    file.
+    """
+    path, refused = tmp_path / "rows.parquet", 0
+    times = pa.array([0, 1], pa.timestamp("us"))
+    pq.write_table(pa.table({"n": pa.array([1, 2], pa.uint8()), "t": times}), path)
+    whole = path.read_bytes()
+    for at in range(max(0, len(whole) - 600), len(whole)):
+        for bit in (4, 16):
+            path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
+            try:
+                open_source(str(path)).table(["n"])
+            except (ArtifactError, InputError, KeyError):  # KeyError: another name of a column
+                refused += 1
+    assert refused

@@ -133,7 +133,7 @@ def _schemas(parts: Sequence[Any], of: str, path: str) -> list[pa.Schema]:
     def schema(part: Any) -> pa.Schema:
         try:
             found = part.physical_schema
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise ArtifactError(
                 f"{of}: {part.path} is not readable as Parquet ({error}); the file is damaged or"
                 " half-written, write it again"

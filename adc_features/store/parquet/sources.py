@@ -177,7 +177,7 @@ class Source:
         """Raise ArtifactError for files that cannot be read."""
         try:
             yield
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             raise ArtifactError(
                 f"{self.of}: {self.path} cannot be read ({error}); the file is damaged or"
                 " half-written, write it again"
