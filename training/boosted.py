@@ -3,7 +3,8 @@
 import xgboost as xgb
 
 from adc_features.ranking.base import Progress, Round
-from adc_features.ranking.boosted import BoostedRanker, BoostedSettings, boosted_matrix
+from adc_features.ranking.boosted import BoostedRanker, boosted_matrix
+from adc_features.ranking.boosted_settings import BoostedSettings
 from adc_features.ranking.inputs import Inputs
 
 ROUND_COST = 0.0
@@ -25,18 +26,7 @@ def fit_boosted(
     holdout: rows that are scored after each round. The same seed gives the same trees. There is no
     warm start: an older ranker's splits are on the older ids and scales.
     """
-    parameters = {
-        "objective": "binary:logistic",
-        "eval_metric": "logloss",
-        "tree_method": "hist",
-        "max_depth": settings.max_depth,
-        "learning_rate": settings.learning_rate,
-        "subsample": settings.subsample,
-        "colsample_bytree": settings.colsample_bytree,
-        "min_child_weight": settings.min_child_weight,
-        "nthread": settings.threads,
-        "seed": seed,
-    }
+    parameters = settings.parameters(seed=seed)
     rounds = rounds or settings.max_rounds
     train = boosted_matrix(inputs)
     watched = [(train, "train")]

@@ -88,7 +88,7 @@ def _fitting(
     """How the recipe's model is fitted to inputs, and what each further round must save."""
     codebook_size = frame.codebook_size if recipe.codes != "none" else 0
     if recipe.model == "xgboost":
-        from adc_features.ranking.boosted import BoostedSettings
+        from adc_features.ranking.boosted_settings import BoostedSettings
         from training import boosted
 
         settings = BoostedSettings()

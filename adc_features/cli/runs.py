@@ -21,6 +21,17 @@ DataOption = Annotated[
 ]
 
 
+OptionalRunOption = Annotated[
+    Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
+]
+
+
+RepoOption = Annotated[
+    Path | None,
+    typer.Option("--repo", metavar="DIR", help="A Feast repository, in place of --run."),
+]
+
+
 SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 
 
@@ -43,6 +54,12 @@ FinalOption = Annotated[
         "--final/--validation", help="Score the test rows instead of the validation window."
     ),
 ]
+
+
+def one_of(run: Path | None, repo: Path | None) -> None:
+    """Raise BadParameter unless exactly one of --run and --repo was given."""
+    if (run is None) == (repo is None):
+        raise typer.BadParameter("give --run or --repo")
 
 
 def open_run(

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from adc_features.cli.console import JsonOption, report
+from adc_features.cli.runs import OptionalRunOption, RepoOption, one_of
 from adc_features.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -23,12 +24,6 @@ NowOption = Annotated[
         help="Rank as of this time; default the clock. For data that ended long ago.",
     ),
 ]
-
-
-RepoOption = Annotated[
-    Path | None,
-    typer.Option("--repo", metavar="DIR", help="A Feast repository, in place of --run."),
-]
 RankerOption = Annotated[
     str | None,
     typer.Option(
@@ -43,9 +38,7 @@ def rank(
     items: Annotated[
         list[str], typer.Argument(metavar="ITEM...", help="Candidates, written likewise.")
     ],
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
-    ] = None,
+    run: OptionalRunOption = None,
     repo: RepoOption = None,
     ranker: RankerOption = None,
     field: Annotated[
@@ -76,7 +69,7 @@ def rank(
     from adc_features.serving.service import Service, ServiceSettings
 
     place = _promotion_of(repo, ranker) if repo else None
-    _one_of(run, repo)
+    one_of(run, repo)
     bundle, clock = _opened(run, place, now)
     if run and now is None and (stale := _stale(run, clock())):
         typer.echo(stale, err=True)
@@ -125,11 +118,6 @@ def _ranked_text(answer: Any) -> str:
             table(inputs),
         )
     )
-
-
-def _one_of(run: Path | None, repo: Path | None) -> None:
-    if (run is None) == (repo is None):
-        raise typer.BadParameter("give --run or --repo")
 
 
 def _promotion_of(repo: Path, ranker: str | None) -> Path:

@@ -20,6 +20,7 @@ from adc_features.errors import ArtifactError, InputError, LeakError
 from adc_features.inputs.declaration import ItemHistory, Match
 from adc_features.inputs.encoded import Block, Encoded, Layout
 from adc_features.inputs.encoders.base import Encoder, Fitting, State
+from adc_features.inputs.facts import input_from_facts, input_to_facts
 from adc_features.inputs.hashing import check_hashes, hash_vectors
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts, Side
@@ -196,7 +197,7 @@ class InputEncoder:
         for place, (name, encoder) in enumerate(self.encoders.items()):
             facts, learned = encoder.state()
             arrays.update({f"{place}.{k}": np.ascontiguousarray(v) for k, v in learned.items()})
-            inputs.append({"name": name, "spec": encoder.spec.document(), "state": facts})
+            inputs.append({"name": name, "spec": input_to_facts(encoder.spec), "state": facts})
         with fresh_directory(directory) as aside:
             save_file(arrays, aside / _STATES)
             for place, vocabulary in enumerate(self.vocabularies.values()):
@@ -234,7 +235,7 @@ class InputEncoder:
             }
             encoders: dict[str, Encoder] = {}
             for place, each in enumerate(manifest["inputs"]):
-                spec = ResolvedInput.of_document(each["spec"])
+                spec = _spec(each["spec"], path)
                 own = f"{place}."
                 learned = {k[len(own) :]: v for k, v in arrays.items() if k.startswith(own)}
                 state = State(each["state"], learned)
@@ -278,6 +279,16 @@ class _Faults:
         leak = any(isinstance(error, LeakError) for error in self.found)
         kind = LeakError if leak else InputError
         raise kind(f"{len(messages)} inputs cannot be encoded:\n- " + "\n- ".join(messages))
+
+
+def _spec(facts: Mapping[str, Any], path: Path) -> ResolvedInput:
+    """An input of a manifest. Raises ArtifactError that names the manifest."""
+    try:
+        return input_from_facts(facts)
+    except ArtifactError as error:
+        raise ArtifactError(
+            f"{path} does not describe inputs that this version knows: {error}"
+        ) from error
 
 
 def _check_names(specs: Sequence[ResolvedInput]) -> None:

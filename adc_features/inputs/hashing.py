@@ -20,10 +20,11 @@ _32 = np.uint64(32)
 
 
 def splitmix64(values: np.ndarray) -> np.ndarray:
-    """uint64 [n] of int64 [n]: the output function of SplitMix64 (Steele, Lea and Flood 2014), of
-    which state `value` is the seed.
+    """uint64 [n] of int64 or uint64 [n]: the output function of SplitMix64 (Steele, Lea and Flood
+    2014), of which state `value` is the seed.
     """
-    z = values.astype(np.int64).view(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = values.astype(np.uint64 if values.dtype == np.uint64 else np.int64).view(np.uint64)
+    z = z + np.uint64(0x9E3779B97F4A7C15)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return z ^ (z >> np.uint64(31))

@@ -3,9 +3,7 @@
 Reads: declarations and schemas. Writes: ResolvedInput, JSON for manifests.
 """
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import Any, Self
+from dataclasses import dataclass
 
 from adc_features.inputs.declaration import KINDS, Input
 from adc_features.inputs.rows import Side
@@ -50,21 +48,7 @@ class ResolvedInput:
     side: Side
     origin: str
 
-    def document(self) -> dict[str, Any]:
-        """As JSON values, with every option of the kind."""
-        kind = next(name for name, of in KINDS.items() if of is type(self.kind))
-        columns = {role: asdict(column) for role, column in self.columns.items()}
-        return {**asdict(self), "kind": {"kind": kind, **asdict(self.kind)}, "columns": columns}
-
-    @classmethod
-    def of_document(cls, document: Mapping[str, Any]) -> Self:
-        """From `document()`. Raises KeyError or TypeError for what it did not write."""
-        options: dict[
-            str, Any
-        ] = {  # the options that are lists in JSON are tuples in a declaration
-            name: tuple(value) if isinstance(value, list) and name != "default" else value
-            for name, value in document["kind"].items()
-        }
-        kind = KINDS[options.pop("kind")](**options)
-        columns = {role: SourceColumn(**c) for role, c in document["columns"].items()}
-        return cls(**{**document, "kind": kind, "columns": columns})
+    @property
+    def kind_name(self) -> str:
+        """What the kind is called in tags and manifests."""
+        return next(name for name, kind in KINDS.items() if kind is type(self.kind))

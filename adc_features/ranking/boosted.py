@@ -6,30 +6,18 @@ statistics are not.
 """
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
 from adc_features.extras import extra_modules
+from adc_features.ranking.boosted_settings import BoostedSettings
 from adc_features.ranking.inputs import Inputs
 
 with extra_modules():
     import xgboost as xgb
-
-
-@dataclass(frozen=True)
-class BoostedSettings:
-    """Plain XGBoost parameters under their own names; max_rounds: trees, threads: `nthread`."""
-
-    max_rounds: int = 300
-    max_depth: int = 4
-    learning_rate: float = 0.06
-    subsample: float = 0.7
-    colsample_bytree: float = 0.7
-    min_child_weight: float = 20.0
-    threads: int = 1
 
 
 class BoostedRanker:

@@ -5,7 +5,7 @@ A feature agrees where the online store holds what the offline store says as of 
 last materialization: rows that arrived since are late, not wrong. Scores are compared at a moment
 at which all features agree.
 
-Legend: N rows.
+Legend: N rows, T tasks.
 """
 
 import math
@@ -75,7 +75,7 @@ def check_both_paths(bundle: DeclaredBundle, *, at: datetime) -> tuple[str, ...]
         wrong = {*reports[-1]["different"], *reports[-1]["alone"]}
         differing &= wrong
         if not wrong:
-            _compare_scores(bundle, schema, keys, moment)
+            _compare_scores(bundle, keys, moment)
         if not differing:
             break
     if differing:
@@ -115,20 +115,13 @@ def _compared(
     )
 
 
-def _compare_scores(
-    bundle: DeclaredBundle, schema: ServiceSchema, keys: pa.Table, moment: datetime
-) -> None:
+def _compare_scores(bundle: DeclaredBundle, keys: pa.Table, moment: datetime) -> None:
     """Raise ParityError unless joined rows, the candidates of requests, and a candidate alone
     score alike."""
     ranker = bundle.trained.ranker
     timeline = None if bundle.sids is None else bundle.sids.timeline()
-    times = pa.array(np.full(len(keys), instant(moment)), pa.timestamp("us", "UTC"))
-    rows = keys.append_column("event_timestamp", times)
-    joined = join_service(
-        bundle.promotion.repository, schema, rows, features=bundle.trained.features
-    )
-    offline = _scores(bundle, joined_parts(joined, timeline))
-
+    joined, scored = joined_scores(bundle, keys, moment)
+    offline = scored[0]
     for asked in as_requests(
         joined, user=ranker.user, item=ranker.item, request=bundle.reader.request_fields
     ):
@@ -145,6 +138,24 @@ def _compare_scores(
                     " apart online and offline, although their features are equal; report this,"
                     " and train the ranker again"
                 )
+
+
+def joined_scores(
+    bundle: DeclaredBundle, keys: pa.Table, moment: datetime
+) -> tuple[pa.Table, np.ndarray]:
+    """Rows joined as of a moment, and their score and P(task), float64 [1 + T, N]. keys: N join
+    keys and fields of the request.
+    """
+    repo, trained = bundle.promotion.repository, bundle.trained
+    times = pa.array(np.full(len(keys), instant(moment)), pa.timestamp("us", "UTC"))
+    joined = join_service(
+        repo,
+        service_schema(repo, trained.ranker.service),
+        keys.append_column("event_timestamp", times),
+        features=trained.features,
+    )
+    timeline = None if bundle.sids is None else bundle.sids.timeline()
+    return joined, np.vstack(trained.served(trained.encoder.encode(joined_parts(joined, timeline))))
 
 
 def _scores(bundle: DeclaredBundle, parts: Parts) -> np.ndarray:

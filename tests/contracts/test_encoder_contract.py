@@ -23,7 +23,7 @@ from adc_features.inputs.encoded import (
 )
 from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.encoders.base import State
-from adc_features.inputs.resolved import ResolvedInput
+from adc_features.inputs.facts import input_from_facts, input_to_facts
 
 KINDS = {"lookup": Lookup, "bag": Bag, "projected": Projected, "history": History}
 SETTINGS = settings(max_examples=15, deadline=None)
@@ -99,7 +99,7 @@ def test_its_state_is_json_and_arrays(case: Case, fitted):
     encoder = fitted(case)
     for each in encoder.encoders.values():
         facts, learned = each.state()
-        spec = ResolvedInput.of_document(json.loads(json.dumps(each.spec.document())))
+        spec = input_from_facts(json.loads(json.dumps(input_to_facts(each.spec))))
         assert spec == each.spec
         state = State(json.loads(json.dumps(facts)), learned)
         restored = type(each).restore(spec, state, encoder.vocabularies)

@@ -210,7 +210,7 @@ def test_what_is_saved(saved):
     files = {"states.safetensors", "vocabulary_0.arrow"}
     assert set(manifest["files"]) == files
     assert {p.name for p in saved.iterdir()} == {*files, MANIFEST}
-    assert manifest["inputs"][0]["spec"]["kind"]["bins"] == 2
+    assert manifest["inputs"][0]["spec"]["options"]["bins"] == 2
 
 
 @pytest.mark.parametrize("name", ["states.safetensors", "vocabulary_0.arrow"])
@@ -240,8 +240,8 @@ def resealed(directory, change) -> None:
     [
         (lambda m: m.update(kind="stage"), "is of a 'stage', expected the inputs of a ranker"),
         (lambda m: m["hashes_of"].update({"0": "1"}), "where 0 hashes to '1', here it is"),
-        (lambda m: m["inputs"][0]["spec"]["kind"].update(kind="sound"), "does not describe inputs"),
-        (lambda m: m["inputs"][0]["spec"]["kind"].update(loud=True), "does not describe inputs"),
+        (lambda m: m["inputs"][0]["spec"].update(kind="sound"), "does not describe inputs"),
+        (lambda m: m["inputs"][0]["spec"]["options"].update(loud=True), "does not describe inputs"),
         (lambda m: m["inputs"][0]["state"].pop("mean"), "does not describe inputs"),
         (lambda m: m.update(vocabularies=[]), "does not describe inputs"),
     ],

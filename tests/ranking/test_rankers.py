@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from ranking_world import CODES, day, frame, interactions, sources
 from sklearn.metrics import roc_auc_score
 
-from adc_features.ranking.boosted import BoostedRanker, BoostedSettings
+from adc_features.ranking.boosted import BoostedRanker
+from adc_features.ranking.boosted_settings import BoostedSettings
 from adc_features.ranking.inputs import InputEncoder, Inputs, VectorRows
 from adc_features.ranking.ppnet.network import Batch, GatedTower, PPNet, build
 from adc_features.ranking.ppnet.ranker import PPNetRanker

@@ -15,7 +15,7 @@ from encoder_cases import spec
 from adc_features.inputs.declaration import Ranker, Task, category, number, semantic_id
 from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.rows import FeatureRows, Parts
-from adc_features.ranking.multitask.boosted import BoostedSettings
+from adc_features.ranking.boosted_settings import BoostedSettings
 from adc_features.ranking.multitask.boosted_matrix import BoostedColumns
 from adc_features.ranking.multitask.score import Calibration
 from adc_features.ranking.multitask.scorer import NetworkScorer

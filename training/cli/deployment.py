@@ -11,14 +11,9 @@ from typing import Annotated, Any
 import typer
 
 from adc_features.cli.console import JsonOption, RunOption, report, table
+from adc_features.cli.runs import OptionalRunOption, RepoOption, one_of
 from adc_features.cli.serving import PromotionOption
-from training.cli.ranker_deployment import (
-    OptionalRunOption,
-    ServedOption,
-    served_ranker,
-    versions_text,
-)
-from training.cli.rankers import RepoOption, one_of
+from training.cli.ranker_deployment import ServedOption, served_ranker, versions_text
 
 CatalogOption = Annotated[
     str | None,

@@ -10,6 +10,7 @@ import typer
 
 from adc_features.cli.commands import DataOption, FinalOption, SeedOption, build, open_run
 from adc_features.cli.console import JsonOption, RunOption, progress, report
+from adc_features.cli.runs import OptionalRunOption, RepoOption, one_of
 from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
 from training.cli import rankers as rankers_cli
@@ -17,24 +18,18 @@ from training.cli import retraining as retraining_cli
 from training.cli import retrieval as retrieval_cli
 from training.cli import tokenizing as tokenizing_cli
 from training.cli.lines import run_lines
-from training.cli.ranker_deployment import (
-    OptionalRunOption,
-    ServedOption,
-    audit_on_service,
-)
+from training.cli.ranker_deployment import ServedOption, audit_on_service
 from training.cli.rankers import (
     ItemOption,
     LabelsOption,
     LabelsQueryOption,
     RankersOption,
-    RepoOption,
     RequestOption,
     ServiceOption,
     TaskOption,
     TestOption,
     UserOption,
     ValidationOption,
-    one_of,
 )
 
 

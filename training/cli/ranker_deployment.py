@@ -16,9 +16,6 @@ from training.cli.rankers import label_source
 if TYPE_CHECKING:
     from adc_features.inputs.changes import Accept
 
-OptionalRunOption = Annotated[
-    Path | None, typer.Option("--run", metavar="DIR", help="A run directory.")
-]
 ServedOption = Annotated[
     str | None,
     typer.Option(

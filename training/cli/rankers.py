@@ -15,10 +15,6 @@ from adc_features.extras import in_words
 
 log = logging.getLogger(__name__)
 
-RepoOption = Annotated[
-    Path | None,
-    typer.Option("--repo", metavar="DIR", help="A Feast repository, in place of --run."),
-]
 RankersOption = Annotated[
     list[str] | None,
     typer.Option(
@@ -80,12 +76,6 @@ TestOption = Annotated[
         help="With --repo: where test rows begin; default the day of the 90 % row.",
     ),
 ]
-
-
-def one_of(run: Path | None, repo: Path | None) -> None:
-    """Raise BadParameter unless exactly one of --run and --repo was given."""
-    if (run is None) == (repo is None):
-        raise typer.BadParameter("give --run or --repo")
 
 
 def label_source(labels: str | None, query: str | None) -> Any:

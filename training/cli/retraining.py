@@ -9,10 +9,11 @@ import typer
 
 from adc_features.cli.commands import CompleteOption
 from adc_features.cli.console import JsonOption, report, table
+from adc_features.cli.runs import OptionalRunOption, RepoOption, one_of
 from training.cli import ranker_deployment as ranker_cli
 from training.cli.deployment import CatalogOption, open_deployed
-from training.cli.ranker_deployment import AcceptOption, OptionalRunOption, ServedOption
-from training.cli.rankers import LabelsOption, LabelsQueryOption, RepoOption, one_of
+from training.cli.ranker_deployment import AcceptOption, ServedOption
+from training.cli.rankers import LabelsOption, LabelsQueryOption
 
 SettingsOption = Annotated[
     Path | None,

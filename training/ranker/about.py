@@ -116,7 +116,7 @@ def _inputs(
     learned: Mapping[str, Any] = trained.facts.get("inputs", {})
     return {
         spec.name: {
-            "kind": spec.document()["kind"]["kind"],
+            "kind": spec.kind_name,
             "side": spec.side,
             "origin": spec.origin,
             "columns": [f"{c.name} ({c.dtype})" for c in spec.columns.values()],

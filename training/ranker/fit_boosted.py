@@ -12,7 +12,8 @@ import xgboost as xgb
 from adc_features.errors import InputError
 from adc_features.inputs.encoded import Encoded
 from adc_features.ranking.base import Progress, Round
-from adc_features.ranking.multitask.boosted import BoostedScorer, BoostedSettings, dmatrix
+from adc_features.ranking.boosted_settings import BoostedSettings
+from adc_features.ranking.multitask.boosted import BoostedScorer, dmatrix
 from adc_features.ranking.multitask.boosted_matrix import BoostedColumns, BoostedMatrix
 from training.ranker.labelled import Labelled, weighed
 
@@ -110,18 +111,7 @@ def _grown(
     watched: Sequence[Any], settings: BoostedSettings, *, rounds: int | None, seed: int
 ) -> tuple[Any, np.ndarray]:
     """A booster, and its log losses on the rows watched: [rounds, 1 or 2]."""
-    parameters = {
-        "objective": "binary:logistic",
-        "eval_metric": "logloss",
-        "tree_method": "hist",
-        "max_depth": settings.max_depth,
-        "learning_rate": settings.learning_rate,
-        "subsample": settings.subsample,
-        "colsample_bytree": settings.colsample_bytree,
-        "min_child_weight": settings.min_child_weight,
-        "nthread": settings.threads,
-        "seed": seed,
-    }
+    parameters = settings.parameters(seed=seed)
     names = ("train", "holdout")[: len(watched)]
     history: dict[str, dict[str, list[float]]] = {}
     booster = xgb.train(

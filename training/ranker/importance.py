@@ -300,7 +300,7 @@ def _units(encoder: InputEncoder) -> Iterator[_Unit]:
     if weighted:
         yield _Unit(WEIGHTS, "item", "group", tuple(weighted), WEIGHTS)
     for spec in specs:
-        yield _Unit(spec.name, spec.side, spec.document()["kind"]["kind"], (spec.name,))
+        yield _Unit(spec.name, spec.side, spec.kind_name, (spec.name,))
 
 
 def exchanged(

@@ -106,7 +106,7 @@ class ModelFit:
         return NetworkScorer(shape, tensors), curve
 
     def _trees(self, rows: Labelled, *, seed: int, **options: Any) -> tuple[AnyScorer, list[Round]]:
-        from adc_features.ranking.multitask.boosted import BoostedSettings
+        from adc_features.ranking.boosted_settings import BoostedSettings
         from adc_features.ranking.multitask.boosted_matrix import BoostedColumns
         from training.ranker.fit_boosted import fit_boosted
 

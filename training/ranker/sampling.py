@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.errors import InputError
+from adc_features.inputs.hashing import hashes, splitmix64
 from training.ranker.labels import LabelLog, encoded_column
 from training.ranker.splits import LabelWindow
 
@@ -134,31 +135,19 @@ def row_hashes(rows: pa.Table, columns: Sequence[str]) -> np.ndarray:
     hashed = np.zeros(len(rows), np.uint64)
     for name in columns:
         encoded = encoded_column(rows[name])
-        values = _value_hashes(encoded.dictionary)
-        hashed = _mixed(hashed ^ values[encoded.indices.to_numpy()])
+        values = hashes(_hashable(encoded.dictionary))
+        hashed = splitmix64(hashed ^ values[encoded.indices.to_numpy()])
     return hashed
 
 
 def uniform(hashed: np.ndarray, seed: int) -> np.ndarray:
     """A number in [0, 1) for each hash and a seed: float64 [n], multiples of 2 ** -53."""
-    start = _mixed(np.array([seed % 2**64], np.uint64))
-    return (_mixed(hashed ^ start) >> np.uint64(11)) * 2.0**-53
+    start = splitmix64(np.array([seed % 2**64], np.uint64))
+    return (splitmix64(hashed ^ start) >> np.uint64(11)) * 2.0**-53
 
 
-def _value_hashes(values: pa.Array) -> np.ndarray:
+def _hashable(values: pa.Array) -> pa.Array:
+    """Values of any type as integers or text."""
     if pa.types.is_timestamp(values.type):
-        values = values.cast(pa.int64())
-    if pa.types.is_integer(values.type):
-        return _mixed(values.to_numpy(zero_copy_only=False).astype(np.int64).view(np.uint64))
-    from pandas.util import hash_array
-
-    texts = values.cast(pa.string()).to_numpy(zero_copy_only=False)
-    return hash_array(texts, categorize=False)
-
-
-def _mixed(values: np.ndarray) -> np.ndarray:
-    """The output function of splitmix64: a bijection in which every bit depends on all."""
-    z = values + np.uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
+        return values.cast(pa.int64())
+    return values if pa.types.is_integer(values.type) else values.cast(pa.string())

@@ -10,18 +10,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adc_features.clock import instant
 from adc_features.errors import InputError
-from adc_features.inputs.rows import Parts
+from adc_features.serving.both_paths import TOLERANCE, joined_scores
 from adc_features.serving.declared import DeclaredBundle
 from adc_features.serving.protocol import RankRequest
-from adc_features.store.services.schema import service_schema
-from adc_features.store.services.training_rows import join_service
+from adc_features.store.services.parity import MOST_ROWS, as_requests
 
-MOST_ROWS = 1_000
-"""Rows that are compared unless more are asked for."""
-TOLERANCE = 1e-6
-"""Greatest difference of two scores, or two probabilities, of the same row."""
 _SHOWN = 5
 _TIME = "event_timestamp"
 
@@ -62,7 +56,9 @@ def served_parity(
     if not len(rows):
         raise InputError("there is no row to compare; give keys of at least one")
     rows = rows.slice(0, most)
-    offline = _joined_scores(bundle, rows, now)
+    if _TIME in rows.column_names:
+        rows = rows.drop_columns([_TIME])
+    _, offline = joined_scores(bundle, rows, now)
     online, requests = _served_scores(bundle, rows, now)
     gaps = np.abs(offline - online).max(axis=0)
     over = np.flatnonzero(~(gaps <= TOLERANCE))  # also where one of them is no number
@@ -83,44 +79,25 @@ def served_parity(
     }
 
 
-def _joined_scores(bundle: DeclaredBundle, rows: pa.Table, now: datetime) -> np.ndarray:
-    """The score and P(task) of rows as training joins them: float64 [1 + T, N]."""
-    trained, repo = bundle.trained, bundle.promotion.repository
-    times = np.full(len(rows), instant(now))
-    if _TIME in rows.column_names:
-        rows = rows.drop_columns([_TIME])
-    rows = rows.append_column(_TIME, pa.array(times, pa.timestamp("us", "UTC")))
-    schema = service_schema(repo, trained.ranker.service)
-    table = join_service(repo, schema, rows, features=trained.features)
-    timeline = None if bundle.sids is None else bundle.sids.timeline()
-    encoded = trained.encoder.encode(Parts.joined(table, times, timeline=timeline))
-    score, probability = trained.served(encoded)
-    return np.vstack([score, probability])
-
-
 def _served_scores(bundle: DeclaredBundle, rows: pa.Table, now: datetime) -> tuple[np.ndarray, int]:
     """What the service answers, in the order of the rows, and how many requests that took."""
-    ranker = bundle.trained.ranker
-    fields = [name for name in bundle.reader.request_fields if name in rows.column_names]
-    # a table without columns has no rows
-    shared = rows.select([*ranker.user, *fields]).to_pylist() or [{}] * len(rows)
-    items = rows.select(list(ranker.item)).to_pylist()
-    requests: dict[str, list[int]] = {}
-    for row, values in enumerate(shared):
-        requests.setdefault(repr(values), []).append(row)
+    ranker, requests = bundle.trained.ranker, 0
     names = ["score", *(f"p_{task.name}" for task in ranker.tasks)]
     answers = np.full((len(names), len(rows)), np.nan)
-    for members in requests.values():
-        values = shared[members[0]]
-        asked = RankRequest(
-            user={name: values[name] for name in ranker.user},
-            items=[items[row] for row in members],
-            request={name: values[name] for name in fields if values[name] is not None},
+    for asked in as_requests(
+        rows, user=ranker.user, item=ranker.item, request=bundle.reader.request_fields
+    ):
+        keys = list(zip(*asked.items.values(), strict=True))
+        sent = RankRequest(
+            user=asked.user,
+            items=[dict(zip(asked.items, key, strict=True)) for key in keys],
+            request={name: value for name, value in asked.request.items() if value is not None},
         )
-        columns = bundle.rank(asked, now=now).columns
+        columns = bundle.rank(sent, now=now).columns
         found = zip(*(columns[name] for name in ranker.item), strict=True)
-        places = {keys: place for place, keys in enumerate(found)}
-        at = [places[tuple(items[row][name] for name in ranker.item)] for row in members]
+        places = {key: place for place, key in enumerate(found)}
+        at = [places[key] for key in keys]
         for line, name in enumerate(names):
-            answers[line, members] = np.asarray(columns[name], np.float64)[at]
-    return answers, len(requests)
+            answers[line, asked.members] = np.asarray(columns[name], np.float64)[at]
+        requests += 1
+    return answers, requests

@@ -5,34 +5,13 @@ Legend: N rows, T tasks, F columns.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from adc_features.errors import InputError
 from adc_features.inputs.encoded import Encoded
+from adc_features.ranking.boosted_settings import BoostedSettings
 from adc_features.ranking.multitask.boosted_matrix import BoostedColumns, BoostedMatrix
-
-
-@dataclass(frozen=True)
-class BoostedSettings:
-    """Plain XGBoost parameters under their own names; max_rounds: trees, threads: `nthread`."""
-
-    max_rounds: int = 300
-    max_depth: int = 4
-    learning_rate: float = 0.06
-    subsample: float = 0.7
-    colsample_bytree: float = 0.7
-    min_child_weight: float = 20.0
-    threads: int = 1
-
-    def __post_init__(self) -> None:
-        if self.max_rounds < 1 or self.max_depth < 1 or self.learning_rate <= 0:
-            raise InputError(
-                f"{self}; expected at least one round, a depth of at least 1 and a learning rate"
-                " above 0"
-            )
 
 
 class BoostedScorer:

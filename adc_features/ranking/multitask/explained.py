@@ -171,7 +171,7 @@ def _weighing_one(block: Block) -> Block:
 
 def _served(spec: ResolvedInput, one: Parts, block: Block, counts: Mapping[str, int]) -> Served:
     values = {column.name: _value(one, column) for column in spec.columns.values()}
-    kind = spec.document()["kind"]["kind"]
+    kind = spec.kind_name
     state = next((name for name in _STATES if counts.get(name)), "present")
     if not isinstance(spec.kind, SemanticId):
         return Served(spec.side, kind, state, values)

@@ -19,7 +19,8 @@ from adc_features.errors import AdcError, ArtifactError
 from adc_features.extras import extra_modules
 from adc_features.inputs.encoded import Layout
 from adc_features.inputs.encoders.base import State
-from adc_features.ranking.multitask.boosted import BoostedScorer, BoostedSettings
+from adc_features.ranking.boosted_settings import BoostedSettings
+from adc_features.ranking.multitask.boosted import BoostedScorer
 from adc_features.ranking.multitask.boosted_matrix import BoostedColumns
 from adc_features.ranking.multitask.scorer import NetworkScorer
 from adc_features.ranking.multitask.shape import NetworkShape, input_layout

@@ -63,7 +63,8 @@ def as_requests(
 ) -> Iterator[Asked]:
     """Rows as the requests that would ask for them, by first row."""
     fields = [name for name in request if name in rows.column_names]
-    shared = rows.select([*user, *fields]).to_pylist()
+    # a table without columns has no rows
+    shared = rows.select([*user, *fields]).to_pylist() or [{}] * len(rows)
     candidates = rows.select(list(item)).to_pydict()
     groups: dict[str, list[int]] = {}
     for row, values in enumerate(shared):

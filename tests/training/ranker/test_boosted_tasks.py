@@ -9,7 +9,8 @@ from encoded_rows import LAYOUT, RANKER, rows_of
 
 from adc_features.errors import ArtifactError, InputError
 from adc_features.inputs.encoded import Encoded, InputLayout, Layout
-from adc_features.ranking.multitask.boosted import BoostedScorer, BoostedSettings
+from adc_features.ranking.boosted_settings import BoostedSettings
+from adc_features.ranking.multitask.boosted import BoostedScorer
 from adc_features.ranking.multitask.boosted_matrix import BoostedColumns
 from adc_features.ranking.multitask.ranker import load_model, save_model
 from adc_features.ranking.multitask.scorer import NetworkScorer

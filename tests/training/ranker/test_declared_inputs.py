@@ -14,7 +14,7 @@ from adc_features.inputs.declaration import (
 )
 from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.rows import FeatureRows, Parts
-from adc_features.ranking.multitask.boosted import BoostedSettings
+from adc_features.ranking.boosted_settings import BoostedSettings
 from adc_features.ranking.multitask.boosted_matrix import BoostedColumns
 from adc_features.ranking.multitask.scorer import NetworkScorer
 from adc_features.ranking.multitask.shape import NetworkShape
