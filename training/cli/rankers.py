@@ -281,6 +281,8 @@ def scores_text(facts: Mapping[str, Any]) -> str:
     from adc_features.cli.console import table
 
     lines = [f"judged on the {facts['window']} window"]
+    if facts["window"] == "validation":
+        lines.append("(training calibrates on it too: only later rows tell how well calibrated)")
     for task, found in facts["tasks"].items():
         lines.append(
             f"\ntask {task}: {found['rows']} rows, {found['positives']} positive, {found['users']}"

@@ -192,3 +192,14 @@ def test_a_task_with_one_class_and_wrong_shapes_are_told():
         evaluate_rankers({"a": GOOD[:, 1:]}, LABELS, MASK, tasks=["click", "buy"], user=None)
     with pytest.raises(InputError, match="expected 1 or more"):
         evaluated(top=0)
+
+
+def test_metrics_of_the_validation_window_say_that_it_calibrated():
+    """Who reads a calibration of 1 there is told why; on test rows it is a result."""
+    from training.cli.rankers import scores_text
+
+    told = {
+        window: scores_text({"window": window, "tasks": {}}) for window in ("validation", "test")
+    }
+    assert "calibrates on it too" in told["validation"]
+    assert "calibrates" not in told["test"]
