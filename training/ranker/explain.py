@@ -13,6 +13,7 @@ from adc_features.data.windows import Windows
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
 from adc_features.serving.workspace import Workspace
+from training.ranker.fitting import require_unseen
 from training.ranker.importance import MOST_ROWS, PERMUTATIONS, Importance, importance
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.label_sources import LabelSource, source_name
@@ -74,13 +75,14 @@ def explain_ranker(
     Raises
     ------
     InputError
-        It was never trained, or the log is wrong, or the task is unknown.
+        It was never trained, or on rows of the window; the log is wrong, or the task is unknown.
     """
     version = Workspace(repo, name).newest()
     trained = load_ranker(version)
     joined = join_labels(repo, trained.ranker, source, progress=progress)
     splits = split_labels(joined.log, windows)
     window = splits.test if final else splits.validation
+    require_unseen(trained, window)
     found = window_importance(
         trained,
         joined,

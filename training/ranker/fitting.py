@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adc_features.clock import parse_utc
 from adc_features.errors import InputError
 from adc_features.inputs.encoded import Encoded
 from adc_features.inputs.encoder import InputEncoder
@@ -277,6 +278,21 @@ def fit_then_refit(
 
 def _span(window: LabelWindow) -> dict[str, datetime | None]:
     return {"start": window.start, "end": window.end}
+
+
+def require_unseen(trained: TrainedRanker, window: LabelWindow) -> None:
+    """Raise InputError when a ranker was trained on rows that it would be judged on: the window
+    begins before the cut-off of its training.
+    """
+    cutoff = parse_utc(str(trained.facts["cutoff"]), name="cut-off of the training")
+    if window.start is None or window.start < cutoff:
+        begins = "at the beginning" if window.start is None else window.start.isoformat()
+        raise InputError(
+            f"ranker {trained.name!r} was trained on rows up to {cutoff.isoformat()}, the"
+            f" {window.name} window begins {begins}: it has seen rows of it, and would look better"
+            " than it is. Judge it on later rows: a newer log, other --validation-start and"
+            " --test-start, or --final"
+        )
 
 
 def predictions(trained: TrainedRanker, joined: JoinedRows, window: LabelWindow) -> np.ndarray:

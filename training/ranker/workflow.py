@@ -28,7 +28,13 @@ from adc_features.serving.promotion import Promotion
 from adc_features.serving.workspace import Workspace, evaluation_path
 from training.evaluation.choice import Candidate, Choice, chosen
 from training.ranker.about import about_ranker
-from training.ranker.fitting import TrainSettings, fit_ranker, fit_then_refit, predictions
+from training.ranker.fitting import (
+    TrainSettings,
+    fit_ranker,
+    fit_then_refit,
+    predictions,
+    require_unseen,
+)
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
@@ -202,7 +208,8 @@ def evaluate_trained(
     progress: Progress | None = None,
 ) -> Judged:
     """Judge the newest trained version of rankers on the validation window of a label log (or, with
-    `final`, on its test window). Raises as `train_rankers`.
+    `final`, on its test window). Raises as `train_rankers`, and InputError for a ranker that was
+    trained on rows of the window.
 
     What was judged on the validation window is what `best_ranker` chooses from afterwards.
     """
@@ -217,6 +224,7 @@ def evaluate_trained(
         )
         splits = split_labels(joined.log, period.windows)
         window = splits.test if final else splits.validation
+        require_unseen(trained, window)
         scores[name] = predictions(trained, joined, window)
         judged = judged or (joined, window)
         about[name] = about_ranker(

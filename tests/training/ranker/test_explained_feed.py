@@ -104,3 +104,17 @@ def test_the_winner_is_explained(feed, promoted):
     unknown = adc(*asked[:2], 99, *asked[6:], "--explain")["explained"]
     assert unknown["inputs"]["stock__price"]["state"] == "absent"
     assert unknown["inputs"]["sku"]["state"] == "unknown"
+
+
+@pytest.mark.parametrize("command", ["evaluate", "explain"])
+def test_a_ranker_is_not_judged_on_rows_that_it_was_trained_on(feed, command):
+    """Windows that begin before its training ended are refused, and nothing is written."""
+    evaluation = feed.folder / "rankers" / "evaluation.json"
+    before = evaluation.read_bytes()
+    begin, test = (f"{START + timedelta(days=d):%Y-%m-%dT%H:%M:%SZ}" for d in (20, 30))
+    words = [command, "--repo", feed.folder, "--ranker", "feed", "--labels", feed.labels]
+    words += ["--validation-start", begin, "--test-start", test]
+    done = CliRunner().invoke(application(), [str(word) for word in words])
+    assert done.exit_code != 0
+    assert "it has seen rows of it" in str(done.exception) + done.output
+    assert evaluation.read_bytes() == before
