@@ -271,7 +271,7 @@ def best_ranker(repo: Path) -> Choice:
             f"{repo} has no evaluation yet; train its rankers first, `adc train --repo {repo}"
             " --labels FILE`, or name the ranker, --ranker NAME"
         )
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts = _judged_last(repo)
     if facts["window"] != "validation":
         raise InputError(
             f"{path} is of test rows, on which no ranker is chosen; name the ranker to promote,"
@@ -291,6 +291,12 @@ def best_ranker(repo: Path) -> Choice:
         return pair[metric] if pair else None
 
     return chosen(candidates, paired, metric=metric)
+
+
+def _judged_last(repo: Path) -> dict[str, Any]:
+    """What was trained or judged last, `Judged.to_dict`."""
+    facts: dict[str, Any] = json.loads(evaluation_path(repo).read_text(encoding="utf-8"))
+    return facts
 
 
 def _inputs(version: Path) -> int:
@@ -315,8 +321,8 @@ def promotion_of(repo: Path, version: Path, *, at: datetime) -> Promotion:
 
 
 def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, Any]:
-    """Let the newest version of a ranker serve; without a name the best on the validation window,
-    see `best_ranker`.
+    """Let the newest version of a ranker serve; without a name the version that was judged best on
+    the validation window, see `best_ranker`.
 
     It is opened once first, which checks it against the registry, and its reference rows go through
     the offline and the online store: a ranker that cannot serve, or would see other values than it
@@ -334,7 +340,10 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
 
     choice = best_ranker(repo) if name is None else Choice(name, "named")
     place = Workspace(repo, choice.name)
-    pair = promotion_of(repo, place.newest(), at=at)
+    version = place.newest()
+    if name is None:  # a newer one was not judged
+        version = place.directory / _judged_last(repo)["versions"][choice.name]
+    pair = promotion_of(repo, version, at=at)
     bundle = open_declared(pair)
     bundle.check_online()
     noticed = check_both_paths(bundle, at=at)

@@ -1,6 +1,7 @@
 """What a ranker leans on and why it ranked so, by the commands, where the truth is known."""
 
 import json
+import shutil
 from datetime import timedelta
 
 import pytest
@@ -118,3 +119,18 @@ def test_a_ranker_is_not_judged_on_rows_that_it_was_trained_on(feed, command):
     assert done.exit_code != 0
     assert "it has seen rows of it" in str(done.exception) + done.output
     assert evaluation.read_bytes() == before
+
+
+def test_the_version_that_was_judged_is_promoted_and_not_a_newer_one(feed):
+    """`adc promote` without a name serves what its reason speaks of."""
+    directory = feed.folder / "rankers"
+    judged = json.loads((directory / "evaluation.json").read_text())["versions"]
+    newest = {name: directory / name / "20990101T000000000000Z" for name in judged}
+    for name, place in newest.items():
+        shutil.copytree(directory / name / judged[name], place)
+    try:
+        found = adc("promote", "--repo", feed.folder)
+    finally:
+        for place in newest.values():
+            shutil.rmtree(place)
+    assert found["version"] == judged[found["ranker"]]
