@@ -135,6 +135,7 @@ def test_every_extra_that_an_error_names_is_declared():
     assert set(extras.EXTRAS.values()) <= set(project["optional-dependencies"])
 
 
+@pytest.mark.slow  # runs mypy on a cold cache
 def test_a_users_program_is_type_checked(tmp_path):
     """mypy sees the types of public names through the lazy packages, and a wrong argument."""
     program = tmp_path / "program.py"

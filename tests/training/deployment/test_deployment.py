@@ -461,6 +461,7 @@ def test_a_generation_that_nothing_needs_goes_from_feast_first(place):
     adc("doctor", str(place))
 
 
+@pytest.mark.slow  # kills the command at each of its deletions
 def test_a_clean_up_killed_at_any_deletion_is_ended_by_the_next(place, tmp_path):
     """After a kill at every third file that it deletes, the doctor finds no problem, and the next
     call leaves what an uninterrupted one leaves.
