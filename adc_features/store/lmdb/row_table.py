@@ -224,18 +224,19 @@ def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Ro
     pieces: called again when the map had to grow; what it yields is in memory one piece at a time.
     """
 
-    def change(txn: Any) -> int:
-        written = 0
-        for rows in pieces():
-            _declare(txn, rows.schema, environment)
-            order = rows.newest_by_key()
-            written += sum(
-                _put(txn, rows.take(order[start : start + ROWS_AT_ONCE]))
-                for start in range(0, len(order), ROWS_AT_ONCE)
-            )
-        return written
+    return environment.write(
+        table, lambda txn: sum(put_rows(txn, rows, environment) for rows in pieces())
+    )
 
-    return environment.write(table, change)
+
+def put_rows(txn: Any, rows: Rows, environment: Environment) -> int:
+    """Write rows as `write` does, in a transaction on their table that is open."""
+    _declare(txn, rows.schema, environment)
+    order = rows.newest_by_key()
+    return sum(
+        _put(txn, rows.take(order[start : start + ROWS_AT_ONCE]))
+        for start in range(0, len(order), ROWS_AT_ONCE)
+    )
 
 
 def glance(

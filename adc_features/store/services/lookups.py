@@ -204,10 +204,10 @@ class OurStore:
             places = key_array(columns).to_numpy(zero_copy_only=False).tolist()
         else:
             places = [row_key({})] * rows
-        environment, at = self._online.environment(self._config), int(instant(now).astype(np.int64))
-        answers = {}
+        at, answers = int(instant(now).astype(np.int64)), {}
         for place, view in lookup.views.items():
             oldest = at - round(view.ttl_seconds * 1_000_000) if view.ttl_seconds else None
+            environment = self._online.environment(self._config, view.view)
             table = table_name(self._config, view.view)
             answer = read(environment, table, places, oldest=oldest, wanted=list(view.features))
             columns = {n: _lmdb_column(answer, n, t, view) for n, t in view.features.items()}
