@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from adc_features.aggregates.declaration import AggregateView, EventStream, microseconds_of
+from adc_features.aggregates.declaration import AggregateView, EventStream, microseconds_of, to_json
 from adc_features.aggregates.events import EVENT_ID, Events, event_schema, together
 from adc_features.aggregates.incremental import advance
 from adc_features.clock import instant, moment
@@ -103,6 +103,10 @@ class ServedView:
         return f"history/{self.declared.name}"
 
 
+def _declaration(one: ServedView) -> bytes:
+    return f"declaration/{one.declared.name}".encode()
+
+
 def accepted_table(stream: str) -> str:
     """The table of accepted events, a batch for each publish time, that are in no segment yet."""
     return f"accepted/{stream}"
@@ -154,6 +158,18 @@ class Ledger:
             "positions": _named(pairs, b"position/"),
             "counts": json.loads(pairs.get(b"counts", b"{}")),
         }
+
+    def check_declarations(self) -> None:
+        """Raise InputError for a view whose states were made by another declaration."""
+        with self.environment.reading(META) as txn:
+            for one in self.views:
+                stored = None if txn is None else txn.get(_declaration(one))
+                if stored is not None and bytes(stored) != to_json(one.declared).encode():
+                    raise InputError(
+                        f"the live view {one.declared.name!r} holds states of another declaration;"
+                        " give the changed view a name of its own, or rebuild it from its events,"
+                        " `adc ingest --rebuild`"
+                    )
 
     # ---- writing
 
@@ -219,6 +235,9 @@ class _Commit:
         ]
         if self.letters:
             self.tables[LETTERS].put(time_key(self.published), b"\n".join(self.letters) + b"\n")
+        for one in self.ledger.views:
+            if self.meta.get(_declaration(one)) is None:
+                self.meta.put(_declaration(one), to_json(one.declared).encode())
         self.meta.put(_PUBLISHED, str(self.published).encode())
         self.meta.put(b"counts", json.dumps(self.counts).encode())
         return receipts
