@@ -11,6 +11,7 @@ visible, strictly rising. Both in microseconds since 1970 UTC.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,14 +22,17 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from adc_features.aggregates.batch import TIMESTAMP
 from adc_features.aggregates.declaration import AggregateView, EventStream, microseconds_of, to_json
 from adc_features.aggregates.events import EVENT_ID, Events, event_schema, together
-from adc_features.aggregates.incremental import advance
+from adc_features.aggregates.incremental import Incremental
 from adc_features.clock import instant, moment
 from adc_features.errors import ArtifactError, InputError
+from adc_features.event_times import UTC_US
 from adc_features.live.incoming import Fault, Incoming, letter
 from adc_features.live.outbox import time_key
 from adc_features.live.settings import LiveSettings
+from adc_features.store.lmdb.entity_keys import LONGEST
 from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.incoming import rows_of
 from adc_features.store.lmdb.row_table import put_rows
@@ -38,7 +42,6 @@ _MINUTE = 60_000_000
 _PUBLISHED = b"published"
 _FORGET_AT_ONCE = 16
 """Minutes of ids that one commit forgets at most, so that none takes long."""
-EVENT_TIME = "event_timestamp"
 
 
 class Decision(IntEnum):
@@ -93,11 +96,6 @@ class ServedView:
     table: str
 
     @property
-    def states(self) -> str:
-        """The table of the states of its keys."""
-        return f"states/{self.declared.name}"
-
-    @property
     def history(self) -> str:
         """The table of rows that are not yet in the view's history."""
         return f"history/{self.declared.name}"
@@ -124,6 +122,44 @@ def _minutes(stream: str) -> str:
     return f"minutes/{stream}"
 
 
+def states_table(stream: str) -> str:
+    """The table of the states of every view of a stream."""
+    return f"states/{stream}"
+
+
+_OF_STREAM = (accepted_table, states_table, _ids, _minutes, _held)
+
+
+class States:
+    """States of keys in a table of a transaction."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def states(self, name: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The state of each key under a name; None of a key without one."""
+        get = self._table.get
+        found = [get(state_key(name, key)) for key in keys]
+        return [None if state is None else bytes(state) for state in found]
+
+    def put(self, states: Mapping[str, Mapping[bytes, bytes]]) -> None:
+        """Keep states, by name and key."""
+        pairs = sorted(
+            (state_key(name, key), state)
+            for name, of_keys in states.items()
+            for key, state in of_keys.items()
+        )
+        self._table.cursor().putmulti(pairs)
+
+
+def state_key(name: str, key: bytes) -> bytes:
+    """Where a state lies in its table."""
+    whole = name.encode() + b"\0" + key
+    if len(whole) <= LONGEST:
+        return whole
+    return b"#" + hashlib.blake2b(whole, digest_size=32).digest()
+
+
 @dataclass
 class Ledger:
     """The live directory of a repository.
@@ -142,9 +178,14 @@ class Ledger:
     settings: LiveSettings
     clock: Callable[[], datetime]
     streams: Mapping[str, EventStream] = field(init=False)
+    engines: Mapping[str, Incremental] = field(init=False)
 
     def __post_init__(self) -> None:
         self.streams = {one.declared.stream.name: one.declared.stream for one in self.views}
+        self.engines = {
+            name: Incremental(one.declared for one in self.views if one.declared.stream == stream)
+            for name, stream in self.streams.items()
+        }
 
     # ---- reading
 
@@ -178,9 +219,8 @@ class Ledger:
         return [
             META,
             LETTERS,
-            *(each(name) for name in self.streams for each in (accepted_table, _ids, _minutes)),
-            *(_held(name) for name in self.streams),
-            *(name for one in self.views for name in (one.table, one.states, one.history)),
+            *(table(name) for name in self.streams for table in _OF_STREAM),
+            *(name for one in self.views for name in (one.table, one.history)),
         ]
 
     def commit(
@@ -274,7 +314,7 @@ class _Commit:
         if not len(accepted):
             return
         self.tables[accepted_table(name)].put(time_key(self.published), serialized(accepted.table))
-        self._fold([one for one in self.ledger.views if one.declared.stream == stream], accepted)
+        self._fold(stream, accepted)
         newest = int(accepted.times[-1]) - microseconds_of(stream.lateness)
         moved = newest if watermark is None else max(watermark, newest)
         self.meta.put(f"watermark/{name}".encode(), str(moved).encode())
@@ -345,35 +385,24 @@ class _Commit:
                 ids.delete(hashes[start : start + 16])
             minutes.delete(key)
 
-    def _fold(self, views: Sequence[ServedView], events: Events) -> None:
+    def _fold(self, stream: EventStream, events: Events) -> None:
         """States and rows of the keys of accepted events."""
-        by_name = {one.declared.name: one for one in views}
-
-        class States:
-            tables = self.tables
-
-            def states(self, view: str, keys: Sequence[bytes]) -> list[bytes | None]:
-                found = dict(self.tables[by_name[view].states].cursor().getmulti(list(keys)))
-                return [found.get(key) for key in keys]
-
-        advanced = advance([one.declared for one in views], States(), events)
-        for name, states in advanced.states.items():
-            self.tables[by_name[name].states].cursor().putmulti(sorted(states.items()))
-        stamp = pa.scalar(self.published, pa.timestamp("us", "UTC"))
-        for name, rows in advanced.rows.items():
-            one = by_name[name]
-            stamps = pa.repeat(stamp, len(rows))
-            if EVENT_TIME in rows.column_names:
-                rows = rows.drop_columns([EVENT_TIME])
-            rows = rows.append_column(EVENT_TIME, stamps)
+        states = States(self.tables[states_table(stream.name)])
+        advanced = self.ledger.engines[stream.name].advance(states, events)
+        states.put(advanced.states)
+        stamp = pa.scalar(self.published, UTC_US)
+        for one in self.ledger.views:
+            rows = advanced.rows.get(one.declared.name)
+            if rows is None:
+                continue
+            place = rows.column_names.index(TIMESTAMP)
+            rows = rows.set_column(place, TIMESTAMP, pa.repeat(stamp, len(rows)))
             put_rows(
                 self.tables[one.table],
-                rows_of(one.view, rows, event=EVENT_TIME, created=None),
+                rows_of(one.view, rows, event=TIMESTAMP, created=None),
                 self.ledger.environment,
             )
-            self.tables[one.history].put(
-                time_key(self.published), serialized(rows.combine_chunks())
-            )
+            self.tables[one.history].put(time_key(self.published), serialized(rows))
 
     def _receipt(
         self, request: Incoming, decision: np.ndarray, watermarks: Mapping[str, int | None]

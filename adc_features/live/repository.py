@@ -78,6 +78,11 @@ def open_live(
                 f"the live view {name!r} {state} in {repo}; make its Feast view by"
                 " `live_view(...)`, and run `feast apply`"
             )
+        if view.known != "sealed":
+            raise InputError(
+                f"the live view {name!r} is declared with known={view.known!r}, by which one late"
+                " event changes the rows of everybody after it; a stream serves known='sealed'"
+            )
         served.append(ServedView(view, applied[name], table_name(store.config, applied[name])))
     if not hasattr(store.config.online_store, "live_path"):
         raise InputError(

@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from adc_features.errors import AdcError
+from adc_features.serving.intake import Intake
 from adc_features.serving.metrics import Metrics
 from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import read_promotion
@@ -72,6 +73,8 @@ class Service:
     metrics : str, optional
         Directory in which the processes of one service share their metrics; it must have been
         $PROMETHEUS_MULTIPROC_DIR when prometheus_client was imported.
+    intake : Intake, optional
+        Takes events; by default there is no POST /events.
     """
 
     def __init__(
@@ -82,9 +85,10 @@ class Service:
         clock: Callable[[], datetime],
         promotion_file: Path | None = None,
         metrics: str | None = None,
+        intake: Intake | None = None,
     ) -> None:
         self.bundle, self.settings = bundle, settings
-        self.clock, self.promotion_file = clock, promotion_file
+        self.clock, self.promotion_file, self.intake = clock, promotion_file, intake
         self.refused: str | None = None
         self.watch_error: str | None = None
         self.changed: tuple[str, ...] = ()
@@ -303,6 +307,8 @@ class Service:
             )
 
     def close(self) -> None:
+        if self.intake is not None:
+            self.intake.close()
         for pool in (self._scoring, self._loading):
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from adc_features.aggregates.batch import TIMESTAMP, row_schema
 from adc_features.aggregates.declaration import AggregateView
-from adc_features.aggregates.finalise import feature_type
 from adc_features.artifact import write_atomically
 from adc_features.errors import InputError
 
@@ -32,25 +32,12 @@ LIVE_TAG = "adc_live"
 """The tag of live views; its value is the hash of their declaration."""
 PLACE = "data/live"
 """Where the live directory of a repository lies."""
-EVENT_TIME = "event_timestamp"
-_KEYS = {"string": pa.string(), "int64": pa.int64()}
 _NOTHING = f"{0:020d}-{0:020d}.parquet"
 
 
 def is_live(view: Any) -> bool:
     """Whether the rows of a Feast view follow events."""
     return LIVE_TAG in (getattr(view, "tags", None) or {})
-
-
-def row_schema(declared: AggregateView) -> pa.Schema:
-    """The columns of a row: keys, features, `event_timestamp`."""
-    return pa.schema(
-        {
-            **{name: _KEYS[declared.stream.kind_of(name)] for name in declared.key},
-            **{name: feature_type(declared, one) for name, one in declared.features.items()},
-            EVENT_TIME: pa.timestamp("us", "UTC"),
-        }
-    )
 
 
 def history_path(repo: Path, view: str) -> Path:
@@ -101,7 +88,7 @@ def live_view(
     place = history_path(Path(repo).resolve(), declared.name)
     if not place.is_dir():
         _make_readable(place, schema)
-    fields = [f for f in schema if f.name != EVENT_TIME]
+    fields = [f for f in schema if f.name != TIMESTAMP]
     return feast.FeatureView(
         name=declared.name,
         entities=list(entities),
@@ -110,7 +97,7 @@ def live_view(
             name=f"{declared.name}_history",
             path=str(place),
             file_format=feast.ParquetFormat(),
-            timestamp_field=EVENT_TIME,
+            timestamp_field=TIMESTAMP,
         ),
         ttl=ttl,
         tags={LIVE_TAG: declared.hash},
