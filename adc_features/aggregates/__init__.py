@@ -24,21 +24,39 @@ from adc_features.aggregates.declaration import (
     total,
 )
 from adc_features.aggregates.events import Events, event_id, event_schema, together
+from adc_features.aggregates.incremental import (
+    Advance,
+    Incremental,
+    MemoryStates,
+    advance,
+    batch_states,
+    newest_rows,
+)
+from adc_features.aggregates.keys import decode_key, keys_of
+from adc_features.aggregates.ledgers import StateReader
 
 __all__ = [
+    "Advance",
     "Aggregate",
     "AggregateView",
     "EventStream",
     "Events",
     "Grid",
+    "Incremental",
+    "MemoryStates",
     "Residual",
+    "StateReader",
+    "advance",
     "batch_rows",
+    "batch_states",
     "count",
+    "decode_key",
     "distinct",
     "event_id",
     "event_schema",
     "first_time",
     "from_json",
+    "keys_of",
     "last",
     "last_distinct",
     "last_time",
@@ -46,6 +64,7 @@ __all__ = [
     "mean",
     "minimum",
     "newest",
+    "newest_rows",
     "residual_mean",
     "row_schema",
     "smoothed_mean",

@@ -19,7 +19,6 @@ from adc_features.aggregates.declaration import (
     microseconds_of,
 )
 from adc_features.aggregates.events import Events, codes_of
-from adc_features.aggregates.extremes import extremes, newest_different
 from adc_features.aggregates.finalise import Lists, feature_type, finalise, residuals_on_grid
 from adc_features.aggregates.parts import (
     Of,
@@ -31,6 +30,7 @@ from adc_features.aggregates.parts import (
     row_cut,
     window_start,
 )
+from adc_features.aggregates.ranges import extremes, newest_different, spans
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, microseconds
 
@@ -268,13 +268,6 @@ class _Rows:
 def _ranges(values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
     whole = np.concatenate([[0], np.cumsum(values)])
     return whole[end] - whole[begin]
-
-
-def spans(first: np.ndarray, length: np.ndarray) -> np.ndarray:
-    """first[0], first[0] + 1, ... over length[0] places, then those of the next span."""
-    ends = np.cumsum(length)
-    whole = int(ends[-1]) if len(ends) else 0
-    return np.arange(whole) - np.repeat(ends - length - first, length)
 
 
 def _times(at: pa.Table) -> np.ndarray:

@@ -94,7 +94,9 @@ def _check_input(view: AggregateView, one: Aggregate, where: str) -> None:
                 f"{where} reads the value {one.of!r}; the stream {stream.name!r} has"
                 f" {', '.join(stream.values) or 'no values'}"
             )
-    elif one.kind in ("last_distinct", "distinct") or (one.kind in ("last", "newest") and one.of not in (TIME, *stream.values)):
+    elif one.kind in ("last_distinct", "distinct") or (
+        one.kind in ("last", "newest") and one.of not in (TIME, *stream.values)
+    ):
         _check_columns(stream, (one.of or "",), where)
 
 

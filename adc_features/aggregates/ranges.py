@@ -1,4 +1,4 @@
-"""Extremes and different values over ranges of sorted events. Reads: arrays. Writes: arrays.
+"""Extremes and different values over ranges of sorted events, and the places of ranges. Reads: arrays. Writes: arrays.
 
 Legend: N events, R ranges.
 """
@@ -58,3 +58,10 @@ def newest_different(
     lists = [found[row] for row in range(len(begin))]
     places = np.fromiter((place for one in lists for place in one), np.int64)
     return places, np.array([len(one) for one in lists], np.int64)
+
+
+def spans(first: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """first[0], first[0] + 1, ... over length[0] places, then those of the next span."""
+    ends = np.cumsum(length)
+    whole = int(ends[-1]) if len(ends) else 0
+    return np.arange(whole) - np.repeat(ends - length - first, length)

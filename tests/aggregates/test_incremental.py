@@ -1,0 +1,64 @@
+"""The stream's states and rows against those of history, over any cut into batches."""
+
+import pyarrow as pa
+import pytest
+from aggregate_shop import SECOND, STREAM, VIEWS, events, row, with_times
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from adc_features.aggregates import (
+    Incremental,
+    MemoryStates,
+    batch_rows,
+    batch_states,
+    keys_of,
+    newest_rows,
+)
+from adc_features.aggregates.declaration import microseconds_of
+
+BASE = 1_700_000_000 * SECOND // (86_400 * SECOND) * 86_400 * SECOND
+LATENESS = microseconds_of(STREAM.lateness)
+
+
+@st.composite
+def arrivals(draw):
+    """Accepted rows in an order of arrival: each no older than the newest one so far less the
+    lateness, many at the same time.
+    """
+    rows = draw(st.lists(row, min_size=1, max_size=16))
+    newest, times = BASE, []
+    for _ in rows:
+        step = draw(st.sampled_from([-600, -599, -60, -1, 0, 0, 1, 59, 601, 3_599, 21_600, 90_000]))
+        time = newest + step * SECOND
+        newest = max(newest, time)
+        times.append(time)
+    ids = draw(st.permutations(range(len(rows))))
+    cuts = draw(st.sets(st.integers(1, len(rows))))
+    whole = with_times(rows, times, ids=list(ids))
+    bounds = [0, *sorted(cuts), len(rows)]
+    return [whole[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+
+
+def assert_stream_equals_history(batches, views):
+    memory, engine = MemoryStates(), Incremental(views)
+    online = {view.name: {} for view in views}
+    for batch in batches:
+        accepted = events(batch)
+        step = engine.advance(memory, accepted)
+        memory.keep(step, accepted)
+        for name, rows in step.rows.items():
+            online[name] |= dict(zip(step.row_keys[name], rows.to_pylist(), strict=True))
+    whole = events([r for batch in batches for r in batch])
+    assert dict(memory.kept) == dict(batch_states(views, whole))
+    for view in views:
+        rows = newest_rows(view, batch_rows(view, whole))
+        keys = keys_of(STREAM, rows, view.key)
+        assert online[view.name] == dict(zip(keys, rows.to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
+@given(batches=arrivals())
+@settings(max_examples=25, deadline=None)
+def test_states_and_rows_after_any_batches_equal_those_of_history(view, batches):
+    """Late events, ties and cuts change nothing: states and newest rows are equal bit for bit."""
+    assert_stream_equals_history(batches, [view])
