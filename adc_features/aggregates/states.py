@@ -161,7 +161,8 @@ _DAMAGED = "a state of {} is damaged; build the states again from the accepted e
 def lengths(section: Section, words: np.ndarray) -> np.ndarray:
     """int64 [E, C]: the lengths of each entry's texts in bytes."""
     packed = np.ascontiguousarray(words[:, section.numbers :]).view("<u2")
-    return packed.reshape(len(words), -1)[:, : section.texts].astype(np.int64)
+    shape = len(words), 4 * (section.width - section.numbers)
+    return packed.reshape(shape)[:, : section.texts].astype(np.int64)
 
 
 def packed_lengths(section: Section, length: np.ndarray) -> np.ndarray:
