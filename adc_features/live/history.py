@@ -11,15 +11,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adc_features.aggregates.declaration import EventStream
 from adc_features.aggregates.events import Events, event_schema
+from adc_features.event_times import UTC_US
 from adc_features.file_lock import file_lock
-from adc_features.live.ledger import LETTERS, Ledger, accepted_table, parsed
+from adc_features.live.ledger import Ledger
 from adc_features.live.outbox import Outbox
+from adc_features.live.tables import LETTERS, PUBLISHED, accepted_table, parsed, published_at
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,29 @@ class Histories:
         with file_lock(self.place, wait=None):
             return sum(one.drain(self.ledger.environment) for one in self._outboxes())
 
-    def events(self, stream: EventStream) -> Events:
-        """Every accepted event of a stream."""
+    def accepted(
+        self, stream: EventStream, waiting: Any = None, *, until: int | None = None
+    ) -> Events:
+        """Every event of a stream that was accepted until a publish time, or until now.
+
+        waiting: the table of those that no segment holds, as of a moment; by default as of now.
+        """
         outbox = self._events(stream.name)
-        tables = [pq.read_table(path) for _, _, path in outbox.segments()]
-        tables += [parsed(data) for _, data in outbox.waiting(self.ledger.environment)]
-        return Events.accepted(stream, pa.concat_tables([event_schema(stream).empty_table(), *tables]))
+        if waiting is None:
+            pairs = outbox.waiting(self.ledger.environment)
+        else:
+            pairs = [(int.from_bytes(bytes(k), "big"), bytes(v)) for k, v in waiting.cursor()]
+        # after the table was read: what left it meanwhile is in a segment by now
+        segments = outbox.segments()
+        covered = max((last for _, last, _ in segments), default=-1)
+        tables = [pq.read_table(path) for _, _, path in segments]
+        tables += [parsed(data) for time, data in pairs if time > covered]
+        empty = published_at(event_schema(stream).empty_table(), 0)
+        table = pa.concat_tables([empty, *tables])
+        if until is not None:
+            limit = pa.scalar(until, UTC_US)
+            table = table.filter(pc.less_equal(table[PUBLISHED], limit))
+        return Events.accepted(stream, table)
 
     def history(self, view: str) -> Path:
         """The directory of a view's rows."""
@@ -58,8 +79,12 @@ class Histories:
             Outbox(LETTERS, self.place / "dead_letters", "jsonl", b"".join),
         ]
 
+    def accepted_place(self, stream: str) -> Path:
+        """The directory of a stream's accepted events."""
+        return self.place / "events" / stream
+
     def _events(self, stream: str) -> Outbox:
-        place = self.place / "events" / stream
+        place = self.accepted_place(stream)
         return Outbox(accepted_table(stream), place, "parquet", _parquet)
 
 

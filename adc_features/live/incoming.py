@@ -116,7 +116,7 @@ def incoming(stream: EventStream, events: Sequence[Any], *, size: int = 0) -> In
     ids, times, *held = zip(*rows, strict=True) if rows else ((),) * (2 + len(fields.types))
     hashes = [event_id(one, source=stream.name) for one in ids]
     columns = {
-        EVENT_ID: pa.array(hashes, ID),
+        EVENT_ID: place_ids(hashes, times),
         TIME: pa.array(times, pa.int64()).cast(UTC_US),
         **{n: pa.array(v, kind) for (n, kind), v in zip(fields.types.items(), held, strict=True)},
     }
@@ -131,6 +131,19 @@ def incoming(stream: EventStream, events: Sequence[Any], *, size: int = 0) -> In
         pa.table(columns),
         size,
     )
+
+
+def place_ids(hashes: Sequence[bytes], times: Sequence[int]) -> pa.Array:
+    """The ids of accepted events: of each id and its time.
+
+    An id is remembered while its event could come again, so that another event may have it, with a
+    later time, after that: both are accepted, and these ids differ.
+    """
+    made = [
+        hashlib.blake2b(one + time.to_bytes(8, "big", signed=True), digest_size=16).digest()
+        for one, time in zip(hashes, times, strict=True)
+    ]
+    return pa.array(made, ID)
 
 
 def letter(fault: Fault, *, stream: str, arrived: datetime) -> bytes:
@@ -193,8 +206,8 @@ def _id(value: Any) -> str:
         return str(value)
     if type(value) is not str or not 0 < len(value) <= LONGEST_ID:
         raise ValueError(
-            f"{EVENT_ID} is {_shown(value)}; expected text of 1 to {LONGEST_ID} characters or a whole"
-            " number of 64 bits, by which a repetition is known"
+            f"{EVENT_ID} is {_shown(value)}; expected text of 1 to {LONGEST_ID} characters or a"
+            " whole number of 64 bits, by which a repetition is known"
         )
     return value
 
@@ -214,13 +227,13 @@ def _time(value: Any) -> int:
         value = (since.days * 86_400 + since.seconds) * _MICROSECOND + since.microseconds
     if type(value) is not int:
         raise ValueError(
-            f"{EVENT_TIME} is {_shown(value)}; expected RFC 3339 text with a zone, or whole microseconds"
-            " since 1970 UTC"
+            f"{EVENT_TIME} is {_shown(value)}; expected RFC 3339 text with a zone, or whole"
+            " microseconds since 1970 UTC"
         )
     if not _FIRST <= value < _LAST:
         raise ValueError(
-            f"{EVENT_TIME} is {value}; expected microseconds since 1970 UTC, between the years 1900 and"
-            " 2200"
+            f"{EVENT_TIME} is {value}; expected microseconds since 1970 UTC, between the years"
+            " 1900 and 2200"
         )
     return value
 

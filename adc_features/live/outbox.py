@@ -1,6 +1,6 @@
-"""What a transaction left to be written to files. Reads: a table of an LMDB directory whose keys are
-publish times. Writes: segments, files that are complete or invisible, named after the first and the
-last publish time that they hold.
+"""What a transaction left to be written to files. Reads: a table of an LMDB directory whose keys
+are publish times. Writes: segments, files that are complete or invisible, named after the first and
+the last publish time that they hold.
 
 A segment is written aside, synced and renamed, and only then its rows leave the table: a process
 that dies at any moment leaves each row in the table or in a segment, and the next one ends what it
@@ -24,11 +24,6 @@ from adc_features.store.lmdb.environment import Environment
 _NAME = re.compile(r"(\d{20})-(\d{20})\.\w+")
 AT_ONCE = 4096
 """Rows of the table in one segment at most."""
-
-
-def time_key(time: int) -> bytes:
-    """A publish time (microseconds since 1970) as a key: keys sort as times do."""
-    return time.to_bytes(8, "big")
 
 
 @dataclass(frozen=True)

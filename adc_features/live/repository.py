@@ -12,8 +12,9 @@ from typing import NamedTuple
 from adc_features.aggregates.declaration import AggregateView
 from adc_features.errors import InputError
 from adc_features.live.history import Histories
-from adc_features.live.ledger import Ledger, ServedView
+from adc_features.live.ledger import Ledger
 from adc_features.live.settings import LiveSettings
+from adc_features.live.tables import ServedView
 from adc_features.store.live_views import LIVE_TAG, PLACE, is_live
 from adc_features.store.registry import open_any_store
 from adc_features.store.services.rankers import declared_objects

@@ -16,9 +16,10 @@ from concurrent.futures import Future
 from typing import NamedTuple
 
 from adc_features.errors import AdcError, InputError
+from adc_features.live.commit import Receipt
 from adc_features.live.history import Histories
 from adc_features.live.incoming import Incoming
-from adc_features.live.ledger import Ledger, Receipt
+from adc_features.live.ledger import Ledger
 
 log = logging.getLogger(__name__)
 

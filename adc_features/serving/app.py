@@ -111,5 +111,8 @@ def server(service: Service) -> Any:
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    message = "use POST /rank, /lookup or, where events are taken, /events; GET /healthz, /readyz or /metrics"
+    message = (
+        "use POST /rank, POST /lookup, POST /events where events are taken, GET /healthz, GET"
+        " /readyz or GET /metrics"
+    )
     return error_answer(HttpError(status, "no_such_route", message))

@@ -1,9 +1,9 @@
 """POST /events. Reads: bodies. Writes: events of the live directory, answers.
 
-Events are read beside the scoring of requests, on a thread of their own, and answered when they are
-durable and visible. One that is refused does not hold up the others of its request: the answer names
-it, and so does the dead-letter file. A request is refused whole, and nothing of it kept, when its
-body is no list of events, when too much waits, or when the disk is full.
+Events are read beside the scoring of requests, on a thread of their own, and answered when they
+are durable and visible. One that is refused does not hold up the others of its request: the answer
+names it, and so does the dead-letter file. A request is refused whole, and nothing of it kept, when
+its body is no list of events, when too much waits, or when the disk is full.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from adc_features.errors import ArtifactError
+from adc_features.live.commit import Receipt
 from adc_features.live.incoming import Incoming, events_of, incoming
-from adc_features.live.ledger import Receipt
 from adc_features.live.writer import BusyError, Writer
 from adc_features.serving.protocol import (
     Budget,
@@ -112,6 +112,7 @@ def _told(receipt: Receipt) -> dict[str, Any]:
         "refused": len(receipt.faults),
         "published": receipt.published,
         "reasons": [
-            {"place": fault.place, "reason": brief(fault.reason)} for fault in receipt.faults[:_TOLD]
+            {"place": fault.place, "reason": brief(fault.reason)}
+            for fault in receipt.faults[:_TOLD]
         ],
     }

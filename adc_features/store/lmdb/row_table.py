@@ -194,11 +194,23 @@ def read(
     Raises ArtifactError for records that are damaged or of a newer format.
     """
     with environment.reading(table) as txn:
-        get = txn.get if txn is not None else dict[bytes, bytes]().get
-        got = [get(key) for key in keys]
-        records = [record for record in got if record is not None]
-        ids = schema_ids(records)
-        schemas = {name: _schema(txn, name, environment) for name in set(ids.tolist())}
+        return read_rows(txn, keys, environment, oldest=oldest, wanted=wanted)
+
+
+def read_rows(
+    txn: Any,
+    keys: Sequence[bytes],
+    environment: Environment,
+    *,
+    oldest: int | None = None,
+    wanted: Sequence[str] | None = None,
+) -> Answer:
+    """The same in a transaction on the table that is open; None: there is no such table."""
+    get = txn.get if txn is not None else dict[bytes, bytes]().get
+    got = [get(key) for key in keys]
+    records = [record for record in got if record is not None]
+    ids = schema_ids(records)
+    schemas = {name: _schema(txn, name, environment) for name in set(ids.tolist())}
     found, expired = np.ones(len(keys), bool), np.zeros(len(keys), bool)
     event = np.zeros(len(keys), np.int64)
     if len(records) < len(keys):
