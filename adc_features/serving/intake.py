@@ -19,6 +19,7 @@ from adc_features.errors import ArtifactError
 from adc_features.live.commit import Receipt
 from adc_features.live.incoming import Incoming, events_of, incoming
 from adc_features.live.writer import BusyError, Writer
+from adc_features.serving.live_metrics import LiveMetrics
 from adc_features.serving.protocol import (
     Budget,
     HttpError,
@@ -30,6 +31,8 @@ from adc_features.serving.protocol import (
 
 MAX_EVENTS = 2_000
 """Events in one request."""
+_OBJECTS = 4
+"""Brackets an event, in its texts, at most."""
 _TOLD = 20
 """Refused events that an answer explains; it counts all of them."""
 
@@ -49,6 +52,7 @@ class Intake:
         self.writer, self._settings = writer, settings
         self._bodies = Budget(32 * settings.max_body)
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="events")
+        self.metrics = LiveMetrics(writer)
 
     async def answer(self, request: Request) -> Response:
         """Keep the events of a request. Raises HttpError."""
@@ -93,13 +97,14 @@ class Intake:
         return name
 
     def _read(self, stream: str, body: bytes) -> Incoming:
-        sent = events_of(body)
-        if len(sent) > MAX_EVENTS:
+        # a parser makes an object of every `{}`: what no request looks like is not parsed
+        objects = body.count(b"{") + body.count(b"[")
+        sent = events_of(body) if objects <= _OBJECTS * MAX_EVENTS else None
+        if sent is None or len(sent) > MAX_EVENTS:
             raise HttpError(
                 422,
                 "too_many_events",
-                f"{len(sent)} events, at most {MAX_EVENTS} are taken at once; send several"
-                " requests",
+                f"more than {MAX_EVENTS} events are not taken at once; send several requests",
             )
         return incoming(self.writer.ledger.streams[stream], sent, size=len(body))
 

@@ -194,7 +194,10 @@ class Service:
 
     async def metrics_page(self, request: Request) -> Response:
         authorised(request, self.settings.token)
-        return Response(self.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+        page = self.metrics.page()
+        if self.intake is not None:
+            page += await asyncio.to_thread(self.intake.metrics.page)
+        return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(self, request: Request) -> Response:
         """The process answers."""
@@ -213,6 +216,8 @@ class Service:
             "watch_error": self.watch_error,
             "registry_changed": [without_paths(told) for told in self.changed],
         }
+        if self.intake is not None:
+            facts["events"] = await asyncio.to_thread(self.intake.metrics.facts)
         return json_answer({"status": "ready", **_signature(self.bundle), **facts})
 
     # ---- promotions
