@@ -19,7 +19,13 @@ from adc_features.aggregates.declaration import (
     microseconds_of,
 )
 from adc_features.aggregates.events import Events, codes_of
-from adc_features.aggregates.finalise import Lists, feature_type, finalise, residuals_on_grid
+from adc_features.aggregates.finalise import (
+    Lists,
+    feature_type,
+    finalise,
+    recipes,
+    residuals_on_grid,
+)
 from adc_features.aggregates.parts import (
     Of,
     Part,
@@ -73,7 +79,7 @@ def batch_rows(view: AggregateView, events: Events, *, at: pa.Table | None = Non
         )
     known = _Known(view, events, at)
     rows = known.rows()
-    features = finalise(view, rows.read, rows.read_lists)
+    features = finalise(recipes(view), rows.read, rows.read_lists)
     columns = {
         **{name: rows.text(name) for name in view.key},
         TIMESTAMP: pa.array(rows.time + microseconds_of(view.stream.resolution)).cast(UTC_US),

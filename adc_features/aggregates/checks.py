@@ -35,8 +35,8 @@ def check_view(view: AggregateView) -> None:
         raise InputError(f"known of {where} is {view.known!r}; expected 'sealed' or 'resolution'")
     if sum(a.kind == "last_time" for a in view.features.values()) != 1:
         raise InputError(
-            f"{where} declares no feature `last_time()`, or several; give it one: ages and checks of"
-            " validity read it"
+            f"{where} declares no feature `last_time()`, or several; give it one: ages and checks"
+            " of validity read it"
         )
     for name, aggregate in view.features.items():
         if name in (*view.key, *RESERVED):

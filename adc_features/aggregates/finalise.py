@@ -6,7 +6,7 @@ divided then, and become float32 last.
 Legend: R rows.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -49,16 +49,35 @@ def feature_type(view: AggregateView, one: Aggregate) -> pa.DataType:
     return pa.list_(kind) if one.kind in ("last", "last_distinct") else kind
 
 
-def finalise(view: AggregateView, read: Read, read_lists: ReadLists) -> dict[str, pa.Array]:
+class Recipe(NamedTuple):
+    """How a feature is made of parts: prepared once for each view."""
+
+    stream: EventStream
+    one: Aggregate
+    kind: pa.DataType
+    part: Part
+    count: Part
+    prior: tuple[Part, Part]
+
+
+def recipes(view: AggregateView) -> dict[str, Recipe]:
+    """The recipe of each feature, in the order of the declaration."""
+    found = {}
+    for name, one in view.features.items():
+        part, prior = main_part(view, one), prior_parts(view, one.of, one.initial)
+        kind = feature_type(view, one)
+        found[name] = Recipe(view.stream, one, kind, part, count_part(view, part), prior)
+    return found
+
+
+def finalise(made: Mapping[str, Recipe], read: Read, read_lists: ReadLists) -> dict[str, pa.Array]:
     """The features of R rows, of the parts that `read` and `read_lists` give."""
-    return {
-        name: _feature(view, one, read, read_lists).cast(feature_type(view, one))
-        for name, one in view.features.items()
-    }
+    found = {name: _feature(recipe, read, read_lists) for name, recipe in made.items()}
+    return {n: c if c.type == made[n].kind else c.cast(made[n].kind) for n, c in found.items()}
 
 
-def _feature(view: AggregateView, one: Aggregate, read: Read, read_lists: ReadLists) -> pa.Array:
-    stream, part = view.stream, main_part(view, one)
+def _feature(recipe: Recipe, read: Read, read_lists: ReadLists) -> pa.Array:
+    stream, one, part = recipe.stream, recipe.one, recipe.part
     if one.kind in ("last", "last_distinct", "distinct", "newest"):
         return _of_lists(stream, one, read_lists(part))
     whole = read(part)
@@ -66,7 +85,7 @@ def _feature(view: AggregateView, one: Aggregate, read: Read, read_lists: ReadLi
         return pa.array(whole)
     if one.kind == "total":
         return numbers(stream, one.of, whole)
-    count = read(count_part(view, part))
+    count = read(recipe.count)
     if one.kind in ("minimum", "maximum"):
         return numbers(stream, one.of, whole, absent=count == 0)
     if one.kind == "mean":
@@ -75,7 +94,7 @@ def _feature(view: AggregateView, one: Aggregate, read: Read, read_lists: ReadLi
         return pa.array(mean, mask=count == 0)
     prior: np.ndarray | float = 0.0
     if one.kind == "smoothed_mean":
-        total, events = (read(p) for p in prior_parts(view, one.of, one.initial))
+        total, events = (read(p) for p in recipe.prior)
         prior = prior_mean(off_grid(stream, one.of, total), events, one.initial)
     mean = smoothed(off_grid(stream, one.of, whole), count, prior, smoothing=one.smoothing)
     return pa.array(mean.astype(np.float32))

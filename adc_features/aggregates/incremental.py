@@ -10,7 +10,7 @@ Legend: K touched keys, N events of the batch, E entries of sections.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 from adc_features.aggregates.batch import TIMESTAMP, batch_rows, row_schema
 from adc_features.aggregates.declaration import AggregateView, EventStream, microseconds_of
 from adc_features.aggregates.events import Events, event_schema, together
-from adc_features.aggregates.finalise import Lists, finalise, residuals_on_grid
+from adc_features.aggregates.finalise import Lists, finalise, recipes, residuals_on_grid
 from adc_features.aggregates.folds import Batch, ListPlan, Slots, fold_numbers, fold_tiles
-from adc_features.aggregates.keys import different_keys, keys_of
+from adc_features.aggregates.keys import different_keys, keyed_events, keys_of
 from adc_features.aggregates.ledgers import (
     Ledger,
     LedgerPlan,
@@ -156,8 +156,8 @@ def _again(view: AggregateView, reader: StateReader, events: Events) -> pa.Table
     history = getattr(reader, "history", None)
     if history is None:
         raise InputError(
-            f"the view {view.name!r} is declared with known='resolution', which is computed from all"
-            " accepted events; give a reader with `history`, or declare it with known='sealed'"
+            f"the view {view.name!r} is declared with known='resolution', which is computed from"
+            " all accepted events; give a reader with `history`, or declare it with known='sealed'"
         )
     rows = newest_rows(view, batch_rows(view, together(history(view.stream), events)))
     touched = pc.greater_equal(rows[view.last_time], int(events.times[0]))
@@ -176,6 +176,7 @@ class _ViewPlan:
 
     def __init__(self, view: AggregateView) -> None:
         self.view, stream = view, view.stream
+        self.recipes, self.schema = recipes(view), row_schema(view)
         parts = all_parts(view)
         own = [p for p in parts if p.by is None]
         plain = [p for p in own if p.window is None and p.kind not in ("list", "distinct")]
@@ -241,31 +242,32 @@ class _Folded:
         self.batch = Batch(self.view, events)
         self.given = {p.columns: Ledger(p, reader, self.batch) for p in plan.given}
         self._find_residuals()
-        code, self.keys, row = different_keys(self.view.stream, events.table, self.view.key)
+        code, self.keys, row = keyed_events(events, self.view.key)
         self.key_columns = events.table.select(list(self.view.key)).take(pa.array(row))
         self._fold(reader, code)
         self.groups = {p.columns: self._group(p, reader) for p in plan.groups}
+        self.group_sums = {
+            by: one.read(one.row_code, row_cut(self.view, self.newest))
+            for by, one in self.groups.items()
+        }
+        self._places: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
 
     def _find_residuals(self) -> None:
         cut = event_cut(self.view, self.batch.events.times)
-        everybody = np.zeros(len(cut), np.int64)
+        if not self.plan.given:
+            return
+        prior = self.given[()].read(np.zeros(len(cut), np.int64), cut)
         for one in residuals(self.view):
-            other, prior = self.given[one.against], self.given[()]
+            other = self.given[one.against].read(self.given[one.against].code, cut)
             value, valid = self.batch.numbers(one.of)
             count = counted(self.view.stream, one.of)
-            parts = Part("sum", one.of), Part("count", count)
+            total, events = Part("sum", one.of), Part("count", count)
             found = residuals_on_grid(
                 self.view.stream,
                 one,
                 value,
-                other=(
-                    other.read(parts[0], other.code, cut),
-                    other.read(parts[1], other.code, cut),
-                ),
-                everybody=(
-                    prior.read(parts[0], everybody, cut),
-                    prior.read(parts[1], everybody, cut),
-                ),
+                other=(other.of(total), other.of(events)),
+                everybody=(prior.of(total), prior.of(events)),
             )
             self.batch.residuals[one] = found if valid is None else np.where(valid, found, 0)
 
@@ -309,9 +311,9 @@ class _Folded:
         if not plan.columns:
             return Ledger(plan, reader, self.batch, rows=self.key_columns)
         entries, one = self.lists[None], self.plan.lists[None]
-        newest = pa.array(entries.ends(len(self.keys)) - 1)
+        newest = entries.ends(len(self.keys)) - 1
         schema = self.batch.events.table.select(list(plan.columns)).schema
-        columns = {c: one.values(entries, c).take(newest) for c in plan.columns}
+        columns = {c: one.values(entries, c, newest) for c in plan.columns}
         return Ledger(plan, reader, self.batch, rows=pa.table(columns, schema=schema))
 
     def states(self) -> dict[str, Mapping[bytes, bytes]]:
@@ -330,13 +332,12 @@ class _Folded:
         resolution = microseconds_of(self.view.stream.resolution)
         columns = {name: self.key_columns[name] for name in self.view.key}
         columns[TIMESTAMP] = pa.array(self.newest + resolution).cast(UTC_US)
-        columns |= finalise(self.view, self._read, self._read_lists)
-        return pa.table(columns, schema=row_schema(self.view))
+        columns |= finalise(self.plan.recipes, self._read, self._read_lists)
+        return pa.table(columns, schema=self.plan.schema)
 
     def _read(self, part: Part) -> np.ndarray:
         if part.by is not None:
-            ledger = self.groups[part.by]
-            return ledger.read(part, ledger.row_code, row_cut(self.view, self.newest))
+            return self.group_sums[part.by].of(part)
         if part.window is None:
             return self.numbers[:, self.plan.slots.place(part)]
         entries, kept, first, end = self._window(part)
@@ -364,14 +365,19 @@ class _Folded:
         return entries, kept, end - count, end
 
     def _read_lists(self, part: Part) -> Lists:
-        plan, entries = (
-            (self.plan.different[part.of], self.different[part.of])
-            if part.kind == "distinct"
-            else (
-                self.plan.lists[counted(self.view.stream, part.of)],
-                self.lists[counted(self.view.stream, part.of)],
-            )
-        )
+        if part.kind == "distinct":
+            plan, entries = self.plan.different[part.of], self.different[part.of]
+        else:
+            needs = counted(self.view.stream, part.of)
+            plan, entries = self.plan.lists[needs], self.lists[needs]
+        asked = id(entries), part.n, part.window, part.hop
+        if asked not in self._places:
+            self._places[asked] = self._newest(entries, part)
+        offsets, places = self._places[asked]
+        return Lists(offsets, plan.values(entries, part.of, places))
+
+    def _newest(self, entries: Entries, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """(offsets [K + 1], places) of the newest entries of each key."""
         end = entries.ends(len(self.keys))
         begin = np.concatenate([[0], end[:-1]])
         if part.window is not None:
@@ -379,5 +385,4 @@ class _Folded:
             begin = end - np.bincount(entries.key[inside], minlength=len(self.keys))
         first = np.maximum(begin, end - (part.n or 1))
         offsets = np.concatenate([[0], np.cumsum(end - first)])
-        values = plan.values(entries, part.of)
-        return Lists(offsets, values.take(pa.array(spans(first, end - first))))
+        return offsets, spans(first, end - first)

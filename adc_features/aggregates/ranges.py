@@ -1,4 +1,4 @@
-"""Extremes and different values over ranges of sorted events, and the places of ranges. Reads: arrays. Writes: arrays.
+"""Ranges of sorted events: places, extremes, different values. Reads: arrays. Writes: arrays.
 
 Legend: N events, R ranges.
 """

@@ -30,7 +30,7 @@ def test_every_row_equals_the_oracle_bit_for_bit(one, rows):
     got = batch_rows(one, events(rows)).to_pylist()
     wanted = [
         {**dict(zip(one.key, key, strict=True)), **oracle.features(key, time)}
-        for key in oracle.keys()
+        for key in oracle.every_key()
         for time in sorted({r["time"] for r in oracle.of_key(one.key, key)})
     ]
     place = lambda r: (r["last_time"], *(r[c] for c in one.key))  # noqa: E731

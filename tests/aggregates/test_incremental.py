@@ -1,6 +1,7 @@
 """The stream's states and rows against those of history, over any cut into batches."""
 
-import pyarrow as pa
+from itertools import pairwise
+
 import pytest
 from aggregate_shop import SECOND, STREAM, VIEWS, events, row, with_times
 from hypothesis import given, settings
@@ -36,7 +37,7 @@ def arrivals(draw):
     cuts = draw(st.sets(st.integers(1, len(rows))))
     whole = with_times(rows, times, ids=list(ids))
     bounds = [0, *sorted(cuts), len(rows)]
-    return [whole[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    return [whole[a:b] for a, b in pairwise(bounds) if a < b]
 
 
 def assert_stream_equals_history(batches, views):
