@@ -56,7 +56,7 @@ class Recipe(NamedTuple):
     one: Aggregate
     kind: pa.DataType
     part: Part
-    count: Part
+    events: Part
     prior: tuple[Part, Part]
 
 
@@ -85,7 +85,7 @@ def _feature(recipe: Recipe, read: Read, read_lists: ReadLists) -> pa.Array:
         return pa.array(whole)
     if one.kind == "total":
         return numbers(stream, one.of, whole)
-    count = read(recipe.count)
+    count = read(recipe.events)
     if one.kind in ("minimum", "maximum"):
         return numbers(stream, one.of, whole, absent=count == 0)
     if one.kind == "mean":

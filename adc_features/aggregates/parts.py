@@ -44,7 +44,7 @@ class Part:
 def counted(stream: EventStream, of: Of) -> str | None:
     """The optional value that an event must have to count for `of`; None where each event has."""
     name = of.of if isinstance(of, Residual) else of
-    return name if name in stream.values and stream.values[name].optional else None
+    return name if name and name in stream.values and stream.values[name].optional else None
 
 
 def main_part(view: AggregateView, one: Aggregate) -> Part:
@@ -110,7 +110,7 @@ def bits_of(stream: EventStream, of: Of) -> int:
     """Binary places of a value or residual; 0 of keys and times."""
     if isinstance(of, Residual):
         return of.bits
-    return stream.values[of].bits if of in stream.values else 0
+    return stream.values[of].bits if of and of in stream.values else 0
 
 
 def capacity_of(stream: EventStream, of: Of) -> int:

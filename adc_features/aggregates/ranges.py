@@ -49,7 +49,8 @@ def newest_different(
             if codes[place] >= 0:
                 seen.pop(codes[place], None)
                 seen[codes[place]] = place
-        at, kept = max(at, stop), []
+        at = max(at, stop)
+        kept: list[int] = []
         for place in reversed(seen.values()):
             if place < first or len(kept) == most:
                 break
