@@ -2,8 +2,8 @@
 
 `user_activity` and `item_profile` of `adc_features.data.statistics`, column by column. Over a
 history, with known="resolution", counts, means of values on the grid, lists and times equal those
-functions' bit for bit. Residual means differ in their last bits: a residual is rounded to a multiple
-of 2^-30 here, so that its sums do not depend on the order of events.
+functions' bit for bit. Residual means may differ in their last bit: a residual is rounded to a
+multiple of 2^-30 here, so that its sums do not depend on the order of events.
 """
 
 from datetime import timedelta

@@ -56,7 +56,8 @@ def assert_same(got: pa.Table, wanted: pa.Table) -> float:
     """Every column is equal bit for bit, residuals within a multiple of 2^-30; the largest
     difference of these.
     """
-    assert got.column_names == wanted.column_names and len(got) == len(wanted)
+    assert got.column_names == wanted.column_names
+    assert len(got) == len(wanted)
     apart = 0.0
     for name in got.column_names:
         one, other = got[name].combine_chunks(), wanted[name].combine_chunks()
