@@ -61,7 +61,7 @@ def user_activity_view(
 ) -> AggregateView:
     """What is known of a user: the columns of `USER_ACTIVITY_SCHEMA`."""
     residual = Residual(_rating(stream), ("item_id",), SMOOTHING, _initial(known))
-    lists = {
+    lists: dict[str, str | Residual] = {
         "items": "item_id",
         "brands": "brand",
         "paths": "path",
