@@ -17,7 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.aggregates.batch import TIMESTAMP, batch_rows, row_schema
-from adc_features.aggregates.declaration import AggregateView, EventStream, microseconds_of
+from adc_features.aggregates.declaration import (
+    AggregateView,
+    EventStream,
+    Residual,
+    microseconds_of,
+)
 from adc_features.aggregates.events import Events, event_schema, together
 from adc_features.aggregates.finalise import Lists, finalise, recipes, residuals_on_grid
 from adc_features.aggregates.folds import Batch, ListPlan, Slots, fold_numbers, fold_tiles
@@ -189,13 +194,17 @@ class _ViewPlan:
             of: ListPlan.of(view, n, [of], different=True)
             for of, n in _longest(p for p in own if p.kind == "distinct").items()
         }
-        self.groups = ledger_plans(view, groups, "+")
         given = [
             replace(p, by=r.against)
             for r in residuals(view)
             for p in (Part("sum", r.of), Part("count", counted(stream, r.of)))
         ]
         given += [p for r in residuals(view) for p in prior_parts(view, r, r.initial)]
+        # everybody's sums stand in one ledger, but for those of residuals, which are known later
+        early = [p for p in groups if p.by == () and not isinstance(p.of, Residual)]
+        given += early
+        self.groups = ledger_plans(view, [p for p in groups if p not in early], "+")
+        self.early = bool(early)
         self.given = ledger_plans(view, given, "@")
         sections = [Section(1 + len(slots.parts)) for _, slots in self.tiles.values()]
         sections += [plan.section for plan in (*self.lists.values(), *self.different.values())]
@@ -246,15 +255,15 @@ class _Folded:
         self.key_columns = events.table.select(list(self.view.key)).take(pa.array(row))
         self._fold(reader, code)
         self.groups = {p.columns: self._group(p, reader) for p in plan.groups}
-        self.group_sums = {
-            by: one.read(one.row_code, row_cut(self.view, self.newest))
-            for by, one in self.groups.items()
-        }
+        cut = row_cut(self.view, self.newest)
+        self.group_sums = {by: one.read(one.row_code, cut) for by, one in self.groups.items()}
+        if plan.early:
+            self.everybody = self.given[()].read(np.zeros(len(cut), np.int64), cut)
         self._places: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
 
     def _find_residuals(self) -> None:
         cut = event_cut(self.view, self.batch.events.times)
-        if not self.plan.given:
+        if not residuals(self.view):
             return
         prior = self.given[()].read(np.zeros(len(cut), np.int64), cut)
         for one in residuals(self.view):
@@ -337,7 +346,8 @@ class _Folded:
 
     def _read(self, part: Part) -> np.ndarray:
         if part.by is not None:
-            return self.group_sums[part.by].of(part)
+            early = part.by == () and not isinstance(part.of, Residual)
+            return (self.everybody if early else self.group_sums[part.by]).of(part)
         if part.window is None:
             return self.numbers[:, self.plan.slots.place(part)]
         entries, kept, first, end = self._window(part)

@@ -68,8 +68,14 @@ def keyed_events(events: Events, columns: tuple[str, ...]) -> Keyed:
 def with_rows(events: Events, columns: tuple[str, ...], rows: pa.Table) -> tuple[Keyed, np.ndarray]:
     """(the keys of events and of further rows, whose own follow; the number of each row's key)."""
     known = keyed_events(events, columns)
+    if not columns:
+        return known, np.zeros(len(rows), np.int64)
     place = {key: number for number, key in enumerate(known.keys)}
-    code = [place.setdefault(k, len(place)) for k in keys_of(events.stream, rows, columns)]
+    asked = keys_of(events.stream, rows, columns)
+    for key in asked:
+        if key not in place:
+            place[key] = len(place)
+    code = [place[key] for key in asked]
     unknown = np.zeros(len(rows), bool)
     for name in columns:
         if name in events.stream.attributes:
@@ -79,13 +85,14 @@ def with_rows(events: Events, columns: tuple[str, ...], rows: pa.Table) -> tuple
 
 def different_keys(stream: EventStream, table: pa.Table, columns: Sequence[str]) -> Keyed:
     """The keys of a table's rows."""
-    code, _ = codes_of(stream, table, columns)
-    found, row = np.unique(code, return_index=True)
-    known = found >= 0
-    number = np.where(known, np.cumsum(known) - 1, -1)
-    row = row[known]
+    code, size = codes_of(stream, table, columns)
+    known = np.flatnonzero(code >= 0)[::-1]
+    first = np.full(size, -1)
+    first[code[known]] = known  # the last that is written is the first row
+    found = first >= 0
+    row = first[found]
     keys = keys_of(stream, table.take(pa.array(row)), columns) if columns else [b""] * len(row)
-    return Keyed(number[np.searchsorted(found, code)], keys, row)
+    return Keyed(np.append(np.cumsum(found) - 1, -1)[code], keys, row)
 
 
 def _bytes(stream: EventStream, column: pa.ChunkedArray, name: str) -> list[bytes]:

@@ -145,7 +145,10 @@ class Ledger:
         fixed = np.column_stack([base, self.newest])[self.touched]
         section = Entries(entries.section, place[entries.key[kept]], entries.words[kept])
         encoded = self.plan.layout.encode(fixed, [section])
-        return dict(zip((self.keys[k] for k in self.touched.tolist()), encoded, strict=True))
+        keys = self.keys[: len(self.touched)]
+        if len(keys) < len(self.keys) and (place[: len(keys)] < 0).any():
+            keys = [self.keys[k] for k in self.touched.tolist()]
+        return dict(zip(keys, encoded, strict=True))
 
 
 def refuse_overflow(count: int, capacity: int, name: str) -> None:
