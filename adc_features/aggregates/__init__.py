@@ -22,6 +22,7 @@ from adc_features.aggregates.declaration import (
     total,
 )
 from adc_features.aggregates.events import Events, event_id, event_schema, together
+from adc_features.aggregates.finalise import read_rows
 from adc_features.aggregates.incremental import (
     Advance,
     Incremental,
@@ -65,6 +66,7 @@ __all__ = [
     "minimum",
     "newest",
     "newest_rows",
+    "read_rows",
     "residual_mean",
     "row_schema",
     "smoothed_mean",

@@ -24,7 +24,7 @@ from adc_features.aggregates.declaration import (
     microseconds_of,
 )
 from adc_features.aggregates.events import Events, event_schema, together
-from adc_features.aggregates.finalise import Lists, finalise, recipes, residuals_on_grid
+from adc_features.aggregates.finalise import Lists, Tiles, finalise, recipes, residuals_on_grid
 from adc_features.aggregates.folds import Batch, ListPlan, Slots, fold_numbers, fold_tiles
 from adc_features.aggregates.keys import different_keys, keyed_events, keys_of
 from adc_features.aggregates.ledgers import (
@@ -341,10 +341,11 @@ class _Folded:
         resolution = microseconds_of(self.view.stream.resolution)
         columns = {name: self.key_columns[name] for name in self.view.key}
         columns[TIMESTAMP] = pa.array(self.newest + resolution).cast(UTC_US)
-        columns |= finalise(self.plan.recipes, self._read, self._read_lists)
+        columns |= finalise(self.plan.recipes, self)
         return pa.table(columns, schema=self.plan.schema)
 
-    def _read(self, part: Part) -> np.ndarray:
+    def read(self, part: Part) -> np.ndarray:
+        """int64 [K] of a count, sum, extreme or time."""
         if part.by is not None:
             early = part.by == () and not isinstance(part.of, Residual)
             return (self.everybody if early else self.group_sums[part.by]).of(part)
@@ -374,7 +375,19 @@ class _Folded:
         count = np.bincount(entries.key[kept], minlength=len(self.keys))
         return entries, kept, end - count, end
 
-    def _read_lists(self, part: Part) -> Lists:
+    def read_tiles(self, part: Part, events: Part) -> Tiles:
+        """The tiles of a windowed sum and of the number of its events."""
+        entries, kept, first, end = self._window(part)
+        slots, plain = self.plan.tiles[part.hop or 0][1], {"window": None, "hop": None}
+        count = entries.numbers(1 + slots.place(replace(events, **plain)))[kept]
+        total = count * 0
+        if part.kind == "sum":
+            total = entries.numbers(1 + slots.place(replace(part, **plain)))[kept]
+        offsets = np.concatenate([[0], np.cumsum(end - first)])
+        return Tiles(offsets, entries.numbers(0)[kept], count, total)
+
+    def read_lists(self, part: Part) -> Lists:
+        """The values of a list, oldest first."""
         if part.kind == "distinct":
             plan, entries = self.plan.different[part.of], self.different[part.of]
         else:

@@ -43,6 +43,7 @@ STREAM = EventStream(
     resolution=timedelta(seconds=1),
 )
 WINDOW = {"window": 6 * HOUR, "hop": HOUR}
+AT_READ = WINDOW | {"at": "read"}
 RESIDUAL = Residual("rating", ("item_id",), initial=3.0)
 FEATURES = {
     "n": count(),
