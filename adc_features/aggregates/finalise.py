@@ -38,13 +38,13 @@ class Lists(NamedTuple):
 
 
 class Tiles(NamedTuple):
-    """The tiles of the windows of R rows. offsets: int64 [R + 1], ascending from 0. tile, count,
+    """The tiles of the windows of R rows. offsets: int64 [R + 1], ascending from 0. tile, events,
     total: int64 [E], of all rows, one after the other.
     """
 
     offsets: np.ndarray
     tile: np.ndarray
-    count: np.ndarray
+    events: np.ndarray
     total: np.ndarray
 
 
@@ -163,7 +163,7 @@ def _tiles(recipe: Recipe, source: Source) -> pa.Array:
         inside[offsets[:-1] + place] = False
         if recipe.one.kind == "smoothed_mean":
             values[offsets[:-1] + place] = source.read(recipe.prior[place])
-    values[inside] = np.column_stack([tiles.tile, tiles.count, tiles.total]).reshape(-1)
+    values[inside] = np.column_stack([tiles.tile, tiles.events, tiles.total]).reshape(-1)
     return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
 
 

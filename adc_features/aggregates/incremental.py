@@ -9,14 +9,14 @@ Legend: K touched keys, N events of the batch, E entries of sections.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.aggregates.batch import TIMESTAMP, batch_rows, row_schema
+from adc_features.aggregates.batch import TIMESTAMP, batch_rows
 from adc_features.aggregates.declaration import (
     AggregateView,
     EventStream,
@@ -24,34 +24,29 @@ from adc_features.aggregates.declaration import (
     microseconds_of,
 )
 from adc_features.aggregates.events import Events, event_schema, together
-from adc_features.aggregates.finalise import Lists, Tiles, finalise, recipes, residuals_on_grid
-from adc_features.aggregates.folds import Batch, ListPlan, Slots, fold_numbers, fold_tiles
+from adc_features.aggregates.finalise import Lists, Tiles, finalise, residuals_on_grid
+from adc_features.aggregates.folds import Batch, fold_numbers, fold_tiles
 from adc_features.aggregates.keys import different_keys, keyed_events, keys_of
 from adc_features.aggregates.ledgers import (
     Ledger,
     LedgerPlan,
     StateReader,
-    ledger_plans,
     refuse_overflow,
 )
 from adc_features.aggregates.parts import (
-    Of,
     Part,
-    all_parts,
-    capacity_of,
     counted,
     event_cut,
-    prior_parts,
     residuals,
     row_cut,
     window_start,
+    without_window,
 )
+from adc_features.aggregates.plans import COUNT, LAST, ViewPlan
 from adc_features.aggregates.ranges import spans
-from adc_features.aggregates.states import Entries, Layout, Section
+from adc_features.aggregates.states import Entries
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US
-
-_LAST, _COUNT = Part("last"), Part("count")
 
 
 class HistoryReader(StateReader, Protocol):
@@ -81,7 +76,7 @@ class Incremental:
     """The engine of some views of one stream, prepared once."""
 
     def __init__(self, views: Iterable[AggregateView]) -> None:
-        self.plans = [_ViewPlan(view) for view in views]
+        self.plans = [ViewPlan(view) for view in views]
         if len({plan.view.name for plan in self.plans}) < len(self.plans):
             raise InputError("two views of aggregates have the same name; rename one")
 
@@ -176,77 +171,10 @@ def newest_rows(view: AggregateView, rows: pa.Table) -> pa.Table:
     return backwards.take(pa.array(row))
 
 
-class _ViewPlan:
-    """What is kept of the keys of a view, and the ledgers that it reads."""
-
-    def __init__(self, view: AggregateView) -> None:
-        self.view, stream = view, view.stream
-        self.recipes, self.schema = recipes(view), row_schema(view)
-        parts = all_parts(view)
-        own = [p for p in parts if p.by is None]
-        plain = [p for p in own if p.window is None and p.kind not in ("list", "distinct")]
-        self.slots = Slots.of([_LAST, _COUNT, *plain])
-        self.tiles = self._tiles([p for p in own if p.window is not None])
-        groups = [p for p in parts if p.by is not None]
-        columns = dict.fromkeys(c for p in groups for c in p.by or ())
-        self.lists = self._lists([p for p in own if p.kind == "list"], list(columns))
-        self.different = {
-            of: ListPlan.of(view, n, [of], different=True)
-            for of, n in _longest(p for p in own if p.kind == "distinct").items()
-        }
-        given = [
-            replace(p, by=r.against)
-            for r in residuals(view)
-            for p in (Part("sum", r.of), Part("count", counted(stream, r.of)))
-        ]
-        given += [p for r in residuals(view) for p in prior_parts(view, r, r.initial)]
-        # everybody's sums stand in one ledger, but for those of residuals, which are known later
-        early = [p for p in groups if p.by == () and not isinstance(p.of, Residual)]
-        given += early
-        self.groups = ledger_plans(view, [p for p in groups if p not in early], "+")
-        self.early = bool(early)
-        self.given = ledger_plans(view, given, "@")
-        sections = [Section(1 + len(slots.parts)) for _, slots in self.tiles.values()]
-        sections += [plan.section for plan in (*self.lists.values(), *self.different.values())]
-        meaning = (self.slots, self.tiles, self.lists, self.different, view.key)
-        self.layout = Layout(f"{view.name}: {meaning}", self.slots.empty, tuple(sections))
-        sums = {p.of for p in own if p.kind == "sum"}
-        self.capacity = min((capacity_of(stream, of) for of in sums), default=2**63 - 1)
-
-    def _tiles(self, parts: list[Part]) -> dict[int, tuple[int, Slots]]:
-        """hop -> (the longest window, what is kept of each tile)."""
-        parts = [p for p in parts if p.kind not in ("list", "distinct")]
-        found = {}
-        for hop in dict.fromkeys(p.hop for p in parts):
-            mine = [p for p in parts if p.hop == hop]
-            slots = Slots.of([_COUNT, *(replace(p, window=None, hop=None) for p in mine)])
-            found[hop or 0] = max(p.window or 0 for p in mine), slots
-        return found
-
-    def _lists(self, parts: list[Part], group: list[str]) -> dict[str | None, ListPlan]:
-        """What an event needs -> the list of such events; all events' list holds their groups."""
-        stream, found = self.view.stream, {}
-        for needs in dict.fromkeys(
-            [*([None] if group else []), *(counted(stream, p.of) for p in parts)]
-        ):
-            mine = [p for p in parts if counted(stream, p.of) == needs]
-            columns: list[Of] = [*(p.of for p in mine), *(group if needs is None else [])]
-            n = max([p.n or 1 for p in mine], default=1)
-            found[needs] = ListPlan.of(self.view, n, columns, needs=needs)
-        return found
-
-
-def _longest(parts: Iterable[Part]) -> dict[Of, int]:
-    found: dict[Of, int] = {}
-    for part in parts:
-        found[part.of] = max(found.get(part.of, 1), part.n or 1)
-    return found
-
-
 class _Folded:
     """A view after a batch of events."""
 
-    def __init__(self, plan: _ViewPlan, reader: StateReader, events: Events) -> None:
+    def __init__(self, plan: ViewPlan, reader: StateReader, events: Events) -> None:
         self.plan, self.view = plan, plan.view
         self.batch = Batch(self.view, events)
         self.given = {p.columns: Ledger(p, reader, self.batch) for p in plan.given}
@@ -287,9 +215,9 @@ class _Folded:
         if len(known) < len(code):  # events of an unknown attribute are of no key
             batch, code = self._only(known), code[known]
         self.numbers = fold_numbers(plan.slots, fixed, batch.slots(plan.slots), code)
-        self.newest = self.numbers[:, plan.slots.place(_LAST)]
+        self.newest = self.numbers[:, plan.slots.place(LAST)]
         refuse_overflow(
-            int(self.numbers[:, plan.slots.place(_COUNT)].max(initial=0)),
+            int(self.numbers[:, plan.slots.place(COUNT)].max(initial=0)),
             plan.capacity,
             f"the view {self.view.name!r}",
         )
@@ -352,7 +280,7 @@ class _Folded:
         if part.window is None:
             return self.numbers[:, self.plan.slots.place(part)]
         entries, kept, first, end = self._window(part)
-        column = self.plan.tiles[part.hop or 0][1].place(replace(part, window=None, hop=None))
+        column = self.plan.tiles[part.hop or 0][1].place(without_window(part))
         values = entries.numbers(1 + column)
         if part.kind in ("sum", "count"):
             whole = np.concatenate([[0], np.cumsum(values)])
@@ -378,11 +306,11 @@ class _Folded:
     def read_tiles(self, part: Part, events: Part) -> Tiles:
         """The tiles of a windowed sum and of the number of its events."""
         entries, kept, first, end = self._window(part)
-        slots, plain = self.plan.tiles[part.hop or 0][1], {"window": None, "hop": None}
-        count = entries.numbers(1 + slots.place(replace(events, **plain)))[kept]
+        slots = self.plan.tiles[part.hop or 0][1]
+        count = entries.numbers(1 + slots.place(without_window(events)))[kept]
         total = count * 0
         if part.kind == "sum":
-            total = entries.numbers(1 + slots.place(replace(part, **plain)))[kept]
+            total = entries.numbers(1 + slots.place(without_window(part)))[kept]
         offsets = np.concatenate([[0], np.cumsum(end - first)])
         return Tiles(offsets, entries.numbers(0)[kept], count, total)
 

@@ -71,6 +71,11 @@ def count_part(view: AggregateView, part: Part) -> Part:
     return replace(part, kind="count", of=counted(view.stream, part.of))
 
 
+def without_window(part: Part) -> Part:
+    """The same part over all time: what a tile keeps of it."""
+    return Part(part.kind, part.of, part.by, n=part.n)
+
+
 def prior_parts(view: AggregateView, of: Of, initial: float | None) -> tuple[Part, Part]:
     """(sum, count) over everybody of the value that a mean is smoothed with."""
     name, least = of.of if isinstance(of, Residual) else of, 1 if initial is None else None
