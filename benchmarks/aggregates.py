@@ -49,20 +49,30 @@ def generated(events: int, users: int) -> pa.Table:
     )
 
 
+def arrivals(times: np.ndarray, late: float) -> np.ndarray:
+    """The events in the order in which they come: some are up to 9 minutes late."""
+    rng = np.random.default_rng(1)
+    delay = np.where(rng.random(len(times)) < late, rng.random(len(times)) * 540e6, 0)
+    return np.argsort(times + delay.astype(np.int64), kind="stable")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--users", type=int, default=50_000)
     parser.add_argument("--batch", type=int, default=500)
+    parser.add_argument("--late", type=float, default=0.05, help="share that arrives late")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     stream = interaction_stream(resolution=timedelta(microseconds=1), rating=5.0)
     views = [user_activity_view(stream), item_profile_view(stream)]
     events = Events.of(stream, generated(options.events, options.users))
+    arrived = arrivals(events.times, options.late)
     engine, memory = Incremental(views), MemoryStates()
     seconds, latest = [], {view.name: [] for view in views}
     for start in range(0, len(events), options.batch):
-        batch = Events(stream, events.table.slice(start, options.batch))
+        part = pa.array(np.sort(arrived[start : start + options.batch]))
+        batch = Events(stream, events.table.take(part).combine_chunks())
         before = time.process_time()
         step = engine.advance(memory, batch)
         seconds.append((time.process_time() - before, len(batch)))
@@ -89,6 +99,7 @@ def main() -> None:
         "machine": platform.processor() or platform.machine(),
         "events": len(events),
         "batch": options.batch,
+        "late": options.late,
         "events_per_cpu_s": round(sum(n for _, n in timed) / sum(s for s, _ in timed)),
         "state_bytes": {
             name: {

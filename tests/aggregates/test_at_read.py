@@ -3,7 +3,7 @@
 import numpy as np
 import pyarrow as pa
 from aggregate_oracle import Oracle
-from aggregate_shop import AT_READ, SECOND, STREAM, events
+from aggregate_shop import AT_READ, SECOND, STREAM, events, examples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_incremental import arrivals, assert_stream_equals_history
@@ -49,7 +49,7 @@ class AtRead(Oracle):
 
 
 @given(arrivals(), st.lists(st.integers(0, 90_000), min_size=3, max_size=3))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 def test_a_window_read_later_equals_the_oracle_at_that_time(batches, later):
     """What is older than the window at the request has left it, without a write."""
     raw = [r for batch in batches for r in batch]
@@ -63,14 +63,14 @@ def test_a_window_read_later_equals_the_oracle_at_that_time(batches, later):
 
 
 @given(arrivals())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_tiles_over_a_stream_equal_those_of_history(batches):
     """Rows with tiles, too, are equal bit for bit."""
     assert_stream_equals_history(batches, [VIEW])
 
 
 @given(arrivals())
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=examples(20), deadline=None)
 def test_read_at_the_row_a_window_is_that_of_the_row(batches):
     """At the newest event's time both readings agree; a key without a row has null features."""
     rows = batch_rows(VIEW, events([r for batch in batches for r in batch]))

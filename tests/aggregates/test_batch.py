@@ -2,7 +2,7 @@
 
 import pytest
 from aggregate_oracle import Oracle
-from aggregate_shop import SECOND, VIEWS, events, row, view, with_times
+from aggregate_shop import SECOND, VIEWS, events, examples, row, view, with_times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,7 +23,7 @@ def histories(draw, most=14):
 
 @pytest.mark.parametrize("one", [*VIEWS, view("item_id", known="resolution")])
 @given(rows=histories())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_every_row_equals_the_oracle_bit_for_bit(one, rows):
     """Each key has one row after each distinct time, and every feature of it is exact."""
     oracle = Oracle(one, rows)

@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from aggregate_shop import SECOND, STREAM, VIEWS, events, row, with_times
+from aggregate_shop import SECOND, STREAM, VIEWS, events, examples, row, with_times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,7 +59,7 @@ def assert_stream_equals_history(batches, views):
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
 @given(batches=arrivals())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_states_and_rows_after_any_batches_equal_those_of_history(view, batches):
     """Late events, ties and cuts change nothing: states and newest rows are equal bit for bit."""
     assert_stream_equals_history(batches, [view])
