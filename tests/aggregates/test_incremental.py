@@ -23,21 +23,22 @@ LATENESS = microseconds_of(STREAM.lateness)
 
 @st.composite
 def arrivals(draw):
-    """Accepted rows in an order of arrival: each no older than the newest one so far less the
-    lateness, many at the same time.
+    """Batches of accepted rows in an order of arrival: none is older than the newest one before its
+    batch less the lateness, and many have the same time.
     """
     rows = draw(st.lists(row, min_size=1, max_size=16))
-    newest, times = BASE, []
-    for _ in rows:
-        step = draw(st.sampled_from([-600, -599, -60, -1, 0, 0, 1, 59, 601, 3_599, 21_600, 90_000]))
-        time = newest + step * SECOND
-        newest = max(newest, time)
-        times.append(time)
     ids = draw(st.permutations(range(len(rows))))
-    cuts = draw(st.sets(st.integers(1, len(rows))))
+    cuts = sorted(draw(st.sets(st.integers(1, len(rows))))) or [len(rows)]
+    steps = st.sampled_from([-7_200, -600, -599, -60, -1, 0, 0, 1, 59, 601, 3_599, 21_600, 90_000])
+    newest = watermark = BASE
+    times = []
+    for place in range(len(rows)):
+        if place in cuts:
+            watermark = newest - LATENESS
+        times.append(max(watermark, newest + draw(steps) * SECOND))
+        newest = max(newest, times[-1])
     whole = with_times(rows, times, ids=list(ids))
-    bounds = [0, *sorted(cuts), len(rows)]
-    return [whole[a:b] for a, b in pairwise(bounds) if a < b]
+    return [whole[a:b] for a, b in pairwise([0, *cuts, len(rows)]) if a < b]
 
 
 def assert_stream_equals_history(batches, views):
