@@ -10,7 +10,6 @@ from adc_features.aggregates.declaration import (
     count,
     distinct,
     first_time,
-    from_json,
     last,
     last_distinct,
     last_time,
@@ -20,10 +19,10 @@ from adc_features.aggregates.declaration import (
     newest,
     residual_mean,
     smoothed_mean,
-    to_json,
     total,
 )
 from adc_features.aggregates.events import Events, event_id, event_schema, together
+from adc_features.aggregates.finalise import read_rows
 from adc_features.aggregates.incremental import (
     Advance,
     Incremental,
@@ -34,6 +33,7 @@ from adc_features.aggregates.incremental import (
 )
 from adc_features.aggregates.keys import decode_key, keys_of
 from adc_features.aggregates.ledgers import StateReader
+from adc_features.aggregates.record import declaration_hash, from_json, to_json
 
 __all__ = [
     "Advance",
@@ -50,6 +50,7 @@ __all__ = [
     "batch_rows",
     "batch_states",
     "count",
+    "declaration_hash",
     "decode_key",
     "distinct",
     "event_id",
@@ -65,6 +66,7 @@ __all__ = [
     "minimum",
     "newest",
     "newest_rows",
+    "read_rows",
     "residual_mean",
     "row_schema",
     "smoothed_mean",

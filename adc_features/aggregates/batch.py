@@ -19,7 +19,15 @@ from adc_features.aggregates.declaration import (
     microseconds_of,
 )
 from adc_features.aggregates.events import Events, codes_of
-from adc_features.aggregates.finalise import Lists, feature_type, finalise, residuals_on_grid
+from adc_features.aggregates.finalise import (
+    Lists,
+    Tiles,
+    column_of,
+    feature_type,
+    finalise,
+    recipes,
+    residuals_on_grid,
+)
 from adc_features.aggregates.parts import (
     Of,
     Part,
@@ -44,7 +52,13 @@ def row_schema(view: AggregateView) -> pa.Schema:
         [
             *((name, kinds[view.stream.kind_of(name)]) for name in view.key),
             (TIMESTAMP, UTC_US),
-            *((name, feature_type(view, one)) for name, one in view.features.items()),
+            *(
+                (
+                    column_of(name, one),
+                    pa.list_(pa.int64()) if one.at == "read" else feature_type(view, one),
+                )
+                for name, one in view.features.items()
+            ),
         ]
     )
 
@@ -73,7 +87,7 @@ def batch_rows(view: AggregateView, events: Events, *, at: pa.Table | None = Non
         )
     known = _Known(view, events, at)
     rows = known.rows()
-    features = finalise(view, rows.read, rows.read_lists)
+    features = finalise(recipes(view), rows)
     columns = {
         **{name: rows.text(name) for name in view.key},
         TIMESTAMP: pa.array(rows.time + microseconds_of(view.stream.resolution)).cast(UTC_US),
@@ -257,6 +271,20 @@ class _Rows:
         if part.of in known.view.stream.values or isinstance(part.of, Residual):
             return Lists(offsets, pa.array(known.series(part.of)[0][event]))
         return Lists(offsets, known.events.column(str(part.of)).take(pa.array(event)))
+
+    def read_tiles(self, part: Part, events: Part) -> Tiles:
+        """The tiles of a windowed sum and of the number of its events."""
+        known, own = self.known, self.known.by(self.known.view.key)[1]
+        begin, tile = self._begin(part), -(-own.time // (part.hop or 1))
+        changes = (own.code[1:] != own.code[:-1]) | (tile[1:] != tile[:-1])
+        opens = np.flatnonzero(np.concatenate([[len(tile) > 0], changes]))
+        first, stop = np.searchsorted(opens, begin), np.searchsorted(opens, self.end)
+        number = spans(first, stop - first)
+        start = opens[number]
+        end = np.minimum(np.append(opens[1:], len(tile))[number], np.repeat(self.end, stop - first))
+        count = known.summed(own, events, start, end)
+        total = count * 0 if part.kind == "count" else known.summed(own, part, start, end)
+        return Tiles(np.concatenate([[0], np.cumsum(stop - first)]), tile[start], count, total)
 
     def _begin(self, part: Part) -> np.ndarray:
         if part.window is None:

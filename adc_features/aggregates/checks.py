@@ -35,8 +35,8 @@ def check_view(view: AggregateView) -> None:
         raise InputError(f"known of {where} is {view.known!r}; expected 'sealed' or 'resolution'")
     if sum(a.kind == "last_time" for a in view.features.values()) != 1:
         raise InputError(
-            f"{where} declares no feature `last_time()`, or several; give it one: ages and checks of"
-            " validity read it"
+            f"{where} declares no feature `last_time()`, or several; give it one: ages and checks"
+            " of validity read it"
         )
     for name, aggregate in view.features.items():
         if name in (*view.key, *RESERVED):
@@ -58,7 +58,7 @@ def _check_aggregate(view: AggregateView, one: Aggregate, where: str) -> None:
     if one.kind not in KINDS:
         raise InputError(f"{where} is of kind {one.kind!r}; expected one of {', '.join(KINDS)}")
     _check_input(view, one, where)
-    _check_window(one, where)
+    _check_window(view, one, where)
     if one.by is not None:
         _check_columns(view.stream, one.by, f"`by` of {where}")
         if one.window is not None:
@@ -122,7 +122,7 @@ def _check_residual(view: AggregateView, residual: Residual, where: str) -> None
         )
 
 
-def _check_window(one: Aggregate, where: str) -> None:
+def _check_window(view: AggregateView, one: Aggregate, where: str) -> None:
     if (one.window is None) != (one.hop is None):
         raise InputError(f"{where} has a window or a hop alone; give both or neither")
     if one.at not in ("row", "read"):
@@ -143,7 +143,8 @@ def _check_window(one: Aggregate, where: str) -> None:
             f"hop of {where} is {one.hop}; expected a duration that divides a day, such as a day,"
             " an hour or 5 minutes"
         )
-    if one.window < one.hop or one.window // one.hop > MOST_TILES:
+    most = MOST_TILES if view.known == "sealed" else 2**62  # the others keep no tiles
+    if not 1 <= one.window // one.hop <= most:
         raise InputError(
             f"window of {where} is {one.window} in hops of {one.hop}; expected 1 to {MOST_TILES}"
             " hops"

@@ -25,12 +25,10 @@ that is null is no event for the aggregates of that value. What a feature reads 
 mean over everybody, another key's mean, a group) it reads as of a cut in the past: see `Known`.
 """
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import timedelta
-from hashlib import sha256
-from typing import Any, Literal
+from typing import Literal
 
 from adc_features.errors import InputError
 
@@ -59,9 +57,6 @@ Kind = Literal[
     "maximum",
 ]
 At = Literal["row", "read"]
-
-FORMAT = 1
-"""Of the JSON form of a declaration."""
 
 TIME = "time"
 """The name under which `last` reads the events' times: int64 microseconds since 1970, UTC."""
@@ -376,55 +371,3 @@ class AggregateView:
     def last_time(self) -> str:
         """The feature that holds the time of the key's newest event."""
         return next(n for n, a in self.features.items() if a.kind == "last_time")
-
-    @property
-    def hash(self) -> str:
-        """What manifests pin: sha256 of the JSON form, hex."""
-        return sha256(to_json(self).encode()).hexdigest()
-
-
-def to_json(view: AggregateView) -> str:
-    """A declaration as JSON, the same text for the same declaration."""
-    return json.dumps({"format": FORMAT, **asdict(view)}, default=microseconds_of)
-
-
-def from_json(text: str) -> AggregateView:
-    """The declaration that `to_json` wrote. Raises InputError when it is none."""
-    try:
-        record = json.loads(text)
-        if record.pop("format") != FORMAT:
-            raise InputError(
-                "the declaration of aggregates is of another format; upgrade adc-features"
-            )
-        return _view(record)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"this is no declaration of aggregates ({error}); expected what `to_json` wrote"
-        ) from error
-
-
-def _view(record: Mapping[str, Any]) -> AggregateView:
-    stream = record["stream"]
-    durations = {n: _duration(stream[n]) for n in ("lateness", "tick", "resolution")}
-    values = {name: Grid(**grid) for name, grid in stream["values"].items()}
-    attributes = tuple(stream["attributes"])
-    return AggregateView(
-        record["name"],
-        EventStream(**stream | durations | {"values": values, "attributes": attributes}),
-        tuple(record["key"]),
-        {name: _aggregate(one) for name, one in record["features"].items()},
-        record["known"],
-    )
-
-
-def _aggregate(record: Mapping[str, Any]) -> Aggregate:
-    of, by = record["of"], record["by"]
-    if isinstance(of, dict):
-        of = Residual(**of | {"against": tuple(of["against"])})
-    durations = {n: _duration(record[n]) for n in ("window", "hop")}
-    by = None if by is None else tuple(by)
-    return Aggregate(**{**record, **durations, "of": of, "by": by})
-
-
-def _duration(microseconds: int | None) -> Any:
-    return None if microseconds is None else microseconds * _MICROSECOND

@@ -5,10 +5,10 @@ The order is (time, event id as bytes) everywhere: two engines, and any order of
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
@@ -52,6 +52,8 @@ class Events:
 
     stream: EventStream
     table: pa.Table
+    by_key: dict[tuple[str, ...], Any] = field(default_factory=dict, compare=False, repr=False)
+    """The keys of some columns, once they are known."""
 
     @classmethod
     def of(cls, stream: EventStream, raw: pa.Table) -> Self:
@@ -98,8 +100,8 @@ class Events:
         if len(twice):
             raise InputError(
                 f"{len(twice)} events have the id of another one (first"
-                f" {table[EVENT_ID][int(by_id[twice[0]])].as_py().hex()}); an event is counted once:"
-                " drop the repeated ones"
+                f" {table[EVENT_ID][int(by_id[twice[0]])].as_py().hex()}); an event is counted"
+                " once: drop the repeated ones"
             )
         return cls(stream, table)
 
@@ -128,10 +130,6 @@ class Events:
             return column.to_numpy(), None
         valid = column.is_valid().to_numpy(zero_copy_only=False)
         return column.fill_null(0).to_numpy(), valid
-
-    def codes(self, columns: Sequence[str]) -> tuple[np.ndarray, int]:
-        """`codes_of` the events."""
-        return codes_of(self.stream, self.table, columns)
 
     def where(self, kept: np.ndarray) -> "Events":
         """The events at these places, ascending."""

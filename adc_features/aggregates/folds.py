@@ -7,6 +7,7 @@ Legend: K keys, N events, E entries, S slots.
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -34,14 +35,18 @@ class Slots:
         groups = [[p for p in dict.fromkeys(parts) if p.kind in g] for g in (_ADDED, _LOW, _HIGH)]
         return cls(tuple(part for group in groups for part in group))
 
-    @property
+    @cached_property
     def empty(self) -> tuple[int, ...]:
         return tuple(
             0 if p.kind in _ADDED else GREATEST if p.kind in _LOW else LEAST for p in self.parts
         )
 
     def place(self, part: Part) -> int:
-        return self.parts.index(part)
+        return self._places[part]
+
+    @cached_property
+    def _places(self) -> dict[Part, int]:
+        return {part: place for place, part in enumerate(self.parts)}
 
     def fold(self, numbers: np.ndarray, starts: np.ndarray) -> np.ndarray:
         """int64 [G, S] of numbers [E, S], of which group g begins at starts[g]; none is empty."""
@@ -155,12 +160,13 @@ class ListPlan:
     def section(self) -> Section:
         return Section(SORTED_BY + len(self.columns), len(self.texts))
 
-    def values(self, entries: Entries, of: Of) -> pa.Array:
-        """One column of all entries; times, values and residuals as int64."""
+    def values(self, entries: Entries, of: Of, places: np.ndarray) -> pa.Array:
+        """One column of the entries at these places; times, values and residuals as int64."""
         if of in self.texts and entries.texts is not None:
-            return entries.texts.take(pa.array(entries.text_places(self.texts.index(str(of)))))
+            at = entries.text_places(self.texts.index(str(of)))[places]
+            return entries.texts.take(pa.array(at))
         column = 0 if of == TIME else SORTED_BY + self.columns.index(of)
-        return pa.array(entries.numbers(column))
+        return pa.array(entries.words[places, column])
 
     def fold(self, old: Entries, batch: Batch, key: np.ndarray, *, keys: int) -> Entries:
         """The newest entries of each key, old ones and events, oldest first."""

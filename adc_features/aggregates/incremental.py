@@ -9,44 +9,44 @@ Legend: K touched keys, N events of the batch, E entries of sections.
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.aggregates.batch import TIMESTAMP, batch_rows, row_schema
-from adc_features.aggregates.declaration import AggregateView, EventStream, microseconds_of
+from adc_features.aggregates.batch import TIMESTAMP, batch_rows
+from adc_features.aggregates.declaration import (
+    AggregateView,
+    EventStream,
+    Residual,
+    microseconds_of,
+)
 from adc_features.aggregates.events import Events, event_schema, together
-from adc_features.aggregates.finalise import Lists, finalise, residuals_on_grid
-from adc_features.aggregates.folds import Batch, ListPlan, Slots, fold_numbers, fold_tiles
-from adc_features.aggregates.keys import different_keys, keys_of
+from adc_features.aggregates.finalise import Lists, Tiles, finalise, residuals_on_grid
+from adc_features.aggregates.folds import Batch, fold_numbers, fold_tiles
+from adc_features.aggregates.keys import different_keys, keyed_events, keys_of
 from adc_features.aggregates.ledgers import (
     Ledger,
     LedgerPlan,
     StateReader,
-    ledger_plans,
     refuse_overflow,
 )
 from adc_features.aggregates.parts import (
-    Of,
     Part,
-    all_parts,
-    capacity_of,
     counted,
     event_cut,
-    prior_parts,
     residuals,
     row_cut,
     window_start,
+    without_window,
 )
+from adc_features.aggregates.plans import COUNT, LAST, ViewPlan
 from adc_features.aggregates.ranges import spans
-from adc_features.aggregates.states import Entries, Layout, Section
+from adc_features.aggregates.states import Entries
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US
-
-_LAST, _COUNT = Part("last"), Part("count")
 
 
 class HistoryReader(StateReader, Protocol):
@@ -76,7 +76,7 @@ class Incremental:
     """The engine of some views of one stream, prepared once."""
 
     def __init__(self, views: Iterable[AggregateView]) -> None:
-        self.plans = [_ViewPlan(view) for view in views]
+        self.plans = [ViewPlan(view) for view in views]
         if len({plan.view.name for plan in self.plans}) < len(self.plans):
             raise InputError("two views of aggregates have the same name; rename one")
 
@@ -156,8 +156,8 @@ def _again(view: AggregateView, reader: StateReader, events: Events) -> pa.Table
     history = getattr(reader, "history", None)
     if history is None:
         raise InputError(
-            f"the view {view.name!r} is declared with known='resolution', which is computed from all"
-            " accepted events; give a reader with `history`, or declare it with known='sealed'"
+            f"the view {view.name!r} is declared with known='resolution', which is computed from"
+            " all accepted events; give a reader with `history`, or declare it with known='sealed'"
         )
     rows = newest_rows(view, batch_rows(view, together(history(view.stream), events)))
     touched = pc.greater_equal(rows[view.last_time], int(events.times[0]))
@@ -171,101 +171,40 @@ def newest_rows(view: AggregateView, rows: pa.Table) -> pa.Table:
     return backwards.take(pa.array(row))
 
 
-class _ViewPlan:
-    """What is kept of the keys of a view, and the ledgers that it reads."""
-
-    def __init__(self, view: AggregateView) -> None:
-        self.view, stream = view, view.stream
-        parts = all_parts(view)
-        own = [p for p in parts if p.by is None]
-        plain = [p for p in own if p.window is None and p.kind not in ("list", "distinct")]
-        self.slots = Slots.of([_LAST, _COUNT, *plain])
-        self.tiles = self._tiles([p for p in own if p.window is not None])
-        groups = [p for p in parts if p.by is not None]
-        columns = dict.fromkeys(c for p in groups for c in p.by or ())
-        self.lists = self._lists([p for p in own if p.kind == "list"], list(columns))
-        self.different = {
-            of: ListPlan.of(view, n, [of], different=True)
-            for of, n in _longest(p for p in own if p.kind == "distinct").items()
-        }
-        self.groups = ledger_plans(view, groups, "+")
-        given = [
-            replace(p, by=r.against)
-            for r in residuals(view)
-            for p in (Part("sum", r.of), Part("count", counted(stream, r.of)))
-        ]
-        given += [p for r in residuals(view) for p in prior_parts(view, r, r.initial)]
-        self.given = ledger_plans(view, given, "@")
-        sections = [Section(1 + len(slots.parts)) for _, slots in self.tiles.values()]
-        sections += [plan.section for plan in (*self.lists.values(), *self.different.values())]
-        meaning = (self.slots, self.tiles, self.lists, self.different, view.key)
-        self.layout = Layout(f"{view.name}: {meaning}", self.slots.empty, tuple(sections))
-        sums = {p.of for p in own if p.kind == "sum"}
-        self.capacity = min((capacity_of(stream, of) for of in sums), default=2**63 - 1)
-
-    def _tiles(self, parts: list[Part]) -> dict[int, tuple[int, Slots]]:
-        """hop -> (the longest window, what is kept of each tile)."""
-        parts = [p for p in parts if p.kind not in ("list", "distinct")]
-        found = {}
-        for hop in dict.fromkeys(p.hop for p in parts):
-            mine = [p for p in parts if p.hop == hop]
-            slots = Slots.of([_COUNT, *(replace(p, window=None, hop=None) for p in mine)])
-            found[hop or 0] = max(p.window or 0 for p in mine), slots
-        return found
-
-    def _lists(self, parts: list[Part], group: list[str]) -> dict[str | None, ListPlan]:
-        """What an event needs -> the list of such events; all events' list holds their groups."""
-        stream, found = self.view.stream, {}
-        for needs in dict.fromkeys(
-            [*([None] if group else []), *(counted(stream, p.of) for p in parts)]
-        ):
-            mine = [p for p in parts if counted(stream, p.of) == needs]
-            columns: list[Of] = [*(p.of for p in mine), *(group if needs is None else [])]
-            n = max([p.n or 1 for p in mine], default=1)
-            found[needs] = ListPlan.of(self.view, n, columns, needs=needs)
-        return found
-
-
-def _longest(parts: Iterable[Part]) -> dict[Of, int]:
-    found: dict[Of, int] = {}
-    for part in parts:
-        found[part.of] = max(found.get(part.of, 1), part.n or 1)
-    return found
-
-
 class _Folded:
     """A view after a batch of events."""
 
-    def __init__(self, plan: _ViewPlan, reader: StateReader, events: Events) -> None:
+    def __init__(self, plan: ViewPlan, reader: StateReader, events: Events) -> None:
         self.plan, self.view = plan, plan.view
         self.batch = Batch(self.view, events)
         self.given = {p.columns: Ledger(p, reader, self.batch) for p in plan.given}
         self._find_residuals()
-        code, self.keys, row = different_keys(self.view.stream, events.table, self.view.key)
+        code, self.keys, row = keyed_events(events, self.view.key)
         self.key_columns = events.table.select(list(self.view.key)).take(pa.array(row))
         self._fold(reader, code)
         self.groups = {p.columns: self._group(p, reader) for p in plan.groups}
+        cut = row_cut(self.view, self.newest)
+        self.group_sums = {by: one.read(one.row_code, cut) for by, one in self.groups.items()}
+        if plan.early:
+            self.everybody = self.given[()].read(np.zeros(len(cut), np.int64), cut)
+        self._places: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
 
     def _find_residuals(self) -> None:
         cut = event_cut(self.view, self.batch.events.times)
-        everybody = np.zeros(len(cut), np.int64)
+        if not residuals(self.view):
+            return
+        prior = self.given[()].read(np.zeros(len(cut), np.int64), cut)
         for one in residuals(self.view):
-            other, prior = self.given[one.against], self.given[()]
+            other = self.given[one.against].read(self.given[one.against].code, cut)
             value, valid = self.batch.numbers(one.of)
             count = counted(self.view.stream, one.of)
-            parts = Part("sum", one.of), Part("count", count)
+            total, events = Part("sum", one.of), Part("count", count)
             found = residuals_on_grid(
                 self.view.stream,
                 one,
                 value,
-                other=(
-                    other.read(parts[0], other.code, cut),
-                    other.read(parts[1], other.code, cut),
-                ),
-                everybody=(
-                    prior.read(parts[0], everybody, cut),
-                    prior.read(parts[1], everybody, cut),
-                ),
+                other=(other.of(total), other.of(events)),
+                everybody=(prior.of(total), prior.of(events)),
             )
             self.batch.residuals[one] = found if valid is None else np.where(valid, found, 0)
 
@@ -276,9 +215,9 @@ class _Folded:
         if len(known) < len(code):  # events of an unknown attribute are of no key
             batch, code = self._only(known), code[known]
         self.numbers = fold_numbers(plan.slots, fixed, batch.slots(plan.slots), code)
-        self.newest = self.numbers[:, plan.slots.place(_LAST)]
+        self.newest = self.numbers[:, plan.slots.place(LAST)]
         refuse_overflow(
-            int(self.numbers[:, plan.slots.place(_COUNT)].max(initial=0)),
+            int(self.numbers[:, plan.slots.place(COUNT)].max(initial=0)),
             plan.capacity,
             f"the view {self.view.name!r}",
         )
@@ -309,9 +248,9 @@ class _Folded:
         if not plan.columns:
             return Ledger(plan, reader, self.batch, rows=self.key_columns)
         entries, one = self.lists[None], self.plan.lists[None]
-        newest = pa.array(entries.ends(len(self.keys)) - 1)
+        newest = entries.ends(len(self.keys)) - 1
         schema = self.batch.events.table.select(list(plan.columns)).schema
-        columns = {c: one.values(entries, c).take(newest) for c in plan.columns}
+        columns = {c: one.values(entries, c, newest) for c in plan.columns}
         return Ledger(plan, reader, self.batch, rows=pa.table(columns, schema=schema))
 
     def states(self) -> dict[str, Mapping[bytes, bytes]]:
@@ -330,17 +269,18 @@ class _Folded:
         resolution = microseconds_of(self.view.stream.resolution)
         columns = {name: self.key_columns[name] for name in self.view.key}
         columns[TIMESTAMP] = pa.array(self.newest + resolution).cast(UTC_US)
-        columns |= finalise(self.view, self._read, self._read_lists)
-        return pa.table(columns, schema=row_schema(self.view))
+        columns |= finalise(self.plan.recipes, self)
+        return pa.table(columns, schema=self.plan.schema)
 
-    def _read(self, part: Part) -> np.ndarray:
+    def read(self, part: Part) -> np.ndarray:
+        """int64 [K] of a count, sum, extreme or time."""
         if part.by is not None:
-            ledger = self.groups[part.by]
-            return ledger.read(part, ledger.row_code, row_cut(self.view, self.newest))
+            early = part.by == () and not isinstance(part.of, Residual)
+            return (self.everybody if early else self.group_sums[part.by]).of(part)
         if part.window is None:
             return self.numbers[:, self.plan.slots.place(part)]
         entries, kept, first, end = self._window(part)
-        column = self.plan.tiles[part.hop or 0][1].place(replace(part, window=None, hop=None))
+        column = self.plan.tiles[part.hop or 0][1].place(without_window(part))
         values = entries.numbers(1 + column)
         if part.kind in ("sum", "count"):
             whole = np.concatenate([[0], np.cumsum(values)])
@@ -363,15 +303,32 @@ class _Folded:
         count = np.bincount(entries.key[kept], minlength=len(self.keys))
         return entries, kept, end - count, end
 
-    def _read_lists(self, part: Part) -> Lists:
-        plan, entries = (
-            (self.plan.different[part.of], self.different[part.of])
-            if part.kind == "distinct"
-            else (
-                self.plan.lists[counted(self.view.stream, part.of)],
-                self.lists[counted(self.view.stream, part.of)],
-            )
-        )
+    def read_tiles(self, part: Part, events: Part) -> Tiles:
+        """The tiles of a windowed sum and of the number of its events."""
+        entries, kept, first, end = self._window(part)
+        slots = self.plan.tiles[part.hop or 0][1]
+        count = entries.numbers(1 + slots.place(without_window(events)))[kept]
+        total = count * 0
+        if part.kind == "sum":
+            total = entries.numbers(1 + slots.place(without_window(part)))[kept]
+        offsets = np.concatenate([[0], np.cumsum(end - first)])
+        return Tiles(offsets, entries.numbers(0)[kept], count, total)
+
+    def read_lists(self, part: Part) -> Lists:
+        """The values of a list, oldest first."""
+        if part.kind == "distinct":
+            plan, entries = self.plan.different[part.of], self.different[part.of]
+        else:
+            needs = counted(self.view.stream, part.of)
+            plan, entries = self.plan.lists[needs], self.lists[needs]
+        asked = id(entries), part.n, part.window, part.hop
+        if asked not in self._places:
+            self._places[asked] = self._newest(entries, part)
+        offsets, places = self._places[asked]
+        return Lists(offsets, plan.values(entries, part.of, places))
+
+    def _newest(self, entries: Entries, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """(offsets [K + 1], places) of the newest entries of each key."""
         end = entries.ends(len(self.keys))
         begin = np.concatenate([[0], end[:-1]])
         if part.window is not None:
@@ -379,5 +336,4 @@ class _Folded:
             begin = end - np.bincount(entries.key[inside], minlength=len(self.keys))
         first = np.maximum(begin, end - (part.n or 1))
         offsets = np.concatenate([[0], np.cumsum(end - first)])
-        values = plan.values(entries, part.of)
-        return Lists(offsets, values.take(pa.array(spans(first, end - first))))
+        return offsets, spans(first, end - first)

@@ -5,12 +5,14 @@ columns: each with its length, 4 bytes, before it. No column: everybody, the emp
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from adc_features.aggregates.declaration import EventStream
-from adc_features.aggregates.events import codes_of
+from adc_features.aggregates.events import Events, codes_of
 
 _SIGN = np.uint64(1 << 63)
 
@@ -45,19 +47,52 @@ def decode_key(stream: EventStream, columns: Sequence[str], key: bytes) -> tuple
     )
 
 
-def different_keys(
-    stream: EventStream, table: pa.Table, columns: Sequence[str]
-) -> tuple[np.ndarray, list[bytes], np.ndarray]:
-    """(the number of each row's key, -1 where an attribute is unknown; the K keys in order; a row
-    of each).
+class Keyed(NamedTuple):
+    """code: int64 [N], the number of each row's key, -1 where an attribute is unknown. keys: the K
+    keys in order. row: int64 [K], a row of each.
     """
-    code, _ = codes_of(stream, table, columns)
-    found, row = np.unique(code, return_index=True)
-    known = found >= 0
-    number = np.where(known, np.cumsum(known) - 1, -1)
-    row = row[known]
+
+    code: np.ndarray
+    keys: list[bytes]
+    row: np.ndarray
+
+
+def keyed_events(events: Events, columns: tuple[str, ...]) -> Keyed:
+    """The keys of events; found once."""
+    if columns not in events.by_key:
+        events.by_key[columns] = different_keys(events.stream, events.table, columns)
+    found: Keyed = events.by_key[columns]
+    return found
+
+
+def with_rows(events: Events, columns: tuple[str, ...], rows: pa.Table) -> tuple[Keyed, np.ndarray]:
+    """(the keys of events and of further rows, whose own follow; the number of each row's key)."""
+    known = keyed_events(events, columns)
+    if not columns:
+        return known, np.zeros(len(rows), np.int64)
+    place = {key: number for number, key in enumerate(known.keys)}
+    asked = keys_of(events.stream, rows, columns)
+    for key in asked:
+        if key not in place:
+            place[key] = len(place)
+    code = [place[key] for key in asked]
+    unknown = np.zeros(len(rows), bool)
+    for name in columns:
+        if name in events.stream.attributes:
+            unknown |= pc.equal(rows[name], "").to_numpy(zero_copy_only=False)
+    return known._replace(keys=list(place)), np.where(unknown, -1, np.array(code, np.int64))
+
+
+def different_keys(stream: EventStream, table: pa.Table, columns: Sequence[str]) -> Keyed:
+    """The keys of a table's rows."""
+    code, size = codes_of(stream, table, columns)
+    known = np.flatnonzero(code >= 0)[::-1]
+    first = np.full(size, -1)
+    first[code[known]] = known  # the last that is written is the first row
+    found = first >= 0
+    row = first[found]
     keys = keys_of(stream, table.take(pa.array(row)), columns) if columns else [b""] * len(row)
-    return number[np.searchsorted(found, code)], keys, row
+    return Keyed(np.append(np.cumsum(found) - 1, -1)[code], keys, row)
 
 
 def _bytes(stream: EventStream, column: pa.ChunkedArray, name: str) -> list[bytes]:

@@ -11,14 +11,14 @@ Legend: K keys, S slots, E entries (ticks of keys).
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
 
 from adc_features.aggregates.declaration import AggregateView, microseconds_of
 from adc_features.aggregates.folds import LEAST, Batch, Slots, fold_tiles
-from adc_features.aggregates.keys import different_keys
+from adc_features.aggregates.keys import keyed_events, with_rows
 from adc_features.aggregates.parts import Part, capacity_of, sealed_cut
 from adc_features.aggregates.states import Entries, Layout, Section
 from adc_features.clock import moment
@@ -55,6 +55,17 @@ class LedgerPlan:
         object.__setattr__(self, "layout", layout)
 
 
+class Sums(NamedTuple):
+    """int64 [M, S]: what a ledger gave."""
+
+    slots: Slots
+    numbers: np.ndarray
+
+    def of(self, part: Part) -> np.ndarray:
+        """int64 [M]: one count or sum."""
+        return self.numbers[:, self.slots.place(replace(part, by=None, n=None))]
+
+
 class Ledger:
     """A ledger after the events of a batch.
 
@@ -66,16 +77,10 @@ class Ledger:
     ) -> None:
         self.plan, self.stream = plan, batch.view.stream
         self.tick = microseconds_of(self.stream.tick)
-        table = (
-            batch.events.table.select(list(plan.columns)) if plan.columns else batch.events.table
-        )
-        if rows is not None and plan.columns:
-            table = pa.concat_tables([table, rows])
-        code, self.keys, _ = different_keys(self.stream, table, plan.columns)
-        n = len(batch.events)
-        self.code, self.row_code = code[:n], code[n:]
-        if not plan.columns and rows is not None:
-            self.row_code = np.zeros(len(rows), np.int64)
+        keyed, self.row_code = keyed_events(batch.events, plan.columns), np.zeros(0, np.int64)
+        if rows is not None:
+            keyed, self.row_code = with_rows(batch.events, plan.columns, rows)
+        self.code, self.keys = keyed.code, keyed.keys
         fixed, (old,) = plan.layout.decode(reader.states(plan.name, self.keys))
         self.base, self.newest = fixed[:, :-1], fixed[:, -1].copy()
         self.sealed = self._sealed()
@@ -99,30 +104,35 @@ class Ledger:
         capacity = min((capacity_of(self.stream, of) for of in sums), default=2**63 - 1)
         refuse_overflow(int(count.max(initial=0)), capacity, self.plan.name)
 
-    def read(self, part: Part, code: np.ndarray, cut: np.ndarray) -> np.ndarray:
-        """int64 [M]: a count or sum of keys before each cut; 0 of the key -1.
+    def read(self, code: np.ndarray, cut: np.ndarray) -> Sums:
+        """Counts and sums of the keys before each cut; 0 of the key -1.
 
         Raises InputError for a cut before what the ledger still tells apart.
         """
-        if not len(self.keys):
-            return np.zeros(len(code), np.int64)
         found = code >= 0
         key = np.where(found, code, 0)
-        if (found & (cut < self.sealed[key])).any():
-            late = int(cut[found & (cut < self.sealed[key])][0])
-            raise InputError(
-                f"an event reads {self.plan.name} as of {moment(np.datetime64(late, 'us'))}, which"
-                " is sealed: the event is older than the stream's lateness permits; refuse what is"
-                " older than the newest event less the lateness"
+        if not len(self.keys):
+            return Sums(
+                self.plan.slots, np.zeros((len(code), len(self.plan.slots.parts)), np.int64)
             )
-        column = self.plan.slots.place(replace(part, by=None, n=None))
-        whole = np.concatenate([[0], np.cumsum(self.entries.words[:, 1 + column])])
-        ticks = np.unique(self.entries.words[:, 0])
+        early = found & (cut < self.sealed[key])
+        if early.any():
+            raise InputError(
+                f"an event reads {self.plan.name} as of"
+                f" {moment(np.datetime64(int(cut[early][0]), 'us'))}, which is sealed: the event is"
+                " older than the stream's lateness permits; refuse what is older than the newest"
+                " event less the lateness"
+            )
+        tick, sums = self.entries.words[:, 0], self.entries.words[:, 1:]
+        whole = np.zeros((len(sums) + 1, sums.shape[1]), np.int64)
+        np.cumsum(sums, axis=0, out=whole[1:])
+        ticks = np.unique(tick)
         size = len(ticks) + 1
-        at = self.entries.key * size + np.searchsorted(ticks, self.entries.words[:, 0], "right")
+        at = self.entries.key * size + np.searchsorted(ticks, tick, "right")
         wanted = key * size + np.searchsorted(ticks, cut // self.tick, "left")
         end, begin = np.searchsorted(at, wanted, "right"), np.searchsorted(at, key * size)
-        return np.where(found, self.base[key, column] + whole[end] - whole[begin], 0)
+        known = self.base[key] + whole[end] - whole[begin]
+        return Sums(self.plan.slots, np.where(found[:, None], known, 0))
 
     def states(self) -> dict[bytes, bytes]:
         """The states of the keys that have events in the batch."""
@@ -135,7 +145,10 @@ class Ledger:
         fixed = np.column_stack([base, self.newest])[self.touched]
         section = Entries(entries.section, place[entries.key[kept]], entries.words[kept])
         encoded = self.plan.layout.encode(fixed, [section])
-        return dict(zip((self.keys[k] for k in self.touched.tolist()), encoded, strict=True))
+        keys = self.keys[: len(self.touched)]
+        if len(keys) < len(self.keys) and (place[: len(keys)] < 0).any():
+            keys = [self.keys[k] for k in self.touched.tolist()]
+        return dict(zip(keys, encoded, strict=True))
 
 
 def refuse_overflow(count: int, capacity: int, name: str) -> None:

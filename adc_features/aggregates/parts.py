@@ -44,7 +44,7 @@ class Part:
 def counted(stream: EventStream, of: Of) -> str | None:
     """The optional value that an event must have to count for `of`; None where each event has."""
     name = of.of if isinstance(of, Residual) else of
-    return name if name in stream.values and stream.values[name].optional else None
+    return name if name and name in stream.values and stream.values[name].optional else None
 
 
 def main_part(view: AggregateView, one: Aggregate) -> Part:
@@ -69,6 +69,11 @@ def main_part(view: AggregateView, one: Aggregate) -> Part:
 def count_part(view: AggregateView, part: Part) -> Part:
     """The number of events that a sum or extreme is over."""
     return replace(part, kind="count", of=counted(view.stream, part.of))
+
+
+def without_window(part: Part) -> Part:
+    """The same part over all time: what a tile keeps of it."""
+    return Part(part.kind, part.of, part.by, n=part.n)
 
 
 def prior_parts(view: AggregateView, of: Of, initial: float | None) -> tuple[Part, Part]:
@@ -110,7 +115,7 @@ def bits_of(stream: EventStream, of: Of) -> int:
     """Binary places of a value or residual; 0 of keys and times."""
     if isinstance(of, Residual):
         return of.bits
-    return stream.values[of].bits if of in stream.values else 0
+    return stream.values[of].bits if of and of in stream.values else 0
 
 
 def capacity_of(stream: EventStream, of: Of) -> int:

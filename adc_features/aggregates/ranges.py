@@ -1,4 +1,4 @@
-"""Extremes and different values over ranges of sorted events, and the places of ranges. Reads: arrays. Writes: arrays.
+"""Ranges of sorted events: places, extremes, different values. Reads: arrays. Writes: arrays.
 
 Legend: N events, R ranges.
 """
@@ -49,7 +49,8 @@ def newest_different(
             if codes[place] >= 0:
                 seen.pop(codes[place], None)
                 seen[codes[place]] = place
-        at, kept = max(at, stop), []
+        at = max(at, stop)
+        kept: list[int] = []
         for place in reversed(seen.values()):
             if place < first or len(kept) == most:
                 break

@@ -2,7 +2,7 @@
 
 import pytest
 from aggregate_oracle import Oracle
-from aggregate_shop import SECOND, VIEWS, events, row, view, with_times
+from aggregate_shop import SECOND, VIEWS, events, examples, row, view, with_times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -23,14 +23,14 @@ def histories(draw, most=14):
 
 @pytest.mark.parametrize("one", [*VIEWS, view("item_id", known="resolution")])
 @given(rows=histories())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_every_row_equals_the_oracle_bit_for_bit(one, rows):
     """Each key has one row after each distinct time, and every feature of it is exact."""
     oracle = Oracle(one, rows)
     got = batch_rows(one, events(rows)).to_pylist()
     wanted = [
         {**dict(zip(one.key, key, strict=True)), **oracle.features(key, time)}
-        for key in oracle.keys()
+        for key in oracle.every_key()
         for time in sorted({r["time"] for r in oracle.of_key(one.key, key)})
     ]
     place = lambda r: (r["last_time"], *(r[c] for c in one.key))  # noqa: E731

@@ -1,8 +1,9 @@
 """The stream's states and rows against those of history, over any cut into batches."""
 
-import pyarrow as pa
+from itertools import pairwise
+
 import pytest
-from aggregate_shop import SECOND, STREAM, VIEWS, events, row, with_times
+from aggregate_shop import SECOND, STREAM, VIEWS, events, examples, row, with_times
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,21 +23,22 @@ LATENESS = microseconds_of(STREAM.lateness)
 
 @st.composite
 def arrivals(draw):
-    """Accepted rows in an order of arrival: each no older than the newest one so far less the
-    lateness, many at the same time.
+    """Batches of accepted rows in an order of arrival: none is older than the newest one before its
+    batch less the lateness, and many have the same time.
     """
     rows = draw(st.lists(row, min_size=1, max_size=16))
-    newest, times = BASE, []
-    for _ in rows:
-        step = draw(st.sampled_from([-600, -599, -60, -1, 0, 0, 1, 59, 601, 3_599, 21_600, 90_000]))
-        time = newest + step * SECOND
-        newest = max(newest, time)
-        times.append(time)
     ids = draw(st.permutations(range(len(rows))))
-    cuts = draw(st.sets(st.integers(1, len(rows))))
+    cuts = sorted(draw(st.sets(st.integers(1, len(rows))))) or [len(rows)]
+    steps = st.sampled_from([-7_200, -600, -599, -60, -1, 0, 0, 1, 59, 601, 3_599, 21_600, 90_000])
+    newest = watermark = BASE
+    times = []
+    for place in range(len(rows)):
+        if place in cuts:
+            watermark = newest - LATENESS
+        times.append(max(watermark, newest + draw(steps) * SECOND))
+        newest = max(newest, times[-1])
     whole = with_times(rows, times, ids=list(ids))
-    bounds = [0, *sorted(cuts), len(rows)]
-    return [whole[a:b] for a, b in zip(bounds, bounds[1:], strict=False) if a < b]
+    return [whole[a:b] for a, b in pairwise([0, *cuts, len(rows)]) if a < b]
 
 
 def assert_stream_equals_history(batches, views):
@@ -58,7 +60,7 @@ def assert_stream_equals_history(batches, views):
 
 @pytest.mark.parametrize("view", VIEWS, ids=lambda view: view.name)
 @given(batches=arrivals())
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 def test_states_and_rows_after_any_batches_equal_those_of_history(view, batches):
     """Late events, ties and cuts change nothing: states and newest rows are equal bit for bit."""
     assert_stream_equals_history(batches, [view])

@@ -19,7 +19,7 @@ class Oracle:
         self.view = view
         self.rows = sorted(rows, key=lambda r: (r["time"], r["event_id"]))
 
-    def keys(self) -> list[tuple]:
+    def every_key(self) -> list[tuple]:
         found = {tuple(r[c] for c in self.view.key) for r in self.rows}
         known = [c for c in self.view.key if c in self.view.stream.attributes]
         places = [self.view.key.index(c) for c in known]

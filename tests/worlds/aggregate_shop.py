@@ -1,5 +1,6 @@
 """A stream with every sort of column, views with every aggregate, and generated events of both."""
 
+import os
 from datetime import timedelta
 
 import pyarrow as pa
@@ -27,6 +28,13 @@ from adc_features.aggregates import (
 )
 
 SECOND = 1_000_000
+
+
+def examples(usually: int) -> int:
+    """How many sequences are tried: $ADC_EXAMPLES, when that is set, for a long search."""
+    return int(os.environ.get("ADC_EXAMPLES", usually))
+
+
 MINUTE = timedelta(minutes=1)
 HOUR = timedelta(hours=1)
 STREAM = EventStream(
@@ -43,6 +51,7 @@ STREAM = EventStream(
     resolution=timedelta(seconds=1),
 )
 WINDOW = {"window": 6 * HOUR, "hop": HOUR}
+AT_READ = WINDOW | {"at": "read"}
 RESIDUAL = Residual("rating", ("item_id",), initial=3.0)
 FEATURES = {
     "n": count(),
