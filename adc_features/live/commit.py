@@ -18,9 +18,10 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.aggregates.batch import TIMESTAMP
-from adc_features.aggregates.declaration import EventStream, microseconds_of, to_json
+from adc_features.aggregates.declaration import EventStream, microseconds_of
 from adc_features.aggregates.events import EVENT_ID, Events, event_schema, together
 from adc_features.aggregates.incremental import Incremental
+from adc_features.aggregates.record import to_json
 from adc_features.clock import instant, moment
 from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import UTC_US

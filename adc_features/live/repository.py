@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adc_features.aggregates.declaration import AggregateView
+from adc_features.aggregates.record import declaration_hash
 from adc_features.errors import InputError
 from adc_features.live.history import Histories
 from adc_features.live.ledger import Ledger
@@ -73,7 +74,7 @@ def open_live(
         applied = {view.name: view for view in store.list_feature_views() if is_live(view)}
     served = []
     for name, view in found.items():
-        if name not in applied or applied[name].tags[LIVE_TAG] != view.hash:
+        if name not in applied or applied[name].tags[LIVE_TAG] != declaration_hash(view):
             state = "is not applied" if name not in applied else "was applied as another"
             raise InputError(
                 f"the live view {name!r} {state} in {repo}; make its Feast view by"

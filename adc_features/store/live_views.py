@@ -22,6 +22,7 @@ import pyarrow as pa
 
 from adc_features.aggregates.batch import TIMESTAMP, row_schema
 from adc_features.aggregates.declaration import AggregateView
+from adc_features.aggregates.record import declaration_hash
 from adc_features.artifact import write_atomically
 from adc_features.errors import InputError
 
@@ -84,6 +85,13 @@ def live_view(
             f" entities have the join keys {', '.join(keys) or 'none'}; name the entities of"
             " its key"
         )
+    at_read = sorted(name for name, one in declared.features.items() if one.at == "read")
+    if at_read:
+        raise InputError(
+            f"the features {', '.join(at_read)} of {declared.name!r} are declared with at='read': a"
+            " feature store serves rows as they were written; declare them with at='row', whose"
+            " windows end at the key's newest event"
+        )
     schema = row_schema(declared)
     place = history_path(Path(repo).resolve(), declared.name)
     if not place.is_dir():
@@ -100,7 +108,7 @@ def live_view(
             timestamp_field=TIMESTAMP,
         ),
         ttl=ttl,
-        tags={LIVE_TAG: declared.hash},
+        tags={LIVE_TAG: declaration_hash(declared)},
     )
 
 
