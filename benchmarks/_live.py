@@ -1,6 +1,6 @@
 """A shop for benchmarks of live views, and what kills it. Reads: nothing. Writes: a repository.
 
-Its views are the statistics that this project serves of every user and item, declared over a stream.
+Its views are the statistics that this project serves of users and items, over a stream.
 """
 
 import os

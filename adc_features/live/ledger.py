@@ -15,8 +15,8 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from adc_features.aggregates.record import to_json
 from adc_features.aggregates.events import Events
+from adc_features.aggregates.record import to_json
 from adc_features.errors import InputError
 from adc_features.live.commit import (
     COUNTS,
