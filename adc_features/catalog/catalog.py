@@ -412,6 +412,11 @@ def _in_words(engine: Engine, url: str) -> Iterator[None]:
     """
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the catalogue {redacted_url(url)} holds text that is none ({error}): the file is"
+            " damaged, restore it from a copy, or move it away: the next command starts a new one"
+        ) from None
     except SQLAlchemyError as error:
         said = without_secrets(str(getattr(error, "orig", None) or error), url)
         if any(

@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -248,6 +249,30 @@ HOLDER = (
     "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN"
     " IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
 )
+
+
+def test_a_damaged_catalogue_answers_or_is_refused_in_words(tmp_path):
+    """Whatever byte of the file's first pages loses its meaning as text."""
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    catalog = open_catalog(url)
+    with catalog.write(at=AT) as writer:
+        writer.put(GENERATIONS, {"id": "g1"}, G1, event="generation")
+    catalog.engine.dispose()
+    file = tmp_path / "catalog.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    content = file.read_bytes()
+    outcomes = set()
+    for at in range(1000, min(8192, len(content)), 29):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 0x80]) + content[at + 1 :])
+        try:
+            with catalog_to_read(url) as read:
+                read.generations(), read.events()
+            outcomes.add("answered")
+        except (ArtifactError, InputError) as error:
+            outcomes.add("no text" if "holds text that is none" in str(error) else "refused")
+    assert outcomes == {"answered", "no text", "refused"}
 
 
 def test_a_catalogue_that_another_program_writes_is_refused_soon_and_in_words(

@@ -32,6 +32,8 @@ from adc_features.formats import refuse_newer
 from adc_features.store.lmdb.columns import BYTE, KINDS, TEXT_LISTS, Column, plain_numbers
 
 VERSION = 1
+FIRST_TIME, LAST_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The event times that there are, microseconds since 1970: from the year 1 to the year 9999."""
 NO_CREATED = np.iinfo(np.int64).min
 
 
@@ -177,8 +179,16 @@ def refuse_newer_records(records: Iterable[bytes]) -> None:
 
 
 def times(records: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Event and created time of records of any schemas, int64 microseconds [n] each."""
+    """Event and created time of records of any schemas, int64 microseconds [n] each.
+
+    Raises ArtifactError for an event time that no calendar has: none is written.
+    """
     both = np.frombuffer(b"".join([record[5:21] for record in records]), "<i8").reshape(-1, 2)
+    if len(both) and (both[:, 0].min() < FIRST_TIME or both[:, 0].max() > LAST_TIME):
+        raise ArtifactError(
+            "the online store holds a row whose event time is no time between the years 1 and 9999;"
+            " it is damaged, materialize the view again"
+        )
     return both[:, 0], both[:, 1]
 
 
