@@ -32,8 +32,8 @@ class Input:
     level : bool or "settled"
         Read by the small level networks beside the gated towers, and not by the towers: who a user
         is (how often and how well they rate) shifts all of a request's scores alike. "settled":
-        what was known of the user some time ago, read by the cautious one of both; see
-        `ranking.multitask.shape`. Its numbers are read, not its embeddings.
+        what was known of the user some time ago, read by the settled one of the two; see
+        `ranking.multitask.shape`. The networks read its numbers, not its embeddings.
     gate_only : bool
         Read by gates alone and not by towers: `Ranker.gates` must name it.
 
