@@ -28,6 +28,7 @@ PACKAGES = {
     "tokenizer": "Fitting and encoding",
     "loader": "Batches for training",
     "ranking": "Trained rankers",
+    "catalog": "The record of a deployment",
     "serving": "Promotion and the ranking service",
     "pipeline": "Runs, audits and manifests",
 }

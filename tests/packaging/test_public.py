@@ -59,6 +59,18 @@ def test_the_page_lists_every_package_that_exports_names():
     }
 
 
+def test_the_site_has_a_page_for_every_package():
+    """Each package of docs/api.md stands among the generated pages of the site."""
+    hooks = ast.parse((ROOT / "docs" / "_hooks.py").read_text(encoding="utf-8"))
+    (pages,) = (
+        ast.literal_eval(node.value)
+        for node in hooks.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "PACKAGES"
+    )
+    listed = {package.split(".")[1] for package in PUBLIC} - {"errors"}  # it has a page of its own
+    assert listed <= set(pages)
+
+
 @pytest.mark.parametrize(("package", "name"), NAMES)
 def test_a_public_name_is_there_and_says_what_it_is(package, name):
     """Each listed name can be imported from its package and has a docstring."""
