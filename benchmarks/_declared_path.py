@@ -112,15 +112,13 @@ def train_and_judge(
 ) -> dict[str, Any]:
     """Inputs, training, evaluation and importance of the declared rankers, by the commands.
 
-    explained: the ranker whose inputs are exchanged. final: once more before the test rows, judged
-    on them.
+    explained: the ranker whose inputs are exchanged. final: what was trained before the validation
+    rows is also judged on the test rows.
     """
-    at = ["--repo", str(repo)]
-    log = ["--labels", str(labels)]
-    found: dict[str, Any] = {"inputs": adc(scratch, "inputs", *at, "--ranker", explained, *log)}
-    adc(scratch, "train", *at, *log, "--seeds", str(seeds))
-    found["validation"] = adc(scratch, "evaluate", *at, *log)
-    found["explain"] = adc(scratch, "explain", *at, *log, "--ranker", explained)
+    log = ["--repo", str(repo), "--labels", str(labels)]
+    found: dict[str, Any] = {"inputs": adc(scratch, "inputs", *log, "--ranker", explained)}
+    found["validation"] = adc(scratch, "train", *log, "--seeds", str(seeds))
+    found["explain"] = adc(scratch, "explain", *log, "--ranker", explained)
     if final:
-        found["test"] = adc(scratch, "train", *at, *log, "--seeds", str(seeds), "--final")
+        found["test"] = adc(scratch, "evaluate", *log, "--final")
     return found
