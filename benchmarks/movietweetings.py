@@ -101,6 +101,7 @@ GENRES = {
         source="recent_genres", candidate="first_genre", values="recent_genre_likes",
         centred=True, standardise=True,
     ),
+    "recent_genre_likes": skip(),  # read by the match alone
 }
 NO_GENRES = {
     name: skip() for name in ("genres", "first_genre", "recent_genres", "recent_genre_likes")
@@ -193,20 +194,24 @@ def _statistics(of: str, known: SoFar, rating: np.ndarray, like: np.ndarray) -> 
 
 
 def _films(items: pa.Table, first_rated: dict[str, np.datetime64]) -> pa.Table:
-    """first_rated: film -> time of its first rating."""
-    genres = items["categories"].to_pylist()
-    known = []
-    for film, year in zip(items["item_id"].to_pylist(), items["year"].to_pylist(), strict=True):
-        times = [np.datetime64(f"{year:04d}-01-01", "s")] if year else []
-        known.append(min(times + [first_rated[film]] if film in first_rated else times))
+    """first_rated: film -> time of its first rating. Films with neither year nor rating are left
+    out.
+    """
+    known = [
+        [first_rated[film]] if film in first_rated else [] for film in items["item_id"].to_pylist()
+    ]
+    for times, year in zip(known, items["year"].to_pylist(), strict=True):
+        if year:
+            times.append(np.datetime64(f"{year:04d}-01-01", "s"))
+    items = items.filter(pa.array([bool(times) for times in known]))
     return pa.table(
         {
             "film_id": items["item_id"],
-            "event_timestamp": utc(np.array(known)),
+            "event_timestamp": utc(np.array([min(times) for times in known if times])),
             "title": items["title"],
             "year": items["year"].cast(pa.int64()),
             "genres": items["categories"],
-            "first_genre": [g[0] if g else None for g in genres],
+            "first_genre": [g[0] if g else None for g in items["categories"].to_pylist()],
         }
     )
 

@@ -1,5 +1,5 @@
-"""Clicks of a fashion shop through the declared path. Reads: the Open Bandit sample. Writes: a Feast
-repository, JSON.
+"""Clicks of a fashion shop through the declared path. Reads: the Open Bandit sample.
+Writes: a Feast repository, JSON.
 
     pip download --no-deps obp==0.4.1 && unzip obp-0.4.1-py3-none-any.whl "obp/dataset/obd/*"
     python benchmarks/open_bandit.py --data obp/dataset/obd --work build/open_bandit --json -
@@ -18,9 +18,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as csv
 from _declared_path import adc, feast, so_far, train_and_judge, utc, write_files
 from _measure import write_report
+from pyarrow import csv
 
 POLICIES, CAMPAIGNS = ("random", "bts"), ("all", "men", "women")
 START = np.datetime64("2019-11-24")

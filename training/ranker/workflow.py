@@ -259,8 +259,8 @@ def best_ranker(repo: Path) -> Choice:
     """The ranker to promote where none is named.
 
     Of the rankers that were trained or judged last, on the validation window, by the GAUC of the
-    first task (by request where requests are known) and the number of inputs, see
-    `training.evaluation.choice`.
+    first task (by request where requests are known; AUC where no user has rows of both classes)
+    and the number of inputs, see `training.evaluation.choice`.
 
     Raises InputError when nothing was trained, or the last evaluation was on test rows, on which
     nothing is chosen.
@@ -278,7 +278,7 @@ def best_ranker(repo: Path) -> Choice:
             " --ranker NAME"
         )
     task = next(iter(facts["tasks"].values()))
-    metric = "request_gauc" if task["requests"] else "gauc"
+    metric = "request_gauc" if task["requests"] else "gauc" if task["users"] else "auc"
     versions = facts["versions"]
     candidates = {}
     for name, scores in task["rankers"].items():
