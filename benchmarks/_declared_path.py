@@ -91,8 +91,8 @@ def feast(repo: Path, *words: str) -> None:
 
 
 def adc(scratch: Path, *words: str) -> dict[str, Any]:
-    """Run `adc words --json`, and return what it wrote."""
-    answer = scratch / "answer.json"
+    """Run `adc words --json SCRATCH/<command>.json`, and return what it wrote there."""
+    answer = scratch / f"{words[0]}.json"
     answer.unlink(missing_ok=True)
     code = "from adc_features.cli.main import main; main()"
     _run([sys.executable, "-c", code, *words, "--json", str(answer)])
@@ -117,8 +117,8 @@ def train_and_judge(
     """
     log = ["--repo", str(repo), "--labels", str(labels)]
     found: dict[str, Any] = {"inputs": adc(scratch, "inputs", *log, "--ranker", explained)}
-    found["validation"] = adc(scratch, "train", *log, "--seeds", str(seeds))
-    found["explain"] = adc(scratch, "explain", *log, "--ranker", explained)
+    found["validation"] = adc(scratch, "train", *log, "--seeds", str(seeds), "--no-importance")
     if final:
-        found["test"] = adc(scratch, "evaluate", *log, "--final")
+        found["test"] = adc(scratch, "evaluate", *log, "--final", "--no-importance")
+    found["explain"] = adc(scratch, "explain", *log, "--ranker", explained)
     return found
