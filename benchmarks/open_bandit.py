@@ -188,7 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="the folder obp/dataset/obd")
     parser.add_argument("--work", type=Path, required=True, help="a new folder")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--final", action="store_true", help="also judge on the test rows")
     parser.add_argument("--json", default="-", help="file, or - for standard output")
     asked = parser.parse_args()
