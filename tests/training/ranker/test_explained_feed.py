@@ -74,6 +74,15 @@ def test_the_report_names_the_ranker_that_is_promoted(feed, promoted):
     assert promoted["why"] in page.replace("&#39;", "'")
 
 
+def test_an_evaluation_without_importance_says_nothing_of_it(feed, promoted):
+    """With --no-importance the scores are those of the same ranker, and the page is shorter."""
+    asked = ("--repo", feed.folder, "--labels", feed.labels, "--ranker", "plain")
+    found = adc("evaluate", *asked, "--no-importance")
+    assert found["about"]["plain"]["importance"] is None
+    assert found["tasks"]["click"]["rankers"]["plain"]["auc"]["mean"] > 0.5
+    assert "What do they lean on?" not in report_path(feed.folder).read_text(encoding="utf-8")
+
+
 def test_an_evaluation_leaves_a_report_and_what_promote_chooses_from(feed, promoted):
     """After a ranker was judged alone it is the only one to choose, and its importance is shown."""
     asked = ("--repo", feed.folder, "--labels", feed.labels, "--ranker", "plain")
