@@ -27,6 +27,7 @@ from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
 from adc_features.pipeline.recipes import behavior_settings, tokenizer_settings
 from adc_features.ranking.base import Progress
+from adc_features.store.code_tables import code_tables
 from adc_features.store.repository import (
     ItemKey,
     declare_code_service,
@@ -66,7 +67,8 @@ def tokenize(
     Parameters
     ----------
     repo : Path
-        A Feast repository that was applied, with any offline store that reads Parquet files.
+        A Feast repository that was applied. Its offline store reads Parquet files, or is one that
+        `adc_features.store.code_tables` can write to.
     sources : ItemSources
         Vectors and text of its items.
     times : sequence of datetime
@@ -99,7 +101,8 @@ def tokenize(
         raise InputError(
             f"times are {[t.isoformat() for t in times]}; give at least one, none twice"
         )
-    _refuse_offline_store(repo)
+    if (tables := code_tables(repo)) is not None:
+        tables.check()
     reader = ContentReader(repo, sources)
     place = tokenizer_place(repo, settings.generation)
     fitted = (place / MANIFEST).is_file()
@@ -176,27 +179,6 @@ def check_declared(repo: Path, service: str) -> tuple[str, str]:
 
 
 # ---- checks
-
-
-def _refuse_offline_store(repo: Path) -> None:
-    """Codes are a Parquet source: refuse stores that read none, before hours of work."""
-    from adc_features.store.repository import offline_store_type, read_config
-
-    kind = offline_store_type(read_config(repo))
-    if kind not in READS_PARQUET:
-        raise InputError(
-            f"the offline store of {repo} is {kind!r}, which reads no Parquet files, and codes are"
-            f" published as one; use {', '.join(READS_PARQUET)}"
-        )
-
-
-READS_PARQUET = (
-    "file",
-    "dask",
-    "duckdb",
-    "adc_features.store.offline_store.AsofOfflineStore",
-)
-"""Offline stores whose views may lie in Parquet files."""
 
 
 def _refuse_times(
