@@ -22,7 +22,7 @@ from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, check_generation_id, open_generation
-from adc_features.codes.sids import SidTable
+from adc_features.codes.sids import SidTable, changed_rows, find_rows
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
 from adc_features.pipeline.recipes import behavior_settings, tokenizer_settings
@@ -36,6 +36,7 @@ from adc_features.store.repository import (
 )
 from training.tokenizing.behavior import LabelledEvents, fitted_behavior, interactions
 from training.tokenizing.catalogue import Catalogue, codebook_size_of
+from training.tokenizing.record import asked_to_facts
 from training.tokenizing.settings import TokenizeSettings
 from training.tokenizing.sources import ContentReader, ItemSources
 
@@ -119,7 +120,8 @@ def tokenize(
     content = [reader.at(time, progress) for time in times]
     catalogue = Catalogue(times, content, behavior)
     if not fitted:
-        _fit(place, catalogue, settings, made_of, progress)
+        asked = asked_to_facts(repo, sources, settings, events)
+        _fit(place, catalogue, settings, {"made_of": made_of, "asked": asked}, progress)
     generation = open_generation(place / "generation")
     tables = catalogue.tables(place / "behavior", settings, progress)
     snapshots = _published(
@@ -233,7 +235,7 @@ def _fit(
     place: Path,
     catalogue: Catalogue,
     settings: TokenizeSettings,
-    made_of: Mapping[str, Any],
+    facts: Mapping[str, Any],
     progress: Progress | None,
 ) -> None:
     recipe = tokenizer_settings(settings.as_run())
@@ -242,7 +244,7 @@ def _fit(
     try:
         with fresh_directory(place) as aside:
             _fill(aside, catalogue, settings, recipe, progress)
-            seal(aside, {"made_of": made_of, "times": list(catalogue.times)})
+            seal(aside, {**facts, "times": list(catalogue.times)})
     finally:
         with suppress(OSError):  # there is something in it
             place.parent.rmdir()
@@ -299,7 +301,7 @@ def _published(
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """Encode and publish: whole snapshots of a new generation, what changed of a live one."""
-    from adc_features.store import publish, publish_changes, published_before
+    from adc_features.store import load_codes, publish, publish_changes, published_before
     from adc_features.tokenizer.encode import encode, encode_series
 
     if generation.id not in {g.id for g in live_generations(repo)}:
@@ -313,19 +315,40 @@ def _published(
             key=key,
         )
         return [_told(s, lag, rows=len(s)) for s in made]
+    load_codes(repo, generation.id)
     told = []
     for table in tables:
         before = published_before(repo, generation.id, table.as_of)
         snapshot = encode(table, generation, previous=before, progress=progress)
-        rows = publish_changes(
-            repo,
-            generation,
-            snapshot,
-            servable_at=snapshot.as_of + lag,
-            computed_at=computed_at,
-        )
-        told.append(_told(snapshot, lag, rows=rows))
+        changed = changed_rows(before, snapshot) if before is not None else snapshot
+        rows = 0  # what is the same is not published again
+        if len(changed):
+            rows = publish_changes(
+                repo,
+                generation,
+                snapshot,
+                servable_at=snapshot.as_of + lag,
+                computed_at=computed_at,
+            )
+        told.append(_told(snapshot, lag, rows=rows) | _changes(before, changed))
     return told
+
+
+def _changes(before: SidTable | None, changed: SidTable) -> dict[str, int]:
+    """How many items got their first codes, other codes, or have none any more."""
+    gone = int((~changed.found).sum())
+    if before is None:
+        return {"new": len(changed) - gone, "recoded": 0, "gone": gone}
+    place, known = find_rows(before.item_ids, changed.item_ids)
+    if len(known):
+        known &= before.found[place]
+    both = known & changed.found
+    other = (before.sid[place[both]] != changed.sid[both]).any(axis=1)
+    return {
+        "new": int((changed.found & ~known).sum()),
+        "recoded": int(other.sum()),
+        "gone": gone,
+    }
 
 
 def _told(snapshot: SidTable, lag: timedelta, *, rows: int) -> dict[str, Any]:

@@ -31,19 +31,19 @@ class OwnSource:
         """Raise InputError where there is no such function."""
         self._imported()
 
-    def source(self, view: str, table: str, *, tags: dict[str, str]) -> Any:  # noqa: ARG002
+    def source(self, view: str, table: str, *, tags: dict[str, str]) -> Any:
         """What the function returns."""
         from adc_features.store import _compat as feast
 
         source = self._imported()(view)
         if not isinstance(source, feast.DataSource) or source.name != view:
             raise InputError(
-                f"adc_features.code_source: {self._function}({view!r}) returned {source!r}; expected"
-                f" a Feast source with name={view!r}"
+                f"adc_features.code_source: {self._function}({view!r}) returned {source!r};"
+                f" expected a Feast source with name={view!r}"
             )
         return source
 
-    def write(self, table: str, join_key: str, files: Sequence[CodeFile]) -> int:  # noqa: ARG002
+    def write(self, table: str, join_key: str, files: Sequence[CodeFile]) -> int:
         """Nothing: people load the files."""
         return 0
 

@@ -153,14 +153,14 @@ def test_the_table_follows_the_publication(things):
     whole = stored(repo, session)
     tables, table = tables_of(repo, live_generation(repo, "g1"))
     file = next((repo / "data" / "item_sid_g1" / "rows").glob("*.parquet"))
-    session.execute(f'ALTER TABLE "{table}" ADD CHECK (created_timestamp < \'2026-03-20\')')
-    with pytest.raises(ArtifactError, match="cannot be written.*violates check constraint"):
+    session.execute(f"ALTER TABLE \"{table}\" ADD CHECK (created_timestamp < '2026-03-20')")
+    with pytest.raises(ArtifactError, match=r"cannot be written.*violates check constraint"):
         tokenize(
             repo, PICTURES, times=[START + 2 * DAY], computed_at=START + 30 * DAY, settings=FAST
         )
     assert stored(repo, session) == whole
     assert [s.as_of for s in published_snapshots(repo, "g1")] == [START + DAY]
-    session.execute(f'DELETE FROM "{table}" WHERE code = \'t03\'')
+    session.execute(f"DELETE FROM \"{table}\" WHERE code = 't03'")
     late = "event_timestamp + interval '1 day', created_timestamp"
     columns = ", ".join(pq.read_schema(file).names[3:])
     session.execute(
