@@ -372,7 +372,7 @@ def online_store(store: FeatureStore) -> OnlineStore:
     return store._get_provider().online_store
 
 
-def postgresql_source() -> type[DataSource]:
+def postgresql_source() -> Any:
     """The class of PostgreSQL sources. Raises ModuleNotFoundError without psycopg."""
     from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
         PostgreSQLSource,

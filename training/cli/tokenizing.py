@@ -224,6 +224,7 @@ def _renewed_text(facts: Mapping[str, Any]) -> str:
             f" {snapshot['recoded']} with other codes, {snapshot['gone']} gone;"
             f" {snapshot['published_rows']} rows published"
         )
+        lines += [f"next: {_load_step(made)}"] if made["to_load"] else []
     if not facts["applied"]:
         lines.append("next: `feast materialize`, or --apply, takes what is new online")
     return "\n".join(lines)
@@ -268,7 +269,7 @@ def _events(repo: Path, source: Any, ranker: Any, sources: Any, task: str | None
 
 def _next(repo: Path, facts: Mapping[str, Any], applied: bool) -> list[str]:
     """What remains to be done, a sentence each."""
-    steps = []
+    steps = [_load_step(facts)] if facts["to_load"] else []
     if "service" not in facts:
         module = Path(facts["declared_in"]).stem
         steps.append(
@@ -282,6 +283,13 @@ def _next(repo: Path, facts: Mapping[str, Any], applied: bool) -> list[str]:
     if "service" in facts:
         steps.append(f"train a ranker on service {facts['service']!r}: its input `sid`")
     return steps
+
+
+def _load_step(facts: Mapping[str, Any]) -> str:
+    return (
+        f"load {', '.join(facts['to_load'])} into the source that code_source names for"
+        f" {facts['view']}"
+    )
 
 
 def _text(facts: Mapping[str, Any]) -> str:

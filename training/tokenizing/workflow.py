@@ -27,12 +27,14 @@ from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
 from adc_features.pipeline.recipes import behavior_settings, tokenizer_settings
 from adc_features.ranking.base import Progress
-from adc_features.store.code_tables import code_tables
+from adc_features.store import published_snapshots
+from adc_features.store.code_tables import OwnSource, code_tables
 from adc_features.store.repository import (
     ItemKey,
     declare_code_service,
     declare_code_views,
     live_generations,
+    publication_path,
 )
 from training.tokenizing.behavior import LabelledEvents, fitted_behavior, interactions
 from training.tokenizing.catalogue import Catalogue, codebook_size_of
@@ -102,8 +104,8 @@ def tokenize(
         raise InputError(
             f"times are {[t.isoformat() for t in times]}; give at least one, none twice"
         )
-    if (tables := code_tables(repo)) is not None:
-        tables.check()
+    if (database := code_tables(repo)) is not None:
+        database.check()
     reader = ContentReader(repo, sources)
     place = tokenizer_place(repo, settings.generation)
     fitted = (place / MANIFEST).is_file()
@@ -139,7 +141,15 @@ def tokenize(
         "snapshots": snapshots,
         "items_without_codes": catalogue.bare(-1),
         "declared_in": declare_code_views(repo),
+        "to_load": _to_load(repo, generation.id, times) if isinstance(database, OwnSource) else [],
     }
+
+
+def _to_load(repo: Path, generation: str, times: Sequence[datetime]) -> list[str]:
+    """The Parquet files of these times, for a store that people load themselves."""
+    folder = publication_path(repo, generation)
+    new = [s for s in published_snapshots(repo, generation) if s.as_of in times]
+    return [str((folder / snapshot.file).relative_to(repo)) for snapshot in new]
 
 
 def _facts(generation: Generation, key: ItemKey, newest: EmbeddingTable) -> dict[str, Any]:
@@ -186,8 +196,6 @@ def check_declared(repo: Path, service: str) -> tuple[str, str]:
 def _refuse_times(
     repo: Path, generation: str, times: Sequence[datetime], computed_at: datetime
 ) -> None:
-    from adc_features.store import published_snapshots
-
     if times[-1] > utc(computed_at, name="computed_at"):
         raise InputError(
             f"as_of {times[-1].isoformat()} lies in the future; what will be known then is not"

@@ -31,6 +31,20 @@ FAST = TokenizeSettings(steps=80, codebook_size=4, publish_lag=LAG)
 PICTURES = ItemSources(["pictures__picture"])
 NOW = START + 90 * DAY
 UTC = pa.timestamp("us", "UTC")
+SOURCES = """
+from pathlib import Path
+
+from feast import FileSource
+
+
+def codes(view):
+    return FileSource(
+        name=view,
+        path=str(Path(__file__).parent / "loaded"),
+        timestamp_field="event_timestamp",
+        created_timestamp_column="created_timestamp",
+    )
+"""
 
 
 def add_pictures(repo, codes, day):
@@ -138,6 +152,27 @@ def test_what_cannot_be_renewed_is_said(tmp_path):
     with pytest.raises(InputError, match="its tokenizer is not in"):
         renew_codes(repo, ["g1"], as_of=START + 2 * DAY, computed_at=NOW)
     assert len(published_snapshots(repo, "g1")) == 1
+
+
+def test_files_that_people_load_are_named(tmp_path):
+    """With a source of the user's own, each call names the Parquet files to load; loaded, they are
+    what the point-in-time join reads.
+    """
+    repo = make_things(tmp_path)
+    config = repo / "feature_store.yaml"
+    config.write_text(config.read_text() + "adc_features:\n  code_source: sources:codes\n")
+    (repo / "sources.py").write_text(SOURCES, encoding="utf-8")
+    made = tokenize(repo, PICTURES, times=[START + DAY], computed_at=NOW, settings=FAST)
+    add_pictures(repo, ["new"], 2)
+    (told,) = renew_codes(repo, as_of=START + 3 * DAY, computed_at=NOW)
+    (repo / "loaded").mkdir()
+    for number, file in enumerate((*made["to_load"], *told["to_load"])):
+        (repo / "loaded" / f"{number}.parquet").write_bytes((repo / file).read_bytes())
+    declare_codes(repo, "g1", service="things")
+    late = START + 3 * DAY + LAG
+    assert joined(repo, ["new", IDS["String"][1]], late - timedelta(seconds=1))[0] is None
+    found = joined(repo, ["new", IDS["String"][1]], late)
+    assert found[0] == found[1] is not None
 
 
 def test_behavior_is_renewed_from_the_label_log(tmp_path):
