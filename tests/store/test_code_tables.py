@@ -57,7 +57,7 @@ def test_a_source_of_ones_own_is_asked_for_by_view(tmp_path):
         path.write_text(
             "from feast import FileSource\n\n\n"
             "def source(name):\n"
-            "    return FileSource(name=name, path='codes', timestamp_field='event_timestamp')\n\n\n"
+            "    return FileSource(name=name, path='codes', timestamp_field='at')\n\n\n"
             f"def codes(view):\n    return {returned}\n",
             encoding="utf-8",
         )
@@ -71,7 +71,7 @@ def test_a_source_of_ones_own_is_asked_for_by_view(tmp_path):
 
 def test_a_name_of_a_function_is_checked(tmp_path):
     """A path or an expression is no module:function."""
-    with pytest.raises(InputError, match="code_source is '../x:codes'"):
+    with pytest.raises(InputError, match=r"code_source is '\.\./x:codes'"):
         code_tables(repository(tmp_path, "bigquery", code_source="../x:codes"))
 
 

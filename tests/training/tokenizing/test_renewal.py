@@ -35,12 +35,14 @@ SOURCES = """
 from pathlib import Path
 
 from feast import FileSource
+from feast.data_format import ParquetFormat
 
 
 def codes(view):
     return FileSource(
         name=view,
         path=str(Path(__file__).parent / "loaded"),
+        file_format=ParquetFormat(),
         timestamp_field="event_timestamp",
         created_timestamp_column="created_timestamp",
     )
