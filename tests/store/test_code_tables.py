@@ -1,11 +1,17 @@
 """Where codes lie for offline stores that read no Parquet files of ours."""
 
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adc_features.errors import InputError
 from adc_features.store.code_tables import code_tables
-from adc_features.store.code_tables.tables import table_name
+from adc_features.store.code_tables.tables import CodeFile, Stored, differences, table_name
 from adc_features.store.repository import ItemKey, LiveGeneration
 
 POSTGRES = "feast.infra.offline_stores.contrib.postgres_offline_store.postgres"
@@ -77,7 +83,6 @@ def test_a_name_of_a_function_is_checked(tmp_path):
 
 def test_a_table_is_named_after_project_view_and_codebook():
     """Long names are cut so that they stay apart, within the 63 bytes of PostgreSQL."""
-    from datetime import UTC, datetime
 
     def live(codebook):
         key = ItemKey("product", "sku", "Int64")
@@ -89,3 +94,28 @@ def test_a_table_is_named_after_project_view_and_codebook():
     }
     assert len(long) == 4
     assert max(map(len, long)) <= 63
+
+
+DAY = st.integers(0, 4).map(lambda n: datetime(2026, 3, 1, tzinfo=UTC) + timedelta(days=n))
+ROWS = st.lists(st.builds(Stored, DAY, DAY, st.integers(1, 3)), max_size=6)
+
+
+@given(
+    stored=ROWS.map(lambda rows: list({(r.servable_at, r.computed_at): r for r in rows}.values())),
+    wanted=ROWS.map(lambda rows: list({r.servable_at: r for r in rows}.values())),
+    data=st.data(),
+)
+def test_any_table_becomes_what_is_published(stored, wanted, data):
+    """Whatever a table holds, deleting the stale times and writing the missing files leaves the
+    published rows, those of fresh files written anew, and the rest untouched.
+    """
+    files = [
+        CodeFile(Path(str(n)), *row, fresh=data.draw(st.booleans())) for n, row in enumerate(wanted)
+    ]
+    stale, missing = differences(stored, files)
+    kept = [row for row in stored if row.servable_at not in stale]
+    assert Counter(kept + [file.stored for file in missing]) == Counter(wanted)
+    assert {f.path for f in files if f.fresh} <= {f.path for f in missing}
+    assert {row.servable_at for row in kept} == {
+        f.servable_at for f in files if f.stored in stored and f not in missing
+    }

@@ -327,7 +327,8 @@ def unpublish(repo: Path, generation_id: str) -> None:
     InputError
         The id is none.
     ArtifactError
-        Its rows lie behind a symbolic link; nothing was deleted.
+        Its rows lie behind a symbolic link, or the database of the offline store, where its table
+        is, does not answer; nothing was deleted.
 
     Examples
     --------
@@ -341,10 +342,11 @@ def unpublish(repo: Path, generation_id: str) -> None:
     rows = deletable_publication(repo, generation_id)
     with only_publisher(repo):
         live = live_generations(repo)
-        write_live_generations(repo, [g for g in live if g.id != generation_id])
+        # the table first: where that fails, the same call tries again
         for gone in (g for g in live if g.id == generation_id):
             if (found := tables_of(repo, gone)) is not None:
                 found[0].drop(found[1])
+        write_live_generations(repo, [g for g in live if g.id != generation_id])
         shutil.rmtree(rows, ignore_errors=True)
     _log.info("stage=unpublish generation=%s", generation_id)
 

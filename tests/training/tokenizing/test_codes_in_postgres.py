@@ -12,12 +12,16 @@ import yaml
 from coded_feed import feast_apply
 from own_world_servers import POSTGRES_SOURCE, postgres_rows, server_stores
 from things_world import DAY, DEFINITIONS, ITEMS, START
+from typer.testing import CliRunner
 
+from adc_features.cli.main import application
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store import load_codes, published_snapshots, published_timeline, unpublish
 from adc_features.store.code_tables import tables_of
+from adc_features.store.registry import open_any_store
 from adc_features.store.repository import live_generation
 from adc_features.store.services.code_view import declare_codes, take_codes_online
+from adc_features.store.services.item_rows import item_features, item_rows
 from adc_features.store.services.parity import service_parity
 from adc_features.store.services.schema import service_schema
 from adc_features.store.services.training_rows import join_service
@@ -30,6 +34,16 @@ PICTURES = ItemSources(["pictures__picture"])
 FAST = TokenizeSettings(steps=80, codebook_size=4, publish_lag=timedelta(hours=6))
 NOW = START + 9 * DAY
 UTC = pa.timestamp("us", "UTC")
+TEXTS = """
+from feast.types import Float64
+
+texts = FeatureView(
+    name="texts", entities=[thing], ttl=timedelta(days=2), source=source("texts"),
+    schema=[Field(name="code", dtype=String), Field(name="title", dtype=String),
+            Field(name="tags", dtype=Array(String)), Field(name="small", dtype=Array(Float32)),
+            Field(name="large", dtype=Array(Float64))],
+)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -154,6 +168,7 @@ def test_the_table_follows_the_publication(things):
     tables, table = tables_of(repo, live_generation(repo, "g1"))
     file = next((repo / "data" / "item_sid_g1" / "rows").glob("*.parquet"))
     session.execute(f"ALTER TABLE \"{table}\" ADD CHECK (created_timestamp < '2026-03-20')")
+    session.execute("UPDATE pictures SET picture = array[9, 0, 0, -9] WHERE code = 't07'")
     with pytest.raises(ArtifactError, match=r"cannot be written.*violates check constraint"):
         tokenize(
             repo, PICTURES, times=[START + 2 * DAY], computed_at=START + 30 * DAY, settings=FAST
@@ -193,3 +208,63 @@ def test_a_database_that_takes_no_tables_is_refused_before_work(things):
         with pytest.raises(error, match=match):
             tokenize(repo, PICTURES, times=[START + DAY], computed_at=NOW, settings=FAST)
         assert not (repo / "tokenizers").exists()
+
+
+def test_text_and_vectors_are_read_from_the_database(things):
+    """Text, lists of texts and vectors of either width come in their declared types, the newest
+    row of each item before the cut-off, null where there is none; a row beyond the ttl is left out.
+    """
+    repo, session = things
+    session.execute(
+        "CREATE TABLE texts (code text, happened_at timestamptz, title text, tags text[],"
+        " small real[], large double precision[])"
+    )
+    first, second = START, START + 2 * DAY
+    session.cursor().executemany(
+        "INSERT INTO texts VALUES (%s, %s, %s, %s, %s, %s)",
+        [
+            ("a", first, "old", ["x"], [0.1, 2.5], [0.1, 2.5]),
+            ("a", second, "neu \u00e9", ["x", "y"], [1.5, 0.25], [0.1, 3.0]),
+            ("b", second, None, None, None, [1.0, 2.0]),
+            ("c", first, "gone", [], [1.0, 1.0], None),
+        ],
+    )
+    with (repo / "definitions.py").open("a", encoding="utf-8") as file:
+        file.write(TEXTS)
+    feast_apply(repo)
+    names = [f"texts__{name}" for name in ("title", "tags", "small", "large")]
+    features = item_features(repo, names)
+    found = item_rows(repo, features, as_of=START + 3 * DAY)
+    order = np.argsort(found[names[0]].ids.to_pylist())
+    assert found[names[0]].ids.take(order).to_pylist() == ["a", "b"]
+    values = [found[name].values.take(order).to_pylist() for name in names]
+    assert values[0] == ["neu \u00e9", None]
+    assert values[1] == [["x", "y"], None]
+    assert values[2] == [[1.5, 0.25], None]
+    assert values[3] == [[0.1, 3.0], [1.0, 2.0]]
+    early = item_rows(repo, features, as_of=START + 2 * DAY)
+    assert sorted(early[names[0]].values.to_pylist()) == ["gone", "old"]
+
+
+def test_codes_are_renewed_by_the_command(things, tmp_path):
+    """`adc tokenize` once and `--renew` after a thing has arrived: it is in the table, in the join
+    and online, and the rows that were there stay.
+    """
+    repo, session = things
+    adc = CliRunner().invoke
+    words = ["tokenize", "--repo", str(repo), "--vectors", "pictures__picture", "--apply"]
+    quick = ["--steps", "80", "--codebook-size", "4", "--as-of", "2026-03-02"]
+    adc(application(), [*words, *quick], catch_exceptions=False)
+    first = stored(repo, session)
+    session.cursor().executemany(
+        "INSERT INTO pictures VALUES (%s, %s, %s, %s)",
+        [tuple(row.values()) for row in rows(ITEMS, 1, 2).to_pylist()],
+    )
+    renew = ["tokenize", "--repo", str(repo), "--renew", "--as-of", "2026-03-04", "--apply"]
+    for said in ("1 new, 0 with other codes, 0 gone", "generation g1: up to date"):
+        answer = adc(application(), renew, catch_exceptions=False)
+        assert said in answer.output
+    assert stored(repo, session)[:ITEMS] == first
+    asked = [{"code": f"t{ITEMS:02d}"}, {"code": "nobody"}]
+    online = open_any_store(repo).get_online_features(["item_sid_g1:sid"], asked).to_dict()["sid"]
+    assert [code is None for code in online] == [False, True]
