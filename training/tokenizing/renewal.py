@@ -95,6 +95,14 @@ def renew_codes(
     return told
 
 
+def reads_label_log(repo: Path, generation: str) -> bool:
+    """Whether a renewal of the generation reads a label log, for behaviour."""
+    place = tokenizer_place(Path(repo).resolve(), generation)
+    if not (place / MANIFEST).is_file():
+        return False
+    return bool(read_manifest(place).get("made_of", {}).get("behavior"))
+
+
 def _renewable(repo: Path) -> list[str]:
     live = [g.id for g in live_generations(repo)]
     found = [g for g in live if (tokenizer_place(repo, g) / MANIFEST).is_file()]
