@@ -151,8 +151,8 @@ def _copy(session: Connection, table: str, columns: dict[str, str], path: Path) 
 
 
 def _lines(rows: pa.RecordBatch) -> str:
-    """The rows, none of them null, in the text format of COPY. The driver, row by row, took 49 s for
-    200,000 rows that take 8 s so.
+    """The rows, none of them null, in the text format of COPY. The driver, row by row, took 49 s
+    for 200,000 rows that take 8 s so.
     """
     columns = [_texts(column) for column in rows.columns]
     lines = pc.binary_join_element_wise(*columns, "\t")
