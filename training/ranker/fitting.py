@@ -30,7 +30,7 @@ from training.ranker.labelled import Labelled
 from training.ranker.models import ModelFit, Rounds
 from training.ranker.sampling import NegativeSampling
 from training.ranker.score_profile import score_profiles
-from training.ranker.splits import LabelWindow, request_times
+from training.ranker.splits import LabelWindow, request_times, ripe_times
 
 log = logging.getLogger(__name__)
 HOLDOUT = 0.1
@@ -67,7 +67,8 @@ class TrainSettings:
 class _Rows(NamedTuple):
     """Rows that are learned from: int64 [n]. labels, mask: [T, n]; weights: [n]; groups: int64 [n],
     None without requests; users: int64 [n], None where no key tells the user; times: of their
-    requests, datetime64[us] [n].
+    requests, datetime64[us] [n]; known: when each label was ripe, datetime64[us] [T, n], None for
+    networks, which do not ask.
     """
 
     rows: np.ndarray
@@ -77,12 +78,13 @@ class _Rows(NamedTuple):
     groups: np.ndarray | None
     users: np.ndarray | None
     times: np.ndarray
+    known: np.ndarray | None
 
     @classmethod
     def of(cls, joined: JoinedRows, window: LabelWindow, sampling: NegativeSampling) -> "_Rows":
         kept = sampling.sample(joined.log, window)
         rows, requests = window.rows[kept.rows], joined.log.requests
-        users = joined.log.users
+        users, trees = joined.log.users, joined.ranker.model == "xgboost"
         return cls(
             rows,
             window.labels[:, kept.rows],
@@ -91,6 +93,7 @@ class _Rows(NamedTuple):
             None if requests is None else requests[rows],
             None if users is None else users[rows],
             request_times(joined.log)[rows],
+            ripe_times(joined.log, window.cutoff)[:, rows] if trees else None,
         )
 
     def take(self, places: np.ndarray) -> "_Rows":
@@ -104,10 +107,20 @@ class _Rows(NamedTuple):
             groups,
             users,
             self.times[places],
+            None if self.known is None else self.known[:, places],
         )
 
     def labelled(self, encoded: Encoded) -> Labelled:
-        return Labelled(encoded, self.labels, self.mask, self.weights, self.groups, self.users)
+        return Labelled(
+            encoded,
+            self.labels,
+            self.mask,
+            self.weights,
+            self.groups,
+            self.users,
+            self.times,
+            self.known,
+        )
 
 
 def fit_ranker(
