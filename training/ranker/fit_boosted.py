@@ -129,10 +129,11 @@ def _with_means(
     for lookup in large:
         found = columns.table_rows(rows.encoded, lookup)
         found = np.broadcast_to(found, len(rows.encoded))
-        shared = {"own": lookup.own, "priors": priors}
-        means[lookup.key] = final_means(found, labels, weights, size=lookup.size, **shared)
+        means[lookup.key] = final_means(
+            found, labels, weights, size=lookup.size, own=lookup.own, priors=priors
+        )
         earlier[lookup.key] = earlier_means(
-            found, labels, weights, times=times, known=known, **shared
+            found, labels, weights, times=times, known=known, own=lookup.own, priors=priors
         )
     columns = replace(columns, means=means)
     return columns, columns.matrix(rows.encoded, earlier=earlier)

@@ -1,5 +1,5 @@
-"""Encoded inputs as the columns of boosted trees. Reads: Encoded, Layout, counts of table rows, mean
-labels. Writes: BoostedMatrix.
+"""Encoded inputs as the columns of boosted trees. Reads: Encoded, Layout, counts of table rows,
+mean labels. Writes: BoostedMatrix.
 
 Trees need no scales, so dense numbers enter as they are, NaN where they are absent. Tables have no
 embeddings here: a small one enters as a category, a large one as how often its row occurred and as
