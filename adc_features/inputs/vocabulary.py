@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,15 @@ _TEXT_BYTES = 1 << 31
 _SORTED_FROM = 4096
 _FEW, _REMEMBERED = 2048, 1 << 16
 """Values that are looked up in what was asked before, and how many of those are kept."""
+
+
+class _Admitted(NamedTuple):
+    """Ids that get rows, in the order of admission; uint32 [n] how often each occurred; `others`
+    of the vocabulary."""
+
+    ids: pa.Array
+    counts: np.ndarray
+    others: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -99,14 +108,16 @@ class Vocabulary:
         empty = cls(
             dtype=value_type(counted.values.type),
             options=options,
-            ids=counted.values.slice(0, 0),
+            ids=pa.array([], counted.values.type),  # a slice would keep all of them
             id_counts=np.zeros(0, np.uint32),
             unseen=np.zeros(0, np.uint8),
             hashes=np.zeros(0, np.uint64),
             hash_rows=np.zeros(0, np.uint32),
             others=np.zeros(FIRST + options.buckets, np.int64),
         )
-        return empty._with(counted, np.full(distinct, UNKNOWN, np.uint8))
+        admitted = empty._admitted(counted, np.full(distinct, UNKNOWN, np.uint8))
+        del counted  # tens of millions of ids are to fit in 1 GB
+        return empty._with(admitted)
 
     def grown(
         self, values: pa.Array | pa.ChunkedArray | Counted, *, of: str = "the column"
@@ -126,11 +137,13 @@ class Vocabulary:
         aged = np.minimum(self.unseen + np.uint8(1), np.uint8(FORGOTTEN))
         unseen = np.where((seen > 0) & (self.unseen < FORGOTTEN), np.uint8(0), aged)
         kept = replace(self, id_counts=seen.astype(np.uint32), unseen=unseen)
-        return kept._with(counted, rows)
+        admitted = kept._admitted(counted, rows)
+        del counted, rows
+        return kept._with(admitted)
 
-    def _with(self, counted: Counted, rows: np.ndarray) -> Self:
-        """With the values admitted that have no row of their own; `others` counted anew. rows: of
-        the counted values."""
+    def _admitted(self, counted: Counted, rows: np.ndarray) -> _Admitted:
+        """Those of the counted values that have no row of their own and get one. rows: of the
+        counted values."""
         rest = rows < self.own
         room = self.options.max_size
         if room is not None:
@@ -146,18 +159,24 @@ class Vocabulary:
             np.add.at(others, FIRST + of_rest, counted.counts[rest])
         else:
             others[UNKNOWN] = counted.counts[rest].sum()
-        del rest, enough, admitted, counted, rows  # tens of millions of ids are to fit in 1 GB
-        hashed = np.concatenate([self.hashes, hashes(ids)])
+        return _Admitted(ids, id_counts.astype(np.uint32, copy=False), others)
+
+    def _with(self, admitted: _Admitted) -> Self:
+        """With these ids behind its own; `others` counted anew."""
+        ids, counts, others = admitted
+        pa.default_memory_pool().release_unused()  # the counted values, which are many
+        hashed = _behind(self.hashes, hashes(ids))
         first = self.own + len(self.ids)
-        new_rows = np.arange(first, first + len(ids), dtype=np.uint32)
-        order = np.argsort(hashed, kind="stable")
+        rows = _behind(self.hash_rows, np.arange(first, first + len(ids), dtype=np.uint32))
+        rows = rows[np.argsort(hashed, kind="stable")]
+        hashed.sort()
         return replace(
             self,
             ids=_joined(self.ids, ids),
-            id_counts=np.concatenate([self.id_counts, id_counts.astype(np.uint32)]),
-            unseen=np.concatenate([self.unseen, np.zeros(len(ids), np.uint8)]),
-            hashes=hashed[order],
-            hash_rows=np.concatenate([self.hash_rows, new_rows])[order],
+            id_counts=_behind(self.id_counts, counts),
+            unseen=_behind(self.unseen, np.zeros(len(ids), np.uint8)),
+            hashes=hashed,
+            hash_rows=rows,
             others=others,
         )
 
@@ -350,9 +369,14 @@ def _admission(counted: Counted, places: np.ndarray) -> np.ndarray:
     return places[np.argsort(behind.max() - behind, kind="stable")]
 
 
+def _behind(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Both, in an array of its own; without a copy where `one` is empty."""
+    return np.concatenate([one, other]) if len(one) else other
+
+
 def _joined(one: pa.Array, other: pa.Array) -> pa.Array:
     if not len(one):
-        one = one.cast(other.type)
+        return other
     if pa.types.is_string(one.type) and one.nbytes + other.nbytes >= _TEXT_BYTES:
         one, other = one.cast(pa.large_string()), other.cast(pa.large_string())
     return pa.concat_arrays([one, other.cast(one.type)])

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -250,6 +250,10 @@ class Bundle:
             repeated,
             ranking.seconds,
         )
+
+    def items(self) -> Self:
+        """Itself: it reads features of items."""
+        return self
 
     def changed(self) -> tuple[str, ...]:
         """Nothing: what it reads is checked with every request."""

@@ -135,15 +135,16 @@ class Service:
         """Codes, weights and features of items, in the order asked, repeats kept."""
         asked = parsed(LookupRequest, body, self.settings)
         check_features(asked, self._known_features(bundle), self.settings)
-        began, rows = time.perf_counter(), bundle.lookup(asked.items, now=self.clock())
-        columns = {"item_id": asked.items, **bundle.shown(rows, asked.features)}
+        began, items = time.perf_counter(), bundle.items()
+        rows = items.lookup(asked.items, now=self.clock())
+        columns = {"item_id": asked.items, **items.shown(rows, asked.features)}
         answer = to_json({**_signature(bundle), "items": _rows(columns)})
         return Answer(answer, {"items": time.perf_counter() - began})
 
     def _known_features(self, bundle: Serving) -> list[str]:
         """What a lookup may ask for, read once for each bundle."""
         if self._features[0] is not bundle:
-            self._features = bundle, bundle.lookup([], now=self.clock()).column_names
+            self._features = bundle, bundle.items().lookup([], now=self.clock()).column_names
         return self._features[1]
 
     # ---- requests, on the event loop

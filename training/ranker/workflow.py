@@ -35,7 +35,7 @@ from training.ranker.fitting import (
     predictions,
     require_unseen,
 )
-from training.ranker.joined import JoinedRows, join_labels
+from training.ranker.joined import JoinedRows, declared_inputs, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
 from training.ranker.models import check_settings
@@ -124,6 +124,7 @@ def train_rankers(
     _require_same_tasks(rankers)
     for ranker in rankers.values():
         check_settings(ranker)
+        declared_inputs(repo, ranker, source)  # all of them, before the first is trained
     scores: dict[str, np.ndarray] = {}
     about: dict[str, dict[str, Any]] = {}
     fitted: dict[str, tuple[TrainedRanker, dict[str, Any]]] = {}

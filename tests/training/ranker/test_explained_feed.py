@@ -67,6 +67,13 @@ def test_a_ranker_is_named_where_there_are_several(feed):
     assert "feed, plain" in str(done.exception)
 
 
+def test_an_unknown_task_is_refused_before_the_log_is_read(feed):
+    """The log that is named is not even there."""
+    words = ["explain", "--repo", str(feed.folder), "--ranker", "feed", "--labels", "none.parquet"]
+    done = CliRunner().invoke(application(), [*words, "--task", "like"])
+    assert "no task 'like'; the ranker's are click, purchase" in str(done.exception)
+
+
 def test_the_report_names_the_ranker_that_is_promoted(feed, promoted):
     """The page, written by training, says what `adc promote` does and why."""
     page = report_path(feed.folder).read_text(encoding="utf-8")
