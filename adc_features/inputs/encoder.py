@@ -316,9 +316,7 @@ def _refuse_missing(needed: Mapping[Side, frozenset[str]], parts: Parts) -> None
     missing = [
         f"{name} ({side})"
         for side, names in needed.items()
-        for name in sorted(
-            names - set(parts[side].table.column_names) if side in parts.sides else names
-        )
+        for name in sorted(names - parts[side].names if side in parts.sides else names)
     ]
     if missing:
         raise InputError(

@@ -11,6 +11,7 @@ Event times: SQLite and Redis keep whole seconds, floored, so a row may expire u
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,10 +23,12 @@ import pyarrow as pa
 from adc_features.clock import instant
 from adc_features.store.services.plan import StoredView
 from adc_features.store.services.protos import column_of_protos
+from adc_features.store.services.stored import StoredColumn, arrow_of
 from adc_features.store.services.values import MISFITS, arrow_type
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore
+    from adc_features.store.lmdb.row_table import Answer
 
 _IDS_AT_ONCE = 5_000
 """Keys in one online read: SQLite refuses statements with too many parameters."""
@@ -35,7 +38,7 @@ class Found(NamedTuple):
     """The features of one view for n keys. columns: feature -> column [n]; stored: bool [n], rows
     that are stored and have not expired."""
 
-    columns: dict[str, pa.Array]
+    columns: dict[str, pa.Array | StoredColumn]
     stored: np.ndarray
 
 
@@ -74,7 +77,9 @@ def read_by_feast(
 
 
 def _joined(pieces: Sequence[Found]) -> Found:
-    columns = {name: pa.concat_arrays([p.columns[name] for p in pieces]) for name in pieces[0][0]}
+    columns: dict[str, Any] = {
+        name: pa.concat_arrays([arrow_of(p.columns[name]) for p in pieces]) for name in pieces[0][0]
+    }
     return Found(columns, np.concatenate([p.stored for p in pieces]))
 
 
@@ -115,7 +120,9 @@ def _without_key(store: FeatureStore, view: StoredView, rows: int, now: datetime
         now,
     )
     place = pa.array(np.zeros(rows, np.int64))
-    return Found({n: c.take(place) for n, c in made.columns.items()}, np.repeat(made.stored, rows))
+    return Found(
+        {n: arrow_of(c).take(place) for n, c in made.columns.items()}, np.repeat(made.stored, rows)
+    )
 
 
 def _aware(event: datetime) -> datetime:
@@ -151,7 +158,8 @@ def _columns(
     stale = np.zeros(len(at), bool)
     if view.ttl_seconds:
         stale = at < int(instant(now).astype(np.int64)) - round(view.ttl_seconds * 1_000_000)
-    columns, stored = {}, np.zeros(len(at), bool)
+    columns: dict[str, Any] = {}
+    stored = np.zeros(len(at), bool)
     for name, dtype in view.features.items():
         column = column_of_protos(values[name], dtype, name=f"{view.name}__{name}")
         known = present[name] & ~stale
@@ -192,18 +200,11 @@ class OurStore:
         self, lookup: Lookup, keys: Mapping[str, pa.Array], rows: int, *, now: datetime
     ) -> dict[int, Found]:
         """As `read_by_feast`."""
-        from adc_features.store.lmdb.entity_keys import key_array, row_key
+        from adc_features.store.lmdb.entity_keys import key_list, row_key
         from adc_features.store.lmdb.places import table_name
         from adc_features.store.lmdb.row_table import read
 
-        if keys:
-            columns = {
-                name: column.cast(pa.int64()) if pa.types.is_integer(column.type) else column
-                for name, column in keys.items()
-            }
-            places = key_array(columns).to_numpy(zero_copy_only=False).tolist()
-        else:
-            places = [row_key({})] * rows
+        places = key_list(keys) if keys else [row_key({})] * rows
         environment, at = self._online.environment(self._config), int(instant(now).astype(np.int64))
         answers = {}
         for place, view in lookup.views.items():
@@ -215,15 +216,25 @@ class OurStore:
         return answers
 
 
-def _lmdb_column(answer: Any, name: str, dtype: str, view: StoredView) -> pa.Array:
+def _lmdb_column(answer: Answer, name: str, dtype: str, view: StoredView) -> Any:
     from adc_features.store.lmdb.columns import OPAQUE
     from adc_features.store.lmdb.feature_values import protos
 
     wanted = arrow_type(dtype)
     held = [part.records.column(name) for part in answer.parts]
+    if len(held) == 1 and held[0] is not None and _is_plain(held[0].kind, dtype):
+        return StoredColumn(answer.column(name, wanted))
     if wanted is not None and not any(c is not None and c.kind == OPAQUE for c in held):
         try:
             return answer.to_arrow(name, wanted)
         except MISFITS:  # a time that pandas wrote as missing, or a view that changed its types
             pass
     return column_of_protos(protos(answer, name), dtype, name=f"{view.name}__{name}")
+
+
+@functools.cache
+def _is_plain(kind: str, dtype: str) -> bool:
+    """Whether rows hold this kind in the very Arrow type of the declared one."""
+    from adc_features.store.lmdb.columns import KINDS, OPAQUE
+
+    return kind != OPAQUE and KINDS[kind].arrow == arrow_type(dtype)
