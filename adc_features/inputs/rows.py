@@ -3,7 +3,7 @@
 Legend: n rows of one part.
 """
 
-from collections.abc import Mapping, Set
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, Protocol, get_args
@@ -34,6 +34,16 @@ class Stored(Protocol):
     def ids(self) -> list[Any] | None:
         """Whole numbers, or the bytes of texts and bytes, None where absent; None for other
         types."""
+        ...
+
+    def rows_by(self, reader: Any, rows_of: Callable[[list[Any]], np.ndarray]) -> np.ndarray | None:
+        """`rows_of` of the ids, int64 [n], asked once for each distinct one; None where distinct
+        ids are not known. reader: what `rows_of` belongs to."""
+        ...
+
+    def matrix(self, width: int, fill: float) -> tuple[np.ndarray, np.ndarray] | None:
+        """Lists of `width` numbers as [n, width], filled where absent, and where they are: bool
+        [n]. None for other types and where a list is of another length."""
         ...
 
     @property
@@ -80,6 +90,11 @@ class FeatureRows:
     def stored(self, name: str) -> Stored | None:
         """The column as a store has read it; None where it is in Arrow."""
         return None
+
+    @cached_property
+    def kept(self) -> dict[Any, Any]:
+        """What inputs have made of these rows and others read too, by what it is made of."""
+        return {}
 
     @cached_property
     def _arrays(self) -> dict[str, pa.Array]:

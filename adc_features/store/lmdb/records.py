@@ -102,6 +102,40 @@ class Schema:
         return {}
 
 
+class Texts(NamedTuple):
+    """Texts or bytes where they stand in the records: of row i, whole[starts[i] : stops[i]]."""
+
+    kind: str
+    whole: np.ndarray
+    starts: np.ndarray
+    stops: np.ndarray
+    valid: np.ndarray
+
+    def gathered(self) -> Column:
+        """The same one after another."""
+        return Column(self.kind, *_gather(self.whole, self.starts, self.stops, BYTE), self.valid)
+
+    def to_arrow(self) -> pa.Array:
+        """As of `Column`."""
+        return self.gathered().to_arrow()
+
+    def to_python(self) -> list:
+        """As of `Column`."""
+        return self.gathered().to_python()
+
+    def checked(self) -> list[bytes]:
+        """The same. Raises ArtifactError where a text is no UTF-8."""
+        pieces = self.pieces()
+        if self.kind == "string_val" and not b"".join(pieces).isascii():
+            self.to_arrow()
+        return pieces
+
+    def pieces(self) -> list[bytes]:
+        """The bytes of each; what stands where it is not valid means nothing."""
+        whole: bytes = self.whole.base if isinstance(self.whole.base, bytes) else bytes(self.whole)
+        return [whole[a:b] for a, b in zip(self.starts.tolist(), self.stops.tolist(), strict=True)]
+
+
 @dataclass(frozen=True)
 class Records:
     """Decoded records of one schema.
@@ -112,12 +146,15 @@ class Records:
     schema: Schema
     event: np.ndarray
     created: np.ndarray
-    columns: tuple[Column, ...]
+    columns: tuple[Column | Texts, ...]
 
     def column(self, name: str) -> Column | None:
         """A feature's values; None when these records were written without it."""
         place = self.schema.place.get(name)
-        return None if place is None else self.columns[place]
+        if place is None:
+            return None
+        column = self.columns[place]
+        return column.gathered() if isinstance(column, Texts) else column
 
 
 def encode(
@@ -263,13 +300,16 @@ def decode(
     if schema.features:
         nulls = np.unpackbits(head["nulls"], axis=1, bitorder="little", count=len(schema.features))
         valid = np.ascontiguousarray(nulls.T) == 0
-    columns, shown = [], schema.only(wanted)
+    columns: list[Column | Texts] = []
+    shown = schema.only(wanted)
     for name, kind in shown.features:
         i = schema.place[name]
         if i not in bounds:
             columns.append(Column(kind, np.ascontiguousarray(head[f"f{i}"]), None, valid[i]))
         elif kind in TEXT_LISTS:
             columns.append(_text_lists(kind, whole, *bounds[i], valid[i]))
+        elif KINDS[kind].element == BYTE:
+            columns.append(Texts(kind, whole, *bounds[i], valid[i]))
         else:
             found = _gather(whole, *bounds[i], KINDS[kind].element)
             columns.append(Column(kind, *found, valid[i]))

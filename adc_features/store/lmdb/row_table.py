@@ -199,11 +199,12 @@ def read(
         joined = Joined.of(records)
         fronts = joined.fronts()
         ids = fronts["schema"]
-        schemas = {name: _schema(txn, name, environment) for name in set(ids.tolist())}
+        schemas = {name: schema_of(txn, name, environment) for name in set(ids.tolist())}
     found, expired = np.ones(len(keys), bool), np.zeros(len(keys), bool)
     event = np.zeros(len(keys), np.int64)
     if len(records) < len(keys):
-        found = np.fromiter((record is not None for record in got), bool, len(keys))
+        found = np.zeros(len(keys), bool)
+        found[[place for place, record in enumerate(got) if record is not None]] = True
     event[found] = fronts["event"]
     if oldest is not None and (expired := found & (event < oldest)).any():
         ids, found = ids[~expired[found]], found & ~expired
@@ -326,7 +327,7 @@ def _declare(txn: Any, schema: Schema, environment: Environment) -> None:
         raise _altered(schema.id, environment)
 
 
-def _schema(txn: Any, name: int, environment: Environment) -> Schema:
+def schema_of(txn: Any, name: int, environment: Environment) -> Schema:
     """The schema of this id as the table has it.
 
     Raises ArtifactError when it is not there, or its text was altered.

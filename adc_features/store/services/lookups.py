@@ -23,11 +23,12 @@ import pyarrow as pa
 from adc_features.clock import instant
 from adc_features.store.services.plan import StoredView
 from adc_features.store.services.protos import column_of_protos
-from adc_features.store.services.stored import StoredColumn, arrow_of
+from adc_features.store.services.stored import KeptColumn, StoredColumn, arrow_of
 from adc_features.store.services.values import MISFITS, arrow_type
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore
+    from adc_features.store.lmdb.kept_rows import KeptRows
     from adc_features.store.lmdb.row_table import Answer
 
 _IDS_AT_ONCE = 5_000
@@ -183,6 +184,7 @@ class OurStore:
 
         self._online: Any = feast.online_store(store)
         self._config = store.config
+        self._keeps: dict[tuple[Any, ...], KeptRows] = {}
 
     def holds(self, view: Any) -> bool:
         """Whether the rows of this view are in LMDB, and not in a delegate or computed ahead."""
@@ -197,9 +199,15 @@ class OurStore:
         )
 
     def read(
-        self, lookup: Lookup, keys: Mapping[str, pa.Array], rows: int, *, now: datetime
+        self,
+        lookup: Lookup,
+        keys: Mapping[str, pa.Array],
+        rows: int,
+        *,
+        now: datetime,
+        keep: bool = False,
     ) -> dict[int, Found]:
-        """As `read_by_feast`."""
+        """As `read_by_feast`. keep: other requests ask for the same rows, so they stay decoded."""
         from adc_features.store.lmdb.entity_keys import key_list, row_key
         from adc_features.store.lmdb.places import table_name
         from adc_features.store.lmdb.row_table import read
@@ -210,20 +218,57 @@ class OurStore:
         for place, view in lookup.views.items():
             oldest = at - round(view.ttl_seconds * 1_000_000) if view.ttl_seconds else None
             table = table_name(self._config, view.view)
+            if keep and (found := self._kept(environment, table, view, places, oldest)):
+                answers[place] = found
+                continue
             answer = read(environment, table, places, oldest=oldest, wanted=list(view.features))
-            columns = {n: _lmdb_column(answer, n, t, view) for n, t in view.features.items()}
-            answers[place] = Found(columns, answer.found)
+            answers[place] = Found(_lmdb_columns(answer, view), answer.found)
         return answers
 
+    def _kept(
+        self, environment: Any, table: str, view: StoredView, keys: list[bytes], oldest: int | None
+    ) -> Found | None:
+        """From rows that are kept; None where they cannot be."""
+        from adc_features.store.lmdb.kept_rows import KeptRows
 
-def _lmdb_column(answer: Answer, name: str, dtype: str, view: StoredView) -> Any:
+        name = (environment, table, *view.features)
+        if name not in self._keeps:
+            self._keeps[name] = KeptRows(environment, table, list(view.features))
+        if (kept := self._keeps[name].read(keys, oldest=oldest)) is None:
+            return None
+        answer = functools.cache(kept.answer)
+        columns: dict[str, Any] = {
+            name: KeptColumn(kept, name, answer)
+            if name in kept.columns and _is_plain(kept.columns[name][0], dtype)
+            else _lmdb_column(answer(), name, dtype, view)
+            for name, dtype in view.features.items()
+        }
+        return Found(columns, kept.found)
+
+
+def _lmdb_columns(answer: Answer, view: StoredView) -> dict[str, Any]:
+    """The features of a view, plain ones as they stand in the rows."""
+    if len(answer.parts) != 1:
+        return {n: _lmdb_column(answer, n, t, view) for n, t in view.features.items()}
+    (found, records), n, columns = answer.parts[0], len(answer.found), dict[str, Any]()
+    places = None if len(found) == n else found
+    where = records.schema.place
+    for name, dtype in view.features.items():
+        column = records.columns[where[name]] if name in where else None
+        columns[name] = (
+            StoredColumn(column, places, n)
+            if column is not None and _is_plain(column.kind, dtype)
+            else _lmdb_column(answer, name, dtype, view)
+        )
+    return columns
+
+
+def _lmdb_column(answer: Answer, name: str, dtype: str, view: StoredView) -> pa.Array:
     from adc_features.store.lmdb.columns import OPAQUE
     from adc_features.store.lmdb.feature_values import protos
 
     wanted = arrow_type(dtype)
     held = [part.records.column(name) for part in answer.parts]
-    if len(held) == 1 and held[0] is not None and _is_plain(held[0].kind, dtype):
-        return StoredColumn(answer.column(name, wanted))
     if wanted is not None and not any(c is not None and c.kind == OPAQUE for c in held):
         try:
             return answer.to_arrow(name, wanted)

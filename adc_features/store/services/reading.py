@@ -208,7 +208,8 @@ class ServiceReader:
                 asked = {name: column.take(first) for name, column in asked.items()}
             count = rows if place is None else len(first)
             if all(self._ours.holds(view.view) for view in lookup.views.values()):
-                found = self._ours.read(lookup, asked, count, now=now)
+                shared = bool(varying) and len(varying) == len(set(lookup.keys.values()))
+                found = self._ours.read(lookup, asked, count, now=now, keep=shared)
             else:
                 found = read_by_feast(self._store, lookup, asked, count, now=now)
             answers |= found if place is None else {i: _spread(f, place) for i, f in found.items()}
