@@ -19,8 +19,9 @@ import numpy as np
 
 from adc_features.store.lmdb.columns import Column
 from adc_features.store.lmdb.environment import Environment
-from adc_features.store.lmdb.records import Joined, Records, Schema, Texts, decode
+from adc_features.store.lmdb.records import Joined, Records, Schema, decode
 from adc_features.store.lmdb.row_table import Answer, Part, schema_of
+from adc_features.store.lmdb.slices import Texts
 
 MOST_BYTES = 64 << 20
 """Of one view in one process."""

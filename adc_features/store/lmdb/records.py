@@ -30,6 +30,7 @@ import pyarrow.compute as pc
 from adc_features.errors import ArtifactError, InputError
 from adc_features.formats import refuse_newer
 from adc_features.store.lmdb.columns import BYTE, KINDS, TEXT_LISTS, Column, plain_numbers
+from adc_features.store.lmdb.slices import Texts, gathered, heads
 
 VERSION = 1
 NO_CREATED = np.iinfo(np.int64).min
@@ -100,40 +101,6 @@ class Schema:
     @functools.cached_property
     def _parts(self) -> dict[tuple[str, ...], Schema]:
         return {}
-
-
-class Texts(NamedTuple):
-    """Texts or bytes where they stand in the records: of row i, whole[starts[i] : stops[i]]."""
-
-    kind: str
-    whole: np.ndarray
-    starts: np.ndarray
-    stops: np.ndarray
-    valid: np.ndarray
-
-    def gathered(self) -> Column:
-        """The same one after another."""
-        return Column(self.kind, *_gather(self.whole, self.starts, self.stops, BYTE), self.valid)
-
-    def to_arrow(self) -> pa.Array:
-        """As of `Column`."""
-        return self.gathered().to_arrow()
-
-    def to_python(self) -> list:
-        """As of `Column`."""
-        return self.gathered().to_python()
-
-    def checked(self) -> list[bytes]:
-        """The same. Raises ArtifactError where a text is no UTF-8."""
-        pieces = self.pieces()
-        if self.kind == "string_val" and not b"".join(pieces).isascii():
-            self.to_arrow()
-        return pieces
-
-    def pieces(self) -> list[bytes]:
-        """The bytes of each; what stands where it is not valid means nothing."""
-        whole: bytes = self.whole.base if isinstance(self.whole.base, bytes) else bytes(self.whole)
-        return [whole[a:b] for a, b in zip(self.starts.tolist(), self.stops.tolist(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -271,7 +238,7 @@ class Joined(NamedTuple):
         """
         if len(self.lengths) and self.lengths.min() < _FRONT.itemsize:
             raise _cut_short()
-        fronts = _heads(self.whole, self.begins, _FRONT)
+        fronts = heads(self.whole, self.begins, _FRONT)
         if (fronts["version"] != VERSION).any():
             raise _of_another_version(fronts["version"])
         return fronts
@@ -288,7 +255,7 @@ def decode(
     n, size = len(lengths), schema.head.itemsize
     if n and lengths.min() < size:
         raise _cut_short()
-    head = _heads(whole, begins, schema.head)
+    head = heads(whole, begins, schema.head)
     varying = [i for i, (_, kind) in enumerate(schema.features) if KINDS[kind].varies]
     ends = np.zeros((1 + len(varying), n), np.int64)
     for row, i in enumerate(varying):
@@ -311,19 +278,9 @@ def decode(
         elif KINDS[kind].element == BYTE:
             columns.append(Texts(kind, whole, *bounds[i], valid[i]))
         else:
-            found = _gather(whole, *bounds[i], KINDS[kind].element)
+            found = gathered(whole, *bounds[i], KINDS[kind].element)
             columns.append(Column(kind, *found, valid[i]))
     return Records(shown, head["event"], head["created"], tuple(columns))
-
-
-def _heads(whole: np.ndarray, begins: np.ndarray, kind: np.dtype) -> np.ndarray:
-    """The fixed parts of records that begin at these bytes."""
-    if not len(begins):
-        return np.empty(0, kind)
-    places = len(whole) - kind.itemsize + 1
-    # an element at every byte, of which those of the records are copied
-    every: np.ndarray = np.ndarray(places, np.dtype((np.void, kind.itemsize)), whole, strides=(1,))
-    return every[begins].view(kind)
 
 
 def _check_ends(ends: np.ndarray, lengths: np.ndarray) -> None:
@@ -335,33 +292,6 @@ def _check_ends(ends: np.ndarray, lengths: np.ndarray) -> None:
         )
 
 
-def _gather(
-    body: np.ndarray, starts: np.ndarray, stops: np.ndarray, element: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """Slices [start, stop) of bytes, joined and seen as elements.
-
-    Also the int64 [n + 1] offsets of the slices.
-    """
-    lengths = stops - starts
-    offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
-    width = element.itemsize
-    if width > 1 and (lengths % width).any():
-        raise ArtifactError(
-            "the online store holds a list that is no whole number of elements; it is damaged,"
-            " materialize the view again"
-        )
-    if len(lengths) == 1 or (len(lengths) and (starts[1:] == stops[:-1]).all()):
-        flat = body[starts[0] : stops[-1]].copy()
-    elif len(lengths) and width > 1 and lengths.min() == lengths.max() > 0:
-        flat = _heads(body, starts, np.dtype((np.void, int(lengths[0]))))
-    else:
-        place = np.repeat(starts - offsets[:-1], lengths)
-        place += np.arange(offsets[-1])
-        flat = body[place]
-    return flat.view(element), offsets if width == 1 else offsets // width
-
-
 def _text_lists(
     kind: str, body: np.ndarray, starts: np.ndarray, stops: np.ndarray, valid: np.ndarray
 ) -> Column:
@@ -369,11 +299,11 @@ def _text_lists(
     counts = np.zeros(len(valid), np.int64)
     head, end = starts[written], stops[written]
     _require(head + 4 <= end)
-    counts[written] = _gather(body, head, head + 4, np.dtype("<u4"))[0]
+    counts[written] = gathered(body, head, head + 4, np.dtype("<u4"))[0]
     content = head + 4 + 4 * counts[written]
     _require(content <= end)
-    lengths, _ = _gather(body, head + 4, content, np.dtype("<u4"))
-    values, _ = _gather(body, content, end, BYTE)
+    lengths, _ = gathered(body, head + 4, content, np.dtype("<u4"))
+    values, _ = gathered(body, content, end, BYTE)
     texts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     offsets = np.concatenate([[0], np.cumsum(counts)])
     _require(np.diff(texts[offsets])[written] == end - content)

@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from adc_features.store.lmdb.columns import BYTE, KINDS, Column
 from adc_features.store.lmdb.kept_rows import NUMBERS, Dictionary, Kept
-from adc_features.store.lmdb.records import Texts
+from adc_features.store.lmdb.slices import Texts
 
 if TYPE_CHECKING:
     from adc_features.store.lmdb.row_table import Answer
