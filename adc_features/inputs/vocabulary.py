@@ -12,7 +12,7 @@ Legend: n values, U ids.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -202,7 +202,9 @@ class Vocabulary:
             return np.full(len(values), ABSENT)
         self._check_type(values.type, of=of)
         if len(values) <= _FEW:
-            return self._rows_of_few(values)
+            if self.dtype != "int64":
+                values = values.cast(pa.binary())
+            return self._rows_of_few(values.to_pylist())
         encoded = values.dictionary_encode(null_encoding="encode")
         distinct, indices = encoded.dictionary, encoded.indices.to_numpy()
         if not values.null_count:
@@ -211,19 +213,28 @@ class Vocabulary:
         found[distinct.is_valid().to_numpy(zero_copy_only=False)] = self._find(distinct.drop_null())
         return found.take(indices)
 
-    def _rows_of_few(self, values: pa.Array) -> np.ndarray:
-        """`rows` of a request: Arrow's calls take longer than a dictionary of what was asked
-        before."""
-        listed = values.to_pylist()
-        rows = [self._asked.get(value, -1) for value in listed]
-        if -1 in rows:
-            new = list({v for v, row in zip(listed, rows, strict=True) if row < 0})
-            found = dict(zip(new, self._find(pa.array(new, values.type)).tolist(), strict=True))
-            if len(self._asked) + len(new) > _REMEMBERED:
-                self._asked.clear()
-                self._asked[None] = ABSENT
-            self._asked.update(found)
-            rows = [found[v] if r < 0 else r for v, r in zip(listed, rows, strict=True)]
+    def rows_of_ids(
+        self, ids: Sequence[Any], type_: pa.DataType, *, of: str = "the column"
+    ) -> np.ndarray:
+        """`rows` of a request's ids: whole numbers, or the UTF-8 of texts and bytes, None where
+        absent; they stand in a column of this type."""
+        self._check_type(type_, of=of)
+        return self._rows_of_few(ids)
+
+    def _rows_of_few(self, ids: Sequence[Any]) -> np.ndarray:
+        """Arrow's calls take longer than a dictionary of what was asked before."""
+        known = self._asked
+        rows = list(map(known.get, ids))
+        if None in rows:
+            new = list({value for value, row in zip(ids, rows, strict=True) if row is None})
+            if len(known) + len(new) > _REMEMBERED:
+                known = self.__dict__["_asked"] = {None: ABSENT}
+                new = list(set(ids) - {None})
+            values = pa.array(new, pa.int64() if self.dtype == "int64" else pa.binary())
+            if self.dtype == "string":
+                values = values.cast(pa.string())
+            known.update(zip(new, self._find(values).tolist(), strict=True))
+            rows = list(map(known.get, ids))
         return np.array(rows, np.int64)
 
     @cached_property

@@ -197,7 +197,7 @@ def _keyed(given: Any, names: Sequence[str], of: str) -> dict[str, Any]:
 def _candidates(given: Sequence[Any], names: Sequence[str]) -> tuple[dict[str, list[Any]], int]:
     """The distinct candidates, key -> its values; and how many were repeated."""
     rows: list[Any]
-    if len(names) == 1 and not any(isinstance(item, dict) for item in given):
+    if len(names) == 1 and not any(issubclass(kind, dict) for kind in set(map(type, given))):
         columns = [rows := list(dict.fromkeys(given))]
     else:
         keyed = (_keyed(item, names, "items") for item in given)

@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from adc_features.errors import AdcError
+from adc_features.serving.answer_rows import with_rows
 from adc_features.serving.metrics import Metrics
 from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import read_promotion
@@ -119,9 +120,8 @@ class Service:
             "unknown_items": int((~ranked.known).sum()),
             "repeated_items": ranked.repeated,
             **ranked.facts,
-            "items": _rows(columns),
         }
-        return Answer(to_json(answer), ranked.seconds)
+        return Answer(with_rows(answer, "items", columns), ranked.seconds)
 
     def _count(self, ranked: Ranked) -> None:
         self.metrics.items.inc(len(ranked.score))
