@@ -74,7 +74,6 @@ def timed(step: Callable) -> dict[str, float]:
 def torch_step(model, forward: Callable) -> Callable:
     """Our training step; forward: ids [B, 4] -> logits [B]."""
     import torch
-
     from training.ppnet import descend
 
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
@@ -85,8 +84,7 @@ def torch_step(model, forward: Callable) -> Callable:
 
 def ours() -> dict[str, float]:
     import torch
-
-    from adc_features.ranking.ppnet.network import Batch, PPNet
+    from adc_features.ranking.legacy.network import Batch, PPNet
 
     model = PPNet(VOCABULARY, prior_ids=2, embedding=EMBEDDING, hidden=HIDDEN, gate=GATE)
     none = torch.zeros(BATCH, 0)
@@ -96,9 +94,8 @@ def ours() -> dict[str, float]:
 def plain_mlp() -> dict[str, float]:
     from itertools import pairwise
 
+    from adc_features.ranking.legacy.network import Tables
     from torch import nn
-
-    from adc_features.ranking.ppnet.network import Tables
 
     widths = [EMBEDDING * len(VOCABULARY), *HIDDEN]
     layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]

@@ -26,7 +26,7 @@ STATE, SETTLED, ITEM = 6, 2, 19
 
 def request(rows: int, rng: np.random.Generator):
     """Inputs of the candidates of one request."""
-    from adc_features.ranking.inputs import Inputs
+    from adc_features.ranking.legacy.inputs import Inputs
 
     def normal(*size: int) -> np.ndarray:
         return rng.normal(size=size).astype(np.float32)
@@ -55,10 +55,10 @@ def main() -> None:
     asked = parser.parse_args()
 
     import torch
-
-    from adc_features.ranking.ppnet.network import build
-    from adc_features.ranking.ppnet.shape import PPNetSettings, PPNetShape
+    from adc_features.ranking.legacy.network import build
     from training.ppnet import FittedPPNet
+
+    from adc_features.ranking.legacy.shape import PPNetSettings, PPNetShape
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

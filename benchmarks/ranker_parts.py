@@ -20,8 +20,8 @@ from ranker_windows import arguments, described, judged, measure, windows_of
 
 from adc_features.loader.frame import TrainingFrame
 from adc_features.pipeline.run import Run
-from adc_features.ranking.features import ITEM_COLUMNS, KINDS, recent_items
-from adc_features.ranking.inputs import InputEncoder, Inputs, VectorRows
+from adc_features.ranking.legacy.features import ITEM_COLUMNS, KINDS, recent_items
+from adc_features.ranking.legacy.inputs import InputEncoder, Inputs, VectorRows
 from adc_features.ranking.recipes import Recipe, Sources
 
 ALL = ("user", "item", "content", "activity", "general")
@@ -85,9 +85,8 @@ VARIANTS: Mapping[str, Variant] = {
 def varied(variant: Variant) -> type:
     """PPNet with the variant's change."""
     import torch
+    from adc_features.ranking.legacy.network import Batch, GatedTower, PPNet
     from torch import Tensor, nn
-
-    from adc_features.ranking.ppnet.network import Batch, GatedTower, PPNet
 
     class Varied(PPNet):
         def __init__(self, id_sizes: Any, **options: Any) -> None:
@@ -256,7 +255,7 @@ def measure_variant(
     directory: Path, variant: Variant, count: int, days: int, seeds: int
 ) -> tuple[dict[str, float], list[np.ndarray]]:
     """measure of ranker_windows with the variant in the place of PPNet, in this process only."""
-    from adc_features.ranking.ppnet import network
+    from adc_features.ranking.legacy import network
     from training import fit as train
     from training import ppnet
 

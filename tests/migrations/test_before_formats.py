@@ -181,7 +181,7 @@ def test_no_file_names_a_module_but_the_plugins(run):
 
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks as narrow as in make_fixture.py, so that what was trained there can go on."""
-    from adc_features.ranking.ppnet.network import PPNetSettings
+    from adc_features.ranking.legacy.network import PPNetSettings
 
     recipe = replace(behavior.RECIPES["full_softmax"](), dim=16, blocks=1, length=16)
     monkeypatch.setitem(behavior.RECIPES, "full_softmax", lambda: recipe)

@@ -10,9 +10,9 @@ from ranking_world import GENERATION, START, day, frame, interactions, snapshots
 from adc_features.data.statistics import SMOOTHING
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.loader.frame import TrainingFrame
-from adc_features.ranking.features import SETTLED_DAYS, recent_items, settled_features, taste
-from adc_features.ranking.inputs import HASH_BUCKETS, InputEncoder, Inputs
-from adc_features.ranking.match import code_match, vector_match
+from adc_features.ranking.legacy.features import SETTLED_DAYS, recent_items, settled_features, taste
+from adc_features.ranking.legacy.inputs import HASH_BUCKETS, InputEncoder, Inputs
+from adc_features.ranking.legacy.match import code_match, vector_match
 from adc_features.ranking.recipes import RECIPES, Sources, exchange, recipe, recipe_inputs
 
 

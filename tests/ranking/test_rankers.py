@@ -5,20 +5,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from adc_features.ranking.legacy.network import Batch, GatedTower, PPNet, build
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from ranking_world import CODES, day, frame, interactions, sources
 from sklearn.metrics import roc_auc_score
-
-from adc_features.ranking.boosted import BoostedRanker
-from adc_features.ranking.boosted_settings import BoostedSettings
-from adc_features.ranking.inputs import InputEncoder, Inputs, VectorRows
-from adc_features.ranking.ppnet.network import Batch, GatedTower, PPNet, build
-from adc_features.ranking.ppnet.ranker import PPNetRanker
-from adc_features.ranking.ppnet.shape import PPNetSettings, PPNetShape
-from adc_features.ranking.recipes import RECIPES, recipe_inputs
 from training.boosted import fit_boosted
 from training.ppnet import FittedPPNet, FusedOrder, fit_ppnet
+
+from adc_features.ranking.boosted_settings import BoostedSettings
+from adc_features.ranking.legacy.boosted import BoostedRanker
+from adc_features.ranking.legacy.inputs import InputEncoder, Inputs, VectorRows
+from adc_features.ranking.legacy.ppnet import PPNetRanker
+from adc_features.ranking.legacy.shape import PPNetSettings, PPNetShape
+from adc_features.ranking.recipes import RECIPES, recipe_inputs
 
 KINDS = ("ppnet", "boosted")
 
