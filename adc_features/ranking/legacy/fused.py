@@ -1,5 +1,5 @@
-"""A trained PPNet of the former format as a handful of matrix products, with numpy alone. Reads: a checkpoint's arrays,
-Inputs. Writes: logits.
+"""A trained PPNet of the former format as a handful of matrix products, with numpy alone. Reads: a
+checkpoint's arrays, Inputs. Writes: logits.
 
 First layers and gates are linear in each embedding, so their products with the embedding tables
 are made once, when a ranker is loaded. What an id or a code adds to the first layers of all
@@ -44,7 +44,7 @@ class FirstLayer(NamedTuple):
 
 
 def first_layer(tensors: Mapping[str, np.ndarray], shape: PPNetShape) -> FirstLayer:
-    """The products of one network's tables with its first layers; tensors: its parameters by name."""
+    """The products of one network's tables with its first layers. tensors: its parameters."""
     table = tensors["ids.table.weight"]
     first, general, prior = (
         tensors[f"tower.{name}.weight"].T for name in ("first", "of_general", "of_prior")

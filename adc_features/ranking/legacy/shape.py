@@ -1,4 +1,5 @@
-"""What a PPNet of the former format is made of, in numbers. Reads: Inputs. Writes: PPNetSettings, PPNetShape.
+"""What a PPNet of the former format is made of, in numbers. Reads: nothing. Writes: PPNetSettings,
+PPNetShape.
 
 Legend: N rows, L positions, K codes, E embedding width.
 """
