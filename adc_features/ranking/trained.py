@@ -11,12 +11,13 @@ Legend: S seeds, N rows or candidates.
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import read_manifest
+from adc_features.artifact import MANIFEST, read_manifest, require_files
 from adc_features.codes.sids import CodeTimeline
-from adc_features.errors import GenerationMismatch
+from adc_features.errors import ArtifactError, GenerationMismatch
 from adc_features.formats import KEY
 from adc_features.inputs.candidates import SID_COLUMNS
 from adc_features.inputs.encoded import Encoded
@@ -195,7 +196,7 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained | Legacy
     PEPNet, arXiv 2302.01115, for PPNet; XGBoost, arXiv 1603.02754.
     """
     directory = Path(directory)
-    manifest = read_manifest(directory)
+    manifest = ranker_manifest(directory)
     if manifest["generation"] is not None and manifest["generation"] != generation:
         raise GenerationMismatch(
             f"{directory} was trained on generation {manifest['generation']!r}, the codes offered"
@@ -204,3 +205,21 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained | Legacy
     if manifest.get(KEY, 0) < DECLARED:
         return read_legacy(directory, manifest)
     return Trained(Recipe(**manifest["recipe"]), ranker_in(directory, manifest))
+
+
+def ranker_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a whole ranker directory of a run, of either format. Raises ArtifactError
+    when a file is missing, altered, or not named though every ranker has it.
+    """
+    manifest = read_manifest(directory)
+    declared = manifest.get(KEY, 0) >= DECLARED
+    require_files(directory, manifest, [f"inputs/{MANIFEST}" if declared else "encoder.npz"])
+    for seed in manifest["seeds"]:
+        if not any(
+            name.startswith((f"seed_{seed}/", f"seed_{seed}.")) for name in manifest["files"]
+        ):
+            raise ArtifactError(
+                f"{directory}/{MANIFEST} names no file of seed {seed}: it was altered, train the"
+                " ranker again"
+            )
+    return manifest

@@ -19,7 +19,6 @@ import numpy as np
 
 from adc_features.artifact import MANIFEST, within
 from adc_features.codes.sids import CodeTimeline
-from adc_features.errors import ArtifactError
 from adc_features.loader.frame import Frame, TrainingFrame
 from adc_features.ranking.base import Round
 from adc_features.ranking.legacy.features import (
@@ -81,18 +80,6 @@ class LegacyTrained:
 
 def read_legacy(directory: Path, manifest: Mapping[str, Any]) -> LegacyTrained:
     """The ranker of a directory of the former format; neither it nor its scores need torch."""
-    if unnamed := [
-        s
-        for s in manifest["seeds"]
-        if not any(
-            name.startswith(f"seed_{s}/") or name.startswith(f"seed_{s}.")
-            for name in manifest["files"]
-        )
-    ]:
-        raise ArtifactError(
-            f"{directory}/{MANIFEST} names no file of seed {unnamed[0]}: it was altered, train the"
-            " ranker again"
-        )
     recipe = Recipe(**manifest["recipe"])
     load = _model_class(recipe).load
     return LegacyTrained(
