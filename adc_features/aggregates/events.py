@@ -54,6 +54,8 @@ class Events:
     table: pa.Table
     by_key: dict[tuple[str, ...], Any] = field(default_factory=dict, compare=False, repr=False)
     """The keys of some columns, once they are known."""
+    columns: dict[str, pa.Array] = field(default_factory=dict, compare=False, repr=False)
+    """Columns in one piece, once they were read."""
 
     @classmethod
     def of(cls, stream: EventStream, raw: pa.Table) -> Self:
@@ -120,8 +122,10 @@ class Events:
 
     def column(self, name: str) -> pa.Array:
         """A column in one piece."""
-        chunks = self.table[name].chunks
-        return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks or [_empty(self, name)])
+        if name not in self.columns:
+            chunks = self.table[name].chunks or [_empty(self, name)]
+            self.columns[name] = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+        return self.columns[name]
 
     def value(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """(int64 [N], 0 where null; valid: bool [N], None where each event has it)."""
