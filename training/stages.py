@@ -21,6 +21,7 @@ from adc_features.artifact import read_parquet, write_json
 from adc_features.codes.sids import SidTable, SidTimeline
 from adc_features.data.dataset import Split
 from adc_features.errors import ArtifactError, InputError
+from adc_features.inputs.schema import ServiceSchema
 from adc_features.loader.frame import TrainingFrame, label_table, retroactive_frame, training_frame
 from adc_features.pipeline.dataset_manifest import (
     RETRIEVAL,
@@ -47,9 +48,10 @@ from adc_features.pipeline.stages import (
     split_of,
     timeline_of,
 )
-from adc_features.ranking.recipes import RECIPES, Sources
+from adc_features.ranking.recipes import RECIPES, Recipe, Sources
 from adc_features.ranking.trained import Trained
 from training.evaluation.evaluate import code_coverage, evaluate
+from training.vectors import VectorTimeline
 
 PARITY_SAMPLE = 1_000
 FRAME = "frame.parquet"
@@ -189,8 +191,6 @@ def split_rows(frame: TrainingFrame, split: Split) -> tuple[TrainingFrame, Train
 
 def sources_of(run: Run) -> Sources:
     """Codes and raw vectors through time, as the run published them."""
-    from adc_features.ranking.inputs import VectorTimeline
-
     vectors = VectorTimeline(embedding_tables(run), servable_at(run))
     return Sources(sids=timeline_of(run), vectors=vectors)
 
@@ -214,16 +214,29 @@ def train_recipe(
     recipe: str,
     seeds: Sequence[int],
     *,
+    schema: ServiceSchema | None = None,
     progress: Progress | None = None,
 ) -> tuple[Trained, np.ndarray]:
     """A recipe trained on the split's training rows, and its probabilities [S, N] of the scored
-    rows.
+    rows. schema: the service whose features were joined, see `training.fit`.
     """
     from training.fit import train
 
     rows, scored = split_rows(frame, split)
-    trained = train(rows, RECIPES[recipe], sources=sources, seeds=seeds, progress=progress)
+    trained = train(
+        rows, RECIPES[recipe], sources=sources, seeds=seeds, schema=schema, progress=progress
+    )
     return trained, trained.predict(scored, sources)
+
+
+def schema_of(repository: Path, generation: str | None, recipe: Recipe) -> ServiceSchema:
+    """The service that a recipe is declared on: that of the generation whose codes it reads, or the
+    statistics alone.
+    """
+    from adc_features.store import service_name
+    from adc_features.store.services.schema import service_schema
+
+    return service_schema(repository, service_name(None if recipe.codes == "none" else generation))
 
 
 def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
@@ -231,12 +244,14 @@ def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
     if leaks:
         newest, first = snapshots_of(run)[-1], servable_at(run)[0]
         frame, sources = retroactive(frame, sources, newest, first=first)
+    recipe = "codes_weights" if leaks else name
     trained, scores = train_recipe(
         frame,
         sources,
         split_of(run),
-        "codes_weights" if leaks else name,
+        recipe,
         range(run.settings.seeds),
+        schema=schema_of(repository_of(run), run.settings.generation, RECIPES[recipe]),
         progress=run.progress,
     )
     np.save(directory / "scores.npy", scores)

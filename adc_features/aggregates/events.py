@@ -54,6 +54,8 @@ class Events:
     table: pa.Table
     by_key: dict[tuple[str, ...], Any] = field(default_factory=dict, compare=False, repr=False)
     """The keys of some columns, once they are known."""
+    columns: dict[str, pa.Array] = field(default_factory=dict, compare=False, repr=False)
+    """Columns in one piece, once they were read."""
 
     @classmethod
     def of(cls, stream: EventStream, raw: pa.Table) -> Self:
@@ -120,8 +122,10 @@ class Events:
 
     def column(self, name: str) -> pa.Array:
         """A column in one piece."""
-        chunks = self.table[name].chunks
-        return chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks or [_empty(self, name)])
+        if name not in self.columns:
+            chunks = self.table[name].chunks or [_empty(self, name)]
+            self.columns[name] = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+        return self.columns[name]
 
     def value(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         """(int64 [N], 0 where null; valid: bool [N], None where each event has it)."""
@@ -137,10 +141,11 @@ class Events:
 
 
 def codes_of(
-    stream: EventStream, table: pa.Table, columns: Sequence[str]
+    stream: EventStream, table: pa.Table, columns: Sequence[str], *, ordered: bool = True
 ) -> tuple[np.ndarray, int]:
-    """(int64 [N]: the number of each row's key among the keys of these columns, in their order;
-    -1 where an attribute is unknown. How many numbers there are). Without columns all is of key 0.
+    """(int64 [N]: the number of each row's key among the keys of these columns, in the order of the
+    keys, or else in any; -1 where an attribute is unknown. How many numbers there are). Without
+    columns all is of key 0.
     """
     whole, known = np.zeros(len(table), np.int64), np.ones(len(table), bool)
     for name in columns:
@@ -148,13 +153,14 @@ def codes_of(
         if isinstance(column, pa.ChunkedArray):
             column = pa.concat_arrays(column.chunks)
         encoded = column.dictionary_encode()
-        order = pc.sort_indices(encoded.dictionary).to_numpy()
-        rank = np.empty(len(order), np.int64)
-        rank[order] = np.arange(len(order))
-        code = rank[encoded.indices.to_numpy()]
-        if name in stream.attributes and len(order):
-            known &= code != (0 if encoded.dictionary[int(order[0])].as_py() == "" else -1)
-        whole = whole * max(1, len(order)) + code
+        code, values = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
+        if name in stream.attributes:
+            known &= code != pc.index(values, "").as_py()
+        if ordered:
+            rank = np.empty(len(values), np.int64)
+            rank[pc.sort_indices(values).to_numpy()] = np.arange(len(values))
+            code = rank[code]
+        whole = whole * max(1, len(values)) + code if len(columns) > 1 else code
         if len(columns) > 1:
             whole = np.unique(whole, return_inverse=True)[1].astype(np.int64)
     size = int(whole.max()) + 1 if len(whole) else 0

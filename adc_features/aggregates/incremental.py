@@ -265,7 +265,7 @@ class _Folded:
         return found
 
     def rows(self) -> pa.Table:
-        """The newest row of each touched key, sorted by key."""
+        """The newest row of each touched key."""
         resolution = microseconds_of(self.view.stream.resolution)
         columns = {name: self.key_columns[name] for name in self.view.key}
         columns[TIMESTAMP] = pa.array(self.newest + resolution).cast(UTC_US)

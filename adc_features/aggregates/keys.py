@@ -49,7 +49,7 @@ def decode_key(stream: EventStream, columns: Sequence[str], key: bytes) -> tuple
 
 class Keyed(NamedTuple):
     """code: int64 [N], the number of each row's key, -1 where an attribute is unknown. keys: the K
-    keys in order. row: int64 [K], a row of each.
+    keys. row: int64 [K], a row of each.
     """
 
     code: np.ndarray
@@ -60,7 +60,7 @@ class Keyed(NamedTuple):
 def keyed_events(events: Events, columns: tuple[str, ...]) -> Keyed:
     """The keys of events; found once."""
     if columns not in events.by_key:
-        events.by_key[columns] = different_keys(events.stream, events.table, columns)
+        events.by_key[columns] = different_keys(events.stream, events.table, columns, ordered=False)
     found: Keyed = events.by_key[columns]
     return found
 
@@ -83,15 +83,19 @@ def with_rows(events: Events, columns: tuple[str, ...], rows: pa.Table) -> tuple
     return known._replace(keys=list(place)), np.where(unknown, -1, np.array(code, np.int64))
 
 
-def different_keys(stream: EventStream, table: pa.Table, columns: Sequence[str]) -> Keyed:
-    """The keys of a table's rows."""
-    code, size = codes_of(stream, table, columns)
+def different_keys(
+    stream: EventStream, table: pa.Table, columns: Sequence[str], *, ordered: bool = True
+) -> Keyed:
+    """The keys of a table's rows, in their order or else in any."""
+    code, size = codes_of(stream, table, columns, ordered=ordered)
     known = np.flatnonzero(code >= 0)[::-1]
     first = np.full(size, -1)
     first[code[known]] = known  # the last that is written is the first row
     found = first >= 0
     row = first[found]
-    keys = keys_of(stream, table.take(pa.array(row)), columns) if columns else [b""] * len(row)
+    keys = [b""] * len(row)
+    if columns:
+        keys = keys_of(stream, table.select(list(columns)).take(pa.array(row)), columns)
     return Keyed(np.append(np.cumsum(found) - 1, -1)[code], keys, row)
 
 

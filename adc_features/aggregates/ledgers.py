@@ -63,7 +63,7 @@ class Sums(NamedTuple):
 
     def of(self, part: Part) -> np.ndarray:
         """int64 [M]: one count or sum."""
-        return self.numbers[:, self.slots.place(replace(part, by=None, n=None))]
+        return self.numbers[:, self.slots.place(Part(part.kind, part.of))]
 
 
 class Ledger:

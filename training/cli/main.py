@@ -20,6 +20,7 @@ from training.cli import tokenizing as tokenizing_cli
 from training.cli.lines import run_lines
 from training.cli.ranker_deployment import ServedOption, audit_on_service
 from training.cli.rankers import (
+    ImportanceOption,
     ItemOption,
     LabelsOption,
     LabelsQueryOption,
@@ -175,6 +176,7 @@ def train(
         typer.Option(min=0, max=1, help="With --repo: share of rows without a positive to keep."),
     ] = 1.0,
     seeds: Annotated[int | None, typer.Option(help="Models of each ranker.")] = None,
+    importance: ImportanceOption = True,
     json: JsonOption = None,
 ) -> None:
     """Train rankers on labelled rows and the features known at their time, and judge them.
@@ -196,6 +198,7 @@ def train(
             final=final,
             keep_negatives=keep_negatives,
             period=rankers_cli.period_of(validation_start, test_start),
+            importance=importance,
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
@@ -216,6 +219,7 @@ def evaluate(
     final: Annotated[
         bool, typer.Option("--final", help="With --repo: judge on test rows, once, at the end.")
     ] = False,
+    importance: ImportanceOption = True,
     json: JsonOption = None,
 ) -> None:
     """Score what is trained, with intervals and paired differences.
@@ -230,6 +234,7 @@ def evaluate(
             rankers_cli.label_source(labels, labels_query),
             final=final,
             period=rankers_cli.period_of(validation_start, test_start),
+            importance=importance,
         )
         report(facts, json, text=rankers_cli.scores_text)
         return

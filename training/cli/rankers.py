@@ -60,6 +60,16 @@ RequestOption = Annotated[
     str | None,
     typer.Option("--request", metavar="COLUMN", help="With --service: names a row's request."),
 ]
+ImportanceOption = Annotated[
+    bool,
+    typer.Option(
+        "--importance/--no-importance",
+        help=(
+            "With --repo: also what each ranker leans on, which may take longer than training; `adc"
+            " explain` says it of one."
+        ),
+    ),
+]
 ValidationOption = Annotated[
     str | None,
     typer.Option(
@@ -165,6 +175,7 @@ def train_on_service(
     final: bool,
     keep_negatives: float,
     period: Any,
+    importance: bool,
 ) -> dict[str, Any]:
     """Train and judge; what the command prints."""
     from adc_features.cli.console import progress
@@ -184,13 +195,20 @@ def train_on_service(
             settings=settings,
             period=period,
             final=final,
+            importance=importance,
             progress=told,
         )
     return _reported(repo, judged)
 
 
 def evaluate_on_service(
-    repo: Path, names: Sequence[str] | None, source: Any, *, final: bool, period: Any
+    repo: Path,
+    names: Sequence[str] | None,
+    source: Any,
+    *,
+    final: bool,
+    period: Any,
+    importance: bool,
 ) -> dict[str, Any]:
     """Judge the newest versions; what the command prints."""
     from adc_features.cli.console import progress
@@ -204,6 +222,7 @@ def evaluate_on_service(
             source,
             period=period,
             final=final,
+            importance=importance,
             progress=told,
         )
     return _reported(repo, judged)

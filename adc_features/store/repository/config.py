@@ -82,10 +82,12 @@ globals().update(
 class Settings:
     """The `adc_features:` block of feature_store.yaml.
 
-    join_rows: entity rows joined at a time, >= 1.
+    join_rows: entity rows joined at a time, >= 1. code_source: `module:function` of the repository,
+    which returns the source of a view of codes that people load themselves.
     """
 
     join_rows: int = 100_000
+    code_source: str | None = None
 
     def __post_init__(self) -> None:
         rows = self.join_rows
@@ -93,6 +95,11 @@ class Settings:
             raise InputError(
                 f"adc_features.join_rows is {self.join_rows!r}; expected a whole number of rows, at"
                 " least 1"
+            )
+        if self.code_source is not None and not re.fullmatch(r"\w+:\w+", str(self.code_source)):
+            raise InputError(
+                f"adc_features.code_source is {self.code_source!r}; expected module:function, of a"
+                " Python file beside feature_store.yaml"
             )
 
 

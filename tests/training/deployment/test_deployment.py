@@ -717,7 +717,7 @@ def test_the_challenger_learns_from_nothing_in_the_window(place, monkeypatch):
         )
         made = retrained(place, *words, code=10)
         model = load_trained(Path(made["directory"]) / "ranker" / "model", generation="g1")
-        scores.append(next(iter(model.rankers.values())).tensors)
+        scores.append(next(iter(model.ranker.models.values())).tensors)
     assert scores[0].keys() == scores[1].keys()
     assert all((scores[0][name] == scores[1][name]).all() for name in scores[0])
 

@@ -6,7 +6,6 @@ statistics are not.
 """
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from adc_features.extras import extra_modules
 from adc_features.ranking.boosted_settings import BoostedSettings
-from adc_features.ranking.inputs import Inputs
+from adc_features.ranking.legacy.inputs import Inputs
 
 with extra_modules():
     import xgboost as xgb
@@ -57,17 +56,9 @@ class BoostedRanker:
         """
         return self.booster.predict(boosted_matrix(inputs))
 
-    def save(self, directory: Path) -> None:
-        """Write `trees.ubj` and `boosted.json` into an existing directory."""
-        self.booster.save_model(directory / "trees.ubj")
-        (directory / "boosted.json").write_text(
-            json.dumps({"settings": asdict(self.settings), "codebook_size": self.codebook_size}),
-            encoding="utf-8",
-        )
-
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read the directory of one seed."""
         facts = json.loads((directory / "boosted.json").read_text(encoding="utf-8"))
         return cls(
             BoostedSettings(**facts["settings"]),

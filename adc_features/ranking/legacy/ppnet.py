@@ -1,21 +1,19 @@
-"""A trained PPNet that scores with numpy alone. Reads: ranker directories, Inputs. Writes: ranker
-directories, probabilities.
+"""A trained PPNet of the former format. Reads: ranker directories, Inputs. Writes: probabilities.
 
-<seed>/weights.safetensors       the parameters of `network.LevelledPPNet`
+<seed>/weights.safetensors       its parameters
 <seed>/ppnet.json                settings and shape
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 
-from adc_features.ranking.inputs import Inputs
-from adc_features.ranking.ppnet.fused import FusedPPNet
-from adc_features.ranking.ppnet.shape import PPNetSettings, PPNetShape
+from adc_features.ranking.legacy.fused import FusedPPNet
+from adc_features.ranking.legacy.inputs import Inputs
+from adc_features.ranking.legacy.shape import PPNetSettings, PPNetShape
 
 
 class PPNetRanker:
@@ -28,7 +26,7 @@ class PPNetRanker:
     shape : PPNetShape
         The widths of its inputs.
     tensors : mapping of str to ndarray
-        Parameters of `network.LevelledPPNet` by name, float32.
+        Parameters by name, float32.
 
     Examples
     --------
@@ -38,7 +36,7 @@ class PPNetRanker:
 
     Source
     ------
-    PEPNet, arXiv 2302.01115; what differs from the paper stands in `network`.
+    PEPNet, arXiv 2302.01115.
     """
 
     def __init__(
@@ -58,27 +56,14 @@ class PPNetRanker:
         Returns
         -------
         ndarray
-            P(label = 1), float32 [N]; equal to what torch computes to within 1e-6.
+            P(label = 1), float32 [N]; equal to what torch computed to within 1e-6.
         """
         with np.errstate(over="ignore"):  # exp of a large number is inf, and 1 / inf is 0
             return 1.0 / (1.0 + np.exp(-self._fused.logits(inputs)))
 
-    def save(self, directory: Path) -> None:
-        """Write the checkpoint into an existing directory."""
-        from safetensors.numpy import save_file
-
-        save_file(
-            {name: np.ascontiguousarray(tensor) for name, tensor in self.tensors.items()},
-            directory / "weights.safetensors",
-        )
-        (directory / "ppnet.json").write_text(
-            json.dumps({"settings": asdict(self.settings), "shape": self.shape._asdict()}),
-            encoding="utf-8",
-        )
-
     @classmethod
     def load(cls, directory: Path) -> Self:
-        """Read what `save` wrote."""
+        """Read the directory of one seed."""
         from safetensors.numpy import load_file
 
         facts = json.loads((directory / "ppnet.json").read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""How an item meets the user's recent ones. Reads: Frame, CodeTimeline, VectorTimeline. Writes:
+"""How an item meets the user's recent ones. Reads: Frame, CodeTimeline. Writes:
 arrays.
 
 Legend: N rows, L positions.
@@ -8,8 +8,7 @@ import numpy as np
 
 from adc_features.codes.sids import CodeTimeline
 from adc_features.loader.frame import Frame
-from adc_features.ranking.features import recent_items
-from adc_features.ranking.inputs import VectorTimeline
+from adc_features.ranking.legacy.features import recent_items
 
 
 def code_match(
@@ -52,27 +51,4 @@ def code_match(
     for place in range(length):
         out[:, place] = np.bincount(row, same[:, place], len(frame)) / (size + 2)
         out[:, length + place] = np.bincount(row, same[:, place] * liking, len(frame)) / (size + 2)
-    return out
-
-
-def vector_match(frame: Frame, timeline: VectorTimeline, *, chunk: int = 100_000) -> np.ndarray:
-    """The same for raw vectors: float32 [N, 2 * modalities], cosine in the place of equality."""
-    row, items, label, size = recent_items(frame)
-    out = np.zeros((len(frame), 2 * len(timeline.modalities)), np.float32)
-    if not len(row):
-        return out
-    level = frame.numbers("user_label_mean")[row]
-    for place, modality in enumerate(timeline.modalities):
-        matrix = timeline.matrices[modality]
-        unit = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), 1e-12)
-        mine = timeline.rows(modality, frame.item_ids, frame.times)[row]
-        theirs = timeline.rows(modality, items, frame.times[row])
-        cosine = np.concatenate(
-            [
-                np.einsum("nd,nd->n", unit[mine[s : s + chunk]], unit[theirs[s : s + chunk]])
-                for s in range(0, len(row), chunk)
-            ]
-        )
-        out[:, 2 * place] = np.bincount(row, cosine, len(frame)) / (size + 2)
-        out[:, 2 * place + 1] = np.bincount(row, cosine * (label - level), len(frame)) / (size + 2)
     return out

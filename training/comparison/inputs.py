@@ -21,7 +21,7 @@ from adc_features.data.dataset import snapshot_times
 from adc_features.loader.frame import TrainingFrame, label_table, training_frame
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import content_vectors, dataset_of, statistics_of
-from training.evaluation.plan import ComparisonSettings, Window
+from training.comparison.plan import ComparisonSettings, Window
 
 FRAME = "frame.parquet"
 

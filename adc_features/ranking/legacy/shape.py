@@ -1,4 +1,5 @@
-"""What a PPNet is made of, in numbers. Reads: Inputs. Writes: PPNetSettings, PPNetShape.
+"""What a PPNet of the former format is made of, in numbers. Reads: nothing. Writes: PPNetSettings,
+PPNetShape.
 
 Legend: N rows, L positions, K codes, E embedding width.
 """
@@ -9,8 +10,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from adc_features.ranking.features import ID_COLUMNS, USER_COLUMNS
-from adc_features.ranking.inputs import Inputs
+from adc_features.ranking.legacy.features import ID_COLUMNS, USER_COLUMNS
+from adc_features.ranking.legacy.inputs import Inputs
 
 PRIOR_STATE = [USER_COLUMNS.index("log user_event_count")]
 """The user features that gates may see: how active the user is, not how well they rate, which would
@@ -113,29 +114,6 @@ class PPNetShape(NamedTuple):
     settled: int
     vectors: Sequence[int]
     users: int
-
-    @classmethod
-    def of(
-        cls,
-        inputs: Inputs,
-        *,
-        id_rows: Sequence[int],
-        users: int,
-        codebook_size: int,
-        item_id: bool,
-    ) -> Self:
-        """The shape that reads inputs like these."""
-        return cls(
-            list(id_rows),
-            item_id,
-            inputs.sid.shape[1],
-            codebook_size + 1,
-            dense_features(inputs).shape[1],
-            inputs.user_state.shape[1],
-            inputs.settled.shape[1],
-            [v.matrix.shape[1] for v in inputs.vectors.values()],
-            users,
-        )
 
     @property
     def id_columns(self) -> list[int]:

@@ -17,13 +17,13 @@ from typing import Any
 import numpy as np
 
 from adc_features.loader.frame import TrainingFrame
+from training.comparison.trial import Trial
 from training.evaluation.metrics import (
     Estimate,
     PairedBootstrap,
     popularity_slices,
     training_counts,
 )
-from training.evaluation.trial import Trial
 
 METRICS = ("auc", "gauc", "tail_auc")
 LEVEL = 0.05

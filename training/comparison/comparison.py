@@ -30,9 +30,9 @@ from adc_features.data.dataset import Dataset
 from adc_features.errors import InputError
 from adc_features.pipeline.run import Progress, Run, RunSettings
 from adc_features.pipeline.stages import DATA, TEXT, dataset_of
-from training.evaluation.inputs import ensure_behavior, ensure_frame
-from training.evaluation.plan import ComparisonSettings, Window, windows_of
-from training.evaluation.trial import Trial, TrialTask, ensure_trial, is_complete, read_trial
+from training.comparison.inputs import ensure_behavior, ensure_frame
+from training.comparison.plan import ComparisonSettings, Window, windows_of
+from training.comparison.trial import Trial, TrialTask, ensure_trial, is_complete, read_trial
 
 log = logging.getLogger(__name__)
 

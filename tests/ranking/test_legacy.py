@@ -1,24 +1,56 @@
-"""Inputs against plain loops over the frame's rows."""
+"""Rankers of the former format: what they read, against plain loops over the frame's rows."""
 
-from dataclasses import fields, replace
+import json
+from dataclasses import asdict, fields, replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
-from ranking_world import GENERATION, START, day, frame, interactions, snapshots, sources, vectors
+import xgboost as xgb
+from ranking_world import GENERATION, START, frame, interactions, snapshots, sources
 
+from adc_features.artifact import seal
 from adc_features.data.statistics import SMOOTHING
-from adc_features.errors import GenerationMismatch, InputError
+from adc_features.errors import ArtifactError, GenerationMismatch, InputError
+from adc_features.formats import FORMATS
 from adc_features.loader.frame import TrainingFrame
-from adc_features.ranking.features import SETTLED_DAYS, recent_items, settled_features, taste
-from adc_features.ranking.inputs import HASH_BUCKETS, InputEncoder, Inputs
-from adc_features.ranking.match import code_match, vector_match
-from adc_features.ranking.recipes import RECIPES, Sources, exchange, recipe, recipe_inputs
+from adc_features.ranking.boosted_settings import BoostedSettings
+from adc_features.ranking.legacy.boosted import boosted_matrix
+from adc_features.ranking.legacy.features import (
+    ID_COLUMNS,
+    ITEM_COLUMNS,
+    KINDS,
+    SETTLED_DAYS,
+    USER_COLUMNS,
+    recent_items,
+    settled_features,
+    taste,
+)
+from adc_features.ranking.legacy.inputs import HASH_BUCKETS, InputEncoder, Inputs
+from adc_features.ranking.legacy.match import code_match
+from adc_features.ranking.legacy.recipe_inputs import recipe_inputs
+from adc_features.ranking.legacy.trained import LegacyTrained
+from adc_features.ranking.recipes import RECIPES
+from adc_features.ranking.trained import load_trained
 
 
 @pytest.fixture(scope="module")
 def whole():
     return frame(interactions(400, seed=0))
+
+
+@pytest.fixture(scope="module")
+def encoder(whole):
+    """Vocabularies of half of the ids, scales that change nothing."""
+    return InputEncoder(
+        {name: np.unique(whole.texts(name).astype(str))[::2] for name in ID_COLUMNS},
+        np.unique(whole.user_ids),
+        *(scale(width) for width in (len(ITEM_COLUMNS) + len(KINDS), len(USER_COLUMNS), 2)),
+    )
+
+
+def scale(width):
+    return np.stack([np.zeros(width), np.ones(width)])
 
 
 def rows_of(whole):
@@ -102,7 +134,7 @@ def test_code_match_counts_equal_codes_in_the_users_recent_items(whole, weighted
 
 
 @pytest.mark.parametrize("name", ["no_sid", "codes", "codes_weights"])
-def test_one_user_row_stands_for_every_candidate(name, whole):
+def test_one_user_row_stands_for_every_candidate(name, whole, encoder):
     """A request (candidates with item features, one row of the user) gives the inputs of rows that
     each repeat the user.
     """
@@ -128,129 +160,18 @@ def test_one_user_row_stands_for_every_candidate(name, whole):
             replace(whole, table=_only_items_known_at(t, whole.times[who]))
             for t in (repeated, alone)
         ]
-        encoder = InputEncoder.fit(whole, min_count=4)
         expected = recipe_inputs(frames[0], RECIPES[name], encoder, sources())
         got = recipe_inputs(frames[1], RECIPES[name], encoder, sources(), user=user)
         for field in fields(Inputs):
-            if field.name != "vectors":
-                assert np.allclose(
-                    getattr(got, field.name), getattr(expected, field.name), rtol=0, atol=1e-7
-                ), field.name
+            assert np.allclose(
+                getattr(got, field.name), getattr(expected, field.name), rtol=0, atol=1e-7
+            ), field.name
 
 
 def _only_items_known_at(table, time):
     """The rows whose item was last seen before `time`: what a frame at that time may hold."""
     last = table["item_last_time"].to_numpy()
     return table.filter(pa.array(last < time.astype(np.int64)))
-
-
-def test_vectors_are_those_of_the_rows_time(whole):
-    """Text is held once, behaviour by snapshot; before the first snapshot and for absent vectors
-    there is row 0, all zeros.
-    """
-    timeline = vectors()
-    ids, times = np.array(["i01", "i01", "i01", "i09", "zz"]), np.array([19, 20, 70, 70, 70])
-    moments = np.array([np.datetime64(day(int(t)).replace(tzinfo=None), "us") for t in times])
-    text, behavior = (timeline.rows(m, ids, moments) for m in ("text", "behavior"))
-    assert text.tolist() == [0, 2, 2, 10, 0]
-    assert behavior.tolist() == [0, 2, 62, 0, 0]
-    assert not timeline.matrices["text"][0].any()
-    assert timeline.bytes_per_item() == 4 * (6 + 4)
-    assert vector_match(whole, timeline).shape == (len(whole), 4)
-    assert np.array_equal(vector_match(whole, timeline, chunk=17), vector_match(whole, timeline))
-
-
-def test_rare_ids_share_buckets_and_scales_come_from_training_rows(whole):
-    """An id below the cut-off has no row of its own; later rows are scaled by what training rows
-    said.
-    """
-    train, later = whole.between(None, day(60)), whole.between(day(60), None)
-    encoder = InputEncoder.fit(train, min_count=4)
-    values, counts = np.unique(train.user_ids, return_counts=True)
-    users = encoder.ids(later)[:, 0]
-    kept = np.isin(later.user_ids, values[counts >= 4])
-    assert (users[kept] >= HASH_BUCKETS).all()
-    assert (users[~kept] < HASH_BUCKETS).all()
-    assert encoder.id_rows[0] == HASH_BUCKETS + (counts >= 4).sum()
-    known = np.isin(later.user_ids, values)
-    assert ((encoder.user_rows(later) > 0) == known).all()
-    assert encoder.item(train).mean(axis=0) == pytest.approx(0, abs=0.05)
-    assert abs(encoder.item(later)).max() <= 5
-
-
-def test_an_encoder_survives_its_file(tmp_path, whole):
-    """Written and read again, it encodes the same."""
-    encoder = InputEncoder.fit(whole, min_count=4)
-    encoder.write(tmp_path / "encoder.npz")
-    again = InputEncoder.read(tmp_path / "encoder.npz")
-    for name in ("ids", "user_rows", "item", "user_state", "settled"):
-        assert np.array_equal(getattr(encoder, name)(whole), getattr(again, name)(whole))
-
-
-def test_recipes_show_what_they_say(whole):
-    """Without codes nothing of them is there; plain codes weigh 1 where there is a code; missing
-    codes are row 0 with weight 0.
-    """
-    encoder = InputEncoder.fit(whole, min_count=4)
-    bare, plain, weighted, raw = (
-        recipe_inputs(whole, RECIPES[n], encoder, sources())
-        for n in ("no_sid", "codes", "codes_weights", "vectors")
-    )
-    assert (
-        bare.sid.shape[1]
-        == bare.weight.shape[1]
-        == bare.reliability.shape[1]
-        == bare.match.shape[1]
-        == 0
-    )
-    assert np.array_equal(plain.weight, (plain.sid > 0).astype(np.float32))
-    assert plain.reliability.shape[1] == 0
-    assert (weighted.weight[weighted.sid == 0] == 0).all()
-    assert not weighted.sid[whole.times < np.datetime64("2024-01-21")].any()
-    assert set(raw.vectors) == {"text", "behavior"}
-    for other in (plain, weighted, raw):
-        assert np.array_equal(bare.item, other.item)
-        assert np.array_equal(bare.user_state, other.user_state)
-
-
-def test_exchanged_weights_are_other_items_rows_by_one_mapping(whole):
-    """The control keeps codes and moves whole weight rows; within deciles items trade with items
-    about as popular.
-    """
-    encoder = InputEncoder.fit(whole, min_count=4)
-    trade = exchange(whole, np.unique(whole.item_ids), within="all", seed=0)
-    assert sorted(trade.source_ids) == sorted(trade.item_ids)
-    real, moved = (
-        recipe_inputs(whole, RECIPES["codes_weights"], encoder, sources(), exchanged=e)
-        for e in (None, trade)
-    )
-    assert np.array_equal(real.sid, moved.sid)
-    source = dict(zip(trade.item_ids, trade.source_ids, strict=True))
-    expected = snapshots().gather(np.array([source[i] for i in whole.item_ids]), whole.times)[1]
-    assert np.array_equal(moved.weight, np.where(real.sid > 0, expected, 0))
-    counts = dict(zip(*np.unique(whole.item_ids, return_counts=True), strict=True))
-    near = exchange(whole, np.unique(whole.item_ids), within="decile", seed=0)
-    gap = [abs(counts[a] - counts[b]) for a, b in zip(near.item_ids, near.source_ids, strict=True)]
-    wide = [
-        abs(counts[a] - counts[b]) for a, b in zip(trade.item_ids, trade.source_ids, strict=True)
-    ]
-    assert np.mean(gap) < np.mean(wide) / 2
-
-
-def test_recipes_without_their_sources_are_refused(whole):
-    """Codes need a timeline of the frame's generation, vectors a vector timeline, names must
-    exist.
-    """
-    encoder = InputEncoder.fit(whole, min_count=4)
-    with pytest.raises(InputError, match="reads codes"):
-        recipe_inputs(whole, RECIPES["codes"], encoder, Sources())
-    with pytest.raises(InputError, match="reads raw vectors"):
-        recipe_inputs(whole, RECIPES["vectors"], encoder, Sources())
-    with pytest.raises(GenerationMismatch, match="g2"):
-        recipe_inputs(whole, RECIPES["codes"], encoder, Sources(sids=snapshots("g2")))
-    with pytest.raises(InputError, match="choose from no_sid"):
-        recipe("sid_only")
-    assert whole.generation == GENERATION
 
 
 def test_rows_of_unknown_users_have_no_history(whole):
@@ -266,3 +187,74 @@ def test_rows_of_unknown_users_have_no_history(whole):
     assert unknown.any()
     assert (recent.size[unknown] == 0).all()
     assert recent.size.sum() == len(recent.item) == len(recent.label) == len(recent.row)
+
+
+def test_ids_without_a_row_share_buckets(whole, encoder, tmp_path):
+    """An id outside the vocabulary falls into one of the shared rows, whatever it is; read from its
+    file the encoder says the same.
+    """
+    rows = encoder.ids(whole)[:, 0]
+    kept = np.isin(whole.user_ids, encoder.vocabulary["user_id"])
+    assert (rows[kept] >= HASH_BUCKETS).all()
+    assert (rows[~kept] < HASH_BUCKETS).all()
+    written(encoder, tmp_path / "encoder.npz")
+    assert np.array_equal(InputEncoder.read(tmp_path / "encoder.npz").ids(whole)[:, 0], rows)
+
+
+def written(encoder, path):
+    """The file as older versions wrote it."""
+    arrays = {f"vocabulary {name}": ids for name, ids in encoder.vocabulary.items()}
+    scales = {n: getattr(encoder, n) for n in ("item_scale", "user_scale", "settled_scale")}
+    np.savez(path, users=encoder.users, **scales, **arrays)
+
+
+@pytest.fixture
+def trees(whole, encoder, tmp_path):
+    """A directory of boosted trees in the former format, and what they say of every row."""
+    recipe, settings = RECIPES["xgboost_codes_weights"], BoostedSettings()
+    matrix = boosted_matrix(recipe_inputs(whole, recipe, encoder, sources()))
+    booster = xgb.train(settings.parameters(seed=0), matrix, 5)
+    seed = tmp_path / "ranker" / "seed_0"
+    seed.mkdir(parents=True)
+    booster.save_model(seed / "trees.ubj")
+    facts = {"settings": asdict(settings), "codebook_size": whole.codebook_size}
+    (seed / "boosted.json").write_text(json.dumps(facts))
+    written(encoder, seed.parent / "encoder.npz")
+    return seed.parent, recipe, booster.predict(matrix)
+
+
+def sealed(monkeypatch, directory, recipe):
+    """With the manifest of the former format."""
+    monkeypatch.setitem(FORMATS, "ranker", 1)
+    facts = {"recipe": asdict(recipe), "generation": GENERATION, "seeds": [0], "rounds": 5}
+    seal(directory, {"kind": "ranker", **facts, "curve": []})
+    monkeypatch.undo()
+
+
+def test_trees_of_the_former_format_score_as_they_did(trees, whole, monkeypatch):
+    """The directory is recognised by its number and opens without a declaration; codes of another
+    generation are refused.
+    """
+    directory, recipe, expected = trees
+    sealed(monkeypatch, directory, recipe)
+    trained = load_trained(directory, generation=GENERATION)
+    assert isinstance(trained, LegacyTrained)
+    assert np.array_equal(trained.predict(whole, sources())[0], expected)
+    assert {"item_event_count", "item_path"} <= trained.reads("item_id")
+    with pytest.raises(GenerationMismatch, match="g2"):
+        trained.predict(frame(interactions(50, seed=3), generation="g2"), sources())
+
+
+def test_what_older_versions_alone_could_score_is_refused(trees, whole, monkeypatch):
+    """A recipe that read raw vectors is to be trained again; a seed without files means that the
+    directory was altered.
+    """
+    directory, recipe, _ = trees
+    sealed(monkeypatch, directory, replace(recipe, vectors=True))
+    with pytest.raises(InputError, match="train it again"):
+        load_trained(directory, generation=GENERATION).predict(whole, sources())
+    for file in (directory / "seed_0").iterdir():
+        file.unlink()
+    sealed(monkeypatch, directory, recipe)
+    with pytest.raises(ArtifactError, match="names no file of seed 0"):
+        load_trained(directory, generation=GENERATION)

@@ -1,5 +1,5 @@
 """One trial of a comparison: a tokenizer on one window, fitted once. Reads: what all trials share
-(`training.evaluation.inputs`). Writes:
+(`training.comparison.inputs`). Writes:
 
 <out>/cells/<window>_<variant>_<fit>/   scores of its rankers, quality, costs
 """
@@ -21,10 +21,9 @@ from adc_features.codes.sids import SidTimeline
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError, QualityError
 from adc_features.loader.frame import TrainingFrame
-from adc_features.ranking.inputs import VectorTimeline
 from adc_features.ranking.recipes import Sources
-from training.evaluation.inputs import coded_frame, rows_of, tables_until
-from training.evaluation.plan import (
+from training.comparison.inputs import coded_frame, rows_of, tables_until
+from training.comparison.plan import (
     CONTROLS,
     WITH_CODES,
     WITHOUT_CODES,
@@ -33,6 +32,7 @@ from training.evaluation.plan import (
     Window,
 )
 from training.fit import train
+from training.vectors import VectorTimeline
 
 GENERATION = "compared"
 CELLS = "cells"

@@ -1,22 +1,22 @@
-"""A trained PPNet as a handful of matrix products, with numpy alone. Reads: a checkpoint's arrays,
-Inputs. Writes: logits.
+"""A trained PPNet of the former format as a handful of matrix products, with numpy alone. Reads: a
+checkpoint's arrays, Inputs. Writes: logits.
 
 First layers and gates are linear in each embedding, so their products with the embedding tables
 are made once, when a ranker is loaded. What an id or a code adds to the first layers of all
 networks is then one row of one table.
 
 Legend: B rows of a block, N networks, H width of the first hidden layer, G of the gates' hidden
-layer, E embedding width, D width of a raw vector.
+layer, E embedding width.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from adc_features.ranking.inputs import Inputs
-from adc_features.ranking.ppnet.shape import (
+from adc_features.ranking.legacy.inputs import Inputs
+from adc_features.ranking.legacy.shape import (
     PRIOR_STATE,
     PPNetSettings,
     PPNetShape,
@@ -34,24 +34,17 @@ class FirstLayer(NamedTuple):
     [G].
 
     user: [rows, G]; the tower itself does not see who asks. content: a table [rows, H + G] for each
-    other id column, then for each position of the codes. vectors: [D, H + G] for each modality.
+    other id column, then for each position of the codes.
     dense: [F + 1, H + G] for the dense features and the user state that gates see.
     """
 
     user: Any
     content: Sequence[Any]
-    vectors: Sequence[Any]
     dense: Any
 
 
-def first_layer(
-    tensors: Mapping[str, Any], shape: PPNetShape, *, joined: Callable[[list[Any], int], Any]
-) -> FirstLayer:
-    """The products of one network's tables with its first layers.
-
-    tensors: its parameters by name, numpy arrays or torch tensors alike; joined: np.concatenate or
-    torch.cat, for that reason.
-    """
+def first_layer(tensors: Mapping[str, np.ndarray], shape: PPNetShape) -> FirstLayer:
+    """The products of one network's tables with its first layers. tensors: its parameters."""
     table = tensors["ids.table.weight"]
     first, general, prior = (
         tensors[f"tower.{name}.weight"].T for name in ("first", "of_general", "of_prior")
@@ -63,23 +56,19 @@ def first_layer(
         if shape.positions
         else []
     )
-    projections = [tensors[f"project.{n}.weight"].T for n in range(len(shape.vectors))]
     # where a column's embedding stands in what tower and gates read; gates read the user first
     made, place, gated = [], 0, width
-    for column, embedded in enumerate([*ids[1:], *codes, *projections], start=1):
+    for column, embedded in enumerate([*ids[1:], *codes], start=1):
         gate = general[place : place + width]
         if column < shape.prior_ids or column >= len(ids):
             gate, gated = gate + prior[gated : gated + width], gated + width
-        made.append(embedded @ joined([first[place : place + width], gate], 1))
+        made.append(embedded @ np.concatenate([first[place : place + width], gate], 1))
         place += width
     state = prior[gated:]
     unseen = first[:1] * 0  # the tower does not see the state that gates see
-    dense = joined([first[place:], general[place:]], 1)
-    seen = joined([joined([unseen] * len(state), 0), state], 1)
-    tables = len(made) - len(projections)
-    return FirstLayer(
-        ids[0] @ prior[:width], made[:tables], made[tables:], joined([dense, seen], 0)
-    )
+    dense = np.concatenate([first[place:], general[place:]], 1)
+    seen = np.concatenate([np.concatenate([unseen] * len(state), 0), state], 1)
+    return FirstLayer(ids[0] @ prior[:width], made, np.concatenate([dense, seen], 0))
 
 
 def _split(table: Any, rows: Sequence[int]) -> list[Any]:
@@ -106,16 +95,13 @@ class FusedPPNet:
         self, settings: PPNetSettings, shape: PPNetShape, tensors: Mapping[str, np.ndarray]
     ) -> None:
         networks = [_named(tensors, f"orders.{n}.") for n in range(settings.networks)]
-        parts = [first_layer(of_one, shape, joined=np.concatenate) for of_one in networks]
+        parts = [first_layer(of_one, shape) for of_one in networks]
         width = settings.hidden[0]
         self.shape, self.networks, self.width = shape, len(networks), width * len(networks)
         self.gated = self.width + settings.gate * len(networks)
         self.starts = np.array(content_starts(shape), np.int64)
         self.user = np.concatenate([part.user for part in parts], 1)
         self.content = _beside([np.concatenate(part.content) for part in parts], width)
-        self.vectors = [
-            _beside(of_all, width) for of_all in zip(*(p.vectors for p in parts), strict=True)
-        ]
         biases = [
             np.concatenate([t["tower.first.bias"], t["tower.of_prior.bias"]])[None]
             for t in networks
@@ -161,8 +147,6 @@ class FusedPPNet:
             first = values[rows] @ self.first
             seen = first[:, : self.gated]
             self._add_content(seen, content[rows], share[rows])
-            for (matrix, row), product in zip(inputs.vectors.values(), self.vectors, strict=True):
-                seen += matrix[row[rows]] @ product
             user = ids[rows, 0]
             # a request asks for one user
             user = user[:1] if (user == user[0]).all() else user
