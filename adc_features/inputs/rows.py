@@ -112,6 +112,8 @@ class FeatureRows:
 class _Columns(FeatureRows):
     """Rows by columns; the table is made where one asks for it."""
 
+    _columns: Mapping[str, pa.Array | Stored]
+
     def __init__(self, columns: Mapping[str, pa.Array | Stored], times: np.ndarray) -> None:
         self.__dict__.update(_columns=columns, times=times)
 
