@@ -118,7 +118,7 @@ class _Columns(FeatureRows):
         self.__dict__.update(_columns=columns, times=times)
 
     @cached_property
-    def table(self) -> pa.Table:  # type: ignore[override]
+    def table(self) -> pa.Table:
         return pa.table({name: self.column(name) for name in self._columns})
 
     @property
