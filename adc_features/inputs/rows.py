@@ -112,11 +112,13 @@ class FeatureRows:
 class _Columns(FeatureRows):
     """Rows by columns; the table is made where one asks for it."""
 
+    _columns: Mapping[str, pa.Array | Stored]
+
     def __init__(self, columns: Mapping[str, pa.Array | Stored], times: np.ndarray) -> None:
         self.__dict__.update(_columns=columns, times=times)
 
     @cached_property
-    def table(self) -> pa.Table:  # type: ignore[override]
+    def table(self) -> pa.Table:
         return pa.table({name: self.column(name) for name in self._columns})
 
     @property

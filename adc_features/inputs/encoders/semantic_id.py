@@ -124,8 +124,8 @@ class SemanticIdEncoder:
         rows = parts[columns["codes"].side]
         if len(rows) > _KEPT:
             return self._read(parts)
-        key = columns["codes"], columns.get("weights"), self._weighted, self.length
-        key = (*key, self.codebook_size)
+        shape = self._weighted, self.length, self.codebook_size
+        key = columns["codes"], columns.get("weights"), shape
         if key not in rows.kept:  # a history reads the candidate's codes too
             rows.kept[key] = self._read(parts)
         found: tuple[np.ndarray, np.ndarray] = rows.kept[key]

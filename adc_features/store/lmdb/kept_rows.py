@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -259,12 +259,12 @@ class KeptRows:
 
     def _put_lists(self, name: str, at: np.ndarray, column: Column) -> None:
         """Lists of one length side by side; of a feature whose lists differ, none are kept."""
-        sizes = np.diff(column.offsets)
+        sizes: np.ndarray = np.diff(cast(np.ndarray, column.offsets))
         known = self._lists[name]
         width = known[0].shape[1] if known is not None else int(sizes.max(initial=0))
         if not width and not column.valid.any():
             return
-        if not width or (sizes != width * column.valid).any():
+        if not width or np.any(sizes != width * column.valid):
             self._irregular.add(name)
             self._lists[name] = None
             return

@@ -272,7 +272,7 @@ def decode(
         ends[1 + row] = head[f"f{i}"]
     _check_ends(ends, lengths - size)
     ends += begins + size
-    bounds = {i: ends[row : row + 2] for row, i in enumerate(varying)}
+    bounds = {i: (ends[row], ends[row + 1]) for row, i in enumerate(varying)}
     valid = np.ones((0, n), bool)
     if schema.features:
         nulls = np.unpackbits(head["nulls"], axis=1, bitorder="little", count=len(schema.features))
