@@ -66,7 +66,7 @@ def ingest(
             facts = begin(live, name, history, progress=notify)
         report(facts, json)
         return
-    totals = Totals()
+    totals, size = Totals(), sum(path.stat().st_size for path in files or [] if path.is_file())
     with _stopping() as stopped, progress() as notify:
         for source in _sources(live, name, files, redis, kafka, group=group, consumer=consumer):
             done = ingest(
@@ -74,7 +74,7 @@ def ingest(
                 live.histories,
                 stream=name,
                 stopped=stopped,
-                progress=lambda t: notify(f"{t.accepted} events accepted, {t.refused} refused"),
+                progress=lambda t: notify("events", t.size, max(t.size, size)),
             )
             for field, value in vars(done).items():
                 setattr(totals, field, getattr(totals, field) + value)
@@ -116,7 +116,7 @@ def _stream(live: Any, name: str | None) -> str:
     streams = list(live.ledger.streams)
     if name is None and len(streams) == 1:
         return streams[0]
-    if name not in streams:
+    if name is None or name not in streams:
         raise InputError(
             f"{'several streams are declared' if name is None else f'there is no stream {name!r}'};"
             f" give --stream, one of {', '.join(streams)}"

@@ -28,12 +28,14 @@ from adc_features.live.incoming import EVENT_TIME, place_ids
 from adc_features.live.repository import Live
 from adc_features.live.tables import published_at
 
+Progress = Callable[[str, int, int], None]
+"""Told what is done, how much of it, and of how much."""
 FIRST = f"{1:020d}-{1:020d}.parquet"
 """The name of the segments of a history: before that of any commit."""
 
 
 def begin(
-    live: Live, stream: str, path: Path, *, progress: Callable[[str], None] = lambda told: None
+    live: Live, stream: str, path: Path, *, progress: Progress = lambda label, done, total: None
 ) -> dict[str, Any]:
     """Take a history over, before the stream's first event.
 
@@ -45,7 +47,7 @@ def begin(
         Parquet with the columns of an event: `event_id` (text or whole numbers), `event_time`
         (timestamps), keys, attributes, values.
     progress : callable
-        Told what is done.
+        Told which of three steps are done: read, folded, written.
 
     Returns
     -------
@@ -58,9 +60,9 @@ def begin(
         The file is no such history, or the stream has accepted events; nothing was changed.
     """
     declared = live.ledger.streams[stream]
-    progress("reading the history")
+    progress("history", 0, 3)
     events, known_as = history_of(declared, path)
-    progress(f"folding {len(events):,} events")
+    progress("history", 1, 3)
     rows: dict[str, int] = {}
 
     def write_segments(published: int) -> None:
@@ -72,14 +74,15 @@ def begin(
                 place = served.column_names.index(TIMESTAMP)
                 served = served.set_column(place, TIMESTAMP, pa.repeat(before, len(served)))
                 made = pa.concat_tables([made.filter(pc.less(made[TIMESTAMP], before)), served])
-                progress(f"writing {len(made):,} rows of {one.declared.name}")
                 _write(live.histories.history(one.declared.name) / FIRST, made)
                 rows[one.declared.name] = len(made)
+        progress("history", 2, 3)
         accepted = published_at(events.table, published)
         _write(live.histories.accepted_place(stream) / FIRST, accepted)
 
     published = live.ledger.begin(stream, events, known_as, files=write_segments)
     live.histories.drain()
+    progress("history", 3, 3)
     return {
         "stream": stream,
         "events": len(events),

@@ -304,7 +304,7 @@ class Commit:
     def _forget_ids(self, name: str, watermark: int) -> None:
         """Forget ids of events that would be late by now, whatever they were."""
         minutes, ids = self.tables[minutes_table(name)], self.tables[ids_table(name)]
-        old = []
+        old = list[tuple[bytes, bytes]]()
         for key, hashes in minutes.cursor():
             minute = int.from_bytes(bytes(key)[:8], "big") - SHIFT
             if (minute + 1) * _MINUTE > watermark or len(old) == _FORGET_AT_ONCE:
@@ -352,9 +352,9 @@ class Commit:
         self.letters += [letter(f, stream=request.stream, arrived=arrived) for f in faults]
         number = {kind: int((decision == kind).sum()) for kind in Decision}
         mine = self.counts.setdefault(request.stream, {})
-        for kind, n in (*number.items(), (None, len(request.faults))):
-            told = "unreadable" if kind is None else kind.name.lower()
-            mine[told] = mine.get(told, 0) + n
+        outcomes = {kind.name.lower(): n for kind, n in number.items()}
+        for outcome, n in (outcomes | {"unreadable": len(request.faults)}).items():
+            mine[outcome] = mine.get(outcome, 0) + n
         return Receipt(
             number[Decision.ACCEPTED],
             number[Decision.HELD],

@@ -14,6 +14,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -72,7 +73,7 @@ class Outbox:
             self.directory.mkdir(parents=True, exist_ok=True)
             write_atomically(self.directory / f"{first:020d}-{last:020d}.{self.suffix}", content)
             _sync(self.directory)  # the name is on the disk before the rows are gone
-            environment.write(self.table, lambda txn, last=last: _drop(txn, last))
+            environment.write(self.table, partial(_drop, last=last))
             drained += len(rows)
         return drained
 

@@ -94,7 +94,7 @@ def verify_online(
     with ledger.environment.reading_tables(tables) as held:
         if META not in held:
             return report
-        report.published = int(bytes(held[META].get(LAST_COMMIT)))
+        report.published = int(held[META].get(LAST_COMMIT) or 0)
         for name, stream in ledger.streams.items():
             waiting = held.get(accepted_table(name))
             events = histories.accepted(stream, waiting, until=report.published)

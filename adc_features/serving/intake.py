@@ -91,7 +91,7 @@ class Intake:
         streams = self.writer.ledger.streams
         if name is None and len(streams) == 1:
             return next(iter(streams))
-        if name not in streams:
+        if name is None or name not in streams:
             told = "name the stream, /events/STREAM" if name is None else f"no stream {brief(name)}"
             raise HttpError(404, "no_such_stream", f"{told}; there are {', '.join(streams)}")
         return name

@@ -211,7 +211,7 @@ class Service:
         Not ready, 503, while the online store lacks what was put into it.
         """
         await asyncio.to_thread(self.bundle.check_online)
-        facts = {
+        facts: dict[str, Any] = {
             "promoted_at": self.bundle.promotion.promoted_at,
             "refused": self.refused,
             "watch_error": self.watch_error,

@@ -67,10 +67,11 @@ class Totals:
     """What became of the events of a source since the process began."""
 
     def __init__(self) -> None:
-        self.accepted = self.held = self.duplicates = self.refused = 0
+        self.accepted = self.held = self.duplicates = self.refused = self.size = 0
 
-    def add(self, receipt: Receipt) -> None:
-        """Count one more receipt."""
+    def add(self, receipt: Receipt, *, size: int) -> None:
+        """Count one more receipt, of so many bytes."""
+        self.size += size
         self.accepted += receipt.accepted
         self.held += receipt.held
         self.duplicates += receipt.duplicates
@@ -78,7 +79,7 @@ class Totals:
 
     def to_dict(self) -> dict[str, int]:
         """As JSON has them."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if name != "size"}
 
 
 def ingest(
@@ -140,7 +141,7 @@ def ingest(
                 request = incoming(declared, delivery.events, size=delivery.size)
                 (receipt,) = ledger.commit([request], position=delivery.position)
                 source.done(delivery)
-                totals.add(receipt)
+                totals.add(receipt, size=delivery.size)
                 progress(totals)
             if time.monotonic() - written > ledger.settings.history_after.total_seconds():
                 _write(histories)

@@ -31,7 +31,8 @@ class Lines:
             raise InputError(
                 f"there is no file {path}; give one with an event in JSON on each line"
             )
-        self._path, self._file, self._ended = path, None, False
+        self._path, self._ended = path, False
+        self._file: BinaryIO | None = None
         self._position: str | None = None
 
     @property
@@ -44,14 +45,14 @@ class Lines:
 
     def start(self, positions: dict[str, str]) -> None:
         self._position = positions.get("")
-        self._file = self._path.open("rb")
+        file = self._file = self._path.open("rb")
         if self._position is None:
             return
         at, length, digest = self._position.split(":")
-        self._file.seek(int(at) - int(length))
-        line = self._file.read(int(length))
+        file.seek(int(at) - int(length))
+        line = file.read(int(length))
         if _digest(line) != digest:
-            self._file.close()
+            file.close()
             raise refuse_restart(self.name, "", f"byte {at}", "other bytes stand there")
 
     def read(self) -> Delivery | None:
