@@ -54,8 +54,8 @@ class Ledger(LiveDirectory):
                 if stored is not None and bytes(stored) != to_json(one.declared).encode():
                     raise InputError(
                         f"the live view {one.declared.name!r} holds states of another declaration;"
-                        " give the changed view a name of its own, or rebuild it from its events,"
-                        " `adc ingest --rebuild`"
+                        " give the changed view a name of its own, or move the live directory away"
+                        " and begin again, `adc ingest --history FILE.parquet`"
                     )
 
     # ---- writing
