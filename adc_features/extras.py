@@ -13,6 +13,7 @@ from adc_features.errors import MissingExtraError
 EXTRAS: Mapping[str, str] = {
     "alembic": "train",
     "altair": "report",
+    "confluent_kafka": "kafka",
     "duckdb": "sql",
     "httptools": "serve",
     "prometheus_client": "serve",

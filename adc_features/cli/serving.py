@@ -208,10 +208,14 @@ def serve(
         ),
     ] = 256,
     now: NowOption = None,
+    events: Annotated[
+        bool,
+        typer.Option("--events", help="With --repo: take events too, for its live views."),
+    ] = False,
     json: JsonOption = None,
 ) -> None:
     """Rank over HTTP: POST /rank, POST /lookup,
-    GET /healthz, /readyz, /metrics. Follows promotions.
+    GET /healthz, /readyz, /metrics. Follows promotions. With --events, POST /events.
     """
     import os
     import tempfile
@@ -234,6 +238,8 @@ def serve(
 
     if [run, promotion, repo].count(None) != 2:
         raise typer.BadParameter("give one of --run, --promotion and --repo")
+    if events and repo is None:
+        raise typer.BadParameter("--events needs --repo, whose Python files declare live views")
     promotion = _promotion_of(repo, ranker) if repo else promotion
     token = os.environ.get("ADC_SERVE_TOKEN") or None
     settings = ServiceSettings(
@@ -248,7 +254,7 @@ def serve(
             "stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN",
             host,
         )
-    asked = run, promotion, now, settings, shared
+    asked = run, promotion, now, settings, shared, repo if events else None
     with stack, _listening(host, port) as listening:
         service = _service(*asked)
         facts = {
@@ -257,6 +263,7 @@ def serve(
             "recipe": service.bundle.recipe_name,
             "token": settings.token is not None,
             "workers": workers,
+            "events": events,
         }
         if shared:
             stack.enter_context(
@@ -278,7 +285,12 @@ def _url(host: str, listening: Any) -> str:
 
 
 def _service(
-    run: Path | None, promotion: Path | None, now: str | None, settings: Any, metrics: str | None
+    run: Path | None,
+    promotion: Path | None,
+    now: str | None,
+    settings: Any,
+    metrics: str | None,
+    events: Path | None,
 ) -> Any:
     from adc_features.serving.promotion import PROMOTION
     from adc_features.serving.service import Service
@@ -290,7 +302,18 @@ def _service(
         clock=clock,
         promotion_file=promotion or Path(run or "") / PROMOTION,
         metrics=metrics,
+        intake=_intake(events, settings) if events else None,
     )
+
+
+def _intake(repo: Path, settings: Any) -> Any:
+    """What takes the events of a repository's live views."""
+    from adc_features.live.repository import open_live
+    from adc_features.live.writer import Writer
+    from adc_features.serving.intake import Intake
+
+    live = open_live(repo)
+    return Intake(Writer(live.ledger, live.histories).__enter__(), settings)
 
 
 def _serve_beside(listening: Any, *asked: Any) -> None:

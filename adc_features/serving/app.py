@@ -76,6 +76,7 @@ def application(service: Service) -> Starlette:
             timed("/lookup", lambda request: service.answer(request, service.lookup)),
             methods=["POST"],
         ),
+        *_event_routes(service, timed),
         Route("/healthz", service.healthz, methods=["GET"]),
         Route("/readyz", timed("/readyz", service.readyz), methods=["GET"]),
         Route("/metrics", timed("/metrics", service.metrics_page), methods=["GET"]),
@@ -83,6 +84,13 @@ def application(service: Service) -> Starlette:
     return Starlette(
         routes=routes, exception_handlers={HTTPException: _no_such_route}, lifespan=lifespan
     )
+
+
+def _event_routes(service: Service, timed: Callable[..., Any]) -> list[Route]:
+    if service.intake is None:
+        return []
+    endpoint = timed("/events", service.intake.answer)
+    return [Route(path, endpoint, methods=["POST"]) for path in ("/events", "/events/{stream}")]
 
 
 def server(service: Service) -> Any:
@@ -103,5 +111,8 @@ def server(service: Service) -> Any:
 
 async def _no_such_route(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
-    message = "use POST /rank, POST /lookup, GET /healthz, GET /readyz or GET /metrics"
+    message = (
+        "use POST /rank, POST /lookup, POST /events where events are taken, GET /healthz, GET"
+        " /readyz or GET /metrics"
+    )
     return error_answer(HttpError(status, "no_such_route", message))

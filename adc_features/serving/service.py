@@ -28,6 +28,7 @@ from starlette.responses import Response
 
 from adc_features.errors import AdcError
 from adc_features.serving.answer_rows import with_rows
+from adc_features.serving.intake import Intake
 from adc_features.serving.metrics import Metrics
 from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import read_promotion
@@ -73,6 +74,8 @@ class Service:
     metrics : str, optional
         Directory in which the processes of one service share their metrics; it must have been
         $PROMETHEUS_MULTIPROC_DIR when prometheus_client was imported.
+    intake : Intake, optional
+        Takes events; by default there is no POST /events.
     """
 
     def __init__(
@@ -83,9 +86,10 @@ class Service:
         clock: Callable[[], datetime],
         promotion_file: Path | None = None,
         metrics: str | None = None,
+        intake: Intake | None = None,
     ) -> None:
         self.bundle, self.settings = bundle, settings
-        self.clock, self.promotion_file = clock, promotion_file
+        self.clock, self.promotion_file, self.intake = clock, promotion_file, intake
         self.refused: str | None = None
         self.watch_error: str | None = None
         self.changed: tuple[str, ...] = ()
@@ -191,7 +195,10 @@ class Service:
 
     async def metrics_page(self, request: Request) -> Response:
         authorised(request, self.settings.token)
-        return Response(self.metrics.page(), media_type=CONTENT_TYPE_LATEST)
+        page = self.metrics.page()
+        if self.intake is not None:
+            page += await asyncio.to_thread(self.intake.metrics.page)
+        return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(self, request: Request) -> Response:
         """The process answers."""
@@ -204,12 +211,14 @@ class Service:
         Not ready, 503, while the online store lacks what was put into it.
         """
         await asyncio.to_thread(self.bundle.check_online)
-        facts = {
+        facts: dict[str, Any] = {
             "promoted_at": self.bundle.promotion.promoted_at,
             "refused": self.refused,
             "watch_error": self.watch_error,
             "registry_changed": [without_paths(told) for told in self.changed],
         }
+        if self.intake is not None:
+            facts["events"] = await asyncio.to_thread(self.intake.metrics.facts)
         return json_answer({"status": "ready", **_signature(self.bundle), **facts})
 
     # ---- promotions
@@ -304,6 +313,8 @@ class Service:
             )
 
     def close(self) -> None:
+        if self.intake is not None:
+            self.intake.close()
         for pool in (self._scoring, self._loading):
             pool.shutdown(wait=True, cancel_futures=True)
 

@@ -189,7 +189,7 @@ class OnlineReader:
 
         online_store, config = feast.online_store(self._store), self._store.config
         if isinstance(online_store, LmdbOnlineStore) and online_store.holds(config, view):
-            return count(online_store.environment(config), table_name(config, view)) > 0
+            return count(online_store.environment(config, view), table_name(config, view)) > 0
         return bool(view.materialization_intervals)
 
     def _seen(self) -> Any:

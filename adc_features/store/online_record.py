@@ -259,7 +259,7 @@ def _found(store: FeatureStore, view: FeatureView, through: datetime) -> Loaded:
     online_store, config = feast.online_store(store), store.config
     if isinstance(online_store, LmdbOnlineStore) and online_store.holds(config, view):
         table = table_name(config, view)
-        rows, newest = glance(online_store.environment(config), table, samples=SAMPLES)
+        rows, newest = glance(online_store.environment(config, view), table, samples=SAMPLES)
         samples = [
             {"key": key.hex(), "time": (_EPOCH + timedelta(microseconds=at)).isoformat()}
             for at, key in newest

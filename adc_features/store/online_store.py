@@ -19,6 +19,7 @@ import pyarrow as pa
 from pydantic import Field, StrictStr, model_validator
 
 from adc_features.store import _compat as feast
+from adc_features.store.live_views import PLACE, is_live
 from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.feature_values import protos, takes_arrow
 from adc_features.store.lmdb.incoming import (
@@ -44,6 +45,8 @@ class LmdbOnlineStoreConfig(feast.FeastConfigBaseModel):
     ----------
     path : str
         The directory; a relative one is under the repository.
+    live_path : str
+        The directory of live views, whose rows follow events (`adc_features.store.live_views`).
     map_size_mb : int
         Address space reserved at first (MiB), neither disk nor memory. It doubles by itself, but a
         load that outgrows it begins anew.
@@ -59,6 +62,7 @@ class LmdbOnlineStoreConfig(feast.FeastConfigBaseModel):
         "adc_features.store.online_store.LmdbOnlineStore"
     )
     path: StrictStr = "data/online_lmdb"
+    live_path: StrictStr = f"{PLACE}/lmdb"
     map_size_mb: int = Field(default=16_384, ge=1)
     enforce_ttl: bool = True
     delegate: dict[str, Any] | None = None
@@ -118,7 +122,7 @@ class LmdbOnlineStore(feast.OnlineStore):
         for _, group in groupby(data, key=lambda row: tuple(row[1])):
             rows = list(group)
             pieces = [rows_of_protos(table, rows)]
-            write(self.environment(config), table_name(config, table), pieces.copy)
+            write(self.environment(config, table), table_name(config, table), pieces.copy)
             if progress:
                 progress(len(rows))
 
@@ -223,12 +227,12 @@ class LmdbOnlineStore(feast.OnlineStore):
                 if len(piece)
             )
 
-        return write(self.environment(config), table_name(config, table), prepared)
+        return write(self.environment(config, table), table_name(config, table), prepared)
 
     def delete_rows(self, config: Any, table: Any, entity_keys: Sequence[Any]) -> int:
         """Forget the rows of entities (entity key protos); returns how many there were."""
         return delete(
-            self.environment(config),
+            self.environment(config, table),
             table_name(config, table),
             [entity_row_key(key) for key in entity_keys],
         )
@@ -333,7 +337,11 @@ class LmdbOnlineStore(feast.OnlineStore):
         # in numbers: a ttl may be longer than there are years before now
         oldest = microseconds_of(self.clock()) - ttl // timedelta(microseconds=1) if ttl else None
         return read(
-            self.environment(config), table_name(config, table), keys, oldest=oldest, wanted=wanted
+            self.environment(config, table),
+            table_name(config, table),
+            keys,
+            oldest=oldest,
+            wanted=wanted,
         )
 
     # -- infrastructure
@@ -375,15 +383,17 @@ class LmdbOnlineStore(feast.OnlineStore):
     async def close(self, config: Any = None) -> None:
         """Close the directory in this process; the next call opens it again."""
         if config is not None:
-            await asyncio.to_thread(self.environment(config).close)
+            for live in (False, True):
+                await asyncio.to_thread(directory_of(config, live=live).close)
 
-    def environment(self, config: Any) -> Environment:
-        """The LMDB directory of a repository."""
-        return directory_of(config)
+    def environment(self, config: Any, table: Any = None) -> Environment:
+        """The LMDB directory of a repository, or the one that holds the rows of a view."""
+        return directory_of(config, live=table is not None and is_live(table))
 
     def _drop(self, config: Any, tables: Sequence[Any]) -> None:
-        held = self.environment(config).tables()
-        self.environment(config).drop(tables_of(config, tables, held))
+        for live in (False, True):
+            environment = directory_of(config, live=live)
+            environment.drop(tables_of(config, tables, environment.tables()))
 
     def _delegate(self, config: Any, table: Any = None) -> tuple[Any, Any] | None:
         """The other store and its configuration.

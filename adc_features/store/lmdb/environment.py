@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -78,25 +78,52 @@ class Environment:
         None when there is no such table, or when there never was the directory. Raises
         ArtifactError when it cannot be opened, is damaged, or was there before and is gone.
         """
-        if status_of(self.path, DATA) is None:
-            if self._was_there:
-                raise ArtifactError(
-                    f"the online store {self.path} was there and is gone; put it back, or load it"
-                    " again, `adc materialize --run RUN`"
-                )
+        if not self._is_there():
             yield None
             return
+        with self._told(), self._entered():
+            handle = self._tables.get(table) if self._writes else self._table(table)
+            if handle is not None:
+                with self._begin(handle) as txn:
+                    yield txn if self._exists(txn) else None
+            elif self._writes:
+                with self._own(table) as own:
+                    yield own
+            else:
+                yield None
+
+    @contextlib.contextmanager
+    def reading_tables(self, names: Sequence[str]) -> Iterator[Mapping[str, OwnTable]]:
+        """One transaction on several tables, by name: all of them as of the same moment.
+
+        Tables that do not exist are left out. In a process that writes, a table that it has not
+        opened yet waits for a writer. Raises as `reading`.
+        """
+        if not self._is_there():
+            yield {}
+            return
+        with self._told(), self._entered():
+            handles = {name: self._table(name) for name in names}
+            with self._begin(None) as txn:
+                found = {n: OwnTable(txn, handle) for n, handle in handles.items() if handle}
+                yield {name: table for name, table in found.items() if self._exists(table)}
+
+    def _is_there(self) -> bool:
+        """False when there never was the directory. Raises ArtifactError when it is gone."""
+        if status_of(self.path, DATA) is not None:
+            return True
+        if self._was_there:
+            raise ArtifactError(
+                f"the online store {self.path} was there and is gone; put it back, or load it"
+                " again, `adc materialize --run RUN`"
+            )
+        return False
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """LMDB's errors while reading as ours."""
         try:
-            with self._entered():
-                handle = self._tables.get(table) if self._writes else self._table(table)
-                if handle is not None:
-                    with self._begin(handle) as txn:
-                        yield txn if self._exists(txn) else None
-                elif self._writes:
-                    with self._own(table) as own:
-                        yield own
-                else:
-                    yield None
+            yield
         except lmdb.Error as error:
             raise ArtifactError(
                 f"the online store {self.path} could not be read ({error}); if this happens again,"
@@ -109,14 +136,25 @@ class Environment:
         `change` is called again from the start when the map had to grow. Raises ArtifactError when
         the disk is full or the directory may not be written; nothing is changed then.
         """
+        return self.write_tables([table], lambda tables: change(tables[table]))
+
+    def write_tables(
+        self, names: Sequence[str], change: Callable[[Mapping[str, OwnTable]], T]
+    ) -> T:
+        """Call `change` with one transaction on several tables, by name.
+
+        All of what it writes becomes visible at once, or nothing. Called again and raises as
+        `write`.
+        """
         if not self._writes:
             with self._exclusive(write=True):
                 pass  # those who enter meanwhile wait for this one, not it for them
         while True:
             try:
                 with self._entered(write=True):
-                    with self._begin(self._table(table, create=True), write=True) as txn:
-                        done = change(txn)
+                    handles = {name: self._table(name, create=True) for name in names}
+                    with self._begin(None, write=True) as txn:
+                        done = change({n: OwnTable(txn, handle) for n, handle in handles.items()})
                     self._fill_up()
                     return done
             except lmdb.MapFullError:

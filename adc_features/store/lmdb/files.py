@@ -42,13 +42,19 @@ class OpenFiles(NamedTuple):
 
 
 class OwnTable(NamedTuple):
-    """A transaction on a table whose handle is its own, used like one on a table that is open."""
+    """One table in a transaction, used as a transaction on that table alone is."""
 
     txn: Any
     table: Any
 
     def get(self, key: bytes) -> bytes | None:
         return self.txn.get(key, db=self.table)
+
+    def put(self, key: bytes, value: bytes) -> bool:
+        return self.txn.put(key, value, db=self.table)
+
+    def delete(self, key: bytes) -> bool:
+        return self.txn.delete(key, db=self.table)
 
     def cursor(self) -> Any:
         return self.txn.cursor(db=self.table)

@@ -28,9 +28,11 @@ def table_name(config: Any, table: Any) -> str:
     return f"{config.project}/{table.name}" + (f"@v{version}" if version else "")
 
 
-def directory_of(config: Any) -> Environment:
-    """The LMDB directory of a repository, by its configuration."""
-    path = os.path.realpath(os.path.join(config.repo_path or ".", config.online_store.path))
+def directory_of(config: Any, *, live: bool = False) -> Environment:
+    """The LMDB directory of a repository, by its configuration; or that of its live views."""
+    settings = config.online_store
+    place = settings.live_path if live else settings.path
+    path = os.path.realpath(os.path.join(config.repo_path or ".", place))
     return environment(path, map_size=config.online_store.map_size_mb * _MEBIBYTE)
 
 

@@ -194,12 +194,24 @@ def read(
     Raises ArtifactError for records that are damaged or of a newer format.
     """
     with environment.reading(table) as txn:
-        got = [None] * len(keys) if txn is None else list(map(txn.get, keys))
-        records = [record for record in got if record is not None]
-        joined = Joined.of(records)
-        fronts = joined.fronts()
-        ids = fronts["schema"]
-        schemas = {name: schema_of(txn, name, environment) for name in set(ids.tolist())}
+        return read_rows(txn, keys, environment, oldest=oldest, wanted=wanted)
+
+
+def read_rows(
+    txn: Any,
+    keys: Sequence[bytes],
+    environment: Environment,
+    *,
+    oldest: int | None = None,
+    wanted: Sequence[str] | None = None,
+) -> Answer:
+    """The same in a transaction on the table that is open; None: there is no such table."""
+    got = [None] * len(keys) if txn is None else list(map(txn.get, keys))
+    records = [record for record in got if record is not None]
+    joined = Joined.of(records)
+    fronts = joined.fronts()
+    ids = fronts["schema"]
+    schemas = {name: schema_of(txn, name, environment) for name in set(ids.tolist())}
     found, expired = np.ones(len(keys), bool), np.zeros(len(keys), bool)
     event = np.zeros(len(keys), np.int64)
     if len(records) < len(keys):
@@ -230,18 +242,19 @@ def write(environment: Environment, table: str, pieces: Callable[[], Iterable[Ro
     pieces: called again when the map had to grow; what it yields is in memory one piece at a time.
     """
 
-    def change(txn: Any) -> int:
-        written = 0
-        for rows in pieces():
-            _declare(txn, rows.schema, environment)
-            order = rows.newest_by_key()
-            written += sum(
-                _put(txn, rows.take(order[start : start + ROWS_AT_ONCE]))
-                for start in range(0, len(order), ROWS_AT_ONCE)
-            )
-        return written
+    return environment.write(
+        table, lambda txn: sum(put_rows(txn, rows, environment) for rows in pieces())
+    )
 
-    return environment.write(table, change)
+
+def put_rows(txn: Any, rows: Rows, environment: Environment) -> int:
+    """Write rows as `write` does, in a transaction on their table that is open."""
+    _declare(txn, rows.schema, environment)
+    order = rows.newest_by_key()
+    return sum(
+        _put(txn, rows.take(order[start : start + ROWS_AT_ONCE]))
+        for start in range(0, len(order), ROWS_AT_ONCE)
+    )
 
 
 def glance(

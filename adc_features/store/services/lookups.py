@@ -213,10 +213,10 @@ class OurStore:
         from adc_features.store.lmdb.row_table import read
 
         places = key_list(keys) if keys else [row_key({})] * rows
-        environment, at = self._online.environment(self._config), int(instant(now).astype(np.int64))
-        answers = {}
+        at, answers = int(instant(now).astype(np.int64)), {}
         for place, view in lookup.views.items():
             oldest = at - round(view.ttl_seconds * 1_000_000) if view.ttl_seconds else None
+            environment = self._online.environment(self._config, view.view)
             table = table_name(self._config, view.view)
             if keep and (found := self._kept(environment, table, view, places, oldest)):
                 answers[place] = found

@@ -8,12 +8,15 @@ import contextlib
 import importlib
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from adc_features.errors import AdcError, InputError
 from adc_features.inputs.declaration import Ranker
 from adc_features.store.repository import CODE_FILES, read_config
+
+T = TypeVar("T")
 
 
 def declared_rankers(repo: Path) -> dict[str, Ranker]:
@@ -44,26 +47,34 @@ def declared_rankers(repo: Path) -> dict[str, Ranker]:
     Changes the working directory and the module search path of the process while it imports: for
     commands, not for a serving process.
     """
+    return declared_objects(repo, Ranker, name=lambda ranker: ranker.name or ranker.service)
+
+
+def declared_objects(repo: Path, kind: type[T], *, name: Callable[[T], str]) -> dict[str, T]:
+    """The objects of a type in the Python files of a repository, by name, as `declared_rankers`
+    finds them; raises as it does.
+    """
     from adc_features.store import _compat as feast
 
     repo = Path(repo).resolve()
     read_config(repo)
     files = feast.get_repo_files(repo)
-    found: dict[str, tuple[Ranker, str]] = {}
+    found: dict[str, tuple[T, str]] = {}
     with _imported_from(repo, files):
         for file in files:
             module = _module(repo, file)
-            for ranker in vars(module).values():
-                if not isinstance(ranker, Ranker):
+            for one in vars(module).values():
+                if not isinstance(one, kind):
                     continue
-                name, place = ranker.name or ranker.service, str(file.relative_to(repo))
-                before = found.setdefault(name, (ranker, place))
-                if before[0] is not ranker:
+                place = str(file.relative_to(repo))
+                before = found.setdefault(name(one), (one, place))
+                if before[0] is not one:
+                    what = kind.__name__
                     raise InputError(
-                        f"two rankers are named {name!r}, in {before[1]} and {place}; give each a"
-                        " name of its own: Ranker(name=...)"
+                        f"two objects of type {what} are named {name(one)!r}, in {before[1]} and"
+                        f" {place}; give each a name of its own: {what}(name=...)"
                     )
-    return {name: ranker for name, (ranker, _) in found.items()}
+    return {name: one for name, (one, _) in found.items()}
 
 
 def declared_service(repo: Path, name: str) -> tuple[str, str] | None:

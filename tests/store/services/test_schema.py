@@ -153,7 +153,9 @@ def test_rankers_that_cannot_be_told_apart_or_read_are_refused(tmp_path):
     (tmp_path / "feature_store.yaml").write_text(CONFIG)
     (tmp_path / "a.py").write_text(RANKERS)
     (tmp_path / "b.py").write_text(RANKERS)
-    with pytest.raises(InputError, match=r"two rankers are named 'feed', in a.py and b.py"):
+    with pytest.raises(
+        InputError, match=r"two objects of type Ranker are named 'feed', in a.py and b.py"
+    ):
         declared_rankers(tmp_path)
     (tmp_path / "b.py").write_text("1 / 0\n")
     with pytest.raises(InputError, match=r"b.py cannot be imported: ZeroDivisionError"):

@@ -1,0 +1,384 @@
+"""One transaction on the live directory: what becomes of events, and what follows. Reads, writes:
+its tables.
+
+Legend: W watermark: events before it are late; P publish time: when the rows of a commit became
+visible, strictly rising. Both in microseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import IntEnum
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from adc_features.aggregates.batch import TIMESTAMP
+from adc_features.aggregates.declaration import EventStream, microseconds_of
+from adc_features.aggregates.events import EVENT_ID, Events, event_schema, together
+from adc_features.aggregates.incremental import Incremental
+from adc_features.aggregates.record import to_json
+from adc_features.clock import instant, moment
+from adc_features.errors import ArtifactError, InputError
+from adc_features.event_times import UTC_US
+from adc_features.live.incoming import Fault, Incoming, letter
+from adc_features.live.settings import LiveSettings
+from adc_features.live.tables import (
+    LETTERS,
+    META,
+    SHIFT,
+    ServedView,
+    States,
+    accepted_table,
+    held_table,
+    ids_table,
+    minutes_table,
+    parsed,
+    published_at,
+    serialized,
+    states_table,
+    time_key,
+)
+from adc_features.store.lmdb.environment import Environment
+from adc_features.store.lmdb.incoming import rows_of
+from adc_features.store.lmdb.row_table import put_rows
+
+COUNTS, LAST_COMMIT = b"counts", b"published"
+_MINUTE = 60_000_000
+_FORGET_AT_ONCE = 16
+"""Minutes of ids that one commit forgets at most, so that none takes long."""
+_FOLDED_AT_ONCE = 100_000
+"""Events of a history folded at once: bounds the memory beside it."""
+_ANY_DIGEST = bytes(8)
+"""Of an event that came with a history: whatever has its id is the same event."""
+
+
+class Decision(IntEnum):
+    """What became of an event."""
+
+    ACCEPTED = 0
+    HELD = 1
+    DUPLICATE = 2
+    CONFLICT = 3
+    LATE = 4
+    FUTURE = 5
+
+
+REASONS = {
+    Decision.CONFLICT: "another event of the same id was accepted before; the first one holds",
+    Decision.LATE: "it is older than the watermark, {watermark}: what was served and computed"
+    " before would change",
+    Decision.FUTURE: "its time is more than {tolerance} ahead of our clock, {now}",
+}
+
+
+class Receipt(NamedTuple):
+    """What became of the events of one request.
+
+    accepted: counted, durable and visible; held: durable, counted when their time has come;
+    duplicates: were accepted before; faults: those that were refused, with the reason; published:
+    as of when rows that contain the accepted ones are served.
+    """
+
+    accepted: int
+    held: int
+    duplicates: int
+    faults: tuple[Fault, ...]
+    published: datetime
+
+
+class Position(NamedTuple):
+    """A place in a source of events: `after` follows `before` in `partition`."""
+
+    source: str
+    partition: str
+    before: str | None
+    after: str
+
+
+@dataclass
+class LiveDirectory:
+    """What a commit needs to know.
+
+    Parameters
+    ----------
+    environment : Environment
+    views : sequence of ServedView
+    settings : LiveSettings
+    clock : callable
+        The time, aware.
+    """
+
+    environment: Environment
+    views: Sequence[ServedView]
+    settings: LiveSettings
+    clock: Callable[[], datetime]
+    streams: Mapping[str, EventStream] = field(init=False)
+    engines: Mapping[str, Incremental] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.streams = {one.declared.stream.name: one.declared.stream for one in self.views}
+        self.engines = {
+            name: Incremental(one.declared for one in self.views if one.declared.stream == stream)
+            for name, stream in self.streams.items()
+        }
+
+
+class Commit:
+    """One transaction."""
+
+    def __init__(self, ledger: LiveDirectory, tables: Mapping[str, Any]) -> None:
+        self.ledger, self.tables, self.meta = ledger, tables, tables[META]
+        self.now = int(instant(ledger.clock()).astype(np.int64))
+        # never twice, also when the clock is set back
+        self.published = max(self.now, int(self.meta.get(LAST_COMMIT) or -1) + 1)
+        self.counts = json.loads(self.meta.get(COUNTS) or b"{}")
+        self.letters: list[bytes] = []
+
+    def run(self, requests: Sequence[Incoming], position: Position | None) -> list[Receipt]:
+        if position is not None:
+            self._move(position)
+        decided = [np.full(len(request), Decision.ACCEPTED, np.int8) for request in requests]
+        watermarks = {name: self._watermark(name) for name in self.ledger.streams}
+        for name in self.ledger.streams:
+            mine = [i for i, request in enumerate(requests) if request.stream == name]
+            self._stream(name, [requests[i] for i in mine], [decided[i] for i in mine])
+        receipts = [
+            self._receipt(request, decision, watermarks)
+            for request, decision in zip(requests, decided, strict=True)
+        ]
+        self._close()
+        return receipts
+
+    def begin(
+        self,
+        name: str,
+        events: Events,
+        known_as: Mapping[bytes, bytes],
+        *,
+        files: Callable[[int], None],
+    ) -> int:
+        """See `Ledger.begin`."""
+        stream = self.ledger.streams[name]
+        if self._watermark(name) is not None:
+            raise InputError(
+                f"the stream {name!r} has accepted events already; a history is taken over before"
+                " the first one, send further events as such"
+            )
+        if not len(events):
+            raise InputError(f"the history of {name!r} has no event; send events as they come")
+        newest = int(events.times[-1])
+        if newest > self.now:
+            raise InputError(
+                f"the history of {name!r} ends in the future, at {_shown(newest)}; correct the"
+                " times, or drop these events"
+            )
+        files(self.published)
+        for start in range(0, len(events), _FOLDED_AT_ONCE):
+            piece = events.table.slice(start, _FOLDED_AT_ONCE)
+            self._fold(stream, Events(stream, piece), keep_history=False)
+        self._keep_watermark(stream, newest)
+        again = np.flatnonzero(events.times >= newest - microseconds_of(stream.lateness))
+        recent = events.where(again)
+        ids = [known_as[one] for one in recent.table[EVENT_ID].to_pylist()]
+        self._keep_ids(name, ids, [_ANY_DIGEST] * len(ids), recent.times)
+        self.counts.setdefault(name, {})["history"] = len(events)
+        self._close()
+        return self.published
+
+    def _close(self) -> None:
+        if self.letters:
+            self.tables[LETTERS].put(time_key(self.published), b"\n".join(self.letters) + b"\n")
+        for one in self.ledger.views:
+            if self.meta.get(one.declaration) is None:
+                self.meta.put(one.declaration, to_json(one.declared).encode())
+        self.meta.put(LAST_COMMIT, str(self.published).encode())
+        self.meta.put(COUNTS, json.dumps(self.counts).encode())
+
+    def _move(self, position: Position) -> None:
+        key = f"position/{position.source}/{position.partition}".encode()
+        stored = self.meta.get(key)
+        if (None if stored is None else bytes(stored).decode()) != position.before:
+            raise ArtifactError(
+                f"{position.source}, partition {position.partition}: another process has read it"
+                f" to {bytes(stored or b'nowhere').decode()}, this one started from"
+                f" {position.before}; nothing was written, stop one of them"
+            )
+        self.meta.put(key, position.after.encode())
+
+    def _watermark(self, stream: str) -> int | None:
+        stored = self.meta.get(f"watermark/{stream}".encode())
+        return None if stored is None else int(bytes(stored))
+
+    def _stream(
+        self, name: str, requests: Sequence[Incoming], decided: Sequence[np.ndarray]
+    ) -> None:
+        """Decide of the events of one stream, and fold those that are accepted."""
+        stream, watermark = self.ledger.streams[name], self._watermark(name)
+        self._decide(name, requests, decided, watermark)
+        self._remember(name, requests, decided)
+        held = _chosen(stream, requests, decided, Decision.HELD)
+        for row, time in enumerate(held.times.tolist()):
+            event = held.table.slice(row, 1)
+            key = time_key(time + SHIFT) + event[EVENT_ID][0].as_py()
+            self.tables[held_table(name)].put(key, serialized(event))
+        accepted = _chosen(stream, requests, decided, Decision.ACCEPTED)
+        accepted = together(accepted, *self._due(stream))
+        if not len(accepted):
+            return
+        kept = published_at(accepted.table, self.published)
+        self.tables[accepted_table(name)].put(time_key(self.published), serialized(kept))
+        self._fold(stream, accepted)
+        self._keep_watermark(stream, int(accepted.times[-1]))
+
+    def _keep_watermark(self, stream: EventStream, newest: int) -> None:
+        """Move the watermark after the newest accepted event; it never moves back."""
+        watermark = self._watermark(stream.name)
+        moved = newest - microseconds_of(stream.lateness)
+        moved = moved if watermark is None else max(watermark, moved)
+        self.meta.put(f"watermark/{stream.name}".encode(), str(moved).encode())
+        self._forget_ids(stream.name, moved)
+
+    def _decide(
+        self,
+        name: str,
+        requests: Sequence[Incoming],
+        decided: Sequence[np.ndarray],
+        watermark: int | None,
+    ) -> None:
+        """Set the decision of each event: known ids first, then times."""
+        hashes = [h for request in requests for h in request.hashes]
+        known = dict(self.tables[ids_table(name)].cursor().getmulti(hashes))
+        latest = self.now + microseconds_of(self.ledger.settings.tolerance)
+        for request, decision in zip(requests, decided, strict=True):
+            times = request.times
+            if watermark is not None:
+                decision[times < watermark] = Decision.LATE
+            decision[times > self.now] = Decision.HELD
+            decision[times > latest] = Decision.FUTURE
+            for i, (key, digest) in enumerate(zip(request.hashes, request.digests, strict=True)):
+                before = known.get(key)
+                if before is not None:
+                    same = before in (digest, _ANY_DIGEST)
+                    decision[i] = Decision.DUPLICATE if same else Decision.CONFLICT
+                elif decision[i] <= Decision.HELD:
+                    known[key] = digest
+
+    def _due(self, stream: EventStream) -> list[Events]:
+        """Held events whose time has come; they are held no longer."""
+        held, due = self.tables[held_table(stream.name)], []
+        for key, value in list(held.cursor()):
+            if int.from_bytes(bytes(key)[:8], "big") - SHIFT > self.now:
+                break
+            due.append(Events.accepted(stream, parsed(value)))
+            held.delete(key)
+        return due
+
+    def _remember(
+        self, name: str, requests: Sequence[Incoming], decided: Sequence[np.ndarray]
+    ) -> None:
+        """Keep the ids of what was accepted or is held, and by minute, to be forgotten."""
+        kept = [np.flatnonzero(decision <= Decision.HELD).tolist() for decision in decided]
+        hashes, digests = (
+            [of[i] for of, rows in zip(each, kept, strict=True) for i in rows]
+            for each in ([r.hashes for r in requests], [r.digests for r in requests])
+        )
+        times = [r.times[rows] for r, rows in zip(requests, kept, strict=True)]
+        self._keep_ids(name, hashes, digests, np.concatenate([np.empty(0, np.int64), *times]))
+
+    def _keep_ids(
+        self, name: str, hashes: Sequence[bytes], digests: Sequence[bytes], times: np.ndarray
+    ) -> None:
+        self.tables[ids_table(name)].cursor().putmulti(sorted(zip(hashes, digests, strict=True)))
+        minutes = dict[int, list[bytes]]()
+        for key, minute in zip(hashes, (times // _MINUTE).tolist(), strict=True):
+            minutes.setdefault(minute, []).append(key)
+        table = self.tables[minutes_table(name)]
+        for minute, keys in minutes.items():
+            table.put(time_key(minute + SHIFT) + time_key(self.published), b"".join(keys))
+
+    def _forget_ids(self, name: str, watermark: int) -> None:
+        """Forget ids of events that would be late by now, whatever they were."""
+        minutes, ids = self.tables[minutes_table(name)], self.tables[ids_table(name)]
+        old = list[tuple[bytes, bytes]]()
+        for key, hashes in minutes.cursor():
+            minute = int.from_bytes(bytes(key)[:8], "big") - SHIFT
+            if (minute + 1) * _MINUTE > watermark or len(old) == _FORGET_AT_ONCE:
+                break
+            old.append((bytes(key), bytes(hashes)))
+        for key, hashes in old:
+            for start in range(0, len(hashes), 16):
+                ids.delete(hashes[start : start + 16])
+            minutes.delete(key)
+
+    def _fold(self, stream: EventStream, events: Events, *, keep_history: bool = True) -> None:
+        """States and rows of the keys of accepted events."""
+        states = States(self.tables[states_table(stream.name)])
+        advanced = self.ledger.engines[stream.name].advance(states, events)
+        states.put(advanced.states)
+        stamp = pa.scalar(self.published, UTC_US)
+        for one in self.ledger.views:
+            rows = advanced.rows.get(one.declared.name)
+            if rows is None:
+                continue
+            place = rows.column_names.index(TIMESTAMP)
+            rows = rows.set_column(place, TIMESTAMP, pa.repeat(stamp, len(rows)))
+            put_rows(
+                self.tables[one.table],
+                rows_of(one.view, rows, event=TIMESTAMP, created=None),
+                self.ledger.environment,
+            )
+            if keep_history:
+                self.tables[one.history].put(time_key(self.published), serialized(rows))
+
+    def _receipt(
+        self, request: Incoming, decision: np.ndarray, watermarks: Mapping[str, int | None]
+    ) -> Receipt:
+        faults = list(request.faults)
+        for kind, text in REASONS.items():
+            for i in np.flatnonzero(decision == kind).tolist():
+                reason = text.format(
+                    watermark=_shown(watermarks[request.stream]),
+                    tolerance=self.ledger.settings.tolerance,
+                    now=_shown(self.now),
+                )
+                place = int(request.places[i])
+                faults.append(Fault(place, reason, request.sent[place]))
+        arrived = moment(np.datetime64(self.now, "us"))
+        self.letters += [letter(f, stream=request.stream, arrived=arrived) for f in faults]
+        number = {kind: int((decision == kind).sum()) for kind in Decision}
+        mine = self.counts.setdefault(request.stream, {})
+        outcomes = {kind.name.lower(): n for kind, n in number.items()}
+        for outcome, n in (outcomes | {"unreadable": len(request.faults)}).items():
+            mine[outcome] = mine.get(outcome, 0) + n
+        return Receipt(
+            number[Decision.ACCEPTED],
+            number[Decision.HELD],
+            number[Decision.DUPLICATE],
+            tuple(sorted(faults, key=lambda fault: fault.place)),
+            moment(np.datetime64(self.published, "us")),
+        )
+
+
+def _chosen(
+    stream: EventStream,
+    requests: Sequence[Incoming],
+    decided: Sequence[np.ndarray],
+    decision: Decision,
+) -> Events:
+    """The events of which this was decided."""
+    tables = [
+        request.table.filter(pa.array(of == decision))
+        for request, of in zip(requests, decided, strict=True)
+    ]
+    if not any(len(table) for table in tables):
+        return Events(stream, event_schema(stream).empty_table())
+    return Events.of(stream, pa.concat_tables(tables))
+
+
+def _shown(time: int | None) -> str:
+    return "none" if time is None else moment(np.datetime64(time, "us")).isoformat()

@@ -1,0 +1,141 @@
+"""Accepted events and what follows from them, changed together. Reads, writes: one LMDB directory.
+
+A commit decides of each event whether it is accepted (once, whatever is sent twice), folds the
+accepted ones into the states of their keys, serves the rows of these keys, and remembers all of it
+for the history, in one transaction. An event is acknowledged after that, so that none that was
+acknowledged is lost or counted twice.
+
+Legend: W watermark: events before it are late; P publish time: when the rows of a commit became
+visible, strictly rising. Both in microseconds since 1970 UTC.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from adc_features.aggregates.events import Events
+from adc_features.aggregates.record import to_json
+from adc_features.errors import InputError
+from adc_features.live.commit import (
+    COUNTS,
+    LAST_COMMIT,
+    Commit,
+    LiveDirectory,
+    Position,
+    Receipt,
+)
+from adc_features.live.incoming import Incoming
+from adc_features.live.tables import LETTERS, META, OF_STREAM
+
+
+class Ledger(LiveDirectory):
+    """The live directory of a repository: what it holds, and how it changes."""
+
+    # ---- reading
+
+    def facts(self) -> dict[str, Any]:
+        """What is known of the directory as of now: watermarks, counts, positions, publish time."""
+        with self.environment.reading(META) as txn:
+            pairs = {} if txn is None else {bytes(k): bytes(v) for k, v in txn.cursor()}
+        return {
+            "published": int(pairs[LAST_COMMIT]) if LAST_COMMIT in pairs else None,
+            "watermarks": _named(pairs, b"watermark/"),
+            "positions": _named(pairs, b"position/"),
+            "counts": json.loads(pairs.get(COUNTS, b"{}")),
+        }
+
+    def check_declarations(self) -> None:
+        """Raise InputError for a view whose states were made by another declaration."""
+        with self.environment.reading(META) as txn:
+            for one in self.views:
+                stored = None if txn is None else txn.get(one.declaration)
+                if stored is not None and bytes(stored) != to_json(one.declared).encode():
+                    raise InputError(
+                        f"the live view {one.declared.name!r} holds states of another declaration;"
+                        " give the changed view a name of its own, or move the live directory away"
+                        " and begin again, `adc ingest --history FILE.parquet`"
+                    )
+
+    # ---- writing
+
+    def tables(self) -> list[str]:
+        """The tables that a commit changes."""
+        return [
+            META,
+            LETTERS,
+            *(table(name) for name in self.streams for table in OF_STREAM),
+            *(name for one in self.views for name in (one.table, one.history)),
+        ]
+
+    def commit(
+        self, requests: Sequence[Incoming], *, position: Position | None = None
+    ) -> list[Receipt]:
+        """Decide of the events of several requests, in their order, and fold what is accepted.
+
+        Parameters
+        ----------
+        requests : sequence of Incoming
+        position : Position, optional
+            Where their source stands before and after them.
+
+        Returns
+        -------
+        list of Receipt
+            One for each request. What they say is durable and visible.
+
+        Raises
+        ------
+        ArtifactError
+            The directory cannot be written, or another process has read the source further;
+            nothing was changed.
+        """
+        return self.environment.write_tables(
+            self.tables(), lambda tables: Commit(self, tables).run(requests, position)
+        )
+
+    def begin(
+        self,
+        stream: str,
+        events: Events,
+        known_as: Mapping[bytes, bytes],
+        *,
+        files: Callable[[int], None],
+    ) -> int:
+        """Take over a whole history, as if each event had been accepted.
+
+        Parameters
+        ----------
+        stream : str
+        events : Events
+        known_as : mapping of bytes to bytes
+            The id of each accepted event -> what its own id is known as: of the newest ones it is
+            remembered, so that one that comes again is known.
+        files : callable
+            Writes what belongs to the publish time that it is given; called before anything
+            becomes visible, and again when the directory had to grow.
+
+        Returns
+        -------
+        int
+            The publish time of the rows.
+
+        Raises
+        ------
+        InputError
+            The stream has accepted events already, or the history ends in the future; nothing was
+            changed.
+        """
+        return self.environment.write_tables(
+            self.tables(),
+            lambda tables: Commit(self, tables).begin(stream, events, known_as, files=files),
+        )
+
+
+def _named(pairs: Mapping[bytes, bytes], prefix: bytes) -> dict[str, str]:
+    return {
+        key[len(prefix) :].decode(): value.decode()
+        for key, value in pairs.items()
+        if key.startswith(prefix)
+    }

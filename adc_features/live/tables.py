@@ -1,0 +1,132 @@
+"""The tables of the live directory. Reads: bytes. Writes: names, keys, bytes.
+
+meta                publish time, watermarks, positions of sources, counts, declarations
+accepted/<stream>   publish time -> the events that a commit accepted, until a segment has them
+states/<stream>     view or ledger, key -> state
+ids/<stream>        id of an event -> digest of it, while it might come again
+minutes/<stream>    minute of event time, publish time -> ids, to be forgotten together
+held/<stream>       event time, id -> an event of the near future
+history/<view>      publish time -> the rows that a commit served, until a segment has them
+letters             publish time -> refused events, until a file has them
+<project>/<view>    the rows that are served, as the online store has them
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from adc_features.aggregates.declaration import AggregateView
+from adc_features.event_times import UTC_US
+from adc_features.store.lmdb.entity_keys import LONGEST
+
+META, LETTERS = "meta", "letters"
+PUBLISHED = "published"
+"""The column of accepted events that says when they became visible; in `meta`, the last commit."""
+SHIFT = 1 << 62
+"""Added to times that may lie before 1970, so that their keys sort."""
+
+
+def time_key(time: int) -> bytes:
+    """A time (microseconds since 1970) that is not negative as a key: keys sort as times do."""
+    return time.to_bytes(8, "big")
+
+
+@dataclass(frozen=True)
+class ServedView:
+    """A declared view, the Feast view of its rows and the table in which they are served."""
+
+    declared: AggregateView
+    view: Any
+    table: str
+
+    @property
+    def history(self) -> str:
+        """The table of rows that are not yet in the view's history."""
+        return f"history/{self.declared.name}"
+
+    @property
+    def declaration(self) -> bytes:
+        """Where `meta` holds the declaration by which the view's states were made."""
+        return f"declaration/{self.declared.name}".encode()
+
+
+def accepted_table(stream: str) -> str:
+    """The table of accepted events, a batch for each publish time, that are in no segment yet."""
+    return f"accepted/{stream}"
+
+
+def ids_table(stream: str) -> str:
+    """The table of the ids of events that may come again."""
+    return f"ids/{stream}"
+
+
+def held_table(stream: str) -> str:
+    """The table of events whose time has not come."""
+    return f"held/{stream}"
+
+
+def minutes_table(stream: str) -> str:
+    """The table of these ids by the minute of their event."""
+    return f"minutes/{stream}"
+
+
+def states_table(stream: str) -> str:
+    """The table of the states of every view of a stream."""
+    return f"states/{stream}"
+
+
+OF_STREAM = (accepted_table, states_table, ids_table, minutes_table, held_table)
+
+
+class States:
+    """States of keys in a table of a transaction."""
+
+    def __init__(self, table: Any) -> None:
+        self._table = table
+
+    def states(self, name: str, keys: Sequence[bytes]) -> list[bytes | None]:
+        """The state of each key under a name; None of a key without one."""
+        get = self._table.get
+        found = [get(state_key(name, key)) for key in keys]
+        return [None if state is None else bytes(state) for state in found]
+
+    def put(self, states: Mapping[str, Mapping[bytes, bytes]]) -> None:
+        """Keep states, by name and key."""
+        pairs = sorted(
+            (state_key(name, key), state)
+            for name, of_keys in states.items()
+            for key, state in of_keys.items()
+        )
+        self._table.cursor().putmulti(pairs)
+
+
+def state_key(name: str, key: bytes) -> bytes:
+    """Where a state lies in its table."""
+    whole = name.encode() + b"\0" + key
+    if len(whole) <= LONGEST:
+        return whole
+    return b"#" + hashlib.blake2b(whole, digest_size=32).digest()
+
+
+def published_at(events: pa.Table, published: int) -> pa.Table:
+    """Events with the publish time of the commit that accepted them."""
+    return events.append_column(PUBLISHED, pa.repeat(pa.scalar(published, UTC_US), len(events)))
+
+
+def serialized(table: pa.Table) -> bytes:
+    """A table as bytes, its schema included."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(table.combine_chunks())
+    return sink.getvalue().to_pybytes()
+
+
+def parsed(data: bytes) -> pa.Table:
+    """The table of `serialized`."""
+    with pa.ipc.open_stream(pa.py_buffer(bytes(data))) as stream:
+        return stream.read_all()

@@ -1,0 +1,83 @@
+"""What /metrics and /readyz tell of live events. Reads: the live directory. Writes: metrics.
+
+Counts stand in the live directory, in the transactions that they count, so that they are the same
+whichever process is asked, and go on after a restart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from adc_features.clock import instant, moment
+from adc_features.live.writer import Writer
+from adc_features.store.lmdb.row_table import glance
+
+
+class LiveMetrics(Collector):
+    """The metrics of a writer and of its directory."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+
+    def page(self) -> bytes:
+        """The metrics in the text format of Prometheus."""
+        registry = CollectorRegistry(auto_describe=False)
+        registry.register(self)
+        return generate_latest(registry)
+
+    def facts(self) -> dict[str, Any]:
+        """What /readyz tells: the last commit, watermarks, what waits, failed writes of files."""
+        facts = self._writer.ledger.facts()
+        return {
+            "published": _shown(facts["published"]),
+            "watermarks": {name: _shown(int(at)) for name, at in facts["watermarks"].items()},
+            "waiting": self._writer.waiting,
+            "history_error": None if self._writer.history_error is None else "not written",
+        }
+
+    def collect(self) -> Iterator[Any]:
+        """Called by prometheus_client at each scrape."""
+        ledger = self._writer.ledger
+        facts, now = ledger.facts(), int(instant(ledger.clock()).astype(np.int64))
+        events = CounterMetricFamily(
+            "adc_live_events", "Events by what became of them.", labels=["stream", "outcome"]
+        )
+        for stream, counts in facts["counts"].items():
+            for outcome, number in counts.items():
+                events.add_metric([stream, outcome], number)
+        yield events
+        age = GaugeMetricFamily(
+            "adc_live_watermark_age_seconds",
+            "How far behind the clock the watermark of a stream is.",
+            labels=["stream"],
+        )
+        for stream, at in facts["watermarks"].items():
+            age.add_metric([stream], (now - int(at)) / 1e6)
+        yield age
+        if facts["published"] is not None:
+            yield GaugeMetricFamily(
+                "adc_live_commit_age_seconds",
+                "Time since rows were last published.",
+                value=(now - facts["published"]) / 1e6,
+            )
+        yield GaugeMetricFamily(
+            "adc_live_waiting_events",
+            "Events that wait in this process to be committed.",
+            value=self._writer.waiting,
+        )
+        rows = GaugeMetricFamily("adc_live_rows", "Rows online, by view.", labels=["view"])
+        for one in ledger.views:
+            rows.add_metric(
+                [one.declared.name], glance(ledger.environment, one.table, samples=0)[0]
+            )
+        yield rows
+
+
+def _shown(time: int | None) -> str | None:
+    return None if time is None else moment(np.datetime64(time, "us")).isoformat()

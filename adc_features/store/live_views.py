@@ -1,0 +1,126 @@
+"""Views whose rows follow events: declared, found in a repository, read online. Reads: the Python
+files of a repository. Writes: Feast views.
+
+    clicks = EventStream("clicks", keys={"customer_id": "int64", "sku": "string"}, ...)
+    activity = AggregateView("customer_activity", clicks, key=("customer_id",), features={...})
+    customer_activity = live_view(activity, entities=[customer], repo=Path(__file__).parent)
+
+A live view is an ordinary feature view. Its source is the directory of the rows that were served,
+each from the moment on at which it was (`event_timestamp`), so that a join reads what a request
+read. In our online store its rows lie in an environment of their own, which a bulk load of other
+views never holds up; into every other store they come by `write_to_online_store`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from adc_features.aggregates.batch import TIMESTAMP, row_schema
+from adc_features.aggregates.declaration import AggregateView
+from adc_features.aggregates.record import declaration_hash
+from adc_features.artifact import write_atomically
+from adc_features.errors import InputError
+
+if TYPE_CHECKING:
+    from adc_features.store._compat import FeatureView
+
+LIVE_TAG = "adc_live"
+"""The tag of live views; its value is the hash of their declaration."""
+PLACE = "data/live"
+"""Where the live directory of a repository lies."""
+_NOTHING = f"{0:020d}-{0:020d}.parquet"
+
+
+def is_live(view: Any) -> bool:
+    """Whether the rows of a Feast view follow events."""
+    return LIVE_TAG in (getattr(view, "tags", None) or {})
+
+
+def history_path(repo: Path, view: str) -> Path:
+    """The directory of a live view's rows."""
+    return Path(repo) / PLACE / "history" / view
+
+
+def live_view(
+    declared: AggregateView,
+    *,
+    entities: Sequence[Any],
+    repo: Path,
+    ttl: timedelta = timedelta(0),
+) -> FeatureView:
+    """The Feast view of declared aggregates.
+
+    Parameters
+    ----------
+    declared : AggregateView
+    entities : sequence of feast.Entity
+        Those whose join keys are the view's key.
+    repo : Path
+        The repository.
+    ttl : timedelta
+        How long a row is served after it was published, that is after the key's last event; 0: for
+        ever. One that is shorter than the longest window hides keys that still have events in it.
+
+    Returns
+    -------
+    feast.FeatureView
+
+    Raises
+    ------
+    InputError
+        The entities are not those of the view's key, or a feature has no Feast type.
+    """
+    from adc_features.store import _compat as feast
+    from adc_features.store.definitions import _feast_type
+
+    keys = sorted(key for entity in entities for key in _join_keys(entity))
+    if keys != sorted(declared.key):
+        raise InputError(
+            f"the live view {declared.name!r} is keyed by {', '.join(declared.key)}, but its"
+            f" entities have the join keys {', '.join(keys) or 'none'}; name the entities of"
+            " its key"
+        )
+    at_read = sorted(name for name, one in declared.features.items() if one.at == "read")
+    if at_read:
+        raise InputError(
+            f"the features {', '.join(at_read)} of {declared.name!r} are declared with at='read': a"
+            " feature store serves rows as they were written; declare them with at='row', whose"
+            " windows end at the key's newest event"
+        )
+    schema = row_schema(declared)
+    place = history_path(Path(repo).resolve(), declared.name)
+    if not place.is_dir():
+        _make_readable(place, schema)
+    fields = [f for f in schema if f.name != TIMESTAMP]
+    return feast.FeatureView(
+        name=declared.name,
+        entities=list(entities),
+        schema=[feast.Field(name=f.name, dtype=_feast_type(f.type)) for f in fields],
+        source=feast.FileSource(
+            name=f"{declared.name}_history",
+            path=str(place),
+            file_format=feast.ParquetFormat(),
+            timestamp_field=TIMESTAMP,
+        ),
+        ttl=ttl,
+        tags={LIVE_TAG: declaration_hash(declared)},
+    )
+
+
+def _join_keys(entity: Any) -> Sequence[str]:
+    return [entity.join_key]
+
+
+def _make_readable(place: Path, schema: pa.Schema) -> None:
+    """An empty first segment: a join before the first event finds a table without rows."""
+    import pyarrow.parquet as pq
+
+    place.mkdir(parents=True, exist_ok=True)
+    sink = pa.BufferOutputStream()
+    pq.write_table(schema.empty_table(), sink)
+    write_atomically(place / _NOTHING, sink.getvalue().to_pybytes())

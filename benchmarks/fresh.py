@@ -1,0 +1,229 @@
+"""How fresh are online features, and are they right? Reads: nothing. Writes: JSON.
+
+    python benchmarks/fresh.py --json fresh.json
+    python benchmarks/fresh.py --only ingest kills --json -
+
+`ingest`: events a CPU second, from the bytes of requests of 500 events to durable rows of two views
+(every statistic that this project serves of users and items), over --events events of --users users
+and --items items; beside it the rows a CPU second that Feast's own `write_to_online_store` writes
+of the same views into its SQLite and Redis stores, from frames of the same size. Redis is left out
+where no server is installed.
+`equality`: states and values that were compared with the batch after that, and how many differ.
+`kills`: kills of the process that takes events, each at another moment.
+`freshness`: --rate events a second come in requests of ten; from the moment a request was due to
+the moment at which its events are acknowledged, that is durable and visible, in ms.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from _live import events, make_shop, survive
+from _measure import apart, peak_rss_bytes, write_report
+
+PARTS = ("ingest", "feast", "kills", "freshness")
+AT_ONCE = 500
+
+
+def ingest(scratch: Path, *, count: int, users: int, items: int) -> dict[str, Any]:
+    """Events a CPU second, and whether everything is right afterwards."""
+    from adc_features.live.incoming import events_of, incoming
+    from adc_features.live.repository import open_live
+    from adc_features.live.verify import verify_online
+
+    views = make_shop(scratch / "shop")
+    live = open_live(scratch / "shop", declared=views)
+    stream = next(iter(live.ledger.streams.values()))
+    made = list(events(count, users=users, items=items, seconds=500))
+    bodies = [json.dumps(made[at : at + AT_ONCE]).encode() for at in range(0, count, AT_ONCE)]
+    del made
+    cpu, wall, accepted = time.process_time(), time.perf_counter(), 0
+    for at, body in enumerate(bodies):
+        (receipt,) = live.ledger.commit([incoming(stream, events_of(body), size=len(body))])
+        accepted += receipt.accepted
+        if at % 100 == 99:
+            live.histories.drain()
+    live.histories.drain()
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    if accepted != count:
+        raise SystemExit(f"{accepted} of {count} events were accepted: the measure is void")
+    data = (scratch / "shop/data/live/lmdb/data.mdb").stat()
+    report = verify_online(live.histories)
+    compared = sum(one["keys"] for one in report.states.values())
+    compared += sum(one.keys for one in report.features)
+    keys = {one.view: one.keys for one in report.features}
+    return {
+        "ingest": {
+            "events": count,
+            "events_per_cpu_s": count / cpu,
+            "events_per_s": count / wall,
+            "peak_rss_bytes": peak_rss_bytes(),
+            "lmdb_bytes_per_key": data.st_blocks * 512 / sum(keys.values()),
+            "keys": keys,
+        },
+        "equality": {"checked": compared, "different": report.different},
+    }
+
+
+def feast_writes(scratch: Path, store: dict[str, Any], *, batches: int) -> float:
+    """Rows a CPU second of Feast's own write path, of the same two views."""
+    import _live
+    from feast import Entity, FeatureStore, ValueType
+
+    from adc_features.aggregates import Events, Incremental, MemoryStates
+    from adc_features.live.incoming import incoming
+    from adc_features.store.live_views import live_view
+
+    stream, views = _live.declared()
+    repo = scratch / "feast"
+    repo.mkdir(parents=True)
+    config = {
+        "project": "shop",
+        "registry": {"path": str(repo / "registry.db"), "cache_ttl_seconds": 600},
+        "provider": "local",
+        "entity_key_serialization_version": 3,
+        "offline_store": {"type": "file"},
+        "online_store": store,
+    }
+    (repo / "feature_store.yaml").write_text(json.dumps(config))
+    customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
+    product = Entity(name="product", join_keys=["sku"], value_type=ValueType.STRING)
+    of = {"user_live": customer, "item_live": product}
+    feast_views = [live_view(v, entities=[of[v.name]], repo=repo) for v in views]
+    for view in feast_views:
+        view.tags = {}
+    opened = FeatureStore(str(repo))
+    opened.apply([customer, product, *feast_views])
+    engine, memory, frames = Incremental(views), MemoryStates(), []
+    made = list(events(batches * AT_ONCE, users=100_000, items=50_000, seconds=500))
+    for at in range(0, len(made), AT_ONCE):
+        batch = Events.of(stream, incoming(stream, made[at : at + AT_ONCE]).table)
+        step = engine.advance(memory, batch)
+        memory.keep(step, batch)
+        frames += [(name, rows.to_pandas()) for name, rows in step.rows.items()]
+    opened.write_to_online_store(*frames[0])  # connections and caches
+    cpu, rows = time.process_time(), 0
+    for name, frame in frames[1:]:
+        opened.write_to_online_store(name, frame)
+        rows += len(frame)
+    return rows / (time.process_time() - cpu)
+
+
+def feast_redis(scratch: Path, *, batches: int) -> float | None:
+    """The same into Redis; the server's own CPU is not counted. None without a server."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "servers"))
+    import start
+
+    if shutil.which("redis-server") is None:
+        return None
+    with start.redis() as variables:
+        address = f"{variables['ADC_REDIS_HOST']}:{variables['ADC_REDIS_PORT']}"
+        store = {"type": "redis", "connection_string": address}
+        return feast_writes(scratch, store, batches=batches)
+
+
+def freshness(scratch: Path, *, rate: int, seconds: float) -> dict[str, Any]:
+    """From due to visible, over the writer that the service uses, in requests of ten events."""
+    from adc_features.live.incoming import events_of, incoming
+    from adc_features.live.repository import open_live
+    from adc_features.live.writer import Writer
+
+    views = make_shop(scratch / "shop")
+    live = open_live(scratch / "shop", declared=views)
+    stream = next(iter(live.ledger.streams.values()))
+    requests = int(rate * seconds / 10)
+    waits: list[float] = []
+    lock = threading.Lock()
+    with Writer(live.ledger, live.histories) as writer:
+        began = time.perf_counter() + 0.2
+        pending = []
+        for at in range(requests):
+            due = began + at * 10 / rate
+            time.sleep(max(0.0, due - time.perf_counter()))
+            now = datetime.now(UTC)
+            made = list(events(10, users=100_000, items=50_000, seconds=0.01, seed=at, now=now))
+            body = json.dumps(made).encode()
+            receipt = writer.submit(incoming(stream, events_of(body), size=len(body)))
+
+            def done(_: Any, due: float = due) -> None:
+                with lock:
+                    waits.append(1000 * (time.perf_counter() - due))
+
+            receipt.add_done_callback(done)
+            pending.append(receipt)
+        accepted = sum(receipt.result().accepted for receipt in pending)
+    if accepted != requests * 10:
+        raise SystemExit(f"{accepted} of {requests * 10} events were accepted: void")
+    ordered = sorted(waits)
+    return {
+        "events": accepted,
+        "rate": rate,
+        "p50_ms": statistics.median(ordered),
+        "p99_ms": ordered[int(0.99 * (len(ordered) - 1))],
+        "max_ms": ordered[-1],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", default="-", help="a file, or - for the standard output")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--events", type=int, default=200_000)
+    parser.add_argument("--users", type=int, default=100_000)
+    parser.add_argument("--items", type=int, default=50_000)
+    parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--rate", type=int, default=1_000)
+    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--work", type=Path, help="a directory for the repositories")
+    asked = parser.parse_args()
+    report: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory(dir=asked.work) as folder:
+        scratch = Path(folder)
+        if "ingest" in asked.only:
+            size = {"count": asked.events, "users": asked.users, "items": asked.items}
+            report |= apart(_ingest, scratch / "ingest", size)
+        if "feast" in asked.only:
+            found = report.setdefault("ingest", {})
+            sqlite = {"type": "sqlite", "path": str(scratch / "online.db")}
+            batches = max(4, asked.events // 20_000)
+            found["feast_sqlite_rows_per_cpu_s"] = apart(
+                _feast, scratch / "sqlite", sqlite, batches
+            )
+            found["feast_redis_rows_per_cpu_s"] = apart(_redis, scratch / "redis", batches)
+        if "kills" in asked.only:
+            report["kills"] = apart(_kills, scratch / "kills", asked.kills)
+        if "freshness" in asked.only:
+            report["freshness"] = apart(_freshness, scratch / "fresh", asked.rate, asked.seconds)
+    write_report(asked.json, systems={}, ratios={}, **report)
+
+
+def _ingest(scratch: Path, size: dict[str, int]) -> dict[str, Any]:
+    return ingest(scratch, **size)
+
+
+def _feast(scratch: Path, store: dict[str, Any], batches: int) -> float:
+    return feast_writes(scratch, store, batches=batches)
+
+
+def _redis(scratch: Path, batches: int) -> float | None:
+    return feast_redis(scratch, batches=batches)
+
+
+def _kills(scratch: Path, kills: int) -> dict[str, int]:
+    return survive(scratch / "shop", make_shop(scratch / "shop"), kills=kills)
+
+
+def _freshness(scratch: Path, rate: int, seconds: float) -> dict[str, Any]:
+    return freshness(scratch, rate=rate, seconds=seconds)
+
+
+if __name__ == "__main__":
+    main()

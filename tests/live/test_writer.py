@@ -1,0 +1,62 @@
+"""Requests share commits, wait within bounds, and are told what became of them."""
+
+import threading
+from datetime import timedelta
+
+import pytest
+from live_world import START, Clock, click, opened
+
+from adc_features.errors import ArtifactError
+from adc_features.live.incoming import incoming
+from adc_features.live.writer import BusyError, Writer
+
+
+def test_requests_share_a_commit_and_each_gets_its_receipt(shop, monkeypatch):
+    """Those that come within the wait are one transaction; what waits at the end is committed."""
+    live = opened(shop, Clock(START + timedelta(minutes=1)), commit_after=timedelta(seconds=0.2))
+    commits = []
+    commit = live.ledger.commit
+    monkeypatch.setattr(
+        live.ledger, "commit", lambda r, **k: commits.append(len(r)) or commit(r, **k)
+    )
+    stream = live.ledger.streams["clicks"]
+    with Writer(live.ledger, live.histories) as writer:
+        receipts = [writer.submit(incoming(stream, [click(i, i), click(i, i)])) for i in range(5)]
+    assert [(r.result().accepted, r.result().duplicates) for r in receipts] == [(1, 1)] * 5
+    assert sum(commits) == 5
+    assert len(commits) < 5
+    with pytest.raises(BusyError, match="the service ends"):
+        writer.submit(incoming(stream, [click(9, 9)]))
+
+
+def test_more_than_may_wait_is_refused_and_the_rest_kept(shop, monkeypatch):
+    """Until there is room again."""
+    live = opened(shop, Clock(START + timedelta(minutes=1)), max_waiting=3)
+    stream, commit, go = live.ledger.streams["clicks"], live.ledger.commit, threading.Event()
+    monkeypatch.setattr(live.ledger, "commit", lambda r, **k: go.wait() and commit(r, **k))
+    with Writer(live.ledger, live.histories) as writer:
+        first = writer.submit(incoming(stream, [click(0, 0), click(1, 1)]))
+        with pytest.raises(BusyError, match="2 events wait to be written"):
+            writer.submit(incoming(stream, [click(2, 2), click(3, 3)]))
+        go.set()
+        assert first.result(10).accepted == 2
+        assert writer.submit(incoming(stream, [click(2, 2), click(3, 3)])).result(10).accepted == 2
+
+
+def test_a_directory_that_cannot_be_written_is_told_to_everybody(shop, monkeypatch):
+    """And the next request finds the writer alive."""
+    live = opened(shop, Clock(START + timedelta(minutes=1)))
+    stream, commit, full = live.ledger.streams["clicks"], live.ledger.commit, [True]
+
+    def sometimes(requests, **how):
+        if full:
+            raise ArtifactError("disk full")
+        return commit(requests, **how)
+
+    monkeypatch.setattr(live.ledger, "commit", sometimes)
+    with Writer(live.ledger, live.histories) as writer:
+        with pytest.raises(ArtifactError, match="disk full"):
+            writer.submit(incoming(stream, [click(0, 0)])).result(10)
+        full.clear()
+        assert writer.submit(incoming(stream, [click(0, 0)])).result(10).accepted == 1
+        assert writer.waiting == 0

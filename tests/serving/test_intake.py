@@ -1,0 +1,110 @@
+"""POST /events: what is answered is durable, and what is refused is named."""
+
+import json
+from datetime import timedelta
+
+import pytest
+from live_world import START, Clock, click, emptied, make_shop, online, opened
+from starlette.applications import Starlette
+from starlette.routing import Route
+from starlette.testclient import TestClient
+
+from adc_features.errors import AdcError, ArtifactError
+from adc_features.live.writer import Writer
+from adc_features.serving.intake import MAX_EVENTS, Intake
+from adc_features.serving.protocol import ServiceSettings, error_answer, http_error_of
+
+
+@pytest.fixture(scope="module")
+def made_shop(tmp_path_factory):
+    """An applied repository without events."""
+    return make_shop(tmp_path_factory.mktemp("intake") / "shop")
+
+
+@pytest.fixture
+def intake(made_shop):
+    """What answers, on an empty live directory."""
+    live = opened(emptied(made_shop), Clock(START + timedelta(minutes=1)))
+    found = Intake(Writer(live.ledger, live.histories).__enter__(), ServiceSettings())
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def client(intake):
+    """A client of the route alone."""
+
+    async def endpoint(request):
+        try:
+            return await intake.answer(request)
+        except AdcError as error:
+            return error_answer(http_error_of(error))
+
+    paths = ("/events", "/events/{stream}")
+    routes = [Route(path, endpoint, methods=["POST"]) for path in paths]
+    return TestClient(Starlette(routes=routes))
+
+
+def test_what_is_answered_is_online(client, made_shop):
+    """The answer counts each event once and explains those that were refused."""
+    answer = client.post("/events", json=[click(0, 0), click(0, 0), {"event_id": "x"}])
+    told = answer.json()
+    assert (answer.status_code, told["accepted"], told["duplicates"], told["refused"]) == (
+        200,
+        1,
+        1,
+        1,
+    )
+    assert told["reasons"] == [
+        {
+            "place": 2,
+            "reason": "event_time is absent; expected RFC 3339 text with a zone, or whole"
+            " microseconds since 1970 UTC",
+        }
+    ]
+    assert online(made_shop, ["product_profile:product_events"], sku=["s0"])["product_events"] == [
+        1
+    ]
+    assert client.post("/events/clicks", json={"events": [click(0, 0)]}).json()["duplicates"] == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "code"),
+    [
+        ("/events", b"{", 422, "refused"),
+        ("/events", b'{"event": 1}', 422, "refused"),
+        ("/events/orders", b"[]", 404, "no_such_stream"),
+        ("/events", json.dumps([1] * (MAX_EVENTS + 1)).encode(), 422, "too_many_events"),
+        ("/events", b"[" + b"{}," * 300_000 + b"{}]", 422, "too_many_events"),
+        ("/events", b"[" + b" " * (1 << 20) + b"]", 413, "too_large"),
+    ],
+)
+def test_a_request_that_is_no_list_of_events_is_refused_whole(client, path, body, status, code):
+    """Before anything of it is kept."""
+    answer = client.post(path, content=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
+
+
+def test_a_full_disk_is_told_and_the_events_count_once_later(client, intake, monkeypatch):
+    """507 acknowledges nothing; the same request later is accepted."""
+
+    def full(requests, **how):
+        raise ArtifactError("no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(intake.writer.ledger, "commit", full)
+        answer = client.post("/events", json=[click(0, 0)])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (507, "not_kept")
+    assert client.post("/events", json=[click(0, 0)]).json()["accepted"] == 1
+
+
+def test_metrics_count_what_became_of_events(client, intake):
+    """By stream and outcome, with the age of the watermark and the rows online."""
+    client.post("/events", json=[click(0, 0), click(0, 0), {"event_id": "x"}])
+    page = intake.metrics.page().decode()
+    assert 'adc_live_events_total{outcome="accepted",stream="clicks"} 1.0' in page
+    assert 'adc_live_events_total{outcome="unreadable",stream="clicks"} 1.0' in page
+    assert 'adc_live_watermark_age_seconds{stream="clicks"} 660.0' in page
+    assert 'adc_live_rows{view="product_profile"} 1.0' in page
+    facts = intake.metrics.facts()
+    assert facts["watermarks"] == {"clicks": "2024-05-01T11:50:00+00:00"}
