@@ -5,7 +5,7 @@ Light: no feast.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 
 from adc_features.artifact import write_atomically
 from adc_features.errors import ArtifactError, InputError
+from adc_features.store.refresh import checked_text
 
 CONFIG = "feature_store.yaml"
 
@@ -82,10 +83,12 @@ globals().update(
 class Settings:
     """The `adc_features:` block of feature_store.yaml.
 
-    join_rows: entity rows joined at a time, >= 1.
+    join_rows: entity rows joined at a time, >= 1. refresh: view -> how it is refreshed online, as
+    `RefreshSchedule.parse` reads it, or `log` for the refreshes that are on record.
     """
 
     join_rows: int = 100_000
+    refresh: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         rows = self.join_rows
@@ -94,6 +97,13 @@ class Settings:
                 f"adc_features.join_rows is {self.join_rows!r}; expected a whole number of rows, at"
                 " least 1"
             )
+        if not isinstance(self.refresh, Mapping):
+            raise InputError(
+                f"adc_features.refresh is {self.refresh!r}; expected a schedule for each view, such"
+                " as {user_activity: 1d@03:00+20m}"
+            )
+        texts = {str(view): checked_text(text, of=view) for view, text in self.refresh.items()}
+        object.__setattr__(self, "refresh", texts)
 
 
 def create_repository(directory: Path, *, project: str) -> None:
