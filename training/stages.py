@@ -9,6 +9,7 @@ A stage reads what it needs of the run once, calls functions of values, and writ
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,11 @@ from adc_features.pipeline.stages import (
     timeline_of,
 )
 from adc_features.ranking.recipes import RECIPES, Sources
-from adc_features.ranking.trained import Trained
+from adc_features.ranking.trained import Trained, load_trained
+from adc_features.store.refresh import RefreshSchedule
 from training.evaluation.evaluate import code_coverage, evaluate
+from training.freshness.of_run import codes_online, refresh_of
+from training.ranker.refresh import refresh_facts
 
 PARITY_SAMPLE = 1_000
 FRAME = "frame.parquet"
@@ -65,11 +69,11 @@ trained to show how large it is.
 def _build_dataset(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.store import join_facts, write_parquet
 
-    joined = _joined(run)
+    joined = joined_rows(run)
     facts, manifest = join_facts(joined), _retrieved(joined)
     write_parquet([joined], directory / FRAME)
     write_json(directory / RETRIEVAL, manifest)
-    train, scored = split_rows(_checked_frame(run, joined), split_of(run))
+    train, scored = split_rows(checked_frame(run, joined), split_of(run))
     return {
         "rows_in": facts.rows_in,
         "rows_out": facts.rows_out,
@@ -89,18 +93,26 @@ def _published_snapshots(run: Run) -> Any:
     """
     from adc_features.store import published_snapshots
 
-    return [
+    snapshots = [
         [s.as_of, s.servable_at, s.computed_at]
         for s in published_snapshots(repository_of(run), run.settings.generation)
     ]
+    refresh = refresh_of(run)  # fresh rows are described as ever, and found again
+    return {"snapshots": snapshots, "refresh": refresh_facts(refresh)} if refresh else snapshots
 
 
-def _joined(run: Run) -> pa.Table:
+def joined_rows(run: Run, refresh: Mapping[str, RefreshSchedule] | None = None) -> pa.Table:
+    """The run's labels with the features that were online at their time. refresh: in place of the
+    run's own schedules."""
     from adc_features.store import service_name, training_features
 
     labels = label_table(known_interactions(run))
     return training_features(
-        repository_of(run), labels, service=service_name(run.settings.generation), event_times=True
+        repository_of(run),
+        labels,
+        service=service_name(run.settings.generation),
+        event_times=True,
+        refresh=refresh_of(run) if refresh is None else refresh,
     )
 
 
@@ -140,7 +152,7 @@ def verify_dataset(run: Run) -> dict[str, Any]:
         f"the file {FRAME}: {d}"
         for d in differences(then, {**then, **{k: stored[k] for k in ("rows", "columns")}})
     ]
-    said += [f"the join: {d}" for d in differences(then, _retrieved(_joined(run)))]
+    said += [f"the join: {d}" for d in differences(then, _retrieved(joined_rows(run)))]
     if said:
         raise ArtifactError(
             "the dataset differs from its retrieval manifest. "
@@ -150,7 +162,8 @@ def verify_dataset(run: Run) -> dict[str, Any]:
     return {"rows": then["rows"], "content_hash": then["content_hash"]}
 
 
-def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
+def checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
+    """Joined rows of a run as the frame that its rankers learn from."""
     dataset, split = dataset_of(run), split_of(run)
     known = dataset.interactions if split.eval_end is None else dataset.before(split.eval_end)
     return training_frame(
@@ -164,7 +177,7 @@ def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
 
 def frame_of(run: Run) -> TrainingFrame:
     """The run's joined rows, checked again on the way in."""
-    return _checked_frame(run, read_parquet(run.output(DATASET) / FRAME))
+    return checked_frame(run, read_parquet(run.output(DATASET) / FRAME))
 
 
 def split_frame(run: Run, frame: TrainingFrame) -> tuple[TrainingFrame, TrainingFrame]:
@@ -187,12 +200,14 @@ def split_rows(frame: TrainingFrame, split: Split) -> tuple[TrainingFrame, Train
 # ---- rankers
 
 
-def sources_of(run: Run) -> Sources:
-    """Codes and raw vectors through time, as the run published them."""
+def sources_of(run: Run, refresh: Mapping[str, RefreshSchedule] | None = None) -> Sources:
+    """Codes through time as they were online, and raw vectors as the run published them. refresh:
+    in place of the run's own schedules."""
     from adc_features.ranking.inputs import VectorTimeline
 
     vectors = VectorTimeline(embedding_tables(run), servable_at(run))
-    return Sources(sids=timeline_of(run), vectors=vectors)
+    sids = codes_online(run, timeline_of(run), refresh_of(run) if refresh is None else refresh)
+    return Sources(sids=sids, vectors=vectors)
 
 
 def retroactive(
@@ -242,7 +257,7 @@ def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
     np.save(directory / "scores.npy", scores)
     # controls and the leaky one are never served
     if trained.exchanged is None and not leaks:
-        trained.save(directory / "model")
+        replace(trained, refresh=refresh_facts(refresh_of(run))).save(directory / "model")
     return {"recipe": name, "rounds": trained.rounds, "curve": [r._asdict() for r in trained.curve]}
 
 
@@ -268,6 +283,29 @@ def _build_scores(run: Run, directory: Path, *, recipes: Sequence[str]) -> Mappi
     facts = evaluate(scores, scored, trained_on=train, seed=run.settings.seed).to_dict()
     write_json(directory / "scores.json", facts)
     return facts
+
+
+def evaluate_refreshed(run: Run, refresh: str) -> dict[str, Any]:
+    """The trained rankers of a run on the scored rows as they would be online under schedules; the
+    run stays as it is. refresh: VIEW=SCHEDULE, comma-separated.
+
+    Raises ArtifactError when none is trained, InputError for what is no schedule.
+    """
+    recipes = [name for name in trained_recipes(run) if name in RECIPES]
+    schedules, split = refresh_of(run, refresh), split_of(run)
+    if run.settings.final:
+        run.record("test_rows_opened", split=split._asdict(), recipes=recipes)
+    train, _ = split_rows(frame_of(run), split)
+    sources = sources_of(run, schedules)
+    _, scored = split_rows(checked_frame(run, joined_rows(run, schedules)), split)
+    scores = {}
+    for name in recipes:
+        model = run.output(RANKERS[name]) / "model"
+        if model.is_dir():  # controls are not kept
+            trained = load_trained(model, generation=scored.generation)
+            scores[name] = trained.predict(scored, sources)
+    facts = evaluate(scores, scored, trained_on=train, seed=run.settings.seed).to_dict()
+    return {"refresh": refresh_facts(schedules), **facts}
 
 
 def scores_stage(recipes: Sequence[str]) -> Stage:

@@ -7,8 +7,9 @@ directories.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,6 +41,9 @@ class Trained:
         Losses by round of the first seed, held-out rows included.
     exchanged : Exchange, optional
         For a control: which item was given whose weights.
+    refresh : mapping
+        View -> what is known of the refresh schedule that its rows were joined by; empty for fresh
+        rows.
 
     Examples
     --------
@@ -67,6 +71,7 @@ class Trained:
     rounds: int
     curve: Sequence[Round]
     exchanged: Exchange | None = None
+    refresh: Mapping[str, Any] = field(default_factory=dict)
 
     def predict(self, frame: TrainingFrame, sources: Sources) -> np.ndarray:
         """Score the rows of a frame with every seed's ranker.
@@ -124,6 +129,7 @@ class Trained:
                 "generation": self.generation,
                 "seeds": list(self.rankers),
                 "rounds": self.rounds,
+                **({"refresh": self.refresh} if self.refresh else {}),
             }
             seal(aside, {**facts, "curve": [r._asdict() for r in self.curve]})
 
@@ -190,6 +196,7 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained:
         },
         rounds=manifest["rounds"],
         curve=[Round(**r) for r in manifest["curve"]],
+        refresh=manifest.get("refresh", {}),
     )
 
 

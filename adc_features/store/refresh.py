@@ -21,6 +21,8 @@ import numpy as np
 from adc_features.errors import InputError
 
 Mode = Literal["full", "incremental"]
+LOG = "log"
+"""In place of a schedule: the refreshes that the repository really did."""
 NOT_YET = -(1 << 62)
 """The cut of a request before the first refresh: earlier than any row."""
 NEVER = 1 << 62
@@ -213,7 +215,11 @@ class RefreshSchedule:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values: what the manifest of a ranker keeps."""
-        return {"schedule": str(self), "mean_age_seconds": self.mean_age.total_seconds()}
+        return {
+            "schedule": LOG if self.refreshes else str(self),
+            "rule": str(self.regular),
+            "mean_age_seconds": self.mean_age.total_seconds(),
+        }
 
     @cached_property
     def _cuts(self) -> np.ndarray:
@@ -307,10 +313,6 @@ def checked_text(text: Any, *, of: str) -> str:
 def stale_only(refresh: Mapping[str, RefreshSchedule]) -> dict[str, RefreshSchedule]:
     """Without the views that are read fresh."""
     return {view: schedule for view, schedule in refresh.items() if not schedule.is_fresh}
-
-
-LOG = "log"
-"""In place of a schedule: the refreshes that the repository really did."""
 
 
 def duration_text(duration: timedelta) -> str:

@@ -24,6 +24,7 @@ from training.cli.rankers import (
     LabelsOption,
     LabelsQueryOption,
     RankersOption,
+    RefreshOption,
     RequestOption,
     ServiceOption,
     TaskOption,
@@ -175,6 +176,7 @@ def train(
         typer.Option(min=0, max=1, help="With --repo: share of rows without a positive to keep."),
     ] = 1.0,
     seeds: Annotated[int | None, typer.Option(help="Models of each ranker.")] = None,
+    refresh: RefreshOption = None,
     json: JsonOption = None,
 ) -> None:
     """Train rankers on labelled rows and the features known at their time, and judge them.
@@ -196,13 +198,17 @@ def train(
             final=final,
             keep_negatives=keep_negatives,
             period=rankers_cli.period_of(validation_start, test_start),
+            refresh=rankers_cli.refresh_texts(refresh),
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
-    from training.stages import RANKERS, asked_recipes
+    from training.stages import DATASET, RANKERS, asked_recipes
 
     assert run is not None
-    build(run, *(RANKERS[name] for name in asked_recipes(recipe)), json=json, seeds=seeds)
+    rankers = [RANKERS[name] for name in asked_recipes(recipe)]
+    setting = rankers_cli.refresh_setting(refresh)
+    joined = [] if setting is None else [DATASET]
+    build(run, *joined, *rankers, json=json, seeds=seeds, refresh=setting)
 
 
 def evaluate(
@@ -216,6 +222,7 @@ def evaluate(
     final: Annotated[
         bool, typer.Option("--final", help="With --repo: judge on test rows, once, at the end.")
     ] = False,
+    refresh: RefreshOption = None,
     json: JsonOption = None,
 ) -> None:
     """Score what is trained, with intervals and paired differences.
@@ -230,13 +237,17 @@ def evaluate(
             rankers_cli.label_source(labels, labels_query),
             final=final,
             period=rankers_cli.period_of(validation_start, test_start),
+            refresh=rankers_cli.refresh_texts(refresh),
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
     from adc_features.pipeline.run import Run
-    from training.stages import scores_stage, trained_recipes
+    from training.stages import evaluate_refreshed, scores_stage, trained_recipes
 
     assert run is not None
+    if (setting := rankers_cli.refresh_setting(refresh)) is not None:
+        report(evaluate_refreshed(Run.open(run), setting), json)
+        return
     build(run, scores_stage(trained_recipes(Run.open(run))), json=json)
 
 

@@ -78,6 +78,35 @@ TestOption = Annotated[
 ]
 
 
+RefreshOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--refresh",
+        metavar="VIEW=SCHEDULE",
+        help=(
+            "Read what would have been online: how a view is refreshed, such as"
+            " user_activity=1d@03:00+20m; repeatable. Default: what the repository says, else"
+            " fresh."
+        ),
+    ),
+]
+
+
+def refresh_texts(options: Sequence[str] | None) -> dict[str, str] | None:
+    """View -> schedule of --refresh; None without one. Raises InputError."""
+    from adc_features.store.refresh import parse_refreshes
+
+    return parse_refreshes(options) if options else None
+
+
+def refresh_setting(options: Sequence[str] | None) -> str | None:
+    """The same as the setting of a run; None without one."""
+    texts = refresh_texts(options)
+    if texts is None:
+        return None
+    return ",".join(f"{view}={text}" for view, text in sorted(texts.items()))
+
+
 def label_source(labels: str | None, query: str | None) -> Any:
     """The label log that options name. Raises InputError."""
     from training.ranker.label_sources import SqlLabels
@@ -165,6 +194,7 @@ def train_on_service(
     final: bool,
     keep_negatives: float,
     period: Any,
+    refresh: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train and judge; what the command prints."""
     from adc_features.cli.console import progress
@@ -184,13 +214,20 @@ def train_on_service(
             settings=settings,
             period=period,
             final=final,
+            refresh=refresh,
             progress=told,
         )
     return _reported(repo, judged)
 
 
 def evaluate_on_service(
-    repo: Path, names: Sequence[str] | None, source: Any, *, final: bool, period: Any
+    repo: Path,
+    names: Sequence[str] | None,
+    source: Any,
+    *,
+    final: bool,
+    period: Any,
+    refresh: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Judge the newest versions; what the command prints."""
     from adc_features.cli.console import progress
@@ -204,6 +241,7 @@ def evaluate_on_service(
             source,
             period=period,
             final=final,
+            refresh=refresh,
             progress=told,
         )
     return _reported(repo, judged)

@@ -90,6 +90,7 @@ def train_rankers(
     settings: TrainSettings | None = None,
     period: Period | None = None,
     final: bool = False,
+    refresh: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Judged:
     """Train rankers on one label log, and judge them together on later rows.
@@ -108,6 +109,8 @@ def train_rankers(
         How is trained, and on which rows.
     final : bool
         Train on all rows before the test and judge on the test rows: once, at the end.
+    refresh : mapping of str to str, optional
+        View -> how it is refreshed online, as `join_labels`.
     progress : callable, optional
         Called with a label, steps done and their number.
 
@@ -127,7 +130,13 @@ def train_rankers(
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
         joined = join_labels(
-            repo, ranker, source, start=period.start, end=period.end, progress=progress
+            repo,
+            ranker,
+            source,
+            start=period.start,
+            end=period.end,
+            refresh=refresh,
+            progress=progress,
         )
         splits = split_labels(joined.log, period.windows)
         trained = _fitted(joined, splits, settings, final=final, progress=progress)
@@ -204,12 +213,13 @@ def evaluate_trained(
     *,
     period: Period | None = None,
     final: bool = False,
+    refresh: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Judged:
     """Judge the newest trained version of rankers on the validation window of a label log (or, with
-    `final`, on its test window). Raises as `train_rankers`, and InputError for a ranker that was
-    trained on rows of the window.
+    `final`, on its test window). refresh: as `join_labels`. Raises as `train_rankers`, and
+    InputError for a ranker that was trained on rows of the window.
 
     What was judged on the validation window is what `best_ranker` chooses from afterwards.
     """
@@ -220,7 +230,13 @@ def evaluate_trained(
     scores, about, judged = {}, {}, None
     for name, trained in loaded.items():
         joined = join_labels(
-            repo, trained.ranker, source, start=period.start, end=period.end, progress=progress
+            repo,
+            trained.ranker,
+            source,
+            start=period.start,
+            end=period.end,
+            refresh=refresh,
+            progress=progress,
         )
         splits = split_labels(joined.log, period.windows)
         window = splits.test if final else splits.validation
