@@ -13,6 +13,7 @@ from adc_features.cli.console import JsonOption, RunOption, progress, report
 from adc_features.cli.runs import OptionalRunOption, RepoOption, one_of
 from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
+from training.cli import freshness as freshness_cli
 from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
 from training.cli import retrieval as retrieval_cli
@@ -42,6 +43,7 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
     app.command("run")(run_all)
     app.add_typer(retrieval_cli.retrieve, name="retrieve")
+    app.command()(freshness_cli.freshness)
     compare_cli.add_to(app)
     deployment_cli.add_to(app)
     retraining_cli.add_to(app)
