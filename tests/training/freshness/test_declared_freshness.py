@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from adc_features.artifact import read_manifest
 from adc_features.cli.main import application
 from adc_features.errors import InputError
+from adc_features.pipeline.checkup import checkup
 from adc_features.serving.workspace import Workspace
 from adc_features.store.refresh_log import note_refresh
 from adc_features.store.services.schema import declared_rankers
@@ -147,8 +148,7 @@ def test_doctor_warns_of_what_is_staler_online(tmp_path):
     adc("train", *base)
 
     def warnings() -> list[str]:
-        found = adc("doctor", moody.folder)["findings"]
-        return [f"{f['what']}; {f['do']}" for f in found if f["level"] == "warning"]
+        return [str(found) for found in checkup(moody.folder) if found.level == "warning"]
 
     nights = [START + timedelta(days=n, hours=3) for n in range(4)]
     for cut in nights[:2]:
