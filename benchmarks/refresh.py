@@ -24,7 +24,7 @@ import pyarrow.parquet as pq
 from _measure import measured, write_report
 
 from adc_features.clock import moment
-from adc_features.data.dataset import Dataset
+from adc_features.data.dataset import Dataset, dataset_from_tables
 from adc_features.data.synthetic import Sessions, synthetic
 from adc_features.loader.frame import label_table, training_frame
 from adc_features.pipeline.source import load_source
@@ -179,12 +179,27 @@ def statistics_subject(
     return RecipeSubject(recipe, "test" if final else "validation", join, seeds)
 
 
+def dataset_of(source: str) -> Dataset:
+    """A data source; of tables with `timestamp` in unix seconds, as published, in place of time."""
+    directory = Path(source)
+    path = directory / "interactions.parquet"
+    if not path.is_file() or "timestamp" not in pq.read_schema(path).names:
+        return load_source(source, seed=0)
+    log = pq.read_table(path)
+    time = log["timestamp"].cast(pa.timestamp("s", "UTC")).cast(pa.timestamp("us", "UTC"))
+    log = log.drop(["timestamp"]).append_column("time", time)
+    log = log.set_column(log.column_names.index("label"), "label", log["label"].cast(pa.float32()))
+    log = log.sort_by([("time", "ascending")])
+    items = pq.read_table(directory / "items.parquet")
+    return dataset_from_tables(directory.resolve().name, items, log)
+
+
 def curve_of(source: str, options: argparse.Namespace) -> dict[str, Any]:
     """The curve of one data source."""
     dataset = (
         synthetic(seed=0, interactions=options.interactions, sessions=Sessions()).dataset
         if source == "sessions"
-        else load_source(source, seed=0)
+        else dataset_of(source)
     )
     name = "sessions" if source == "sessions" else Path(source).resolve().name
     with tempfile.TemporaryDirectory() as folder:

@@ -97,8 +97,13 @@ def _published_snapshots(run: Run) -> Any:
         [s.as_of, s.servable_at, s.computed_at]
         for s in published_snapshots(repository_of(run), run.settings.generation)
     ]
-    refresh = refresh_of(run)  # fresh rows are described as ever, and found again
+    refresh = run_refresh(run)  # fresh rows are described as ever, and found again
     return {"snapshots": snapshots, "refresh": refresh_facts(refresh)} if refresh else snapshots
+
+
+def run_refresh(run: Run) -> dict[str, RefreshSchedule]:
+    """How the run's views are refreshed online."""
+    return refresh_of(repository_of(run), run.settings)
 
 
 def joined_rows(run: Run, refresh: Mapping[str, RefreshSchedule] | None = None) -> pa.Table:
@@ -112,7 +117,7 @@ def joined_rows(run: Run, refresh: Mapping[str, RefreshSchedule] | None = None) 
         labels,
         service=service_name(run.settings.generation),
         event_times=True,
-        refresh=refresh_of(run) if refresh is None else refresh,
+        refresh=run_refresh(run) if refresh is None else refresh,
     )
 
 
@@ -206,7 +211,9 @@ def sources_of(run: Run, refresh: Mapping[str, RefreshSchedule] | None = None) -
     from adc_features.ranking.inputs import VectorTimeline
 
     vectors = VectorTimeline(embedding_tables(run), servable_at(run))
-    sids = codes_online(run, timeline_of(run), refresh_of(run) if refresh is None else refresh)
+    sids = codes_online(
+        timeline_of(run), run.settings, run_refresh(run) if refresh is None else refresh
+    )
     return Sources(sids=sids, vectors=vectors)
 
 
@@ -257,7 +264,7 @@ def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
     np.save(directory / "scores.npy", scores)
     # controls and the leaky one are never served
     if trained.exchanged is None and not leaks:
-        replace(trained, refresh=refresh_facts(refresh_of(run))).save(directory / "model")
+        replace(trained, refresh=refresh_facts(run_refresh(run))).save(directory / "model")
     return {"recipe": name, "rounds": trained.rounds, "curve": [r._asdict() for r in trained.curve]}
 
 
@@ -292,7 +299,7 @@ def evaluate_refreshed(run: Run, refresh: str) -> dict[str, Any]:
     Raises ArtifactError when none is trained, InputError for what is no schedule.
     """
     recipes = [name for name in trained_recipes(run) if name in RECIPES]
-    schedules, split = refresh_of(run, refresh), split_of(run)
+    schedules, split = refresh_of(repository_of(run), run.settings, refresh), split_of(run)
     if run.settings.final:
         run.record("test_rows_opened", split=split._asdict(), recipes=recipes)
     train, _ = split_rows(frame_of(run), split)

@@ -172,7 +172,7 @@ def _of_run(
     if recipe not in RECIPES:
         raise InputError(f"there is no recipe {recipe!r}; choose from {', '.join(RECIPES)}")
     run = Run.open(directory)
-    known = views_of(run)
+    known = views_of(run.settings)
     if RECIPES[recipe].codes == "none":
         known = {view: generation for view, generation in known.items() if generation is None}
     check_views(views or (), known)
@@ -181,7 +181,7 @@ def _of_run(
         run_subject(run, recipe, seeds=seeds),
         views or sorted(known),
         intervals=steps,
-        like=refresh_of(run),
+        like=refresh_of(repo, run.settings),
         least={v: snapshot_gap(repo, g) for v, g in known.items() if g is not None},
         retrain=retrain,
         progress=progress,

@@ -53,7 +53,7 @@ def refresh_for(task: RetrainTask, generation: str | None) -> dict[str, RefreshS
 
     The codes of any generation are refreshed as those of the run's own.
     """
-    found = refresh_of(task.run)
+    found = refresh_of(task.repository, task.run.settings)
     own = found.pop(sid_view_name(task.run.settings.generation), None)
     if own is not None and generation is not None:
         found[sid_view_name(generation)] = own

@@ -4,31 +4,35 @@ The setting `refresh` of a run holds VIEW=SCHEDULE, comma-separated; without it 
 says how its views are refreshed (feature_store.yaml), else every row is fresh.
 """
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from adc_features.codes.sids import CodeTimeline
-from adc_features.pipeline.run import Run
-from adc_features.pipeline.stages import repository_of
+from adc_features.pipeline.run import RunSettings
 from adc_features.store.freshness import asked_refresh, declared_refresh, online_timeline
 from adc_features.store.refresh import RefreshSchedule, parse_refreshes
 from adc_features.store.repository import sid_view_name
 
 
-def views_of(run: Run) -> dict[str, str | None]:
+def views_of(settings: RunSettings) -> dict[str, str | None]:
     """The views that a run joins -> the generation whose codes they hold."""
-    generation = run.settings.generation
+    generation = settings.generation
     return {sid_view_name(generation): generation, "item_profile": None, "user_activity": None}
 
 
-def refresh_of(run: Run, asked: str | None = None) -> dict[str, RefreshSchedule]:
-    """View -> schedule, of the views that are not fresh. asked: in place of the run's setting."""
-    repo, views = repository_of(run), views_of(run)
-    text = run.settings.refresh if asked is None else asked
+def refresh_of(
+    repo: Path, settings: RunSettings, asked: str | None = None
+) -> dict[str, RefreshSchedule]:
+    """View -> schedule, of the views of a run that are not fresh. asked: in place of its setting."""
+    views = views_of(settings)
+    text = settings.refresh if asked is None else asked
     if text is None:
         return declared_refresh(repo, views)
     return asked_refresh(repo, parse_refreshes([t for t in text.split(",") if t]), views)
 
 
 def codes_online(
-    run: Run, timeline: CodeTimeline, refresh: dict[str, RefreshSchedule]
+    timeline: CodeTimeline, settings: RunSettings, refresh: Mapping[str, RefreshSchedule]
 ) -> CodeTimeline:
     """The run's codes through time as they were online."""
-    return online_timeline(timeline, refresh.get(sid_view_name(run.settings.generation)))
+    return online_timeline(timeline, refresh.get(sid_view_name(settings.generation)))
