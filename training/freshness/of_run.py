@@ -23,7 +23,7 @@ def views_of(settings: RunSettings) -> dict[str, str | None]:
 def refresh_of(
     repo: Path, settings: RunSettings, asked: str | None = None
 ) -> dict[str, RefreshSchedule]:
-    """View -> schedule, of the views of a run that are not fresh. asked: in place of its setting."""
+    """View -> schedule, of a run's views that are not fresh. asked: in place of its setting."""
     views = views_of(settings)
     text = settings.refresh if asked is None else asked
     if text is None:
