@@ -37,8 +37,9 @@ from adc_features.store import (
     service_name,
     training_features,
 )
+from adc_features.store.durations import parse_duration
 from adc_features.store.join.engine import PreparedView, ViewSource, joined_columns
-from adc_features.store.refresh import RefreshSchedule, parse_duration
+from adc_features.store.refresh import RefreshSchedule
 from training.freshness.curve import freshness_curve
 from training.freshness.subjects import FrameRows, RecipeSubject, read_columns
 from training.reports.freshness_page import freshness_page

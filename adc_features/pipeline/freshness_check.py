@@ -12,8 +12,9 @@ from adc_features.data.findings import Finding
 from adc_features.errors import AdcError
 from adc_features.serving.promotion import read_promotion
 from adc_features.serving.workspace import Workspace, promoted_names, trained_names
+from adc_features.store.durations import duration_text
 from adc_features.store.freshness import declared_refresh
-from adc_features.store.refresh import RefreshSchedule, duration_text
+from adc_features.store.refresh import RefreshSchedule
 from adc_features.store.refresh_log import real_refreshes
 
 LEAST, NEWEST = 3, 30

@@ -19,15 +19,9 @@ import pyarrow as pa
 from adc_features.codes.sids import CodeTimeline
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
+from adc_features.store.durations import duration_text
 from adc_features.store.publish import published_snapshots
-from adc_features.store.refresh import (
-    LOG,
-    NOT_YET,
-    RefreshSchedule,
-    checked_text,
-    duration_text,
-    stale_only,
-)
+from adc_features.store.refresh import LOG, NOT_YET, RefreshSchedule, checked_text, stale_only
 from adc_features.store.refresh_log import real_refreshes, refresh_log_path
 from adc_features.store.repository import settings
 

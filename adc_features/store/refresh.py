@@ -19,6 +19,13 @@ from typing import Any, Literal, NamedTuple, Self, get_args
 import numpy as np
 
 from adc_features.errors import InputError
+from adc_features.store.durations import (
+    EXPECTED,
+    LONGEST,
+    MICROSECOND,
+    duration_text,
+    part_of,
+)
 
 Mode = Literal["full", "incremental"]
 LOG = "log"
@@ -27,32 +34,12 @@ NOT_YET = -(1 << 62)
 """The cut of a request before the first refresh: earlier than any row."""
 NEVER = 1 << 62
 """When a row is seen that no refresh takes: later than any request."""
-LONGEST = timedelta(days=36_525)
-"""A longer duration is a slip."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
-_UNITS = {
-    "w": timedelta(weeks=1),
-    "d": timedelta(days=1),
-    "h": timedelta(hours=1),
-    "m": timedelta(minutes=1),
-    "min": timedelta(minutes=1),
-    "s": timedelta(seconds=1),
-    "ms": timedelta(milliseconds=1),
-    "us": _MICROSECOND,
-}
-_SHOWN = ("d", "h", "m", "s", "ms", "us")
-_DURATION = re.compile(r"(?:[0-9]+(?:min|ms|us|[wdhms]))+")
-_PART = re.compile(r"([0-9]+)(min|ms|us|[wdhms])")
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?")
 _SPEC = re.compile(
     r"(?P<period>[^@+\-/]+)(?:@(?P<phase>[^@+\-/]+))?(?:\+(?P<delay>[^@+\-/]+))?"
     r"(?:-(?P<lag>[^@+\-/]+))?(?:/(?P<mode>[a-z]+))?"
-)
-_EXPECTED = (
-    "expected PERIOD[@PHASE][+DELAY][-LAG][/incremental], such as 1d@03:00+20m (every day at 03:00"
-    " UTC, online 20 minutes later), 1h, or 0 for no wait at all; units d, h, m, s, ms, us"
 )
 
 
@@ -96,6 +83,11 @@ class RefreshSchedule:
     >>> nightly = RefreshSchedule.parse("1d@03:00+20m")
     >>> nightly.period.days, nightly.delay.seconds, str(nightly)
     (1, 1200, '1d@03:00+20m')
+
+    Source
+    ------
+    Feast documentation, "Load data into the online store":
+    https://docs.feast.dev/how-to-guides/feast-snowflake-gcp-aws/load-data-into-the-online-store
     """
 
     period: timedelta = timedelta(0)
@@ -149,29 +141,54 @@ class RefreshSchedule:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """A schedule from text: PERIOD[@PHASE][+DELAY][-LAG][/incremental].
+        """A schedule from text.
 
-        PHASE is a time of day, or a duration since 1970-01-01 00:00 UTC. Raises InputError.
+        Parameters
+        ----------
+        text : str
+            PERIOD[@PHASE][+DELAY][-LAG][/incremental]. PHASE is a time of day, or a duration since
+            1970-01-01 00:00 UTC.
+
+        Returns
+        -------
+        RefreshSchedule
+
+        Raises
+        ------
+        InputError
+            The text is another.
         """
         found = _SPEC.fullmatch(text.strip())
         if found is None:
-            raise InputError(f"{text!r} is no refresh schedule; {_EXPECTED}")
+            raise InputError(f"{text!r} is no refresh schedule; {EXPECTED}")
         parts = found.groupdict()
         phase = parts["phase"]
         clock = _CLOCK.fullmatch(phase) if phase else None
         hours, minutes, seconds = (int(n or 0) for n in clock.groups()) if clock else (0, 0, 0)
         of_day = timedelta(hours=hours, minutes=minutes, seconds=seconds)
         return cls(
-            period=_duration(parts["period"], text),
-            phase=of_day if clock else _duration(phase, text),
-            delay=_duration(parts["delay"], text),
-            lag=_duration(parts["lag"], text),
+            period=part_of(text, parts["period"]),
+            phase=of_day if clock else part_of(text, phase),
+            delay=part_of(text, parts["delay"]),
+            lag=part_of(text, parts["lag"]),
             mode=parts["mode"] or "full",  # type: ignore[arg-type]  # checked on construction
         )
 
     @classmethod
     def stale(cls, period: timedelta, *, like: "RefreshSchedule | None" = None) -> Self:
-        """A schedule of this period, with the phase that another one has; 0 is fresh."""
+        """A schedule of another period.
+
+        Parameters
+        ----------
+        period : timedelta
+            0 is fresh.
+        like : RefreshSchedule, optional
+            Its phase is taken.
+
+        Returns
+        -------
+        RefreshSchedule
+        """
         if not period or like is None:
             return cls(period=period)
         return cls(period=period, phase=like.regular.phase)
@@ -200,9 +217,9 @@ class RefreshSchedule:
         period = int(np.median(np.diff(cuts))) if len(cuts) > 1 else 0
         phase = int(np.median(cuts % period)) if period else 0
         return RefreshSchedule(
-            period=min(period * _MICROSECOND, LONGEST),
-            phase=min(phase * _MICROSECOND, LONGEST),
-            delay=min(int(np.median(visible - cuts)) * _MICROSECOND, LONGEST),
+            period=min(period * MICROSECOND, LONGEST),
+            phase=min(phase * MICROSECOND, LONGEST),
+            delay=min(int(np.median(visible - cuts)) * MICROSECOND, LONGEST),
             lag=self.lag,
             mode=self.mode if period else "full",
         )
@@ -223,15 +240,25 @@ class RefreshSchedule:
 
     @cached_property
     def _cuts(self) -> np.ndarray:
-        return np.array([(r.cut - _EPOCH) // _MICROSECOND for r in self.refreshes], np.int64)
+        return np.array([(r.cut - _EPOCH) // MICROSECOND for r in self.refreshes], np.int64)
 
     @cached_property
     def _visible(self) -> np.ndarray:
-        return np.array([(r.visible - _EPOCH) // _MICROSECOND for r in self.refreshes], np.int64)
+        return np.array([(r.visible - _EPOCH) // MICROSECOND for r in self.refreshes], np.int64)
 
     def cuts(self, times: np.ndarray) -> np.ndarray:
-        """int64 [Q]: the cut of the newest refresh that requests at these times see, NOT_YET where
-        there is none."""
+        """The cut of the newest refresh that requests see.
+
+        Parameters
+        ----------
+        times : ndarray
+            Of the requests, int64 [Q] microseconds.
+
+        Returns
+        -------
+        ndarray
+            int64 [Q] microseconds, NOT_YET where there is none.
+        """
         if self.refreshes:
             order = np.argsort(self._visible, kind="stable")
             # a refresh that was overtaken by a newer one stays behind it
@@ -244,15 +271,38 @@ class RefreshSchedule:
         return (times - phase) // period * period + phase
 
     def reads(self, times: np.ndarray) -> np.ndarray:
-        """int64 [Q]: the newest event time that requests at these times can read."""
+        """The newest event time that requests can read.
+
+        Parameters
+        ----------
+        times : ndarray
+            Of the requests, int64 [Q] microseconds.
+
+        Returns
+        -------
+        ndarray
+            int64 [Q] microseconds.
+        """
         cuts = self.cuts(times)
         if self.mode == "incremental" or not self.lag:
             return cuts  # what lands late is told by `loaded`
         return np.where(cuts == NOT_YET, NOT_YET, cuts - _whole(self.lag))
 
     def loaded(self, at: np.ndarray, created: np.ndarray | None = None) -> np.ndarray:
-        """bool [F]: whether any refresh loads rows of these event times. created: when they were
-        written; by default a lag after their event time."""
+        """Whether any refresh loads rows.
+
+        Parameters
+        ----------
+        at : ndarray
+            Their event times, int64 [F] microseconds.
+        created : ndarray, optional
+            When they were written, likewise; by default a lag after their event time.
+
+        Returns
+        -------
+        ndarray
+            bool [F].
+        """
         if self.mode == "full":
             return np.ones(len(at), bool)
         landed = at + _whole(self.lag) if created is None else created
@@ -261,8 +311,18 @@ class RefreshSchedule:
         return loaded
 
     def seen_from(self, at: np.ndarray) -> np.ndarray:
-        """int64 [F]: from when on rows of these event times are read; NEVER for those that no
-        refresh takes."""
+        """From when on rows are read.
+
+        Parameters
+        ----------
+        at : ndarray
+            Their event times, int64 [F] microseconds.
+
+        Returns
+        -------
+        ndarray
+            int64 [F] microseconds, NEVER for those that no refresh takes.
+        """
         if self.mode == "incremental":
             lost, ready = ~self.loaded(at), at
         else:
@@ -291,7 +351,7 @@ def parse_refreshes(options: Sequence[str]) -> dict[str, str]:
     for option in options:
         view, equals, text = option.partition("=")
         if not (view.strip() and equals):
-            raise InputError(f"{option!r} is not VIEW=SCHEDULE; {_EXPECTED}")
+            raise InputError(f"{option!r} is not VIEW=SCHEDULE; {EXPECTED}")
         if (view := view.strip()) in found:
             raise InputError(f"view {view!r} has two refresh schedules; give one")
         found[view] = checked_text(text, of=view)
@@ -303,7 +363,7 @@ def checked_text(text: Any, *, of: str) -> str:
     if text == LOG:
         return LOG
     if not isinstance(text, str | int) or isinstance(text, bool):
-        raise InputError(f"the refresh schedule of view {of!r} is {text!r}; {_EXPECTED}")
+        raise InputError(f"the refresh schedule of view {of!r} is {text!r}; {EXPECTED}")
     try:
         return str(RefreshSchedule.parse(str(text)))
     except InputError as error:
@@ -315,31 +375,6 @@ def stale_only(refresh: Mapping[str, RefreshSchedule]) -> dict[str, RefreshSched
     return {view: schedule for view, schedule in refresh.items() if not schedule.is_fresh}
 
 
-def duration_text(duration: timedelta) -> str:
-    """A duration as schedules write it: "1d", "1h30m", "0"."""
-    text = ""
-    for unit in _SHOWN:
-        count, duration = divmod(duration, _UNITS[unit])
-        text += f"{count}{unit}" if count else ""
-    return text or "0"
-
-
-def parse_duration(text: str) -> timedelta:
-    """A duration such as 0, 20m or 1d12h. Raises InputError."""
-    return _duration(text, text)
-
-
-def _duration(text: str | None, whole: str) -> timedelta:
-    if text is None or text.strip() == "0":
-        return timedelta(0)
-    if not _DURATION.fullmatch(text := text.strip()):
-        raise InputError(f"{text!r} in {whole!r} is no duration; {_EXPECTED}")
-    try:
-        return sum((int(n) * _UNITS[unit] for n, unit in _PART.findall(text)), timedelta(0))
-    except OverflowError as error:
-        raise InputError(f"{text!r} in {whole!r} is longer than there are years") from error
-
-
 def _phase_text(phase: timedelta) -> str:
     if phase >= timedelta(days=1) or phase % timedelta(seconds=1):
         return duration_text(phase)
@@ -349,4 +384,4 @@ def _phase_text(phase: timedelta) -> str:
 
 
 def _whole(duration: timedelta) -> int:
-    return duration // _MICROSECOND
+    return duration // MICROSECOND

@@ -74,7 +74,7 @@ def freshness(
     Each view alone gets older, from seconds to a week, then all together; one ranker is trained on
     fresh rows, one on rows as old as those that it scores.
     """
-    from adc_features.store.refresh import parse_duration
+    from adc_features.store.durations import parse_duration
 
     one_of(run, repo)
     steps = [parse_duration(text) for text in intervals.split(",")]

@@ -19,7 +19,8 @@ import numpy as np
 
 from adc_features.errors import InputError
 from adc_features.ranking.base import Progress
-from adc_features.store.refresh import RefreshSchedule, duration_text, parse_duration
+from adc_features.store.durations import duration_text, parse_duration
+from adc_features.store.refresh import RefreshSchedule
 from training.evaluation.metrics import Estimate, PairedBootstrap
 
 log = logging.getLogger(__name__)

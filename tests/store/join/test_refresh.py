@@ -13,16 +13,9 @@ from hypothesis import strategies as st
 from store_world import examples
 
 from adc_features.errors import InputError
+from adc_features.store.durations import duration_text, parse_duration
 from adc_features.store.join.engine import PreparedView, ViewSource, joined_columns
-from adc_features.store.refresh import (
-    NEVER,
-    NOT_YET,
-    Refresh,
-    RefreshSchedule,
-    duration_text,
-    parse_duration,
-    parse_refreshes,
-)
+from adc_features.store.refresh import NEVER, NOT_YET, Refresh, RefreshSchedule, parse_refreshes
 
 DAY = datetime(2024, 5, 1, tzinfo=UTC)
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
