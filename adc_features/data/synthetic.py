@@ -87,12 +87,7 @@ def synthetic(
     taste /= np.linalg.norm(taste, axis=1, keepdims=True)
     level = 0.9 * rng.normal(size=users)
     chance = _zipf(users, 0.6, rng)
-    if sessions is None:
-        user = rng.choice(users, size=interactions, p=chance)
-        second = np.sort(rng.integers(0, DAYS, size=interactions)) * 86_400
-        mood = np.zeros(interactions)
-    else:
-        user, second, mood = _visits(sessions, interactions, chance, rng)
+    user, second, mood = _visits(sessions, interactions, chance, rng)
     day = second // 86_400
     # Gumbel-max over a popularity-drawn shortlist: taste chooses among what popularity shows.
     shown = rng.choice(items, size=(interactions, 20), p=popularity / popularity.sum())
@@ -124,9 +119,12 @@ def synthetic(
 
 
 def _visits(
-    sessions: Sessions, count: int, chance: np.ndarray, rng: np.random.Generator
+    sessions: Sessions | None, count: int, chance: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """User, second since START and mood of `count` events in sessions, by time."""
+    """User, second since START and mood of `count` events, in sessions or alone, by time."""
+    if sessions is None:
+        user = rng.choice(len(chance), size=count, p=chance)
+        return user, np.sort(rng.integers(0, DAYS, size=count)) * 86_400, np.zeros(count)
     visits = -(-count // sessions.length)
     user = rng.choice(len(chance), size=visits, p=chance)
     start = rng.integers(0, (DAYS - 1) * 86_400, size=visits)

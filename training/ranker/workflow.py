@@ -120,6 +120,7 @@ def train_rankers(
         Before anything is written: what is wrong with service, declaration, log or windows.
     """
     settings, period = settings or TrainSettings(), period or Period()
+    asked: dict[str, Any] = {"start": period.start, "end": period.end, "refresh": refresh}
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
     for ranker in rankers.values():
@@ -129,15 +130,7 @@ def train_rankers(
     fitted: dict[str, tuple[TrainedRanker, dict[str, Any]]] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
-        joined = join_labels(
-            repo,
-            ranker,
-            source,
-            start=period.start,
-            end=period.end,
-            refresh=refresh,
-            progress=progress,
-        )
+        joined = join_labels(repo, ranker, source, **asked, progress=progress)
         splits = split_labels(joined.log, period.windows)
         trained = _fitted(joined, splits, settings, final=final, progress=progress)
         window = splits.test if final else splits.validation
@@ -224,20 +217,13 @@ def evaluate_trained(
     What was judged on the validation window is what `best_ranker` chooses from afterwards.
     """
     period = period or Period()
+    asked: dict[str, Any] = {"start": period.start, "end": period.end, "refresh": refresh}
     versions = {name: Workspace(repo, name).newest() for name in names}
     loaded = {name: load_ranker(path) for name, path in versions.items()}
     _require_same_tasks({name: trained.ranker for name, trained in loaded.items()})
     scores, about, judged = {}, {}, None
     for name, trained in loaded.items():
-        joined = join_labels(
-            repo,
-            trained.ranker,
-            source,
-            start=period.start,
-            end=period.end,
-            refresh=refresh,
-            progress=progress,
-        )
+        joined = join_labels(repo, trained.ranker, source, **asked, progress=progress)
         splits = split_labels(joined.log, period.windows)
         window = splits.test if final else splits.validation
         require_unseen(trained, window)
