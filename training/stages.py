@@ -30,6 +30,7 @@ from adc_features.pipeline.dataset_manifest import (
     retrieval_manifest,
 )
 from adc_features.pipeline.run import Progress, Run, Stage, ranker_name
+from adc_features.pipeline.run_refresh import codes_online, refresh_of
 from adc_features.pipeline.stages import (
     CODES,
     DATA,
@@ -52,7 +53,6 @@ from adc_features.ranking.recipes import RECIPES, Sources
 from adc_features.ranking.trained import Trained, load_trained
 from adc_features.store.refresh import RefreshSchedule
 from training.evaluation.evaluate import code_coverage, evaluate
-from training.freshness.of_run import codes_online, refresh_of
 from training.ranker.refresh import refresh_facts
 
 PARITY_SAMPLE = 1_000

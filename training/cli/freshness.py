@@ -162,11 +162,11 @@ def _of_run(
     progress: Any,
 ) -> Any:
     from adc_features.pipeline.run import Run
+    from adc_features.pipeline.run_refresh import refresh_of, views_of
     from adc_features.pipeline.stages import repository_of
     from adc_features.ranking.recipes import RECIPES
     from adc_features.store.freshness import check_views, snapshot_gap
     from training.freshness.curve import freshness_curve
-    from training.freshness.of_run import refresh_of, views_of
     from training.freshness.subjects import run_subject
 
     if recipe not in RECIPES:

@@ -15,6 +15,7 @@ from typing import Any
 from adc_features.artifact import ensure_directory, read_manifest, read_parquet
 from adc_features.catalog import Catalog
 from adc_features.loader.frame import TrainingFrame, training_frame
+from adc_features.pipeline.run_refresh import refresh_of
 from adc_features.ranking.recipes import Recipe, Sources
 from adc_features.ranking.trained import Trained, load_trained
 from adc_features.store.freshness import online_timeline
@@ -24,7 +25,6 @@ from training.deployment.decisions import DECISION
 from training.deployment.record import line_of
 from training.deployment.task import RetrainTask
 from training.fit import train
-from training.freshness.of_run import refresh_of
 from training.ranker.refresh import refresh_facts
 
 FRAME = "frame.parquet"

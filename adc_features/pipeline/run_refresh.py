@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adc_features.codes.sids import CodeTimeline
-from adc_features.pipeline.run import RunSettings
+from adc_features.pipeline.run_settings import RunSettings
 from adc_features.store.freshness import asked_refresh, declared_refresh, online_timeline
 from adc_features.store.refresh import RefreshSchedule, parse_refreshes
 from adc_features.store.repository import sid_view_name
