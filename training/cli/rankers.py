@@ -321,6 +321,10 @@ def scores_text(facts: Mapping[str, Any]) -> str:
     lines = [f"judged on the {facts['window']} window"]
     if facts["window"] == "validation":
         lines.append("(training calibrates on it too: only later rows tell how well calibrated)")
+    judged = next(iter(facts.get("about", {}).values()), {}).get("refresh", {}).get("judged", {})
+    if judged:
+        said = ", ".join(f"{view} {one['schedule']}" for view, one in judged.items())
+        lines.append(f"(rows read what would have been online: {said})")
     for task, found in facts["tasks"].items():
         lines.append(
             f"\ntask {task}: {found['rows']} rows, {found['positives']} positive, {found['users']}"

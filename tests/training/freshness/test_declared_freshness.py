@@ -17,6 +17,7 @@ from adc_features.pipeline.checkup import checkup
 from adc_features.serving.workspace import Workspace
 from adc_features.store.refresh_log import note_refresh
 from adc_features.store.services.schema import declared_rankers
+from training.cli.rankers import scores_text
 from training.freshness.curve import ALL, freshness_curve
 from training.freshness.subjects import ServiceSubject
 from training.ranker.fitting import TrainSettings
@@ -103,6 +104,8 @@ def test_a_manifest_keeps_the_schedules(moody):
     def auc(found: dict) -> float:
         return found["tasks"]["click"]["rankers"]["clicks"]["auc"]["mean"]
 
+    assert "mood as refreshed 1d@03:00+20m" in Path(trained["report"]).read_text()
+    assert "what would have been online: mood 1d@03:00+20m" in scores_text(trained)
     assert auc(fresh) > auc(trained) + 0.05
     again = adc("evaluate", *base, "--refresh", "mood=1d@03:00+20m")
     assert auc(again) == pytest.approx(auc(trained), abs=1e-9)
