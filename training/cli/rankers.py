@@ -321,8 +321,9 @@ def scores_text(facts: Mapping[str, Any]) -> str:
     lines = [f"judged on the {facts['window']} window"]
     if facts["window"] == "validation":
         lines.append("(training calibrates on it too: only later rows tell how well calibrated)")
-    judged = next(iter(facts.get("about", {}).values()), {}).get("refresh", {}).get("judged", {})
-    if judged:
+    about: Mapping[str, Any] = facts.get("about") or {}
+    first: Mapping[str, Any] = next(iter(about.values()), {})
+    if judged := (first.get("refresh") or {}).get("judged"):
         said = ", ".join(f"{view} {one['schedule']}" for view, one in judged.items())
         lines.append(f"(rows read what would have been online: {said})")
     for task, found in facts["tasks"].items():
