@@ -24,7 +24,7 @@ FORMATS: Mapping[str, int] = {
     "live_generations": 1,
     "online_record": 1,
     "refresh_log": 1,
-    "ranker": 1,
+    "ranker": 2,
     "service_ranker": 1,
     "inputs": 1,
     "promotion": 1,

@@ -1,11 +1,11 @@
-"""Do the declared recipes score as the old rankers did? Reads: a finished validation run. Writes:
-JSON.
+"""Do the declared recipes score as the former rankers did? Reads: a finished validation run of a
+version before format 2 of rankers. Writes: JSON.
 
     python benchmarks/beauty_declared.py --run runs/beauty --json -
 
-Each recipe of `training.recipes` is resolved against the run's own feature service, trained on the
-run's joined rows with the run's seeds, and compared on the evaluated rows with the scores that the
-run holds: paired differences, declared minus old, over draws of users.
+Each recipe is trained as `adc run` trains it today, on the run's joined rows with the run's seeds,
+and compared on the evaluated rows with the scores that the run holds: paired differences, declared
+minus former, over draws of users.
 """
 
 import argparse
@@ -14,102 +14,41 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from _measure import write_report
 
-from adc_features.inputs.encoder import InputEncoder
-from adc_features.inputs.resolution import resolution
-from adc_features.inputs.rows import Parts
-from adc_features.inputs.schema import ServiceSchema
-from adc_features.loader.frame import TrainingFrame
 from adc_features.pipeline.run import Run
-from adc_features.pipeline.stages import repository_of, timeline_of
+from adc_features.pipeline.stages import repository_of, split_of
+from adc_features.ranking.recipes import RECIPES
 from training.evaluation.metrics import PairedBootstrap
-from training.fit import HOLDOUT
-from training.ranker.labelled import Labelled
-from training.ranker.models import ModelFit
-from training.recipes import RECIPES, declared_recipe
-from training.stages import frame_of, split_frame
-
-
-def keyed(frame: TrainingFrame, schema: ServiceSchema) -> pa.Table:
-    """The joined rows with columns named as a service's features are."""
-    keys = {feature.name: feature.key for feature in schema.features}
-    return frame.table.rename_columns([keys.get(n, n) for n in frame.table.column_names])
-
-
-def scores_of(run: Run, schema: ServiceSchema, name: str, seeds: int) -> dict[str, Any]:
-    """A declared recipe's probabilities [S, N] of the evaluated rows, with rounds and seconds."""
-    train, scored = split_frame(run, frame_of(run))
-    resolved = resolution(declared_recipe(name, schema.service), schema)
-    timeline = timeline_of(run)
-    parts, later = (
-        Parts.joined(keyed(frame, schema), frame.times, timeline=timeline)
-        for frame in (train, scored)
-    )
-    started = time.perf_counter()
-    encoder = InputEncoder.fit(resolved.inputs, parts)
-    label = train.labels[None]
-    users = np.unique(train.user_ids, return_inverse=True)[1]
-    rows = Labelled(
-        encoder.encode(parts, training=True),
-        label,
-        np.ones_like(label, bool),
-        np.ones(len(train)),
-        None,
-        users,
-    )
-    cut = np.sort(train.times)[int(len(train) * (1 - HOLDOUT))]
-    before, newest = (
-        taken(rows, np.flatnonzero(w)) for w in (train.times < cut, train.times >= cut)
-    )
-    model = ModelFit(resolved.ranker, encoder)
-    rounds, curve = model.rounds(before, newest, seed=0)
-    shown = encoder.encode(later)
-    scores = [model.fit(rows, seed=seed, rounds=rounds).predict(shown)[0] for seed in range(seeds)]
-    return {
-        "scores": np.stack(scores),
-        "rounds": rounds,
-        "holdout": [point.holdout for point in curve],
-        "seconds": time.perf_counter() - started,
-    }
-
-
-def taken(rows: Labelled, places: np.ndarray) -> Labelled:
-    """Some of the rows."""
-    assert rows.users is not None
-    return Labelled(
-        rows.encoded.take(places),
-        rows.labels[:, places],
-        rows.mask[:, places],
-        rows.weights[places],
-        None,
-        rows.users[places],
-    )
+from training.stages import frame_of, schema_of, sources_of, split_frame, train_recipe
 
 
 def compared(run: Run, names: list[str], seeds: int) -> dict[str, Any]:
-    """By recipe: both systems' metrics and the paired difference, declared minus old."""
-    from adc_features.store import service_name
-    from adc_features.store.services.schema import service_schema
-
-    schema = service_schema(repository_of(run), service_name(run.settings.generation))
-    _, scored = split_frame(run, frame_of(run))
+    """By recipe: both systems' metrics and the paired difference, declared minus former."""
+    frame, sources = frame_of(run), sources_of(run)
+    _, scored = split_frame(run, frame)
     bootstrap = PairedBootstrap(scored.labels, scored.user_ids, seed=run.settings.seed)
     found: dict[str, Any] = {}
     for name in names:
-        new = scores_of(run, schema, name, seeds)
+        schema = schema_of(repository_of(run), run.settings.generation, RECIPES[name])
+        started = time.perf_counter()
+        trained, new = train_recipe(
+            frame, sources, split_of(run), name, range(seeds), schema=schema
+        )
+        seconds = time.perf_counter() - started
         old = np.load(run.directory / f"ranker_{name}" / "scores.npy")[:seeds]
-        facts = found[name] = {k: v for k, v in new.items() if k != "scores"}
+        holdout = [point.holdout for point in trained.curve]
+        facts = {"rounds": trained.rounds, "holdout": holdout, "seconds": seconds}
         for metric in ("auc", "gauc"):
             measure = getattr(bootstrap, metric)
-            ours, theirs = measure(new["scores"]), measure(old)
+            ours, theirs = measure(new), measure(old)
             facts[metric] = {
                 "declared": ours.interval(),
-                "old": theirs.interval(),
+                "former": theirs.interval(),
                 "difference": (ours - theirs).interval(),
             }
             print(name, metric, facts[metric]["difference"], flush=True)
+        found[name] = facts
     return found
 
 

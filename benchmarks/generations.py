@@ -50,10 +50,10 @@ from adc_features.ranking.recipes import Sources
 from adc_features.tokenizer.encode import encode, encode_series
 from adc_features.tokenizer.fit import adc, fit
 from adc_features.tokenizer.line import Line
-from training.evaluation.inputs import coded_frame
-from training.evaluation.plan import Window
-from training.evaluation.significance import comparison_result
-from training.evaluation.trial import Trial
+from training.comparison.inputs import coded_frame
+from training.comparison.plan import Window
+from training.comparison.significance import comparison_result
+from training.comparison.trial import Trial
 from training.fit import train
 
 SYSTEMS = ("frozen", "aligned", "naive_aligned", "naive")

@@ -4,15 +4,15 @@ Writes: JSON.
     python benchmarks/ppnet.py --json - --fuxictr-python fux/bin/python \\
         --fuxictr-model FuxiCTR/model_zoo/PEPNet/src/PPNet.py
 
-Four id features, embedding 16, batch 4,096, hidden (256, 128), Adam, one thread, the same tensors
+Four id features, embedding 16, batch 4,096, hidden (256, 128), Adam, one thread, the same values
 for all; prior: the first two ids. FuxiCTR 2.3.10 needs an environment of its own (polars < 2), and
 its PPNet class is a file of its repository, not of its package; without both options only our two
 networks are measured.
 
-`ppnet.{adc,fuxictr}` is the same comparison on 40 features, as a ranker on declared inputs has
-them: 10 numbers, 28 categories (three of them codes), 2 sequences of 10 values on average and 20 at
-most. Ours takes its batches out of the encoded rows and replaces some rows by "unknown" within the
-time that is measured; FuxiCTR is given finished tensors, padded to 20.
+`ppnet.{adc,fuxictr}` is the same comparison on 40 features: 10 numbers, 28 categories (three of
+them codes), 2 sequences of 10 values on average and 20 at most. Ours takes its batches out of the
+encoded rows and replaces some rows by "unknown" within the time that is measured; FuxiCTR is given
+finished tensors, padded to 20.
 """
 
 import argparse
@@ -75,37 +75,55 @@ def torch_step(model, forward: Callable) -> Callable:
     """Our training step; forward: ids [B, 4] -> logits [B]."""
     import torch
 
-    from training.ppnet import descend
-
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-    return lambda ids, label: descend(
-        optimizer, torch.nn.functional.binary_cross_entropy_with_logits(forward(ids), label)
-    )
+
+    def step(ids, label) -> None:
+        optimizer.zero_grad()
+        torch.nn.functional.binary_cross_entropy_with_logits(forward(ids), label).backward()
+        optimizer.step()
+
+    return step
 
 
 def ours() -> dict[str, float]:
+    """The network of a ranker on declared inputs, batches included."""
+    import numpy as np
     import torch
 
-    from adc_features.ranking.ppnet.network import Batch, PPNet
+    from adc_features.inputs.encoded import (
+        Block,
+        Encoded,
+        InputLayout,
+        Layout,
+        Lookup,
+        SlotLayout,
+    )
 
-    model = PPNet(VOCABULARY, prior_ids=2, embedding=EMBEDDING, hidden=HIDDEN, gate=GATE)
-    none = torch.zeros(BATCH, 0)
-    return timed(torch_step(model, lambda ids: model(Batch(ids, none, none, none, none, none))))
+    ids, label = (torch.cat(parts).numpy() for parts in zip(*batches(), strict=True))
+    inputs, blocks = {}, {}
+    for n in range(len(VOCABULARY)):
+        inputs[f"c{n}"] = InputLayout(slots=(SlotLayout("lookup", (f"c{n}",)),))
+        blocks[f"c{n}"] = Block(np.empty((len(ids), 0), np.float32), (Lookup(ids[:, n]),))
+    tables = {f"c{n}": size for n, size in enumerate(VOCABULARY)}
+    return trained(Layout(inputs, tables), Encoded(blocks, len(ids)), label)
 
 
 def plain_mlp() -> dict[str, float]:
-    from itertools import pairwise
+    from itertools import accumulate, pairwise
 
+    import torch
     from torch import nn
 
-    from adc_features.ranking.ppnet.network import Tables
-
+    starts = torch.tensor([0, *accumulate(VOCABULARY)][:-1])
     widths = [EMBEDDING * len(VOCABULARY), *HIDDEN]
     layers = [layer for a, b in pairwise(widths) for layer in (nn.Linear(a, b), nn.ReLU())]
     model = nn.Sequential(
-        Tables(VOCABULARY, EMBEDDING), nn.Flatten(), *layers, nn.Linear(widths[-1], 1)
+        nn.Embedding(sum(VOCABULARY), EMBEDDING),
+        nn.Flatten(),
+        *layers,
+        nn.Linear(widths[-1], 1),
     )
-    return timed(torch_step(model, lambda ids: model(ids).squeeze(1)))
+    return timed(torch_step(model, lambda ids: model(ids + starts).squeeze(1)))
 
 
 def fuxictr_model(model_file: str, columns: dict[str, dict], priors: list[str]):
@@ -183,8 +201,8 @@ def wide_columns() -> dict:
     }
 
 
-def timed_epochs(epoch: Callable) -> dict[str, float]:
-    """The fastest of BLOCKS epochs over WIDE_STEPS batches."""
+def timed_epochs(epoch: Callable, *, rows: int) -> dict[str, float]:
+    """The fastest of BLOCKS epochs over so many rows."""
     from _measure import peak_rss_bytes
 
     epoch()
@@ -197,7 +215,7 @@ def timed_epochs(epoch: Callable) -> dict[str, float]:
     return {
         "cpu_s": cpu,
         "wall_s": wall,
-        "rows_per_cpu_s": WIDE_STEPS * BATCH / cpu,
+        "rows_per_cpu_s": rows / cpu,
         "peak_rss_bytes": peak_rss_bytes(),
     }
 
@@ -244,7 +262,13 @@ def wide_rows(columns: dict) -> tuple:
 
 
 def ours_wide() -> dict[str, float]:
-    """The network of a ranker on declared inputs, batches included."""
+    """The same network on 40 features."""
+    columns = wide_columns()
+    return trained(*wide_rows(columns), columns["label"])
+
+
+def trained(layout, encoded, label) -> dict[str, float]:
+    """Epochs of our network over encoded rows; its gates see the first two categories."""
     import numpy as np
     import torch
 
@@ -254,17 +278,14 @@ def ours_wide() -> dict[str, float]:
     from training.ranker.labelled import Labelled
 
     torch.set_num_threads(1)
-    columns = wide_columns()
-    layout, encoded = wide_rows(columns)
     shape = NetworkShape.of(
         layout,
         Ranker("bench", [Task("click")], gates=["c0", "c1"]),
         settings=NetworkSettings(embedding=EMBEDDING, hidden=HIDDEN, gate=GATE),
     )
-    label = columns["label"][None]
-    rows = Labelled(encoded, label, np.ones_like(label, bool), np.ones(len(encoded)))
+    rows = Labelled(encoded, label[None], np.ones((1, len(label)), bool), np.ones(len(label)))
     settings = FitSettings(batch=BATCH, dropout=0.0, learning_rate=1e-3)
-    return timed_epochs(Epochs(rows, shape, settings, seed=0).run)
+    return timed_epochs(Epochs(rows, shape, settings, seed=0).run, rows=len(label))
 
 
 def fuxictr_wide(model_file: str) -> dict[str, float]:
@@ -312,7 +333,7 @@ def fuxictr_wide(model_file: str) -> dict[str, float]:
         for batch in batches:
             model.train_step(batch)
 
-    return timed_epochs(epoch)
+    return timed_epochs(epoch, rows=WIDE_STEPS * BATCH)
 
 
 SYSTEMS = {"ppnet": ours, "plain_mlp": plain_mlp, "ppnet_40": ours_wide}

@@ -23,10 +23,12 @@ PACKAGES = {
     "store": "Feast plugins, publishing, joins and lookups",
     "codes": "Semantic IDs, generations and their quality",
     "data": "Data sets",
+    "inputs": "Declared inputs of a ranker",
     "encoders": "Text and behaviour vectors",
     "tokenizer": "Fitting and encoding",
     "loader": "Batches for training",
     "ranking": "Trained rankers",
+    "catalog": "The record of a deployment",
     "serving": "Promotion and the ranking service",
     "pipeline": "Runs, audits and manifests",
 }
@@ -84,6 +86,12 @@ def package_page(package: str, title: str) -> str:
         value = getattr(module, name)
         if inspect.isclass(value) or inspect.isfunction(value):
             lines += [f"::: {value.__module__}.{value.__qualname__}", ""]
+            if value.__name__ != name:  # a class that is called by a lower-case name
+                lines[-1:-1] = [
+                    "    options:",
+                    f"      heading: {name}",
+                    f"      toc_label: {name}",
+                ]
         else:
             lines += [f"## {name}", "", f"A value of type `{type(value).__name__}`.", ""]
     if not getattr(module, "__all__", []):

@@ -12,8 +12,8 @@ import pytest
     "name",
     [
         "adc_features.pipeline.run_settings",
-        "adc_features.ranking.inputs",
-        "adc_features.ranking.ppnet.shape",
+        "adc_features.ranking.legacy.inputs",
+        "adc_features.ranking.legacy.shape",
         "adc_features.serving.protocol",
         "adc_features.tokenizer.settings",
     ],

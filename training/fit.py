@@ -1,23 +1,35 @@
-"""Train one recipe. Reads: TrainingFrame, Sources. Writes: Trained."""
+"""Train one recipe. Reads: TrainingFrame, Sources. Writes: Trained.
 
-import logging
-from collections.abc import Callable, Sequence
-from functools import partial
+A recipe is a declaration like any other (`training.recipes`): it is resolved against the service
+whose features were joined, encoded and fitted by `training.ranker`.
+"""
+
+from collections.abc import Sequence
 
 import numpy as np
+import pyarrow as pa
 
+from adc_features.clock import moment
+from adc_features.errors import InputError
+from adc_features.inputs.resolution import Resolution, resolution
+from adc_features.inputs.schema import ServiceSchema
 from adc_features.loader.frame import TrainingFrame, check_two_classes
-from adc_features.ranking.base import Progress, Ranker, Round
-from adc_features.ranking.inputs import InputEncoder, Inputs
-from adc_features.ranking.recipes import MIN_COUNT, Recipe, Sources, exchange, recipe_inputs
+from adc_features.ranking.base import Progress
+from adc_features.ranking.inputs import keyed, recipe_table
+from adc_features.ranking.recipes import Exchange, Recipe, Sources, exchange
 from adc_features.ranking.recipes import recipe as recipe_named
 from adc_features.ranking.trained import Trained
+from training.frame_schema import JOIN_KEYS, frame_schema, with_vectors
+from training.ranker.fitting import TrainSettings, fit_ranker
+from training.ranker.joined import JoinedRows
+from training.ranker.label_sources import TIME
+from training.ranker.labels import LabelLog
+from training.ranker.splits import LabelWindow
+from training.recipes import declared_recipe
 
-log = logging.getLogger(__name__)
-Fit = Callable[..., tuple[Ranker, list[Round]]]
-"""Inputs, seed, rounds, holdout and progress to a ranker and its curve."""
-HOLDOUT = 0.1
-"""Share of the training rows, the newest, that choose the number of rounds."""
+KEPT = "sid"
+"""The input whose embeddings a warm start keeps: a code means the same in a generation and in those
+that continue it, all else is learned anew."""
 
 
 def train(
@@ -26,13 +38,15 @@ def train(
     *,
     sources: Sources,
     seeds: Sequence[int] = (0, 1, 2),
-    start: Ranker | None = None,
+    schema: ServiceSchema | None = None,
+    start: Trained | None = None,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a recipe on every row of `frame`, once for each seed.
 
-    start: an older ranker on the same codes, or on a generation that keeps them, for a warm start:
-    the new ones begin with its embeddings of the codes.
+    schema: the service whose features were joined; by default what the frame's columns tell. start:
+    an older ranker on the same codes, or on a generation that keeps them, for a warm start: the new
+    ones begin with its embeddings of the codes.
 
     How many rounds is chosen by log loss on the newest tenth of these rows, with a model of the
     first seed that did not see them. Raises InputError when the labels have one class or the recipe
@@ -40,73 +54,77 @@ def train(
     """
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
     check_two_classes(frame.labels)
-    encoder = InputEncoder.fit(frame, min_count=MIN_COUNT)
-    exchanged = None
-    if recipe.permuted != "no" and sources.sids is not None:
-        items = np.concatenate([sources.sids.item_ids, frame.item_ids])
-        exchanged = exchange(frame, items, within=recipe.permuted, seed=seeds[0])
-    inputs = recipe_inputs(frame, recipe, encoder, sources, exchanged=exchanged)
-    older, newer = _by_time(frame)
-    fit, round_cost = _fitting(recipe, inputs, frame, encoder, start)
-    _, curve = fit(inputs.take(older), seed=seeds[0], holdout=inputs.take(newer), progress=progress)
-    losses = np.array([r.holdout for r in curve], np.float64)
-    rounds = 1 + int((losses + round_cost * np.arange(len(losses))).argmin())
-    rankers = {seed: fit(inputs, seed=seed, rounds=rounds, progress=progress)[0] for seed in seeds}
-    log.info(
-        "stage=train recipe=%s rows=%d seeds=%d rounds=%d holdout_logloss=%.4f",
-        recipe.name,
-        len(frame),
-        len(seeds),
-        rounds,
-        losses[rounds - 1],
+    if list(seeds) != list(range(seeds[0], seeds[0] + len(seeds))):
+        raise InputError(f"seeds are {list(seeds)}; expected numbers that follow one another")
+    exchanged = _exchanged(frame, recipe, sources, seed=seeds[0])
+    rows = recipe_rows(frame, recipe, sources, schema=schema, exchanged=exchanged)
+    warm = start.ranker if start is not None and recipe.codes != "none" else None
+    ranker = fit_ranker(
+        rows,
+        _every_row(frame),
+        TrainSettings(seeds=len(seeds), seed=seeds[0]),
+        start=warm,
+        anew=[i.name for i in rows.resolution.inputs if i.name != KEPT],
+        progress=progress,
     )
-    return Trained(
-        recipe,
-        frame.generation if recipe.codes != "none" else None,
-        encoder,
-        rankers,
-        rounds,
-        curve,
-        exchanged,
-    )
+    return Trained(recipe, ranker, exchanged)
 
 
-def _by_time(frame: TrainingFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Row numbers of the older rows and of the newest HOLDOUT of them, split between two times."""
-    times = frame.times
-    cut = np.sort(times)[int(len(times) * (1 - HOLDOUT))]
-    return np.flatnonzero(times < cut), np.flatnonzero(times >= cut)
-
-
-def _fitting(
-    recipe: Recipe,
-    inputs: Inputs,
+def recipe_rows(
     frame: TrainingFrame,
-    encoder: InputEncoder,
-    start: Ranker | None,
-) -> tuple[Fit, float]:
-    """How the recipe's model is fitted to inputs, and what each further round must save."""
-    codebook_size = frame.codebook_size if recipe.codes != "none" else 0
-    if recipe.model == "xgboost":
-        from adc_features.ranking.boosted_settings import BoostedSettings
-        from training import boosted
-
-        settings = BoostedSettings()
-        return (
-            partial(boosted.fit_boosted, settings=settings, codebook_size=codebook_size),
-            boosted.ROUND_COST,
-        )
-    from adc_features.ranking.ppnet.shape import PPNetSettings, PPNetShape
-    from training import ppnet
-
-    shape = PPNetShape.of(
-        inputs,
-        id_rows=encoder.id_rows,
-        users=len(encoder.users) + 1,
-        codebook_size=codebook_size,
-        item_id=recipe.item_id,
+    recipe: Recipe,
+    sources: Sources,
+    *,
+    schema: ServiceSchema | None = None,
+    exchanged: Exchange | None = None,
+) -> JoinedRows:
+    """The rows of a frame as a declared ranker learns from them."""
+    table = recipe_table(frame, recipe, sources, exchanged)
+    schema = schema or frame_schema(frame, recipe.name)
+    if recipe.vectors:
+        added = set(table.column_names) - set(frame.table.column_names)
+        schema = with_vectors(schema, [f for f in table.schema if f.name in added])
+    resolved = _resolved(recipe, schema, sources)
+    features = keyed(table, resolved.inputs)
+    log = frame.table.select(["row_id", *JOIN_KEYS, TIME, "label"])
+    for name in features.column_names:
+        if name in JOIN_KEYS:
+            features = features.drop_columns([name])
+    return JoinedRows(
+        schema=schema,
+        resolution=resolved,
+        log=LabelLog(log, tuple(resolved.ranker.tasks), JOIN_KEYS, JOIN_KEYS[:1], {}),
+        table=_beside(log, features),
+        matched={},
+        generation=frame.generation if recipe.codes != "none" else None,
+        timeline=sources.sids if recipe.codes != "none" else None,
     )
-    return (
-        partial(ppnet.fit_ppnet, settings=PPNetSettings(), shape=shape, start=start),
-        ppnet.ROUND_COST,
+
+
+def _resolved(recipe: Recipe, schema: ServiceSchema, sources: Sources) -> Resolution:
+    modalities = sources.vectors.modalities if recipe.vectors and sources.vectors else ()
+    return resolution(declared_recipe(recipe, schema.service, modalities=modalities), schema)
+
+
+def _beside(left: pa.Table, right: pa.Table) -> pa.Table:
+    names = [*left.column_names, *right.column_names]
+    return pa.table(dict(zip(names, [*left.columns, *right.columns], strict=True)))
+
+
+def _exchanged(
+    frame: TrainingFrame, recipe: Recipe, sources: Sources, *, seed: int
+) -> Exchange | None:
+    """Who gets whose weights, in a control."""
+    if recipe.permuted == "no" or sources.sids is None:
+        return None
+    items = np.concatenate([sources.sids.item_ids, frame.item_ids])
+    return exchange(frame, items, within=recipe.permuted, seed=seed)
+
+
+def _every_row(frame: TrainingFrame) -> LabelWindow:
+    """All rows, with labels that are known at the end of the newest."""
+    end = moment(frame.times.max()) + frame.resolution
+    count = len(frame)
+    return LabelWindow(
+        "train", None, end, end, np.arange(count), frame.labels[None], np.ones((1, count), bool), 0
     )

@@ -3,13 +3,15 @@ Writes: Rankers.
 
 The statistics of `user_activity` and `item_profile` enter as any features of a repository do. All
 recipes share them and differ in one thing at a time, so that a paired difference has one cause. Who
-a user is enters by the level: see `adc_features.ranking.multitask.shape`.
+a user is enters by the level: see `adc_features.ranking.multitask.shape`. Trees read the numbers
+and the codes, and no ids.
+
+Controls are declared as what they control: they change the rows, not the inputs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 from adc_features.data.statistics import SMOOTHING
-from adc_features.errors import InputError
 from adc_features.inputs.declaration import (
     AnyInput,
     Ranker,
@@ -21,12 +23,19 @@ from adc_features.inputs.declaration import (
     remainder,
     semantic_id,
     time,
+    vector,
 )
-from adc_features.ranking.features import KINDS, SETTLED_DAYS
-from adc_features.ranking.recipes import MIN_COUNT, Recipe
-from adc_features.ranking.recipes import RECIPES as ALL_RECIPES
+from adc_features.ranking.recipes import MIN_COUNT, Recipe, recipe
+from training.vectors import column_names
 
+KINDS = {"item_brand": "user_recent_brands", "item_path": "user_recent_paths"}
+"""Kinds of items that a user may like or dislike: the item's column, and the same of the user's
+recent items."""
+SETTLED_DAYS = 60
+"""A user's settled state leaves out the last 60 days: within one user and a window of some weeks it
+hardly varies."""
 SETTINGS = {"networks": 4, "dropout": 0.5, "max_epochs": 2}
+GATES = ("user_id", "item_id", "user_event_count", "sid")
 ITEM_COUNTS = ("item_event_count", "item_event_count_30d", "item_event_count_120d")
 ITEM_MEANS = (
     "item_label_mean",
@@ -35,63 +44,79 @@ ITEM_MEANS = (
     "item_label_mean_30d",
     "item_label_mean_120d",
 )
-RECIPES: Mapping[str, Recipe] = {
-    name: recipe
-    for name, recipe in ALL_RECIPES.items()
-    if recipe.model == "ppnet" and recipe.permuted == "no" and not recipe.vectors
-}
-"""The recipes that a declaration says; controls change the rows, and vectors are no features of the
-run's repository."""
 
 
-def declared_recipe(name: str, service: str) -> Ranker:
+def declared_recipe(
+    wanted: Recipe | str, service: str, *, modalities: Sequence[str] = ()
+) -> Ranker:
     """The declaration of a recipe.
 
     Parameters
     ----------
-    name : str
-        Of RECIPES.
+    wanted : Recipe or str
+        A recipe, or the name of one.
     service : str
         The feature service of the run's repository.
+    modalities : sequence of str
+        Of the raw vectors that were joined, for a recipe that reads them.
 
     Raises
     ------
     InputError
-        No declaration says this recipe.
+        There is no such recipe.
     """
-    if name not in RECIPES:
-        raise InputError(f"no declaration for {name!r}; there are {', '.join(RECIPES)}")
-    codes, item_id = RECIPES[name].codes, RECIPES[name].item_id
-    inputs: dict[str, AnyInput] = {
+    of = recipe(wanted) if isinstance(wanted, str) else wanted
+    trees = of.model == "xgboost"
+    ids = {} if trees else _ids(of)
+    inputs: dict[str, AnyInput] = {**ids, **item_statistics(), **user_statistics()}
+    if of.codes != "none":
+        inputs |= _codes(weighted=of.codes == "weighted")
+    if of.vectors:
+        inputs |= _vectors(modalities)
+    return Ranker(
+        service,
+        [Task("label")],
+        inputs,
+        name=of.name,
+        gates=() if trees else [g for g in GATES if g in inputs],
+        user=["user_id"],
+        item=["item_id"],
+        model=of.model,
+        settings=None if trees else SETTINGS,
+    )
+
+
+def _ids(of: Recipe) -> dict[str, AnyInput]:
+    """Who and what, as embeddings."""
+    return {
         "user_id": category(min_count=MIN_COUNT, dropout=0.1, gate_only=True),
-        **({"item_id": category(min_count=MIN_COUNT, dropout=0.1)} if item_id else {}),
-        **{of: category(min_count=MIN_COUNT) for of in ("item_brand", "item_category")},
-        **item_statistics(),
-        **user_statistics(),
+        **({"item_id": category(min_count=MIN_COUNT, dropout=0.1)} if of.item_id else {}),
+        **{name: category(min_count=MIN_COUNT) for name in ("item_brand", "item_category")},
     }
-    gates = ["user_id", *(["item_id"] if item_id else []), "user_event_count"]
-    if codes != "none":
-        weighted = codes == "weighted"
-        inputs["sid"] = semantic_id(weights=weighted)
-        inputs["recent"] = item_history(
+
+
+def _codes(*, weighted: bool) -> dict[str, AnyInput]:
+    """The candidate's codes, and how they meet those of the user's recent items."""
+    return {
+        "sid": semantic_id(weights=weighted),
+        "recent": item_history(
             source="user_recent_items",
             times="user_recent_times",
             labels="user_recent_labels",
             mean="user_label_mean",
             codes=True,
             embedded=False,
-        )
-        gates.append("sid")
-    return Ranker(
-        service,
-        [Task("label")],
-        inputs,
-        name=name,
-        gates=gates,
-        user=["user_id"],
-        item=["item_id"],
-        settings=SETTINGS,
-    )
+        ),
+    }
+
+
+def _vectors(modalities: Sequence[str]) -> dict[str, AnyInput]:
+    """Raw vectors in the place of codes, and how they meet those of the user's recent items."""
+    inputs: dict[str, AnyInput] = {}
+    for modality in modalities:
+        names = column_names(modality)
+        inputs |= {names.vector: vector(), names.match: number(), names.liking: number()}
+    return inputs
 
 
 def item_statistics() -> dict[str, AnyInput]:

@@ -22,6 +22,7 @@ from adc_features.artifact import read_parquet, write_json
 from adc_features.codes.sids import SidTable, SidTimeline
 from adc_features.data.dataset import Split
 from adc_features.errors import ArtifactError, InputError
+from adc_features.inputs.schema import ServiceSchema
 from adc_features.loader.frame import TrainingFrame, label_table, retroactive_frame, training_frame
 from adc_features.pipeline.dataset_manifest import (
     RETRIEVAL,
@@ -49,11 +50,12 @@ from adc_features.pipeline.stages import (
     split_of,
     timeline_of,
 )
-from adc_features.ranking.recipes import RECIPES, Sources
-from adc_features.ranking.trained import Trained, load_trained
+from adc_features.ranking.recipes import RECIPES, Recipe, Sources
+from adc_features.ranking.trained import Trained
 from adc_features.store.refresh import RefreshSchedule
 from training.evaluation.evaluate import code_coverage, evaluate
 from training.ranker.refresh import refresh_facts
+from training.vectors import VectorTimeline
 
 PARITY_SAMPLE = 1_000
 FRAME = "frame.parquet"
@@ -208,8 +210,6 @@ def split_rows(frame: TrainingFrame, split: Split) -> tuple[TrainingFrame, Train
 def sources_of(run: Run, refresh: Mapping[str, RefreshSchedule] | None = None) -> Sources:
     """Codes through time as they were online, and raw vectors as the run published them. refresh:
     in place of the run's own schedules."""
-    from adc_features.ranking.inputs import VectorTimeline
-
     vectors = VectorTimeline(embedding_tables(run), servable_at(run))
     sids = codes_online(
         timeline_of(run), run.settings, run_refresh(run) if refresh is None else refresh
@@ -236,16 +236,29 @@ def train_recipe(
     recipe: str,
     seeds: Sequence[int],
     *,
+    schema: ServiceSchema | None = None,
     progress: Progress | None = None,
 ) -> tuple[Trained, np.ndarray]:
     """A recipe trained on the split's training rows, and its probabilities [S, N] of the scored
-    rows.
+    rows. schema: the service whose features were joined, see `training.fit`.
     """
     from training.fit import train
 
     rows, scored = split_rows(frame, split)
-    trained = train(rows, RECIPES[recipe], sources=sources, seeds=seeds, progress=progress)
+    trained = train(
+        rows, RECIPES[recipe], sources=sources, seeds=seeds, schema=schema, progress=progress
+    )
     return trained, trained.predict(scored, sources)
+
+
+def schema_of(repository: Path, generation: str | None, recipe: Recipe) -> ServiceSchema:
+    """The service that a recipe is declared on: that of the generation whose codes it reads, or the
+    statistics alone.
+    """
+    from adc_features.store import service_name
+    from adc_features.store.services.schema import service_schema
+
+    return service_schema(repository, service_name(None if recipe.codes == "none" else generation))
 
 
 def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
@@ -253,12 +266,14 @@ def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
     if leaks:
         newest, first = snapshots_of(run)[-1], servable_at(run)[0]
         frame, sources = retroactive(frame, sources, newest, first=first)
+    recipe = "codes_weights" if leaks else name
     trained, scores = train_recipe(
         frame,
         sources,
         split_of(run),
-        "codes_weights" if leaks else name,
+        recipe,
         range(run.settings.seeds),
+        schema=schema_of(repository_of(run), run.settings.generation, RECIPES[recipe]),
         progress=run.progress,
     )
     np.save(directory / "scores.npy", scores)
@@ -290,29 +305,6 @@ def _build_scores(run: Run, directory: Path, *, recipes: Sequence[str]) -> Mappi
     facts = evaluate(scores, scored, trained_on=train, seed=run.settings.seed).to_dict()
     write_json(directory / "scores.json", facts)
     return facts
-
-
-def evaluate_refreshed(run: Run, refresh: str) -> dict[str, Any]:
-    """The trained rankers of a run on the scored rows as they would be online under schedules; the
-    run stays as it is. refresh: VIEW=SCHEDULE, comma-separated.
-
-    Raises ArtifactError when none is trained, InputError for what is no schedule.
-    """
-    recipes = [name for name in trained_recipes(run) if name in RECIPES]
-    schedules, split = refresh_of(repository_of(run), run.settings, refresh), split_of(run)
-    if run.settings.final:
-        run.record("test_rows_opened", split=split._asdict(), recipes=recipes)
-    train, _ = split_rows(frame_of(run), split)
-    sources = sources_of(run, schedules)
-    _, scored = split_rows(checked_frame(run, joined_rows(run, schedules)), split)
-    scores = {}
-    for name in recipes:
-        model = run.output(RANKERS[name]) / "model"
-        if model.is_dir():  # controls are not kept
-            trained = load_trained(model, generation=scored.generation)
-            scores[name] = trained.predict(scored, sources)
-    facts = evaluate(scores, scored, trained_on=train, seed=run.settings.seed).to_dict()
-    return {"refresh": refresh_facts(schedules), **facts}
 
 
 def scores_stage(recipes: Sequence[str]) -> Stage:

@@ -17,6 +17,7 @@ from typing import Any
 from sqlalchemy import (
     Connection,
     Engine,
+    Select,
     Table,
     and_,
     create_engine,
@@ -135,12 +136,7 @@ class Catalog:
 
     def _rows(self, table: Table, *order: str) -> list[dict[str, Any]]:
         with _in_words(self.engine, self._url), self.engine.connect() as connection:
-            return [
-                dict(row)
-                for row in connection.execute(
-                    select(table).order_by(*(table.c[name] for name in order))
-                ).mappings()
-            ]
+            return _read(connection, select(table).order_by(*(table.c[name] for name in order)))
 
     @contextmanager
     def write(self, *, at: datetime) -> Iterator["Writer"]:
@@ -201,7 +197,7 @@ class Writer:
     ) -> bool:
         """Insert the row of this key, or change what differs; True when anything did."""
         where = and_(*(table.c[name] == value for name, value in key.items()))
-        found = self._connection.execute(select(table).where(where)).mappings().first()
+        found = next(iter(_read(self._connection, select(table).where(where))), None)
         changed = {
             name: value for name, value in values.items() if found is None or found[name] != value
         }
@@ -232,10 +228,19 @@ class Writer:
 
     def rows(self, table: Table, **where: Any) -> list[dict[str, Any]]:
         """Rows as this transaction sees them."""
-        found = self._connection.execute(
-            select(table).where(*(table.c[name] == value for name, value in where.items()))
-        )
-        return [dict(row) for row in found.mappings()]
+        wanted = (table.c[name] == value for name, value in where.items())
+        return _read(self._connection, select(table).where(*wanted))
+
+
+def _read(connection: Connection, wanted: Select[Any]) -> list[dict[str, Any]]:
+    """The rows of a query. Raises InputError for values that are not of their column's type."""
+    try:
+        return [dict(row) for row in connection.execute(wanted).mappings()]
+    except (ValueError, TypeError, LookupError) as error:  # text, times and JSON that are none
+        raise InputError(
+            f"the catalogue holds a value that nobody wrote ({error}): the file is damaged, restore"
+            " it from a copy, or move it away: the next command starts a new one"
+        ) from None
 
 
 def open_catalog(url: str) -> Catalog:
@@ -412,6 +417,11 @@ def _in_words(engine: Engine, url: str) -> Iterator[None]:
     """
     try:
         yield
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"the catalogue {redacted_url(url)} holds text that is none ({error}): the file is"
+            " damaged, restore it from a copy, or move it away: the next command starts a new one"
+        ) from None
     except SQLAlchemyError as error:
         said = without_secrets(str(getattr(error, "orig", None) or error), url)
         if any(

@@ -220,7 +220,7 @@ def _facts(made: Resolution, joined: pa.Table | None) -> dict[str, Any]:
             "side": i.side,
             "kind": NAMES[type(i.kind)],
             "transform": transform(i.kind),
-            "width": width(i.kind),
+            "width": width(i),
         }
         column = None
         if joined is not None and main.name in joined.column_names:

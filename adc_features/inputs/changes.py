@@ -12,7 +12,7 @@ from adc_features.inputs.schema import ServiceSchema, ViewSchema
 
 Severity = Literal["fine", "warn", "refuse"]
 Use = Literal["serve", "retrain"]
-Accept = Literal["inputs", "definition"]
+Accept = Literal["inputs"]
 WIDER = {"Int32": "Int64", "Float32": "Float64"}
 """Types that hold every value of another."""
 CODES = ("generation", "codebook_hash")
@@ -34,8 +34,7 @@ class Difference:
     serve, retrain : str
         "fine", "warn" (goes on, and says so) or "refuse".
     accept : str, optional
-        What a user may accept so that it is refused no more: "inputs" (--accept-inputs, for
-        retraining) or "definition" (--accept-definition, for serving).
+        What a user may accept so that a retraining goes on: "inputs" (--accept-inputs).
     """
 
     what: str
@@ -250,7 +249,6 @@ def view_changes(
                 " the values may mean something else",
                 "refuse",
                 "warn",
-                "definition",
             )
 
 

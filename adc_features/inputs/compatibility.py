@@ -115,23 +115,27 @@ def differences(pinned: Mapping[str, Any], schema: ServiceSchema | None) -> list
 def refuse(found: Iterable[Difference], *, use: Use, accept: Iterable[Accept] = ()) -> None:
     """Raise InputError with every difference that a use does not go on with.
 
-    accept: what the user accepts; see `Difference.accept`.
+    accept: what the user accepts, for a retraining; see `Difference.accept`.
     """
-    accept = set(accept)
+    accept = set(accept) if use == "retrain" else set()
     refused = [f for f in found if getattr(f, use) == "refuse" and f.accept not in accept]
     if refused:
-        options = sorted({f"--accept-{f.accept}" for f in refused if _lifts(f, use)})
-        advice = f"\nTo go on all the same: {', '.join(options)}" if options else ""
-        what = "serve" if use == "serve" else "retrain"
         raise InputError(
-            f"the registry is not what the ranker was trained on; refusing to {what}:\n"
+            f"the registry is not what the ranker was trained on; refusing to {use}:\n"
             + "\n".join(f"- {f.message}" for f in refused)
-            + advice
+            + _advice(refused, use)
         )
 
 
-def _lifts(found: Difference, use: Use) -> bool:
-    return found.accept == ("definition" if use == "serve" else "inputs")
+def _advice(refused: Iterable[Difference], use: Use) -> str:
+    """What to do about what is refused, as a line of its own; nothing where no command helps."""
+    if use == "serve":
+        return (
+            "\nApply again what the ranker was trained on, or train on what is applied now:"
+            " `adc retrain` where it accepts the change, else `adc train`"
+        )
+    options = sorted({f"--accept-{f.accept}" for f in refused if f.accept})
+    return f"\nTo go on all the same: {', '.join(options)}" if options else ""
 
 
 def _view_facts(view: ViewSchema) -> dict[str, Any]:

@@ -92,10 +92,15 @@ def _counted_in_shares(values: pa.Array | pa.ChunkedArray) -> Counted:
         picked = [
             chunk.filter(pa.array(of == share)) for chunk, of in zip(chunks, share_of, strict=True)
         ]
-        found.append(_known(pc.value_counts(pa.chunked_array(picked, values.type))))
-    counts = np.concatenate([each.counts.astype(np.uint32) for each in found])
-    distinct = pa.concat_arrays([each.values for each in found])
-    return Counted(distinct, counts, sum(each.absent for each in found))
+        counted = _known(pc.value_counts(pa.chunked_array(picked, values.type)))
+        # a copy: else the share's wider counts stay as long as these
+        found.append(counted._replace(counts=counted.counts.astype(np.uint32)))
+        del picked, counted
+    counts = np.concatenate([each.counts for each in found])
+    distinct, absent = pa.concat_arrays([each.values for each in found]), [c.absent for c in found]
+    del found
+    pa.default_memory_pool().release_unused()
+    return Counted(distinct, counts, sum(absent))
 
 
 def _last_bytes(values: pa.Array) -> np.ndarray:

@@ -8,7 +8,7 @@ Legend: N rows, n = N or 1, T elements of all rows' lists, P positions, D widths
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -119,6 +119,28 @@ class Layout:
 
     inputs: Mapping[str, InputLayout]
     tables: Mapping[str, int]
+
+
+class Packed(NamedTuple):
+    """The dense numbers of all inputs as a model reads them.
+
+    names: the inputs that have some, in order; singles: which of them have one row that stands for
+    all; one, many: float32 [1, D1] and [N, DN], the columns of these and of the others.
+    """
+
+    names: tuple[str, ...]
+    singles: tuple[bool, ...]
+    one: np.ndarray
+    many: np.ndarray
+
+
+class PackedBlocks(dict[str, Block]):
+    """Blocks whose dense numbers stand side by side too. What is made of them in another way, such
+    as with another block, is a plain mapping."""
+
+    def __init__(self, blocks: Mapping[str, Block], packed: Packed) -> None:
+        super().__init__(blocks)
+        self.packed = packed
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from adc_features.inputs.declaration import ItemHistory, Match
 from adc_features.inputs.encoded import Block, Encoded, Layout
 from adc_features.inputs.encoders.base import Encoder, Fitting, State
 from adc_features.inputs.facts import input_from_facts, input_to_facts
+from adc_features.inputs.few import FEW, FewRows
 from adc_features.inputs.hashing import check_hashes, hash_vectors
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts, Side
@@ -140,6 +141,10 @@ class InputEncoder:
         self._check_columns(parts, training=training)
         blocks: dict[str, Block] = {}
         faults = _Faults()
+        if not training and 0 < parts.rows <= FEW:
+            encoded = self._few.encode(parts, faults.found)
+            faults.raise_if_any()
+            return encoded
         for name, encoder in self.encoders.items():
             shown = parts
             try:
@@ -147,7 +152,7 @@ class InputEncoder:
                     shown = (
                         with_some_default(encoder.spec, parts, seed=seed)
                         if training
-                        else with_default(encoder.spec, parts)
+                        else _served(encoder, parts)
                     )
                 blocks[name] = encoder.encode(shown)
             except InputError as error:
@@ -162,8 +167,12 @@ class InputEncoder:
         encoded: of the same parts, where it is there already; most inputs are counted from it.
         """
         found = {}
+        known = {} if encoded is None else self._few.counted(encoded)
         for name, encoder in self.encoders.items():
             if encoder.spec.kind.train_only:
+                continue
+            if name in known:
+                found[name] = known[name]
                 continue
             counted = getattr(encoder, "counted", None)
             if encoded is not None and counted is not None:
@@ -248,6 +257,10 @@ class InputEncoder:
         return cls(encoders, vocabularies)
 
     @cached_property
+    def _few(self) -> FewRows:
+        return FewRows(self.encoders, _served)
+
+    @cached_property
     def _needed(self) -> tuple[dict[Side, frozenset[str]], dict[Side, frozenset[str]]]:
         """Columns by side: of scores, and of training."""
         scored = [s for s in self.specs if not s.kind.train_only]
@@ -279,6 +292,11 @@ class _Faults:
         leak = any(isinstance(error, LeakError) for error in self.found)
         kind = LeakError if leak else InputError
         raise kind(f"{len(messages)} inputs cannot be encoded:\n- " + "\n- ".join(messages))
+
+
+def _served(encoder: Encoder, parts: Parts) -> Parts:
+    """What an input is scored on."""
+    return with_default(encoder.spec, parts) if encoder.spec.kind.train_only else parts
 
 
 def _spec(facts: Mapping[str, Any], path: Path) -> ResolvedInput:
@@ -316,9 +334,7 @@ def _refuse_missing(needed: Mapping[Side, frozenset[str]], parts: Parts) -> None
     missing = [
         f"{name} ({side})"
         for side, names in needed.items()
-        for name in sorted(
-            names - set(parts[side].table.column_names) if side in parts.sides else names
-        )
+        for name in sorted(names - parts[side].names if side in parts.sides else names)
     ]
     if missing:
         raise InputError(

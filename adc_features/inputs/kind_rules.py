@@ -3,8 +3,11 @@
 Types are Feast's as text: "Float32", "Array(String)", "Set(Int64)".
 """
 
+from collections.abc import Collection
+
 from adc_features.inputs import declaration as d
 from adc_features.inputs.declaration import Input
+from adc_features.inputs.resolved import ResolvedInput
 
 NUMBERS = ("Float32", "Float64", "Decimal", "Int32", "Int64")
 INTEGERS = ("Int32", "Int64")
@@ -82,9 +85,10 @@ def same_values(left: str, right: str) -> bool:
     return left == right or (left in INTEGERS and right in INTEGERS)
 
 
-def width(kind: Input) -> str:
-    """The width of an input's block in words: dense columns, E for each embedding."""
-    match kind:
+def width(spec: ResolvedInput) -> str:
+    """The width of an input's block in words: E for each embedding, L for the positions of codes,
+    and the number of dense columns."""
+    match kind := spec.kind:
         case d.Number():
             text = "2 + E" if kind.bins else "2"
         case d.Flag() | d.Match() | d.Remainder():
@@ -96,13 +100,22 @@ def width(kind: Input) -> str:
         case d.CategorySet() | d.CategorySequence():
             text = "E + 3"
         case d.ItemHistory():
-            text = "2E + 3" if kind.embedded else "3"
-            text += " + match" if kind.match else ""
+            text = _history_width(kind, spec.columns)
         case d.SemanticId():
-            text = "L*E + L + 2" if kind.weights else "L*E + L + 1"
+            text = f"L*E + L + {2 if 'reliability' in spec.columns else 1}"
         case _:
             text = "E"
     return text
+
+
+def _history_width(kind: d.ItemHistory, read: Collection[str]) -> str:
+    """Size and absence; age and its absence with times; matches of ids, or of each position."""
+    dense = 4 if "times" in read else 2
+    matches = 0 if not kind.match else 2 if "labels" in read else 1
+    if not kind.codes:
+        dense, matches = dense + matches, 0
+    positions = {0: "", 1: "L + ", 2: "2L + "}[matches]
+    return f"{'2E + ' if kind.embedded else ''}{positions}{dense}"
 
 
 def transform(kind: Input) -> str:

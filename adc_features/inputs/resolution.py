@@ -95,9 +95,12 @@ def resolution(
     Raises
     ------
     InputError
-        All that is wrong with the declaration, its tags and its names, in one message.
+        All that is wrong with the declaration, its tags and its names, in one message; where the
+        sides of join keys are not known, that alone, as everything else depends on it.
     """
     keys, problems = named_keys(schema, ranker.user, ranker.item)
+    if problems:  # what histories, crosses and sides lack then follows from it
+        _refuse([*problems, *ranker_problems(ranker)], ranker)
     problems += ranker_problems(ranker)
     known = Columns(schema, keys, columns or {})
     rules = inferred(known)

@@ -40,10 +40,10 @@ def declaration_text(made: Resolution) -> str:
     body = _ranker(made)
     used = sorted({_FACTORIES[type(i.kind)] for i in made.inputs})
     names = ["Ranker", "Task", *used]
-    plain = f"from adc_features.inputs.declaration import {', '.join(names)}"
+    plain = f"from adc_features.inputs import {', '.join(names)}"
     if len(plain) > WIDEST:
         listed = "".join(f"    {n},\n" for n in names)
-        plain = f"from adc_features.inputs.declaration import (\n{listed})"
+        plain = f"from adc_features.inputs import (\n{listed})"
     clock = "import datetime\n\n" if "datetime." in body else ""
     left = "".join(_comment(f"left out: {x.name} ({x.dtype}): {x.reason}") for x in made.left_out)
     return (

@@ -12,11 +12,11 @@ Legend: n values, U ids.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import pyarrow as pa
@@ -42,6 +42,15 @@ _TEXT_BYTES = 1 << 31
 _SORTED_FROM = 4096
 _FEW, _REMEMBERED = 2048, 1 << 16
 """Values that are looked up in what was asked before, and how many of those are kept."""
+
+
+class _Admitted(NamedTuple):
+    """Ids that get rows, in the order of admission; uint32 [n] how often each occurred; `others`
+    of the vocabulary."""
+
+    ids: pa.Array
+    counts: np.ndarray
+    others: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -99,14 +108,16 @@ class Vocabulary:
         empty = cls(
             dtype=value_type(counted.values.type),
             options=options,
-            ids=counted.values.slice(0, 0),
+            ids=pa.array([], counted.values.type),  # a slice would keep all of them
             id_counts=np.zeros(0, np.uint32),
             unseen=np.zeros(0, np.uint8),
             hashes=np.zeros(0, np.uint64),
             hash_rows=np.zeros(0, np.uint32),
             others=np.zeros(FIRST + options.buckets, np.int64),
         )
-        return empty._with(counted, np.full(distinct, UNKNOWN, np.uint8))
+        admitted = empty._admitted(counted, np.full(distinct, UNKNOWN, np.uint8))
+        del counted  # tens of millions of ids are to fit in 1 GB
+        return empty._with(admitted)
 
     def grown(
         self, values: pa.Array | pa.ChunkedArray | Counted, *, of: str = "the column"
@@ -126,11 +137,13 @@ class Vocabulary:
         aged = np.minimum(self.unseen + np.uint8(1), np.uint8(FORGOTTEN))
         unseen = np.where((seen > 0) & (self.unseen < FORGOTTEN), np.uint8(0), aged)
         kept = replace(self, id_counts=seen.astype(np.uint32), unseen=unseen)
-        return kept._with(counted, rows)
+        admitted = kept._admitted(counted, rows)
+        del counted, rows
+        return kept._with(admitted)
 
-    def _with(self, counted: Counted, rows: np.ndarray) -> Self:
-        """With the values admitted that have no row of their own; `others` counted anew. rows: of
-        the counted values."""
+    def _admitted(self, counted: Counted, rows: np.ndarray) -> _Admitted:
+        """Those of the counted values that have no row of their own and get one. rows: of the
+        counted values."""
         rest = rows < self.own
         room = self.options.max_size
         if room is not None:
@@ -146,18 +159,24 @@ class Vocabulary:
             np.add.at(others, FIRST + of_rest, counted.counts[rest])
         else:
             others[UNKNOWN] = counted.counts[rest].sum()
-        del rest, enough, admitted, counted, rows  # tens of millions of ids are to fit in 1 GB
-        hashed = np.concatenate([self.hashes, hashes(ids)])
+        return _Admitted(ids, id_counts.astype(np.uint32, copy=False), others)
+
+    def _with(self, admitted: _Admitted) -> Self:
+        """With these ids behind its own; `others` counted anew."""
+        ids, counts, others = admitted
+        pa.default_memory_pool().release_unused()  # the counted values, which are many
+        hashed = _behind(self.hashes, hashes(ids))
         first = self.own + len(self.ids)
-        new_rows = np.arange(first, first + len(ids), dtype=np.uint32)
-        order = np.argsort(hashed, kind="stable")
+        rows = _behind(self.hash_rows, np.arange(first, first + len(ids), dtype=np.uint32))
+        rows = rows[np.argsort(hashed, kind="stable")]
+        hashed.sort()
         return replace(
             self,
             ids=_joined(self.ids, ids),
-            id_counts=np.concatenate([self.id_counts, id_counts.astype(np.uint32)]),
-            unseen=np.concatenate([self.unseen, np.zeros(len(ids), np.uint8)]),
-            hashes=hashed[order],
-            hash_rows=np.concatenate([self.hash_rows, new_rows])[order],
+            id_counts=_behind(self.id_counts, counts),
+            unseen=_behind(self.unseen, np.zeros(len(ids), np.uint8)),
+            hashes=hashed,
+            hash_rows=rows,
             others=others,
         )
 
@@ -183,7 +202,9 @@ class Vocabulary:
             return np.full(len(values), ABSENT)
         self._check_type(values.type, of=of)
         if len(values) <= _FEW:
-            return self._rows_of_few(values)
+            if self.dtype != "int64":
+                values = values.cast(pa.binary())
+            return self._rows_of_few(values.to_pylist())
         encoded = values.dictionary_encode(null_encoding="encode")
         distinct, indices = encoded.dictionary, encoded.indices.to_numpy()
         if not values.null_count:
@@ -192,19 +213,28 @@ class Vocabulary:
         found[distinct.is_valid().to_numpy(zero_copy_only=False)] = self._find(distinct.drop_null())
         return found.take(indices)
 
-    def _rows_of_few(self, values: pa.Array) -> np.ndarray:
-        """`rows` of a request: Arrow's calls take longer than a dictionary of what was asked
-        before."""
-        listed = values.to_pylist()
-        rows = [self._asked.get(value, -1) for value in listed]
-        if -1 in rows:
-            new = list({v for v, row in zip(listed, rows, strict=True) if row < 0})
-            found = dict(zip(new, self._find(pa.array(new, values.type)).tolist(), strict=True))
-            if len(self._asked) + len(new) > _REMEMBERED:
-                self._asked.clear()
-                self._asked[None] = ABSENT
-            self._asked.update(found)
-            rows = [found[v] if r < 0 else r for v, r in zip(listed, rows, strict=True)]
+    def rows_of_ids(
+        self, ids: Sequence[Any], type_: pa.DataType, *, of: str = "the column"
+    ) -> np.ndarray:
+        """`rows` of a request's ids: whole numbers, or the UTF-8 of texts and bytes, None where
+        absent; they stand in a column of this type."""
+        self._check_type(type_, of=of)
+        return self._rows_of_few(ids)
+
+    def _rows_of_few(self, ids: Sequence[Any]) -> np.ndarray:
+        """Arrow's calls take longer than a dictionary of what was asked before."""
+        known = self._asked
+        rows = list(map(known.get, ids))
+        if None in rows:
+            new = list({value for value, row in zip(ids, rows, strict=True) if row is None})
+            if len(known) + len(new) > _REMEMBERED:
+                known = self.__dict__["_asked"] = {None: ABSENT}
+                new = list(set(ids) - {None})
+            values = pa.array(new, pa.int64() if self.dtype == "int64" else pa.binary())
+            if self.dtype == "string":
+                values = values.cast(pa.string())
+            known.update(zip(new, self._find(values).tolist(), strict=True))
+            rows = list(map(known.get, ids))
         return np.array(rows, np.int64)
 
     @cached_property
@@ -350,9 +380,14 @@ def _admission(counted: Counted, places: np.ndarray) -> np.ndarray:
     return places[np.argsort(behind.max() - behind, kind="stable")]
 
 
+def _behind(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Both, in an array of its own; without a copy where `one` is empty."""
+    return np.concatenate([one, other]) if len(one) else other
+
+
 def _joined(one: pa.Array, other: pa.Array) -> pa.Array:
     if not len(one):
-        one = one.cast(other.type)
+        return other
     if pa.types.is_string(one.type) and one.nbytes + other.nbytes >= _TEXT_BYTES:
         one, other = one.cast(pa.large_string()), other.cast(pa.large_string())
     return pa.concat_arrays([one, other.cast(one.type)])

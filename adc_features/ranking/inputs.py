@@ -1,299 +1,107 @@
-"""A frame as the arrays that rankers read. Reads: Frame, EmbeddingTable. Writes: InputEncoder,
-Inputs, VectorTimeline.
+"""Rows of a run as declared inputs read them. Reads: joined rows, the sides of a request. Writes:
+Parts.
 
-Everything that is fitted (vocabularies, scales) is fitted on training rows only.
+Inputs name their columns; nothing here does. A run's rows have features under their own names, a
+declaration reads them by their keys `<view>__<feature>`.
 
-Legend: N rows, F item features, G user features, L positions, M matches, D dims.
+Legend: N rows.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from datetime import datetime
-from functools import cached_property
-from itertools import repeat
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Protocol
 
 import numpy as np
-import pandas as pd
+import pyarrow as pa
 
-from adc_features.clock import instant
-from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.codes.sids import find_rows
+from adc_features.codes.sids import CodeTimeline, find_rows
 from adc_features.errors import InputError
-from adc_features.loader.frame import Frame
-from adc_features.ranking.features import (
-    ID_COLUMNS,
-    USER_COLUMNS,
-    item_features,
-    named_features,
-    settled_features,
-)
-
-HASH_BUCKETS = 64
-"""Rows that the ids without one of their own share."""
+from adc_features.inputs.candidates import SID_COLUMNS
+from adc_features.inputs.resolved import ResolvedInput, SourceColumn
+from adc_features.inputs.rows import FeatureRows, Parts, Side
+from adc_features.loader.frame import TrainingFrame
+from adc_features.ranking.recipes import Exchange, Recipe, Sources
 
 
-@dataclass(frozen=True)
-class Inputs:
-    """What one recipe shows to a ranker; what it does not show has width 0.
-
-    Parameters
-    ----------
-    label : ndarray
-        float32 [N], 0 or 1.
-    user : ndarray
-        int64 [N], row of the user's free bias while training; 0 for a user who has none.
-    ids : ndarray
-        int64 [N, 4], vocabulary rows of ID_COLUMNS.
-    item : ndarray
-        float32 [N, F], standardised: ITEM_COLUMNS and the taste for KINDS.
-    user_state, settled : ndarray
-        float32 [N, G] and [N, 2], standardised: USER_COLUMNS and `settled_features`.
-    sid : ndarray
-        int64 [N, L] in 0..K, stored code + 1; 0 = no code.
-    weight : ndarray
-        float32 [N, L], >= 0.
-    reliability : ndarray
-        float32 [N, 1] in [0, 1].
-    match : ndarray
-        float32 [N, M], likeness of the item to the user's recent ones.
-    vectors : mapping of str to VectorRows
-        By modality, looked up batch by batch.
-    """
-
-    label: np.ndarray
-    user: np.ndarray
-    ids: np.ndarray
-    item: np.ndarray
-    user_state: np.ndarray
-    settled: np.ndarray
-    sid: np.ndarray
-    weight: np.ndarray
-    reliability: np.ndarray
-    match: np.ndarray
-    vectors: Mapping[str, "VectorRows"]
-
-    def __len__(self) -> int:
-        return len(self.label)
-
-    def take(self, rows: np.ndarray) -> "Inputs":
-        """These rows, in this order."""
-        arrays = {f.name: getattr(self, f.name)[rows] for f in fields(self) if f.name != "vectors"}
-        return Inputs(
-            **arrays,
-            vectors={m: VectorRows(v.matrix, v.row[rows]) for m, v in self.vectors.items()},
-        )
-
-
-class VectorRows(NamedTuple):
-    """Vectors by reference. matrix: float32 [R, D], row 0 all zeros (no vector); row: int64 [N]."""
-
-    matrix: np.ndarray
-    row: np.ndarray
-
-
-@dataclass(frozen=True)
-class InputEncoder:
-    """What is learned from training rows before any model: vocabularies and scales.
-
-    Parameters
-    ----------
-    vocabulary : mapping of str to ndarray
-        Column of ID_COLUMNS -> sorted ids with at least `min_count` training rows. An id in it has
-        an embedding row of its own; any other falls into one of HASH_BUCKETS shared rows, so that
-        rare ids cannot be learned by heart.
-    users : ndarray
-        Sorted ids of the users who have a free bias while training.
-    item_scale, user_scale, settled_scale : ndarray
-        Mean and standard deviation of each feature: float64 [2, F], [2, G], [2, 2].
-
-    Examples
-    --------
-    >>> scale = np.array([[0.0], [1.0]])
-    >>> encoder = InputEncoder({name: np.array(["a"]) for name in ID_COLUMNS}, np.array(["u"]),
-    ...                        scale, scale, scale)
-    >>> encoder.id_rows
-    (65, 65, 65, 65)
-    """
-
-    vocabulary: Mapping[str, np.ndarray]
-    users: np.ndarray
-    item_scale: np.ndarray
-    user_scale: np.ndarray
-    settled_scale: np.ndarray
-
-    @classmethod
-    def fit(cls, frame: Frame, *, min_count: int) -> "InputEncoder":
-        """Learn from training rows alone.
-
-        Parameters
-        ----------
-        frame : Frame
-            The training rows.
-        min_count : int
-            Rows that an id needs for an embedding of its own.
-        """
-        vocabulary = {}
-        for name in ID_COLUMNS:
-            ids = frame.texts(name)
-            values, counts = np.unique(
-                ids if ids.dtype.kind == "i" else ids.astype(str), return_counts=True
-            )
-            vocabulary[name] = values[counts >= min_count]
-        return cls(
-            vocabulary=vocabulary,
-            users=np.unique(frame.user_ids),
-            item_scale=_scale(item_features(frame, frame)),
-            user_scale=_scale(named_features(frame, USER_COLUMNS)),
-            settled_scale=_scale(settled_features(frame)),
-        )
-
-    def _rows(self, name: str, values: np.ndarray) -> np.ndarray:
-        """int64 [N]: place of each value in a vocabulary, -1 where it has none."""
-        return np.fromiter(
-            map(self._places[name].get, values.tolist(), repeat(-1)), np.int64, len(values)
-        )
-
-    @cached_property
-    def _places(self) -> dict[str, dict[Any, int]]:
-        """Id -> place, hashed once: a request looks up thousands, and a search costs it more than a
-        hash.
-        """
-        return {
-            name: {value: place for place, value in enumerate(ids.tolist())}
-            for name, ids in {**self.vocabulary, "users": self.users}.items()
-        }
+class RequestSide(Protocol):
+    """One side of a request: the asker, one row, or the candidates. times: datetime64[us] [n]."""
 
     @property
-    def id_rows(self) -> tuple[int, ...]:
-        """Embedding rows that each column of `ids` needs."""
-        return tuple(HASH_BUCKETS + len(self.vocabulary[name]) for name in ID_COLUMNS)
+    def times(self) -> np.ndarray: ...
 
-    def ids(self, frame: Frame, user: Frame | None = None) -> np.ndarray:
-        """int64 [N, 4]: buckets first, then the vocabulary. user: one row that names the user of
-        all rows of `frame`.
-        """
-        columns = []
-        for name in ID_COLUMNS:
-            values = (user if user is not None and name == "user_id" else frame).texts(name)
-            row = HASH_BUCKETS + self._rows(name, values)
-            rare = np.flatnonzero(row < HASH_BUCKETS)
-            row[rare] = pd.util.hash_array(values[rare], categorize=False) % HASH_BUCKETS
-            columns.append(row)
-        return np.stack(np.broadcast_arrays(*columns), axis=1)
+    def arrow(self, name: str) -> pa.Array:
+        """A key, a feature, or codes, by its own name."""
+        ...
 
-    def user_rows(self, frame: Frame) -> np.ndarray:
-        """int64 [N]: 1 + place among the training users, 0 for others."""
-        return 1 + self._rows("users", frame.texts("user_id"))
 
-    def item(self, frame: Frame, user: Frame | None = None) -> np.ndarray:
-        """float32 [N, F]; user as in `ids`."""
-        return _standardised(item_features(frame, frame if user is None else user), self.item_scale)
+def own_name(column: str) -> str:
+    """The own name of a feature of this key; a join key is its own."""
+    return column.rpartition("__")[2]
 
-    def user_state(self, frame: Frame) -> np.ndarray:
-        return _standardised(named_features(frame, USER_COLUMNS), self.user_scale)
 
-    def settled(self, frame: Frame) -> np.ndarray:
-        return _standardised(settled_features(frame), self.settled_scale)
+def columns_read(specs: Iterable[ResolvedInput]) -> dict[str, SourceColumn]:
+    """Every column that inputs read, by name."""
+    return {c.name: c for spec in specs for c in spec.columns.values()}
 
-    def write(self, path: Path) -> None:
-        arrays: dict[str, Any] = {
-            f"vocabulary {name}": ids for name, ids in self.vocabulary.items()
-        }
-        np.savez(
-            path,
-            users=self.users,
-            item_scale=self.item_scale,
-            user_scale=self.user_scale,
-            settled_scale=self.settled_scale,
-            **arrays,
+
+def keyed(table: pa.Table, specs: Sequence[ResolvedInput]) -> pa.Table:
+    """The columns that inputs read, of rows whose features have their own names. Raises InputError
+    for those that are missing.
+    """
+    wanted = columns_read(specs)
+    if missing := sorted({own_name(name) for name in wanted} - set(table.column_names)):
+        raise InputError(
+            f"the rows lack {', '.join(missing)}, which the ranker reads; join the features of the"
+            " service that it was trained on"
         )
-
-    @classmethod
-    def read(cls, path: Path) -> "InputEncoder":
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(
-                {name: arrays[f"vocabulary {name}"] for name in ID_COLUMNS},
-                *(arrays[k] for k in ("users", "item_scale", "user_scale", "settled_scale")),
-            )
+    return pa.table({name: table[own_name(name)] for name in wanted})
 
 
-class VectorTimeline:
-    """Raw vectors through time, the counterpart of CodeTimeline for the `vectors` recipe.
+def recipe_table(
+    frame: TrainingFrame, recipe: Recipe, sources: Sources, exchanged: Exchange | None = None
+) -> pa.Table:
+    """The rows with what a recipe changes or adds: weights of other items, raw vectors.
 
-    tables: EmbeddingTables at increasing cut-offs; servable_at: when each could first be served. A
-    modality whose vectors never change between tables (text) is held once.
+    Raises InputError when the recipe needs codes or vectors that are not given.
     """
-
-    def __init__(self, tables: Sequence[EmbeddingTable], servable_at: Sequence[datetime]) -> None:
-        if not tables:
-            raise InputError("no embedding tables given; expected one per cut-off")
-        self.servable_at = np.array([instant(t) for t in servable_at], "datetime64[us]")
-        if (
-            len(self.servable_at) != len(tables)
-            or (np.diff(self.servable_at) <= np.timedelta64(0)).any()
-        ):
+    table = frame.table
+    if recipe.codes != "none":
+        timeline = sources.codes(frame, recipe)
+        if exchanged is not None:
+            row, _ = find_rows(exchanged.item_ids, frame.item_ids)
+            weight = timeline.gather(exchanged.source_ids[row], frame.times)[1]
+            place = table.column_names.index(SID_COLUMNS["weights"])
+            table = table.set_column(place, SID_COLUMNS["weights"], lists_of(weight))
+    if recipe.vectors:
+        if sources.vectors is None:
             raise InputError(
-                "servable_at must hold one strictly increasing time per table; sort the tables by"
-                " time"
+                f"recipe {recipe.name!r} reads raw vectors and none are given; pass"
+                " Sources(vectors=VectorTimeline(...))"
             )
-        self.modalities = tuple(tables[-1].vectors)
-        self._ids = [t.item_ids for t in tables]
-        self._present = {m: [t.present[m] for t in tables] for m in self.modalities}
-        self._fixed = {
-            m: all(_same_vectors(tables[0], t, m) for t in tables[1:]) for m in self.modalities
-        }
-        self._start = np.concatenate([[1], 1 + np.cumsum([len(t) for t in tables])])
-        self.matrices = {
-            m: _stacked([t.vectors[m] for t in (tables[:1] if self._fixed[m] else tables)])
-            for m in self.modalities
-        }
-
-    def rows(self, modality: str, item_ids: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Rows of `matrices[modality]` for items [M] as served at times [M]; 0 where there is no
-        vector.
-        """
-        which = np.searchsorted(self.servable_at, times, side="right") - 1
-        found = np.zeros(len(item_ids), np.int64)
-        for snapshot, ids in enumerate(self._ids):
-            mine = np.flatnonzero(which == snapshot)
-            row, known = find_rows(ids, item_ids[mine])
-            known &= self._present[modality][snapshot][row]
-            found[mine] = np.where(
-                known, row + self._start[0 if self._fixed[modality] else snapshot], 0
-            )
-        return found
-
-    def bytes_per_item(self) -> int:
-        """Bytes of one item's vectors at one time."""
-        return sum(matrix.shape[1] * matrix.itemsize for matrix in self.matrices.values())
+        for name, column in sources.vectors.columns(frame).items():
+            table = table.append_column(name, column)
+    return table
 
 
-def _scale(features: np.ndarray) -> np.ndarray:
-    """Mean and standard deviation of the known values of each column; 0 and 1 for a column without
-    any spread.
-    """
-    known = np.isfinite(features)
-    count = np.maximum(known.sum(axis=0), 1)
-    filled = np.where(known, features, 0.0)
-    mean = filled.sum(axis=0) / count
-    deviation = np.sqrt((np.where(known, features - mean, 0.0) ** 2).sum(axis=0) / count)
-    return np.stack([mean, np.where(deviation > 1e-9, deviation, 1.0)])
+def request_parts(
+    specs: Sequence[ResolvedInput],
+    user: RequestSide,
+    offered: RequestSide,
+    *,
+    timeline: CodeTimeline | None,
+) -> Parts:
+    """A request by side; the user's one row stands for all candidates."""
+    rows = {}
+    for side, of in (("user", user), ("item", offered)):
+        read = [c.name for c in columns_read(specs).values() if c.side == side]
+        columns = {name: of.arrow(own_name(name)) for name in read}
+        rows[side] = FeatureRows.of_columns(columns, of.times)
+    one, each = rows["user"], rows["item"]
+    sides: dict[Side, FeatureRows] = {"user": one, "request": one, "global": one}
+    return Parts({**sides, "item": each, "pair": each}, len(offered.times), timeline)
 
 
-def _standardised(features: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """Unknown values become the training mean, 0; outliers are held at five deviations."""
-    return np.clip(np.nan_to_num((features - scale[0]) / scale[1], nan=0.0), -5.0, 5.0).astype(
-        np.float32
-    )
-
-
-def _same_vectors(a: EmbeddingTable, b: EmbeddingTable, modality: str) -> bool:
-    return np.array_equal(a.item_ids, b.item_ids) and np.array_equal(
-        a.vectors[modality], b.vectors[modality]
-    )
-
-
-def _stacked(matrices: Sequence[np.ndarray]) -> np.ndarray:
-    return np.concatenate([np.zeros((1, matrices[0].shape[1]), np.float32), *matrices])
+def lists_of(matrix: np.ndarray) -> pa.ListArray:
+    """The rows of a matrix [N, L] as lists."""
+    count, length = matrix.shape
+    offsets = pa.array(np.arange(count + 1, dtype=np.int32) * np.int32(length))
+    return pa.ListArray.from_arrays(offsets, pa.array(np.ascontiguousarray(matrix).ravel()))

@@ -1,4 +1,4 @@
-"""What each compared ranker may see. Reads: a recipe's name. Writes: Recipe, and Inputs made to it.
+"""What each compared ranker may see. Reads: a recipe's name. Writes: Recipe, Exchange.
 
 All recipes share the dense statistics and differ in one thing at a time, so a paired difference has
 one cause.
@@ -6,15 +6,14 @@ one cause.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
+import pyarrow as pa
 
 from adc_features.codes.sids import CodeTimeline, find_rows
 from adc_features.errors import GenerationMismatch, InputError
-from adc_features.loader.frame import Frame
-from adc_features.ranking.inputs import InputEncoder, Inputs, VectorRows, VectorTimeline
-from adc_features.ranking.match import code_match, vector_match
+from adc_features.loader.frame import Frame, TrainingFrame
 
 MIN_COUNT = 30
 """Training rows that an id needs for an embedding of its own; rarer ids share hash buckets."""
@@ -82,6 +81,15 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
+class VectorSource(Protocol):
+    """Raw vectors through time, as columns of joined rows: `training.vectors.VectorTimeline`."""
+
+    @property
+    def modalities(self) -> tuple[str, ...]: ...
+
+    def columns(self, frame: TrainingFrame) -> dict[str, pa.Array]: ...
+
+
 @dataclass(frozen=True)
 class Sources:
     """What recipes read beside the frame.
@@ -91,7 +99,7 @@ class Sources:
     sids : CodeTimeline, optional
         Codes through time, of a user's recent items and of permuted weights:
         `adc_features.store.published_timeline(repository, generation)`.
-    vectors : VectorTimeline, optional
+    vectors : VectorSource, optional
         Raw vectors through time, for recipes with `vectors`.
 
     Examples
@@ -106,7 +114,41 @@ class Sources:
     """
 
     sids: CodeTimeline | None = None
-    vectors: VectorTimeline | None = None
+    vectors: VectorSource | None = None
+
+    def codes(self, frame: Frame, recipe: "Recipe") -> CodeTimeline:
+        """Codes through time, for the rows of a frame.
+
+        Raises
+        ------
+        InputError
+            There are none, or the frame holds none.
+        GenerationMismatch
+            They are of another generation than those of the frame.
+        """
+        if self.sids is None or frame.generation is None:
+            raise InputError(
+                f"recipe {recipe.name!r} reads codes; pass a frame that holds them and"
+                " Sources(sids=SidTimeline(...))"
+            )
+        generation = self.sids.generation
+        if generation != frame.generation:
+            raise GenerationMismatch(
+                f"the frame holds codes of generation {frame.generation!r}, the timeline those of"
+                f" {generation!r}; use one generation for both"
+            )
+        return self.sids
+
+
+def check_generation(trained_on: str | None, frame: Frame) -> None:
+    """Raise GenerationMismatch when a ranker that reads codes is offered those of another
+    generation.
+    """
+    if trained_on is not None and frame.generation != trained_on:
+        raise GenerationMismatch(
+            f"the ranker was trained on generation {trained_on!r}, the frame holds"
+            f" {frame.generation!r}; join the generation it knows or retrain"
+        )
 
 
 class Exchange(NamedTuple):
@@ -139,84 +181,3 @@ def exchange(
     for group in groups:
         source[group] = rng.permutation(group)
     return Exchange(item_ids, item_ids[source])
-
-
-def recipe_inputs(
-    frame: Frame,
-    recipe: Recipe,
-    encoder: InputEncoder,
-    sources: Sources,
-    *,
-    exchanged: Exchange | None = None,
-    user: Frame | None = None,
-) -> Inputs:
-    """The arrays that this recipe shows to its ranker.
-
-    user: one row with the user's features, where `frame` holds candidates of one request and item
-    features alone; else each row of `frame` has its own. Raises InputError when the recipe needs
-    codes or vectors that are not given, GenerationMismatch when frame and timeline disagree.
-    """
-    rows = len(frame)
-    user = frame if user is None else user
-    sid, weight, reliability, match = (
-        np.zeros((rows, 0), t) for t in (np.int64, np.float32, np.float32, np.float32)
-    )
-    vectors = {}
-    if recipe.codes != "none":
-        timeline = _timeline(frame, recipe, sources)
-        codes, weight, known = frame.codes(timeline.length)
-        if exchanged is not None:
-            row, _ = find_rows(exchanged.item_ids, frame.item_ids)
-            weight = timeline.gather(exchanged.source_ids[row], frame.times)[1]
-        weight = np.where(codes >= 0, weight if recipe.codes == "weighted" else 1.0, 0.0).astype(
-            np.float32
-        )
-        reliability = known[:, None] if recipe.codes == "weighted" else reliability
-        match = code_match(user, timeline, codes, weight, weighted=recipe.codes == "weighted")
-        sid = codes.astype(np.int64) + 1
-    if recipe.vectors:
-        if sources.vectors is None:
-            raise InputError(
-                f"recipe {recipe.name!r} reads raw vectors and none are given; pass"
-                " Sources(vectors=VectorTimeline(...))"
-            )
-        match = vector_match(frame, sources.vectors)
-        vectors = {
-            m: VectorRows(
-                sources.vectors.matrices[m], sources.vectors.rows(m, frame.item_ids, frame.times)
-            )
-            for m in sources.vectors.modalities
-        }
-    return Inputs(
-        label=frame.labels,
-        user=_for_each(encoder.user_rows(user), rows),
-        ids=encoder.ids(frame, user),
-        item=encoder.item(frame, user),
-        user_state=_for_each(encoder.user_state(user), rows),
-        settled=_for_each(encoder.settled(user), rows),
-        sid=sid,
-        weight=weight,
-        reliability=reliability,
-        match=match,
-        vectors=vectors,
-    )
-
-
-def _for_each(user: np.ndarray, rows: int) -> np.ndarray:
-    """What is known of the users for each row: one a row already, or the same for all."""
-    return user if len(user) == rows else np.repeat(user, rows, axis=0)
-
-
-def _timeline(frame: Frame, recipe: Recipe, sources: Sources) -> CodeTimeline:
-    if sources.sids is None or frame.generation is None:
-        raise InputError(
-            f"recipe {recipe.name!r} reads codes; pass a frame that holds them and"
-            " Sources(sids=SidTimeline(...))"
-        )
-    generation = sources.sids.generation
-    if generation != frame.generation:
-        raise GenerationMismatch(
-            f"the frame holds codes of generation {frame.generation!r}, the timeline those of"
-            f" {generation!r}; use one generation for both"
-        )
-    return sources.sids

@@ -1,9 +1,11 @@
-"""A trained recipe: load it, score with it. Reads: ranker directories, frames. Writes: ranker
-directories.
+"""A trained recipe of a run: load it, score with it. Reads: ranker directories, frames. Writes:
+ranker directories.
 
-<ranker>/encoder.npz             vocabularies and scales
-<ranker>/seed_<n>/               the files of one seed's model
-<ranker>/manifest.json           written last: recipe, generation, rounds, curves
+A recipe is a ranker that was declared on the run's own feature service; its directory is that of
+`ranking.multitask.trained`, and its manifest names the recipe too. Rankers of the former format are
+read by `ranking.legacy`.
+
+Legend: S seeds, N rows or candidates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +15,30 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, within
+from adc_features.artifact import MANIFEST, read_manifest, require_files
+from adc_features.codes.sids import CodeTimeline
 from adc_features.errors import ArtifactError, GenerationMismatch
+from adc_features.formats import KEY
+from adc_features.inputs.candidates import SID_COLUMNS
+from adc_features.inputs.encoded import Encoded
+from adc_features.inputs.rows import Parts
 from adc_features.loader.frame import TrainingFrame
-from adc_features.ranking.base import Ranker, Round
-from adc_features.ranking.inputs import InputEncoder
-from adc_features.ranking.recipes import Exchange, Recipe, Sources, recipe_inputs
+from adc_features.ranking.base import Round
+from adc_features.ranking.inputs import (
+    RequestSide,
+    columns_read,
+    keyed,
+    own_name,
+    recipe_table,
+    request_parts,
+)
+from adc_features.ranking.legacy.trained import LegacyTrained, read_legacy
+from adc_features.ranking.multitask.trained import TrainedRanker, ranker_in
+from adc_features.ranking.recipes import Exchange, Recipe, Sources, check_generation
+
+DECLARED = 2
+"""Format of a recipe's directory from which on it is a declared ranker's."""
+_SIDE_OF = {"user_id": "user", "item_id": "item"}
 
 
 @dataclass(frozen=True)
@@ -29,16 +49,8 @@ class Trained:
     ----------
     recipe : Recipe
         What the rankers read.
-    generation : str or None
-        Id of the generation whose codes they read; None for a recipe without codes.
-    encoder : InputEncoder
-        Vocabularies and scales of the training rows.
-    rankers : mapping of int to Ranker
-        Seed -> ranker.
-    rounds : int
-        Epochs or trees, chosen on the newest tenth of the training rows.
-    curve : sequence of Round
-        Losses by round of the first seed, held-out rows included.
+    ranker : TrainedRanker
+        The declared ranker of the recipe: declaration, pins, encoder and the model of each seed.
     exchanged : Exchange, optional
         For a control: which item was given whose weights.
     refresh : mapping
@@ -65,13 +77,36 @@ class Trained:
     """
 
     recipe: Recipe
-    generation: str | None
-    encoder: InputEncoder
-    rankers: Mapping[int, Ranker]
-    rounds: int
-    curve: Sequence[Round]
+    ranker: TrainedRanker
     exchanged: Exchange | None = None
     refresh: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def generation(self) -> str | None:
+        """Id of the generation whose codes the rankers read; None for a recipe without codes."""
+        return self.ranker.generation
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """Of the rankers; that of the first serves."""
+        return tuple(self.ranker.models)
+
+    @property
+    def rounds(self) -> int:
+        """Epochs or trees, chosen on the newest tenth of the training rows."""
+        rounds = self.ranker.facts["rounds"]
+        return int(rounds if isinstance(rounds, int) else rounds[0])
+
+    @property
+    def curve(self) -> Sequence[Round]:
+        """Losses by round of the first seed, held-out rows included."""
+        return [Round(**point) for point in self.ranker.facts["curve"]]
+
+    def reads(self, key: str) -> frozenset[str]:
+        """Names of the features that are read of a key, `user_id` or `item_id`, but for codes."""
+        columns = columns_read(self.ranker.encoder.specs).values()
+        names = {own_name(c.name) for c in columns if c.side == _SIDE_OF[key]}
+        return frozenset(names - {key, *SID_COLUMNS.values()})
 
     def predict(self, frame: TrainingFrame, sources: Sources) -> np.ndarray:
         """Score the rows of a frame with every seed's ranker.
@@ -95,13 +130,23 @@ class Trained:
         InputError
             The recipe reads codes or vectors that are not given.
         """
-        if self.generation is not None and frame.generation != self.generation:
-            raise GenerationMismatch(
-                f"the ranker was trained on generation {self.generation!r}, the frame holds"
-                f" {frame.generation!r}; join the generation it knows or retrain"
-            )
-        inputs = recipe_inputs(frame, self.recipe, self.encoder, sources, exchanged=self.exchanged)
-        return np.stack([ranker.predict(inputs) for ranker in self.rankers.values()])
+        check_generation(self.generation, frame)
+        table = recipe_table(frame, self.recipe, sources, self.exchanged)
+        encoder = self.ranker.encoder
+        timeline = None if self.generation is None else sources.sids
+        parts = Parts.joined(keyed(table, encoder.specs), frame.times, timeline=timeline)
+        return self.ranker.probabilities(encoder.encode(parts))[:, 0]
+
+    def request(
+        self, user: RequestSide, offered: RequestSide, timeline: CodeTimeline | None
+    ) -> Encoded:
+        """A request as `scored` reads it: the asker, one row, and N candidates."""
+        encoder = self.ranker.encoder
+        return encoder.encode(request_parts(encoder.specs, user, offered, timeline=timeline))
+
+    def scored(self, request: Encoded) -> np.ndarray:
+        """P(label = 1) of the first seed's ranker, float32 [N]."""
+        return self.ranker.served(request)[1][0]
 
     def save(self, directory: Path) -> None:
         """Write a complete ranker directory, which `load_trained` reads.
@@ -118,23 +163,15 @@ class Trained:
         """
         if self.exchanged is not None:
             raise ValueError(f"{self.recipe.name} is a control; save codes_weights instead")
-        with fresh_directory(directory) as aside:
-            self.encoder.write(aside / "encoder.npz")
-            for seed, ranker in self.rankers.items():
-                (aside / f"seed_{seed}").mkdir()
-                ranker.save(aside / f"seed_{seed}")
-            facts = {
-                "kind": "ranker",
-                "recipe": asdict(self.recipe),
-                "generation": self.generation,
-                "seeds": list(self.rankers),
-                "rounds": self.rounds,
-                **({"refresh": self.refresh} if self.refresh else {}),
-            }
-            seal(aside, {**facts, "curve": [r._asdict() for r in self.curve]})
+        facts = {
+            "kind": "ranker",
+            "recipe": asdict(self.recipe),
+            **({"refresh": self.refresh} if self.refresh else {}),
+        }
+        self.ranker.save(directory, facts=facts)
 
 
-def load_trained(directory: Path, *, generation: str | None) -> Trained:
+def load_trained(directory: Path, *, generation: str | None) -> Trained | LegacyTrained:
     """Open a ranker directory. Neither the files nor the scores need torch.
 
     Parameters
@@ -146,8 +183,9 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained:
 
     Returns
     -------
-    Trained
-        With rankers that score as those that were saved, to within 1e-6.
+    Trained or LegacyTrained
+        With rankers that score as those that were saved, to within 1e-6; the latter where an older
+        version trained them.
 
     Raises
     ------
@@ -159,52 +197,42 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained:
     Examples
     --------
     >>> trained = load_trained(ranker, generation="g1")
-    >>> trained.recipe.name, list(trained.rankers)
-    ('codes_weights', [0])
+    >>> trained.recipe.name, trained.seeds
+    ('codes_weights', (0,))
 
     Source
     ------
     PEPNet, arXiv 2302.01115, for PPNet; XGBoost, arXiv 1603.02754.
     """
-    manifest = read_manifest(directory)
-    if unnamed := [
-        s
-        for s in manifest["seeds"]
-        if not any(
-            name.startswith(f"seed_{s}/") or name.startswith(f"seed_{s}.")
-            for name in manifest["files"]
-        )
-    ]:
-        raise ArtifactError(
-            f"{directory}/{MANIFEST} names no file of seed {unnamed[0]}: it was altered, train the"
-            " ranker again"
-        )
+    directory = Path(directory)
+    manifest = ranker_manifest(directory)
     if manifest["generation"] is not None and manifest["generation"] != generation:
         raise GenerationMismatch(
             f"{directory} was trained on generation {manifest['generation']!r}, the codes offered"
             f" are {generation!r}; serve the generation it knows"
         )
-    recipe = Recipe(**manifest["recipe"])
-    load = _ranker_class(recipe).load
+    if manifest.get(KEY, 0) < DECLARED:
+        return read_legacy(directory, manifest)
     return Trained(
-        recipe=recipe,
-        generation=manifest["generation"],
-        encoder=InputEncoder.read(Path(directory) / "encoder.npz"),
-        rankers={
-            seed: load(within(Path(directory), f"seed_{seed}", said_by=f"{directory}/{MANIFEST}"))
-            for seed in manifest["seeds"]
-        },
-        rounds=manifest["rounds"],
-        curve=[Round(**r) for r in manifest["curve"]],
+        Recipe(**manifest["recipe"]),
+        ranker_in(directory, manifest),
         refresh=manifest.get("refresh", {}),
     )
 
 
-def _ranker_class(recipe: Recipe) -> type[Ranker]:
-    if recipe.model == "xgboost":
-        from adc_features.ranking.boosted import BoostedRanker
-
-        return BoostedRanker
-    from adc_features.ranking.ppnet.ranker import PPNetRanker
-
-    return PPNetRanker
+def ranker_manifest(directory: Path) -> dict[str, Any]:
+    """The manifest of a whole ranker directory of a run, of either format. Raises ArtifactError
+    when a file is missing, altered, or not named though every ranker has it.
+    """
+    manifest = read_manifest(directory)
+    declared = manifest.get(KEY, 0) >= DECLARED
+    require_files(directory, manifest, [f"inputs/{MANIFEST}" if declared else "encoder.npz"])
+    for seed in manifest["seeds"]:
+        if not any(
+            name.startswith((f"seed_{seed}/", f"seed_{seed}.")) for name in manifest["files"]
+        ):
+            raise ArtifactError(
+                f"{directory}/{MANIFEST} names no file of seed {seed}: it was altered, train the"
+                " ranker again"
+            )
+    return manifest

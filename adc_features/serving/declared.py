@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 
 from adc_features.artifact import read_parquet
 from adc_features.clock import utc
@@ -33,7 +32,7 @@ from adc_features.ranking.multitask.trained import (
 )
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
-from adc_features.serving.ranked import Ranked
+from adc_features.serving.ranked import ItemLookup, Ranked
 from adc_features.store import OnlineSids
 from adc_features.store.services.reading import ServiceReader, open_service_reader
 from adc_features.store.services.schema import service_schema
@@ -167,15 +166,11 @@ class DeclaredBundle:
             dict(zip(("features", "inputs", "model"), seconds, strict=True)),
         )
 
-    def lookup(self, item_ids: list[Any], *, now: datetime) -> pa.Table:
-        """What is online of items, in the order asked: keys, `found`, features."""
+    def items(self) -> ItemLookup:
+        """None: raises RequestError, as the features are in a store of the user's own."""
         raise RequestError(
             "this ranker reads a feature service of your own; ask its store for features"
         )
-
-    def shown(self, rows: pa.Table, features: list[str]) -> dict[str, list[Any]]:
-        """What the service answers of `lookup`'s rows."""
-        return {name: rows[name].to_pylist() for name in ("found", *features)}
 
 
 def _noticed(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
@@ -202,7 +197,7 @@ def _keyed(given: Any, names: Sequence[str], of: str) -> dict[str, Any]:
 def _candidates(given: Sequence[Any], names: Sequence[str]) -> tuple[dict[str, list[Any]], int]:
     """The distinct candidates, key -> its values; and how many were repeated."""
     rows: list[Any]
-    if len(names) == 1 and not any(isinstance(item, dict) for item in given):
+    if len(names) == 1 and not any(issubclass(kind, dict) for kind in set(map(type, given))):
         columns = [rows := list(dict.fromkeys(given))]
     else:
         keyed = (_keyed(item, names, "items") for item in given)

@@ -68,6 +68,14 @@ class Serving(Protocol):
         """Score the candidates of a request as of `now`."""
         ...
 
+    def items(self) -> "ItemLookup":
+        """What answers lookups of items. Raises RequestError where this ranker has none."""
+        ...
+
+
+class ItemLookup(Protocol):
+    """What is online of items."""
+
     def lookup(self, item_ids: list[Any], *, now: datetime) -> pa.Table:
         """What is online of items, in the order asked."""
         ...

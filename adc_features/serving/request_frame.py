@@ -8,14 +8,20 @@ from dataclasses import dataclass, field
 from typing import cast
 
 import numpy as np
+import pyarrow as pa
 
+from adc_features.inputs.candidates import SID_COLUMNS
+from adc_features.ranking.inputs import lists_of
 from adc_features.store.lmdb.records import Column
 from adc_features.store.packed.timeline import Codes
+
+CODES = [SID_COLUMNS[role] for role in ("codes", "weights", "reliability")]
+"""Names of what `coded` holds, in its order."""
 
 
 @dataclass
 class RequestFrame:
-    """One side of a request as a Frame, without Arrow: the asker, one row, or the candidates.
+    """One side of a request as a Frame and as columns: the asker, one row, or the candidates.
 
     ids: `user_id` or `item_id`. columns: online features. coded: codes, weights and reliability of
     the rows, once they were looked up.
@@ -73,3 +79,12 @@ class RequestFrame:
         if self.coded is None:
             raise RuntimeError("the codes of this request were not looked up")
         return self.coded
+
+    def arrow(self, name: str) -> pa.Array:
+        """A key, a feature, null where absent, or the codes."""
+        if (ids := self.ids.get(name)) is not None:
+            return pa.array(ids)
+        if name not in CODES:
+            return self.columns[name].to_arrow()
+        found = self.codes(0)[CODES.index(name)]
+        return lists_of(found) if found.ndim > 1 else pa.array(found)

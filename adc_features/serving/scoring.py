@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, Self, cast
 
 import numpy as np
 import pyarrow as pa
@@ -23,15 +23,7 @@ from adc_features.clock import instant, utc
 from adc_features.codes.spec import NO_CODE
 from adc_features.errors import GenerationMismatch, InputError, RequestError
 from adc_features.loader.frame import LAST_EVENT_COLUMNS, refuse_later_events
-from adc_features.ranking.base import Ranker
-from adc_features.ranking.features import (
-    ID_COLUMNS,
-    ITEM_COLUMNS,
-    KINDS,
-    RECENT_COLUMNS,
-    USER_COLUMNS,
-)
-from adc_features.ranking.recipes import Sources, recipe_inputs
+from adc_features.ranking.legacy.trained import LegacyTrained
 from adc_features.ranking.trained import Trained, load_trained
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
@@ -49,15 +41,6 @@ from adc_features.store.repository import (
 
 ID_LENGTH = 256
 """Characters of the longest id: text arrays are as wide as their longest value."""
-
-FEATURES_READ = {
-    "item_id": (
-        ({name.rpartition(" ")[2] for name in ITEM_COLUMNS} | {*ID_COLUMNS, *KINDS})
-        - {"user_id", "item_id"}
-    ),
-    "user_id": {name.rpartition(" ")[2] for name in USER_COLUMNS} | {*RECENT_COLUMNS},
-}
-"""Features that every ranker reads, by the key that they belong to."""
 
 
 class Ranking(NamedTuple):
@@ -92,10 +75,9 @@ class Bundle:
     ----------
     promotion : Promotion
         The pair that was opened.
-    trained : Trained
-        The recipe and its rankers.
-    ranker : Ranker
-        The one of them that serves.
+    trained : Trained or LegacyTrained
+        The recipe and its rankers, of which the first seed's serves: metrics are those of single
+        rankers.
     reader : OnlineReader
         Statistics of users and items.
     sids : OnlineSids or None
@@ -117,8 +99,7 @@ class Bundle:
     """
 
     promotion: Promotion
-    trained: Trained
-    ranker: Ranker
+    trained: Trained | LegacyTrained
     reader: OnlineReader
     sids: OnlineSids | None
     live: LiveGeneration | None
@@ -251,6 +232,10 @@ class Bundle:
             ranking.seconds,
         )
 
+    def items(self) -> Self:
+        """Itself: it reads features of items."""
+        return self
+
     def changed(self) -> tuple[str, ...]:
         """Nothing: what it reads is checked with every request."""
         return ()
@@ -296,11 +281,9 @@ class Bundle:
             offered.coded = timeline.gather(items, offered.times)
             coded = offered.coded[0].max(axis=1) > NO_CODE
         seconds["items"] = clock.lap()
-        inputs = recipe_inputs(
-            offered, self.trained.recipe, self.trained.encoder, Sources(sids=timeline), user=user
-        )
+        asked = self.trained.request(user, offered, timeline)
         seconds["inputs"] = clock.lap()
-        score = self.ranker.predict(inputs)
+        score = self.trained.scored(asked)  # type: ignore[arg-type] # what its own request made
         seconds["model"] = clock.lap()
         return Ranking(score, known, coded, bool(user.known[0]), seconds)
 
@@ -360,7 +343,7 @@ class Bundle:
         )
 
     def _frame(self, key: str, ids: np.ndarray, now: datetime) -> RequestFrame:
-        columns = self.reader.columns(FEATURES_READ[key], key=key, ids=ids)
+        columns = self.reader.columns(self.trained.reads(key), key=key, ids=ids)
         frame = RequestFrame(
             {key: ids},
             columns,
@@ -398,8 +381,6 @@ def open_recipe(promotion: Promotion) -> Bundle:
     bundle = Bundle(
         promotion=promotion,
         trained=trained,
-        # metrics are those of single rankers, so one seed's is served
-        ranker=next(iter(trained.rankers.values())),
         reader=open_reader(promotion.repository, service=service_name(None)),
         sids=(
             OnlineSids(promotion.repository, promotion.generation) if promotion.generation else None
@@ -418,10 +399,9 @@ def open_recipe(promotion: Promotion) -> Bundle:
         },
     )
     for key in ("item_id", "user_id"):
-        if lacking := sorted(
-            FEATURES_READ[key]
-            - set(bundle.reader.columns(FEATURES_READ[key], key=key, ids=bundle.ids(key, [])))
-        ):
+        reads = trained.reads(key)
+        found = bundle.reader.columns(reads, key=key, ids=bundle.ids(key, []))
+        if lacking := sorted(reads - set(found)):
             raise InputError(
                 f"the ranker reads {lacking}, which the statistics of {promotion.repository} lack;"
                 " publish them, then apply and materialize"

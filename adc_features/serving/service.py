@@ -27,6 +27,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from adc_features.errors import AdcError
+from adc_features.serving.answer_rows import with_rows
 from adc_features.serving.metrics import Metrics
 from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import read_promotion
@@ -119,9 +120,8 @@ class Service:
             "unknown_items": int((~ranked.known).sum()),
             "repeated_items": ranked.repeated,
             **ranked.facts,
-            "items": _rows(columns),
         }
-        return Answer(to_json(answer), ranked.seconds)
+        return Answer(with_rows(answer, "items", columns), ranked.seconds)
 
     def _count(self, ranked: Ranked) -> None:
         self.metrics.items.inc(len(ranked.score))
@@ -135,15 +135,16 @@ class Service:
         """Codes, weights and features of items, in the order asked, repeats kept."""
         asked = parsed(LookupRequest, body, self.settings)
         check_features(asked, self._known_features(bundle), self.settings)
-        began, rows = time.perf_counter(), bundle.lookup(asked.items, now=self.clock())
-        columns = {"item_id": asked.items, **bundle.shown(rows, asked.features)}
+        began, items = time.perf_counter(), bundle.items()
+        rows = items.lookup(asked.items, now=self.clock())
+        columns = {"item_id": asked.items, **items.shown(rows, asked.features)}
         answer = to_json({**_signature(bundle), "items": _rows(columns)})
         return Answer(answer, {"items": time.perf_counter() - began})
 
     def _known_features(self, bundle: Serving) -> list[str]:
         """What a lookup may ask for, read once for each bundle."""
         if self._features[0] is not bundle:
-            self._features = bundle, bundle.lookup([], now=self.clock()).column_names
+            self._features = bundle, bundle.items().lookup([], now=self.clock()).column_names
         return self._features[1]
 
     # ---- requests, on the event loop

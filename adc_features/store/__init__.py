@@ -26,6 +26,7 @@ from adc_features.store.parity import parity, require_parity
 from adc_features.store.parquet import write_parquet
 from adc_features.store.publish import (
     check_validity,
+    load_codes,
     newest_published,
     publish,
     publish_changes,

@@ -35,7 +35,7 @@ from feast import (
     types,
 )
 from feast.data_format import ParquetFormat
-from feast.data_source import PushMode
+from feast.data_source import DataSource, PushMode
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.common.materialization_job import MaterializationJobStatus, MaterializationTask
@@ -100,6 +100,7 @@ __all__ = [
     "Bool",
     "BoolList",
     "BytesList",
+    "DataSource",
     "DoubleList",
     "Entity",
     "EntityKeyProto",
@@ -154,6 +155,8 @@ __all__ = [
     "offered_by",
     "offline_store",
     "online_store",
+    "postgres_connection",
+    "postgresql_source",
     "python_values_to_proto_values",
     "quiet",
     "track_feature_statuses",
@@ -367,6 +370,22 @@ def offline_store(store: FeatureStore) -> OfflineStore:
 def online_store(store: FeatureStore) -> OnlineStore:
     """The online store object behind a feature store."""
     return store._get_provider().online_store
+
+
+def postgresql_source() -> Any:
+    """The class of PostgreSQL sources. Raises ModuleNotFoundError without psycopg."""
+    from feast.infra.offline_stores.contrib.postgres_offline_store.postgres_source import (
+        PostgreSQLSource,
+    )
+
+    return PostgreSQLSource
+
+
+def postgres_connection(config: Any) -> Any:
+    """A psycopg connection as Feast's PostgreSQL store opens them, of its configuration."""
+    from feast.infra.utils.postgres.connection_utils import _get_conn
+
+    return _get_conn(config)
 
 
 def named_type(name: str) -> Any:

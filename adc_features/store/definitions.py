@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 
 from adc_features.codes.rows import SID_FEATURES
 from adc_features.errors import InputError
+from adc_features.store.code_tables import tables_of
 from adc_features.store.repository import (
     STATISTICS,
     IdType,
@@ -113,9 +114,16 @@ def sid_views(repo: Path) -> list[FeatureView]:
                 created_column="created_timestamp",
                 tags=tags,
                 key=g.key,
+                source=_of_table(repo, g),
             )
         )
     return views
+
+
+def _of_table(repo: Path, live: LiveGeneration) -> Any:
+    """The source of codes that lie in a database; None where they are Parquet files."""
+    found = tables_of(repo, live)
+    return None if found is None else found[0].source(live.view, found[1], tags=OWNED)
 
 
 def statistics_views(repo: Path) -> list[FeatureView]:
@@ -224,6 +232,7 @@ def _view(
     created_column: str = "",
     tags: dict[str, str] | None = None,
     key: ItemKey | None = None,
+    source: Any = None,
 ) -> FeatureView:
     from adc_features.store import _compat as feast
 
@@ -237,7 +246,7 @@ def _view(
             name=key.entity, join_keys=[key.join_key], value_type=dtype.to_value_type()
         )
     keyed = feast.Field(name=owner.join_key, dtype=dtype)
-    source = feast.FileSource(
+    source = source or feast.FileSource(
         name=name,
         path=str(path),
         file_format=feast.ParquetFormat(),

@@ -207,10 +207,10 @@ def registry_problems(repo: Path) -> list[str]:
                 f"view {view.name} has ttl {known.ttl}: rows older than that would vanish from"
                 " joins; apply the repository to set it to 0"
             )
-        elif known.batch_source.path != source.path:
+        elif (place := _rows_of(known.batch_source)) != (wanted := _rows_of(source)):
             problems.append(
-                f"view {view.name} reads {known.batch_source.path}, the repository's rows are in"
-                f" {source.path}; apply the repository"
+                f"view {view.name} reads {place}, the repository's rows are in {wanted}; apply the"
+                " repository"
             )
     problems += [
         f"generation {g.id} is live but its tags name another codebook; apply the repository"
@@ -218,3 +218,8 @@ def registry_problems(repo: Path) -> list[str]:
         if g.view in registered and registered[g.view].tags.get("codebook_hash") != g.codebook_hash
     ]
     return problems
+
+
+def _rows_of(source: Any) -> str:
+    """Where the rows of a source are: a file, or a table of a database."""
+    return str(source.path if hasattr(source, "path") else source.get_table_query_string())

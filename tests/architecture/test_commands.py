@@ -91,3 +91,36 @@ def test_every_command_explains_itself_and_writes_json():
     for name, command in leaves().items():
         assert command.help, name
         assert any("--json" in option.opts for option in command.params), name
+
+
+ELSEWHERE = {"--upgrade", "--version", "--help", "--short"}
+"""Options of pip and git, and those that every command has."""
+
+
+def texts(folder):
+    """(place, text) of every string of a folder's modules, pages apart: they hold CSS variables."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        if "reports" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield f"{path.relative_to(ROOT)}:{node.lineno}", node.value
+
+
+def test_an_option_that_a_message_names_exists():
+    """What errors, docstrings and help call `--option` is an option of some command."""
+    options = {
+        option
+        for command in leaves().values()
+        for parameter in command.params
+        for option in (*parameter.opts, *parameter.secondary_opts)
+    }
+    unknown = [
+        f"{place}: {named}"
+        for folder in ("adc_features", "training")
+        for place, text in texts(folder)
+        for named in re.findall(r"(?<![\w(-])--[a-z][a-z-]*", text)
+        if named not in ELSEWHERE
+        and not any(o == named or (named[-1] == "-" and o.startswith(named)) for o in options)
+    ]
+    assert unknown == []

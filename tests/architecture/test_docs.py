@@ -160,12 +160,16 @@ def test_a_command_that_does_not_exist_is_found(words, problem):
     assert problem in fault(words.split())
 
 
+GROUPS = ("data", "embed", "retrieve")
+"""Commands that hold others."""
+
+
 def alternatives(words: list[str]) -> list[list[str]]:
     """What `data tables|beauty` or `compare|ablate` stands for: the words that name a command, one
     list for each.
     """
     named = list(itertools.takewhile(lambda word: re.fullmatch(r"[a-z|]+", word), words))[
-        : 2 if words[0] in ("data", "embed", "retrieve") else 1
+        : 2 if words[0] in GROUPS else 1
     ]
     return [list(choice) for choice in itertools.product(*(word.split("|") for word in named))]
 
@@ -198,6 +202,34 @@ def test_commands_in_running_text_exist():
                 ]
     assert seen > 60
     assert wrong == []
+
+
+def test_the_month_of_ones_own_service_has_every_command_that_it_needs():
+    """The guide to production shows every command that takes `--repo` with it, and no other."""
+    taking = {
+        name
+        for name, command in root().commands.items()
+        if any("--repo" in parameter.opts for parameter in command.params)
+    }
+    told = {c.words[0] for c in commands(GUIDES / "production.md") if "--repo" in c.words}
+    assert told == taking
+
+
+def test_every_command_stands_in_a_page():
+    """Each command, and each of a group, is shown or named somewhere in README or docs."""
+    told = set()
+    for page in PAGES:
+        text = page.read_text(encoding="utf-8")
+        shown = [command.words for command in commands(page)]
+        for words in re.findall(r"`adc ([a-z][^`]*)`", text):
+            shown += alternatives(words.replace("\\|", "|").split())
+        told |= {" ".join(words[: 2 if words[0] in GROUPS else 1]) for words in shown}
+    every = {
+        f"{name} {inner}" if name in GROUPS else name
+        for name, command in root().commands.items()
+        for inner in getattr(command, "commands", [""])
+    }
+    assert every - told == set()
 
 
 def test_a_variable_that_tests_are_said_to_read_is_read_by_a_test():

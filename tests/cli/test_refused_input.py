@@ -5,6 +5,7 @@ person types it, and requests to the service.
 import json
 import re
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,10 +18,14 @@ from adc_features.cli import console
 from adc_features.cli.main import application
 from adc_features.errors import AdcError
 from adc_features.inputs import vocabulary
+from adc_features.inputs.declaration import infer, number
 from adc_features.serving.declared import open_declared
 from adc_features.serving.protocol import ServiceSettings
 from adc_features.serving.service import Service
 from adc_features.serving.workspace import Workspace
+from adc_features.store.services.schema import declared_rankers
+from training.ranker import workflow
+from training.ranker.fitting import TrainSettings
 from training.ranker.workflow import promotion_of
 
 MORE = """
@@ -213,22 +218,36 @@ def test_numbers_of_requests_in_a_log_are_finite(adc, small, tmp_path, value):
     assert "budget" in told
 
 
+def test_a_wrong_ranker_is_refused_before_another_is_trained(small, monkeypatch):
+    """Every declaration is resolved first: training the others takes minutes."""
+    declared = declared_rankers(small.folder)["small"]
+    wrong = replace(declared, name="wrong", inputs=infer() | {"weather": number()})
+    monkeypatch.setattr(workflow, "join_labels", lambda *_, **__: pytest.fail("rows were joined"))
+    with pytest.raises(AdcError, match="wrong with ranker 'wrong'"):
+        workflow.train_rankers(
+            small.folder, {"small": declared, "wrong": wrong}, small.labels, at=NOW
+        )
+
+
 # ---- the service
 
 
 @pytest.fixture(scope="module")
 def service(small):
     """The small ranker, trained and opened."""
-    from adc_features.store.services.schema import declared_rankers
-    from training.ranker.fitting import TrainSettings
-    from training.ranker.workflow import train_rankers
-
     declared = {"small": declared_rankers(small.folder)["small"]}
-    train_rankers(small.folder, declared, small.labels, at=NOW, settings=TrainSettings(quick=True))
+    settings = TrainSettings(quick=True)
+    workflow.train_rankers(small.folder, declared, small.labels, at=NOW, settings=settings)
     pair = promotion_of(small.folder, Workspace(small.folder, "small").newest(), at=NOW)
     opened = Service(open_declared(pair), ServiceSettings(), clock=lambda: NOW)
     yield opened
     opened.close()
+
+
+def test_items_are_looked_up_in_the_users_own_store(service):
+    """The service of a declared ranker answers no lookup, and says where to ask."""
+    with pytest.raises(AdcError, match="ask its store for features"):
+        service.lookup(service.bundle, b'{"items": [1000]}')
 
 
 GOOD = {

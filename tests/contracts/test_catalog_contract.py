@@ -6,11 +6,13 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 
 import pytest
 import start
@@ -248,6 +250,34 @@ HOLDER = (
     "import sqlite3, sys; c = sqlite3.connect(sys.argv[1], isolation_level=None); c.execute('BEGIN"
     " IMMEDIATE'); print('held', flush=True); sys.stdin.read()"
 )
+
+
+def test_a_damaged_catalogue_answers_or_is_refused_in_words(tmp_path):
+    """Whatever bit of the file is turned, in its schema, in texts, in times or in JSON."""
+    url = f"sqlite:///{tmp_path}/catalog.db"
+    catalog = open_catalog(url)
+    with catalog.write(at=AT) as writer:
+        writer.put(GENERATIONS, {"id": "g1"}, G1, event="generation")
+    catalog.engine.dispose()
+    file = tmp_path / "catalog.db"
+    with sqlite3.connect(file) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()
+    content, random, outcomes = file.read_bytes(), Random(0), set()
+    used = [at for at in range(100, len(content)) if content[at]]
+    for at in random.sample(used, 300):
+        turned = content[at] ^ 1 << random.randrange(8)
+        file.write_bytes(content[:at] + bytes([turned]) + content[at + 1 :])
+        try:
+            with catalog_to_read(url) as read:
+                read.generations(), read.events()
+            outcomes.add("answered")
+        except (ArtifactError, InputError) as error:
+            told = str(error)
+            outcomes.add(
+                next((t for t in ("text that is none", "nobody wrote") if t in told), "refused")
+            )
+    assert outcomes == {"answered", "text that is none", "nobody wrote", "refused"}
 
 
 def test_a_catalogue_that_another_program_writes_is_refused_soon_and_in_words(

@@ -82,7 +82,7 @@ def test_a_field_that_is_renamed_is_refused_with_the_nearest(shop):
     assert "nearest are ['profile__segments'" in found[0].message
     for use in ("serve", "retrain"):
         with pytest.raises(InputError, match="profile__segment"):
-            refuse(found, use=use, accept=["inputs", "definition"])
+            refuse(found, use=use, accept=["inputs"])
 
 
 def test_a_view_or_a_service_that_is_gone_is_refused(shop):
@@ -157,7 +157,7 @@ def test_another_type_of_an_entity_is_refused(shop):
         ("function", "function ", ("ratio__ratio",)),
     ],
 )
-def test_another_definition_is_refused_until_it_is_accepted(shop, change, words, inputs):
+def test_another_definition_is_not_served(shop, change, words, inputs):
     """The part that changed is named; a retraining starts these inputs anew."""
     if change == "ttl":
         shop[0].ttl["stock"] = timedelta(days=1)
@@ -171,9 +171,9 @@ def test_another_definition_is_refused_until_it_is_accepted(shop, change, words,
     assert (told.serve, told.retrain) == ("refuse", "warn")
     # what an on-demand view reads is part of it
     assert ("ratio__ratio",) in found
-    with pytest.raises(InputError, match=r"(?s)refusing to serve.*--accept-definition"):
+    with pytest.raises(InputError, match=r"(?s)refusing to serve.*`adc retrain`") as told:
         refuse(found.values(), use="serve")
-    refuse(found.values(), use="serve", accept=["definition"])
+    assert "--accept" not in str(told.value)  # no command that serves has such an option
     refuse(found.values(), use="retrain")
 
 

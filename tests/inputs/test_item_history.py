@@ -29,7 +29,7 @@ from adc_features.inputs.encoders.base import Fitting
 from adc_features.inputs.encoders.category import CategoryEncoder
 from adc_features.inputs.encoders.item_history import ItemHistoryEncoder
 from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder
-from adc_features.ranking.match import code_match
+from adc_features.ranking.legacy.match import code_match
 
 DAY = np.timedelta64(86_400, "s")
 CODES = semantic_id(codebook_size=8)

@@ -11,7 +11,7 @@ from ranking_world import frame, interactions
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import match
 from adc_features.inputs.encoders.match import MatchEncoder
-from adc_features.ranking.features import KINDS, taste
+from adc_features.ranking.legacy.features import KINDS, taste
 
 
 def rows(brands, residuals, brand):

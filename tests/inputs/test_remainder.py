@@ -12,7 +12,7 @@ from adc_features.data.statistics import SMOOTHING
 from adc_features.errors import LeakError
 from adc_features.inputs.declaration import Remainder, remainder
 from adc_features.inputs.encoders.remainder import RemainderEncoder
-from adc_features.ranking.features import SETTLED_DAYS, settled_features
+from adc_features.ranking.legacy.features import SETTLED_DAYS, settled_features
 
 DAY = np.timedelta64(1, "D")
 COUNT = {"source": "count", "times": "times"}

@@ -132,9 +132,19 @@ def test_keys_of_no_side_are_asked_for():
     )
     made = resolution(ranker(user=[], item=[]), schema).ranker
     assert (made.user, made.item) == (("customer_id",), ("sku",))
-    said = refused(None, ("stock__a", "Int64", {"adc.side": "user"}), user=["customer"])
+    wrong = ("stock__a", "Int64", {"adc.side": "user"})
+    assert "tag adc.side of stock__a is 'user'" in refused(None, wrong)
+
+
+def test_what_follows_from_unknown_sides_is_not_said():
+    """Keys without a side are the one fault that is told: an item history that lacks its candidate,
+    a tag that says another side and a gate without an input come of it."""
+    inputs = {"profile__recent": d.item_history()}
+    features = ("profile__recent", "Array(Int64)"), ("stock__a", "Int64", {"adc.side": "user"})
+    said = refused(inputs, *features, user=["customer"], item=[], gates=["profile__recent"])
+    assert said.startswith("2 things are wrong")
     assert "'customer' is named as a join key" in said
-    assert "tag adc.side of stock__a is 'user'" in said
+    assert "on which side are the join keys ['customer_id', 'sku']" in said
 
 
 def test_tags_choose_and_a_declaration_overrides_them():

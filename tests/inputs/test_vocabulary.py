@@ -245,3 +245,33 @@ def test_values_counted_in_shares_are_counted_alike(column, start):
         dict(zip(c.values.to_pylist(), c.counts.tolist(), strict=True)) for c in (shared, whole)
     )
     assert found == wanted
+
+
+@given(columns, st.integers(1, 3), st.none() | st.integers(1, 3), st.sampled_from([0, 2]))
+def test_a_column_in_pieces_gives_the_same_file(
+    tmp_path_factory, column, min_count, max_size, buckets
+):
+    """Counted in shares, from chunks, or by the caller: the same ids, counts and rows."""
+    folder = tmp_path_factory.mktemp("files")
+    options = VocabularyOptions(min_count=min_count, max_size=max_size, buckets=buckets)
+    half = len(column) // 2
+    pieces = pa.chunked_array([column.slice(0, half), column.slice(half)], column.type)
+    Vocabulary.fit(counting.counted_values(column), options).save(folder / "whole.arrow")
+    Vocabulary.fit(pieces, options).save(folder / "chunks.arrow")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(counting, "mostly_distinct", lambda values: True)
+        Vocabulary.fit(pieces, options).save(folder / "shares.arrow")
+    whole = (folder / "whole.arrow").read_bytes()
+    assert (folder / "chunks.arrow").read_bytes() == whole
+    assert (folder / "shares.arrow").read_bytes() == whole
+
+
+def test_a_vocabulary_holds_no_value_that_it_did_not_admit(monkeypatch):
+    """What was counted is given back, though it is many times what is kept."""
+    monkeypatch.setattr(counting, "_MANY", 1_000)
+    monkeypatch.setattr(counting, "_SAMPLE", 100)
+    column = pa.array([f"sku-{n:060d}" for n in range(20_000)])
+    before = pa.total_allocated_bytes()
+    vocabulary = fit(column, max_size=10)
+    assert vocabulary.size == 12
+    assert pa.total_allocated_bytes() - before < column.nbytes / 100

@@ -6,7 +6,7 @@ import json
 import lzma
 import re
 import runpy
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import generation_of
 from adc_features.store import apply
 from adc_features.store.repository import check_repository
+from training import recipes
 
 REPO = "feature_repo"
 
@@ -167,7 +168,7 @@ def test_no_file_names_a_module_but_the_plugins(run):
         for path in run.rglob("*")
         if path.is_file() and ".py" not in path.suffixes
         for name in dotted.findall(path.read_bytes())
-        if not name.startswith(b"adc_features.join_rows")
+        if not name.startswith((b"adc_features.join_rows", b"adc_features.vocabulary"))
     }
     assert named == {
         ("feature_store.yaml", f"adc_features.store.{name}")
@@ -181,13 +182,10 @@ def test_no_file_names_a_module_but_the_plugins(run):
 
 def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Networks as narrow as in make_fixture.py, so that what was trained there can go on."""
-    from adc_features.ranking.ppnet.network import PPNetSettings
-
     recipe = replace(behavior.RECIPES["full_softmax"](), dim=16, blocks=1, length=16)
     monkeypatch.setitem(behavior.RECIPES, "full_softmax", lambda: recipe)
     small = {"embedding": 4, "hidden": (8, 4), "gate": 4, "networks": 2, "fresh_hidden": 8}
-    defaults = [small.get(f.name, f.default) for f in fields(PPNetSettings)]
-    monkeypatch.setattr(PPNetSettings.__init__, "__defaults__", tuple(defaults))
+    monkeypatch.setattr(recipes, "SETTINGS", {**recipes.SETTINGS, **small})
 
 
 def formats(path: Path) -> tuple[Any, Any]:

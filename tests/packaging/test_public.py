@@ -32,6 +32,11 @@ def documented() -> dict[str, set[str]]:
     return found
 
 
+def called(kind: type) -> str:
+    """The lower-case name under which a declaration makes a kind of input."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", kind.__name__).lower()
+
+
 PUBLIC = documented()
 NAMES = [(package, name) for package, names in PUBLIC.items() for name in sorted(names)]
 
@@ -54,18 +59,32 @@ def test_the_page_lists_every_package_that_exports_names():
     }
 
 
+def test_the_site_has_a_page_for_every_package():
+    """Each package of docs/api.md stands among the generated pages of the site."""
+    hooks = ast.parse((ROOT / "docs" / "_hooks.py").read_text(encoding="utf-8"))
+    (pages,) = (
+        ast.literal_eval(node.value)
+        for node in hooks.body
+        if isinstance(node, ast.Assign) and node.targets[0].id == "PACKAGES"
+    )
+    listed = {package.split(".")[1] for package in PUBLIC} - {"errors"}  # it has a page of its own
+    assert listed <= set(pages)
+
+
 @pytest.mark.parametrize(("package", "name"), NAMES)
 def test_a_public_name_is_there_and_says_what_it_is(package, name):
     """Each listed name can be imported from its package and has a docstring."""
     value = getattr(importlib.import_module(package), name)
     if not isinstance(value, type | types.FunctionType):
         return  # a constant: the page says what it is
-    assert value.__name__ == name
+    assert name in (value.__name__, called(value))
     assert value.__module__.startswith(package)
     assert len(value.__doc__) > 20
 
 
-@pytest.mark.parametrize("package", ["codes", "data", "encoders", "loader", "ranking", "serving"])
+@pytest.mark.parametrize(
+    "package", ["codes", "data", "encoders", "inputs", "loader", "ranking", "serving"]
+)
 def test_types_and_values_come_from_the_same_modules(package):
     """What type checkers read under TYPE_CHECKING names the modules that the names come from."""
     text = (ROOT / "adc_features" / package / "__init__.py").read_text(encoding="utf-8")
@@ -83,7 +102,9 @@ def test_types_and_values_come_from_the_same_modules(package):
 def test_packages_import_nothing_before_a_name_is_read():
     """Importing the packages with lazy names imports neither NumPy nor pyarrow."""
     code = (
-        "import sys; from adc_features import codes, data, encoders, loader, ranking, serving;"
+        "import sys;"
+        "from adc_features import codes, data, encoders, inputs, loader, ranking, serving;"
+        "from adc_features.inputs import Ranker, infer, number;"
         "print(*[m for m in ('numpy', 'pyarrow', 'torch') if m in sys.modules])"
     )
     done = subprocess.run(
@@ -135,6 +156,7 @@ def test_every_extra_that_an_error_names_is_declared():
     assert set(extras.EXTRAS.values()) <= set(project["optional-dependencies"])
 
 
+@pytest.mark.slow  # runs mypy on a cold cache
 def test_a_users_program_is_type_checked(tmp_path):
     """mypy sees the types of public names through the lazy packages, and a wrong argument."""
     program = tmp_path / "program.py"
@@ -148,7 +170,11 @@ def test_a_users_program_is_type_checked(tmp_path):
         "identity: str = generation.id\n"
         "trained = load_trained(Path('ranker'), generation=identity)\n"
         "rounds: str = trained.rounds\n"
-        "from adc_features.codes import SidTabel\n",
+        "from adc_features.codes import SidTabel\n"
+        "from adc_features.inputs import Ranker, Task, infer, number\n"
+        "inputs = infer() | {'price': number(log=True)}\n"
+        "feed = Ranker('feed_v3', [Task('click')], inputs=inputs)\n"
+        "price = number(logarithm=True)\n",
         encoding="utf-8",
     )
     done = subprocess.run(
@@ -164,9 +190,10 @@ def test_a_users_program_is_type_checked(tmp_path):
         env={"MYPYPATH": str(ROOT), "PATH": ""},
     )
     errors = [line.split(": error: ")[1] for line in done.stdout.splitlines() if "error:" in line]
-    assert len(errors) == 2, done.stdout + done.stderr
+    assert len(errors) == 3, done.stdout + done.stderr
     assert errors[0].startswith("Incompatible types in assignment")
     assert 'has no attribute "SidTabel"' in errors[1]
+    assert 'Unexpected keyword argument "logarithm"' in errors[2]
 
 
 def test_the_commands_help_waits_for_no_library():

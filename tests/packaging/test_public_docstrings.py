@@ -33,6 +33,7 @@ WITHOUT_SOURCE = (
     "adc_features.catalog",
     "adc_features.data",
     "adc_features.errors",
+    "adc_features.inputs",
     "adc_features.loader",
     "adc_features.serving",
 )
@@ -83,14 +84,19 @@ def test_every_argument_and_result_of_a_public_function_is_described(name):
 
 @pytest.mark.parametrize("name", CLASSES)
 def test_every_field_of_a_public_class_is_described(name):
-    """`Parameters` or `Attributes` names what the class is made of, all of it."""
+    """`Parameters` or `Attributes` of the class, or of one that it inherits from, names each."""
     shown = value(name)
     fields = (
         [field.name for field in dataclasses.fields(shown) if field.init]
         if dataclasses.is_dataclass(shown)
         else [*inspect.signature(shown).parameters]
     )
-    assert set(fields) <= set(described(sections(shown.__doc__), "Parameters", "Attributes"))
+    said = {
+        field
+        for base in shown.__mro__
+        for field in described(sections(base.__doc__), "Parameters", "Attributes")
+    }
+    assert set(fields) <= said
 
 
 @pytest.mark.parametrize("name", CLASSES)

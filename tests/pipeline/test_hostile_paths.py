@@ -23,11 +23,11 @@ from adc_features.serving.promotion import PROMOTION, read_promotion
 from adc_features.store import unpublish
 from adc_features.store.packed.timeline import open_timeline
 from adc_features.store.repository import live_generations, publication_path
+from training.comparison.plan import Variant
 from training.deployment.cleanup import collect, garbage
 from training.deployment.inventory import problems
 from training.deployment.places import retrain_of, retrain_place
 from training.deployment.record import catalog_of
-from training.evaluation.plan import Variant
 
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 OURS = "retrains/20240101T000000_0123abcd"

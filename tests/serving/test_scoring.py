@@ -14,6 +14,7 @@ from serving_world import CODEBOOK, NOW, SPEC, later, other_codes
 from adc_features import store
 from adc_features.codes.generation import Generation
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError, RequestError
+from adc_features.ranking.trained import Trained
 from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import promote
 from adc_features.serving.protocol import RankRequest
@@ -183,11 +184,8 @@ def test_codes_count_from_the_time_they_are_servable(shop, tmp_path):
 
 def test_a_ranker_that_reads_what_is_not_online_is_not_opened(shop, monkeypatch):
     """A feature that the repository lacks is named at the start, not met in a request."""
-    from adc_features.serving import scoring
-
-    monkeypatch.setitem(
-        scoring.FEATURES_READ, "item_id", {*scoring.FEATURES_READ["item_id"], "item_price"}
-    )
+    reads = Trained.reads
+    monkeypatch.setattr(Trained, "reads", lambda self, key: reads(self, key) | {"item_price"})
     with pytest.raises(
         InputError, match=r"the ranker reads \['item_price'\], which the statistics of .* lack"
     ):

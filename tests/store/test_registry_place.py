@@ -37,6 +37,7 @@ def read_by_feast(repo: Path | str, folder: Path) -> str:
     return done.stdout
 
 
+@pytest.mark.slow  # starts processes that import feast, one after another
 def test_every_folder_sees_the_same_registry(tmp_path):
     """Feast opened from elsewhere, by an absolute or a relative path, before and after the
     repository moved, sees what is declared and leaves no file.

@@ -102,3 +102,26 @@ def test_labels_of_one_class_are_refused(parts):
             "no_sid",
             sources=sources(),
         )
+
+
+def test_a_warm_start_keeps_the_embeddings_of_codes_alone(parts, caplog):
+    """Tables of codes begin as the older ranker has them, all other inputs are learned anew; a
+    recipe without codes has nothing to begin with.
+    """
+    rows, _ = parts
+    first = train(rows, "codes_weights", sources=sources(), seeds=(0,))
+    with caplog.at_level("INFO"):
+        warm = train(rows, "codes_weights", sources=sources(), seeds=(0,), start=first)
+    anew = {i.name for i in warm.ranker.encoder.specs} - {"sid"}
+    assert warm.ranker.facts["warm_start"]
+    assert set(warm.ranker.facts["anew"]) == anew
+    networks = warm.ranker.models[0].shape.settings.networks
+    assert f"carried={3 * networks} " in caplog.text
+    plain = train(rows, "no_sid", sources=sources(), seeds=(0,), start=first)
+    assert not plain.ranker.facts["warm_start"]
+
+
+def test_seeds_that_do_not_follow_one_another_are_refused(parts):
+    """Seeds are numbered from the first on, as a declared ranker's are."""
+    with pytest.raises(InputError, match="follow one another"):
+        train(parts[0], "no_sid", sources=sources(), seeds=(0, 2))

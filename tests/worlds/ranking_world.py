@@ -12,8 +12,8 @@ from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.sids import SidTable, SidTimeline
 from adc_features.data.statistics import item_profile, user_activity
 from adc_features.loader.frame import TrainingFrame, label_table, training_frame
-from adc_features.ranking.inputs import VectorTimeline
 from adc_features.ranking.recipes import Sources
+from training.vectors import VectorTimeline
 
 DAY = timedelta(days=1)
 START = datetime(2024, 1, 1, tzinfo=UTC)

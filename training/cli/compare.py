@@ -88,7 +88,7 @@ def compare(
     """Rank with each tokenizer's codes on the same rows, split and budget, over windows that roll
     through time.
     """
-    from training.evaluation.plan import Variant
+    from training.comparison.plan import Variant
 
     variants = tuple(Variant(name, name) for name in tokenizers.split(","))
     settings = _settings(
@@ -126,7 +126,7 @@ def ablate(
     json: JsonOption = None,
 ) -> None:
     """ADC-SID and its four ablations (Table 3)."""
-    from training.evaluation.plan import Variant
+    from training.comparison.plan import Variant
 
     settings = _settings(
         rankers,
@@ -167,7 +167,7 @@ def sweep(
     json: JsonOption = None,
 ) -> None:
     """ADC-SID with one parameter varied, its default first."""
-    from training.evaluation.plan import Variant
+    from training.comparison.plan import Variant
 
     grid: dict[str, Sequence[Variant]] = {
         "alpha_beta": [
@@ -230,10 +230,10 @@ def _run(
     json: str | None,
 ) -> None:
     from adc_features.artifact import write_json
-    from training.evaluation.comparison import compare as compare_all
-    from training.evaluation.inputs import rows_of
-    from training.evaluation.plan import ComparisonSettings
-    from training.evaluation.significance import comparison_result
+    from training.comparison.comparison import compare as compare_all
+    from training.comparison.inputs import rows_of
+    from training.comparison.plan import ComparisonSettings
+    from training.comparison.significance import comparison_result
     from training.reports.comparison_page import comparison_page
     from training.reports.pages import write_page
 
@@ -279,7 +279,7 @@ def _commit() -> str | None:
 
 
 def _table(result: Mapping[str, Any], *, first: str) -> str:
-    from training.evaluation.significance import paired_title
+    from training.comparison.significance import paired_title
 
     metrics = {"auc": "AUC", "gauc": "GAUC", "tail_auc": "tail AUC"}
     lines = [

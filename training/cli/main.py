@@ -21,6 +21,7 @@ from training.cli import tokenizing as tokenizing_cli
 from training.cli.lines import run_lines
 from training.cli.ranker_deployment import ServedOption, audit_on_service
 from training.cli.rankers import (
+    ImportanceOption,
     ItemOption,
     LabelsOption,
     LabelsQueryOption,
@@ -178,6 +179,7 @@ def train(
         typer.Option(min=0, max=1, help="With --repo: share of rows without a positive to keep."),
     ] = 1.0,
     seeds: Annotated[int | None, typer.Option(help="Models of each ranker.")] = None,
+    importance: ImportanceOption = True,
     refresh: RefreshOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -200,6 +202,7 @@ def train(
             final=final,
             keep_negatives=keep_negatives,
             period=rankers_cli.period_of(validation_start, test_start),
+            importance=importance,
             refresh=rankers_cli.refresh_texts(refresh),
         )
         report(facts, json, text=rankers_cli.scores_text)
@@ -224,6 +227,7 @@ def evaluate(
     final: Annotated[
         bool, typer.Option("--final", help="With --repo: judge on test rows, once, at the end.")
     ] = False,
+    importance: ImportanceOption = True,
     refresh: RefreshOption = None,
     json: JsonOption = None,
 ) -> None:
@@ -239,15 +243,18 @@ def evaluate(
             rankers_cli.label_source(labels, labels_query),
             final=final,
             period=rankers_cli.period_of(validation_start, test_start),
+            importance=importance,
             refresh=rankers_cli.refresh_texts(refresh),
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
     from adc_features.pipeline.run import Run
-    from training.stages import evaluate_refreshed, scores_stage, trained_recipes
+    from training.stages import scores_stage, trained_recipes
 
     assert run is not None
     if (setting := rankers_cli.refresh_setting(refresh)) is not None:
+        from training.freshness.under_schedules import evaluate_refreshed
+
         report(evaluate_refreshed(Run.open(run), setting), json)
         return
     build(run, scores_stage(trained_recipes(Run.open(run))), json=json)

@@ -35,6 +35,14 @@ AcceptOption = Annotated[
     ),
 ]
 
+RenewOption = Annotated[
+    bool,
+    typer.Option(
+        "--renew-codes",
+        help="With --repo: first renew the codes that the ranker reads, and take them online.",
+    ),
+]
+
 
 def served_ranker(repo: Path, name: str | None) -> str:
     """The ranker that is named, or the only one that serves. Raises InputError."""
@@ -61,6 +69,7 @@ def retrain_on_service(
     settings: Any,
     as_of: datetime | None,
     accept_inputs: bool,
+    renew: bool = False,
     force: bool,
 ) -> dict[str, Any]:
     """Retrain; what the command prints. labels: --labels and --labels-query."""
@@ -68,11 +77,14 @@ def retrain_on_service(
     from training.deployment.declared.retrain import retrain_ranker
 
     accept: list[Accept] = ["inputs"] if accept_inputs else []
+    name, source = served_ranker(repo, ranker), label_source(*labels)
+    if renew:
+        renew_codes_of(repo, name, source, at=datetime.now(UTC))
     with progress() as told:
         return retrain_ranker(
             repo,
-            served_ranker(repo, ranker),
-            label_source(*labels),
+            name,
+            source,
             as_of=as_of,
             settings=settings,
             accept=accept,
@@ -80,6 +92,34 @@ def retrain_on_service(
             at=datetime.now(UTC),
             progress=told,
         )
+
+
+def renew_codes_of(repo: Path, ranker: str, labels: Any, *, at: datetime) -> dict[str, Any]:
+    """Renew the codes that a promoted ranker reads, and take them online; what was done.
+
+    labels: the label log, for codes that behaviour is part of. Raises InputError for a ranker
+    without codes.
+    """
+    from adc_features.cli.console import progress
+    from adc_features.serving.promotion import read_promotion
+    from adc_features.serving.workspace import Workspace
+    from adc_features.store.services.code_view import take_codes_online
+    from training.tokenizing.renewal import reads_label_log, renew_codes
+
+    generation = read_promotion(Workspace(repo, ranker).promotion).generation
+    if generation is None:
+        raise InputError(f"ranker {ranker!r} reads no codes; leave --renew-codes out")
+    with progress() as told:
+        (renewed,) = renew_codes(
+            repo,
+            [generation],
+            as_of=at,
+            computed_at=at,
+            labels=labels if reads_label_log(repo, generation) else None,
+            progress=told,
+        )
+    take_codes_online(repo, generation, until=at)
+    return renewed
 
 
 def monitor_on_service(

@@ -60,6 +60,16 @@ RequestOption = Annotated[
     str | None,
     typer.Option("--request", metavar="COLUMN", help="With --service: names a row's request."),
 ]
+ImportanceOption = Annotated[
+    bool,
+    typer.Option(
+        "--importance/--no-importance",
+        help=(
+            "With --repo: also what each ranker leans on, which may take longer than training; `adc"
+            " explain` says it of one."
+        ),
+    ),
+]
 ValidationOption = Annotated[
     str | None,
     typer.Option(
@@ -194,6 +204,7 @@ def train_on_service(
     final: bool,
     keep_negatives: float,
     period: Any,
+    importance: bool,
     refresh: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train and judge; what the command prints."""
@@ -215,6 +226,7 @@ def train_on_service(
             period=period,
             final=final,
             refresh=refresh,
+            importance=importance,
             progress=told,
         )
     return _reported(repo, judged)
@@ -227,6 +239,7 @@ def evaluate_on_service(
     *,
     final: bool,
     period: Any,
+    importance: bool,
     refresh: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Judge the newest versions; what the command prints."""
@@ -242,6 +255,7 @@ def evaluate_on_service(
             period=period,
             final=final,
             refresh=refresh,
+            importance=importance,
             progress=told,
         )
     return _reported(repo, judged)

@@ -44,6 +44,7 @@ def retrain(
     labels: LabelsOption = None,
     labels_query: LabelsQueryOption = None,
     accept_inputs: AcceptOption = False,
+    renew_codes: ranker_cli.RenewOption = False,
     data: Annotated[
         str | None,
         typer.Option(
@@ -128,6 +129,10 @@ def retrain(
     }
     one_of(run, repo)
     try:
+        if renew_codes and repo is None:
+            raise InputError(
+                "--renew-codes is for a ranker of --repo; on a run, `adc snapshot` adds codes"
+            )
         chosen = retrain_settings(settings, options)
         if show_settings:
             typer.echo(settings_text(retrain=chosen, drift=drift_thresholds(settings, {})))
@@ -140,6 +145,7 @@ def retrain(
                 settings=chosen,
                 as_of=_time(as_of, "--as-of"),
                 accept_inputs=accept_inputs,
+                renew=renew_codes,
                 force=force,
             )
             _reported(answer, json)

@@ -24,6 +24,7 @@ def add_to(app: typer.Typer) -> None:
 
 # as long as its options
 def tokenize(
+    context: typer.Context,
     repo: Annotated[Path, typer.Option("--repo", metavar="DIR", help="A Feast repository.")],
     vectors: Annotated[
         list[str] | None,
@@ -70,6 +71,16 @@ def tokenize(
     entity: Annotated[
         str | None, typer.Option(metavar="NAME", help="The item entity, where files do not tell.")
     ] = None,
+    renew: Annotated[
+        bool,
+        typer.Option(
+            "--renew",
+            help=(
+                "Give new and changed items codes of --generation (default: of all), from the"
+                " sources that it was fitted on."
+            ),
+        ),
+    ] = False,
     add_to_service: Annotated[
         bool,
         typer.Option(
@@ -102,7 +113,8 @@ def tokenize(
     json: JsonOption = None,
 ) -> None:
     """Fit a tokenizer on item vectors and text of a Feast repository, and publish the codes as a
-    feature view of it; later calls of a generation add snapshots.
+    feature view of it; later calls of a generation add snapshots, and so does --renew, without
+    naming the sources again.
     """
     from adc_features.clock import parse_utc
     from training.tokenizing import workflow
@@ -110,6 +122,10 @@ def tokenize(
     from training.tokenizing.sources import ItemSources
 
     now = datetime.now(UTC)
+    if renew:
+        given = generation if _is_given(context, "generation") else None
+        _renew(repo, context, given, as_of, (labels, labels_query), apply=apply, now=now, json=json)
+        return
     if add_to_service and service is None:
         raise InputError("--add-to-service adds codes to a service; name it, --service NAME")
     sources = ItemSources(vectors or (), text or (), entity=entity, text_model=text_model)
@@ -146,6 +162,72 @@ def tokenize(
         declare_codes(repo, generation, service=service if add_to_service else None)
         take_codes_online(repo, generation, until=now)
     report(facts | {"applied": apply, "next": _next(repo, facts, apply)}, json, text=_text)
+
+
+_OF_RENEWAL = {"repo", "renew", "generation", "as_of", "labels", "labels_query", "apply", "json"}
+
+
+def _is_given(context: typer.Context, option: str) -> bool:
+    source = context.get_parameter_source(option)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _renew(
+    repo: Path,
+    context: typer.Context,
+    generation: str | None,
+    as_of: Sequence[str] | None,
+    labels: tuple[str | None, str | None],
+    *,
+    apply: bool,
+    now: datetime,
+    json: Any,
+) -> None:
+    """Renew, take the codes online and print."""
+    from adc_features.clock import parse_utc
+    from adc_features.store.services.code_view import declare_codes, take_codes_online
+    from training.tokenizing.renewal import renew_codes
+
+    if other := sorted(n for n in set(context.params) - _OF_RENEWAL if _is_given(context, n)):
+        names = ", ".join(f"--{name.replace('_', '-')}" for name in other)
+        raise InputError(
+            f"--renew takes the sources and settings that a generation was fitted with; leave"
+            f" {names} out, or leave --renew out"
+        )
+    if as_of is not None and len(as_of) > 1:
+        raise InputError(f"--renew takes one --as-of, and got {len(as_of)}; give the newest")
+    with progress() as told:
+        renewed = renew_codes(
+            repo,
+            [] if generation is None else [generation],
+            as_of=parse_utc(as_of[0], name="--as-of") if as_of else now,
+            computed_at=now,
+            labels=None if labels == (None, None) else label_source(*labels),
+            progress=told,
+        )
+    for made in renewed if apply else ():
+        declare_codes(repo, made["generation"])
+        take_codes_online(repo, made["generation"], until=now)
+    report({"renewed": renewed, "applied": apply}, json, text=_renewed_text)
+
+
+def _renewed_text(facts: Mapping[str, Any]) -> str:
+    lines = []
+    for made in facts["renewed"]:
+        if made["current"]:
+            lines.append(f"generation {made['generation']}: up to date, nothing was published")
+            continue
+        snapshot = made["snapshots"][-1]
+        lines.append(
+            f"generation {made['generation']}: {snapshot['items']} items as of"
+            f" {snapshot['as_of']:%Y-%m-%d %H:%M:%S} UTC; {snapshot['new']} new,"
+            f" {snapshot['recoded']} with other codes, {snapshot['gone']} gone;"
+            f" {snapshot['published_rows']} rows published"
+        )
+        lines += [f"next: {_load_step(made)}"] if made["to_load"] else []
+    if not facts["applied"]:
+        lines.append("next: `feast materialize`, or --apply, takes what is new online")
+    return "\n".join(lines)
 
 
 def _ranker(
@@ -187,7 +269,7 @@ def _events(repo: Path, source: Any, ranker: Any, sources: Any, task: str | None
 
 def _next(repo: Path, facts: Mapping[str, Any], applied: bool) -> list[str]:
     """What remains to be done, a sentence each."""
-    steps = []
+    steps = [_load_step(facts)] if facts["to_load"] else []
     if "service" not in facts:
         module = Path(facts["declared_in"]).stem
         steps.append(
@@ -201,6 +283,13 @@ def _next(repo: Path, facts: Mapping[str, Any], applied: bool) -> list[str]:
     if "service" in facts:
         steps.append(f"train a ranker on service {facts['service']!r}: its input `sid`")
     return steps
+
+
+def _load_step(facts: Mapping[str, Any]) -> str:
+    return (
+        f"load {', '.join(facts['to_load'])} into the source that code_source names for"
+        f" {facts['view']}"
+    )
 
 
 def _text(facts: Mapping[str, Any]) -> str:

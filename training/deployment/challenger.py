@@ -16,6 +16,7 @@ from adc_features.artifact import ensure_directory, read_manifest, read_parquet
 from adc_features.catalog import Catalog
 from adc_features.loader.frame import TrainingFrame, training_frame
 from adc_features.pipeline.run_refresh import refresh_of
+from adc_features.ranking.legacy.trained import LegacyTrained
 from adc_features.ranking.recipes import Recipe, Sources
 from adc_features.ranking.trained import Trained, load_trained
 from adc_features.store.freshness import online_timeline
@@ -26,6 +27,7 @@ from training.deployment.record import line_of
 from training.deployment.task import RetrainTask
 from training.fit import train
 from training.ranker.refresh import refresh_facts
+from training.stages import schema_of
 
 FRAME = "frame.parquet"
 
@@ -97,7 +99,7 @@ def _frame_directory(task: RetrainTask, generation: str | None) -> Path:
     return task.directory / f"frame_{generation or 'no_sid'}"
 
 
-def champion_of(task: RetrainTask) -> Trained:
+def champion_of(task: RetrainTask) -> Trained | LegacyTrained:
     """The serving ranker, under the name that its generation had when it was trained."""
     champion = task.champion
     return load_trained(champion.ranker, generation=champion.known_as or champion.generation)
@@ -132,13 +134,16 @@ def challenger_model(task: RetrainTask, catalog: Catalog, frame: TrainingFrame) 
     recipe = Recipe(**read_manifest(task.champion.ranker)["recipe"])
 
     def fill(directory: Path) -> Mapping[str, Any]:
-        warm = _keeps_codes(task, catalog)
+        older = champion_of(task)
+        # one of the former format has no embeddings that a declared ranker could begin with
+        warm = isinstance(older, Trained) and _keeps_codes(task, catalog)
         trained = train(
             frame.between(None, task.windows.start),
             recipe,
             sources=sources_for(task, task.generation),
             seeds=range(task.run.settings.seeds),
-            start=next(iter(champion_of(task).rankers.values())) if warm else None,
+            schema=schema_of(task.repository, task.generation, recipe),
+            start=older if isinstance(older, Trained) and warm else None,
             progress=task.run.progress,
         )
         facts = refresh_facts(refresh_for(task, task.generation))

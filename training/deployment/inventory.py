@@ -3,13 +3,16 @@ directories that it names. Writes: the record, brought up to date.
 """
 
 import os
+from collections.abc import Callable
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from adc_features.artifact import read_manifest, within
 from adc_features.catalog import Catalog
 from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.pipeline.run import Run
+from adc_features.ranking.trained import ranker_manifest
 from adc_features.serving.promotion import PROMOTION, check_promotion, read_promotion
 from training.deployment.record import sync
 
@@ -92,12 +95,12 @@ def problems(run: Run, catalog: Catalog) -> list[str]:
     said = []
     for generation in catalog.generations():
         if generation["state"] == "live" and (
-            wrong := _broken(run, generation["directory"], "weights.safetensors", "quality.json")
+            wrong := _refused(_generation_manifest, run, generation["directory"])
         ):
             said.append(f"generation {generation['id']}: {wrong}")
     for ranker in catalog.rankers():
         if ranker["state"] == "ready" and (
-            wrong := _broken(run, ranker["directory"], "encoder.npz")
+            wrong := _refused(ranker_manifest, run, ranker["directory"])
         ):
             said.append(f"ranker {ranker['hash'][:12]}: {wrong}")
     if os.path.lexists(run.directory / PROMOTION):
@@ -108,9 +111,14 @@ def problems(run: Run, catalog: Catalog) -> list[str]:
     return said
 
 
-def _broken(run: Run, directory: str, *requires: str) -> str | None:
+def _generation_manifest(directory: Path) -> dict[str, Any]:
+    return read_manifest(directory, requires=["weights.safetensors", "quality.json"])
+
+
+def _refused(read: Callable[[Path], Any], run: Run, directory: str) -> str | None:
+    """What a reader says against a directory on record; None where it reads it."""
     try:
-        read_manifest(within(run.directory, directory, said_by="the catalogue"), requires=requires)
+        read(within(run.directory, directory, said_by="the catalogue"))
     except ArtifactError as error:
         return str(error)
     return None

@@ -16,11 +16,13 @@ import pyarrow.compute as pc
 
 from adc_features.inputs.declaration import Ranker
 from adc_features.inputs.resolution import resolution
+from adc_features.inputs.schema import ServiceSchema
 from adc_features.loader.frame import TrainingFrame
 from adc_features.pipeline.run import Run
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker
 from adc_features.ranking.recipes import Sources
+from adc_features.ranking.recipes import recipe as recipe_named
 from adc_features.ranking.trained import Trained
 from training.evaluation.metrics import PairedBootstrap
 from training.freshness.curve import NOTHING, Refresh
@@ -45,13 +47,16 @@ class FrameRows(NamedTuple):
 
 @dataclass(frozen=True)
 class RecipeSubject:
-    """A recipe on joined frames. join: refresh -> its rows. seeds: how many models."""
+    """A recipe on joined frames. join: refresh -> its rows. seeds: how many models. schema: the
+    service whose features were joined, see `training.fit`.
+    """
 
     name: str
     window: str
     join: Callable[[Refresh], FrameRows]
     seeds: int = 1
     seed: int = 0
+    schema: ServiceSchema | None = None
     progress: Progress | None = None
 
     @cached_property
@@ -77,9 +82,13 @@ class RecipeSubject:
         """The recipe's rankers."""
         from training.fit import train
 
-        seeds = range(self.seed, self.seed + self.seeds)
         return train(
-            rows.train, self.name, sources=rows.sources, seeds=seeds, progress=self.progress
+            rows.train,
+            self.name,
+            sources=rows.sources,
+            seeds=range(self.seed, self.seed + self.seeds),
+            schema=self.schema,
+            progress=self.progress,
         )
 
     def scores(self, model: Trained, rows: FrameRows) -> np.ndarray:
@@ -91,9 +100,18 @@ def run_subject(
     run: Run, recipe: str, *, seeds: int = 1, progress: Progress | None = None
 ) -> RecipeSubject:
     """A recipe on the rows of a run."""
-    from training.stages import checked_frame, joined_rows, sources_of, split_frame, split_of
+    from training.stages import (
+        checked_frame,
+        joined_rows,
+        repository_of,
+        schema_of,
+        sources_of,
+        split_frame,
+        split_of,
+    )
 
     split = split_of(run)
+    schema = schema_of(repository_of(run), run.settings.generation, recipe_named(recipe))
 
     def join(refresh: Refresh) -> FrameRows:
         joined = joined_rows(run, refresh)
@@ -103,7 +121,7 @@ def run_subject(
     window = "test" if run.settings.final else "validation"
     if run.settings.final:
         run.record("test_rows_opened", split=split._asdict(), recipes=[recipe])
-    return RecipeSubject(recipe, window, join, seeds, run.settings.seed, progress)
+    return RecipeSubject(recipe, window, join, seeds, run.settings.seed, schema, progress)
 
 
 def read_columns(table: pa.Table) -> dict[str, np.ndarray]:

@@ -116,7 +116,7 @@ class RowTensors:
             else None,
             *bags,
             [
-                torch.from_numpy(np.asarray(cast(Projected, slot).values, np.float32))
+                torch.from_numpy(np.require(cast(Projected, slot).values, np.float32, ["W"]))
                 for _, slot in slots["projected"]
             ],
             [_history(shape, place, cast(History, slot)) for place, slot in slots["history"]],

@@ -14,7 +14,7 @@ from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
 from adc_features.serving.workspace import Workspace
 from training.ranker.fitting import require_unseen
-from training.ranker.importance import MOST_ROWS, PERMUTATIONS, Importance, importance
+from training.ranker.importance import MOST_ROWS, PERMUTATIONS, Importance, check_asked, importance
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.splits import LabelWindow, split_labels
@@ -79,6 +79,7 @@ def explain_ranker(
     """
     version = Workspace(repo, name).newest()
     trained = load_ranker(version)
+    check_asked(trained, task=task, permutations=permutations)
     joined = join_labels(repo, trained.ranker, source, progress=progress)
     splits = split_labels(joined.log, windows)
     window = splits.test if final else splits.validation

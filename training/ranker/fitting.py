@@ -31,7 +31,7 @@ from training.ranker.models import ModelFit, Rounds
 from training.ranker.refresh import FACT, refresh_facts
 from training.ranker.sampling import NegativeSampling
 from training.ranker.score_profile import score_profiles
-from training.ranker.splits import LabelWindow, request_times
+from training.ranker.splits import LabelWindow, request_times, ripe_times
 
 log = logging.getLogger(__name__)
 HOLDOUT = 0.1
@@ -63,12 +63,16 @@ class TrainSettings:
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise InputError(f"seeds is {self.seeds}; expected at least 1")
+        if self.seed < 0:
+            raise InputError(f"seed is {self.seed}; expected at least 0")
+        NegativeSampling(self.keep_negatives)  # refused now, and not once all rows are joined
 
 
 class _Rows(NamedTuple):
     """Rows that are learned from: int64 [n]. labels, mask: [T, n]; weights: [n]; groups: int64 [n],
     None without requests; users: int64 [n], None where no key tells the user; times: of their
-    requests, datetime64[us] [n].
+    requests, datetime64[us] [n]; known: when each label was ripe, datetime64[us] [T, n], None for
+    networks, which do not ask.
     """
 
     rows: np.ndarray
@@ -78,12 +82,13 @@ class _Rows(NamedTuple):
     groups: np.ndarray | None
     users: np.ndarray | None
     times: np.ndarray
+    known: np.ndarray | None
 
     @classmethod
     def of(cls, joined: JoinedRows, window: LabelWindow, sampling: NegativeSampling) -> "_Rows":
         kept = sampling.sample(joined.log, window)
         rows, requests = window.rows[kept.rows], joined.log.requests
-        users = joined.log.users
+        users, trees = joined.log.users, joined.ranker.model == "xgboost"
         return cls(
             rows,
             window.labels[:, kept.rows],
@@ -92,6 +97,7 @@ class _Rows(NamedTuple):
             None if requests is None else requests[rows],
             None if users is None else users[rows],
             request_times(joined.log)[rows],
+            ripe_times(joined.log, window.cutoff)[:, rows] if trees else None,
         )
 
     def take(self, places: np.ndarray) -> "_Rows":
@@ -105,10 +111,20 @@ class _Rows(NamedTuple):
             groups,
             users,
             self.times[places],
+            None if self.known is None else self.known[:, places],
         )
 
     def labelled(self, encoded: Encoded) -> Labelled:
-        return Labelled(encoded, self.labels, self.mask, self.weights, self.groups, self.users)
+        return Labelled(
+            encoded,
+            self.labels,
+            self.mask,
+            self.weights,
+            self.groups,
+            self.users,
+            self.times,
+            self.known,
+        )
 
 
 def fit_ranker(
@@ -210,7 +226,7 @@ def _rounds(
     model: ModelFit, joined: JoinedRows, rows: _Rows, encoded: Encoded, *, seed: int
 ) -> tuple[Rounds, list[Round]]:
     """As many as the newest rows choose, by a model that has not seen them, and its losses."""
-    before, newest = _by_time(rows.times)
+    before, newest = older_and_newest(rows.times, rows.mask)
     held = rows.take(newest).labelled(model.encoder.encode(joined.parts(rows.rows[newest])))
     return model.rounds(rows.take(before).labelled(encoded.take(before)), held, seed=seed)
 
@@ -306,8 +322,39 @@ def _names(joined: JoinedRows) -> list[str]:
     return [task.name for task in joined.ranker.tasks]
 
 
-def _by_time(times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places of the older rows and of the newest HOLDOUT of them, split between two times of
-    requests."""
-    cut = np.sort(times)[int(len(times) * (1 - HOLDOUT))]
+def older_and_newest(times: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places of the older rows, and of the newest `HOLDOUT` of them, which choose the rounds.
+
+    They are split between two times. Labels of a task that ripen late may be missing in the newest
+    rows: then so many more are held out that every task has a say.
+
+    Parameters
+    ----------
+    times : ndarray
+        datetime64 [n], of the rows' requests.
+    mask : ndarray
+        bool [T, n]: where the label of a task counts.
+
+    Raises
+    ------
+    InputError
+        When all rows are of one time.
+    """
+    cut = _newest(times)
+    unheard = [task for task in mask if task.any() and not task[times >= cut].any()]
+    cut = min([cut, *(_newest(times[task]) for task in unheard)])
+    if cut == times.min():
+        later = times[times > cut]
+        if not len(later):
+            raise InputError(
+                f"all {len(times)} rows to learn from are of one time, {cut}, and the newest of"
+                " them are to choose the number of rounds; bring a longer log, or train with"
+                " --quick, which chooses nothing"
+            )
+        cut = later.min()
     return np.flatnonzero(times < cut), np.flatnonzero(times >= cut)
+
+
+def _newest(times: np.ndarray) -> Any:
+    """The time with which the newest `HOLDOUT` begin."""
+    return np.sort(times)[int(len(times) * (1 - HOLDOUT))]

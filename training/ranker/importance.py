@@ -188,11 +188,7 @@ def importance(
         An unknown task, labels of one class, or fewer than one permutation.
     """
     names = [t.name for t in trained.ranker.tasks]
-    task = task or names[0]
-    if task not in names:
-        raise InputError(f"there is no task {task!r}; the ranker's are {', '.join(names)}")
-    if permutations < 1:
-        raise InputError(f"permutations is {permutations}; expected at least 1")
+    task = check_asked(trained, task=task, permutations=permutations)
     labelled = np.flatnonzero(np.isfinite(label))
     groups = request if request is not None else user
     rng = np.random.default_rng([seed, 1])
@@ -226,6 +222,18 @@ def importance(
         {u.name: leaning for u, leaning in found if u.kind == "group"},
         {u.name: leaning for u, leaning in found if u.kind != "group"},
     )
+
+
+def check_asked(trained: TrainedRanker, *, task: str | None, permutations: int) -> str:
+    """The task, by default the first. Raises InputError for an unknown one, and for fewer than one
+    permutation."""
+    names = [t.name for t in trained.ranker.tasks]
+    task = task or names[0]
+    if task not in names:
+        raise InputError(f"there is no task {task!r}; the ranker's are {', '.join(names)}")
+    if permutations < 1:
+        raise InputError(f"permutations is {permutations}; expected at least 1")
+    return task
 
 
 class _Scored:

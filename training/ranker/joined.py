@@ -97,7 +97,8 @@ class JoinedRows:
 
     def parts(self, rows: np.ndarray) -> Parts:
         """Some rows (int64) as encoders read them."""
-        table = self.table if len(rows) == len(self) else self.table.take(pa.array(rows))
+        whole = np.array_equal(rows, np.arange(len(self)))
+        table = self.table if whole else self.table.take(pa.array(rows))
         return Parts.joined(table, self.log.times[rows], timeline=self._online_timeline)
 
     @property
@@ -144,13 +145,20 @@ def join_labels(
         The service, the declaration or the log is wrong; or keys match nothing. What can be told
         before the join is told before it.
     """
-    from adc_features.store.services.schema import service_schema
-
-    schema = service_schema(repo, ranker.service)
-    resolved = resolution(ranker, schema, columns=request_fields(source, schema))
+    schema, resolved = declared_inputs(repo, ranker, source)
     schedules = chosen_refresh(repo, schema, refresh)
     log = read_labels(source, schema=schema, ranker=resolved.ranker, start=start, end=end)
     return join_log(repo, schema, resolved, log, refresh=schedules, progress=progress)
+
+
+def declared_inputs(
+    repo: Path, ranker: Ranker, source: LabelSource
+) -> tuple[ServiceSchema, Resolution]:
+    """The service of a ranker and its inputs, before any row is read. Raises InputError."""
+    from adc_features.store.services.schema import service_schema
+
+    schema = service_schema(repo, ranker.service)
+    return schema, resolution(ranker, schema, columns=request_fields(source, schema))
 
 
 def join_log(

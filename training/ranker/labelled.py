@@ -17,7 +17,8 @@ class Labelled(NamedTuple):
 
     labels: float32 [T, N], read where mask, bool [T, N], is true. weights: [N], or [T, N]; >= 0.
     groups: int64 [N], the request of each row. users:
-    int64 [N], its user, numbered from 0.
+    int64 [N], its user, numbered from 0. times: datetime64 [N], of each row's request; known:
+    datetime64 [T, N], when each label was known. Networks read no times, trees do.
     """
 
     encoded: Encoded
@@ -26,6 +27,8 @@ class Labelled(NamedTuple):
     weights: np.ndarray
     groups: np.ndarray | None = None
     users: np.ndarray | None = None
+    times: np.ndarray | None = None
+    known: np.ndarray | None = None
 
 
 def weighed(rows: Labelled, tasks: Sequence[str]) -> np.ndarray:
@@ -51,4 +54,19 @@ def weighed(rows: Labelled, tasks: Sequence[str]) -> np.ndarray:
         raise InputError(f"groups {np.shape(rows.groups)}; expected one for each of {expected[1]}")
     if rows.users is not None and np.shape(rows.users) != expected[1:]:
         raise InputError(f"users {np.shape(rows.users)}; expected one for each of {expected[1]}")
+    _check_times(rows, expected)
     return np.where(mask, weights, 0).astype(np.float32)
+
+
+def _check_times(rows: Labelled, expected: tuple[int, int]) -> None:
+    if rows.times is not None and np.shape(rows.times) != expected[1:]:
+        raise InputError(f"times {np.shape(rows.times)}; expected one for each of {expected[1]}")
+    if rows.known is None:
+        return
+    if np.shape(rows.known) != expected:
+        raise InputError(f"known {np.shape(rows.known)}; expected {expected}")
+    if rows.times is None or (rows.known < rows.times).any():
+        raise InputError(
+            "a label is known before the time of its row; give the times of rows, and of each label"
+            " when its attribution window was over"
+        )

@@ -117,6 +117,8 @@ class ModelFit:
             columns=BoostedColumns.of(self.encoder.layout, counts),
             settings=BoostedSettings(),
             seed=seed,
+            times=rows.times,
+            known=rows.known,
             progress=self.progress,
             **options,
         )

@@ -19,7 +19,7 @@ from adc_features.clock import instant, utc
 from adc_features.data.windows import Windows, quantile_windows
 from adc_features.errors import InputError
 from training.ranker.labels import LabelLog
-from training.ranker.ripening import duration_text
+from training.ranker.ripening import duration_text, given_order
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,20 @@ def request_times(log: LabelLog) -> np.ndarray:
     first = np.empty(int(log.requests.max(initial=-1)) + 1, log.times.dtype)
     first[log.requests[::-1]] = log.times[::-1]  # times increase: the first row is written last
     return first[log.requests]
+
+
+def ripe_times(log: LabelLog, cutoff: datetime) -> np.ndarray:
+    """When the attribution windows of each row, as of a cut-off, were over: datetime64[us] [T, N].
+
+    A positive label may be known before that, a negative one is not, so that counting each from its
+    own time would make what is counted of young rows too positive.
+    """
+    windows = log.windows(cutoff)
+    spans: dict[str, timedelta] = {}
+    for task in given_order(log.tasks):
+        waits = [windows[task.name], *([spans[task.given]] if task.given else [])]
+        spans[task.name] = max(waits)
+    return np.stack([log.times + np.timedelta64(spans[task.name], "us") for task in log.tasks])
 
 
 def label_window(

@@ -35,7 +35,7 @@ from training.ranker.fitting import (
     predictions,
     require_unseen,
 )
-from training.ranker.joined import JoinedRows, join_labels
+from training.ranker.joined import JoinedRows, declared_inputs, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
 from training.ranker.models import check_settings
@@ -90,6 +90,7 @@ def train_rankers(
     settings: TrainSettings | None = None,
     period: Period | None = None,
     final: bool = False,
+    importance: bool = True,
     refresh: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Judged:
@@ -109,6 +110,8 @@ def train_rankers(
         How is trained, and on which rows.
     final : bool
         Train on all rows before the test and judge on the test rows: once, at the end.
+    importance : bool
+        Also measure what each ranker leans on; never with `settings.quick`.
     refresh : mapping of str to str, optional
         View -> how it is refreshed online, as `join_labels`.
     progress : callable, optional
@@ -125,6 +128,7 @@ def train_rankers(
     _require_same_tasks(rankers)
     for ranker in rankers.values():
         check_settings(ranker)
+        declared_inputs(repo, ranker, source)  # all of them, before the first is trained
     scores: dict[str, np.ndarray] = {}
     about: dict[str, dict[str, Any]] = {}
     fitted: dict[str, tuple[TrainedRanker, dict[str, Any]]] = {}
@@ -142,7 +146,7 @@ def train_rankers(
             splits,
             window,
             scores[name],
-            importance=not settings.quick,
+            importance=importance and not settings.quick,
             seed=settings.seed,
             progress=progress,
         )
@@ -206,6 +210,7 @@ def evaluate_trained(
     *,
     period: Period | None = None,
     final: bool = False,
+    importance: bool = True,
     refresh: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
@@ -230,7 +235,14 @@ def evaluate_trained(
         scores[name] = predictions(trained, joined, window)
         judged = judged or (joined, window)
         about[name] = about_ranker(
-            trained, joined, splits, window, scores[name], seed=seed, progress=progress
+            trained,
+            joined,
+            splits,
+            window,
+            scores[name],
+            importance=importance,
+            seed=seed,
+            progress=progress,
         )
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=seed)
@@ -261,8 +273,8 @@ def best_ranker(repo: Path) -> Choice:
     """The ranker to promote where none is named.
 
     Of the rankers that were trained or judged last, on the validation window, by the GAUC of the
-    first task (by request where requests are known) and the number of inputs, see
-    `training.evaluation.choice`.
+    first task (by request where requests are known; AUC where no user has rows of both classes)
+    and the number of inputs, see `training.evaluation.choice`.
 
     Raises InputError when nothing was trained, or the last evaluation was on test rows, on which
     nothing is chosen.
@@ -280,7 +292,7 @@ def best_ranker(repo: Path) -> Choice:
             " --ranker NAME"
         )
     task = next(iter(facts["tasks"].values()))
-    metric = "request_gauc" if task["requests"] else "gauc"
+    metric = "request_gauc" if task["requests"] else "gauc" if task["users"] else "auc"
     versions = facts["versions"]
     candidates = {}
     for name, scores in task["rankers"].items():

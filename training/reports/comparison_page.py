@@ -1,4 +1,4 @@
-"""The page of a comparison. Reads: the result of `training.evaluation.significance`. Writes: one
+"""The page of a comparison. Reads: the result of `training.comparison.significance`. Writes: one
 HTML file that needs no network.
 """
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from training.evaluation.significance import DECILES, paired_title
+from training.comparison.significance import DECILES, paired_title
 from training.reports.pages import render
 from training.reports.plots import interval_rows
 from training.reports.values import signed

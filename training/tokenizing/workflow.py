@@ -22,19 +22,23 @@ from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, check_generation_id, open_generation
-from adc_features.codes.sids import SidTable
+from adc_features.codes.sids import SidTable, changed_rows, find_rows
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
 from adc_features.pipeline.recipes import behavior_settings, tokenizer_settings
 from adc_features.ranking.base import Progress
+from adc_features.store import published_snapshots
+from adc_features.store.code_tables import OwnSource, code_tables
 from adc_features.store.repository import (
     ItemKey,
     declare_code_service,
     declare_code_views,
     live_generations,
+    publication_path,
 )
 from training.tokenizing.behavior import LabelledEvents, fitted_behavior, interactions
 from training.tokenizing.catalogue import Catalogue, codebook_size_of
+from training.tokenizing.record import asked_to_facts
 from training.tokenizing.settings import TokenizeSettings
 from training.tokenizing.sources import ContentReader, ItemSources
 
@@ -66,7 +70,8 @@ def tokenize(
     Parameters
     ----------
     repo : Path
-        A Feast repository that was applied, with any offline store that reads Parquet files.
+        A Feast repository that was applied. Its offline store reads Parquet files, or is one that
+        `adc_features.store.code_tables` can write to.
     sources : ItemSources
         Vectors and text of its items.
     times : sequence of datetime
@@ -99,7 +104,8 @@ def tokenize(
         raise InputError(
             f"times are {[t.isoformat() for t in times]}; give at least one, none twice"
         )
-    _refuse_offline_store(repo)
+    if (database := code_tables(repo)) is not None:
+        database.check()
     reader = ContentReader(repo, sources)
     place = tokenizer_place(repo, settings.generation)
     fitted = (place / MANIFEST).is_file()
@@ -116,7 +122,8 @@ def tokenize(
     content = [reader.at(time, progress) for time in times]
     catalogue = Catalogue(times, content, behavior)
     if not fitted:
-        _fit(place, catalogue, settings, made_of, progress)
+        asked = asked_to_facts(repo, sources, settings, events)
+        _fit(place, catalogue, settings, {"made_of": made_of, "asked": asked}, progress)
     generation = open_generation(place / "generation")
     tables = catalogue.tables(place / "behavior", settings, progress)
     snapshots = _published(
@@ -134,7 +141,15 @@ def tokenize(
         "snapshots": snapshots,
         "items_without_codes": catalogue.bare(-1),
         "declared_in": declare_code_views(repo),
+        "to_load": _to_load(repo, generation.id, times) if isinstance(database, OwnSource) else [],
     }
+
+
+def _to_load(repo: Path, generation: str, times: Sequence[datetime]) -> list[str]:
+    """The Parquet files of these times, for a store that people load themselves."""
+    folder = publication_path(repo, generation)
+    new = [s for s in published_snapshots(repo, generation) if s.as_of in times]
+    return [str((folder / snapshot.file).relative_to(repo)) for snapshot in new]
 
 
 def _facts(generation: Generation, key: ItemKey, newest: EmbeddingTable) -> dict[str, Any]:
@@ -178,32 +193,9 @@ def check_declared(repo: Path, service: str) -> tuple[str, str]:
 # ---- checks
 
 
-def _refuse_offline_store(repo: Path) -> None:
-    """Codes are a Parquet source: refuse stores that read none, before hours of work."""
-    from adc_features.store.repository import offline_store_type, read_config
-
-    kind = offline_store_type(read_config(repo))
-    if kind not in READS_PARQUET:
-        raise InputError(
-            f"the offline store of {repo} is {kind!r}, which reads no Parquet files, and codes are"
-            f" published as one; use {', '.join(READS_PARQUET)}"
-        )
-
-
-READS_PARQUET = (
-    "file",
-    "dask",
-    "duckdb",
-    "adc_features.store.offline_store.AsofOfflineStore",
-)
-"""Offline stores whose views may lie in Parquet files."""
-
-
 def _refuse_times(
     repo: Path, generation: str, times: Sequence[datetime], computed_at: datetime
 ) -> None:
-    from adc_features.store import published_snapshots
-
     if times[-1] > utc(computed_at, name="computed_at"):
         raise InputError(
             f"as_of {times[-1].isoformat()} lies in the future; what will be known then is not"
@@ -251,7 +243,7 @@ def _fit(
     place: Path,
     catalogue: Catalogue,
     settings: TokenizeSettings,
-    made_of: Mapping[str, Any],
+    facts: Mapping[str, Any],
     progress: Progress | None,
 ) -> None:
     recipe = tokenizer_settings(settings.as_run())
@@ -260,7 +252,7 @@ def _fit(
     try:
         with fresh_directory(place) as aside:
             _fill(aside, catalogue, settings, recipe, progress)
-            seal(aside, {"made_of": made_of, "times": list(catalogue.times)})
+            seal(aside, {**facts, "times": list(catalogue.times)})
     finally:
         with suppress(OSError):  # there is something in it
             place.parent.rmdir()
@@ -317,7 +309,7 @@ def _published(
     progress: Progress | None,
 ) -> list[dict[str, Any]]:
     """Encode and publish: whole snapshots of a new generation, what changed of a live one."""
-    from adc_features.store import publish, publish_changes, published_before
+    from adc_features.store import load_codes, publish, publish_changes, published_before
     from adc_features.tokenizer.encode import encode, encode_series
 
     if generation.id not in {g.id for g in live_generations(repo)}:
@@ -331,19 +323,40 @@ def _published(
             key=key,
         )
         return [_told(s, lag, rows=len(s)) for s in made]
+    load_codes(repo, generation.id)
     told = []
     for table in tables:
         before = published_before(repo, generation.id, table.as_of)
         snapshot = encode(table, generation, previous=before, progress=progress)
-        rows = publish_changes(
-            repo,
-            generation,
-            snapshot,
-            servable_at=snapshot.as_of + lag,
-            computed_at=computed_at,
-        )
-        told.append(_told(snapshot, lag, rows=rows))
+        changed = changed_rows(before, snapshot) if before is not None else snapshot
+        rows = 0  # what is the same is not published again
+        if len(changed):
+            rows = publish_changes(
+                repo,
+                generation,
+                snapshot,
+                servable_at=snapshot.as_of + lag,
+                computed_at=computed_at,
+            )
+        told.append(_told(snapshot, lag, rows=rows) | _changes(before, changed))
     return told
+
+
+def _changes(before: SidTable | None, changed: SidTable) -> dict[str, int]:
+    """How many items got their first codes, other codes, or have none any more."""
+    gone = int((~changed.found).sum())
+    if before is None:
+        return {"new": len(changed) - gone, "recoded": 0, "gone": gone}
+    place, known = find_rows(before.item_ids, changed.item_ids)
+    if len(known):
+        known &= before.found[place]
+    both = known & changed.found
+    other = (before.sid[place[both]] != changed.sid[both]).any(axis=1)
+    return {
+        "new": int((changed.found & ~known).sum()),
+        "recoded": int(other.sum()),
+        "gone": gone,
+    }
 
 
 def _told(snapshot: SidTable, lag: timedelta, *, rows: int) -> dict[str, Any]:

@@ -45,8 +45,16 @@ class CategoryEncoder:
         return InputLayout(slots=(lookup_layout(self.spec, self.vocabulary),))
 
     def encode(self, parts: Parts) -> Block:
-        values = self.values(self.spec, parts)
-        return lookup_block(self.vocabulary.rows(values, of=described(self.spec)))
+        source, of = self.spec.columns["source"], described(self.spec)
+        stored = parts[source.side].stored(source.name)
+        if stored is not None:
+            vocabulary, type_ = self.vocabulary, stored.type
+            rows = stored.rows_by(vocabulary, lambda v: vocabulary.rows_of_ids(v, type_, of=of))
+            if rows is None and (ids := stored.ids) is not None:
+                rows = vocabulary.rows_of_ids(ids, type_, of=of)
+            if rows is not None:
+                return lookup_block(rows)
+        return lookup_block(self.vocabulary.rows(self.values(self.spec, parts), of=of))
 
     def counted(self, block: Block) -> dict[str, int]:
         """The counts of a block."""

@@ -33,13 +33,14 @@ def sums_of_equal(
     weights : ndarray, optional
         float32 [T, P] by which every worth is multiplied.
     """
-    out = [np.zeros(candidates.shape) for _ in worths]
     if not len(elements):
-        return out
-    sum_up = _sums_of_one if len(offsets) == 2 else _sums_of_many
+        return [np.zeros(candidates.shape) for _ in worths]
+    if len(offsets) == 2:
+        return list(_sums_of_one(elements, candidates, worths, weights))
+    out = [np.zeros(candidates.shape) for _ in worths]
     for place in range(candidates.shape[1]):
         weight = None if weights is None else weights[:, place]
-        sums = sum_up(elements[:, place], offsets, candidates[:, place], worths, weight)
+        sums = _sums_of_many(elements[:, place], offsets, candidates[:, place], worths, weight)
         for whole, part in zip(out, sums, strict=True):
             whole[:, place] = part
     return out
@@ -47,17 +48,21 @@ def sums_of_equal(
 
 def _sums_of_one(
     keys: np.ndarray,
-    offsets: np.ndarray,
     wanted: np.ndarray,
     worths: Sequence[np.ndarray],
-    weight: np.ndarray | None,
+    weights: np.ndarray | None,
 ) -> Iterator[np.ndarray]:
-    """What each key of the one user is worth is added up once and read by every candidate."""
-    top = int(keys.max()) + 1
-    held = np.where(wanted < top, wanted, 0)
+    """What each key of the one user is worth, at each position, is added up once and read by every
+    candidate."""
+    top, positions = int(keys.max()) + 1, keys.shape[1]
+    first = np.arange(positions) * top  # of the keys of a position
+    held = np.where(wanted < top, wanted, 0) + first
+    flat = (keys + first).ravel()
     for worth in worths:
-        total = np.bincount(keys, worth if weight is None else worth * weight, top)
-        total[0] = 0
+        each = np.broadcast_to(worth[:, None], keys.shape)
+        each = each if weights is None else each * weights
+        total = np.bincount(flat, each.ravel(), top * positions)
+        total[first] = 0
         yield total[held]
 
 

@@ -100,6 +100,10 @@ class NumberEncoder:
 
 def numbers(spec: ResolvedInput, parts: Parts) -> np.ndarray:
     """float64 [n] of the source column, NaN for null, rounded to its declared type."""
+    source = spec.columns["source"]
+    stored = parts[source.side].stored(source.name)
+    if stored is not None and (found := stored.numbers()) is not None:
+        return found  # in the declared type
     column = _column(spec, parts)
     type_ = column.type
     if not (pa.types.is_floating(type_) or pa.types.is_integer(type_)):
@@ -107,7 +111,7 @@ def numbers(spec: ResolvedInput, parts: Parts) -> np.ndarray:
             pa.types.is_null(type_)
             or pa.types.is_boolean(type_)
             or pa.types.is_decimal(type_)
-            or spec.columns["source"].dtype == "Decimal"
+            or source.dtype == "Decimal"
         ):
             raise InputError(
                 f"{_described(spec)} holds values of type {type_}, expected numbers; declare"
@@ -115,7 +119,7 @@ def numbers(spec: ResolvedInput, parts: Parts) -> np.ndarray:
             )
         column = _cast(spec, column)
     values = column.to_numpy(zero_copy_only=False)  # null becomes NaN, an integer then float64
-    if spec.columns["source"].dtype == "Float32" and values.dtype == np.float64:
+    if source.dtype == "Float32" and values.dtype == np.float64:
         values = values.astype(np.float32)  # as it was declared: a store may have widened it
     return values.astype(np.float64, copy=False)
 

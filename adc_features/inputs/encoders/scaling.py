@@ -20,8 +20,9 @@ log = logging.getLogger(__name__)
 
 BOUND = 5.0
 """Standard deviations beyond which a value is clipped."""
+LARGEST = float(np.finfo(np.float32).max)
+"""Beyond which a number is clipped that is not standardised."""
 _CONSTANT = 1e-9
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def stored_numbers(column: SourceColumn, parts: Parts) -> np.ndarray:
 
 def fill(values: np.ndarray, *, into: np.ndarray) -> None:
     """Fill float32 [n, 2]: the values, 0 where they are NaN; and 1 where they are."""
-    _fill(np.clip(values, -_LARGEST, _LARGEST), into=into)
+    _fill(np.clip(values, -LARGEST, LARGEST), into=into)
 
 
 def _fill(values: np.ndarray, *, into: np.ndarray) -> None:

@@ -23,6 +23,9 @@ from adc_features.inputs.encoders.scaling import counted_indicator
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
 
+_KEPT = 2048
+"""Rows up to which what is read of them is kept for the inputs that read it too."""
+
 
 @dataclass(frozen=True)
 class SemanticIdEncoder:
@@ -117,6 +120,18 @@ class SemanticIdEncoder:
         Raises InputError for lists of other lengths, codes of another codebook, and weights that
         are missing or negative.
         """
+        columns = self.spec.columns
+        rows = parts[columns["codes"].side]
+        if len(rows) > _KEPT:
+            return self._read(parts)
+        shape = self._weighted, self.length, self.codebook_size
+        key = columns["codes"], columns.get("weights"), shape
+        if key not in rows.kept:  # a history reads the candidate's codes too
+            rows.kept[key] = self._read(parts)
+        found: tuple[np.ndarray, np.ndarray] = rows.kept[key]
+        return found
+
+    def _read(self, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
         codes, found = self._matrix(parts, "codes", np.int32, NO_CODE)
         if codes.size and (codes.min() < NO_CODE or codes.max() >= self.codebook_size):
             row = int(np.argmax(((codes < NO_CODE) | (codes >= self.codebook_size)).any(axis=1)))
@@ -144,6 +159,10 @@ class SemanticIdEncoder:
     ) -> tuple[np.ndarray, np.ndarray]:
         """A list column as [n, L], filled where it is null, and where it is not."""
         column = self.spec.columns[role]
+        stored = parts[column.side].stored(column.name)
+        matrix = None if stored is None else stored.matrix(self.length, fill)
+        if matrix is not None and matrix[0].dtype == dtype:
+            return matrix
         lists = parts[column.side].column(column.name)
         found: np.ndarray = np.ones(len(lists), bool)
         if lists.null_count:
@@ -167,14 +186,21 @@ class SemanticIdEncoder:
         """float32 [n, 1], 0 for items without codes; None where it is not read."""
         if (column := self.spec.columns.get("reliability")) is None:
             return None
-        values = parts[column.side].column(column.name)
-        known = values.is_valid().to_numpy(zero_copy_only=False)
+        rows = parts[column.side]
+        stored = rows.stored(column.name)
+        numbers = None if stored is None else stored.numbers()
+        if numbers is None:
+            values = rows.column(column.name)
+            known = values.is_valid().to_numpy(zero_copy_only=False)
+            filled = np.asarray(values.fill_null(0)).astype(np.float32)
+        else:
+            known = ~np.isnan(numbers)
+            filled = np.where(known, numbers, 0).astype(np.float32)
         if (lost := ~known & ~none).any():
             raise InputError(
                 f"{described(self.spec)}: row {int(np.argmax(lost))} has codes and no"
                 f" {column.name}; expected both or none, publish the codes again"
             )
-        filled = np.asarray(values.fill_null(0)).astype(np.float32)
         return np.where(none, np.float32(0), filled)[:, None]
 
 

@@ -1,16 +1,17 @@
-"""Encoded inputs as the columns of boosted trees. Reads: Encoded, Layout, counts of table rows.
-Writes: BoostedMatrix.
+"""Encoded inputs as the columns of boosted trees. Reads: Encoded, Layout, counts of table rows,
+mean labels. Writes: BoostedMatrix.
 
 Trees need no scales, so dense numbers enter as they are, NaN where they are absent. Tables have no
-embeddings here: a small one enters as a category, a large one as how often its row occurred.
+embeddings here: a small one enters as a category, a large one as how often its row occurred and as
+the mean label of its row, one for each task.
 
-Legend: N rows, F columns, T elements of all rows' lists.
+Legend: N rows, F columns, T tasks, R rows of a table.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -32,6 +33,20 @@ CATEGORIES = 1_000
 TOKENS = 50
 """Values of a set or sequence that have a column of their own: the most frequent."""
 _ABSENT = np.float32(np.nan)
+_MEANS = "label_mean/"
+
+
+class LargeLookup(NamedTuple):
+    """A category of a large table. key: of its means; input, place: its slot,
+    `Encoded.blocks[input].slots[place]`; size: rows of the table at the fit; own: the first row
+    that belongs to one value alone."""
+
+    key: str
+    input: str
+    place: int
+    table: str
+    size: int
+    own: int
 
 
 class BoostedMatrix(NamedTuple):
@@ -60,6 +75,9 @@ class BoostedColumns:
         Table of lists -> its rows that have a column.
     vectors : bool
         Raw vectors enter; otherwise they are left out.
+    means : mapping of str to ndarray
+        Key of a large lookup -> float32 [T, R], the mean label of each row for each task, which
+        training fits; none for columns that no trees were grown on.
     """
 
     inputs: Mapping[str, InputLayout]
@@ -67,6 +85,7 @@ class BoostedColumns:
     counts: Mapping[str, np.ndarray]
     tokens: Mapping[str, tuple[int, ...]]
     vectors: bool = False
+    means: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @classmethod
     def of(cls, layout: Layout, counts: Mapping[str, np.ndarray], *, vectors: bool = False) -> Self:
@@ -111,20 +130,56 @@ class BoostedColumns:
         """From `state()` and the layout of the encoder, grown since or not."""
         facts = state.facts
         tokens = {table: tuple(rows) for table, rows in facts["tokens"].items()}
-        return cls(layout.inputs, facts["sizes"], state.arrays, tokens, facts["vectors"])
+        # trees that were grown before there were means have none
+        arrays = dict(state.arrays)
+        means = {key: arrays.pop(_MEANS + key) for key in facts.get("means", [])}
+        return cls(layout.inputs, facts["sizes"], arrays, tokens, facts["vectors"], means)
 
     def state(self) -> State:
         """What was chosen at the fit."""
         tokens = {table: list(rows) for table, rows in self.tokens.items()}
         facts = {"sizes": dict(self.sizes), "tokens": tokens, "vectors": self.vectors}
-        return State(facts, dict(self.counts))
+        means = {_MEANS + key: values for key, values in self.means.items()}
+        return State({**facts, "means": list(self.means)}, {**self.counts, **means})
 
-    def matrix(self, encoded: Encoded) -> BoostedMatrix:
-        """The columns of N rows; blocks of one row are repeated."""
+    def __post_init__(self) -> None:
+        for lookup in self.large:
+            means = self.means.get(lookup.key)
+            if means is not None and means.shape[1:] != (lookup.size,):
+                raise InputError(
+                    f"mean labels of {lookup.key!r} are {means.shape}; expected {lookup.size} for"
+                    " each task, one for each row of its table"
+                )
+
+    @property
+    def large(self) -> list[LargeLookup]:
+        """Lookups that enter as numbers."""
+        return [
+            LargeLookup(f"{name}/{place}", name, place, table, self.sizes[table], slot.own)
+            for name, layout in self.inputs.items()
+            for place, slot in enumerate(layout.slots)
+            if slot.kind == "lookup" and (table := slot.tables[0]) in self.counts
+        ]
+
+    def table_rows(self, encoded: Encoded, lookup: LargeLookup) -> np.ndarray:
+        """The row of the table at the fit that each row of a large lookup has: int64 [N] or [1]; 0
+        absent, 1 unknown."""
+        slot = encoded.blocks[lookup.input].slots[lookup.place]
+        assert isinstance(slot, Lookup)
+        return self._known(slot, lookup.table)
+
+    def matrix(
+        self, encoded: Encoded, *, earlier: Mapping[str, np.ndarray] | None = None
+    ) -> BoostedMatrix:
+        """The columns of N rows; blocks of one row are repeated.
+
+        earlier: key of a large lookup -> float32 [T, N], mean labels that stand in for `means`: a
+        training row is shown those of earlier rows alone.
+        """
         columns = [
             column
             for name, layout in self.inputs.items()
-            for column in self._columns(name, layout, encoded.blocks[name])
+            for column in self._columns(name, layout, encoded.blocks[name], earlier or {})
         ]
         # trees read row by row, numpy writes column by column faster
         values = np.empty((len(columns), len(encoded)), np.float32)
@@ -136,7 +191,9 @@ class BoostedColumns:
             tuple(column.type for column in columns),
         )
 
-    def _columns(self, name: str, layout: InputLayout, block: Block) -> Iterator[_Column]:
+    def _columns(
+        self, name: str, layout: InputLayout, block: Block, earlier: Mapping[str, np.ndarray]
+    ) -> Iterator[_Column]:
         hidden = layout.indicators or {}
         for place, label in enumerate(layout.dense):
             values = block.dense[:, place]
@@ -148,6 +205,7 @@ class BoostedColumns:
                 large = shape.tables[0] in self.counts
                 values = self._looked_up(slot, shape.tables[0])
                 yield _Column(f"{name}:row/{place}", "q" if large else "c", values)
+                yield from self._mean_columns(name, place, slot, shape.tables[0], earlier)
             elif isinstance(slot, Bag):
                 absent = block.dense[:, hidden[0]] > 0
                 tokens = self.tokens[shape.tables[0]]
@@ -159,9 +217,24 @@ class BoostedColumns:
 
     def _looked_up(self, slot: Lookup, table: str) -> np.ndarray:
         """Row numbers or log counts, NaN for row 0."""
-        rows = np.where(slot.rows < self.sizes[table], slot.rows, 1)
+        rows = self._known(slot, table)
         values = self.counts[table][rows] if table in self.counts else rows.astype(np.float32)
         return np.where(rows == 0, _ABSENT, values)
+
+    def _known(self, slot: Lookup, table: str) -> np.ndarray:
+        """Rows of the table at the fit, 1 for those that it has got since."""
+        return np.where(slot.rows < self.sizes[table], slot.rows, 1)
+
+    def _mean_columns(
+        self, name: str, place: int, slot: Lookup, table: str, earlier: Mapping[str, np.ndarray]
+    ) -> Iterator[_Column]:
+        """The mean label of each task, NaN for row 0."""
+        if (key := f"{name}/{place}") not in self.means and key not in earlier:
+            return
+        rows = self._known(slot, table)
+        for task, means in enumerate(earlier[key] if key in earlier else self.means[key][:, rows]):
+            values = np.where(rows == 0, _ABSENT, means)
+            yield _Column(f"{name}:mean_label/{place}/{task}", "q", values)
 
 
 class _Column(NamedTuple):

@@ -82,7 +82,7 @@ def served_score(probabilities: np.ndarray, ranker: Ranker) -> np.ndarray:
     Examples
     --------
     >>> import numpy as np
-    >>> from adc_features.inputs.declaration import Ranker, Task
+    >>> from adc_features.inputs import Ranker, Task
     >>> feed = Ranker("feed", [Task("click"), Task("buy")], score={"click": 1, "buy": 0.5})
     >>> served_score(np.array([[0.5, 0.2], [0.25, 0.25]]), feed).tolist()
     [0.25, 0.1]

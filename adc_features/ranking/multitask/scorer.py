@@ -88,11 +88,16 @@ class _Rows:
             ]
             for kind, places in shape.slots.items()
         }
-        dense = [blocks[name].dense for name, of in shape.inputs.items() if of.dense]
-        self.dense = Sides(
-            beside([values for values in dense if len(values) == 1 != count], 1),
-            beside([values for values in dense if not len(values) == 1 != count], count),
-        )
+        names = tuple(name for name, of in shape.inputs.items() if of.dense)
+        dense = [blocks[name].dense for name in names]
+        packed = getattr(blocks, "packed", None)
+        if packed is not None and packed.names == names:
+            self.dense = Sides(packed.one, packed.many)
+        else:
+            self.dense = Sides(
+                beside([values for values in dense if len(values) == 1 != count], 1),
+                beside([values for values in dense if not len(values) == 1 != count], count),
+            )
         self.lookups = [
             _lookups([s for s in slots["lookup"] if (length(s[0]) == 1 != count) is single], n)
             for single, n in ((True, 1), (False, count))

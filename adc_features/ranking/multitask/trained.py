@@ -118,11 +118,13 @@ class TrainedRanker:
         *,
         reference: pa.Table | None = None,
         timeline: CodeTimeline | None = None,
+        facts: Mapping[str, Any] | None = None,
     ) -> None:
         """Write a complete ranker directory, which `load_ranker` reads.
 
         reference: joined rows (REFERENCE_ROWS are enough) that every load scores again. timeline:
-        codes through time, where an input reads those of a user's recent items.
+        codes through time, where an input reads those of a user's recent items. facts: what the
+        manifest says otherwise, or beside.
         """
         with fresh_directory(directory) as aside:
             self.encoder.save(aside / "inputs")
@@ -144,6 +146,7 @@ class TrainedRanker:
                     "calibration": [c.to_dict() for c in self.calibration],
                     "needs": ["numpy", *(["xgboost"] if self._boosted else [])],
                     "facts": self.facts,
+                    **(facts or {}),
                 },
             )
 
@@ -181,11 +184,19 @@ def load_ranker(directory: Path) -> TrainedRanker:
             f"{directory} holds {manifest.get('kind')!r}, not the ranker of a feature service; give"
             " a directory that `adc train --repo` wrote"
         )
+    trained = ranker_in(directory, manifest)
+    if not trained.reads_timeline:
+        check_reference(trained, directory)
+    return trained
+
+
+def ranker_in(directory: Path, manifest: Mapping[str, Any]) -> TrainedRanker:
+    """The ranker of a directory whose manifest was read and checked."""
     seeds = {
         seed: within(directory, f"seed_{seed}", said_by=f"{directory}/manifest.json")
         for seed in manifest["seeds"]
     }
-    trained = TrainedRanker(
+    return TrainedRanker(
         name=manifest["name"],
         ranker=ranker_from_facts(manifest["ranker"]),
         pins=manifest["pins"],
@@ -196,9 +207,6 @@ def load_ranker(directory: Path) -> TrainedRanker:
         generation=manifest["generation"],
         facts=manifest["facts"],
     )
-    if not trained.reads_timeline:
-        check_reference(trained, directory)
-    return trained
 
 
 def check_reference(

@@ -37,6 +37,21 @@ def key_array(columns: Mapping[str, pa.Array]) -> pa.LargeBinaryArray:
     return keys
 
 
+def key_list(columns: Mapping[str, pa.Array]) -> list[bytes]:
+    """`key_array` as Python's bytes: whole numbers, of which requests read hundreds, without
+    Arrow."""
+    parts = [columns[name] for name in sorted(columns)]
+    if not parts or not all(pa.types.is_integer(p.type) and not p.null_count for p in parts):
+        keys: list[bytes] = key_array(columns).to_numpy(zero_copy_only=False).tolist()
+        return keys
+    whole = (p if p.type == pa.int64() else p.cast(pa.int64()) for p in parts)
+    rows = np.stack([_integers(p.to_numpy()).view("V9") for p in whole], axis=1)
+    keys = rows.view(f"V{9 * len(parts)}")[:, 0].tolist()
+    if 9 * len(parts) <= LONGEST:
+        return keys
+    return [_short(key) for key in keys]
+
+
 def integer_keys(values: np.ndarray) -> list[bytes]:
     """The keys of rows whose only join key is a whole number: int64 [n]."""
     return _integers(values).view("V9").tolist()

@@ -66,6 +66,11 @@ class Environment:
         self._turn = threading.Condition()
         self._inside, self._alone = 0, False
 
+    @property
+    def opened(self) -> Any:
+        """What is open: another object whenever it was opened afresh."""
+        return self._lmdb
+
     @contextlib.contextmanager
     def reading(self, table: str) -> Iterator[Any]:
         """A transaction on the table as of one moment.
@@ -171,8 +176,7 @@ class Environment:
 
     def _table(self, name: str, *, create: bool = False) -> Any:
         """The handle of a table, opened once; None when there is no such table."""
-        handle = self._tables.get(name)
-        if handle is None:
+        if (handle := self._tables.get(name)) is None:
             try:
                 handle = self._tables[name] = self._opened_table(name.encode(), create=create)
             except lmdb.NotFoundError:
@@ -184,8 +188,7 @@ class Environment:
 
         Where the process only reads, that waits for no writer. Where it writes, it is done in a
         transaction of ours: without one, py-lmdb (3.0) waits for another thread's write with the
-        interpreter's lock held, and both wait for ever.
-        """
+        interpreter's lock held, and both wait for ever."""
         while self._lmdb.flags()["readonly"]:
             try:
                 with self._opening:
@@ -364,10 +367,8 @@ class Environment:
         self._tables.clear()
 
     def _begin_again(self) -> None:
-        """Begin again in the child of a fork.
-
-        Locks of threads that do not exist here are void, and so is what could not be closed before.
-        """
+        """In the child of a fork: locks of threads that do not exist here are void, and so is what
+        could not be closed before."""
         self._opening, self._turn = threading.Lock(), threading.Condition()
         self._inside, self._alone = 0, False
         self._writes = False
@@ -381,8 +382,7 @@ _lock = threading.Lock()
 _known: dict[str, Environment] = {}
 _inherited: list[Any] = []
 """A parent's open environments, kept so that the child never closes them: that would take the
-parent's place in the readers' table.
-"""
+parent's place in the readers' table."""
 
 
 def _before_fork() -> None:

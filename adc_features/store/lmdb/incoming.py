@@ -24,7 +24,7 @@ from adc_features.store.lmdb.feature_values import (
     keys_from_arrow,
     schema_of,
 )
-from adc_features.store.lmdb.records import NO_CREATED
+from adc_features.store.lmdb.records import FIRST_TIME, LAST_TIME, NO_CREATED
 from adc_features.store.lmdb.row_table import Rows
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -39,6 +39,7 @@ def rows_of(view: Any, table: pa.Table, *, event: str, created: str | None) -> R
     keys, no_entity = keys_from_arrow(view, table), {"": pa.array([""] * len(table))}
     check_columns(view.name, [event, *([created] if created else [])], table.column_names)
     at, born = _times(table[event], view=view.name, name=event), np.full(len(table), NO_CREATED)
+    _check_calendar(at, view=view.name, name=event)
     if created:
         born = _times(table[created], view=view.name, name=created, absent=NO_CREATED)
     key = key_array({name: column.combine_chunks() for name, column in keys.items()} or no_entity)
@@ -108,6 +109,16 @@ def microseconds_of(time: datetime) -> int:
     return ((time if time.tzinfo else time.replace(tzinfo=UTC)) - EPOCH) // timedelta(
         microseconds=1
     )
+
+
+def _check_calendar(times: np.ndarray, *, view: str, name: str) -> None:
+    """Raise InputError for times that no `datetime` holds: they could not be served."""
+    outside = (times < FIRST_TIME) | (times > LAST_TIME)
+    if outside.any():
+        raise InputError(
+            f"view {view}: {int(outside.sum())} values of {name!r} lie outside the years 1 to 9999"
+            f" (first {times[outside][0]} microseconds since 1970); correct these rows"
+        )
 
 
 def _times(

@@ -18,10 +18,10 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -30,9 +30,16 @@ import pyarrow.compute as pc
 from adc_features.errors import ArtifactError, InputError
 from adc_features.formats import refuse_newer
 from adc_features.store.lmdb.columns import BYTE, KINDS, TEXT_LISTS, Column, plain_numbers
+from adc_features.store.lmdb.slices import Texts, gathered, heads
 
 VERSION = 1
+FIRST_TIME, LAST_TIME = -62_135_596_800_000_000, 253_402_300_799_999_999
+"""The event times that there are, microseconds since 1970: from the year 1 to the year 9999."""
 NO_CREATED = np.iinfo(np.int64).min
+_FRONT = np.dtype([("version", "u1"), ("schema", "<u4"), ("event", "<i8"), ("created", "<i8")])
+"""What records of all schemas begin with."""
+_WISHES = 16
+"""How many choices of features are kept of a schema: a service reads a view in one or two."""
 
 
 def schema_id(text: bytes) -> int:
@@ -80,6 +87,23 @@ class Schema:
     def place(self) -> dict[str, int]:
         return {name: i for i, (name, _) in enumerate(self.features)}
 
+    def only(self, wanted: Sequence[str] | None) -> Schema:
+        """With these features alone, in this order; without any said, all. The same object for
+        the same wish."""
+        if wanted is None:
+            return self
+        known = self._parts.get(key := tuple(wanted))
+        if known is None:
+            if len(self._parts) >= _WISHES:
+                self._parts.clear()
+            kept = tuple(feature for feature in self.features if feature[0] in wanted)
+            known = self._parts[key] = self if len(kept) == len(self.features) else Schema(kept)
+        return known
+
+    @functools.cached_property
+    def _parts(self) -> dict[tuple[str, ...], Schema]:
+        return {}
+
 
 @dataclass(frozen=True)
 class Records:
@@ -91,12 +115,15 @@ class Records:
     schema: Schema
     event: np.ndarray
     created: np.ndarray
-    columns: tuple[Column, ...]
+    columns: tuple[Column | Texts, ...]
 
     def column(self, name: str) -> Column | None:
         """A feature's values; None when these records were written without it."""
         place = self.schema.place.get(name)
-        return None if place is None else self.columns[place]
+        if place is None:
+            return None
+        column = self.columns[place]
+        return column.gathered() if isinstance(column, Texts) else column
 
 
 def encode(
@@ -157,11 +184,7 @@ def schema_ids(records: Sequence[bytes]) -> np.ndarray:
         )
     found = np.frombuffer(starts, np.dtype([("version", "u1"), ("schema", "<u4")]))
     if (found["version"] != VERSION).any():
-        refuse_newer_records(records)
-        raise ArtifactError(
-            f"the online store holds rows of format {found['version'].min()}, this version reads"
-            f" {VERSION}; they are damaged, materialize the view again"
-        )
+        raise _of_another_version(found["version"])
     return found["schema"]
 
 
@@ -169,90 +192,114 @@ def refuse_newer_records(records: Iterable[bytes]) -> None:
     """Raise NewerFormatError when one of the records is of a format that this version does not
     know; it may then not be replaced.
     """
-    refuse_newer(
-        max(b"".join(record[:1] for record in records), default=None),
-        reads=VERSION,
-        of="a row of the online store",
+    _refuse_newer(max(b"".join(record[:1] for record in records), default=None))
+
+
+def _refuse_newer(version: int | None) -> None:
+    refuse_newer(version, reads=VERSION, of="a row of the online store")
+
+
+def _of_another_version(versions: np.ndarray) -> ArtifactError:
+    """What rows are, some of which are not of this version. Raises NewerFormatError for newer."""
+    _refuse_newer(int(versions.max()))
+    return ArtifactError(
+        f"the online store holds rows of format {versions.min()}, this version reads"
+        f" {VERSION}; they are damaged, materialize the view again"
+    )
+
+
+def _cut_short() -> ArtifactError:
+    return ArtifactError(
+        "the online store holds a row that is cut short; materialize the view again"
     )
 
 
 def times(records: Iterable[bytes]) -> tuple[np.ndarray, np.ndarray]:
-    """Event and created time of records of any schemas, int64 microseconds [n] each."""
+    """Event and created time of records of any schemas, int64 microseconds [n] each.
+
+    Raises ArtifactError for an event time that no calendar has: none is written.
+    """
     both = np.frombuffer(b"".join([record[5:21] for record in records]), "<i8").reshape(-1, 2)
+    if len(both) and (both[:, 0].min() < FIRST_TIME or both[:, 0].max() > LAST_TIME):
+        raise ArtifactError(
+            "the online store holds a row whose event time is no time between the years 1 and 9999;"
+            " it is damaged, materialize the view again"
+        )
     return both[:, 0], both[:, 1]
 
 
+class Joined(NamedTuple):
+    """Records one after another. whole: their bytes; begins, lengths: int64 [n]."""
+
+    whole: np.ndarray
+    begins: np.ndarray
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, records: Sequence[bytes]) -> Joined:
+        lengths = np.fromiter(map(len, records), np.int64, len(records))
+        begins = np.cumsum(lengths) - lengths
+        return cls(np.frombuffer(b"".join(records), np.uint8), begins, lengths)
+
+    def fronts(self) -> np.ndarray:
+        """Version, schema, event and created time of each, of any schemas: structured [n].
+
+        Raises as `schema_ids`, and ArtifactError for a record without times.
+        """
+        if len(self.lengths) and self.lengths.min() < _FRONT.itemsize:
+            raise _cut_short()
+        fronts = heads(self.whole, self.begins, _FRONT)
+        if (fronts["version"] != VERSION).any():
+            raise _of_another_version(fronts["version"])
+        return fronts
+
+
 def decode(
-    schema: Schema, records: Sequence[bytes], wanted: Sequence[str] | None = None
+    schema: Schema, records: Sequence[bytes] | Joined, wanted: Sequence[str] | None = None
 ) -> Records:
     """Records of one schema as columns; with `wanted`, only these features (in the schema's order).
 
     Raises ArtifactError when a record is shorter or longer than its own offsets say.
     """
-    n, size = len(records), schema.head.itemsize
-    try:
-        head = np.frombuffer(b"".join([record[:size] for record in records]), schema.head)
-    except ValueError as error:
-        raise ArtifactError(
-            "the online store holds a row that is cut short; materialize the view again"
-        ) from error
+    whole, begins, lengths = records if isinstance(records, Joined) else Joined.of(records)
+    n, size = len(lengths), schema.head.itemsize
+    if n and lengths.min() < size:
+        raise _cut_short()
+    head = heads(whole, begins, schema.head)
     varying = [i for i, (_, kind) in enumerate(schema.features) if KINDS[kind].varies]
-    lengths = np.fromiter(map(len, records), np.int64, n) - size
-    ends = {i: head[f"f{i}"].astype(np.int64) for i in varying}
-    _check_ends([np.zeros(n, np.int64), *ends.values()], lengths)
-    body = np.empty(0, np.uint8)
-    if varying:
-        body = np.frombuffer(b"".join([record[size:] for record in records]), np.uint8)
-    begins = np.cumsum(lengths) - lengths
-    valid = np.ones((n, 0), bool)
+    ends = np.zeros((1 + len(varying), n), np.int64)
+    for row, i in enumerate(varying):
+        ends[1 + row] = head[f"f{i}"]
+    _check_ends(ends, lengths - size)
+    ends += begins + size
+    bounds = {i: (ends[row], ends[row + 1]) for row, i in enumerate(varying)}
+    valid = np.ones((0, n), bool)
     if schema.features:
         nulls = np.unpackbits(head["nulls"], axis=1, bitorder="little", count=len(schema.features))
-        valid = nulls == 0
-    columns, shown, before = [], [], np.zeros(n, np.int64)
-    for i, (name, kind) in enumerate(schema.features):
-        start, before = before, ends.get(i, before)
-        if wanted is not None and name not in wanted:
-            continue
-        shown.append((name, kind))
-        if i not in ends:
-            columns.append(Column(kind, np.ascontiguousarray(head[f"f{i}"]), None, valid[:, i]))
+        valid = np.ascontiguousarray(nulls.T) == 0
+    columns: list[Column | Texts] = []
+    shown = schema.only(wanted)
+    for name, kind in shown.features:
+        i = schema.place[name]
+        if i not in bounds:
+            columns.append(Column(kind, np.ascontiguousarray(head[f"f{i}"]), None, valid[i]))
         elif kind in TEXT_LISTS:
-            columns.append(_text_lists(kind, body, begins + start, begins + ends[i], valid[:, i]))
+            columns.append(_text_lists(kind, whole, *bounds[i], valid[i]))
+        elif KINDS[kind].element == BYTE:
+            columns.append(Texts(kind, whole, *bounds[i], valid[i]))
         else:
-            _require((ends[i] - start) % KINDS[kind].element.itemsize == 0)
-            found = _gather(body, begins + start, begins + ends[i], KINDS[kind].element)
-            columns.append(Column(kind, *found, valid[:, i]))
-    return Records(Schema(tuple(shown)), head["event"], head["created"], tuple(columns))
+            found = gathered(whole, *bounds[i], KINDS[kind].element)
+            columns.append(Column(kind, *found, valid[i]))
+    return Records(shown, head["event"], head["created"], tuple(columns))
 
 
-def _check_ends(ends: list[np.ndarray], lengths: np.ndarray) -> None:
-    rising = all((b >= a).all() for a, b in itertools.pairwise(ends))
-    if not rising or (ends[-1] != lengths).any():
+def _check_ends(ends: np.ndarray, lengths: np.ndarray) -> None:
+    """ends: int64 [features that vary + 1, n], from 0; lengths: of the bodies."""
+    if (ends[1:] < ends[:-1]).any() or (ends[-1] != lengths).any():
         raise ArtifactError(
             "the online store holds a row whose length is not what it says; it is damaged,"
             " materialize the view again"
         )
-
-
-def _gather(
-    body: np.ndarray, starts: np.ndarray, stops: np.ndarray, element: np.dtype
-) -> tuple[np.ndarray, np.ndarray]:
-    """Slices [start, stop) of bytes, joined and seen as elements.
-
-    Also the int64 [n + 1] offsets of the slices.
-    """
-    lengths = stops - starts
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    if len(lengths) and (starts[1:] == stops[:-1]).all():
-        flat = body[starts[0] : stops[-1]]
-    else:
-        flat = body[np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)]
-    if (lengths % element.itemsize).any():
-        raise ArtifactError(
-            "the online store holds a list that is no whole number of elements; it is damaged,"
-            " materialize the view again"
-        )
-    return np.frombuffer(flat.tobytes(), element), offsets // element.itemsize
 
 
 def _text_lists(
@@ -262,11 +309,11 @@ def _text_lists(
     counts = np.zeros(len(valid), np.int64)
     head, end = starts[written], stops[written]
     _require(head + 4 <= end)
-    counts[written] = _gather(body, head, head + 4, np.dtype("<u4"))[0]
+    counts[written] = gathered(body, head, head + 4, np.dtype("<u4"))[0]
     content = head + 4 + 4 * counts[written]
     _require(content <= end)
-    lengths, _ = _gather(body, head + 4, content, np.dtype("<u4"))
-    values, _ = _gather(body, content, end, BYTE)
+    lengths, _ = gathered(body, head + 4, content, np.dtype("<u4"))
+    values, _ = gathered(body, content, end, BYTE)
     texts = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
     offsets = np.concatenate([[0], np.cumsum(counts)])
     _require(np.diff(texts[offsets])[written] == end - content)

@@ -23,13 +23,13 @@ from adc_features.store.lmdb.columns import KINDS
 from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.records import (
     Column,
+    Joined,
     Records,
     Schema,
     decode,
     encode,
     refuse_newer_records,
     schema_id,
-    schema_ids,
     times,
 )
 
@@ -194,23 +194,29 @@ def read(
     Raises ArtifactError for records that are damaged or of a newer format.
     """
     with environment.reading(table) as txn:
-        get = txn.get if txn is not None else dict[bytes, bytes]().get
-        got = [get(key) for key in keys]
+        got = [None] * len(keys) if txn is None else list(map(txn.get, keys))
         records = [record for record in got if record is not None]
-        ids = schema_ids(records)
-        schemas = {name: _schema(txn, name, environment) for name in set(ids.tolist())}
+        joined = Joined.of(records)
+        fronts = joined.fronts()
+        ids = fronts["schema"]
+        schemas = {name: schema_of(txn, name, environment) for name in set(ids.tolist())}
     found, expired = np.ones(len(keys), bool), np.zeros(len(keys), bool)
     event = np.zeros(len(keys), np.int64)
     if len(records) < len(keys):
-        found = np.fromiter((record is not None for record in got), bool, len(keys))
-    event[found], _ = times(records)
+        found = np.zeros(len(keys), bool)
+        found[[place for place, record in enumerate(got) if record is not None]] = True
+    event[found] = fronts["event"]
     if oldest is not None and (expired := found & (event < oldest)).any():
         ids, found = ids[~expired[found]], found & ~expired
         records = [got[place] for place in np.flatnonzero(found).tolist()]
+        joined = Joined.of(records)
     places, parts = np.flatnonzero(found), []
     for name, schema in schemas.items():
+        if len(schemas) == 1:
+            parts.append(Part(places, decode(schema, joined, wanted)))
+            break
         mine = np.flatnonzero(ids == name)
-        chosen = records if len(mine) == len(records) else [records[i] for i in mine.tolist()]
+        chosen = [records[i] for i in mine.tolist()]
         parts.append(Part(places[mine], decode(schema, chosen, wanted)))
     return Answer(found, expired, event, tuple(parts))
 
@@ -321,7 +327,7 @@ def _declare(txn: Any, schema: Schema, environment: Environment) -> None:
         raise _altered(schema.id, environment)
 
 
-def _schema(txn: Any, name: int, environment: Environment) -> Schema:
+def schema_of(txn: Any, name: int, environment: Environment) -> Schema:
     """The schema of this id as the table has it.
 
     Raises ArtifactError when it is not there, or its text was altered.

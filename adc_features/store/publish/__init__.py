@@ -6,7 +6,7 @@ written last.
 """
 
 from adc_features.store.publish.changes import publish_changes, published_before
-from adc_features.store.publish.codes import publish, unpublish
+from adc_features.store.publish.codes import load_codes, publish, unpublish
 from adc_features.store.publish.published import (
     LAST_TIME,
     PublishedSnapshot,
@@ -21,6 +21,7 @@ __all__ = [
     "LAST_TIME",
     "PublishedSnapshot",
     "check_validity",
+    "load_codes",
     "newest_published",
     "publish",
     "publish_changes",

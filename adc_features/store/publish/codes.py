@@ -23,6 +23,7 @@ from adc_features.codes.generation import Generation
 from adc_features.codes.rows import SID_FEATURES, as_served, completed, sid_rows
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
+from adc_features.store.code_tables import CodeFile, tables_of
 from adc_features.store.definitions import KEY_TYPES, id_type
 from adc_features.store.packed.layout import refuse_newer_file
 from adc_features.store.packed.snapshot import PackedSnapshot
@@ -38,6 +39,7 @@ from adc_features.store.repository import (
     ItemKey,
     LiveGeneration,
     deletable_publication,
+    live_generation,
     live_generations,
     publication_path,
     write_live_generations,
@@ -180,6 +182,8 @@ def _add(
         _pack(target, aside, entries, of_time, live, weight_dtype=weight_dtype)
         facts = {"kind": "publication", **live.to_dict()}
         seal(aside, {**facts, "snapshots": [e.to_dict() for e in entries]})
+        # before the files: what a killed publication leaves there, the next one puts right
+        _load(repo, aside, live, entries, fresh=set(of_time))
     write_live_generations(repo, [*(g for g in live_generations(repo) if g.id != live.id), live])
     _log.info(
         "stage=publish generation=%s snapshots=%d kept=%d rows=%d",
@@ -259,6 +263,42 @@ def _pack(
             before.verify()  # what readers will map is what was meant, before they are told of it
 
 
+def load_codes(repo: Path, generation_id: str) -> int:
+    """Let the offline store's table of a generation hold what is published; how many rows were
+    missing there. 0 where the offline store reads the published files.
+
+    Raises InputError when the generation is not published, ArtifactError when the table cannot be
+    written; it is as it was then.
+    """
+    with only_publisher(repo):
+        live, target = live_generation(repo, generation_id), publication_path(repo, generation_id)
+        return _load(repo, target, live, published_entries(target, live), fresh=set())
+
+
+def _load(
+    repo: Path,
+    directory: Path,
+    live: LiveGeneration,
+    entries: Sequence[PublishedSnapshot],
+    *,
+    fresh: set[datetime],
+) -> int:
+    if (found := tables_of(repo, live)) is None:
+        return 0
+    tables, table = found
+    files = [
+        CodeFile(
+            directory / e.file,
+            e.servable_at,
+            e.computed_at,
+            e.items + e.removed,
+            fresh=e.as_of in fresh,
+        )
+        for e in entries
+    ]
+    return tables.write(table, live.join_key, files)
+
+
 def _keep(old: Path, new: Path) -> None:
     """Give a file a second name, under another directory.
 
@@ -287,7 +327,8 @@ def unpublish(repo: Path, generation_id: str) -> None:
     InputError
         The id is none.
     ArtifactError
-        Its rows lie behind a symbolic link; nothing was deleted.
+        Its rows lie behind a symbolic link, or the database of the offline store, where its table
+        is, does not answer; nothing was deleted.
 
     Examples
     --------
@@ -300,7 +341,12 @@ def unpublish(repo: Path, generation_id: str) -> None:
     """
     rows = deletable_publication(repo, generation_id)
     with only_publisher(repo):
-        write_live_generations(repo, [g for g in live_generations(repo) if g.id != generation_id])
+        live = live_generations(repo)
+        # the table first: where that fails, the same call tries again
+        for gone in (g for g in live if g.id == generation_id):
+            if (found := tables_of(repo, gone)) is not None:
+                found[0].drop(found[1])
+        write_live_generations(repo, [g for g in live if g.id != generation_id])
         shutil.rmtree(rows, ignore_errors=True)
     _log.info("stage=unpublish generation=%s", generation_id)
 

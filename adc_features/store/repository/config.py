@@ -84,11 +84,14 @@ class Settings:
     """The `adc_features:` block of feature_store.yaml.
 
     join_rows: entity rows joined at a time, >= 1. refresh: view -> how it is refreshed online, as
-    `RefreshSchedule.parse` reads it, or `log` for the refreshes that are on record.
+    `RefreshSchedule.parse` reads it, or `log` for the refreshes that are on record. code_source:
+    `module:function` of the repository, which returns the source of a view of codes that people
+    load themselves.
     """
 
     join_rows: int = 100_000
     refresh: Mapping[str, str] = field(default_factory=dict)
+    code_source: str | None = None
 
     def __post_init__(self) -> None:
         rows = self.join_rows
@@ -104,6 +107,11 @@ class Settings:
             )
         texts = {str(view): checked_text(text, of=view) for view, text in self.refresh.items()}
         object.__setattr__(self, "refresh", texts)
+        if self.code_source is not None and not re.fullmatch(r"\w+:\w+", str(self.code_source)):
+            raise InputError(
+                f"adc_features.code_source is {self.code_source!r}; expected module:function, of a"
+                " Python file beside feature_store.yaml"
+            )
 
 
 def create_repository(directory: Path, *, project: str) -> None:

@@ -11,6 +11,7 @@ Event times: SQLite and Redis keep whole seconds, floored, so a row may expire u
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,10 +23,13 @@ import pyarrow as pa
 from adc_features.clock import instant
 from adc_features.store.services.plan import StoredView
 from adc_features.store.services.protos import column_of_protos
+from adc_features.store.services.stored import KeptColumn, StoredColumn, arrow_of
 from adc_features.store.services.values import MISFITS, arrow_type
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore
+    from adc_features.store.lmdb.kept_rows import KeptRows
+    from adc_features.store.lmdb.row_table import Answer
 
 _IDS_AT_ONCE = 5_000
 """Keys in one online read: SQLite refuses statements with too many parameters."""
@@ -35,7 +39,7 @@ class Found(NamedTuple):
     """The features of one view for n keys. columns: feature -> column [n]; stored: bool [n], rows
     that are stored and have not expired."""
 
-    columns: dict[str, pa.Array]
+    columns: dict[str, pa.Array | StoredColumn]
     stored: np.ndarray
 
 
@@ -74,7 +78,9 @@ def read_by_feast(
 
 
 def _joined(pieces: Sequence[Found]) -> Found:
-    columns = {name: pa.concat_arrays([p.columns[name] for p in pieces]) for name in pieces[0][0]}
+    columns: dict[str, Any] = {
+        name: pa.concat_arrays([arrow_of(p.columns[name]) for p in pieces]) for name in pieces[0][0]
+    }
     return Found(columns, np.concatenate([p.stored for p in pieces]))
 
 
@@ -115,7 +121,9 @@ def _without_key(store: FeatureStore, view: StoredView, rows: int, now: datetime
         now,
     )
     place = pa.array(np.zeros(rows, np.int64))
-    return Found({n: c.take(place) for n, c in made.columns.items()}, np.repeat(made.stored, rows))
+    return Found(
+        {n: arrow_of(c).take(place) for n, c in made.columns.items()}, np.repeat(made.stored, rows)
+    )
 
 
 def _aware(event: datetime) -> datetime:
@@ -151,7 +159,8 @@ def _columns(
     stale = np.zeros(len(at), bool)
     if view.ttl_seconds:
         stale = at < int(instant(now).astype(np.int64)) - round(view.ttl_seconds * 1_000_000)
-    columns, stored = {}, np.zeros(len(at), bool)
+    columns: dict[str, Any] = {}
+    stored = np.zeros(len(at), bool)
     for name, dtype in view.features.items():
         column = column_of_protos(values[name], dtype, name=f"{view.name}__{name}")
         known = present[name] & ~stale
@@ -175,6 +184,7 @@ class OurStore:
 
         self._online: Any = feast.online_store(store)
         self._config = store.config
+        self._keeps: dict[tuple[Any, ...], KeptRows] = {}
 
     def holds(self, view: Any) -> bool:
         """Whether the rows of this view are in LMDB, and not in a delegate or computed ahead."""
@@ -189,33 +199,71 @@ class OurStore:
         )
 
     def read(
-        self, lookup: Lookup, keys: Mapping[str, pa.Array], rows: int, *, now: datetime
+        self,
+        lookup: Lookup,
+        keys: Mapping[str, pa.Array],
+        rows: int,
+        *,
+        now: datetime,
+        keep: bool = False,
     ) -> dict[int, Found]:
-        """As `read_by_feast`."""
-        from adc_features.store.lmdb.entity_keys import key_array, row_key
+        """As `read_by_feast`. keep: other requests ask for the same rows, so they stay decoded."""
+        from adc_features.store.lmdb.entity_keys import key_list, row_key
         from adc_features.store.lmdb.places import table_name
         from adc_features.store.lmdb.row_table import read
 
-        if keys:
-            columns = {
-                name: column.cast(pa.int64()) if pa.types.is_integer(column.type) else column
-                for name, column in keys.items()
-            }
-            places = key_array(columns).to_numpy(zero_copy_only=False).tolist()
-        else:
-            places = [row_key({})] * rows
+        places = key_list(keys) if keys else [row_key({})] * rows
         environment, at = self._online.environment(self._config), int(instant(now).astype(np.int64))
         answers = {}
         for place, view in lookup.views.items():
             oldest = at - round(view.ttl_seconds * 1_000_000) if view.ttl_seconds else None
             table = table_name(self._config, view.view)
+            if keep and (found := self._kept(environment, table, view, places, oldest)):
+                answers[place] = found
+                continue
             answer = read(environment, table, places, oldest=oldest, wanted=list(view.features))
-            columns = {n: _lmdb_column(answer, n, t, view) for n, t in view.features.items()}
-            answers[place] = Found(columns, answer.found)
+            answers[place] = Found(_lmdb_columns(answer, view), answer.found)
         return answers
 
+    def _kept(
+        self, environment: Any, table: str, view: StoredView, keys: list[bytes], oldest: int | None
+    ) -> Found | None:
+        """From rows that are kept; None where they cannot be."""
+        from adc_features.store.lmdb.kept_rows import KeptRows
 
-def _lmdb_column(answer: Any, name: str, dtype: str, view: StoredView) -> pa.Array:
+        name = (environment, table, *view.features)
+        if name not in self._keeps:
+            self._keeps[name] = KeptRows(environment, table, list(view.features))
+        if (kept := self._keeps[name].read(keys, oldest=oldest)) is None:
+            return None
+        answer = functools.cache(kept.answer)
+        columns: dict[str, Any] = {
+            name: KeptColumn(kept, name, answer)
+            if name in kept.columns and _is_plain(kept.columns[name][0], dtype)
+            else _lmdb_column(answer(), name, dtype, view)
+            for name, dtype in view.features.items()
+        }
+        return Found(columns, kept.found)
+
+
+def _lmdb_columns(answer: Answer, view: StoredView) -> dict[str, Any]:
+    """The features of a view, plain ones as they stand in the rows."""
+    if len(answer.parts) != 1:
+        return {n: _lmdb_column(answer, n, t, view) for n, t in view.features.items()}
+    (found, records), n, columns = answer.parts[0], len(answer.found), dict[str, Any]()
+    places = None if len(found) == n else found
+    where = records.schema.place
+    for name, dtype in view.features.items():
+        column = records.columns[where[name]] if name in where else None
+        columns[name] = (
+            StoredColumn(column, places, n)
+            if column is not None and _is_plain(column.kind, dtype)
+            else _lmdb_column(answer, name, dtype, view)
+        )
+    return columns
+
+
+def _lmdb_column(answer: Answer, name: str, dtype: str, view: StoredView) -> pa.Array:
     from adc_features.store.lmdb.columns import OPAQUE
     from adc_features.store.lmdb.feature_values import protos
 
@@ -227,3 +275,11 @@ def _lmdb_column(answer: Any, name: str, dtype: str, view: StoredView) -> pa.Arr
         except MISFITS:  # a time that pandas wrote as missing, or a view that changed its types
             pass
     return column_of_protos(protos(answer, name), dtype, name=f"{view.name}__{name}")
+
+
+@functools.cache
+def _is_plain(kind: str, dtype: str) -> bool:
+    """Whether rows hold this kind in the very Arrow type of the declared one."""
+    from adc_features.store.lmdb.columns import KINDS, OPAQUE
+
+    return kind != OPAQUE and KINDS[kind].arrow == arrow_type(dtype)

@@ -26,6 +26,7 @@ from adc_features.store.services.asked import key_column, request_columns
 from adc_features.store.services.lookups import Found, Lookup, OurStore, read_by_feast
 from adc_features.store.services.on_demand import computed
 from adc_features.store.services.plan import OnDemandView, ServicePlan, service_plan
+from adc_features.store.services.stored import arrow_of
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore
@@ -207,7 +208,8 @@ class ServiceReader:
                 asked = {name: column.take(first) for name, column in asked.items()}
             count = rows if place is None else len(first)
             if all(self._ours.holds(view.view) for view in lookup.views.values()):
-                found = self._ours.read(lookup, asked, count, now=now)
+                shared = bool(varying) and len(varying) == len(set(lookup.keys.values()))
+                found = self._ours.read(lookup, asked, count, now=now, keep=shared)
             else:
                 found = read_by_feast(self._store, lookup, asked, count, now=now)
             answers |= found if place is None else {i: _spread(f, place) for i, f in found.items()}
@@ -219,16 +221,19 @@ class ServiceReader:
         single: Mapping[str, pa.Array],
         many: Mapping[str, pa.Array],
         rows: int,
-    ) -> tuple[dict[str, pa.Array], dict[str, pa.Array]]:
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
         """The feature columns of one row, and those of N."""
         ones = {i for lookup in self._single for i in lookup.views}
-        one: dict[str, pa.Array] = {}
-        each: dict[str, pa.Array] = {}
+        one: dict[str, Any] = {}
+        each: dict[str, Any] = {}
         for key, place in self._plan.places.items():
             side = one if place.stored in ones else each
             side[key] = found[place.stored].columns[place.feature]
         for view in self._plan.on_demand.values():
-            read = {name: found[p.stored].columns[p.feature] for name, p in view.inputs.items()}
+            read = {
+                name: arrow_of(found[p.stored].columns[p.feature])
+                for name, p in view.inputs.items()
+            }
             wide = self._is_wide(view, ones)
             read |= {n: (many if n in many else single)[n] for n in (*view.keys, *view.request)}
             if wide:
@@ -370,4 +375,5 @@ def _distinct(keys: Mapping[str, pa.Array], rows: int) -> tuple[Any, np.ndarray 
 
 def _spread(found: Found, place: np.ndarray) -> Found:
     at = pa.array(place)
-    return Found({n: c.take(at) for n, c in found.columns.items()}, found.stored[place])
+    columns: dict[str, Any] = {n: arrow_of(c).take(at) for n, c in found.columns.items()}
+    return Found(columns, found.stored[place])

@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 from adc_features.errors import ArtifactError, InputError, NewerFormatError
 from adc_features.store.lmdb.columns import KINDS, OPAQUE
 from adc_features.store.lmdb.records import (
+    FIRST_TIME,
+    LAST_TIME,
     NO_CREATED,
     Column,
     Schema,
@@ -51,7 +53,7 @@ def tables(draw):
         name: draw(st.lists(st.none() | VALUES[kind], min_size=n, max_size=n))
         for name, kind in schema.features
     }
-    times = st.integers(-(2**62), 2**62)
+    times = st.integers(FIRST_TIME, LAST_TIME)
     return (
         schema,
         columns,
@@ -116,6 +118,17 @@ def test_a_record_that_is_cut_or_lengthened_is_refused(table, data):
     broken = data.draw(st.sampled_from([record[:cut], record + b"\0"]))
     with pytest.raises(ArtifactError, match=r"damaged|cut short"):
         decode(schema, [broken] if len(schema_ids([broken])) else [])
+
+
+@pytest.mark.parametrize("time", [FIRST_TIME - 1, LAST_TIME + 1, NO_CREATED])
+def test_an_event_time_that_no_calendar_has_is_refused(time):
+    """A flipped bit in a row's time is told, whoever makes a datetime of it."""
+    schema = Schema((("a", "int64_val"),))
+    sound = encoded(schema, {"a": pa.array([1, 2])}, [FIRST_TIME, LAST_TIME], [NO_CREATED] * 2)
+    assert times(sound)[0].tolist() == [FIRST_TIME, LAST_TIME]
+    damaged = encoded(schema, {"a": pa.array([1])}, [time], [NO_CREATED])
+    with pytest.raises(ArtifactError, match="years 1 and 9999; it is damaged"):
+        times(damaged)
 
 
 def test_a_sliced_column_is_encoded_as_its_copy():

@@ -461,6 +461,7 @@ def test_a_generation_that_nothing_needs_goes_from_feast_first(place):
     adc("doctor", str(place))
 
 
+@pytest.mark.slow  # kills the command at each of its deletions
 def test_a_clean_up_killed_at_any_deletion_is_ended_by_the_next(place, tmp_path):
     """After a kill at every third file that it deletes, the doctor finds no problem, and the next
     call leaves what an uninterrupted one leaves.
@@ -716,7 +717,7 @@ def test_the_challenger_learns_from_nothing_in_the_window(place, monkeypatch):
         )
         made = retrained(place, *words, code=10)
         model = load_trained(Path(made["directory"]) / "ranker" / "model", generation="g1")
-        scores.append(next(iter(model.rankers.values())).tensors)
+        scores.append(next(iter(model.ranker.models.values())).tensors)
     assert scores[0].keys() == scores[1].keys()
     assert all((scores[0][name] == scores[1][name]).all() for name in scores[0])
 

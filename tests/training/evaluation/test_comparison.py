@@ -16,13 +16,13 @@ from adc_features.cli.main import application
 from adc_features.data.dataset import Windows, write_dataset
 from adc_features.data.synthetic import synthetic
 from adc_features.errors import InputError
-from training.evaluation import comparison, trial
-from training.evaluation.comparison import compare
-from training.evaluation.inputs import rows_of
+from training.comparison import comparison, trial
+from training.comparison.comparison import compare
+from training.comparison.inputs import rows_of
+from training.comparison.plan import ComparisonSettings, Variant, Window, windows_of
+from training.comparison.significance import comparison_result, holm, p_value, sign_test
+from training.comparison.trial import TrialTask, is_complete
 from training.evaluation.metrics import Estimate
-from training.evaluation.plan import ComparisonSettings, Variant, Window, windows_of
-from training.evaluation.significance import comparison_result, holm, p_value, sign_test
-from training.evaluation.trial import TrialTask, is_complete
 
 VARIANTS = (
     Variant("adc", "adc", {"steps": 60, "warmup_steps": 10}),

@@ -14,7 +14,7 @@ from adc_features.data.synthetic import Sessions, synthetic
 from adc_features.errors import InputError
 from adc_features.pipeline.run import Run, RunSettings
 from adc_features.pipeline.stages import STAGES
-from training.evaluation.plan import ComparisonSettings, Variant, refresh_schedules
+from training.comparison.plan import ComparisonSettings, Variant, refresh_schedules
 from training.stages import DATASET, FRAME, RANKERS
 
 

@@ -67,11 +67,27 @@ def test_a_ranker_is_named_where_there_are_several(feed):
     assert "feed, plain" in str(done.exception)
 
 
+def test_an_unknown_task_is_refused_before_the_log_is_read(feed):
+    """The log that is named is not even there."""
+    words = ["explain", "--repo", str(feed.folder), "--ranker", "feed", "--labels", "none.parquet"]
+    done = CliRunner().invoke(application(), [*words, "--task", "like"])
+    assert "no task 'like'; the ranker's are click, purchase" in str(done.exception)
+
+
 def test_the_report_names_the_ranker_that_is_promoted(feed, promoted):
     """The page, written by training, says what `adc promote` does and why."""
     page = report_path(feed.folder).read_text(encoding="utf-8")
     assert f"takes <strong>{promoted['ranker']}</strong>" in page
     assert promoted["why"] in page.replace("&#39;", "'")
+
+
+def test_an_evaluation_without_importance_says_nothing_of_it(feed, promoted):
+    """With --no-importance the scores are those of the same ranker, and the page is shorter."""
+    asked = ("--repo", feed.folder, "--labels", feed.labels, "--ranker", "plain")
+    found = adc("evaluate", *asked, "--no-importance")
+    assert found["about"]["plain"]["importance"] is None
+    assert found["tasks"]["click"]["rankers"]["plain"]["auc"]["mean"] > 0.5
+    assert "What do they lean on?" not in report_path(feed.folder).read_text(encoding="utf-8")
 
 
 def test_an_evaluation_leaves_a_report_and_what_promote_chooses_from(feed, promoted):

@@ -1,16 +1,20 @@
 """Rankers on a feed of which the truth is known: they learn what is there, and nothing else."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pytest
-from trained_feed import NOW, expected_auc, expected_gauc, feature_gone, rank
+from trained_feed import NOW, SETTINGS, expected_auc, expected_gauc, feature_gone, rank
 
 from adc_features.errors import RequestError
 from adc_features.inputs.rows import Parts
+from adc_features.ranking.multitask import boosted_matrix
 from adc_features.ranking.multitask.scorer import NetworkScorer
 from adc_features.ranking.multitask.shape import NetworkShape
 from adc_features.ranking.multitask.trained import load_ranker
 from training.ranker.fit_network import Epochs, FitSettings, parameters
+from training.ranker.fitting import fit_ranker
 from training.ranker.labelled import Labelled
 from training.ranker.warm_start import warm_start
 
@@ -262,6 +266,26 @@ def test_an_admitted_user_scores_as_before_until_it_is_trained(trained_feed):
         atol=1e-6,
         rtol=0,
     )
+
+
+def test_mean_labels_of_ids_are_trained_and_kept(trained_feed, tmp_path, monkeypatch):
+    """Trees whose ids are too many to enter by number learn by their mean labels nearly as well,
+    and score rows after a round through their directory as before."""
+    monkeypatch.setattr(boosted_matrix, "CATEGORIES", 20)
+    ranker = trained_feed.rankers["trees"]
+    joined = replace(
+        trained_feed.joined,
+        resolution=replace(trained_feed.joined.resolution, ranker=ranker.ranker),
+    )
+    trained = fit_ranker(joined, trained_feed.splits.train, SETTINGS)
+    columns = next(iter(trained.models.values())).columns
+    assert {"customer_id/0", "sku/0"} <= set(columns.means)
+    trained.save(tmp_path / "ranker", reference=joined.reference)
+    encoded = trained.encoder.encode(joined.parts(trained_feed.later))
+    scores = trained.probabilities(encoded)
+    np.testing.assert_array_equal(load_ranker(tmp_path / "ranker").probabilities(encoded), scores)
+    judge = Judge(trained_feed)
+    assert judge(scores[0, 0])["auc"] > judge.trained("trees")["auc"] - SLACK["auc"]
 
 
 def test_a_loaded_ranker_scores_the_same_bits(trained_feed, tmp_path):

@@ -13,7 +13,7 @@ from adc_features.data.windows import Windows
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import Inputs, Ranker, Task
 from training.ranker.labels import read_labels
-from training.ranker.splits import request_times, split_labels
+from training.ranker.splits import request_times, ripe_times, split_labels
 
 PLAIN = Ranker("feed_v3", [Task("click")], inputs=Inputs(), user=["customer_id"], request="slate")
 DELAYED = Ranker(
@@ -52,6 +52,15 @@ def test_rows_go_where_their_request_begins():
     across = split_labels(found, Windows(at(3), at(6), at(7)))
     assert across.train.rows.tolist() == [0, 1, 2, 3]
     assert across.train.cutoff == at(3)
+
+
+def test_a_label_is_ripe_after_its_windows():
+    """When its own attribution window is over, and that of the task that it is given."""
+    tasks = [Task("click", delay="3h"), Task("read", column="click", given="click")]
+    found = hourly([0, 1], [0, 0], replace(PLAIN, tasks=tasks))
+    expected = found.times + np.timedelta64(3, "h")
+    assert (ripe_times(found, at(9)) == expected).all()
+    assert (ripe_times(hourly([0, 1], [0, 0]), at(9)) == found.times).all()
 
 
 def test_train_rows_are_ripe_at_the_train_cutoff_and_others_at_the_end():

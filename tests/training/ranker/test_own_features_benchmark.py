@@ -38,6 +38,7 @@ def test_a_vocabulary_is_measured_in_a_process_of_its_own(tmp_path):
     assert found["ids"] == 50_000
     assert 0 < found["load_s"] < 60
     assert found["peak_rss_bytes"] > 10_000_000
+    assert found["text"]["fit_peak_rss_bytes"] > found["text"]["fit_added_rss_bytes"] >= 0
 
 
 @pytest.mark.slow

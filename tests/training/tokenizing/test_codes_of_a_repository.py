@@ -9,6 +9,7 @@ import pytest
 from coded_feed import LATER, categories
 from feed_world import CATEGORIES, START
 
+from adc_features.errors import ArtifactError
 from adc_features.inputs.declaration import ItemHistory, SemanticId
 from adc_features.ranking.multitask.trained import joined_parts
 from adc_features.serving.declared import open_declared
@@ -18,6 +19,7 @@ from adc_features.serving.workspace import Workspace
 from adc_features.store import published_timeline
 from adc_features.store.services.schema import service_schema
 from adc_features.store.services.training_rows import join_service
+from training.cli.ranker_deployment import renew_codes_of
 
 BEFORE, AFTER = START + timedelta(days=2), LATER + timedelta(days=6)
 
@@ -138,3 +140,15 @@ def test_a_promotion_pins_the_codebook(coded):
     promotion = read_promotion(Workspace(coded.repo, "coded").promotion)
     assert promotion.generation == "g1"
     assert promotion.codebook_hash == coded.first["codebook_hash"]
+
+
+def test_retraining_renews_the_codes_of_what_serves(coded):
+    """The generation is that of the promoted ranker; without news nothing is published, and a
+    ranker without a promotion is refused.
+    """
+    at = coded.feed.end + timedelta(days=1)
+    renewed = renew_codes_of(coded.repo, "coded", coded.feed.labels, at=at)
+    assert renewed["generation"] == "g1"
+    assert [s["published_rows"] for s in renewed["snapshots"]] == [0]
+    with pytest.raises(ArtifactError, match="uncoded"):
+        renew_codes_of(coded.repo, "uncoded", coded.feed.labels, at=at)

@@ -176,11 +176,14 @@ def test_a_service_that_no_file_declares_is_refused(coded):
         workflow.add_to_service(coded.repo, "feed_v9", "g1")
 
 
-def test_an_offline_store_without_parquet_is_refused(tmp_path):
-    """Codes are Parquet files: a store that cannot read them is named before any work."""
-    config = {"project": "p", "offline_store": {"type": "postgres", "host": "h"}}
+def test_a_store_that_cannot_be_written_to_is_refused(tmp_path):
+    """An offline store that neither reads Parquet files nor takes tables of ours is named before
+    any work, with what to do.
+    """
+    config = {"project": "p", "offline_store": {"type": "snowflake.offline"}}
     (tmp_path / "feature_store.yaml").write_text(yaml.safe_dump(config), encoding="utf-8")
-    _refused(tmp_path, ItemSources(["looks__vector"]), match="'postgres', which reads no Parquet")
+    match = "'snowflake.offline': it reads no Parquet files.*code_source.*for you to load"
+    _refused(tmp_path, ItemSources(["looks__vector"]), match=match)
 
 
 RANKER = Ranker(

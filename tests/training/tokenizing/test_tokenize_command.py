@@ -48,6 +48,8 @@ def test_a_repository_gets_codes_by_one_command(tmp_path):
     service = open_any_store(repo).get_feature_service("things_g1")
     assert [p.name for p in service.feature_view_projections] == ["pictures", "item_sid_g1"]
     assert "things_g1 = with_codes(things, repo=REPO" in (repo / "adc_code_services.py").read_text()
+    text = adc("tokenize", "--repo", repo, "--renew", "--as-of", "2026-03-04", "--apply")
+    assert "24 items as of 2026-03-04 00:00:00 UTC; 0 new, 0 with other codes, 0 gone" in text
     text = adc(*vectors, "--as-of", "2026-03-05")
     assert "generation g1 read" in text
     assert "from adc_codes import item_sid_g1" in text
@@ -86,6 +88,7 @@ def test_options_that_miss_something_are_refused(tmp_path):
         (("--generation", "G 1"), "generation id is 'G 1'"),
         (("--as-of", "yesterday"), "--as-of is 'yesterday'"),
         (("--tokenizer", "magic"), "tokenizer is 'magic'"),
+        (("--renew",), "leave --codebook-size, --steps, --vectors out"),
         (("--as-of", (START + 3000 * DAY + timedelta(hours=1)).isoformat()), "in the future"),
     ):
         with pytest.raises(InputError, match=match):

@@ -1,0 +1,275 @@
+"""One trial of a comparison: a tokenizer on one window, fitted once. Reads: what all trials share
+(`training.comparison.inputs`). Writes:
+
+<out>/cells/<window>_<variant>_<fit>/   scores of its rankers, quality, costs
+"""
+
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from adc_features import __version__
+from adc_features.artifact import ensure_directory, is_made_of, read_manifest, within, write_json
+from adc_features.codes.embeddings import EmbeddingTable
+from adc_features.codes.generation import Generation
+from adc_features.codes.sids import CodeTimeline, SidTimeline
+from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.errors import InputError, QualityError
+from adc_features.loader.frame import TrainingFrame
+from adc_features.ranking.recipes import Sources
+from adc_features.store.freshness import online_timeline
+from training.comparison.inputs import coded_frame, rows_of, tables_until
+from training.comparison.plan import (
+    CODES_VIEW,
+    CONTROLS,
+    WITH_CODES,
+    WITHOUT_CODES,
+    ComparisonSettings,
+    Variant,
+    Window,
+    refresh_schedules,
+)
+from training.fit import train
+from training.vectors import VectorTimeline
+
+GENERATION = "compared"
+CELLS = "cells"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What one variant (or, without one, the competitors that need none) gave on one window, fitted
+    once.
+
+    scores: competitor/ranker -> float32 [seeds, N] of the window's rows.
+    """
+
+    window: Window
+    variant: str | None
+    scores: Mapping[str, np.ndarray]
+    facts: Mapping[str, Any]
+    fit: int = 0
+
+
+class TrialTask(NamedTuple):
+    """Which trial: the window, the variant (None: the competitors that need no tokenizer) and the
+    number of the fit.
+    """
+
+    window: Window
+    variant: Variant | None
+    fit: int
+
+    @property
+    def name(self) -> str:
+        variant = self.variant.name if self.variant else "without_codes"
+        return f"{self.window.name}_{variant}_{self.fit}"
+
+
+def trial_directory(out: Path, task: TrialTask) -> Path:
+    """Where a trial lies; refused when its name leads elsewhere."""
+    return within(Path(out) / CELLS, task.name, said_by="a comparison's trial")
+
+
+def trial_made_of(out: Path, settings: ComparisonSettings, task: TrialTask) -> dict[str, Any]:
+    """Everything that a trial follows from."""
+    window, variant, fit = task
+    shared = ("seeds", "seed", "codebook_size", "behavior_codes")
+    return {
+        "version": __version__,
+        "behavior": read_manifest(Path(out) / "behavior" / str(fit), verify=False)["files"],
+        "frame": read_manifest(Path(out) / "frame", verify=False)["files"],
+        "window": [window.start.isoformat(), window.end.isoformat()],
+        "variant": None if variant is None else asdict(variant),
+        "rankers": list(settings.rankers),
+        "controls": settings.controls and variant == settings.variants[0],
+        **({"refresh": codes} if (codes := settings.refresh.get(CODES_VIEW)) else {}),
+        **{name: getattr(settings, name) for name in shared},
+    }
+
+
+def is_complete(out: Path, settings: ComparisonSettings, task: TrialTask) -> bool:
+    """Is the trial there, made of the same?"""
+    return is_made_of(trial_directory(out, task), trial_made_of(out, settings, task))
+
+
+def ensure_trial(out: Path, settings: ComparisonSettings, task: TrialTask) -> None:
+    """Fit, encode, train, score, unless that is done; one directory, complete or not there."""
+
+    def fill(directory: Path) -> Mapping[str, Any]:
+        rows = rows_of(out)
+        before = rows.between(None, task.window.start)
+        scored = rows.between(task.window.start, task.window.end)
+        tables = tables_until(out, task.window.start, task.fit)
+        facts: dict[str, Any] = {"train_rows": len(before), "rows": len(scored)}
+        seeds = range(task.fit * settings.seeds, (task.fit + 1) * settings.seeds)
+        if task.variant is None:
+            scores, more = scores_without_codes(before, scored, tables, settings, seeds=seeds)
+        else:
+            scores, more = scores_with_codes(
+                before, scored, tables, settings, task.variant, fit=task.fit, seeds=seeds
+            )
+        facts |= more
+        np.savez(directory / "scores.npz", allow_pickle=False, **scores)
+        write_json(directory / "facts.json", facts)
+        return {"facts": facts}
+
+    ensure_directory(trial_directory(out, task), trial_made_of(out, settings, task), fill)
+
+
+def read_trial(out: Path, task: TrialTask) -> Trial:
+    """A trial that is there."""
+    directory = trial_directory(out, task)
+    with np.load(directory / "scores.npz") as arrays:
+        scores = {name: arrays[name] for name in arrays.files}
+    facts = read_manifest(directory, verify=False)["facts"]
+    return Trial(task.window, task.variant.name if task.variant else None, scores, facts, task.fit)
+
+
+Scores = dict[str, np.ndarray]
+
+
+def scores_without_codes(
+    before: TrainingFrame,
+    scored: TrainingFrame,
+    tables: Sequence[EmbeddingTable],
+    settings: ComparisonSettings,
+    *,
+    seeds: Sequence[int],
+) -> tuple[Scores, dict[str, Any]]:
+    """Scores of the competitors that need no tokenizer, and the bytes that their vectors cost."""
+    vectors = VectorTimeline(tables, [t.as_of for t in tables])
+    sources = Sources(vectors=vectors)
+    scores = {
+        f"{name}/{kind}": train(before, recipe, sources=sources, seeds=seeds).predict(
+            scored, sources
+        )
+        for kind in settings.rankers
+        for name, recipe in WITHOUT_CODES[kind].items()
+    }
+    return scores, {"bytes_per_item": {"vectors": vectors.bytes_per_item()}}
+
+
+def scores_with_codes(
+    before: TrainingFrame,
+    scored: TrainingFrame,
+    tables: Sequence[EmbeddingTable],
+    settings: ComparisonSettings,
+    variant: Variant,
+    *,
+    fit: int,
+    seeds: Sequence[int],
+) -> tuple[Scores, dict[str, Any]]:
+    """Scores of the rankers on a variant's codes, and what its fit cost; no scores, and why, where
+    the tokenizer lacks a modality or collapsed.
+    """
+    codes, facts = fitted_codes(tables, settings, variant, seed=settings.seed + fit)
+    if codes is None:
+        return {}, facts
+    recipes = {f"{variant.name}/{kind}": WITH_CODES[kind] for kind in settings.rankers}
+    if settings.controls and variant == settings.variants[0] and "ppnet" in settings.rankers:
+        recipes |= {f"{variant.name}_{name}/ppnet": recipe for name, recipe in CONTROLS.items()}
+    coded, asked = (
+        coded_frame(part, codes.timeline, codebook_size=codes.codebook_size)
+        for part in (before, scored)
+    )
+    sources = Sources(sids=codes.timeline)
+    scores = {
+        name: train(coded, recipe, sources=sources, seeds=seeds).predict(asked, sources)
+        for name, recipe in recipes.items()
+    }
+    return scores, facts
+
+
+class Codes(NamedTuple):
+    """Codes of every cut-off, as they get online."""
+
+    timeline: CodeTimeline
+    codebook_size: int
+
+
+def fitted_codes(
+    tables: Sequence[EmbeddingTable], settings: ComparisonSettings, variant: Variant, *, seed: int
+) -> tuple[Codes | None, dict[str, Any]]:
+    """The codes of every cut-off, or None where the tokenizer lacks a modality or collapsed; and
+    facts that say which, and what it cost.
+    """
+    from adc_features.tokenizer import baselines
+    from adc_features.tokenizer.encode import encode_series
+    from adc_features.tokenizer.fit import fit
+    from adc_features.tokenizer.model import AdcSettings
+
+    tokenizer, spec = _tokenizer_settings(variant), _spec(tables[0], settings, variant)
+    if not isinstance(tokenizer, AdcSettings):
+        try:
+            baselines.spec_of(spec, tokenizer)
+        except InputError as error:
+            return None, {"removed": str(error)}
+    wall, cpu = time.perf_counter(), time.process_time()
+    try:
+        with tempfile.TemporaryDirectory() as directory:
+            generation = fit(
+                tables,
+                spec,
+                settings=tokenizer,
+                generation_id=GENERATION,
+                directory=Path(directory) / "generation",
+                seed=seed,
+            )
+    except QualityError as error:
+        return None, {"collapsed": str(error)}
+    facts: dict[str, Any] = {
+        "fit_seconds": time.perf_counter() - wall,
+        "fit_cpu_seconds": time.process_time() - cpu,
+    }
+    wall = time.perf_counter()
+    snapshots = list(encode_series(tables, generation))
+    facts["encode_rows_per_second"] = sum(map(len, snapshots)) / (time.perf_counter() - wall)
+    published = SidTimeline(snapshots, [s.as_of for s in snapshots])
+    timeline = online_timeline(published, refresh_schedules(settings).get(CODES_VIEW))
+    return Codes(timeline, generation.spec.codebook_size), facts | _code_facts(generation)
+
+
+def _tokenizer_settings(variant: Variant) -> Any:
+    from adc_features.tokenizer.fit import RECIPES
+
+    if variant.recipe not in RECIPES:
+        raise InputError(
+            f"there is no tokenizer {variant.recipe!r}; choose from {', '.join(RECIPES)}"
+        )
+    base = RECIPES[variant.recipe]()
+    if unknown := sorted(set(variant.changes) - {f.name for f in fields(base)}):
+        raise InputError(
+            f"tokenizer {variant.recipe!r} has no {', '.join(unknown)}; leave the change out"
+        )
+    return replace(base, **variant.changes)
+
+
+def _spec(table: EmbeddingTable, settings: ComparisonSettings, variant: Variant) -> SidSpec:
+    """One position of each content modality, and those of behaviour."""
+    return SidSpec(
+        content={m: 1 for m in table.vectors if m != BEHAVIOR},
+        behavior=(
+            settings.behavior_codes if variant.behavior_codes is None else variant.behavior_codes
+        ),
+        codebook_size=variant.codebook_size or settings.codebook_size,
+    )
+
+
+def _code_facts(generation: Generation) -> dict[str, Any]:
+    """Bytes of an item's codes and weights, and the quality of the codebooks."""
+    spec, quality = generation.spec, generation.quality
+    size = np.min_scalar_type(spec.codebook_size).itemsize + np.dtype(spec.weight_dtype).itemsize
+    return {
+        "bytes_per_item": spec.length * size,
+        "quality": {
+            "entropy": [book["entropy"] for book in quality["codebooks"]],
+            "utilisation": [book["utilisation"] for book in quality["codebooks"]],
+            "reconstruction_1_minus_r2": quality["reconstruction_1_minus_r2"],
+        },
+    }
