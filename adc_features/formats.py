@@ -23,6 +23,7 @@ FORMATS: Mapping[str, int] = {
     "statistics": 1,
     "live_generations": 1,
     "online_record": 1,
+    "refresh_log": 1,
     "ranker": 2,
     "service_ranker": 1,
     "inputs": 1,

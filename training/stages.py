@@ -9,6 +9,7 @@ A stage reads what it needs of the run once, calls functions of values, and writ
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from adc_features.pipeline.dataset_manifest import (
     retrieval_manifest,
 )
 from adc_features.pipeline.run import Progress, Run, Stage, ranker_name
+from adc_features.pipeline.run_refresh import codes_online, refresh_of
 from adc_features.pipeline.stages import (
     CODES,
     DATA,
@@ -50,7 +52,9 @@ from adc_features.pipeline.stages import (
 )
 from adc_features.ranking.recipes import RECIPES, Recipe, Sources
 from adc_features.ranking.trained import Trained
+from adc_features.store.refresh import RefreshSchedule
 from training.evaluation.evaluate import code_coverage, evaluate
+from training.ranker.refresh import refresh_facts
 from training.vectors import VectorTimeline
 
 PARITY_SAMPLE = 1_000
@@ -67,11 +71,11 @@ trained to show how large it is.
 def _build_dataset(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.store import join_facts, write_parquet
 
-    joined = _joined(run)
+    joined = joined_rows(run)
     facts, manifest = join_facts(joined), _retrieved(joined)
     write_parquet([joined], directory / FRAME)
     write_json(directory / RETRIEVAL, manifest)
-    train, scored = split_rows(_checked_frame(run, joined), split_of(run))
+    train, scored = split_rows(checked_frame(run, joined), split_of(run))
     return {
         "rows_in": facts.rows_in,
         "rows_out": facts.rows_out,
@@ -91,18 +95,31 @@ def _published_snapshots(run: Run) -> Any:
     """
     from adc_features.store import published_snapshots
 
-    return [
+    snapshots = [
         [s.as_of, s.servable_at, s.computed_at]
         for s in published_snapshots(repository_of(run), run.settings.generation)
     ]
+    refresh = run_refresh(run)  # fresh rows are described as ever, and found again
+    return {"snapshots": snapshots, "refresh": refresh_facts(refresh)} if refresh else snapshots
 
 
-def _joined(run: Run) -> pa.Table:
+def run_refresh(run: Run) -> dict[str, RefreshSchedule]:
+    """How the run's views are refreshed online."""
+    return refresh_of(repository_of(run), run.settings)
+
+
+def joined_rows(run: Run, refresh: Mapping[str, RefreshSchedule] | None = None) -> pa.Table:
+    """The run's labels with the features that were online at their time. refresh: in place of the
+    run's own schedules."""
     from adc_features.store import service_name, training_features
 
     labels = label_table(known_interactions(run))
     return training_features(
-        repository_of(run), labels, service=service_name(run.settings.generation), event_times=True
+        repository_of(run),
+        labels,
+        service=service_name(run.settings.generation),
+        event_times=True,
+        refresh=run_refresh(run) if refresh is None else refresh,
     )
 
 
@@ -142,7 +159,7 @@ def verify_dataset(run: Run) -> dict[str, Any]:
         f"the file {FRAME}: {d}"
         for d in differences(then, {**then, **{k: stored[k] for k in ("rows", "columns")}})
     ]
-    said += [f"the join: {d}" for d in differences(then, _retrieved(_joined(run)))]
+    said += [f"the join: {d}" for d in differences(then, _retrieved(joined_rows(run)))]
     if said:
         raise ArtifactError(
             "the dataset differs from its retrieval manifest. "
@@ -152,7 +169,8 @@ def verify_dataset(run: Run) -> dict[str, Any]:
     return {"rows": then["rows"], "content_hash": then["content_hash"]}
 
 
-def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
+def checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
+    """Joined rows of a run as the frame that its rankers learn from."""
     dataset, split = dataset_of(run), split_of(run)
     known = dataset.interactions if split.eval_end is None else dataset.before(split.eval_end)
     return training_frame(
@@ -166,7 +184,7 @@ def _checked_frame(run: Run, joined: pa.Table) -> TrainingFrame:
 
 def frame_of(run: Run) -> TrainingFrame:
     """The run's joined rows, checked again on the way in."""
-    return _checked_frame(run, read_parquet(run.output(DATASET) / FRAME))
+    return checked_frame(run, read_parquet(run.output(DATASET) / FRAME))
 
 
 def split_frame(run: Run, frame: TrainingFrame) -> tuple[TrainingFrame, TrainingFrame]:
@@ -189,10 +207,14 @@ def split_rows(frame: TrainingFrame, split: Split) -> tuple[TrainingFrame, Train
 # ---- rankers
 
 
-def sources_of(run: Run) -> Sources:
-    """Codes and raw vectors through time, as the run published them."""
+def sources_of(run: Run, refresh: Mapping[str, RefreshSchedule] | None = None) -> Sources:
+    """Codes through time as they were online, and raw vectors as the run published them. refresh:
+    in place of the run's own schedules."""
     vectors = VectorTimeline(embedding_tables(run), servable_at(run))
-    return Sources(sids=timeline_of(run), vectors=vectors)
+    sids = codes_online(
+        timeline_of(run), run.settings, run_refresh(run) if refresh is None else refresh
+    )
+    return Sources(sids=sids, vectors=vectors)
 
 
 def retroactive(
@@ -257,7 +279,7 @@ def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
     np.save(directory / "scores.npy", scores)
     # controls and the leaky one are never served
     if trained.exchanged is None and not leaks:
-        trained.save(directory / "model")
+        replace(trained, refresh=refresh_facts(run_refresh(run))).save(directory / "model")
     return {"recipe": name, "rounds": trained.rounds, "curve": [r._asdict() for r in trained.curve]}
 
 

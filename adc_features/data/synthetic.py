@@ -33,6 +33,17 @@ class Truth(NamedTuple):
     quality: np.ndarray
 
 
+class Sessions(NamedTuple):
+    """Users who come for a while and in a mood. length: events of a session; gap: seconds from one
+    to the next, on average; mood: standard deviation, in logits, of what moves all labels of a
+    session.
+    """
+
+    length: int = 8
+    gap: float = 60.0
+    mood: float = 2.0
+
+
 class Synthetic(NamedTuple):
     """A catalogue and its truth, apart: nothing that reads the dataset can read the truth."""
 
@@ -47,13 +58,15 @@ def synthetic(
     users: int = 2_500,
     interactions: int = 40_000,
     content_noise: float = 0.5,
+    sessions: Sessions | None = None,
 ) -> Synthetic:
     """A catalogue of `items` with Zipf-like popularity, day-resolution times over one year, two
     vector modalities.
 
     content_noise: standard deviation of the noise on text vectors, in units of the signal's; image
     vectors get 1.5 times it, and one item in ten has no image. Items are launched through the first
-    ten months, so some are cold at any cut-off.
+    ten months, so some are cold at any cut-off. sessions: events then come in sessions and carry
+    seconds: what a user did a minute ago tells of the next label, what they did yesterday does not.
     """
     if min(items, users, interactions) < 100:
         raise InputError(
@@ -73,8 +86,9 @@ def synthetic(
     taste = centres[rng.integers(groups, size=users)] + centres[rng.integers(groups, size=users)]
     taste /= np.linalg.norm(taste, axis=1, keepdims=True)
     level = 0.9 * rng.normal(size=users)
-    user = rng.choice(users, size=interactions, p=_zipf(users, 0.6, rng))
-    day = np.sort(rng.integers(0, DAYS, size=interactions))
+    chance = _zipf(users, 0.6, rng)
+    user, second, mood = _visits(sessions, interactions, chance, rng)
+    day = second // 86_400
     # Gumbel-max over a popularity-drawn shortlist: taste chooses among what popularity shows.
     shown = rng.choice(items, size=(interactions, 20), p=popularity / popularity.sum())
     affinity = np.einsum("nkd,nd->nk", latent[shown], taste[user])
@@ -85,7 +99,7 @@ def synthetic(
     rows = np.arange(interactions)
     item = shown[rows, best]
     keep = np.isfinite(score[rows, best])
-    logit = 0.6 + level[user] + quality[item] + 2.0 * affinity[rows, best]
+    logit = 0.6 + level[user] + mood + quality[item] + 2.0 * affinity[rows, best]
     label = rng.random(interactions) < 1 / (1 + np.exp(-logit))
 
     ids = np.array([f"i{n:06d}" for n in range(items)])
@@ -94,7 +108,7 @@ def synthetic(
         {
             "user_id": pa.array([f"u{n:06d}" for n in user[keep]]),
             "item_id": pa.array(ids[item[keep]]),
-            "time": pa.array([START + timedelta(days=int(d)) for d in day[keep]], TIME),
+            "time": pa.array([START + timedelta(seconds=int(s)) for s in second[keep]], TIME),
             "label": pa.array(label[keep].astype(np.float32)),
         }
     )
@@ -102,6 +116,24 @@ def synthetic(
     return Synthetic(
         dataset_from_tables("synthetic", table, events), Truth(ids, latent, expected, quality)
     )
+
+
+def _visits(
+    sessions: Sessions | None, count: int, chance: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """User, second since START and mood of `count` events, in sessions or alone, by time."""
+    if sessions is None:
+        user = rng.choice(len(chance), size=count, p=chance)
+        return user, np.sort(rng.integers(0, DAYS, size=count)) * 86_400, np.zeros(count)
+    visits = -(-count // sessions.length)
+    user = rng.choice(len(chance), size=visits, p=chance)
+    start = rng.integers(0, (DAYS - 1) * 86_400, size=visits)
+    gaps = 1 + rng.exponential(sessions.gap, size=(visits, sessions.length)).astype(np.int64)
+    second = (start[:, None] + gaps.cumsum(axis=1)).ravel()[:count]
+    visit = np.repeat(np.arange(visits), sessions.length)[:count]
+    mood = rng.normal(0, sessions.mood, size=visits)
+    order = np.argsort(second, kind="stable")
+    return user[visit][order], second[order], mood[visit][order]
 
 
 def _catalogue(

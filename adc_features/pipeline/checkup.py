@@ -11,6 +11,7 @@ from adc_features.data.dataset import dataset_from_tables, read_dataset, read_ta
 from adc_features.data.table_checks import Finding, examine_interactions, examine_items
 from adc_features.data.window_checks import examine_windows
 from adc_features.errors import AdcError, InputError
+from adc_features.pipeline.freshness_check import freshness_findings
 from adc_features.pipeline.migrations import plan
 
 
@@ -25,7 +26,11 @@ def checkup(directory: Path) -> list[Finding]:
     if (directory / "run.json").is_file():
         return [*_run(directory), *_migrations(directory)]
     if (directory / "feature_store.yaml").is_file():
-        return [*_repository(directory), *_migrations(directory)]
+        return [
+            *_repository(directory),
+            *freshness_findings(directory),
+            *_migrations(directory),
+        ]
     if (
         (directory / "items.parquet").exists()
         or (directory / "items.csv").exists()
@@ -99,6 +104,10 @@ def _run(directory: Path) -> list[Finding]:
     ]
     if (directory / "feature_repo" / "feature_store.yaml").is_file():
         findings += _repository(directory / "feature_repo")
+        models = sorted(directory.glob(f"ranker_*/model/{MANIFEST}"))
+        findings += freshness_findings(
+            directory / "feature_repo", [manifest.parent for manifest in models]
+        )
     return findings or [
         Finding("warning", str(directory), "no stage is complete yet", "run `adc run`")
     ]

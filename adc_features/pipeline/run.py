@@ -146,7 +146,7 @@ class Run:
             )
         # a run on a read-only disk, or of the format before, can be read as it is
         if not (path.exists() and _holds(path, settings)):
-            write_document(path, "run", asdict(settings))
+            write_document(path, "run", _written(settings))
         return cls(directory, settings, progress=progress)
 
     @classmethod
@@ -455,8 +455,13 @@ def _holds(path: Path, settings: RunSettings) -> bool:
     except ValueError:
         return False
     return isinstance(document, dict) and unnumbered("run", document, of=path) == json.loads(
-        json_text(asdict(settings))
+        json_text(_written(settings))
     )
+
+
+def _written(settings: RunSettings) -> dict[str, Any]:
+    """What run.json holds: `refresh`, which older versions do not know, only where it is set."""
+    return {k: v for k, v in asdict(settings).items() if k != "refresh" or v is not None}
 
 
 def _described(stage: Stage, run: Run) -> Any:

@@ -39,6 +39,9 @@ class RunSettings:
         How long after a cut-off its codes could first be served.
     seeds : int
         Rankers trained for each recipe.
+    refresh : str, optional
+        How views are refreshed online, VIEW=SCHEDULE, comma-separated; "" for not at all. By
+        default what the run's repository says.
 
     Raises
     ------
@@ -65,6 +68,7 @@ class RunSettings:
     generation: str = "g1"
     publish_lag_hours: int = 0
     seeds: int = 3
+    refresh: str | None = None
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -81,6 +85,12 @@ class RunSettings:
                 f"reliability is {self.reliability!r}; expected one of {', '.join(get_args(Mode))}"
             )
         check_generation_id(self.generation)
+        if self.refresh:
+            from adc_features.store.refresh import parse_refreshes
+
+            found = parse_refreshes([text for text in self.refresh.split(",") if text])
+            texts = ",".join(f"{view}={text}" for view, text in sorted(found.items()))
+            object.__setattr__(self, "refresh", texts)
         if "://" in self.source:
             raise InputError(
                 f"source is {redacted_url(self.source)}; a run reads a directory, not a database,"

@@ -8,8 +8,8 @@ read by `ranking.legacy`.
 Legend: S seeds, N rows or candidates.
 """
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,9 @@ class Trained:
         The declared ranker of the recipe: declaration, pins, encoder and the model of each seed.
     exchanged : Exchange, optional
         For a control: which item was given whose weights.
+    refresh : mapping
+        View -> what is known of the refresh schedule that its rows were joined by; empty for fresh
+        rows.
 
     Examples
     --------
@@ -76,6 +79,7 @@ class Trained:
     recipe: Recipe
     ranker: TrainedRanker
     exchanged: Exchange | None = None
+    refresh: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def generation(self) -> str | None:
@@ -159,7 +163,12 @@ class Trained:
         """
         if self.exchanged is not None:
             raise ValueError(f"{self.recipe.name} is a control; save codes_weights instead")
-        self.ranker.save(directory, facts={"kind": "ranker", "recipe": asdict(self.recipe)})
+        facts = {
+            "kind": "ranker",
+            "recipe": asdict(self.recipe),
+            **({"refresh": self.refresh} if self.refresh else {}),
+        }
+        self.ranker.save(directory, facts=facts)
 
 
 def load_trained(directory: Path, *, generation: str | None) -> Trained | LegacyTrained:
@@ -204,7 +213,11 @@ def load_trained(directory: Path, *, generation: str | None) -> Trained | Legacy
         )
     if manifest.get(KEY, 0) < DECLARED:
         return read_legacy(directory, manifest)
-    return Trained(Recipe(**manifest["recipe"]), ranker_in(directory, manifest))
+    return Trained(
+        Recipe(**manifest["recipe"]),
+        ranker_in(directory, manifest),
+        refresh=manifest.get("refresh", {}),
+    )
 
 
 def ranker_manifest(directory: Path) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from adc_features.store.publish import (
     published_timeline,
     unpublish,
 )
+from adc_features.store.refresh import RefreshSchedule
 from adc_features.store.registry import apply, registry_problems
 from adc_features.store.repository import (
     check_repository,
@@ -49,6 +50,7 @@ __all__ = [
     "OnlineReader",
     "OnlineSids",
     "PreparedJoin",
+    "RefreshSchedule",
     "apply",
     "create_repository",
     "lookup",

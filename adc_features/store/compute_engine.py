@@ -11,12 +11,15 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 
 import pyarrow as pa
 
 from adc_features.store import _compat as feast
 from adc_features.store.lmdb.feature_values import declared_types
+from adc_features.store.refresh_log import note_refresh
 
 PIECE_ROWS = 1_000_000
 """Rows in memory at a time when the offline store streams: the online store keeps the newest of
@@ -52,10 +55,14 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
         self, registry: Any, task: feast.MaterializationTask, **options: Any
     ) -> feast.LocalMaterializationJob:
         if not self._stays_in_arrow(task.feature_view):
-            return super()._materialize_one(registry, task, **options)
+            job = super()._materialize_one(registry, task, **options)
+            if job.status() == feast.MaterializationJobStatus.SUCCEEDED:
+                self._note(task)
+            return job
         job_id = f"{task.feature_view.name}-{task.start_time}-{task.end_time}"
         try:
             self._load(registry, task)
+            self._note(task)
         except Exception as error:  # Feast raises what a job brings back
             return feast.LocalMaterializationJob(
                 job_id=job_id, status=feast.MaterializationJobStatus.ERROR, error=error
@@ -63,6 +70,14 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
         return feast.LocalMaterializationJob(
             job_id=job_id, status=feast.MaterializationJobStatus.SUCCEEDED
         )
+
+    def _note(self, task: feast.MaterializationTask) -> None:
+        """Say in the repository that a view was refreshed, up to when and at what time."""
+        end: Any = task.end_time
+        if self.repo_config.repo_path is not None and end is not None:
+            cut = end if end.tzinfo else end.replace(tzinfo=UTC)  # Feast's own are UTC
+            repo = Path(self.repo_config.repo_path)
+            note_refresh(repo, task.feature_view.name, cut=cut, visible=datetime.now(UTC))
 
     def _stays_in_arrow(self, view: Any) -> bool:
         changed = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,9 +27,11 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import timestamps
 from adc_features.store.column_names import refuse_doubled
 from adc_features.store.definitions import is_sid_view
+from adc_features.store.freshness import as_read, check_views
 from adc_features.store.join.engine import PreparedView, joined_columns
 from adc_features.store.offline.other_stores import joined_by_feast
 from adc_features.store.publish import LAST_TIME
+from adc_features.store.refresh import RefreshSchedule, stale_only
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
 from adc_features.store.repository import settings
 from adc_features.store.visible import found_column, visible_features
@@ -70,7 +72,12 @@ class JoinFacts:
 
 
 def training_features(
-    repo: Path, entity_frame: pa.Table | pd.DataFrame, *, service: str, event_times: bool = False
+    repo: Path,
+    entity_frame: pa.Table | pd.DataFrame,
+    *,
+    service: str,
+    event_times: bool = False,
+    refresh: Mapping[str, RefreshSchedule] | None = None,
 ) -> pa.Table:
     """Join the features of a service to rows, as they were known at each row's time.
 
@@ -87,6 +94,9 @@ def training_features(
         Add `<view>_event_time` for each view: timestamp[us, UTC], when the row that was read became
         valid, null without one. Other offline stores than ours cannot tell;
         there the columns are missing.
+    refresh : mapping of str to RefreshSchedule, optional
+        View -> how it is refreshed online: its values are those that could be read there at each
+        row's time. Views without a schedule are fresh.
 
     Returns
     -------
@@ -131,9 +141,11 @@ def training_features(
         newest = None
         if len(times):
             newest = moment(times.cast(pa.int64()).to_numpy().max().astype("datetime64[us]"))
-        return open_join(repo, service, until=newest).join(entity_frame, event_times=event_times)
-    frame = _asked(entity_frame, views)
-    return _answered(entity_frame, frame, service, views, features_as_of(repo, store, views, frame))
+        join = open_join(repo, service, until=newest, refresh=refresh)
+        return join.join(entity_frame, event_times=event_times)
+    frame, stale = _asked(entity_frame, views), _stale(refresh, views)
+    features = features_as_of(repo, store, views, frame, refresh=stale)
+    return _answered(entity_frame, frame, service, views, features)
 
 
 @dataclass(frozen=True)
@@ -202,7 +214,12 @@ class PreparedJoin:
 
 
 def open_join(
-    repo: Path, service: str, *, until: datetime | None = None, memory_limit: int | None = None
+    repo: Path,
+    service: str,
+    *,
+    until: datetime | None = None,
+    memory_limit: int | None = None,
+    refresh: Mapping[str, RefreshSchedule] | None = None,
 ) -> PreparedJoin:
     """Prepare the join of a service for many frames.
 
@@ -217,6 +234,8 @@ def open_join(
     memory_limit : int, optional
         Bytes that one view may take in memory; a larger one is mapped from a file. By default what
         the offline store's settings say.
+    refresh : mapping of str to RefreshSchedule, optional
+        As for `training_features`.
 
     Returns
     -------
@@ -254,9 +273,17 @@ def open_join(
             " training_features"
         )
     views = tuple(service_views(store, service))
-    return PreparedJoin(
-        Path(repo), service, views, _prepared(store, views, until=until, memory_limit=memory_limit)
-    )
+    stale = _stale(refresh, views)
+    prepared = _prepared(store, views, until=until, memory_limit=memory_limit, refresh=stale)
+    return PreparedJoin(Path(repo), service, views, prepared)
+
+
+def _stale(
+    refresh: Mapping[str, RefreshSchedule] | None, views: Sequence[FeatureView]
+) -> dict[str, RefreshSchedule]:
+    """The schedules of views that are not fresh. Raises InputError for those of no view."""
+    check_views(refresh or {}, [view.name for view in views])
+    return stale_only(refresh or {})
 
 
 def reads_parquet_itself(store: FeatureStore) -> bool:
@@ -270,6 +297,7 @@ def _prepared(
     *,
     until: datetime | None,
     memory_limit: int | None = None,
+    refresh: Mapping[str, RefreshSchedule] | None = None,
 ) -> tuple[PreparedView, ...]:
     from adc_features.store.offline.views import prepared_views, view_sources
 
@@ -277,7 +305,9 @@ def _prepared(
         f"{view.projection.name_to_use()}:{field.name}" for view in views for field in view.features
     ]
     sources = view_sources(store.config, list(views), refs, full_feature_names=False)
-    return prepared_views(store.config, sources, until=until, memory_limit=memory_limit)
+    return prepared_views(
+        store.config, sources, until=until, memory_limit=memory_limit, refresh=refresh
+    )
 
 
 def _prepared_features(
@@ -367,17 +397,25 @@ def join_facts(features: pa.Table) -> JoinFacts:
 
 
 def features_as_of(
-    repo: Path, store: FeatureStore, views: Sequence[FeatureView], frame: pa.Table
+    repo: Path,
+    store: FeatureStore,
+    views: Sequence[FeatureView],
+    frame: pa.Table,
+    *,
+    refresh: Mapping[str, RefreshSchedule] | None = None,
 ) -> pa.Table:
     """The found column and the features of each view, for every row of `frame`.
 
-    frame: keys and event_timestamp. The rows keep the frame's order.
+    frame: keys and event_timestamp. The rows keep the frame's order. refresh: view -> its schedule.
     """
+    refresh = refresh or {}
     if reads_parquet_itself(store):
-        return _prepared_features(repo, views, _prepared(store, views, until=None), frame)
+        prepared = _prepared(store, views, until=None, refresh=refresh)
+        return _prepared_features(repo, views, prepared, frame)
     columns: dict[str, pa.ChunkedArray] = {}
     for view in views:
-        joined = joined_by_feast(store, view, frame, rows_at_once=settings(repo).join_rows)
+        asked = as_read(frame, refresh.get(view.name), view)
+        joined = joined_by_feast(store, view, asked, rows_at_once=settings(repo).join_rows)
         columns |= dict(zip(joined.column_names, joined.columns, strict=True))
     return visible_features(repo, views, pa.table(columns))
 

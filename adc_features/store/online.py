@@ -30,6 +30,7 @@ from adc_features.store.online_record import (
     refuse_newer_online,
 )
 from adc_features.store.online_sids import OnlineSids
+from adc_features.store.refresh_log import note_refresh
 from adc_features.store.registry import check_ids, join_key, open_store, service_views
 from adc_features.store.visible import visible_features
 
@@ -98,9 +99,17 @@ def materialize(
         with feast.quiet():
             store.materialize(_BEGINNING, now, feature_views=[name])
         record(repo, store, store.get_feature_view(name), through=now)
+        if not _engine_notes(store):
+            note_refresh(repo, name, cut=now, visible=datetime.now(UTC))
         _log.info("stage=materialize view=%s now=%s", name, now.isoformat())
     if progress:
         progress("materialize", len(names), len(names))
+
+
+def _engine_notes(store: FeatureStore) -> bool:
+    """Whether the engine notes itself when a view was refreshed."""
+    engine: Any = store.config.batch_engine
+    return str(getattr(engine, "type", engine)).endswith(".ArrowComputeEngine")
 
 
 def materialized_through(repo: Path) -> datetime | None:

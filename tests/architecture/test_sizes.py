@@ -24,6 +24,7 @@ LONG = {
     "adc_features/store/online.py": DESCRIBED,
     "adc_features/store/online_store.py": DESCRIBED,
     "adc_features/tokenizer/fit.py:fit": "the steps of a fit in their order, each a call",
+    "training/cli/freshness.py:freshness": OPTIONS,
     "training/cli/main.py:audit": OPTIONS,
     "training/cli/main.py:run_all": OPTIONS,
     "training/cli/retraining.py:monitor": OPTIONS,

@@ -27,8 +27,10 @@ def test_the_dataset_is_proved_equal_or_its_differences_are_named(tmp_path, monk
     )
     monkeypatch.setattr(stages, "repository_of", lambda run: repo)
     monkeypatch.setattr(stages, "known_interactions", lambda run: log)
-    run = SimpleNamespace(settings=SimpleNamespace(generation="g1"), output=lambda stage: tmp_path)
-    joined = stages._joined(run)
+    run = SimpleNamespace(
+        settings=SimpleNamespace(generation="g1", refresh=None), output=lambda stage: tmp_path
+    )
+    joined = stages.joined_rows(run)
     manifest = stages._retrieved(joined)
     pq.write_table(joined, tmp_path / stages.FRAME, row_group_size=1)
     write_json(tmp_path / "retrieval.json", manifest)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from adc_features.cli.console import JsonOption, progress, report, table
+from training.cli.rankers import RefreshOption, refresh_texts
 
 TOKENIZERS = "adc,rq_vae,rq_kmeans,opq,letter,das,mm_rq_vae,mmq,unisid"
 ABLATIONS = ("adc", "without_controller", "without_contrastive", "without_gate", "without_sparsity")
@@ -81,6 +82,7 @@ def compare(
         bool, typer.Option("--strata", help="Also by popularity decile of the item (Fig. 6).")
     ] = False,
     jobs: JobsOption = 1,
+    refresh: RefreshOption = None,
     json: JsonOption = None,
 ) -> None:
     """Rank with each tokenizer's codes on the same rows, split and budget, over windows that roll
@@ -103,7 +105,7 @@ def compare(
         data,
         out,
         variants,
-        {**settings, "newest": split_90_10},
+        {**settings, "newest": split_90_10, "refresh": refresh_texts(refresh) or {}},
         strata=strata,
         jobs=jobs,
         json=json,
@@ -245,6 +247,7 @@ def _run(
         "seeds": asked.seeds,
         "final": asked.final,
         "left_out": facts["left_out"],
+        "refresh": dict(asked.refresh),
     }
     result |= comparison_result(
         cells, rows_of(out), first=variants[0].name, seed=asked.seed, deciles=strata

@@ -13,6 +13,7 @@ from adc_features.cli.console import JsonOption, RunOption, progress, report
 from adc_features.cli.runs import OptionalRunOption, RepoOption, one_of
 from training.cli import compare as compare_cli
 from training.cli import deployment as deployment_cli
+from training.cli import freshness as freshness_cli
 from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
 from training.cli import retrieval as retrieval_cli
@@ -25,6 +26,7 @@ from training.cli.rankers import (
     LabelsOption,
     LabelsQueryOption,
     RankersOption,
+    RefreshOption,
     RequestOption,
     ServiceOption,
     TaskOption,
@@ -42,6 +44,7 @@ def add_to(app: typer.Typer) -> None:
         app.command()(command)
     app.command("run")(run_all)
     app.add_typer(retrieval_cli.retrieve, name="retrieve")
+    app.command()(freshness_cli.freshness)
     compare_cli.add_to(app)
     deployment_cli.add_to(app)
     retraining_cli.add_to(app)
@@ -177,6 +180,7 @@ def train(
     ] = 1.0,
     seeds: Annotated[int | None, typer.Option(help="Models of each ranker.")] = None,
     importance: ImportanceOption = True,
+    refresh: RefreshOption = None,
     json: JsonOption = None,
 ) -> None:
     """Train rankers on labelled rows and the features known at their time, and judge them.
@@ -199,13 +203,17 @@ def train(
             keep_negatives=keep_negatives,
             period=rankers_cli.period_of(validation_start, test_start),
             importance=importance,
+            refresh=rankers_cli.refresh_texts(refresh),
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
-    from training.stages import RANKERS, asked_recipes
+    from training.stages import DATASET, RANKERS, asked_recipes
 
     assert run is not None
-    build(run, *(RANKERS[name] for name in asked_recipes(recipe)), json=json, seeds=seeds)
+    rankers = [RANKERS[name] for name in asked_recipes(recipe)]
+    setting = rankers_cli.refresh_setting(refresh)
+    joined = [] if setting is None else [DATASET]
+    build(run, *joined, *rankers, json=json, seeds=seeds, refresh=setting)
 
 
 def evaluate(
@@ -220,6 +228,7 @@ def evaluate(
         bool, typer.Option("--final", help="With --repo: judge on test rows, once, at the end.")
     ] = False,
     importance: ImportanceOption = True,
+    refresh: RefreshOption = None,
     json: JsonOption = None,
 ) -> None:
     """Score what is trained, with intervals and paired differences.
@@ -235,6 +244,7 @@ def evaluate(
             final=final,
             period=rankers_cli.period_of(validation_start, test_start),
             importance=importance,
+            refresh=rankers_cli.refresh_texts(refresh),
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
@@ -242,6 +252,11 @@ def evaluate(
     from training.stages import scores_stage, trained_recipes
 
     assert run is not None
+    if (setting := rankers_cli.refresh_setting(refresh)) is not None:
+        from training.freshness.under_schedules import evaluate_refreshed
+
+        report(evaluate_refreshed(Run.open(run), setting), json)
+        return
     build(run, scores_stage(trained_recipes(Run.open(run))), json=json)
 
 

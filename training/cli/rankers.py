@@ -88,6 +88,35 @@ TestOption = Annotated[
 ]
 
 
+RefreshOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--refresh",
+        metavar="VIEW=SCHEDULE",
+        help=(
+            "Read what would have been online: how a view is refreshed, such as"
+            " user_activity=1d@03:00+20m; repeatable. Default: what the repository says, else"
+            " fresh."
+        ),
+    ),
+]
+
+
+def refresh_texts(options: Sequence[str] | None) -> dict[str, str] | None:
+    """View -> schedule of --refresh; None without one. Raises InputError."""
+    from adc_features.store.refresh import parse_refreshes
+
+    return parse_refreshes(options) if options else None
+
+
+def refresh_setting(options: Sequence[str] | None) -> str | None:
+    """The same as the setting of a run; None without one."""
+    texts = refresh_texts(options)
+    if texts is None:
+        return None
+    return ",".join(f"{view}={text}" for view, text in sorted(texts.items()))
+
+
 def label_source(labels: str | None, query: str | None) -> Any:
     """The label log that options name. Raises InputError."""
     from training.ranker.label_sources import SqlLabels
@@ -176,6 +205,7 @@ def train_on_service(
     keep_negatives: float,
     period: Any,
     importance: bool,
+    refresh: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Train and judge; what the command prints."""
     from adc_features.cli.console import progress
@@ -195,6 +225,7 @@ def train_on_service(
             settings=settings,
             period=period,
             final=final,
+            refresh=refresh,
             importance=importance,
             progress=told,
         )
@@ -209,6 +240,7 @@ def evaluate_on_service(
     final: bool,
     period: Any,
     importance: bool,
+    refresh: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Judge the newest versions; what the command prints."""
     from adc_features.cli.console import progress
@@ -222,6 +254,7 @@ def evaluate_on_service(
             source,
             period=period,
             final=final,
+            refresh=refresh,
             importance=importance,
             progress=told,
         )
@@ -302,6 +335,11 @@ def scores_text(facts: Mapping[str, Any]) -> str:
     lines = [f"judged on the {facts['window']} window"]
     if facts["window"] == "validation":
         lines.append("(training calibrates on it too: only later rows tell how well calibrated)")
+    about: Mapping[str, Any] = facts.get("about") or {}
+    first: Mapping[str, Any] = next(iter(about.values()), {})
+    if judged := (first.get("refresh") or {}).get("judged"):
+        said = ", ".join(f"{view} {one['schedule']}" for view, one in judged.items())
+        lines.append(f"(rows read what would have been online: {said})")
     for task, found in facts["tasks"].items():
         lines.append(
             f"\ntask {task}: {found['rows']} rows, {found['positives']} positive, {found['users']}"

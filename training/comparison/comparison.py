@@ -63,7 +63,7 @@ def compare(
     run.ensure(TEXT)
     for fit in range(settings.fits):
         ensure_behavior(run, out, settings, kept, fit)
-    ensure_frame(run, out)
+    ensure_frame(run, out, settings)
     tasks = [
         TrialTask(window, variant, fit)
         for fit in range(settings.fits)

@@ -7,6 +7,7 @@
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,13 +16,18 @@ from adc_features import __version__
 from adc_features.artifact import ensure_directory, fresh_directory, read_parquet
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array
-from adc_features.codes.sids import SidTimeline
+from adc_features.codes.sids import CodeTimeline
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import snapshot_times
 from adc_features.loader.frame import TrainingFrame, label_table, training_frame
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import content_vectors, dataset_of, statistics_of
-from training.comparison.plan import ComparisonSettings, Window
+from training.comparison.plan import (
+    CODES_VIEW,
+    ComparisonSettings,
+    Window,
+    refresh_schedules,
+)
 
 FRAME = "frame.parquet"
 
@@ -79,9 +85,9 @@ def ensure_behavior(
     ensure_directory(Path(out) / "behavior" / str(fit), made_of, fill)
 
 
-def ensure_frame(run: Run, out: Path) -> None:
-    """Labels joined point-in-time with the statistics, through Feast; codes are gathered later, a
-    tokenizer at a time (the late join).
+def ensure_frame(run: Run, out: Path, settings: ComparisonSettings) -> None:
+    """Labels joined point-in-time with the statistics as they would be online, through Feast; codes
+    are gathered later, a tokenizer at a time (the late join).
     """
     from adc_features.store import (
         apply,
@@ -104,13 +110,17 @@ def ensure_frame(run: Run, out: Path) -> None:
             publish_statistics(repo, **statistics, resolution=dataset.resolution)
         apply(repository)
         labels = label_table(dataset.interactions)
-        joined = training_features(repository, labels, service=service_name(None))
+        joined = training_features(repository, labels, service=service_name(None), refresh=refresh)
         write_parquet([joined], directory / FRAME)
 
     dataset = dataset_of(run)
     times = dataset.interactions["time"].to_numpy()
     months = np.arange(times[0].astype("datetime64[M]") + 1, times[-1].astype("datetime64[M]") + 1)
-    made_of = {"version": __version__, "data": run.facts("data")["files"]}
+    refresh = refresh_schedules(settings)
+    refresh.pop(CODES_VIEW, None)
+    made_of: dict[str, Any] = {"version": __version__, "data": run.facts("data")["files"]}
+    if refresh:
+        made_of["refresh"] = {view: str(schedule) for view, schedule in refresh.items()}
     ensure_directory(Path(out) / "frame", made_of, fill)
 
 
@@ -134,7 +144,7 @@ def tables_until(out: Path, start: datetime, fit: int = 0) -> list[EmbeddingTabl
 
 
 def coded_frame(
-    frame: TrainingFrame, timeline: SidTimeline, *, codebook_size: int
+    frame: TrainingFrame, timeline: CodeTimeline, *, codebook_size: int
 ) -> TrainingFrame:
     """The frame with the codes that were servable at each row's time: the late join."""
     sid, weight, reliability = timeline.gather(frame.item_ids, frame.times)

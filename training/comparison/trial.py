@@ -17,19 +17,22 @@ from adc_features import __version__
 from adc_features.artifact import ensure_directory, is_made_of, read_manifest, within, write_json
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
-from adc_features.codes.sids import SidTimeline
+from adc_features.codes.sids import CodeTimeline, SidTimeline
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError, QualityError
 from adc_features.loader.frame import TrainingFrame
 from adc_features.ranking.recipes import Sources
+from adc_features.store.freshness import online_timeline
 from training.comparison.inputs import coded_frame, rows_of, tables_until
 from training.comparison.plan import (
+    CODES_VIEW,
     CONTROLS,
     WITH_CODES,
     WITHOUT_CODES,
     ComparisonSettings,
     Variant,
     Window,
+    refresh_schedules,
 )
 from training.fit import train
 from training.vectors import VectorTimeline
@@ -85,6 +88,7 @@ def trial_made_of(out: Path, settings: ComparisonSettings, task: TrialTask) -> d
         "variant": None if variant is None else asdict(variant),
         "rankers": list(settings.rankers),
         "controls": settings.controls and variant == settings.variants[0],
+        **({"refresh": codes} if (codes := settings.refresh.get(CODES_VIEW)) else {}),
         **{name: getattr(settings, name) for name in shared},
     }
 
@@ -183,9 +187,9 @@ def scores_with_codes(
 
 
 class Codes(NamedTuple):
-    """Codes of every cut-off."""
+    """Codes of every cut-off, as they get online."""
 
-    timeline: SidTimeline
+    timeline: CodeTimeline
     codebook_size: int
 
 
@@ -226,7 +230,8 @@ def fitted_codes(
     wall = time.perf_counter()
     snapshots = list(encode_series(tables, generation))
     facts["encode_rows_per_second"] = sum(map(len, snapshots)) / (time.perf_counter() - wall)
-    timeline = SidTimeline(snapshots, [s.as_of for s in snapshots])
+    published = SidTimeline(snapshots, [s.as_of for s in snapshots])
+    timeline = online_timeline(published, refresh_schedules(settings).get(CODES_VIEW))
     return Codes(timeline, generation.spec.codebook_size), facts | _code_facts(generation)
 
 

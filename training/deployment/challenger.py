@@ -8,19 +8,25 @@ published. Writes, each found again when made of the same:
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from adc_features.artifact import ensure_directory, read_manifest, read_parquet
 from adc_features.catalog import Catalog
 from adc_features.loader.frame import TrainingFrame, training_frame
+from adc_features.pipeline.run_refresh import refresh_of
 from adc_features.ranking.legacy.trained import LegacyTrained
 from adc_features.ranking.recipes import Recipe, Sources
 from adc_features.ranking.trained import Trained, load_trained
+from adc_features.store.freshness import online_timeline
+from adc_features.store.refresh import RefreshSchedule
+from adc_features.store.repository import sid_view_name
 from training.deployment.decisions import DECISION
 from training.deployment.record import line_of
 from training.deployment.task import RetrainTask
 from training.fit import train
+from training.ranker.refresh import refresh_facts
 from training.stages import schema_of
 
 FRAME = "frame.parquet"
@@ -39,7 +45,21 @@ def sources_for(task: RetrainTask, generation: str | None) -> Sources:
 
     if generation is None:
         return Sources()
-    return Sources(sids=published_timeline(task.repository, generation))
+    timeline = published_timeline(task.repository, generation)
+    schedule = refresh_for(task, generation).get(sid_view_name(generation))
+    return Sources(sids=online_timeline(timeline, schedule))
+
+
+def refresh_for(task: RetrainTask, generation: str | None) -> dict[str, RefreshSchedule]:
+    """View -> how it is refreshed online: what the run's setting says, else its repository.
+
+    The codes of any generation are refreshed as those of the run's own.
+    """
+    found = refresh_of(task.repository, task.run.settings)
+    own = found.pop(sid_view_name(task.run.settings.generation), None)
+    if own is not None and generation is not None:
+        found[sid_view_name(generation)] = own
+    return found
 
 
 def labelled_frame(task: RetrainTask, generation: str | None) -> TrainingFrame:
@@ -52,16 +72,20 @@ def labelled_frame(task: RetrainTask, generation: str | None) -> TrainingFrame:
     )
 
     repo, labels = task.repository, task.labels
+    refresh = refresh_for(task, generation)
 
     def join(directory: Path) -> None:
-        joined = training_features(repo, labels, service=service_name(generation))
+        joined = training_features(repo, labels, service=service_name(generation), refresh=refresh)
         write_parquet([joined], directory / FRAME)
 
     published = published_snapshots(repo, generation) if generation else []
     # times as `str` writes them, so that frames of earlier versions are found again
     snapshots = json.loads(json.dumps([s.to_dict() for s in published], default=str))
     target = _frame_directory(task, generation)
-    ensure_directory(target, {"labels": task.labels_hash, "snapshots": snapshots}, join)
+    made_of = {"labels": task.labels_hash, "snapshots": snapshots}
+    if refresh:  # fresh frames of earlier versions are found again, too
+        made_of["refresh"] = refresh_facts(refresh)
+    ensure_directory(target, made_of, join)
     return training_frame(
         read_parquet(target / FRAME),
         labels,
@@ -122,7 +146,8 @@ def challenger_model(task: RetrainTask, catalog: Catalog, frame: TrainingFrame) 
             start=older if isinstance(older, Trained) and warm else None,
             progress=task.run.progress,
         )
-        trained.save(directory / "model")
+        facts = refresh_facts(refresh_for(task, task.generation))
+        replace(trained, refresh=facts).save(directory / "model")
         through = task.windows.start
         return {"facts": {"recipe": recipe.name, "trained_through": through, "warm": warm}}
 

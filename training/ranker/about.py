@@ -15,6 +15,7 @@ from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker
 from training.ranker.explain import window_importance
 from training.ranker.joined import JoinedRows
+from training.ranker.refresh import FACT, refresh_facts
 from training.ranker.ripening import duration_text
 from training.ranker.splits import LabelWindow, Splits, request_times
 
@@ -58,6 +59,7 @@ def about_ranker(
         "rows": facts.get("rows"),
         "rounds": facts.get("rounds"),
         "seeds": len(trained.models),
+        "refresh": {"train": facts.get(FACT) or {}, "judged": refresh_facts(joined.refresh)},
         "inputs": _inputs(trained, joined, window),
         "labels": {
             "train": _labels(

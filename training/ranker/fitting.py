@@ -28,6 +28,7 @@ from training.ranker.calibration import fit_calibrations
 from training.ranker.joined import JoinedRows
 from training.ranker.labelled import Labelled
 from training.ranker.models import ModelFit, Rounds
+from training.ranker.refresh import FACT, refresh_facts
 from training.ranker.sampling import NegativeSampling
 from training.ranker.score_profile import score_profiles
 from training.ranker.splits import LabelWindow, request_times, ripe_times
@@ -253,6 +254,7 @@ def _rows_facts(joined: JoinedRows, rows: _Rows, window: LabelWindow) -> dict[st
         "cutoff": window.cutoff,
         "positives": dict(zip(_names(joined), rows.labels.sum(axis=1).tolist(), strict=True)),
         "matched": dict(joined.matched),
+        FACT: refresh_facts(joined.refresh),
     }
 
 

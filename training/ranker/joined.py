@@ -5,7 +5,7 @@ Legend: N rows.
 """
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,9 +22,12 @@ from adc_features.inputs.rows import Parts
 from adc_features.inputs.schema import ServiceSchema
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import REFERENCE_ROWS
+from adc_features.store.freshness import online_timeline
+from adc_features.store.refresh import RefreshSchedule
 from training.ranker.label_columns import feast_type
 from training.ranker.label_sources import LabelSource, open_labels
 from training.ranker.labels import LabelLog, check_matched, read_labels
+from training.ranker.refresh import chosen_refresh, stored_views
 
 
 @dataclass(frozen=True)
@@ -46,7 +49,11 @@ class JoinedRows:
     generation : str or None
         Id of the generation whose codes the inputs read.
     timeline : CodeTimeline or None
-        Its codes through time, where an input reads those of a user's recent items.
+        Its codes through time, as they were published, where an input reads those of a user's
+        recent items.
+    refresh : mapping of str to RefreshSchedule
+        View -> how it is refreshed online; the rows read what was there at their time. Views
+        without a schedule are fresh.
     """
 
     schema: ServiceSchema
@@ -56,6 +63,7 @@ class JoinedRows:
     matched: Mapping[str, float]
     generation: str | None = None
     timeline: CodeTimeline | None = None
+    refresh: Mapping[str, RefreshSchedule] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.log)
@@ -91,7 +99,16 @@ class JoinedRows:
         """Some rows (int64) as encoders read them."""
         whole = np.array_equal(rows, np.arange(len(self)))
         table = self.table if whole else self.table.take(pa.array(rows))
-        return Parts.joined(table, self.log.times[rows], timeline=self.timeline)
+        return Parts.joined(table, self.log.times[rows], timeline=self._online_timeline)
+
+    @property
+    def _online_timeline(self) -> CodeTimeline | None:
+        """The codes as they were online at the rows' times."""
+        if self.timeline is None:
+            return None
+        views = stored_views(self.schema)
+        own = (s for view, s in self.refresh.items() if views.get(view) == self.generation)
+        return online_timeline(self.timeline, next(own, None))
 
 
 def join_labels(
@@ -101,6 +118,7 @@ def join_labels(
     *,
     start: datetime | None = None,
     end: datetime | None = None,
+    refresh: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> JoinedRows:
     """Read and check a label log, and join the features that a ranker reads.
@@ -115,6 +133,9 @@ def join_labels(
         The label log.
     start, end : datetime, optional
         Rows with start <= time < end; aware.
+    refresh : mapping of str to str, optional
+        View -> how it is refreshed online, as `RefreshSchedule.parse` reads it; by default what the
+        repository says of itself, see `training.ranker.refresh`.
     progress : callable, optional
         Called with a label, steps done and their number.
 
@@ -125,8 +146,9 @@ def join_labels(
         before the join is told before it.
     """
     schema, resolved = declared_inputs(repo, ranker, source)
+    schedules = chosen_refresh(repo, schema, refresh)
     log = read_labels(source, schema=schema, ranker=resolved.ranker, start=start, end=end)
-    return join_log(repo, schema, resolved, log, progress=progress)
+    return join_log(repo, schema, resolved, log, refresh=schedules, progress=progress)
 
 
 def declared_inputs(
@@ -146,18 +168,24 @@ def join_log(
     log: LabelLog,
     *,
     also: Collection[str] = (),
+    refresh: Mapping[str, RefreshSchedule] | None = None,
     progress: Progress | None = None,
 ) -> JoinedRows:
     """Join the features that resolved inputs read to the rows of a log.
 
     also: keys of further features of the service, for another ranker that reads the same rows.
-    Raises as `join_labels`.
+    refresh: view -> how it is refreshed online; by default what the repository says. Raises as
+    `join_labels`.
     """
     from adc_features.store.services.training_rows import join_service
 
     read = {*_features(resolved, schema), *also}
     wanted = [feature.key for feature in schema.features if feature.key in read]
-    table = join_service(repo, schema, log.entity_rows, features=wanted, progress=progress)
+    if refresh is None:
+        refresh = chosen_refresh(repo, schema)
+    table = join_service(
+        repo, schema, log.entity_rows, features=wanted, refresh=refresh, progress=progress
+    )
     matched = check_matched(table, schema)
     generation = _generation(resolved, schema)
     kinds = [i.kind for i in resolved.inputs]
@@ -168,7 +196,7 @@ def join_log(
             f"ranker {resolved.ranker.name or schema.service!r} reads the codes of recent items,"
             " and its service has no view of codes; publish a generation and add its view"
         )
-    return JoinedRows(schema, resolved, log, table, matched, generation, timeline)
+    return JoinedRows(schema, resolved, log, table, matched, generation, timeline, refresh)
 
 
 def request_fields(source: LabelSource, schema: ServiceSchema) -> dict[str, str]:

@@ -91,6 +91,7 @@ def train_rankers(
     period: Period | None = None,
     final: bool = False,
     importance: bool = True,
+    refresh: Mapping[str, str] | None = None,
     progress: Progress | None = None,
 ) -> Judged:
     """Train rankers on one label log, and judge them together on later rows.
@@ -111,6 +112,8 @@ def train_rankers(
         Train on all rows before the test and judge on the test rows: once, at the end.
     importance : bool
         Also measure what each ranker leans on; never with `settings.quick`.
+    refresh : mapping of str to str, optional
+        View -> how it is refreshed online, as `join_labels`.
     progress : callable, optional
         Called with a label, steps done and their number.
 
@@ -120,6 +123,7 @@ def train_rankers(
         Before anything is written: what is wrong with service, declaration, log or windows.
     """
     settings, period = settings or TrainSettings(), period or Period()
+    asked: dict[str, Any] = {"start": period.start, "end": period.end, "refresh": refresh}
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
     for ranker in rankers.values():
@@ -130,9 +134,7 @@ def train_rankers(
     fitted: dict[str, tuple[TrainedRanker, dict[str, Any]]] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
-        joined = join_labels(
-            repo, ranker, source, start=period.start, end=period.end, progress=progress
-        )
+        joined = join_labels(repo, ranker, source, **asked, progress=progress)
         splits = split_labels(joined.log, period.windows)
         trained = _fitted(joined, splits, settings, final=final, progress=progress)
         window = splits.test if final else splits.validation
@@ -209,24 +211,24 @@ def evaluate_trained(
     period: Period | None = None,
     final: bool = False,
     importance: bool = True,
+    refresh: Mapping[str, str] | None = None,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Judged:
     """Judge the newest trained version of rankers on the validation window of a label log (or, with
-    `final`, on its test window). Raises as `train_rankers`, and InputError for a ranker that was
-    trained on rows of the window.
+    `final`, on its test window). refresh: as `join_labels`. Raises as `train_rankers`, and
+    InputError for a ranker that was trained on rows of the window.
 
     What was judged on the validation window is what `best_ranker` chooses from afterwards.
     """
     period = period or Period()
+    asked: dict[str, Any] = {"start": period.start, "end": period.end, "refresh": refresh}
     versions = {name: Workspace(repo, name).newest() for name in names}
     loaded = {name: load_ranker(path) for name, path in versions.items()}
     _require_same_tasks({name: trained.ranker for name, trained in loaded.items()})
     scores, about, judged = {}, {}, None
     for name, trained in loaded.items():
-        joined = join_labels(
-            repo, trained.ranker, source, start=period.start, end=period.end, progress=progress
-        )
+        joined = join_labels(repo, trained.ranker, source, **asked, progress=progress)
         splits = split_labels(joined.log, period.windows)
         window = splits.test if final else splits.validation
         require_unseen(trained, window)

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
 from adc_features.store.casts import MISFITS, fitted
-from adc_features.store.join.asof import AsofIndex, created_microseconds
+from adc_features.store.join.asof import NEVER, AsofIndex, created_microseconds
 from adc_features.store.join.gather import (
     NO_ROW,
     Gatherer,
@@ -41,10 +41,13 @@ from adc_features.store.join.key_codes import KeyCodes
 from adc_features.store.join.space import arrow_space, mapped_space
 from adc_features.store.parquet.opening import open_source
 from adc_features.store.parquet.sources import Declared, Source
+from adc_features.store.refresh import RefreshSchedule
 
 _log = logging.getLogger(__name__)
 BATCH_ROWS = 1 << 20
 """Entity rows joined at once: enough to sort questions well, few enough to stay small."""
+LONGEST_TTL = timedelta(days=36_525)
+"""A longer one is this long: times of requests less it are still times."""
 _SAMPLE_ROWS = 1 << 10
 """First rows of a view that say how its columns can be kept."""
 
@@ -96,9 +99,10 @@ class PreparedView:
     until: rows after it are not needed and not read. entity: all rows that will be joined, when
     known: other keys are left out, and for a single batch nothing is kept: it is indexed when it is
     matched, and features are read when they are gathered. known_only: only feature rows with
-    created time <= the entity row's time are seen. memory_limit: bytes; what is kept is mapped from
-    files in `spill` when it is more.
-    Raises InputError when known_only has no created times to go by.
+    created time <= the entity row's time are seen. refresh: when rows get online; each entity row
+    sees what it would have read there. memory_limit: bytes; what is kept is mapped from files in
+    `spill` when it is more.
+    Raises InputError when known_only has no created times to go by, or comes with a schedule.
     """
 
     def __init__(
@@ -108,11 +112,18 @@ class PreparedView:
         until: datetime | None = None,
         entity: pa.Table | None = None,
         known_only: bool = False,
+        refresh: RefreshSchedule | None = None,
         memory_limit: int | None = None,
         spill: Path | None = None,
         batch_rows: int = BATCH_ROWS,
     ) -> None:
+        if known_only and refresh is not None:
+            raise InputError(
+                f"view {source.name} has a refresh schedule and created-time filtering; choose one,"
+                " a schedule in mode incremental loads what was created by its refreshes"
+            )
         source.check()
+        self._refresh = None if refresh is None or refresh.is_fresh else refresh
         self.source, self._known_only, self._spill = source, known_only, spill
         self._files = source.files.within(end=until)
         self._groups = self._files.groups()
@@ -150,6 +161,8 @@ class PreparedView:
         )
         if lost is not None:
             codes[lost] = NO_ROW
+        if self._refresh is not None and self._refresh.mode == "incremental":
+            codes[~self._refresh.loaded(at, self._landed(at))] = NO_ROW
         created = None
         if source.created:
             created = (
@@ -174,6 +187,14 @@ class PreparedView:
             space=self._space,
         )
 
+    def _landed(self, at: np.ndarray) -> np.ndarray | None:
+        """int64 [F]: when the rows of these event times were created, where the files tell; a row
+        that does not say was there at once."""
+        if not self.source.created:
+            return None
+        created = created_microseconds(self._read(self.source.created), space=self._space)
+        return np.where(created == NEVER, at, created)
+
     def _created(self, rows: np.ndarray) -> np.ndarray:
         """int64 [n]: the created times of these rows, one row group in memory at a time."""
         times = np.empty(len(rows), np.int64)
@@ -194,10 +215,15 @@ class PreparedView:
                 f"the entity rows have no column {', '.join(missing)}, a key of view"
                 f" {self.source.name}; they have {entity.column_names}"
             )
-        names = list(self.source.keys)
-        rows = self.index.match(
-            [entity[name] for name in names], times, names=names, ttl=self.source.ttl
-        )
+        names, ttl = list(self.source.keys), self.source.ttl
+        keys = [entity[name] for name in names]
+        if self._refresh is None:
+            rows = self.index.match(keys, times, names=names, ttl=ttl)
+        else:
+            rows = self.index.match(keys, self._refresh.reads(times), names=names)
+            if ttl:  # of what was read, at the time of the request
+                oldest = times - min(ttl, LONGEST_TTL) // timedelta(microseconds=1)
+                rows[self.index.times_of(rows) < oldest] = NO_ROW
         if self._once:
             del self.index  # the next view's takes its memory
         return rows

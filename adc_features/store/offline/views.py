@@ -20,6 +20,7 @@ from adc_features.store.join.engine import PreparedView, ViewSource
 from adc_features.store.lmdb.feature_values import arrow_type, declared_types
 from adc_features.store.parquet.opening import refuse_table_formats
 from adc_features.store.parquet.sources import Declared
+from adc_features.store.refresh import RefreshSchedule
 
 _RENAME = (
     "rename a view or a feature, give one view an alias (with_name), or ask for them in two calls"
@@ -100,11 +101,12 @@ def prepared_views(
     entity: pa.Table | None = None,
     known_only: bool = False,
     memory_limit: int | None = None,
+    refresh: Mapping[str, RefreshSchedule] | None = None,
 ) -> tuple[PreparedView, ...]:
     """The views, ready to be joined as the offline store is set.
 
     Every point-in-time join begins here. The arguments are those of `PreparedView`; memory_limit:
-    None takes that of the settings.
+    None takes that of the settings. refresh: view -> its schedule; views without one are fresh.
     """
     settings = config.offline_store
     return tuple(
@@ -113,6 +115,7 @@ def prepared_views(
             until=until,
             entity=entity,
             known_only=known_only,
+            refresh=(refresh or {}).get(source.name),
             memory_limit=settings.memory_limit if memory_limit is None else memory_limit,
             spill=Path(settings.spill_directory) if settings.spill_directory else None,
             batch_rows=settings.batch_rows,

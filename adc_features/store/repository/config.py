@@ -5,7 +5,7 @@ Light: no feast.
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 
 from adc_features.artifact import write_atomically
 from adc_features.errors import ArtifactError, InputError
+from adc_features.store.refresh import checked_text
 
 CONFIG = "feature_store.yaml"
 
@@ -82,11 +83,14 @@ globals().update(
 class Settings:
     """The `adc_features:` block of feature_store.yaml.
 
-    join_rows: entity rows joined at a time, >= 1. code_source: `module:function` of the repository,
-    which returns the source of a view of codes that people load themselves.
+    join_rows: entity rows joined at a time, >= 1. refresh: view -> how it is refreshed online, as
+    `RefreshSchedule.parse` reads it, or `log` for the refreshes that are on record. code_source:
+    `module:function` of the repository, which returns the source of a view of codes that people
+    load themselves.
     """
 
     join_rows: int = 100_000
+    refresh: Mapping[str, str] = field(default_factory=dict)
     code_source: str | None = None
 
     def __post_init__(self) -> None:
@@ -96,6 +100,13 @@ class Settings:
                 f"adc_features.join_rows is {self.join_rows!r}; expected a whole number of rows, at"
                 " least 1"
             )
+        if not isinstance(self.refresh, Mapping):
+            raise InputError(
+                f"adc_features.refresh is {self.refresh!r}; expected a schedule for each view, such"
+                " as {user_activity: 1d@03:00+20m}"
+            )
+        texts = {str(view): checked_text(text, of=view) for view, text in self.refresh.items()}
+        object.__setattr__(self, "refresh", texts)
         if self.code_source is not None and not re.fullmatch(r"\w+:\w+", str(self.code_source)):
             raise InputError(
                 f"adc_features.code_source is {self.code_source!r}; expected module:function, of a"

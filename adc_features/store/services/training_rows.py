@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +30,9 @@ from adc_features.event_times import timestamps
 from adc_features.inputs.schema import ServiceSchema
 from adc_features.store.casts import family
 from adc_features.store.column_names import refuse_doubled
+from adc_features.store.freshness import as_read, check_views
 from adc_features.store.history import reads_parquet_itself
+from adc_features.store.refresh import RefreshSchedule, stale_only
 from adc_features.store.registry import open_any_store
 from adc_features.store.repository import UNSAFE_OFFLINE_STORES, settings
 from adc_features.store.services.on_demand import computed
@@ -39,6 +41,7 @@ from adc_features.store.services.values import MISFITS, arrow_type, in_declared_
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore
+    from adc_features.store.join.engine import JoinedColumns
 
 _log = logging.getLogger(__name__)
 _TIME, _ROW = "event_timestamp", "adc_row"
@@ -52,6 +55,7 @@ def join_service(
     entity_rows: pa.Table,
     *,
     features: Sequence[str] | None = None,
+    refresh: Mapping[str, RefreshSchedule] | None = None,
     progress: Progress | None = None,
 ) -> pa.Table:
     """Join the features of a service to rows, each as of its own time.
@@ -66,6 +70,9 @@ def join_service(
         N rows: the join keys, `event_timestamp`, and what on-demand views read of the request.
     features : sequence of str, optional
         Keys of features (`<view>__<feature>`). By default all that are no labels.
+    refresh : mapping of str to RefreshSchedule, optional
+        View (its name in the registry) -> how it is refreshed online: its values are those that
+        could be read there at each row's time. Views without a schedule are fresh.
     progress : callable, optional
         Called with a label, the steps done and their number.
 
@@ -86,13 +93,20 @@ def join_service(
     """
     store = open_any_store(repo)
     plan = service_plan(store, schema, features)
+    refresh = _stale(refresh, plan, schema)
     frame = _checked(entity_rows, plan, schema)
     if reads_parquet_itself(store):
-        stored = _by_our_store(store, plan, frame)
+        stored = _by_our_store(store, plan, frame, refresh)
     else:
         rows = settings(repo).join_rows
         stored = [
-            _by_feast(store, view, frame, rows_at_once=rows, progress=_step(progress, i, plan))
+            _by_feast(
+                store,
+                view,
+                as_read(frame, refresh.get(view.view.name), view.view),
+                rows_at_once=rows,
+                progress=_step(progress, i, plan),
+            )
             for i, view in enumerate(plan.stored)
         ]
     if progress:
@@ -109,6 +123,39 @@ def join_service(
         "stage=join service=%s rows=%d features=%d", schema.service, len(frame), len(plan.order)
     )
     return frame
+
+
+def _stale(
+    refresh: Mapping[str, RefreshSchedule] | None, plan: ServicePlan, schema: ServiceSchema
+) -> dict[str, RefreshSchedule]:
+    """The schedules of views that are not fresh. Raises InputError for those of no stored view."""
+    known = {view.name for view in schema.views if view.kind in ("batch", "stream")}
+    check_views(refresh or {}, known | {stored.view.name for stored in plan.stored})
+    return stale_only(refresh or {})
+
+
+def read_times(
+    repo: Path,
+    schema: ServiceSchema,
+    entity_rows: pa.Table,
+    *,
+    features: Sequence[str] | None = None,
+    refresh: Mapping[str, RefreshSchedule] | None = None,
+) -> dict[str, pa.Array]:
+    """When what rows read of each view became valid: view -> timestamp[us, UTC] [N], null for
+    nothing. The arguments are those of `join_service`; {} for other offline stores than ours, which
+    cannot tell."""
+    store = open_any_store(repo)
+    plan = service_plan(store, schema, features)
+    if not reads_parquet_itself(store):
+        return {}
+    frame, times = _checked(entity_rows, plan, schema), {}
+    for stored, joined, place in _our_joins(
+        store, plan, frame, _stale(refresh, plan, schema), event_times=True
+    ):
+        column = pa.chunked_array(joined.event_times[stored.view.name])
+        times[stored.view.name] = _put_back(column, place).combine_chunks()
+    return times
 
 
 def _step(progress: Progress | None, place: int, plan: ServicePlan) -> Progress | None:
@@ -180,13 +227,38 @@ def _typed(column: pa.ChunkedArray, dtype: str, name: str) -> pa.ChunkedArray:
 
 
 def _by_our_store(
-    store: FeatureStore, plan: ServicePlan, frame: pa.Table
+    store: FeatureStore,
+    plan: ServicePlan,
+    frame: pa.Table,
+    refresh: Mapping[str, RefreshSchedule],
 ) -> list[dict[str, pa.ChunkedArray]]:
     """Feature -> column, for each stored view: by the join of AsofOfflineStore, without a job."""
+    return [
+        {
+            name: _declared(
+                _put_back(pa.chunked_array(joined.features[f"{stored.view.name}__{name}"]), place),
+                stored,
+                name,
+            )
+            for name in stored.features
+        }
+        for stored, joined, place in _our_joins(store, plan, frame, refresh)
+    ]
+
+
+def _our_joins(
+    store: FeatureStore,
+    plan: ServicePlan,
+    frame: pa.Table,
+    refresh: Mapping[str, RefreshSchedule],
+    *,
+    event_times: bool = False,
+) -> Iterator[tuple[StoredView, JoinedColumns, np.ndarray | None]]:
+    """Each stored view, what was joined for the rows with all keys, and every row's place among
+    them (see `_known`)."""
     from adc_features.store.join.engine import joined_columns
     from adc_features.store.offline.views import prepared_views, view_sources
 
-    answers = []
     for stored in plan.stored:
         view = copy.copy(stored.view)
         view.projection = copy.copy(view.projection)
@@ -195,25 +267,14 @@ def _by_our_store(
         view.projection.join_key_map = {
             own: column for own, column in stored.keys.items() if own != column
         }
-        names = list(stored.features)
-        refs = [f"{view.name}:{name}" for name in names]
+        refs = [f"{view.name}:{name}" for name in stored.features]
         sources = view_sources(store.config, [view], refs, full_feature_names=True)
         rows, place = _known(frame, list(stored.keys.values()))
         keyed = rows.select([*stored.keys.values(), _TIME])
         until = pc.max(keyed[_TIME]).as_py() if len(keyed) else None
-        prepared = prepared_views(store.config, sources, until=until, entity=keyed)
-        joined = joined_columns(keyed, prepared, time=_TIME).features
-        answers.append(
-            {
-                name: _declared(
-                    _put_back(pa.chunked_array(joined[f"{view.name}__{name}"]), place),
-                    stored,
-                    name,
-                )
-                for name in names
-            }
-        )
-    return answers
+        prepared = prepared_views(store.config, sources, until=until, entity=keyed, refresh=refresh)
+        joined = joined_columns(keyed, prepared, time=_TIME, event_times=event_times)
+        yield stored, joined, place
 
 
 def _known(frame: pa.Table, keys: Sequence[str]) -> tuple[pa.Table, np.ndarray | None]:

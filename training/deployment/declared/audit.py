@@ -80,7 +80,8 @@ def audit_ranker(
         drawn = np.random.default_rng(seed).choice(len(log), rows, replace=False)
         log = log.take(np.sort(drawn))
     resolved = Resolution(trained.ranker, trained.encoder.specs, ())
-    joined = join_log(repo, schema, resolved, log, progress=progress)
+    # found again in the sources as of each row's time, hence fresh
+    joined = join_log(repo, schema, resolved, log, refresh={}, progress=progress)
     found = source_rows(repo, schema, joined.table, features=joined.features, until=at)
     times = log.times.astype(np.int64)
     views: dict[str, Any] = {}

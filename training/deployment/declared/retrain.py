@@ -140,6 +140,7 @@ def _decide(
         task.resolution,
         task.log,
         also=champion.trained.features,
+        refresh=task.refresh,
         progress=progress,
     )
     judge = Judge(joined, task.windows, seed=_settings(task).seed)

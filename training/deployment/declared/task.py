@@ -3,8 +3,8 @@ joined. Reads: what serves, the registry, a label log. Writes: RetrainTask.
 """
 
 import hashlib
-from collections.abc import Collection, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -18,6 +18,7 @@ from adc_features.inputs.compatibility import differences, pins, refuse
 from adc_features.inputs.resolution import Resolution, resolution
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.schema import ServiceSchema
+from adc_features.store.refresh import RefreshSchedule
 from training.deployment.decisions import content_hash
 from training.deployment.declared.champion import Champion, champion_of
 from training.deployment.declared.service_windows import RetrainWindows, retrain_windows
@@ -26,6 +27,7 @@ from training.deployment.settings import RetrainSettings
 from training.ranker.joined import request_fields
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.labels import LabelLog, read_labels
+from training.ranker.refresh import chosen_refresh, refresh_facts
 
 ANEW = ("definition", "codebook")
 """Differences that a retraining goes on with, by fitting the inputs anew."""
@@ -38,7 +40,7 @@ class RetrainTask:
     champion: what serves. schema, resolution: the inputs of the challenger. found: how the registry
     differs from what the champion was trained on. anew: inputs that start anew. log: its rows;
     source: where they are from, in words. as_of: exclusive end of the log. made_of: JSON values
-    that name all of it.
+    that name all of it. refresh: view -> how it is refreshed online.
     """
 
     champion: Champion
@@ -51,6 +53,7 @@ class RetrainTask:
     settings: RetrainSettings
     as_of: datetime
     made_of: dict[str, Any]
+    refresh: Mapping[str, RefreshSchedule] = field(default_factory=dict)
 
     @cached_property
     def windows(self) -> RetrainWindows:
@@ -113,6 +116,9 @@ def retrain_task(
         "registry": content_hash(pins(schema, resolved.inputs, resolved.ranker)),
         "settings": asdict(settings),
     }
+    refresh = chosen_refresh(repo, schema, trained=champion.trained.facts)
+    if refresh:
+        made_of["refresh"] = {v: f["schedule"] for v, f in refresh_facts(refresh).items()}
     return RetrainTask(
         champion=champion,
         schema=schema,
@@ -124,6 +130,7 @@ def retrain_task(
         settings=settings,
         as_of=end,
         made_of=made_of,
+        refresh=refresh,
     )
 
 
