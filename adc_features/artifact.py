@@ -262,11 +262,11 @@ def reading(path: Path) -> Iterator[None]:
     """Turn what Arrow says of a damaged, missing or foreign file into an ArtifactError that names
     the file: Parquet pages carry checksums, but Arrow reports damage in many kinds of error.
     """
-    import pyarrow as pa
+    from adc_features.damage import READ_ERRORS
 
     try:
         yield
-    except (OSError, EOFError, pa.ArrowException) as error:
+    except READ_ERRORS as error:
         raise ArtifactError(
             f"{path} cannot be read as Parquet ({error}); it is missing, damaged or of another"
             " format, write it again"

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adc_features.damage import READ_ERRORS
 from adc_features.data.dataset import DAY, TIME, Dataset, Windows, read_table
 from adc_features.errors import InputError
 
@@ -44,7 +45,7 @@ def is_beauty(source: Path) -> bool:
         return False
     try:
         return ITEM_COLUMNS.issubset(pq.read_schema(files[0]).names)
-    except (pa.ArrowException, OSError):
+    except READ_ERRORS:
         return False  # not Parquet: whoever reads it says so
 
 

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adc_features.damage import READ_ERRORS
 from adc_features.data.attributes import ATTRIBUTES
 from adc_features.errors import InputError
 from adc_features.redaction import redacted_url, without_secrets
@@ -44,7 +45,7 @@ def read_table(source: str) -> pa.Table:
         return _plain_types(_read_csv(source))
     try:
         table = pq.read_table(source)
-    except (pa.ArrowException, OSError) as error:
+    except READ_ERRORS as error:
         raise InputError(
             f"{source} is not readable as Parquet ({error}); write the file again, or name a CSV"
             " file *.csv"
@@ -88,7 +89,7 @@ def _read_csv(source: str) -> pa.Table:
             parse_options=csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=convert,
         )
-    except (pa.ArrowException, OSError) as error:
+    except READ_ERRORS as error:
         raise InputError(
             f"{source} is not readable as CSV ({error}); give one header line, UTF-8, and as many"
             " fields in every line"

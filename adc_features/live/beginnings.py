@@ -22,6 +22,7 @@ from adc_features.aggregates.events import EVENT_ID, Events, event_id
 from adc_features.aggregates.incremental import newest_rows
 from adc_features.artifact import write_atomically
 from adc_features.clock import moment
+from adc_features.damage import READ_ERRORS
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, microseconds
 from adc_features.live.incoming import EVENT_TIME, place_ids
@@ -95,7 +96,7 @@ def history_of(stream: EventStream, path: Path) -> tuple[Events, dict[bytes, byt
     """(the events of a file; the id of each accepted event -> what its own id is known as)."""
     try:
         raw = pq.read_table(path)
-    except (pa.ArrowException, OSError) as error:
+    except READ_ERRORS as error:
         raise InputError(f"{path} cannot be read as Parquet ({error})") from error
     if missing := [name for name in (EVENT_ID, EVENT_TIME) if name not in raw.column_names]:
         raise InputError(

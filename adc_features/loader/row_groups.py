@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from adc_features.artifact import reading
 from adc_features.codes.sids import CodeTimeline
+from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
 
 
@@ -121,7 +122,8 @@ class ParquetGroups:
             try:
                 meta = pq.read_metadata(path)
                 names = meta.schema.to_arrow_schema()
-            except (pa.ArrowException, OSError) as error:
+                _ = names.names  # decoded only now
+            except READ_ERRORS as error:
                 raise ArtifactError(
                     f"{path} cannot be read as Parquet ({error}); give complete Parquet files"
                 ) from error

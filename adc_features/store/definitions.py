@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adc_features.artifact import reading
 from adc_features.codes.rows import SID_FEATURES
 from adc_features.errors import InputError
 from adc_features.store.code_tables import tables_of
@@ -204,7 +205,13 @@ def is_sid_view(view: FeatureView) -> bool:
 def statistics_schemas(repo: Path) -> dict[str, pa.Schema]:
     """View name -> schema of its published file; empty before statistics were published."""
     files = {name: statistics_path(repo) / f"{name}.parquet" for name in STATISTICS}
-    return {name: pq.read_schema(path) for name, path in files.items() if path.is_file()}
+    found = {}
+    for name, path in files.items():
+        if path.is_file():
+            with reading(path):
+                found[name] = pq.read_schema(path)
+                _ = found[name].names  # decoded only now
+    return found
 
 
 def feature_schema(schema: pa.Schema) -> pa.Schema:

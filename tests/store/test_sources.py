@@ -530,7 +530,7 @@ def test_a_bit_flipped_in_a_footer_gives_the_rows_or_our_error(tmp_path):
     pq.write_table(pa.table({"n": pa.array([1, 2], pa.uint8()), "t": times}), path)
     whole = path.read_bytes()
     for at in range(max(0, len(whole) - 600), len(whole)):
-        for bit in (4, 16):
+        for bit in (4, 16, 128):
             path.write_bytes(whole[:at] + bytes([whole[at] ^ bit]) + whole[at + 1 :])
             try:
                 open_source(str(path)).table(["n"])

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pyarrow as pa
 
+from adc_features.damage import READ_ERRORS
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, time_bounds
 from adc_features.redaction import redacted_url, without_secrets
@@ -154,7 +155,7 @@ def _from_parquet(path: Path) -> Scan:
         _refuse_other_times(schemas)
         schema = pa.unify_schemas([*(s for _, s in schemas), _partitions(found)])
         return Scan(schema, found.replace_schema(schema))
-    except (pa.ArrowException, OSError) as error:
+    except READ_ERRORS as error:
         raise InputError(
             f"label log {path} cannot be read as Parquet ({error}); write its files anew, all with"
             " the same types"

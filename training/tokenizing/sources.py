@@ -17,6 +17,7 @@ from adc_features.clock import instant
 from adc_features.codes.embeddings import check_unique_ids, id_array, vector_matrix
 from adc_features.codes.sids import find_rows
 from adc_features.codes.spec import BEHAVIOR
+from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import microseconds
 from adc_features.ranking.base import Progress
@@ -203,7 +204,7 @@ def _file(path: Path) -> pa.Table:
         return pq.read_table(path)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; name a Parquet file of items") from error
-    except (OSError, pa.ArrowException) as error:
+    except READ_ERRORS as error:
         raise ArtifactError(
             f"{path} cannot be read as Parquet ({error}); write it again"
         ) from error

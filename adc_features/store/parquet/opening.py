@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store.parquet.sources import Declared, Run, Source
 
@@ -133,7 +134,8 @@ def _schemas(parts: Sequence[Any], of: str, path: str) -> list[pa.Schema]:
     def schema(part: Any) -> pa.Schema:
         try:
             found = part.physical_schema
-        except (pa.ArrowException, OSError) as error:
+            _ = found.names  # decoded only now
+        except READ_ERRORS as error:
             raise ArtifactError(
                 f"{of}: {part.path} is not readable as Parquet ({error}); the file is damaged or"
                 " half-written, write it again"

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import UTC_US, is_time, time_bounds
 from adc_features.store.casts import MISFITS, family, fitted
@@ -177,7 +178,7 @@ class Source:
         """Raise ArtifactError for files that cannot be read."""
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except READ_ERRORS as error:
             raise ArtifactError(
                 f"{self.of}: {self.path} cannot be read ({error}); the file is damaged or"
                 " half-written, write it again"
