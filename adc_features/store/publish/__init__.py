@@ -6,7 +6,8 @@ written last.
 """
 
 from adc_features.store.publish.changes import publish_changes, published_before
-from adc_features.store.publish.codes import publish, unpublish
+from adc_features.store.publish.codes import code_rows, publish, unpublish
+from adc_features.store.publish.lock import only_publisher
 from adc_features.store.publish.published import (
     LAST_TIME,
     PublishedSnapshot,
@@ -21,7 +22,9 @@ __all__ = [
     "LAST_TIME",
     "PublishedSnapshot",
     "check_validity",
+    "code_rows",
     "newest_published",
+    "only_publisher",
     "publish",
     "publish_changes",
     "publish_statistics",
