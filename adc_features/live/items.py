@@ -32,8 +32,7 @@ from adc_features.clock import instant, moment
 from adc_features.codes.sids import SidTable
 from adc_features.live.commit import LAST_COMMIT
 from adc_features.live.history import parquet_segment
-from adc_features.live.items_encoding import ItemEncoder
-from adc_features.live.items_incoming import ItemChange
+from adc_features.live.items_incoming import Encoder, ItemChange
 from adc_features.live.outbox import Outbox
 from adc_features.live.tables import META, parsed, serialized, time_key
 from adc_features.store.lmdb.entity_keys import row_key
@@ -63,7 +62,7 @@ class Items:
     ----------
     repo : Path
         A Feast repository with published codes.
-    encoder : ItemEncoder
+    encoder : Encoder
         Of the generation.
     clock : callable
         The time, aware.
@@ -72,7 +71,7 @@ class Items:
     def __init__(
         self,
         repo: Path,
-        encoder: ItemEncoder,
+        encoder: Encoder,
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
@@ -143,7 +142,7 @@ class Items:
         committed, and is taken there by the next call.
         """
         try:
-            self._put_online()
+            self.put_online()
         finally:
             self.drain()
 
@@ -162,8 +161,12 @@ class Items:
         at = (datetime.fromisoformat(entry["servable_at"]) for entry in entries)
         return sorted(int(instant(one).astype(np.int64)) for one in at)
 
-    def _put_online(self) -> None:
-        """Rows of the view, where it is applied, in whatever online store it has."""
+    def put_online(self) -> None:
+        """Take the rows to the online store where the view is applied, whichever store it is.
+
+        Our service reads codes from the snapshots and what is laid over them; rankers of a
+        repository's own services, and everybody else, read the view.
+        """
         with self.environment.reading(META) as txn:
             stored = None if txn is None else txn.get(self._online)
         last = int(bytes(stored)) if stored is not None else -1

@@ -49,9 +49,7 @@ class ItemEncoder:
     def described(
         self, changes: Sequence[ItemChange]
     ) -> tuple[list[dict[str, np.ndarray]], dict[bytes, bytes]]:
-        """The vectors of each item by modality, its texts embedded; and what was made of texts, as
-        the cache of texts has it.
-        """
+        """See `Encoder`."""
         wanted = sorted({text for change in changes for text in change.texts.values()})
         if not wanted:
             return [dict(change.vectors) for change in changes], {}
@@ -68,7 +66,7 @@ class ItemEncoder:
         vectors: Sequence[Mapping[str, np.ndarray]],
         as_of: datetime,
     ) -> SidTable:
-        """The codes of items that come, and rows without codes of those that go."""
+        """See `Encoder`."""
         from adc_features.tokenizer.encode import encode
 
         n, dtype = len(changes), np.int64 if self.live.id_type == "int64" else np.str_

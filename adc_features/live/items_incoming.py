@@ -12,12 +12,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from datetime import datetime
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from pydantic_core import from_json
 
+from adc_features.codes.sids import SidTable
 from adc_features.errors import RequestError
+from adc_features.store.repository import LiveGeneration
 
 FIELDS = frozenset({"id", "vectors", "text", "attributes", "removed"})
 LONGEST_ID = 256
@@ -51,6 +54,37 @@ class ItemChange(NamedTuple):
     texts: Mapping[str, str]
     attributes: Mapping[str, Any]
     removed: bool
+
+
+class Encoder(Protocol):
+    """What makes codes of items; `items_encoding.open_encoder` opens the frozen tokenizer."""
+
+    @property
+    def live(self) -> LiveGeneration:
+        """The published generation."""
+        ...
+
+    @property
+    def shape(self) -> ItemShape:
+        """What an item consists of."""
+        ...
+
+    def described(
+        self, changes: Sequence[ItemChange]
+    ) -> tuple[list[dict[str, np.ndarray]], dict[bytes, bytes]]:
+        """The vectors of each item by modality, its texts embedded; and what was made of texts, as
+        the cache of texts has it.
+        """
+        ...
+
+    def encode(
+        self,
+        changes: Sequence[ItemChange],
+        vectors: Sequence[Mapping[str, np.ndarray]],
+        as_of: datetime,
+    ) -> SidTable:
+        """The codes of items that come, and rows without codes of those that go."""
+        ...
 
 
 class ItemFault(NamedTuple):

@@ -295,6 +295,8 @@ class Bundle:
             timeline = self.timeline()  # one state for both sides of a match
             offered.coded = timeline.gather(items, offered.times)
             coded = offered.coded[0].max(axis=1) > NO_CODE
+            if timeline.overlay is not None:  # of an item that came since there are codes alone
+                known = (known | coded) & ~timeline.removed(items, offered.times)
         seconds["items"] = clock.lap()
         inputs = recipe_inputs(
             offered, self.trained.recipe, self.trained.encoder, Sources(sids=timeline), user=user

@@ -5,8 +5,9 @@ A publication is a directory that appears whole, manifest inside; the list of li
 written last.
 """
 
+from adc_features.store.publish.between import code_rows
 from adc_features.store.publish.changes import publish_changes, published_before
-from adc_features.store.publish.codes import code_rows, publish, unpublish
+from adc_features.store.publish.codes import publish, unpublish
 from adc_features.store.publish.lock import only_publisher
 from adc_features.store.publish.published import (
     LAST_TIME,

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -21,14 +20,15 @@ import pyarrow.parquet as pq
 from adc_features.artifact import fresh_directory, recover, seal
 from adc_features.clock import instant, utc
 from adc_features.codes.generation import Generation
-from adc_features.codes.rows import SID_FEATURES, as_served, completed, sid_rows
+from adc_features.codes.rows import SID_FEATURES, as_served, completed
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.store.definitions import KEY_TYPES, id_type
 from adc_features.store.packed.layout import refuse_newer_file
-from adc_features.store.packed.overlay import Overlay, OverlayReader
+from adc_features.store.packed.overlay import OverlayReader
 from adc_features.store.packed.snapshot import PackedSnapshot
 from adc_features.store.packed.writer import write_snapshot
+from adc_features.store.publish.between import SEGMENTS, code_rows, heeding
 from adc_features.store.publish.lock import only_publisher
 from adc_features.store.publish.published import (
     PublishedSnapshot,
@@ -48,8 +48,6 @@ from adc_features.store.repository import (
 from adc_features.store.repository.live import IdType
 
 _log = logging.getLogger(__name__)
-SEGMENTS = "[0-9]*-[0-9]*.parquet"
-"""Files beside those of the snapshots: rows of items that came or went in between."""
 
 
 def publish(
@@ -127,7 +125,7 @@ def publish(
         overlay = OverlayReader(repo, live).now() if _is_repository(repo) else None
         if overlay is not None:
             snapshots = [
-                _heeding(overlay, snapshot, entry)
+                heeding(overlay, snapshot, entry.servable_at)
                 for snapshot, entry in zip(snapshots, fresh, strict=True)
             ]
         return _add(repo, live, fresh, snapshots, generation.spec.weight_dtype)
@@ -135,29 +133,6 @@ def publish(
 
 def _is_repository(repo: Path) -> bool:
     return (Path(repo) / CONFIG).is_file()
-
-
-def _heeding(overlay: Overlay, snapshot: SidTable, entry: PublishedSnapshot) -> SidTable:
-    """A snapshot that heeds what became of its items since its data was read.
-
-    An item that was removed stays removed until it is added again, whatever the data lists; one
-    that was described anew after the data ended keeps the codes of that.
-    """
-    servable, as_of = (int(instant(at).astype(np.int64)) for at in (entry.servable_at, entry.as_of))
-    place_of = {item: place for place, item in enumerate(snapshot.item_ids.tolist())}
-    found = overlay.found
-    places, rows = [], []
-    for item, since, row in overlay.newest(servable):
-        if item in place_of and (since > as_of or not found[row]):
-            places.append(place_of[item])
-            rows.append(row)
-    if not places:
-        return snapshot
-    columns = {}
-    for name, column in overlay.columns(np.array(rows)).items():
-        columns[name] = np.array(getattr(snapshot, name))
-        columns[name][places] = column
-    return replace(snapshot, **columns)
 
 
 def _check_key(key: ItemKey, kind: IdType) -> None:
@@ -253,17 +228,6 @@ def _write_rows(
             live, snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at
         )
         pq.write_table(rows, aside / entry.file, write_page_checksum=True)
-
-
-def code_rows(
-    live: LiveGeneration, codes: SidTable, *, servable_at: datetime, computed_at: datetime
-) -> pa.Table:
-    """Codes as the rows of a generation's view, under the join key of its repository."""
-    rows = sid_rows(codes, servable_at=servable_at, computed_at=computed_at)
-    rows = rows.rename_columns([live.join_key, *rows.column_names[1:]])
-    if live.key is not None and live.key.type == "Int32":
-        rows = rows.set_column(0, live.join_key, rows[live.join_key].cast(pa.int32()))
-    return rows
 
 
 def _pack(
