@@ -29,7 +29,7 @@ def ingest_items(
     file: Path,
     *,
     generation: str | None = None,
-    progress: Callable[[str], None] = lambda text: None,
+    progress: Callable[[str, int, int], None] = lambda label, done, total: None,
 ) -> dict[str, Any]:
     """Add and remove the items of a file, a commit for every 256 lines.
 
@@ -44,7 +44,7 @@ def ingest_items(
     generation : str, optional
         By default the only published one.
     progress : callable, optional
-        Told how far it is.
+        Called with a label, the lines done and their number.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def ingest_items(
     items = Items(repo, open_encoder(repo, generation))
     facts: dict[str, Any] = {"generation": items.live.id, "added": 0, "removed": 0, "refused": 0}
     reasons: list[dict[str, Any]] = []
-    lines = _lines(Path(file))
+    lines, done, total = _lines(Path(file)), 0, sum(1 for _ in _lines(Path(file)))
     while part := list(islice(lines, AT_ONCE)):
         read = [(number, value) for number, value in part if not isinstance(value, _Unread)]
         asked = incoming_items(items.encoder.shape, [value for _, value in read])
@@ -70,7 +70,8 @@ def ingest_items(
         facts["refused"] += len(faults)
         told = ({"line": f.place, "id": f.id, "reasons": list(f.reasons)} for f in faults)
         reasons += islice(told, _TOLD - len(reasons))
-        progress(f"{facts['added']} items added, {facts['removed']} removed")
+        done += len(part)
+        progress("items", done, total)
     items.follow()
     return {**facts, "reasons": reasons}
 
