@@ -49,9 +49,7 @@ def ingest(
     ] = "1",
     items: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE", help="New and removed items instead, one JSON object a line."
-        ),
+        typer.Option(metavar="FILE", help="New and removed items instead, one JSON object a line."),
     ] = None,
     generation: Annotated[
         str | None,

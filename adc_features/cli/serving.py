@@ -264,9 +264,7 @@ def serve(
             "workers": workers,
         }
         if shared:
-            stack.enter_context(
-                beside(workers - 1, work, listening, *asked, metrics=shared)
-            )
+            stack.enter_context(beside(workers - 1, work, listening, *asked, metrics=shared))
         report(facts, json)
         _run(service, listening)
 

@@ -204,7 +204,9 @@ class Items:
                 times = entry["servable_at"].to_numpy()
                 metadata = entry.schema.metadata
                 mine = entry.filter(pa.array(times == published)).drop_columns("servable_at")
-                found.append((published, SidTable.from_arrow(mine.replace_schema_metadata(metadata))))
+                found.append(
+                    (published, SidTable.from_arrow(mine.replace_schema_metadata(metadata)))
+                )
                 more = cursor.next()
         return found
 
@@ -246,9 +248,6 @@ def _given(change: ItemChange, vectors: Mapping[str, np.ndarray]) -> bytes:
         "texts": dict(change.texts),
         "removed": change.removed,
     }
-    np.savez(
-        sink,
-        facts=np.array(json.dumps(facts)),
-        **{f"vector_{modality}": vector for modality, vector in vectors.items()},
-    )
+    arrays: dict[str, Any] = {f"vector_{m}": vector for m, vector in vectors.items()}
+    np.savez(sink, facts=np.array(json.dumps(facts)), **arrays)
     return sink.getvalue()

@@ -144,7 +144,7 @@ def open_encoder(repo: Path, generation: str | None = None) -> ItemEncoder:
     widths = {m: width for m, width in network.widths.items() if m != BEHAVIOR}
     texts = None
     if model is not None and views is None:
-        views = {m: () for m in widths}
+        views = dict.fromkeys(widths, ())
     if model is not None and views:
         from adc_features.encoders.text import SingleTexts
 

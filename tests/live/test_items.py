@@ -68,7 +68,8 @@ def test_codes_do_not_depend_on_who_else_comes_nor_on_a_restart(repo):
         again = encoder.encode(part, [c.vectors for c in part], day(1))
         assert again.sid.tolist() == whole.sid[:size].tolist()
         assert again.sid_weight.tobytes() == whole.sid_weight[:size].tobytes()
-    assert (whole.sid[:, -1] == -1).all() and (whole.sid_weight[:, -1] == 0).all()
+    assert (whole.sid[:, -1] == -1).all()
+    assert (whole.sid_weight[:, -1] == 0).all()
     restarted = opened(repo, Clock(day(1))).encoder
     alone = restarted.encode(together[-1:], [together[-1].vectors], day(1))
     assert alone.sid[0].tolist() == whole.sid[-1].tolist()
@@ -118,7 +119,9 @@ def test_the_history_knows_an_item_from_its_time_on(repo):
     items.drain()
     from adc_features.tokenizer.encode import encode
 
-    grown = {m: np.concatenate([v, vectors(3, seed=3)[m][:1]]) for m, v in _content(day(3.5)).items()}
+    grown = {
+        m: np.concatenate([v, vectors(3, seed=3)[m][:1]]) for m, v in _content(day(3.5)).items()
+    }
     ids = [*catalogue(day(3.5)).item_ids.tolist(), "n1"]
     publish(repo, frozen(repo), encode(table(ids, grown, day(3.5), cold=1), frozen(repo)), day(4))
     times = [day(x) for x in (0.5, 1, 1.5, 2, 2.5, 3, 3.5, 4, 5)]

@@ -43,7 +43,9 @@ def vectors(rows: int, *, seed: int) -> dict[str, np.ndarray]:
     return {m: (kinds @ ways.normal(size=(4, w))).astype(np.float32) for m, w in WIDTHS.items()}
 
 
-def table(ids: list[str], of: dict[str, np.ndarray], as_of: datetime, *, cold: int) -> EmbeddingTable:
+def table(
+    ids: list[str], of: dict[str, np.ndarray], as_of: datetime, *, cold: int
+) -> EmbeddingTable:
     """Items of which the last `cold` ones have no behaviour."""
     n = len(ids)
     present = {m: np.ones(n, bool) for m in of}
@@ -62,7 +64,7 @@ def catalogue(as_of: datetime) -> EmbeddingTable:
 
 
 def make_run(directory: Path) -> Path:
-    """`<directory>/generation/generation` and `<directory>/feature_repo`, with codes as of day 0."""
+    """`generation/generation` and `feature_repo` of a directory, with codes as of day 0."""
     from adc_features.tokenizer.encode import encode
     from adc_features.tokenizer.fit import adc, fit
 
@@ -89,9 +91,7 @@ def publish(repo: Path, generation: Generation, made: SidTable, servable_at: dat
             repo, generation, made, servable_at=servable_at, computed_at=servable_at
         )
     else:
-        store.publish(
-            repo, generation, [made], servable_at=[servable_at], computed_at=servable_at
-        )
+        store.publish(repo, generation, [made], servable_at=[servable_at], computed_at=servable_at)
 
 
 def frozen(repo: Path) -> Generation:

@@ -167,10 +167,7 @@ class PackedTimeline:
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return Gathered(
-            *(
-                np.concatenate(columns).take(back, axis=0)
-                for columns in zip(*groups, strict=True)
-            )
+            *(np.concatenate(columns).take(back, axis=0) for columns in zip(*groups, strict=True))
         )
 
     def _of_one(self, served: int, item_ids: np.ndarray, times: np.ndarray) -> Gathered:

@@ -4,6 +4,7 @@ of a generation's view, snapshots that heed them.
 
 from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -45,7 +46,7 @@ def heeding(overlay: Overlay, snapshot: SidTable, servable_at: datetime) -> SidT
             rows.append(row)
     if not places:
         return snapshot
-    columns = {}
+    columns: dict[str, Any] = {}
     for name, column in overlay.columns(np.array(rows)).items():
         columns[name] = np.array(getattr(snapshot, name))
         columns[name][places] = column
