@@ -156,7 +156,7 @@ class SingleTexts:
         self.width = self._one("width").shape[0]
 
     def vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[bytes, bytes]]:
-        """float32 [N, D], and the same under the keys by which `text_vectors` asks for kept ones."""
+        """float32 [N, D], and the same under the keys by which `text_vectors` asks for them."""
         made = [self._one(text) for text in texts]
         keys = [_key(self._identity, text) for text in texts]
         return np.stack(made), {k: v.tobytes() for k, v in zip(keys, made, strict=True)}

@@ -65,6 +65,7 @@ class ItemIntake:
         self._bodies = Budget(32 * settings.max_body)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="items")
         self._waiting, self._behind = 0, threading.Event()
+        self._behind.set()  # what a process left that was killed
         self._closed, self._drain_after = threading.Event(), drain_after
         self.error: str | None = None
         self._drains = threading.Thread(target=self._drain, name="items-history", daemon=True)
