@@ -20,6 +20,7 @@ DIFFERENT = 10
 """Exit code of a check that was made and found a difference."""
 
 
+# as long as its options
 def ingest(
     repo: LiveRepoOption,
     files: Annotated[

@@ -310,7 +310,9 @@ def _taking(service: Any, *, items: bool) -> Any:
                 " out, or add them with `adc ingest --items`"
             )
         encoder = open_encoder(promotion.repository, promotion.generation)
-        service.items = ItemIntake(Items(promotion.repository, encoder), service.settings)
+        taken = Items(promotion.repository, encoder)
+        taken.warm()
+        service.items = ItemIntake(taken, service.settings)
     return service
 
 

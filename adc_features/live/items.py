@@ -174,21 +174,39 @@ class Items:
         if not pairs:
             return
         from adc_features.store import _compat as feast
-        from adc_features.store.registry import open_any_store
 
-        with feast.quiet():
-            if self._store is None:
-                self._store = open_any_store(self.repo)
-            applied = {view.name: view for view in self._store.list_feature_views()}
-            view = applied.get(self.live.view)
-            if view is not None and view.online:
-                frames = [self._rows(codes, [time]).to_pandas() for time, codes in pairs]
-                import pandas as pd
+        if self._is_applied():
+            import pandas as pd
 
-                frame = pd.concat(frames, ignore_index=True)
-                self._store.write_to_online_store(self.live.view, df=frame)
+            frames = [self._rows(codes, [time]).to_pandas() for time, codes in pairs]
+            with feast.quiet():
+                self._store.write_to_online_store(
+                    self.live.view, df=pd.concat(frames, ignore_index=True)
+                )
         newest = pairs[-1][0]
         self.environment.write(META, lambda txn: txn.put(self._online, str(newest).encode()))
+
+    def warm(self) -> None:
+        """Encode once and open the registry, so that the first item is as quick as the rest."""
+        nothing = 0 if self.live.id_type == "int64" else "-"
+        texts = {next(iter(self.encoder.shape.texts)): "text"} if self.encoder.shape.texts else {}
+        change = ItemChange(nothing, {}, texts, {}, removed=False)
+        vectors, _ = self.encoder.described([change])
+        self.encoder.encode([change], vectors, self._clock())
+        self._is_applied()
+
+    def _is_applied(self) -> bool:
+        """Whether there is a view of the codes to be served online, asked until there is one."""
+        if self._store is None:
+            from adc_features.store import _compat as feast
+            from adc_features.store.registry import open_any_store
+
+            with feast.quiet():
+                store = open_any_store(self.repo)
+                applied = {view.name: view for view in store.list_feature_views()}
+            if self.live.view in applied and applied[self.live.view].online:
+                self._store = store
+        return self._store is not None
 
     def _committed(self, after: int) -> list[tuple[int, SidTable]]:
         """The rows of each commit after a publish time, those of that moment."""

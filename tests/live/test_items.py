@@ -265,7 +265,7 @@ def test_every_fault_of_an_item_is_named_at_once():
 
 
 def test_an_item_comes_once_in_a_request():
-    """A second one of the same id is refused: which of them should hold?"""
+    """A second one of the same id is refused: nothing says which of them should hold."""
     request = incoming_items(SHAPE, [GOOD, GOOD, "x"])
     assert len(request.changes) == 1
     assert [f.place for f in request.faults] == [1, 2]
