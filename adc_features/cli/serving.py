@@ -2,6 +2,7 @@
 
 import logging
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -207,6 +208,9 @@ def serve(
             min=1, help="Of them, those of one address; behind a proxy give as many as in all."
         ),
     ] = 256,
+    items: Annotated[
+        bool, typer.Option("--items", help="Take new items, POST /items; needs torch.")
+    ] = False,
     now: NowOption = None,
     events: Annotated[
         bool,
@@ -255,8 +259,9 @@ def serve(
             host,
         )
     asked = run, promotion, now, settings, shared, repo if events else None
+    work = partial(_serve_beside, items=items)
     with stack, _listening(host, port) as listening:
-        service = _service(*asked)
+        service = _taking(_service(*asked), items=items)
         facts = {
             "url": _url(host, listening),
             "pair": service.bundle.promotion.name,
@@ -266,9 +271,7 @@ def serve(
             "events": events,
         }
         if shared:
-            stack.enter_context(
-                beside(workers - 1, _serve_beside, listening, *asked, metrics=shared)
-            )
+            stack.enter_context(beside(workers - 1, work, listening, *asked, metrics=shared))
         report(facts, json)
         _run(service, listening)
 
@@ -316,13 +319,33 @@ def _intake(repo: Path, settings: Any) -> Any:
     return Intake(Writer(live.ledger, live.histories).__enter__(), settings)
 
 
-def _serve_beside(listening: Any, *asked: Any) -> None:
+def _taking(service: Any, *, items: bool) -> Any:
+    """The service, which takes new items of the generation that it serves."""
+    if items:
+        from adc_features.live.items import Items
+        from adc_features.live.items_encoding import open_encoder
+        from adc_features.serving.items import ItemIntake
+
+        promotion = service.bundle.promotion
+        if promotion.generation is None:
+            raise InputError(
+                "the promoted ranker reads no codes, so that new items have none; leave --items"
+                " out, or add them with `adc ingest --items`"
+            )
+        encoder = open_encoder(promotion.repository, promotion.generation)
+        taken = Items(promotion.repository, encoder)
+        taken.warm()
+        service.items = ItemIntake(taken, service.settings)
+    return service
+
+
+def _serve_beside(listening: Any, *asked: Any, items: bool = False) -> None:
     """What a further process of `adc serve` runs."""
     from adc_features.serving.workers import end_with_parent
 
     logging.basicConfig(level=logging.INFO)
     end_with_parent()
-    _run(_service(*asked), listening)
+    _run(_taking(_service(*asked), items=items), listening)
 
 
 def _run(service: Any, listening: Any) -> None:

@@ -29,6 +29,7 @@ from starlette.responses import Response
 from adc_features.errors import AdcError
 from adc_features.serving.answer_rows import with_rows
 from adc_features.serving.intake import Intake
+from adc_features.serving.items import ItemIntake
 from adc_features.serving.metrics import Metrics
 from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import read_promotion
@@ -76,6 +77,8 @@ class Service:
         $PROMETHEUS_MULTIPROC_DIR when prometheus_client was imported.
     intake : Intake, optional
         Takes events; by default there is no POST /events.
+    items : ItemIntake, optional
+        Takes new items; by default there is no POST /items.
     """
 
     def __init__(
@@ -87,9 +90,11 @@ class Service:
         promotion_file: Path | None = None,
         metrics: str | None = None,
         intake: Intake | None = None,
+        items: ItemIntake | None = None,
     ) -> None:
         self.bundle, self.settings = bundle, settings
         self.clock, self.promotion_file, self.intake = clock, promotion_file, intake
+        self.items = items
         self.refused: str | None = None
         self.watch_error: str | None = None
         self.changed: tuple[str, ...] = ()
@@ -315,6 +320,8 @@ class Service:
     def close(self) -> None:
         if self.intake is not None:
             self.intake.close()
+        if self.items is not None:
+            self.items.close()
         for pool in (self._scoring, self._loading):
             pool.shutdown(wait=True, cancel_futures=True)
 
