@@ -2,8 +2,9 @@
 metrics.
 
 One request uses one bundle (ranker, generation, reader) from its start to its end, and its answer
-names it. A newly promoted pair is opened beside the one that serves and takes over by one
-assignment; a pair that cannot be opened is refused, and the old one goes on.
+names it. A newly promoted pair is opened beside the one that serves, in the gaps between requests
+(`giving_way`), and takes over by one assignment; a pair that cannot be opened is refused, and the
+old one goes on.
 
 Scoring runs on one thread: several would only fight over the core that the process has.
 `beside` runs further processes on the same socket: each follows promotions by itself, and each
@@ -45,6 +46,7 @@ from adc_features.serving.protocol import (
     without_paths,
 )
 from adc_features.serving.ranked import Ranked, Serving
+from adc_features.serving.yielding import Requests, giving_way
 
 log = logging.getLogger(__name__)
 
@@ -98,7 +100,7 @@ class Service:
         self._scoring, self._loading = (
             ThreadPoolExecutor(1, thread_name_prefix=name) for name in ("score", "load")
         )
-        self._waiting = 0
+        self._waiting, self._answering = 0, Requests()
         # bodies that cost milliseconds to read alone: one at a time in the queue, the others'
         # requests between them
         self._large = asyncio.Lock()
@@ -172,9 +174,10 @@ class Service:
                 self.metrics.waiting.set(self._waiting)
                 try:
                     async with self._large if len(body) > SMALL_BODY else nullcontext():
-                        answer = await asyncio.get_running_loop().run_in_executor(
-                            self._scoring, work, bundle, body
-                        )
+                        with self._answering.one():
+                            answer = await asyncio.get_running_loop().run_in_executor(
+                                self._scoring, work, bundle, body
+                            )
                 finally:
                     self._waiting -= 1
                     self.metrics.waiting.set(self._waiting)
@@ -232,9 +235,10 @@ class Service:
                 self._watch_failed(error)
 
     def _look(self) -> None:
-        self.metrics.repair()
-        self.take_over()
-        self._look_at_registry()
+        with giving_way(self._answering):
+            self.metrics.repair()
+            self.take_over()
+            self._look_at_registry()
 
     def _look_at_registry(self) -> None:
         """The bundle that serves goes on, whatever was applied since: who operates it is told."""
