@@ -284,13 +284,15 @@ def _service(
     from adc_features.serving.service import Service
 
     bundle, clock = _opened(run, promotion, now)
-    return Service(
+    service = Service(
         bundle,
         settings,
         clock=clock,
         promotion_file=promotion or Path(run or "") / PROMOTION,
         metrics=metrics,
     )
+    service.take_over()  # the variants, before the first request
+    return service
 
 
 def _serve_beside(listening: Any, *asked: Any) -> None:
