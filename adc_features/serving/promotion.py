@@ -163,6 +163,8 @@ def promote(path: Path, promotion: Promotion, *, ended: Collection[str] = ()) ->
     promotion : Promotion
         The pair. A ranker or repository below the file's directory is named relative to it, so that
         a run may be moved.
+    ended : collection of str
+        Names of variants that end with it.
 
     Raises
     ------
