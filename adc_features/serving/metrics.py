@@ -221,6 +221,30 @@ class Metrics:
             ["outcome"],
             **named,
         )
+        self._of_variants(named)
+        self.watch_errors = Counter(
+            "adc_promotion_watch_errors", "Looks at the promotion file that failed", **named
+        )
+        self.waiting = Gauge(
+            "adc_waiting_requests",
+            "Requests that wait for the scoring thread or are on it",
+            multiprocess_mode="livesum",
+            **named,
+        )
+        self.closed = Counter(
+            "adc_closed_connections",
+            "Connections that the service closed on its own",
+            ["reason"],
+            **named,
+        )
+        self.errors = Counter(
+            "adc_metrics_errors", "Files of metrics that could not be written or read", **named
+        )
+        self._told = 0
+        for outcome in ("served", "refused"):
+            self.promotions.labels(outcome)
+
+    def _of_variants(self, named: dict[str, Any]) -> None:
         self.variants = Gauge(
             "adc_variant",
             "Share of the users, or in shadow of the requests, that a variant has; 0 when it ended",
@@ -247,27 +271,6 @@ class Metrics:
             ["variant"],
             **named,
         )
-        self.watch_errors = Counter(
-            "adc_promotion_watch_errors", "Looks at the promotion file that failed", **named
-        )
-        self.waiting = Gauge(
-            "adc_waiting_requests",
-            "Requests that wait for the scoring thread or are on it",
-            multiprocess_mode="livesum",
-            **named,
-        )
-        self.closed = Counter(
-            "adc_closed_connections",
-            "Connections that the service closed on its own",
-            ["reason"],
-            **named,
-        )
-        self.errors = Counter(
-            "adc_metrics_errors", "Files of metrics that could not be written or read", **named
-        )
-        self._told = 0
-        for outcome in ("served", "refused"):
-            self.promotions.labels(outcome)
 
     def page(self) -> bytes:
         """The metrics of every process. A damaged file is left out and counted; raises
