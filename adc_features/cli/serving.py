@@ -299,7 +299,7 @@ def _service(
     from adc_features.serving.service import Service
 
     bundle, clock = _opened(run, promotion, now)
-    return Service(
+    service = Service(
         bundle,
         settings,
         clock=clock,
@@ -307,6 +307,8 @@ def _service(
         metrics=metrics,
         intake=_intake(events, settings) if events else None,
     )
+    service.take_over()  # the variants, before the first request
+    return service
 
 
 def _intake(repo: Path, settings: Any) -> Any:

@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from adc_features.errors import ArtifactError
+from adc_features.serving.deployed import Deployed
 from adc_features.serving.ranked import Serving
 
 log = logging.getLogger(__name__)
@@ -220,6 +221,7 @@ class Metrics:
             ["outcome"],
             **named,
         )
+        self._of_variants(named)
         self.watch_errors = Counter(
             "adc_promotion_watch_errors", "Looks at the promotion file that failed", **named
         )
@@ -241,6 +243,34 @@ class Metrics:
         self._told = 0
         for outcome in ("served", "refused"):
             self.promotions.labels(outcome)
+
+    def _of_variants(self, named: dict[str, Any]) -> None:
+        self.variants = Gauge(
+            "adc_variant",
+            "Share of the users, or in shadow of the requests, that a variant has; 0 when it ended",
+            ["variant", "pair", "mode"],
+            multiprocess_mode="livemax",
+            **named,
+        )
+        self.variant_requests = Counter(
+            "adc_variant_requests",
+            "Requests of a variant: answered, scored in shadow, skipped there, or failed",
+            ["variant", "outcome"],
+            **named,
+        )
+        self.shadow_seconds = Histogram(
+            "adc_shadow_seconds",
+            "Time to score a request in shadow, the stops for other requests included",
+            ["variant"],
+            buckets=_BUCKETS,
+            **named,
+        )
+        self.shadow_same_best = Counter(
+            "adc_shadow_same_best",
+            "Requests whose best candidate is the same in shadow as in the answer",
+            ["variant"],
+            **named,
+        )
 
     def page(self) -> bytes:
         """The metrics of every process. A damaged file is left out and counted; raises
@@ -283,6 +313,15 @@ class Metrics:
                 self.serving.labels(
                     p.name, p.generation or "", p.ranker_hash, served.recipe_name
                 ).set(value)
+
+    def variants_now(self, now: Deployed, *, before: Deployed) -> None:
+        """The shares of the variants that serve; 0 for those that ended."""
+        for deployed, ended in ((before, True), (now, False)):
+            for variant, bundle in deployed.variants:
+                mode = "shadow" if variant.shadow else "share"
+                labels = variant.name, bundle.promotion.name, mode
+                share = variant.sampled or variant.share
+                self.variants.labels(*labels).set(0 if ended else share)
 
 
 class _Merged:

@@ -349,6 +349,22 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     ParityError
         As `check_both_paths`.
     """
+    choice, pair, warnings = servable(repo, name, at=at)
+    place = Workspace(repo, choice.name)
+    number = promote_on_record(place, pair, why=choice.why)
+    return {
+        "ranker": choice.name,
+        "why": choice.why,
+        "version": pair.ranker.name,
+        "pair": pair.name,
+        "number": number,
+        "promotion": str(place.promotion),
+        "warnings": warnings,
+    }
+
+
+def servable(repo: Path, name: str | None, *, at: datetime) -> tuple[Choice, Promotion, list[str]]:
+    """The version that `promote_ranker` lets serve, after its checks, and what they noticed."""
     from adc_features.serving.both_paths import check_both_paths
     from adc_features.serving.declared import open_declared
 
@@ -361,13 +377,4 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     bundle = open_declared(pair)
     bundle.check_online()
     noticed = check_both_paths(bundle, at=at)
-    number = promote_on_record(place, pair, why=choice.why)
-    return {
-        "ranker": choice.name,
-        "why": choice.why,
-        "version": pair.ranker.name,
-        "pair": pair.name,
-        "number": number,
-        "promotion": str(place.promotion),
-        "warnings": [*bundle.warnings, *noticed],
-    }
+    return choice, pair, [*bundle.warnings, *noticed]
