@@ -199,6 +199,9 @@ def serve(
             min=1, help="Processes that answer; each takes a core and the memory of a model."
         ),
     ] = 1,
+    items: Annotated[
+        bool, typer.Option("--items", help="Take new items, POST /items; needs torch.")
+    ] = False,
     max_connections: Annotated[
         int, typer.Option(min=1, help="Connections that each process holds open.")
     ] = 512,
@@ -208,9 +211,6 @@ def serve(
             min=1, help="Of them, those of one address; behind a proxy give as many as in all."
         ),
     ] = 256,
-    items: Annotated[
-        bool, typer.Option("--items", help="Take new items, POST /items; needs torch.")
-    ] = False,
     now: NowOption = None,
     json: JsonOption = None,
 ) -> None:
