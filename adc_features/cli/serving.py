@@ -2,7 +2,6 @@
 
 import logging
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -253,7 +252,6 @@ def serve(
             host,
         )
     asked = run, promotion, now, settings, shared
-    work = partial(_serve_beside, items=items)
     with stack, _listening(host, port) as listening:
         service = _taking(_service(*asked), items=items)
         facts = {
@@ -264,6 +262,7 @@ def serve(
             "workers": workers,
         }
         if shared:
+            work = _take_beside if items else _serve_beside
             stack.enter_context(beside(workers - 1, work, listening, *asked, metrics=shared))
         report(facts, json)
         _run(service, listening)
@@ -296,6 +295,30 @@ def _service(
     )
 
 
+def _serve_beside(listening: Any, *asked: Any) -> None:
+    """What a further process of `adc serve` runs."""
+    from adc_features.serving.workers import end_with_parent
+
+    logging.basicConfig(level=logging.INFO)
+    end_with_parent()
+    _run(_service(*asked), listening)
+
+
+def _run(service: Any, listening: Any) -> None:
+    from adc_features.serving.app import server
+
+    server(service).run(sockets=[listening])
+
+
+def _take_beside(listening: Any, *asked: Any) -> None:
+    """The same of a service that takes items."""
+    from adc_features.serving.workers import end_with_parent
+
+    logging.basicConfig(level=logging.INFO)
+    end_with_parent()
+    _run(_taking(_service(*asked), items=True), listening)
+
+
 def _taking(service: Any, *, items: bool) -> Any:
     """The service, which takes new items of the generation that it serves."""
     if items:
@@ -314,21 +337,6 @@ def _taking(service: Any, *, items: bool) -> Any:
         taken.warm()
         service.items = ItemIntake(taken, service.settings)
     return service
-
-
-def _serve_beside(listening: Any, *asked: Any, items: bool = False) -> None:
-    """What a further process of `adc serve` runs."""
-    from adc_features.serving.workers import end_with_parent
-
-    logging.basicConfig(level=logging.INFO)
-    end_with_parent()
-    _run(_taking(_service(*asked), items=items), listening)
-
-
-def _run(service: Any, listening: Any) -> None:
-    from adc_features.serving.app import server
-
-    server(service).run(sockets=[listening])
 
 
 def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[Any, Any]:
