@@ -2,7 +2,6 @@
 
 import logging
 from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -199,6 +198,9 @@ def serve(
             min=1, help="Processes that answer; each takes a core and the memory of a model."
         ),
     ] = 1,
+    items: Annotated[
+        bool, typer.Option("--items", help="Take new items, POST /items; needs torch.")
+    ] = False,
     max_connections: Annotated[
         int, typer.Option(min=1, help="Connections that each process holds open.")
     ] = 512,
@@ -208,9 +210,6 @@ def serve(
             min=1, help="Of them, those of one address; behind a proxy give as many as in all."
         ),
     ] = 256,
-    items: Annotated[
-        bool, typer.Option("--items", help="Take new items, POST /items; needs torch.")
-    ] = False,
     now: NowOption = None,
     events: Annotated[
         bool,
@@ -259,7 +258,6 @@ def serve(
             host,
         )
     asked = run, promotion, now, settings, shared, repo if events else None
-    work = partial(_serve_beside, items=items)
     with stack, _listening(host, port) as listening:
         service = _taking(_service(*asked), items=items)
         facts = {
@@ -271,6 +269,7 @@ def serve(
             "events": events,
         }
         if shared:
+            work = _take_beside if items else _serve_beside
             stack.enter_context(beside(workers - 1, work, listening, *asked, metrics=shared))
         report(facts, json)
         _run(service, listening)
@@ -321,6 +320,30 @@ def _intake(repo: Path, settings: Any) -> Any:
     return Intake(Writer(live.ledger, live.histories).__enter__(), settings)
 
 
+def _serve_beside(listening: Any, *asked: Any) -> None:
+    """What a further process of `adc serve` runs."""
+    from adc_features.serving.workers import end_with_parent
+
+    logging.basicConfig(level=logging.INFO)
+    end_with_parent()
+    _run(_service(*asked), listening)
+
+
+def _run(service: Any, listening: Any) -> None:
+    from adc_features.serving.app import server
+
+    server(service).run(sockets=[listening])
+
+
+def _take_beside(listening: Any, *asked: Any) -> None:
+    """The same of a service that takes items."""
+    from adc_features.serving.workers import end_with_parent
+
+    logging.basicConfig(level=logging.INFO)
+    end_with_parent()
+    _run(_taking(_service(*asked), items=True), listening)
+
+
 def _taking(service: Any, *, items: bool) -> Any:
     """The service, which takes new items of the generation that it serves."""
     if items:
@@ -339,21 +362,6 @@ def _taking(service: Any, *, items: bool) -> Any:
         taken.warm()
         service.items = ItemIntake(taken, service.settings)
     return service
-
-
-def _serve_beside(listening: Any, *asked: Any, items: bool = False) -> None:
-    """What a further process of `adc serve` runs."""
-    from adc_features.serving.workers import end_with_parent
-
-    logging.basicConfig(level=logging.INFO)
-    end_with_parent()
-    _run(_taking(_service(*asked), items=items), listening)
-
-
-def _run(service: Any, listening: Any) -> None:
-    from adc_features.serving.app import server
-
-    server(service).run(sockets=[listening])
 
 
 def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[Any, Any]:

@@ -37,7 +37,8 @@ from adc_features.live.outbox import Outbox
 from adc_features.live.tables import META, parsed, serialized, time_key
 from adc_features.store.lmdb.entity_keys import row_key
 from adc_features.store.packed.overlay import items_table, live_environment, row_bytes
-from adc_features.store.publish import code_rows, only_publisher
+from adc_features.store.publish.between import code_rows
+from adc_features.store.publish.lock import only_publisher
 from adc_features.store.repository import publication_manifest, publication_path
 
 log = logging.getLogger(__name__)

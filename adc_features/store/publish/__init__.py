@@ -5,10 +5,8 @@ A publication is a directory that appears whole, manifest inside; the list of li
 written last.
 """
 
-from adc_features.store.publish.between import code_rows
 from adc_features.store.publish.changes import publish_changes, published_before
 from adc_features.store.publish.codes import load_codes, publish, unpublish
-from adc_features.store.publish.lock import only_publisher
 from adc_features.store.publish.published import (
     LAST_TIME,
     PublishedSnapshot,
@@ -23,10 +21,8 @@ __all__ = [
     "LAST_TIME",
     "PublishedSnapshot",
     "check_validity",
-    "code_rows",
     "load_codes",
     "newest_published",
-    "only_publisher",
     "publish",
     "publish_changes",
     "publish_statistics",
