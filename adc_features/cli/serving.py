@@ -208,6 +208,16 @@ def serve(
         ),
     ] = 256,
     now: NowOption = None,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--log", metavar="DIR", help="With --repo: keep what was served, to learn from it."
+        ),
+    ] = None,
+    sample: Annotated[
+        float,
+        typer.Option("--log-sample", metavar="P", help="The share of requests that --log keeps."),
+    ] = 1.0,
     json: JsonOption = None,
 ) -> None:
     """Rank over HTTP: POST /rank, POST /lookup,
@@ -234,6 +244,10 @@ def serve(
 
     if [run, promotion, repo].count(None) != 2:
         raise typer.BadParameter("give one of --run, --promotion and --repo")
+    if keep is not None and repo is None:
+        raise typer.BadParameter("--log keeps what a feature service served; give --repo")
+    if not 0 < sample <= 1:
+        raise typer.BadParameter(f"--log-sample is {sample}; expected more than 0 and at most 1")
     promotion = _promotion_of(repo, ranker) if repo else promotion
     token = os.environ.get("ADC_SERVE_TOKEN") or None
     settings = ServiceSettings(
@@ -248,7 +262,7 @@ def serve(
             "stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN",
             host,
         )
-    asked = run, promotion, now, settings, shared
+    asked = run, promotion, now, settings, shared, keep, sample
     with stack, _listening(host, port) as listening:
         service = _service(*asked)
         facts = {
@@ -278,8 +292,15 @@ def _url(host: str, listening: Any) -> str:
 
 
 def _service(
-    run: Path | None, promotion: Path | None, now: str | None, settings: Any, metrics: str | None
+    run: Path | None,
+    promotion: Path | None,
+    now: str | None,
+    settings: Any,
+    metrics: str | None,
+    keep: Path | None,
+    sample: float,
 ) -> Any:
+    from adc_features.served.log import LogSettings, ServedLog
     from adc_features.serving.promotion import PROMOTION
     from adc_features.serving.service import Service
 
@@ -290,6 +311,7 @@ def _service(
         clock=clock,
         promotion_file=promotion or Path(run or "") / PROMOTION,
         metrics=metrics,
+        served=None if keep is None else ServedLog(keep, LogSettings(sample=sample)),
     )
 
 

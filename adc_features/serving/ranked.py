@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
+from adc_features.inputs.rows import Parts
 from adc_features.serving.promotion import Promotion
 from adc_features.serving.protocol import RankRequest
 
@@ -33,6 +34,8 @@ class Ranked(NamedTuple):
         Candidates that were asked more than once.
     seconds : mapping of str to float
         Wall time by part.
+    parts : Parts, optional
+        What was read of the store, where the ranker reads a feature service.
     """
 
     score: np.ndarray
@@ -43,6 +46,7 @@ class Ranked(NamedTuple):
     user_known: bool
     repeated: int
     seconds: Mapping[str, float]
+    parts: Parts | None = None
 
 
 class Serving(Protocol):

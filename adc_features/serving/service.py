@@ -13,6 +13,7 @@ answer is of one pair.
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -23,10 +24,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
 from adc_features.errors import AdcError
+from adc_features.served.log import ServedLog
+from adc_features.served.record import Served
 from adc_features.serving.intake import Intake
 from adc_features.serving.metrics import Metrics
 from adc_features.serving.opening import open_bundle
@@ -45,15 +49,17 @@ from adc_features.serving.protocol import (
     without_paths,
 )
 from adc_features.serving.ranked import Ranked, Serving
+from adc_features.serving.served_record import served_record
 
 log = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
-    """A body and how long each part of it took, seconds."""
+    """A body, how long each part of it took, seconds, and what the log keeps of it once it is sent."""
 
     body: bytes
     seconds: Mapping[str, float]
+    served: Served | None = None
 
 
 class Service:
@@ -75,6 +81,8 @@ class Service:
         $PROMETHEUS_MULTIPROC_DIR when prometheus_client was imported.
     intake : Intake, optional
         Takes events; by default there is no POST /events.
+    served : ServedLog, optional
+        Keeps what was ranked; by default nothing is kept.
     """
 
     def __init__(
@@ -86,9 +94,11 @@ class Service:
         promotion_file: Path | None = None,
         metrics: str | None = None,
         intake: Intake | None = None,
+        served: ServedLog | None = None,
     ) -> None:
         self.bundle, self.settings = bundle, settings
         self.clock, self.promotion_file, self.intake = clock, promotion_file, intake
+        self.served = served
         self.refused: str | None = None
         self.watch_error: str | None = None
         self.changed: tuple[str, ...] = ()
@@ -110,13 +120,16 @@ class Service:
     def rank(self, bundle: Serving, body: bytes) -> Answer:
         """The candidates of one request, best first."""
         asked = parsed(RankRequest, body, self.settings)
-        now = self.clock() if asked.now is None else asked.now
+        received = self.clock()
+        now = received if asked.now is None else asked.now
         ranked = bundle.rank(asked, now=now)
         best = np.argsort(-ranked.score, kind="stable")[: asked.k]
         columns = {name: _picked(values, best) for name, values in ranked.columns.items()}
         self._count(ranked)
+        request_id = asked.request_id or (None if self.served is None else uuid.uuid4().hex)
         answer = {
             **_signature(bundle),
+            **({} if request_id is None else {"request_id": request_id}),
             "user": asked.user,
             "user_known": ranked.user_known,
             "now": now,
@@ -125,7 +138,17 @@ class Service:
             **ranked.facts,
             "items": _rows(columns),
         }
-        return Answer(to_json(answer), ranked.seconds)
+        kept = None
+        if request_id is not None and self.served is not None and self.served.samples(request_id):
+            kept = served_record(
+                bundle,
+                ranked,
+                request_id=request_id,
+                received=received,
+                now=now,
+                answered=len(best),
+            )
+        return Answer(to_json(answer), ranked.seconds, kept)
 
     def _count(self, ranked: Ranked) -> None:
         self.metrics.items.inc(len(ranked.score))
@@ -189,8 +212,16 @@ class Service:
             f"{part};dur={1000 * seconds:.3f}" for part, seconds in answer.seconds.items()
         )
         return Response(
-            answer.body, media_type="application/json", headers={"Server-Timing": timing}
+            answer.body,
+            media_type="application/json",
+            headers={"Server-Timing": timing},
+            background=BackgroundTask(self._keep, answer.served) if answer.served else None,
         )
+
+    async def _keep(self, record: Served) -> None:
+        """Log what was answered, once it is sent."""
+        assert self.served is not None
+        self.served.offer(record)
 
     async def metrics_page(self, request: Request) -> Response:
         authorised(request, self.settings.token)
@@ -311,6 +342,8 @@ class Service:
             self.intake.close()
         for pool in (self._scoring, self._loading):
             pool.shutdown(wait=True, cancel_futures=True)
+        if self.served is not None:
+            self.served.close()
 
 
 def _signature(bundle: Serving) -> dict[str, Any]:
