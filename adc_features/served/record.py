@@ -70,8 +70,10 @@ class About:
             return cls(
                 found["service"],
                 found["ranker"],
-                *(tuple(found[name]) for name in ("user", "item")),
-                *(tuple(found[name].items()) for name in ("features", "request")),
+                tuple(found["user"]),
+                tuple(found["item"]),
+                tuple(found["features"].items()),
+                tuple(found["request"].items()),
                 tuple(found["tasks"]),
             )
         except (KeyError, ValueError, TypeError, AttributeError) as error:
