@@ -43,8 +43,9 @@ class DatasetSettings:
         Put the values of features that were scored beside the labels.
     rank_as : str, optional
         A column for the candidate's place in the answer, from 0: for an input of the position.
-    weight : str
-        The column of 1 / share sampled; written where less than every request was sampled.
+    weight : str, optional
+        The column of 1 / share sampled; by default `sample_weight`, and that only where less than
+        every request was sampled.
 
     Raises
     ------
@@ -57,7 +58,7 @@ class DatasetSettings:
     request: str = "request_id"
     logged_values: bool = False
     rank_as: str | None = None
-    weight: str = "sample_weight"
+    weight: str | None = None
 
     def __post_init__(self) -> None:
         kind, _, most = self.negatives.partition(":")
@@ -371,8 +372,8 @@ class _Joined:
             place = rows["rank"].to_numpy().astype(np.int64) - 1
             columns[settings.rank_as] = pa.array(place)
         p = requests["p"].to_numpy()
-        if (p < 1).any():
-            columns[settings.weight] = pa.array(1 / p).take(of)
+        if settings.weight or (p < 1).any():
+            columns[settings.weight or "sample_weight"] = pa.array(1 / p).take(of)
         if settings.logged_values:
             for name, _ in about.features:
                 at = FEATURE + name

@@ -112,6 +112,7 @@ def open_small_feed(folder: Path, *, rows: int = 1_600) -> SmallFeed:
         definitions=definitions(),
         rankers=RANKERS,
     )
+    _without_ties(folder / "affinity.parquet", ["customer_id", "sku"])
     apply_views(folder, materialize=True)
     joined = join_labels(folder, declared_rankers(folder)["small"], feed.labels)
     splits = split_labels(joined.log)
@@ -122,6 +123,12 @@ def open_small_feed(folder: Path, *, rows: int = 1_600) -> SmallFeed:
     trained.save(version, reference=joined.reference)
     bundle = open_declared(promotion_of(folder, version, at=END))
     return SmallFeed(folder, bundle, shown_in(feed.labels))
+
+
+def _without_ties(path: Path, keys: list[str]) -> None:
+    """Keep one row of each key: of two at one time, stores may choose either."""
+    rows = {tuple(row[key] for key in keys): row for row in pq.read_table(path).to_pylist()}
+    pq.write_table(pa.Table.from_pylist(list(rows.values()), pq.read_schema(path)), path)
 
 
 def shown_in(labels: Path) -> list[dict[str, Any]]:

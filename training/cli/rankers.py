@@ -165,6 +165,7 @@ def train_on_service(
     final: bool,
     keep_negatives: float,
     period: Any,
+    logged: bool = False,
 ) -> dict[str, Any]:
     """Train and judge; what the command prints."""
     from adc_features.cli.console import progress
@@ -184,6 +185,7 @@ def train_on_service(
             settings=settings,
             period=period,
             final=final,
+            logged=logged,
             progress=told,
         )
     return _reported(repo, judged)

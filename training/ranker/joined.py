@@ -4,9 +4,10 @@ log. Writes: JoinedRows.
 Legend: N rows.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from adc_features.ranking.multitask.trained import REFERENCE_ROWS
 from training.ranker.label_columns import feast_type
 from training.ranker.label_sources import LabelSource, open_labels
 from training.ranker.labels import LabelLog, check_matched, read_labels
+from training.ranker.logged_values import logged_table
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ def join_labels(
     *,
     start: datetime | None = None,
     end: datetime | None = None,
+    logged: bool = False,
     progress: Progress | None = None,
 ) -> JoinedRows:
     """Read and check a label log, and join the features that a ranker reads.
@@ -114,6 +117,8 @@ def join_labels(
         The label log.
     start, end : datetime, optional
         Rows with start <= time < end; aware.
+    logged : bool
+        Take the values that the log holds of what was served, in place of a join.
     progress : callable, optional
         Called with a label, steps done and their number.
 
@@ -128,7 +133,8 @@ def join_labels(
     schema = service_schema(repo, ranker.service)
     resolved = resolution(ranker, schema, columns=request_fields(source, schema))
     log = read_labels(source, schema=schema, ranker=resolved.ranker, start=start, end=end)
-    return join_log(repo, schema, resolved, log, progress=progress)
+    values = partial(logged_table, source, log, schema, start=start, end=end) if logged else None
+    return join_log(repo, schema, resolved, log, values=values, progress=progress)
 
 
 def join_log(
@@ -138,18 +144,24 @@ def join_log(
     log: LabelLog,
     *,
     also: Collection[str] = (),
+    values: Callable[[Sequence[str]], pa.Table] | None = None,
     progress: Progress | None = None,
 ) -> JoinedRows:
     """Join the features that resolved inputs read to the rows of a log.
 
     also: keys of further features of the service, for another ranker that reads the same rows.
+    values: the rows with the features of these keys, where they need no join.
+
     Raises as `join_labels`.
     """
     from adc_features.store.services.training_rows import join_service
 
     read = {*_features(resolved, schema), *also}
     wanted = [feature.key for feature in schema.features if feature.key in read]
-    table = join_service(repo, schema, log.entity_rows, features=wanted, progress=progress)
+    if values is None:
+        table = join_service(repo, schema, log.entity_rows, features=wanted, progress=progress)
+    else:
+        table = values(wanted)
     matched = check_matched(table, schema)
     generation = _generation(resolved, schema)
     kinds = [i.kind for i in resolved.inputs]
@@ -166,7 +178,8 @@ def join_log(
 def request_fields(source: LabelSource, schema: ServiceSchema) -> dict[str, str]:
     """Columns of the log that may be fields of a request: name -> Feast type."""
     types = {field.name: feast_type(field.type) for field in open_labels(source).schema}
-    return {n: t for n, t in types.items() if t is not None and n not in schema.join_keys}
+    taken = {*schema.join_keys, *(feature.key for feature in schema.features)}
+    return {n: t for n, t in types.items() if t is not None and n not in taken}
 
 
 def _features(resolved: Resolution, schema: ServiceSchema) -> tuple[str, ...]:

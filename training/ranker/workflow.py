@@ -90,6 +90,7 @@ def train_rankers(
     settings: TrainSettings | None = None,
     period: Period | None = None,
     final: bool = False,
+    logged: bool = False,
     progress: Progress | None = None,
 ) -> Judged:
     """Train rankers on one label log, and judge them together on later rows.
@@ -108,6 +109,8 @@ def train_rankers(
         How is trained, and on which rows.
     final : bool
         Train on all rows before the test and judge on the test rows: once, at the end.
+    logged : bool
+        Learn from the values that the log holds of what was served, in place of a join.
     progress : callable, optional
         Called with a label, steps done and their number.
 
@@ -127,7 +130,13 @@ def train_rankers(
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
         joined = join_labels(
-            repo, ranker, source, start=period.start, end=period.end, progress=progress
+            repo,
+            ranker,
+            source,
+            start=period.start,
+            end=period.end,
+            logged=logged,
+            progress=progress,
         )
         splits = split_labels(joined.log, period.windows)
         trained = _fitted(joined, splits, settings, final=final, progress=progress)
