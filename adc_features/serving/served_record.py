@@ -16,10 +16,12 @@ def served_record(
     received: datetime,
     now: datetime,
     answered: int,
+    variant: str | None = None,
 ) -> Served | None:
     """The record of an answer; None where the ranker reads no feature service.
 
-    answered: how many candidates the answer holds. received, now: aware.
+    answered: how many candidates the answer holds. received, now: aware. variant: which ranker of
+    several the user was given.
     """
     if not isinstance(bundle, DeclaredBundle) or ranked.parts is None:
         return None
@@ -33,7 +35,7 @@ def served_record(
         version=promotion.ranker.name,
         pair=promotion.name,
         generation=promotion.generation,
-        variant=ranked.facts.get("variant"),
+        variant=variant,
         answered=answered,
         user_known=ranked.user_known,
         one=ranked.parts["user"].table,

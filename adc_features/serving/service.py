@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 
 
 class Answer(NamedTuple):
-    """A body, how long each part of it took, seconds, and what the log keeps of it once it is sent."""
+    """A body, how long each part of it took, seconds, and what the log keeps once it is sent."""
 
     body: bytes
     seconds: Mapping[str, float]
@@ -222,9 +222,12 @@ class Service:
         """Log what was answered, once it is sent."""
         assert self.served is not None
         self.served.offer(record)
+        self.metrics.count_served(vars(self.served.counts))
 
     async def metrics_page(self, request: Request) -> Response:
         authorised(request, self.settings.token)
+        if self.served is not None:
+            self.metrics.count_served(vars(self.served.counts))
         return Response(self.metrics.page(), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(self, request: Request) -> Response:
@@ -238,12 +241,14 @@ class Service:
         Not ready, 503, while the online store lacks what was put into it.
         """
         await asyncio.to_thread(self.bundle.check_online)
-        facts = {
+        facts: dict[str, Any] = {
             "promoted_at": self.bundle.promotion.promoted_at,
             "refused": self.refused,
             "watch_error": self.watch_error,
             "registry_changed": [without_paths(told) for told in self.changed],
         }
+        if self.served is not None:
+            facts["served_log"] = vars(self.served.counts)
         return json_answer({"status": "ready", **_signature(self.bundle), **facts})
 
     # ---- promotions

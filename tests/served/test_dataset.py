@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adc_features.errors import InputError
-from adc_features.served.dataset import DatasetSettings, served_dataset
+from adc_features.served.dataset import served_dataset
+from adc_features.served.dataset_settings import DatasetSettings
 from adc_features.served.log import LogSettings, ServedLog
 from adc_features.served.outcomes import Target
 from adc_features.served.record import About, Served

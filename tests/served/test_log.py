@@ -232,9 +232,12 @@ def test_the_service_logs_what_it_answered_under_the_id_of_the_request(small_fee
         own = client.post("/rank", json=asked | {"request_id": "mine", "k": 2}).json()
         made = client.post("/rank", json=asked).json()
         refused = client.post("/rank", json=asked | {"user": {"who": "x"}})
+        ready, metrics = client.get("/readyz").json(), client.get("/metrics").text
     assert own["request_id"] == "mine"
     assert len(made["request_id"]) == 32
     assert refused.status_code == 422
+    assert ready["served_log"] == {"offered": 2, "sealed": 0, "dropped": 0}
+    assert 'adc_served_log_requests_total{outcome="offered"} 2.0' in metrics
     requests, candidates = kept(tmp_path)
     assert [r["request_id"] for r in requests] == ["mine", made["request_id"]]
     assert requests[0]["answered"] == 2

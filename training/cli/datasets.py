@@ -240,7 +240,8 @@ def dataset_of_log(
 
     from adc_features.artifact import fresh_file
     from adc_features.clock import parse_utc
-    from adc_features.served.dataset import DatasetSettings, served_dataset
+    from adc_features.served.dataset import served_dataset
+    from adc_features.served.dataset_settings import DatasetSettings
     from adc_features.store.services.schema import declared_rankers
     from training.ranker.label_sources import open_labels
 
