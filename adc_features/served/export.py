@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 from adc_features.served.record import FEATURE, ITEM, REQUEST, USER
 from adc_features.served.segments import Segment, sealed_segments
 
-_SECONDS = pa.timestamp("s", "UTC")
+_SECONDS, _VALUE = pa.timestamp("s", "UTC"), pa.timestamp("s")
 _PRESENT, _NULL_VALUE = 2, 1
 """Feast's FieldStatus of a value that is there and of one that is not."""
 
@@ -63,5 +63,5 @@ def _in_seconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Times as Feast logs them: whole seconds, as its online stores keep them."""
     kind = column.type
     if pa.types.is_list(kind) and pa.types.is_timestamp(kind.value_type):
-        return column.cast(pa.list_(_SECONDS), safe=False)
-    return column.cast(_SECONDS, safe=False) if pa.types.is_timestamp(kind) else column
+        return column.cast(pa.list_(_VALUE), safe=False)
+    return column.cast(_VALUE, safe=False) if pa.types.is_timestamp(kind) else column

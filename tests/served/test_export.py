@@ -29,6 +29,9 @@ def test_feast_takes_the_log_to_the_destination_that_the_service_declares(small_
 
     repo = tmp_path / "repo"
     shutil.copytree(small_feed.repo, repo)
+    config = (repo / "feature_store.yaml").read_text()
+    ours = "adc_features.store.offline_store.AsofOfflineStore"
+    (repo / "feature_store.yaml").write_text(config.replace("type: duckdb", f"type: {ours}"))
     (repo / "definitions.py").write_text(definitions() + LOGGED)
     apply_views(repo)
     small_feed.log(tmp_path / "log")

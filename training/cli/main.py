@@ -21,6 +21,7 @@ from training.cli.rankers import (
     ItemOption,
     LabelsOption,
     LabelsQueryOption,
+    LoggedOption,
     RankersOption,
     RequestOption,
     ServiceOption,
@@ -75,13 +76,7 @@ def train(
         float,
         typer.Option(min=0, max=1, help="With --repo: share of rows without a positive to keep."),
     ] = 1.0,
-    logged_values: Annotated[
-        bool,
-        typer.Option(
-            "--logged-values",
-            help="With --repo: learn from served values, of `adc dataset --from-log`.",
-        ),
-    ] = False,
+    logged_values: LoggedOption = False,
     seeds: Annotated[int | None, typer.Option(help="Models of each ranker.")] = None,
     json: JsonOption = None,
 ) -> None:

@@ -37,6 +37,13 @@ LabelsQueryOption = Annotated[
         "--labels-query", metavar="SQL", help="A table or a SELECT, where --labels is a URL."
     ),
 ]
+LoggedOption = Annotated[
+    bool,
+    typer.Option(
+        "--logged-values",
+        help="With --repo: learn from served values, of `adc dataset --from-log`.",
+    ),
+]
 ServiceOption = Annotated[
     str | None,
     typer.Option(

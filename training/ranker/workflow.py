@@ -124,20 +124,13 @@ def train_rankers(
     _require_same_tasks(rankers)
     for ranker in rankers.values():
         check_settings(ranker)
+    rows: dict[str, Any] = {"start": period.start, "end": period.end, "logged": logged}
     scores: dict[str, np.ndarray] = {}
     about: dict[str, dict[str, Any]] = {}
     fitted: dict[str, tuple[TrainedRanker, dict[str, Any]]] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
-        joined = join_labels(
-            repo,
-            ranker,
-            source,
-            start=period.start,
-            end=period.end,
-            logged=logged,
-            progress=progress,
-        )
+        joined = join_labels(repo, ranker, source, progress=progress, **rows)
         splits = split_labels(joined.log, period.windows)
         trained = _fitted(joined, splits, settings, final=final, progress=progress)
         window = splits.test if final else splits.validation
