@@ -16,7 +16,7 @@ from feast.infra.offline_stores.file_source import FileLoggingDestination
 feed_v1 = FeatureService(
     name="feed_v1", features=[profile, stock, affinity, shelf],
     logging_config=LoggingConfig(
-        destination=FileLoggingDestination(path=str(HERE / "logged"), partition_by=["__log_date"])
+        destination=FileLoggingDestination(path=str(HERE / "logged"))
     ),
 )
 """
