@@ -1,8 +1,9 @@
 """Is what was served what history says? Reads: a served log, a Feast repository. Writes: a report.
 
-Each logged value is compared, bit for bit, with the point-in-time join of the same keys, as of the
-publish time that the request read (`served_as_of`) where the log knows it, else as of the request's
-`now`. Null and NaN are both absent, and -0.0 is 0.0, as encoders see them.
+Each logged value is compared, bit for bit, with the point-in-time join of the same keys: as of
+`served_as_of` where live views were read, else as of the request's `now`. Requests that read live
+views while events were committed (`torn`) have no one time and are left out. Null and NaN are both
+absent, and -0.0 is 0.0, as encoders see them.
 
 Legend: N values.
 """
@@ -56,12 +57,14 @@ class FeatureSkew:
 class SkewReport:
     """What was compared.
 
-    requests, candidates: of the log, as far as they were drawn. features: by name. gone: features
+    requests, candidates: of the log, as far as they were drawn. torn: requests that were left out,
+    because live views changed while they were read. features: by name. gone: features
     that were served and that the service no longer offers: they cannot be compared.
     """
 
     requests: int = 0
     candidates: int = 0
+    torn: int = 0
     features: dict[str, FeatureSkew] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
 
@@ -72,7 +75,7 @@ class SkewReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        told = {"requests": self.requests, "candidates": self.candidates}
+        told = {n: getattr(self, n) for n in ("requests", "candidates", "torn")}
         features = [asdict(one) for one in self.features.values()]
         return {**told, "different": self.different, "gone": self.gone, "features": features}
 
@@ -131,7 +134,9 @@ def _compare_segment(
             f"service {schema.service!r} offers none of the features that were served"
             f" ({', '.join(report.gone)}); give the repository that was served"
         )
-    places = np.flatnonzero(mask)
+    torn = np.asarray(requests["torn"])
+    report.torn += int((mask & torn).sum())
+    places = np.flatnonzero(mask & ~torn)
     cuts = np.searchsorted(np.cumsum(sizes[places]), np.arange(_ROWS, sizes[places].sum(), _ROWS))
     for some in np.split(places, cuts):
         if not len(some):

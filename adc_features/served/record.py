@@ -94,7 +94,7 @@ class Served:
     received, now : datetime
         When it came; as of when its features aged. Aware.
     served_as_of : datetime, optional
-        The publish time up to which live views were read, where the store tells it.
+        The time as of which history says what was read, where live views were.
     version, pair : str
         Of the ranker; the name of its promotion.
     generation, variant : str, optional
@@ -111,6 +111,8 @@ class Served:
         Task -> probability, float [N].
     known : ndarray
         bool [N], the candidate was found online.
+    torn : bool
+        Live views were read while events were committed: history has no one time of it.
     """
 
     about: About
@@ -129,6 +131,7 @@ class Served:
     score: np.ndarray
     tasks: Mapping[str, np.ndarray]
     known: np.ndarray
+    torn: bool = False
 
     @property
     def size(self) -> int:
@@ -163,6 +166,7 @@ def requests_table(records: Sequence[Served], p: float) -> pa.Table:
         "candidates": pa.array([len(record.score) for record in records], pa.int32()),
         "answered": column("answered", pa.int32()),
         "user_known": column("user_known", pa.bool_()),
+        "torn": column("torn", pa.bool_()),
     }
     names = dict.fromkeys(about.user, USER) | {name: REQUEST for name, _ in about.request}
     read = pa.concat_tables([record.one for record in records])

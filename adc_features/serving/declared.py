@@ -182,6 +182,8 @@ class DeclaredBundle:
             repeated,
             dict(zip(("features", "inputs", "model"), seconds, strict=True)),
             read.parts,
+            read.as_of,
+            read.torn,
         )
 
     def lookup(self, item_ids: list[Any], *, now: datetime) -> pa.Table:

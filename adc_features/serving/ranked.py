@@ -36,6 +36,10 @@ class Ranked(NamedTuple):
         Wall time by part.
     parts : Parts, optional
         What was read of the store, where the ranker reads a feature service.
+    served_as_of : datetime, optional
+        The time as of which history says what was read, where live views were.
+    torn : bool
+        Live views were read while events were committed, so that no one time is it.
     """
 
     score: np.ndarray
@@ -47,6 +51,8 @@ class Ranked(NamedTuple):
     repeated: int
     seconds: Mapping[str, float]
     parts: Parts | None = None
+    served_as_of: datetime | None = None
+    torn: bool = False
 
 
 class Serving(Protocol):
