@@ -218,6 +218,12 @@ def serve(
         float,
         typer.Option("--log-sample", metavar="P", help="The share of requests that --log keeps."),
     ] = 1.0,
+    values: Annotated[
+        float,
+        typer.Option(
+            "--log-values", metavar="P", help="The share of them that is kept with feature values."
+        ),
+    ] = 1.0,
     json: JsonOption = None,
 ) -> None:
     """Rank over HTTP: POST /rank, POST /lookup,
@@ -246,8 +252,9 @@ def serve(
         raise typer.BadParameter("give one of --run, --promotion and --repo")
     if keep is not None and repo is None:
         raise typer.BadParameter("--log keeps what a feature service served; give --repo")
-    if not 0 < sample <= 1:
-        raise typer.BadParameter(f"--log-sample is {sample}; expected more than 0 and at most 1")
+    for name, share in (("sample", sample), ("values", values)):
+        if not 0 < share <= 1:
+            raise typer.BadParameter(f"--log-{name} is {share}; expected more than 0, at most 1")
     promotion = _promotion_of(repo, ranker) if repo else promotion
     token = os.environ.get("ADC_SERVE_TOKEN") or None
     settings = ServiceSettings(
@@ -262,7 +269,7 @@ def serve(
             "stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN",
             host,
         )
-    asked = run, promotion, now, settings, shared, keep, sample
+    asked = run, promotion, now, settings, shared, keep, (sample, values)
     with stack, _listening(host, port) as listening:
         service = _service(*asked)
         facts = {
@@ -298,7 +305,7 @@ def _service(
     settings: Any,
     metrics: str | None,
     keep: Path | None,
-    sample: float,
+    shares: tuple[float, float],
 ) -> Any:
     from adc_features.served.log import LogSettings, ServedLog
     from adc_features.serving.promotion import PROMOTION
@@ -311,7 +318,7 @@ def _service(
         clock=clock,
         promotion_file=promotion or Path(run or "") / PROMOTION,
         metrics=metrics,
-        served=None if keep is None else ServedLog(keep, LogSettings(sample=sample)),
+        served=None if keep is None else ServedLog(keep, LogSettings(*shares)),
     )
 
 

@@ -58,13 +58,15 @@ class SkewReport:
     """What was compared.
 
     requests, candidates: of the log, as far as they were drawn. torn: requests that were left out,
-    because live views changed while they were read. features: by name. gone: features
+    because live views changed while they were read. without_values: segments whose requests were
+    logged without them. features: by name. gone: features
     that were served and that the service no longer offers: they cannot be compared.
     """
 
     requests: int = 0
     candidates: int = 0
     torn: int = 0
+    without_values: int = 0
     features: dict[str, FeatureSkew] = field(default_factory=dict)
     gone: list[str] = field(default_factory=list)
 
@@ -75,7 +77,7 @@ class SkewReport:
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON values."""
-        told = {n: getattr(self, n) for n in ("requests", "candidates", "torn")}
+        told = {n: getattr(self, n) for n in ("requests", "candidates", "torn", "without_values")}
         features = [asdict(one) for one in self.features.values()]
         return {**told, "different": self.different, "gone": self.gone, "features": features}
 
@@ -103,7 +105,14 @@ def served_skew(log: Path, repo: Path, *, sample: int | None = None, seed: int =
     InputError, ArtifactError
         As `sealed_segments` and `join_service` raise.
     """
-    segments, report = sealed_segments(log), SkewReport()
+    found, report = sealed_segments(log), SkewReport()
+    segments = [segment for segment in found if segment.has_values]
+    report.without_values = len(found) - len(segments)
+    if not segments:
+        raise InputError(
+            f"{log} holds no request with the values that it read; serve with --log-values more"
+            " than 0"
+        )
     counts = [len(segment.request_rows(["request_id"])) for segment in segments]
     drawn = np.ones(sum(counts), bool)
     if sample is not None and sample < len(drawn):

@@ -66,6 +66,13 @@ def served_dataset(
     if not targets:
         raise InputError("no task is named; give --repo and --ranker, or --task NAME")
     segments = _of_ranker(sealed_segments(log), ranker)
+    if settings.logged_values:
+        segments = [segment for segment in segments if segment.has_values]
+        if not segments:
+            raise InputError(
+                f"{log} holds no request with the values that it read, `adc serve --log-values`;"
+                " leave --logged-values out, and join the features"
+            )
     item = segments[0].about.item
     outcomes = read_outcomes(events, request=settings.request, item=item, targets=targets)
     if not len(outcomes) and settings.until is None:
@@ -290,7 +297,7 @@ class _Joined:
         if settings.rank_as:
             place = rows["rank"].to_numpy().astype(np.int64) - 1
             columns[settings.rank_as] = pa.array(place)
-        p = requests["p"].to_numpy()
+        p = requests["p_values" if settings.logged_values else "p"].to_numpy()
         if settings.weight or (p < 1).any():
             columns[settings.weight or "sample_weight"] = pa.array(1 / p).take(of)
         if settings.logged_values:

@@ -24,13 +24,14 @@ _PRESENT, _NULL_VALUE = 2, 1
 
 
 def feast_log(log: Path, *, service: str) -> Iterator[pa.Table]:
-    """The segments of a feature service as Feast logs rows, one table each.
+    """The segments of a feature service as Feast logs rows, one table each; those without values
+    are left out.
 
     Give each to `FeatureStore.write_logged_features(table, service)`: it goes to the
     `LoggingDestination` that the service declares. Raises as `sealed_segments`.
     """
     for segment in sealed_segments(log):
-        if segment.about.service == service:
+        if segment.about.service == service and segment.has_values:
             yield _flat(segment)
 
 

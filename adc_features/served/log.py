@@ -38,6 +38,8 @@ class LogSettings:
     ----------
     sample : float
         The share of requests that is kept, whole, by a hash of their ids.
+    values : float
+        The share of them that is kept with the values of features; the others without.
     ring : int
         Bytes of records in memory at most; more are dropped.
     write_bytes : int
@@ -55,6 +57,7 @@ class LogSettings:
     """
 
     sample: float = 1.0
+    values: float = 1.0
     ring: int = 64 << 20
     write_bytes: int = 8 << 20
     write_after: float = 2.0
@@ -67,8 +70,9 @@ class LogSettings:
                 raise InputError(
                     f"{field.name} is {getattr(self, field.name)}; expected more than 0"
                 )
-        if self.sample > 1:
-            raise InputError(f"the share that is sampled is {self.sample}; expected at most 1")
+        for name in ("sample", "values"):
+            if getattr(self, name) > 1:
+                raise InputError(f"the share {name} is {getattr(self, name)}; expected at most 1")
 
 
 @dataclass
@@ -118,6 +122,11 @@ class ServedLog:
     def samples(self, request_id: str) -> bool:
         """Whether the log keeps the request of this id."""
         return self.settings.sample >= 1 or share_of(request_id) < self.settings.sample
+
+    def keeps_values(self, request_id: str) -> bool:
+        """Whether the log keeps the values that the request of this id read, too."""
+        share = self.settings.sample * self.settings.values
+        return share >= 1 or share_of(request_id) < share
 
     def offer(self, record: Served) -> bool:
         """Keep a record, or drop and count it; returns at once. Whether it was kept."""
@@ -186,9 +195,8 @@ class ServedLog:
                     self._open[group].write(members)
                 else:
                     name = self._name(members[0])
-                    self._open[group] = OpenSegment(
-                        self.directory, name, members, self.settings.sample
-                    )
+                    shares = self.settings.sample, self.settings.values
+                    self._open[group] = OpenSegment(self.directory, name, members, shares)
             except Exception as error:
                 self._lost(group, len(members), error)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -142,6 +142,13 @@ class Served:
         return int(read + arrays + _OURS)
 
 
+def without_values(record: Served) -> Served:
+    """The record with keys and fields of the request alone."""
+    about = record.about
+    one = record.one.select([*about.user, *(n for n, _ in about.request)])
+    return replace(record, one=one, each=record.each.select(list(about.item)))
+
+
 def share_of(request_id: str) -> float:
     """A number in [0, 1) that a request's id alone decides: it is logged where this is less than
     the share that is sampled, so that a request is kept whole or not at all.
@@ -150,9 +157,11 @@ def share_of(request_id: str) -> float:
     return float(int.from_bytes(digest, "big") >> 11) / float(1 << 53)
 
 
-def requests_table(records: Sequence[Served], p: float) -> pa.Table:
-    """A row for each request. p: the share of requests that the log samples."""
-    about = records[0].about
+def requests_table(records: Sequence[Served], shares: tuple[float, float]) -> pa.Table:
+    """A row for each request. shares: of requests that the log samples, and of them those with the
+    values of features.
+    """
+    about, (p, values) = records[0].about, shares
 
     def column(name: str, kind: pa.DataType) -> pa.Array:
         return pa.array([getattr(record, name) for record in records], kind)
@@ -163,6 +172,7 @@ def requests_table(records: Sequence[Served], p: float) -> pa.Table:
         "ranker": pa.array([about.ranker] * len(records)),
         **{n: column(n, pa.string()) for n in ("version", "pair", "generation", "variant")},
         "p": pa.array(np.full(len(records), p)),
+        "p_values": pa.array(np.full(len(records), p * values)),
         "candidates": pa.array([len(record.score) for record in records], pa.int32()),
         "answered": column("answered", pa.int32()),
         "user_known": column("user_known", pa.bool_()),

@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from adc_features.errors import ArtifactError, InputError
 from adc_features.served.record import (
     ABOUT,
+    FEATURE,
     About,
     Served,
     candidates_table,
@@ -83,13 +84,15 @@ class OpenSegment:
         Of its files.
     first : sequence of Served
         The first records.
-    p : float
-        The share of requests that is sampled.
+    shares : (float, float)
+        Of requests that are sampled, and of them those with values.
     """
 
-    def __init__(self, log: Path, name: str, first: Sequence[Served], p: float) -> None:
-        self.opened, self.requests, self._p = time.monotonic(), 0, p
-        tables = requests_table(first, p), candidates_table(first)
+    def __init__(
+        self, log: Path, name: str, first: Sequence[Served], shares: tuple[float, float]
+    ) -> None:
+        self.opened, self.requests, self._shares = time.monotonic(), 0, shares
+        tables = requests_table(first, shares), candidates_table(first)
         schemas = [table.schema for table in tables]
         told = {ABOUT: first[0].about.encoded(), SCHEMA: schema_hash(*schemas).encode()}
         self._parts: list[_Part] = []
@@ -103,7 +106,7 @@ class OpenSegment:
 
     def write(self, records: Sequence[Served]) -> None:
         """Add records."""
-        self._write(requests_table(records, self._p), candidates_table(records))
+        self._write(requests_table(records, self._shares), candidates_table(records))
 
     def _write(self, requests: pa.Table, candidates: pa.Table) -> None:
         for part, table in zip(self._parts, (requests, candidates), strict=True):
@@ -167,6 +170,12 @@ class Segment:
     schema: str
     requests: Path
     candidates: Path
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the values of features are in it."""
+        names = {*_schema(self.requests).names, *_schema(self.candidates).names}
+        return all(FEATURE + name in names for name, _ in self.about.features)
 
     def request_rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The requests, by place in the file."""

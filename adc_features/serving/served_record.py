@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Any
 
-from adc_features.served.record import Served
+from adc_features.served.record import Served, without_values
 from adc_features.serving.declared import DeclaredBundle
 from adc_features.serving.ranked import Ranked
 
@@ -16,17 +16,19 @@ def served_record(
     received: datetime,
     now: datetime,
     answered: int,
+    values: bool = True,
     variant: str | None = None,
 ) -> Served | None:
     """The record of an answer; None where the ranker reads no feature service.
 
-    answered: how many candidates the answer holds. received, now: aware. variant: which ranker of
+    answered: how many candidates the answer holds. received, now: aware. values:
+    keep the values of features. variant: which ranker of
     several the user was given.
     """
     if not isinstance(bundle, DeclaredBundle) or ranked.parts is None:
         return None
     about, promotion = bundle.about, bundle.promotion
-    return Served(
+    record = Served(
         about=about,
         request_id=request_id,
         received=received,
@@ -45,3 +47,4 @@ def served_record(
         tasks={name: ranked.columns[f"p_{name}"] for name in about.tasks},
         known=ranked.known,
     )
+    return record if values else without_values(record)

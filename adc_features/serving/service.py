@@ -147,6 +147,7 @@ class Service:
                 received=received,
                 now=now,
                 answered=len(best),
+                values=self.served.keeps_values(request_id),
             )
         return Answer(to_json(answer), ranked.seconds, kept)
 

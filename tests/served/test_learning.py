@@ -126,6 +126,7 @@ def test_the_audit_exits_with_10_where_a_value_differs(small_feed, served, tmp_p
         (["audit", "--served", "x"], "--repo"),
         (["serve", "--run", "x", "--log", "y"], "--repo"),
         (["serve", "--repo", "x", "--log", "y", "--log-sample", "2"], "--log-sample"),
+        (["serve", "--repo", "x", "--log", "y", "--log-values", "0"], "--log-values"),
     ],
 )
 def test_options_that_do_not_go_together_are_wrong_usage(words, told):

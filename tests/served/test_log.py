@@ -2,7 +2,7 @@
 
 import json
 import threading
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -10,10 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from served_world import outcomes
 from starlette.testclient import TestClient
 
 from adc_features.errors import ArtifactError, InputError, NewerFormatError
+from adc_features.served.audit import served_skew
+from adc_features.served.dataset import served_dataset
+from adc_features.served.dataset_settings import DatasetSettings
 from adc_features.served.log import LogSettings, ServedLog, gaps
+from adc_features.served.outcomes import Target
 from adc_features.served.record import ABOUT, About, Served, share_of
 from adc_features.served.segments import OpenSegment, made_log, sealed_segments
 from adc_features.serving.app import application
@@ -139,7 +144,7 @@ def test_a_segment_that_cannot_be_written_is_a_gap_and_the_next_one_begins_anew(
 
 def test_an_unsealed_segment_is_invisible(tmp_path):
     """A process that is killed leaves nothing that a reader would take for a segment."""
-    segment = OpenSegment(made_log(tmp_path), "one", [record()], 1.0)
+    segment = OpenSegment(made_log(tmp_path), "one", [record()], (1.0, 1.0))
     with pytest.raises(InputError, match="holds no segment"):
         sealed_segments(tmp_path)
     segment.seal()
@@ -186,6 +191,31 @@ def test_the_sampled_share_is_the_share_that_was_asked_for(tmp_path):
     log.offer(record())
     log.close()
     assert kept(tmp_path)[0][0]["p"] == 0.25
+
+
+def test_values_are_kept_of_a_share_of_the_requests_alone(small_feed, tmp_path):
+    """Every request has keys, fields and ranks; those of the share have every feature, in segments
+    of their own."""
+    small_feed.log(tmp_path, values=0.25)
+    segments = {s.has_values: s for s in sealed_segments(tmp_path)}
+    valued, bare = (segments[has].request_rows() for has in (True, False))
+    assert len(valued) + len(bare) == len(small_feed.shown)
+    assert all(share_of(i) < 0.25 for i in valued["request_id"].to_pylist())
+    assert all(share_of(i) >= 0.25 for i in bare["request_id"].to_pylist())
+    assert {"user.customer_id", "request.device", "p_values"} <= set(bare.column_names)
+    assert not [n for n in bare.column_names if n.startswith("feature.")]
+    assert set(valued["p_values"].to_pylist()) == {0.25}
+    assert served_skew(tmp_path, small_feed.repo).requests == len(valued)
+    click = Target("click", timedelta(minutes=30), "click")
+    events = outcomes(small_feed.labels)
+    every, _ = served_dataset(tmp_path, events, [click])
+    some, _ = served_dataset(
+        tmp_path, events, [click], settings=DatasetSettings(logged_values=True)
+    )
+    ids = set(some["request_id"].to_pylist())
+    assert ids <= set(valued["request_id"].to_pylist())
+    assert ids < set(every["request_id"].to_pylist())
+    assert set(some["sample_weight"].to_pylist()) == {4.0}
 
 
 def test_a_damaged_a_lonely_and_a_newer_segment_are_refused(tmp_path):
