@@ -215,6 +215,22 @@ def serve(
         bool,
         typer.Option("--events", help="With --repo: take events too, for its live views."),
     ] = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--log", metavar="DIR", help="With --repo: keep what was served, to learn from it."
+        ),
+    ] = None,
+    sample: Annotated[
+        float,
+        typer.Option("--log-sample", metavar="P", help="The share of requests that --log keeps."),
+    ] = 1.0,
+    values: Annotated[
+        float,
+        typer.Option(
+            "--log-values", metavar="P", help="The share of them that is kept with feature values."
+        ),
+    ] = 1.0,
     json: JsonOption = None,
 ) -> None:
     """Rank over HTTP: POST /rank, POST /lookup,
@@ -243,6 +259,11 @@ def serve(
         raise typer.BadParameter("give one of --run, --promotion and --repo")
     if events and repo is None:
         raise typer.BadParameter("--events needs --repo, whose Python files declare live views")
+    if keep is not None and repo is None:
+        raise typer.BadParameter("--log keeps what a feature service served; give --repo")
+    for name, share in (("sample", sample), ("values", values)):
+        if not 0 < share <= 1:
+            raise typer.BadParameter(f"--log-{name} is {share}; expected more than 0, at most 1")
     promotion = _promotion_of(repo, ranker) if repo else promotion
     token = os.environ.get("ADC_SERVE_TOKEN") or None
     settings = ServiceSettings(
@@ -257,7 +278,7 @@ def serve(
             "stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN",
             host,
         )
-    asked = run, promotion, now, settings, shared, repo if events else None
+    asked = run, promotion, now, settings, shared, repo if events else None, keep, (sample, values)
     with stack, _listening(host, port) as listening:
         service = _taking(_service(*asked), items=items)
         facts = {
@@ -293,7 +314,10 @@ def _service(
     settings: Any,
     metrics: str | None,
     events: Path | None,
+    keep: Path | None,
+    shares: tuple[float, float],
 ) -> Any:
+    from adc_features.served.log import LogSettings, ServedLog
     from adc_features.serving.promotion import PROMOTION
     from adc_features.serving.service import Service
 
@@ -305,6 +329,7 @@ def _service(
         promotion_file=promotion or Path(run or "") / PROMOTION,
         metrics=metrics,
         intake=_intake(events, settings) if events else None,
+        served=None if keep is None else ServedLog(keep, LogSettings(*shares)),
     )
     service.take_over()  # the variants, before the first request
     return service

@@ -13,7 +13,7 @@ import logging
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -178,6 +178,15 @@ def sound(path: Path) -> bool:
     return True
 
 
+def _served_log(named: Mapping[str, Any]) -> Counter:
+    return Counter(
+        "adc_served_log_requests",
+        "Requests that the served log was offered, sealed into segments, or dropped",
+        ["outcome"],
+        **named,
+    )
+
+
 class Metrics:
     """The metrics of one service. Each has a registry of its own; the processes of one service add
     theirs up in a directory.
@@ -240,6 +249,7 @@ class Metrics:
         self.errors = Counter(
             "adc_metrics_errors", "Files of metrics that could not be written or read", **named
         )
+        self._served_log, self._logged = _served_log(named), dict[str, int]()
         self._told = 0
         for outcome in ("served", "refused"):
             self.promotions.labels(outcome)
@@ -271,6 +281,12 @@ class Metrics:
             ["variant"],
             **named,
         )
+
+    def count_served(self, counts: Mapping[str, int]) -> None:
+        """Take over the counts of a served log, outcome -> requests since the start."""
+        for outcome, count in counts.items():
+            self._served_log.labels(outcome).inc(count - self._logged.get(outcome, 0))
+            self._logged[outcome] = count
 
     def page(self) -> bytes:
         """The metrics of every process. A damaged file is left out and counted; raises

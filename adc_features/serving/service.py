@@ -14,6 +14,7 @@ answer is of one pair.
 import asyncio
 import logging
 import time
+import uuid
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
@@ -25,10 +26,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic_core import to_json
+from starlette.background import BackgroundTask
 from starlette.requests import Request
 from starlette.responses import Response
 
 from adc_features.errors import AdcError
+from adc_features.served.log import ServedLog
+from adc_features.served.record import Served
 from adc_features.serving.answer_rows import with_rows
 from adc_features.serving.beside import Beside
 from adc_features.serving.deployed import Deployed, deployed, opened_beside
@@ -50,6 +54,7 @@ from adc_features.serving.protocol import (
     without_paths,
 )
 from adc_features.serving.ranked import Ranked, Serving
+from adc_features.serving.served_record import served_record
 from adc_features.serving.variants import Deployment, Variant, read_deployment
 from adc_features.serving.yielding import Requests, giving_way
 
@@ -59,11 +64,14 @@ _SENT_S = 0.002
 
 
 class Answer(NamedTuple):
-    """A body, how long each part of it took, seconds, and what is to be done once it is sent."""
+    """A body, how long each part of it took, seconds, what is to be done once it is sent, and what
+    the log keeps of it then.
+    """
 
     body: bytes
     seconds: Mapping[str, float]
     afterwards: Callable[[], None] | None = None
+    served: Served | None = None
 
 
 class Service:
@@ -87,6 +95,8 @@ class Service:
         Takes events; by default there is no POST /events.
     items : ItemIntake, optional
         Takes new items; by default there is no POST /items.
+    served : ServedLog, optional
+        Keeps what was ranked; by default nothing is kept.
     """
 
     def __init__(
@@ -99,10 +109,12 @@ class Service:
         metrics: str | None = None,
         intake: Intake | None = None,
         items: ItemIntake | None = None,
+        served: ServedLog | None = None,
     ) -> None:
         self.deployed, self.settings = Deployed(bundle), settings
         self.clock, self.promotion_file, self.intake = clock, promotion_file, intake
         self.items = items
+        self.served = served
         self.refused: str | None = None
         self.watch_error: str | None = None
         self.changed: tuple[str, ...] = ()
@@ -130,14 +142,17 @@ class Service:
     def rank(self, serving: Serving | Deployed, body: bytes) -> Answer:
         """The candidates of one request, best first; by the variant that its user has, if any."""
         asked, taken = parsed(RankRequest, body, self.settings), deployed(serving)
-        now = self.clock() if asked.now is None else asked.now
+        received = self.clock()
+        now = received if asked.now is None else asked.now
         ranked, bundle, variant = self._beside.rank(taken, asked, now)
         best = np.argsort(-ranked.score, kind="stable")[: asked.k]
         columns = {name: _picked(values, best) for name, values in ranked.columns.items()}
         self._count(ranked)
+        request_id = asked.request_id or (None if self.served is None else uuid.uuid4().hex)
         answer = {
             **_signature(bundle),
             **({"variant": variant} if taken.shared else {}),
+            **({} if request_id is None else {"request_id": request_id}),
             "user": asked.user,
             "user_known": ranked.user_known,
             "now": now,
@@ -146,11 +161,22 @@ class Service:
             **ranked.facts,
         }
         body = with_rows(answer, "items", columns)
-        if not taken.shadows:
-            return Answer(body, ranked.seconds)
-        first = int(best[0]) if len(best) else None
-        shadow = partial(self._beside.shadow, taken, asked, now, first)
-        return Answer(body, ranked.seconds, shadow)
+        kept = None
+        if request_id is not None and self.served is not None and self.served.samples(request_id):
+            kept = served_record(
+                bundle,
+                ranked,
+                request_id=request_id,
+                received=received,
+                now=now,
+                answered=len(best),
+                values=self.served.keeps_values(request_id),
+            )
+        shadow = None
+        if taken.shadows:
+            first = int(best[0]) if len(best) else None
+            shadow = partial(self._beside.shadow, taken, asked, now, first)
+        return Answer(body, ranked.seconds, shadow, kept)
 
     def _count(self, ranked: Ranked) -> None:
         self.metrics.items.inc(len(ranked.score))
@@ -218,11 +244,22 @@ class Service:
         if answer.afterwards is not None:
             asyncio.get_running_loop().call_later(_SENT_S, answer.afterwards)
         return Response(
-            answer.body, media_type="application/json", headers={"Server-Timing": timing}
+            answer.body,
+            media_type="application/json",
+            headers={"Server-Timing": timing},
+            background=BackgroundTask(self._keep, answer.served) if answer.served else None,
         )
+
+    async def _keep(self, record: Served) -> None:
+        """Log what was answered, once it is sent."""
+        assert self.served is not None
+        self.served.offer(record)
+        self.metrics.count_served(vars(self.served.counts))
 
     async def metrics_page(self, request: Request) -> Response:
         authorised(request, self.settings.token)
+        if self.served is not None:
+            self.metrics.count_served(vars(self.served.counts))
         page = self.metrics.page()
         if self.intake is not None:
             page += await asyncio.to_thread(self.intake.metrics.page)
@@ -249,6 +286,8 @@ class Service:
             facts["events"] = await asyncio.to_thread(self.intake.metrics.facts)
         if variants := self.deployed.variants:
             facts["variants"] = [_variant_facts(o.variant) for o in variants]
+        if self.served is not None:
+            facts["served_log"] = vars(self.served.counts)
         return json_answer({"status": "ready", **_signature(self.bundle), **facts})
 
     # ---- promotions
@@ -367,6 +406,8 @@ class Service:
         self._beside.close()
         for pool in (self._scoring, self._loading):
             pool.shutdown(wait=True, cancel_futures=True)
+        if self.served is not None:
+            self.served.close()
 
 
 def _signature(bundle: Serving) -> dict[str, Any]:

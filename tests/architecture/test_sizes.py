@@ -26,6 +26,8 @@ LONG = {
     "adc_features/tokenizer/fit.py:fit": "the steps of a fit in their order, each a call",
     "training/cli/freshness.py:freshness": OPTIONS,
     "training/cli/main.py:audit": OPTIONS,
+    "training/cli/datasets.py:audit": OPTIONS,
+    "training/cli/datasets.py:dataset": OPTIONS,
     "training/cli/main.py:run_all": OPTIONS,
     "training/cli/retraining.py:monitor": OPTIONS,
     "training/cli/retraining.py:retrain": OPTIONS,

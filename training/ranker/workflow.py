@@ -92,6 +92,7 @@ def train_rankers(
     final: bool = False,
     importance: bool = True,
     refresh: Mapping[str, str] | None = None,
+    logged: bool = False,
     progress: Progress | None = None,
 ) -> Judged:
     """Train rankers on one label log, and judge them together on later rows.
@@ -114,6 +115,8 @@ def train_rankers(
         Also measure what each ranker leans on; never with `settings.quick`.
     refresh : mapping of str to str, optional
         View -> how it is refreshed online, as `join_labels`.
+    logged : bool
+        Learn from the values that the log holds of what was served, in place of a join.
     progress : callable, optional
         Called with a label, steps done and their number.
 
@@ -123,7 +126,12 @@ def train_rankers(
         Before anything is written: what is wrong with service, declaration, log or windows.
     """
     settings, period = settings or TrainSettings(), period or Period()
-    asked: dict[str, Any] = {"start": period.start, "end": period.end, "refresh": refresh}
+    asked: dict[str, Any] = {
+        "start": period.start,
+        "end": period.end,
+        "refresh": refresh,
+        "logged": logged,
+    }
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
     for ranker in rankers.values():
@@ -222,7 +230,12 @@ def evaluate_trained(
     What was judged on the validation window is what `best_ranker` chooses from afterwards.
     """
     period = period or Period()
-    asked: dict[str, Any] = {"start": period.start, "end": period.end, "refresh": refresh}
+    asked: dict[str, Any] = {
+        "start": period.start,
+        "end": period.end,
+        "refresh": refresh,
+        "logged": logged,
+    }
     versions = {name: Workspace(repo, name).newest() for name in names}
     loaded = {name: load_ranker(path) for name, path in versions.items()}
     _require_same_tasks({name: trained.ranker for name, trained in loaded.items()})
