@@ -230,12 +230,7 @@ def evaluate_trained(
     What was judged on the validation window is what `best_ranker` chooses from afterwards.
     """
     period = period or Period()
-    asked: dict[str, Any] = {
-        "start": period.start,
-        "end": period.end,
-        "refresh": refresh,
-        "logged": logged,
-    }
+    asked: dict[str, Any] = {"start": period.start, "end": period.end, "refresh": refresh}
     versions = {name: Workspace(repo, name).newest() for name in names}
     loaded = {name: load_ranker(path) for name, path in versions.items()}
     _require_same_tasks({name: trained.ranker for name, trained in loaded.items()})
