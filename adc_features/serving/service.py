@@ -170,6 +170,7 @@ class Service:
                 received=received,
                 now=now,
                 answered=len(best),
+                variant=variant,
                 values=self.served.keeps_values(request_id),
             )
         shadow = None

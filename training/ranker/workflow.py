@@ -126,12 +126,8 @@ def train_rankers(
         Before anything is written: what is wrong with service, declaration, log or windows.
     """
     settings, period = settings or TrainSettings(), period or Period()
-    asked: dict[str, Any] = {
-        "start": period.start,
-        "end": period.end,
-        "refresh": refresh,
-        "logged": logged,
-    }
+    asked: dict[str, Any] = {"start": period.start, "end": period.end}
+    asked |= {"refresh": refresh, "logged": logged}
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
     for ranker in rankers.values():
