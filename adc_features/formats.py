@@ -27,7 +27,8 @@ FORMATS: Mapping[str, int] = {
     "ranker": 2,
     "service_ranker": 1,
     "inputs": 1,
-    "promotion": 1,
+    "promotion": 2,
+    "served_log": 1,
 }
 """Kind of document -> the format that this version writes. The packed files, the rows of the online
 store and the catalogue count their own: see their modules.

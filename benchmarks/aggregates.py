@@ -19,7 +19,9 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from adc_features.aggregates import Events, Incremental, MemoryStates, batch_rows, newest_rows
+from adc_features.aggregates.batch import batch_rows
+from adc_features.aggregates.events import Events
+from adc_features.aggregates.incremental import Incremental, MemoryStates, newest_rows
 from adc_features.data.statistics_views import (
     interaction_stream,
     item_profile_view,

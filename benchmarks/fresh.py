@@ -78,7 +78,8 @@ def feast_writes(scratch: Path, store: dict[str, Any], *, batches: int) -> float
     import _live
     from feast import Entity, FeatureStore, ValueType
 
-    from adc_features.aggregates import Events, Incremental, MemoryStates
+    from adc_features.aggregates.events import Events
+    from adc_features.aggregates.incremental import Incremental, MemoryStates
     from adc_features.live.incoming import incoming
     from adc_features.store.live_views import live_view
 

@@ -20,6 +20,7 @@ DIFFERENT = 10
 """Exit code of a check that was made and found a difference."""
 
 
+# as long as its options
 def ingest(
     repo: LiveRepoOption,
     files: Annotated[
@@ -47,12 +48,28 @@ def ingest(
     consumer: Annotated[
         str, typer.Option(help="The name of this process in its Redis group.")
     ] = "1",
+    items: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="New and removed items instead, one JSON object a line."),
+    ] = None,
+    generation: Annotated[
+        str | None,
+        typer.Option(help="With --items: of which published codes; default the only ones."),
+    ] = None,
     json: JsonOption = None,
 ) -> None:
     """Take events into a repository's live views, from files, Redis Streams or Kafka.
 
     Started again, it goes on where it was; an event that comes twice counts once.
     """
+    if items is not None:
+        if files or history or redis or kafka:
+            raise typer.BadParameter("--items takes one file and nothing beside it")
+        from adc_features.live.item_files import ingest_items
+
+        with progress() as notify:
+            report(ingest_items(repo, items, generation=generation, progress=notify), json)
+        return
     from adc_features.live.beginnings import begin
     from adc_features.live.repository import open_live
     from adc_features.live.sources.base import Totals, ingest

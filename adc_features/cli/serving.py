@@ -198,6 +198,9 @@ def serve(
             min=1, help="Processes that answer; each takes a core and the memory of a model."
         ),
     ] = 1,
+    items: Annotated[
+        bool, typer.Option("--items", help="Take new items, POST /items; needs torch.")
+    ] = False,
     max_connections: Annotated[
         int, typer.Option(min=1, help="Connections that each process holds open.")
     ] = 512,
@@ -212,6 +215,22 @@ def serve(
         bool,
         typer.Option("--events", help="With --repo: take events too, for its live views."),
     ] = False,
+    keep: Annotated[
+        Path | None,
+        typer.Option(
+            "--log", metavar="DIR", help="With --repo: keep what was served, to learn from it."
+        ),
+    ] = None,
+    sample: Annotated[
+        float,
+        typer.Option("--log-sample", metavar="P", help="The share of requests that --log keeps."),
+    ] = 1.0,
+    values: Annotated[
+        float,
+        typer.Option(
+            "--log-values", metavar="P", help="The share of them that is kept with feature values."
+        ),
+    ] = 1.0,
     json: JsonOption = None,
 ) -> None:
     """Rank over HTTP: POST /rank, POST /lookup,
@@ -240,6 +259,11 @@ def serve(
         raise typer.BadParameter("give one of --run, --promotion and --repo")
     if events and repo is None:
         raise typer.BadParameter("--events needs --repo, whose Python files declare live views")
+    if keep is not None and repo is None:
+        raise typer.BadParameter("--log keeps what a feature service served; give --repo")
+    for name, share in (("sample", sample), ("values", values)):
+        if not 0 < share <= 1:
+            raise typer.BadParameter(f"--log-{name} is {share}; expected more than 0, at most 1")
     promotion = _promotion_of(repo, ranker) if repo else promotion
     token = os.environ.get("ADC_SERVE_TOKEN") or None
     settings = ServiceSettings(
@@ -254,9 +278,9 @@ def serve(
             "stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN",
             host,
         )
-    asked = run, promotion, now, settings, shared, repo if events else None
+    asked = run, promotion, now, settings, shared, repo if events else None, keep, (sample, values)
     with stack, _listening(host, port) as listening:
-        service = _service(*asked)
+        service = _taking(_service(*asked), items=items)
         facts = {
             "url": _url(host, listening),
             "pair": service.bundle.promotion.name,
@@ -266,9 +290,8 @@ def serve(
             "events": events,
         }
         if shared:
-            stack.enter_context(
-                beside(workers - 1, _serve_beside, listening, *asked, metrics=shared)
-            )
+            work = _take_beside if items else _serve_beside
+            stack.enter_context(beside(workers - 1, work, listening, *asked, metrics=shared))
         report(facts, json)
         _run(service, listening)
 
@@ -291,19 +314,25 @@ def _service(
     settings: Any,
     metrics: str | None,
     events: Path | None,
+    keep: Path | None,
+    shares: tuple[float, float],
 ) -> Any:
+    from adc_features.served.log import LogSettings, ServedLog
     from adc_features.serving.promotion import PROMOTION
     from adc_features.serving.service import Service
 
     bundle, clock = _opened(run, promotion, now)
-    return Service(
+    service = Service(
         bundle,
         settings,
         clock=clock,
         promotion_file=promotion or Path(run or "") / PROMOTION,
         metrics=metrics,
         intake=_intake(events, settings) if events else None,
+        served=None if keep is None else ServedLog(keep, LogSettings(*shares)),
     )
+    service.take_over()  # the variants, before the first request
+    return service
 
 
 def _intake(repo: Path, settings: Any) -> Any:
@@ -329,6 +358,35 @@ def _run(service: Any, listening: Any) -> None:
     from adc_features.serving.app import server
 
     server(service).run(sockets=[listening])
+
+
+def _take_beside(listening: Any, *asked: Any) -> None:
+    """The same of a service that takes items."""
+    from adc_features.serving.workers import end_with_parent
+
+    logging.basicConfig(level=logging.INFO)
+    end_with_parent()
+    _run(_taking(_service(*asked), items=True), listening)
+
+
+def _taking(service: Any, *, items: bool) -> Any:
+    """The service, which takes new items of the generation that it serves."""
+    if items:
+        from adc_features.live.items import Items
+        from adc_features.live.items_encoding import open_encoder
+        from adc_features.serving.items import ItemIntake
+
+        promotion = service.bundle.promotion
+        if promotion.generation is None:
+            raise InputError(
+                "the promoted ranker reads no codes, so that new items have none; leave --items"
+                " out, or add them with `adc ingest --items`"
+            )
+        encoder = open_encoder(promotion.repository, promotion.generation)
+        taken = Items(promotion.repository, encoder)
+        taken.warm()
+        service.items = ItemIntake(taken, service.settings)
+    return service
 
 
 def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[Any, Any]:

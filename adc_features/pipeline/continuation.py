@@ -15,6 +15,7 @@ from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import Dataset
 from adc_features.encoders.behavior_state import BehaviorState, read_state
 from adc_features.errors import InputError
+from adc_features.live.items import kept_texts
 from adc_features.pipeline.recipes import behavior_settings
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import (
@@ -22,6 +23,7 @@ from adc_features.pipeline.stages import (
     dataset_of,
     generation_of,
     load_source,
+    repository_of,
     split_of,
     text_of,
 )
@@ -104,7 +106,11 @@ def table_of(run: Run, dataset: Dataset, state: BehaviorState, *, own: bool) -> 
             return text_of(run, view)
         texts = item_texts(dataset.items, dataset.text_views[view])
         return text_vectors(
-            texts, model=run.settings.text_model, cache=cache_directory(), progress=run.progress
+            texts,
+            model=run.settings.text_model,
+            cache=cache_directory(),
+            kept=kept_texts(repository_of(run)),
+            progress=run.progress,
         )
 
     vectors, present = content_vectors(dataset, text)

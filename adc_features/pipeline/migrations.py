@@ -17,7 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from adc_features.artifact import write_document
+from adc_features.artifact import CHECK, checked, write_document
 from adc_features.catalog import DATABASE, VARIABLE, open_catalog, revisions, undisturbed
 from adc_features.errors import InputError
 from adc_features.file_lock import file_lock
@@ -146,14 +146,14 @@ def _of_document(kind: str, path: Path, *, check: Callable[[], Any]) -> list[Ste
     found = format_of(kind, document, of=path)
     if found == FORMATS[kind]:
         return []
-    content = unnumbered(kind, document, of=path)
+    content = unnumbered(kind, checked(document, path), of=path)
     return [
         Step(
             kind,
             str(path),
             found,
             FORMATS[kind],
-            lambda: write_document(path, kind, content),
+            lambda: write_document(path, kind, content, check=CHECK in document),
         )
     ]
 

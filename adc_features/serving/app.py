@@ -77,6 +77,7 @@ def application(service: Service) -> Starlette:
             methods=["POST"],
         ),
         *_event_routes(service, timed),
+        *_item_routes(service, timed),
         Route("/healthz", service.healthz, methods=["GET"]),
         Route("/readyz", timed("/readyz", service.readyz), methods=["GET"]),
         Route("/metrics", timed("/metrics", service.metrics_page), methods=["GET"]),
@@ -91,6 +92,16 @@ def _event_routes(service: Service, timed: Callable[..., Any]) -> list[Route]:
         return []
     endpoint = timed("/events", service.intake.answer)
     return [Route(path, endpoint, methods=["POST"]) for path in ("/events", "/events/{stream}")]
+
+
+def _item_routes(service: Service, timed: Callable[..., Any]) -> list[Route]:
+    if service.items is None:
+        return []
+    add, remove = (timed("/items", one) for one in (service.items.add, service.items.remove))
+    return [
+        Route("/items", add, methods=["POST"]),
+        Route("/items/{item:path}", remove, methods=["DELETE"]),
+    ]
 
 
 def server(service: Service) -> Any:
@@ -112,7 +123,7 @@ def server(service: Service) -> Any:
 async def _no_such_route(request: Request, error: Exception) -> Response:
     status = getattr(error, "status_code", 404)
     message = (
-        "use POST /rank, POST /lookup, POST /events where events are taken, GET /healthz, GET"
-        " /readyz or GET /metrics"
+        "use POST /rank, POST /lookup, POST /events and POST /items where they are taken, GET"
+        " /healthz, GET /readyz or GET /metrics"
     )
     return error_answer(HttpError(status, "no_such_route", message))

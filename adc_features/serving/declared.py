@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from adc_features.ranking.multitask.trained import (
     check_reference,
     load_ranker,
 )
+from adc_features.served.record import About
 from adc_features.serving.promotion import Promotion, check_promotion
 from adc_features.serving.protocol import RankRequest
 from adc_features.serving.ranked import ItemLookup, Ranked
@@ -75,6 +77,20 @@ class DeclaredBundle:
     def recipe_name(self) -> str:
         """The ranker's name, as answers give it."""
         return self.trained.name
+
+    @cached_property
+    def about(self) -> About:
+        """What a log of its answers is about."""
+        declared, plan = self.trained.ranker, self.reader.plan
+        return About(
+            declared.service,
+            self.recipe_name,
+            tuple(declared.user),
+            tuple(declared.item),
+            tuple((name, plan.types[name]) for name in plan.order),
+            tuple(sorted(self.reader.request_fields.items())),
+            tuple(task.name for task in declared.tasks),
+        )
 
     def check_online(self) -> None:
         """Raise ArtifactError when the online store does not answer.
@@ -164,6 +180,9 @@ class DeclaredBundle:
             read.user is not False,
             repeated,
             dict(zip(("features", "inputs", "model"), seconds, strict=True)),
+            read.parts,
+            read.as_of,
+            read.torn,
         )
 
     def items(self) -> ItemLookup:

@@ -13,7 +13,7 @@ import logging
 import os
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -22,6 +22,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from adc_features.errors import ArtifactError
+from adc_features.serving.deployed import Deployed
 from adc_features.serving.ranked import Serving
 
 log = logging.getLogger(__name__)
@@ -177,6 +178,15 @@ def sound(path: Path) -> bool:
     return True
 
 
+def _served_log(named: Mapping[str, Any]) -> Counter:
+    return Counter(
+        "adc_served_log_requests",
+        "Requests that the served log was offered, sealed into segments, or dropped",
+        ["outcome"],
+        **named,
+    )
+
+
 class Metrics:
     """The metrics of one service. Each has a registry of its own; the processes of one service add
     theirs up in a directory.
@@ -220,6 +230,7 @@ class Metrics:
             ["outcome"],
             **named,
         )
+        self._of_variants(named)
         self.watch_errors = Counter(
             "adc_promotion_watch_errors", "Looks at the promotion file that failed", **named
         )
@@ -238,9 +249,44 @@ class Metrics:
         self.errors = Counter(
             "adc_metrics_errors", "Files of metrics that could not be written or read", **named
         )
+        self._served_log, self._logged = _served_log(named), dict[str, int]()
         self._told = 0
         for outcome in ("served", "refused"):
             self.promotions.labels(outcome)
+
+    def _of_variants(self, named: dict[str, Any]) -> None:
+        self.variants = Gauge(
+            "adc_variant",
+            "Share of the users, or in shadow of the requests, that a variant has; 0 when it ended",
+            ["variant", "pair", "mode"],
+            multiprocess_mode="livemax",
+            **named,
+        )
+        self.variant_requests = Counter(
+            "adc_variant_requests",
+            "Requests of a variant: answered, scored in shadow, skipped there, or failed",
+            ["variant", "outcome"],
+            **named,
+        )
+        self.shadow_seconds = Histogram(
+            "adc_shadow_seconds",
+            "Time to score a request in shadow, the stops for other requests included",
+            ["variant"],
+            buckets=_BUCKETS,
+            **named,
+        )
+        self.shadow_same_best = Counter(
+            "adc_shadow_same_best",
+            "Requests whose best candidate is the same in shadow as in the answer",
+            ["variant"],
+            **named,
+        )
+
+    def count_served(self, counts: Mapping[str, int]) -> None:
+        """Take over the counts of a served log, outcome -> requests since the start."""
+        for outcome, count in counts.items():
+            self._served_log.labels(outcome).inc(count - self._logged.get(outcome, 0))
+            self._logged[outcome] = count
 
     def page(self) -> bytes:
         """The metrics of every process. A damaged file is left out and counted; raises
@@ -283,6 +329,15 @@ class Metrics:
                 self.serving.labels(
                     p.name, p.generation or "", p.ranker_hash, served.recipe_name
                 ).set(value)
+
+    def variants_now(self, now: Deployed, *, before: Deployed) -> None:
+        """The shares of the variants that serve; 0 for those that ended."""
+        for deployed, ended in ((before, True), (now, False)):
+            for variant, bundle in deployed.variants:
+                mode = "shadow" if variant.shadow else "share"
+                labels = variant.name, bundle.promotion.name, mode
+                share = variant.sampled or variant.share
+                self.variants.labels(*labels).set(0 if ended else share)
 
 
 class _Merged:

@@ -1,6 +1,8 @@
 """Which ranker serves, and on which codes: one small file. Reads: runs, ranker directories,
 repositories. Writes: the promotion file, last.
 
+Format 2 may name variants beside the pair, see `variants`; format 1 names the pair alone.
+
 The file is replaced by one rename, so a service that follows it sees the old pair or the new one.
 It pins both sides by hash: the ranker's manifest, and the codebook of the generation that the
 ranker was trained on; a directory that was rewritten since is refused.
@@ -8,6 +10,8 @@ ranker was trained on; a directory that was rewritten since is refused.
 
 import json
 import os
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -27,6 +31,8 @@ from adc_features.formats import unnumbered
 from adc_features.ranking.recipes import RECIPES
 
 PROMOTION = "promotion.json"
+VARIANTS = "variants"
+_PLACES = ("ranker", "repository")
 DEFAULT_RECIPE = "codes_weights"
 
 
@@ -144,10 +150,11 @@ def check_promotion(promotion: Promotion) -> None:
             )
 
 
-def promote(path: Path, promotion: Promotion) -> None:
+def promote(path: Path, promotion: Promotion, *, ended: Collection[str] = ()) -> None:
     """Check a pair and point the promotion file at it.
 
-    The file is replaced atomically: readers see the old pair or the new one.
+    The file is replaced atomically: readers see the old pair or the new one. Variants that serve
+    beside the pair go on.
 
     Parameters
     ----------
@@ -156,6 +163,8 @@ def promote(path: Path, promotion: Promotion) -> None:
     promotion : Promotion
         The pair. A ranker or repository below the file's directory is named relative to it, so that
         a run may be moved.
+    ended : collection of str
+        Names of variants that end with it.
 
     Raises
     ------
@@ -170,15 +179,46 @@ def promote(path: Path, promotion: Promotion) -> None:
     """
     check_promotion(promotion)
     path = Path(path)
+    kept = [v for v in _variants_on_file(path) if v.get("name") not in ended]
+    write_promotion(path, promotion, kept)
+
+
+def write_promotion(
+    path: Path, promotion: Promotion, variants: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write the file, unchecked. variants: as the file has them."""
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    places = {
-        name: _relative(getattr(promotion, name), path.parent.resolve())
-        for name in ("ranker", "repository")
-    }
     # a rename cannot replace it, and what it holds is not ours to delete
     if path.is_dir() and not path.is_symlink():
         path.rename(path.with_name(f"{path.name}.damaged-{promotion.promoted_at:%Y%m%dT%H%M%S%f}"))
-    write_document(path, "promotion", {**asdict(promotion), **places}, check=True)
+    facts = pair_facts(promotion, path.parent)
+    write_document(path, "promotion", {**facts, VARIANTS: list(variants)}, check=True)
+
+
+def pair_facts(pair: Promotion, base: Path) -> dict[str, Any]:
+    """A pair as a file in the directory `base` has it."""
+    places = {name: _relative(getattr(pair, name), base.resolve()) for name in _PLACES}
+    return {**asdict(pair), **places}
+
+
+def pair_of(facts: Mapping[str, Any], base: Path) -> Promotion:
+    """The pair that `pair_facts` wrote; raises ValueError, TypeError or InputError when it is
+    none.
+    """
+    if not all(isinstance(facts.get(n), str) for n in (*_PLACES, "promoted_at")):
+        raise ValueError("it names no ranker, repository and time")
+    places = {name: base / facts[name] for name in _PLACES}
+    return Promotion(**{**facts, **places, "promoted_at": parse_utc(facts["promoted_at"])})
+
+
+def _variants_on_file(path: Path) -> list[dict[str, Any]]:
+    """Of a promotion file that is about to be replaced; none where it is damaged or missing."""
+    try:
+        variants = read_facts(path)[VARIANTS]
+    except ArtifactError:
+        return []
+    return [v for v in variants if isinstance(v, dict)]
 
 
 def read_promotion(path: Path) -> Promotion:
@@ -206,19 +246,32 @@ def read_promotion(path: Path) -> Promotion:
     True
     """
     path = Path(path)
-    try:
+    facts = read_facts(path)
+    with as_promotion(path):
+        return pair_of({n: v for n, v in facts.items() if n != VARIANTS}, path.parent)
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """What a promotion file says, checked against its own check; `variants` is a list."""
+    with as_promotion(path):
         facts: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(facts, dict) or not all(
-            isinstance(facts.get(n), str) for n in ("ranker", "repository", "promoted_at")
-        ):
+        if not isinstance(facts, dict):
             raise ValueError("it names no ranker, repository and time")
         try:
             facts = checked(facts, path)
         except ArtifactError as error:
             raise ValueError(str(error).partition(";")[0]) from error
         facts = unnumbered("promotion", facts, of=path)
-        places = {name: path.parent / facts[name] for name in ("ranker", "repository")}
-        return Promotion(**{**facts, **places, "promoted_at": parse_utc(facts["promoted_at"])})
+        if not isinstance(facts.setdefault(VARIANTS, []), list):
+            raise ValueError("its variants are no list")
+        return facts
+
+
+@contextmanager
+def as_promotion(path: Path) -> Iterator[None]:
+    """Turn what goes wrong with a promotion file into an ArtifactError that names it."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{path} does not exist; promote a ranker first, `adc promote --run DIR`"

@@ -114,6 +114,7 @@ class RankRequest(BaseModel):
     """POST /rank. user, items: ids, or objects of join keys. request: fields of the request that
     the ranker reads, by name. k: how many of the best to answer, default all. now: as of when
     features age, default the service's clock. explain: say why the best scored as it did.
+    request_id: under which a log keeps the request; default one that is made up.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -123,6 +124,7 @@ class RankRequest(BaseModel):
     k: Annotated[StrictInt, Field(ge=1)] | None = None
     now: AwareDatetime | None = None
     explain: StrictBool = False
+    request_id: Annotated[StrictStr, Field(min_length=1, max_length=128)] | None = None
 
 
 class LookupRequest(BaseModel):

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import pyarrow as pa
 
+from adc_features.inputs.rows import Parts
 from adc_features.serving.promotion import Promotion
 from adc_features.serving.protocol import RankRequest
 
@@ -33,6 +34,12 @@ class Ranked(NamedTuple):
         Candidates that were asked more than once.
     seconds : mapping of str to float
         Wall time by part.
+    parts : Parts, optional
+        What was read of the store, where the ranker reads a feature service.
+    served_as_of : datetime, optional
+        The time as of which history says what was read, where live views were.
+    torn : bool
+        Live views were read while events were committed, so that no one time is it.
     """
 
     score: np.ndarray
@@ -43,6 +50,9 @@ class Ranked(NamedTuple):
     user_known: bool
     repeated: int
     seconds: Mapping[str, float]
+    parts: Parts | None = None
+    served_as_of: datetime | None = None
+    torn: bool = False
 
 
 class Serving(Protocol):

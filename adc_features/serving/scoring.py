@@ -280,6 +280,8 @@ class Bundle:
             timeline = self.timeline()  # one state for both sides of a match
             offered.coded = timeline.gather(items, offered.times)
             coded = offered.coded[0].max(axis=1) > NO_CODE
+            if timeline.overlay is not None:  # of an item that came since there are codes alone
+                known = (known | coded) & ~timeline.removed(items, offered.times)
         seconds["items"] = clock.lap()
         asked = self.trained.request(user, offered, timeline)
         seconds["inputs"] = clock.lap()

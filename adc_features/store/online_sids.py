@@ -15,6 +15,7 @@ from typing import Any
 
 from adc_features.codes.sids import SidTable
 from adc_features.errors import AdcError, InputError
+from adc_features.store.packed.overlay import OverlayReader
 from adc_features.store.packed.snapshot import PackedSnapshot
 from adc_features.store.packed.timeline import (
     Opened,
@@ -32,7 +33,7 @@ class OnlineSids:
     """Packed codes of one or several generations, open for lookups; threads may share it.
 
     It follows what is published: a newer snapshot is served from the next lookup on, and no lookup
-    mixes two.
+    mixes two. Items that came or went since (docs/guides/new_items.md) are laid over it.
 
     Parameters
     ----------
@@ -71,7 +72,9 @@ class OnlineSids:
         if not generations:
             raise InputError("no generation given; name at least one that is published")
         self._clock = clock
-        self._paths = {g: publication_path(repo, live_generation(repo, g).id) for g in generations}
+        live = {g: live_generation(repo, g) for g in generations}
+        self._paths = {g: publication_path(repo, one.id) for g, one in live.items()}
+        self._overlays = {g: OverlayReader(repo, one) for g, one in live.items()}
         self._open: dict[str, Opened] = {
             g: open_timeline(path, tries=6) for g, path in self._paths.items()
         }
@@ -161,7 +164,8 @@ class OnlineSids:
                 f"generation {name!r} is not open here, open are {self.generations}; name it when"
                 " opening"
             )
-        return self._newest(name).timeline
+        timeline, overlay = self._newest(name).timeline, self._overlays[name].now()
+        return timeline if overlay is None else timeline.overlaid(overlay)
 
     def _newest(self, generation: str) -> Opened:
         """What is published, opened by the first thread that sees it.

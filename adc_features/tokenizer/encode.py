@@ -39,6 +39,7 @@ def encode(
     generation: Generation,
     *,
     previous: SidTable | None = None,
+    network: AdcModel | baselines.Network | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> SidTable:
     """Codes and weights of items in the vocabulary of a generation.
@@ -55,6 +56,8 @@ def encode(
         generation's `hysteresis`, in cosine, so that codes change when behaviour does and not
         because a vector lies at a border. Baseline tokenizers hold nothing: in a residual code each
         level reads what the one before left.
+    network : AdcModel or Network, optional
+        What `read` made of the generation, for who encodes often.
     progress : callable, optional
         Called with ("encode", items done, items in all).
 
@@ -93,7 +96,7 @@ def encode(
     ADC-SID, arXiv 2510.25622, Eq. 5 and 7-9 for codes, Eq. 15-17 and 22 for weights;
     docs/method_notes.md, "Exported weights".
     """
-    spec, model = generation.spec, read(generation)
+    spec, model = generation.spec, network if network is not None else read(generation)
     check_widths(items, model)
     held = _held(items, generation, previous)
     x = reliability(items, generation)

@@ -8,18 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_incremental import arrivals, assert_stream_equals_history
 
-from adc_features.aggregates import (
+from adc_features.aggregates.batch import batch_rows
+from adc_features.aggregates.declaration import (
     AggregateView,
-    batch_rows,
     count,
     last_time,
     mean,
-    newest_rows,
-    read_rows,
     residual_mean,
     smoothed_mean,
     total,
 )
+from adc_features.aggregates.finalise import read_rows
+from adc_features.aggregates.incremental import newest_rows
 
 FEATURES = {
     "n": count(**AT_READ),

@@ -6,7 +6,7 @@ from aggregate_shop import SECOND, VIEWS, events, examples, row, view, with_time
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adc_features.aggregates import batch_rows
+from adc_features.aggregates.batch import batch_rows
 
 BASE = 1_700_000_000 * SECOND // (86_400 * SECOND) * 86_400 * SECOND
 TIMES = [0, 1, 60, 600, 660, 661, 3_600, 3_601, 7_200, 21_600, 21_601, 25_200, 90_000]

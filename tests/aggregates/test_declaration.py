@@ -7,24 +7,21 @@ from aggregate_shop import FEATURES, STREAM, VIEWS, view
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adc_features.aggregates import (
+from adc_features.aggregates.declaration import (
     AggregateView,
     EventStream,
     Grid,
     count,
-    declaration_hash,
-    decode_key,
     distinct,
-    from_json,
-    keys_of,
     last,
     last_time,
     maximum,
     residual_mean,
     smoothed_mean,
-    to_json,
     total,
 )
+from adc_features.aggregates.keys import decode_key, keys_of
+from adc_features.aggregates.record import declaration_hash, from_json, to_json
 from adc_features.errors import ArtifactError, InputError, NewerFormatError
 
 HOUR = timedelta(hours=1)

@@ -8,19 +8,18 @@ import pyarrow as pa
 import pytest
 from aggregate_shop import SECOND, STREAM, VIEWS, events, view, with_times
 
-from adc_features.aggregates import (
+from adc_features.aggregates.batch import batch_rows
+from adc_features.aggregates.declaration import (
     AggregateView,
-    Events,
     EventStream,
     Grid,
-    Incremental,
-    MemoryStates,
-    batch_rows,
     count,
     last_time,
     mean,
     total,
 )
+from adc_features.aggregates.events import Events
+from adc_features.aggregates.incremental import Incremental, MemoryStates
 from adc_features.errors import InputError
 
 BASE = 1_700_006_400 * SECOND  # midnight

@@ -6,7 +6,9 @@ from pathlib import Path
 import pyarrow as pa
 from aggregate_shop import SECOND
 
-from adc_features.aggregates import Events, batch_rows, newest_rows
+from adc_features.aggregates.batch import batch_rows
+from adc_features.aggregates.events import Events
+from adc_features.aggregates.incremental import newest_rows
 
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "aggregates.md"
 

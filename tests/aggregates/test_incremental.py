@@ -7,15 +7,15 @@ from aggregate_shop import SECOND, STREAM, VIEWS, events, examples, row, with_ti
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adc_features.aggregates import (
+from adc_features.aggregates.batch import batch_rows
+from adc_features.aggregates.declaration import microseconds_of
+from adc_features.aggregates.incremental import (
     Incremental,
     MemoryStates,
-    batch_rows,
     batch_states,
-    keys_of,
     newest_rows,
 )
-from adc_features.aggregates.declaration import microseconds_of
+from adc_features.aggregates.keys import keys_of
 
 BASE = 1_700_000_000 * SECOND // (86_400 * SECOND) * 86_400 * SECOND
 LATENESS = microseconds_of(STREAM.lateness)

@@ -8,7 +8,9 @@ import pyarrow.compute as pc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from adc_features.aggregates import Events, Incremental, MemoryStates, batch_rows, newest_rows
+from adc_features.aggregates.batch import batch_rows
+from adc_features.aggregates.events import Events
+from adc_features.aggregates.incremental import Incremental, MemoryStates, newest_rows
 from adc_features.data.attributes import ATTRIBUTES, attribute_text
 from adc_features.data.statistics import (
     ITEM_PROFILE_SCHEMA,

@@ -67,12 +67,28 @@ def test_everything_old_is_listed_migrated_once_and_recorded(run):
         (kind, 0, FORMATS[kind]) for kind in DOCUMENTS
     ]
     assert done[-1]["kind"] == "registry"  # of another place: the run was moved
-    assert (numbers(run), content(run), sealed(run)) == ([1, 1, 1, 1], before, manifests)
+    assert (numbers(run), content(run), sealed(run)) == (
+        [FORMATS[kind] for kind in DOCUMENTS],
+        before,
+        manifests,
+    )
     told = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     assert [e["kind"] for e in told if e["event"] == "migrate"] == [s["kind"] for s in done]
     assert adc("migrate", run)["migrated"] == []
     said = CliRunner().invoke(application(), ["migrate", str(run)], catch_exceptions=False)
     assert said.stdout.startswith("nothing to migrate")
+
+
+def test_a_promotion_with_a_check_gets_its_number_and_a_new_check(run):
+    """A promotion of format 1 carries a check of its own content; it is read after a migration."""
+    path = run / "promotion.json"
+    pair, document = read_promotion(path), json.loads(path.read_text())
+    path.write_text(json.dumps(with_check({**document, "format": 1})))
+    assert read_promotion(path) == pair
+    (step,) = (s for s in migrate(run) if s.kind == "promotion")
+    assert (step.found, step.becomes) == (1, 2)
+    assert "check" in json.loads(path.read_text())
+    assert read_promotion(path) == pair
 
 
 def test_a_repository_alone_is_migrated(run):
@@ -122,8 +138,8 @@ migrations.migrate(Path(sys.argv[1]))
     ("killed_at", "left"),
     [
         ("run.json", [0, 0, 0, 0]),
-        ("live_generations.json", [1, 1, 0, 0]),
-        ("registry", [1, 1, 1, 1]),
+        ("live_generations.json", [1, 2, 0, 0]),
+        ("registry", [1, 2, 1, 1]),
     ],
 )
 def test_a_killed_migration_leaves_what_is_read_and_the_next_one_ends_it(run, killed_at, left):
@@ -142,8 +158,8 @@ def test_a_killed_migration_leaves_what_is_read_and_the_next_one_ends_it(run, ki
     assert adc("lookup", *old["items"], "--run", run) == old["lookup"]
     assert read_promotion(run / "promotion.json").generation == "g1"
     rest = migrate(run)
-    assert [s.kind for s in rest] == [*list(DOCUMENTS)[sum(left) :], "registry"]
-    assert (numbers(run), content(run)) == ([1, 1, 1, 1], before)
+    assert [s.kind for s in rest] == [*list(DOCUMENTS)[sum(n > 0 for n in left) :], "registry"]
+    assert (numbers(run), content(run)) == ([1, 2, 1, 1], before)
     assert migrate(run) == []
 
 
@@ -238,7 +254,7 @@ def test_what_a_newer_version_made_is_refused_in_words(run, path):
     """Every reader names the file and both formats, and says what to do."""
     READERS[path](run)
     newer(run / path)
-    words = r"format 99, this version reads up to [12]: .*a newer version of this library; upgrade"
+    words = r"format 99, this version reads up to [12]:.*a newer version of this library; upgrade"
     with pytest.raises(ArtifactError, match=words):
         READERS[path](run)
 

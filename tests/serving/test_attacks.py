@@ -532,7 +532,7 @@ def test_the_watch_survives_a_directory_that_cannot_be_read(shop, tmp_path, monk
 
                 patched.setattr(
                     (
-                        "adc_features.serving.service.read_promotion"
+                        "adc_features.serving.service.read_deployment"
                         if isinstance(error, OSError)
                         else "adc_features.serving.service.Service.take_over"
                     ),

@@ -351,6 +351,27 @@ def test_a_promotion_is_taken_over_and_every_answer_is_of_one_pair(shop, tmp_pat
         assert client.metrics()['adc_promotions_total{outcome="served"}'] >= 3
 
 
+def test_a_promoted_pair_is_opened_in_the_gaps_between_requests(shop, tmp_path, monkeypatch):
+    """The thread that opens it stops while a request is answered; the others never do."""
+    path, stops = tmp_path / "promotion.json", []
+    promote(path, shop.pair("codes_weights"))
+
+    def opened(pair):
+        with client.service._answering.one():
+            monkeypatch.setattr(client.service._answering, "wait", stops.append)
+            end = time.monotonic() + 0.05
+            while time.monotonic() < end:
+                sys.getprofile()
+        return open_bundle(pair)
+
+    with serving(shop, promotion_file=path) as client:
+        monkeypatch.setattr("adc_features.serving.service.open_bundle", opened)
+        promote(path, shop.pair("second"))
+        until(lambda: client.service.bundle.promotion == shop.pair("second"))
+        assert stops
+        assert client.post("/rank", {"user": "u3", "items": ITEMS})[0] == 200
+
+
 def test_materializing_refuses_no_request(client, shop):
     """While every view is written anew, requests are answered with the same scores."""
     writing = threading.Thread(

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.aggregates import Aggregate, AggregateView, Residual
-from adc_features.aggregates.declaration import microseconds_of
+from adc_features.aggregates.declaration import Aggregate, AggregateView, Residual, microseconds_of
 
 
 class Oracle:

@@ -6,9 +6,8 @@ from datetime import timedelta
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from adc_features.aggregates import (
+from adc_features.aggregates.declaration import (
     AggregateView,
-    Events,
     EventStream,
     Grid,
     Residual,
@@ -26,6 +25,7 @@ from adc_features.aggregates import (
     smoothed_mean,
     total,
 )
+from adc_features.aggregates.events import Events
 
 SECOND = 1_000_000
 

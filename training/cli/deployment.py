@@ -13,7 +13,20 @@ import typer
 from adc_features.cli.console import JsonOption, RunOption, report, table
 from adc_features.cli.runs import OptionalRunOption, RepoOption, one_of
 from adc_features.cli.serving import PromotionOption
-from training.cli.ranker_deployment import ServedOption, served_ranker, versions_text
+from training.cli.ranker_deployment import (
+    AsOption,
+    BesideOption,
+    EndOption,
+    SampleOption,
+    ServedOption,
+    ShadowOption,
+    ShareOption,
+    VariantAsked,
+    WholeOption,
+    promote_variant,
+    served_ranker,
+    versions_text,
+)
 
 CatalogOption = Annotated[
     str | None,
@@ -57,13 +70,24 @@ def promote(
         ),
     ] = None,
     to: PromotionOption = None,
+    named: AsOption = None,
+    share: ShareOption = None,
+    shadow: ShadowOption = False,
+    sample: SampleOption = None,
+    end: EndOption = None,
+    whole: WholeOption = None,
+    beside: BesideOption = None,
     catalog: CatalogOption = None,
     json: JsonOption = None,
 ) -> None:
     """Let a ranker serve, on the codes it was trained on; a running service takes it over. Replaces
-    a damaged promotion file.
+    a damaged promotion file. With --as a variant serves a share of the users, or scores in shadow.
     """
     one_of(run, repo)
+    variant = VariantAsked(named, share, shadow, sample, end, whole, beside)
+    if variant.any():
+        report(promote_variant(repo, ranker, variant, at=datetime.now(UTC)), json)
+        return
     if repo is not None:
         from training.ranker.workflow import promote_ranker
 

@@ -1,17 +1,16 @@
 """The commands that train and judge, added to the library's. Each is one call of one stage."""
 
 import sys
-from dataclasses import asdict
-from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from adc_features.cli.commands import DataOption, FinalOption, SeedOption, build, open_run
-from adc_features.cli.console import JsonOption, RunOption, progress, report
+from adc_features.cli.console import JsonOption, progress, report
 from adc_features.cli.runs import OptionalRunOption, RepoOption, one_of
 from training.cli import compare as compare_cli
+from training.cli import datasets as datasets_cli
 from training.cli import deployment as deployment_cli
 from training.cli import freshness as freshness_cli
 from training.cli import rankers as rankers_cli
@@ -19,12 +18,12 @@ from training.cli import retraining as retraining_cli
 from training.cli import retrieval as retrieval_cli
 from training.cli import tokenizing as tokenizing_cli
 from training.cli.lines import run_lines
-from training.cli.ranker_deployment import ServedOption, audit_on_service
 from training.cli.rankers import (
     ImportanceOption,
     ItemOption,
     LabelsOption,
     LabelsQueryOption,
+    LoggedOption,
     RankersOption,
     RefreshOption,
     RequestOption,
@@ -40,7 +39,8 @@ def add_to(app: typer.Typer) -> None:
     """Add the commands that train, judge and deploy to the library's; called by `adc` through the
     entry point that we declare.
     """
-    for command in (dataset, audit, train, evaluate, explain):
+    datasets_cli.add_to(app)
+    for command in (train, evaluate, explain):
         app.command()(command)
     app.command("run")(run_all)
     app.add_typer(retrieval_cli.retrieve, name="retrieve")
@@ -49,104 +49,6 @@ def add_to(app: typer.Typer) -> None:
     deployment_cli.add_to(app)
     retraining_cli.add_to(app)
     tokenizing_cli.add_to(app)
-
-
-def dataset(
-    run: RunOption,
-    verify: Annotated[
-        bool,
-        typer.Option(
-            "--verify",
-            help=(
-                "Prove that the joined rows are those of the retrieval manifest, on disk and joined"
-                " anew."
-            ),
-        ),
-    ] = False,
-    json: JsonOption = None,
-) -> None:
-    """Join the labelled rows with the features that were knowable at their time."""
-    from adc_features.pipeline.run import Run
-    from training.stages import DATASET, verify_dataset
-
-    if verify:
-        report({"equal": True, **verify_dataset(Run.open(run))}, json)
-    else:
-        build(run, DATASET, json=json)
-
-
-def audit(
-    frame: Annotated[
-        Path | None, typer.Argument(metavar="[FRAME]", help="A Parquet frame, of any origin.")
-    ] = None,
-    run: Annotated[
-        Path | None, typer.Option("--run", metavar="DIR", help="Audit the joined rows of a run.")
-    ] = None,
-    row_time: Annotated[
-        str, typer.Option(metavar="COLUMN", help="The time of each row.")
-    ] = "event_timestamp",
-    feature_time: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="VIEW=COLUMN",
-            help=(
-                "When a view's feature became valid; repeatable. Default: the columns of our"
-                " frames."
-            ),
-        ),
-    ] = None,
-    label_time: Annotated[
-        str | None,
-        typer.Option(metavar="COLUMN", help="When the label happened; default the row's time."),
-    ] = None,
-    close: Annotated[
-        float,
-        typer.Option(
-            metavar="SECONDS",
-            min=0,
-            help="A feature this near before the label is counted as suspicious.",
-        ),
-    ] = 0.0,
-    repo: RepoOption = None,
-    ranker: ServedOption = None,
-    labels: LabelsOption = None,
-    labels_query: LabelsQueryOption = None,
-    online: Annotated[
-        bool,
-        typer.Option(help="With --repo: compare the online store with the offline one, too."),
-    ] = True,
-    json: JsonOption = None,
-) -> None:
-    """How old each view's features are at their rows; fails when any is from the future.
-
-    With --repo and --labels: join a sample of the log, and find each value in its source.
-    """
-    if repo is not None:
-        if frame is not None or run is not None:
-            raise typer.BadParameter("give one of a Parquet frame, --run and --repo")
-        source = (labels, labels_query)
-        audit_on_service(repo, ranker, source, close=close, online=online, json=json)
-        return
-    from adc_features.pipeline.audit import audit as audit_frame
-    from adc_features.pipeline.run import Run
-    from training.stages import DATASET, FRAME
-
-    if (frame is None) == (run is None):
-        raise typer.BadParameter("give a Parquet frame, --run or --repo")
-    if wrong := [named for named in feature_time or [] if not all(named.partition("="))]:
-        raise typer.BadParameter(f"--feature-time {wrong[0]!r} is not VIEW=COLUMN")
-    columns = dict(named.split("=", 1) for named in feature_time) if feature_time else None
-    path = frame if run is None else Run.open(run).output(DATASET) / FRAME
-    assert path is not None
-    found = audit_frame(
-        path,
-        row_time=row_time,
-        feature_times=columns,
-        label_time=label_time,
-        close=timedelta(seconds=close),
-    )
-    report(asdict(found), json)
-    found.require_clean()
 
 
 # as long as its options
@@ -178,6 +80,7 @@ def train(
         float,
         typer.Option(min=0, max=1, help="With --repo: share of rows without a positive to keep."),
     ] = 1.0,
+    logged_values: LoggedOption = False,
     seeds: Annotated[int | None, typer.Option(help="Models of each ranker.")] = None,
     importance: ImportanceOption = True,
     refresh: RefreshOption = None,
@@ -204,6 +107,7 @@ def train(
             period=rankers_cli.period_of(validation_start, test_start),
             importance=importance,
             refresh=rankers_cli.refresh_texts(refresh),
+            logged=logged_values,
         )
         report(facts, json, text=rankers_cli.scores_text)
         return

@@ -4,6 +4,7 @@ when they are given --repo.
 """
 
 from collections.abc import Mapping
+from dataclasses import astuple, dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -42,6 +43,114 @@ RenewOption = Annotated[
         help="With --repo: first renew the codes that the ranker reads, and take them online.",
     ),
 ]
+
+ShareOption = Annotated[
+    float | None,
+    typer.Option(
+        "--share",
+        min=0.0,
+        max=1.0,
+        help="With --repo and --as: serve this share of the users, the same ones by a stable hash.",
+    ),
+]
+ShadowOption = Annotated[
+    bool,
+    typer.Option(
+        "--shadow",
+        help="With --repo and --as: score requests after they are answered; metrics alone see it.",
+    ),
+]
+SampleOption = Annotated[
+    float | None,
+    typer.Option(
+        "--sample", min=0.0, max=1.0, help="With --shadow: share of the requests; default 0.1."
+    ),
+]
+AsOption = Annotated[
+    str | None,
+    typer.Option("--as", metavar="NAME", help="What answers and metrics call the variant."),
+]
+EndOption = Annotated[
+    str | None,
+    typer.Option("--end", metavar="NAME", help="With --repo: end this variant."),
+]
+WholeOption = Annotated[
+    str | None,
+    typer.Option("--whole", metavar="NAME", help="With --repo: let this variant serve all users."),
+]
+BesideOption = Annotated[
+    str | None,
+    typer.Option(
+        "--beside",
+        metavar="NAME",
+        help="With a variant: the ranker that serves; not needed where only one does.",
+    ),
+]
+
+
+@dataclass(frozen=True)
+class VariantAsked:
+    """What `adc promote` was asked to do with a variant."""
+
+    name: str | None
+    share: float | None
+    shadow: bool
+    sample: float | None
+    end: str | None
+    whole: str | None
+    beside: str | None
+
+    def any(self) -> bool:
+        """Whether it was asked anything of the kind."""
+        return any(v is not None and v is not False for v in astuple(self))
+
+    def check(self, ranker: str | None) -> None:
+        """Raise BadParameter for options that do not go together."""
+        if [self.end, self.whole, self.name].count(None) != 2:
+            raise typer.BadParameter("give one of --as NAME, --end NAME and --whole NAME")
+        if self.name is None:
+            if (self.share, self.shadow, self.sample, ranker) != (None, False, None, None):
+                raise typer.BadParameter(
+                    "--end and --whole name a variant; they go with --beside alone"
+                )
+        elif (self.share is None) == (not self.shadow):
+            raise typer.BadParameter("with --as give --share P or --shadow")
+        elif self.sample is not None and not self.shadow:
+            raise typer.BadParameter("--sample goes with --shadow")
+
+
+def promote_variant(
+    repo: Path | None, ranker: str | None, asked: VariantAsked, *, at: datetime
+) -> dict[str, Any]:
+    """Start, end or complete a variant; what the command prints."""
+    from adc_features.serving.variants import SAMPLED
+    from training.ranker.variants import (
+        end_ranker_variant,
+        make_variant_whole,
+        start_ranker_variant,
+    )
+
+    asked.check(ranker)
+    if repo is None:
+        raise typer.BadParameter("variants are of a repository's rankers; give --repo")
+    beside = served_ranker(repo, asked.beside)
+    if asked.end is not None:
+        return end_ranker_variant(repo, beside, asked.end)
+    if asked.whole is not None:
+        return make_variant_whole(repo, beside, asked.whole, at=at)
+    assert asked.name is not None
+    sampled = 0.0
+    if asked.shadow:
+        sampled = SAMPLED if asked.sample is None else asked.sample
+    return start_ranker_variant(
+        repo,
+        beside,
+        ranker,
+        name=asked.name,
+        share=asked.share or 0.0,
+        sampled=sampled,
+        at=at,
+    )
 
 
 def served_ranker(repo: Path, name: str | None) -> str:

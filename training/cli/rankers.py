@@ -37,6 +37,13 @@ LabelsQueryOption = Annotated[
         "--labels-query", metavar="SQL", help="A table or a SELECT, where --labels is a URL."
     ),
 ]
+LoggedOption = Annotated[
+    bool,
+    typer.Option(
+        "--logged-values",
+        help="With --repo: learn from served values, of `adc dataset --from-log`.",
+    ),
+]
 ServiceOption = Annotated[
     str | None,
     typer.Option(
@@ -206,6 +213,7 @@ def train_on_service(
     period: Any,
     importance: bool,
     refresh: Mapping[str, str] | None = None,
+    logged: bool = False,
 ) -> dict[str, Any]:
     """Train and judge; what the command prints."""
     from adc_features.cli.console import progress
@@ -227,6 +235,7 @@ def train_on_service(
             final=final,
             refresh=refresh,
             importance=importance,
+            logged=logged,
             progress=told,
         )
     return _reported(repo, judged)

@@ -4,9 +4,10 @@ log. Writes: JoinedRows.
 Legend: N rows.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from adc_features.store.refresh import RefreshSchedule
 from training.ranker.label_columns import feast_type
 from training.ranker.label_sources import LabelSource, open_labels
 from training.ranker.labels import LabelLog, check_matched, read_labels
+from training.ranker.logged_values import logged_table
 from training.ranker.refresh import chosen_refresh, stored_views
 
 
@@ -119,6 +121,7 @@ def join_labels(
     start: datetime | None = None,
     end: datetime | None = None,
     refresh: Mapping[str, str] | None = None,
+    logged: bool = False,
     progress: Progress | None = None,
 ) -> JoinedRows:
     """Read and check a label log, and join the features that a ranker reads.
@@ -136,6 +139,8 @@ def join_labels(
     refresh : mapping of str to str, optional
         View -> how it is refreshed online, as `RefreshSchedule.parse` reads it; by default what the
         repository says of itself, see `training.ranker.refresh`.
+    logged : bool
+        Take the values that the log holds of what was served, in place of a join.
     progress : callable, optional
         Called with a label, steps done and their number.
 
@@ -148,7 +153,10 @@ def join_labels(
     schema, resolved = declared_inputs(repo, ranker, source)
     schedules = chosen_refresh(repo, schema, refresh)
     log = read_labels(source, schema=schema, ranker=resolved.ranker, start=start, end=end)
-    return join_log(repo, schema, resolved, log, refresh=schedules, progress=progress)
+    values = partial(logged_table, source, log, schema, start=start, end=end) if logged else None
+    return join_log(
+        repo, schema, resolved, log, refresh=schedules, values=values, progress=progress
+    )
 
 
 def declared_inputs(
@@ -169,13 +177,14 @@ def join_log(
     *,
     also: Collection[str] = (),
     refresh: Mapping[str, RefreshSchedule] | None = None,
+    values: Callable[[Sequence[str]], pa.Table] | None = None,
     progress: Progress | None = None,
 ) -> JoinedRows:
     """Join the features that resolved inputs read to the rows of a log.
 
     also: keys of further features of the service, for another ranker that reads the same rows.
-    refresh: view -> how it is refreshed online; by default what the repository says. Raises as
-    `join_labels`.
+    refresh: view -> how it is refreshed online; by default what the repository says. values: the
+    rows with the features of these keys, where they need no join. Raises as `join_labels`.
     """
     from adc_features.store.services.training_rows import join_service
 
@@ -183,9 +192,12 @@ def join_log(
     wanted = [feature.key for feature in schema.features if feature.key in read]
     if refresh is None:
         refresh = chosen_refresh(repo, schema)
-    table = join_service(
-        repo, schema, log.entity_rows, features=wanted, refresh=refresh, progress=progress
-    )
+    if values is None:
+        table = join_service(
+            repo, schema, log.entity_rows, features=wanted, refresh=refresh, progress=progress
+        )
+    else:
+        table = values(wanted)
     matched = check_matched(table, schema)
     generation = _generation(resolved, schema)
     kinds = [i.kind for i in resolved.inputs]
@@ -202,7 +214,8 @@ def join_log(
 def request_fields(source: LabelSource, schema: ServiceSchema) -> dict[str, str]:
     """Columns of the log that may be fields of a request: name -> Feast type."""
     types = {field.name: feast_type(field.type) for field in open_labels(source).schema}
-    return {n: t for n, t in types.items() if t is not None and n not in schema.join_keys}
+    taken = {*schema.join_keys, *(feature.key for feature in schema.features)}
+    return {n: t for n, t in types.items() if t is not None and n not in taken}
 
 
 def _features(resolved: Resolution, schema: ServiceSchema) -> tuple[str, ...]:

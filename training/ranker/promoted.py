@@ -5,6 +5,8 @@ A promotion that a kill cut short of its record is recorded by the next one.
 """
 
 import json
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -64,8 +66,11 @@ def promotions(place: Workspace) -> list[Promoted]:
     return found
 
 
-def promote_on_record(place: Workspace, pair: Promotion, *, why: str) -> int:
-    """Let a checked pair serve, and record it; returns the promotion's number.
+def promote_on_record(
+    place: Workspace, pair: Promotion, *, why: str, ended: Collection[str] = ()
+) -> int:
+    """Let a checked pair serve, and record it; returns the promotion's number. ended: names of
+    variants that end with it.
 
     Raises
     ------
@@ -74,18 +79,26 @@ def promote_on_record(place: Workspace, pair: Promotion, *, why: str) -> int:
     InputError
         Another promotion of this ranker does not end.
     """
+    with promoting(place):
+        before = promotions(place)
+        promote(place.promotion, pair, ended=ended)
+        rows = [*before, _row(pair, len(before) + 1, why)]
+        document: dict[str, Any] = {"promotions": [asdict(row) for row in rows]}
+        write_json(place.directory / RECORD, document)
+        return len(rows)
+
+
+@contextmanager
+def promoting(place: Workspace) -> Iterator[None]:
+    """While nothing else writes the promotion file of a ranker. Raises InputError when another
+    promotion does not end."""
     with file_lock(place.directory, wait=WAIT_S) as taken:
         if not taken:
             raise InputError(
                 f"another promotion of ranker {place.name!r} is running for more than"
                 f" {WAIT_S:.0f} s; try again when it has ended"
             )
-        before = promotions(place)
-        promote(place.promotion, pair)
-        rows = [*before, _row(pair, len(before) + 1, why)]
-        document: dict[str, Any] = {"promotions": [asdict(row) for row in rows]}
-        write_json(place.directory / RECORD, document)
-        return len(rows)
+        yield
 
 
 def _row(pair: Promotion, number: int, why: str) -> Promoted:

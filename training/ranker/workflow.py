@@ -92,6 +92,7 @@ def train_rankers(
     final: bool = False,
     importance: bool = True,
     refresh: Mapping[str, str] | None = None,
+    logged: bool = False,
     progress: Progress | None = None,
 ) -> Judged:
     """Train rankers on one label log, and judge them together on later rows.
@@ -114,6 +115,8 @@ def train_rankers(
         Also measure what each ranker leans on; never with `settings.quick`.
     refresh : mapping of str to str, optional
         View -> how it is refreshed online, as `join_labels`.
+    logged : bool
+        Learn from the values that the log holds of what was served, in place of a join.
     progress : callable, optional
         Called with a label, steps done and their number.
 
@@ -123,7 +126,8 @@ def train_rankers(
         Before anything is written: what is wrong with service, declaration, log or windows.
     """
     settings, period = settings or TrainSettings(), period or Period()
-    asked: dict[str, Any] = {"start": period.start, "end": period.end, "refresh": refresh}
+    asked: dict[str, Any] = {"start": period.start, "end": period.end}
+    asked |= {"refresh": refresh, "logged": logged}
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
     for ranker in rankers.values():
@@ -349,6 +353,22 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     ParityError
         As `check_both_paths`.
     """
+    choice, pair, warnings = servable(repo, name, at=at)
+    place = Workspace(repo, choice.name)
+    number = promote_on_record(place, pair, why=choice.why)
+    return {
+        "ranker": choice.name,
+        "why": choice.why,
+        "version": pair.ranker.name,
+        "pair": pair.name,
+        "number": number,
+        "promotion": str(place.promotion),
+        "warnings": warnings,
+    }
+
+
+def servable(repo: Path, name: str | None, *, at: datetime) -> tuple[Choice, Promotion, list[str]]:
+    """The version that `promote_ranker` lets serve, after its checks, and what they noticed."""
     from adc_features.serving.both_paths import check_both_paths
     from adc_features.serving.declared import open_declared
 
@@ -361,13 +381,4 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     bundle = open_declared(pair)
     bundle.check_online()
     noticed = check_both_paths(bundle, at=at)
-    number = promote_on_record(place, pair, why=choice.why)
-    return {
-        "ranker": choice.name,
-        "why": choice.why,
-        "version": pair.ranker.name,
-        "pair": pair.name,
-        "number": number,
-        "promotion": str(place.promotion),
-        "warnings": [*bundle.warnings, *noticed],
-    }
+    return choice, pair, [*bundle.warnings, *noticed]

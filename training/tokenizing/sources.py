@@ -158,7 +158,7 @@ class ContentReader:
             found[name] = (
                 _vectors(ids, values, source=column)
                 if kind == "vectors"
-                else _texts(ids, values, self._sources.text_model, progress)
+                else _texts(self._repo, ids, values, self._sources.text_model, progress)
             )
         return found
 
@@ -254,16 +254,23 @@ def _vectors(ids: np.ndarray, values: pa.ChunkedArray, *, source: str) -> Conten
 
 
 def _texts(
-    ids: np.ndarray, values: pa.ChunkedArray, model: str, progress: Progress | None
+    repo: Path,
+    ids: np.ndarray,
+    values: pa.ChunkedArray,
+    model: str,
+    progress: Progress | None,
 ) -> Content:
     from adc_features.encoders.text import cache_directory, text_vectors
+    from adc_features.live.items import kept_texts
 
     if _is_list(values.type):
         values = pc.binary_join(values, ", ")
     texts = values.to_pylist()
     if not any((text or "").strip() for text in texts):
         return Content(ids, np.zeros((len(ids), 0), np.float32), np.zeros(len(ids), bool))
-    vectors, present = text_vectors(texts, model=model, cache=cache_directory(), progress=progress)
+    vectors, present = text_vectors(
+        texts, model=model, cache=cache_directory(), kept=kept_texts(repo), progress=progress
+    )
     return Content(ids, vectors, present)
 
 

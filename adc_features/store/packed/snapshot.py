@@ -4,6 +4,7 @@ Writes: nothing; no feast here.
 Legend: N items, M items asked for, L positions.
 """
 
+import copy
 import mmap
 import os
 import zlib
@@ -46,6 +47,10 @@ class Gathered(NamedTuple):
     profile: np.ndarray
 
 
+Over = Callable[[np.ndarray, Gathered], Gathered]
+"""Ids and what a file says of them -> what is served."""
+
+
 class PackedSnapshot:
     """An open file; threads may share it, and it stays whole when the file is replaced or deleted.
 
@@ -61,6 +66,7 @@ class PackedSnapshot:
         cut, altered in its header, or of another format.
         """
         self.path = Path(path)
+        self._over: Over | None = None
         try:
             descriptor = os.open(self.path, os.O_RDONLY)
         except OSError as error:
@@ -152,8 +158,18 @@ class PackedSnapshot:
         gathered = self._sound(lambda: self._decode(np.arange(len(self))))
         return self._table(self.item_ids, gathered), gathered.profile["sid_as_of"]
 
+    def overlaid(self, over: "Over") -> "PackedSnapshot":
+        """The same file, whose answers are those of `over`, which gets the ids and its answer."""
+        laid = copy.copy(self)
+        laid._over = over
+        return laid
+
     def gather(self, item_ids: np.ndarray) -> Gathered:
         """What `lookup` returns, for ids that are checked already, as bare arrays."""
+        stored = self._gather_stored(item_ids)
+        return stored if self._over is None else self._over(item_ids, stored)
+
+    def _gather_stored(self, item_ids: np.ndarray) -> Gathered:
         starts = range(0, max(len(item_ids), 1), ROWS_AT_ONCE)
         parts = [self._gather(item_ids[start : start + ROWS_AT_ONCE]) for start in starts]
         return (

@@ -6,6 +6,7 @@ loader, which equals the join of the published rows (tested). Nothing is loaded 
 are touched.
 """
 
+import copy
 import time
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -20,8 +21,9 @@ from adc_features.artifact import MANIFEST, read_manifest, require_files, within
 from adc_features.clock import instant, utc
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.store.packed.id_index import checked_ids
-from adc_features.store.packed.layout import ROWS_AT_ONCE
-from adc_features.store.packed.snapshot import PackedSnapshot
+from adc_features.store.packed.layout import NO_TIME, ROWS_AT_ONCE
+from adc_features.store.packed.overlay import Overlay
+from adc_features.store.packed.snapshot import Gathered, PackedSnapshot
 
 Codes = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Codes int32 [M, L], weights float32 [M, L], reliability float32 [M]."""
@@ -56,6 +58,14 @@ class PackedTimeline:
         self.snapshots = list(snapshots)
         self._moments = [s.servable_at for s in snapshots]
         self.servable_at = np.array([instant(t) for t in self._moments], "datetime64[us]")
+        self._cutoffs = np.array([instant(s.as_of) for s in snapshots], "datetime64[us]")
+        self.overlay: Overlay | None = None
+
+    def overlaid(self, overlay: Overlay | None) -> "PackedTimeline":
+        """The same snapshots, with items that came or went since laid over them."""
+        laid = copy.copy(self)
+        laid.overlay = overlay
+        return laid
 
     @property
     def generation(self) -> str:
@@ -74,8 +84,11 @@ class PackedTimeline:
 
     @property
     def item_ids(self) -> np.ndarray:
-        """Every item of any snapshot, sorted: read from the newest file, which holds them all."""
-        return np.sort(self.snapshots[-1].item_ids)
+        """Every item of any snapshot or laid over them, sorted: of the snapshots the newest file
+        holds them all.
+        """
+        known = self.snapshots[-1].item_ids
+        return np.sort(known) if self.overlay is None else np.union1d(known, self.overlay.item_ids)
 
     def at(self, now: datetime) -> PackedSnapshot:
         """The snapshot served at `now`: the newest with servable_at <= now.
@@ -88,7 +101,21 @@ class PackedTimeline:
                 f"now is {now.isoformat()}, the first snapshot is served from"
                 f" {self._moments[0].isoformat()}; ask as of a later time"
             )
-        return self.snapshots[place - 1]
+        snapshot, moment = self.snapshots[place - 1], int(instant(now).astype(np.int64))
+        if self.overlay is None:
+            return snapshot
+        return snapshot.overlaid(
+            lambda ids, stored: self._served(ids, np.full(len(ids), moment), stored)
+        )
+
+    def removed(self, item_ids: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Which items (checked ids [M]) had been removed after the snapshot that serves at their
+        time, datetime64 [M]: bool [M].
+        """
+        if self.overlay is None:
+            return np.zeros(len(item_ids), bool)
+        found = self._found(item_ids, times)
+        return ~found & self.overlay.removed(item_ids, times.astype("datetime64[us]").view(int))
 
     def gather(self, item_ids: Iterable[Any], times: np.ndarray) -> Codes:
         """The codes of items [M] as served at times datetime64 [M], UTC.
@@ -113,36 +140,57 @@ class PackedTimeline:
         reliability = np.empty(rows, np.float32)
         for start in range(0, rows, ROWS_AT_ONCE):
             part = slice(start, start + ROWS_AT_ONCE)
-            sid[part], weight[part], reliability[part] = self._gather(wanted[part], times[part])
+            sid[part], weight[part], profile = self._gather(wanted[part], times[part])
+            reliability[part] = profile["reliability"]
         return sid, weight, reliability
 
-    def _gather(self, item_ids: np.ndarray, times: np.ndarray) -> Codes:
+    def _found(self, item_ids: np.ndarray, times: np.ndarray) -> np.ndarray:
+        found = np.empty(len(item_ids), bool)
+        for start in range(0, len(item_ids), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            found[part] = self._gather(item_ids[part], times[part]).profile["found"]
+        return found
+
+    def _gather(self, item_ids: np.ndarray, times: np.ndarray) -> Gathered:
         """One block: grouped by snapshot, gathered group by group, put back into order."""
         # 0: before the first
         which = np.searchsorted(self.servable_at, times, side="right").astype(np.int16)
         served = np.flatnonzero(np.bincount(which, minlength=1))
         if len(served) == 1:
-            return self._of_one(int(served[0]), item_ids)
+            return self._of_one(int(served[0]), item_ids, times)
         order = np.argsort(which, kind="stable")  # int16: a radix sort
         ends = np.searchsorted(which, served, side="right", sorter=order)
         groups = [
-            self._of_one(int(s), item_ids[order[a:b]])
+            self._of_one(int(s), item_ids[order[a:b]], times[order[a:b]])
             for s, a, b in zip(served, [0, *ends[:-1]], ends, strict=True)
         ]
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
-        sid, weight, reliability = (
-            np.concatenate(columns).take(back, axis=0) for columns in zip(*groups, strict=True)
+        return Gathered(
+            *(np.concatenate(columns).take(back, axis=0) for columns in zip(*groups, strict=True))
         )
-        return sid, weight, reliability
 
-    def _of_one(self, served: int, item_ids: np.ndarray) -> Codes:
+    def _of_one(self, served: int, item_ids: np.ndarray, times: np.ndarray) -> Gathered:
         """Of the snapshot before `served`; of none for 0."""
         if served:
             got = self.snapshots[served - 1].gather(item_ids)
         else:
             got = self.snapshots[0].unknown_rows(len(item_ids))
-        return got.sid, got.sid_weight, got.profile["reliability"]
+        if self.overlay is None:
+            return got
+        return self._served(item_ids, times.astype("datetime64[us]").astype(np.int64), got)
+
+    def _served(self, item_ids: np.ndarray, times: np.ndarray, stored: Gathered) -> Gathered:
+        """What a snapshot says, and the overlay over it.
+
+        A row that a snapshot carries on from an earlier one is as old as that one.
+        """
+        assert self.overlay is not None
+        as_of = stored.profile["sid_as_of"]
+        place = np.searchsorted(self._cutoffs.astype(np.int64), as_of)
+        place = np.minimum(place, len(self._cutoffs) - 1)
+        since = np.where(as_of == NO_TIME, NO_TIME, self.servable_at.astype(np.int64)[place])
+        return Gathered(*self.overlay.over(item_ids, times, stored, since))
 
 
 class Opened(NamedTuple):

@@ -20,14 +20,16 @@ import pyarrow.parquet as pq
 from adc_features.artifact import fresh_directory, recover, seal
 from adc_features.clock import instant, utc
 from adc_features.codes.generation import Generation
-from adc_features.codes.rows import SID_FEATURES, as_served, completed, sid_rows
+from adc_features.codes.rows import SID_FEATURES, as_served, completed
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.store.code_tables import CodeFile, tables_of
 from adc_features.store.definitions import KEY_TYPES, id_type
 from adc_features.store.packed.layout import refuse_newer_file
+from adc_features.store.packed.overlay import OverlayReader
 from adc_features.store.packed.snapshot import PackedSnapshot
 from adc_features.store.packed.writer import write_snapshot
+from adc_features.store.publish.between import SEGMENTS, code_rows, heeding
 from adc_features.store.publish.lock import only_publisher
 from adc_features.store.publish.published import (
     PublishedSnapshot,
@@ -36,6 +38,7 @@ from adc_features.store.publish.published import (
     published_rows,
 )
 from adc_features.store.repository import (
+    CONFIG,
     ItemKey,
     LiveGeneration,
     deletable_publication,
@@ -121,7 +124,17 @@ def publish(
         _check_key(key, kind)
     with only_publisher(repo):
         live = _live(generation, kind, key)
+        overlay = OverlayReader(repo, live).now() if _is_repository(repo) else None
+        if overlay is not None:
+            snapshots = [
+                heeding(overlay, snapshot, entry.servable_at)
+                for snapshot, entry in zip(snapshots, fresh, strict=True)
+            ]
         return _add(repo, live, fresh, snapshots, generation.spec.weight_dtype)
+
+
+def _is_repository(repo: Path) -> bool:
+    return (Path(repo) / CONFIG).is_file()
 
 
 def _check_key(key: ItemKey, kind: IdType) -> None:
@@ -212,11 +225,12 @@ def _write_rows(
         (aside / folder).mkdir()
     for entry in kept:
         _keep(target / entry.file, aside / entry.file)
+    for segment in target.glob(f"rows/{SEGMENTS}"):
+        _keep(segment, aside / "rows" / segment.name)
     for snapshot, entry in zip(snapshots, fresh, strict=True):
-        rows = sid_rows(snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at)
-        rows = rows.rename_columns([live.join_key, *rows.column_names[1:]])
-        if live.key is not None and live.key.type == "Int32":
-            rows = rows.set_column(0, live.join_key, rows[live.join_key].cast(pa.int32()))
+        rows = code_rows(
+            live, snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at
+        )
         pq.write_table(rows, aside / entry.file, write_page_checksum=True)
 
 

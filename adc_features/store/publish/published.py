@@ -15,6 +15,7 @@ from adc_features.codes.rows import TIME, sid_table, with_missing_visible
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.store.definitions import ENTITY_OF, JOIN_KEY, id_type, statistics_schemas
+from adc_features.store.packed.overlay import OverlayReader
 from adc_features.store.packed.timeline import PackedTimeline, open_timeline
 from adc_features.store.repository import (
     STATISTICS,
@@ -182,9 +183,9 @@ def published_timeline(repo: Path, generation_id: str) -> PackedTimeline:
     Feast documentation, "Point-in-time joins":
     https://docs.feast.dev/getting-started/concepts/point-in-time-joins
     """
-    return open_timeline(
-        publication_path(repo, live_generation(repo, generation_id).id), tries=6
-    ).timeline
+    live = live_generation(repo, generation_id)
+    timeline = open_timeline(publication_path(repo, live.id), tries=6).timeline
+    return timeline.overlaid(OverlayReader(repo, live).now())
 
 
 def published_rows(target: Path, live: LiveGeneration, snapshot: PublishedSnapshot) -> SidTable:

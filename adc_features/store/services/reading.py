@@ -26,6 +26,7 @@ from adc_features.store.services.asked import key_column, request_columns
 from adc_features.store.services.lookups import Found, Lookup, OurStore, read_by_feast
 from adc_features.store.services.on_demand import computed
 from adc_features.store.services.plan import OnDemandView, ServicePlan, service_plan
+from adc_features.store.services.publish_time import TRIES, PublishTime, as_of
 from adc_features.store.services.stored import arrow_of
 
 if TYPE_CHECKING:
@@ -37,11 +38,15 @@ class Reading(NamedTuple):
 
     parts: the rows, by side. user: whether any view of the user has a row that has not expired;
     items: the same of each candidate, bool [N]. None where the service has no view of that side.
+    as_of: the time as of which history says the same, where live views were read. torn: they were
+    read while events were committed, so that no one time is it.
     """
 
     parts: Parts
     user: bool | None
     items: np.ndarray | None
+    as_of: datetime | None = None
+    torn: bool = False
 
 
 class ServiceReader:
@@ -76,7 +81,7 @@ class ServiceReader:
         self._types = {name: schema.join_keys[name] for name in (*user, *item)}
         self._user, self._item = tuple(user), tuple(item)
         self._request, self._optional = dict(request), frozenset(optional)
-        self._ours = OurStore(store)
+        self._ours, self._publish_time = OurStore(store), PublishTime(store, plan)
         self._single, self._many = _lookups(plan, self._item, ours=self._ours)
 
     @property
@@ -155,8 +160,29 @@ class ServiceReader:
         now: datetime,
         timeline: CodeTimeline | None = None,
     ) -> Reading:
-        """The rows of a request, and what is known; arguments as of `parts`."""
+        """The rows of a request, and what is known; arguments as of `parts`.
+
+        Where events are committed meanwhile, live views are read a second time.
+        """
         now = utc(now, name="now")
+        if not self._publish_time.is_read:
+            return self._read(user, items, request=request, now=now, timeline=timeline)
+        for _ in range(TRIES):
+            before = self._publish_time.last()
+            found = self._read(user, items, request=request, now=now, timeline=timeline)
+            if self._publish_time.last() == before:
+                return found._replace(as_of=as_of(before, now))
+        return found._replace(torn=True)
+
+    def _read(
+        self,
+        user: Mapping[str, Any],
+        items: Mapping[str, Sequence[Any]],
+        *,
+        request: Mapping[str, Any],
+        now: datetime,
+        timeline: CodeTimeline | None,
+    ) -> Reading:
         single = self._user_keys(user)
         many = self._item_keys(items)
         fields = request_columns(request, self._request, optional=self._optional)

@@ -1,0 +1,193 @@
+"""POST /items and DELETE /items/ID. Reads: bodies. Writes: items of the live directory, answers.
+
+Items are read and encoded beside the scoring of requests, on a thread of their own, and answered
+when they are durable and served. One that is refused does not hold up the others of its request:
+the answer names it with every reason. Files of the history follow within seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from adc_features.errors import ArtifactError, RequestError
+from adc_features.live.items import ItemReceipt, Items
+from adc_features.live.items_incoming import ItemRequest, incoming_items, items_of
+from adc_features.serving.protocol import (
+    Budget,
+    HttpError,
+    ServiceSettings,
+    authorised,
+    brief,
+    json_answer,
+)
+
+log = logging.getLogger(__name__)
+MAX_ITEMS = 500
+"""Items in one request."""
+_TOLD = 20
+"""Refused items that an answer explains; it counts all of them."""
+_WAITING = 64
+"""Requests that may wait for the encoding thread."""
+
+
+class ItemIntake:
+    """What answers POST /items.
+
+    Parameters
+    ----------
+    items : Items
+        Of the generation that is served.
+    settings : ServiceSettings
+        Bounds of requests.
+    timeout : float
+        Seconds that a request may take: a text is embedded in some ten milliseconds.
+    drain_after : float
+        Seconds that rows wait at most to be taken to files and, where that failed, online.
+    """
+
+    def __init__(
+        self,
+        items: Items,
+        settings: ServiceSettings,
+        *,
+        timeout: float = 30.0,
+        drain_after: float = 5.0,
+    ) -> None:
+        self.items, self._settings, self._timeout = items, settings, timeout
+        self._bodies = Budget(32 * settings.max_body)
+        self._encoding = ThreadPoolExecutor(1, thread_name_prefix="items")
+        self._waiting, self._behind = 0, threading.Event()
+        self._behind.set()  # what a process left that was killed
+        self._closed, self._drain_after = threading.Event(), drain_after
+        self.error: str | None = None
+        self._drains = threading.Thread(target=self._drain, name="items-history", daemon=True)
+        self._drains.start()
+
+    async def add(self, request: Request) -> Response:
+        """Keep the items of a request. Raises HttpError."""
+        authorised(request, self._settings.token)
+
+        def read(body: bytes) -> ItemRequest:
+            sent = items_of(body)
+            if len(sent) > MAX_ITEMS:
+                raise HttpError(
+                    422,
+                    "too_many_items",
+                    f"{len(sent)} items, at most {MAX_ITEMS} are taken at once; send several"
+                    " requests",
+                )
+            return incoming_items(self.items.encoder.shape, sent)
+
+        async with asyncio.timeout(self._settings.timeout):
+            body = await self._bodies.body(request, self._settings.max_body)
+        return await self._kept(lambda: read(body))
+
+    async def remove(self, request: Request) -> Response:
+        """Remove the item that the address names. Raises HttpError."""
+        authorised(request, self._settings.token)
+        name: Any = request.path_params["item"]
+        if self.items.encoder.shape.id_type == "int64":
+            digits = name.removeprefix("-")
+            name = int(name) if digits.isascii() and digits.isdigit() and len(name) < 21 else name
+        asked = incoming_items(self.items.encoder.shape, [{"id": name, "removed": True}])
+        if asked.faults:
+            raise RequestError("; ".join(asked.faults[0].reasons))
+        return await self._kept(lambda: asked)
+
+    async def _kept(self, read: Callable[[], ItemRequest]) -> Response:
+        if self._waiting >= _WAITING:
+            raise HttpError(503, "busy", f"{self._waiting} requests of items wait; try again later")
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(self._timeout):
+                loop = asyncio.get_running_loop()
+                asked, receipt = await loop.run_in_executor(self._encoding, self._commit, read)
+        except TimeoutError as error:
+            raise HttpError(
+                503,
+                "timeout",
+                f"not served within {self._timeout} s; send the same items again: one that was kept"
+                " meanwhile is described anew",
+            ) from error
+        except ArtifactError as error:
+            log.error("stage=items error=%s", error)
+            raise HttpError(
+                507,
+                "not_kept",
+                "the live directory cannot be written, nothing was kept; the service's log says"
+                " why: make room, and send the items again",
+            ) from error
+        finally:
+            self._waiting -= 1
+        return json_answer(_told(asked, receipt))
+
+    def _commit(self, read: Callable[[], ItemRequest]) -> tuple[ItemRequest, ItemReceipt]:
+        asked = read()
+        receipt = self.items.commit(asked.changes)
+        if asked.changes:
+            try:
+                self.items.put_online()
+                self.error = None
+            except Exception as error:  # committed and served all the same; tried again
+                self._failed(error)
+            self._behind.set()
+        return asked, receipt
+
+    def _drain(self) -> None:
+        while not self._closed.wait(self._drain_after):
+            if self._behind.is_set():
+                self._behind.clear()
+                self._follow()
+
+    def _follow(self) -> None:
+        try:
+            self.items.follow()
+            self.error = None
+        except Exception as error:  # whatever it is: rows wait in the directory until it succeeds
+            self._behind.set()
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        if self.error != str(error):
+            log.exception("stage=items error=%s", error)
+        self.error = str(error)
+
+    def close(self) -> None:
+        """Take what waits to its files."""
+        self._encoding.shutdown(wait=True)
+        self._closed.set()
+        self._drains.join()
+        self._follow()
+
+
+def _told(asked: ItemRequest, receipt: ItemReceipt) -> dict[str, Any]:
+    codes = receipt.codes
+    coded: list[dict[str, Any]] = []
+    if codes is not None:
+        columns = (codes.item_ids, codes.sid, codes.sid_weight, codes.found)
+        names = ("id", "sid", "sid_weight", "found")
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        coded = [dict(zip(names, row, strict=True)) for row in rows]
+    return {
+        "added": receipt.added,
+        "removed": receipt.removed,
+        "refused": len(asked.faults),
+        "published": receipt.published,
+        "items": coded,
+        "reasons": [
+            {
+                "place": fault.place,
+                "id": fault.id if not isinstance(fault.id, str) else brief(fault.id),
+                "reasons": [brief(reason) for reason in fault.reasons[:_TOLD]],
+            }
+            for fault in asked.faults[:_TOLD]
+        ],
+    }

@@ -1,0 +1,161 @@
+"""New items over HTTP: POST /items, DELETE /items/ID, and what /rank and /lookup say then."""
+
+import shutil
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+from ranking_world import CODES
+from serving_world import NOW
+from starlette.testclient import TestClient
+
+from adc_features import store
+from adc_features.codes.sids import SidTable
+from adc_features.errors import ArtifactError
+from adc_features.live.items import Items
+from adc_features.live.items_incoming import ItemShape
+from adc_features.serving.app import application
+from adc_features.serving.items import ItemIntake
+from adc_features.serving.opening import open_bundle
+from adc_features.serving.protocol import ServiceSettings
+from adc_features.serving.service import Service
+from adc_features.store.repository import live_generation
+
+SETTINGS = ServiceSettings()
+
+
+class Encoder:
+    """Codes by the first number of an item's vector, without a network."""
+
+    shape = ItemShape("string", {"title": 2}, {})
+
+    def __init__(self, repo):
+        self.live = live_generation(repo, "g1")
+
+    def described(self, changes):
+        return [dict(change.vectors) for change in changes], {}
+
+    def encode(self, changes, vectors, as_of):
+        n = len(changes)
+        found = np.array([not change.removed for change in changes])
+        sid = np.full((n, self.live.length), -1, np.int32)
+        for row, of in enumerate(vectors):
+            if found[row]:
+                sid[row, :2] = int(of["title"][0]) % CODES
+        zero = np.zeros(n, np.float32)
+        return SidTable(
+            item_ids=np.array([change.id for change in changes]),
+            sid=sid,
+            sid_weight=(sid >= 0).astype(np.float32),
+            reliability=zero,
+            alignment=zero,
+            is_cold=np.ones(n, bool),
+            collision_count=found.astype(np.int32),
+            found=found,
+            generation="g1",
+            codebook_size=self.live.codebook_size,
+            as_of=as_of,
+        )
+
+
+@pytest.fixture
+def service(shop, tmp_path):
+    """A service on a repository of its own, whose clock stands still, and takes items."""
+    repo = shutil.copytree(shop.repository, tmp_path / "repository")
+    shutil.rmtree(repo / "data/live", ignore_errors=True)
+    store.apply(repo)
+    bundle = open_bundle(replace(shop.pair("codes_weights"), repository=repo))
+    items = ItemIntake(Items(repo, Encoder(repo), clock=lambda: NOW), SETTINGS)
+    return Service(bundle, SETTINGS, clock=lambda: NOW, items=items)
+
+
+def ranked(client, items, **more):
+    answer = client.post("/rank", json={"user": "u3", "items": items, **more}).json()
+    return {row["item_id"]: row for row in answer["items"]}
+
+
+def test_an_item_is_ranked_when_its_request_is_answered(service):
+    """It is known and has codes, its score is that of its codes; another of the request that is
+    wrong is named with every reason, and an earlier time knows nothing of it.
+    """
+    with TestClient(application(service)) as client:
+        before = ranked(client, ["new", "i00"])
+        assert (before["new"]["known"], before["new"]["coded"]) == (False, False)
+        asked = [
+            {"id": "new", "vectors": {"title": [3, 1]}},
+            {"id": 4, "vectors": {"title": [1]}},
+        ]
+        answer = client.post("/items", json=asked)
+        assert answer.status_code == 200, answer.text
+        told = answer.json()
+        assert (told["added"], told["refused"]) == (1, 1)
+        assert len(told["reasons"][0]["reasons"]) == 2
+        after = ranked(client, ["new", "i00"])
+        assert (after["new"]["known"], after["new"]["coded"]) == (True, True)
+        assert after["new"]["score"] != before["new"]["score"]
+        assert after["i00"] == before["i00"]
+        row = client.post("/lookup", json={"items": ["new", "other"]}).json()["items"]
+        assert [one["found"] for one in row] == [True, False]
+        assert row[0]["sid"] == told["items"][0]["sid"] == [3, 3, -1]
+        earlier = (NOW - timedelta(hours=1)).isoformat()
+        assert not ranked(client, ["new"], now=earlier)["new"]["known"]
+
+
+def test_a_removed_item_is_unknown(service):
+    """Though its statistics are still online; adding it again brings it back."""
+    with TestClient(application(service)) as client:
+        assert ranked(client, ["i00"])["i00"]["known"]
+        assert client.delete("/items/i00").json()["removed"] == 1
+        row = ranked(client, ["i00", "i04"])
+        assert (row["i00"]["known"], row["i00"]["coded"]) == (False, False)
+        assert row["i04"]["known"]
+        assert not client.post("/lookup", json={"items": ["i00"]}).json()["items"][0]["found"]
+        client.post("/items", json={"id": "i00", "vectors": {"title": [5, 0]}})
+        assert ranked(client, ["i00"], now=(NOW + timedelta(hours=1)).isoformat())["i00"]["known"]
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "told"),
+    [
+        (b"[", 422, "no JSON"),
+        (b'"x"', 422, "expected an item"),
+        (b'{"items": [], "x": 1}', 422, "unknown field 'x'"),
+        (b"[" + b",".join([b"1"] * 501) + b"]", 422, "501 items, at most 500"),
+        (b" " * ((1 << 20) + 1), 413, "larger than"),
+    ],
+)
+def test_a_request_that_is_no_list_of_items_is_refused(service, body, status, told):
+    """Whole, and nothing of it is kept."""
+    with TestClient(application(service)) as client:
+        answer = client.post("/items", content=body)
+        assert answer.status_code == status, answer.text
+        assert told in answer.text
+
+
+def test_a_directory_that_cannot_be_written_is_told(service, monkeypatch):
+    """507, and the next request may succeed; files and the online store follow when they can."""
+
+    def full(*_):
+        raise ArtifactError("no space left")
+
+    with TestClient(application(service)) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(service.items.items.environment, "write_tables", full)
+            answer = client.post("/items", json={"id": "new", "vectors": {"title": [3, 1]}})
+            assert (answer.status_code, answer.json()["error"]["code"]) == (507, "not_kept")
+        with monkeypatch.context() as patch:
+            patch.setattr(service.items.items, "put_online", full)
+            answer = client.post("/items", json={"id": "new", "vectors": {"title": [3, 1]}})
+            assert answer.json()["added"] == 1
+            assert service.items.error == "no space left"
+    assert service.items.error is None
+
+
+def test_a_token_guards_items(service):
+    """Both ways."""
+    guarded = ServiceSettings(token="s" * 20)
+    service.settings = service.items._settings = guarded
+    with TestClient(application(service)) as client:
+        assert client.post("/items", json=[]).status_code == 401
+        assert client.delete("/items/i00").status_code == 401
