@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -21,7 +21,6 @@ from adc_features.inputs.declaration import ItemHistory, Match
 from adc_features.inputs.encoded import Block, Encoded, Layout
 from adc_features.inputs.encoders.base import Encoder, Fitting, State
 from adc_features.inputs.facts import input_from_facts, input_to_facts
-from adc_features.inputs.few import FEW, FewRows
 from adc_features.inputs.hashing import check_hashes, hash_vectors
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts, Side
@@ -34,6 +33,9 @@ from adc_features.inputs.tables import (
 )
 from adc_features.inputs.train_only import with_default, with_some_default
 from adc_features.inputs.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # a kind is imported when it is used
+    from adc_features.inputs.few import FewRows
 
 _STATES = "states.safetensors"
 _LAST = (ItemHistory, Match)
@@ -141,7 +143,7 @@ class InputEncoder:
         self._check_columns(parts, training=training)
         blocks: dict[str, Block] = {}
         faults = _Faults()
-        if not training and 0 < parts.rows <= FEW:
+        if not training and 0 < parts.rows <= self._few.most:
             encoded = self._few.encode(parts, faults.found)
             faults.raise_if_any()
             return encoded
@@ -257,7 +259,9 @@ class InputEncoder:
         return cls(encoders, vocabularies)
 
     @cached_property
-    def _few(self) -> FewRows:
+    def _few(self) -> "FewRows":
+        from adc_features.inputs.few import FewRows
+
         return FewRows(self.encoders, _served)
 
     @cached_property

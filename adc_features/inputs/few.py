@@ -10,7 +10,7 @@ Legend: F numbers of a side, n rows of it, N rows.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 
@@ -116,6 +116,7 @@ class FewRows:
         Encoder, parts -> the parts that it reads.
     """
 
+    most: ClassVar[int] = FEW
     encoders: Mapping[str, Encoder]
     shown: Callable[[Encoder, Parts], Parts]
 

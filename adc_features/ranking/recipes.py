@@ -119,6 +119,17 @@ class Sources:
     def codes(self, frame: Frame, recipe: "Recipe") -> CodeTimeline:
         """Codes through time, for the rows of a frame.
 
+        Parameters
+        ----------
+        frame : Frame
+            The rows.
+        recipe : Recipe
+            The recipe that reads the codes, for the message.
+
+        Returns
+        -------
+        CodeTimeline
+
         Raises
         ------
         InputError

@@ -103,7 +103,17 @@ class Trained:
         return [Round(**point) for point in self.ranker.facts["curve"]]
 
     def reads(self, key: str) -> frozenset[str]:
-        """Names of the features that are read of a key, `user_id` or `item_id`, but for codes."""
+        """Names of the features that are read of a key, but for codes.
+
+        Parameters
+        ----------
+        key : str
+            `user_id` or `item_id`.
+
+        Returns
+        -------
+        frozenset of str
+        """
         columns = columns_read(self.ranker.encoder.specs).values()
         names = {own_name(c.name) for c in columns if c.side == _SIDE_OF[key]}
         return frozenset(names - {key, *SID_COLUMNS.values()})
