@@ -150,12 +150,38 @@ class Trained:
     def request(
         self, user: RequestSide, offered: RequestSide, timeline: CodeTimeline | None
     ) -> Encoded:
-        """A request as `scored` reads it: the asker, one row, and N candidates."""
+        """A request as `scored` reads it.
+
+        Parameters
+        ----------
+        user : RequestSide
+            The asker, one row.
+        offered : RequestSide
+            N candidates.
+        timeline : CodeTimeline or None
+            Codes through time, for recipes that read them.
+
+        Returns
+        -------
+        Encoded
+            N rows.
+        """
         encoder = self.ranker.encoder
         return encoder.encode(request_parts(encoder.specs, user, offered, timeline=timeline))
 
     def scored(self, request: Encoded) -> np.ndarray:
-        """P(label = 1) of the first seed's ranker, float32 [N]."""
+        """The probabilities of the first seed's ranker.
+
+        Parameters
+        ----------
+        request : Encoded
+            What `request` gave, N rows.
+
+        Returns
+        -------
+        ndarray
+            P(label = 1), float32 [N].
+        """
         return self.ranker.served(request)[1][0]
 
     def save(self, directory: Path) -> None:

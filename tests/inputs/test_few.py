@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from adc_features.errors import InputError
-from adc_features.inputs import encoder as module
 from adc_features.inputs.declaration import category, flag, number
 from adc_features.inputs.encoder import InputEncoder
+from adc_features.inputs.few import FewRows
 from adc_features.inputs.rows import FeatureRows, Parts
 
 NUMBERS = {
@@ -54,7 +54,7 @@ def request(user: dict, items: dict) -> Parts:
 def encoded_apart(parts: Parts, monkeypatch: pytest.MonkeyPatch):
     """One input at a time, as many rows are encoded."""
     with monkeypatch.context() as patch:
-        patch.setattr(module, "FEW", 0)
+        patch.setattr(FewRows, "most", 0)
         return ENCODER.encode(parts)
 
 
