@@ -105,7 +105,7 @@ def test_values_are_compared_as_of_the_publish_time_that_was_read(small_feed, co
     records = []
 
     class Kept:
-        samples = staticmethod(lambda request_id: True)
+        samples = keeps_values = staticmethod(lambda request_id: True)
         offer = staticmethod(records.append)
 
     small_feed.serve(Kept(), [one])
