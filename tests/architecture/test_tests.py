@@ -2,6 +2,7 @@
 
 import ast
 import tomllib
+from collections import Counter
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -80,3 +81,9 @@ def test_markers_are_registered_and_the_long_way_runs_them_all():
     }
     assert used - registered - {"parametrize", "skipif", "filterwarnings", "usefixtures"} == set()
     assert "make test-all" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_no_two_test_modules_share_a_name():
+    """pytest imports them by their names alone, and leaves the second one out."""
+    counts = Counter(path.name for path in FILES if path.name.startswith("test_"))
+    assert [name for name, count in counts.items() if count > 1] == []
