@@ -243,6 +243,8 @@ def test_files_are_replaced_and_locked_in_one_place_each():
     assert found == {
         ("adc_features/artifact.py", "replace"),
         ("adc_features/file_lock.py", "fcntl"),
+        # a segment is open for minutes, and sealed when it is large enough
+        ("adc_features/served/segments.py", "replace"),
         # a directory that stands in a file's place is moved aside
         ("adc_features/serving/promotion.py", "rename"),
         # a finished challenger takes its place among the versions, where none was
