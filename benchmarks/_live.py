@@ -165,11 +165,12 @@ def _take(repo: Path, views: list[Any], backlog: list[dict[str, Any]], writing: 
     """The child: commit event by event or in small batches, tell each acknowledgement, drain."""
     from adc_features.live.incoming import incoming
     from adc_features.live.repository import open_live
+    from adc_features.live.settings import LiveSettings
     from adc_features.live.writer import Writer
 
     try:
-        live = open_live(repo, declared=views)
-        live.ledger.settings.__dict__["history_after"] = timedelta(milliseconds=20)
+        often = LiveSettings(history_after=timedelta(milliseconds=20))
+        live = open_live(repo, declared=views, settings=often)
         stream = next(iter(live.ledger.streams.values()))
         with Writer(live.ledger, live.histories) as writer:
             receipts = [

@@ -86,15 +86,14 @@ def ingest(
     totals, size = Totals(), sum(path.stat().st_size for path in files or [] if path.is_file())
     with _stopping() as stopped, progress() as notify:
         for source in _sources(live, name, files, redis, kafka, group=group, consumer=consumer):
-            done = ingest(
+            ingest(
                 source,
                 live.histories,
                 stream=name,
+                totals=totals,
                 stopped=stopped,
                 progress=lambda t: notify("events", t.size, max(t.size, size)),
             )
-            for field, value in vars(done).items():
-                setattr(totals, field, getattr(totals, field) + value)
     report({"stream": name, **totals.to_dict()}, json)
 
 

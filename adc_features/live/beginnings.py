@@ -25,6 +25,7 @@ from adc_features.clock import moment
 from adc_features.damage import READ_ERRORS
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, microseconds
+from adc_features.live.history import as_parquet
 from adc_features.live.incoming import EVENT_TIME, place_ids
 from adc_features.live.repository import Live
 from adc_features.live.tables import published_at
@@ -75,11 +76,11 @@ def begin(
                 place = served.column_names.index(TIMESTAMP)
                 served = served.set_column(place, TIMESTAMP, pa.repeat(before, len(served)))
                 made = pa.concat_tables([made.filter(pc.less(made[TIMESTAMP], before)), served])
-                _write(live.histories.history(one.declared.name) / FIRST, made)
+                _write(live.histories.history(one.declared.name), made)
                 rows[one.declared.name] = len(made)
         progress("history", 2, 3)
         accepted = published_at(events.table, published)
-        _write(live.histories.accepted_place(stream) / FIRST, accepted)
+        _write(live.histories.accepted_place(stream), accepted)
 
     published = live.ledger.begin(stream, events, known_as, files=write_segments)
     live.histories.drain()
@@ -114,8 +115,6 @@ def history_of(stream: EventStream, path: Path) -> tuple[Events, dict[bytes, byt
     return Events.of(stream, table), dict(zip(ids.to_pylist(), hashes, strict=True))
 
 
-def _write(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
-    write_atomically(path, sink.getvalue().to_pybytes())
+def _write(directory: Path, table: pa.Table) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_atomically(directory / FIRST, as_parquet(table))

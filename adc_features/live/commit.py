@@ -1,8 +1,8 @@
 """One transaction on the live directory: what becomes of events, and what follows. Reads, writes:
 its tables.
 
-Legend: W watermark: events before it are late; P publish time: when the rows of a commit became
-visible, strictly rising. Both in microseconds since 1970 UTC.
+The watermark of a stream: events before it are late. The publish time of a commit: when its rows
+became visible, strictly rising. Both are in microseconds since 1970 UTC.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from adc_features.live.settings import LiveSettings
 from adc_features.live.tables import (
     LETTERS,
     META,
-    SHIFT,
     ServedView,
     States,
     accepted_table,
@@ -40,6 +39,8 @@ from adc_features.live.tables import (
     parsed,
     published_at,
     serialized,
+    signed_key,
+    signed_time,
     states_table,
     time_key,
 )
@@ -202,17 +203,17 @@ class Commit:
     def _move(self, position: Position) -> None:
         key = f"position/{position.source}/{position.partition}".encode()
         stored = self.meta.get(key)
-        if (None if stored is None else bytes(stored).decode()) != position.before:
+        if (None if stored is None else stored.decode()) != position.before:
             raise ArtifactError(
                 f"{position.source}, partition {position.partition}: another process has read it"
-                f" to {bytes(stored or b'nowhere').decode()}, this one started from"
+                f" to {(stored or b'nowhere').decode()}, this one started from"
                 f" {position.before}; nothing was written, stop one of them"
             )
         self.meta.put(key, position.after.encode())
 
     def _watermark(self, stream: str) -> int | None:
         stored = self.meta.get(f"watermark/{stream}".encode())
-        return None if stored is None else int(bytes(stored))
+        return None if stored is None else int(stored)
 
     def _stream(
         self, name: str, requests: Sequence[Incoming], decided: Sequence[np.ndarray]
@@ -224,7 +225,7 @@ class Commit:
         held = _chosen(stream, requests, decided, Decision.HELD)
         for row, time in enumerate(held.times.tolist()):
             event = held.table.slice(row, 1)
-            key = time_key(time + SHIFT) + event[EVENT_ID][0].as_py()
+            key = signed_key(time, event[EVENT_ID][0].as_py())
             self.tables[held_table(name)].put(key, serialized(event))
         accepted = _chosen(stream, requests, decided, Decision.ACCEPTED)
         accepted = together(accepted, *self._due(stream))
@@ -272,7 +273,7 @@ class Commit:
         """Held events whose time has come; they are held no longer."""
         held, due = self.tables[held_table(stream.name)], []
         for key, value in list(held.cursor()):
-            if int.from_bytes(bytes(key)[:8], "big") - SHIFT > self.now:
+            if signed_time(key) > self.now:
                 break
             due.append(Events.accepted(stream, parsed(value)))
             held.delete(key)
@@ -299,17 +300,16 @@ class Commit:
             minutes.setdefault(minute, []).append(key)
         table = self.tables[minutes_table(name)]
         for minute, keys in minutes.items():
-            table.put(time_key(minute + SHIFT) + time_key(self.published), b"".join(keys))
+            table.put(signed_key(minute, time_key(self.published)), b"".join(keys))
 
     def _forget_ids(self, name: str, watermark: int) -> None:
         """Forget ids of events that would be late by now, whatever they were."""
         minutes, ids = self.tables[minutes_table(name)], self.tables[ids_table(name)]
         old = list[tuple[bytes, bytes]]()
         for key, hashes in minutes.cursor():
-            minute = int.from_bytes(bytes(key)[:8], "big") - SHIFT
-            if (minute + 1) * _MINUTE > watermark or len(old) == _FORGET_AT_ONCE:
+            if (signed_time(key) + 1) * _MINUTE > watermark or len(old) == _FORGET_AT_ONCE:
                 break
-            old.append((bytes(key), bytes(hashes)))
+            old.append((key, hashes))
         for key, hashes in old:
             for start in range(0, len(hashes), 16):
                 ids.delete(hashes[start : start + 16])

@@ -52,7 +52,7 @@ class Histories:
         if waiting is None:
             pairs = outbox.waiting(self.ledger.environment)
         else:
-            pairs = [(int.from_bytes(bytes(k), "big"), bytes(v)) for k, v in waiting.cursor()]
+            pairs = [(int.from_bytes(key, "big"), value) for key, value in waiting.cursor()]
         # after the table was read: what left it meanwhile is in a segment by now
         segments = outbox.segments()
         covered = max((last for _, last, _ in segments), default=-1)
@@ -90,7 +90,11 @@ class Histories:
 
 def parquet_segment(pieces: Sequence[bytes]) -> bytes:
     """Serialized tables as one Parquet file."""
+    return as_parquet(pa.concat_tables([parsed(piece) for piece in pieces]))
+
+
+def as_parquet(table: pa.Table) -> bytes:
+    """A table as a Parquet file, its pages with checksums."""
     sink = pa.BufferOutputStream()
-    table = pa.concat_tables([parsed(piece) for piece in pieces])
     pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
     return sink.getvalue().to_pybytes()

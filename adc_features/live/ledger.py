@@ -4,9 +4,6 @@ A commit decides of each event whether it is accepted (once, whatever is sent tw
 accepted ones into the states of their keys, serves the rows of these keys, and remembers all of it
 for the history, in one transaction. An event is acknowledged after that, so that none that was
 acknowledged is lost or counted twice.
-
-Legend: W watermark: events before it are late; P publish time: when the rows of a commit became
-visible, strictly rising. Both in microseconds since 1970 UTC.
 """
 
 from __future__ import annotations
@@ -15,8 +12,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from adc_features.aggregates.events import Events
 from adc_features.aggregates.record import to_json
+from adc_features.clock import instant
 from adc_features.errors import InputError
 from adc_features.live.commit import (
     COUNTS,
@@ -27,7 +27,7 @@ from adc_features.live.commit import (
     Receipt,
 )
 from adc_features.live.incoming import Incoming
-from adc_features.live.tables import LETTERS, META, OF_STREAM
+from adc_features.live.tables import LETTERS, META, OF_STREAM, held_table, signed_time
 
 
 class Ledger(LiveDirectory):
@@ -38,7 +38,7 @@ class Ledger(LiveDirectory):
     def facts(self) -> dict[str, Any]:
         """What is known of the directory as of now: watermarks, counts, positions, publish time."""
         with self.environment.reading(META) as txn:
-            pairs = {} if txn is None else {bytes(k): bytes(v) for k, v in txn.cursor()}
+            pairs = {} if txn is None else dict(txn.cursor())
         return {
             "published": int(pairs[LAST_COMMIT]) if LAST_COMMIT in pairs else None,
             "watermarks": _named(pairs, b"watermark/"),
@@ -51,12 +51,19 @@ class Ledger(LiveDirectory):
         with self.environment.reading(META) as txn:
             for one in self.views:
                 stored = None if txn is None else txn.get(one.declaration)
-                if stored is not None and bytes(stored) != to_json(one.declared).encode():
+                if stored is not None and stored != to_json(one.declared).encode():
                     raise InputError(
                         f"the live view {one.declared.name!r} holds states of another declaration;"
                         " give the changed view a name of its own, or move the live directory away"
                         " and begin again, `adc ingest --history FILE.parquet`"
                     )
+
+    def due(self) -> bool:
+        """Whether the time of a held event has come; a commit, of no request too, counts it."""
+        now = int(instant(self.clock()).astype(np.int64))
+        with self.environment.reading_tables([held_table(name) for name in self.streams]) as held:
+            first = [next(table.cursor().iternext(values=False), None) for table in held.values()]
+        return any(key is not None and signed_time(key) <= now for key in first)
 
     # ---- writing
 

@@ -26,14 +26,23 @@ from adc_features.store.lmdb.entity_keys import LONGEST
 
 META, LETTERS = "meta", "letters"
 PUBLISHED = "published"
-"""The column of accepted events that says when they became visible; in `meta`, the last commit."""
-SHIFT = 1 << 62
-"""Added to times that may lie before 1970, so that their keys sort."""
+"""The column of accepted events that says when they became visible."""
+_SHIFT = 1 << 62
 
 
 def time_key(time: int) -> bytes:
     """A time (microseconds since 1970) that is not negative as a key: keys sort as times do."""
     return time.to_bytes(8, "big")
+
+
+def signed_key(time: int, rest: bytes) -> bytes:
+    """The key of a time that may lie before 1970, and something beside it."""
+    return time_key(time + _SHIFT) + rest
+
+
+def signed_time(key: bytes) -> int:
+    """The time of a `signed_key`."""
+    return int.from_bytes(key[:8], "big") - _SHIFT
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,7 @@ class States:
     def states(self, name: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """The state of each key under a name; None of a key without one."""
         get = self._table.get
-        found = [get(state_key(name, key)) for key in keys]
-        return [None if state is None else bytes(state) for state in found]
+        return [get(state_key(name, key)) for key in keys]
 
     def put(self, states: Mapping[str, Mapping[bytes, bytes]]) -> None:
         """Keep states, by name and key."""
@@ -128,5 +136,5 @@ def serialized(table: pa.Table) -> bytes:
 
 def parsed(data: bytes) -> pa.Table:
     """The table of `serialized`."""
-    with pa.ipc.open_stream(pa.py_buffer(bytes(data))) as stream:
+    with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
         return stream.read_all()

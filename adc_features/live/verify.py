@@ -7,7 +7,6 @@ accepted event up to the last commit. Each difference names its view, feature an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -21,6 +20,7 @@ from adc_features.live.commit import LAST_COMMIT
 from adc_features.live.history import Histories
 from adc_features.live.tables import META, ServedView, States, accepted_table, states_table
 from adc_features.store.lmdb.entity_keys import key_array
+from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.row_table import read_rows
 
 EXAMPLES = 10
@@ -112,7 +112,9 @@ def verify_online(
             for one in views:
                 made_rows = newest_rows(one.declared, batch_rows(one.declared, events))
                 rows = np.sort(_drawn(np.arange(len(made_rows)), sample, random))
-                report.features += _compared(one, made_rows.take(pa.array(rows)), held, ledger)
+                report.features += _compared(
+                    one, made_rows.take(pa.array(rows)), held.get(one.table), ledger.environment
+                )
     return report
 
 
@@ -124,10 +126,10 @@ def _drawn(values: Any, sample: int | None, random: np.random.Generator) -> Any:
 
 
 def _compared(
-    one: ServedView, made: pa.Table, held: Mapping[str, Any], ledger: Any
+    one: ServedView, made: pa.Table, table: Any, environment: Environment
 ) -> list[FeatureReport]:
     keys = key_array({name: made[name].combine_chunks() for name in one.declared.key})
-    answer = read_rows(held.get(one.table), keys.to_pylist(), ledger.environment)
+    answer = read_rows(table, keys.to_pylist(), environment)
     reports = []
     for name in one.declared.features:
         computed = made[name].combine_chunks()

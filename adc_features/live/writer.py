@@ -22,6 +22,8 @@ from adc_features.live.incoming import Incoming
 from adc_features.live.ledger import Ledger
 
 log = logging.getLogger(__name__)
+_IDLE_S = 1.0
+"""Time between two looks at held events while nothing else comes, seconds."""
 
 
 class BusyError(AdcError):
@@ -106,7 +108,7 @@ class Writer:
         return waiting.receipt
 
     def _commit(self) -> None:
-        while (first := self._queue.get()) is not None:
+        while (first := self._next()) is not None:
             batch, more = [first], True
             until = time.monotonic() + self.settings.commit_after.total_seconds()
             while sum(len(w.request) for w in batch) < self.settings.commit_events and more:
@@ -121,6 +123,18 @@ class Writer:
             self._commit_batch(batch)
             if not more:
                 return
+
+    def _next(self) -> _Waiting | None:
+        """What waits first; None at the end. Held events are counted meanwhile."""
+        while True:
+            try:
+                return self._queue.get(timeout=_IDLE_S)
+            except queue.Empty:
+                try:
+                    if self.ledger.due():
+                        self.ledger.commit([])
+                except AdcError as error:  # at the next look, or with the next request
+                    log.error("stage=ingest error=%s", error)
 
     def _commit_batch(self, batch: list[_Waiting]) -> None:
         try:

@@ -261,7 +261,7 @@ def _view(
         created_timestamp_column=created_column,
         tags=OWNED,
     )
-    features = [feast.Field(name=f.name, dtype=_feast_type(f.type), tags=tags) for f in schema]
+    features = [feast.Field(name=f.name, dtype=feast_type(f.type), tags=tags) for f in schema]
     # ttl 0 is no ttl: rows of data that ended years ago still join, on every store
     return feast.FeatureView(
         name=name,
@@ -287,9 +287,10 @@ def arrow_schema(view: FeatureView) -> pa.Schema:
     )
 
 
-def _feast_type(kind: pa.DataType) -> Any:
+def feast_type(kind: pa.DataType) -> Any:
+    """The Feast type of values of an Arrow type."""
     from adc_features.store import _compat as feast
 
     if pa.types.is_list(kind):
-        return feast.Array(_feast_type(kind.value_type))
+        return feast.Array(feast_type(kind.value_type))
     return getattr(feast, FEATURE_TYPES[kind])

@@ -76,9 +76,9 @@ def live_view(
         The entities are not those of the view's key, or a feature has no Feast type.
     """
     from adc_features.store import _compat as feast
-    from adc_features.store.definitions import _feast_type
+    from adc_features.store.definitions import feast_type
 
-    keys = sorted(key for entity in entities for key in _join_keys(entity))
+    keys = sorted(entity.join_key for entity in entities)
     if keys != sorted(declared.key):
         raise InputError(
             f"the live view {declared.name!r} is keyed by {', '.join(declared.key)}, but its"
@@ -100,7 +100,7 @@ def live_view(
     return feast.FeatureView(
         name=declared.name,
         entities=list(entities),
-        schema=[feast.Field(name=f.name, dtype=_feast_type(f.type)) for f in fields],
+        schema=[feast.Field(name=f.name, dtype=feast_type(f.type)) for f in fields],
         source=feast.FileSource(
             name=f"{declared.name}_history",
             path=str(place),
@@ -110,10 +110,6 @@ def live_view(
         ttl=ttl,
         tags={LIVE_TAG: declaration_hash(declared)},
     )
-
-
-def _join_keys(entity: Any) -> Sequence[str]:
-    return [entity.join_key]
 
 
 def _make_readable(place: Path, schema: pa.Schema) -> None:

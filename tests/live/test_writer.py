@@ -1,12 +1,14 @@
 """Requests share commits, wait within bounds, and are told what became of them."""
 
 import threading
+import time
 from datetime import timedelta
 
 import pytest
-from live_world import START, Clock, click, opened
+from live_world import START, Clock, click, online, opened
 
 from adc_features.errors import ArtifactError
+from adc_features.live import writer as module
 from adc_features.live.incoming import incoming
 from adc_features.live.writer import BusyError, Writer
 
@@ -27,6 +29,23 @@ def test_requests_share_a_commit_and_each_gets_its_receipt(shop, monkeypatch):
     assert len(commits) < 5
     with pytest.raises(BusyError, match="the service ends"):
         writer.submit(incoming(stream, [click(9, 9)]))
+
+
+def test_a_held_event_counts_when_its_time_has_come_though_nothing_else_comes(shop, monkeypatch):
+    """The writer looks at held events while it is idle."""
+    monkeypatch.setattr(module, "_IDLE_S", 0.05)
+    clock = Clock(START)
+    live = opened(shop, clock)
+    stream = live.ledger.streams["clicks"]
+    with Writer(live.ledger, live.histories) as writer:
+        assert writer.submit(incoming(stream, [click(0, 60)])).result(10).held == 1
+        assert not live.ledger.due()
+        clock.now = START + timedelta(seconds=60)
+        until = time.monotonic() + 10
+        while live.ledger.due() and time.monotonic() < until:
+            time.sleep(0.01)
+    served = online(shop, ["product_profile:product_events"], sku=["s0"])
+    assert served["product_events"] == [1]
 
 
 def test_more_than_may_wait_is_refused_and_the_rest_kept(shop, monkeypatch):

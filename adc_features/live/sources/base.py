@@ -87,6 +87,7 @@ def ingest(
     histories: Histories,
     *,
     stream: str,
+    totals: Totals | None = None,
     stopped: Callable[[], bool] = lambda: False,
     progress: Callable[[Totals], None] = lambda totals: None,
     sleep: Callable[[float], None] = time.sleep,
@@ -104,6 +105,8 @@ def ingest(
         Of the live directory; written every `history_after` and at the end.
     stream : str
         The stream of the events.
+    totals : Totals, optional
+        Counted on; by default from nothing.
     stopped : callable
         Asked between deliveries.
     progress : callable
@@ -120,7 +123,7 @@ def ingest(
     ArtifactError
         The source holds other events than those that were read before.
     """
-    ledger, totals, pause = histories.ledger, Totals(), 0.0
+    ledger, totals, pause = histories.ledger, totals or Totals(), 0.0
     declared, started = ledger.streams[stream], False
     written = time.monotonic()
     try:
@@ -143,6 +146,8 @@ def ingest(
                 source.done(delivery)
                 totals.add(receipt, size=delivery.size)
                 progress(totals)
+            elif ledger.due():
+                ledger.commit([])
             if time.monotonic() - written > ledger.settings.history_after.total_seconds():
                 _write(histories)
                 written = time.monotonic()

@@ -46,7 +46,7 @@ class KafkaTopic:
             client = confluent_kafka
         self._kafka, self._servers, self._topic, self._group = client, servers, topic, group
         self._consumer: Any = None
-        self._next: dict[str, int] = {}
+        self._stored: dict[str, str] = {}
         self._waiting: list[Any] = []
 
     @property
@@ -78,7 +78,6 @@ class KafkaTopic:
                 if not low <= at <= high:
                     found = f"the broker holds {low} to {high}"
                     raise refuse_restart(self.name, str(partition), str(at), found)
-                self._next[str(partition)] = at
                 assigned.append(self._kafka.TopicPartition(self._topic, partition, at))
             self._consumer.assign(assigned)
         except self._kafka.KafkaException as error:
