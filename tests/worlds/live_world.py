@@ -92,11 +92,11 @@ class Clock:
         return self.now
 
 
-def make_shop(repo: Path) -> Path:
-    """The repository, applied."""
+def make_shop(repo: Path, *, rankers: str = "") -> Path:
+    """The repository, applied. rankers: Python that declares some, appended to the views."""
     (repo / "data").mkdir(parents=True)
     (repo / "feature_store.yaml").write_text(STORE, encoding="utf-8")
-    (repo / "shop_views.py").write_text(VIEWS, encoding="utf-8")
+    (repo / "shop_views.py").write_text(VIEWS + rankers, encoding="utf-8")
     feast_apply(repo)
     return repo
 
