@@ -12,7 +12,7 @@ from adc_features.live.verify import OnlineReport
 _STYLE = (
     "body{font:16px/1.5 system-ui;margin:2rem auto;max-width:60rem;padding:0 1rem}"
     "table{border-collapse:collapse;width:100%}td,th{padding:.2rem .6rem;text-align:left;"
-    "border-bottom:1px solid #ddd}td.n{text-align:right;font-variant-numeric:tabular-nums}"
+    "border-bottom:1px solid #ddd}.n{text-align:right;font-variant-numeric:tabular-nums}"
     "div{overflow-x:auto}"
 )
 
@@ -49,15 +49,20 @@ def write_page(path: Path, report: OnlineReport) -> None:
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Online features against'
         f" accepted events</title><style>{_STYLE}</style><h1>Online features against accepted"
         f" events</h1><p>{verdict} Compared as of the last commit, {escape(str(at))}; accepted"
-        f" events: {escape(events)}.</p><h2>States</h2>{states}<h2>Features</h2>{features}"
-        f"<h2>Examples of differences</h2>{examples}</html>\n",
+        f" events: {escape(events)}.</p><h2>States</h2><p>VIEW@COLUMNS holds the sums of"
+        f" other keys that the view's residuals and means read; VIEW@ those of everybody.</p>"
+        f"{states}<h2>Features</h2>{features}<h2>Examples of differences</h2>{examples}</html>\n",
     )
 
 
 def _table(names: list[str], rows: list[list[object]]) -> str:
     if not rows:
         return "<p>None.</p>"
-    head = "".join(f"<th>{escape(name)}</th>" for name in names)
+    numbers = [isinstance(value, int) for value in rows[0]]
+    head = "".join(
+        f'<th class="n">{escape(name)}</th>' if number else f"<th>{escape(name)}</th>"
+        for name, number in zip(names, numbers, strict=True)
+    )
     body = "".join(
         "<tr>"
         + "".join(

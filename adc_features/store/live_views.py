@@ -25,6 +25,7 @@ from adc_features.aggregates.declaration import AggregateView
 from adc_features.aggregates.record import declaration_hash
 from adc_features.artifact import write_atomically
 from adc_features.errors import InputError
+from adc_features.inputs.tags import PREFIX
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureView
@@ -100,7 +101,10 @@ def live_view(
     return feast.FeatureView(
         name=declared.name,
         entities=list(entities),
-        schema=[feast.Field(name=f.name, dtype=feast_type(f.type)) for f in fields],
+        schema=[
+            feast.Field(name=f.name, dtype=feast_type(f.type), tags=_tags(declared, f.name))
+            for f in fields
+        ],
         source=feast.FileSource(
             name=f"{declared.name}_history",
             path=str(place),
@@ -110,6 +114,12 @@ def live_view(
         ttl=ttl,
         tags={LIVE_TAG: declaration_hash(declared)},
     )
+
+
+def _tags(declared: AggregateView, name: str) -> dict[str, str]:
+    """A ranker reads the time of an event as its age, not as a number that only grows."""
+    is_time = name in declared.features and declared.features[name].kind.endswith("_time")
+    return {f"{PREFIX}kind": "time"} if is_time else {}
 
 
 def _make_readable(place: Path, schema: pa.Schema) -> None:

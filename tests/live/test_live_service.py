@@ -108,6 +108,9 @@ def test_a_ranker_s_features_follow_events(tmp_path):
     labels = events.select(columns).rename_columns([names.get(n, n) for n in columns])
     pq.write_table(labels, tmp_path / "labels.parquet")
     of_repo = ("--repo", str(repo))
+    shown = json.loads(adc("inputs", *of_repo, "--ranker", "feed", "--json", "-"))["inputs"]
+    kinds = {one["input"]: one["kind"] for one in shown}
+    assert kinds["product_profile__product_last_time"] == "time"  # an age, no growing number
     adc("ingest", *of_repo, "--history", str(tmp_path / "history.parquet"))
     adc("train", *of_repo, "--labels", str(tmp_path / "labels.parquet"), "--quick")
     adc("promote", *of_repo)
