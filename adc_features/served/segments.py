@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from adc_features.artifact import sync_directory
 from adc_features.errors import ArtifactError, InputError
 from adc_features.served.record import (
     ABOUT,
@@ -62,7 +63,7 @@ class _Part:
         os.fsync(self._file.fileno())
         self._file.close()
         self._aside.replace(self.target)
-        _sync(self.target.parent)
+        sync_directory(self.target.parent)
 
     def abandon(self) -> None:
         with suppress(Exception):  # it ends a writer whose file may be full
@@ -127,14 +128,6 @@ class OpenSegment:
         """Leave nothing of it."""
         for part in self._parts:
             part.abandon()
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def made_log(log: Path) -> Path:
