@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from adc_features.errors import InputError
-from adc_features.event_times import UTC_US
 from adc_features.inputs.schema import ServiceSchema
-from adc_features.served.record import FEATURE, ITEM, REQUEST, USER
-from adc_features.served.segments import Segment, sealed_segments
+from adc_features.served.record import FEATURE
+from adc_features.served.segments import Segment, as_of, sealed_segments
 from adc_features.store.services.parity import differing
 from adc_features.store.services.schema import service_schema
 from adc_features.store.services.training_rows import join_service
@@ -165,15 +163,11 @@ def _compare_segment(
 
 def _entity_rows(segment: Segment, requests: pa.Table, rows: pa.Table, of: np.ndarray) -> pa.Table:
     """Keys, fields and time of each candidate."""
-    about, place = segment.about, pa.array(of)
-    as_of = pc.coalesce(requests["served_as_of"], requests["now"]).cast(UTC_US)
-    fields = [name for name, _ in about.request if REQUEST + name in requests.column_names]
+    place = pa.array(of)
     return pa.table(
         {
-            **{key: requests[USER + key].take(place) for key in about.user},
-            **{key: rows[ITEM + key] for key in about.item},
-            **{name: requests[REQUEST + name].take(place) for name in fields},
-            "event_timestamp": as_of.take(place),
+            **segment.keys(requests, rows, place),
+            "event_timestamp": as_of(requests).take(place),
             _PAIR: requests["pair"].take(place),
             _ID: rows["request_id"],
         }

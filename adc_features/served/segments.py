@@ -16,13 +16,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adc_features.artifact import sync_directory
 from adc_features.errors import ArtifactError, InputError
+from adc_features.event_times import UTC_US
 from adc_features.served.record import (
     ABOUT,
     FEATURE,
+    ITEM,
+    REQUEST,
+    USER,
     About,
     Served,
     candidates_table,
@@ -156,11 +161,10 @@ def made_log(log: Path) -> Path:
 class Segment:
     """A sealed segment; `sealed_segments` finds them.
 
-    about: of its rows. schema: the hash of its columns. requests, candidates: its files.
+    about: of its rows. requests, candidates: its files.
     """
 
     about: About
-    schema: str
     requests: Path
     candidates: Path
 
@@ -177,6 +181,31 @@ class Segment:
     def candidate_rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The candidates of all requests, by place in the file."""
         return _read(self.candidates, columns)
+
+    def keys(self, requests: pa.Table, rows: pa.Table, of: pa.Array) -> dict[str, Any]:
+        """Join keys and fields of the request, by name, for each of these candidates.
+
+        of: the place of each candidate's request.
+        """
+        asked = (name for name, _ in self.about.request if REQUEST + name in requests.column_names)
+        return {
+            **{key: requests[USER + key].take(of) for key in self.about.user},
+            **{key: rows[ITEM + key] for key in self.about.item},
+            **{name: requests[REQUEST + name].take(of) for name in asked},
+        }
+
+    def values(self, requests: pa.Table, rows: pa.Table, of: pa.Array) -> dict[str, Any]:
+        """The values of each feature, by name, that were scored for each of these candidates."""
+        names = {FEATURE + name: name for name, _ in self.about.features}
+        return {
+            name: rows[at] if at in rows.column_names else requests[at].take(of)
+            for at, name in names.items()
+        }
+
+
+def as_of(requests: pa.Table) -> pa.ChunkedArray:
+    """The time as of which history says what each request read."""
+    return pc.coalesce(requests["served_as_of"], requests["now"]).cast(UTC_US)
 
 
 def sealed_segments(log: Path) -> list[Segment]:
@@ -206,7 +235,7 @@ def sealed_segments(log: Path) -> list[Segment]:
                 f"{path} and {other} do not have the columns that they were written with; restore"
                 " them, or take both away"
             )
-        found.append(Segment(about, columns, path, other))
+        found.append(Segment(about, path, other))
     if not found:
         raise InputError(
             f"{log} holds no segment of a served log; give the directory of `adc serve --log`. A"
