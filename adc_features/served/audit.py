@@ -57,8 +57,8 @@ class SkewReport:
 
     requests, candidates: of the log, as far as they were drawn. torn: requests that were left out,
     because live views changed while they were read. without_values: segments whose requests were
-    logged without them. features: by name. gone: features
-    that were served and that the service no longer offers: they cannot be compared.
+    logged without them. features: by name. gone: features that were served and that the service no
+    longer offers: they cannot be compared.
     """
 
     requests: int = 0
@@ -195,9 +195,7 @@ def _compare(
     else:
         at = pa.array(first)
         served, history, keys = requests[column], joined[name].take(at), joined.take(at)
-    served, history = _one(served), _one(history)
-    if served.type != history.type and _same_but_for_names(served.type, history.type):
-        served = served.cast(history.type)
+    served, history = served.combine_chunks(), history.combine_chunks()
     dtype = schema.feature(name)
     different = differing(history, served, dtype.dtype if dtype else "")
     here, there = (np.asarray(normal(side).is_valid()) for side in (served, history))
@@ -214,18 +212,6 @@ def _compare(
         row = {n.removeprefix("served."): keys[n][place].as_py() for n in told}
         values = {"served": served[place].as_py(), "joined": history[place].as_py()}
         found.examples.append(row | values)
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    whole = column.combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):
-        return whole.chunk(0) if whole.num_chunks else pa.nulls(0, column.type)
-    return whole
-
-
-def _same_but_for_names(one: pa.DataType, other: pa.DataType) -> bool:
-    """Lists whose elements are called otherwise, as Parquet does."""
-    return pa.types.is_list(one) and pa.types.is_list(other) and one.value_type == other.value_type
 
 
 def _most(served: pa.Array, history: pa.Array, places: np.ndarray) -> float:

@@ -147,8 +147,9 @@ def made_log(log: Path) -> Path:
             trial.write_bytes(b"")
             trial.unlink()
             for left in (log / folder).glob(".*.parquet"):
-                if time.time() - left.stat().st_mtime > _STALE:
-                    left.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another process has just sealed it
+                    if time.time() - left.stat().st_mtime > _STALE:
+                        left.unlink()
     except OSError as error:
         raise InputError(
             f"the served log {log} cannot be written ({error.strerror}); give a directory that can"
@@ -161,18 +162,14 @@ def made_log(log: Path) -> Path:
 class Segment:
     """A sealed segment; `sealed_segments` finds them.
 
-    about: of its rows. requests, candidates: its files.
+    about: of its rows. requests, candidates: its files. has_values: whether the values of features
+    are in it.
     """
 
     about: About
     requests: Path
     candidates: Path
-
-    @property
-    def has_values(self) -> bool:
-        """Whether the values of features are in it."""
-        names = {*_schema(self.requests).names, *_schema(self.candidates).names}
-        return all(FEATURE + name in names for name, _ in self.about.features)
+    has_values: bool
 
     def request_rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The requests, by place in the file."""
@@ -227,15 +224,17 @@ def sealed_segments(log: Path) -> list[Segment]:
                 f"{path} has no candidates, {other} is missing; restore it, or take the file of its"
                 " requests away"
             )
-        metadata = _schema(path).metadata
+        schemas = _schema(path), _schema(other)
+        metadata = schemas[0].metadata
         about = About.decoded(metadata, of=path)
-        columns = schema_hash(*(_schema(p).remove_metadata() for p in (path, other)))
-        if metadata.get(SCHEMA, b"").decode() != columns:
+        if metadata.get(SCHEMA, b"").decode() != schema_hash(*schemas):
             raise ArtifactError(
                 f"{path} and {other} do not have the columns that they were written with; restore"
                 " them, or take both away"
             )
-        found.append(Segment(about, path, other))
+        names = {name for schema in schemas for name in schema.names}
+        has_values = all(FEATURE + name in names for name, _ in about.features)
+        found.append(Segment(about, path, other, has_values))
     if not found:
         raise InputError(
             f"{log} holds no segment of a served log; give the directory of `adc serve --log`. A"
