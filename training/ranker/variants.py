@@ -76,7 +76,7 @@ def make_variant_whole(repo: Path, beside: str, name: str, *, at: datetime) -> d
         )
     pair = replace(variant.pair, promoted_at=at)
     number = promote_on_record(place, pair, why=f"variant {name}, now for all users", ended=[name])
-    return {**_facts(place, variant), "share": 1.0, "number": number}
+    return {**_facts(place, replace(variant, share=1.0, sampled=0.0)), "number": number}
 
 
 def _facts(place: Workspace, variant: Variant) -> dict[str, Any]:
