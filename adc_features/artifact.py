@@ -1,8 +1,8 @@
 """Files and directories that are complete or invisible. Reads: files. Writes: files, and
 directories with a manifest, moved into place last.
 
-A reader that finds no `manifest.json` finds nothing;
-one that finds it may trust every file that it names.
+A reader that finds no `manifest.json` finds nothing; one that finds it may trust every file that it
+names.
 """
 
 import ctypes
@@ -112,6 +112,15 @@ def fresh_file(target: Path) -> Iterator[BinaryIO]:
         aside.unlink(missing_ok=True)
 
 
+def sync_directory(directory: Path) -> None:
+    """Put the names in a directory on the disk: only then does a rename outlast a lost power."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def within(place: Path, name: Any, *, said_by: str) -> Path:
     """`place / name` for a name that a file, a record or a person gave: refused unless it lies
     below `place`.
@@ -145,10 +154,8 @@ def within(place: Path, name: Any, *, said_by: str) -> Path:
 
 
 def deletable(place: Path, name: Any, *, said_by: str) -> Path:
-    """`within`, for a directory that will be deleted:
-    no part of it below `place` is a symbolic link.
-
-    Raises ArtifactError, naming the link.
+    """`within`, for a directory that will be deleted: no part of it below `place` is a symbolic
+    link. Raises ArtifactError, naming the link.
     """
     path = within(place, name, said_by=said_by)
     for part in (path, *path.parents):
@@ -275,7 +282,6 @@ def reading(path: Path) -> Iterator[None]:
 
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
     """The Arrow table of a Parquet file that this library wrote, its page checksums verified.
-
     Raises ArtifactError when it is missing or damaged.
     """
     import pyarrow.parquet as pq
@@ -285,9 +291,7 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
 
 
 def require_files(directory: Path, manifest: Mapping[str, Any], names: Iterable[str]) -> None:
-    """Raise ArtifactError unless the manifest names these files:
-    what it does not name, nobody checks.
-    """
+    """Raise ArtifactError unless the manifest names these: what it does not name, nobody checks."""
     if missing := sorted(set(names) - set(manifest["files"])):
         raise ArtifactError(
             f"{Path(directory) / MANIFEST} does not name"
@@ -374,7 +378,7 @@ def ensure_directory(
 
 
 def is_made_of(directory: Path, made_of: Mapping[str, Any]) -> bool:
-    """Is the directory complete, unaltered and made of this? Raises as `finished`."""
+    """Whether the directory is complete, unaltered and made of this. Raises as `finished`."""
     there = finished(directory)
     return there is not None and there.get("made_of") == json.loads(json_text(made_of))
 

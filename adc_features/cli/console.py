@@ -25,6 +25,8 @@ if TYPE_CHECKING:  # numpy and pyarrow would make every `adc --help` wait
     from adc_features.pipeline.run import Progress
 
 log = logging.getLogger("adc")
+DIFFERENT = 10
+"""Exit code of a check that was made and found a difference."""
 WIDEST = 10_000
 """Columns that a line of a table may take: a terminal wraps it, a pipe passes it on."""
 

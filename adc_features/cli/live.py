@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from adc_features.cli.console import JsonOption, progress, report
+from adc_features.cli.console import DIFFERENT, JsonOption, progress, report
 from adc_features.errors import InputError
 
 LiveRepoOption = Annotated[
@@ -16,8 +16,6 @@ StreamOption = Annotated[
     str | None,
     typer.Option("--stream", metavar="NAME", help="Which stream; default the only one."),
 ]
-DIFFERENT = 10
-"""Exit code of a check that was made and found a difference."""
 
 
 # as long as its options

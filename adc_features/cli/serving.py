@@ -233,8 +233,8 @@ def serve(
     ] = 1.0,
     json: JsonOption = None,
 ) -> None:
-    """Rank over HTTP: POST /rank, POST /lookup,
-    GET /healthz, /readyz, /metrics. Follows promotions. With --events, POST /events.
+    """Rank over HTTP: POST /rank, POST /lookup, GET /healthz, /readyz, /metrics; with --events
+    POST /events, with --items POST /items and DELETE /items/ID. Follows promotions.
     """
     import os
     import tempfile
@@ -278,9 +278,10 @@ def serve(
             "stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN",
             host,
         )
-    asked = run, promotion, now, settings, shared, repo if events else None, keep, (sample, values)
+    taking = repo if events else None, keep, (sample, values), items
+    asked = run, promotion, now, settings, shared, *taking
     with stack, _listening(host, port) as listening:
-        service = _taking(_service(*asked), items=items)
+        service = _service(*asked)
         facts = {
             "url": _url(host, listening),
             "pair": service.bundle.promotion.name,
@@ -290,8 +291,9 @@ def serve(
             "events": events,
         }
         if shared:
-            work = _take_beside if items else _serve_beside
-            stack.enter_context(beside(workers - 1, work, listening, *asked, metrics=shared))
+            stack.enter_context(
+                beside(workers - 1, _serve_beside, listening, *asked, metrics=shared)
+            )
         report(facts, json)
         _run(service, listening)
 
@@ -316,7 +318,11 @@ def _service(
     events: Path | None,
     keep: Path | None,
     shares: tuple[float, float],
+    items: bool,
 ) -> Any:
+    """What answers. events: the repository whose live views take them. keep, shares: the log of
+    what was served. items: new ones are taken.
+    """
     from adc_features.served.log import LogSettings, ServedLog
     from adc_features.serving.promotion import PROMOTION
     from adc_features.serving.service import Service
@@ -328,8 +334,9 @@ def _service(
         clock=clock,
         promotion_file=promotion or Path(run or "") / PROMOTION,
         metrics=metrics,
-        intake=_intake(events, settings) if events else None,
         served=None if keep is None else ServedLog(keep, LogSettings(*shares)),
+        items=_item_intake(bundle.promotion, settings) if items else None,
+        intake=_intake(events, settings) if events else None,
     )
     service.take_over()  # the variants, before the first request
     return service
@@ -345,6 +352,22 @@ def _intake(repo: Path, settings: Any) -> Any:
     return Intake(Writer(live.ledger, live.histories).__enter__(), settings)
 
 
+def _item_intake(promotion: Any, settings: Any) -> Any:
+    """What takes new items of the generation that is served."""
+    from adc_features.live.items import Items
+    from adc_features.live.items_encoding import open_encoder
+    from adc_features.serving.items import ItemIntake
+
+    if promotion.generation is None:
+        raise InputError(
+            "the promoted ranker reads no codes, so that new items have none; leave --items out, or"
+            " add them with `adc ingest --items`"
+        )
+    items = Items(promotion.repository, open_encoder(promotion.repository, promotion.generation))
+    items.warm()
+    return ItemIntake(items, settings)
+
+
 def _serve_beside(listening: Any, *asked: Any) -> None:
     """What a further process of `adc serve` runs."""
     from adc_features.serving.workers import end_with_parent
@@ -358,35 +381,6 @@ def _run(service: Any, listening: Any) -> None:
     from adc_features.serving.app import server
 
     server(service).run(sockets=[listening])
-
-
-def _take_beside(listening: Any, *asked: Any) -> None:
-    """The same of a service that takes items."""
-    from adc_features.serving.workers import end_with_parent
-
-    logging.basicConfig(level=logging.INFO)
-    end_with_parent()
-    _run(_taking(_service(*asked), items=True), listening)
-
-
-def _taking(service: Any, *, items: bool) -> Any:
-    """The service, which takes new items of the generation that it serves."""
-    if items:
-        from adc_features.live.items import Items
-        from adc_features.live.items_encoding import open_encoder
-        from adc_features.serving.items import ItemIntake
-
-        promotion = service.bundle.promotion
-        if promotion.generation is None:
-            raise InputError(
-                "the promoted ranker reads no codes, so that new items have none; leave --items"
-                " out, or add them with `adc ingest --items`"
-            )
-        encoder = open_encoder(promotion.repository, promotion.generation)
-        taken = Items(promotion.repository, encoder)
-        taken.warm()
-        service.items = ItemIntake(taken, service.settings)
-    return service
 
 
 def _opened(run: Path | None, promotion: Path | None, now: str | None) -> tuple[Any, Any]:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from adc_features.artifact import MANIFEST
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, generation_place, open_generation
 from adc_features.codes.sids import SidTable
@@ -164,12 +165,12 @@ def _place(
     None where nobody says which modalities are of text.
     """
     own, run = repo / "tokenizers" / live.id, repo.parent
-    if (own / "generation" / "manifest.json").is_file():
-        made_of = _json(own / "manifest.json").get("made_of", {})
+    if (own / "generation" / MANIFEST).is_file():
+        made_of = _json(own / MANIFEST).get("made_of", {})
         return own / "generation", made_of.get("text_model"), None
     for place in (run / "generation" / "generation", run / generation_place(live.id)):
-        if (place / "manifest.json").is_file() and _json(place / "manifest.json")["id"] == live.id:
-            views = _json(run / "data" / "dataset" / "manifest.json").get("text_views", {})
+        if _json(place / MANIFEST).get("id") == live.id:
+            views = _json(run / "data" / "dataset" / MANIFEST).get("text_views", {})
             model = _json(run / "run.json").get("text_model") if views else None
             return place, model, views
     raise InputError(
@@ -179,6 +180,7 @@ def _place(
 
 
 def _json(path: Path) -> dict[str, Any]:
+    """The object of a JSON file; an empty one where there is no file."""
     if not path.is_file():
         return {}
     read: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))

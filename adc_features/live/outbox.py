@@ -10,7 +10,6 @@ is written.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from adc_features.artifact import write_atomically
+from adc_features.artifact import sync_directory, write_atomically
 from adc_features.store.lmdb.environment import Environment
 
 _NAME = re.compile(r"(\d{20})-(\d{20})\.\w+")
@@ -72,7 +71,7 @@ class Outbox:
             content = self.segment([value for _, value in rows])
             self.directory.mkdir(parents=True, exist_ok=True)
             write_atomically(self.directory / f"{first:020d}-{last:020d}.{self.suffix}", content)
-            _sync(self.directory)  # the name is on the disk before the rows are gone
+            sync_directory(self.directory)  # the name is on the disk before the rows are gone
             environment.write(self.table, partial(_drop, last=last))
             drained += len(rows)
         return drained
@@ -83,14 +82,6 @@ class Outbox:
     def _first(self, environment: Environment) -> list[tuple[bytes, bytes]]:
         with environment.reading(self.table) as txn:
             return [] if txn is None else list(islice(txn.cursor(), AT_ONCE))
-
-
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _drop(txn: Any, last: int) -> int:

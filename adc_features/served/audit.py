@@ -17,13 +17,11 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from adc_features.errors import InputError
-from adc_features.event_times import UTC_US
 from adc_features.inputs.schema import ServiceSchema
-from adc_features.served.record import FEATURE, ITEM, REQUEST, USER
-from adc_features.served.segments import Segment, sealed_segments
+from adc_features.served.record import FEATURE
+from adc_features.served.segments import Segment, as_of, sealed_segments
 from adc_features.store.services.parity import differing
 from adc_features.store.services.schema import service_schema
 from adc_features.store.services.training_rows import join_service
@@ -59,8 +57,8 @@ class SkewReport:
 
     requests, candidates: of the log, as far as they were drawn. torn: requests that were left out,
     because live views changed while they were read. without_values: segments whose requests were
-    logged without them. features: by name. gone: features
-    that were served and that the service no longer offers: they cannot be compared.
+    logged without them. features: by name. gone: features that were served and that the service no
+    longer offers: they cannot be compared.
     """
 
     requests: int = 0
@@ -165,15 +163,11 @@ def _compare_segment(
 
 def _entity_rows(segment: Segment, requests: pa.Table, rows: pa.Table, of: np.ndarray) -> pa.Table:
     """Keys, fields and time of each candidate."""
-    about, place = segment.about, pa.array(of)
-    as_of = pc.coalesce(requests["served_as_of"], requests["now"]).cast(UTC_US)
-    fields = [name for name, _ in about.request if REQUEST + name in requests.column_names]
+    place = pa.array(of)
     return pa.table(
         {
-            **{key: requests[USER + key].take(place) for key in about.user},
-            **{key: rows[ITEM + key] for key in about.item},
-            **{name: requests[REQUEST + name].take(place) for name in fields},
-            "event_timestamp": as_of.take(place),
+            **segment.keys(requests, rows, place),
+            "event_timestamp": as_of(requests).take(place),
             _PAIR: requests["pair"].take(place),
             _ID: rows["request_id"],
         }
@@ -201,9 +195,7 @@ def _compare(
     else:
         at = pa.array(first)
         served, history, keys = requests[column], joined[name].take(at), joined.take(at)
-    served, history = _one(served), _one(history)
-    if served.type != history.type and _same_but_for_names(served.type, history.type):
-        served = served.cast(history.type)
+    served, history = served.combine_chunks(), history.combine_chunks()
     dtype = schema.feature(name)
     different = differing(history, served, dtype.dtype if dtype else "")
     here, there = (np.asarray(normal(side).is_valid()) for side in (served, history))
@@ -220,18 +212,6 @@ def _compare(
         row = {n.removeprefix("served."): keys[n][place].as_py() for n in told}
         values = {"served": served[place].as_py(), "joined": history[place].as_py()}
         found.examples.append(row | values)
-
-
-def _one(column: pa.ChunkedArray) -> pa.Array:
-    whole = column.combine_chunks()
-    if isinstance(whole, pa.ChunkedArray):
-        return whole.chunk(0) if whole.num_chunks else pa.nulls(0, column.type)
-    return whole
-
-
-def _same_but_for_names(one: pa.DataType, other: pa.DataType) -> bool:
-    """Lists whose elements are called otherwise, as Parquet does."""
-    return pa.types.is_list(one) and pa.types.is_list(other) and one.value_type == other.value_type
 
 
 def _most(served: pa.Array, history: pa.Array, places: np.ndarray) -> float:

@@ -22,8 +22,8 @@ from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, microseconds
 from adc_features.served.dataset_settings import DatasetReport, DatasetSettings
 from adc_features.served.outcomes import IMPRESSION, TIME, Outcomes, Target, read_outcomes
-from adc_features.served.record import FEATURE, ITEM, REQUEST, USER
-from adc_features.served.segments import Segment, sealed_segments
+from adc_features.served.record import ITEM
+from adc_features.served.segments import Segment, as_of, sealed_segments
 
 
 def served_dataset(
@@ -144,14 +144,14 @@ def _last_answers(segments: Sequence[Segment], report: DatasetReport) -> list[np
     asked again because it saw no answer.
     """
     read = [s.request_rows(["request_id", "received"]) for s in segments]
-    ids = np.array([i for t in read for i in t["request_id"].to_pylist()], dtype=object)
-    times = np.concatenate([microseconds(t["received"]) for t in read])
-    order = np.argsort(times, kind="stable")
-    newest = {ids[place]: place for place in order.tolist()}
-    counts = np.zeros(len(ids), bool)
-    counts[list(newest.values())] = True
-    report.requests, report.repeated_requests = len(newest), len(ids) - len(newest)
-    return np.split(counts, np.cumsum([len(t) for t in read])[:-1])
+    whole = pa.concat_tables(read)
+    number = whole["request_id"].combine_chunks().dictionary_encode().indices.to_numpy()
+    order = np.lexsort((microseconds(whole["received"]), number))
+    counts = np.zeros(len(whole), bool)
+    counts[order[np.diff(number[order], append=-1) != 0]] = True
+    report.requests = int(counts.sum())
+    report.repeated_requests = len(whole) - report.requests
+    return np.split(counts, np.cumsum([len(table) for table in read])[:-1])
 
 
 class _Joined:
@@ -170,7 +170,7 @@ class _Joined:
         settings: DatasetSettings,
         until: datetime,
     ) -> None:
-        self._about, self._targets, self._settings = segment.about, targets, settings
+        self._segment, self._targets, self._settings = segment, targets, settings
         self._outcomes, self._until = outcomes, until
         whole = segment.request_rows()
         sizes = whole["candidates"].to_numpy()
@@ -187,11 +187,12 @@ class _Joined:
 
     def _pairs(self) -> tuple[np.ndarray, np.ndarray]:
         """Each event that belongs to a candidate, and the candidate's row."""
-        names = ["request_id", *self._about.item]
-        columns = ["request_id", *(ITEM + key for key in self._about.item)]
+        item = self._segment.about.item
+        names = ["request_id", *item]
+        columns = ["request_id", *(ITEM + key for key in item)]
         rows = self._candidates.select(columns).rename_columns(names)
         events = self._outcomes.keys
-        for name in self._about.item:
+        for name in item:
             kind = rows[name].type
             if events[name].type != kind:
                 events = _in_type(events, name, kind)
@@ -200,42 +201,31 @@ class _Joined:
         found = events.join(rows, names, join_type="inner")
         return found["event"].to_numpy(), found["row"].to_numpy()
 
-    def _first(self, name: str, window: np.timedelta64 | None) -> np.ndarray:
-        """The time of each candidate's first event of this name, within a window of its request:
-        int64 [N] microseconds, the largest one for none.
-        """
+    def _events(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The candidate's row and the time, int64 microseconds, of each event of this name."""
         chosen = self._outcomes.names[self._event] == name
-        rows, times = self._row[chosen], self._outcomes.times[self._event[chosen]].astype(np.int64)
-        if window is not None:
-            after = times - self._received[self._of[rows]]
-            inside = (after >= 0) & (after <= window.astype(np.int64))
-            rows, times = rows[inside], times[inside]
-        first = np.full(len(self._of), np.iinfo(np.int64).max)
-        np.minimum.at(first, rows, times)
-        return first
-
-    def _outside(self, name: str, window: np.timedelta64) -> int:
-        """How many events of this name came before their request or after its window."""
-        chosen = self._outcomes.names[self._event] == name
-        times = self._outcomes.times[self._event[chosen]].astype(np.int64)
-        after = times - self._received[self._of[self._row[chosen]]]
-        return int(((after < 0) | (after > window.astype(np.int64))).sum())
+        return self._row[chosen], self._outcomes.times[self._event[chosen]].astype(np.int64)
 
     def rows(self, report: DatasetReport) -> pa.Table:
         """The label log of this segment."""
         never = np.iinfo(np.int64).max
-        end = instant(self._until).astype("datetime64[us]").astype(np.int64)
-        shown = self._first(IMPRESSION, None) != never
+        end = instant(self._until).astype(np.int64)
+        shown = np.zeros(len(self._of), bool)
+        shown[self._events(IMPRESSION)[0]] = True
         ripe = np.zeros(len(self._requests), bool)
         labels: dict[str, Any] = {}
         counted = []
         for target in self._targets:
-            window = np.timedelta64(target.window, "us")
-            first = self._first(target.name, window)
-            over = self._received + window.astype(np.int64) <= end
+            window = np.timedelta64(target.window, "us").astype(np.int64)
+            row, times = self._events(target.name)
+            after = times - self._received[self._of[row]]
+            inside = (after >= 0) & (after <= window)
+            first = np.full(len(self._of), never)
+            np.minimum.at(first, row[inside], times[inside])
+            over = self._received + window <= end
             positive, usable = first != never, over[self._of]
-            shown |= self._first(target.name, None) != never
-            report.outside[target.name] += self._outside(target.name, window)
+            shown[row] = True
+            report.outside[target.name] += int((~inside).sum())
             ripe |= over
             counted.append((target, positive, usable))
             value = np.where(positive, np.float32(1), np.float32(0))
@@ -274,24 +264,11 @@ class _Joined:
 
     def _described(self, keep: np.ndarray) -> dict[str, Any]:
         """Keys, time, request and values of the rows that are kept."""
-        about, settings = self._about, self._settings
+        settings, requests = self._settings, self._requests
         rows = self._candidates.filter(pa.array(keep))
         of = pa.array(self._of[keep])
-        requests = self._requests
-        as_of = np.where(
-            np.asarray(requests["served_as_of"].is_valid()),
-            _filled(requests["served_as_of"]),
-            microseconds(requests["now"]),
-        )
-        times = pa.array(as_of.astype("datetime64[us]")).cast(UTC_US).take(of)
-        columns: dict[str, Any] = {key: requests[USER + key].take(of) for key in about.user}
-        columns |= {key: rows[ITEM + key] for key in about.item}
-        columns |= {TIME: times, settings.request: rows["request_id"]}
-        columns |= {
-            name: requests[REQUEST + name].take(of)
-            for name, _ in about.request
-            if REQUEST + name in requests.column_names
-        }
+        columns = self._segment.keys(requests, rows, of)
+        columns |= {TIME: as_of(requests).take(of), settings.request: rows["request_id"]}
         columns |= {"rank": rows["rank"], "served_pair": requests["pair"].take(of)}
         columns |= {"served_variant": requests["variant"].take(of)}
         if settings.rank_as:
@@ -301,14 +278,8 @@ class _Joined:
         if settings.weight or (p < 1).any():
             columns[settings.weight or "sample_weight"] = pa.array(1 / p).take(of)
         if settings.logged_values:
-            for name, _ in about.features:
-                at = FEATURE + name
-                columns[name] = rows[at] if at in rows.column_names else requests[at].take(of)
+            columns |= self._segment.values(requests, rows, of)
         return columns
-
-
-def _filled(column: pa.ChunkedArray) -> np.ndarray:
-    return column.cast(pa.int64()).fill_null(0).to_numpy()
 
 
 def _in_type(events: pa.Table, name: str, kind: pa.DataType) -> pa.Table:

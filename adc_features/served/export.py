@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.served.record import FEATURE, ITEM, REQUEST, USER
 from adc_features.served.segments import Segment, sealed_segments
 
 _SECONDS, _VALUE = pa.timestamp("s", "UTC"), pa.timestamp("s")
@@ -36,18 +34,10 @@ def feast_log(log: Path, *, service: str) -> Iterator[pa.Table]:
 
 
 def _flat(segment: Segment) -> pa.Table:
-    requests, rows, about = segment.request_rows(), segment.candidate_rows(), segment.about
+    requests, rows = segment.request_rows(), segment.candidate_rows()
     of = pa.array(np.repeat(np.arange(len(requests)), requests["candidates"].to_numpy()))
-    columns: dict[str, Any] = {key: requests[USER + key].take(of) for key in about.user}
-    columns |= {key: rows[ITEM + key] for key in about.item}
-    columns |= {
-        name: requests[REQUEST + name].take(of)
-        for name, _ in about.request
-        if REQUEST + name in requests.column_names
-    }
-    for name, _ in about.features:
-        at = FEATURE + name
-        value = rows[at] if at in rows.column_names else requests[at].take(of)
+    columns = segment.keys(requests, rows, of)
+    for name, value in segment.values(requests, rows, of).items():
         there = pc.is_valid(value)
         columns[name] = _in_seconds(value)
         columns[f"{name}__timestamp"] = pa.nulls(len(rows), _SECONDS)

@@ -2,19 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
-from typing import Any
 
-from adc_features.artifact import write_atomically
+from adc_features.html_page import write_html_page
 from adc_features.served.audit import SkewReport, skew_rows
-
-_STYLE = (
-    "body{font:16px/1.5 system-ui;margin:2rem auto;max-width:64rem;padding:0 1rem}"
-    "table{border-collapse:collapse;width:100%}td,th{padding:.2rem .6rem;text-align:left;"
-    "border-bottom:1px solid #ddd;vertical-align:top}div{overflow-x:auto}"
-)
 
 
 def write_page(path: Path, report: SkewReport) -> None:
@@ -24,28 +15,18 @@ def write_page(path: Path, report: SkewReport) -> None:
         if report.different
         else "Every served value is what history says, bit for bit."
     )
-    gone = f"<p>No longer offered: {escape(', '.join(report.gone))}.</p>" if report.gone else ""
-    examples = "".join(
-        f"<h3>{escape(one.feature)}</h3>{_table(one.examples)}"
+    gone = f" No longer offered: {', '.join(report.gone)}." if report.gone else ""
+    examples = {  # as texts: an id has no thousands
+        f"Examples of differences: {one.feature}": [
+            {name: str(value) for name, value in row.items()} for row in one.examples
+        ]
         for one in report.features.values()
         if one.examples
-    )
-    write_atomically(
+    }
+    write_html_page(
         path,
-        '<!doctype html><html lang="en"><meta charset="utf-8"><title>Served features against'
-        f" history</title><style>{_STYLE}</style><h1>Served features against history</h1>"
-        f"<p>{verdict} Compared: {report.requests:,} requests, {report.candidates:,}"
-        f" candidates.</p>{gone}<h2>Features</h2>{_table(skew_rows(report))}"
-        f"<h2>Examples of differences</h2>{examples or '<p>None.</p>'}</html>\n",
+        "Served features against history",
+        verdict=f"{verdict} Compared: {report.requests:,} requests, {report.candidates:,}"
+        f" candidates.{gone}",
+        tables={"Features": skew_rows(report), **examples},
     )
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return "<p>None.</p>"
-    head = "".join(f"<th>{escape(str(name))}</th>" for name in rows[0])
-    body = "".join(
-        f"<tr>{''.join(f'<td>{escape(str(value))}</td>' for value in row.values())}</tr>"
-        for row in rows
-    )
-    return f"<div><table><tr>{head}</tr>{body}</table></div>"

@@ -98,7 +98,7 @@ class Served:
     version, pair : str
         Of the ranker; the name of its promotion.
     generation, variant : str, optional
-        Of the codes; which ranker of several a user was given.
+        Of the codes; the name of the variant that scored, None for the promoted pair.
     answered : int
         How many of the best candidates were answered.
     user_known : bool

@@ -16,12 +16,18 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from adc_features.artifact import sync_directory
 from adc_features.errors import ArtifactError, InputError
+from adc_features.event_times import UTC_US
 from adc_features.served.record import (
     ABOUT,
     FEATURE,
+    ITEM,
+    REQUEST,
+    USER,
     About,
     Served,
     candidates_table,
@@ -62,7 +68,7 @@ class _Part:
         os.fsync(self._file.fileno())
         self._file.close()
         self._aside.replace(self.target)
-        _sync(self.target.parent)
+        sync_directory(self.target.parent)
 
     def abandon(self) -> None:
         with suppress(Exception):  # it ends a writer whose file may be full
@@ -129,14 +135,6 @@ class OpenSegment:
             part.abandon()
 
 
-def _sync(directory: Path) -> None:
-    descriptor = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
 def made_log(log: Path) -> Path:
     """The directory of a log, made where it is missing. What a process that died left unfinished is
     removed after a day. Raises InputError when it cannot be written.
@@ -149,8 +147,9 @@ def made_log(log: Path) -> Path:
             trial.write_bytes(b"")
             trial.unlink()
             for left in (log / folder).glob(".*.parquet"):
-                if time.time() - left.stat().st_mtime > _STALE:
-                    left.unlink(missing_ok=True)
+                with suppress(FileNotFoundError):  # another process has just sealed it
+                    if time.time() - left.stat().st_mtime > _STALE:
+                        left.unlink()
     except OSError as error:
         raise InputError(
             f"the served log {log} cannot be written ({error.strerror}); give a directory that can"
@@ -163,19 +162,14 @@ def made_log(log: Path) -> Path:
 class Segment:
     """A sealed segment; `sealed_segments` finds them.
 
-    about: of its rows. schema: the hash of its columns. requests, candidates: its files.
+    about: of its rows. requests, candidates: its files. has_values: whether the values of features
+    are in it.
     """
 
     about: About
-    schema: str
     requests: Path
     candidates: Path
-
-    @property
-    def has_values(self) -> bool:
-        """Whether the values of features are in it."""
-        names = {*_schema(self.requests).names, *_schema(self.candidates).names}
-        return all(FEATURE + name in names for name, _ in self.about.features)
+    has_values: bool
 
     def request_rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The requests, by place in the file."""
@@ -184,6 +178,31 @@ class Segment:
     def candidate_rows(self, columns: Sequence[str] | None = None) -> pa.Table:
         """The candidates of all requests, by place in the file."""
         return _read(self.candidates, columns)
+
+    def keys(self, requests: pa.Table, rows: pa.Table, of: pa.Array) -> dict[str, Any]:
+        """Join keys and fields of the request, by name, for each of these candidates.
+
+        of: the place of each candidate's request.
+        """
+        asked = (name for name, _ in self.about.request if REQUEST + name in requests.column_names)
+        return {
+            **{key: requests[USER + key].take(of) for key in self.about.user},
+            **{key: rows[ITEM + key] for key in self.about.item},
+            **{name: requests[REQUEST + name].take(of) for name in asked},
+        }
+
+    def values(self, requests: pa.Table, rows: pa.Table, of: pa.Array) -> dict[str, Any]:
+        """The values of each feature, by name, that were scored for each of these candidates."""
+        names = {FEATURE + name: name for name, _ in self.about.features}
+        return {
+            name: rows[at] if at in rows.column_names else requests[at].take(of)
+            for at, name in names.items()
+        }
+
+
+def as_of(requests: pa.Table) -> pa.ChunkedArray:
+    """The time as of which history says what each request read."""
+    return pc.coalesce(requests["served_as_of"], requests["now"]).cast(UTC_US)
 
 
 def sealed_segments(log: Path) -> list[Segment]:
@@ -205,15 +224,17 @@ def sealed_segments(log: Path) -> list[Segment]:
                 f"{path} has no candidates, {other} is missing; restore it, or take the file of its"
                 " requests away"
             )
-        metadata = _schema(path).metadata
+        schemas = _schema(path), _schema(other)
+        metadata = schemas[0].metadata
         about = About.decoded(metadata, of=path)
-        columns = schema_hash(*(_schema(p).remove_metadata() for p in (path, other)))
-        if metadata.get(SCHEMA, b"").decode() != columns:
+        if metadata.get(SCHEMA, b"").decode() != schema_hash(*schemas):
             raise ArtifactError(
                 f"{path} and {other} do not have the columns that they were written with; restore"
                 " them, or take both away"
             )
-        found.append(Segment(about, columns, path, other))
+        names = {name for schema in schemas for name in schema.names}
+        has_values = all(FEATURE + name in names for name, _ in about.features)
+        found.append(Segment(about, path, other, has_values))
     if not found:
         raise InputError(
             f"{log} holds no segment of a served log; give the directory of `adc serve --log`. A"

@@ -36,6 +36,10 @@ _TOLD = 20
 """Refused items that an answer explains; it counts all of them."""
 _WAITING = 64
 """Requests that may wait for the encoding thread."""
+_TIMEOUT_S = 30.0
+"""What a request may take once it was read: hundreds of texts are embedded one by one."""
+_DRAIN_AFTER_S = 5.0
+"""What rows wait at most to be taken to files and, where that failed, online."""
 
 
 class ItemIntake:
@@ -47,26 +51,15 @@ class ItemIntake:
         Of the generation that is served.
     settings : ServiceSettings
         Bounds of requests.
-    timeout : float
-        Seconds that a request may take: a text is embedded in some ten milliseconds.
-    drain_after : float
-        Seconds that rows wait at most to be taken to files and, where that failed, online.
     """
 
-    def __init__(
-        self,
-        items: Items,
-        settings: ServiceSettings,
-        *,
-        timeout: float = 30.0,
-        drain_after: float = 5.0,
-    ) -> None:
-        self.items, self._settings, self._timeout = items, settings, timeout
+    def __init__(self, items: Items, settings: ServiceSettings) -> None:
+        self.items, self._settings = items, settings
         self._bodies = Budget(32 * settings.max_body)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="items")
         self._waiting, self._behind = 0, threading.Event()
         self._behind.set()  # what a process left that was killed
-        self._closed, self._drain_after = threading.Event(), drain_after
+        self._closed = threading.Event()
         self.error: str | None = None
         self._drains = threading.Thread(target=self._drain, name="items-history", daemon=True)
         self._drains.start()
@@ -86,8 +79,16 @@ class ItemIntake:
                 )
             return incoming_items(self.items.encoder.shape, sent)
 
-        async with asyncio.timeout(self._settings.timeout):
-            body = await self._bodies.body(request, self._settings.max_body)
+        try:
+            async with asyncio.timeout(self._settings.timeout):
+                body = await self._bodies.body(request, self._settings.max_body)
+        except TimeoutError as error:
+            raise HttpError(
+                503,
+                "timeout",
+                f"the items did not arrive within {self._settings.timeout} s, nothing was kept;"
+                " send them again",
+            ) from error
         return await self._kept(lambda: read(body))
 
     async def remove(self, request: Request) -> Response:
@@ -107,14 +108,14 @@ class ItemIntake:
             raise HttpError(503, "busy", f"{self._waiting} requests of items wait; try again later")
         self._waiting += 1
         try:
-            async with asyncio.timeout(self._timeout):
+            async with asyncio.timeout(_TIMEOUT_S):
                 loop = asyncio.get_running_loop()
                 asked, receipt = await loop.run_in_executor(self._encoding, self._commit, read)
         except TimeoutError as error:
             raise HttpError(
                 503,
                 "timeout",
-                f"not served within {self._timeout} s; send the same items again: one that was kept"
+                f"not served within {_TIMEOUT_S:g} s; send the same items again: one that was kept"
                 " meanwhile is described anew",
             ) from error
         except ArtifactError as error:
@@ -142,7 +143,7 @@ class ItemIntake:
         return asked, receipt
 
     def _drain(self) -> None:
-        while not self._closed.wait(self._drain_after):
+        while not self._closed.wait(_DRAIN_AFTER_S):
             if self._behind.is_set():
                 self._behind.clear()
                 self._follow()

@@ -334,9 +334,8 @@ class Metrics:
         """The shares of the variants that serve; 0 for those that ended."""
         for deployed, ended in ((before, True), (now, False)):
             for variant, bundle in deployed.variants:
-                mode = "shadow" if variant.shadow else "share"
+                ((mode, share),) = variant.part.items()
                 labels = variant.name, bundle.promotion.name, mode
-                share = variant.sampled or variant.share
                 self.variants.labels(*labels).set(0 if ended else share)
 
 

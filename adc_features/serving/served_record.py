@@ -21,9 +21,8 @@ def served_record(
 ) -> Served | None:
     """The record of an answer; None where the ranker reads no feature service.
 
-    answered: how many candidates the answer holds. received, now: aware. values:
-    keep the values of features. variant: which ranker of
-    several the user was given.
+    answered: how many candidates the answer holds. received, now: aware. values: keep the values of
+    features. variant: the name of the variant that scored; None for the promoted pair.
     """
     if not isinstance(bundle, DeclaredBundle) or ranked.parts is None:
         return None

@@ -55,7 +55,7 @@ from adc_features.serving.protocol import (
 )
 from adc_features.serving.ranked import Ranked, Serving
 from adc_features.serving.served_record import served_record
-from adc_features.serving.variants import Deployment, Variant, read_deployment
+from adc_features.serving.variants import Deployment, read_deployment
 from adc_features.serving.yielding import Requests, giving_way
 
 log = logging.getLogger(__name__)
@@ -286,7 +286,9 @@ class Service:
         if self.intake is not None:
             facts["events"] = await asyncio.to_thread(self.intake.metrics.facts)
         if variants := self.deployed.variants:
-            facts["variants"] = [_variant_facts(o.variant) for o in variants]
+            facts["variants"] = [
+                {"name": v.name, "pair": v.pair.name, **v.part} for v, _ in variants
+            ]
         if self.served is not None:
             facts["served_log"] = vars(self.served.counts)
         return json_answer({"status": "ready", **_signature(self.bundle), **facts})
@@ -418,11 +420,6 @@ def _signature(bundle: Serving) -> dict[str, Any]:
         "generation": bundle.promotion.generation,
         "recipe": bundle.recipe_name,
     }
-
-
-def _variant_facts(variant: Variant) -> dict[str, Any]:
-    how = {"shadow": variant.sampled} if variant.shadow else {"share": variant.share}
-    return {"name": variant.name, "pair": variant.pair.name, **how}
 
 
 def _rows(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

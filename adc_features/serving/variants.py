@@ -91,6 +91,11 @@ class Variant:
         """It scores after the answer, and its scores are not answered."""
         return self.sampled > 0
 
+    @property
+    def part(self) -> dict[str, float]:
+        """What it scores, as answers and metrics tell it: {"share": ...} or {"shadow": ...}."""
+        return {"shadow": self.sampled} if self.shadow else {"share": self.share}
+
     def serves(self, place: float) -> bool:
         """Whether a user at this place is its own."""
         return self.start <= place < self.start + self.share
@@ -137,8 +142,7 @@ def place_of(user: Any, salt: str) -> float:
 
 
 def read_deployment(path: Path) -> Deployment:
-    """The pair and the variants that a promotion file names. Raises ArtifactError, as
-    `read_promotion`."""
+    """The pair and the variants that a promotion file names. Raises as `read_promotion`."""
     path = Path(path)
     facts = read_facts(path)
     with as_promotion(path):
@@ -183,7 +187,8 @@ def start_variant(path: Path, variant: Variant) -> Variant:
 
 def end_variant(path: Path, name: str) -> Variant:
     """End a variant: its users are served by the promoted pair again. Returns what it was; raises
-    InputError when it does not serve."""
+    InputError when it does not serve.
+    """
     served = read_deployment(path)
     ended = served.variant(name)
     _write(path, replace(served, variants=tuple(v for v in served.variants if v.name != name)))

@@ -22,8 +22,10 @@ from items_world import (
 
 from adc_features import store
 from adc_features.codes.spec import BEHAVIOR
+from adc_features.event_times import UTC_US
 from adc_features.live.items_incoming import ItemShape, incoming_items
 from adc_features.store import OnlineSids, published_timeline, training_features
+from adc_features.store.packed.overlay import OverlayReader
 from adc_features.store.repository import service_name
 
 
@@ -100,6 +102,24 @@ def test_an_item_is_served_from_its_time_on(repo):
     codes, weights, _ = sids.timeline().gather(["n1"] * 3, times)
     assert codes.tolist() == [[-1] * 4, [-1] * 4, receipt.codes.sid[0].tolist()]
     assert weights[2].tolist() == receipt.codes.sid_weight[0].tolist()
+
+
+def test_a_reader_of_every_commit_holds_what_a_later_reader_holds(repo):
+    """In one piece, however many commits it was: a look after the next one costs no more."""
+    clock = Clock(day(1))
+    items, of = opened(repo, clock), vectors(3, seed=3)
+    reader = OverlayReader(repo, items.live)
+    assert reader.now() is None
+    for number, one in enumerate(sent(["n1", "n2", "n1"], of)):
+        clock.now = day(1 + number)
+        taken(items, [one])
+        followed = reader.now()
+    later = OverlayReader(repo, items.live).now()
+    assert followed.table.equals(later.table)
+    assert followed.table["item_id"].to_pylist() == ["n1", "n2", "n1"]
+    assert followed.table["item_id"].num_chunks == 1
+    as_of = followed.table["sid_as_of"].cast(UTC_US).to_pylist()
+    assert as_of == [day(1), day(2), day(3)]
 
 
 def test_the_history_knows_an_item_from_its_time_on(repo):

@@ -34,7 +34,7 @@ def test_a_kill_at_any_point_loses_and_repeats_nothing(tmp_path, monkeypatch, pl
     patches = {
         "before the file": ("write_atomically", killed),
         "after the file": ("write_atomically", written_then_killed),
-        "after the sync": ("_sync", killed),
+        "after the sync": ("sync_directory", killed),
     }
     with monkeypatch.context() as patch:
         patch.setattr(module, *patches[place])

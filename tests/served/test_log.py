@@ -2,6 +2,7 @@
 
 import json
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -216,6 +217,26 @@ def test_values_are_kept_of_a_share_of_the_requests_alone(small_feed, tmp_path):
     assert ids <= set(valued["request_id"].to_pylist())
     assert ids < set(every["request_id"].to_pylist())
     assert set(some["sample_weight"].to_pylist()) == {4.0}
+
+
+def test_a_row_of_twenty_numbers_takes_140_bytes_at_most(tmp_path):
+    """Of numbers that nothing compresses, with the requests' own rows."""
+    chance, names = np.random.default_rng(0), [f"stock__n{n}" for n in range(20)]
+    about = replace(ABOUT_TOYS, features=tuple((name, "Float32") for name in names))
+    log = ServedLog(tmp_path)
+    for number in range(40):
+        skus = pa.array(chance.integers(0, 100_000, 500))
+        values = {name: pa.array(chance.random(500, np.float32)) for name in names}
+        one = replace(
+            record(f"{number:032x}", prices=chance.random(500), about=about),
+            each=pa.table({"sku": skus, **values}),
+            score=chance.random(500),
+            tasks={"click": chance.random(500)},
+        )
+        assert log.offer(one)
+    log.close()
+    size = sum(path.stat().st_size for path in tmp_path.rglob("*.parquet"))
+    assert size / (40 * 500) < 140
 
 
 def test_a_damaged_a_lonely_and_a_newer_segment_are_refused(tmp_path):

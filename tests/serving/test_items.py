@@ -1,5 +1,6 @@
 """New items over HTTP: POST /items, DELETE /items/ID, and what /rank and /lookup say then."""
 
+import asyncio
 import shutil
 from dataclasses import replace
 from datetime import timedelta
@@ -150,6 +151,20 @@ def test_a_directory_that_cannot_be_written_is_told(service, monkeypatch):
             assert answer.json()["added"] == 1
             assert service.items.error == "no space left"
     assert service.items.error is None
+
+
+def test_a_body_that_does_not_arrive_in_time_is_told(service):
+    """As a timeout, not as a fault of what the service reads."""
+
+    class Slow:
+        async def body(self, request, most):
+            await asyncio.sleep(60)
+
+    service.items._settings = ServiceSettings(timeout=0.01)
+    service.items._bodies = Slow()
+    with TestClient(application(service)) as client:
+        answer = client.post("/items", json=[])
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "timeout")
 
 
 def test_a_token_guards_items(service):

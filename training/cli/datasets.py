@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from adc_features.cli.commands import build
-from adc_features.cli.console import JsonOption, report
-from adc_features.cli.runs import OptionalRunOption, RepoOption
+from adc_features.cli.console import DIFFERENT, JsonOption, report
+from adc_features.cli.runs import OptionalRunOption, RepoOption, build
 from adc_features.errors import InputError
 from training.cli.ranker_deployment import ServedOption, audit_on_service, served_ranker
 from training.cli.rankers import LabelsOption, LabelsQueryOption, label_source
@@ -21,8 +20,6 @@ from training.cli.rankers import LabelsOption, LabelsQueryOption, label_source
 if TYPE_CHECKING:
     from adc_features.served.outcomes import Target
 
-DIFFERENT = 10
-"""Exit code of a check that was made and found a difference."""
 EventsOption = Annotated[
     str | None,
     typer.Option(

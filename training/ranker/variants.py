@@ -9,12 +9,7 @@ from typing import Any
 
 from adc_features.errors import InputError
 from adc_features.ranking.multitask.trained import load_ranker
-from adc_features.serving.variants import (
-    Variant,
-    end_variant,
-    read_deployment,
-    start_variant,
-)
+from adc_features.serving.variants import Variant, end_variant, read_deployment, start_variant
 from adc_features.serving.workspace import Workspace
 from training.ranker.promoted import promote_on_record, promoting
 from training.ranker.workflow import servable
@@ -54,7 +49,8 @@ def start_ranker_variant(
 
 def end_ranker_variant(repo: Path, beside: str, name: str) -> dict[str, Any]:
     """End a variant; its users are served by the promoted version again. Raises InputError when it
-    does not serve."""
+    does not serve.
+    """
     place = Workspace(repo, beside)
     with promoting(place):
         ended = end_variant(place.promotion, name)
@@ -80,14 +76,13 @@ def make_variant_whole(repo: Path, beside: str, name: str, *, at: datetime) -> d
         )
     pair = replace(variant.pair, promoted_at=at)
     number = promote_on_record(place, pair, why=f"variant {name}, now for all users", ended=[name])
-    return {**_facts(place, variant), "share": 1.0, "number": number}
+    return {**_facts(place, replace(variant, share=1.0, sampled=0.0)), "number": number}
 
 
 def _facts(place: Workspace, variant: Variant) -> dict[str, Any]:
-    how = {"shadow": variant.sampled} if variant.shadow else {"share": variant.share}
     return {
         "variant": variant.name,
-        **how,
+        **variant.part,
         "beside": place.name,
         "version": variant.pair.ranker.name,
         "pair": variant.pair.name,

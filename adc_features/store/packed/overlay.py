@@ -30,6 +30,8 @@ from adc_features.store.repository import LiveGeneration, read_config
 
 SERVABLE = "servable_at"
 """The column of a row that says from when on it is served."""
+AS_OF = "sid_as_of"
+"""The column of a row, and the field of a profile, that holds its cut-off."""
 DEFAULT_PLACE = "data/live/lmdb"
 _MAP_SIZE = 1 << 30
 _REQUEST = 5_000
@@ -60,24 +62,30 @@ def row_bytes(rows: SidTable, servable_at: Sequence[int]) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+def _rows_of(entry: bytes) -> pa.Table:
+    """The rows that `row_bytes` wrote, each with its cut-off."""
+    with pa.ipc.open_stream(pa.py_buffer(entry)) as stream:
+        rows = stream.read_all()
+    cutoff = instant(datetime.fromisoformat(rows.schema.metadata[b"as_of"].decode()))
+    repeated = pa.repeat(pa.scalar(int(cutoff.astype(np.int64))), len(rows))
+    return rows.replace_schema_metadata(None).append_column(AS_OF, repeated)
+
+
 class Overlay:
     """Rows of items, to be laid over what snapshots say; threads may share it.
 
     Parameters
     ----------
-    entries : sequence of pyarrow.Table
-        As `row_bytes` wrote them, in the order of their commits.
+    table : pyarrow.Table, R rows
+        Of an `OverlayReader`: in the order of their commits, in one piece.
     length : int
         L.
     """
 
-    def __init__(self, entries: Sequence[pa.Table], length: int) -> None:
-        self.entries = tuple(entries)
-        rows = pa.concat_tables(
-            [entry.replace_schema_metadata(None) for entry in entries]
-        ).combine_chunks()
+    def __init__(self, table: pa.Table, length: int) -> None:
+        self.table = table
         # those of one time in the order of their commits: the last one holds
-        ids, servable = id_array(rows["item_id"]), rows[SERVABLE].to_numpy()
+        ids, servable = id_array(table["item_id"]), table[SERVABLE].to_numpy()
         self._ids, number = np.unique(ids, return_inverse=True)
         self._known = pa.array(self._ids)
         self._number_of = {item: place for place, item in enumerate(self._ids.tolist())}
@@ -86,16 +94,11 @@ class Overlay:
         ranks = np.searchsorted(self._times, servable[order])
         self._places = number[order] * (len(self._times) + 1) + ranks + 1
         self._number, self._servable = number[order], servable[order]
-        self._sid = list_matrix(rows["sid"], length, np.int32)[order]
-        self._weight = list_matrix(rows["sid_weight"], length, np.float32)[order]
-        as_of = [int(instant(datetime.fromisoformat(_as_of(e))).astype(np.int64)) for e in entries]
+        self._sid = list_matrix(table["sid"], length, np.int32)[order]
+        self._weight = list_matrix(table["sid_weight"], length, np.float32)[order]
         self._profile = np.empty(len(ids), PROFILE)
-        self._profile["sid_as_of"] = np.repeat(as_of, [len(e) for e in entries])[order]
-        for name in SHARED:
-            self._profile[name] = rows[name].to_numpy()[order]
-
-    def __len__(self) -> int:
-        return len(self._servable)
+        for name in (AS_OF, *SHARED):
+            self._profile[name] = table[name].to_numpy()[order]
 
     @property
     def item_ids(self) -> np.ndarray:
@@ -178,10 +181,8 @@ class OverlayReader:
     def __init__(self, repo: Path, live: LiveGeneration) -> None:
         self._environment, self._table = live_environment(repo), items_table(live)
         self._length = live.length
-        self._last, self._overlay = b"", None
-        self._lock = Lock()
-
-    _overlay: Overlay | None
+        self._last, self._lock = b"", Lock()
+        self._overlay: Overlay | None = None
 
     def now(self) -> Overlay | None:
         """All rows that are committed; None where there is none. Raises ArtifactError when the
@@ -206,15 +207,12 @@ class OverlayReader:
         while more:
             key = bytes(cursor.key())
             if key > self._last:
-                with pa.ipc.open_stream(pa.py_buffer(bytes(cursor.value()))) as stream:
-                    fresh.append(stream.read_all())
+                fresh.append(_rows_of(bytes(cursor.value())))
                 last = key
             more = cursor.next()
         if fresh:
-            before = self._overlay.entries if self._overlay is not None else ()
-            self._overlay = Overlay([*before, *fresh], self._length)
+            before = [] if self._overlay is None else [self._overlay.table]
+            # in one piece: of thousands of commits each would cost as much as hundreds of rows
+            table = pa.concat_tables([*before, *fresh]).combine_chunks()
+            self._overlay = Overlay(table, self._length)
             self._last = last
-
-
-def _as_of(entry: pa.Table) -> str:
-    return (entry.schema.metadata or {})[b"as_of"].decode()

@@ -35,16 +35,16 @@ def test_a_variant_serves_a_share_then_all_users(feed, tmp_path):
         ("new", 0.1, 0.0),
         ("dark", 0.0, 0.1),
     ]
-    assert run("promote", "--repo", feed.folder, "--end", "dark").exit_code == 0
-    whole = make_variant_whole(feed.folder, "feed", "new", at=feed.at)
-    assert whole["number"] == 2
+    assert run("promote", "--repo", feed.folder, "--end", "new").exit_code == 0
+    whole = make_variant_whole(feed.folder, "feed", "dark", at=feed.at)
+    assert (whole["number"], whole["share"], "shadow" in whole) == (2, 1.0, False)
     after = read_deployment(place / "promotion.json")
     assert (after.promotion.promoted_at, after.variants) == (feed.at, ())
     record = promotions(Workspace(feed.folder, "feed"))
     assert [p.number for p in record] == [1, 2]
-    assert record[-1].why == "variant new, now for all users"
+    assert record[-1].why == "variant dark, now for all users"
     with pytest.raises(InputError, match="does not serve; those that do: none"):
-        end_ranker_variant(feed.folder, "feed", "new")
+        end_ranker_variant(feed.folder, "feed", "dark")
 
 
 def test_a_variant_of_another_ranker_is_not_made_the_promotion_of_this_one(feed):
