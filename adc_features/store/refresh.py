@@ -358,6 +358,11 @@ def parse_refreshes(options: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def setting_of(texts: Mapping[str, str]) -> str:
+    """View -> schedule as the setting of a run: VIEW=SCHEDULE, comma-separated."""
+    return ",".join(f"{view}={text}" for view, text in sorted(texts.items()))
+
+
 def checked_text(text: Any, *, of: str) -> str:
     """The text of a schedule as it is written in full, or `log`. Raises InputError."""
     if text == LOG:

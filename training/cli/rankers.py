@@ -116,14 +116,6 @@ def refresh_texts(options: Sequence[str] | None) -> dict[str, str] | None:
     return parse_refreshes(options) if options else None
 
 
-def refresh_setting(options: Sequence[str] | None) -> str | None:
-    """The same as the setting of a run; None without one."""
-    texts = refresh_texts(options)
-    if texts is None:
-        return None
-    return ",".join(f"{view}={text}" for view, text in sorted(texts.items()))
-
-
 def label_source(labels: str | None, query: str | None) -> Any:
     """The label log that options name. Raises InputError."""
     from training.ranker.label_sources import SqlLabels
