@@ -75,19 +75,29 @@ def declared() -> tuple[Any, list[Any]]:
 
 def make_shop(repo: Path) -> list[Any]:
     """An applied repository; its declared views."""
-    from feast import Entity, FeatureStore, ValueType
-
-    from adc_features.store.live_views import live_view
+    from feast import FeatureStore
 
     (repo / "data").mkdir(parents=True)
     (repo / "feature_store.yaml").write_text(STORE, encoding="utf-8")
     _, views = declared()
+    FeatureStore(str(repo)).apply(feast_objects(views, repo))
+    return views
+
+
+def feast_objects(views: list[Any], repo: Path) -> list[Any]:
+    """The entities of these views and the views themselves, as Feast has them."""
+    from feast import Entity, ValueType
+
+    from adc_features.store.live_views import live_view
+
     customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
     product = Entity(name="product", join_keys=["sku"], value_type=ValueType.STRING)
     entities = {"user_live": customer, "item_live": product}
-    feast_views = [live_view(v, entities=[entities[v.name]], repo=repo) for v in views]
-    FeatureStore(str(repo)).apply([customer, product, *feast_views])
-    return views
+    return [
+        customer,
+        product,
+        *(live_view(v, entities=[entities[v.name]], repo=repo) for v in views),
+    ]
 
 
 def events(

@@ -33,10 +33,10 @@ def measured(work: Callable[[], int]) -> dict[str, float]:
     }
 
 
-def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """function(*arguments) in a fresh process; both must be importable from a module."""
+def apart(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """function(*arguments, **named) in a fresh process; all must be importable from a module."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+        return pool.apply(function, arguments, named)
 
 
 def peak_rss_bytes() -> int:

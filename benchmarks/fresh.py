@@ -26,7 +26,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from _live import events, make_shop, survive
+from _live import declared, events, feast_objects, make_shop, survive
 from _measure import apart, peak_rss_bytes, write_report
 
 PARTS = ("ingest", "feast", "kills", "freshness")
@@ -75,15 +75,13 @@ def ingest(scratch: Path, *, count: int, users: int, items: int) -> dict[str, An
 
 def feast_writes(scratch: Path, store: dict[str, Any], *, batches: int) -> float:
     """Rows a CPU second of Feast's own write path, of the same two views."""
-    import _live
-    from feast import Entity, FeatureStore, ValueType
+    from feast import FeatureStore
 
     from adc_features.aggregates.events import Events
     from adc_features.aggregates.incremental import Incremental, MemoryStates
     from adc_features.live.incoming import incoming
-    from adc_features.store.live_views import live_view
 
-    stream, views = _live.declared()
+    stream, views = declared()
     repo = scratch / "feast"
     repo.mkdir(parents=True)
     config = {
@@ -95,14 +93,11 @@ def feast_writes(scratch: Path, store: dict[str, Any], *, batches: int) -> float
         "online_store": store,
     }
     (repo / "feature_store.yaml").write_text(json.dumps(config))
-    customer = Entity(name="customer", join_keys=["customer_id"], value_type=ValueType.INT64)
-    product = Entity(name="product", join_keys=["sku"], value_type=ValueType.STRING)
-    of = {"user_live": customer, "item_live": product}
-    feast_views = [live_view(v, entities=[of[v.name]], repo=repo) for v in views]
-    for view in feast_views:
-        view.tags = {}
+    objects = feast_objects(views, repo)
+    for one in objects:
+        one.tags = {}
     opened = FeatureStore(str(repo))
-    opened.apply([customer, product, *feast_views])
+    opened.apply(objects)
     engine, memory, frames = Incremental(views), MemoryStates(), []
     made = list(events(batches * AT_ONCE, users=100_000, items=50_000, seconds=500))
     for at in range(0, len(made), AT_ONCE):
@@ -190,40 +185,27 @@ def main() -> None:
         scratch = Path(folder)
         if "ingest" in asked.only:
             size = {"count": asked.events, "users": asked.users, "items": asked.items}
-            report |= apart(_ingest, scratch / "ingest", size)
+            report |= apart(ingest, scratch / "ingest", **size)
         if "feast" in asked.only:
             found = report.setdefault("ingest", {})
             sqlite = {"type": "sqlite", "path": str(scratch / "online.db")}
             batches = max(4, asked.events // 20_000)
             found["feast_sqlite_rows_per_cpu_s"] = apart(
-                _feast, scratch / "sqlite", sqlite, batches
+                feast_writes, scratch / "sqlite", sqlite, batches=batches
             )
-            found["feast_redis_rows_per_cpu_s"] = apart(_redis, scratch / "redis", batches)
+            found["feast_redis_rows_per_cpu_s"] = apart(
+                feast_redis, scratch / "redis", batches=batches
+            )
         if "kills" in asked.only:
             report["kills"] = apart(_kills, scratch / "kills", asked.kills)
         if "freshness" in asked.only:
-            report["freshness"] = apart(_freshness, scratch / "fresh", asked.rate, asked.seconds)
+            load = {"rate": asked.rate, "seconds": asked.seconds}
+            report["freshness"] = apart(freshness, scratch / "fresh", **load)
     write_report(asked.json, systems={}, ratios={}, **report)
-
-
-def _ingest(scratch: Path, size: dict[str, int]) -> dict[str, Any]:
-    return ingest(scratch, **size)
-
-
-def _feast(scratch: Path, store: dict[str, Any], batches: int) -> float:
-    return feast_writes(scratch, store, batches=batches)
-
-
-def _redis(scratch: Path, batches: int) -> float | None:
-    return feast_redis(scratch, batches=batches)
 
 
 def _kills(scratch: Path, kills: int) -> dict[str, int]:
     return survive(scratch / "shop", make_shop(scratch / "shop"), kills=kills)
-
-
-def _freshness(scratch: Path, rate: int, seconds: float) -> dict[str, Any]:
-    return freshness(scratch, rate=rate, seconds=seconds)
 
 
 if __name__ == "__main__":

@@ -23,23 +23,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from _measure import measured, write_report
 
-from adc_features.clock import moment
 from adc_features.data.dataset import Dataset, dataset_from_tables
 from adc_features.data.synthetic import Sessions, synthetic
 from adc_features.loader.frame import label_table, training_frame
 from adc_features.pipeline.source import load_source
-from adc_features.pipeline.stages import statistics_of
 from adc_features.ranking.recipes import Sources
-from adc_features.store import (
-    apply,
-    create_repository,
-    publish_statistics,
-    service_name,
-    training_features,
-)
+from adc_features.store import apply, service_name, training_features
 from adc_features.store.durations import parse_duration
 from adc_features.store.join.engine import PreparedView, ViewSource, joined_columns
 from adc_features.store.refresh import RefreshSchedule
+from training.comparison.inputs import publish_monthly
 from training.freshness.curve import freshness_curve
 from training.freshness.subjects import FrameRows, RecipeSubject, read_columns
 from training.reports.freshness_page import freshness_page
@@ -153,12 +146,7 @@ def statistics_subject(
     dataset: Dataset, repo: Path, *, recipe: str, seeds: int, final: bool
 ) -> RecipeSubject:
     """A recipe without codes on the statistics of a data set, in a repository of its own."""
-    times = dataset.interactions["time"].to_numpy()
-    months = np.arange(times[0].astype("datetime64[M]") + 1, times[-1].astype("datetime64[M]") + 1)
-    refresh_at = [moment(t) for t in months.astype("datetime64[us]")]
-    create_repository(repo, project="freshness")
-    statistics = statistics_of(dataset, dataset.interactions, refresh_at=refresh_at)
-    publish_statistics(repo, **statistics, resolution=dataset.resolution)
+    publish_monthly(repo, dataset, project="freshness")
     apply(repo)
     split = dataset.windows.split(final=final)
     known = dataset.interactions if split.eval_end is None else dataset.before(split.eval_end)
@@ -244,13 +232,13 @@ def main() -> None:
         name: systems[f"{name} {text}"]["cpu_s"] / systems[f"{name} plain"]["cpu_s"]
         for name, text in (SCHEDULES.items() if systems else ())
     }
-    curves = {source: curve_of(source, options) for source in options.curve}
+    curves = [curve_of(source, options) for source in options.curve]
     write_report(
         options.json,
         systems=systems,
         ratios=ratios,
         join=joined,
-        curves={found["source"]: found for found in curves.values()},
+        curves={found["source"]: found for found in curves},
     )
 
 

@@ -87,9 +87,7 @@ def recipe_rows(
     resolved = _resolved(recipe, schema, sources)
     features = keyed(table, resolved.inputs)
     log = frame.table.select(["row_id", *JOIN_KEYS, TIME, "label"])
-    for name in features.column_names:
-        if name in JOIN_KEYS:
-            features = features.drop_columns([name])
+    features = features.drop_columns([name for name in JOIN_KEYS if name in features.column_names])
     return JoinedRows(
         schema=schema,
         resolution=resolved,

@@ -124,7 +124,7 @@ def item_statistics() -> dict[str, AnyInput]:
     counts = (*ITEM_COUNTS, *(f"{of}_event_count" for of in ("brand", "category", "path")))
     means = (
         *ITEM_MEANS,
-        *(f"{of}_{what}" for of in ("brand", "category") for what in ("label_mean",)),
+        *(f"{of}_label_mean" for of in ("brand", "category")),
         *(f"{of}_residual_mean" for of in ("brand", "category", "path")),
     )
     return {

@@ -21,14 +21,15 @@ def views_of(settings: RunSettings) -> dict[str, str | None]:
 
 
 def refresh_of(
-    repo: Path, settings: RunSettings, asked: str | None = None
+    repo: Path, settings: RunSettings, asked: Mapping[str, str] | None = None
 ) -> dict[str, RefreshSchedule]:
     """View -> schedule, of a run's views that are not fresh. asked: in place of its setting."""
     views = views_of(settings)
-    text = settings.refresh if asked is None else asked
-    if text is None:
-        return declared_refresh(repo, views)
-    return asked_refresh(repo, parse_refreshes([t for t in text.split(",") if t]), views)
+    if asked is None:
+        if settings.refresh is None:
+            return declared_refresh(repo, views)
+        asked = parse_refreshes(settings.refresh.split(",")) if settings.refresh else {}
+    return asked_refresh(repo, asked, views)
 
 
 def codes_online(

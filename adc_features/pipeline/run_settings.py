@@ -86,11 +86,10 @@ class RunSettings:
             )
         check_generation_id(self.generation)
         if self.refresh:
-            from adc_features.store.refresh import parse_refreshes
+            from adc_features.store.refresh import parse_refreshes, setting_of
 
-            found = parse_refreshes([text for text in self.refresh.split(",") if text])
-            texts = ",".join(f"{view}={text}" for view, text in sorted(found.items()))
-            object.__setattr__(self, "refresh", texts)
+            found = parse_refreshes(self.refresh.split(","))
+            object.__setattr__(self, "refresh", setting_of(found))
         if "://" in self.source:
             raise InputError(
                 f"source is {redacted_url(self.source)}; a run reads a directory, not a database,"

@@ -9,15 +9,16 @@ Legend: Q requests, F feature rows; all times are int64 microseconds since 1970,
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property
 from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 
+from adc_features.clock import instant
 from adc_features.errors import InputError
 from adc_features.store.durations import (
     EXPECTED,
@@ -35,7 +36,6 @@ NOT_YET = -(1 << 62)
 NEVER = 1 << 62
 """When a row is seen that no refresh takes: later than any request."""
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _CLOCK = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])(?::([0-5][0-9]))?")
 _SPEC = re.compile(
     r"(?P<period>[^@+\-/]+)(?:@(?P<phase>[^@+\-/]+))?(?:\+(?P<delay>[^@+\-/]+))?"
@@ -240,11 +240,11 @@ class RefreshSchedule:
 
     @cached_property
     def _cuts(self) -> np.ndarray:
-        return np.array([(r.cut - _EPOCH) // MICROSECOND for r in self.refreshes], np.int64)
+        return _microseconds(refresh.cut for refresh in self.refreshes)
 
     @cached_property
     def _visible(self) -> np.ndarray:
-        return np.array([(r.visible - _EPOCH) // MICROSECOND for r in self.refreshes], np.int64)
+        return _microseconds(refresh.visible for refresh in self.refreshes)
 
     def cuts(self, times: np.ndarray) -> np.ndarray:
         """The cut of the newest refresh that requests see.
@@ -264,11 +264,7 @@ class RefreshSchedule:
             # a refresh that was overtaken by a newer one stays behind it
             newest = np.append(np.maximum.accumulate(self._cuts[order]), NOT_YET)
             return newest[np.searchsorted(self._visible[order], times, side="right") - 1]
-        times = times - _whole(self.delay)
-        if not self.period:
-            return times
-        phase, period = _whole(self.phase), _whole(self.period)
-        return (times - phase) // period * period + phase
+        return self._last_cut(times - _whole(self.delay))
 
     def reads(self, times: np.ndarray) -> np.ndarray:
         """The newest event time that requests can read.
@@ -338,10 +334,14 @@ class RefreshSchedule:
         """int64: the first cut at or after each time."""
         if self.refreshes:
             return np.append(self._cuts, NEVER)[np.searchsorted(self._cuts, at)]
+        return self._last_cut(at + max(_whole(self.period) - 1, 0))
+
+    def _last_cut(self, at: np.ndarray) -> np.ndarray:
+        """int64: the last cut of the period at or before each time; in a stream the time itself."""
         if not self.period:
             return at
         phase, period = _whole(self.phase), _whole(self.period)
-        return -((phase - at) // period) * period + phase
+        return (at - phase) // period * period + phase
 
 
 def parse_refreshes(options: Sequence[str]) -> dict[str, str]:
@@ -356,6 +356,11 @@ def parse_refreshes(options: Sequence[str]) -> dict[str, str]:
             raise InputError(f"view {view!r} has two refresh schedules; give one")
         found[view] = checked_text(text, of=view)
     return found
+
+
+def setting_of(texts: Mapping[str, str]) -> str:
+    """View -> schedule as the setting of a run: VIEW=SCHEDULE, comma-separated."""
+    return ",".join(f"{view}={text}" for view, text in sorted(texts.items()))
 
 
 def checked_text(text: Any, *, of: str) -> str:
@@ -381,6 +386,10 @@ def _phase_text(phase: timedelta) -> str:
     minutes, seconds = divmod(phase // timedelta(seconds=1), 60)
     text = f"{minutes // 60:02d}:{minutes % 60:02d}"
     return f"{text}:{seconds:02d}" if seconds else text
+
+
+def _microseconds(times: Iterable[datetime]) -> np.ndarray:
+    return np.array([instant(time) for time in times], "datetime64[us]").astype(np.int64)
 
 
 def _whole(duration: timedelta) -> int:

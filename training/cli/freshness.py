@@ -15,6 +15,7 @@ from training.cli.rankers import (
     TestOption,
     ValidationOption,
     label_source,
+    page_written,
     period_of,
 )
 
@@ -98,8 +99,14 @@ def freshness(
                 run, recipe, seeds=seeds, views=view, steps=steps, retrain=retrain, progress=told
             )
     facts = found.to_dict()
-    page = out or (repo or run or Path()) / PAGE
-    report({**facts, **_page(page, facts)}, json, text=freshness_text)
+
+    def page() -> str:
+        from training.reports.freshness_page import freshness_page
+
+        return freshness_page(facts)
+
+    place = out or (repo or run or Path()) / PAGE
+    report(facts | page_written("page", place, page), json, text=freshness_text)
 
 
 def _of_service(
@@ -164,16 +171,15 @@ def _of_run(
     from adc_features.pipeline.run import Run
     from adc_features.pipeline.run_refresh import refresh_of, views_of
     from adc_features.pipeline.stages import repository_of
-    from adc_features.ranking.recipes import RECIPES
+    from adc_features.ranking.recipes import recipe as recipe_named
     from adc_features.store.freshness import check_views, snapshot_gap
     from training.freshness.curve import freshness_curve
     from training.freshness.subjects import run_subject
 
-    if recipe not in RECIPES:
-        raise InputError(f"there is no recipe {recipe!r}; choose from {', '.join(RECIPES)}")
+    reads_codes = recipe_named(recipe).codes != "none"
     run = Run.open(directory)
     known = views_of(run.settings)
-    if RECIPES[recipe].codes == "none":
+    if not reads_codes:
         known = {view: generation for view, generation in known.items() if generation is None}
     check_views(views or (), known)
     repo = repository_of(run)
@@ -186,27 +192,6 @@ def _of_run(
         retrain=retrain,
         progress=progress,
     )
-
-
-def _page(path: Path, facts: Mapping[str, Any]) -> dict[str, str]:
-    """The page, where the extra `report` is installed."""
-    import logging
-
-    from adc_features.extras import in_words
-
-    try:
-        from training.reports.freshness_page import freshness_page
-        from training.reports.pages import write_page
-
-        write_page(path, freshness_page(facts))
-    except ModuleNotFoundError as error:
-        if (missing := in_words(error)) is None:
-            raise
-        logging.getLogger(__name__).warning(
-            "stage=report error=%s: no %s is written", missing, path.name
-        )
-        return {}
-    return {"page": str(path)}
 
 
 def freshness_text(facts: Mapping[str, Any]) -> str:

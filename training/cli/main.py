@@ -111,12 +111,13 @@ def train(
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
+    from adc_features.store.refresh import setting_of
     from training.stages import DATASET, RANKERS, asked_recipes
 
     assert run is not None
     rankers = [RANKERS[name] for name in asked_recipes(recipe)]
-    setting = rankers_cli.refresh_setting(refresh)
-    joined = [] if setting is None else [DATASET]
+    texts = rankers_cli.refresh_texts(refresh)
+    setting, joined = (None, []) if texts is None else (setting_of(texts), [DATASET])
     build(run, *joined, *rankers, json=json, seeds=seeds, refresh=setting)
 
 
@@ -156,10 +157,10 @@ def evaluate(
     from training.stages import scores_stage, trained_recipes
 
     assert run is not None
-    if (setting := rankers_cli.refresh_setting(refresh)) is not None:
+    if (texts := rankers_cli.refresh_texts(refresh)) is not None:
         from training.freshness.under_schedules import evaluate_refreshed
 
-        report(evaluate_refreshed(Run.open(run), setting), json)
+        report(evaluate_refreshed(Run.open(run), texts), json)
         return
     build(run, scores_stage(trained_recipes(Run.open(run))), json=json)
 

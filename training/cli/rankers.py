@@ -3,7 +3,7 @@
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,14 +114,6 @@ def refresh_texts(options: Sequence[str] | None) -> dict[str, str] | None:
     from adc_features.store.refresh import parse_refreshes
 
     return parse_refreshes(options) if options else None
-
-
-def refresh_setting(options: Sequence[str] | None) -> str | None:
-    """The same as the setting of a run; None without one."""
-    texts = refresh_texts(options)
-    if texts is None:
-        return None
-    return ",".join(f"{view}={text}" for view, text in sorted(texts.items()))
 
 
 def label_source(labels: str | None, query: str | None) -> Any:
@@ -283,17 +275,27 @@ def _reported(repo: Path, judged: Any) -> dict[str, Any]:
     else:
         choice = {"name": "", "why": "these are test rows, on which no ranker is chosen"}
     facts["choice"] = choice
-    try:
-        from training.reports.pages import write_page
+
+    def page() -> str:
         from training.reports.rankers_page import rankers_page
 
-        write_page(report_path(repo), rankers_page(facts, choice=choice))
+        return rankers_page(facts, choice=choice)
+
+    return facts | page_written("report", report_path(repo), page)
+
+
+def page_written(name: str, path: Path, page: Callable[[], str]) -> dict[str, str]:
+    """Write a page where the extra `report` is installed: {name: path}, else nothing."""
+    try:
+        from training.reports.pages import write_page
+
+        write_page(path, page())
     except ModuleNotFoundError as error:
         if (missing := in_words(error)) is None:
             raise
-        log.warning("stage=report error=%s: no report.html is written", missing)
-        return facts
-    return {**facts, "report": str(report_path(repo))}
+        log.warning("stage=report error=%s: no %s is written", missing, path.name)
+        return {}
+    return {name: str(path)}
 
 
 def explain_on_service(

@@ -18,10 +18,11 @@ from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array
 from adc_features.codes.sids import CodeTimeline
 from adc_features.codes.spec import BEHAVIOR
-from adc_features.data.dataset import snapshot_times
+from adc_features.data.dataset import Dataset, snapshot_times
 from adc_features.loader.frame import TrainingFrame, label_table, training_frame
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import content_vectors, dataset_of, statistics_of
+from adc_features.ranking.inputs import lists_of
 from training.comparison.plan import (
     CODES_VIEW,
     ComparisonSettings,
@@ -89,39 +90,37 @@ def ensure_frame(run: Run, out: Path, settings: ComparisonSettings) -> None:
     """Labels joined point-in-time with the statistics as they would be online, through Feast; codes
     are gathered later, a tokenizer at a time (the late join).
     """
-    from adc_features.store import (
-        apply,
-        create_repository,
-        publish_statistics,
-        service_name,
-        training_features,
-        write_parquet,
-    )
+    from adc_features.store import apply, service_name, training_features, write_parquet
 
     def fill(directory: Path) -> None:
         repository = Path(out) / "repository"
-        statistics = statistics_of(
-            dataset,
-            dataset.interactions,
-            refresh_at=[moment(t) for t in months.astype("datetime64[us]")],
-        )
         with fresh_directory(repository) as repo:
-            create_repository(repo, project="comparison")
-            publish_statistics(repo, **statistics, resolution=dataset.resolution)
+            publish_monthly(repo, dataset, project="comparison")
         apply(repository)
         labels = label_table(dataset.interactions)
         joined = training_features(repository, labels, service=service_name(None), refresh=refresh)
         write_parquet([joined], directory / FRAME)
 
     dataset = dataset_of(run)
-    times = dataset.interactions["time"].to_numpy()
-    months = np.arange(times[0].astype("datetime64[M]") + 1, times[-1].astype("datetime64[M]") + 1)
     refresh = refresh_schedules(settings)
     refresh.pop(CODES_VIEW, None)
     made_of: dict[str, Any] = {"version": __version__, "data": run.facts("data")["files"]}
     if refresh:
         made_of["refresh"] = {view: str(schedule) for view, schedule in refresh.items()}
     ensure_directory(Path(out) / "frame", made_of, fill)
+
+
+def publish_monthly(repo: Path, dataset: Dataset, *, project: str) -> None:
+    """Create a repository of the statistics of a data set. Every item's profile is published anew
+    at the start of each month, with events or without."""
+    from adc_features.store import create_repository, publish_statistics
+
+    times = dataset.interactions["time"].to_numpy()
+    months = np.arange(times[0].astype("datetime64[M]") + 1, times[-1].astype("datetime64[M]") + 1)
+    refresh_at = [moment(t) for t in months.astype("datetime64[us]")]
+    create_repository(repo, project=project)
+    statistics = statistics_of(dataset, dataset.interactions, refresh_at=refresh_at)
+    publish_statistics(repo, **statistics, resolution=dataset.resolution)
 
 
 def tables_until(out: Path, start: datetime, fit: int = 0) -> list[EmbeddingTable]:
@@ -152,10 +151,9 @@ def coded_frame(
     as_of = pa.array(
         timeline.servable_at[np.maximum(which, 0)], pa.timestamp("us"), mask=which < 0
     ).cast(pa.timestamp("us", tz="UTC"))
-    offsets = pa.array(np.arange(len(frame) + 1, dtype=np.int32) * timeline.length)
     columns = {
-        "sid": pa.ListArray.from_arrays(offsets, pa.array(sid.ravel())),
-        "sid_weight": pa.ListArray.from_arrays(offsets, pa.array(weight.ravel())),
+        "sid": lists_of(sid),
+        "sid_weight": lists_of(weight),
         "reliability": pa.array(reliability),
         "sid_as_of": as_of,
     }

@@ -19,7 +19,7 @@ import numpy as np
 
 from adc_features.errors import InputError
 from adc_features.ranking.base import Progress
-from adc_features.store.durations import duration_text, parse_duration
+from adc_features.store.durations import MICROSECOND, duration_text, parse_duration
 from adc_features.store.refresh import RefreshSchedule
 from training.evaluation.metrics import Estimate, PairedBootstrap
 
@@ -278,9 +278,7 @@ def _ages(times: np.ndarray, read: np.ndarray, steps: Sequence[timedelta]) -> di
     age = times[known] - read[known]
     return {
         "younger": {
-            duration_text(step): float(
-                (age <= step // timedelta(microseconds=1)).sum() / len(times)
-            )
+            duration_text(step): float((age <= step // MICROSECOND).sum() / len(times))
             for step in steps
         },
         "nothing": float(1 - known.mean()),

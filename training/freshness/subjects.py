@@ -57,7 +57,6 @@ class RecipeSubject:
     seeds: int = 1
     seed: int = 0
     schema: ServiceSchema | None = None
-    progress: Progress | None = None
 
     @cached_property
     def _fresh(self) -> FrameRows:
@@ -88,7 +87,6 @@ class RecipeSubject:
             sources=rows.sources,
             seeds=range(self.seed, self.seed + self.seeds),
             schema=self.schema,
-            progress=self.progress,
         )
 
     def scores(self, model: Trained, rows: FrameRows) -> np.ndarray:
@@ -96,9 +94,7 @@ class RecipeSubject:
         return model.predict(rows.scored, rows.sources)
 
 
-def run_subject(
-    run: Run, recipe: str, *, seeds: int = 1, progress: Progress | None = None
-) -> RecipeSubject:
+def run_subject(run: Run, recipe: str, *, seeds: int = 1) -> RecipeSubject:
     """A recipe on the rows of a run."""
     from training.stages import (
         checked_frame,
@@ -121,19 +117,19 @@ def run_subject(
     window = "test" if run.settings.final else "validation"
     if run.settings.final:
         run.record("test_rows_opened", split=split._asdict(), recipes=[recipe])
-    return RecipeSubject(recipe, window, join, seeds, run.settings.seed, schema, progress)
+    return RecipeSubject(recipe, window, join, seeds, run.settings.seed, schema)
 
 
 def read_columns(table: pa.Table) -> dict[str, np.ndarray]:
     """View -> when what was read became valid, from the columns that a join adds."""
     return {
-        name.removesuffix(EVENT_TIME): microseconds_or_nothing(table[name])
+        name.removesuffix(EVENT_TIME): _microseconds_or_nothing(table[name])
         for name in table.column_names
         if name.endswith(EVENT_TIME)
     }
 
 
-def microseconds_or_nothing(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
+def _microseconds_or_nothing(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """Times int64 [n], NOTHING for nulls."""
     filled = pc.fill_null(column.cast(pa.int64()), NOTHING)
     return np.asarray(filled)
@@ -227,7 +223,7 @@ class ServiceSubject:
         )
         asked = self._log.entity_rows.take(pa.array(self._scored))
         read = read_times(self._repo, self.schema, asked, features=joined.features, refresh=refresh)
-        found = {view: microseconds_or_nothing(times) for view, times in read.items()}
+        found = {view: _microseconds_or_nothing(times) for view, times in read.items()}
         return ServiceRows(joined, found)
 
     def fit(self, rows: ServiceRows) -> TrainedRanker:

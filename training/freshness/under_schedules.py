@@ -2,6 +2,7 @@
 nothing, the run stays as it is.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from adc_features.pipeline.run import Run
@@ -22,9 +23,9 @@ from training.stages import (
 )
 
 
-def evaluate_refreshed(run: Run, refresh: str) -> dict[str, Any]:
+def evaluate_refreshed(run: Run, refresh: Mapping[str, str]) -> dict[str, Any]:
     """The trained rankers of a run on the scored rows as they would be online under schedules; the
-    run stays as it is. refresh: VIEW=SCHEDULE, comma-separated.
+    run stays as it is. refresh: view -> schedule.
 
     Raises ArtifactError when none is trained, InputError for what is no schedule.
     """

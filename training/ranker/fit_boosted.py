@@ -123,8 +123,7 @@ def _with_means(
             " are told from later ones; pass `times`"
         )
     known = np.broadcast_to(times, weights.shape) if rows.known is None else rows.known
-    labels = np.where(weights > 0, rows.labels, 0)
-    priors = task_means(labels, weights)
+    labels, priors = rows.labels, task_means(rows.labels, weights)
     means, earlier = {}, {}
     for lookup in large:
         found = columns.table_rows(rows.encoded, lookup)

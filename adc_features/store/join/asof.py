@@ -229,9 +229,7 @@ class AsofIndex:
             there &= ((place ^ asked) >> (self._row_bits + self._tick_bits) == 0) & (found >= 0)
             place &= self._row_mask
         if ttl:
-            there &= self._at[place] >= times[number] - min(
-                ttl // timedelta(microseconds=1), _LONGEST_TTL
-            )
+            there &= self._at[place] >= oldest_read(times[number], ttl)
         place[~there] = NO_ROW
         answer[number] = place
 
@@ -290,6 +288,11 @@ class AsofIndex:
             height[here] -= 1
         answer[asking] = node
         return answer
+
+
+def oldest_read(times: np.ndarray, ttl: timedelta) -> np.ndarray:
+    """int64 [Q]: the oldest event times that requests at these times still read, microseconds."""
+    return times - min(ttl // timedelta(microseconds=1), _LONGEST_TTL)
 
 
 def created_microseconds(column: Column, *, space: Space = arrow_space) -> np.ndarray:

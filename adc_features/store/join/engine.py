@@ -24,7 +24,12 @@ import pyarrow.compute as pc
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
 from adc_features.store.casts import MISFITS, fitted
-from adc_features.store.join.asof import NEVER, AsofIndex, created_microseconds
+from adc_features.store.join.asof import (
+    NEVER,
+    AsofIndex,
+    created_microseconds,
+    oldest_read,
+)
 from adc_features.store.join.gather import (
     NO_ROW,
     Gatherer,
@@ -46,8 +51,6 @@ from adc_features.store.refresh import RefreshSchedule
 _log = logging.getLogger(__name__)
 BATCH_ROWS = 1 << 20
 """Entity rows joined at once: enough to sort questions well, few enough to stay small."""
-LONGEST_TTL = timedelta(days=36_525)
-"""A longer one is this long: times of requests less it are still times."""
 _SAMPLE_ROWS = 1 << 10
 """First rows of a view that say how its columns can be kept."""
 
@@ -222,8 +225,7 @@ class PreparedView:
         else:
             rows = self.index.match(keys, self._refresh.reads(times), names=names)
             if ttl:  # of what was read, at the time of the request
-                oldest = times - min(ttl, LONGEST_TTL) // timedelta(microseconds=1)
-                rows[self.index.times_of(rows) < oldest] = NO_ROW
+                rows[self.index.times_of(rows) < oldest_read(times, ttl)] = NO_ROW
         if self._once:
             del self.index  # the next view's takes its memory
         return rows

@@ -268,6 +268,16 @@ def test_a_fresh_schedule_is_the_plain_join(tmp_path):
     assert read(source, asked, RefreshSchedule.parse("0")) == read(source, asked, None)
 
 
+def test_a_ttl_of_centuries_is_as_long_under_a_schedule(tmp_path):
+    """A row that is 150 years old is read under a ttl of 200 years, with a schedule and without."""
+    old = DAY.replace(year=DAY.year - 150)
+    source = view(
+        tmp_path, [{"user": "u", "event": old, "count": 1}], ttl=timedelta(days=365 * 200)
+    )
+    for schedule in (None, RefreshSchedule.parse("1d")):
+        assert read(source, [("u", DAY)], schedule) == [1]
+
+
 def test_incremental_refreshes_lose_what_is_created_late(tmp_path):
     """Exactly the rows that were created after the first cut behind their event are never read."""
     rows = [
