@@ -20,7 +20,7 @@ from adc_features.aggregates.declaration import (
     smoothed_mean,
     total,
 )
-from adc_features.aggregates.keys import decode_key, keys_of
+from adc_features.aggregates.keys import keys_of
 from adc_features.aggregates.record import declaration_hash, from_json, to_json
 from adc_features.errors import ArtifactError, InputError, NewerFormatError
 
@@ -109,17 +109,16 @@ def test_a_stream_and_its_grids_check_themselves():
 
 
 @given(st.lists(st.tuples(st.text(), st.integers(-(2**63), 2**63 - 1)), min_size=1))
-def test_keys_are_read_back_from_their_bytes_and_differ(rows):
-    """One column or several, text or numbers: a key's bytes are its own."""
+def test_different_keys_have_different_bytes(rows):
+    """One column or several, text or numbers: a key's bytes are its own, and numbers sort."""
     import pyarrow as pa
 
     table = pa.table({"user_id": [r[0] for r in rows], "item_id": [r[1] for r in rows]})
     columns = ("user_id", "item_id")
     keys = keys_of(STREAM, table, columns)
-    assert [decode_key(STREAM, columns, key) for key in keys] == rows
-    assert len(set(keys)) == len(set(rows))
+    assert len(set(keys)) == len(set(zip(keys, rows, strict=True))) == len(set(rows))
     single = keys_of(STREAM, table, ("item_id",))
-    assert [decode_key(STREAM, ("item_id",), key)[0] for key in single] == [r[1] for r in rows]
+    assert len(set(single)) == len({row[1] for row in rows})
     assert sorted(single) == keys_of(STREAM, table.sort_by("item_id"), ("item_id",))
 
 
