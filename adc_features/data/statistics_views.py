@@ -1,4 +1,4 @@
-"""The statistics pack as declared aggregates, for streams. Reads: nothing. Writes: views.
+"""Statistics of users and items as declared aggregates, for streams. Reads: nothing. Writes: views.
 
 `user_activity` and `item_profile` of `adc_features.data.statistics`, column by column. Over a
 history, with known="resolution", counts, means of values on the grid, lists and times equal those

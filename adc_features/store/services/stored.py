@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.store.lmdb.columns import BYTE, KINDS, Column
-from adc_features.store.lmdb.kept_rows import NUMBERS, Dictionary, Kept
+from adc_features.store.lmdb.kept_rows import NUMBERS, TEXT_KINDS, Dictionary, Kept
 from adc_features.store.lmdb.slices import Texts
 
 if TYPE_CHECKING:
@@ -172,8 +172,7 @@ class KeptColumn:
 
     @property
     def _texts(self) -> Dictionary | None:
-        of_texts = self._kind in ("string_val", "bytes_val")
-        return self._kept.dictionaries[self._place] if of_texts else None
+        return self._kept.dictionaries[self._place] if self._kind in TEXT_KINDS else None
 
     def matrix(self, width: int, fill: float) -> tuple[np.ndarray, np.ndarray] | None:
         """As of `StoredColumn`."""
