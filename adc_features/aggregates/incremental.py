@@ -106,11 +106,6 @@ class Incremental:
         return Advance(states, rows, keys)
 
 
-def advance(views: Iterable[AggregateView], reader: StateReader, events: Events) -> Advance:
-    """`Incremental(views).advance(reader, events)`."""
-    return Incremental(views).advance(reader, events)
-
-
 class MemoryStates:
     """States in memory: what `advance` reads and what it gives back."""
 

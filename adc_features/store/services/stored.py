@@ -42,9 +42,6 @@ class StoredColumn:
     def __init__(self, column: Column | Texts, places: np.ndarray | None, n: int) -> None:
         self._found, self._places, self._n = column, places, n
 
-    def __len__(self) -> int:
-        return self._n
-
     @property
     def type(self) -> pa.DataType:
         """The Arrow type."""
@@ -129,9 +126,6 @@ class KeptColumn:
     def __init__(self, kept: Kept, name: str, answer: Callable[[], Answer]) -> None:
         self._kept, self._name, self._answer = kept, name, answer
         self._kind, self._place = kept.columns[name]
-
-    def __len__(self) -> int:
-        return len(self._kept.found)
 
     @property
     def type(self) -> pa.DataType:
