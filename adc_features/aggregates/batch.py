@@ -29,16 +29,18 @@ from adc_features.aggregates.finalise import (
     residuals_on_grid,
 )
 from adc_features.aggregates.parts import (
+    TYPES,
     Of,
     Part,
     capacity_of,
     counted,
     event_cut,
     prior_parts,
+    refuse_overflow,
     row_cut,
     window_start,
 )
-from adc_features.aggregates.ranges import extremes, newest_different, spans
+from adc_features.aggregates.ranges import extremes, newest_different, range_sums, spans
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, microseconds
 
@@ -47,10 +49,9 @@ TIMESTAMP = "event_timestamp"
 
 def row_schema(view: AggregateView) -> pa.Schema:
     """Key columns, `event_timestamp`, then the features in the order of their declaration."""
-    kinds = {"string": pa.string(), "int64": pa.int64()}
     return pa.schema(
         [
-            *((name, kinds[view.stream.kind_of(name)]) for name in view.key),
+            *((name, TYPES[view.stream.kind_of(name)]) for name in view.key),
             (TIMESTAMP, UTC_US),
             *(
                 (
@@ -189,16 +190,12 @@ class _Known:
         """int64 [R]: a sum or count over the places begin to end of events sorted by a key."""
         if part.kind == "count":
             assert not isinstance(part.of, Residual)
-            return _ranges(self.valid(part.of)[by.order].astype(np.int64), begin, end)
+            return range_sums(self.valid(part.of)[by.order].astype(np.int64), begin, end)
         values, valid = self.series(part.of)
         most, capacity = int((end - begin).max(initial=0)), capacity_of(self.view.stream, part.of)
-        if most > capacity:
-            raise InputError(
-                f"a key has {most:,} events, but sums of {part.of!r} hold {capacity:,} for certain;"
-                " declare fewer bits or a smaller bound"
-            )
+        refuse_overflow(most, capacity, f"the view {self.view.name!r}")
         values = values[by.order]
-        return _ranges(
+        return range_sums(
             values if valid is None else np.where(valid[by.order], values, 0), begin, end
         )
 
@@ -233,7 +230,7 @@ class _Rows:
         table = self.known.events.table.select([name])
         if self.known.at is not None:
             table = pa.concat_tables([table, self.known.at.select([name]).cast(table.schema)])
-        return pa.concat_arrays(table[name].take(pa.array(self.event)).chunks or [_nothing(table)])
+        return table[name].take(pa.array(self.event)).combine_chunks()
 
     def read(self, part: Part) -> np.ndarray:
         """int64 [R] of a count, sum, extreme or time."""
@@ -293,17 +290,8 @@ class _Rows:
         return own.until(self.key, window_start(part, self.time) + 1)[1]
 
 
-def _ranges(values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
-    whole = np.concatenate([[0], np.cumsum(values)])
-    return whole[end] - whole[begin]
-
-
 def _times(at: pa.Table) -> np.ndarray:
     column = at[TIME]
     if pa.types.is_int64(column.type):
         return column.to_numpy()
     return microseconds(column, name=TIME)
-
-
-def _nothing(table: pa.Table) -> pa.Array:
-    return pa.array([], table.schema.field(0).type)

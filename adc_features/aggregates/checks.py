@@ -1,6 +1,7 @@
 """What a declaration of aggregates may say. Reads: views. Writes: nothing; raises InputError."""
 
 from datetime import timedelta
+from typing import get_args
 
 from adc_features.aggregates.declaration import (
     DAY,
@@ -9,16 +10,13 @@ from adc_features.aggregates.declaration import (
     Aggregate,
     AggregateView,
     EventStream,
+    Kind,
     Residual,
 )
 from adc_features.errors import InputError
 
 NUMERIC = ("total", "mean", "smoothed_mean", "minimum", "maximum")
 WINDOWED_AT_READ = ("count", "total", "mean", "smoothed_mean", "residual_mean")
-KINDS = (
-    *("count", *NUMERIC, "residual_mean", "last", "newest", "last_distinct", "distinct"),
-    *("last_time", "first_time"),
-)
 MOST_TILES = 2_000
 MOST_LISTED = 1_000
 
@@ -55,8 +53,8 @@ def _check_columns(stream: EventStream, columns: tuple[str, ...], where: str) ->
 
 
 def _check_aggregate(view: AggregateView, one: Aggregate, where: str) -> None:
-    if one.kind not in KINDS:
-        raise InputError(f"{where} is of kind {one.kind!r}; expected one of {', '.join(KINDS)}")
+    if one.kind not in (kinds := get_args(Kind)):
+        raise InputError(f"{where} is of kind {one.kind!r}; expected one of {', '.join(kinds)}")
     _check_input(view, one, where)
     _check_window(view, one, where)
     if one.by is not None:

@@ -272,8 +272,16 @@ def smoothed_mean(
     """(sum + smoothing * prior) / (events + smoothing), prior: the mean over everybody as known at
     the row, `initial` before any event. float32.
     """
-    by = _columns(by)
-    return Aggregate("smoothed_mean", of, None, float(smoothing), initial, by, window, hop, at)
+    return Aggregate(
+        "smoothed_mean",
+        of,
+        smoothing=float(smoothing),
+        initial=initial,
+        by=_columns(by),
+        window=window,
+        hop=hop,
+        at=at,
+    )
 
 
 def residual_mean(
@@ -290,8 +298,15 @@ def residual_mean(
 ) -> Aggregate:
     """Sum of `Residual`s / (events + smoothing): the mean, smoothed towards 0. float32."""
     residual = Residual(of, _columns(against) or (), float(smoothing), initial, bits)
-    by = _columns(by)
-    return Aggregate("residual_mean", residual, None, float(smoothing), 0.0, by, window, hop, at)
+    return Aggregate(
+        "residual_mean",
+        residual,
+        smoothing=float(smoothing),
+        by=_columns(by),
+        window=window,
+        hop=hop,
+        at=at,
+    )
 
 
 def last(

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.aggregates.declaration import TIME, EventStream, Grid
+from adc_features.aggregates.parts import TYPES
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
 
@@ -34,12 +35,11 @@ def event_id(text: str | bytes, *, source: str = "") -> bytes:
 
 def event_schema(stream: EventStream) -> pa.Schema:
     """The columns of accepted events; values are int64 multiples of 2^-bits."""
-    kinds = {"string": pa.string(), "int64": pa.int64()}
     return pa.schema(
         [
             pa.field(EVENT_ID, ID, nullable=False),
             pa.field(TIME, pa.int64(), nullable=False),
-            *(pa.field(n, kinds[kind], nullable=False) for n, kind in stream.keys.items()),
+            *(pa.field(n, TYPES[kind], nullable=False) for n, kind in stream.keys.items()),
             *(pa.field(n, pa.string(), nullable=False) for n in stream.attributes),
             *(pa.field(n, pa.int64(), nullable=g.optional) for n, g in stream.values.items()),
         ]
@@ -123,8 +123,10 @@ class Events:
     def column(self, name: str) -> pa.Array:
         """A column in one piece."""
         if name not in self.columns:
-            chunks = self.table[name].chunks or [_empty(self, name)]
-            self.columns[name] = chunks[0] if len(chunks) == 1 else pa.concat_arrays(chunks)
+            column = self.table[name]
+            self.columns[name] = (
+                column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+            )
         return self.columns[name]
 
     def value(self, name: str) -> tuple[np.ndarray, np.ndarray | None]:
@@ -149,10 +151,7 @@ def codes_of(
     """
     whole, known = np.zeros(len(table), np.int64), np.ones(len(table), bool)
     for name in columns:
-        column = table[name].combine_chunks()
-        if isinstance(column, pa.ChunkedArray):
-            column = pa.concat_arrays(column.chunks)
-        encoded = column.dictionary_encode()
+        encoded = table[name].combine_chunks().dictionary_encode()
         code, values = encoded.indices.to_numpy().astype(np.int64), encoded.dictionary
         if name in stream.attributes:
             known &= code != pc.index(values, "").as_py()
@@ -175,7 +174,7 @@ def together(first: Events, *others: Events) -> Events:
 
 def on_grid(values: pa.ChunkedArray, grid: Grid, name: str) -> pa.Array:
     """A column of numbers as int64 multiples of 2^-bits, ties to even; null stays null."""
-    column = values.combine_chunks() if isinstance(values, pa.ChunkedArray) else values
+    column = values.combine_chunks()
     kind = column.type
     if pa.types.is_null(kind):
         column = column.cast(pa.float64())
@@ -269,14 +268,8 @@ def _ids(raw: pa.Table) -> pa.Array:
 
 
 def _halves(ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
-    array = ids.combine_chunks() if isinstance(ids, pa.ChunkedArray) else ids
-    if isinstance(array, pa.ChunkedArray):
-        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], ID)
+    array = ids.combine_chunks()
     start = array.offset * ID_BYTES
     raw = np.frombuffer(array.buffers()[1] or b"", np.uint8)[start : start + len(array) * ID_BYTES]
     both = raw.view(">u8").reshape(-1, 2).astype(np.uint64)
     return both[:, 0], both[:, 1]
-
-
-def _empty(events: Events, name: str) -> pa.Array:
-    return pa.array([], event_schema(events.stream).field(name).type)

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from adc_features.aggregates.declaration import Aggregate, AggregateView, EventStream, Residual
 from adc_features.aggregates.parts import (
+    TYPES,
     Of,
     Part,
     bits_of,
@@ -24,8 +25,6 @@ from adc_features.aggregates.parts import (
     window_start,
 )
 from adc_features.aggregates.ranges import spans
-
-_TYPES = {"string": pa.string(), "int64": pa.int64(), "float32": pa.float32()}
 
 
 class Lists(NamedTuple):
@@ -83,7 +82,7 @@ def feature_type(view: AggregateView, one: Aggregate) -> pa.DataType:
         return pa.int64()
     if one.kind in ("mean", "smoothed_mean", "residual_mean"):
         return pa.float32()
-    kind = _TYPES[kind_of(view.stream, one.of)]
+    kind = TYPES[kind_of(view.stream, one.of)]
     return pa.list_(kind) if one.kind in ("last", "last_distinct") else kind
 
 
@@ -113,7 +112,7 @@ def finalise(made: Mapping[str, Recipe], source: Source) -> dict[str, pa.Array]:
     found = {}
     for name, recipe in made.items():
         if recipe.one.at == "read":
-            found[name + TILES] = _tiles(recipe, source)
+            found[column_of(name, recipe.one)] = _tiles(recipe, source)
         else:
             column = _feature(recipe, source)
             found[name] = column if column.type == recipe.kind else column.cast(recipe.kind)
@@ -174,15 +173,13 @@ def read_rows(view: AggregateView, rows: pa.Table, times: np.ndarray) -> pa.Tabl
     made = recipes(view)
     for name, recipe in made.items():
         if recipe.one.at == "read":
-            place = rows.column_names.index(name + TILES)
+            place = rows.column_names.index(column_of(name, recipe.one))
             column = _read_tiles(recipe, rows.column(place).combine_chunks(), times)
             rows = rows.set_column(place, name, column)
     return rows
 
 
 def _read_tiles(recipe: Recipe, column: pa.Array, times: np.ndarray) -> pa.Array:
-    if isinstance(column, pa.ChunkedArray):
-        column = pa.concat_arrays(column.chunks)
     valid = column.is_valid().to_numpy(zero_copy_only=False)
     found = np.flatnonzero(valid)
     column, times = column.take(pa.array(found)), times[found]

@@ -10,7 +10,7 @@ Legend: K touched keys, N events of the batch, E entries of sections.
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -31,24 +31,25 @@ from adc_features.aggregates.ledgers import (
     Ledger,
     LedgerPlan,
     StateReader,
-    refuse_overflow,
 )
 from adc_features.aggregates.parts import (
     Part,
     counted,
     event_cut,
+    refuse_overflow,
     residuals,
     row_cut,
     window_start,
     without_window,
 )
 from adc_features.aggregates.plans import COUNT, LAST, ViewPlan
-from adc_features.aggregates.ranges import spans
+from adc_features.aggregates.ranges import range_sums, spans
 from adc_features.aggregates.states import Entries
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US
 
 
+@runtime_checkable
 class HistoryReader(StateReader, Protocol):
     """What views with known="resolution" read besides: they are computed again."""
 
@@ -105,11 +106,6 @@ class Incremental:
         return Advance(states, rows, keys)
 
 
-def advance(views: Iterable[AggregateView], reader: StateReader, events: Events) -> Advance:
-    """`Incremental(views).advance(reader, events)`."""
-    return Incremental(views).advance(reader, events)
-
-
 class MemoryStates:
     """States in memory: what `advance` reads and what it gives back."""
 
@@ -153,13 +149,12 @@ def _again(view: AggregateView, reader: StateReader, events: Events) -> pa.Table
     """The newest rows of a view with known="resolution" that a batch may change: of all keys with
     an event at its first time or later. Computed from the whole history.
     """
-    history = getattr(reader, "history", None)
-    if history is None:
+    if not isinstance(reader, HistoryReader):
         raise InputError(
             f"the view {view.name!r} is declared with known='resolution', which is computed from"
             " all accepted events; give a reader with `history`, or declare it with known='sealed'"
         )
-    rows = newest_rows(view, batch_rows(view, together(history(view.stream), events)))
+    rows = newest_rows(view, batch_rows(view, together(reader.history(view.stream), events)))
     touched = pc.greater_equal(rows[view.last_time], int(events.times[0]))
     return rows.filter(touched)
 
@@ -283,8 +278,7 @@ class _Folded:
         column = self.plan.tiles[part.hop or 0][1].place(without_window(part))
         values = entries.numbers(1 + column)
         if part.kind in ("sum", "count"):
-            whole = np.concatenate([[0], np.cumsum(values)])
-            return whole[end] - whole[first]
+            return range_sums(values, first, end)
         found = np.zeros(len(self.keys), np.int64)
         full = np.flatnonzero(end > first)
         places = entries.key[kept]

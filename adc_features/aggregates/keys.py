@@ -1,4 +1,4 @@
-"""Keys of views as bytes. Reads: key columns. Writes: bytes, values.
+"""Keys of views as bytes. Reads: key columns. Writes: bytes.
 
 One column: text as UTF-8, a whole number as 8 bytes whose order is that of the numbers. Several
 columns: each with its length, 4 bytes, before it. No column: everybody, the empty key.
@@ -28,23 +28,6 @@ def keys_of(stream: EventStream, table: pa.Table, columns: Sequence[str]) -> lis
         b"".join(len(one).to_bytes(4, "big") + one for one in row)
         for row in zip(*each, strict=True)
     ]
-
-
-def decode_key(stream: EventStream, columns: Sequence[str], key: bytes) -> tuple[str | int, ...]:
-    """The values of a key's columns."""
-    if not columns:
-        return ()
-    parts, at = [key], 0
-    if len(columns) > 1:
-        parts = []
-        for _ in columns:
-            size = int.from_bytes(key[at : at + 4], "big")
-            parts.append(key[at + 4 : at + 4 + size])
-            at += 4 + size
-    return tuple(
-        int.from_bytes(part, "big") - 2**63 if stream.kind_of(name) == "int64" else part.decode()
-        for name, part in zip(columns, parts, strict=True)
-    )
 
 
 class Keyed(NamedTuple):

@@ -19,12 +19,11 @@ import pyarrow as pa
 from adc_features.aggregates.declaration import AggregateView, microseconds_of
 from adc_features.aggregates.folds import LEAST, Batch, Slots, fold_tiles
 from adc_features.aggregates.keys import keyed_events, with_rows
-from adc_features.aggregates.parts import Part, capacity_of, sealed_cut
+from adc_features.aggregates.parts import Part, capacity_of, refuse_overflow, sealed_cut
+from adc_features.aggregates.ranges import range_sums
 from adc_features.aggregates.states import Entries, Layout, Section
 from adc_features.clock import moment
 from adc_features.errors import InputError
-
-_LAST = Part("last")
 
 
 class StateReader(Protocol):
@@ -151,15 +150,6 @@ class Ledger:
         return dict(zip(keys, encoded, strict=True))
 
 
-def refuse_overflow(count: int, capacity: int, name: str) -> None:
-    """Raise InputError where sums over this many events might not fit in 64 bits."""
-    if count > capacity:
-        raise InputError(
-            f"a key of {name} has {count:,} events, but its sums hold {capacity:,} for certain;"
-            " declare fewer bits or a smaller bound"
-        )
-
-
 def ledger_plans(view: AggregateView, parts: Sequence[Part], role: str) -> list[LedgerPlan]:
     """One ledger for each `by` of the parts."""
     groups: dict[tuple[str, ...], list[Part]] = {}
@@ -172,6 +162,5 @@ def ledger_plans(view: AggregateView, parts: Sequence[Part], role: str) -> list[
 
 
 def _by_key(values: np.ndarray, entries: Entries, keys: int) -> np.ndarray:
-    whole = np.concatenate([[0], np.cumsum(values)])
     ends = entries.ends(keys)
-    return whole[ends] - whole[np.concatenate([[0], ends[:-1]])]
+    return range_sums(values, np.concatenate([[0], ends[:-1]]), ends)

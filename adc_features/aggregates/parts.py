@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
+import pyarrow as pa
 
 from adc_features.aggregates.declaration import (
     Aggregate,
@@ -16,8 +17,11 @@ from adc_features.aggregates.declaration import (
     Residual,
     microseconds_of,
 )
+from adc_features.errors import InputError
 
 Of = str | Residual | None
+TYPES = {"string": pa.string(), "int64": pa.int64(), "float32": pa.float32()}
+"""Types as declarations name them -> those of Arrow."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +127,15 @@ def capacity_of(stream: EventStream, of: Of) -> int:
     if isinstance(of, Residual):  # a mean lies within the bound too, so a residual within twice it
         return int((2**63 - 1) // (2 * stream.values[of.of].bound * 2.0**of.bits + 1))
     return stream.values[str(of)].capacity
+
+
+def refuse_overflow(count: int, capacity: int, name: str) -> None:
+    """Raise InputError where sums over this many events might not fit in 64 bits."""
+    if count > capacity:
+        raise InputError(
+            f"a key of {name} has {count:,} events, but its sums hold {capacity:,} for certain;"
+            " declare fewer bits or a smaller bound"
+        )
 
 
 def sealed_cut(stream: EventStream, times: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Ranges of sorted events: places, extremes, different values. Reads: arrays. Writes: arrays.
+"""Ranges of sorted events: places, sums, extremes, different values. Reads: arrays. Writes: arrays.
 
 Legend: N events, R ranges.
 """
@@ -59,6 +59,12 @@ def newest_different(
     lists = [found[row] for row in range(len(begin))]
     places = np.fromiter((place for one in lists for place in one), np.int64)
     return places, np.array([len(one) for one in lists], np.int64)
+
+
+def range_sums(values: np.ndarray, begin: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """int64 [R]: the sum of the values at the places begin to end."""
+    whole = np.concatenate([[0], np.cumsum(values)])
+    return whole[end] - whole[begin]
 
 
 def spans(first: np.ndarray, length: np.ndarray) -> np.ndarray:

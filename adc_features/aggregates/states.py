@@ -15,7 +15,7 @@ from zlib import crc32
 import numpy as np
 import pyarrow as pa
 
-from adc_features.aggregates.ranges import spans
+from adc_features.aggregates.ranges import range_sums, spans
 from adc_features.errors import ArtifactError, NewerFormatError
 
 FORMAT = 1
@@ -173,9 +173,8 @@ def packed_lengths(section: Section, length: np.ndarray) -> np.ndarray:
 
 
 def _sums_by_key(values: np.ndarray, count: np.ndarray) -> np.ndarray:
-    whole = np.concatenate([[0], np.cumsum(values)])
     ends = np.cumsum(count)
-    return whole[ends] - whole[ends - count]
+    return range_sums(values, ends - count, ends)
 
 
 def _blob_words(one: Entries, count: np.ndarray) -> np.ndarray:

@@ -208,7 +208,7 @@ def _joined(
 
 def _facts(made: Resolution, joined: pa.Table | None) -> dict[str, Any]:
     from adc_features.inputs.hints import hint, share_missing
-    from adc_features.inputs.kind_rules import NAMES, transform, width
+    from adc_features.inputs.kind_rules import transform, width
 
     rows = []
     for i in made.inputs:
@@ -218,7 +218,7 @@ def _facts(made: Resolution, joined: pa.Table | None) -> dict[str, Any]:
             "reads": ", ".join(dict.fromkeys(c.name for c in i.columns.values())),
             "type": main.dtype,
             "side": i.side,
-            "kind": NAMES[type(i.kind)],
+            "kind": i.kind_name,
             "transform": transform(i.kind),
             "width": width(i),
         }

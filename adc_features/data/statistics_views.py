@@ -1,4 +1,4 @@
-"""The statistics pack as declared aggregates, for streams. Reads: nothing. Writes: views.
+"""Statistics of users and items as declared aggregates, for streams. Reads: nothing. Writes: views.
 
 `user_activity` and `item_profile` of `adc_features.data.statistics`, column by column. Over a
 history, with known="resolution", counts, means of values on the grid, lists and times equal those
@@ -9,6 +9,7 @@ multiple of 2^-30 here, so that its sums do not depend on the order of events.
 from datetime import timedelta
 
 from adc_features.aggregates.declaration import (
+    DAY,
     Aggregate,
     AggregateView,
     EventStream,
@@ -26,8 +27,6 @@ from adc_features.aggregates.declaration import (
 )
 from adc_features.data.attributes import ATTRIBUTES
 from adc_features.data.statistics import RECENT_DAYS, SMOOTHING
-
-DAY = timedelta(days=1)
 
 
 def interaction_stream(

@@ -15,7 +15,6 @@ from adc_features.inputs.kind_rules import (
     INTEGERS,
     LIST_NUMBERS,
     LIST_TIMES,
-    NAMES,
     NUMBERS,
     element,
     same_values,
@@ -31,10 +30,10 @@ def type_problems(kind: Input, columns: Mapping[str, SourceColumn]) -> Iterator[
     for role in roles:
         if (column := columns.get(role)) is None or column.dtype in fits:
             continue
-        others = [NAMES[k] for k, types in FITS.items() if column.dtype in types]
+        others = [d.NAMES[k] for k, types in FITS.items() if column.dtype in types]
         others = [n for n in others if n not in ("cross", "match", "history", "remainder")]
         yield (
-            f"a {NAMES[type(kind)]} cannot read {column.name}, which is {column.dtype}:"
+            f"a {d.NAMES[type(kind)]} cannot read {column.name}, which is {column.dtype}:"
             f" {'try ' + ' or '.join(others) if others else why_left_out(column.dtype)}"
         )
     for role, types, what in (

@@ -33,7 +33,7 @@ from adc_features.inputs.kinds import (
     Skip,
     Time,
     Vector,
-    VocabularyOptions,
+    VocabularyOptions,  # noqa: F401 - declarations that were written earlier import it from here
 )
 from adc_features.inputs.list_kinds import (
     CategorySequence,
@@ -42,44 +42,6 @@ from adc_features.inputs.list_kinds import (
     Match,
     Remainder,
 )
-
-__all__ = [
-    "KINDS",
-    "SETTINGS",
-    "AnyInput",
-    "Category",
-    "CategorySequence",
-    "CategorySet",
-    "Cross",
-    "Flag",
-    "Input",
-    "Inputs",
-    "ItemHistory",
-    "Match",
-    "Number",
-    "Ranker",
-    "Remainder",
-    "SemanticId",
-    "Skip",
-    "Task",
-    "Time",
-    "Vector",
-    "VocabularyOptions",
-    "category",
-    "category_sequence",
-    "category_set",
-    "cross",
-    "flag",
-    "infer",
-    "item_history",
-    "match",
-    "number",
-    "remainder",
-    "semantic_id",
-    "skip",
-    "time",
-    "vector",
-]
 
 AnyInput = Input | Skip
 KINDS: Mapping[str, type] = {
@@ -98,6 +60,8 @@ KINDS: Mapping[str, type] = {
     "skip": Skip,
 }
 """Kind as written in tags and manifests -> its class."""
+NAMES: Mapping[type, str] = {kind: name for name, kind in KINDS.items()}
+"""Class -> name of the kind."""
 
 number, category, flag, time, vector = Number, Category, Flag, Time, Vector
 category_set, category_sequence, item_history = CategorySet, CategorySequence, ItemHistory

@@ -31,7 +31,7 @@ from adc_features.inputs.tables import (
     shared_tables,
     table_values,
 )
-from adc_features.inputs.train_only import with_default, with_some_default
+from adc_features.inputs.train_only import served, with_some_default
 from adc_features.inputs.vocabulary import Vocabulary
 
 if TYPE_CHECKING:  # a kind is imported when it is used
@@ -92,7 +92,7 @@ class InputEncoder:
         _check_columns(specs, parts)
         fitting = Fitting(_checked_weights(weights, parts), specs=specs)
         faults = _Faults()
-        seen = {s.name: with_some_default(s, parts, seed=seed) for s in specs if s.kind.train_only}
+        seen = _seen(specs, parts, seed=seed)
         for table, group in shared_tables(specs).items():
             with faults.collected():
                 values, of = table_values(group, parts, seen), described_all(group)
@@ -148,17 +148,12 @@ class InputEncoder:
             faults.raise_if_any()
             return encoded
         for name, encoder in self.encoders.items():
-            shown = parts
-            try:
-                if encoder.spec.kind.train_only:
-                    shown = (
-                        with_some_default(encoder.spec, parts, seed=seed)
-                        if training
-                        else _served(encoder, parts)
-                    )
+            with faults.collected():
+                if training and encoder.spec.kind.train_only:
+                    shown = with_some_default(encoder.spec, parts, seed=seed)
+                else:
+                    shown = served(encoder.spec, parts)
                 blocks[name] = encoder.encode(shown)
-            except InputError as error:
-                faults.found.append(error)
         faults.raise_if_any()
         return Encoded(blocks, parts.rows)
 
@@ -187,9 +182,7 @@ class InputEncoder:
         """The encoder for a retraining on these rows: vocabularies grow and keep every row, all
         else stays as it is."""
         _check_columns(self.specs, parts)
-        seen = {
-            s.name: with_some_default(s, parts, seed=seed) for s in self.specs if s.kind.train_only
-        }
+        seen = _seen(self.specs, parts, seed=seed)
         grown = dict(self.vocabularies)
         for table, group in shared_tables(self.specs).items():
             of = described_all(group)
@@ -262,7 +255,7 @@ class InputEncoder:
     def _few(self) -> "FewRows":
         from adc_features.inputs.few import FewRows
 
-        return FewRows(self.encoders, _served)
+        return FewRows(self.encoders)
 
     @cached_property
     def _needed(self) -> tuple[dict[Side, frozenset[str]], dict[Side, frozenset[str]]]:
@@ -298,9 +291,9 @@ class _Faults:
         raise kind(f"{len(messages)} inputs cannot be encoded:\n- " + "\n- ".join(messages))
 
 
-def _served(encoder: Encoder, parts: Parts) -> Parts:
-    """What an input is scored on."""
-    return with_default(encoder.spec, parts) if encoder.spec.kind.train_only else parts
+def _seen(specs: Iterable[ResolvedInput], parts: Parts, *, seed: int) -> dict[str, Parts]:
+    """What train-only inputs are fitted on, by name."""
+    return {s.name: with_some_default(s, parts, seed=seed) for s in specs if s.kind.train_only}
 
 
 def _spec(facts: Mapping[str, Any], path: Path) -> ResolvedInput:

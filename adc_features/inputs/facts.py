@@ -11,7 +11,6 @@ from typing import Any
 from adc_features.errors import ArtifactError
 from adc_features.inputs import declaration as d
 from adc_features.inputs.declaration import AnyInput, Input, Inputs, Ranker, Task
-from adc_features.inputs.kind_rules import NAMES
 from adc_features.inputs.resolved import ResolvedInput, SourceColumn
 
 _TUPLES = ("clip", "of", "gates", "user", "item")
@@ -72,7 +71,7 @@ def input_from_facts(facts: Mapping[str, Any]) -> ResolvedInput:
 
 def kind_to_facts(kind: AnyInput) -> dict[str, Any]:
     """{"kind": its name, "options": {...}}."""
-    return {"kind": NAMES[type(kind)], "options": _of(kind)}
+    return {"kind": d.NAMES[type(kind)], "options": _of(kind)}
 
 
 def kind_from_facts(facts: Mapping[str, Any]) -> AnyInput:

@@ -7,7 +7,7 @@ scaled in one matrix, by the very operations of `NumberEncoder`, and stand where
 Legend: F numbers of a side, n rows of it, N rows.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, cast
@@ -19,12 +19,10 @@ from adc_features.inputs.declaration import Number
 from adc_features.inputs.encoded import Block, Encoded, Lookup, Packed, PackedBlocks
 from adc_features.inputs.encoders.base import Encoder
 from adc_features.inputs.encoders.number import NumberEncoder, finite_numbers, numbers
-from adc_features.inputs.encoders.scaling import BOUND, LARGEST
+from adc_features.inputs.encoders.scaling import BOUND, LARGEST, logarithm, standardised
 from adc_features.inputs.rows import Parts, Side
+from adc_features.inputs.train_only import served
 
-FEW = 2048
-"""Rows up to which inputs are encoded side by side; more are faster one input at a time, as a
-column then fills a cache."""
 _PATTERNS = 8
 """How many ways to split inputs into one row and N rows are kept: a service has one or two."""
 
@@ -85,13 +83,8 @@ class _Numbers:
         if len(self.logged):
             chosen = values[self.logged]
             values = values.copy()
-            values[self.logged] = np.sign(chosen) * np.log1p(np.abs(chosen))
-        with np.errstate(over="ignore"):  # what overflows is clipped
-            scaled = values - self.mean
-            scaled /= self.scale
-        np.maximum(scaled, -self.bound, out=scaled)
-        np.minimum(scaled, self.bound, out=scaled)
-        return scaled
+            values[self.logged] = logarithm(chosen)
+        return standardised(values, self.mean, self.scale, bound=self.bound)
 
     def bins(self, values: np.ndarray, absent: np.ndarray) -> dict[str, Lookup]:
         """The rows of those that have bins."""
@@ -112,13 +105,12 @@ class FewRows:
     ----------
     encoders : mapping of str to Encoder
         In the order of the layout.
-    shown : callable
-        Encoder, parts -> the parts that it reads.
     """
 
-    most: ClassVar[int] = FEW
+    most: ClassVar[int] = 2048
+    """Rows up to which inputs are encoded side by side; more are faster one input at a time, as a
+    column then fills a cache."""
     encoders: Mapping[str, Encoder]
-    shown: Callable[[Encoder, Parts], Parts]
 
     @cached_property
     def _numbers(self) -> tuple[_Numbers, ...]:
@@ -131,8 +123,7 @@ class FewRows:
 
     @cached_property
     def _others(self) -> dict[str, Encoder]:
-        numbers_ = {name for of in self._numbers for name in of.names}
-        return {name: e for name, e in self.encoders.items() if name not in numbers_}
+        return {name: e for name, e in self.encoders.items() if name not in self._sides}
 
     @cached_property
     def _widths(self) -> dict[str, int]:
@@ -146,7 +137,7 @@ class FewRows:
         blocks: dict[str, Block] = {}
         for name, encoder in self._others.items():
             try:
-                blocks[name] = encoder.encode(self.shown(encoder, parts))
+                blocks[name] = encoder.encode(served(encoder.spec, parts))
             except InputError as error:
                 faults.append(error)
         read = [group.read(parts, faults) for group in self._numbers]
@@ -180,15 +171,14 @@ class FewRows:
         packed = getattr(encoded.blocks, "packed", None)
         if packed is None:
             return {}
-        found = {}
-        for group in self._numbers:
-            for name in group.names:
-                rows = len(encoded.blocks[name].dense)
-                found[name] = rows
-        sums = _absent(packed, self._widths, found)
+        absent = _absent(packed, self._widths, self._sides)
         return {
-            name: {"absent": gone, "unknown": 0, "present": found[name] - gone}
-            for name, gone in sums.items()
+            name: {
+                "absent": gone,
+                "unknown": 0,
+                "present": len(encoded.blocks[name].dense) - gone,
+            }
+            for name, gone in absent.items()
         }
 
     def _place(self, parts: Parts, blocks: Mapping[str, Block]) -> "_Place":
@@ -245,7 +235,7 @@ class _Place:
         return cls(tuple(singles), ends[True], ends[False], columns, starts)
 
 
-def _absent(packed: Packed, widths: Mapping[str, int], names: Mapping[str, Any]) -> dict[str, int]:
+def _absent(packed: Packed, widths: Mapping[str, int], names: Container[str]) -> dict[str, int]:
     """How many rows of each of these numbers are absent."""
     sums = {True: packed.one.sum(axis=0).tolist(), False: packed.many.sum(axis=0).tolist()}
     ends, found = {True: 0, False: 0}, {}

@@ -39,9 +39,6 @@ FITS: dict[type[Input], tuple[str, ...]] = {
 LIST_TIMES = _lists(("Array",), ("UnixTimestamp", "Int64"))
 LIST_NUMBERS = _lists(("Array",), ("Float32", "Float64", *INTEGERS))
 
-NAMES = {kind: name for name, kind in d.KINDS.items()}
-"""Class -> name of the kind."""
-
 
 def default_kind(dtype: str) -> Input | None:
     """The kind of a type by itself, None for a type that is left out."""

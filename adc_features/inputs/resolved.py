@@ -5,7 +5,7 @@ Reads: declarations and schemas. Writes: ResolvedInput, JSON for manifests.
 
 from dataclasses import dataclass
 
-from adc_features.inputs.declaration import KINDS, Input
+from adc_features.inputs.declaration import NAMES, Input
 from adc_features.inputs.rows import Side
 
 
@@ -51,4 +51,4 @@ class ResolvedInput:
     @property
     def kind_name(self) -> str:
         """What the kind is called in tags and manifests."""
-        return next(name for name, kind in KINDS.items() if kind is type(self.kind))
+        return NAMES[type(self.kind)]

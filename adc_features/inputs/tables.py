@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from adc_features.errors import InputError
 from adc_features.inputs.counting import id_values
-from adc_features.inputs.declaration import ItemHistory, VocabularyOptions
+from adc_features.inputs.declaration import ItemHistory
 from adc_features.inputs.encoders.base import table_of
+from adc_features.inputs.kinds import VocabularyOptions
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
 

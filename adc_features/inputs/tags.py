@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from adc_features.inputs import declaration as d
 from adc_features.inputs.declaration import Input
-from adc_features.inputs.kind_rules import NAMES, default_kind
+from adc_features.inputs.kind_rules import default_kind
 from adc_features.inputs.schema import FeatureSchema
 
 PREFIX = "adc."
@@ -134,7 +134,7 @@ def applied(
     """The kind with the options that it has, and those of the field that it has not."""
     known = {f.name for f in fields(kind)}
     problems = [
-        f"tag adc.{name} of {feature.key} does not fit: a {NAMES[type(kind)]} has no such option"
+        f"tag adc.{name} of {feature.key} does not fit: a {d.NAMES[type(kind)]} has no such option"
         for name in options
         if name not in known and name in own
     ]

@@ -33,8 +33,11 @@ _TYPES = {
 _LIST = re.compile(r"(?:Array|Set)\((\w+)\)")
 
 
-def with_default(spec: ResolvedInput, parts: Parts) -> Parts:
-    """Parts in which the input's column is one row of its default, which stands for all."""
+def served(spec: ResolvedInput, parts: Parts) -> Parts:
+    """What an input is scored on: of a train-only one its column is one row of its default, which
+    stands for all."""
+    if not spec.kind.train_only:
+        return parts
     default = _default(spec)
     side = spec.columns["source"].side
     times = parts.sides[side].times[:1] if side in parts.sides else None

@@ -26,8 +26,8 @@ from adc_features.artifact import fresh_file
 from adc_features.errors import ArtifactError, InputError
 from adc_features.formats import format_of, numbered
 from adc_features.inputs.counting import Counted, counted_values, id_values, value_type
-from adc_features.inputs.declaration import VocabularyOptions
 from adc_features.inputs.hashing import ValueType, bucket_of, check_hashes, hash_vectors, hashes
+from adc_features.inputs.kinds import VocabularyOptions
 
 ABSENT, UNKNOWN, FIRST = 0, 1, 2
 """The row of a null, that of a value without a row of its own, and the first hash row."""

@@ -126,10 +126,10 @@ def _compare_scores(bundle: DeclaredBundle, keys: pa.Table, moment: datetime) ->
         joined, user=ranker.user, item=ranker.item, request=bundle.reader.request_fields
     ):
         for part in (asked, asked.take(1)):
-            parts = bundle.reader.parts(
+            read = bundle.reader.read(
                 part.user, part.items, request=part.request, now=moment, timeline=timeline
             )
-            gaps = np.abs(_scores(bundle, parts) - offline[part.members])
+            gaps = np.abs(_scores(bundle, read.parts) - offline[part.members])
             if not gaps.max() <= TOLERANCE:
                 row = int(gaps.argmax())
                 item = {name: values[row] for name, values in part.items.items()}

@@ -1,5 +1,7 @@
 """Windows that end at the time of the request: tiles in the row, read by both sides alike."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 from aggregate_oracle import Oracle
@@ -75,10 +77,7 @@ def test_read_at_the_row_a_window_is_that_of_the_row(batches):
     """At the newest event's time both readings agree; a key without a row has null features."""
     rows = batch_rows(VIEW, events([r for batch in batches for r in batch]))
     at_row = {n: a for n, a in FEATURES.items() if n not in ("n_at_row", "last_time")}
-    plain = {
-        n: type(a)(a.kind, a.of, a.n, a.smoothing, a.initial, a.by, a.window, a.hop)
-        for n, a in at_row.items()
-    }
+    plain = {n: replace(a, at="row") for n, a in at_row.items()}
     view = AggregateView("recent", STREAM, ("user_id",), plain | {"last_time": last_time()})
     wanted = batch_rows(view, events([r for batch in batches for r in batch]))
     got = read_rows(VIEW, rows, rows["last_time"].to_numpy())

@@ -22,7 +22,6 @@ LONG = {
     "adc_features/served/dataset.py:served_dataset": "the steps of a data set, each a call",
     "adc_features/serving/metrics.py:__init__": "one declaration each metric",
     "adc_features/store/publish/codes.py": DESCRIBED,
-    "adc_features/store/services/reading.py": DESCRIBED,
     "adc_features/serving/scoring.py": DESCRIBED,
     "adc_features/serving/service.py": DESCRIBED,
     "adc_features/store/_compat.py": "every name of Feast that we use passes through it",

@@ -1,4 +1,4 @@
-"""The statistics pack as declared aggregates against the functions that `adc run` calls."""
+"""Statistics as declared aggregates against the functions that `adc run` calls."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -110,7 +110,7 @@ def world(drawn: list[tuple[str, str, int, int, int]]) -> tuple[pa.Table, pa.Tab
 
 @given(rows)
 @settings(max_examples=40, deadline=None)
-def test_the_declared_pack_equals_the_pack_that_runs_today(drawn):
+def test_declared_statistics_equal_those_of_a_run(drawn):
     """Columns, rows, counts, means, windows, groups, lists and refreshes are the same."""
     log, items = world(drawn)
     refresh_at = [START + 2 * DAY, START + 30 * DAY]
@@ -124,7 +124,7 @@ def test_the_declared_pack_equals_the_pack_that_runs_today(drawn):
 
 @given(rows, st.integers(1, 24))
 @settings(max_examples=15, deadline=None)
-def test_the_pack_over_a_stream_equals_its_history(drawn, cut):
+def test_statistics_over_a_stream_equal_their_history(drawn, cut):
     """Sealed, the newest rows after two batches are those of the history."""
     events = events_of(*world(drawn), resolution=timedelta(microseconds=1))
     views = [user_activity_view(events.stream), item_profile_view(events.stream)]

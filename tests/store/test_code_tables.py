@@ -48,14 +48,17 @@ def test_a_store_without_an_adapter_is_named(tmp_path, kind):
 
 
 def test_a_source_of_ones_own_is_asked_for_by_view(tmp_path):
-    """Its function gets the view's name; a missing file, a missing function and something that is
-    no source of that name are refused.
+    """Its function gets the view's name; a missing file, one that cannot be imported, a missing
+    function and something that is no source of that name are refused.
     """
     repo = repository(tmp_path, "bigquery", code_source="sources:codes")
     tables = code_tables(repo)
     with pytest.raises(InputError, match="expected module:function of a Python file"):
         tables.check()
     path = repo / "sources.py"
+    path.write_text("import nowhere_to_be_found\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"sources\.py.*ModuleNotFoundError: No module"):
+        tables.check()
     path.write_text("def other(view): ...\n", encoding="utf-8")
     with pytest.raises(InputError, match="has no function 'codes'"):
         tables.check()

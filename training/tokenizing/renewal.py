@@ -15,12 +15,12 @@ from adc_features.artifact import MANIFEST, read_manifest
 from adc_features.clock import utc
 from adc_features.errors import InputError
 from adc_features.ranking.base import Progress
-from adc_features.store import load_codes, published_snapshots
+from adc_features.store import load_codes
 from adc_features.store.repository import live_generation, live_generations
 from training.ranker.label_sources import LabelSource
 from training.tokenizing.behavior import LabelledEvents
 from training.tokenizing.record import Asked, asked_from_facts
-from training.tokenizing.workflow import tokenize, tokenizer_place
+from training.tokenizing.workflow import newest_cut_off, refuse_future, tokenize, tokenizer_place
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,7 @@ def renew_codes(
         first is renewed.
     """
     repo, as_of = Path(repo).resolve(), utc(as_of, name="as_of")
-    if as_of > utc(computed_at, name="computed_at"):
-        raise InputError(
-            f"as_of {as_of.isoformat()} lies in the future; what will be known then is not known"
-            " now"
-        )
+    refuse_future(as_of, computed_at)
     wanted = list(dict.fromkeys(generations)) or _renewable(repo)
     asked = {generation: _asked(repo, generation, labels) for generation in wanted}
     newest = {generation: _newest(repo, generation, as_of) for generation in wanted}
@@ -149,7 +145,7 @@ def _asked(
 
 
 def _newest(repo: Path, generation: str, as_of: datetime) -> datetime:
-    newest = max(s.as_of for s in published_snapshots(repo, generation))
+    newest = newest_cut_off(repo, generation)
     if as_of < newest:
         raise InputError(
             f"as_of {as_of.isoformat()} lies before {newest.isoformat()}, the newest snapshot of"

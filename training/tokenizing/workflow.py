@@ -193,17 +193,27 @@ def check_declared(repo: Path, service: str) -> tuple[str, str]:
 # ---- checks
 
 
+def refuse_future(as_of: datetime, computed_at: datetime) -> None:
+    """Raise InputError for a cut-off after now."""
+    if as_of > utc(computed_at, name="computed_at"):
+        raise InputError(
+            f"as_of {as_of.isoformat()} lies in the future; what will be known then is not known"
+            " now"
+        )
+
+
+def newest_cut_off(repo: Path, generation: str) -> datetime:
+    """That of the newest snapshot of a published generation."""
+    return max(s.as_of for s in published_snapshots(repo, generation))
+
+
 def _refuse_times(
     repo: Path, generation: str, times: Sequence[datetime], computed_at: datetime
 ) -> None:
-    if times[-1] > utc(computed_at, name="computed_at"):
-        raise InputError(
-            f"as_of {times[-1].isoformat()} lies in the future; what will be known then is not"
-            " known now"
-        )
+    refuse_future(times[-1], computed_at)
     if generation not in {g.id for g in live_generations(repo)}:
         return
-    newest = max(s.as_of for s in published_snapshots(repo, generation))
+    newest = newest_cut_off(repo, generation)
     if times[0] <= newest:
         raise InputError(
             f"as_of {times[0].isoformat()} is not after {newest.isoformat()}, the newest snapshot"

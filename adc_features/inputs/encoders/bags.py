@@ -4,30 +4,23 @@ Legend: n rows, T elements of all rows' lists.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Self
 
 import numpy as np
 import pyarrow as pa
 
 from adc_features.inputs.encoded import Bag, Block, InputLayout, SlotLayout
-from adc_features.inputs.encoders.base import Fitting, State, table_of
-from adc_features.inputs.encoders.category import described, fitted_vocabulary
+from adc_features.inputs.encoders.base import table_of
+from adc_features.inputs.encoders.category import VocabularyEncoder, described
 from adc_features.inputs.lists import Lists, coded, first_in_row, read_lists
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
 from adc_features.inputs.vocabulary import Vocabulary
 
 
-@dataclass(frozen=True)
-class BagEncoder:
+class BagEncoder(VocabularyEncoder):
     """What the encoders of lists share: one vocabulary, one Bag, the counts of its rows. They say
     which elements are read, and what each weighs.
     """
-
-    spec: ResolvedInput
-    vocabulary: Vocabulary
 
     @classmethod
     @abstractmethod
@@ -42,14 +35,6 @@ class BagEncoder:
     def values(cls, spec: ResolvedInput, parts: Parts) -> pa.Array:
         """What a vocabulary is fitted on: each value once a row, as its minimum counts rows."""
         return once_a_row(cls.read(spec, parts)).columns["source"]
-
-    @classmethod
-    def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
-        return cls(spec, fitted_vocabulary(cls.values(spec, parts), spec, fitting))
-
-    @classmethod
-    def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
-        return cls(spec, vocabularies[table_of(spec)])
 
     @property
     def layout(self) -> InputLayout:
@@ -68,9 +53,6 @@ class BagEncoder:
         """With "null_elements": how many were dropped."""
         dropped = self.read(self.spec, parts).dropped
         return self.counted(self.encode(parts)) | {"null_elements": dropped}
-
-    def state(self) -> State:
-        return State({}, {})
 
 
 def source_lists(spec: ResolvedInput, parts: Parts) -> Lists:

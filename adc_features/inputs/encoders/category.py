@@ -3,6 +3,7 @@
 Legend: n rows.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self, cast
@@ -11,26 +12,25 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.errors import InputError
-from adc_features.inputs.declaration import VocabularyOptions
 from adc_features.inputs.encoded import Block, InputLayout, Lookup, SlotLayout
 from adc_features.inputs.encoders.base import Fitting, State, table_of
+from adc_features.inputs.kinds import VocabularyOptions
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
 from adc_features.inputs.vocabulary import ABSENT, Vocabulary
 
 
 @dataclass(frozen=True)
-class CategoryEncoder:
-    """The row of each value in its vocabulary."""
+class VocabularyEncoder:
+    """What encoders share that learn a vocabulary and nothing else."""
 
     spec: ResolvedInput
     vocabulary: Vocabulary
 
     @classmethod
+    @abstractmethod
     def values(cls, spec: ResolvedInput, parts: Parts) -> pa.Array:
         """What the vocabulary is fitted on."""
-        source = spec.columns["source"]
-        return parts[source.side].column(source.name)
 
     @classmethod
     def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
@@ -39,6 +39,18 @@ class CategoryEncoder:
     @classmethod
     def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
         return cls(spec, vocabularies[table_of(spec)])
+
+    def state(self) -> State:
+        return State({}, {})
+
+
+class CategoryEncoder(VocabularyEncoder):
+    """The row of each value in its vocabulary."""
+
+    @classmethod
+    def values(cls, spec: ResolvedInput, parts: Parts) -> pa.Array:
+        source = spec.columns["source"]
+        return parts[source.side].column(source.name)
 
     @property
     def layout(self) -> InputLayout:
@@ -62,9 +74,6 @@ class CategoryEncoder:
 
     def counts(self, parts: Parts) -> dict[str, int]:
         return self.counted(self.encode(parts))
-
-    def state(self) -> State:
-        return State({}, {})
 
 
 def fitted_vocabulary(values: pa.Array, spec: ResolvedInput, fitting: Fitting) -> Vocabulary:

@@ -15,7 +15,8 @@ from adc_features.errors import InputError
 from adc_features.inputs.declaration import Number
 from adc_features.inputs.encoded import Block, InputLayout, Lookup, SlotLayout
 from adc_features.inputs.encoders.base import Fitting, State
-from adc_features.inputs.encoders.scaling import Scale, counted_indicator, fill
+from adc_features.inputs.encoders.category import described
+from adc_features.inputs.encoders.scaling import Scale, counted_indicator, fill, logarithm
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
 
@@ -43,7 +44,7 @@ class NumberEncoder:
                 f"input {spec.name!r} has clip={kind.clip}; give (low, high) with low < high"
             )
         values = _clipped(kind, finite_numbers(spec, parts))
-        scale = Scale.fit(_logged(kind, values), fitting.weights, of=_described(spec))
+        scale = Scale.fit(_logged(kind, values), fitting.weights, of=described(spec))
         edges = None
         if kind.bins:
             present = values[~np.isnan(values)]
@@ -114,7 +115,7 @@ def numbers(spec: ResolvedInput, parts: Parts) -> np.ndarray:
             or source.dtype == "Decimal"
         ):
             raise InputError(
-                f"{_described(spec)} holds values of type {type_}, expected numbers; declare"
+                f"{described(spec)} holds values of type {type_}, expected numbers; declare"
                 " another kind, or convert the column"
             )
         column = _cast(spec, column)
@@ -139,7 +140,7 @@ def _refuse_not_finite(spec: ResolvedInput, parts: Parts, values: np.ndarray) ->
     stored = _column(spec, parts).is_valid().to_numpy(zero_copy_only=False)
     if len(places := np.flatnonzero(stored & ~np.isfinite(values))):
         raise InputError(
-            f"{_described(spec)} is {values[places[0]]} in row {places[0]}"
+            f"{described(spec)} is {values[places[0]]} in row {places[0]}"
             f" ({len(places)} rows in all): a request's numbers are finite; send null where there"
             " is none"
         )
@@ -157,7 +158,7 @@ def _cast(spec: ResolvedInput, column: pa.Array) -> pa.Array:
         return column.cast(pa.float64())
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise InputError(
-            f"{_described(spec)} holds a value that is no number ({error}); mend it in its source"
+            f"{described(spec)} holds a value that is no number ({error}); mend it in its source"
         ) from error
 
 
@@ -166,8 +167,4 @@ def _clipped(kind: Number, values: np.ndarray) -> np.ndarray:
 
 
 def _logged(kind: Number, values: np.ndarray) -> np.ndarray:
-    return np.sign(values) * np.log1p(np.abs(values)) if kind.log else values
-
-
-def _described(spec: ResolvedInput) -> str:
-    return f"input {spec.name!r} (column {spec.columns['source'].name})"
+    return logarithm(values) if kind.log else values

@@ -64,12 +64,7 @@ class Scale:
 
     def dense(self, values: np.ndarray, *, into: np.ndarray) -> None:
         """Fill float32 [n, 2]: standardised and clipped, 0 where absent; and 1 where absent."""
-        with np.errstate(over="ignore"):  # what overflows is clipped
-            scaled = values - self.mean
-            scaled /= self.scale
-        np.maximum(scaled, -BOUND, out=scaled)
-        np.minimum(scaled, BOUND, out=scaled)
-        _fill(scaled, into=into)
+        _fill(standardised(values, self.mean, self.scale, bound=BOUND), into=into)
 
     def facts(self) -> dict[str, Any]:
         return {"mean": self.mean, "scale": self.scale}
@@ -77,6 +72,27 @@ class Scale:
     @classmethod
     def of_facts(cls, facts: Mapping[str, Any]) -> Self:
         return cls(float(facts["mean"]), float(facts["scale"]))
+
+
+def standardised(
+    values: np.ndarray,
+    mean: np.ndarray | float,
+    scale: np.ndarray | float,
+    *,
+    bound: np.ndarray | float,
+) -> np.ndarray:
+    """(values - mean) / scale, kept within +-bound; NaN stays NaN."""
+    with np.errstate(over="ignore"):  # what overflows is clipped
+        scaled = values - mean
+        scaled /= scale
+    np.maximum(scaled, -bound, out=scaled)
+    np.minimum(scaled, bound, out=scaled)
+    return scaled
+
+
+def logarithm(values: np.ndarray) -> np.ndarray:
+    """sign(x) log1p|x|."""
+    return np.sign(values) * np.log1p(np.abs(values))
 
 
 def stored_numbers(column: SourceColumn, parts: Parts) -> np.ndarray:

@@ -21,7 +21,7 @@ from adc_features.store.repository import (
 
 __all__ = ["CodeFile", "CodeTables", "OwnSource", "code_tables", "tables_of"]
 
-READS_PARQUET = {
+_READS_PARQUET = {
     "file": "DaskOfflineStore",
     "dask": "DaskOfflineStore",
     "duckdb": "DuckDBOfflineStore",
@@ -46,7 +46,7 @@ def code_tables(repo: Path) -> CodeTables | None:
     if own is not None:
         return OwnSource(repo, own)
     names = kind, kind.rpartition(".")[2]
-    if kind in READS_PARQUET or names[1] in READS_PARQUET.values():
+    if kind in _READS_PARQUET or names[1] in _READS_PARQUET.values():
         return None
     for name in names:
         if name in _ADAPTERS:

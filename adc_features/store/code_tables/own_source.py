@@ -63,7 +63,13 @@ class OwnSource:
         assert spec is not None
         assert spec.loader is not None
         found = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(found)
+        try:
+            spec.loader.exec_module(found)
+        except Exception as error:  # the file is the user's: whatever it raises is told by name
+            raise InputError(
+                f"{path}, which adc_features.code_source names, cannot be imported:"
+                f" {type(error).__name__}: {error}; correct the file"
+            ) from error
         function = getattr(found, name, None)
         if not callable(function):
             raise InputError(

@@ -31,6 +31,7 @@ _FIRST = 1024
 _REST = 100
 """Reads for which nothing is tried after rows could not be kept."""
 NUMBERS = ("int32_val", "int64_val", "float_val", "double_val")
+TEXT_KINDS = ("string_val", "bytes_val")
 
 
 class Dictionary:
@@ -326,7 +327,7 @@ def _sort(kind: str) -> str | None:
     """Of what sort values of a kind are kept; None: only in their record."""
     if kind in NUMBERS:
         return "number"
-    if kind in ("string_val", "bytes_val"):
+    if kind in TEXT_KINDS:
         return "text"
     if kind.replace("_list", "") in NUMBERS:
         return "list"

@@ -72,16 +72,7 @@ class Schema:
             (f"f{i}", "<u4" if KINDS[kind].varies else KINDS[kind].element)
             for i, (_, kind) in enumerate(self.features)
         ]
-        return np.dtype(
-            [
-                ("version", "u1"),
-                ("schema", "<u4"),
-                ("event", "<i8"),
-                ("created", "<i8"),
-                ("nulls", "u1", (-(-len(values) // 8),)),
-                *values,
-            ]
-        )
+        return np.dtype([*_FRONT.descr, ("nulls", "u1", (-(-len(values) // 8),)), *values])
 
     @functools.cached_property
     def place(self) -> dict[str, int]:
@@ -170,24 +161,6 @@ def encode(
     )
 
 
-def schema_ids(records: Sequence[bytes]) -> np.ndarray:
-    """uint32 [n]: which schema each record was written with.
-
-    Raises ArtifactError for bytes that are no record of ours, NewerFormatError for those of a newer
-    version.
-    """
-    starts = b"".join([record[:5] for record in records])
-    if len(starts) != 5 * len(records):
-        raise ArtifactError(
-            "the online store holds a row of fewer than 5 bytes; it is damaged, materialize the"
-            " view again"
-        )
-    found = np.frombuffer(starts, np.dtype([("version", "u1"), ("schema", "<u4")]))
-    if (found["version"] != VERSION).any():
-        raise _of_another_version(found["version"])
-    return found["schema"]
-
-
 def refuse_newer_records(records: Iterable[bytes]) -> None:
     """Raise NewerFormatError when one of the records is of a format that this version does not
     know; it may then not be replaced.
@@ -244,7 +217,8 @@ class Joined(NamedTuple):
     def fronts(self) -> np.ndarray:
         """Version, schema, event and created time of each, of any schemas: structured [n].
 
-        Raises as `schema_ids`, and ArtifactError for a record without times.
+        Raises ArtifactError for bytes that are no record of ours, NewerFormatError for those of a
+        newer version.
         """
         if len(self.lengths) and self.lengths.min() < _FRONT.itemsize:
             raise _cut_short()

@@ -183,11 +183,11 @@ def _read(
     pieces: dict[str, list[pa.Array]] = {name: [] for name in features}
     pairs: dict[str, tuple[list, list]] = {name: ([], []) for name in features}
     for asked in as_requests(rows, user=user, item=item, request=reader.request_fields):
-        many = reader.parts(asked.user, asked.items, request=asked.request, now=now)
+        many = reader.read(asked.user, asked.items, request=asked.request, now=now).parts
         one = None
         if len(asked.members) > 1:
             alone = asked.take(1)
-            one = reader.parts(alone.user, alone.items, request=alone.request, now=now)
+            one = reader.read(alone.user, alone.items, request=alone.request, now=now).parts
         order += asked.members.tolist()
         for name in features:
             column = _of(many, name)

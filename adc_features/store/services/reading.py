@@ -99,7 +99,7 @@ class ServiceReader:
         """Those that a request must carry."""
         return frozenset(self._request) - self._optional
 
-    def parts(
+    def read(
         self,
         user: Mapping[str, Any],
         items: Mapping[str, Sequence[Any]],
@@ -107,8 +107,10 @@ class ServiceReader:
         request: Mapping[str, Any],
         now: datetime,
         timeline: CodeTimeline | None = None,
-    ) -> Parts:
-        """The rows of a request, by side.
+    ) -> Reading:
+        """The rows of a request, by side, and what is known.
+
+        Where events are committed meanwhile, live views are read a second time.
 
         Parameters
         ----------
@@ -125,9 +127,9 @@ class ServiceReader:
 
         Returns
         -------
-        Parts
-            User, request and global have one row, item and pair N. Columns of one row share a
-            table, and so do those of N: an on-demand view stands where its sources put it.
+        Reading
+            Of its parts user, request and global have one row, item and pair N. Columns of one row
+            share a table, and so do those of N: an on-demand view stands where its sources put it.
 
         Raises
         ------
@@ -137,55 +139,28 @@ class ServiceReader:
         ArtifactError
             The store holds values of another type than declared.
         """
-        return self.read(user, items, request=request, now=now, timeline=timeline).parts
-
-    def found(
-        self,
-        user: Mapping[str, Any],
-        items: Mapping[str, Sequence[Any]],
-        *,
-        request: Mapping[str, Any],
-        now: datetime,
-    ) -> tuple[bool | None, np.ndarray | None]:
-        """Whether anything is stored of the user, and of each candidate (bool [N])."""
-        reading = self.read(user, items, request=request, now=now)
-        return reading.user, reading.items
-
-    def read(
-        self,
-        user: Mapping[str, Any],
-        items: Mapping[str, Sequence[Any]],
-        *,
-        request: Mapping[str, Any],
-        now: datetime,
-        timeline: CodeTimeline | None = None,
-    ) -> Reading:
-        """The rows of a request, and what is known; arguments as of `parts`.
-
-        Where events are committed meanwhile, live views are read a second time.
-        """
         now = utc(now, name="now")
+        single, many = self._user_keys(user), self._item_keys(items)
+        fields = request_columns(request, self._request, optional=self._optional)
         if not self._publish_time.is_read:
-            return self._read(user, items, request=request, now=now, timeline=timeline)
+            return self._read(single, many, fields, now=now, timeline=timeline)
         for _ in range(TRIES):
             before = self._publish_time.last()
-            found = self._read(user, items, request=request, now=now, timeline=timeline)
+            found = self._read(single, many, fields, now=now, timeline=timeline)
             if self._publish_time.last() == before:
                 return found._replace(as_of=as_of(before, now))
         return found._replace(torn=True)
 
     def _read(
         self,
-        user: Mapping[str, Any],
-        items: Mapping[str, Sequence[Any]],
+        single: dict[str, pa.Array],
+        many: dict[str, pa.Array],
+        fields: Mapping[str, pa.Array],
         *,
-        request: Mapping[str, Any],
         now: datetime,
         timeline: CodeTimeline | None,
     ) -> Reading:
-        single = self._user_keys(user)
-        many = self._item_keys(items)
-        fields = request_columns(request, self._request, optional=self._optional)
+        """single, many: the keys of the user, and those of the candidates."""
         rows = len(next(iter(many.values()))) if many else 1
         found = self._looked_up(self._single, single, 1, now)
         found |= self._looked_up(self._many, self._broadcast(single, rows) | many, rows, now)

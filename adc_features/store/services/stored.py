@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.store.lmdb.columns import BYTE, KINDS, Column
-from adc_features.store.lmdb.kept_rows import NUMBERS, Dictionary, Kept
+from adc_features.store.lmdb.kept_rows import NUMBERS, TEXT_KINDS, Dictionary, Kept
 from adc_features.store.lmdb.slices import Texts
 
 if TYPE_CHECKING:
@@ -41,9 +41,6 @@ class StoredColumn:
 
     def __init__(self, column: Column | Texts, places: np.ndarray | None, n: int) -> None:
         self._found, self._places, self._n = column, places, n
-
-    def __len__(self) -> int:
-        return self._n
 
     @property
     def type(self) -> pa.DataType:
@@ -130,9 +127,6 @@ class KeptColumn:
         self._kept, self._name, self._answer = kept, name, answer
         self._kind, self._place = kept.columns[name]
 
-    def __len__(self) -> int:
-        return len(self._kept.found)
-
     @property
     def type(self) -> pa.DataType:
         """The Arrow type."""
@@ -172,8 +166,7 @@ class KeptColumn:
 
     @property
     def _texts(self) -> Dictionary | None:
-        of_texts = self._kind in ("string_val", "bytes_val")
-        return self._kept.dictionaries[self._place] if of_texts else None
+        return self._kept.dictionaries[self._place] if self._kind in TEXT_KINDS else None
 
     def matrix(self, width: int, fill: float) -> tuple[np.ndarray, np.ndarray] | None:
         """As of `StoredColumn`."""

@@ -106,12 +106,12 @@ def reader(world: World, features: list[str] | None = None, **options: Any) -> S
 
 
 def parts(opened: ServiceReader, skus: Any, *, customer: str = "c1", viewed: int = 1, now=NOW):
-    return opened.parts(
+    return opened.read(
         {"customer_id": customer, "viewed_sku": viewed},
         {"sku": skus},
         request={"limit": 2.0},
         now=now,
-    )
+    ).parts
 
 
 class TestJoin:
@@ -232,9 +232,9 @@ class TestOnline:
         """By the moment of the request, on stores that know of no ttl."""
         opened = reader(world, ["stock__shelf", "viewed__shelf"])
         for now, shown in ((NOW - 2 * DAY, 101), (NOW, None)):
-            got = opened.parts(
+            got = opened.read(
                 {"customer_id": "c1", "viewed_sku": 2}, {"sku": [2]}, request={}, now=now
-            )
+            ).parts
             assert got["item"].column("stock__shelf").to_pylist() == [shown]
             assert got["user"].column("viewed__shelf").to_pylist() == [shown]
 
@@ -242,14 +242,14 @@ class TestOnline:
         """Of the user, and of each candidate; what has expired is not."""
         opened = reader(world)
         for customer, known in (("c1", True), ("c5", False)):
-            user, items = opened.found(
+            read = opened.read(
                 {"customer_id": customer, "viewed_sku": 7},
                 {"sku": [1, 7, BIG]},
                 request={"limit": 1.0},
                 now=NOW,
             )
-            assert user is known
-            assert items.tolist() == [True, False, True]
+            assert read.user is known
+            assert read.items.tolist() == [True, False, True]
 
     @pytest.mark.parametrize(
         ("request_", "message"),
@@ -265,7 +265,7 @@ class TestOnline:
     def test_a_request_that_does_not_fit_is_refused(self, world, request_, message):
         """Fields missing, unknown, not finite, or of another type."""
         with pytest.raises(RequestError, match=message):
-            reader(world).parts(
+            reader(world).read(
                 {"customer_id": "c1", "viewed_sku": 1}, {"sku": [1]}, request=request_, now=NOW
             )
 
@@ -284,7 +284,7 @@ class TestOnline:
     def test_keys_that_do_not_fit_are_refused(self, world, user, skus, message):
         """No text becomes a number, and no number text."""
         with pytest.raises(RequestError, match=message):
-            reader(world).parts(user, {"sku": skus}, request={"limit": 1.0}, now=NOW)
+            reader(world).read(user, {"sku": skus}, request={"limit": 1.0}, now=NOW)
 
     def test_fields_of_the_ranker_come_beside_those_of_views(self, world):
         """Optional ones are absent where they are missing; lists are checked by element."""
@@ -295,11 +295,11 @@ class TestOnline:
             optional=["seen"],
         )
         asked: dict = {"user": {"customer_id": "c1", "viewed_sku": 1}, "items": {"sku": [1, 2]}}
-        got = opened.parts(**asked, request={"device": "tv"}, now=NOW)["request"]
+        got = opened.read(**asked, request={"device": "tv"}, now=NOW).parts["request"]
         assert got.column("device").to_pylist() == ["tv"]
         assert got.column("seen").to_pylist() == [None]
         with pytest.raises(RequestError, match="an element of request field seen is 'a'"):
-            opened.parts(**asked, request={"device": "tv", "seen": ["a"]}, now=NOW)
+            opened.read(**asked, request={"device": "tv", "seen": ["a"]}, now=NOW)
 
 
 class TestParity:
@@ -370,7 +370,7 @@ def test_two_versions_of_a_view_are_read_side_by_side(tmp_path, stores):
     got = join_service(repo, schema, pa.table({"sku": [1, 2], "event_timestamp": times}))
     assert [got[name].to_pylist() for name in names] == [[1, None], [2, None]]
     opened = open_service_reader(repo, schema, features=names, user=[], item=["sku"])
-    online = opened.parts({}, {"sku": [1, 2]}, request={}, now=NOW)["item"]
+    online = opened.read({}, {"sku": [1, 2]}, request={}, now=NOW).parts["item"]
     assert [online.column(name).to_pylist() for name in names] == [[1, None], [2, None]]
 
 

@@ -1,9 +1,14 @@
 """What is refused before a ranker is fitted, and which rows choose its rounds."""
 
+from dataclasses import fields
+
 import numpy as np
 import pytest
 
 from adc_features.errors import InputError
+from adc_features.inputs.declaration import SETTINGS
+from adc_features.ranking.multitask.shape import NetworkSettings
+from training.ranker.fit_network import FitSettings
 from training.ranker.fitting import TrainSettings, older_and_newest
 
 MONDAY = np.datetime64("2026-03-02", "us")
@@ -16,6 +21,12 @@ def days(*after):
 def split(times, *tasks):
     mask = np.array(tasks or [[1] * len(times)], bool)
     return tuple(places.tolist() for places in older_and_newest(times, mask))
+
+
+def test_a_declaration_may_name_every_setting():
+    """What `Ranker.settings` may name is all that builds a network, then all that trains it."""
+    kinds = NetworkSettings, FitSettings
+    assert list(SETTINGS) == [field.name for kind in kinds for field in fields(kind)]
 
 
 def test_the_newest_tenth_chooses_the_rounds():
