@@ -11,9 +11,9 @@ from dataclasses import replace
 import pyarrow as pa
 
 from adc_features.inputs.candidates import SID_COLUMNS
+from adc_features.inputs.column_types import feast_type
 from adc_features.inputs.schema import FeatureSchema, ServiceSchema, ViewSchema
 from adc_features.loader.frame import LABEL_COLUMNS, TrainingFrame
-from training.ranker.label_columns import feast_type
 
 JOIN_KEYS = ("user_id", "item_id")
 VECTORS = "raw_vectors"

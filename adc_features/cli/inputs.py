@@ -171,7 +171,7 @@ def _with_sides(
 
 
 def _request_columns(sample: pa.Table | None, schema: ServiceSchema) -> dict[str, str]:
-    from adc_features.inputs.hints import feast_type
+    from adc_features.inputs.column_types import feast_type
 
     if sample is None:
         return {}

@@ -85,31 +85,3 @@ def keys_by_log(table: pa.Table, keys: Sequence[str], request: str) -> Mapping[s
         constant = pc.max(pairs[f"{key}_count_distinct"]).as_py() in (None, 0, 1)
         sides["user" if constant else "item"].append(key)
     return sides
-
-
-_TYPES = {
-    pa.int8(): "Int32",
-    pa.int16(): "Int32",
-    pa.int32(): "Int32",
-    pa.int64(): "Int64",
-    pa.uint8(): "Int32",
-    pa.uint16(): "Int32",
-    pa.uint32(): "Int64",
-    pa.float32(): "Float32",
-    pa.float64(): "Float64",
-    pa.string(): "String",
-    pa.large_string(): "String",
-    pa.bool_(): "Bool",
-}
-
-
-def feast_type(kind: pa.DataType) -> str | None:
-    """The Feast type of a label log's column as text, None where there is none."""
-    if pa.types.is_dictionary(kind):
-        return feast_type(kind.value_type)
-    if pa.types.is_list(kind) or pa.types.is_large_list(kind):
-        inner = feast_type(kind.value_type)
-        return f"Array({inner})" if inner else None
-    if pa.types.is_timestamp(kind):
-        return "UnixTimestamp"
-    return _TYPES.get(kind)

@@ -4,7 +4,7 @@ import pyarrow as pa
 import pytest
 
 from adc_features.inputs import declaration as d
-from adc_features.inputs.hints import feast_type, hint, keys_by_log, share_missing
+from adc_features.inputs.hints import hint, keys_by_log, share_missing
 from adc_features.inputs.resolved import ResolvedInput, SourceColumn
 
 
@@ -48,29 +48,3 @@ def test_requests_tell_whose_key_is_whose():
     """A key that is constant within every request is the user's."""
     rows = pa.table({"r": [1, 1, 2, 2], "customer": ["a", "a", "b", "b"], "sku": [1, 2, 1, 3]})
     assert keys_by_log(rows, ["customer", "sku"], "r") == {"user": ["customer"], "item": ["sku"]}
-
-
-def test_types_of_a_log_are_feast_types():
-    """Widths follow what Feast has; what it cannot hold has none."""
-    kinds = [
-        pa.int16(),
-        pa.int64(),
-        pa.uint32(),
-        pa.string(),
-        pa.dictionary(pa.int32(), pa.string()),
-        pa.timestamp("ns", "UTC"),
-        pa.list_(pa.float32()),
-        pa.uint64(),
-        pa.struct([("a", pa.int64())]),
-    ]
-    assert [feast_type(k) for k in kinds] == [
-        "Int32",
-        "Int64",
-        "Int64",
-        "String",
-        "String",
-        "UnixTimestamp",
-        "Array(Float32)",
-        None,
-        None,
-    ]

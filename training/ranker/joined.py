@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from adc_features.codes.sids import CodeTimeline
 from adc_features.errors import InputError
+from adc_features.inputs.column_types import feast_type
 from adc_features.inputs.compatibility import pins
 from adc_features.inputs.declaration import ItemHistory, Ranker
 from adc_features.inputs.resolution import Resolution, resolution
@@ -25,7 +26,6 @@ from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import REFERENCE_ROWS
 from adc_features.store.freshness import online_timeline
 from adc_features.store.refresh import RefreshSchedule
-from training.ranker.label_columns import feast_type
 from training.ranker.label_sources import LabelSource, open_labels
 from training.ranker.labels import LabelLog, check_matched, read_labels
 from training.ranker.logged_values import logged_table

@@ -16,6 +16,7 @@ import pyarrow.compute as pc
 from adc_features.clock import moment
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, microseconds
+from adc_features.inputs.column_types import arrow_type, feast_type, plain_type
 from adc_features.inputs.declaration import Ranker, Task
 from adc_features.inputs.schema import ServiceSchema
 from training.ranker.label_checks import (
@@ -29,11 +30,8 @@ from training.ranker.label_checks import (
 )
 from training.ranker.label_columns import (
     LabelColumns,
-    arrow_type,
-    feast_type,
     key_columns,
     missing_columns,
-    plain_type,
     request_columns,
     type_problems,
 )
