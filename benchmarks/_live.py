@@ -22,8 +22,8 @@ online_store: {type: adc_features.store.online_store.LmdbOnlineStore}
 """
 
 
-def declared() -> tuple[Any, list[Any]]:
-    """The stream, and its views by customer and by item."""
+def declared(user: str = "customer_id", item: str = "sku", item_is: str = "string") -> Any:
+    """The stream, and its views by customer and by item. user, item: their keys' columns."""
     from adc_features.aggregates.declaration import (
         TIME,
         AggregateView,
@@ -39,7 +39,7 @@ def declared() -> tuple[Any, list[Any]]:
 
     stream = EventStream(
         "clicks",
-        keys={"customer_id": "int64", "sku": "string"},
+        keys={user: "int64", item: item_is},
         values={"label": Grid(20, 1.0), "rating": Grid(20, 10.0)},
     )
 
@@ -54,12 +54,12 @@ def declared() -> tuple[Any, list[Any]]:
         }
 
     day = timedelta(days=1)
-    user = common("user", "sku") | {
-        "user_recent_items": last(20, "sku"),
+    of_user = common("user", item) | {
+        "user_recent_items": last(20, item),
         "user_recent_labels": last(20, "label"),
         "user_recent_times": last(20, TIME),
     }
-    item = common("item", "customer_id") | {
+    of_item = common("item", user) | {
         f"item_{what}_{days}d": make(window=days * day, hop=day)
         for days in (30, 120)
         for what, make in (
@@ -68,8 +68,8 @@ def declared() -> tuple[Any, list[Any]]:
         )
     }
     return stream, [
-        AggregateView("user_live", stream, ("customer_id",), user),
-        AggregateView("item_live", stream, ("sku",), item),
+        AggregateView("user_live", stream, (user,), of_user),
+        AggregateView("item_live", stream, (item,), of_item),
     ]
 
 

@@ -10,26 +10,28 @@ of the same views into its SQLite and Redis stores, from frames of the same size
 where no server is installed.
 `equality`: states and values that were compared with the batch after that, and how many differ.
 `kills`: kills of the process that takes events, each at another moment.
-`freshness`: --rate events a second come in requests of ten; from the moment a request was due to
-the moment at which its events are acknowledged, that is durable and visible, in ms.
+`freshness` and `rank`: --rate events a second come to one process of `adc serve` in requests of
+ten, while it ranks 500 candidates --asked times a second by the same live features and codes. From
+the moment a request was due to its answer, in ms: that of events says that they are durable and
+visible. `probes_seen_ms` are of events that a lookup read after that.
+`new_item`, `promotion`: those of benchmarks/new_items.py and promotion.py.
 """
 
 import argparse
 import json
 import shutil
-import statistics
+import subprocess
 import sys
 import tempfile
-import threading
 import time
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from _fresh_service import busy
 from _live import declared, events, feast_objects, make_shop, survive
 from _measure import apart, peak_rss_bytes, write_report
 
-PARTS = ("ingest", "feast", "kills", "freshness")
+PARTS = ("ingest", "feast", "kills", "freshness", "new_item", "promotion")
 AT_ONCE = 500
 
 
@@ -126,48 +128,6 @@ def feast_redis(scratch: Path, *, batches: int) -> float | None:
         return feast_writes(scratch, store, batches=batches)
 
 
-def freshness(scratch: Path, *, rate: int, seconds: float) -> dict[str, Any]:
-    """From due to visible, over the writer that the service uses, in requests of ten events."""
-    from adc_features.live.incoming import events_of, incoming
-    from adc_features.live.repository import open_live
-    from adc_features.live.writer import Writer
-
-    views = make_shop(scratch / "shop")
-    live = open_live(scratch / "shop", declared=views)
-    stream = next(iter(live.ledger.streams.values()))
-    requests = int(rate * seconds / 10)
-    waits: list[float] = []
-    lock = threading.Lock()
-    with Writer(live.ledger, live.histories) as writer:
-        began = time.perf_counter() + 0.2
-        pending = []
-        for at in range(requests):
-            due = began + at * 10 / rate
-            time.sleep(max(0.0, due - time.perf_counter()))
-            now = datetime.now(UTC)
-            made = list(events(10, users=100_000, items=50_000, seconds=0.01, seed=at, now=now))
-            body = json.dumps(made).encode()
-            receipt = writer.submit(incoming(stream, events_of(body), size=len(body)))
-
-            def done(_: Any, due: float = due) -> None:
-                with lock:
-                    waits.append(1000 * (time.perf_counter() - due))
-
-            receipt.add_done_callback(done)
-            pending.append(receipt)
-        accepted = sum(receipt.result().accepted for receipt in pending)
-    if accepted != requests * 10:
-        raise SystemExit(f"{accepted} of {requests * 10} events were accepted: void")
-    ordered = sorted(waits)
-    return {
-        "events": accepted,
-        "rate": rate,
-        "p50_ms": statistics.median(ordered),
-        "p99_ms": ordered[int(0.99 * (len(ordered) - 1))],
-        "max_ms": ordered[-1],
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", default="-", help="a file, or - for the standard output")
@@ -176,7 +136,8 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--kills", type=int, default=300)
-    parser.add_argument("--rate", type=int, default=1_000)
+    parser.add_argument("--rate", type=int, default=1_000, help="events a second")
+    parser.add_argument("--asked", type=float, default=50, help="rankings a second beside them")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--work", type=Path, help="a directory for the repositories")
     asked = parser.parse_args()
@@ -199,9 +160,20 @@ def main() -> None:
         if "kills" in asked.only:
             report["kills"] = apart(_kills, scratch / "kills", asked.kills)
         if "freshness" in asked.only:
-            load = {"rate": asked.rate, "seconds": asked.seconds}
-            report["freshness"] = apart(freshness, scratch / "fresh", **load)
+            load = {"rate": asked.rate, "seconds": asked.seconds, "asked": asked.asked}
+            report |= busy(scratch / "fresh", **load, candidates=500)
+        for part in {"new_item", "promotion"}.intersection(asked.only):
+            report[part] = _of(part, scratch)
     write_report(asked.json, systems={}, ratios={}, **report)
+
+
+def _of(part: str, scratch: Path) -> dict[str, Any]:
+    """This part of the report of the benchmark that measures it."""
+    name = {"new_item": "new_items.py", "promotion": "promotion.py"}[part]
+    told = scratch / f"{part}.json"
+    command = [sys.executable, str(Path(__file__).parent / name), "--json", str(told)]
+    subprocess.run(command, check=True, stdout=sys.stderr)
+    return json.loads(told.read_text())[part]
 
 
 def _kills(scratch: Path, kills: int) -> dict[str, int]:

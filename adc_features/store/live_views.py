@@ -14,6 +14,7 @@ views never holds up; into every other store they come by `write_to_online_store
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from adc_features.aggregates.batch import TIMESTAMP, row_schema
-from adc_features.aggregates.declaration import AggregateView
+from adc_features.aggregates.declaration import TIME, Aggregate, AggregateView
 from adc_features.aggregates.record import declaration_hash
 from adc_features.artifact import write_atomically
 from adc_features.errors import InputError
@@ -117,9 +118,46 @@ def live_view(
 
 
 def _tags(declared: AggregateView, name: str) -> dict[str, str]:
-    """A ranker reads the time of an event as its age, not as a number that only grows."""
-    is_time = name in declared.features and declared.features[name].kind.endswith("_time")
-    return {f"{PREFIX}kind": "time"} if is_time else {}
+    """How a ranker reads a column where its type does not say: the time of an event as its age, not
+    as a number that only grows, and the newest events of a user as one history.
+
+    The lists of the newest n events belong together where each holds all n: a list of another key
+    (their items), of their times, of a value that every event has. Of several values the first is
+    the history's label.
+    """
+    one = declared.features.get(name)
+    if one is None:
+        return {}
+    if one.kind.endswith("_time"):
+        return {f"{PREFIX}kind": "time"}
+    if one.kind not in ("last", "last_distinct"):
+        return {}
+    roles = _roles(declared, one)
+    if name in roles.values():
+        (role,) = (role for role, of in roles.items() if of == name)
+        tags = {"kind": "history", "group": roles["ids"], "role": role, "order": "newest_last"}
+    elif one.of in (*declared.stream.keys, *declared.stream.attributes):
+        tags = {"order": "newest_last"}  # which makes it a sequence
+    else:
+        tags = {"kind": "skip"}  # lists of any length are no vectors
+    return {f"{PREFIX}{tag}": value for tag, value in tags.items()}
+
+
+def _roles(declared: AggregateView, one: Aggregate) -> dict[str, str]:
+    """ids, times and labels of the history that the list of the newest events is of -> features;
+    empty where it is of none.
+    """
+    stream, roles = declared.stream, dict[str, str]()
+    for name, other in declared.features.items():
+        if other.kind != "last" or replace(other, of=one.of) != one:
+            continue
+        if other.of in stream.keys and other.of not in declared.key:
+            roles.setdefault("ids", name)
+        elif other.of == TIME:
+            roles.setdefault("times", name)
+        elif other.of in stream.values and not stream.values[str(other.of)].optional:
+            roles.setdefault("labels", name)
+    return roles if "ids" in roles else {}
 
 
 def _make_readable(place: Path, schema: pa.Schema) -> None:

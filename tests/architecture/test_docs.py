@@ -300,12 +300,14 @@ def filled(words: list[str], **values: str) -> list[str]:
     return [values.get(word, word) for word in words]
 
 
+@pytest.mark.slow  # after the whole tutorial
 def test_every_block_of_the_tutorial_runs(here):
     """The tutorial leaves what it names: a dataset, a report and a promotion."""
     for path in ("shop/manifest.json", "runs/shop/report.html", "runs/shop/promotion.json"):
         assert (here / path).is_file()
 
 
+@pytest.mark.slow  # after the whole tutorial
 def test_readme_s_commands_run(here, tmp_path, monkeypatch):
     """README's commands read two tables, check them, and look an item up in a run."""
     words = [command.words for command in commands(ROOT / "README.md")]
@@ -319,6 +321,7 @@ def test_readme_s_commands_run(here, tmp_path, monkeypatch):
     adc(*doctor)
 
 
+@pytest.mark.slow  # after the whole tutorial
 def test_the_commands_of_the_catalogue_page_run(here):
     """The guide to the catalogue, from versions to doctor, after a promotion of another ranker."""
     adc("promote", "--run", "runs/shop", "--recipe", "codes_no_item_id")
@@ -338,6 +341,7 @@ def test_the_commands_of_the_catalogue_page_run(here):
         assert adc(*words)
 
 
+@pytest.mark.slow  # after the whole tutorial
 def test_the_promotion_of_the_serving_page_runs(here):
     """The guide to serving: one promotion file for all runs is written where the command says."""
     (words,) = [
@@ -357,6 +361,7 @@ def test_the_promotion_of_the_serving_page_runs(here):
     assert (here / "srv" / "promotion.json").is_file()
 
 
+@pytest.mark.slow  # after the whole tutorial
 def test_the_audit_of_the_training_data_page_runs(here):
     """The guide to training data: the audit of a run, and that of a frame of one's own."""
     import pyarrow as pa
@@ -375,6 +380,7 @@ def python(page: Path) -> list[str]:
     return ["\n".join(lines) for _, language, lines in blocks(page) if language == "python"]
 
 
+@pytest.mark.slow  # after the whole tutorial
 def test_readme_s_python_runs(here, tmp_path):
     """Encode, publish, apply, materialize, join and look up, into a repository of one's own."""
     from adc_features import store
@@ -405,6 +411,7 @@ def test_readme_s_python_runs(here, tmp_path):
     assert names["codes"].found.tolist() == [True, False]
 
 
+@pytest.mark.slow  # after the whole tutorial
 def test_the_python_of_the_guide_to_online_lookups_runs(here):
     """Reads of the online store and of packed snapshots,
     the canary on the one generation there is.

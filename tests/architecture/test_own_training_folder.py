@@ -11,6 +11,8 @@ from store_world import published_world
 
 from adc_features.serving.promotion import promote
 
+pytestmark = pytest.mark.slow  # a fresh process each
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 

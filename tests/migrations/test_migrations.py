@@ -134,6 +134,7 @@ migrations.migrate(Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow  # kills a command, one process each
 @pytest.mark.parametrize(
     ("killed_at", "left"),
     [

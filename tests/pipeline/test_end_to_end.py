@@ -161,6 +161,7 @@ def test_a_second_run_reuses_every_stage(workplace: Path) -> None:
     assert len(result["reused"]) == len(ALL_STAGES)
 
 
+@pytest.mark.slow  # runs the whole flow again
 def test_the_same_seed_gives_the_same_codes(workplace: Path) -> None:
     """Behaviour vectors and a tokenizer trained anew, on every core, give the same generation, bit
     for bit.
@@ -320,6 +321,7 @@ for words in (
 """
 
 
+@pytest.mark.slow  # many commands
 def test_commands_that_only_read_need_no_writable_disk(workplace: Path) -> None:
     """On a run that is mounted read-only, ranking, lists, lookups and the check-up answer, and say
     nothing of the disk.

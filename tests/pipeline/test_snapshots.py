@@ -311,6 +311,7 @@ def killed(*_: object, **__: object) -> None:
     raise KeyboardInterrupt
 
 
+@pytest.mark.slow  # fits again
 def test_a_renewed_generation_stands_beside_the_old_one(place: Path) -> None:
     """`adc renew` needs a newer snapshot, keeps most codes, publishes every cut-off under its own
     id and leaves the old codes as they were.

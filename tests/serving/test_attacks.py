@@ -673,6 +673,7 @@ def serve_command(*options: str) -> list[str]:
     ]
 
 
+@pytest.mark.slow  # starts and stops services
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_stopped_service_answers_what_is_in_flight_and_leaves_silent_connections(
     shop, tmp_path, workers

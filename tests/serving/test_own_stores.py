@@ -201,6 +201,7 @@ def test_requests_side_by_side_do_not_mix(market):
     assert together == alone
 
 
+@pytest.mark.slow  # trains a second ranker
 def test_a_newer_promotion_takes_over(market):
     """Trained again with the rest of the log, promoted, and served by the same process."""
     with serving(market, "market") as client:

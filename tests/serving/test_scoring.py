@@ -192,6 +192,7 @@ def test_a_ranker_that_reads_what_is_not_online_is_not_opened(shop, monkeypatch)
         open_bundle(shop.pair("codes_weights"))
 
 
+@pytest.mark.slow  # a fresh process each
 @pytest.mark.parametrize("name", ["codes_weights", "no_sid", "xgboost_codes_weights"])
 def test_a_promoted_ranker_serves_without_torch(shop, tmp_path, name):
     """A process without torch, which Feast would import where it is installed and which is hidden

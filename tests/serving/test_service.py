@@ -314,6 +314,7 @@ def test_a_slow_or_crowded_service_says_so_instead_of_hanging(shop, monkeypatch)
             assert raw.recv(4096).startswith(b"HTTP/1.1 503")
 
 
+@pytest.mark.slow  # load on a service of its own
 def test_a_promotion_is_taken_over_and_every_answer_is_of_one_pair(shop, tmp_path):
     """While requests run, another generation is promoted: each answer's scores are those of the
     pair that it names, and none fails.
@@ -406,6 +407,7 @@ def test_a_pair_that_cannot_serve_leaves_the_old_one_serving(shop, tmp_path):
         until(lambda: client.service.refused is None)
 
 
+@pytest.mark.slow  # starts processes one after another
 def test_several_processes_serve_on_one_socket(shop, tmp_path):
     """`adc serve --workers 2`: metrics are added up, each process follows a promotion, one that is
     killed is replaced, and no answer mixes pairs.

@@ -306,6 +306,7 @@ def test_the_registry_is_compared_with_what_is_published(tmp_path):
     ].to_pylist() == [[1, 1, -1]]
 
 
+@pytest.mark.slow  # starts processes that import feast
 def test_feast_apply_as_a_command_keeps_both_generations(repo):
     """Feast's own `feast apply` declares the same views from the repository's files, and both
     generations still serve.

@@ -54,6 +54,7 @@ def test_every_folder_sees_the_same_registry(tmp_path):
     assert check_repository(tmp_path / "moved") == []
 
 
+@pytest.mark.slow  # starts processes that import feast
 def test_the_feast_command_works_from_any_folder(tmp_path):
     """`feast -c REPO` lists the same views."""
     repo = published_world(tmp_path / "repo")

@@ -299,6 +299,7 @@ DAMAGES += [
 DAMAGES += ["a directory", "a link to nothing", "a link to itself"]
 
 
+@pytest.mark.slow  # promotes many times
 def test_a_promotion_file_that_is_damaged_in_any_way_is_repaired_by_promoting(place):
     """Doctor and the commands that read it name the command that repairs it; that command does, and
     the history goes on.
@@ -374,6 +375,7 @@ def test_a_ranker_that_was_deleted_is_off_the_record_and_not_served_again(place)
     assert states(place) == ["retired", "serving"]
 
 
+@pytest.mark.slow  # fits generations
 def test_two_lines_of_codes_are_never_mixed(place):
     """A later generation of the same line may serve an older ranker; one that was fitted anew is
     refused.
@@ -440,6 +442,7 @@ def test_clean_up_keeps_what_serves_and_what_it_would_roll_back_to(place):
     assert answer("rollback", "--run", str(place))["pair"].endswith(made[1][:12])
 
 
+@pytest.mark.slow  # fits a generation
 def test_a_generation_that_nothing_needs_goes_from_feast_first(place):
     """What was unpublished is not live, has no directory, and the run's own generation still
     serves.
@@ -803,6 +806,7 @@ def test_online_values_that_differ_are_named_and_the_refusal_is_not_kept_for_goo
     assert retrained(place, *words)["reused"]
 
 
+@pytest.mark.slow  # retrains several times
 def test_a_verdict_is_remembered_for_what_it_depended_on_only(place):
     """Asked again, the answer is repeated; asked by force, or after another snapshot was published,
     it is decided anew.
@@ -821,6 +825,7 @@ def test_a_verdict_is_remembered_for_what_it_depended_on_only(place):
     assert not retrained(place, *words, code=10)["reused"]
 
 
+@pytest.mark.slow  # retrains several times
 def test_data_ends_where_it_was_complete_and_not_at_its_last_event(place):
     """A cut-off on the day after the last event is no later than the data, for a retraining and a
     snapshot alike; a later one asks for a word.
@@ -948,6 +953,7 @@ def test_a_champion_that_was_replaced_meanwhile_is_not_overruled(place, monkeypa
     assert states(place) == ["retired", "serving"]
 
 
+@pytest.mark.slow  # fits a generation
 def test_a_new_generation_comes_in_with_a_challenger_of_its_own(place):
     """The challenger is trained on the aligned generation, starts from the champion's code
     embeddings, and serves on it; churn is weighed.

@@ -24,6 +24,8 @@ from training.comparison.significance import comparison_result, holm, p_value, s
 from training.comparison.trial import TrialTask, is_complete
 from training.evaluation.metrics import Estimate
 
+pytestmark = pytest.mark.slow  # compares tokenizers over windows, each fitted anew
+
 VARIANTS = (
     Variant("adc", "adc", {"steps": 60, "warmup_steps": 10}),
     Variant("rq_kmeans", "rq_kmeans"),
@@ -102,7 +104,6 @@ def test_what_is_complete_is_found_again(compared, shop, monkeypatch):
     assert not is_complete(out, settings(shop), task)
 
 
-@pytest.mark.slow
 def test_another_fit_learns_everything_anew(compared, shop):
     """With two fits the first is found again; the second has behaviour vectors, codes and rankers
     of its own, and the result is the mean of both.

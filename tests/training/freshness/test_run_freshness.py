@@ -17,6 +17,8 @@ from adc_features.pipeline.stages import STAGES
 from training.comparison.plan import ComparisonSettings, Variant, refresh_schedules
 from training.stages import DATASET, FRAME, RANKERS
 
+pytestmark = pytest.mark.slow  # a run of its own
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -1,0 +1,226 @@
+"""How fresh is what a busy service reads? Reads: nothing. Writes: folders.
+
+One process of `adc serve --events` on our LMDB store, with a ranker that reads the live statistics
+of users and items, the items' semantic IDs and the device of the request. A process apart sends
+events, another asks for rankings, both in open loops, and a third asks now and then for what it has
+just been told is accepted.
+"""
+
+import inspect
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import _live
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from _measure import apart
+from _wide_feed import DEVICES, WideFeed, make_wide_feed, put_online
+from serve import _load_apart, running, summary
+
+PER_REQUEST = 10
+"""Events of a request."""
+PROBE = 1 << 40
+"""An item of which only the probe tells events."""
+DEFINITIONS = '''
+"""Live statistics of users and items, and a service of them and the items' codes."""
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from feast import Entity, FeatureService, ValueType
+
+from adc_features.inputs import Ranker, Task, category, infer
+from adc_features.store.definitions import sid_views
+from adc_features.store.live_views import live_view
+
+HERE = Path(__file__).parent
+
+
+{declared}
+
+user = Entity(name="user", join_keys=["user_id"], value_type=ValueType.INT64)
+item = Entity(name="item", join_keys=["item_id"], value_type=ValueType.INT64)
+_, [by_user, by_item] = declared("user_id", "item_id", "int64")
+user_live = live_view(by_user, entities=[user], repo=HERE)
+item_live = live_view(by_item, entities=[item], repo=HERE)
+[codes] = sid_views(HERE)
+fresh = FeatureService(name="fresh", features=[user_live, item_live, codes])
+ranker = Ranker(
+    name="fresh", service="fresh", tasks=[Task("click")], user=["user_id"], item=["item_id"],
+    request="request_id", inputs=infer() | {{"device": category(request=True)}},
+)
+'''
+
+
+def busy(scratch: Path, *, rate: int, seconds: float, asked: float, candidates: int) -> Any:
+    """Freshness at `rate` events a second, and the latency of /rank at `asked` requests a second;
+    in ms.
+    """
+    feed = make_wide_feed(scratch, users=20_000, items=20_000, rows=60_000)
+    for name in ("feed.py", "rankers.py"):
+        (feed.repo / name).unlink()
+    text = DEFINITIONS.format(declared=inspect.getsource(_live.declared))
+    (feed.repo / "fresh.py").write_text(text, encoding="utf-8")
+    _recent(feed)
+    put_online(feed, "lmdb")
+    of_repo = ("--repo", str(feed.repo))
+    _adc("ingest", *of_repo, "--history", str(scratch / "history.parquet"))
+    _adc("train", *of_repo, "--labels", str(feed.labels), "--quick")
+    _adc("promote", *of_repo)
+    told = scratch / "served.json"
+    command = [sys.executable, "-c", MAIN, "serve", *of_repo, "--events", "--port", "0"]
+    with running(
+        [*command, "--json", str(told)], told.is_file, log=scratch / "serve.log"
+    ) as server:
+        port = int(json.loads(told.read_text())["url"].rpartition(":")[2])
+        found = _measured(
+            feed, port, rate=rate, seconds=seconds, asked=asked, candidates=candidates
+        )
+        server.send_signal(signal.SIGTERM)
+        server.wait(60)
+    _adc("verify", "online", *of_repo)  # exits 10 where a value differs
+    return found
+
+
+MAIN = "from adc_features.cli.main import main; main()"
+
+
+def _adc(*words: str) -> None:
+    subprocess.run([sys.executable, "-c", MAIN, *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def _recent(feed: WideFeed) -> None:
+    """The label log, moved to the days before now, and the same as a history of events."""
+    log = pq.read_table(feed.labels)
+    shift = datetime.now(UTC) - timedelta(hours=1) - log["event_timestamp"][-1].as_py()
+    moved = pa.array(
+        log["event_timestamp"].to_numpy() + np.timedelta64(shift), pa.timestamp("us", "UTC")
+    )
+    place = log.column_names.index("event_timestamp")
+    log = log.set_column(place, "event_timestamp", moved)
+    pq.write_table(log, feed.labels)
+    click = log["click"].to_numpy()
+    history = {
+        "event_id": [f"h{n}" for n in range(len(log))],
+        "event_time": moved,
+        "user_id": log["user_id"],
+        "item_id": log["item_id"],
+        "label": click.astype(np.int64),
+        "rating": 1.0 + 4.0 * click,
+    }
+    pq.write_table(pa.table(history), feed.labels.parent / "history.parquet")
+
+
+def _measured(
+    feed: WideFeed, port: int, *, rate: int, seconds: float, asked: float, candidates: int
+) -> dict[str, Any]:
+    rng = np.random.default_rng(1)
+    rankings = [
+        json.dumps(
+            {
+                "user": int(rng.choice(feed.users)),
+                "items": rng.choice(feed.items, candidates, replace=False).tolist(),
+                "request": {"device": str(rng.choice(np.array(DEVICES)))},
+            }
+        ).encode()
+        for _ in range(24)
+    ]
+    warm = {"seconds": 3.0, "connections": 1, "rate": None}
+    apart(_load_apart, port, "/rank", rankings, warm)
+    bodies = _bodies(feed, int(rate * seconds / PER_REQUEST), rng)
+    loads: dict[str, Any] = {}
+
+    def load(path: str, sent: list[bytes], each: float, connections: int) -> None:
+        how = {"seconds": seconds, "connections": connections, "rate": each}
+        loads[path] = apart(_load_apart, port, path, sent, how)
+
+    def probe() -> None:
+        loads["probe"] = apart(_probe, feed.repo, port, int(feed.users[0]), seconds)
+
+    threads = [
+        threading.Thread(target=load, args=("/events", bodies, rate / PER_REQUEST, 32)),
+        threading.Thread(target=load, args=("/rank", rankings, asked, 16)),
+        threading.Thread(target=probe),
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    events = summary(loads["/events"], cpu_s=1.0)
+    rank = summary(loads["/rank"], cpu_s=1.0)
+    accepted = sum(json.loads(h.body)["accepted"] for h in loads["/events"] if h.status == 200)
+    if events["failed"] or rank["failed"] or accepted != PER_REQUEST * len(loads["/events"]):
+        raise SystemExit(f"{events} {rank} {accepted}: the measure is void")
+    names = ("p50_ms", "p99_ms", "max_ms")
+    return {
+        "freshness": {
+            **{name: events[name] for name in names},
+            "events": accepted,
+            "rate": rate,
+            "probes_seen_ms": sorted(loads["probe"]),
+        },
+        "rank": {
+            **{name: rank[name] for name in names},
+            "requests": rank["requests"],
+            "rate": asked,
+            "candidates": candidates,
+        },
+    }
+
+
+def _bodies(feed: WideFeed, count: int, rng: np.random.Generator) -> list[bytes]:
+    """Requests of events of this moment, popular users and items more often."""
+    now, size = datetime.now(UTC).isoformat(), count * PER_REQUEST
+    users = feed.users[(len(feed.users) * rng.random(size) ** 2).astype(int)].tolist()
+    items = feed.items[(len(feed.items) * rng.random(size) ** 2).astype(int)].tolist()
+    made = [
+        {
+            "event_id": f"live-{n}",
+            "event_time": now,
+            "user_id": users[n],
+            "item_id": items[n],
+            "label": n % 2,
+            "rating": 1 + n % 5,
+        }
+        for n in range(size)
+    ]
+    return [json.dumps(made[at : at + PER_REQUEST]).encode() for at in range(0, size, PER_REQUEST)]
+
+
+def _probe(repo: Path, port: int, user: int, seconds: float) -> list[float]:
+    """Once a second an event of an item of its own; from when it was sent, the milliseconds until
+    Feast reads it online in this process.
+    """
+    from feast import FeatureStore
+
+    store, seen, until = FeatureStore(str(repo)), list[float](), time.monotonic() + seconds
+    asked = {"features": ["item_live:item_event_count"], "entity_rows": [{"item_id": PROBE}]}
+    store.get_online_features(**asked)  # imports and connections
+    while time.monotonic() < until:
+        time.sleep(1.0)
+        began = time.perf_counter()
+        event = {
+            "event_id": f"probe-{len(seen)}",
+            "event_time": datetime.now(UTC).isoformat(),
+            "user_id": user,
+            "item_id": PROBE,
+            "label": 1,
+            "rating": 5,
+        }
+        url = f"http://127.0.0.1:{port}/events"
+        with urllib.request.urlopen(url, json.dumps([event]).encode(), timeout=60) as answer:
+            json.load(answer)
+        found = store.get_online_features(**asked).to_dict()["item_event_count"]
+        if found != [len(seen) + 1]:
+            raise SystemExit(f"an accepted event is not visible: {found} after {len(seen)}")
+        seen.append(1000 * (time.perf_counter() - began))
+    return seen
