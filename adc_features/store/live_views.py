@@ -103,7 +103,7 @@ def live_view(
         name=declared.name,
         entities=list(entities),
         schema=[
-            feast.Field(name=f.name, dtype=feast_type(f.type), tags=_tags(declared, f.name))
+            feast.Field(name=f.name, dtype=feast_type(f.type), tags=tags_of(declared, f.name))
             for f in fields
         ],
         source=feast.FileSource(
@@ -117,7 +117,7 @@ def live_view(
     )
 
 
-def _tags(declared: AggregateView, name: str) -> dict[str, str]:
+def tags_of(declared: AggregateView, name: str) -> dict[str, str]:
     """How a ranker reads a column where its type does not say: the time of an event as its age, not
     as a number that only grows, and the newest events of a user as one history.
 
