@@ -280,6 +280,16 @@ def reading(path: Path) -> Iterator[None]:
         ) from error
 
 
+def write_table(table: Any, where: Any, **options: Any) -> None:
+    """Write an Arrow table as Parquet to a path or a sink, its pages with checksums.
+
+    options: of `pyarrow.parquet.write_table`.
+    """
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, where, write_page_checksum=True, **options)
+
+
 def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
     """The Arrow table of a Parquet file that this library wrote, its page checksums verified.
     Raises ArtifactError when it is missing or damaged.

@@ -16,16 +16,17 @@ compares every sha256 and is not asked. Four outcomes:
     undetectable  another answer, or a death, that no checksum of the artefact can prevent; counted
                   by artefact, for these reasons:
 
-`lmdb`: neither LMDB's pages nor our rows carry a checksum. A CRC-32 of each row, computed from
-Python, would cost a large part of what loading the row costs in all, far more than the 3 % that we
-allow. Nor could it know of a flipped key, which makes a row absent, or of a flipped page number,
-which LMDB follows out of its file (SIGSEGV, SIGBUS). A store is rebuilt by `adc materialize`.
+`lmdb`, `live_lmdb`: neither LMDB's pages nor our rows carry a checksum. A CRC-32 of each row,
+computed from Python, would cost a large part of what loading the row costs in all, far more than
+the 3 % that we allow. Nor could it know of a flipped key, which makes a row absent, or of a flipped
+page number, which LMDB follows out of its file (SIGSEGV, SIGBUS). A store is rebuilt by
+`adc materialize`; live rows are compared with the accepted events by `adc verify online`.
 `catalogue`: SQLite has no checksum of pages in the build that Python brings (its checksum VFS is an
 extension that must be loaded, and PostgreSQL has checksums of its own). The promotion file, which
-is what serves, does not depend on it. `parquet`: pages carry CRC-32 checksums that our reader
-compares; the footer and the headers of pages have none in the format. The sha256 of the manifest
-knows, and `adc doctor` and `adc dataset --verify` compare it; a join reads only the columns and row
-groups that it needs, and would have to read every file whole before.
+is what serves, does not depend on it. `parquet`, `live_segments`, `served_log`: pages carry CRC-32
+checksums that our readers compare; the footer and the headers of pages have none in the format. The
+sha256 of the manifest knows, and `adc doctor` and `adc dataset --verify` compare it; a join reads
+only the columns and row groups that it needs, and would have to read every file whole before.
 """
 
 import argparse
@@ -51,6 +52,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from _flip_live import apply_live, live_tables, log_tables, make_live, make_log
 
 from adc_features.artifact import MANIFEST, read_manifest
 from adc_features.errors import AdcError
@@ -197,6 +199,27 @@ def ask_promotion(run: Path) -> Answer:
     return {"pair": digest(promotion)}
 
 
+def ask_ranker(run: Path) -> Answer:
+    """The scores of a promoted ranker, opened as a service does."""
+    from adc_features.serving.opening import open_bundle
+    from adc_features.serving.promotion import PROMOTION, read_promotion
+
+    labels, ids = pq.read_table(run / LABELS), np.unique(asked_ids(run))
+    bundle = open_bundle(read_promotion(run / PROMOTION))
+    user = labels["user_id"][0].as_py()
+    return {"score": digest(np.asarray(bundle.score(user, ids.tolist(), now=AT).score))}
+
+
+def ask_live(run: Path) -> Answer:
+    """Accepted events, live features online and in a join."""
+    return {name: digest(table) for name, table in live_tables(run).items()}
+
+
+def ask_log(run: Path) -> Answer:
+    """Every request and candidate of a served log."""
+    return {name: digest(table) for name, table in log_tables(run).items()}
+
+
 def ask_catalogue(run: Path) -> Answer:
     """What there is and what serves, as `adc versions` lists it."""
     from training.deployment import inventory
@@ -226,6 +249,14 @@ ARTEFACTS = {
     ),
     "promotion": Artefact(("promotion.json",), ask_promotion),
     "catalogue": Artefact(("catalog.db",), ask_catalogue, excuse=True),
+    "ranker": Artefact(("ranker_codes_weights/model/*",), ask_ranker),
+    "live_lmdb": Artefact(("live_shop/data/live/lmdb/data.mdb",), ask_live, excuse=True),
+    "live_segments": Artefact(
+        ("live_shop/data/live/events/*/*.parquet", "live_shop/data/live/history/*/*.parquet"),
+        ask_live,
+        excuse=True,
+    ),
+    "served_log": Artefact(("served_log/*/*.parquet",), ask_log, excuse=True),
 }
 
 
@@ -253,6 +284,8 @@ def make_run(folder: Path) -> Path:
         run.ensure(stage)
     deploy(run, catalog_of(run), pairs.promotion_of(run, promoted_at=AT), at=AT)
     pq.write_table(label_table(made.interactions.slice(2000)), run.directory / LABELS)
+    make_live(run.directory)
+    make_log(run.directory)
     return run.directory
 
 
@@ -330,6 +363,7 @@ def try_flips(source: str, numbers: list[int], seed: int) -> list[dict[str, Any]
     with tempfile.TemporaryDirectory(prefix="adc-flips-") as folder:
         run = Path(shutil.copytree(source, Path(folder) / "run"))
         forked(run, lambda run: store.apply(repository(run)) or {})  # declared where it lies now
+        forked(run, apply_live)
         before = {}
         for name, artefact in ARTEFACTS.items():
             forked(run, artefact.ask)  # whatever is written at the first look
@@ -361,7 +395,7 @@ def _try(run: Path, name: str, before: Mapping[str, Any], chance: random.Random)
         kind == "answer" and all(content.get(part) == value for part, value in before[name].items())
     ):
         outcome = "right"
-    elif artefact.excuse and (kind == "answer" or (name == "lmdb" and kind in ("signal", "hung"))):
+    elif artefact.excuse and (kind == "answer" or ("lmdb" in name and kind in ("signal", "hung"))):
         outcome = "undetectable"
     else:
         outcome = "wrong" if kind == "answer" else "crashed"

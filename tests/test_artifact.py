@@ -252,6 +252,31 @@ def test_files_are_replaced_and_locked_in_one_place_each():
     }
 
 
+def test_tables_are_written_with_checksums_of_pages_and_read_with_them():
+    """No module writes Parquet without them, and none reads a file without comparing them."""
+    asked = {
+        "write_table": "write_page_checksum",
+        "ParquetWriter": "write_page_checksum",
+        "read_table": "page_checksum_verification",
+        "ParquetFile": "page_checksum_verification",
+    }
+    root = Path(adc_features.__file__).parents[1]
+    found = [
+        ast.unparse(node)
+        for module in (
+            p for top in ("adc_features", "training") for p in (root / top).rglob("*.py")
+        )
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and isinstance(node.func.value, ast.Name)
+        and node.func.value.id == "pq"
+        and node.func.attr in asked
+        and asked[node.func.attr] not in {keyword.arg for keyword in node.keywords}
+    ]
+    assert sorted(found) == ["pq.ParquetFile(empty)", "pq.ParquetWriter(empty, schema)"]  # no rows
+
+
 def test_a_damaged_parquet_file_is_refused_by_name_whatever_arrow_says_of_it(tmp_path):
     """A table is read as it was written; a bit flipped anywhere gives it, or an ArtifactError."""
     path = tmp_path / "table.parquet"

@@ -11,9 +11,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from adc_features.artifact import read_parquet
+from adc_features.artifact import (
+    read_parquet,
+    write_table,
+)
 from adc_features.clock import utc
 from adc_features.errors import InputError
 
@@ -225,7 +227,7 @@ class EmbeddingTable:
         path : Path
             The file; one that exists is replaced.
         """
-        pq.write_table(self.to_arrow(), path)
+        write_table(self.to_arrow(), path)
 
     @classmethod
     def read(cls, path: Path) -> "EmbeddingTable":

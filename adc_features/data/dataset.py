@@ -14,9 +14,14 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
+from adc_features.artifact import (
+    MANIFEST,
+    fresh_directory,
+    read_manifest,
+    seal,
+    write_table,
+)
 from adc_features.clock import instant, moment, utc
 from adc_features.data.table_checks import Finding, examine_interactions, examine_items
 from adc_features.data.tables import TIME, read_table, table_in
@@ -326,8 +331,8 @@ def write_dataset(dataset: Dataset, directory: Path) -> None:
             " replaced; give a new directory"
         )
     with fresh_directory(directory) as aside:
-        pq.write_table(dataset.items, aside / "items.parquet")
-        pq.write_table(dataset.interactions, aside / "interactions.parquet")
+        write_table(dataset.items, aside / "items.parquet")
+        write_table(dataset.interactions, aside / "interactions.parquet")
         facts = {
             "kind": "dataset",
             "name": dataset.name,

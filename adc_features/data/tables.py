@@ -44,7 +44,7 @@ def read_table(source: str) -> pa.Table:
     if Path(source).is_file() and CSV.search(Path(source).name):
         return _plain_types(_read_csv(source))
     try:
-        table = pq.read_table(source)
+        table = pq.read_table(source, page_checksum_verification=True)
     except READ_ERRORS as error:
         raise InputError(
             f"{source} is not readable as Parquet ({error}); write the file again, or name a CSV"

@@ -96,7 +96,7 @@ def begin(
 def history_of(stream: EventStream, path: Path) -> tuple[Events, dict[bytes, bytes]]:
     """(the events of a file; the id of each accepted event -> what its own id is known as)."""
     try:
-        raw = pq.read_table(path)
+        raw = pq.read_table(path, page_checksum_verification=True)
     except READ_ERRORS as error:
         raise InputError(f"{path} cannot be read as Parquet ({error})") from error
     if missing := [name for name in (EVENT_ID, EVENT_TIME) if name not in raw.column_names]:

@@ -15,10 +15,13 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from adc_features.aggregates.declaration import EventStream
 from adc_features.aggregates.events import Events, event_schema
+from adc_features.artifact import (
+    read_parquet,
+    write_table,
+)
 from adc_features.event_times import UTC_US
 from adc_features.file_lock import file_lock
 from adc_features.live.ledger import Ledger
@@ -56,7 +59,7 @@ class Histories:
         # after the table was read: what left it meanwhile is in a segment by now
         segments = outbox.segments()
         covered = max((last for _, last, _ in segments), default=-1)
-        tables = [pq.read_table(path) for _, _, path in segments]
+        tables = [read_parquet(path) for _, _, path in segments]
         tables += [parsed(data) for time, data in pairs if time > covered]
         empty = published_at(event_schema(stream).empty_table(), 0)
         table = pa.concat_tables([empty, *tables])
@@ -96,5 +99,5 @@ def parquet_segment(pieces: Sequence[bytes]) -> bytes:
 def as_parquet(table: pa.Table) -> bytes:
     """A table as a Parquet file, its pages with checksums."""
     sink = pa.BufferOutputStream()
-    pq.write_table(table, sink, compression="zstd", write_page_checksum=True)
+    write_table(table, sink, compression="zstd")
     return sink.getvalue().to_pybytes()

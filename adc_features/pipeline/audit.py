@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adc_features.artifact import reading
+from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError, LeakError
 from adc_features.event_times import microseconds
 
@@ -151,10 +152,10 @@ def audit(
     other types and rows without a time.
     """
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(path, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise ArtifactError(f"there is no file {path}; give a Parquet frame") from error
-    except (pa.ArrowInvalid, OSError) as error:
+    except READ_ERRORS as error:
         raise ArtifactError(
             f"{path} is not readable as Parquet ({error}); give a complete Parquet file"
         ) from error

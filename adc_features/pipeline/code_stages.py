@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from adc_features.artifact import MANIFEST
+from adc_features.artifact import (
+    MANIFEST,
+    write_table,
+)
 from adc_features.codes.reliability import rank_correlation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.pipeline.context import (
@@ -57,7 +59,7 @@ def _build_codes(run: Run, directory: Path) -> Mapping[str, Any]:
     generation, tables = generation_of(run), embedding_tables(run)
     snapshots = list(encode_series(tables, generation, progress=run.progress))
     for number, snapshot in enumerate(snapshots):
-        pq.write_table(snapshot.to_arrow(), directory / f"{number:03d}.parquet")
+        write_table(snapshot.to_arrow(), directory / f"{number:03d}.parquet")
     newest, table = snapshots[-1], tables[-1]
     agreement = np.load(run.output("behavior") / "series.npz")["half_agreement"]
     shared, warm = np.isfinite(agreement), table.present[BEHAVIOR]

@@ -15,9 +15,14 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
 
-from adc_features.artifact import fresh_directory, read_manifest, read_parquet, seal
+from adc_features.artifact import (
+    fresh_directory,
+    read_manifest,
+    read_parquet,
+    seal,
+    write_table,
+)
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
@@ -95,7 +100,7 @@ def snapshot(
             table = table_of(run, dataset, state, own=source is None)
             with fresh_directory(directory) as aside:
                 write_state(aside / "state.npz", state)
-                pq.write_table(_encoded(run, generation, table).to_arrow(), aside / "codes.parquet")
+                write_table(_encoded(run, generation, table).to_arrow(), aside / "codes.parquet")
                 seal(
                     aside,
                     {

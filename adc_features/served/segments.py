@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from adc_features.artifact import sync_directory
+from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import UTC_US
 from adc_features.served.record import (
@@ -50,7 +51,9 @@ class _Part:
         self._aside = directory / f".{name}.parquet"
         self._file: BinaryIO = self._aside.open("wb")
         try:
-            self._writer: Any = pq.ParquetWriter(self._file, schema, compression="zstd")
+            self._writer: Any = pq.ParquetWriter(
+                self._file, schema, compression="zstd", write_page_checksum=True
+            )
         except BaseException:
             self._file.close()
             raise
@@ -246,15 +249,15 @@ def sealed_segments(log: Path) -> list[Segment]:
 def _schema(path: Path) -> pa.Schema:
     try:
         return pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
+    except READ_ERRORS as error:
         raise _damaged(path, error) from error
 
 
 def _read(path: Path, columns: Sequence[str] | None) -> pa.Table:
     try:
-        wanted = None if columns is None else list(columns)
-        return pq.ParquetFile(path).read(wanted).replace_schema_metadata(None)
-    except (pa.ArrowException, OSError) as error:
+        table = pq.ParquetFile(path, page_checksum_verification=True).read(columns)
+        return table.replace_schema_metadata(None)
+    except READ_ERRORS as error:
         raise _damaged(path, error) from error
 
 

@@ -24,7 +24,10 @@ import pyarrow as pa
 from adc_features.aggregates.batch import TIMESTAMP, row_schema
 from adc_features.aggregates.declaration import TIME, Aggregate, AggregateView
 from adc_features.aggregates.record import declaration_hash
-from adc_features.artifact import write_atomically
+from adc_features.artifact import (
+    write_atomically,
+    write_table,
+)
 from adc_features.errors import InputError
 from adc_features.inputs.tags import PREFIX
 
@@ -162,9 +165,7 @@ def _roles(declared: AggregateView, one: Aggregate) -> dict[str, str]:
 
 def _make_readable(place: Path, schema: pa.Schema) -> None:
     """An empty first segment: a join before the first event finds a table without rows."""
-    import pyarrow.parquet as pq
-
     place.mkdir(parents=True, exist_ok=True)
     sink = pa.BufferOutputStream()
-    pq.write_table(schema.empty_table(), sink)
+    write_table(schema.empty_table(), sink)
     write_atomically(place / _NOTHING, sink.getvalue().to_pybytes())

@@ -233,9 +233,11 @@ def dataset_of_log(
     named: --repo, --ranker, --task and --window. chosen: of DatasetSettings.
     """
     import pyarrow.dataset as ds
-    import pyarrow.parquet as pq
 
-    from adc_features.artifact import fresh_file
+    from adc_features.artifact import (
+        fresh_file,
+        write_table,
+    )
     from adc_features.clock import parse_utc
     from adc_features.served.dataset import served_dataset
     from adc_features.served.dataset_settings import DatasetSettings
@@ -261,7 +263,7 @@ def dataset_of_log(
     table, told = served_dataset(log, events, targets, ranker=ranker, settings=settings)
     out.parent.mkdir(parents=True, exist_ok=True)
     with fresh_file(out) as file:
-        pq.write_table(table, file, compression="zstd")
+        write_table(table, file, compression="zstd")
     return {"labels": str(out), **told.to_dict()}
 
 

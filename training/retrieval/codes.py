@@ -8,10 +8,13 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from adc_features import __version__
-from adc_features.artifact import ensure_directory, read_parquet
+from adc_features.artifact import (
+    ensure_directory,
+    read_parquet,
+    write_table,
+)
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR, SidSpec
@@ -106,7 +109,7 @@ def codes_of(
             progress=progress,
             checkpoint=out / ".partial" / f"{tokenizer}-seed_{seed}.pt",
         )
-        pq.write_table(encode(table, generation).to_arrow(), target / "codes.parquet")
+        write_table(encode(table, generation).to_arrow(), target / "codes.parquet")
 
     ensure_directory(directory, made_of, fill)
     generation = open_generation(directory / "generation")

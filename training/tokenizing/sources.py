@@ -201,7 +201,7 @@ def _file(path: Path) -> pa.Table:
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, page_checksum_verification=True)
     except FileNotFoundError as error:
         raise InputError(f"{path} does not exist; name a Parquet file of items") from error
     except READ_ERRORS as error:

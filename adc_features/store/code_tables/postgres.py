@@ -146,7 +146,8 @@ def _copy(session: Connection, table: str, columns: dict[str, str], path: Path) 
     names = sql.SQL(", ").join(map(sql.Identifier, columns))
     command = sql.SQL("COPY {} ({}) FROM STDIN").format(sql.Identifier(table), names)
     with session.cursor() as cursor, cursor.copy(command) as copy:
-        for batch in pq.ParquetFile(path).iter_batches(_ROWS, columns=list(columns)):
+        file = pq.ParquetFile(path, page_checksum_verification=True)
+        for batch in file.iter_batches(_ROWS, columns=list(columns)):
             copy.write(_lines(batch))
 
 

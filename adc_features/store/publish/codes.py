@@ -15,9 +15,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from adc_features.artifact import fresh_directory, recover, seal
+from adc_features.artifact import (
+    fresh_directory,
+    recover,
+    seal,
+    write_table,
+)
 from adc_features.clock import instant, utc
 from adc_features.codes.generation import Generation
 from adc_features.codes.rows import SID_FEATURES, as_served, completed
@@ -231,7 +235,7 @@ def _write_rows(
         rows = code_rows(
             live, snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at
         )
-        pq.write_table(rows, aside / entry.file, write_page_checksum=True)
+        write_table(rows, aside / entry.file)
 
 
 def _pack(

@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
-from adc_features.artifact import fresh_directory, seal
+from adc_features.artifact import (
+    fresh_directory,
+    seal,
+    write_table,
+)
 from adc_features.clock import moment
 from adc_features.codes.rows import TIME, check_timed
 from adc_features.data.statistics import NO_TIME
@@ -106,7 +109,7 @@ def publish_statistics(
             check_same_ids(repo, "item", id_type(table.schema, "item_id"))
     with only_publisher(repo), fresh_directory(statistics_path(repo)) as aside:
         for name, table in tables.items():
-            pq.write_table(table, aside / f"{name}.parquet", write_page_checksum=True)
+            write_table(table, aside / f"{name}.parquet")
         seal(
             aside,
             {
