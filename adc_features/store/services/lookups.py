@@ -61,11 +61,9 @@ def read_by_feast(
 
     Views are asked one by one for their rows where that is what the store's `get_online_features`
     does: its response, of copies of every value, costs as much as the reading. A store that answers
-    in a way of its own, such as a feature server, is asked for its response; so are pinned versions
-    of views, which not every store has, and Feast tells which.
+    in a way of its own, such as a feature server, is asked for its response.
     """
-    pinned = any(view.version is not None for view in lookup.views.values())
-    asked = _by_response if keys and (pinned or not _reads_rows(store)) else _by_rows
+    asked = _by_rows if not keys or _reads_rows(store) else _by_response
     values = {name: column.to_pylist() for name, column in keys.items()}
     pieces = [
         asked(
@@ -108,6 +106,7 @@ def _by_rows(
     from adc_features.store import _compat as feast
 
     online, keys = feast.online_store(store), _entity_keys(lookup, asked)
+    feast.check_versions(online, [view.view for view in lookup.views.values()])
     return {
         place: _found_rows(
             view, online.online_read(store.config, view.view, keys, list(view.features)), now
@@ -143,7 +142,7 @@ def _found_rows(
     from adc_features.store import _compat as feast
     from adc_features.store.lmdb.incoming import microseconds_of
 
-    absent, oldest = feast.ValueProto(), _oldest(view, now)
+    absent = feast.ValueProto()
     held = [values or {} for _, values in rows]
     columns = {
         name: column_of_protos(
@@ -151,12 +150,9 @@ def _found_rows(
         )
         for name, dtype in view.features.items()
     }
-    dated = np.array([event is not None for event, _ in rows], bool)
     some = np.array([not view.features.keys().isdisjoint(values) for values in held], bool)
-    stale = np.zeros(len(rows), bool)
-    if oldest is not None:
-        stale[:] = [event is None or microseconds_of(event) < oldest for event, _ in rows]
-    return _fresh(columns, some & dated, stale)
+    at = [0 if event is None else microseconds_of(event) for event, _ in rows]
+    return _fresh(columns, some, np.array(at, np.int64), _oldest(view, now))
 
 
 def _by_response(
@@ -181,22 +177,24 @@ def _found(view: StoredView, vectors: Mapping[str, Any], now: datetime) -> Found
         column = column_of_protos(vector.values, view.features[name], name=f"{view.name}__{name}")
         columns[name] = _without(column, ~present)
         some |= present
-    oldest = _oldest(view, now)
-    stale = np.zeros(len(at), bool) if oldest is None else at < oldest
-    return _fresh(columns, some & (at != 0), stale)
+    return _fresh(columns, some, at, _oldest(view, now))
 
 
-def _fresh(columns: Mapping[str, pa.Array], dated: np.ndarray, stale: np.ndarray) -> Found:
+def _fresh(
+    columns: Mapping[str, pa.Array], some: np.ndarray, at: np.ndarray, oldest: int | None
+) -> Found:
     """The columns without rows that have expired.
 
-    dated: bool [n], rows that have a feature and an event time. A row is stored where it is dated
-    or has a value: Redis gives every feature of a key that it does not hold, without a time.
+    some: bool [n], rows that have a feature; at: their event times, int64 [n] microseconds, 0 where
+    none. A row is stored where it has one or a value: Redis gives every feature of a key that it
+    does not hold, at 1970.
     """
-    stored = dated.copy()
+    stored = some & (at != 0)
     for column in columns.values():
         if stored.all():
             break
         stored |= np.asarray(column.is_valid())
+    stale = np.zeros(len(at), bool) if oldest is None else at < oldest
     return Found({n: _without(c, stale) for n, c in columns.items()}, stored & ~stale)
 
 
