@@ -14,7 +14,7 @@ import io
 import logging
 import os
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,7 @@ __all__ = [
     "_get_cached_request_context",
     "_get_column_names",
     "_get_table_entity_values",
+    "check_versions",
     "compute_non_entity_date_range",
     "create_offline_store_retrieval_job",
     "feast_value_type_to_python_type",
@@ -370,6 +371,11 @@ def offline_store(store: FeatureStore) -> OfflineStore:
 def online_store(store: FeatureStore) -> OnlineStore:
     """The online store object behind a feature store."""
     return store._get_provider().online_store
+
+
+def check_versions(online: OnlineStore, views: Sequence[FeatureView]) -> None:
+    """Raise Feast's own error where views are pinned to a version and the store knows of none."""
+    online._check_versioned_read_support([(view, []) for view in views])
 
 
 def postgresql_source() -> Any:

@@ -106,8 +106,8 @@ def lookup_block(rows: np.ndarray) -> Block:
 def counted_lookup(block: Block, vocabulary: Vocabulary) -> dict[str, int]:
     """Counts of a block of one lookup."""
     rows = cast(Lookup, block.slots[0]).rows
-    absent = int((rows == ABSENT).sum())
-    present = int((rows >= vocabulary.own).sum())
+    absent = int(np.count_nonzero(rows == ABSENT))
+    present = int(np.count_nonzero(rows >= vocabulary.own))
     return {"absent": absent, "unknown": len(rows) - absent - present, "present": present}
 
 

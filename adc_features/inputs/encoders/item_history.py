@@ -157,7 +157,7 @@ class ItemHistoryEncoder:
         if kind.match:
             columns += self._matches(lists, keys, parts)
         every = [np.broadcast_to(c, (count, c.shape[1])) for c in (*columns, *ends)]
-        dense = np.concatenate(every, axis=1).astype(np.float32)
+        dense = np.concatenate(every, axis=1, dtype=np.float32, casting="same_kind")
         history = History(keys.rows, keys.weights, lists.offsets, keys.query, keys.query_weights)
         return Block(dense, (history,) if kind.embedded else ())
 

@@ -122,5 +122,5 @@ def _fill(values: np.ndarray, *, into: np.ndarray) -> None:
 
 def counted_indicator(absent: np.ndarray) -> dict[str, int]:
     """Counts of [n] indicators."""
-    missing = int(absent.sum())
+    missing = int(np.count_nonzero(absent))
     return {"absent": missing, "unknown": 0, "present": len(absent) - missing}

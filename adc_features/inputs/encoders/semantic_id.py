@@ -98,11 +98,8 @@ class SemanticIdEncoder:
             none[:, None].astype(np.float32),
         ]
         dense = np.concatenate([c for c in columns if c is not None], axis=1)
-        slots = tuple(
-            Lookup(codes[:, place].astype(np.int64) + 1, np.ascontiguousarray(weights[:, place]))
-            for place in range(self.length)
-        )
-        return Block(dense, slots)
+        rows, by_place = codes.T.astype(np.int64, "C") + 1, np.ascontiguousarray(weights.T)
+        return Block(dense, tuple(map(Lookup, rows, by_place)))
 
     def counted(self, block: Block) -> dict[str, int]:
         """The counts of a block; without any code an item is absent."""

@@ -378,8 +378,15 @@ class Environment:
                 and (same_lock or lock is mine.lock is None)
             )
 
-        self._turn.wait_for(lambda: is_current() or not self._inside)
-        if is_current():
+        current = False
+
+        def may_go_on() -> bool:
+            nonlocal current
+            current = is_current()
+            return current or not self._inside
+
+        self._turn.wait_for(may_go_on)
+        if current:
             self._check_covered()
             return
         self._close()

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -57,18 +57,20 @@ class Lookup:
 def read_by_feast(
     store: FeatureStore, lookup: Lookup, keys: Mapping[str, pa.Array], rows: int, *, now: datetime
 ) -> dict[int, Found]:
-    """Place -> what was found, by Feast's own `get_online_features`. keys: by the views' names."""
-    if not keys:
-        return {i: _without_key(store, v, rows, now) for i, v in lookup.views.items()}
-    refs = [f"{v.name}:{name}" for v in lookup.views.values() for name in v.features]
+    """Place -> what was found, from any store of Feast's. keys: by the views' names.
+
+    Views are asked one by one for their rows where that is what the store's `get_online_features`
+    does: its response, of copies of every value, costs as much as the reading. A store that answers
+    in a way of its own, such as a feature server, is asked for its response.
+    """
+    asked = _by_rows if not keys or _reads_rows(store) else _by_response
     values = {name: column.to_pylist() for name, column in keys.items()}
     pieces = [
-        _asked(
+        asked(
             store,
             lookup,
-            refs,
             {name: column[start : start + _IDS_AT_ONCE] for name, column in values.items()},
-            now=now,
+            now,
         )
         for start in range(0, rows, _IDS_AT_ONCE)
     ]
@@ -84,51 +86,83 @@ def _joined(pieces: Sequence[Found]) -> Found:
     return Found(columns, np.concatenate([p.stored for p in pieces]))
 
 
-def _asked(
-    store: FeatureStore,
-    lookup: Lookup,
-    refs: list[str],
-    asked: Mapping[str, list],
-    *,
-    now: datetime,
+def _reads_rows(store: FeatureStore) -> bool:
+    """Whether `get_online_features` of the store is `online_read` of each view, and a response."""
+    from adc_features.store import _compat as feast
+    from adc_features.store.online_store import LmdbOnlineStore
+
+    plain = feast.OnlineStore.get_online_features, LmdbOnlineStore.get_online_features
+    return type(feast.online_store(store)).get_online_features in plain
+
+
+def _by_rows(
+    store: FeatureStore, lookup: Lookup, asked: Mapping[str, list], now: datetime
 ) -> dict[int, Found]:
-    response = store.get_online_features(refs, asked, full_feature_names=True).proto
-    vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
-    return {place: _found(view, vectors, now) for place, view in lookup.views.items()}
+    """By the store's own `online_read`.
 
-
-def _without_key(store: FeatureStore, view: StoredView, rows: int, now: datetime) -> Found:
-    """The one row of a view without entities, under the key that Feast makes up for it.
-
-    By the store's own `online_read`: `get_online_features` fails for such a view once any join has
-    been asked for in the same process, because it then finds the cached view without its key.
+    asked: the values of each key; empty for views without entities, of whose one row Feast makes up
+    the key.
     """
     from adc_features.store import _compat as feast
 
-    key = feast.EntityKeyProto(
-        join_keys=[feast.DUMMY_ENTITY_ID],
-        entity_values=[feast.ValueProto(string_val=feast.DUMMY_ENTITY_VAL)],
-    )
-    online = feast.online_store(store)
-    ((event, values),) = online.online_read(store.config, view.view, [key], list(view.features))
-    held = values or {}
-    at = 0 if event is None else int(instant(_aware(event)).astype(np.int64))
-    made = _columns(
-        view,
-        {name: [held.get(name, feast.ValueProto())] for name in view.features},
-        {name: np.array([name in held]) for name in view.features},
-        np.array([at]),
-        now,
-    )
-    place = pa.array(np.zeros(rows, np.int64))
-    return Found(
-        {n: arrow_of(c).take(place) for n, c in made.columns.items()}, np.repeat(made.stored, rows)
-    )
+    online, keys = feast.online_store(store), _entity_keys(lookup, asked)
+    feast.check_versions(online, [view.view for view in lookup.views.values()])
+    return {
+        place: _found_rows(
+            view, online.online_read(store.config, view.view, keys, list(view.features)), now
+        )
+        for place, view in lookup.views.items()
+    }
 
 
-def _aware(event: datetime) -> datetime:
-    """Stores give UTC, some without saying so."""
-    return event if event.tzinfo else event.replace(tzinfo=UTC)
+def _entity_keys(lookup: Lookup, asked: Mapping[str, list]) -> list[Any]:
+    """The keys as Feast's stores take them."""
+    from adc_features.store import _compat as feast
+
+    if not asked:
+        made_up = feast.ValueProto(string_val=feast.DUMMY_ENTITY_VAL)
+        names, columns = [feast.DUMMY_ENTITY_ID], [[made_up]]
+    else:
+        fields = [f for view in lookup.views.values() for f in view.view.entity_columns]
+        types = {field.name: field.dtype.to_value_type() for field in fields}
+        names = list(asked)
+        columns = [
+            feast.python_values_to_proto_values(values, types[name])
+            for name, values in asked.items()
+        ]
+    return [
+        feast.EntityKeyProto(join_keys=names, entity_values=values)
+        for values in zip(*columns, strict=True)
+    ]
+
+
+def _found_rows(
+    view: StoredView, rows: Sequence[tuple[datetime | None, dict | None]], now: datetime
+) -> Found:
+    from adc_features.store import _compat as feast
+    from adc_features.store.lmdb.incoming import microseconds_of
+
+    absent = feast.ValueProto()
+    held = [values or {} for _, values in rows]
+    columns = {
+        name: column_of_protos(
+            [values.get(name, absent) for values in held], dtype, name=f"{view.name}__{name}"
+        )
+        for name, dtype in view.features.items()
+    }
+    some = np.array([not view.features.keys().isdisjoint(values) for values in held], bool)
+    at = [0 if event is None else microseconds_of(event) for event, _ in rows]
+    return _fresh(columns, some, np.array(at, np.int64), _oldest(view, now))
+
+
+def _by_response(
+    store: FeatureStore, lookup: Lookup, asked: Mapping[str, list], now: datetime
+) -> dict[int, Found]:
+    """By Feast's own `get_online_features`."""
+    refs = [f"{v.name}:{name}" for v in lookup.views.values() for name in v.features]
+    response = store.get_online_features(refs, dict(asked), full_feature_names=True).proto
+    vectors = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
+    return {place: _found(view, vectors, now) for place, view in lookup.views.items()}
 
 
 def _found(view: StoredView, vectors: Mapping[str, Any], now: datetime) -> Found:
@@ -137,42 +171,44 @@ def _found(view: StoredView, vectors: Mapping[str, Any], now: datetime) -> Found
     names = {name: vectors[f"{view.name}__{name}"] for name in view.features}
     stamps = next(iter(names.values())).event_timestamps
     at = np.array([t.seconds * 1_000_000 + t.nanos // 1_000 for t in stamps], np.int64)
-    present = {
-        name: np.array(v.statuses, np.int8) == feast.FieldStatus.PRESENT
-        for name, v in names.items()
-    }
-    return _columns(view, {n: v.values for n, v in names.items()}, present, at, now)
+    columns, some = {}, np.zeros(len(at), bool)
+    for name, vector in names.items():
+        present = np.array(vector.statuses, np.int8) == feast.FieldStatus.PRESENT
+        column = column_of_protos(vector.values, view.features[name], name=f"{view.name}__{name}")
+        columns[name] = _without(column, ~present)
+        some |= present
+    return _fresh(columns, some, at, _oldest(view, now))
 
 
-def _columns(
-    view: StoredView,
-    values: Mapping[str, Sequence[Any]],
-    present: Mapping[str, np.ndarray],
-    at: np.ndarray,
-    now: datetime,
+def _fresh(
+    columns: Mapping[str, pa.Array], some: np.ndarray, at: np.ndarray, oldest: int | None
 ) -> Found:
-    """Values as columns, those that have expired or are not PRESENT left out.
+    """The columns without rows that have expired.
 
-    at: event times, int64 [n] microseconds, 0 where none. A row is stored where it has one or a
-    value: Redis says PRESENT of every feature of a key that it does not hold.
+    some: bool [n], rows that have a feature; at: their event times, int64 [n] microseconds, 0 where
+    none. A row is stored where it has one or a value: Redis gives every feature of a key that it
+    does not hold, at 1970.
     """
-    stale = np.zeros(len(at), bool)
-    if view.ttl_seconds:
-        stale = at < int(instant(now).astype(np.int64)) - round(view.ttl_seconds * 1_000_000)
-    columns: dict[str, Any] = {}
-    stored = np.zeros(len(at), bool)
-    for name, dtype in view.features.items():
-        column = column_of_protos(values[name], dtype, name=f"{view.name}__{name}")
-        known = present[name] & ~stale
-        columns[name] = _without(column, ~known)
-        stored |= known & ((at != 0) | np.asarray(column.is_valid()))
-    return Found(columns, stored)
+    stored = some & (at != 0)
+    for column in columns.values():
+        if stored.all():
+            break
+        stored |= np.asarray(column.is_valid())
+    stale = np.zeros(len(at), bool) if oldest is None else at < oldest
+    return Found({n: _without(c, stale) for n, c in columns.items()}, stored & ~stale)
 
 
 def _without(column: pa.Array, gone: np.ndarray) -> pa.Array:
     if not gone.any():
         return column
     return column.take(pa.array(np.arange(len(column)), mask=gone))
+
+
+def _oldest(view: StoredView, now: datetime) -> int | None:
+    """Before this event time, in microseconds, rows have expired; None where none expire."""
+    if not view.ttl_seconds:
+        return None
+    return int(instant(now).astype(np.int64)) - round(view.ttl_seconds * 1_000_000)
 
 
 class OurStore:
@@ -213,9 +249,9 @@ class OurStore:
         from adc_features.store.lmdb.row_table import read
 
         places = key_list(keys) if keys else [row_key({})] * rows
-        at, answers = int(instant(now).astype(np.int64)), {}
+        answers = {}
         for place, view in lookup.views.items():
-            oldest = at - round(view.ttl_seconds * 1_000_000) if view.ttl_seconds else None
+            oldest = _oldest(view, now)
             environment = self._online.environment(self._config, view.view)
             table = table_name(self._config, view.view)
             if keep and (found := self._kept(environment, table, view, places, oldest)):
