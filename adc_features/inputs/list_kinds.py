@@ -124,7 +124,7 @@ class Match(Input):
 
     It is sum / (matches + smoothing), where the sum is over the elements of the list `source` that
     equal the candidate's value. An indicator is 1 where the list or the candidate's value is
-    absent.
+    absent; an empty text is no value, two items without a brand have none in common.
 
     Parameters
     ----------

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import Match
@@ -27,8 +29,9 @@ class MatchEncoder:
     """sum / (matches + smoothing) over the elements of a list that equal the candidate's value.
 
     The sum counts what `values` holds beside each element, 1 where it is not named, and less the
-    user's own smoothed mean where it is centred. Absent where the list or the candidate's value is.
-    scale: None where it is not standardised.
+    user's own smoothed mean where it is centred. Absent where the list or the candidate's value is;
+    an empty text is no value, as a list cannot hold what is missing. scale: None where it is not
+    standardised.
     """
 
     spec: ResolvedInput
@@ -109,6 +112,8 @@ class MatchEncoder:
         theirs = columns["candidate"]
         candidate = parts[theirs.side].column(theirs.name)
         missing = candidate.is_null().to_numpy(zero_copy_only=False)
+        if pa.types.is_string(candidate.type) or pa.types.is_large_string(candidate.type):
+            missing |= pc.equal(candidate, "").fill_null(False).to_numpy(zero_copy_only=False)
         return lists, candidate, missing | lists.absent
 
 
