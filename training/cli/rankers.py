@@ -353,9 +353,7 @@ def scores_text(facts: Mapping[str, Any]) -> str:
         lines.append(f"(rows read what would have been online: {said})")
     for task, found in facts["tasks"].items():
         users = "no users" if found["users"] is None else f"{found['users']} users with both"
-        lines.append(
-            f"\ntask {task}: {found['rows']} rows, {found['positives']} positive, {users}"
-        )
+        lines.append(f"\ntask {task}: {found['rows']} rows, {found['positives']} positive, {users}")
         rows = [
             {"ranker": name, **{metric: _interval(scores[metric]) for metric in _shown(found)}}
             for part in ("rankers", "paired")

@@ -36,7 +36,8 @@ class TaskEvaluation:
     """Of all rankers on one task.
 
     rows, positives: labelled ones. users, requests: those with both classes, which GAUC, NDCG and
-    MRR rest on, None where no key tells them. top: k of NDCG@k. paired: `<a>_minus_<b>` -> differences on the same draws.
+    MRR rest on, None where no key tells them. top: k of NDCG@k. paired: `<a>_minus_<b>` ->
+    differences on the same draws.
     """
 
     rows: int

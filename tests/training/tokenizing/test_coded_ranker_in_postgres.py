@@ -1,5 +1,5 @@
-"""A ranker that reads codes, from the tokenizer to served scores, where rows and codes are tables of
-a PostgreSQL database.
+"""A ranker that reads codes, from the tokenizer to served scores, where rows and codes are tables
+of a PostgreSQL database.
 """
 
 from datetime import timedelta
