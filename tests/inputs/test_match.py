@@ -48,11 +48,11 @@ def test_a_match_is_the_smoothed_share_of_equal_elements():
     assert centred.dense[0, 0] == pytest.approx((1.5 - 2 * 0.5 / 5) / 4)
 
 
-def test_an_empty_text_is_no_value():
+def test_an_empty_text_equals_nothing():
     """An item without a brand has none in common with the user's other items without one."""
     parts = rows([["", "a", ""], ["", "a"]], [[1.0, 1, 1], [1.0, 1]], ["", "a"])
     block = fitted(MatchEncoder, of(), parts).encode(parts)
-    assert block.dense.tolist() == [[0, 1], [pytest.approx(1 / 3), 0]]
+    assert block.dense.tolist() == [[0, 0], [pytest.approx(1 / 3), 0]]
 
 
 def test_a_standardised_match_has_mean_0_and_deviation_1():
@@ -129,8 +129,8 @@ def test_it_is_what_a_plain_loop_says(values, smoothing, centred):
     for n, (of_row, candidate) in enumerate(values):
         kept = [(v, w) for v, w in of_row or [] if v is not None]
         mean = sum(w for _, w in kept) / (len(kept) + smoothing) if kept and centred else 0
-        equal = [w - mean for v, w in kept if v == candidate]
-        absent = of_row is None or not candidate
+        equal = [w - mean for v, w in kept if v == candidate != ""]
+        absent = of_row is None or candidate is None
         wanted = sum(equal) / (len(equal) + smoothing) if equal and not absent else 0
         assert block.dense[n] == pytest.approx([wanted, float(absent)], abs=1e-5)
     assert_same(restored(encoder).encode(parts), block)

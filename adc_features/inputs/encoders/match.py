@@ -29,9 +29,9 @@ class MatchEncoder:
     """sum / (matches + smoothing) over the elements of a list that equal the candidate's value.
 
     The sum counts what `values` holds beside each element, 1 where it is not named, and less the
-    user's own smoothed mean where it is centred. Absent where the list or the candidate's value is;
-    an empty text is no value, as a list cannot hold what is missing. scale: None where it is not
-    standardised.
+    user's own smoothed mean where it is centred. Absent where the list or the candidate's value is.
+    An empty text stands for no value and equals nothing: a list cannot hold a null. scale: None
+    where it is not standardised.
     """
 
     spec: ResolvedInput
@@ -77,6 +77,9 @@ class MatchEncoder:
             worth = worth - mean[lists.row]
         elements, distinct = coded(lists.columns["source"])
         wanted = places(candidate, distinct, name=described(self.spec))
+        if pa.types.is_string(candidate.type):
+            named = pc.not_equal(candidate, "").fill_null(False)
+            wanted = np.where(named.to_numpy(zero_copy_only=False), wanted, -1)
         wanted = np.broadcast_to(wanted, absent.shape)[:, None]
         total, matches = (
             sums[:, 0]
@@ -112,8 +115,6 @@ class MatchEncoder:
         theirs = columns["candidate"]
         candidate = parts[theirs.side].column(theirs.name)
         missing = candidate.is_null().to_numpy(zero_copy_only=False)
-        if pa.types.is_string(candidate.type) or pa.types.is_large_string(candidate.type):
-            missing |= pc.equal(candidate, "").fill_null(False).to_numpy(zero_copy_only=False)
         return lists, candidate, missing | lists.absent
 
 
