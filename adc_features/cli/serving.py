@@ -55,10 +55,7 @@ def rank(
         bool,
         typer.Option(
             "--explain",
-            help=(
-                "With --repo: what the ranker saw of the winner, and what each group of inputs"
-                " contributed."
-            ),
+            help="What the ranker saw of the winner, and what each group of inputs contributed.",
         ),
     ] = False,
     json: JsonOption = None,

@@ -123,8 +123,8 @@ class Match(Input):
     """How often, or how much, a user's recent values equal the candidate's: one number.
 
     It is sum / (matches + smoothing), where the sum is over the elements of the list `source` that
-    equal the candidate's value. An indicator is 1 where the list or the candidate's value is
-    absent.
+    equal the candidate's value. An empty text equals nothing: two items without a brand have none
+    in common. An indicator is 1 where the list or the candidate's value is absent.
 
     Parameters
     ----------

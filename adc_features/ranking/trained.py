@@ -33,6 +33,7 @@ from adc_features.ranking.inputs import (
     request_parts,
 )
 from adc_features.ranking.legacy.trained import LegacyTrained, read_legacy
+from adc_features.ranking.multitask.explained import Explained, explained
 from adc_features.ranking.multitask.trained import TrainedRanker, ranker_in
 from adc_features.ranking.recipes import Exchange, Recipe, Sources, check_generation
 
@@ -166,8 +167,31 @@ class Trained:
         Encoded
             N rows.
         """
-        encoder = self.ranker.encoder
-        return encoder.encode(request_parts(encoder.specs, user, offered, timeline=timeline))
+        return self.ranker.encoder.encode(self._parts(user, offered, timeline))
+
+    def explained(
+        self, user: RequestSide, offered: RequestSide, timeline: CodeTimeline | None, *, row: int
+    ) -> Explained:
+        """Why a candidate of a request scored as it did.
+
+        Parameters
+        ----------
+        user, offered, timeline
+            As of `request`.
+        row : int
+            Of the candidate.
+
+        Returns
+        -------
+        Explained
+            What was served of it, and what each group of inputs contributed.
+        """
+        return explained(self.ranker, self._parts(user, offered, timeline), row)
+
+    def _parts(
+        self, user: RequestSide, offered: RequestSide, timeline: CodeTimeline | None
+    ) -> Parts:
+        return request_parts(self.ranker.encoder.specs, user, offered, timeline=timeline)
 
     def scored(self, request: Encoded) -> np.ndarray:
         """The probabilities of the first seed's ranker.

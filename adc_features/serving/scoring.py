@@ -56,6 +56,8 @@ class Ranking(NamedTuple):
         The user was found online.
     seconds : dict of str to float
         Wall time by part.
+    explained : dict, optional
+        Why the best candidate scored as it did, where that was asked.
     """
 
     score: np.ndarray
@@ -63,6 +65,7 @@ class Ranking(NamedTuple):
     coded: np.ndarray
     user_known: bool
     seconds: dict[str, float]
+    explained: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -148,7 +151,9 @@ class Bundle:
             )
         return np.array(values, np.str_)
 
-    def score(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
+    def score(
+        self, user_id: Any, item_ids: Sequence[Any], *, now: datetime, explain: bool = False
+    ) -> Ranking:
         """Score candidates for one user.
 
         An unknown item is scored as what it is, an item of no statistics and no codes, and marked;
@@ -162,6 +167,8 @@ class Bundle:
             N candidates.
         now : datetime
             Aware: the time as of which features age and codes are read.
+        explain : bool
+            Say what was served of the best candidate, and what each group of inputs contributed.
 
         Returns
         -------
@@ -171,15 +178,21 @@ class Bundle:
         Raises
         ------
         RequestError
-            Ids of the wrong type, or online features that hold events later than `now`.
+            Ids of the wrong type, or online features that hold events later than `now`; explain,
+            of a ranker of the former format.
         ArtifactError
             The online store is gone, empty or behind.
         GenerationMismatch
             The repository was replaced by one with other codes under the generation's id.
         """
         now = utc(now, name="now")
+        if explain and isinstance(self.trained, LegacyTrained):
+            raise RequestError(
+                f"this ranker of {self.recipe_name!r} was trained by an older version and cannot be"
+                " explained; train and promote it again"
+            )
         self.check_online()
-        return self._scored(user_id, item_ids, now=now)
+        return self._scored(user_id, item_ids, now=now, explain=explain)
 
     @property
     def recipe_name(self) -> str:
@@ -208,12 +221,8 @@ class Bundle:
             raise RequestError(
                 f"request has {sorted(asked.request)[:3]}; this ranker reads no field of a request"
             )
-        if asked.explain:
-            raise RequestError(
-                "explain is answered by a ranker of a feature service; this one is of a run"
-            )
         distinct = list(dict.fromkeys(asked.items))
-        ranking = self.score(asked.user, distinct, now=now)
+        ranking = self.score(asked.user, distinct, now=now, explain=asked.explain)
         columns = {
             "item_id": distinct,
             "score": ranking.score,
@@ -224,7 +233,7 @@ class Bundle:
         return Ranked(
             ranking.score,
             columns,
-            {},
+            {} if ranking.explained is None else {"explained": ranking.explained},
             ranking.known,
             ranking.coded,
             ranking.user_known,
@@ -269,7 +278,9 @@ class Bundle:
         """
         self.reader.check()
 
-    def _scored(self, user_id: Any, item_ids: Sequence[Any], *, now: datetime) -> Ranking:
+    def _scored(
+        self, user_id: Any, item_ids: Sequence[Any], *, now: datetime, explain: bool = False
+    ) -> Ranking:
         items, asker = self.ids("item_id", item_ids), self.ids("user_id", [user_id])
         clock, seconds = _Stopwatch(), {}
         user = self._frame("user_id", asker, now)
@@ -287,7 +298,12 @@ class Bundle:
         seconds["inputs"] = clock.lap()
         score = self.trained.scored(asked)  # type: ignore[arg-type] # what its own request made
         seconds["model"] = clock.lap()
-        return Ranking(score, known, coded, bool(user.known[0]), seconds)
+        told = None
+        if explain and isinstance(self.trained, Trained):
+            best = int(np.argmax(score))
+            found = self.trained.explained(user, offered, timeline, row=best)
+            told = {"item_id": item_ids[best], **found.to_dict()}
+        return Ranking(score, known, coded, bool(user.known[0]), seconds, told)
 
     def timeline(self) -> PackedTimeline:
         """The snapshots of the ranker's generation as published now.

@@ -48,6 +48,13 @@ def test_a_match_is_the_smoothed_share_of_equal_elements():
     assert centred.dense[0, 0] == pytest.approx((1.5 - 2 * 0.5 / 5) / 4)
 
 
+def test_an_empty_text_equals_nothing():
+    """An item without a brand has none in common with the user's other items without one."""
+    parts = rows([["", "a", ""], ["", "a"]], [[1.0, 1, 1], [1.0, 1]], ["", "a"])
+    block = fitted(MatchEncoder, of(), parts).encode(parts)
+    assert block.dense.tolist() == [[0, 0], [pytest.approx(1 / 3), 0]]
+
+
 def test_a_standardised_match_has_mean_0_and_deviation_1():
     """Standardised, the present values of the training rows have mean 0 and deviation 1."""
     encoder = fitted(MatchEncoder, of(standardise=True), PARTS)
@@ -95,13 +102,13 @@ def test_lists_of_unequal_lengths_are_refused():
 
 
 events = st.lists(
-    st.tuples(st.sampled_from([None, "a", "b", "c"]), st.floats(-2, 2, width=16)), max_size=6
+    st.tuples(st.sampled_from([None, "", "a", "b", "c"]), st.floats(-2, 2, width=16)), max_size=6
 )
 
 
 @given(
     values=st.lists(
-        st.tuples(st.one_of(st.none(), events), st.sampled_from([None, "a", "b", "z"])),
+        st.tuples(st.one_of(st.none(), events), st.sampled_from([None, "", "a", "b", "z"])),
         min_size=1,
         max_size=8,
     ),
@@ -122,7 +129,7 @@ def test_it_is_what_a_plain_loop_says(values, smoothing, centred):
     for n, (of_row, candidate) in enumerate(values):
         kept = [(v, w) for v, w in of_row or [] if v is not None]
         mean = sum(w for _, w in kept) / (len(kept) + smoothing) if kept and centred else 0
-        equal = [w - mean for v, w in kept if v == candidate]
+        equal = [w - mean for v, w in kept if v == candidate != ""]
         absent = of_row is None or candidate is None
         wanted = sum(equal) / (len(equal) + smoothing) if equal and not absent else 0
         assert block.dense[n] == pytest.approx([wanted, float(absent)], abs=1e-5)

@@ -14,6 +14,7 @@ from serving_world import CODEBOOK, NOW, SPEC, later, other_codes
 from adc_features import store
 from adc_features.codes.generation import Generation
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError, RequestError
+from adc_features.ranking.legacy.trained import LegacyTrained
 from adc_features.ranking.trained import Trained
 from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import promote
@@ -91,11 +92,56 @@ def test_features_from_after_now_are_refused(bundle):
         bundle.score("u3", ITEMS, now=day(60))
 
 
-def test_a_ranker_of_a_run_does_not_explain(bundle):
+@pytest.mark.parametrize(
+    ("name", "groups"),
+    [
+        ("codes_weights", {"user", "item", "pair", "codes", "weights"}),
+        ("xgboost_codes_weights", {"user", "item", "pair", "codes", "weights"}),
+        ("no_sid", {"user", "item", "pair"}),
+    ],
+)
+def test_the_best_candidate_of_a_run_is_explained(name, groups, shop):
+    """What was served of it, its codes, times as text and each group's contribution; scores are
+    those without an explanation.
+    """
+    bundle = open_bundle(shop.pair(name))
+    asked = RankRequest(user="u3", items=[*ITEMS, ITEMS[0], "nothing"])
+    plain = bundle.rank(asked, now=NOW)
+    found = bundle.rank(asked.model_copy(update={"explain": True}), now=NOW)
+    assert np.array_equal(found.score, plain.score)
+    assert plain.facts == {}
+    told = found.facts["explained"]
+    best = int(np.argmax(plain.score))
+    assert told["item_id"] == plain.columns["item_id"][best]
+    assert told["score"] == pytest.approx(plain.score[best], abs=1e-6)
+    assert set(told["groups"]) == groups
+    assert any(abs(one["score"]) > 1e-4 for one in told["groups"].values())
+    row = bundle.lookup([told["item_id"]], now=NOW).to_pylist()[0]
+    served = told["inputs"]["item_event_count"]
+    assert list(served["values"].values()) == [row["item_event_count"]]
+    (last,) = told["inputs"]["item_last_time"]["values"].values()
+    assert last.endswith("+00:00")
+    if "codes" in groups:
+        assert told["inputs"]["sid"]["codes"] == row["sid"]
+
+
+def test_the_user_of_an_explanation_contributes_what_they_change(shop):
+    """Nothing but the user's own features is taken away: of an unknown user they are absent and
+    contribute what the id alone does.
+    """
+    bundle = open_bundle(shop.pair("xgboost_codes_weights"))
+    asked = RankRequest(user="nobody", items=ITEMS, explain=True)
+    told = bundle.rank(asked, now=NOW).facts["explained"]
+    assert told["groups"]["user"]["score"] == pytest.approx(0, abs=1e-6)
+    assert told["inputs"]["user_event_count"]["state"] == "absent"
+
+
+def test_a_ranker_of_the_former_format_does_not_explain(bundle):
     """The request is refused in words, in place of an answer without the explanation."""
+    old = LegacyTrained(bundle.trained.recipe, None, None, {}, 1, [])
     asked = RankRequest(user="u3", items=["i00"], explain=True)
-    with pytest.raises(RequestError, match="explain is answered by a ranker of a feature service"):
-        bundle.rank(asked, now=NOW)
+    with pytest.raises(RequestError, match="trained by an older version and cannot be explained"):
+        replace(bundle, trained=old).rank(asked, now=NOW)
 
 
 @pytest.mark.parametrize("items", [[1], ["i00", 2], [True], ["x" * 257], ["i00\0"]])

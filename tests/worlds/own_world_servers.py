@@ -10,6 +10,7 @@ _TYPES = {
     pa.bool_(): "boolean",
     pa.int32(): "integer",
     pa.int64(): "bigint",
+    pa.float32(): "real",
     pa.float64(): "double precision",
     pa.timestamp("us", "UTC"): "timestamptz",
 }

@@ -352,10 +352,8 @@ def scores_text(facts: Mapping[str, Any]) -> str:
         said = ", ".join(f"{view} {one['schedule']}" for view, one in judged.items())
         lines.append(f"(rows read what would have been online: {said})")
     for task, found in facts["tasks"].items():
-        lines.append(
-            f"\ntask {task}: {found['rows']} rows, {found['positives']} positive, {found['users']}"
-            " users with both"
-        )
+        users = "no users" if found["users"] is None else f"{found['users']} users with both"
+        lines.append(f"\ntask {task}: {found['rows']} rows, {found['positives']} positive, {users}")
         rows = [
             {"ranker": name, **{metric: _interval(scores[metric]) for metric in _shown(found)}}
             for part in ("rankers", "paired")
@@ -371,7 +369,8 @@ def scores_text(facts: Mapping[str, Any]) -> str:
 
 
 def _shown(task: Mapping[str, Any]) -> list[str]:
-    names = ["auc", "gauc", "logloss", "calibration"]
+    gauc = [] if task["users"] is None else ["gauc"]
+    names = ["auc", *gauc, "logloss", "calibration"]
     return names if task["requests"] is None else [*names, "request_gauc", "ndcg", "mrr"]
 
 

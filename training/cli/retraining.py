@@ -319,7 +319,7 @@ def _gate_lines(answer: Mapping[str, Any]) -> list[str]:
         for name, g in answer["gates"].items()
     ]
     scores = [
-        {"": name, "AUC": f"{s['auc']['mean']:.4f}", "GAUC": f"{s['gauc']['mean']:.4f}"}
+        {"": name, **{m.upper(): f"{s[m]['mean']:.4f}" for m in ("auc", "gauc") if s[m]}}
         for name, s in answer["scores"].items()
     ]
     lines = ["", table(gates)]

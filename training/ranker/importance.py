@@ -24,7 +24,7 @@ from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker
 from training.evaluation.metrics import Estimate, PairedBootstrap
 from training.ranker.metrics import TaskRows
-from training.ranker.results import Interval
+from training.ranker.results import BY, Interval
 
 PERMUTATIONS = 5
 MOST_ROWS = 20_000
@@ -198,7 +198,9 @@ def importance(
     users = np.arange(len(label)) if users is None else users[kept]
     requests = None if request is None else RowGroups.of(request[kept])
     rows = TaskRows(
-        PairedBootstrap(label, users, seed), None if requests is None else requests.number
+        PairedBootstrap(label, users, seed),
+        None if requests is None else requests.number,
+        by_user=user is not None,
     )
     exchange = Exchange(len(kept), requests, None if user is None else RowGroups.of(users))
     scored = _Scored(trained, encoded, names.index(task), rows)
@@ -209,7 +211,7 @@ def importance(
         found.append((unit, Leaning(unit.side, unit.kind, unit.inputs, drop)))
         if progress is not None:
             progress(f"importance {trained.name}", done + 1, len(units))
-    by = "request_gauc" if requests is not None else "gauc"
+    by = next(m for m in BY if m in scored.base and np.isfinite(scored.base[m].value))
     found.sort(key=lambda f: -np.nan_to_num(f[1].drop[by]["mean"]))
     return Importance(
         task,

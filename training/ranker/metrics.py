@@ -33,13 +33,15 @@ class TaskRows:
     """The labelled rows of one task.
 
     bootstrap: their labels, users and draws. request: int64 [n] from 0, None without requests.
-    weight: float64 [n], None where all count alike. top: k of NDCG@k.
+    weight: float64 [n], None where all count alike. top: k of NDCG@k. by_user: whether the users
+    are users, and not what is resampled in their place.
     """
 
     bootstrap: PairedBootstrap
     request: np.ndarray | None = None
     weight: np.ndarray | None = None
     top: int = 10
+    by_user: bool = True
 
     def estimates(
         self, scores: np.ndarray, *, only: Collection[str] | None = None
@@ -49,7 +51,7 @@ class TaskRows:
         rows, label, own = self.bootstrap, self.bootstrap.label, self.weight
         known: dict[str, Callable[[], Estimate]] = {
             "auc": lambda: rows.auc(scores),
-            "gauc": lambda: rows.gauc(scores),
+            **({"gauc": lambda: rows.gauc(scores)} if self.by_user else {}),
             "logloss": lambda: rows.logloss(scores),
             "calibration": lambda: rows.over_seeds(scores, lambda s: rows.ratio(label, s)),
         }
@@ -131,20 +133,20 @@ def evaluate_rankers(
             )
     if top < 1:
         raise InputError(f"NDCG is asked for the top {top}; expected 1 or more")
-    if user is None:
-        user = np.arange(labels.shape[1]) if request is None else request
+    resampled = next((n for n in (user, request) if n is not None), np.arange(labels.shape[1]))
     found = {}
     for task, name in enumerate(tasks):
         kept = np.flatnonzero(mask[task])
         rows = _task_rows(
             labels[task, kept],
-            user[kept],
+            resampled[kept],
             None if request is None else request[kept],
             None if weights is None else weights[kept],
             name=name,
             seed=seed,
             top=top,
             draws=draws,
+            by_user=user is not None,
         )
         each = {k: rows.estimates(s[..., task, kept]) for k, s in predictions.items()}
         found[name] = _task_evaluation(rows, each)
@@ -192,6 +194,7 @@ def _task_rows(
     seed: int,
     top: int,
     draws: int,
+    by_user: bool,
 ) -> TaskRows:
     try:
         bootstrap = PairedBootstrap(label.astype(np.float64), user, seed, draws)
@@ -199,16 +202,17 @@ def _task_rows(
         raise InputError(f"task {name!r}: {error}") from error
     numbers = None if request is None else np.unique(request, return_inverse=True)[1]
     own = None if weight is None or (weight == weight[0]).all() else weight.astype(np.float64)
-    return TaskRows(bootstrap, numbers, own, top)
+    return TaskRows(bootstrap, numbers, own, top, by_user)
 
 
 def _task_evaluation(rows: TaskRows, each: Mapping[str, Mapping[str, Estimate]]) -> TaskEvaluation:
     label, score = rows.bootstrap.label, np.zeros(len(rows.bootstrap.label))
+    users = gauc(label, score, rows.bootstrap.user_row).users if rows.by_user else None
     requests = None if rows.request is None else gauc(label, score, rows.request).users
     return TaskEvaluation(
         rows=len(label),
         positives=int(label.sum()),
-        users=gauc(label, score, rows.bootstrap.user_row).users,
+        users=users,
         requests=requests,
         top=rows.top,
         rankers={name: _scores(estimates) for name, estimates in each.items()},

@@ -8,21 +8,23 @@ from typing import Any
 
 Interval = Mapping[str, float]
 """{mean, low, high}, of a metric with its 95 % interval; NaN where undefined."""
+BY = ("request_gauc", "gauc", "auc")
+"""What rankers are ordered by: the first of these that is defined."""
 
 
 @dataclass(frozen=True)
 class TaskScores:
     """Of one ranker on one task, or the difference of two.
 
-    auc, gauc: over rows, and within users. logloss: nats a row. calibration: observed over
-    expected, 1 is calibrated. request_gauc, ndcg, mrr: within requests, None without them.
-    weighted: auc, logloss and calibration by sample weights, None without them.
+    auc, gauc: over rows, and within users, None where no key tells the user. logloss: nats a row.
+    calibration: observed over expected, 1 is calibrated. request_gauc, ndcg, mrr: within requests,
+    None without them. weighted: auc, logloss and calibration by sample weights, None without them.
     """
 
     auc: Interval
-    gauc: Interval
     logloss: Interval
     calibration: Interval
+    gauc: Interval | None = None
     request_gauc: Interval | None = None
     ndcg: Interval | None = None
     mrr: Interval | None = None
@@ -34,12 +36,13 @@ class TaskEvaluation:
     """Of all rankers on one task.
 
     rows, positives: labelled ones. users, requests: those with both classes, which GAUC, NDCG and
-    MRR rest on. top: k of NDCG@k. paired: `<a>_minus_<b>` -> differences on the same draws.
+    MRR rest on, None where no key tells them. top: k of NDCG@k. paired: `<a>_minus_<b>` ->
+    differences on the same draws.
     """
 
     rows: int
     positives: int
-    users: int
+    users: int | None
     requests: int | None
     top: int
     rankers: Mapping[str, TaskScores]

@@ -3,12 +3,13 @@ lean on, what they read and learned from. Reads: the content of evaluation.json.
 file that needs no network.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 from markupsafe import Markup
 
+from training.ranker.results import BY
 from training.reports.pages import render
 from training.reports.values import (
     CHANCE,
@@ -69,11 +70,12 @@ def rankers_page(judged: Mapping[str, Any], *, choice: Mapping[str, str]) -> str
 
 
 def _task(task: Mapping[str, Any], about: Mapping[str, Any], name: str) -> dict[str, Any]:
-    metrics = [m for m in METRICS if _first(task["rankers"]).get(m)]
-    main = "request_gauc" if "request_gauc" in metrics else "gauc"
+    metrics = _defined(task["rankers"].values())
     return {
         **{k: task[k] for k in ("rows", "positives", "users", "requests", "top")},
         "metrics": metrics,
+        **_groups(task),
+        "no_gauc": _no_gauc(task) if "gauc" not in metrics else "",
         "rankers": {
             ranker: {m: interval(scores[m]) for m in metrics}
             for ranker, scores in task["rankers"].items()
@@ -86,7 +88,8 @@ def _task(task: Mapping[str, Any], about: Mapping[str, Any], name: str) -> dict[
             for pair, scores in task["paired"].items()
         ],
         "charts": {
-            METRICS[m]: _scores_chart(task["rankers"], m) for m in dict.fromkeys((main, "auc"))
+            METRICS[m]: _scores_chart(task["rankers"], m)
+            for m in dict.fromkeys((_main(metrics), "auc"))
         },
         "calibration": {
             ranker: chart
@@ -96,9 +99,28 @@ def _task(task: Mapping[str, Any], about: Mapping[str, Any], name: str) -> dict[
     }
 
 
-def _first(of: Mapping[str, Any]) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = next(iter(of.values()))
-    return found
+def _defined(scores: Iterable[Mapping[str, Any]]) -> list[str]:
+    """The metrics that are known of one of these."""
+    return [m for m in METRICS if any(interval(one.get(m)) for one in scores)]
+
+
+def _main(metrics: Sequence[str]) -> str:
+    """What rankers are ordered by."""
+    return next(m for m in BY if m in metrics)
+
+
+def _groups(task: Mapping[str, Any]) -> dict[str, str]:
+    """How many users and requests there are, and what intervals resample."""
+    known = {of: task[of] for of in ("users", "requests") if task[of] is not None}
+    said = " and ".join(f"{value_text(count)} {of}" for of, count in known.items())
+    return {"with_both": said, "resampled": next(iter(known), "rows")}
+
+
+def _no_gauc(task: Mapping[str, Any]) -> str:
+    """Why there is no GAUC by user."""
+    if task["users"] is None:
+        return "GAUC is left out: no key of the rankers tells the user."
+    return "GAUC is left out: no user has rows of both classes."
 
 
 def _difference(found: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
@@ -154,8 +176,8 @@ def _calibration_chart(ranker: str, bins: Sequence[Mapping[str, Any]]) -> Markup
 
 def _importance(ranker: str, about: Mapping[str, Any]) -> dict[str, Any]:
     found = about["importance"]
-    metrics = [m for m in METRICS if m in found["base"]]
-    main = "request_gauc" if "request_gauc" in metrics else "gauc"
+    metrics = _defined([found["base"]])
+    main = _main(metrics)
     return {
         **{k: found[k] for k in ("task", "rows", "of", "permutations", "seeds")},
         "metrics": metrics,

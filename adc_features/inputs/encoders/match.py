@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import Match
@@ -28,7 +30,8 @@ class MatchEncoder:
 
     The sum counts what `values` holds beside each element, 1 where it is not named, and less the
     user's own smoothed mean where it is centred. Absent where the list or the candidate's value is.
-    scale: None where it is not standardised.
+    An empty text stands for no value and equals nothing: a list cannot hold a null. scale: None
+    where it is not standardised.
     """
 
     spec: ResolvedInput
@@ -74,6 +77,9 @@ class MatchEncoder:
             worth = worth - mean[lists.row]
         elements, distinct = coded(lists.columns["source"])
         wanted = places(candidate, distinct, name=described(self.spec))
+        if pa.types.is_string(candidate.type):
+            named = pc.not_equal(candidate, "").fill_null(False)
+            wanted = np.where(named.to_numpy(zero_copy_only=False), wanted, -1)
         wanted = np.broadcast_to(wanted, absent.shape)[:, None]
         total, matches = (
             sums[:, 0]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adc_features.inputs.declaration import ItemHistory, Match, SemanticId
+from adc_features.inputs.declaration import ItemHistory, Match, SemanticId, Time
 from adc_features.inputs.encoded import Block, Encoded, Lookup
 from adc_features.inputs.resolved import ResolvedInput, SourceColumn
 from adc_features.inputs.rows import FeatureRows, Parts, Side
@@ -170,7 +170,10 @@ def _weighing_one(block: Block) -> Block:
 
 
 def _served(spec: ResolvedInput, one: Parts, block: Block, counts: Mapping[str, int]) -> Served:
-    values = {column.name: _value(one, column) for column in spec.columns.values()}
+    values = {
+        column.name: _value(one, column, times=role == "times" or isinstance(spec.kind, Time))
+        for role, column in spec.columns.items()
+    }
     kind = spec.kind_name
     state = next((name for name in _STATES if counts.get(name)), "present")
     if not isinstance(spec.kind, SemanticId):
@@ -186,9 +189,18 @@ def _served(spec: ResolvedInput, one: Parts, block: Block, counts: Mapping[str, 
     )
 
 
-def _value(one: Parts, column: SourceColumn) -> Any:
+def _value(one: Parts, column: SourceColumn, *, times: bool) -> Any:
     """As a JSON value: times as text, bytes as hexadecimal digits."""
-    return _plain(one[column.side].column(column.name)[0].as_py())
+    values = one[column.side].column(column.name)
+    return _plain((_moments(values) if times else values)[0].as_py())
+
+
+def _moments(values: pa.Array) -> pa.Array:
+    """Timestamps, or lists of them, where integers are microseconds since 1970 UTC."""
+    utc, held = pa.timestamp("us", "UTC"), getattr(values.type, "value_type", values.type)
+    if not pa.types.is_integer(held):
+        return values
+    return values.cast(utc if held == values.type else pa.list_(utc))
 
 
 def _plain(value: Any) -> Any:

@@ -140,6 +140,19 @@ def test_request_metrics_are_means_over_requests_and_gauc_over_their_rows():
     assert found.request_gauc["mean"] == pytest.approx(as_users.gauc(GOOD[0]).value)
 
 
+def test_without_users_there_is_no_gauc_by_user():
+    """Requests, or rows, are resampled in the place of users and are not called users."""
+    for request in (REQUEST, None):
+        task = evaluate_rankers(
+            {"a": GOOD, "b": EVEN}, LABELS, MASK, tasks=["click", "buy"], user=None,
+            request=request, draws=20,
+        ).tasks["click"]  # fmt: skip
+        assert task.users is None
+        assert task.rankers["a"].gauc is task.paired["a_minus_b"].gauc is None
+        assert task.rankers["a"].auc["low"] < task.rankers["a"].auc["high"]
+        assert (task.rankers["a"].request_gauc is None) == (request is None)
+
+
 def test_weights_count_like_repeated_rows():
     """Whole weights give the metrics of a log in which each row stands so many times, on all
     rows and on every draw.

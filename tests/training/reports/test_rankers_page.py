@@ -126,3 +126,28 @@ def test_a_page_of_test_rows_chooses_nothing():
     page = rankers_page(judged, choice={"name": "", "why": "these are test rows"})
     assert "needs the name of a ranker" in page
     assert "What do they read?" not in page
+
+
+@pytest.mark.parametrize(
+    ("users", "why"),
+    [(None, "no key of the rankers tells the user"), (0, "no user has rows of both classes")],
+)
+def test_without_users_there_is_no_gauc(users, why):
+    """No chart and no column of GAUC, but why there is none; what the rankers lean on is told by
+    AUC.
+    """
+    judged = copy.deepcopy(JUDGED)
+    task, importance = judged["tasks"]["click"], judged["about"]["feed"]["importance"]
+    task["users"] = users
+    scores = {**SCORES, "gauc": None if users is None else NONE}
+    task["rankers"] = {"feed": scores, "plain": scores}
+    task["paired"] = {"feed_minus_plain": {**scores, "auc": CHANGE}}
+    importance["base"] = {"auc": INTERVAL}
+    for part in ("groups", "inputs"):
+        for one in importance[part].values():
+            one["drop"] = {"auc": CHANGE}
+    page = rankers_page(judged, choice={"name": "plain", "why": "it reads fewer inputs"})
+    assert f"GAUC is left out: {why}." in page
+    assert page.count("GAUC") == 1
+    assert "Groups, drop in AUC" in page
+    assert "<h3>AUC</h3>" in page

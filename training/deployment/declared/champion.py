@@ -25,10 +25,8 @@ from adc_features.serving.promotion import Promotion, check_promotion, read_prom
 from adc_features.serving.workspace import Workspace, evaluation_path
 from training.deployment.decisions import DECISION
 from training.ranker.joined import JoinedRows
+from training.ranker.results import BY
 from training.ranker.splits import LabelWindow
-
-METRICS = ("request_gauc", "gauc", "auc")
-"""What rankers are compared by: the first that the rows define."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +104,7 @@ def judged_metric(place: Workspace, version: Path, facts: Mapping[str, Any]) -> 
     scores = first.get("rankers", {}).get(name)
     if scores is None:
         return None
-    means = [scores[m]["mean"] for m in METRICS if scores[m]]
+    means = [scores[m]["mean"] for m in BY if scores[m]]
     return next((float(m) for m in means if m is not None and np.isfinite(m)), None)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from training.deployment.declared.champion import METRICS, Champion
+from training.deployment.declared.champion import Champion
 from training.deployment.declared.service_windows import RetrainWindows
 from training.deployment.gates import Gate
 from training.deployment.reasons import Reason
@@ -19,6 +19,7 @@ from training.evaluation.metrics import Estimate, PairedBootstrap, popularity_sl
 from training.ranker.joined import JoinedRows
 from training.ranker.labels import group_numbers
 from training.ranker.metrics import TaskRows
+from training.ranker.results import BY
 from training.ranker.score_profile import score_drift
 
 
@@ -105,7 +106,8 @@ class Judge:
             bootstrap = PairedBootstrap(label, self._users()[kept], seed)
             requests = None if self._log.requests is None else self._log.requests[window.rows[kept]]
             numbers = None if requests is None else np.unique(requests, return_inverse=True)[1]
-            self._rows.append((kept, TaskRows(bootstrap, numbers)))
+            by_user = self._log.users is not None
+            self._rows.append((kept, TaskRows(bootstrap, numbers, by_user=by_user)))
 
     def _users(self) -> np.ndarray:
         """What is resampled: users, else requests, else rows."""
@@ -116,10 +118,10 @@ class Judge:
         return np.arange(len(rows))
 
     def metric(self, scores: np.ndarray, task: int = 0) -> tuple[str, Estimate]:
-        """The first defined metric of METRICS: its name and value for P(task) [S, T, n]."""
+        """The first defined metric of BY: its name and value for P(task) [S, T, n]."""
         kept, rows = self._rows[task]
         found = rows.estimates(scores[:, task, kept])
-        name = next(m for m in METRICS if m in found and np.isfinite(found[m].value))
+        name = next(m for m in BY if m in found and np.isfinite(found[m].value))
         return name, found[name]
 
     def gates(
