@@ -83,14 +83,14 @@ def exchanged(
 
 class Run(NamedTuple):
     """One catalogue. errors: squared errors of the scored items by name; place: their slices;
-    correlations of weights; calibration: by tokenizer, the error of its weights as probabilities at
-    each position, against the codes of the same items without noise; refused: why, by tokenizer.
+    correlations of weights; claimed: by tokenizer, at each position, its weights as probabilities
+    and whether the code is that of the same item without noise; refused: why, by tokenizer.
     """
 
     errors: dict[str, np.ndarray]
     place: np.ndarray
     correlations: dict[str, float]
-    calibration: dict[str, list[float]]
+    claimed: dict[str, list[tuple[np.ndarray, np.ndarray]]]
     refused: dict[str, str]
 
 
@@ -165,7 +165,7 @@ def one(noise: float, seed: int, names: list[str], bend: float) -> Run:
     correlations = {
         "count_and_reliability": rank_correlation(items.interaction_count[warm], reliability[warm])
     }
-    calibration, refused = {}, {}
+    claimed, refused = {}, {}
     for name in names:
         print(f"noise={noise:g} seed={seed} tokenizer={name}", file=sys.stderr)
         try:
@@ -196,7 +196,7 @@ def one(noise: float, seed: int, names: list[str], bend: float) -> Run:
         told = {"weight": sids.sid_weight[:, behavioral if len(behavioral) else weighted].mean(1)}
         if name in JUDGES:
             told["estimate"] = sids.reliability
-            calibration[name] = miscalibration(sids, encode(clean, generation), warm)
+            claimed[name] = claims(sids, encode(clean, generation), warm)
         correlations |= {
             f"{name}_{which}_and_reliability": rank_correlation(
                 told[which][warm], reliability[warm]
@@ -215,21 +215,29 @@ def one(noise: float, seed: int, names: list[str], bend: float) -> Run:
         {name: e[scored] for name, e in errors.items()},
         place[scored],
         correlations,
-        calibration,
+        claimed,
         refused,
     )
 
 
-def miscalibration(sids: SidTable, clean: SidTable, rows: np.ndarray) -> list[float]:
-    """By position: how far weights, as probabilities that the code is that of the item without
-    noise, are from the truth on average.
+def claims(
+    sids: SidTable, clean: SidTable, rows: np.ndarray
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """By position: the weights of these rows, and whether the code is that of the item without
+    noise.
     """
+    known = [rows & (column >= 0) for column in sids.sid.T]
+    return [(sids.sid_weight[k, p], sids.sid[k, p] == clean.sid[k, p]) for p, k in enumerate(known)]
+
+
+def miscalibration(runs: list[Run], name: str) -> list[float]:
+    """By position: how far weights, as probabilities, are from the truth, over all runs."""
     from adc_features.tokenizer.baselines.posterior import calibration_error
 
+    told = [run.claimed[name] for run in runs if name in run.claimed]
     return [
-        calibration_error(sids.sid_weight[known, p], sids.sid[known, p] == clean.sid[known, p])
-        for p in range(sids.length)
-        for known in [rows & (sids.sid[:, p] >= 0)]
+        round(calibration_error(*(np.concatenate(part) for part in zip(*position, strict=True))), 4)
+        for position in zip(*told, strict=True)
     ]
 
 
@@ -287,10 +295,7 @@ def summary(runs: list[Run]) -> dict[str, Any]:
             for k, v in correlations.items()
         },
         "calibration_error_by_position": {
-            name: np.mean([run.calibration[name] for run in runs if name in run.calibration], 0)
-            .round(4)
-            .tolist()
-            for name in runs[0].calibration
+            name: miscalibration(runs, name) for name in runs[0].claimed
         },
         "refused": refused,
         "scored_items": len(place),

@@ -14,6 +14,12 @@ from adc_features.tokenizer.baselines.kmeans import kmeans, residual_codebooks
 from adc_features.tokenizer.baselines.latent import wide
 
 JOINT_ROUNDS = 6
+PART = 256
+"""Rows that are searched at once: what a search holds then fits the processor's cache."""
+
+
+def _parts(rows: int) -> list[slice]:
+    return [slice(start, start + PART) for start in range(0, max(rows, 1), PART)]
 
 
 class Chain(nn.Module):
@@ -61,6 +67,11 @@ class Chain(nn.Module):
 
     def search(self, vectors_BD: Tensor, *, ways: int) -> Tensor:
         """The codes whose sum is nearest, int64 [B, n], as a beam search of `ways` finds them."""
+        return torch.cat(
+            [self._search(vectors_BD[part], ways=ways) for part in _parts(len(vectors_BD))]
+        )
+
+    def _search(self, vectors_BD: Tensor, *, ways: int) -> Tensor:
         rows, width = vectors_BD.shape
         left_BWD, cost_BW = vectors_BD[:, None], torch.zeros(rows, 1, dtype=vectors_BD.dtype)
         found_BWn = torch.zeros(rows, 1, 0, dtype=torch.int64)
@@ -115,20 +126,28 @@ class Chain(nn.Module):
         other positions as they are; a code after one that a draw contradicts says little, so
         agreement ends there.
         """
-        positions, columns = self.half_nK.shape
+        return torch.cat(
+            [
+                self._agreeing(vectors_BD[part], codes_Bn[part], noise_SBD[:, part])
+                for part in _parts(len(vectors_BD))
+            ]
+        )
+
+    def _agreeing(self, vectors_BD: Tensor, codes_Bn: Tensor, noise_SBD: Tensor) -> Tensor:
         left_BD = vectors_BD - self.sum(codes_Bn)
-        # of a row's own codes: what the codewords there win without noise
-        still_BnK = torch.stack(
+        # what each codeword scores at its position without noise, all positions side by side
+        still_BK = torch.cat(
             [
                 (left_BD + self.word(p, codes_Bn[:, p])) @ self.columns_nDK[p] - self.half_nK[p]
-                for p in range(positions)
+                for p in range(len(self))
             ],
             dim=1,
         )
-        flat_DK = self.columns_nDK.transpose(0, 1).flatten(1)
+        flat_DK, score_BK = self.columns_nDK.transpose(0, 1).flatten(1), torch.empty_like(still_BK)
         count_Bn = torch.zeros(codes_Bn.shape, dtype=torch.int64)
         for noise_BD in noise_SBD:
-            score_BnK = (noise_BD @ flat_DK).view(-1, positions, columns) + still_BnK
+            torch.addmm(still_BK, noise_BD, flat_DK, out=score_BK)
+            score_BnK = score_BK.view(len(codes_Bn), len(self), -1)
             own_Bn = score_BnK.gather(2, codes_Bn[:, :, None])[:, :, 0]
             count_Bn += (own_Bn >= score_BnK.amax(2)).long().cumprod(1)
         return count_Bn
@@ -154,14 +173,10 @@ def learn(chain: Chain, vectors_BD: Tensor, *, iterations: int, ways: int, seed:
         chain.words = torch.from_numpy(residual_codebooks(rows, positions, codes, cluster, seed))
     chain.freeze()
     for _ in range(JOINT_ROUNDS):
-        chain.words = _jointly(chain, vectors_BD, _codes(chain, vectors_BD, ways=ways))
+        chain.words = _jointly(chain, vectors_BD, chain.search(vectors_BD, ways=ways))
         chain.freeze()
-    left = vectors_BD - chain.sum(_codes(chain, vectors_BD, ways=ways))
+    left = vectors_BD - chain.sum(chain.search(vectors_BD, ways=ways))
     chain.tau = left.square().sum(1).mean()
-
-
-def _codes(chain: Chain, vectors_BD: Tensor, *, ways: int) -> Tensor:
-    return torch.cat([chain.search(part, ways=ways) for part in vectors_BD.split(1024)])
 
 
 def _jointly(chain: Chain, vectors_BD: Tensor, codes_Bn: Tensor) -> Tensor:

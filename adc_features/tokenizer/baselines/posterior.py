@@ -26,8 +26,8 @@ from adc_features.tokenizer.union import RowUnion, chance_of
 CONTENT_SHARE = 0.25
 """What distances in content count beside those in behaviour, which count 1."""
 REDRAWN = 8192
-"""Rows of the fit that are drawn again to calibrate probabilities; half of them measure what
-remains.
+"""How many rows are drawn again to calibrate probabilities, those of a small fit several times;
+half of them measure what remains.
 """
 
 
@@ -45,8 +45,8 @@ class PosteriorSettings:
     tokenizer: Literal["posterior", "posterior_experts"]
     iterations: int = 30
     latent: int = 32
-    ways: int = 8
-    draws: int = 16
+    ways: int = 4
+    draws: int = 8
     slack: float = 0.5
     reliability: Mode = "log_count"
     min_utilisation: float = 0.5
@@ -258,7 +258,7 @@ def train(net: PosteriorNetwork, union: RowUnion, *, fresh: bool, seed: int) -> 
         for name in net.chains:
             coded_BD = net.coded(name, vectors, belief)[net.known(name, rows)]
             chains.learn(net.chain(name), coded_BD, iterations=s.iterations, ways=s.ways, seed=seed)
-        few = slice(0, REDRAWN)
+        few = torch.arange(REDRAWN) % len(rows.x)
         return _calibrate(net, _part(rows, few), Belief(*(t[few] for t in belief)), seed=seed)
 
 
@@ -271,7 +271,7 @@ def _together(blocks: list[Rows]) -> Rows:
     )
 
 
-def _part(rows: Rows, part: slice) -> Rows:
+def _part(rows: Rows, part: Tensor) -> Rows:
     return Rows(
         {m: v[part] for m, v in rows.vectors.items()},
         {m: p[part] for m, p in rows.present.items()},
