@@ -306,6 +306,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--noise", default=",".join(f"{n:g}" for n in NOISE))
     parser.add_argument("--bend", type=float, default=0.0, help="of vectors; see `synthetic`")
     parser.add_argument("--tokenizers", default=",".join(TOKENIZERS))
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
@@ -319,14 +320,14 @@ def main() -> None:
     seeds = range(asked.first_seed, asked.first_seed + asked.seeds)
     levels = {
         f"noise_{noise:g}": summary([one(noise, seed, names, asked.bend) for seed in seeds])
-        for noise in NOISE
+        for noise in map(float, asked.noise.split(","))
     }
     commit = subprocess.run(
         ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
     ).stdout.strip()
     command = (
         f"python benchmarks/ground_truth.py --seeds {asked.seeds} --first-seed {asked.first_seed}"
-        f" --bend {asked.bend:g} --tokenizers {asked.tokenizers}"
+        f" --noise {asked.noise} --bend {asked.bend:g} --tokenizers {asked.tokenizers}"
     )
     facts = {
         "command": command,

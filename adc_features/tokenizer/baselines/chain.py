@@ -14,8 +14,8 @@ from adc_features.tokenizer.baselines.kmeans import kmeans, residual_codebooks
 from adc_features.tokenizer.baselines.latent import wide
 
 JOINT_ROUNDS = 6
-PART = 256
-"""Rows that are searched at once: what a search holds then fits the processor's cache."""
+PART = 1024
+"""Rows that are searched at once, which bounds what a search holds."""
 
 
 def _parts(rows: int) -> list[slice]:
