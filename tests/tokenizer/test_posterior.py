@@ -1,18 +1,26 @@
 """The pieces of posterior semantic IDs, against plain linear algebra and exhaustive search."""
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import product
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from adc_features.codes.embeddings import EmbeddingTable
+from adc_features.codes.generation import Generation
 from adc_features.codes.reliability import rank_correlation
-from adc_features.codes.spec import BEHAVIOR
+from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
 from adc_features.tokenizer.baselines.chain import Chain, learn
+from adc_features.tokenizer.baselines.kmeans import kmeans, residual_codebooks
 from adc_features.tokenizer.baselines.latent import LatentModel
 from adc_features.tokenizer.baselines.latent import learn as learn_latent
 from adc_features.tokenizer.baselines.posterior import PosteriorSettings, calibration_error
+from adc_features.tokenizer.fit import RECIPES, fit
+from adc_features.tokenizer.line import Line
 
 CHANCE = np.random.default_rng(11)
 
@@ -26,10 +34,11 @@ def chain_of(words: np.ndarray, *, tau: float = 1.0) -> Chain:
 
 def small_world(rows: int = 1200) -> tuple[dict[str, torch.Tensor], np.ndarray, np.ndarray]:
     """Vectors of a true z of 3 dims, the item's own noise in behaviour [N], and z."""
-    z = CHANCE.normal(size=(rows, 3))
-    noise = np.exp(CHANCE.normal(size=rows))
-    content = z @ CHANCE.normal(size=(3, 16)) + 0.5 * CHANCE.normal(size=(rows, 16))
-    behavior = z @ CHANCE.normal(size=(3, 20)) + noise[:, None] * CHANCE.normal(size=(rows, 20))
+    chance = np.random.default_rng(11)
+    z = chance.normal(size=(rows, 3))
+    noise = np.exp(chance.normal(size=rows))
+    content = z @ chance.normal(size=(3, 16)) + 0.5 * chance.normal(size=(rows, 16))
+    behavior = z @ chance.normal(size=(3, 20)) + noise[:, None] * chance.normal(size=(rows, 20))
     return (
         {"text": torch.from_numpy(content), BEHAVIOR: torch.from_numpy(behavior)},
         noise,
@@ -106,8 +115,6 @@ def test_held_codes_give_way_one_by_one_until_the_sum_is_near_enough(
 def test_joint_codewords_are_no_worse_than_residual_ones() -> None:
     """After the rounds of joint least squares less is left than after residual k-means."""
     rows = torch.from_numpy(CHANCE.normal(size=(500, 6)).astype(np.float32))
-    from adc_features.tokenizer.baselines.kmeans import kmeans, residual_codebooks
-
     plain = chain_of(residual_codebooks(rows.numpy(), 3, 8, kmeans, 0))
     left = (rows - plain.sum(plain.search(rows, ways=1))).square().sum(1).mean()
     chain = Chain(3, 8, 6, draws=4)
@@ -141,3 +148,77 @@ def test_settings_that_cannot_be_met_are_refused(changes: dict[str, float]) -> N
     """A latent width that is no multiple of 16, no draws, or a negative slack."""
     with pytest.raises(InputError, match=next(iter(changes))):
         PosteriorSettings("posterior", **changes)
+
+
+def renewed(folder: Path, name: str, *, warm: bool) -> tuple[Generation, Generation]:
+    """A generation of catalogue vectors, and one aligned with it that has seen a little more."""
+    spec = SidSpec(content={"text": 1}, shared=1, behavior=2, codebook_size=8)
+    settings = replace(RECIPES[name](), iterations=6, latent=16, min_utilisation=0.0)
+    vectors, _, _ = small_world(300)
+    first = catalogue(vectors, day=1)
+    drift = {
+        m: v + 0.05 * torch.from_numpy(np.random.default_rng(3).normal(size=v.shape))
+        for m, v in vectors.items()
+    }
+    parent = fit(
+        [first], spec, settings=settings, generation_id="g1", directory=folder / "g1", seed=1
+    )
+    child = fit(
+        [first, catalogue(drift, day=2)],
+        spec,
+        settings=settings,
+        generation_id="g2",
+        directory=folder / "g2",
+        seed=2,
+        line=Line(parent, warm=warm),
+    )
+    return parent, child
+
+
+def catalogue(vectors: dict[str, torch.Tensor], *, day: int) -> EmbeddingTable:
+    rows = len(vectors["text"])
+    return EmbeddingTable(
+        np.arange(rows),
+        {m: v.numpy().astype(np.float32) for m, v in vectors.items()},
+        {m: np.ones(rows, bool) for m in vectors},
+        1 + np.arange(rows) % 40,
+        datetime(2024, 1, day, tzinfo=UTC),
+    )
+
+
+@pytest.mark.parametrize("name", ["posterior", "posterior_experts"])
+def test_a_renewal_keeps_most_codes_of_its_parent(tmp_path: Path, name: str) -> None:
+    """From a warm start most codes stay; a new fit is named after the parent, and keeps fewer."""
+    _, warm = renewed(tmp_path / "warm", name, warm=True)
+    _, anew = renewed(tmp_path / "anew", name, warm=False)
+    assert warm.quality["churn"]["changed"] < 0.2
+    assert warm.quality["churn"]["changed"] < anew.quality["churn"]["changed"]
+    assert anew.quality["churn"]["changed"] < anew.quality["churn"]["changed_raw"]
+
+
+def test_only_a_generation_of_its_own_kind_is_renewed(tmp_path: Path) -> None:
+    """A fit of experts cannot go on from levels, and says what can."""
+    spec = SidSpec(content={"text": 1}, shared=1, behavior=2, codebook_size=8)
+    table = catalogue(small_world(100)[0], day=1)
+    quick = {
+        name: replace(RECIPES[name](), iterations=2, latent=16, min_utilisation=0.0)
+        for name in ("posterior", "posterior_experts")
+    }
+    parent = fit(
+        [table],
+        spec,
+        settings=quick["posterior"],
+        generation_id="g1",
+        directory=tmp_path / "g1",
+        seed=0,
+    )
+    with pytest.raises(InputError, match="this fit is of 'posterior_experts'"):
+        fit(
+            [table],
+            spec,
+            settings=quick["posterior_experts"],
+            generation_id="g2",
+            directory=tmp_path / "g2",
+            seed=0,
+            line=Line(parent),
+        )
