@@ -217,7 +217,7 @@ def _trained(
     # the same codes on any number of cores; batches are too small to gain from more
     with one_thread():
         if not isinstance(settings, AdcSettings):
-            start = line and line.tensors([t.as_of for t in union.tables])
+            start = line.tensors([t.as_of for t in union.tables]) if line else None
             return baselines.train(
                 union, own_spec, settings, seed=seed, progress=progress, start=start
             )
