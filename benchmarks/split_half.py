@@ -102,7 +102,7 @@ def readings(name: str, sids: SidTable) -> dict[str, np.ndarray]:
 
 
 def direction(
-    source: EmbeddingTable, other: EmbeddingTable, *, size: int, seed: int
+    source: EmbeddingTable, other: EmbeddingTable, names: list[str], *, size: int, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, float]]:
     """Squared errors by reading of the items that `other` knows, and CPU seconds of each fit."""
     from adc_features.codes.spec import BEHAVIOR, SidSpec
@@ -123,7 +123,7 @@ def direction(
     }
     spent = {}
     spec = SidSpec(content=dict.fromkeys(contents, 1), codebook_size=size)
-    for name in TOKENIZERS:
+    for name in names:
         started = time.process_time()
         with tempfile.TemporaryDirectory() as scratch:
             generation = fit(
@@ -146,6 +146,7 @@ def direction(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a directory, or `synthetic`")
+    parser.add_argument("--tokenizers", default=",".join(TOKENIZERS))
     parser.add_argument("--codebook-size", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
@@ -156,18 +157,19 @@ def main() -> None:
     from adc_features.pipeline.source import load_source
 
     torch.set_num_threads(1)
+    names = asked.tokenizers.split(",")
     a, b = halves(load_source(asked.data, seed=asked.seed), asked.seed)
     rng = np.random.default_rng(0)
     report: dict[str, Any] = {}
     paired: dict[str, dict[str, Any]] = {}
     for where, (source, other) in zip(DIRECTIONS, ((a, b), (b, a)), strict=True):
-        errors, spent = direction(source, other, size=asked.codebook_size, seed=asked.seed)
+        errors, spent = direction(source, other, names, size=asked.codebook_size, seed=asked.seed)
         base = errors.pop("mean")
         for name, e in errors.items():
             report.setdefault(name, {})[where] = interval(base - e, base, rng)
         for name, seconds in spent.items():
             report[name].setdefault("fit_cpu_seconds", {})[where] = seconds
-        for judge in JUDGES:
+        for judge in (j for j in JUDGES if j in names):
             for name, e in errors.items():
                 if name != judge:
                     pair = paired.setdefault(f"{judge}_minus_{name}", {})
@@ -177,7 +179,8 @@ def main() -> None:
     ).stdout.strip()
     facts = {
         "command": f"python benchmarks/split_half.py --data {Path(asked.data).name}"
-        f" --codebook-size {asked.codebook_size} --seed {asked.seed}",
+        f" --tokenizers {asked.tokenizers} --codebook-size {asked.codebook_size}"
+        f" --seed {asked.seed}",
         "commit": commit,
         "machine": machine(),
         "items": {

@@ -98,10 +98,10 @@ def test_a_search_with_all_ways_open_finds_the_nearest_sum() -> None:
 
 
 @pytest.mark.parametrize(("slack", "kept"), [(0.0, [1, 1]), (0.5, [1, 0]), (9.0, [0, 0])])
-def test_held_codes_give_way_one_by_one_until_the_sum_is_near_enough(
+def test_held_codes_are_exchanged_one_by_one_until_the_sum_is_near_enough(
     slack: float, kept: list[int]
 ) -> None:
-    """A vector at (1, 1), held at (0, 0): giving up the first code halves the squared distance of
+    """A vector at (1, 1), held at (0, 0): exchanging the first code halves the squared distance of
     2; a slack of 0.5 of tau 2 allows what is left, a slack of 9 everything, none nothing.
     """
     words = np.array([[[0, 0], [1, 0]], [[0, 0], [0, 1.1]]])
@@ -110,6 +110,21 @@ def test_held_codes_give_way_one_by_one_until_the_sum_is_near_enough(
     best = chain.search(at, ways=4)
     assert best.tolist() == [[1, 1]]
     assert chain.hold(at, best, held, slack=slack).tolist() == [kept]
+
+
+def test_what_is_held_costs_no_more_than_the_slack() -> None:
+    """From any held codes, the squared distance is within the slack of the best; and a code that
+    lies near keeps most positions.
+    """
+    chain = chain_of(CHANCE.normal(size=(4, 8, 6)), tau=1.5)
+    rows = torch.from_numpy(CHANCE.normal(size=(300, 6)).astype(np.float32))
+    best = chain.search(rows, ways=8)
+    strange = torch.from_numpy(CHANCE.integers(-1, 8, size=(300, 4)))
+    for held in (strange, chain.search(rows + 0.1 * rows.flip(0), ways=8)):
+        codes = chain.hold(rows, best, held, slack=0.5)
+        over = (rows - chain.sum(codes)).square().sum(1) - (rows - chain.sum(best)).square().sum(1)
+        assert over.max() <= 0.75 + 1e-4
+    assert (codes == held).float().mean() > (best == held).float().mean()
 
 
 def test_joint_codewords_are_no_worse_than_residual_ones() -> None:

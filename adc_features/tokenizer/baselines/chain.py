@@ -96,28 +96,39 @@ class Chain(nn.Module):
         return found_BWn[:, 0]
 
     def hold(self, vectors_BD: Tensor, best_Bn: Tensor, held_Bn: Tensor, *, slack: float) -> Tensor:
-        """The held codes (-1 where none), of which as many give way to the best ones, those that
-        help most first, as bring the squared distance within slack * tau of the best.
+        """The held codes (-1 where none), of which one after the other is exchanged, the one and
+        for the code that helps most, until the squared distance is within slack * tau of that of
+        the best codes; those, when exchanging n codes does not get there.
         """
         codes_Bn = torch.where(held_Bn == NO_CODE, best_Bn, held_Bn)
-        limit_B = (vectors_BD - self.sum(best_Bn)).square().sum(1) + slack * self.tau
+        limit_B = self._distance(vectors_BD, best_Bn) + slack * self.tau
+        columns, places = self.half_nK.shape[1], torch.arange(len(self))
         for _ in range(len(self)):
-            left_BD = vectors_BD - self.sum(codes_Bn)
-            over_B = left_BD.square().sum(1) > limit_B
-            if not over_B.any():
+            over_B1 = (self._distance(vectors_BD, codes_Bn) > limit_B)[:, None]
+            if not over_B1.any():
                 break
-            cost_Bn = torch.stack(
-                [
-                    (left_BD + self.word(p, codes_Bn[:, p]) - self.word(p, best_Bn[:, p]))
-                    .square()
-                    .sum(1)
-                    for p in range(len(self))
-                ],
-                dim=1,
-            ).masked_fill(codes_Bn == best_Bn, torch.inf)
-            goes = nn.functional.one_hot(cost_Bn.argmin(1), len(self)).bool() & over_B[:, None]
-            codes_Bn = torch.where(goes, best_Bn, codes_Bn)
-        return codes_Bn
+            left_BnD = self._without_each(vectors_BD, codes_Bn)
+            cost_BnK = left_BnD.square().sum(2)[:, :, None] - 2 * self._scores(left_BnD)
+            change_B1 = cost_BnK.flatten(1).argmin(1, keepdim=True)
+            chosen_Bn = over_B1 & (places == change_B1 // columns)
+            codes_Bn = torch.where(chosen_Bn, change_B1 % columns, codes_Bn)
+        over_B1 = (self._distance(vectors_BD, codes_Bn) > limit_B)[:, None]
+        return torch.where(over_B1, best_Bn, codes_Bn)
+
+    def _distance(self, vectors_BD: Tensor, codes_Bn: Tensor) -> Tensor:
+        return (vectors_BD - self.sum(codes_Bn)).square().sum(1)
+
+    def _without_each(self, vectors_BD: Tensor, codes_Bn: Tensor) -> Tensor:
+        """What is left of vectors without the codeword of one position each, [B, n, D]."""
+        words = [self.word(p, codes_Bn[:, p]) for p in range(len(self))]
+        return (vectors_BD - self.sum(codes_Bn))[:, None] + torch.stack(words, dim=1)
+
+    def _scores(self, left_BnD: Tensor) -> Tensor:
+        """Product of every codeword with what is left at its position, less half its squared
+        length: largest for the nearest, [B, n, K'].
+        """
+        scores = [left_BnD[:, p] @ self.columns_nDK[p] for p in range(len(self))]
+        return torch.stack(scores, dim=1) - self.half_nK
 
     def agreeing(self, vectors_BD: Tensor, codes_Bn: Tensor, noise_SBD: Tensor) -> Tensor:
         """How many draws agree with the codes up to each position, int64 [B, n].
@@ -134,15 +145,7 @@ class Chain(nn.Module):
         )
 
     def _agreeing(self, vectors_BD: Tensor, codes_Bn: Tensor, noise_SBD: Tensor) -> Tensor:
-        left_BD = vectors_BD - self.sum(codes_Bn)
-        # what each codeword scores at its position without noise, all positions side by side
-        still_BK = torch.cat(
-            [
-                (left_BD + self.word(p, codes_Bn[:, p])) @ self.columns_nDK[p] - self.half_nK[p]
-                for p in range(len(self))
-            ],
-            dim=1,
-        )
+        still_BK = self._scores(self._without_each(vectors_BD, codes_Bn)).flatten(1)
         flat_DK, score_BK = self.columns_nDK.transpose(0, 1).flatten(1), torch.empty_like(still_BK)
         count_Bn = torch.zeros(codes_Bn.shape, dtype=torch.int64)
         for noise_BD in noise_SBD:
