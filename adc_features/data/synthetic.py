@@ -59,6 +59,7 @@ def synthetic(
     interactions: int = 40_000,
     content_noise: float = 0.5,
     sessions: Sessions | None = None,
+    bend: float = 0.0,
 ) -> Synthetic:
     """A catalogue of `items` with Zipf-like popularity, day-resolution times over one year, two
     vector modalities.
@@ -67,6 +68,8 @@ def synthetic(
     vectors get 1.5 times it, and one item in ten has no image. Items are launched through the first
     ten months, so some are cold at any cut-off. sessions: events then come in sessions and carry
     seconds: what a user did a minute ago tells of the next label, what they did yesterday does not.
+    bend: 0 makes vectors linear in the latent; above it they come through a hidden layer of tanh,
+    which bends the more the larger it is.
     """
     if min(items, users, interactions) < 100:
         raise InputError(
@@ -103,7 +106,7 @@ def synthetic(
     label = rng.random(interactions) < 1 / (1 + np.exp(-logit))
 
     ids = np.array([f"i{n:06d}" for n in range(items)])
-    table = _catalogue(ids, group, latent, content_noise=content_noise, rng=rng)
+    table = _catalogue(ids, group, latent, content_noise=content_noise, rng=rng, bend=bend)
     events = pa.table(
         {
             "user_id": pa.array([f"u{n:06d}" for n in user[keep]]),
@@ -143,11 +146,12 @@ def _catalogue(
     *,
     content_noise: float,
     rng: np.random.Generator,
+    bend: float,
 ) -> pa.Table:
     """The item table: a title and a category that name the group,
     and two noisy views of the latent.
     """
-    image = _view(latent, 32, 1.5 * content_noise, rng)
+    image = _view(latent, 32, 1.5 * content_noise, rng, bend)
     return pa.table(
         {
             "item_id": pa.array(ids),
@@ -155,7 +159,7 @@ def _catalogue(
                 [f"{_word(g)} {_word(7 * g + n % 5)} no. {n}" for n, g in enumerate(group)]
             ),
             "category": pa.array([f"group {g % 8}" for g in group]),
-            "vector_text": _lists(_view(latent, 48, content_noise, rng)),
+            "vector_text": _lists(_view(latent, 48, content_noise, rng, bend)),
             "vector_image": _lists(image, absent=rng.random(len(ids)) < 0.1),
         }
     )
@@ -171,14 +175,20 @@ class NoisyBehavior(NamedTuple):
 
 
 def noisy_behavior(
-    made: Synthetic, *, as_of: datetime, noise: float, seed: int, width: int = 32
+    made: Synthetic,
+    *,
+    as_of: datetime,
+    noise: float,
+    seed: int,
+    width: int = 32,
+    bend: float = 0.0,
 ) -> NoisyBehavior:
     """The catalogue's vectors with behaviour as a mean over an item's interactions before `as_of`
     would show its latent.
 
     Its noise falls with the root of the count, times a factor of the item's own (log-normal, 0.7):
     some items are clicked by mixed crowds, so that counts tell reliability only in part. noise:
-    standard deviation at one interaction, in units of the signal's.
+    standard deviation at one interaction, in units of the signal's. bend: as in `synthetic`.
     """
     if noise < 0:
         raise InputError(f"noise is {noise}; expected 0 or more")
@@ -187,7 +197,7 @@ def noisy_behavior(
     rows, _ = find_rows(ids, id_array(made.dataset.before(as_of)["item_id"]))
     count = np.bincount(rows, minlength=len(ids))
     warm = count > 0
-    signal = made.truth.latent @ rng.normal(size=(made.truth.latent.shape[1], width))
+    signal = _signal(made.truth.latent, width, rng, bend)
     signal /= signal.std()
     spread = noise / np.sqrt(np.maximum(count, 1)) * np.exp(0.7 * rng.normal(size=len(ids)))
     behavior = np.where(
@@ -213,8 +223,18 @@ def _zipf(n: int, exponent: float, rng: np.random.Generator) -> np.ndarray:
     return weights / weights.sum()
 
 
-def _view(latent: np.ndarray, width: int, noise: float, rng: np.random.Generator) -> np.ndarray:
-    signal = latent @ rng.normal(size=(latent.shape[1], width))
+def _signal(latent: np.ndarray, width: int, rng: np.random.Generator, bend: float) -> np.ndarray:
+    """What vectors show of the latent, float64 [N, width]: a map of it, or of 64 bent maps."""
+    if bend:
+        hidden = latent @ rng.normal(size=(latent.shape[1], 64))
+        latent = np.tanh(bend * hidden / hidden.std())
+    return latent @ rng.normal(size=(latent.shape[1], width))
+
+
+def _view(
+    latent: np.ndarray, width: int, noise: float, rng: np.random.Generator, bend: float
+) -> np.ndarray:
+    signal = _signal(latent, width, rng, bend)
     return (signal + noise * signal.std() * rng.normal(size=signal.shape)).astype(np.float32)
 
 

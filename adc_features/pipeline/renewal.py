@@ -38,7 +38,7 @@ def renew(
     """
     from adc_features.tokenizer.fit import fit
     from adc_features.tokenizer.line import Line
-    from adc_features.tokenizer.model import AdcSettings
+    from adc_features.tokenizer.recipes import settings_of
 
     directory = run.directory / generation_place(generation_id)
     parent, repo = generation_of(run), repository_of(run)
@@ -49,7 +49,7 @@ def renew(
         child = _unpublished(directory, parent, tables[-1].as_of) or fit(
             tables,
             parent.spec,
-            settings=AdcSettings.from_dict(parent.settings["adc"]),
+            settings=settings_of(parent),
             generation_id=generation_id,
             directory=directory,
             seed=run.settings.seed,

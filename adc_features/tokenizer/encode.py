@@ -54,8 +54,9 @@ def encode(
         The snapshot before this one, of this generation or of the one it is aligned with. An item
         that has a code there keeps it until another codeword is nearer by more than the
         generation's `hysteresis`, in cosine, so that codes change when behaviour does and not
-        because a vector lies at a border. Baseline tokenizers hold nothing: in a residual code each
-        level reads what the one before left.
+        because a vector lies at a border. `posterior` holds codes whose sum is near enough (its
+        `slack`). Other tokenizers hold nothing: in a residual code each level reads what the one
+        before left.
     network : AdcModel or Network, optional
         What `read` made of the generation, for who encodes often.
     progress : callable, optional
@@ -68,8 +69,10 @@ def encode(
         is absent the code is -1 and the weight 0. An item without behaviour is cold: x = 0,
         w = w(0) (method notes: Items without behaviour). Weights are 1 for shared positions, the
         softmax gate for content, and R over its frozen mean, clipped to [0, 4], for behaviour
-        (method notes: Exported weights); 1 wherever a baseline tokenizer has a code. They are
-        rounded once, to `spec.weight_dtype`. `collision_count` counts within `items`.
+        (method notes: Exported weights); 1 wherever a baseline tokenizer has a code; under
+        `posterior` the probability that the code is right, which that of a held code is as well,
+        and x is the estimated share of signal in the item's behaviour. Weights are rounded once,
+        to `spec.weight_dtype`. `collision_count` counts within `items`.
 
     Raises
     ------
@@ -99,21 +102,21 @@ def encode(
     spec, model = generation.spec, network if network is not None else read(generation)
     check_widths(items, model)
     held = _held(items, generation, previous)
-    x = reliability(items, generation)
+    signal = reliability(items, generation)
     cutoff = _cutoff_of(generation, items.as_of)
     sid = np.full((len(items), spec.length), NO_CODE, np.int32)
     weight = np.zeros((len(items), spec.length), np.float32)
-    alignment = np.zeros(len(items), np.float32)
+    x, alignment = (np.zeros(len(items), np.float32) for _ in range(2))
 
     def fill(start: int) -> int:
         part = slice(start, min(start + BLOCK, len(items)))
         size = part.stop - start
         with torch.inference_mode():
             held_BL = None if held is None else _padded(held, part)
-            codes_BL, weight_BL, w_B = _tokens(
-                model, _block(items, x, part, model, cutoff=cutoff), held_BL
-            )
-        sid[part], weight[part], alignment[part] = codes_BL[:size], weight_BL[:size], w_B[:size]
+            rows = _block(items, signal, part, model, cutoff=cutoff)
+            codes_BL, weight_BL, x_B, w_B = _tokens(model, rows, held_BL)
+        sid[part], weight[part] = codes_BL[:size], weight_BL[:size]
+        x[part], alignment[part] = x_B[:size], w_B[:size]
         return part.stop
 
     for done in _on_every_core(fill, range(0, len(items), BLOCK)):
@@ -252,11 +255,14 @@ def _held(
 
 def _tokens(
     model: AdcModel | baselines.Network, rows: Rows, held_BL: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes [B, L], exported weights [B, L] and alignment strength [B] of one block."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes [B, L], exported weights [B, L], x [B] and alignment strength [B] of one block."""
+    none = torch.zeros(len(rows.x))
+    if isinstance(model, baselines.PosteriorNetwork):
+        return *model.tokens(rows, held_BL), none
     if not isinstance(model, AdcModel):
         codes, known = model.codes(rows)
-        return torch.where(known, codes, NO_CODE), known.float(), torch.zeros(len(rows.x))
+        return torch.where(known, codes, NO_CODE), known.float(), rows.x, none
     encoded, behavior = model.encode(rows), model.spec.behavior
     codes = torch.where(
         encoded.known_BP,
@@ -266,7 +272,7 @@ def _tokens(
         NO_CODE,
     )
     if not behavior:
-        return codes, encoded.weight_BP, torch.zeros(len(rows.x))
+        return codes, encoded.weight_BP, rows.x, none
     weight = torch.cat(
         [
             encoded.weight_BP[:, :-behavior],
@@ -274,7 +280,7 @@ def _tokens(
         ],
         dim=1,
     )
-    return codes, weight, strength(rows.x, model.settings.alpha, model.settings.beta)
+    return codes, weight, rows.x, strength(rows.x, model.settings.alpha, model.settings.beta)
 
 
 def _on_every_core(work: Callable[[int], int], jobs: range) -> Iterator[int]:

@@ -28,6 +28,7 @@ from adc_features.tokenizer.recipes import (
     Settings,
     adc,
     adc_norm,
+    name_of,
     raw_gate,
     without_contrastive,
     without_controller,
@@ -85,8 +86,8 @@ def fit(
     seed : int
         The same seed gives the same codes.
     line : Line, optional
-        An older generation whose codes should keep their meaning (ADC-SID only). A warm start
-        trains a third of the steps at a third of the rate.
+        An older generation whose codes should keep their meaning (ADC-SID and posterior). A warm
+        start trains a third of the steps, ADC-SID at a third of the rate.
     progress : callable, optional
         Called with ("fit", steps done, steps in all).
     checkpoint : Path, optional
@@ -127,13 +128,11 @@ def fit(
     """
     check_generation_id(generation_id)
     check_tables(tables, spec)
-    name, own_spec = (
-        ("adc", spec)
-        if isinstance(settings, AdcSettings)
-        else (settings.tokenizer, baselines.spec_of(spec, settings))
-    )
+    name, own_spec = name_of(settings), spec
+    if not isinstance(settings, AdcSettings):
+        own_spec = baselines.spec_of(spec, settings)
     if line is not None:
-        line.check(spec, settings, tables, generation_id=generation_id)
+        line.check(own_spec, settings, tables, generation_id=generation_id)
     scale = fit_reliability(tables, mode=settings.reliability) if spec.behavior else None
     tables = sorted(tables, key=lambda t: t.as_of)
     newest = tables[-1]
@@ -142,7 +141,7 @@ def fit(
     if warm and isinstance(settings, AdcSettings):
         settings = _continued(settings)
         union.held = warm.codes(tables)
-    network, history = _trained(
+    trained = _trained(
         union,
         spec,
         own_spec,
@@ -162,7 +161,7 @@ def fit(
             "cutoffs": [t.as_of.isoformat() for t in tables],
             "seed": seed,
         },
-        tensors={name: tensor.numpy() for name, tensor in network.state_dict().items()},
+        tensors={name: t.numpy() for name, t in trained.network.state_dict().items()},
         quality={},
         trained_through=newest.as_of,
         codebook_hash="",
@@ -172,8 +171,9 @@ def fit(
         draft, churn = line.renamed(draft, newest)
     quality = {
         **quality_report(encode(newest, draft), newest.interaction_count, spec=own_spec),
-        "reconstruction_1_minus_r2": _unexplained(network, union),
-        "training": history,
+        "reconstruction_1_minus_r2": _unexplained(trained.network, union),
+        "training": trained.history,
+        **trained.facts,
         "reliability_rank_correlation": scale.rank_correlation if scale else None,
         **({"churn": churn} if churn else {}),
     }
@@ -217,7 +217,10 @@ def _trained(
     # the same codes on any number of cores; batches are too small to gain from more
     with one_thread():
         if not isinstance(settings, AdcSettings):
-            return baselines.train(union, own_spec, settings, seed=seed, progress=progress)
+            start = line.tensors([t.as_of for t in union.tables]) if line else None
+            return baselines.train(
+                union, own_spec, settings, seed=seed, progress=progress, start=start
+            )
         return train(
             union,
             spec,

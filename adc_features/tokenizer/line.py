@@ -18,9 +18,15 @@ from adc_features.codes.generation import Generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError, QualityError
 from adc_features.tokenizer.encode import encode, encode_series
-from adc_features.tokenizer.model import AdcSettings
+from adc_features.tokenizer.recipes import Settings, name_of
 
-CODEWORDS = "codebooks.codewords"
+_POSTERIOR = ("latent", "draws")
+SHAPES = {
+    "adc": ("hidden", "latent", "aligned", "gate_scale", "gate_input"),
+    "posterior": _POSTERIOR,
+    "posterior_experts": _POSTERIOR,
+}
+"""The tokenizers that can keep the meaning of codes, and the settings that shape their networks."""
 
 
 @dataclass(frozen=True)
@@ -41,27 +47,28 @@ class Line:
             raise InputError(f"churn_budget is {self.churn_budget}; expected a share from 0 to 1")
 
     def check(
-        self, spec: SidSpec, settings: Any, tables: Sequence[EmbeddingTable], *, generation_id: str
+        self,
+        spec: SidSpec,
+        settings: Settings,
+        tables: Sequence[EmbeddingTable],
+        *,
+        generation_id: str,
     ) -> None:
         """Raise InputError when these codes could not continue the parent's."""
-        if self.parent.tokenizer != "adc" or not isinstance(settings, AdcSettings):
+        name = self.parent.tokenizer
+        if name not in SHAPES or name != name_of(settings):
             raise InputError(
-                f"the parent was written by tokenizer {self.parent.tokenizer!r}; only generations"
-                " of ADC-SID can be aligned, fit with a recipe of it"
+                f"the parent was written by tokenizer {name!r}, this fit is of"
+                f" {name_of(settings)!r}; only generations of ADC-SID or posterior can be aligned,"
+                " fit with a recipe of the parent's tokenizer"
             )
         if self.parent.spec != spec:
             raise InputError(
                 f"the parent has spec {self.parent.spec.to_dict()}, asked for {spec.to_dict()}; an"
                 " aligned generation keeps positions and codebook size"
             )
-        own = self.parent.settings["adc"]
-        if self.warm and (
-            odd := [
-                n
-                for n in ("hidden", "latent", "aligned", "gate_scale", "gate_input")
-                if own[n] != getattr(settings, n)
-            ]
-        ):
+        own = self.parent.settings[name]
+        if self.warm and (odd := [n for n in SHAPES[name] if own[n] != getattr(settings, n)]):
             raise InputError(
                 f"the parent's network differs in {odd}; a warm start needs the same, fit with the"
                 " parent's settings or start anew"
@@ -106,9 +113,13 @@ class Line:
         """
         old, fresh = encode(newest, self.parent), encode(newest, draft)
         names = relabelling(old.sid, fresh.sid, codebook_size=draft.spec.codebook_size)
-        words = np.empty_like(draft.tensors[CODEWORDS])
-        for p, order in enumerate(names):
-            words[p, order] = draft.tensors[CODEWORDS][p]
+        books, first = {}, 0
+        for key in _codewords(draft):
+            words = draft.tensors[key]
+            books[key] = np.empty_like(words)
+            for p, order in enumerate(names[first : first + len(words)]):
+                books[key][p, order] = words[p]
+            first += len(words)
         aligned = {
             "parent": self.parent.id,
             "parent_codebook_hash": self.parent.codebook_hash,
@@ -117,7 +128,7 @@ class Line:
         }
         child = replace(
             draft,
-            tensors={**draft.tensors, CODEWORDS: words},
+            tensors={**draft.tensors, **books},
             settings={**draft.settings, "aligned": aligned},
         )
         served = replace(fresh, sid=relabelled(fresh.sid, names))
@@ -132,3 +143,11 @@ class Line:
                 " train fewer steps, or allow more"
             )
         return child, report
+
+
+def _codewords(generation: Generation) -> list[str]:
+    """The tensors [n, K, D] that hold a generation's codewords, in the order of its positions."""
+    if generation.tokenizer == "adc":
+        return ["codebooks.codewords"]
+    names = ("shared", *generation.spec.content, BEHAVIOR)
+    return [key for name in names if (key := f"chains.{name}.words") in generation.tensors]

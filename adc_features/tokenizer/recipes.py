@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 
+from adc_features.codes.generation import Generation
 from adc_features.tokenizer import baselines
 from adc_features.tokenizer.baselines.mmq import mmq
 from adc_features.tokenizer.model import AdcSettings
@@ -69,3 +70,18 @@ RECIPES: dict[str, Callable[[], Settings]] = {
     "mmq": mmq,
     **baselines.RECIPES,
 }
+
+
+def name_of(settings: Settings) -> str:
+    """The tokenizer that settings are of."""
+    return "adc" if isinstance(settings, AdcSettings) else settings.tokenizer
+
+
+def settings_of(generation: Generation) -> Settings:
+    """The settings that a generation was fitted with. Raises ArtifactError when it does not hold
+    those of its tokenizer.
+    """
+    name = generation.tokenizer
+    if name == "adc":
+        return AdcSettings.from_dict(generation.settings[name])
+    return baselines.settings_of(generation)

@@ -23,7 +23,8 @@ SPEC = SidSpec(content={"title": 1, "image": 2}, shared=1, behavior=2, codebook_
 
 class Tokenizer(NamedTuple):
     """fit and encode as everybody calls them; content_only: behaviour teaches it at most and no
-    code comes from it; holds: keeps codes in spite of numerical noise.
+    code comes from it; holds: keeps codes in spite of numerical noise; judges: says how likely a
+    code is right, of a held code too, and estimates reliability itself.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Tokenizer(NamedTuple):
     content_only: bool = False
     needs_behavior: bool = False
     holds: bool = False
+    judges: bool = False
 
 
 def small_adc(tables: list[EmbeddingTable], spec: SidSpec, **arguments: object) -> Generation:
@@ -97,6 +99,10 @@ TOKENIZERS = [
         for name in ("letter", "das")
     ),
     Tokenizer("unisid", small("unisid"), adc_encode.encode, content_only=True),
+    *(
+        Tokenizer(name, small(name), adc_encode.encode, holds=True, judges=True)
+        for name in ("posterior", "posterior_experts")
+    ),
 ]
 
 
@@ -255,8 +261,11 @@ def test_codes_hold_where_behaviour_changes_by_noise_only(
         assert (held.sid != before.sid).sum() < (anew.sid != before.sid).sum()
     else:
         np.testing.assert_array_equal(held.sid, anew.sid)
-    assert ((held.sid == before.sid) | (held.sid == anew.sid)).all()
-    np.testing.assert_array_equal(held.sid_weight, anew.sid_weight)
+    alike = (held.sid == anew.sid).all(1)
+    if not tokenizer.judges:
+        assert ((held.sid == before.sid) | (held.sid == anew.sid)).all()
+        alike[:] = True
+    np.testing.assert_array_equal(held.sid_weight[alike], anew.sid_weight[alike])
 
 
 def test_codes_move_with_an_item_whose_behaviour_changed(
@@ -267,18 +276,19 @@ def test_codes_move_with_an_item_whose_behaviour_changed(
     """
     if not tokenizer.holds:
         pytest.skip("gives the nearest codes always, whatever they were")
-    table, behavioral = items(1), np.array(SPEC.is_behavioral)
+    table, read = items(1), generation.spec.is_behavioral
     before = tokenizer.encode(table, generation)
     behavior = table.vectors["behavior"].copy()
     behavior[20:60] = behavior[60:100]
-    after = tokenizer.encode(with_behavior(table, behavior, day=2), generation, previous=before)
-    model, copy, old = (
-        s.sid[rows][:, behavioral]
-        for s, rows in ((before, slice(60, 100)), (after, slice(20, 60)), (before, slice(20, 60)))
+    moved = with_behavior(table, behavior, day=2)
+    after = tokenizer.encode(moved, generation, previous=before)
+    nearest, held, old = (
+        s.sid[20:60][:, np.array(read) if any(read) else slice(None)]
+        for s in (tokenizer.encode(moved, generation), after, before)
     )
-    different = model != old
+    different = nearest != old
     assert different.sum() > 20
-    assert (copy == model)[different].mean() > 0.7
+    assert (held == nearest)[different].mean() > 0.7
     rest = np.r_[0:20, 60:150]
     np.testing.assert_array_equal(after.sid[rest], before.sid[rest])
 
@@ -308,7 +318,8 @@ def test_cold_items_get_content_codes_and_no_behavioural_weight(
     assert (sids.sid_weight[cold][:, behavioral] == 0).all()
     assert (sids.sid[cold][:, ~behavioral] >= 0).all()
     assert (sids.reliability[cold] == 0).all()
-    assert (sids.reliability[10:].max(), sids.reliability.dtype) == (1, np.float32)
+    most = sids.reliability[10:].max()
+    assert 0.1 < most < 1 if tokenizer.judges else most == 1
 
 
 def test_a_missing_content_modality_is_no_code(

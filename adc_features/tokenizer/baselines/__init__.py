@@ -2,28 +2,31 @@
 Generation. Writes: trained networks.
 
 `fit` and `encode`, one level up, are theirs as well: here is what differs, the network, its
-training and its positions. Codes weigh 1.
+training and its positions. Codes weigh 1, but for those of our own method, `posterior`.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 from adc_features.codes.generation import Generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import ArtifactError, InputError
-from adc_features.tokenizer.baselines import kmeans, rq_vae, unisid
+from adc_features.tokenizer.baselines import kmeans, posterior, rq_vae, unisid
 from adc_features.tokenizer.baselines.additive import AdditiveNetwork
 from adc_features.tokenizer.baselines.kmeans import KMeansSettings
 from adc_features.tokenizer.baselines.loop import Curve, Progress
+from adc_features.tokenizer.baselines.posterior import PosteriorNetwork, PosteriorSettings
 from adc_features.tokenizer.baselines.rq_vae import RqVaeSettings
 from adc_features.tokenizer.baselines.unisid import HeadNetwork, UniSidSettings
 from adc_features.tokenizer.model import AdcModel, Standard
 from adc_features.tokenizer.union import RowUnion
 
-Settings = KMeansSettings | RqVaeSettings | UniSidSettings
+Settings = KMeansSettings | RqVaeSettings | UniSidSettings | PosteriorSettings
 
 RECIPES: dict[str, Callable[[], Settings]] = {
     recipe.__name__: recipe
@@ -36,6 +39,8 @@ RECIPES: dict[str, Callable[[], Settings]] = {
         rq_vae.das,
         rq_vae.mm_rq_vae,
         unisid.unisid,
+        posterior.posterior,
+        posterior.posterior_experts,
     )
 }
 
@@ -45,17 +50,19 @@ fitted without it.
 """
 
 
-Network = AdditiveNetwork | HeadNetwork
-"""What encodes: `codes(rows)` int64 and bool [B, L], `reconstruct(rows)` from the codes alone,
-`widths` of the modalities that it reads.
+Network = AdditiveNetwork | HeadNetwork | PosteriorNetwork
+"""What encodes: `codes(rows)` int64 and bool [B, L] (or `tokens(rows, held_BL)`, where codes have
+weights and are held), `reconstruct(rows)` from the codes alone, `widths` of the modalities that it
+reads.
 """
 
 
 class Trained(NamedTuple):
-    """A frozen network and its training curve."""
+    """A frozen network, its training curve, and what its quality report says beside the usual."""
 
     network: AdcModel | Network
     history: Curve
+    facts: Mapping[str, Any] = MappingProxyType({})
 
 
 def spec_of(spec: SidSpec, s: Settings) -> SidSpec:
@@ -74,6 +81,8 @@ def spec_of(spec: SidSpec, s: Settings) -> SidSpec:
             f"unisid codes content, the spec has the modalities {list(spec.modalities)}; give a"
             " content modality"
         )
+    if s.tokenizer == "posterior_experts":
+        return replace(spec, layout="experts")
     if s.tokenizer != "mm_rq_vae":
         return replace(spec, layout="subspaces" if s.tokenizer == "opq" else "levels")
     each, more = divmod(spec.length, len(spec.modalities))
@@ -83,10 +92,16 @@ def spec_of(spec: SidSpec, s: Settings) -> SidSpec:
 
 
 def train(
-    union: RowUnion, spec: SidSpec, s: Settings, *, seed: int, progress: Progress | None
+    union: RowUnion,
+    spec: SidSpec,
+    s: Settings,
+    *,
+    seed: int,
+    progress: Progress | None,
+    start: Mapping[str, np.ndarray] | None = None,
 ) -> Trained:
     """Train on the rows of the union, on the calling thread's settings; one seed, one network.
-    spec: from `spec_of`.
+    spec: from `spec_of`. start: tensors of an older generation to go on from (posterior only).
     """
     cutoffs = len(union.tables)
     # layers draw from torch's global generator: leave it as it was
@@ -96,8 +111,15 @@ def train(
         for m in network.widths:
             _set_statistics(network.standard_of(m), union, m)
         history: Curve = []
+        facts: dict[str, Any] = {}
         if isinstance(network, AdditiveNetwork) and isinstance(s, KMeansSettings):
             kmeans.train(network, union, spec, s, seed=seed)
+        elif isinstance(network, PosteriorNetwork):
+            if start is not None:
+                network.load_state_dict({k: torch.tensor(array) for k, array in start.items()})
+            facts["calibration_error"] = posterior.train(
+                network, union, fresh=start is None, seed=seed
+            )
         else:
             behavior = None
             if spec.behavior:
@@ -106,12 +128,12 @@ def train(
             learn: Any = unisid.train if isinstance(s, UniSidSettings) else rq_vae.train
             history = learn(network, union, s, behavior=behavior, seed=seed, progress=progress)
     network.freeze()
-    return Trained(network.eval().requires_grad_(False), history)
+    return Trained(network.eval().requires_grad_(False), history, facts)
 
 
-def load(generation: Generation) -> Network:
-    """The frozen network of a generation, ready to encode. Raises ArtifactError when no tokenizer
-    here wrote it.
+def settings_of(generation: Generation) -> Settings:
+    """The settings of a generation that a tokenizer here wrote. Raises ArtifactError when none
+    did.
     """
     name = generation.tokenizer
     if name not in RECIPES:
@@ -125,6 +147,14 @@ def load(generation: Generation) -> Network:
             f"generation {generation.id!r} says that {name!r} wrote it, but its settings are"
             f" {list(generation.settings)}; fit it again"
         )
+    return kind(**saved)
+
+
+def load(generation: Generation) -> Network:
+    """The frozen network of a generation, ready to encode. Raises ArtifactError when no tokenizer
+    here wrote it.
+    """
+    settings = settings_of(generation)
     widths = {
         key.split(".")[-2]: array.shape[1]
         for key, array in generation.tensors.items()
@@ -133,7 +163,7 @@ def load(generation: Generation) -> Network:
     # no random numbers are drawn for parameters that are about to be replaced
     with torch.device("meta"):
         network = _network(
-            widths, generation.spec, kind(**saved), cutoffs=len(generation.settings["cutoffs"])
+            widths, generation.spec, settings, cutoffs=len(generation.settings["cutoffs"])
         )
     network.load_state_dict(
         {key: torch.tensor(array) for key, array in generation.tensors.items()}, assign=True
@@ -142,15 +172,15 @@ def load(generation: Generation) -> Network:
     return network
 
 
-def _network(
-    widths: Mapping[str, int], spec: SidSpec, s: Settings, *, cutoffs: int
-) -> AdditiveNetwork | HeadNetwork:
+def _network(widths: Mapping[str, int], spec: SidSpec, s: Settings, *, cutoffs: int) -> Network:
     # in the order of the spec: tensors come back from disk in the order of their names
     read = {
         m: widths[m] for m in spec.modalities if not (m == BEHAVIOR and s.tokenizer in CONTENT_ONLY)
     }
     if isinstance(s, KMeansSettings):
         return kmeans.network(read, spec, cutoffs=cutoffs)
+    if isinstance(s, PosteriorSettings):
+        return PosteriorNetwork(read, spec, s, cutoffs=cutoffs)
     if isinstance(s, UniSidSettings):
         return HeadNetwork(read, spec, s, cutoffs=cutoffs)
     return rq_vae.network(read, spec, s, cutoffs=cutoffs)
