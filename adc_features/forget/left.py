@@ -101,6 +101,8 @@ def left_in_sources(repo: Path, views: list[View], subject: Subject) -> Iterator
             rows = ds.dataset(path, filesystem=files, format="parquet")
             theirs = subject.typed(rows.schema.field(column).type)
             count = rows.count_rows(filter=ds.field(column).isin(theirs))
+        except FileNotFoundError:
+            continue
         except (InputError, KeyError, *READ_ERRORS):
             yield Left("source of a view", view.name, "delete them there", looked_into=False)
             continue

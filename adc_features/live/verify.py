@@ -180,7 +180,8 @@ def _compared(
 def _same(one: pa.Array, other: pa.Array) -> np.ndarray:
     """Which rows are equal, bit for bit; null equals null."""
     if pa.types.is_list(one.type):
-        return np.array([a == b for a, b in zip(one.to_pylist(), other.to_pylist(), strict=True)])
+        pairs = zip(one.to_pylist(), other.to_pylist(), strict=True)
+        return np.array([a == b for a, b in pairs], bool)
     equal = pc.fill_null(pc.equal(one, other), False)
     both_null = pc.and_(pc.is_null(one), pc.is_null(other))
     return pc.or_(equal, both_null).to_numpy(zero_copy_only=False)

@@ -138,6 +138,7 @@ class Killed(BaseException):
     """In place of a kill."""
 
 
+@pytest.mark.slow
 def test_a_command_that_was_killed_anywhere_is_ended_by_the_next(shop, monkeypatch):
     """Before and after every file and transaction; in the end nothing holds the user."""
     for point in count():
@@ -193,6 +194,7 @@ def test_a_history_that_is_taken_over_brings_nobody_back(shop, tmp_path):
     assert verify_online(live.histories).different == 0
 
 
+@pytest.mark.slow
 @settings(max_examples=12, deadline=None)
 @given(
     st.lists(
