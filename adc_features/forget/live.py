@@ -17,6 +17,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -279,7 +280,7 @@ class _Forgetting:
                 if self.key not in view.key and not reads_ids(view, self.key):
                     continue
                 for path in sorted(self.histories.history(view.name).glob("[!.]*.parquet")):
-                    self._rewrite(path, "history", lambda t, view=view: self._history(view, t))
+                    self._rewrite(path, "history", partial(self._history, view))
         for _, _, path in self.histories.letters().segments():
             lines = path.read_bytes()
             if (kept := self._without_letters(lines)) != lines and not self.dry_run:

@@ -5,7 +5,7 @@ the online store.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Literal, get_args
@@ -137,12 +137,8 @@ def expire_history(
     for path, piece in zip(paths, pieces, strict=True):
         mine, start = gone[start : start + len(piece)], start + len(piece)
         if mine.any() and not dry_run:
-            _replace(path, mine, lambda kept, path=path: as_parquet(_rows(path, kept)))
+            _replace(path, mine, as_parquet(read_parquet(path).filter(pa.array(~mine))))
     return int(gone.sum())
-
-
-def _rows(path: Path, kept: np.ndarray) -> pa.Table:
-    return read_parquet(path).filter(pa.array(kept))
 
 
 def _expire_letters(histories: Histories, before: datetime, *, dry_run: bool) -> int:
@@ -152,13 +148,8 @@ def _expire_letters(histories: Histories, before: datetime, *, dry_run: bool) ->
         gone = np.array([_arrived(line) < before for line in lines], bool)
         deleted += int(gone.sum())
         if gone.any() and not dry_run:
-            _replace(
-                path,
-                gone,
-                lambda kept, lines=lines: b"".join(
-                    line + b"\n" for line, stays in zip(lines, kept, strict=True) if stays
-                ),
-            )
+            kept = (line + b"\n" for line, old in zip(lines, gone, strict=True) if not old)
+            _replace(path, gone, b"".join(kept))
     return deleted
 
 
@@ -166,10 +157,10 @@ def _arrived(line: bytes) -> datetime:
     return datetime.fromisoformat(json.loads(line)["arrived"])
 
 
-def _replace(path: Path, gone: np.ndarray, content: Callable[[np.ndarray], bytes]) -> None:
+def _replace(path: Path, gone: np.ndarray, content: bytes) -> None:
     """A file without some of its rows; no file where none is left."""
     if gone.all():
         path.unlink()
     else:
-        write_atomically(path, content(~gone))
+        write_atomically(path, content)
     sync_directory(path.parent)

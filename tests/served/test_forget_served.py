@@ -1,6 +1,7 @@
 """A user who is forgotten is gone from a served log, and listed where a ranker holds them."""
 
 import json
+import shutil
 from collections import Counter
 
 import pytest
@@ -11,6 +12,7 @@ from adc_features.cli.main import application
 from adc_features.forget import served_log as module
 from adc_features.forget.served_log import expire_served, forget_served
 from adc_features.forget.subject import Subject
+from adc_features.served.log import ServedLog
 from adc_features.served.segments import sealed_segments
 
 
@@ -22,16 +24,21 @@ def rows(log):
     return requests, candidates
 
 
-@pytest.fixture
-def log(small_feed, tmp_path):
-    """A log of a hundred requests in several segments."""
+@pytest.fixture(scope="module")
+def made_log(small_feed, tmp_path_factory):
+    """A log of sixty requests in two segments; not to be written."""
+    made = tmp_path_factory.mktemp("forget") / "log"
     for piece in range(2):
-        from adc_features.served.log import ServedLog
-
-        kept = ServedLog(tmp_path / "log")
-        small_feed.serve(kept, small_feed.shown[50 * piece : 50 * (piece + 1)])
+        kept = ServedLog(made)
+        small_feed.serve(kept, small_feed.shown[30 * piece : 30 * (piece + 1)])
         kept.close()
-    return tmp_path / "log"
+    return made
+
+
+@pytest.fixture
+def log(made_log, tmp_path):
+    """The log, to be written."""
+    return shutil.copytree(made_log, tmp_path / "log")
 
 
 def busiest(log):
@@ -73,7 +80,7 @@ def test_requests_of_a_user_go_with_their_candidates(log, monkeypatch):
 def test_requests_that_are_too_old_go(log):
     """Segments of which nothing is left go whole."""
     requests, candidates = rows(log)
-    middle = sorted(row["received"] for row in requests)[60]
+    middle = sorted(row["received"] for row in requests)[40]
     young = {row["request_id"] for row in requests if row["received"] >= middle}
     assert expire_served(log, middle)["requests"] == len(requests) - len(young)
     left = rows(log)
