@@ -65,7 +65,7 @@ def _lines(file: Path | None) -> list[str]:
     if file is None:
         return []
     try:
-        found = file.read_text(encoding="utf-8").split("\n")
+        found = file.read_text(encoding="utf-8-sig").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file} cannot be read ({error}); give a text file of ids") from error
     ids = [line.removesuffix("\r") for line in found if line.strip()]
