@@ -8,7 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from adc_features.errors import InputError
-from adc_features.forget.left import Left, left_in_rankers, left_in_sources, left_online
+from adc_features.forget.left import (
+    Left,
+    left_in_a_run,
+    left_in_rankers,
+    left_in_sources,
+    left_online,
+)
 from adc_features.forget.live import bury, forget_live
 from adc_features.forget.online import forget_online, ordinary_views
 from adc_features.forget.served_log import forget_served
@@ -107,6 +113,7 @@ def forget(
         *left_online(views, subject),
         *left_in_sources(repo, views, subject),
         *left_in_rankers(repo, subject),
+        *left_in_a_run(repo),
         *(
             Left("open segment of a log", str(log), REPEAT, looked_into=False)
             for log, one in zip(logs, served, strict=True)

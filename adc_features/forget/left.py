@@ -53,6 +53,19 @@ def left_in_rankers(repo: Path, subject: Subject) -> Iterator[Left]:
                 yield Left("reference rows of a trained ranker", where, TRAIN)
 
 
+def left_in_a_run(repo: Path) -> Iterator[Left]:
+    """The run that made the repository: it was made of interactions of users."""
+    run = Path(repo).resolve().parent
+    if (run / "run.json").is_file():
+        yield Left(
+            "run",
+            run.name,
+            "its data set, frames and rankers may hold them; take their interactions out of the"
+            " data, and make the run again, `adc run`",
+            looked_into=False,
+        )
+
+
 def left_online(views: list[View], subject: Subject) -> Iterator[Left]:
     """Views in another online store than ours that hold a row of one of the ids, or that have
     other keys beside it, which nobody knows there.

@@ -6,7 +6,9 @@ from live_world import emptied, make_shop
 VISITS = """
 from adc_features.aggregates.declaration import distinct
 
-visits = EventStream("visits", keys={"customer_id": "int64", "sku": "string"})
+visits = EventStream(
+    "visits", keys={"customer_id": "int64", "sku": "string"}, values={"label": Grid(20, 1.0)}
+)
 audience = AggregateView(
     "product_audience",
     visits,
@@ -14,6 +16,7 @@ audience = AggregateView(
     features={
         "product_visitors": distinct("customer_id"),
         "product_newest_visitors": last(3, "customer_id"),
+        "product_residual": residual_mean("label", against="customer_id"),
         "product_visit_time": last_time(),
     },
 )
@@ -46,5 +49,7 @@ def made_shop(tmp_path_factory):
 
 @pytest.fixture
 def shop(made_shop):
-    """The repository, without events."""
+    """The repository, without events and sources."""
+    for source in made_shop.glob("*.parquet"):
+        source.unlink()
     return emptied(made_shop)

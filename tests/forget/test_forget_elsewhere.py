@@ -5,7 +5,7 @@ from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_world import START, online
 from typer.testing import CliRunner
@@ -16,6 +16,7 @@ from adc_features.store.lmdb.entity_keys import key_part, row_key
 KEYS = st.integers(-(1 << 63), (1 << 63) - 1) | st.text(max_size=60)
 
 
+@settings(max_examples=40)
 @given(st.lists(KEYS, min_size=1, max_size=3))
 def test_a_key_is_taken_apart_as_it_was_made(values):
     """Each part of a key of several join keys is the key of that one alone."""
@@ -42,11 +43,15 @@ def test_online_rows_of_ordinary_views_go_and_sources_are_listed(shop):
         pq.write_table(rows, shop / f"{name}.parquet")
         store.write_to_online_store(name, rows.to_pandas())
     words = ["forget", "--repo", str(shop), "--key", "customer_id", "--user", "1", "--json", "-"]
+    run = shop.parent / "run.json"
+    run.touch()
     told = json.loads(CliRunner().invoke(application(), words).stdout)
+    run.unlink()
     assert told["deleted"]["online_rows"] == 3
     assert [(one["what"], one["where"]) for one in told["left"]] == [
         ("source of a view", "loyalty"),
         ("source of a view", "taste"),
+        ("run", shop.parent.name),
     ]
     assert told["left"][0]["remedy"].startswith("2 rows; ")
     served = online(shop, ["taste:taste_points"], customer_id=[1, 2], sku=["b", "i1"])

@@ -34,7 +34,9 @@ def sent(live, events, stream="clicks"):
 def visit(number, customer, sku="s0"):
     """A visit, a second after the one before."""
     at = (START + timedelta(seconds=number)).isoformat()
-    return {"event_id": f"v{number}", "event_time": at, "customer_id": customer, "sku": sku}
+    label = int(number) % 2
+    keys = {"customer_id": customer, "sku": sku}
+    return {"event_id": f"v{number}", "event_time": at, "label": label, **keys}
 
 
 def filled(shop, clock):
@@ -86,7 +88,7 @@ def test_a_forgotten_user_is_gone_and_all_else_is_as_it_was(shop):
     assert planned == {
         "events": 7,
         "held_events": 1,
-        "states": 3,
+        "states": 4,
         "rows": 3,
         "history": 8,
         "dead_letters": 1,
