@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
@@ -118,11 +118,13 @@ class _Forgetting:
         self.counts: Counts = {}
         self.marks: dict[str, Tombstone] = {}
         self.anonymous: dict[str, Anonymous] = {}
+        self.holders: dict[str, list[Path]] = {}
         self.published = 0
 
     def run(self) -> Counts:
+        self.holders = {name: self._holders(self._events(name)) for name in self.streams}
         filed = {
-            name: self._theirs(stream, _tables(p for _, _, p in self._segments(name)))
+            name: self._theirs(stream, map(read_parquet, self.holders[name]))
             for name, stream in self.streams.items()
         }
         with suppress(_Counted):
@@ -273,13 +275,16 @@ class _Forgetting:
     def _change_files(self) -> None:
         """Event by event file, row by row file, letter by letter file; each at once or not."""
         for name in self.streams:
-            for _, _, path in self._segments(name):
+            for path in self.holders[name]:
                 self._rewrite(path, "events", self.anonymous[name].events)
             for one in self._views(name):
                 view = one.declared
-                if self.key not in view.key and not reads_ids(view, self.key):
-                    continue
-                for path in sorted(self.histories.history(view.name).glob("[!.]*.parquet")):
+                paths = sorted(self.histories.history(view.name).glob("[!.]*.parquet"))
+                if self.key in view.key:
+                    paths = self._holders(paths)
+                elif not reads_ids(view, self.key):
+                    paths = []
+                for path in paths:
                     self._rewrite(path, "history", partial(self._history, view))
         for _, _, path in self.histories.letters().segments():
             lines = path.read_bytes()
@@ -298,13 +303,17 @@ class _Forgetting:
 
     # ---- whose is what
 
-    def _segments(self, stream: str) -> list[tuple[int, int, Path]]:
-        return self.histories.events(stream).segments()
+    def _events(self, stream: str) -> list[Path]:
+        return [path for _, _, path in self.histories.events(stream).segments()]
+
+    def _holders(self, paths: Sequence[Path]) -> list[Path]:
+        """Those of Parquet files that hold one of the ids as a key."""
+        return [p for p in paths if self.subject.among(read_parquet(p, [self.key])[self.key]).any()]
 
     def _views(self, stream: str) -> list[ServedView]:
         return [one for one in self.ledger.views if one.declared.stream.name == stream]
 
-    def _theirs(self, stream: EventStream, tables: Any) -> pa.Table:
+    def _theirs(self, stream: EventStream, tables: Iterable[pa.Table]) -> pa.Table:
         """Their events among these, with the columns of accepted events."""
         schema = event_schema(stream)
         found = [schema.empty_table()]
@@ -352,7 +361,3 @@ class _Forgetting:
 
 def _entries(table: Any) -> dict[bytes, pa.Table]:
     return {key: parsed(value) for key, value in table.cursor()}
-
-
-def _tables(paths: Any) -> Iterator[pa.Table]:
-    return (read_parquet(path) for path in paths)
