@@ -83,6 +83,13 @@ class ViewPlan:
         return found
 
 
+def columns_of_states(view: AggregateView) -> dict[str, tuple[str, ...]]:
+    """Under which names states are kept for a view, and the key columns of each."""
+    plan = ViewPlan(view)
+    ledgers = {one.name: one.columns for one in (*plan.given, *plan.groups)}
+    return {view.name: view.key, **ledgers}
+
+
 def _longest(parts: Iterable[Part]) -> dict[Of, int]:
     found: dict[Of, int] = {}
     for part in parts:

@@ -82,12 +82,16 @@ def begin(
         accepted = published_at(events.table, published)
         _write(live.histories.accepted_place(stream), accepted)
 
-    published = live.ledger.begin(stream, events, known_as, files=write_segments)
+    with live.histories.alone():
+        gone = live.ledger.forgotten(events)
+        events = events.where(np.flatnonzero(~gone))
+        published = live.ledger.begin(stream, events, known_as, files=write_segments)
     live.histories.drain()
     progress("history", 3, 3)
     return {
         "stream": stream,
         "events": len(events),
+        "forgotten": int(gone.sum()),
         "rows": rows,
         "published": moment(np.datetime64(published, "us")).isoformat(),
     }

@@ -44,6 +44,7 @@ from adc_features.live.tables import (
     states_table,
     time_key,
 )
+from adc_features.live.tombstones import TOMBSTONES, Tombstones
 from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.incoming import rows_of
 from adc_features.store.lmdb.row_table import put_rows
@@ -67,6 +68,7 @@ class Decision(IntEnum):
     CONFLICT = 3
     LATE = 4
     FUTURE = 5
+    FORGOTTEN = 6
 
 
 REASONS = {
@@ -74,6 +76,7 @@ REASONS = {
     Decision.LATE: "it is older than the watermark, {watermark}: what was served and computed"
     " before would change",
     Decision.FUTURE: "its time is more than {tolerance} ahead of our clock, {now}",
+    Decision.FORGOTTEN: "it is of somebody who was forgotten after it; nothing of it was kept",
 }
 
 
@@ -139,6 +142,7 @@ class Commit:
         self.published = max(self.now, int(self.meta.get(LAST_COMMIT) or -1) + 1)
         self.counts = json.loads(self.meta.get(COUNTS) or b"{}")
         self.letters: list[bytes] = []
+        self.forgotten = Tombstones(tables[TOMBSTONES])
 
     def run(self, requests: Sequence[Incoming], position: Position | None) -> list[Receipt]:
         if position is not None:
@@ -261,8 +265,11 @@ class Commit:
                 decision[times < watermark] = Decision.LATE
             decision[times > self.now] = Decision.HELD
             decision[times > latest] = Decision.FUTURE
+            keys = self.ledger.streams[name].keys
+            gone = self.forgotten.covered(keys, request.table, times)
+            decision[gone] = Decision.FORGOTTEN
             for i, (key, digest) in enumerate(zip(request.hashes, request.digests, strict=True)):
-                before = known.get(key)
+                before = None if gone[i] else known.get(key)
                 if before is not None:
                     same = before in (digest, _ANY_DIGEST)
                     decision[i] = Decision.DUPLICATE if same else Decision.CONFLICT
@@ -349,7 +356,10 @@ class Commit:
                 place = int(request.places[i])
                 faults.append(Fault(place, reason, request.sent[place]))
         arrived = moment(np.datetime64(self.now, "us"))
-        self.letters += [letter(f, stream=request.stream, arrived=arrived) for f in faults]
+        keys = self.ledger.streams[request.stream].keys
+        kept = faults[: len(faults) - int((decision == Decision.FORGOTTEN).sum())]  # they are last
+        kept = [self.forgotten.emptied(fault, keys) for fault in kept]
+        self.letters += [letter(f, stream=request.stream, arrived=arrived) for f in kept]
         number = {kind: int((decision == kind).sum()) for kind in Decision}
         mine = self.counts.setdefault(request.stream, {})
         outcomes = {kind.name.lower(): n for kind, n in number.items()}

@@ -8,7 +8,8 @@ Parquet segments by publish time, lines of refused events.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,14 @@ from adc_features.event_times import UTC_US
 from adc_features.file_lock import file_lock
 from adc_features.live.ledger import Ledger
 from adc_features.live.outbox import Outbox
-from adc_features.live.tables import LETTERS, PUBLISHED, accepted_table, parsed, published_at
+from adc_features.live.tables import (
+    ANONYMOUS,
+    LETTERS,
+    PUBLISHED,
+    accepted_table,
+    parsed,
+    published_at,
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +48,15 @@ class Histories:
         """Write what waits; returns how many commits. Raises OSError for a full disk: what waits
         goes on waiting in the live directory.
         """
+        with self.alone():
+            return sum(one.drain(self.ledger.environment) for one in self._outboxes())
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Nobody else writes files meanwhile; commits go on."""
         self.place.mkdir(parents=True, exist_ok=True)
         with file_lock(self.place, wait=None):
-            return sum(one.drain(self.ledger.environment) for one in self._outboxes())
+            yield
 
     def accepted(
         self, stream: EventStream, waiting: Any = None, *, until: int | None = None
@@ -51,7 +65,13 @@ class Histories:
 
         waiting: the table of those that no segment holds, as of a moment; by default as of now.
         """
-        outbox = self._events(stream.name)
+        return Events.accepted(stream, self.accepted_rows(stream, waiting, until=until))
+
+    def accepted_rows(
+        self, stream: EventStream, waiting: Any = None, *, until: int | None = None
+    ) -> pa.Table:
+        """The same as a table, with the columns PUBLISHED and ANONYMOUS."""
+        outbox = self.events(stream.name)
         if waiting is None:
             pairs = outbox.waiting(self.ledger.environment)
         else:
@@ -62,11 +82,12 @@ class Histories:
         tables = [read_parquet(path) for _, _, path in segments]
         tables += [parsed(data) for time, data in pairs if time > covered]
         empty = published_at(event_schema(stream).empty_table(), 0)
-        table = pa.concat_tables([empty, *tables])
+        empty = empty.append_column(ANONYMOUS, pa.array([], pa.string()))
+        table = pa.concat_tables([empty, *tables], promote_options="default")
         if until is not None:
             limit = pa.scalar(until, UTC_US)
             table = table.filter(pc.less_equal(table[PUBLISHED], limit))
-        return Events.accepted(stream, table)
+        return table
 
     def history(self, view: str) -> Path:
         """The directory of a view's rows."""
@@ -78,22 +99,28 @@ class Histories:
                 Outbox(one.history, self.history(one.declared.name), "parquet", parquet_segment)
                 for one in self.ledger.views
             ),
-            *(self._events(name) for name in self.ledger.streams),
-            Outbox(LETTERS, self.place / "dead_letters", "jsonl", b"".join),
+            *(self.events(name) for name in self.ledger.streams),
+            self.letters(),
         ]
+
+    def letters(self) -> Outbox:
+        """Refused events on their way into files."""
+        return Outbox(LETTERS, self.place / "dead_letters", "jsonl", b"".join)
 
     def accepted_place(self, stream: str) -> Path:
         """The directory of a stream's accepted events."""
         return self.place / "events" / stream
 
-    def _events(self, stream: str) -> Outbox:
+    def events(self, stream: str) -> Outbox:
+        """Accepted events on their way into files."""
         place = self.accepted_place(stream)
         return Outbox(accepted_table(stream), place, "parquet", parquet_segment)
 
 
 def parquet_segment(pieces: Sequence[bytes]) -> bytes:
     """Serialized tables as one Parquet file."""
-    return as_parquet(pa.concat_tables([parsed(piece) for piece in pieces]))
+    tables = [parsed(piece) for piece in pieces]
+    return as_parquet(pa.concat_tables(tables, promote_options="default"))
 
 
 def as_parquet(table: pa.Table) -> bytes:

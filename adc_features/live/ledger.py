@@ -28,6 +28,7 @@ from adc_features.live.commit import (
 )
 from adc_features.live.incoming import Incoming
 from adc_features.live.tables import LETTERS, META, OF_STREAM, held_table, signed_time
+from adc_features.live.tombstones import TOMBSTONES, Tombstones
 
 
 class Ledger(LiveDirectory):
@@ -65,6 +66,11 @@ class Ledger(LiveDirectory):
             first = [next(table.cursor().iternext(values=False), None) for table in held.values()]
         return any(key is not None and signed_time(key) <= now for key in first)
 
+    def forgotten(self, events: Events) -> np.ndarray:
+        """Which of these events are of somebody who was forgotten after them: bool [n]."""
+        with self.environment.reading(TOMBSTONES) as txn:
+            return Tombstones(txn).covered(events.stream.keys, events.table, events.times)
+
     # ---- writing
 
     def tables(self) -> list[str]:
@@ -72,6 +78,7 @@ class Ledger(LiveDirectory):
         return [
             META,
             LETTERS,
+            TOMBSTONES,
             *(table(name) for name in self.streams for table in OF_STREAM),
             *(name for one in self.views for name in (one.table, one.history)),
         ]

@@ -8,6 +8,7 @@ minutes/<stream>    minute of event time, publish time -> ids, to be forgotten t
 held/<stream>       event time, id -> an event of the near future
 history/<view>      publish time -> the rows that a commit served, until a segment has them
 letters             publish time -> refused events, until a file has them
+forgotten           hash of an id -> until when its events are refused
 <project>/<view>    the rows that are served, as the online store has them
 """
 
@@ -27,6 +28,9 @@ from adc_features.store.lmdb.entity_keys import LONGEST
 META, LETTERS = "meta", "letters"
 PUBLISHED = "published"
 """The column of accepted events that says when they became visible."""
+ANONYMOUS = "anonymous"
+"""The column of accepted events that says which keys were replaced, each between bars; null where
+none was. Files in which none was may lack it."""
 _SHIFT = 1 << 62
 
 

@@ -86,6 +86,24 @@ def row_key(values: Mapping[str, int | str | bytes | None]) -> bytes:
     return _short(b"".join(parts) or b"s")  # a view without entities has one row
 
 
+def key_part(key: bytes, place: int, count: int) -> bytes | None:
+    """Of a key of `count` join keys, what `row_key` gives for that one at `place` alone; None where
+    a hash stands for the key.
+    """
+    at = 0
+    for number in range(count if key[:1] != b"#" else 0):
+        if key[at : at + 1] == b"i":
+            part, at = key[at : at + 9], at + 9
+        elif number == count - 1:
+            part, at = key[at:], len(key)
+        else:
+            end = at + 5 + int.from_bytes(key[at + 1 : at + 5], "big")
+            part, at = key[at : at + 1] + key[at + 5 : end], end
+        if number == place:
+            return part
+    return None
+
+
 def _part(array: pa.Array, name: str, *, is_last: bool) -> pa.LargeBinaryArray:
     if array.null_count:
         raise InputError(

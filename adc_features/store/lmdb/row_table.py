@@ -8,7 +8,7 @@ same in however many batches rows come. A write is one transaction, whatever its
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice, takewhile
@@ -279,6 +279,16 @@ def glance(
                 key=lambda row: (-row[0], row[1]),
             )[:samples]
         return rows, newest
+
+
+def keyed_times(environment: Environment, table: str) -> Iterator[tuple[bytes, int]]:
+    """The key of every row and the time of its event, microseconds."""
+    with environment.reading(table) as txn:
+        pairs = txn.cursor() if txn is not None else iter(())
+        rows = (pair for pair in pairs if not pair[0].startswith(_SCHEMA))
+        while piece := list(islice(rows, ROWS_AT_ONCE)):
+            event, _ = times(record for _, record in piece)
+            yield from zip((key for key, _ in piece), event.tolist(), strict=True)
 
 
 def refuse_newer_rows(environment: Environment, table: str) -> None:
