@@ -354,18 +354,9 @@ def _intake(repo: Path, settings: Any) -> Any:
 
 def _item_intake(promotion: Any, settings: Any) -> Any:
     """What takes new items of the generation that is served."""
-    from adc_features.live.items import Items
-    from adc_features.live.items_encoding import open_encoder
-    from adc_features.serving.items import ItemIntake
+    from adc_features.serving.items import ItemIntake, served_items
 
-    if promotion.generation is None:
-        raise InputError(
-            "the promoted ranker reads no codes, so that new items have none; leave --items out, or"
-            " add them with `adc ingest --items`"
-        )
-    items = Items(promotion.repository, open_encoder(promotion.repository, promotion.generation))
-    items.warm()
-    return ItemIntake(items, settings)
+    return ItemIntake(served_items(promotion), settings)
 
 
 def _serve_beside(listening: Any, *asked: Any) -> None:

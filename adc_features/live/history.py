@@ -8,10 +8,11 @@ Parquet segments by publish time, lines of refused events.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -21,25 +22,37 @@ from adc_features.aggregates.declaration import EventStream
 from adc_features.aggregates.events import Events, event_schema
 from adc_features.event_times import UTC_US
 from adc_features.file_lock import file_lock
+from adc_features.live.elsewhere import Elsewhere
 from adc_features.live.ledger import Ledger
 from adc_features.live.outbox import Outbox
 from adc_features.live.tables import LETTERS, PUBLISHED, accepted_table, parsed, published_at
 
+_GROUP = 100_000
+"""Rows of a row group of a merged segment, roughly."""
+
 
 @dataclass(frozen=True)
 class Histories:
-    """The files under `place` that follow a ledger."""
+    """What follows a ledger: the files under `place`, and where there are some, the rows in online
+    stores that are not ours.
+    """
 
     ledger: Ledger
     place: Path
+    elsewhere: Elsewhere | None = None
 
     def drain(self) -> int:
         """Write what waits; returns how many commits. Raises OSError for a full disk: what waits
         goes on waiting in the live directory.
         """
         self.place.mkdir(parents=True, exist_ok=True)
+        settings = self.ledger.settings
         with file_lock(self.place, wait=None):
-            return sum(one.drain(self.ledger.environment) for one in self._outboxes())
+            outboxes = self._outboxes()
+            drained = sum(one.drain(self.ledger.environment) for one in outboxes)
+            for one in outboxes:
+                one.tidy(most=settings.segments, grace=settings.merged_after.total_seconds())
+        return drained
 
     def accepted(
         self, stream: EventStream, waiting: Any = None, *, until: int | None = None
@@ -72,11 +85,11 @@ class Histories:
     def _outboxes(self) -> list[Outbox]:
         return [
             *(
-                Outbox(one.history, self.history(one.declared.name), "parquet", parquet_segment)
+                Outbox(one.history, self.history(one.declared.name), "parquet", *PARQUET)
                 for one in self.ledger.views
             ),
             *(self._events(name) for name in self.ledger.streams),
-            Outbox(LETTERS, self.place / "dead_letters", "jsonl", b"".join),
+            Outbox(LETTERS, self.place / "dead_letters", "jsonl", b"".join, _joined_lines),
         ]
 
     def accepted_place(self, stream: str) -> Path:
@@ -84,13 +97,43 @@ class Histories:
         return self.place / "events" / stream
 
     def _events(self, stream: str) -> Outbox:
-        place = self.accepted_place(stream)
-        return Outbox(accepted_table(stream), place, "parquet", parquet_segment)
+        return Outbox(accepted_table(stream), self.accepted_place(stream), "parquet", *PARQUET)
 
 
 def parquet_segment(pieces: Sequence[bytes]) -> bytes:
     """Serialized tables as one Parquet file."""
     return as_parquet(pa.concat_tables([parsed(piece) for piece in pieces]))
+
+
+def joined_parquet(paths: Sequence[Path], file: BinaryIO) -> None:
+    """The rows of Parquet files, in order, as one file of large row groups."""
+    writer: Any = None
+    waiting: list[pa.Table] = []
+    try:
+        for path in paths:
+            read = pq.ParquetFile(path).read()
+            if writer is None:
+                schema = read.schema
+                writer = pq.ParquetWriter(
+                    file, schema, compression="zstd", write_page_checksum=True
+                )
+            waiting.append(read.select(schema.names).cast(schema))
+            if sum(map(len, waiting)) >= _GROUP or path is paths[-1]:
+                writer.write_table(pa.concat_tables(waiting).combine_chunks())
+                waiting = []
+    finally:
+        if writer is not None:
+            writer.close()
+
+
+def _joined_lines(paths: Sequence[Path], file: BinaryIO) -> None:
+    for path in paths:
+        with path.open("rb") as lines:
+            shutil.copyfileobj(lines, file)
+
+
+PARQUET = parquet_segment, joined_parquet
+"""How segments of tables are written and joined."""
 
 
 def as_parquet(table: pa.Table) -> bytes:

@@ -7,6 +7,7 @@ accepted event up to the last commit. Each difference names its view, feature an
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -17,12 +18,20 @@ import pyarrow.compute as pc
 from adc_features.aggregates.batch import batch_rows
 from adc_features.aggregates.incremental import batch_states, newest_rows
 from adc_features.live.commit import LAST_COMMIT
+from adc_features.live.elsewhere import Elsewhere, row_keys
 from adc_features.live.history import Histories
-from adc_features.live.tables import META, ServedView, States, accepted_table, states_table
-from adc_features.store.lmdb.entity_keys import key_array
+from adc_features.live.tables import (
+    META,
+    ServedView,
+    States,
+    accepted_table,
+    parsed,
+    states_table,
+)
 from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.row_table import read_rows
 
+_SECOND = 1_000_000
 EXAMPLES = 10
 """Differences of a feature that a report shows."""
 
@@ -45,12 +54,15 @@ class OnlineReport:
     """What was compared as of a publish time.
 
     events: accepted events, by stream. states: compared, and different ones, by view or ledger.
+    behind: of views that another online store serves, the keys that were not compared, because
+    their rows were on their way there, or are newer than what was compared.
     """
 
     published: int | None
     events: dict[str, int]
     states: dict[str, dict[str, int]]
     features: list[FeatureReport]
+    behind: dict[str, int] = field(default_factory=dict)
 
     @property
     def different(self) -> int:
@@ -83,14 +95,17 @@ def verify_online(
     -------
     OnlineReport
     """
-    ledger = histories.ledger
+    ledger, elsewhere = histories.ledger, histories.elsewhere
+    if elsewhere is not None:
+        elsewhere.follow()
     tables = [
         META,
         *(table(name) for name in ledger.streams for table in (accepted_table, states_table)),
-        *(one.table for one in ledger.views),
+        *(one.outbox if one.elsewhere else one.table for one in ledger.views),
     ]
     random = np.random.default_rng(seed)
     report = OnlineReport(None, {}, {}, [])
+    others: list[tuple[ServedView, pa.Table, set[bytes]]] = []
     with ledger.environment.reading_tables(tables) as held:
         if META not in held:
             return report
@@ -112,10 +127,44 @@ def verify_online(
             for one in views:
                 made_rows = newest_rows(one.declared, batch_rows(one.declared, events))
                 rows = np.sort(_drawn(np.arange(len(made_rows)), sample, random))
+                made_rows = made_rows.take(pa.array(rows))
+                if one.elsewhere:
+                    others.append((one, made_rows, _waiting(one, held.get(one.outbox))))
+                    continue
                 report.features += _compared(
-                    one, made_rows.take(pa.array(rows)), held.get(one.table), ledger.environment
+                    one, made_rows, held.get(one.table), ledger.environment
                 )
+    # another store answers through a network: no transaction stays open meanwhile
+    for one, made_rows, waiting in others:
+        assert elsewhere is not None
+        _compare_elsewhere(report, one, made_rows, elsewhere, waiting=waiting)
     return report
+
+
+def _waiting(one: ServedView, outbox: Any) -> set[bytes]:
+    """The keys whose rows are on their way to another store."""
+    entries = [] if outbox is None else [value for _, value in outbox.cursor()]
+    return {key for entry in entries for key in row_keys(one, parsed(entry))}
+
+
+def _compare_elsewhere(
+    report: OnlineReport,
+    one: ServedView,
+    made: pa.Table,
+    elsewhere: Elsewhere,
+    *,
+    waiting: set[bytes],
+) -> None:
+    """Compare what another store answers, by value. A row that it got after the moment that is
+    compared, or has yet to get, is counted as such."""
+    served, times = elsewhere.answers(one, made)
+    moved = int(elsewhere.ledger.facts()["published"] or 0) > (report.published or 0)
+    # stores that keep whole seconds floor them
+    latest = np.where(times % _SECOND, times, times + _SECOND) if moved else times
+    behind = (latest > (report.published or 0)) & moved
+    behind |= np.array([key in waiting for key in row_keys(one, made)], bool)
+    report.behind[one.declared.name] = int(behind.sum())
+    report.features += _reports(one, made, served, keep=~behind)
 
 
 def _drawn(values: Any, sample: int | None, random: np.random.Generator) -> Any:
@@ -128,13 +177,25 @@ def _drawn(values: Any, sample: int | None, random: np.random.Generator) -> Any:
 def _compared(
     one: ServedView, made: pa.Table, table: Any, environment: Environment
 ) -> list[FeatureReport]:
-    keys = key_array({name: made[name].combine_chunks() for name in one.declared.key})
-    answer = read_rows(table, keys.to_pylist(), environment)
+    answer = read_rows(table, row_keys(one, made), environment)
+    kinds = {name: made.schema.field(name).type for name in one.declared.features}
+    return _reports(one, made, {name: answer.to_arrow(name, kinds[name]) for name in kinds})
+
+
+def _reports(
+    one: ServedView,
+    made: pa.Table,
+    answers: Mapping[str, pa.Array],
+    *,
+    keep: np.ndarray | None = None,
+) -> list[FeatureReport]:
+    """A report for each feature. keep: rows that are compared, bool; by default all."""
+    keep = np.ones(len(made), bool) if keep is None else keep
     reports = []
     for name in one.declared.features:
         computed = made[name].combine_chunks()
-        served = answer.to_arrow(name, computed.type)
-        places = np.flatnonzero(~_same(served, computed))
+        served = answers[name].cast(computed.type)
+        places = np.flatnonzero(~_same(served, computed) & keep)
         examples = [
             {
                 "key": {key: made[key][i].as_py() for key in one.declared.key},
@@ -143,7 +204,7 @@ def _compared(
             }
             for i in places[:EXAMPLES].tolist()
         ]
-        reports.append(FeatureReport(one.declared.name, name, len(made), len(places), examples))
+        reports.append(FeatureReport(one.declared.name, name, int(keep.sum()), len(places), examples))
     return reports
 
 
