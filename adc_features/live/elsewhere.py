@@ -183,8 +183,8 @@ class Elsewhere:
                 row
                 for start in range(0, len(asked), _ROWS)
                 for row in self._online.online_read(
-                    self._config, view.view, asked[start : start + _ROWS], names
-                )
+                    self._config, view.view, asked[start : start + _ROWS], [*names]
+                )  # a copy, to which Feast's Redis store adds
             ]
         except Exception as error:
             raise ArtifactError(

@@ -204,7 +204,8 @@ def _reports(
             }
             for i in places[:EXAMPLES].tolist()
         ]
-        reports.append(FeatureReport(one.declared.name, name, int(keep.sum()), len(places), examples))
+        keys, view = int(keep.sum()), one.declared.name
+        reports.append(FeatureReport(view, name, keys, len(places), examples))
     return reports
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import shutil
+import sqlite3
 import time
 from datetime import timedelta
 
@@ -50,10 +51,11 @@ def sqlite_shop(tmp_path_factory):
 
 @pytest.fixture
 def live(sqlite_shop):
-    """Its live directory, empty."""
-    (sqlite_shop / "data/online.db").unlink(missing_ok=True)
-    FeatureStore(str(sqlite_shop)).get_feature_view("product_profile")
-    return opened(emptied(sqlite_shop), Clock(START + timedelta(minutes=1)))
+    """Its live directory, empty, as the store is; rows may wait for a minute."""
+    with contextlib.closing(sqlite3.connect(sqlite_shop / "data/online.db")) as rows, rows:
+        rows.execute("DELETE FROM shop_product_profile")
+    clock = Clock(START + timedelta(minutes=1))
+    return opened(emptied(sqlite_shop), clock, online_lag=timedelta(minutes=1))
 
 
 @pytest.mark.parametrize(
@@ -110,7 +112,6 @@ def test_a_store_that_is_away_for_a_minute_is_waited_for(live, sqlite_shop, monk
     """Events are accepted while rows wait for less than the stated time, then refused with a
     reason and read from no source; when the store is back it gets everything.
     """
-    live.ledger.settings = type(live.ledger.settings)(online_lag=timedelta(minutes=1))
     clock, elsewhere = live.ledger.clock, live.histories.elsewhere
     stream, put, away = live.ledger.streams["clicks"], elsewhere._online.online_write_batch, [True]
 

@@ -6,8 +6,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from live_world import START, Clock, click, opened
 
-from adc_features.live.history import Histories
 from adc_features.live.incoming import incoming
+from adc_features.live.settings import LiveSettings
 from adc_features.live.verify import verify_online
 from adc_features.store.parquet.opening import open_source
 
@@ -28,41 +28,38 @@ def test_rows_in_are_rows_out(shop):
     small ones lie beside it and when they are gone; what comes later is merged as well.
     """
     clock = Clock(START + timedelta(minutes=1))
-    live = opened(shop, clock, segments=5, merged_after=timedelta(hours=1))
+    live = opened(shop, clock)
     place = live.histories.history("product_profile")
-    patient = Histories(live.ledger, live.histories.place)
 
     def commit(number):
         clock.now += timedelta(seconds=1)
         stream = live.ledger.streams["clicks"]
         live.ledger.commit([incoming(stream, [click(number, number)])])
 
+    def drained(segments, merged_after=timedelta(hours=1)):
+        live.ledger.settings = LiveSettings(segments=segments, merged_after=merged_after)
+        live.histories.drain()
+        return len(list(place.glob("*.parquet")))
+
     def rows():
         source = open_source(str(place))
         return source.table(source.names).sort_by("event_timestamp").to_pylist()
 
-    live.ledger.settings = type(live.ledger.settings)(segments=100)
     for number in range(10):
         commit(number)
-        live.histories.drain()
+        files = drained(100)
     before, said = rows(), joined(shop)
-    assert len(before) == 10
-    live.ledger.settings = type(live.ledger.settings)(segments=5)
-    patient.drain()
-    assert len(list(place.glob("*.parquet"))) == 12
+    assert (len(before), files) == (10, 11)  # and the empty beginning
+    assert drained(5) == 12
     assert (rows(), joined(shop)) == (before, said)
     assert verify_online(live.histories).different == 0
-    gone = type(live.ledger.settings)(segments=5, merged_after=timedelta(microseconds=1))
-    live.ledger.settings = gone
-    patient.drain()
-    assert len(list(place.glob("*.parquet"))) == 2
+    at_once = timedelta(microseconds=1)
+    assert drained(5, at_once) == 2
     assert (rows(), joined(shop)) == (before, said)
-    events = live.histories.accepted(live.ledger.streams["clicks"])
-    assert len(events) == 10
+    assert len(live.histories.accepted(live.ledger.streams["clicks"])) == 10
     for number in range(10, 16):
         commit(number)
-        patient.drain()
-    patient.drain()
+        drained(5, at_once)
+    assert drained(5, at_once) <= 4
     assert len(pq.read_table(place)) == 16
-    assert len(list(place.glob("*.parquet"))) <= 3
     assert verify_online(live.histories).different == 0

@@ -109,7 +109,7 @@ def test_a_kill_while_segments_are_merged_leaves_every_row_once(pieces, monkeypa
         elif place == "after its name is there":
             patch.setattr(module, "sync_directory", killed)
         else:
-            pieces.tidy(most=5, grace=0)
+            pieces.tidy(most=4, grace=0)
             unlink, gone = module.Path.unlink, []
 
             def twice(path, **how):
@@ -120,11 +120,11 @@ def test_a_kill_while_segments_are_merged_leaves_every_row_once(pieces, monkeypa
 
             patch.setattr(module.Path, "unlink", twice)
         with pytest.raises(Killed):
-            (box if place == "after it is written" else pieces).tidy(most=5, grace=0)
+            (box if place == "after it is written" else pieces).tidy(most=4, grace=0)
     assert lines(pieces) == ROWS
     assert len(pieces.segments()) == count
     for _ in range(2):
-        pieces.tidy(most=5, grace=0)
+        pieces.tidy(most=4, grace=0)
     assert lines(pieces) == ROWS
     assert len(list(pieces.directory.iterdir())) == 2
 
