@@ -121,9 +121,7 @@ def served_dataset(
     return found.take(pa.array(order)), report
 
 
-def _of_ranker(
-    segments: Sequence[Segment], ranker: str | Collection[str] | None
-) -> list[Segment]:
+def _of_ranker(segments: Sequence[Segment], ranker: str | Collection[str] | None) -> list[Segment]:
     names = sorted({segment.about.ranker for segment in segments})
     if ranker is None and len(names) > 1:
         raise InputError(

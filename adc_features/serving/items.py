@@ -22,7 +22,7 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from adc_features.errors import ArtifactError, InputError, RequestError
+from adc_features.errors import ArtifactError, RequestError
 from adc_features.live.items import ItemReceipt, Items
 from adc_features.live.items_incoming import ItemRequest, incoming_items, items_of
 from adc_features.serving.promotion import Promotion
@@ -49,26 +49,6 @@ _DRAIN_AFTER_S = 5.0
 """What rows wait at most to be taken to files and, where that failed, online."""
 
 
-def served_items(promotion: Promotion) -> Items:
-    """What encodes new items of a promoted pair, warm.
-
-    Raises
-    ------
-    InputError, GenerationMismatch, MissingExtraError
-        The pair reads no codes, or as `open_encoder`.
-    """
-    from adc_features.live.items_encoding import open_encoder
-
-    if promotion.generation is None:
-        raise InputError(
-            "the promoted ranker reads no codes, so that new items have none; leave --items out, or"
-            " add them with `adc ingest --items`"
-        )
-    items = Items(promotion.repository, open_encoder(promotion.repository, promotion.generation))
-    items.warm()
-    return items
-
-
 class ItemIntake:
     """What answers POST /items.
 
@@ -79,7 +59,7 @@ class ItemIntake:
     settings : ServiceSettings
         Bounds of requests.
     opened : callable
-        What encodes items of another pair, once that is promoted.
+        Gives what encodes items of another pair, once that is promoted.
 
     Attributes
     ----------
@@ -92,7 +72,7 @@ class ItemIntake:
         items: Items,
         settings: ServiceSettings,
         *,
-        opened: Callable[[Promotion], Items] = served_items,
+        opened: Callable[[Promotion], Items],
     ) -> None:
         self.items, self._settings, self._opened = items, settings, opened
         self.refused: str | None = None

@@ -197,7 +197,10 @@ def test_new_items_follow_a_promotion(service, pair):
     """To the codes of the generation that serves then; refused, with the reason in the answer and
     at /readyz, while the promoted ranker reads no codes.
     """
-    item, later = {"id": "new", "vectors": {"title": [3, 1]}}, (NOW + timedelta(hours=1)).isoformat()
+    item, later = (
+        {"id": "new", "vectors": {"title": [3, 1]}},
+        (NOW + timedelta(hours=1)).isoformat(),
+    )
     with TestClient(application(service)) as client:
         sent = client.post("/items", json=item).json()["items"]
         assert client.post("/lookup", json={"items": ["new"]}).json()["generation"] == "g1"
