@@ -14,6 +14,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,8 @@ class Elsewhere:
     def __init__(self, ledger: Ledger, place: Path, store: Any) -> None:
         from adc_features.store import _compat as feast
 
-        self.ledger, self.error = ledger, None
+        self.ledger = ledger
+        self.error: str | None = None
         self.views = tuple(view for view in ledger.views if view.elsewhere)
         self._place, self._config = place, store.config
         self._online: Any = feast.online_store(store)
@@ -100,10 +102,8 @@ class Elsewhere:
         sent = 0
         while entries := self._first(view):
             self._send(view, newest(view, [parsed(value) for _, value in entries]))
-            keys = [key for key, _ in entries]
-            self.ledger.environment.write(
-                view.outbox, lambda txn, keys=keys: [txn.delete(key) for key in keys]
-            )
+            taken = partial(_drop, keys=[key for key, _ in entries])
+            self.ledger.environment.write(view.outbox, taken)
             sent += len(entries)
         return sent
 
@@ -202,6 +202,11 @@ class Elsewhere:
         }
         times = [-1 if at is None else microseconds_of(at) for at, _ in rows]
         return columns, np.array(times, np.int64)
+
+
+def _drop(txn: Any, *, keys: Sequence[bytes]) -> None:
+    for key in keys:
+        txn.delete(key)
 
 
 def newest(view: ServedView, tables: Sequence[pa.Table]) -> pa.Table:

@@ -47,7 +47,7 @@ def write_page(path: Path, report: OnlineReport) -> None:
         path,
         "Online features against accepted events",
         verdict=f"{verdict} Compared as of the last commit, {at}; accepted events: {events}."
-        f"{behind} Under States, VIEW@COLUMNS holds the sums of other keys that the view's residuals"
-        " and means read; VIEW@ those of everybody.",
+        f"{behind} Under States, VIEW@COLUMNS holds the sums of other keys that the view's"
+        " residuals and means read; VIEW@ those of everybody.",
         tables={"States": states, "Features": features, "Examples of differences": examples},
     )

@@ -135,9 +135,9 @@ def verify_online(
                     one, made_rows, held.get(one.table), ledger.environment
                 )
     # another store answers through a network: no transaction stays open meanwhile
-    for one, made_rows, waiting in others:
+    for one, made_rows, on_their_way in others:
         assert elsewhere is not None
-        _compare_elsewhere(report, one, made_rows, elsewhere, waiting=waiting)
+        _compare_elsewhere(report, one, made_rows, elsewhere, waiting=on_their_way)
     return report
 
 

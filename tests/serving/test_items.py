@@ -13,11 +13,11 @@ from starlette.testclient import TestClient
 
 from adc_features import store
 from adc_features.codes.sids import SidTable
-from adc_features.errors import ArtifactError
+from adc_features.errors import ArtifactError, InputError
 from adc_features.live.items import Items
 from adc_features.live.items_incoming import ItemShape
 from adc_features.serving.app import application
-from adc_features.serving.items import ItemIntake, served_items
+from adc_features.serving.items import ItemIntake
 from adc_features.serving.opening import open_bundle
 from adc_features.serving.promotion import promote
 from adc_features.serving.protocol import ServiceSettings
@@ -77,7 +77,7 @@ def service(pair, tmp_path):
 
     def opened(promotion):
         if promotion.generation is None:
-            return served_items(promotion)
+            raise InputError("the promoted ranker reads no codes")
         encoder = Encoder(promotion.repository, promotion.generation)
         return Items(promotion.repository, encoder, clock=lambda: NOW)
 

@@ -131,6 +131,7 @@ class _Rows:
         self._user = group_numbers(table, user)
         self._request = group_numbers(table, [settings.request])
         self._variant = np.array(table["served_variant"].to_pylist(), dtype=object)
+        self._promoted = table["served_variant"].is_null().to_numpy()
         weight = settings.weight or _WEIGHT
         known = weight in table.column_names
         self._weight = table[weight].to_numpy() if known else np.ones(len(table))
@@ -140,7 +141,7 @@ class _Rows:
         """One variant with the promoted pair, on the column of one task. Raises InputError."""
         own = self._variant == variant
         since, until = self._times[own].min(), self._times[own].max()
-        beside = np.equal(self._variant, None) & (self._times >= since) & (self._times <= until)
+        beside = self._promoted & (self._times >= since) & (self._times <= until)
         usable = self._table[label].is_valid().to_numpy()
         rows = np.flatnonzero((own | beside) & usable)
         taken = self._table.take(pa.array(rows))
