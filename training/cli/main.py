@@ -170,9 +170,7 @@ def evaluate(
         )
         return
     if task or window or until or page or negatives != "shown":
-        raise typer.BadParameter(
-            "--task, --window, --until, --page and --negatives are of --from-log"
-        )
+        raise typer.BadParameter("--task, --window, --until, --page, --negatives need --from-log")
     one_of(run, repo)
     if repo is not None:
         facts = rankers_cli.evaluate_on_service(
