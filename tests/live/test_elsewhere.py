@@ -19,6 +19,8 @@ from adc_features.live.sources.lines import Lines
 from adc_features.live.verify import verify_online
 from adc_features.live.writer import BusyError, Writer
 from adc_features.serving.live_metrics import LiveMetrics
+from adc_features.store.services.plan import ServicePlan, StoredView
+from adc_features.store.services.publish_time import PublishTime
 
 SQLITE = "{type: sqlite, path: data/online.db}"
 DELEGATE = (
@@ -63,7 +65,8 @@ def live(sqlite_shop):
 )
 def test_rows_are_repeated_after_a_kill_and_the_newest_stays(tmp_path, kind, monkeypatch):
     """Killed after the store took rows and before they left the outbox; the store then has what
-    the events say, in every view, and a row that somebody else wrote is named.
+    the events say, in every view, and a row that somebody else wrote is named. When the store took
+    a row is not known to requests.
     """
     with contextlib.ExitStack() as stack:
         store = {"sqlite": SQLITE, "delegate": DELEGATE}.get(kind)
@@ -78,6 +81,8 @@ def test_rows_are_repeated_after_a_kill_and_the_newest_stays(tmp_path, kind, mon
         elsewhere = live.histories.elsewhere
         names = {"product_profile"} if kind == "delegate" else set(elsewhere.waiting())
         assert {view.declared.name for view in elsewhere.views} == names
+        plan = ServicePlan([StoredView(one.view, None, {}, 0.0) for one in elsewhere.views])
+        assert not PublishTime(FeatureStore(str(repo)), plan).is_read
         commit(live, 0, 1)
         commit(live, 2)
         assert counts(repo) == [None, None]
