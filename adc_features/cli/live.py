@@ -92,7 +92,9 @@ def ingest(
                 stopped=stopped,
                 progress=lambda t: notify("events", t.size, max(t.size, size)),
             )
-    report({"stream": name, **totals.to_dict()}, json)
+    elsewhere = live.histories.elsewhere
+    waiting = {} if elsewhere is None else {"waiting_for_store": elsewhere.waiting()}
+    report({"stream": name, **totals.to_dict(), **waiting}, json)
 
 
 def _sources(

@@ -351,9 +351,15 @@ def _intake(repo: Path, settings: Any) -> Any:
 
 def _item_intake(promotion: Any, settings: Any) -> Any:
     """What takes new items of the generation that is served."""
+    from adc_features.serving.items import ItemIntake
+
+    return ItemIntake(_served_items(promotion), settings, opened=_served_items)
+
+
+def _served_items(promotion: Any) -> Any:
+    """What encodes new items of a promoted pair, warm."""
     from adc_features.live.items import Items
     from adc_features.live.items_encoding import open_encoder
-    from adc_features.serving.items import ItemIntake
 
     if promotion.generation is None:
         raise InputError(
@@ -362,7 +368,7 @@ def _item_intake(promotion: Any, settings: Any) -> Any:
         )
     items = Items(promotion.repository, open_encoder(promotion.repository, promotion.generation))
     items.warm()
-    return ItemIntake(items, settings)
+    return items
 
 
 def _serve_beside(listening: Any, *asked: Any) -> None:

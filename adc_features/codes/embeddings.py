@@ -12,10 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.artifact import (
-    read_parquet,
-    write_table,
-)
+from adc_features.artifact import read_parquet, write_table
 from adc_features.clock import utc
 from adc_features.errors import InputError
 

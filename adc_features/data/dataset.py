@@ -15,13 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.artifact import (
-    MANIFEST,
-    fresh_directory,
-    read_manifest,
-    seal,
-    write_table,
-)
+from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, write_table
 from adc_features.clock import instant, moment, utc
 from adc_features.data.table_checks import Finding, examine_interactions, examine_items
 from adc_features.data.tables import TIME, read_table, table_in

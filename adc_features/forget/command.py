@@ -16,7 +16,7 @@ from adc_features.forget.left import (
     left_online,
 )
 from adc_features.forget.live import bury, forget_live
-from adc_features.forget.online import forget_online, ordinary_views
+from adc_features.forget.online import forget_online, stored_views
 from adc_features.forget.served_log import forget_served
 from adc_features.forget.subject import Subject, is_whole
 from adc_features.live.repository import Live, declared_views, open_live
@@ -101,7 +101,7 @@ def forget(
     for log in logs:
         if not (Path(log) / REQUESTS).is_dir():
             raise InputError(f"{log} is no served log; give the directory of `adc serve --log`")
-    views = ordinary_views(repo)
+    views = stored_views(repo)
     if live is not None:
         deleted = forget_live(live, subject, dry_run=dry_run)
     else:

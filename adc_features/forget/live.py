@@ -231,14 +231,25 @@ class _Forgetting:
                 tables[one.history].put(key, serialized(changed))
                 self.counts["history"] += number
         if self.key in view.key:
-            for key in self._row_keys(one, theirs):
-                self.counts["rows"] += tables[one.table].delete(key)
+            self._delete_rows(tables, one, theirs)
         if reads_ids(view, self.key):
             self._fold_again(tables, one, theirs)
         elif self.key in view.key:
             states = tables[states_table(view.stream.name)]
             for key in self._keys(view.stream, view.key, theirs):
                 self.counts["states"] += states.delete(state_key(view.name, key))
+
+    def _delete_rows(self, tables: Mapping[str, Any], one: ServedView, theirs: pa.Table) -> None:
+        """Their rows, where they are served or wait to be taken to another store."""
+        if not one.elsewhere:
+            for key in self._row_keys(one, theirs):
+                self.counts["rows"] += tables[one.table].delete(key)
+            return
+        for key, rows in _entries(tables[one.outbox]).items():
+            gone = self.subject.among(rows[self.key])
+            if gone.any():
+                tables[one.outbox].put(key, serialized(rows.filter(pa.array(~gone))))
+                self.counts["rows"] += int(gone.sum())
 
     def _fold_again(self, tables: Mapping[str, Any], one: ServedView, theirs: pa.Table) -> None:
         """States that hold ids of users among their values, and the rows of these keys: what the
@@ -266,8 +277,11 @@ class _Forgetting:
         place = rows.column_names.index(TIMESTAMP)
         stamp = pa.repeat(pa.scalar(self.published, UTC_US), len(rows))
         rows = rows.set_column(place, TIMESTAMP, stamp)
-        served = rows_of(one.view, rows, event=TIMESTAMP, created=None)
-        put_rows(tables[one.table], served, self.ledger.environment)
+        if one.elsewhere:
+            tables[one.outbox].put(time_key(self.published) + bytes(4), serialized(rows))
+        else:
+            served = rows_of(one.view, rows, event=TIMESTAMP, created=None)
+            put_rows(tables[one.table], served, self.ledger.environment)
         tables[one.history].put(time_key(self.published), serialized(rows))
 
     # ---- files

@@ -24,7 +24,7 @@ from adc_features.store.registry import open_any_store
 
 
 class View(NamedTuple):
-    """A view that is not live. keys: its join keys, sorted, and whether each is a whole number.
+    """A view of a store. keys: its join keys, sorted, and whether each is a whole number.
     tables: in our store, of all its versions; elsewhere: the type of another store that has it.
     """
 
@@ -37,8 +37,8 @@ class View(NamedTuple):
     store: Any
 
 
-def ordinary_views(repo: Path) -> list[View]:
-    """The views of a repository that do not follow events."""
+def stored_views(repo: Path) -> list[View]:
+    """The views of a repository whose rows a store holds: all but the live ones of our store."""
     store = open_any_store(repo)
     online = store.config.online_store
     ours = hasattr(online, "live_path")
@@ -46,7 +46,7 @@ def ordinary_views(repo: Path) -> list[View]:
     held = environment.tables() if environment is not None else []
     found = []
     for view in sorted(store.list_feature_views(), key=lambda view: view.name):
-        if is_live(view):
+        if is_live(view) and ours:  # `forget_live` deletes these
             continue
         keys = {f.name: "INT" in f.dtype.to_value_type().name for f in view.entity_columns}
         delegated = ours and view.name in online.delegate_views

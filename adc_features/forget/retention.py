@@ -20,7 +20,7 @@ from adc_features.artifact import read_parquet, sync_directory, write_atomically
 from adc_features.clock import instant
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
-from adc_features.forget.online import expire_online, ordinary_views
+from adc_features.forget.online import expire_online, stored_views
 from adc_features.forget.served_log import expire_served
 from adc_features.live.history import Histories, as_parquet
 from adc_features.live.repository import Live
@@ -103,9 +103,7 @@ def expire(
                     for one in live.ledger.views
                 )
     if "online" in ages:
-        counts["online"] = expire_online(
-            ordinary_views(repo), now - ages["online"], dry_run=dry_run
-        )
+        counts["online"] = expire_online(stored_views(repo), now - ages["online"], dry_run=dry_run)
     if "served_log" in ages:
         before = now - ages["served_log"]
         counts["served_log"] = sum(

@@ -87,6 +87,8 @@ def begin(
         events = events.where(np.flatnonzero(~gone))
         published = live.ledger.begin(stream, events, known_as, files=write_segments)
     live.histories.drain()
+    if live.histories.elsewhere is not None:
+        live.histories.elsewhere.follow()
     progress("history", 3, 3)
     return {
         "stream": stream,

@@ -143,6 +143,7 @@ class Commit:
         self.counts = json.loads(self.meta.get(COUNTS) or b"{}")
         self.letters: list[bytes] = []
         self.forgotten = Tombstones(tables[TOMBSTONES])
+        self._sent = 0
 
     def run(self, requests: Sequence[Incoming], position: Position | None) -> list[Receipt]:
         if position is not None:
@@ -334,13 +335,19 @@ class Commit:
                 continue
             place = rows.column_names.index(TIMESTAMP)
             rows = rows.set_column(place, TIMESTAMP, pa.repeat(stamp, len(rows)))
-            put_rows(
-                self.tables[one.table],
-                rows_of(one.view, rows, event=TIMESTAMP, created=None),
-                self.ledger.environment,
-            )
+            self._serve(one, rows)
             if keep_history:
                 self.tables[one.history].put(time_key(self.published), serialized(rows))
+
+    def _serve(self, one: ServedView, rows: pa.Table) -> None:
+        """Put rows where they are served, or where they wait to be taken to another store."""
+        if one.elsewhere:
+            key = time_key(self.published) + self._sent.to_bytes(4, "big")
+            self.tables[one.outbox].put(key, serialized(rows))
+            self._sent += 1
+        else:
+            made = rows_of(one.view, rows, event=TIMESTAMP, created=None)
+            put_rows(self.tables[one.table], made, self.ledger.environment)
 
     def _receipt(
         self, request: Incoming, decision: np.ndarray, watermarks: Mapping[str, int | None]

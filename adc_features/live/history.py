@@ -8,23 +8,23 @@ Parquet segments by publish time, lines of refused events.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from adc_features.aggregates.declaration import EventStream
 from adc_features.aggregates.events import Events, event_schema
-from adc_features.artifact import (
-    read_parquet,
-    write_table,
-)
+from adc_features.artifact import read_parquet, write_table
 from adc_features.event_times import UTC_US
 from adc_features.file_lock import file_lock
+from adc_features.live.elsewhere import Elsewhere
 from adc_features.live.ledger import Ledger
 from adc_features.live.outbox import Outbox
 from adc_features.live.tables import (
@@ -36,20 +36,30 @@ from adc_features.live.tables import (
     published_at,
 )
 
+_GROUP = 100_000
+"""Rows of a row group of a merged segment, roughly."""
+
 
 @dataclass(frozen=True)
 class Histories:
-    """The files under `place` that follow a ledger."""
+    """What follows a ledger: the files under `place`, and where there are some, the rows in online
+    stores that are not ours.
+    """
 
     ledger: Ledger
     place: Path
+    elsewhere: Elsewhere | None = None
 
     def drain(self) -> int:
         """Write what waits; returns how many commits. Raises OSError for a full disk: what waits
         goes on waiting in the live directory.
         """
+        settings, outboxes = self.ledger.settings, self._outboxes()
         with self.alone():
-            return sum(one.drain(self.ledger.environment) for one in self._outboxes())
+            drained = sum(one.drain(self.ledger.environment) for one in outboxes)
+            for one in outboxes:
+                one.tidy(most=settings.segments, grace=settings.merged_after.total_seconds())
+        return drained
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -96,7 +106,7 @@ class Histories:
     def _outboxes(self) -> list[Outbox]:
         return [
             *(
-                Outbox(one.history, self.history(one.declared.name), "parquet", parquet_segment)
+                Outbox(one.history, self.history(one.declared.name), "parquet", *PARQUET)
                 for one in self.ledger.views
             ),
             *(self.events(name) for name in self.ledger.streams),
@@ -105,7 +115,7 @@ class Histories:
 
     def letters(self) -> Outbox:
         """Refused events on their way into files."""
-        return Outbox(LETTERS, self.place / "dead_letters", "jsonl", b"".join)
+        return Outbox(LETTERS, self.place / "dead_letters", "jsonl", b"".join, _joined_lines)
 
     def accepted_place(self, stream: str) -> Path:
         """The directory of a stream's accepted events."""
@@ -113,14 +123,37 @@ class Histories:
 
     def events(self, stream: str) -> Outbox:
         """Accepted events on their way into files."""
-        place = self.accepted_place(stream)
-        return Outbox(accepted_table(stream), place, "parquet", parquet_segment)
+        return Outbox(accepted_table(stream), self.accepted_place(stream), "parquet", *PARQUET)
 
 
 def parquet_segment(pieces: Sequence[bytes]) -> bytes:
     """Serialized tables as one Parquet file."""
     tables = [parsed(piece) for piece in pieces]
     return as_parquet(pa.concat_tables(tables, promote_options="default"))
+
+
+def joined_parquet(paths: Sequence[Path], file: BinaryIO) -> None:
+    """The rows of Parquet files, in order, as one file of large row groups."""
+    # a file in which somebody was forgotten has a column more
+    schema = pa.unify_schemas([pq.read_schema(path) for path in paths])
+    waiting: list[pa.Table] = []
+    with pq.ParquetWriter(file, schema, compression="zstd", write_page_checksum=True) as writer:
+        for path in paths:
+            waiting += [schema.empty_table(), read_parquet(path)]
+            if sum(map(len, waiting)) >= _GROUP or path is paths[-1]:
+                rows = pa.concat_tables(waiting, promote_options="default")
+                writer.write_table(rows.combine_chunks())
+                waiting = []
+
+
+def _joined_lines(paths: Sequence[Path], file: BinaryIO) -> None:
+    for path in paths:
+        with path.open("rb") as lines:
+            shutil.copyfileobj(lines, file)
+
+
+PARQUET = parquet_segment, joined_parquet
+"""How segments of tables are written and joined."""
 
 
 def as_parquet(table: pa.Table) -> bytes:

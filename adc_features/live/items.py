@@ -31,7 +31,7 @@ import pyarrow as pa
 from adc_features.clock import instant, moment
 from adc_features.codes.sids import SidTable
 from adc_features.live.commit import LAST_COMMIT
-from adc_features.live.history import parquet_segment
+from adc_features.live.history import PARQUET
 from adc_features.live.items_incoming import Encoder, ItemChange
 from adc_features.live.outbox import Outbox
 from adc_features.live.tables import META, parsed, serialized, time_key
@@ -153,7 +153,7 @@ class Items:
             rows = publication_path(self.repo, self.live.id) / "rows"
             if not rows.is_dir():
                 return 0
-            return Outbox(self._history, rows, "parquet", parquet_segment).drain(self.environment)
+            return Outbox(self._history, rows, "parquet", *PARQUET).drain(self.environment)
 
     def _servable(self) -> list[int]:
         """When each published snapshot becomes servable, rising."""

@@ -80,7 +80,8 @@ class Ledger(LiveDirectory):
             LETTERS,
             TOMBSTONES,
             *(table(name) for name in self.streams for table in OF_STREAM),
-            *(name for one in self.views for name in (one.table, one.history)),
+            *(one.history for one in self.views),
+            *(one.outbox if one.elsewhere else one.table for one in self.views),
         ]
 
     def commit(

@@ -20,6 +20,11 @@ def write_page(path: Path, report: OnlineReport) -> None:
         if not report.different
         else f"{report.different:,} states or values differ."
     )
+    behind = "".join(
+        f" {keys:,} keys of {view} were not compared: their rows were on their way to its store."
+        for view, keys in report.behind.items()
+        if keys
+    )
     states = [
         {"View or ledger": name, "Keys": one["keys"], "Different states": one["different"]}
         for name, one in report.states.items()
@@ -42,7 +47,7 @@ def write_page(path: Path, report: OnlineReport) -> None:
         path,
         "Online features against accepted events",
         verdict=f"{verdict} Compared as of the last commit, {at}; accepted events: {events}."
-        " Under States, VIEW@COLUMNS holds the sums of other keys that the view's residuals and"
-        " means read; VIEW@ those of everybody.",
+        f"{behind} Under States, VIEW@COLUMNS holds the sums of other keys that the view's"
+        " residuals and means read; VIEW@ those of everybody.",
         tables={"States": states, "Features": features, "Examples of differences": examples},
     )

@@ -7,11 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from adc_features.aggregates.declaration import AggregateView
 from adc_features.aggregates.record import declaration_hash
 from adc_features.errors import InputError
+from adc_features.live.elsewhere import Elsewhere
 from adc_features.live.history import Histories
 from adc_features.live.ledger import Ledger
 from adc_features.live.settings import LiveSettings
@@ -61,6 +62,7 @@ def open_live(
     """
     from adc_features.store import _compat as feast
     from adc_features.store.lmdb.places import directory_of, table_name
+    from adc_features.store.packed.overlay import live_environment
 
     repo = Path(repo).resolve()
     found = {v.name: v for v in declared} if declared is not None else declared_views(repo)
@@ -72,7 +74,7 @@ def open_live(
     with feast.quiet():
         store = open_any_store(repo)
         applied = {view.name: view for view in store.list_feature_views() if is_live(view)}
-    served = []
+    served, ours = [], _held_by_us(store)
     for name, view in found.items():
         if name not in applied or applied[name].tags[LIVE_TAG] != declaration_hash(view):
             state = "is not applied" if name not in applied else "was applied as another"
@@ -85,15 +87,23 @@ def open_live(
                 f"the live view {name!r} is declared with known={view.known!r}, by which one late"
                 " event changes the rows of everybody after it; a stream serves known='sealed'"
             )
-        served.append(ServedView(view, applied[name], table_name(store.config, applied[name])))
-    if not hasattr(store.config.online_store, "live_path"):
-        raise InputError(
-            f"the online store of {repo} is {store.config.online_store.type}; live views are served"
-            " from adc_features.store.online_store.LmdbOnlineStore: set `online_store.type` to it,"
-            " and name the others' views under `delegate_views`"
-        )
-    ledger = Ledger(
-        directory_of(store.config, live=True), served, settings or LiveSettings(), clock
-    )
+        table = table_name(store.config, applied[name])
+        served.append(ServedView(view, applied[name], table, elsewhere=not ours(applied[name])))
+    own = hasattr(store.config.online_store, "live_path")
+    environment = directory_of(store.config, live=True) if own else live_environment(repo)
+    ledger = Ledger(environment, served, settings or LiveSettings(), clock)
     ledger.check_declarations()
-    return Live(ledger, Histories(ledger, repo / PLACE))
+    elsewhere = None
+    if any(one.elsewhere for one in served):
+        elsewhere = Elsewhere(ledger, repo / PLACE, store)
+    return Live(ledger, Histories(ledger, repo / PLACE, elsewhere))
+
+
+def _held_by_us(store: Any) -> Callable[[Any], bool]:
+    """Which views our online store serves, and not another one or its delegate."""
+    from adc_features.store import _compat as feast
+    from adc_features.store.online_store import LmdbOnlineStore
+
+    online: Any = feast.online_store(store)
+    ours = isinstance(online, LmdbOnlineStore)
+    return lambda view: ours and online.holds(store.config, view)

@@ -27,6 +27,13 @@ class LiveSettings:
         The same in bytes of their requests.
     history_after : timedelta
         The longest time that a served row waits to be written to its view's history.
+    segments : int
+        Files of one history from which on its small ones are merged.
+    merged_after : timedelta
+        How long files lie there that were merged into another one, for those who are reading them.
+    online_lag : timedelta
+        The longest time that served rows may wait for an online store that is not ours; while some
+        wait longer, no event is accepted.
 
     Raises
     ------
@@ -45,6 +52,9 @@ class LiveSettings:
     max_waiting: int = 20_000
     max_waiting_bytes: int = 64 << 20
     history_after: timedelta = timedelta(seconds=30)
+    segments: int = 64
+    merged_after: timedelta = timedelta(hours=1)
+    online_lag: timedelta = timedelta(minutes=5)
 
     def __post_init__(self) -> None:
         for field in fields(self):

@@ -10,6 +10,7 @@ history/<view>      publish time -> the rows that a commit served, until a segme
 letters             publish time -> refused events, until a file has them
 forgotten           hash of an id -> until when its events are refused
 <project>/<view>    the rows that are served, as the online store has them
+online/<view>       publish time, number -> rows on their way into another online store
 """
 
 from __future__ import annotations
@@ -51,16 +52,25 @@ def signed_time(key: bytes) -> int:
 
 @dataclass(frozen=True)
 class ServedView:
-    """A declared view, the Feast view of its rows and the table in which they are served."""
+    """A declared view, the Feast view of its rows and the table in which they are served.
+
+    elsewhere: another online store serves them, and they only pass through the live directory.
+    """
 
     declared: AggregateView
     view: Any
     table: str
+    elsewhere: bool = False
 
     @property
     def history(self) -> str:
         """The table of rows that are not yet in the view's history."""
         return f"history/{self.declared.name}"
+
+    @property
+    def outbox(self) -> str:
+        """The table of rows that another online store has not taken yet."""
+        return f"online/{self.declared.name}"
 
     @property
     def declaration(self) -> bytes:

@@ -8,7 +8,7 @@ in the place of users who were forgotten nothing is kept, and nothing compared.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import reduce
 from typing import Any
@@ -24,6 +24,7 @@ from adc_features.aggregates.incremental import batch_states, newest_rows
 from adc_features.aggregates.keys import keys_of
 from adc_features.aggregates.plans import columns_of_states
 from adc_features.live.commit import LAST_COMMIT
+from adc_features.live.elsewhere import Elsewhere, row_keys
 from adc_features.live.history import Histories
 from adc_features.live.tables import (
     ANONYMOUS,
@@ -31,12 +32,13 @@ from adc_features.live.tables import (
     ServedView,
     States,
     accepted_table,
+    parsed,
     states_table,
 )
-from adc_features.store.lmdb.entity_keys import key_array
 from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.row_table import read_rows
 
+_SECOND = 1_000_000
 EXAMPLES = 10
 """Differences of a feature that a report shows."""
 
@@ -59,12 +61,15 @@ class OnlineReport:
     """What was compared as of a publish time.
 
     events: accepted events, by stream. states: compared, and different ones, by view or ledger.
+    behind: of views that another online store serves, the keys that were not compared, because
+    their rows were on their way there, or are newer than what was compared.
     """
 
     published: int | None
     events: dict[str, int]
     states: dict[str, dict[str, int]]
     features: list[FeatureReport]
+    behind: dict[str, int] = field(default_factory=dict)
 
     @property
     def different(self) -> int:
@@ -97,14 +102,17 @@ def verify_online(
     -------
     OnlineReport
     """
-    ledger = histories.ledger
+    ledger, elsewhere = histories.ledger, histories.elsewhere
+    if elsewhere is not None:
+        elsewhere.follow()
     tables = [
         META,
         *(table(name) for name in ledger.streams for table in (accepted_table, states_table)),
-        *(one.table for one in ledger.views),
+        *(one.outbox if one.elsewhere else one.table for one in ledger.views),
     ]
     random = np.random.default_rng(seed)
     report = OnlineReport(None, {}, {}, [])
+    others: list[tuple[ServedView, pa.Table, set[bytes]]] = []
     with ledger.environment.reading_tables(tables) as held:
         if META not in held:
             return report
@@ -133,9 +141,17 @@ def verify_online(
                     of_rows = keys_of(stream, made_rows, one.declared.key)
                     made_rows = made_rows.filter(pa.array([k not in nobody for k in of_rows]))
                 rows = np.sort(_drawn(np.arange(len(made_rows)), sample, random))
+                made_rows = made_rows.take(pa.array(rows))
+                if one.elsewhere:
+                    others.append((one, made_rows, _waiting(one, held.get(one.outbox))))
+                    continue
                 report.features += _compared(
-                    one, made_rows.take(pa.array(rows)), held.get(one.table), ledger.environment
+                    one, made_rows, held.get(one.table), ledger.environment
                 )
+    # another store answers through a network: no transaction stays open meanwhile
+    for one, made_rows, on_their_way in others:
+        assert elsewhere is not None
+        _compare_elsewhere(report, one, made_rows, elsewhere, waiting=on_their_way)
     return report
 
 
@@ -148,6 +164,32 @@ def anonymous_keys(stream: EventStream, accepted: pa.Table, columns: Sequence[st
     return set(keys_of(stream, events, columns)) if len(events) else set()
 
 
+def _waiting(one: ServedView, outbox: Any) -> set[bytes]:
+    """The keys whose rows are on their way to another store."""
+    entries = [] if outbox is None else [value for _, value in outbox.cursor()]
+    return {key for entry in entries for key in row_keys(one, parsed(entry))}
+
+
+def _compare_elsewhere(
+    report: OnlineReport,
+    one: ServedView,
+    made: pa.Table,
+    elsewhere: Elsewhere,
+    *,
+    waiting: set[bytes],
+) -> None:
+    """Compare what another store answers, by value. A row that it got after the moment that is
+    compared, or has yet to get, is counted as such."""
+    served, times = elsewhere.answers(one, made)
+    moved = int(elsewhere.ledger.facts()["published"] or 0) > (report.published or 0)
+    # stores that keep whole seconds floor them
+    latest = np.where(times % _SECOND, times, times + _SECOND) if moved else times
+    behind = (latest > (report.published or 0)) & moved
+    behind |= np.array([key in waiting for key in row_keys(one, made)], bool)
+    report.behind[one.declared.name] = int(behind.sum())
+    report.features += _reports(one, made, served, keep=~behind)
+
+
 def _drawn(values: Any, sample: int | None, random: np.random.Generator) -> Any:
     if sample is None or len(values) <= sample:
         return values
@@ -158,13 +200,25 @@ def _drawn(values: Any, sample: int | None, random: np.random.Generator) -> Any:
 def _compared(
     one: ServedView, made: pa.Table, table: Any, environment: Environment
 ) -> list[FeatureReport]:
-    keys = key_array({name: made[name].combine_chunks() for name in one.declared.key})
-    answer = read_rows(table, keys.to_pylist(), environment)
+    answer = read_rows(table, row_keys(one, made), environment)
+    kinds = {name: made.schema.field(name).type for name in one.declared.features}
+    return _reports(one, made, {name: answer.to_arrow(name, kinds[name]) for name in kinds})
+
+
+def _reports(
+    one: ServedView,
+    made: pa.Table,
+    answers: Mapping[str, pa.Array],
+    *,
+    keep: np.ndarray | None = None,
+) -> list[FeatureReport]:
+    """A report for each feature. keep: rows that are compared, bool; by default all."""
+    keep = np.ones(len(made), bool) if keep is None else keep
     reports = []
     for name in one.declared.features:
         computed = made[name].combine_chunks()
-        served = answer.to_arrow(name, computed.type)
-        places = np.flatnonzero(~_same(served, computed))
+        served = answers[name].cast(computed.type)
+        places = np.flatnonzero(~_same(served, computed) & keep)
         examples = [
             {
                 "key": {key: made[key][i].as_py() for key in one.declared.key},
@@ -173,7 +227,8 @@ def _compared(
             }
             for i in places[:EXAMPLES].tolist()
         ]
-        reports.append(FeatureReport(one.declared.name, name, len(made), len(places), examples))
+        keys, view = int(keep.sum()), one.declared.name
+        reports.append(FeatureReport(view, name, keys, len(places), examples))
     return reports
 
 

@@ -12,11 +12,14 @@ import logging
 import queue
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import Future
+from functools import partial
 from typing import NamedTuple
 
 from adc_features.errors import AdcError, InputError
 from adc_features.live.commit import Receipt
+from adc_features.live.elsewhere import Elsewhere
 from adc_features.live.history import Histories
 from adc_features.live.incoming import Incoming
 from adc_features.live.ledger import Ledger
@@ -44,7 +47,8 @@ class Writer:
     ----------
     ledger : Ledger
     histories : Histories
-        Written every `history_after` by another thread.
+        Written every `history_after` by another thread; rows for online stores that are not ours
+        leave at once, by a third.
     """
 
     def __init__(self, ledger: Ledger, histories: Histories) -> None:
@@ -53,10 +57,16 @@ class Writer:
         self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._events = self._bytes = 0
-        self._closed = threading.Event()
+        self._closed, self._committed = threading.Event(), threading.Event()
+        work: dict[str, Callable[[], None]] = {
+            "commit": self._commit,
+            "history": self._write_histories,
+        }
+        if histories.elsewhere is not None:
+            work["online"] = partial(self._follow, histories.elsewhere)
         self._threads = [
             threading.Thread(target=run, name=f"live-{name}", daemon=True)
-            for name, run in (("commit", self._commit), ("history", self._write_histories))
+            for name, run in work.items()
         ]
 
     def __enter__(self) -> Writer:
@@ -68,8 +78,11 @@ class Writer:
         with self._lock:
             self._closed.set()
             self._queue.put(None)
+        self._committed.set()
         for thread in self._threads:
             thread.join()
+        if self.histories.elsewhere is not None:
+            self.histories.elsewhere.follow()
         self.histories.drain()
 
     @property
@@ -88,8 +101,15 @@ class Writer:
         Raises
         ------
         BusyError
-            Too much waits already, or the writer ends; nothing of the request was kept.
+            Too much waits already, here or for another online store, or the writer ends; nothing
+            of the request was kept.
         """
+        elsewhere = self.histories.elsewhere
+        if elsewhere is not None and elsewhere.overdue:
+            raise BusyError(
+                f"rows have waited for the online store ({elsewhere.kind}) for"
+                f" {elsewhere.lag().total_seconds():.0f} s; send the events again in a while"
+            )
         with self._lock:
             if self._closed.is_set():
                 raise BusyError("the service ends; send the events again to the next one")
@@ -154,9 +174,16 @@ class Writer:
             for waiting in batch:
                 if not waiting.receipt.done():
                     waiting.receipt.set_exception(error)
+        self._committed.set()
         with self._lock:
             self._events -= sum(len(w.request) for w in batch)
             self._bytes -= sum(w.request.size for w in batch)
+
+    def _follow(self, elsewhere: Elsewhere) -> None:
+        while not self._closed.is_set():
+            self._committed.wait(_IDLE_S)
+            self._committed.clear()
+            elsewhere.follow()
 
     def _write_histories(self) -> None:
         while not self._closed.wait(self.settings.history_after.total_seconds()):

@@ -16,13 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import (
-    fresh_directory,
-    read_manifest,
-    read_parquet,
-    seal,
-    write_table,
-)
+from adc_features.artifact import fresh_directory, read_manifest, read_parquet, seal, write_table
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation

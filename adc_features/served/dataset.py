@@ -9,7 +9,7 @@ Legend: N candidates of a segment, E events, R rows that are kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -31,7 +31,7 @@ def served_dataset(
     events: pa.Table,
     targets: Sequence[Target],
     *,
-    ranker: str | None = None,
+    ranker: str | Collection[str] | None = None,
     settings: DatasetSettings | None = None,
 ) -> tuple[pa.Table, DatasetReport]:
     """A label log of what was served.
@@ -44,16 +44,17 @@ def served_dataset(
         As `read_outcomes` takes them.
     targets : sequence of Target
         The tasks.
-    ranker : str, optional
-        Take the answers of this ranker; by default the log must hold those of one.
+    ranker : str or collection of str, optional
+        Take the answers of this ranker, or of these; by default the log must hold those of one.
     settings : DatasetSettings, optional
 
     Returns
     -------
     pyarrow.Table, R rows
         By time: join keys, `event_timestamp` (the moment as of which features were read), the
-        request's id and fields, a float32 column for each task (null where it is immature), the
-        times at which positives became known where a task wants them.
+        request's id and fields, what was answered (`rank`, and `served_score`, `served_pair`,
+        `served_variant`), a float32 column for each task (null where it is immature), the times at
+        which positives became known where a task wants them.
     DatasetReport
 
     Raises
@@ -108,7 +109,8 @@ def served_dataset(
             used |= joined.matched
             pieces.append(joined.rows(report))
     _count_events(report, outcomes, used, targets)
-    found = pa.concat_tables(pieces) if pieces else pa.table({})
+    # a field that the ranker's requests had for a part of the time is absent in the others
+    found = pa.concat_tables(pieces, promote_options="default") if pieces else pa.table({})
     if not len(found):
         raise InputError(
             f"no request of {log} is ripe: {report.immature_requests} of {report.requests} have no"
@@ -119,13 +121,14 @@ def served_dataset(
     return found.take(pa.array(order)), report
 
 
-def _of_ranker(segments: Sequence[Segment], ranker: str | None) -> list[Segment]:
+def _of_ranker(segments: Sequence[Segment], ranker: str | Collection[str] | None) -> list[Segment]:
     names = sorted({segment.about.ranker for segment in segments})
     if ranker is None and len(names) > 1:
         raise InputError(
             f"the log holds answers of the rankers {', '.join(names)}; name one, --ranker NAME"
         )
-    found = [s for s in segments if s.about.ranker == (ranker or names[0])]
+    wanted = names if ranker is None else [ranker] if isinstance(ranker, str) else ranker
+    found = [s for s in segments if s.about.ranker in wanted]
     if not found:
         raise InputError(
             f"the log holds no answer of ranker {ranker!r}; it holds those of {', '.join(names)}"
@@ -176,7 +179,7 @@ class _Joined:
         sizes = whole["candidates"].to_numpy()
         self._requests = whole.filter(pa.array(counts))
         keys = [ITEM + key for key in segment.about.item]
-        read = None if settings.logged_values else ["request_id", "rank", *keys]
+        read = None if settings.logged_values else ["request_id", "rank", "score", *keys]
         candidates = segment.candidate_rows(read)
         self._candidates = candidates.filter(pa.array(np.repeat(counts, sizes)))
         self._of = np.repeat(np.arange(len(self._requests)), sizes[counts])
@@ -269,8 +272,8 @@ class _Joined:
         of = pa.array(self._of[keep])
         columns = self._segment.keys(requests, rows, of)
         columns |= {TIME: as_of(requests).take(of), settings.request: rows["request_id"]}
-        columns |= {"rank": rows["rank"], "served_pair": requests["pair"].take(of)}
-        columns |= {"served_variant": requests["variant"].take(of)}
+        columns |= {"rank": rows["rank"], "served_score": rows["score"]}
+        columns |= {f"served_{name}": requests[name].take(of) for name in ("pair", "variant")}
         if settings.rank_as:
             place = rows["rank"].to_numpy().astype(np.int64) - 1
             columns[settings.rank_as] = pa.array(place)

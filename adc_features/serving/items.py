@@ -3,6 +3,10 @@
 Items are read and encoded beside the scoring of requests, on a thread of their own, and answered
 when they are durable and served. One that is refused does not hold up the others of its request:
 the answer names it with every reason. Files of the history follow within seconds.
+
+Items are encoded for the generation that serves. When a pair of another one is promoted, its
+tokenizer is opened beside and takes over together with the pair; where that cannot be, new items
+are refused until a pair is promoted for which it can.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -20,6 +25,7 @@ from starlette.responses import Response
 from adc_features.errors import ArtifactError, RequestError
 from adc_features.live.items import ItemReceipt, Items
 from adc_features.live.items_incoming import ItemRequest, incoming_items, items_of
+from adc_features.serving.promotion import Promotion
 from adc_features.serving.protocol import (
     Budget,
     HttpError,
@@ -27,6 +33,7 @@ from adc_features.serving.protocol import (
     authorised,
     brief,
     json_answer,
+    without_paths,
 )
 
 log = logging.getLogger(__name__)
@@ -51,10 +58,24 @@ class ItemIntake:
         Of the generation that is served.
     settings : ServiceSettings
         Bounds of requests.
+    opened : callable
+        Gives what encodes items of another pair, once that is promoted.
+
+    Attributes
+    ----------
+    refused : str or None
+        Why no items are taken.
     """
 
-    def __init__(self, items: Items, settings: ServiceSettings) -> None:
-        self.items, self._settings = items, settings
+    def __init__(
+        self,
+        items: Items,
+        settings: ServiceSettings,
+        *,
+        opened: Callable[[Promotion], Items],
+    ) -> None:
+        self.items, self._settings, self._opened = items, settings, opened
+        self.refused: str | None = None
         self._bodies = Budget(32 * settings.max_body)
         self._encoding = ThreadPoolExecutor(1, thread_name_prefix="items")
         self._waiting, self._behind = 0, threading.Event()
@@ -67,6 +88,7 @@ class ItemIntake:
     async def add(self, request: Request) -> Response:
         """Keep the items of a request. Raises HttpError."""
         authorised(request, self._settings.token)
+        self._check()
 
         def read(body: bytes) -> ItemRequest:
             sent = items_of(body)
@@ -94,14 +116,19 @@ class ItemIntake:
     async def remove(self, request: Request) -> Response:
         """Remove the item that the address names. Raises HttpError."""
         authorised(request, self._settings.token)
-        name: Any = request.path_params["item"]
-        if self.items.encoder.shape.id_type == "int64":
+        name: str = request.path_params["item"]
+
+        def read() -> ItemRequest:
+            shape = self.items.encoder.shape
             digits = name.removeprefix("-")
-            name = int(name) if digits.isascii() and digits.isdigit() and len(name) < 21 else name
-        asked = incoming_items(self.items.encoder.shape, [{"id": name, "removed": True}])
-        if asked.faults:
-            raise RequestError("; ".join(asked.faults[0].reasons))
-        return await self._kept(lambda: asked)
+            whole = digits.isascii() and digits.isdigit() and len(name) < 21
+            one: Any = int(name) if shape.id_type == "int64" and whole else name
+            asked = incoming_items(shape, [{"id": one, "removed": True}])
+            if asked.faults:
+                raise RequestError("; ".join(asked.faults[0].reasons))
+            return asked
+
+        return await self._kept(read)
 
     async def _kept(self, read: Callable[[], ItemRequest]) -> Response:
         if self._waiting >= _WAITING:
@@ -131,6 +158,7 @@ class ItemIntake:
         return json_answer(_told(asked, receipt))
 
     def _commit(self, read: Callable[[], ItemRequest]) -> tuple[ItemRequest, ItemReceipt]:
+        self._check()
         asked = read()
         receipt = self.items.commit(asked.changes)
         if asked.changes:
@@ -141,6 +169,52 @@ class ItemIntake:
                 self._failed(error)
             self._behind.set()
         return asked, receipt
+
+    # ---- promotions
+
+    def beside(self, promotion: Promotion) -> Callable[[], None]:
+        """Open what encodes items of a pair, if it is of another generation than the one before.
+
+        Takes seconds then. What is returned lets it take over, or lets items be refused; the pair
+        itself is served in either case.
+        """
+        live = self.items.live
+        here = promotion.repository == self.items.repo, promotion.generation == live.id
+        if all(here) and promotion.codebook_hash == live.codebook_hash:
+            return partial(self._take_over, self.items, None)
+        try:
+            return partial(self._take_over, self._opened(promotion), None)
+        except Exception as error:  # whatever it is, requests are ranked by the new pair
+            log.warning("stage=items generation=%s refused=%s", promotion.generation, error)
+            told = without_paths(str(error)) or type(error).__name__
+            return partial(self._take_over, self.items, told)
+
+    def _take_over(self, items: Items, refused: str | None) -> None:
+        """After what is being encoded, before what waits."""
+        self._encoding.submit(self._swap, items, refused).result()
+
+    def _swap(self, items: Items, refused: str | None) -> None:
+        if items is not self.items:
+            self._follow()  # what the generation before has left to be taken to its files
+            log.info("stage=items generation=%s before=%s", items.live.id, self.items.live.id)
+        self.items, self.refused = items, refused
+
+    def _check(self) -> None:
+        if self.refused is not None:
+            raise HttpError(
+                503,
+                "other_generation",
+                f"new items are not taken: another pair was promoted, and {self.refused}; promote a"
+                " pair whose tokenizer is there, or add items with `adc ingest --items`",
+            )
+
+    def facts(self) -> dict[str, Any]:
+        """What /readyz tells: the generation, why nothing is taken, what did not follow."""
+        return {
+            "generation": self.items.live.id,
+            "refused": self.refused,
+            "behind": None if self.error is None else "not written",
+        }
 
     def _drain(self) -> None:
         while not self._closed.wait(_DRAIN_AFTER_S):

@@ -15,6 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from adc_features.clock import instant, moment
+from adc_features.live.elsewhere import Elsewhere
 from adc_features.live.writer import Writer
 from adc_features.store.lmdb.row_table import glance
 
@@ -33,12 +34,13 @@ class LiveMetrics(Collector):
 
     def facts(self) -> dict[str, Any]:
         """What /readyz tells: the last commit, watermarks, what waits, failed writes of files."""
-        facts = self._writer.ledger.facts()
+        facts, elsewhere = self._writer.ledger.facts(), self._writer.histories.elsewhere
         return {
             "published": _shown(facts["published"]),
             "watermarks": {name: _shown(int(at)) for name, at in facts["watermarks"].items()},
             "waiting": self._writer.waiting,
             "history_error": None if self._writer.history_error is None else "not written",
+            **({} if elsewhere is None else {"online_store": _behind(elsewhere)}),
         }
 
     def collect(self) -> Iterator[Any]:
@@ -72,11 +74,39 @@ class LiveMetrics(Collector):
             value=self._writer.waiting,
         )
         rows = GaugeMetricFamily("adc_live_rows", "Rows online, by view.", labels=["view"])
-        for one in ledger.views:
+        for one in (view for view in ledger.views if not view.elsewhere):
             rows.add_metric(
                 [one.declared.name], glance(ledger.environment, one.table, samples=0)[0]
             )
         yield rows
+        if (elsewhere := self._writer.histories.elsewhere) is not None:
+            yield from _of_store(elsewhere)
+
+
+def _behind(elsewhere: Elsewhere) -> dict[str, Any]:
+    """How far another online store is behind, as /readyz tells it."""
+    return {
+        "kind": elsewhere.kind,
+        "lag_s": elsewhere.lag().total_seconds(),
+        "waiting": elsewhere.waiting(),
+        "error": None if elsewhere.error is None else "not written",
+    }
+
+
+def _of_store(elsewhere: Elsewhere) -> Iterator[Any]:
+    yield GaugeMetricFamily(
+        "adc_live_online_lag_seconds",
+        "Age of the oldest row that another online store has not taken.",
+        value=elsewhere.lag().total_seconds(),
+    )
+    waiting = GaugeMetricFamily(
+        "adc_live_online_waiting",
+        "Commits whose rows another online store has not taken, by view.",
+        labels=["view"],
+    )
+    for view, entries in elsewhere.waiting().items():
+        waiting.add_metric([view], entries)
+    yield waiting
 
 
 def _shown(time: int | None) -> str | None:

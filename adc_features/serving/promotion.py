@@ -17,13 +17,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from adc_features.artifact import (
-    MANIFEST,
-    checked,
-    file_hash,
-    read_manifest,
-    write_document,
-)
+from adc_features.artifact import MANIFEST, checked, file_hash, read_manifest, write_document
 from adc_features.clock import parse_utc, utc
 from adc_features.codes.generation import check_generation_id
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError

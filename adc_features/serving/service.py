@@ -285,6 +285,8 @@ class Service:
         }
         if self.intake is not None:
             facts["events"] = await asyncio.to_thread(self.intake.metrics.facts)
+        if self.items is not None:
+            facts["items"] = self.items.facts()
         if variants := self.deployed.variants:
             facts["variants"] = [
                 {"name": v.name, "pair": v.pair.name, **v.part} for v, _ in variants
@@ -369,7 +371,10 @@ class Service:
         """Serve what can be opened of what the promotion file names."""
         before = self.deployed
         now, errors = opened_beside(before, named, open_bundle)
+        take_items = None if self.items is None else self.items.beside(now.main.promotion)
         self.deployed = now
+        if take_items is not None:
+            take_items()
         self.metrics.variants_now(now, before=before)
         if now.main is not before.main:
             self.changed = ()

@@ -24,10 +24,7 @@ import pyarrow as pa
 from adc_features.aggregates.batch import TIMESTAMP, row_schema
 from adc_features.aggregates.declaration import TIME, Aggregate, AggregateView
 from adc_features.aggregates.record import declaration_hash
-from adc_features.artifact import (
-    write_atomically,
-    write_table,
-)
+from adc_features.artifact import write_atomically, write_table
 from adc_features.errors import InputError
 from adc_features.inputs.tags import PREFIX
 

@@ -33,7 +33,6 @@ LONG = {
     "training/cli/freshness.py:freshness": OPTIONS,
     "training/cli/main.py:train": OPTIONS,
     "training/cli/datasets.py:audit": OPTIONS,
-    "training/cli/datasets.py:dataset": OPTIONS,
     "training/cli/main.py:run_all": OPTIONS,
     "training/cli/retraining.py:monitor": OPTIONS,
     "training/cli/retraining.py:retrain": OPTIONS,

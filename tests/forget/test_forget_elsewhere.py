@@ -26,7 +26,7 @@ def test_a_key_is_taken_apart_as_it_was_made(values):
     ]
 
 
-def test_online_rows_of_ordinary_views_go_and_sources_are_listed(shop):
+def test_online_rows_of_stored_views_go_and_sources_are_listed(shop):
     """Alone and beside other keys; a source that would bring them back is named, with its rows."""
     from feast import FeatureStore
 

@@ -12,6 +12,11 @@ class Killed(BaseException):
     """In place of a kill."""
 
 
+def joined(paths, file):
+    """Lines of files as one file."""
+    file.write(b"\n".join(path.read_bytes() for path in paths))
+
+
 def lines(box):
     """Every row that files hold, in order."""
     return [row for _, _, path in box.segments() for row in path.read_bytes().split()]
@@ -21,7 +26,7 @@ def lines(box):
 def test_a_kill_at_any_point_loses_and_repeats_nothing(tmp_path, monkeypatch, place):
     """The next drain ends what the killed one began."""
     live = environment(tmp_path / "lmdb", map_size=1 << 24)
-    box = Outbox("rows", tmp_path / "files", "txt", b"\n".join)
+    box = Outbox("rows", tmp_path / "files", "txt", b"\n".join, joined)
     live.write("rows", lambda txn: [txn.put(time_key(t), b"r%d" % t) for t in (5, 7, 9)])
 
     def killed(*arguments):
@@ -52,8 +57,87 @@ def test_segments_are_bounded(tmp_path, monkeypatch):
     """A long outbox becomes several files, named by what they hold."""
     monkeypatch.setattr(module, "AT_ONCE", 2)
     live = environment(tmp_path / "lmdb", map_size=1 << 24)
-    box = Outbox("rows", tmp_path / "files", "txt", b"\n".join)
+    box = Outbox("rows", tmp_path / "files", "txt", b"\n".join, joined)
     live.write("rows", lambda txn: [txn.put(time_key(t), b"r%d" % t) for t in range(5)])
     assert box.drain(live) == 5
     assert [(first, last) for first, last, _ in box.segments()] == [(0, 1), (2, 3), (4, 4)]
     assert box.drain(live) == 0
+
+
+@pytest.fixture
+def pieces(tmp_path):
+    """An outbox whose six rows lie in six segments, the last of them large."""
+    live = environment(tmp_path / "lmdb", map_size=1 << 24)
+    box = Outbox("rows", tmp_path / "files", "txt", b"\n".join, joined)
+    for time in range(5, 11):
+        row = b"r%d" % time + b" " * (1000 if time == 10 else 0)
+        live.write("rows", lambda txn, t=time, row=row: txn.put(time_key(t), row))
+        box.drain(live)
+    return box
+
+
+ROWS = [b"r%d" % time for time in range(5, 11)]
+
+
+@pytest.mark.parametrize(
+    ("place", "count"),
+    [
+        ("before the merged one is written", 6),
+        ("after it is written", 6),
+        ("after its name is there", 2),
+        ("while those it covers are removed", 2),
+    ],
+)
+def test_a_kill_while_segments_are_merged_leaves_every_row_once(pieces, monkeypatch, place, count):
+    """At any point readers see the small ones or the merged one; the next merge ends it, and
+    leaves one file in place of five beside the large one.
+    """
+    monkeypatch.setattr(module, "LARGE", 500)
+
+    def killed(*arguments, **how):
+        raise Killed
+
+    def written_then_killed(paths, file):
+        joined(paths, file)
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        if place == "before the merged one is written":
+            patch.setattr(module, "fresh_file", killed)
+        elif place == "after it is written":
+            box = Outbox("rows", pieces.directory, "txt", pieces.segment, written_then_killed)
+        elif place == "after its name is there":
+            patch.setattr(module, "sync_directory", killed)
+        else:
+            pieces.tidy(most=4, grace=0)
+            unlink, gone = module.Path.unlink, []
+
+            def twice(path, **how):
+                if len(gone) == 2:
+                    raise Killed
+                gone.append(path)
+                unlink(path, **how)
+
+            patch.setattr(module.Path, "unlink", twice)
+        with pytest.raises(Killed):
+            (box if place == "after it is written" else pieces).tidy(most=4, grace=0)
+    assert lines(pieces) == ROWS
+    assert len(pieces.segments()) == count
+    for _ in range(2):
+        pieces.tidy(most=4, grace=0)
+    assert lines(pieces) == ROWS
+    assert len(list(pieces.directory.iterdir())) == 2
+
+
+def test_few_segments_stay_and_merged_ones_lie_there_for_readers(pieces):
+    """Up to the stated number nothing is merged; what a merged segment covers is not counted, and
+    is removed when the time for its readers is over.
+    """
+    assert pieces.tidy(most=6, grace=3600) == 0
+    assert pieces.tidy(most=5, grace=3600) == 6
+    assert pieces.tidy(most=5, grace=3600) == 0
+    assert len(list(pieces.directory.iterdir())) == 7
+    assert [(first, last) for first, last, _ in pieces.segments()] == [(5, 10)]
+    assert lines(pieces) == ROWS
+    assert pieces.tidy(most=5, grace=0) == 0
+    assert len(list(pieces.directory.iterdir())) == 1

@@ -1,83 +1,20 @@
 """Labels joined to what was served. Reads: logs, events. Writes: label logs."""
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
-import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from log_world import NOON, events, logged, minutes, record
 
 from adc_features.errors import InputError
 from adc_features.served.dataset import served_dataset
 from adc_features.served.dataset_settings import DatasetSettings
-from adc_features.served.log import LogSettings, ServedLog
 from adc_features.served.outcomes import Target
-from adc_features.served.record import About, Served
 
-NOON = datetime(2026, 1, 5, 12, tzinfo=UTC)
-ABOUT = About(
-    "feed", "toys", ("customer",), ("sku",), (("stock__price", "Float32"),), (), ("click",)
-)
 CLICK = Target("click", timedelta(minutes=30), "click")
 LATER = NOON + timedelta(days=1)
-
-
-def minutes(count):
-    return NOON + timedelta(minutes=count)
-
-
-def record(request_id, *, scores=(0.1, 0.9, 0.5), received=NOON, answered=2, ranker="toys"):
-    """An answer over the items 0, 1, ..."""
-    n = len(scores)
-    about = About(ABOUT.service, ranker, ABOUT.user, ABOUT.item, ABOUT.features, (), ABOUT.tasks)
-    return Served(
-        about=about,
-        request_id=request_id,
-        received=received,
-        now=received,
-        served_as_of=None,
-        version="v1",
-        pair="v1@none",
-        generation=None,
-        variant=None,
-        answered=answered,
-        user_known=True,
-        one=pa.table({"customer": ["c1"]}),
-        each=pa.table(
-            {
-                "sku": pa.array(range(n), pa.int64()),
-                "stock__price": pa.array(np.arange(n), pa.float32()),
-            }
-        ),
-        score=np.array(scores),
-        tasks={"click": np.array(scores)},
-        known=np.ones(n, bool),
-    )
-
-
-def logged(directory, *records, **settings):
-    log = ServedLog(directory, LogSettings(**settings))
-    for one in records:
-        log.offer(one)
-    log.close()
-    return directory
-
-
-def events(*rows):
-    """(request, sku, event, time[, id]) each."""
-    schema = pa.schema(
-        {
-            "request_id": pa.string(),
-            "sku": pa.int64(),
-            "event": pa.string(),
-            "event_timestamp": pa.timestamp("us", "UTC"),
-            "event_id": pa.string(),
-        }
-    )
-    names = schema.names
-    rows = [dict(zip(names, (*row, None)[:5], strict=True)) for row in rows]
-    return pa.Table.from_pylist(rows, schema)
 
 
 def labels(table, column="click"):

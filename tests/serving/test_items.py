@@ -13,12 +13,13 @@ from starlette.testclient import TestClient
 
 from adc_features import store
 from adc_features.codes.sids import SidTable
-from adc_features.errors import ArtifactError
+from adc_features.errors import ArtifactError, InputError
 from adc_features.live.items import Items
 from adc_features.live.items_incoming import ItemShape
 from adc_features.serving.app import application
 from adc_features.serving.items import ItemIntake
 from adc_features.serving.opening import open_bundle
+from adc_features.serving.promotion import promote
 from adc_features.serving.protocol import ServiceSettings
 from adc_features.serving.service import Service
 from adc_features.store.repository import live_generation
@@ -31,8 +32,8 @@ class Encoder:
 
     shape = ItemShape("string", {"title": 2}, {})
 
-    def __init__(self, repo):
-        self.live = live_generation(repo, "g1")
+    def __init__(self, repo, generation="g1"):
+        self.live = live_generation(repo, generation)
 
     def described(self, changes):
         return [dict(change.vectors) for change in changes], {}
@@ -54,21 +55,37 @@ class Encoder:
             is_cold=np.ones(n, bool),
             collision_count=found.astype(np.int32),
             found=found,
-            generation="g1",
+            generation=self.live.id,
             codebook_size=self.live.codebook_size,
             as_of=as_of,
         )
 
 
 @pytest.fixture
-def service(shop, tmp_path):
-    """A service on a repository of its own, whose clock stands still, and takes items."""
+def pair(shop, tmp_path):
+    """Promotions of rankers on a repository of the test's own."""
     repo = shutil.copytree(shop.repository, tmp_path / "repository")
     shutil.rmtree(repo / "data/live", ignore_errors=True)
     store.apply(repo)
-    bundle = open_bundle(replace(shop.pair("codes_weights"), repository=repo))
-    items = ItemIntake(Items(repo, Encoder(repo), clock=lambda: NOW), SETTINGS)
-    return Service(bundle, SETTINGS, clock=lambda: NOW, items=items)
+    return lambda name: replace(shop.pair(name), repository=repo)
+
+
+@pytest.fixture
+def service(pair, tmp_path):
+    """A service whose clock stands still, and takes items."""
+    first = pair("codes_weights")
+
+    def opened(promotion):
+        if promotion.generation is None:
+            raise InputError("the promoted ranker reads no codes")
+        encoder = Encoder(promotion.repository, promotion.generation)
+        return Items(promotion.repository, encoder, clock=lambda: NOW)
+
+    items = ItemIntake(opened(first), SETTINGS, opened=opened)
+    path = tmp_path / "promotion.json"
+    return Service(
+        open_bundle(first), SETTINGS, clock=lambda: NOW, items=items, promotion_file=path
+    )
 
 
 def ranked(client, items, **more):
@@ -174,3 +191,33 @@ def test_a_token_guards_items(service):
     with TestClient(application(service)) as client:
         assert client.post("/items", json=[]).status_code == 401
         assert client.delete("/items/i00").status_code == 401
+
+
+def test_new_items_follow_a_promotion(service, pair):
+    """To the codes of the generation that serves then; refused, with the reason in the answer and
+    at /readyz, while the promoted ranker reads no codes.
+    """
+    item, later = (
+        {"id": "new", "vectors": {"title": [3, 1]}},
+        (NOW + timedelta(hours=1)).isoformat(),
+    )
+    with TestClient(application(service)) as client:
+        sent = client.post("/items", json=item).json()["items"]
+        assert client.post("/lookup", json={"items": ["new"]}).json()["generation"] == "g1"
+        promote(service.promotion_file, pair("second"))
+        service.take_over()
+        assert client.post("/lookup", json={"items": ["new"]}).json()["generation"] == "g2"
+        assert not ranked(client, ["new"], now=later)["new"]["coded"]
+        assert client.post("/items", json=item).json()["items"] == sent
+        assert ranked(client, ["new"], now=later)["new"]["coded"]
+        promote(service.promotion_file, pair("no_sid"))
+        service.take_over()
+        for answer in (client.post("/items", json=item), client.delete("/items/i00")):
+            assert (answer.status_code, answer.json()["error"]["code"]) == (503, "other_generation")
+            assert "reads no codes" in answer.text
+        assert "reads no codes" in client.get("/readyz").json()["items"]["refused"]
+        promote(service.promotion_file, pair("codes_weights"))
+        service.take_over()
+        assert client.post("/items", json=item).json()["added"] == 1
+        facts = {"generation": "g1", "refused": None, "behind": None}
+        assert client.get("/readyz").json()["items"] == facts

@@ -23,8 +23,8 @@ registry: {path: data/registry.db, cache_ttl_seconds: 0}
 provider: local
 entity_key_serialization_version: 3
 offline_store: {type: adc_features.store.offline_store.AsofOfflineStore}
-online_store: {type: adc_features.store.online_store.LmdbOnlineStore}
 """
+OURS = "{type: adc_features.store.online_store.LmdbOnlineStore}"
 VIEWS = """\
 from datetime import timedelta
 from pathlib import Path
@@ -92,10 +92,12 @@ class Clock:
         return self.now
 
 
-def make_shop(repo: Path, *, rankers: str = "") -> Path:
-    """The repository, applied. rankers: Python that declares some, appended to the views."""
+def make_shop(repo: Path, *, rankers: str = "", store: str = OURS) -> Path:
+    """The repository, applied. rankers: Python that declares some, appended to the views. store:
+    its online store, as YAML."""
     (repo / "data").mkdir(parents=True)
-    (repo / "feature_store.yaml").write_text(STORE, encoding="utf-8")
+    text = f"{STORE}online_store: {store}\n"
+    (repo / "feature_store.yaml").write_text(text, encoding="utf-8")
     (repo / "shop_views.py").write_text(VIEWS + rankers, encoding="utf-8")
     feast_apply(repo)
     return repo

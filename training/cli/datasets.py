@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
@@ -18,6 +18,7 @@ from training.cli.ranker_deployment import ServedOption, audit_on_service, serve
 from training.cli.rankers import LabelsOption, LabelsQueryOption, label_source
 
 if TYPE_CHECKING:
+    from adc_features.served.dataset_settings import DatasetSettings
     from adc_features.served.outcomes import Target
 
 EventsOption = Annotated[
@@ -27,6 +28,32 @@ EventsOption = Annotated[
         metavar="FILE|URL",
         help="With --from-log: events with request id, item and time; Parquet or a database.",
     ),
+]
+LogOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--from-log", metavar="DIR", help="In place of --run: join labels to what was served."
+    ),
+]
+NamedTaskOption = Annotated[
+    list[str] | None,
+    typer.Option("--task", metavar="NAME", help="Without --repo: a task; repeatable."),
+]
+WindowOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--window",
+        metavar="TASK=DURATION",
+        help="The attribution window of a task; default its delay, else 30min. Repeatable.",
+    ),
+]
+NegativesOption = Annotated[
+    str,
+    typer.Option(metavar="shown|ranked:M|all", help="Which candidates are negatives."),
+]
+UntilOption = Annotated[
+    str | None,
+    typer.Option(metavar="TIME", help="Labels are complete up to it; default the last one."),
 ]
 
 
@@ -49,36 +76,15 @@ def dataset(
             ),
         ),
     ] = False,
-    from_log: Annotated[
-        Path | None,
-        typer.Option(
-            "--from-log", metavar="DIR", help="In place of --run: join labels to what was served."
-        ),
-    ] = None,
+    from_log: LogOption = None,
     labels: EventsOption = None,
     labels_query: LabelsQueryOption = None,
     repo: RepoOption = None,
     ranker: ServedOption = None,
-    task: Annotated[
-        list[str] | None,
-        typer.Option("--task", metavar="NAME", help="Without --repo: a task; repeatable."),
-    ] = None,
-    window: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--window",
-            metavar="TASK=DURATION",
-            help="The attribution window of a task; default its delay, else 30min. Repeatable.",
-        ),
-    ] = None,
-    negatives: Annotated[
-        str,
-        typer.Option(metavar="shown|ranked:M|all", help="Which candidates are negatives."),
-    ] = "shown",
-    until: Annotated[
-        str | None,
-        typer.Option(metavar="TIME", help="Labels are complete up to it; default the last one."),
-    ] = None,
+    task: NamedTaskOption = None,
+    window: WindowOption = None,
+    negatives: NegativesOption = "shown",
+    until: UntilOption = None,
     logged_values: Annotated[
         bool,
         typer.Option("--logged-values", help="Put the values that were scored beside the labels."),
@@ -219,27 +225,29 @@ def audit(
     found.require_clean()
 
 
-def dataset_of_log(
-    log: Path,
+class Asked(NamedTuple):
+    """What options say of a log that labels are joined to."""
+
+    ranker: str | None
+    events: Any
+    targets: "list[Target]"
+    settings: "DatasetSettings"
+
+
+def asked_of_log(
     source: Any,
     *,
     named: tuple[Path | None, str | None, Sequence[str], Sequence[str]],
     until: str | None,
-    out: Path,
     **chosen: Any,
-) -> dict[str, Any]:
-    """Write the label log of what was served; what the command prints.
+) -> Asked:
+    """Events, tasks and settings, read and checked. Raises InputError.
 
     named: --repo, --ranker, --task and --window. chosen: of DatasetSettings.
     """
     import pyarrow.dataset as ds
 
-    from adc_features.artifact import (
-        fresh_file,
-        write_table,
-    )
     from adc_features.clock import parse_utc
-    from adc_features.served.dataset import served_dataset
     from adc_features.served.dataset_settings import DatasetSettings
     from adc_features.store.services.schema import declared_rankers
     from training.ranker.label_sources import open_labels
@@ -260,7 +268,21 @@ def dataset_of_log(
     targets = targets_of(declared.tasks if declared else tasks, windows)
     opened = open_labels(source).whole
     events = opened.to_table() if isinstance(opened, ds.Dataset) else opened
-    table, told = served_dataset(log, events, targets, ranker=ranker, settings=settings)
+    return Asked(ranker, events, targets, settings)
+
+
+def dataset_of_log(log: Path, source: Any, *, out: Path, **chosen: Any) -> dict[str, Any]:
+    """Write the label log of what was served; what the command prints.
+
+    chosen: of `asked_of_log`.
+    """
+    from adc_features.artifact import fresh_file, write_table
+    from adc_features.served.dataset import served_dataset
+
+    asked = asked_of_log(source, **chosen)
+    table, told = served_dataset(
+        log, asked.events, asked.targets, ranker=asked.ranker, settings=asked.settings
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     with fresh_file(out) as file:
         write_table(table, file, compression="zstd")

@@ -16,7 +16,15 @@ from training.cli import freshness as freshness_cli
 from training.cli import rankers as rankers_cli
 from training.cli import retraining as retraining_cli
 from training.cli import retrieval as retrieval_cli
+from training.cli import served as served_cli
 from training.cli import tokenizing as tokenizing_cli
+from training.cli.datasets import (
+    LogOption,
+    NamedTaskOption,
+    NegativesOption,
+    UntilOption,
+    WindowOption,
+)
 from training.cli.lines import run_lines
 from training.cli.rankers import (
     ImportanceOption,
@@ -33,6 +41,7 @@ from training.cli.rankers import (
     UserOption,
     ValidationOption,
 )
+from training.cli.served import PageOption
 
 
 def add_to(app: typer.Typer) -> None:
@@ -134,12 +143,34 @@ def evaluate(
     ] = False,
     importance: ImportanceOption = True,
     refresh: RefreshOption = None,
+    from_log: LogOption = None,
+    task: NamedTaskOption = None,
+    window: WindowOption = None,
+    negatives: NegativesOption = "shown",
+    until: UntilOption = None,
+    page: PageOption = None,
     json: JsonOption = None,
 ) -> None:
     """Score what is trained, with intervals and paired differences.
 
-    Of a run (--run), the recipes that were trained on what it now holds.
+    Of a run (--run), the recipes that were trained on what it now holds. With --from-log, compare
+    the variants that served with the promoted pair, on the events of --labels.
     """
+    if from_log is not None:
+        if run is not None:
+            raise typer.BadParameter("--from-log compares what was served; leave --run out")
+        served_cli.evaluate_log(
+            from_log,
+            rankers_cli.label_source(labels, labels_query),
+            named=(repo, ranker, task or [], window or []),
+            until=until,
+            negatives=negatives,
+            page=page,
+            json=json,
+        )
+        return
+    if task or window or until or page or negatives != "shown":
+        raise typer.BadParameter("--task, --window, --until, --page, --negatives need --from-log")
     one_of(run, repo)
     if repo is not None:
         facts = rankers_cli.evaluate_on_service(

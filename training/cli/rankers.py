@@ -355,7 +355,7 @@ def scores_text(facts: Mapping[str, Any]) -> str:
         users = "no users" if found["users"] is None else f"{found['users']} users with both"
         lines.append(f"\ntask {task}: {found['rows']} rows, {found['positives']} positive, {users}")
         rows = [
-            {"ranker": name, **{metric: _interval(scores[metric]) for metric in _shown(found)}}
+            {"ranker": name, **{metric: interval_text(scores[metric]) for metric in _shown(found)}}
             for part in ("rankers", "paired")
             for name, scores in found[part].items()
         ]
@@ -374,7 +374,8 @@ def _shown(task: Mapping[str, Any]) -> list[str]:
     return names if task["requests"] is None else [*names, "request_gauc", "ndcg", "mrr"]
 
 
-def _interval(found: Mapping[str, Any] | None) -> str:
+def interval_text(found: Mapping[str, Any] | None) -> str:
+    """A metric with its 95 % interval; "-" where it is not defined."""
     if not found or found["mean"] is None or found["mean"] != found["mean"]:
         return "-"
     return f"{found['mean']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"

@@ -16,6 +16,8 @@ from adc_features.live.incoming import incoming
 
 log = logging.getLogger(__name__)
 
+_BEHIND_S = 1.0
+"""Seconds until an online store that is behind is looked at again."""
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts to reach a source, or to write, at most."""
 
@@ -102,7 +104,8 @@ def ingest(
     ----------
     source : Source
     histories : Histories
-        Of the live directory; written every `history_after` and at the end.
+        Of the live directory; written every `history_after` and at the end. While an online store
+        that is not ours is too far behind, nothing is read.
     stream : str
         The stream of the events.
     totals : Totals, optional
@@ -128,6 +131,9 @@ def ingest(
     written = time.monotonic()
     try:
         while not stopped() and not source.ended:
+            if _behind(histories):
+                sleep(_BEHIND_S)
+                continue
             try:
                 if not started:
                     source.start(_positions(ledger.facts()["positions"], source.name))
@@ -152,8 +158,17 @@ def ingest(
                 _write(histories)
                 written = time.monotonic()
     finally:
+        _behind(histories)
         _write(histories)
     return totals
+
+
+def _behind(histories: Histories) -> bool:
+    """Take rows to online stores that are not ours; whether too much waits for them."""
+    if histories.elsewhere is None:
+        return False
+    histories.elsewhere.follow()
+    return histories.elsewhere.overdue
 
 
 def _positions(stored: dict[str, str], source: str) -> dict[str, str]:

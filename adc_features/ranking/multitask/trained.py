@@ -17,13 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adc_features.artifact import (
-    fresh_directory,
-    read_manifest,
-    read_parquet,
-    seal,
-    within,
-)
+from adc_features.artifact import fresh_directory, read_manifest, read_parquet, seal, within
 from adc_features.codes.sids import CodeTimeline
 from adc_features.errors import ArtifactError
 from adc_features.inputs.declaration import ItemHistory, Ranker, SemanticId

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
+from adc_features.store.parquet.segments import uncovered
 from adc_features.store.parquet.sources import Declared, Run, Source
 
 if TYPE_CHECKING:
@@ -107,7 +108,9 @@ def _table_format(path: str, filesystem: Any) -> str | None:
 
 
 def _files(path: str, filesystem: Any) -> list[str]:
-    """The file, or those of the directory that are not hidden, in the order of their names."""
+    """The file, or those of the directory that are neither hidden nor merged into another one, in
+    the order of their names.
+    """
     from pyarrow import fs
 
     kind = filesystem.get_file_info(path).type
@@ -117,7 +120,7 @@ def _files(path: str, filesystem: Any) -> list[str]:
         return [path]
     base = path.rstrip("/")
     found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    return sorted(
+    return uncovered(
         info.path
         for info in found
         if info.type == fs.FileType.File and not _is_hidden(info.path.removeprefix(base))

@@ -16,12 +16,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from adc_features.artifact import (
-    fresh_directory,
-    recover,
-    seal,
-    write_table,
-)
+from adc_features.artifact import fresh_directory, recover, seal, write_table
 from adc_features.clock import instant, utc
 from adc_features.codes.generation import Generation
 from adc_features.codes.rows import SID_FEATURES, as_served, completed

@@ -33,8 +33,11 @@ class PublishTime:
         from adc_features.store.lmdb.places import directory_of
         from adc_features.store.online_store import LmdbOnlineStore
 
-        live = any(is_live(stored.view) for stored in plan.stored)
-        ours = live and isinstance(feast.online_store(store), LmdbOnlineStore)
+        live = [stored.view for stored in plan.stored if is_live(stored.view)]
+        online: Any = feast.online_store(store)
+        # of rows that another store serves, nobody knows when it took them
+        ours = live and isinstance(online, LmdbOnlineStore)
+        ours = ours and all(online.holds(store.config, view) for view in live)
         self._environment: Any = directory_of(store.config, live=True) if ours else None
 
     @property
