@@ -1,9 +1,10 @@
 """The history of live rows and of accepted events as files. Reads: the live directory. Writes:
-Parquet segments by publish time, lines of refused events.
+Parquet segments by publish time, lines of refused events and of corrections.
 
     <place>/history/<view>/*.parquet     each served row, `event_timestamp` = its publish time
     <place>/events/<stream>/*.parquet    each accepted event once, values on their grids
     <place>/dead_letters/*.jsonl         each refused event, with the reason
+    <place>/corrections/*.jsonl          what each correction changed
 """
 
 from __future__ import annotations
@@ -23,7 +24,14 @@ from adc_features.event_times import UTC_US
 from adc_features.file_lock import file_lock
 from adc_features.live.ledger import Ledger
 from adc_features.live.outbox import Outbox
-from adc_features.live.tables import LETTERS, PUBLISHED, accepted_table, parsed, published_at
+from adc_features.live.tables import (
+    CORRECTIONS,
+    LETTERS,
+    PUBLISHED,
+    accepted_table,
+    parsed,
+    published_at,
+)
 
 
 @dataclass(frozen=True)
@@ -42,9 +50,14 @@ class Histories:
             return sum(one.drain(self.ledger.environment) for one in self._outboxes())
 
     def accepted(
-        self, stream: EventStream, waiting: Any = None, *, until: int | None = None
+        self,
+        stream: EventStream,
+        waiting: Any = None,
+        *,
+        since: int = -1,
+        until: int | None = None,
     ) -> Events:
-        """Every event of a stream that was accepted until a publish time, or until now.
+        """Every event of a stream that was accepted after a publish time, and until another or now.
 
         waiting: the table of those that no segment holds, as of a moment; by default as of now.
         """
@@ -56,10 +69,11 @@ class Histories:
         # after the table was read: what left it meanwhile is in a segment by now
         segments = outbox.segments()
         covered = max((last for _, last, _ in segments), default=-1)
-        tables = [pq.read_table(path) for _, _, path in segments]
+        tables = [pq.read_table(path) for _, last, path in segments if last > since]
         tables += [parsed(data) for time, data in pairs if time > covered]
         empty = published_at(event_schema(stream).empty_table(), 0)
         table = pa.concat_tables([empty, *tables])
+        table = table.filter(pc.greater(table[PUBLISHED], pa.scalar(since, UTC_US)))
         if until is not None:
             limit = pa.scalar(until, UTC_US)
             table = table.filter(pc.less_equal(table[PUBLISHED], limit))
@@ -69,6 +83,11 @@ class Histories:
         """The directory of a view's rows."""
         return self.place / "history" / view
 
+    @property
+    def letters(self) -> Path:
+        """The directory of refused events."""
+        return self.place / "dead_letters"
+
     def _outboxes(self) -> list[Outbox]:
         return [
             *(
@@ -76,7 +95,8 @@ class Histories:
                 for one in self.ledger.views
             ),
             *(self._events(name) for name in self.ledger.streams),
-            Outbox(LETTERS, self.place / "dead_letters", "jsonl", b"".join),
+            Outbox(LETTERS, self.letters, "jsonl", b"".join),
+            Outbox(CORRECTIONS, self.place / "corrections", "jsonl", b"".join),
         ]
 
     def accepted_place(self, stream: str) -> Path:

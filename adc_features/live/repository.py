@@ -13,6 +13,7 @@ from adc_features.aggregates.declaration import AggregateView
 from adc_features.aggregates.record import declaration_hash
 from adc_features.errors import InputError
 from adc_features.live.history import Histories
+from adc_features.live.known_items import KnownItems
 from adc_features.live.ledger import Ledger
 from adc_features.live.settings import LiveSettings
 from adc_features.live.tables import ServedView
@@ -55,7 +56,8 @@ def open_live(
     ------
     InputError
         Nothing is declared, a declared view is not applied or was applied as another, or its
-        declaration is not the one that the directory was filled by.
+        declaration is not the one that the directory was filled by; a stream does not take events
+        of unknown items, and no codes are published that would tell them.
     ArtifactError
         There is no repository.
     """
@@ -92,8 +94,14 @@ def open_live(
             " from adc_features.store.online_store.LmdbOnlineStore: set `online_store.type` to it,"
             " and name the others' views under `delegate_views`"
         )
+    streams = {one.declared.stream.name: one.declared.stream for one in served}
+    items = {
+        name: KnownItems(repo, stream, clock=clock)
+        for name, stream in streams.items()
+        if stream.unknown_items != "create"
+    }
     ledger = Ledger(
-        directory_of(store.config, live=True), served, settings or LiveSettings(), clock
+        directory_of(store.config, live=True), served, settings or LiveSettings(), clock, items
     )
     ledger.check_declarations()
     return Live(ledger, Histories(ledger, repo / PLACE))

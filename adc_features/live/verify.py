@@ -7,6 +7,7 @@ accepted event up to the last commit. Each difference names its view, feature an
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -128,13 +129,8 @@ def _drawn(values: Any, sample: int | None, random: np.random.Generator) -> Any:
 def _compared(
     one: ServedView, made: pa.Table, table: Any, environment: Environment
 ) -> list[FeatureReport]:
-    keys = key_array({name: made[name].combine_chunks() for name in one.declared.key})
-    answer = read_rows(table, keys.to_pylist(), environment)
     reports = []
-    for name in one.declared.features:
-        computed = made[name].combine_chunks()
-        served = answer.to_arrow(name, computed.type)
-        places = np.flatnonzero(~_same(served, computed))
+    for name, served, computed, places in differences(one, made, table, environment):
         examples = [
             {
                 "key": {key: made[key][i].as_py() for key in one.declared.key},
@@ -145,6 +141,20 @@ def _compared(
         ]
         reports.append(FeatureReport(one.declared.name, name, len(made), len(places), examples))
     return reports
+
+
+def differences(
+    one: ServedView, made: pa.Table, table: Any, environment: Environment
+) -> Iterator[tuple[str, pa.Array, pa.Array, np.ndarray]]:
+    """Of each feature: its name, what is served and what was computed of the keys of some rows, and
+    the places where these are not the same bits.
+    """
+    keys = key_array({name: made[name].combine_chunks() for name in one.declared.key})
+    answer = read_rows(table, keys.to_pylist(), environment)
+    for name in one.declared.features:
+        computed = made[name].combine_chunks()
+        served = answer.to_arrow(name, computed.type)
+        yield name, served, computed, np.flatnonzero(~_same(served, computed))
 
 
 def _same(one: pa.Array, other: pa.Array) -> np.ndarray:
