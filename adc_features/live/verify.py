@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.aggregates.batch import batch_rows
+from adc_features.aggregates.finalise import column_of
 from adc_features.aggregates.incremental import batch_states, newest_rows
 from adc_features.live.commit import LAST_COMMIT
 from adc_features.live.history import Histories
@@ -151,7 +152,7 @@ def differences(
     """
     keys = key_array({name: made[name].combine_chunks() for name in one.declared.key})
     answer = read_rows(table, keys.to_pylist(), environment)
-    for name in one.declared.features:
+    for name in (column_of(n, feature) for n, feature in one.declared.features.items()):
         computed = made[name].combine_chunks()
         served = answer.to_arrow(name, computed.type)
         yield name, served, computed, np.flatnonzero(~_same(served, computed))
