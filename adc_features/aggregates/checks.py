@@ -12,6 +12,7 @@ from adc_features.aggregates.declaration import (
     EventStream,
     Kind,
     Residual,
+    UnknownItems,
 )
 from adc_features.errors import InputError
 
@@ -19,6 +20,45 @@ NUMERIC = ("total", "mean", "smoothed_mean", "minimum", "maximum")
 WINDOWED_AT_READ = ("count", "total", "mean", "smoothed_mean", "residual_mean")
 MOST_TILES = 2_000
 MOST_LISTED = 1_000
+
+
+def check_stream(stream: EventStream) -> None:
+    """Raise InputError unless the stream can be taken as it is declared."""
+    if not stream.name or not stream.keys:
+        raise InputError("an event stream needs a name and at least one key column")
+    columns = [*stream.keys, *stream.attributes, *stream.values]
+    for name in columns:
+        if columns.count(name) > 1 or name in RESERVED or not name:
+            raise InputError(
+                f"the stream {stream.name!r} declares the column {name!r} twice, or under a name"
+                f" that is taken ({', '.join(RESERVED)}); give each column its own name"
+            )
+    for name, kind in stream.keys.items():
+        if kind not in ("string", "int64"):
+            raise InputError(
+                f"the key {name!r} of the stream {stream.name!r} is of type {kind!r}; expected"
+                " 'string' or 'int64'"
+            )
+    if stream.lateness < timedelta(0) or stream.tick <= timedelta(0):
+        raise InputError(
+            f"lateness {stream.lateness} and tick {stream.tick} of the stream {stream.name!r}:"
+            " expected a lateness of 0 or more and a tick above 0"
+        )
+    if stream.resolution <= timedelta(0):
+        raise InputError(
+            f"resolution is {stream.resolution}; expected the smallest step of the data's time"
+            " stamps, above 0"
+        )
+    if stream.unknown_items not in (policies := get_args(UnknownItems)):
+        raise InputError(
+            f"unknown_items of the stream {stream.name!r} is {stream.unknown_items!r}; expected one"
+            f" of {', '.join(policies)}"
+        )
+    if stream.item not in stream.keys and (stream.item or stream.unknown_items != "create"):
+        raise InputError(
+            f"item of the stream {stream.name!r} is {stream.item!r}; expected the key that holds"
+            f" the ids of items, one of {', '.join(stream.keys)}"
+        )
 
 
 def check_view(view: AggregateView) -> None:

@@ -41,6 +41,13 @@ sealed : events before floor((t - lateness) / tick) * tick. No event that is sti
 resolution : an event reads the events up to t - resolution, a row those up to t. A late event then
     changes what every later event and row read, and they are computed again.
 """
+UnknownItems = Literal["create", "hold", "refuse"]
+"""What becomes of an event of an item that the published codes of the repository do not have.
+
+create : it counts as any other.
+hold : it counts when the item has come, at its own time, unless it is late by then.
+refuse : it is refused.
+"""
 Kind = Literal[
     "count",
     "total",
@@ -129,6 +136,10 @@ class EventStream:
     resolution : timedelta
         The smallest step of the time stamps: the row of history that holds the events up to t is
         valid from t + resolution on.
+    item : str, optional
+        The key that holds the ids of items, where `unknown_items` asks for it.
+    unknown_items : "create", "hold" or "refuse"
+        See `UnknownItems`. What is computed does not depend on it: it may change at any time.
     """
 
     name: str
@@ -138,33 +149,13 @@ class EventStream:
     lateness: timedelta = timedelta(minutes=10)
     tick: timedelta = timedelta(minutes=1)
     resolution: timedelta = _MICROSECOND
+    item: str | None = None
+    unknown_items: UnknownItems = "create"
 
     def __post_init__(self) -> None:
-        if not self.name or not self.keys:
-            raise InputError("an event stream needs a name and at least one key column")
-        columns = [*self.keys, *self.attributes, *self.values]
-        for name in columns:
-            if columns.count(name) > 1 or name in RESERVED or not name:
-                raise InputError(
-                    f"the stream {self.name!r} declares the column {name!r} twice, or under a name"
-                    f" that is taken ({', '.join(RESERVED)}); give each column its own name"
-                )
-        for name, kind in self.keys.items():
-            if kind not in ("string", "int64"):
-                raise InputError(
-                    f"the key {name!r} of the stream {self.name!r} is of type {kind!r}; expected"
-                    " 'string' or 'int64'"
-                )
-        if self.lateness < timedelta(0) or self.tick <= timedelta(0):
-            raise InputError(
-                f"lateness {self.lateness} and tick {self.tick} of the stream {self.name!r}:"
-                " expected a lateness of 0 or more and a tick above 0"
-            )
-        if self.resolution <= timedelta(0):
-            raise InputError(
-                f"resolution is {self.resolution}; expected the smallest step of the data's time"
-                " stamps, above 0"
-            )
+        from adc_features.aggregates.checks import check_stream
+
+        check_stream(self)
 
     def kind_of(self, column: str) -> str:
         """ "string", "int64" (keys, times, whole values) or "float32" of a column."""

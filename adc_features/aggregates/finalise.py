@@ -6,8 +6,8 @@ divided then, and become float32 last.
 Legend: R rows.
 """
 
-from collections.abc import Mapping
-from typing import NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -69,6 +69,8 @@ list<int64>, the sum and count over everybody that a smoothed mean needs (else 0
 tile its number, count and sum.
 """
 _HEAD, _TILE = 2, 3
+READ_AT = "adc_read_at"
+"""The time of a reading beside its tiles: int64 microseconds since 1970, UTC."""
 
 
 def column_of(name: str, one: Aggregate) -> str:
@@ -177,6 +179,19 @@ def read_rows(view: AggregateView, rows: pa.Table, times: np.ndarray) -> pa.Tabl
             column = _read_tiles(recipe, rows.column(place).combine_chunks(), times)
             rows = rows.set_column(place, name, column)
     return rows
+
+
+def read_columns(view: AggregateView, columns: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    """The features of at="read" of rows: of their tiles and, as `READ_AT`, the times at which they
+    are read. What a feature store calls, on both paths.
+    """
+    at_read = {name: one for name, one in view.features.items() if one.at == "read"}
+    tiles = {
+        column: pa.array(columns[column], pa.list_(pa.int64()))
+        for column in (column_of(name, one) for name, one in at_read.items())
+    }
+    read = read_rows(view, pa.table(tiles), np.array(columns[READ_AT], np.int64))
+    return {name: read[name].to_pylist() for name in at_read}
 
 
 def _read_tiles(recipe: Recipe, column: pa.Array, times: np.ndarray) -> pa.Array:

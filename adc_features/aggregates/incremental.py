@@ -132,7 +132,7 @@ class MemoryStates:
 
 def batch_states(
     views: Sequence[AggregateView], events: Events, *, step: int = 200_000
-) -> Mapping[str, Mapping[bytes, bytes]]:
+) -> Mapping[str, dict[bytes, bytes]]:
     """name -> key -> state after all events of a history: what a stream begins with."""
     memory, engine = MemoryStates(), Incremental(v for v in views if v.known == "sealed")
     for start in range(0, len(events), step):

@@ -15,5 +15,10 @@ def declaration_hash(view: AggregateView) -> str:
 
 
 def to_json(view: AggregateView) -> str:
-    """A declaration as JSON, the same text for the same declaration."""
-    return json.dumps({"format": FORMAT, **asdict(view)}, default=microseconds_of)
+    """A declaration as JSON, the same text for the same declaration. What becomes of events of
+    unknown items is no part of it: it does not say what is computed.
+    """
+    facts = asdict(view)
+    for policy in ("item", "unknown_items"):
+        del facts["stream"][policy]
+    return json.dumps({"format": FORMAT, **facts}, default=microseconds_of)

@@ -33,6 +33,10 @@ def ingest(
             help="Begin with a whole history of events; before the first live event.",
         ),
     ] = None,
+    correct: Annotated[
+        bool,
+        typer.Option("--correct", help="Count the events that were refused as late, after all."),
+    ] = False,
     redis: Annotated[
         str | None, typer.Option(metavar="URL#KEY", help="Read a Redis stream until stopped.")
     ] = None,
@@ -61,7 +65,7 @@ def ingest(
     Started again, it goes on where it was; an event that comes twice counts once.
     """
     if items is not None:
-        if files or history or redis or kafka:
+        if files or history or correct or redis or kafka:
             raise typer.BadParameter("--items takes one file and nothing beside it")
         from adc_features.live.item_files import ingest_items
 
@@ -72,13 +76,18 @@ def ingest(
     from adc_features.live.repository import open_live
     from adc_features.live.sources.base import Totals, ingest
 
-    if sum(bool(one) for one in (files, history, redis, kafka)) != 1:
-        raise typer.BadParameter("give files, --history, --redis or --kafka")
+    if sum(bool(one) for one in (files, history, correct, redis, kafka)) != 1:
+        raise typer.BadParameter("give files, --history, --correct, --redis or --kafka")
     live = open_live(repo)
     name = _stream(live, stream)
-    if history is not None:
+    if history is not None or correct:
+        from adc_features.live.corrections import correct as correction
+
         with progress() as notify:
-            facts = begin(live, name, history, progress=notify)
+            if history is not None:
+                facts = begin(live, name, history, progress=notify)
+            else:
+                facts = correction(live.histories, name, progress=notify)
         report(facts, json)
         return
     totals, size = Totals(), sum(path.stat().st_size for path in files or [] if path.is_file())

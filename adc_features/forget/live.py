@@ -37,13 +37,14 @@ from adc_features.forget.anonymous import Anonymous, reads_ids
 from adc_features.forget.subject import Subject
 from adc_features.live.commit import LAST_COMMIT
 from adc_features.live.history import as_parquet
-from adc_features.live.incoming import place_ids
+from adc_features.live.incoming import incoming, place_ids
 from adc_features.live.repository import Live
 from adc_features.live.tables import (
     LETTERS,
     META,
     ServedView,
     accepted_table,
+    awaiting_table,
     held_table,
     ids_table,
     minutes_table,
@@ -142,13 +143,17 @@ class _Forgetting:
         self.counts = dict.fromkeys(KINDS, 0)  # called again when the map had to grow
         waiting = {n: _entries(tables[accepted_table(n)]) for n in self.streams}
         held = {n: _entries(tables[held_table(n)]) for n in self.streams}
+        awaiting = {n: _awaiting(tables[awaiting_table(n)], s) for n, s in self.streams.items()}
         theirs = {
-            name: self._theirs(stream, [filed[name], *waiting[name].values(), *held[name].values()])
+            name: self._theirs(stream, [filed[name], *(t for e in each for t in e[name].values())])
             for name, stream in self.streams.items()
+            for each in [(waiting, held, awaiting)]
         }
         self._bury(tables, theirs)
         for name, stream in self.streams.items():
-            self._change_events(tables, stream, waiting[name], held[name])
+            self._change_events(tables, stream, waiting[name])
+            self._delete_held(tables[held_table(name)], held[name])
+            self._delete_held(tables[awaiting_table(name)], awaiting[name])
             self._delete_ids(tables, name, theirs[name])
             for one in self._views(name):
                 self._change_view(tables, one, theirs[name])
@@ -193,16 +198,17 @@ class _Forgetting:
         tables: Mapping[str, Any],
         stream: EventStream,
         waiting: Mapping[bytes, pa.Table],
-        held: Mapping[bytes, pa.Table],
     ) -> None:
         for key, events in waiting.items():
             changed, number = self.anonymous[stream.name].events(events)
             if number:
                 tables[accepted_table(stream.name)].put(key, serialized(changed))
                 self.counts["events"] += number
-        for key, event in held.items():
+
+    def _delete_held(self, table: Any, events: Mapping[bytes, pa.Table]) -> None:
+        for key, event in events.items():
             if self.subject.among(event[self.key]).any():
-                tables[held_table(stream.name)].delete(key)
+                table.delete(key)
                 self.counts["held_events"] += 1
 
     def _delete_ids(self, tables: Mapping[str, Any], name: str, theirs: pa.Table) -> None:
@@ -375,3 +381,8 @@ class _Forgetting:
 
 def _entries(table: Any) -> dict[bytes, pa.Table]:
     return {key: parsed(value) for key, value in table.cursor()}
+
+
+def _awaiting(table: Any, stream: EventStream) -> dict[bytes, pa.Table]:
+    """The events that wait for their items; they are kept as they were sent."""
+    return {k: incoming(stream, [json.loads(value)]).table for k, value in table.cursor()}

@@ -11,7 +11,6 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from enum import IntEnum
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,13 +18,17 @@ import pyarrow as pa
 
 from adc_features.aggregates.batch import TIMESTAMP
 from adc_features.aggregates.declaration import EventStream, microseconds_of
-from adc_features.aggregates.events import EVENT_ID, Events, event_schema, together
-from adc_features.aggregates.incremental import Incremental
+from adc_features.aggregates.events import EVENT_ID, Events, together
+from adc_features.aggregates.incremental import Advance, Incremental
 from adc_features.aggregates.record import to_json
 from adc_features.clock import instant, moment
 from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import UTC_US
-from adc_features.live.incoming import Fault, Incoming, letter
+from adc_features.live import awaiting
+from adc_features.live.awaiting import Looked
+from adc_features.live.decisions import REASONS, Decision, chosen, shown_time
+from adc_features.live.incoming import Fault, Incoming, incoming, letter
+from adc_features.live.known_items import Known
 from adc_features.live.settings import LiveSettings
 from adc_features.live.tables import (
     LETTERS,
@@ -33,6 +36,7 @@ from adc_features.live.tables import (
     ServedView,
     States,
     accepted_table,
+    awaiting_table,
     held_table,
     ids_table,
     minutes_table,
@@ -59,31 +63,10 @@ _ANY_DIGEST = bytes(8)
 """Of an event that came with a history: whatever has its id is the same event."""
 
 
-class Decision(IntEnum):
-    """What became of an event."""
-
-    ACCEPTED = 0
-    HELD = 1
-    DUPLICATE = 2
-    CONFLICT = 3
-    LATE = 4
-    FUTURE = 5
-    FORGOTTEN = 6
-
-
-REASONS = {
-    Decision.CONFLICT: "another event of the same id was accepted before; the first one holds",
-    Decision.LATE: "it is older than the watermark, {watermark}: what was served and computed"
-    " before would change",
-    Decision.FUTURE: "its time is more than {tolerance} ahead of our clock, {now}",
-    Decision.FORGOTTEN: "it is of somebody who was forgotten after it; nothing of it was kept",
-}
-
-
 class Receipt(NamedTuple):
     """What became of the events of one request.
 
-    accepted: counted, durable and visible; held: durable, counted when their time has come;
+    accepted: counted, durable and visible; held: durable, counted when their time or item has come;
     duplicates: were accepted before; faults: those that were refused, with the reason; published:
     as of when rows that contain the accepted ones are served.
     """
@@ -115,12 +98,15 @@ class LiveDirectory:
     settings : LiveSettings
     clock : callable
         The time, aware.
+    items : mapping of str to Known
+        What tells known items, of the streams that do not take events of others.
     """
 
     environment: Environment
     views: Sequence[ServedView]
     settings: LiveSettings
     clock: Callable[[], datetime]
+    items: Mapping[str, Known] = field(default_factory=dict)
     streams: Mapping[str, EventStream] = field(init=False)
     engines: Mapping[str, Incremental] = field(init=False)
 
@@ -135,8 +121,12 @@ class LiveDirectory:
 class Commit:
     """One transaction."""
 
-    def __init__(self, ledger: LiveDirectory, tables: Mapping[str, Any]) -> None:
+    def __init__(
+        self, ledger: LiveDirectory, tables: Mapping[str, Any], looked: Mapping[str, Looked]
+    ) -> None:
+        """looked: which items are known, by stream; every one of a stream that is not there."""
         self.ledger, self.tables, self.meta = ledger, tables, tables[META]
+        self.looked = {name: looked.get(name, Looked()) for name in ledger.streams}
         self.now = int(instant(ledger.clock()).astype(np.int64))
         # never twice, also when the clock is set back
         self.published = max(self.now, int(self.meta.get(LAST_COMMIT) or -1) + 1)
@@ -149,7 +139,7 @@ class Commit:
         if position is not None:
             self._move(position)
         decided = [np.full(len(request), Decision.ACCEPTED, np.int8) for request in requests]
-        watermarks = {name: self._watermark(name) for name in self.ledger.streams}
+        watermarks = {name: self.watermark(name) for name in self.ledger.streams}
         for name in self.ledger.streams:
             mine = [i for i, request in enumerate(requests) if request.stream == name]
             self._stream(name, [requests[i] for i in mine], [decided[i] for i in mine])
@@ -157,7 +147,7 @@ class Commit:
             self._receipt(request, decision, watermarks)
             for request, decision in zip(requests, decided, strict=True)
         ]
-        self._close()
+        self.close()
         return receipts
 
     def begin(
@@ -170,7 +160,7 @@ class Commit:
     ) -> int:
         """See `Ledger.begin`."""
         stream = self.ledger.streams[name]
-        if self._watermark(name) is not None:
+        if self.watermark(name) is not None:
             raise InputError(
                 f"the stream {name!r} has accepted events already; a history is taken over before"
                 " the first one, send further events as such"
@@ -180,7 +170,7 @@ class Commit:
         newest = int(events.times[-1])
         if newest > self.now:
             raise InputError(
-                f"the history of {name!r} ends in the future, at {_shown(newest)}; correct the"
+                f"the history of {name!r} ends in the future, at {shown_time(newest)}; correct the"
                 " times, or drop these events"
             )
         files(self.published)
@@ -193,10 +183,11 @@ class Commit:
         ids = [known_as[one] for one in recent.table[EVENT_ID].to_pylist()]
         self._keep_ids(name, ids, [_ANY_DIGEST] * len(ids), recent.times)
         self.counts.setdefault(name, {})["history"] = len(events)
-        self._close()
+        self.close()
         return self.published
 
-    def _close(self) -> None:
+    def close(self) -> None:
+        """Write what was counted and refused."""
         if self.letters:
             self.tables[LETTERS].put(time_key(self.published), b"\n".join(self.letters) + b"\n")
         for one in self.ledger.views:
@@ -216,7 +207,8 @@ class Commit:
             )
         self.meta.put(key, position.after.encode())
 
-    def _watermark(self, stream: str) -> int | None:
+    def watermark(self, stream: str) -> int | None:
+        """Of a stream; None before its first event."""
         stored = self.meta.get(f"watermark/{stream}".encode())
         return None if stored is None else int(stored)
 
@@ -224,26 +216,49 @@ class Commit:
         self, name: str, requests: Sequence[Incoming], decided: Sequence[np.ndarray]
     ) -> None:
         """Decide of the events of one stream, and fold those that are accepted."""
-        stream, watermark = self.ledger.streams[name], self._watermark(name)
+        stream, watermark = self.ledger.streams[name], self.watermark(name)
         self._decide(name, requests, decided, watermark)
         self._remember(name, requests, decided)
-        held = _chosen(stream, requests, decided, Decision.HELD)
-        for row, time in enumerate(held.times.tolist()):
-            event = held.table.slice(row, 1)
-            key = signed_key(time, event[EVENT_ID][0].as_py())
-            self.tables[held_table(name)].put(key, serialized(event))
-        accepted = _chosen(stream, requests, decided, Decision.ACCEPTED)
-        accepted = together(accepted, *self._due(stream))
+        self._hold(chosen(stream, requests, decided, Decision.HELD))
+        accepted = chosen(stream, requests, decided, Decision.ACCEPTED)
+        accepted = together(accepted, *self._due(stream), *self._come(stream, watermark))
+        for request, decision in zip(requests, decided, strict=True):
+            awaiting.put(self.tables[awaiting_table(name)], request, decision == Decision.AWAITING)
         if not len(accepted):
             return
-        kept = published_at(accepted.table, self.published)
-        self.tables[accepted_table(name)].put(time_key(self.published), serialized(kept))
+        self.log(accepted)
         self._fold(stream, accepted)
         self._keep_watermark(stream, int(accepted.times[-1]))
 
+    def _hold(self, events: Events) -> None:
+        """Keep events until their time has come."""
+        for row, time in enumerate(events.times.tolist()):
+            event = events.table.slice(row, 1)
+            key = signed_key(time, event[EVENT_ID][0].as_py())
+            self.tables[held_table(events.stream.name)].put(key, serialized(event))
+
+    def _come(self, stream: EventStream, watermark: int | None) -> list[Events]:
+        """Events whose item has come; those that are late by now are put aside."""
+        table = self.tables[awaiting_table(stream.name)]
+        come, late = awaiting.take(table, stream, self.looked[stream.name], watermark)
+        reason = f"its item had not come when the watermark passed it, {shown_time(watermark)}"
+        self._refuse(stream.name, "late", [Fault(0, reason, event) for event in late])
+        self.count(stream.name, "overdue", len(late))
+        if not come:
+            return []
+        events = Events.of(stream, incoming(stream, come).table)
+        self._hold(events.where(np.flatnonzero(events.times > self.now)))
+        return [events.where(np.flatnonzero(events.times <= self.now))]
+
+    def log(self, accepted: Events) -> None:
+        """Keep accepted events."""
+        kept = published_at(accepted.table, self.published)
+        table = self.tables[accepted_table(accepted.stream.name)]
+        table.put(time_key(self.published), serialized(kept))
+
     def _keep_watermark(self, stream: EventStream, newest: int) -> None:
         """Move the watermark after the newest accepted event; it never moves back."""
-        watermark = self._watermark(stream.name)
+        watermark = self.watermark(stream.name)
         moved = newest - microseconds_of(stream.lateness)
         moved = moved if watermark is None else max(watermark, moved)
         self.meta.put(f"watermark/{stream.name}".encode(), str(moved).encode())
@@ -257,6 +272,8 @@ class Commit:
         watermark: int | None,
     ) -> None:
         """Set the decision of each event: known ids first, then times."""
+        stream, looked = self.ledger.streams[name], self.looked[name]
+        unknown = Decision.AWAITING if stream.unknown_items == "hold" else Decision.UNKNOWN
         hashes = [h for request in requests for h in request.hashes]
         known = dict(self.tables[ids_table(name)].cursor().getmulti(hashes))
         latest = self.now + microseconds_of(self.ledger.settings.tolerance)
@@ -266,15 +283,15 @@ class Commit:
                 decision[times < watermark] = Decision.LATE
             decision[times > self.now] = Decision.HELD
             decision[times > latest] = Decision.FUTURE
-            keys = self.ledger.streams[name].keys
-            gone = self.forgotten.covered(keys, request.table, times)
+            decision[(decision <= Decision.HELD) & looked.lacks(request, stream)] = unknown
+            gone = self.forgotten.covered(stream.keys, request.table, times)
             decision[gone] = Decision.FORGOTTEN
             for i, (key, digest) in enumerate(zip(request.hashes, request.digests, strict=True)):
                 before = None if gone[i] else known.get(key)
                 if before is not None:
                     same = before in (digest, _ANY_DIGEST)
                     decision[i] = Decision.DUPLICATE if same else Decision.CONFLICT
-                elif decision[i] <= Decision.HELD:
+                elif decision[i] <= Decision.AWAITING:
                     known[key] = digest
 
     def _due(self, stream: EventStream) -> list[Events]:
@@ -291,7 +308,7 @@ class Commit:
         self, name: str, requests: Sequence[Incoming], decided: Sequence[np.ndarray]
     ) -> None:
         """Keep the ids of what was accepted or is held, and by minute, to be forgotten."""
-        kept = [np.flatnonzero(decision <= Decision.HELD).tolist() for decision in decided]
+        kept = [np.flatnonzero(decision <= Decision.AWAITING).tolist() for decision in decided]
         hashes, digests = (
             [of[i] for of, rows in zip(each, kept, strict=True) for i in rows]
             for each in ([r.hashes for r in requests], [r.digests for r in requests])
@@ -327,7 +344,11 @@ class Commit:
         """States and rows of the keys of accepted events."""
         states = States(self.tables[states_table(stream.name)])
         advanced = self.ledger.engines[stream.name].advance(states, events)
-        states.put(advanced.states)
+        self.serve(stream, advanced, keep_history=keep_history)
+
+    def serve(self, stream: EventStream, advanced: Advance, *, keep_history: bool = True) -> None:
+        """Keep states, and serve rows from now on."""
+        States(self.tables[states_table(stream.name)]).put(advanced.states)
         stamp = pa.scalar(self.published, UTC_US)
         for one in self.ledger.views:
             rows = advanced.rows.get(one.declared.name)
@@ -353,49 +374,42 @@ class Commit:
         self, request: Incoming, decision: np.ndarray, watermarks: Mapping[str, int | None]
     ) -> Receipt:
         faults = list(request.faults)
+        self._refuse(request.stream, "unreadable", faults)
         for kind, text in REASONS.items():
-            for i in np.flatnonzero(decision == kind).tolist():
-                reason = text.format(
-                    watermark=_shown(watermarks[request.stream]),
-                    tolerance=self.ledger.settings.tolerance,
-                    now=_shown(self.now),
-                )
-                place = int(request.places[i])
-                faults.append(Fault(place, reason, request.sent[place]))
-        arrived = moment(np.datetime64(self.now, "us"))
-        keys = self.ledger.streams[request.stream].keys
-        kept = faults[: len(faults) - int((decision == Decision.FORGOTTEN).sum())]  # they are last
-        kept = [self.forgotten.emptied(fault, keys) for fault in kept]
-        self.letters += [letter(f, stream=request.stream, arrived=arrived) for f in kept]
+            reason = text.format(
+                watermark=shown_time(watermarks[request.stream]),
+                tolerance=self.ledger.settings.tolerance,
+                now=shown_time(self.now),
+            )
+            places = request.places[decision == kind].tolist()
+            refused = [Fault(place, reason, request.sent[place]) for place in places]
+            if kind != Decision.FORGOTTEN:
+                self._refuse(request.stream, kind.name.lower(), refused)
+            faults += refused
         number = {kind: int((decision == kind).sum()) for kind in Decision}
-        mine = self.counts.setdefault(request.stream, {})
-        outcomes = {kind.name.lower(): n for kind, n in number.items()}
-        for outcome, n in (outcomes | {"unreadable": len(request.faults)}).items():
-            mine[outcome] = mine.get(outcome, 0) + n
+        self.count(request.stream, "unreadable", len(request.faults))
+        for kind, n in number.items():
+            self.count(request.stream, kind.name.lower(), n)
         return Receipt(
             number[Decision.ACCEPTED],
-            number[Decision.HELD],
+            number[Decision.HELD] + number[Decision.AWAITING],
             number[Decision.DUPLICATE],
             tuple(sorted(faults, key=lambda fault: fault.place)),
             moment(np.datetime64(self.published, "us")),
         )
 
+    def count(self, stream: str, outcome: str, number: int) -> None:
+        """Count events of an outcome."""
+        mine = self.counts.setdefault(stream, {})
+        mine[outcome] = mine.get(outcome, 0) + number
 
-def _chosen(
-    stream: EventStream,
-    requests: Sequence[Incoming],
-    decided: Sequence[np.ndarray],
-    decision: Decision,
-) -> Events:
-    """The events of which this was decided."""
-    tables = [
-        request.table.filter(pa.array(of == decision))
-        for request, of in zip(requests, decided, strict=True)
-    ]
-    if not any(len(table) for table in tables):
-        return Events(stream, event_schema(stream).empty_table())
-    return Events.of(stream, pa.concat_tables(tables))
-
-
-def _shown(time: int | None) -> str:
-    return "none" if time is None else moment(np.datetime64(time, "us")).isoformat()
+    def _refuse(self, stream: str, outcome: str, faults: Sequence[Fault]) -> None:
+        """Put events aside, as what was decided of them and why; of somebody who was forgotten, the
+        reason alone.
+        """
+        arrived = moment(np.datetime64(self.now, "us"))
+        keys = self.ledger.streams[stream].keys
+        kept = [self.forgotten.emptied(fault, keys) for fault in faults]
+        self.letters += [
+            letter(fault, stream=stream, outcome=outcome, arrived=arrived) for fault in kept
+        ]

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.aggregates.batch import TIMESTAMP
+from adc_features.aggregates.finalise import column_of
 from adc_features.clock import instant
 from adc_features.errors import ArtifactError
 from adc_features.file_lock import file_lock
@@ -176,7 +177,8 @@ class Elsewhere:
         """
         from adc_features.store import _compat as feast
 
-        names, absent = list(view.declared.features), feast.ValueProto()
+        features, absent = view.declared.features.items(), feast.ValueProto()
+        names = [column_of(name, feature) for name, feature in features]
         asked = [row[0] for row in as_protos(view.view, keys, event=TIMESTAMP, created=None)]
         try:
             rows = [

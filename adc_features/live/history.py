@@ -1,9 +1,10 @@
 """The history of live rows and of accepted events as files. Reads: the live directory. Writes:
-Parquet segments by publish time, lines of refused events.
+Parquet segments by publish time, lines of refused events and of corrections.
 
     <place>/history/<view>/*.parquet     each served row, `event_timestamp` = its publish time
     <place>/events/<stream>/*.parquet    each accepted event once, values on their grids
     <place>/dead_letters/*.jsonl         each refused event, with the reason
+    <place>/corrections/*.jsonl          what each correction changed
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from adc_features.live.ledger import Ledger
 from adc_features.live.outbox import Outbox
 from adc_features.live.tables import (
     ANONYMOUS,
+    CORRECTIONS,
     LETTERS,
     PUBLISHED,
     accepted_table,
@@ -69,16 +71,27 @@ class Histories:
             yield
 
     def accepted(
-        self, stream: EventStream, waiting: Any = None, *, until: int | None = None
+        self,
+        stream: EventStream,
+        waiting: Any = None,
+        *,
+        since: int = -1,
+        until: int | None = None,
     ) -> Events:
-        """Every event of a stream that was accepted until a publish time, or until now.
+        """Every event of a stream that was accepted after a publish time, and until another or now.
 
         waiting: the table of those that no segment holds, as of a moment; by default as of now.
         """
-        return Events.accepted(stream, self.accepted_rows(stream, waiting, until=until))
+        rows = self.accepted_rows(stream, waiting, since=since, until=until)
+        return Events.accepted(stream, rows)
 
     def accepted_rows(
-        self, stream: EventStream, waiting: Any = None, *, until: int | None = None
+        self,
+        stream: EventStream,
+        waiting: Any = None,
+        *,
+        since: int = -1,
+        until: int | None = None,
     ) -> pa.Table:
         """The same as a table, with the columns PUBLISHED and ANONYMOUS."""
         outbox = self.events(stream.name)
@@ -89,11 +102,12 @@ class Histories:
         # after the table was read: what left it meanwhile is in a segment by now
         segments = outbox.segments()
         covered = max((last for _, last, _ in segments), default=-1)
-        tables = [read_parquet(path) for _, _, path in segments]
+        tables = [read_parquet(path) for _, last, path in segments if last > since]
         tables += [parsed(data) for time, data in pairs if time > covered]
         empty = published_at(event_schema(stream).empty_table(), 0)
         empty = empty.append_column(ANONYMOUS, pa.array([], pa.string()))
         table = pa.concat_tables([empty, *tables], promote_options="default")
+        table = table.filter(pc.greater(table[PUBLISHED], pa.scalar(since, UTC_US)))
         if until is not None:
             limit = pa.scalar(until, UTC_US)
             table = table.filter(pc.less_equal(table[PUBLISHED], limit))
@@ -111,6 +125,7 @@ class Histories:
             ),
             *(self.events(name) for name in self.ledger.streams),
             self.letters(),
+            Outbox(CORRECTIONS, self.place / "corrections", "jsonl", b"".join, _joined_lines),
         ]
 
     def letters(self) -> Outbox:

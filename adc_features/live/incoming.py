@@ -146,12 +146,13 @@ def place_ids(hashes: Sequence[bytes], times: Sequence[int]) -> pa.Array:
     return pa.array(made, ID)
 
 
-def letter(fault: Fault, *, stream: str, arrived: datetime) -> bytes:
+def letter(fault: Fault, *, stream: str, outcome: str, arrived: datetime) -> bytes:
     """A line of the dead-letter file: when, of what stream, why, and what was sent."""
     return to_json(
         {
             "arrived": arrived,
             "stream": stream,
+            "outcome": outcome,
             "reason": fault.reason,
             "event": fault.event,
         },

@@ -9,6 +9,8 @@ acknowledged is lost or counted twice.
 from __future__ import annotations
 
 import json
+import math
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ from adc_features.aggregates.events import Events
 from adc_features.aggregates.record import to_json
 from adc_features.clock import instant
 from adc_features.errors import InputError
+from adc_features.live.awaiting import Looked, look
 from adc_features.live.commit import (
     COUNTS,
     LAST_COMMIT,
@@ -27,23 +30,39 @@ from adc_features.live.commit import (
     Receipt,
 )
 from adc_features.live.incoming import Incoming
-from adc_features.live.tables import LETTERS, META, OF_STREAM, held_table, signed_time
+from adc_features.live.tables import (
+    CORRECTIONS,
+    LETTERS,
+    META,
+    OF_STREAM,
+    awaiting_table,
+    held_table,
+    signed_time,
+)
 from adc_features.live.tombstones import TOMBSTONES, Tombstones
+
+_LOOK_AGAIN_S = 0.5
+"""Seconds between two looks at the items that events wait for."""
 
 
 class Ledger(LiveDirectory):
     """The live directory of a repository: what it holds, and how it changes."""
 
+    _looked_at = -math.inf
+
     # ---- reading
 
     def facts(self) -> dict[str, Any]:
-        """What is known of the directory as of now: watermarks, counts, positions, publish time."""
+        """What is known of the directory as of now: watermarks, counts, positions, corrections,
+        publish time.
+        """
         with self.environment.reading(META) as txn:
             pairs = {} if txn is None else dict(txn.cursor())
         return {
             "published": int(pairs[LAST_COMMIT]) if LAST_COMMIT in pairs else None,
             "watermarks": _named(pairs, b"watermark/"),
             "positions": _named(pairs, b"position/"),
+            "corrections": _named(pairs, b"correction/"),
             "counts": json.loads(pairs.get(COUNTS, b"{}")),
         }
 
@@ -60,11 +79,34 @@ class Ledger(LiveDirectory):
                     )
 
     def due(self) -> bool:
-        """Whether the time of a held event has come; a commit, of no request too, counts it."""
+        """Whether a held event waits no longer; a commit, of no request too, counts it then."""
         now = int(instant(self.clock()).astype(np.int64))
         with self.environment.reading_tables([held_table(name) for name in self.streams]) as held:
             first = [next(table.cursor().iternext(values=False), None) for table in held.values()]
-        return any(key is not None and signed_time(key) <= now for key in first)
+        if any(key is not None and signed_time(key) <= now for key in first):
+            return True
+        looked = self._look([], awaiting=True)
+        return any(one.known for one in looked.values())
+
+    def _look(self, requests: Sequence[Incoming], *, awaiting: bool) -> dict[str, Looked]:
+        """Which items are known, by stream: of requests, and of those that events wait for."""
+        waiting = dict[str, list[bytes]]()
+        if awaiting:
+            with self.environment.reading_tables([awaiting_table(n) for n in self.items]) as held:
+                waiting = {
+                    name: [bytes(value) for _, value in table.cursor()]
+                    for name, table in held.items()
+                }
+        # what is known is read from the same directory: never within another reading of it
+        return {
+            name: look(
+                self.streams[name],
+                items,
+                requests,
+                waiting.get(awaiting_table(name), []) if awaiting else None,
+            )
+            for name, items in self.items.items()
+        }
 
     def forgotten(self, events: Events) -> np.ndarray:
         """Which of these events are of somebody who was forgotten after them: bool [n]."""
@@ -79,6 +121,7 @@ class Ledger(LiveDirectory):
             META,
             LETTERS,
             TOMBSTONES,
+            CORRECTIONS,
             *(table(name) for name in self.streams for table in OF_STREAM),
             *(one.history for one in self.views),
             *(one.outbox if one.elsewhere else one.table for one in self.views),
@@ -106,8 +149,13 @@ class Ledger(LiveDirectory):
             The directory cannot be written, or another process has read the source further;
             nothing was changed.
         """
+        # before the transaction: what tells known items reads the same directory
+        now = time.monotonic()
+        awaiting = not requests or now - self._looked_at >= _LOOK_AGAIN_S
+        self._looked_at = now if awaiting else self._looked_at
+        looked = self._look(requests, awaiting=awaiting) if self.items else {}
         return self.environment.write_tables(
-            self.tables(), lambda tables: Commit(self, tables).run(requests, position)
+            self.tables(), lambda tables: Commit(self, tables, looked).run(requests, position)
         )
 
     def begin(
@@ -144,7 +192,7 @@ class Ledger(LiveDirectory):
         """
         return self.environment.write_tables(
             self.tables(),
-            lambda tables: Commit(self, tables).begin(stream, events, known_as, files=files),
+            lambda tables: Commit(self, tables, {}).begin(stream, events, known_as, files=files),
         )
 
 

@@ -14,6 +14,7 @@ from adc_features.aggregates.record import declaration_hash
 from adc_features.errors import InputError
 from adc_features.live.elsewhere import Elsewhere
 from adc_features.live.history import Histories
+from adc_features.live.known_items import KnownItems
 from adc_features.live.ledger import Ledger
 from adc_features.live.settings import LiveSettings
 from adc_features.live.tables import ServedView
@@ -56,7 +57,8 @@ def open_live(
     ------
     InputError
         Nothing is declared, a declared view is not applied or was applied as another, or its
-        declaration is not the one that the directory was filled by.
+        declaration is not the one that the directory was filled by; a stream does not take events
+        of unknown items, and no codes are published that would tell them.
     ArtifactError
         There is no repository.
     """
@@ -91,7 +93,13 @@ def open_live(
         served.append(ServedView(view, applied[name], table, elsewhere=not ours(applied[name])))
     own = hasattr(store.config.online_store, "live_path")
     environment = directory_of(store.config, live=True) if own else live_environment(repo)
-    ledger = Ledger(environment, served, settings or LiveSettings(), clock)
+    streams = {one.declared.stream.name: one.declared.stream for one in served}
+    items = {
+        name: KnownItems(repo, stream, clock=clock)
+        for name, stream in streams.items()
+        if stream.unknown_items != "create"
+    }
+    ledger = Ledger(environment, served, settings or LiveSettings(), clock, items)
     ledger.check_declarations()
     elsewhere = None
     if any(one.elsewhere for one in served):

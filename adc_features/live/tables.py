@@ -1,14 +1,17 @@
 """The tables of the live directory. Reads: bytes. Writes: names, keys, bytes.
 
-meta                publish time, watermarks, positions of sources, counts, declarations
+meta                publish time, watermarks, positions of sources, counts, declarations,
+                    numbers of corrections
 accepted/<stream>   publish time -> the events that a commit accepted, until a segment has them
 states/<stream>     view or ledger, key -> state
 ids/<stream>        id of an event -> digest of it, while it might come again
 minutes/<stream>    minute of event time, publish time -> ids, to be forgotten together
 held/<stream>       event time, id -> an event of the near future
+awaiting/<stream>   event time, id -> an event of an item that is to come, as it was sent
 history/<view>      publish time -> the rows that a commit served, until a segment has them
 letters             publish time -> refused events, until a file has them
 forgotten           hash of an id -> until when its events are refused
+corrections         publish time -> what a correction changed, until a file has it
 <project>/<view>    the rows that are served, as the online store has them
 online/<view>       publish time, number -> rows on their way into another online store
 """
@@ -26,7 +29,7 @@ from adc_features.aggregates.declaration import AggregateView
 from adc_features.event_times import UTC_US
 from adc_features.store.lmdb.entity_keys import LONGEST
 
-META, LETTERS = "meta", "letters"
+META, LETTERS, CORRECTIONS = "meta", "letters", "corrections"
 PUBLISHED = "published"
 """The column of accepted events that says when they became visible."""
 ANONYMOUS = "anonymous"
@@ -93,6 +96,11 @@ def held_table(stream: str) -> str:
     return f"held/{stream}"
 
 
+def awaiting_table(stream: str) -> str:
+    """The table of events whose item has not come."""
+    return f"awaiting/{stream}"
+
+
 def minutes_table(stream: str) -> str:
     """The table of these ids by the minute of their event."""
     return f"minutes/{stream}"
@@ -103,7 +111,14 @@ def states_table(stream: str) -> str:
     return f"states/{stream}"
 
 
-OF_STREAM = (accepted_table, states_table, ids_table, minutes_table, held_table)
+OF_STREAM = (
+    accepted_table,
+    states_table,
+    ids_table,
+    minutes_table,
+    held_table,
+    awaiting_table,
+)
 
 
 class States:

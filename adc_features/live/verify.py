@@ -8,26 +8,21 @@ in the place of users who were forgotten nothing is kept, and nothing compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import reduce
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.aggregates.batch import batch_rows
-from adc_features.aggregates.declaration import EventStream
 from adc_features.aggregates.events import Events
-from adc_features.aggregates.incremental import batch_states, newest_rows
-from adc_features.aggregates.keys import keys_of
-from adc_features.aggregates.plans import columns_of_states
+from adc_features.aggregates.finalise import column_of
 from adc_features.live.commit import LAST_COMMIT
 from adc_features.live.elsewhere import Elsewhere, row_keys
 from adc_features.live.history import Histories
+from adc_features.live.recomputed import recomputed
 from adc_features.live.tables import (
-    ANONYMOUS,
     META,
     ServedView,
     States,
@@ -125,43 +120,26 @@ def verify_online(
             views = [one for one in ledger.views if one.declared.stream == stream]
             if not len(events):
                 continue
-            states = batch_states([one.declared for one in views], events)
+            made = recomputed(views, events, accepted)
             stored = States(held[states_table(name)])
-            columns = {n: by for one in views for n, by in columns_of_states(one.declared).items()}
-            for of, made in states.items():
-                nobody = anonymous_keys(stream, accepted, columns[of])
-                keys = _drawn(sorted(made.keys() - nobody), sample, random)
+            for of, states in made.states.items():
+                keys = _drawn(sorted(states), sample, random)
                 found = stored.states(of, keys)
-                differing = sum(made[k] != s for k, s in zip(keys, found, strict=True))
+                differing = sum(states[k] != s for k, s in zip(keys, found, strict=True))
                 report.states[of] = {"keys": len(keys), "different": differing}
             for one in views:
-                made_rows = newest_rows(one.declared, batch_rows(one.declared, events))
-                nobody = anonymous_keys(stream, accepted, one.declared.key)
-                if nobody:
-                    of_rows = keys_of(stream, made_rows, one.declared.key)
-                    made_rows = made_rows.filter(pa.array([k not in nobody for k in of_rows]))
-                rows = np.sort(_drawn(np.arange(len(made_rows)), sample, random))
-                made_rows = made_rows.take(pa.array(rows))
+                rows = made.rows[one.declared.name]
+                rows = rows.take(pa.array(np.sort(_drawn(np.arange(len(rows)), sample, random))))
                 if one.elsewhere:
-                    others.append((one, made_rows, _waiting(one, held.get(one.outbox))))
-                    continue
-                report.features += _compared(
-                    one, made_rows, held.get(one.table), ledger.environment
-                )
+                    others.append((one, rows, _waiting(one, held.get(one.outbox))))
+                else:
+                    served = served_rows(one, rows, held.get(one.table), ledger.environment)
+                    report.features += _reports(one, rows, served)
     # another store answers through a network: no transaction stays open meanwhile
     for one, made_rows, on_their_way in others:
         assert elsewhere is not None
         _compare_elsewhere(report, one, made_rows, elsewhere, waiting=on_their_way)
     return report
-
-
-def anonymous_keys(stream: EventStream, accepted: pa.Table, columns: Sequence[str]) -> set[bytes]:
-    """Keys of random ids, which stand where somebody was forgotten: nothing is kept for them."""
-    marks = accepted[ANONYMOUS]
-    named = (pc.match_substring(marks, f"|{column}|") for column in columns)
-    theirs = reduce(pc.or_kleene, named, pa.repeat(pa.scalar(False), len(marks)))
-    events = accepted.filter(pc.fill_null(theirs, False))
-    return set(keys_of(stream, events, columns)) if len(events) else set()
 
 
 def _waiting(one: ServedView, outbox: Any) -> set[bytes]:
@@ -197,12 +175,27 @@ def _drawn(values: Any, sample: int | None, random: np.random.Generator) -> Any:
     return [values[i] for i in chosen]
 
 
-def _compared(
+def served_rows(
     one: ServedView, made: pa.Table, table: Any, environment: Environment
-) -> list[FeatureReport]:
+) -> dict[str, pa.Array]:
+    """The columns of a view as our store serves them, for the keys of some rows."""
     answer = read_rows(table, row_keys(one, made), environment)
-    kinds = {name: made.schema.field(name).type for name in one.declared.features}
-    return _reports(one, made, {name: answer.to_arrow(name, kinds[name]) for name in kinds})
+    return {
+        name: answer.to_arrow(name, made.schema.field(name).type)
+        for name in (column_of(n, feature) for n, feature in one.declared.features.items())
+    }
+
+
+def differences(
+    made: pa.Table, served: Mapping[str, pa.Array]
+) -> Iterator[tuple[str, pa.Array, pa.Array, np.ndarray]]:
+    """Of each feature: its name, what is served and what was computed, and bool [n], where these
+    are not the same bits.
+    """
+    for name, answer in served.items():
+        computed = made[name].combine_chunks()
+        values = answer.cast(computed.type)
+        yield name, values, computed, ~_same(values, computed)
 
 
 def _reports(
@@ -215,10 +208,8 @@ def _reports(
     """A report for each feature. keep: rows that are compared, bool; by default all."""
     keep = np.ones(len(made), bool) if keep is None else keep
     reports = []
-    for name in one.declared.features:
-        computed = made[name].combine_chunks()
-        served = answers[name].cast(computed.type)
-        places = np.flatnonzero(~_same(served, computed) & keep)
+    for name, served, computed, different in differences(made, answers):
+        places = np.flatnonzero(different & keep)
         examples = [
             {
                 "key": {key: made[key][i].as_py() for key in one.declared.key},

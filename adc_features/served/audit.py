@@ -18,7 +18,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from adc_features.aggregates.finalise import READ_AT
 from adc_features.errors import InputError
+from adc_features.event_times import UTC_US
 from adc_features.inputs.schema import ServiceSchema
 from adc_features.served.record import FEATURE
 from adc_features.served.segments import Segment, as_of, sealed_segments
@@ -168,6 +170,8 @@ def _entity_rows(segment: Segment, requests: pa.Table, rows: pa.Table, of: np.nd
         {
             **segment.keys(requests, rows, place),
             "event_timestamp": as_of(requests).take(place),
+            # what is computed as of the request's time was so, whatever its rows were as of
+            READ_AT: requests["now"].cast(UTC_US).cast(pa.int64()).take(place),
             _PAIR: requests["pair"].take(place),
             _ID: rows["request_id"],
         }

@@ -16,6 +16,7 @@ from prometheus_client.registry import Collector
 
 from adc_features.clock import instant, moment
 from adc_features.live.elsewhere import Elsewhere
+from adc_features.live.tables import awaiting_table, held_table
 from adc_features.live.writer import Writer
 from adc_features.store.lmdb.row_table import glance
 
@@ -73,6 +74,15 @@ class LiveMetrics(Collector):
             "Events that wait in this process to be committed.",
             value=self._writer.waiting,
         )
+        held = GaugeMetricFamily(
+            "adc_live_held_events",
+            "Durable events that are not counted yet, by what they wait for.",
+            labels=["stream", "until"],
+        )
+        for stream in ledger.streams:
+            for until, table in (("time", held_table(stream)), ("item", awaiting_table(stream))):
+                held.add_metric([stream, until], glance(ledger.environment, table, samples=0)[0])
+        yield held
         rows = GaugeMetricFamily("adc_live_rows", "Rows online, by view.", labels=["view"])
         for one in (view for view in ledger.views if not view.elsewhere):
             rows.add_metric(

@@ -30,6 +30,7 @@ from feast import (
     Field,
     FileSource,
     RepoConfig,
+    RequestSource,
     StreamFeatureView,
     ValueType,
     types,
@@ -101,6 +102,7 @@ __all__ = [
     "BoolList",
     "BytesList",
     "DataSource",
+    "DeclaredOnDemandView",
     "DoubleList",
     "Entity",
     "EntityKeyProto",
@@ -131,6 +133,7 @@ __all__ = [
     "OnlineStore",
     "ParquetFormat",
     "RepoConfig",
+    "RequestSource",
     "RetrievalJob",
     "RetrievalMetadata",
     "SavedDatasetLocationAlreadyExists",
@@ -164,6 +167,13 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+
+
+class DeclaredOnDemandView(OnDemandFeatureView):
+    """One whose schema is declared whole: its function is not tried on made-up values."""
+
+    def infer_features(self) -> None:
+        """Nothing is to be inferred."""
 
 
 class _ToldApart:

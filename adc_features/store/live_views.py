@@ -17,19 +17,26 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
 from adc_features.aggregates.batch import TIMESTAMP, row_schema
 from adc_features.aggregates.declaration import TIME, Aggregate, AggregateView
-from adc_features.aggregates.record import declaration_hash
+from adc_features.aggregates.finalise import (
+    READ_AT,
+    TILES,
+    column_of,
+    feature_type,
+    read_columns,
+)
+from adc_features.aggregates.record import declaration_hash, to_json
 from adc_features.artifact import write_atomically, write_table
 from adc_features.errors import InputError
 from adc_features.inputs.tags import PREFIX
 
 if TYPE_CHECKING:
-    from adc_features.store._compat import FeatureView
+    from adc_features.store._compat import FeatureView, OnDemandFeatureView
 
 LIVE_TAG = "adc_live"
 """The tag of live views; its value is the hash of their declaration."""
@@ -56,6 +63,8 @@ def live_view(
     ttl: timedelta = timedelta(0),
 ) -> FeatureView:
     """The Feast view of declared aggregates.
+
+    Of features that are declared with at="read" it holds tiles; `read_view` makes the features.
 
     Parameters
     ----------
@@ -87,13 +96,6 @@ def live_view(
             f" entities have the join keys {', '.join(keys) or 'none'}; name the entities of"
             " its key"
         )
-    at_read = sorted(name for name, one in declared.features.items() if one.at == "read")
-    if at_read:
-        raise InputError(
-            f"the features {', '.join(at_read)} of {declared.name!r} are declared with at='read': a"
-            " feature store serves rows as they were written; declare them with at='row', whose"
-            " windows end at the key's newest event"
-        )
     schema = row_schema(declared)
     place = history_path(Path(repo).resolve(), declared.name)
     if not place.is_dir():
@@ -117,6 +119,54 @@ def live_view(
     )
 
 
+def read_view(declared: AggregateView, view: FeatureView) -> OnDemandFeatureView:
+    """The on-demand view `<name>_at_read` of the features that are declared with at="read".
+
+    Their windows end at the time of the request, or of the training row: this package gives it;
+    who asks Feast itself sends it as `adc_read_at`, whole microseconds since 1970 UTC.
+
+    Parameters
+    ----------
+    declared : AggregateView
+    view : feast.FeatureView
+        Its `live_view`.
+
+    Returns
+    -------
+    feast.OnDemandFeatureView
+
+    Raises
+    ------
+    InputError
+        No feature is declared with at="read".
+    """
+    from adc_features.store import _compat as feast
+    from adc_features.store.definitions import feast_type
+
+    at_read = {name: one for name, one in declared.features.items() if one.at == "read"}
+    if not at_read:
+        raise InputError(
+            f"no feature of {declared.name!r} is declared with at='read'; serve its live view alone"
+        )
+
+    def read(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return read_columns(declared, columns)
+
+    time = feast.Field(name=READ_AT, dtype=feast.Int64)
+    tiles: Any = view[[column_of(name, one) for name, one in at_read.items()]]
+    return feast.DeclaredOnDemandView(
+        name=f"{declared.name}_at_read",
+        sources=[tiles, feast.RequestSource(name=f"{declared.name}_read", schema=[time])],
+        schema=[
+            feast.Field(name=name, dtype=feast_type(feature_type(declared, one)))
+            for name, one in at_read.items()
+        ],
+        mode="python",
+        udf=cast(Any, read),
+        udf_string=f"read_columns({to_json(declared)})",
+    )
+
+
 def tags_of(declared: AggregateView, name: str) -> dict[str, str]:
     """How a ranker reads a column where its type does not say: the time of an event as its age, not
     as a number that only grows, and the newest events of a user as one history.
@@ -125,6 +175,8 @@ def tags_of(declared: AggregateView, name: str) -> dict[str, str]:
     (their items), of their times, of a value that every event has. Of several values the first is
     the history's label.
     """
+    if name.endswith(TILES):
+        return {f"{PREFIX}kind": "skip"}
     one = declared.features.get(name)
     if one is None:
         return {}

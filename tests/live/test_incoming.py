@@ -73,7 +73,8 @@ def test_whatever_is_sent_is_an_event_or_has_a_reason(value, changes):
     assert len(found) + len(found.faults) == 2
     assert found.table.num_rows == len(found)
     for fault in found.faults:
-        assert json.loads(letter(fault, stream="clicks", arrived=START))["reason"] == fault.reason
+        line = letter(fault, stream="clicks", outcome="unreadable", arrived=START)
+        assert json.loads(line)["reason"] == fault.reason
 
 
 def test_a_request_is_a_list_of_events():

@@ -131,7 +131,7 @@ def emptied(repo: Path) -> Path:
     place = repo / "data/live"
     live = environment(os.path.realpath(place / "lmdb"), map_size=1 << 30)
     live.drop(live.tables())
-    for folder in ("events", "dead_letters"):
+    for folder in ("events", "dead_letters", "corrections"):
         shutil.rmtree(place / folder, ignore_errors=True)
     for segment in (place / "history").glob("*/*.parquet"):
         if not segment.name.startswith("0" * 20):

@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from adc_features.aggregates.finalise import READ_AT
+
 _UNREAD = ("name", "description", "tags", "owner", "meta")
 """Fields of a source's message that say nothing of its values."""
 
@@ -51,7 +53,19 @@ def definition_parts(
 
 
 def request_fields(view: Any) -> dict[str, str]:
-    """What an on-demand view reads of the request: name -> Feast type; {} of other views."""
+    """What an on-demand view reads of the request: name -> Feast type; {} of other views. The time
+    of the reading is no field: each request and each row has it.
+    """
+    fields = _request_fields(view)
+    return {name: kind for name, kind in fields.items() if name != READ_AT}
+
+
+def reads_time(view: Any) -> bool:
+    """Whether a view is computed as of the time of the request, or of the row."""
+    return READ_AT in _request_fields(view)
+
+
+def _request_fields(view: Any) -> dict[str, str]:
     if not hasattr(view, "source_request_sources"):
         return {}
     sources = [*view.source_request_sources.values()]

@@ -14,7 +14,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from adc_features.aggregates.finalise import READ_AT
 from adc_features.errors import InputError
+from adc_features.event_times import UTC_US
 from adc_features.store.services.plan import OnDemandView
 from adc_features.store.services.values import MISFITS, element, in_declared_type
 
@@ -50,6 +52,17 @@ def computed(view: OnDemandView, columns: Mapping[str, Any], rows: int) -> dict[
             )
         answer[name] = _fitted(made[name], dtype, f"{view.projected}__{name}")
     return answer
+
+
+def read_at(view: OnDemandView, times: pa.Table) -> dict[str, Any]:
+    """The column of the time of reading, where a view asks for it: `READ_AT` of the rows where they
+    have it, else their `event_timestamp`.
+    """
+    if not view.at_read:
+        return {}
+    if READ_AT in times.column_names:
+        return {READ_AT: times[READ_AT]}
+    return {READ_AT: times["event_timestamp"].cast(UTC_US).cast(pa.int64())}
 
 
 def _fitted(column: pa.ChunkedArray, dtype: str, name: str) -> pa.Array:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from adc_features.errors import InputError
 from adc_features.inputs.schema import ServiceSchema, ViewSchema
+from adc_features.store.services.definition import reads_time
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore
@@ -78,6 +79,8 @@ class OnDemandView:
         Fields that it reads of the request -> Feast type.
     features : dict of str to str
         Feature -> Feast type, those that are asked for.
+    at_read : bool
+        Whether it reads the time of the request, or of the row.
     """
 
     view: Any
@@ -86,6 +89,7 @@ class OnDemandView:
     keys: tuple[str, ...]
     request: dict[str, str]
     features: dict[str, str] = field(default_factory=dict)
+    at_read: bool = False
 
 
 @dataclass
@@ -222,7 +226,12 @@ def _on_demand(store: FeatureStore, plan: ServicePlan, view: ViewSchema) -> OnDe
     read = {place.stored for place in inputs.values()}
     keys = dict.fromkeys(c for i in sorted(read) for c in plan.stored[i].keys.values())
     made = OnDemandView(
-        registered, view.projected, inputs, tuple(keys), dict(view.request_fields or {})
+        registered,
+        view.projected,
+        inputs,
+        tuple(keys),
+        dict(view.request_fields or {}),
+        at_read=reads_time(registered),
     )
     plan.on_demand[view.projected] = made
     return made

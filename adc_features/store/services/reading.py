@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from adc_features.aggregates.finalise import READ_AT
 from adc_features.clock import instant, utc
 from adc_features.codes.sids import CodeTimeline
 from adc_features.errors import InputError, RequestError
@@ -164,8 +165,9 @@ class ServiceReader:
         rows = len(next(iter(many.values()))) if many else 1
         found = self._looked_up(self._single, single, 1, now)
         found |= self._looked_up(self._many, self._broadcast(single, rows) | many, rows, now)
-        columns = self._columns(found, {**single, **fields}, many, rows)
         times = instant(now)
+        read_at = pa.array([int(times.astype("datetime64[us]").astype(np.int64))])
+        columns = self._columns(found, {**single, **fields, READ_AT: read_at}, many, rows)
         one = FeatureRows.of_columns({**single, **fields, **columns[0]}, np.array([times]))
         each = FeatureRows.of_columns({**many, **columns[1]}, np.full(rows, times))
         sides: Any = {"user": one, "request": one, "global": one, "item": each, "pair": each}
@@ -237,6 +239,7 @@ class ServiceReader:
             }
             wide = self._is_wide(view, ones)
             read |= {n: (many if n in many else single)[n] for n in (*view.keys, *view.request)}
+            read |= {READ_AT: single[READ_AT]} if view.at_read else {}
             if wide:
                 read |= self._broadcast(
                     {n: c for n, c in read.items() if len(c) == 1 != rows}, rows

@@ -35,7 +35,7 @@ from adc_features.store.history import reads_parquet_itself
 from adc_features.store.refresh import RefreshSchedule, stale_only
 from adc_features.store.registry import open_any_store
 from adc_features.store.repository import UNSAFE_OFFLINE_STORES, settings
-from adc_features.store.services.on_demand import computed
+from adc_features.store.services.on_demand import computed, read_at
 from adc_features.store.services.plan import ServicePlan, StoredView, service_plan
 from adc_features.store.services.values import MISFITS, arrow_type, in_declared_type
 
@@ -114,7 +114,7 @@ def join_service(
     columns: dict[str, Any] = {key: stored[p.stored][p.feature] for key, p in plan.places.items()}
     for view in plan.on_demand.values():
         read = {name: stored[p.stored][p.feature] for name, p in view.inputs.items()}
-        read |= {name: frame[name] for name in (*view.keys, *view.request)}
+        read |= {name: frame[name] for name in (*view.keys, *view.request)} | read_at(view, frame)
         for name, column in computed(view, read, len(frame)).items():
             columns[f"{view.projected}__{name}"] = column
     for key in plan.order:
