@@ -1,11 +1,16 @@
 """Rows leave the live directory for files once, whenever the process dies."""
 
+from itertools import accumulate
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from adc_features.live import outbox as module
 from adc_features.live.outbox import Outbox
 from adc_features.live.tables import time_key
 from adc_features.store.lmdb.environment import environment
+from adc_features.store.parquet.segments import times_of, uncovered
 
 
 class Killed(BaseException):
@@ -141,3 +146,22 @@ def test_few_segments_stay_and_merged_ones_lie_there_for_readers(pieces):
     assert lines(pieces) == ROWS
     assert pieces.tidy(most=5, grace=0) == 0
     assert len(list(pieces.directory.iterdir())) == 1
+
+
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=8), st.data())
+def test_however_segments_are_merged_each_time_is_counted_once(sizes, data):
+    """Neighbours merged at random, again and again, the covered ones removed or still there."""
+    ends = list(accumulate(sizes))
+    now = [(end - size, end - 1) for end, size in zip(ends, sizes, strict=True)]
+    there = set(now)
+    for _ in range(data.draw(st.integers(0, 4))):
+        first = data.draw(st.integers(0, len(now) - 1))
+        last = data.draw(st.integers(first, len(now) - 1))
+        now[first : last + 1] = [(now[first][0], now[last][1])]
+        there.add(now[first])
+    kept = {one for one in there if one in now or data.draw(st.booleans())}
+    names = [f"place/{first:020d}-{last:020d}.parquet" for first, last in kept]
+    others = ["other/" + name.partition("/")[2] for name in names] + ["place/part-0.parquet"]
+    counted = [name for name in uncovered([*names, *others]) if name.startswith("place/0")]
+    assert [times_of(name) for name in counted] == now
+    assert "place/part-0.parquet" in uncovered(others)

@@ -13,11 +13,17 @@ from adc_features.cli.main import application
 from adc_features.errors import InputError
 from adc_features.served.dataset_settings import DatasetSettings
 from adc_features.served.outcomes import Target
-from adc_features.serving.promotion import Promotion
+from adc_features.serving.promotion import Promotion, pair_facts, write_promotion
 from adc_features.serving.variants import Deployment, Variant
 from training.ranker.served_variants import compare_served
 
 CLICK = Target("click", timedelta(minutes=30), "click")
+DECLARED = """
+from adc_features.inputs import Ranker, Task, infer
+
+toys = Ranker(name="toys", service="feed", tasks=[Task("click", delay="10min")], user=["customer"],
+              item=["sku"], inputs=infer())
+"""
 LATER = DatasetSettings(until=NOON + timedelta(days=1))
 CLICKS = events(
     ("early", 1, "click", minutes(-59)),
@@ -122,3 +128,24 @@ def test_the_command_prints_a_table_and_writes_json_and_a_page(tmp_path):
 def test_options_that_do_not_go_together_are_wrong_usage(words):
     """Exit code 2, before anything is read."""
     assert CliRunner().invoke(application(), ["evaluate", *words]).exit_code == 2
+
+
+def test_a_repository_names_the_tasks_and_the_stated_share(tmp_path):
+    """Of `--ranker`, from its declaration and its promotion file."""
+    repo = tmp_path / "repo"
+    (repo / "rankers/toys").mkdir(parents=True)
+    (repo / "declared.py").write_text(DECLARED, encoding="utf-8")
+    (repo / "feature_store.yaml").write_text("project: toys\n", encoding="utf-8")
+    pair = Promotion(repo / "r", "ab" * 32, repo, None, None, NOON)
+    variant = {"name": "new", "share": 0.4, "start": 0.0, "salt": "s", "sampled": 0.0}
+    path = repo / "rankers/toys/promotion.json"
+    write_promotion(path, pair, [{**variant, **pair_facts(pair, path.parent)}])
+    log = logged(tmp_path / "log", *requests())
+    pq.write_table(CLICKS, tmp_path / "clicks.parquet")
+    asked = ["evaluate", "--repo", repo, "--from-log", log, "--labels", tmp_path / "clicks.parquet"]
+    asked += ["--ranker", "toys", "--json", tmp_path / "told.json"]
+    shown = CliRunner().invoke(application(), [str(word) for word in asked])
+    assert shown.exit_code == 0, shown.output
+    facts = json.loads((tmp_path / "told.json").read_text())
+    assert facts["tasks"]["click"]["new"]["stated_share"] == 0.4
+    assert facts["log"]["tasks"]["click"]["window"] == 600.0

@@ -20,7 +20,8 @@ from adc_features.serving.promotion import promote
 from adc_features.serving.protocol import ServiceSettings
 from adc_features.serving.service import Service
 
-SETTINGS = ServiceSettings()
+SETTINGS = ServiceSettings(poll=3600)
+"""Promotions are looked at by tests, and by nobody beside them."""
 
 
 @pytest.fixture
@@ -159,10 +160,8 @@ def test_new_items_follow_a_promotion(service, pair):
     """To the codes of the generation that serves then; refused, with the reason in the answer and
     at /readyz, while the promoted ranker reads no codes.
     """
-    item, later = (
-        {"id": "new", "vectors": {"title": [3, 1]}},
-        (NOW + timedelta(hours=1)).isoformat(),
-    )
+    item = {"id": "new", "vectors": {"title": [3, 1]}}
+    later = (NOW + timedelta(hours=1)).isoformat()
     with TestClient(application(service)) as client:
         sent = client.post("/items", json=item).json()["items"]
         assert client.post("/lookup", json={"items": ["new"]}).json()["generation"] == "g1"
