@@ -151,7 +151,7 @@ def test_what_is_accepted_meanwhile_counts_too(shop, monkeypatch):
     assert (report.different, report.events) == (0, {"clicks": 7})
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.lists(st.lists(EVENTS, max_size=8), min_size=2, max_size=6))
 def test_after_corrections_what_is_served_equals_the_batch(made_shop, requests):
     """Whatever was late, and whatever comes after; no event of an id and time is left out."""

@@ -103,6 +103,30 @@ def test_a_window_at_the_request_is_the_same_online_and_in_a_join(repo):
     assert len(set(joined[names[0]].to_pylist())) > 5
 
 
+def test_a_logged_request_is_joined_as_of_its_rows_and_read_as_of_its_time(repo):
+    """A commit after `now` may have been read; the window ended at `now` all the same."""
+    live = opened(repo, Clock(START + timedelta(hours=5)))
+    sent(live, [click(8_000, 17_000, customer_id=55), click(8_001, 17_900, customer_id=55)])
+    live.histories.drain()
+    feature = "recent_at_read__events"
+    schema = service_schema(repo, "feed")
+    reader = open_service_reader(repo, schema, features=[feature], user=["customer_id"], item=[])
+    now = START + timedelta(seconds=17_500)
+    read = reader.read({"customer_id": 55}, {}, request={}, now=now)
+    assert read.as_of == START + timedelta(hours=5)
+    later = START + timedelta(hours=9)
+    for as_of, read_at, expected in ((read.as_of, now, 2), (later, now, 2), (later, later, 0)):
+        row = {
+            "customer_id": [55],
+            "event_timestamp": pa.array([as_of], pa.timestamp("us", "UTC")),
+            "adc_read_at": [int(read_at.timestamp() * 1e6)],
+        }
+        assert join_service(repo, schema, pa.table(row), features=[feature])[
+            feature
+        ].to_pylist() == [expected]
+    assert read.parts["user"].column(feature).to_pylist() == [2]
+
+
 def test_feast_itself_is_told_the_time(repo):
     """A request to the store, and the rows of a join, carry `adc_read_at`."""
     from feast import FeatureStore

@@ -1,5 +1,6 @@
 """What becomes of events of items that the published codes do not have."""
 
+import time
 from dataclasses import replace
 from datetime import timedelta
 
@@ -13,6 +14,7 @@ from adc_features import store
 from adc_features.aggregates.declaration import EventStream
 from adc_features.errors import InputError
 from adc_features.live.corrections import correct
+from adc_features.live.incoming import incoming
 from adc_features.live.items import Items
 from adc_features.live.items_incoming import incoming_items
 from adc_features.live.repository import declared_views, open_live
@@ -101,6 +103,20 @@ def test_held_events_count_at_their_own_time_when_their_item_has_come(repo):
     assert last == [int((START + 61 * SECOND).timestamp() * 1e6)]
     assert verify_online(live.histories).different == 0
     assert sent(live, [click(5, 62)]).accepted == 1
+
+
+def test_a_running_writer_counts_held_events_soon_after_their_item_came(repo):
+    """Without a further event."""
+    clock = Clock(START + 100 * SECOND)
+    live = opened(repo, clock, "hold")
+    with Writer(live.ledger, live.histories) as writer:
+        request = incoming(live.ledger.streams["clicks"], [click(1, 60)])
+        assert writer.submit(request).result(timeout=60).held == 1
+        add(repo, clock, "s1")
+        until = time.monotonic() + 60
+        while products(repo) != [None, 1]:
+            assert time.monotonic() < until
+            time.sleep(0.1)
 
 
 def test_a_held_event_is_late_when_the_watermark_passes_it(repo):
