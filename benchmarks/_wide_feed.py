@@ -29,7 +29,20 @@ ONLINE: Mapping[str, dict[str, Any]] = {
         "path": "data/online.lmdb",
     },
     "sqlite": {"type": "sqlite", "path": "data/online.db"},
+    "redis": {"type": "redis", "connection_string": "${ADC_REDIS_HOST}:${ADC_REDIS_PORT}"},
+    "postgres": {
+        "type": "postgres",
+        "host": "${ADC_POSTGRES_HOST}",
+        "port": "${ADC_POSTGRES_PORT}",
+        "database": "${ADC_POSTGRES_DATABASE}",
+        "db_schema": "public",
+        "user": "${ADC_POSTGRES_USER}",
+        "password": "${ADC_POSTGRES_PASSWORD}",
+        "sslmode": "prefer",
+    },
 }
+SERVERS = ("redis", "postgres")
+"""Stores that are processes of their own; docs/servers starts them and tells the variables."""
 
 DEFINITIONS = '''
 """The entities, views and the service of a feed."""

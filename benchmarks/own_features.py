@@ -2,6 +2,7 @@
 
     python benchmarks/own_features.py --json -
     python benchmarks/own_features.py --only vocabulary parity --json -
+    python benchmarks/own_features.py --only stores --stores sqlite redis postgres --json -
 
 A generated feed of 40 features (27 numbers, 10 categories, 2 sequences, semantic IDs) is trained
 and promoted. Measured are:
@@ -10,6 +11,7 @@ and promoted. Measured are:
 latency counts from the moment a request was due, and `failed` are those without an answer in time.
 `stores`: the same requests in this process on each online store, beside that store's own
 `get_online_features` for the same keys, in turn; `above_ms` is the difference of the medians.
+`cpu_ms` are those of this process, without a server's. Redis and PostgreSQL are started when asked.
 `inputs`: values a CPU second from a joined frame to arrays; histories that are coded by the late
 join apart.
 `ppnet`: training rows a CPU second, by benchmarks/ppnet.py.
@@ -20,11 +22,13 @@ of text, fitted in a third; `fit_added_rss_bytes` are above what the column had 
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +38,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from _measure import apart, peak_rss_bytes, write_report
-from _wide_feed import DEVICES, FEATURES, NOW, ONLINE, WideFeed, make_wide_feed, put_online
+from _wide_feed import (
+    DEVICES,
+    FEATURES,
+    NOW,
+    ONLINE,
+    SERVERS,
+    WideFeed,
+    make_wide_feed,
+    put_online,
+)
 
 PARTS = ("rank", "stores", "inputs", "ppnet", "parity", "vocabulary")
 DISTINCT = 24
@@ -266,7 +279,7 @@ def measure(asked: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     wanted = set(asked.only)
     if wanted & {"rank", "stores", "inputs", "parity"}:
         feed = make_wide_feed(scratch, users=asked.users, items=asked.items, rows=asked.rows)
-        for store in ("lmdb", *(s for s in ONLINE if s != "lmdb")):
+        for store in ("lmdb", *(s for s in asked.stores if s != "lmdb")):
             if store != "lmdb" and not wanted & {"stores", "parity"}:
                 continue
             put_online(feed, store)
@@ -302,6 +315,18 @@ def measure(asked: argparse.Namespace, scratch: Path) -> dict[str, Any]:
     return found
 
 
+@contextmanager
+def servers(stores: Sequence[str]) -> Iterator[None]:
+    """Those of these stores that are processes run, and their variables are set."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "docs" / "servers"))
+    import start
+
+    with ExitStack() as running:
+        for name in set(stores) & set(SERVERS):
+            os.environ.update(running.enter_context(getattr(start, name)()))
+        yield
+
+
 def ratios(found: dict[str, Any]) -> dict[str, float]:
     """What targets are stated of, beside the plain numbers."""
     said = {}
@@ -315,6 +340,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=PARTS)
+    parser.add_argument(
+        "--stores", nargs="+", choices=ONLINE, default=["lmdb", "sqlite"], help="beside lmdb"
+    )
     parser.add_argument("--users", type=int, default=5_000)
     parser.add_argument("--items", type=int, default=20_000)
     parser.add_argument("--rows", type=int, default=40_000, help="rows of the label log")
@@ -330,7 +358,7 @@ def main() -> None:
     parser.add_argument("--fuxictr-model", help="as of benchmarks/ppnet.py")
     parser.add_argument("--work", type=Path, help="where scratch files go")
     asked = parser.parse_args()
-    with tempfile.TemporaryDirectory(dir=asked.work) as scratch:
+    with tempfile.TemporaryDirectory(dir=asked.work) as scratch, servers(asked.stores):
         found = measure(asked, Path(scratch))
     sizes = {n: getattr(asked, n) for n in ("users", "items", "rows", "candidates")}
     write_report(

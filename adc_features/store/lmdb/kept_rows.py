@@ -59,7 +59,8 @@ class Kept:
 
     found: bool [n]; numbers: float64 [n, F], NaN where absent; codes: int32 [n, C], 0 where absent;
     lists: feature -> its numbers [n, width] and where they are, for lists of one length. columns:
-    feature -> its kind and its place among those of its sort. records: those that were found.
+    feature -> its kind and its place among those of its sort. held: records by place, None where
+    absent; at: int64 [n], the place of each key.
     """
 
     found: np.ndarray
@@ -70,15 +71,17 @@ class Kept:
     dictionaries: Sequence[Dictionary]
     lists: Mapping[str, tuple[np.ndarray, np.ndarray]]
     columns: Mapping[str, tuple[str, int]]
-    records: Sequence[bytes]
+    held: Sequence[bytes | None]
+    at: np.ndarray
     wanted: Sequence[str]
 
     def answer(self) -> Answer:
         """The same as `row_table.read` gives it."""
         expired = np.zeros(len(self.found), bool)
-        if not len(self.records):
+        records = [r for place in self.at.tolist() if (r := self.held[place]) is not None]
+        if not records:
             return Answer(self.found, expired, self.event, ())
-        part = Part(np.flatnonzero(self.found), decode(self.schema, self.records, self.wanted))
+        part = Part(np.flatnonzero(self.found), decode(self.schema, records, self.wanted))
         return Answer(self.found, expired, self.event, (part,))
 
 
@@ -308,7 +311,6 @@ class KeptRows:
             for name, known in self._lists.items()
             if known is not None
         }
-        held = self._held
         return Kept(
             found,
             arrays.event[at],
@@ -318,7 +320,8 @@ class KeptRows:
             self._dictionaries,
             lists,
             self._columns,
-            [r for place in at.tolist() if (r := held[place]) is not None],
+            self._held,
+            at,
             self._wanted,
         )
 

@@ -4,7 +4,7 @@ where absent, and which keys have anything.
 Feast does not apply a view's ttl online: rows past it are absent here, by their event times at the
 moment of the request. A status says only whether a feature is stored: a stored null is PRESENT, so
 the value is looked at. Whatever is not PRESENT is absent, OUTSIDE_MAX_AGE too; rows of a service
-that Feast computes ahead (precompute_online) never come, as views are read by references here.
+that Feast computes ahead (precompute_online) never come, as views are read one by one here.
 
 Event times: SQLite and Redis keep whole seconds, floored, so a row may expire up to a second early.
 """
