@@ -49,7 +49,7 @@ def halves(dataset: Dataset, seed: int) -> tuple[EmbeddingTable, EmbeddingTable]
         text_vectors,
     )
 
-    ids, as_of = id_array(dataset.items["item_id"]), dataset.windows.train_end
+    ids, as_of = id_array(dataset.items["item_id"]), dataset.windows.split(final=False).train_end
     pairs = {
         view: text_vectors(
             item_texts(dataset.items, columns), model=OFFLINE_MODEL, cache=cache_directory()
