@@ -38,6 +38,7 @@ from adc_features.forget.subject import Subject
 from adc_features.live.commit import LAST_COMMIT
 from adc_features.live.history import as_parquet
 from adc_features.live.incoming import incoming, place_ids
+from adc_features.live.outbox import Outbox, uncovered
 from adc_features.live.repository import Live
 from adc_features.live.tables import (
     LETTERS,
@@ -123,9 +124,10 @@ class _Forgetting:
         self.published = 0
 
     def run(self) -> Counts:
-        self.holders = {name: self._holders(self._events(name)) for name in self.streams}
+        outboxes = {name: self.histories.events(name) for name in self.streams}
+        self.holders = {n: self._holders(_files(outbox)) for n, outbox in outboxes.items()}
         filed = {
-            name: self._theirs(stream, map(read_parquet, self.holders[name]))
+            name: self._theirs(stream, map(read_parquet, _read(outboxes[name], self.holders[name])))
             for name, stream in self.streams.items()
         }
         with suppress(_Counted):
@@ -295,8 +297,7 @@ class _Forgetting:
     def _change_files(self) -> None:
         """Event by event file, row by row file, letter by letter file; each at once or not."""
         for name in self.streams:
-            for path in self.holders[name]:
-                self._rewrite(path, "events", self.anonymous[name].events)
+            self._rewrite(self.holders[name], "events", self.anonymous[name].events)
             for one in self._views(name):
                 view = one.declared
                 paths = sorted(self.histories.history(view.name).glob("[!.]*.parquet"))
@@ -304,27 +305,26 @@ class _Forgetting:
                     paths = self._holders(paths)
                 elif not reads_ids(view, self.key):
                     paths = []
-                for path in paths:
-                    self._rewrite(path, "history", partial(self._history, view))
-        for _, _, path in self.histories.letters().segments():
+                self._rewrite(paths, "history", partial(self._history, view))
+        for path in _files(self.histories.letters()):
             lines = path.read_bytes()
             if (kept := self._without_letters(lines)) != lines and not self.dry_run:
                 write_atomically(path, kept)
                 sync_directory(path.parent)
 
     def _rewrite(
-        self, path: Path, kind: str, change: Callable[[pa.Table], tuple[pa.Table, int]]
+        self, paths: Sequence[Path], kind: str, change: Callable[[pa.Table], tuple[pa.Table, int]]
     ) -> None:
-        changed, number = change(read_parquet(path))
-        if number and not self.dry_run:
-            write_atomically(path, as_parquet(changed))
-            sync_directory(path.parent)
-        self.counts[kind] += number
+        """Change files, each at once; rows of one that a merged file has replaced count once."""
+        counted = set(uncovered([str(path) for path in paths]))
+        for path in paths:
+            changed, number = change(read_parquet(path))
+            if number and not self.dry_run:
+                write_atomically(path, as_parquet(changed))
+                sync_directory(path.parent)
+            self.counts[kind] += number if str(path) in counted else 0
 
     # ---- whose is what
-
-    def _events(self, stream: str) -> list[Path]:
-        return [path for _, _, path in self.histories.events(stream).segments()]
 
     def _holders(self, paths: Sequence[Path]) -> list[Path]:
         """Those of Parquet files that hold one of the ids as a key."""
@@ -377,6 +377,16 @@ class _Forgetting:
         except (ValueError, KeyError, TypeError):
             return False
         return isinstance(event, dict) and str(event.get(self.key)) in self.subject.ids
+
+
+def _files(outbox: Outbox) -> list[Path]:
+    """All files of an outbox, those included that a merged one has replaced."""
+    return sorted(outbox.directory.glob(f"[!.]*.{outbox.suffix}"))
+
+
+def _read(outbox: Outbox, files: Sequence[Path]) -> list[Path]:
+    """Those of some files that are read still."""
+    return sorted({path for _, _, path in outbox.segments()}.intersection(files))
 
 
 def _entries(table: Any) -> dict[bytes, pa.Table]:
