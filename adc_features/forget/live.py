@@ -38,7 +38,7 @@ from adc_features.forget.subject import Subject
 from adc_features.live.commit import LAST_COMMIT
 from adc_features.live.history import as_parquet
 from adc_features.live.incoming import incoming, place_ids
-from adc_features.live.outbox import Outbox, uncovered
+from adc_features.live.outbox import Outbox
 from adc_features.live.repository import Live
 from adc_features.live.tables import (
     LETTERS,
@@ -61,6 +61,7 @@ from adc_features.store.lmdb.entity_keys import key_array
 from adc_features.store.lmdb.incoming import rows_of
 from adc_features.store.lmdb.row_table import put_rows
 from adc_features.store.packed.overlay import live_environment
+from adc_features.store.parquet.segments import uncovered
 
 _MINUTE = 60_000_000
 KINDS = ("events", "held_events", "states", "rows", "history", "dead_letters")
