@@ -62,7 +62,8 @@ class Anonymous:
             mark = events[ANONYMOUS].combine_chunks()
             events = events.drop_columns(ANONYMOUS)
         marked = pc.binary_join_element_wise(pc.fill_null(mark, ""), f"|{self.key}|", "")
-        events = events.set_column(events.column_names.index(self.key), self.key, column)
+        place = events.column_names.index(self.key)
+        events = events.set_column(place, events.schema.field(place), column)
         return events.append_column(ANONYMOUS, pc.if_else(theirs, marked, mark)), len(places)
 
     def rows(self, view: AggregateView, rows: pa.Table) -> tuple[pa.Table, int]:
