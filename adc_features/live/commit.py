@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,7 +26,14 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import UTC_US
 from adc_features.live import awaiting
 from adc_features.live.awaiting import Looked
-from adc_features.live.decisions import REASONS, Decision, chosen, shown_time
+from adc_features.live.decisions import (
+    REASONS,
+    Decision,
+    Position,
+    Receipt,
+    chosen,
+    shown_time,
+)
 from adc_features.live.incoming import Fault, Incoming, incoming, letter
 from adc_features.live.known_items import Known
 from adc_features.live.settings import LiveSettings
@@ -61,30 +68,6 @@ _FOLDED_AT_ONCE = 100_000
 """Events of a history folded at once: bounds the memory beside it."""
 _ANY_DIGEST = bytes(8)
 """Of an event that came with a history: whatever has its id is the same event."""
-
-
-class Receipt(NamedTuple):
-    """What became of the events of one request.
-
-    accepted: counted, durable and visible; held: durable, counted when their time or item has come;
-    duplicates: were accepted before; faults: those that were refused, with the reason; published:
-    as of when rows that contain the accepted ones are served.
-    """
-
-    accepted: int
-    held: int
-    duplicates: int
-    faults: tuple[Fault, ...]
-    published: datetime
-
-
-class Position(NamedTuple):
-    """A place in a source of events: `after` follows `before` in `partition`."""
-
-    source: str
-    partition: str
-    before: str | None
-    after: str
 
 
 @dataclass

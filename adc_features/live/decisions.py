@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 from enum import IntEnum
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,7 @@ import pyarrow as pa
 from adc_features.aggregates.declaration import EventStream
 from adc_features.aggregates.events import Events, event_schema
 from adc_features.clock import moment
-from adc_features.live.incoming import Incoming
+from adc_features.live.incoming import Fault, Incoming
 
 
 class Decision(IntEnum):
@@ -37,6 +39,30 @@ REASONS = {
     " stream with unknown_items='hold' or 'create'",
     Decision.FORGOTTEN: "it is of somebody who was forgotten after it; nothing of it was kept",
 }
+
+
+class Receipt(NamedTuple):
+    """What became of the events of one request.
+
+    accepted: counted, durable and visible; held: durable, counted when their time or item has come;
+    duplicates: were accepted before; faults: those that were refused, with the reason; published:
+    as of when rows that contain the accepted ones are served.
+    """
+
+    accepted: int
+    held: int
+    duplicates: int
+    faults: tuple[Fault, ...]
+    published: datetime
+
+
+class Position(NamedTuple):
+    """A place in a source of events: `after` follows `before` in `partition`."""
+
+    source: str
+    partition: str
+    before: str | None
+    after: str
 
 
 def chosen(

@@ -26,9 +26,8 @@ from adc_features.live.commit import (
     LAST_COMMIT,
     Commit,
     LiveDirectory,
-    Position,
-    Receipt,
 )
+from adc_features.live.decisions import Position, Receipt
 from adc_features.live.incoming import Incoming
 from adc_features.live.tables import (
     CORRECTIONS,

@@ -18,7 +18,7 @@ from functools import partial
 from typing import NamedTuple
 
 from adc_features.errors import AdcError, InputError
-from adc_features.live.commit import Receipt
+from adc_features.live.decisions import Receipt
 from adc_features.live.elsewhere import Elsewhere
 from adc_features.live.history import Histories
 from adc_features.live.incoming import Incoming

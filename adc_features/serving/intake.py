@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from adc_features.errors import ArtifactError
-from adc_features.live.commit import Receipt
+from adc_features.live.decisions import Receipt
 from adc_features.live.incoming import Incoming, events_of, incoming
 from adc_features.live.writer import BusyError, Writer
 from adc_features.serving.live_metrics import LiveMetrics

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from live_world import START, Clock, click, emptied, online, opened
 
 from adc_features.errors import ArtifactError
-from adc_features.live.commit import Position
+from adc_features.live.decisions import Position
 from adc_features.live.incoming import incoming
 from adc_features.live.verify import verify_online
 

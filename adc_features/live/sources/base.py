@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from adc_features.errors import AdcError, ArtifactError
-from adc_features.live.commit import Position, Receipt
+from adc_features.live.decisions import Position, Receipt
 from adc_features.live.history import Histories
 from adc_features.live.incoming import incoming
 

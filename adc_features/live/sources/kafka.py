@@ -12,7 +12,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from adc_features.extras import extra_modules
-from adc_features.live.commit import Position
+from adc_features.live.decisions import Position
 from adc_features.live.sources.base import Delivery, refuse_restart
 
 AT_ONCE = 500

@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 from pydantic_core import from_json
 
 from adc_features.errors import InputError
-from adc_features.live.commit import Position
+from adc_features.live.decisions import Position
 from adc_features.live.sources.base import Delivery, refuse_restart
 
 EVENTS_AT_ONCE = 500
