@@ -18,12 +18,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adc_features.artifact import read_parquet, write_json
+from adc_features.artifact import write_json
 from adc_features.codes.sids import SidTable, SidTimeline
 from adc_features.data.dataset import Split
 from adc_features.errors import ArtifactError, InputError
 from adc_features.inputs.schema import ServiceSchema
 from adc_features.loader.frame import TrainingFrame, label_table, retroactive_frame, training_frame
+from adc_features.parquet_files import read_parquet
 from adc_features.pipeline.dataset_manifest import (
     RETRIEVAL,
     differences,

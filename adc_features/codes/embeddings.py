@@ -12,9 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.artifact import read_parquet, write_table
 from adc_features.clock import utc
 from adc_features.errors import InputError
+from adc_features.parquet_files import read_parquet, write_table
 
 
 @dataclass(frozen=True)

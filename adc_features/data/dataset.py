@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal, write_table
+from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
 from adc_features.clock import instant, moment, utc
 from adc_features.data.table_checks import Finding, examine_interactions, examine_items
 from adc_features.data.tables import TIME, read_table, table_in
@@ -29,6 +29,7 @@ from adc_features.data.windows import (
 )
 from adc_features.errors import InputError
 from adc_features.event_times import timestamps
+from adc_features.parquet_files import write_table
 
 __all__ = [
     "DAY",

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import pyarrow as pa
 import pyarrow.dataset as ds
 
-from adc_features.artifact import MANIFEST, read_parquet
+from adc_features.artifact import MANIFEST
 from adc_features.damage import READ_ERRORS
 from adc_features.errors import InputError
 from adc_features.forget.online import View
@@ -20,6 +20,7 @@ from adc_features.forget.subject import Subject
 from adc_features.inputs.encoders.base import table_of
 from adc_features.inputs.facts import input_from_facts
 from adc_features.inputs.vocabulary import Vocabulary
+from adc_features.parquet_files import read_parquet
 from adc_features.ranking.inputs import own_name
 from adc_features.serving.workspace import Workspace, trained_names
 from adc_features.store.offline.views import location_of

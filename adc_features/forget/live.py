@@ -30,7 +30,7 @@ from adc_features.aggregates.events import EVENT_ID, Events, event_schema
 from adc_features.aggregates.incremental import batch_states, newest_rows
 from adc_features.aggregates.keys import keys_of
 from adc_features.aggregates.plans import columns_of_states
-from adc_features.artifact import read_parquet, sync_directory, write_atomically
+from adc_features.artifact import sync_directory, write_atomically
 from adc_features.clock import instant
 from adc_features.event_times import UTC_US
 from adc_features.forget.anonymous import Anonymous, reads_ids
@@ -57,6 +57,7 @@ from adc_features.live.tables import (
     time_key,
 )
 from adc_features.live.tombstones import TOMBSTONES, Tombstone, Tombstones
+from adc_features.parquet_files import read_parquet
 from adc_features.store.lmdb.entity_keys import key_array
 from adc_features.store.lmdb.incoming import rows_of
 from adc_features.store.lmdb.row_table import put_rows

@@ -16,7 +16,7 @@ import pyarrow as pa
 from adc_features.aggregates.batch import TIMESTAMP
 from adc_features.aggregates.declaration import AggregateView
 from adc_features.aggregates.events import codes_of
-from adc_features.artifact import read_parquet, sync_directory, write_atomically
+from adc_features.artifact import sync_directory, write_atomically
 from adc_features.clock import instant
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
@@ -24,6 +24,7 @@ from adc_features.forget.online import expire_online, stored_views
 from adc_features.forget.served_log import expire_served
 from adc_features.live.history import Histories, as_parquet
 from adc_features.live.repository import Live
+from adc_features.parquet_files import read_parquet
 from adc_features.store.durations import parse_duration
 
 Kind = Literal["dead_letters", "history", "online", "served_log"]

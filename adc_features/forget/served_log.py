@@ -15,9 +15,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adc_features.artifact import fresh_file, reading, sync_directory
+from adc_features.artifact import fresh_file, sync_directory
 from adc_features.errors import InputError
 from adc_features.forget.subject import Subject
+from adc_features.parquet_files import reading
 from adc_features.served.record import USER
 from adc_features.served.segments import CANDIDATES, REQUESTS
 

@@ -22,7 +22,6 @@ import pyarrow.parquet as pq
 
 from adc_features.aggregates.declaration import EventStream
 from adc_features.aggregates.events import Events, event_schema
-from adc_features.artifact import read_parquet, write_table
 from adc_features.event_times import UTC_US
 from adc_features.file_lock import file_lock
 from adc_features.live.elsewhere import Elsewhere
@@ -37,6 +36,7 @@ from adc_features.live.tables import (
     parsed,
     published_at,
 )
+from adc_features.parquet_files import read_parquet, write_table
 
 _GROUP = 100_000
 """Rows of a row group of a merged segment, roughly."""

@@ -13,10 +13,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adc_features.artifact import reading
 from adc_features.codes.sids import CodeTimeline
 from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
+from adc_features.parquet_files import reading
 
 
 class RowGroups(Protocol):

@@ -15,10 +15,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adc_features.artifact import reading
 from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError, LeakError
 from adc_features.event_times import microseconds
+from adc_features.parquet_files import reading
 
 SUFFIXES = ("_event_time", "_last_time")
 _SECOND, _HOUR, _DAY = 1_000_000, 3_600_000_000, 86_400_000_000

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import MANIFEST, write_table
+from adc_features.artifact import MANIFEST
 from adc_features.codes.reliability import rank_correlation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.parquet_files import write_table
 from adc_features.pipeline.context import (
     embedding_tables,
     generation_of,

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from adc_features.artifact import read_parquet
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.codes.generation import Generation, open_generation
@@ -23,6 +22,7 @@ from adc_features.data.dataset import (
     Split,
     read_dataset,
 )
+from adc_features.parquet_files import read_parquet
 from adc_features.pipeline.run import Run
 
 if TYPE_CHECKING:

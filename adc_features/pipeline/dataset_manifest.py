@@ -18,10 +18,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from adc_features.artifact import reading
 from adc_features.clock import moment
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
+from adc_features.parquet_files import reading
 
 RETRIEVAL = "retrieval.json"
 LIBRARIES = ("adc-features", "feast", "pyarrow")

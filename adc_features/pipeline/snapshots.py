@@ -16,13 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import fresh_directory, read_manifest, read_parquet, seal, write_table
+from adc_features.artifact import fresh_directory, read_manifest, seal
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
 from adc_features.codes.sids import SidTable
 from adc_features.encoders.behavior_state import write_state
 from adc_features.errors import InputError
+from adc_features.parquet_files import read_parquet, write_table
 from adc_features.pipeline.continuation import (
     data_until,
     is_current,

@@ -17,11 +17,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.artifact import read_parquet
 from adc_features.clock import instant, utc
 from adc_features.errors import ParityError
 from adc_features.inputs.rows import Parts
 from adc_features.inputs.schema import ServiceSchema
+from adc_features.parquet_files import read_parquet
 from adc_features.ranking.multitask.trained import REFERENCE, joined_parts
 from adc_features.serving.declared import DeclaredBundle
 from adc_features.store.services.parity import (

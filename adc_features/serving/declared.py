@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import read_parquet
 from adc_features.clock import utc
 from adc_features.errors import AdcError, ArtifactError, RequestError
 from adc_features.inputs.compatibility import differences, refuse
 from adc_features.inputs.declaration import Ranker
+from adc_features.parquet_files import read_parquet
 from adc_features.ranking.multitask.explained import explained
 from adc_features.ranking.multitask.trained import (
     REFERENCE,

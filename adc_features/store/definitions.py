@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adc_features.artifact import reading
 from adc_features.codes.rows import SID_FEATURES
 from adc_features.errors import InputError
+from adc_features.parquet_files import reading
 from adc_features.store.code_tables import tables_of
 from adc_features.store.repository import (
     STATISTICS,

@@ -31,9 +31,10 @@ from adc_features.aggregates.finalise import (
     read_columns,
 )
 from adc_features.aggregates.record import declaration_hash, to_json
-from adc_features.artifact import write_atomically, write_table
+from adc_features.artifact import write_atomically
 from adc_features.errors import InputError
 from adc_features.inputs.tags import PREFIX
+from adc_features.parquet_files import write_table
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureView, OnDemandFeatureView

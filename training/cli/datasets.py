@@ -276,7 +276,8 @@ def dataset_of_log(log: Path, source: Any, *, out: Path, **chosen: Any) -> dict[
 
     chosen: of `asked_of_log`.
     """
-    from adc_features.artifact import fresh_file, write_table
+    from adc_features.artifact import fresh_file
+    from adc_features.parquet_files import write_table
     from adc_features.served.dataset import served_dataset
 
     asked = asked_of_log(source, **chosen)

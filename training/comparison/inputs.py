@@ -13,13 +13,14 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features import __version__
-from adc_features.artifact import ensure_directory, fresh_directory, read_parquet
+from adc_features.artifact import ensure_directory, fresh_directory
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array
 from adc_features.codes.sids import CodeTimeline
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import Dataset, snapshot_times
 from adc_features.loader.frame import TrainingFrame, label_table, training_frame
+from adc_features.parquet_files import read_parquet
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.stages import content_vectors, dataset_of, statistics_of
 from adc_features.ranking.inputs import lists_of

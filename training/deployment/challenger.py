@@ -12,9 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from adc_features.artifact import ensure_directory, read_manifest, read_parquet
+from adc_features.artifact import ensure_directory, read_manifest
 from adc_features.catalog import Catalog
 from adc_features.loader.frame import TrainingFrame, training_frame
+from adc_features.parquet_files import read_parquet
 from adc_features.pipeline.run_refresh import refresh_of
 from adc_features.ranking.legacy.trained import LegacyTrained
 from adc_features.ranking.recipes import Recipe, Sources

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 
 from adc_features import __version__
-from adc_features.artifact import ensure_directory, read_parquet, write_table
+from adc_features.artifact import ensure_directory
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
+from adc_features.parquet_files import read_parquet, write_table
 from adc_features.pipeline.run import Progress
 from training.retrieval.source import Source
 

@@ -19,11 +19,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.artifact import read_parquet
 from adc_features.codes.embeddings import id_array
 from adc_features.codes.sids import find_rows
 from adc_features.encoders.sasrec import Sequences
 from adc_features.errors import InputError
+from adc_features.parquet_files import read_parquet
 
 Part = Literal["validation", "test"]
 CUTOFFS = (5, 10, 50, 100)

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from adc_features.artifact import fresh_directory, read_manifest, read_parquet, seal, within
+from adc_features.artifact import fresh_directory, read_manifest, seal, within
 from adc_features.codes.sids import CodeTimeline
 from adc_features.errors import ArtifactError
 from adc_features.inputs.declaration import ItemHistory, Ranker, SemanticId
@@ -25,6 +25,7 @@ from adc_features.inputs.encoded import Encoded, Lookup
 from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.facts import ranker_from_facts, ranker_to_facts
 from adc_features.inputs.rows import Parts
+from adc_features.parquet_files import read_parquet
 from adc_features.ranking.multitask.boosted import BoostedScorer
 from adc_features.ranking.multitask.ranker import AnyScorer, load_model, save_model
 from adc_features.ranking.multitask.score import Calibration, served_score

@@ -16,12 +16,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from adc_features.artifact import fresh_directory, recover, seal, write_table
+from adc_features.artifact import fresh_directory, recover, seal
 from adc_features.clock import instant, utc
 from adc_features.codes.generation import Generation
 from adc_features.codes.rows import SID_FEATURES, as_served, completed
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
+from adc_features.parquet_files import write_table
 from adc_features.store.code_tables import CodeFile, tables_of
 from adc_features.store.definitions import KEY_TYPES, id_type
 from adc_features.store.packed.layout import refuse_newer_file

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-from adc_features.artifact import MANIFEST, file_hash, read_parquet
+from adc_features.artifact import MANIFEST, file_hash
 from adc_features.clock import moment
 from adc_features.codes.rows import TIME, sid_table, with_missing_visible
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
+from adc_features.parquet_files import read_parquet
 from adc_features.store.definitions import ENTITY_OF, JOIN_KEY, id_type, statistics_schemas
 from adc_features.store.packed.overlay import OverlayReader
 from adc_features.store.packed.timeline import PackedTimeline, open_timeline

@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.artifact import fresh_directory, seal, write_table
+from adc_features.artifact import fresh_directory, seal
 from adc_features.clock import moment
 from adc_features.codes.rows import TIME, check_timed
 from adc_features.data.statistics import NO_TIME
 from adc_features.errors import InputError
+from adc_features.parquet_files import write_table
 from adc_features.store.definitions import (
     ENTITY_OF,
     FEATURE_TYPES,

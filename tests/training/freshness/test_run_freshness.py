@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from adc_features.artifact import read_manifest, read_parquet
+from adc_features.artifact import read_manifest
 from adc_features.cli.main import application
 from adc_features.data.dataset import write_dataset
 from adc_features.data.synthetic import Sessions, synthetic
 from adc_features.errors import InputError
+from adc_features.parquet_files import read_parquet
 from adc_features.pipeline.run import Run, RunSettings
 from adc_features.pipeline.stages import STAGES
 from training.comparison.plan import ComparisonSettings, Variant, refresh_schedules

@@ -1,0 +1,44 @@
+"""Parquet files of this library, with checksums of pages. Reads: files. Writes: files, tables."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from adc_features.errors import ArtifactError
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what Arrow says of a damaged, missing or foreign file into an ArtifactError that names
+    the file: Parquet pages carry checksums, but Arrow reports damage in many kinds of error.
+    """
+    from adc_features.damage import READ_ERRORS
+
+    try:
+        yield
+    except READ_ERRORS as error:
+        raise ArtifactError(
+            f"{path} cannot be read as Parquet ({error}); it is missing, damaged or of another"
+            " format, write it again"
+        ) from error
+
+
+def write_table(table: Any, where: Any, **options: Any) -> None:
+    """Write an Arrow table as Parquet to a path or a sink, its pages with checksums.
+
+    options: of `pyarrow.parquet.write_table`.
+    """
+    import pyarrow.parquet as pq
+
+    pq.write_table(table, where, write_page_checksum=True, **options)
+
+
+def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
+    """The Arrow table of a Parquet file that this library wrote, its page checksums verified.
+    Raises ArtifactError when it is missing or damaged.
+    """
+    import pyarrow.parquet as pq
+
+    with reading(path):
+        return pq.read_table(path, columns=columns, page_checksum_verification=True)
