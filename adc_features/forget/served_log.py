@@ -13,12 +13,11 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from adc_features.artifact import fresh_file, sync_directory
 from adc_features.errors import InputError
 from adc_features.forget.subject import Subject
-from adc_features.parquet_files import reading
+from adc_features.parquet_files import read_parquet, write_table
 from adc_features.served.record import USER
 from adc_features.served.segments import CANDIDATES, REQUESTS
 
@@ -78,8 +77,7 @@ def _without(
         raise InputError(f"{log} is no served log; give the directory of `adc serve --log`")
     deleted = 0
     for path in _sealed(folder):
-        with reading(path):
-            requests = pq.ParquetFile(path).read()
+        requests = read_parquet(path)
         gone = chosen(requests)
         if not gone.any():
             continue
@@ -94,8 +92,7 @@ def _without(
         ids = requests[ID].filter(pa.array(gone))
         kept_ids = requests[ID].filter(pa.array(~gone))
         ids = ids.filter(pc.invert(pc.is_in(ids, value_set=kept_ids.combine_chunks())))
-        with reading(candidates):
-            rows = pq.ParquetFile(candidates).read()
+        rows = read_parquet(candidates)
         theirs = pc.is_in(rows[ID], value_set=ids.combine_chunks())
         _write(candidates, rows.filter(pc.invert(theirs)))
         _write(path, requests.filter(pa.array(~gone)))
@@ -115,5 +112,5 @@ def _sealed(folder: Path) -> Iterator[Path]:
 def _write(path: Path, table: pa.Table) -> None:
     """In place of the file, with its metadata, which says what the rows are about."""
     with fresh_file(path) as file:
-        pq.write_table(table, file, compression="zstd")
+        write_table(table, file, compression="zstd")
     sync_directory(path.parent)
