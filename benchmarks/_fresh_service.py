@@ -1,6 +1,6 @@
 """How fresh is what a busy service reads? Reads: nothing. Writes: folders.
 
-One process of `adc serve --events` on our LMDB store, with a ranker that reads the live statistics
+`adc serve --events` on our LMDB store, with a ranker that reads the live statistics
 of users and items, the items' semantic IDs and the device of the request. A process apart sends
 events, another asks for rankings, both in open loops, and a third asks now and then for what it has
 just been told is accepted.
@@ -61,7 +61,9 @@ ranker = Ranker(
 '''
 
 
-def busy(scratch: Path, *, rate: int, seconds: float, asked: float, candidates: int) -> Any:
+def busy(
+    scratch: Path, *, rate: int, seconds: float, asked: float, candidates: int, workers: int
+) -> dict[str, Any]:
     """Freshness at `rate` events a second, and the latency of /rank at `asked` requests a second;
     in ms.
     """
@@ -78,6 +80,7 @@ def busy(scratch: Path, *, rate: int, seconds: float, asked: float, candidates: 
     _adc("promote", *of_repo)
     told = scratch / "served.json"
     command = [sys.executable, "-c", MAIN, "serve", *of_repo, "--events", "--port", "0"]
+    command += ["--workers", str(workers)]
     with running(
         [*command, "--json", str(told)], told.is_file, log=scratch / "serve.log"
     ) as server:

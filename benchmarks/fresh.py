@@ -10,10 +10,10 @@ of the same views into its SQLite and Redis stores, from frames of the same size
 where no server is installed.
 `equality`: states and values that were compared with the batch after that, and how many differ.
 `kills`: kills of the process that takes events, each at another moment.
-`freshness` and `rank`: --rate events a second come to one process of `adc serve` in requests of
-ten, while it ranks 500 candidates --asked times a second by the same live features and codes. From
-the moment a request was due to its answer, in ms: that of events says that they are durable and
-visible. `probes_seen_ms` are of events that a lookup read after that.
+`freshness` and `rank`: --rate events a second come to `adc serve`, --workers processes, in requests
+of ten, while it ranks 500 candidates --asked times a second by the same live features and codes.
+From the moment a request was due to its answer, in ms: that of events says that they are durable
+and visible. `probes_seen_ms` are of events that Feast read after that in another process.
 `new_item`, `promotion`: those of benchmarks/new_items.py and promotion.py.
 """
 
@@ -146,6 +146,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--rate", type=int, default=1_000, help="events a second")
     parser.add_argument("--asked", type=float, default=50, help="rankings a second beside them")
+    parser.add_argument("--workers", type=int, default=1, help="processes of the service")
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--work", type=Path, help="a directory for the repositories")
     asked = parser.parse_args()
@@ -169,7 +170,7 @@ def main() -> None:
             report["kills"] = apart(_kills, scratch / "kills", asked.kills)
         if "freshness" in asked.only:
             load = {"rate": asked.rate, "seconds": asked.seconds, "asked": asked.asked}
-            report |= busy(scratch / "fresh", **load, candidates=500)
+            report |= busy(scratch / "fresh", **load, candidates=500, workers=asked.workers)
         for part in {"new_item", "promotion"}.intersection(asked.only):
             report[part] = _of(part, scratch)
     write_report(asked.json, systems={}, ratios={}, **report)
