@@ -42,6 +42,7 @@ from adc_features.live.tables import (
     states_table,
     time_key,
 )
+from adc_features.live.tombstones import TOMBSTONES
 from adc_features.live.verify import differences, served_rows
 
 Progress = Callable[[str, int, int], None]
@@ -60,11 +61,12 @@ class _Found(NamedTuple):
 
 
 class _Before(NamedTuple):
-    """A stream as of a commit. correction: how many there were."""
+    """A stream as of a commit. correction: how many there were. forgotten: the tombstones."""
 
     published: int
     watermark: int
     correction: int
+    forgotten: dict[bytes, bytes]
     accepted: pa.Table
 
 
@@ -102,16 +104,9 @@ def correct(
         Another correction came between, or the live directory cannot be written; nothing was
         changed.
     """
-    histories.drain()
-    with histories.alone():  # nobody is forgotten meanwhile
-        done = _corrected(histories, stream, progress)
-    histories.drain()
-    return done
-
-
-def _corrected(histories: Histories, stream: str, progress: Progress) -> dict[str, Any]:
     ledger, declared = histories.ledger, histories.ledger.streams[stream]
     progress("correction", 0, 3)
+    histories.drain()
     before = _before(histories, declared)
     late = _late(histories, declared, before)
     progress("correction", 1, 3)
@@ -130,9 +125,11 @@ def _corrected(histories: Histories, stream: str, progress: Progress) -> dict[st
 
     def change(tables: Mapping[str, Any]) -> dict[str, Any]:
         commit = Commit(ledger, tables, {})
-        if _number(commit.meta, stream) != before.correction:
+        came = _number(commit.meta, stream) != before.correction
+        if came or dict(tables[TOMBSTONES].cursor()) != before.forgotten:
+            what = "another correction" if came else "somebody who was forgotten"
             raise ArtifactError(
-                f"another correction of {stream!r} came between; nothing was changed, correct again"
+                f"{what} of {stream!r} came between; nothing was changed, correct again"
             )
         waiting = tables[accepted_table(stream)]
         since = histories.accepted(declared, waiting, since=before.published)
@@ -154,19 +151,21 @@ def _corrected(histories: Histories, stream: str, progress: Progress) -> dict[st
         return done
 
     done = ledger.environment.write_tables(ledger.tables(), change)
+    histories.drain()
     progress("correction", 3, 3)
     return done
 
 
 def _before(histories: Histories, stream: EventStream) -> _Before:
     waiting = accepted_table(stream.name)
-    with histories.ledger.environment.reading_tables([META, waiting]) as held:
+    with histories.ledger.environment.reading_tables([META, TOMBSTONES, waiting]) as held:
         meta: Any = held.get(META, {})
         published = int(meta.get(LAST_COMMIT) or 0)
         return _Before(
             published,
             int(meta.get(f"watermark/{stream.name}".encode()) or LEAST),
             _number(meta, stream.name),
+            dict(held[TOMBSTONES].cursor()) if TOMBSTONES in held else {},
             histories.accepted_rows(stream, held.get(waiting), until=published),
         )
 
