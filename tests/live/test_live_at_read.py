@@ -5,7 +5,7 @@ from datetime import timedelta
 import numpy as np
 import pyarrow as pa
 import pytest
-from live_world import START, STORE, Clock, click, opened
+from live_world import OURS, START, STORE, Clock, click, opened
 from test_ledger import sent
 
 from adc_features.aggregates.declaration import AggregateView, EventStream, count, last_time
@@ -59,7 +59,8 @@ def repo(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("recent") / "shop"
     (folder / "data").mkdir(parents=True)
-    (folder / "feature_store.yaml").write_text(STORE, encoding="utf-8")
+    text = f"{STORE}online_store: {OURS}\n"
+    (folder / "feature_store.yaml").write_text(text, encoding="utf-8")
     (folder / "shop_views.py").write_text(VIEWS, encoding="utf-8")
     feast_apply(folder)
     return folder
