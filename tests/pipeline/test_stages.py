@@ -39,7 +39,11 @@ def test_the_defaults_are_those_that_version_0_1_had():
     """
     then = ("full_softmax", "norm_rising")
     behavior = {name: asdict(behaviors.RECIPES[name]()) for name in then}
-    tokenizers = {name: recipe().to_dict() for name, recipe in fitting.RECIPES.items()}
+    tokenizers = {
+        name: recipe().to_dict()
+        for name, recipe in fitting.RECIPES.items()
+        if not name.startswith("posterior")
+    }
     assert [sha(behavior), sha(tokenizers)] == ["1770a57a1c5b152c", "0c6fef91adc5c464"]
     assert (BEHAVIOR_STAGE.version, GENERATION.version) == (1, 1)
 

@@ -24,7 +24,7 @@ def test_an_item_comes_to_the_stores_of_a_repository(applied, tmp_path):
     sources = ItemSources(vectors=["looks__vector"])
     tokenize(repo, sources, times=[START + timedelta(days=1)], computed_at=NOW, settings=FAST)
     feast_apply(repo)
-    items = Items(repo, open_encoder(repo), clock=lambda: NOW)
+    items = Items(repo, open_encoder(repo, "g1"), clock=lambda: NOW)
     (modality,) = items.encoder.shape.widths
     asked = [{"id": 777_777, "vectors": {modality: np.arange(8.0).tolist()}}]
     came = items.commit(incoming_items(items.encoder.shape, asked).changes).codes
