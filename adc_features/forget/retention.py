@@ -26,6 +26,7 @@ from adc_features.live.history import Histories, as_parquet
 from adc_features.live.repository import Live
 from adc_features.parquet_files import read_parquet
 from adc_features.store.durations import parse_duration
+from adc_features.store.parquet.segments import uncovered
 
 Kind = Literal["dead_letters", "history", "online", "served_log"]
 KINDS: tuple[str, ...] = get_args(Kind)
@@ -120,7 +121,8 @@ def expire_history(
     from before that of which their key has a newer one there. Returns how many.
     """
     limit = int(instant(before).astype(np.int64))
-    paths = sorted(directory.glob("[!.]*.parquet"))
+    # those that a merged one has replaced hold the same rows, and go soon
+    paths = [Path(name) for name in uncovered(map(str, directory.glob("[!.]*.parquet")))]
     pieces = [read_parquet(path, [*view.key, TIMESTAMP]) for path in paths]
     if not pieces:
         return 0
@@ -157,8 +159,11 @@ def _arrived(line: bytes) -> datetime:
 
 
 def _replace(path: Path, gone: np.ndarray, content: bytes) -> None:
-    """A file without some of its rows; no file where none is left."""
-    if gone.all():
+    """A file without some of its rows. No file where none is left, unless it stands for others
+    that would be read again.
+    """
+    files = {str(one) for one in path.parent.iterdir()}
+    if gone.all() and set(uncovered(files - {str(path)})) < set(uncovered(files)):
         path.unlink()
     else:
         write_atomically(path, content)

@@ -101,8 +101,8 @@ def correct(
     InputError
         A key would have more events than its sums hold; nothing was changed.
     ArtifactError
-        Another correction came between, or the live directory cannot be written; nothing was
-        changed.
+        Another correction came between, somebody was forgotten meanwhile, or the live directory
+        cannot be written; nothing was changed.
     """
     ledger, declared = histories.ledger, histories.ledger.streams[stream]
     progress("correction", 0, 3)
@@ -127,9 +127,10 @@ def correct(
         commit = Commit(ledger, tables, {})
         came = _number(commit.meta, stream) != before.correction
         if came or dict(tables[TOMBSTONES].cursor()) != before.forgotten:
-            what = "another correction" if came else "somebody who was forgotten"
+            what = "the stream was corrected" if came else "somebody was forgotten"
             raise ArtifactError(
-                f"{what} of {stream!r} came between; nothing was changed, correct again"
+                f"{what} while late events of {stream!r} were folded; nothing was changed, correct"
+                " again"
             )
         waiting = tables[accepted_table(stream)]
         since = histories.accepted(declared, waiting, since=before.published)

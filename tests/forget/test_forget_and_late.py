@@ -2,12 +2,16 @@
 
 from datetime import timedelta
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from live_world import START, Clock, click, online, opened
 from test_forget_user import ONE, holds, sent
 
 from adc_features.forget.live import forget_live
+from adc_features.forget.retention import expire
 from adc_features.live.corrections import correct
 from adc_features.live.verify import verify_online
+from adc_features.store.parquet.segments import uncovered
 
 HOUR = timedelta(hours=1)
 
@@ -46,3 +50,25 @@ def test_files_that_a_merged_one_has_replaced_are_rewritten_too(shop):
     counts = forget_live(live, ONE)
     assert (counts["events"], holds(live, 1)) == (2, [])
     assert verify_online(live.histories).different == 0
+
+
+def test_retention_keeps_the_newest_row_of_merged_files_and_revives_nothing(shop):
+    """What a merged file has replaced is no row of its own, and is not read again."""
+    clock = Clock(START + HOUR)
+    live = opened(shop, clock, segments=1)
+    for number in range(6):
+        late = click(number + 20, -5000)
+        sent(live, [click(number, number), late])
+        live.histories.drain()
+    clock.now += 30 * HOUR
+    counts = expire(shop, {"history": HOUR, "dead_letters": HOUR}, now=clock.now, live=live)
+    files = live.histories.history("customer_activity").glob("[!.]*")
+    rows = pa.concat_tables(map(pq.read_table, uncovered(map(str, files)))).to_pylist()
+    assert sorted((row["customer_id"], row["customer_events"]) for row in rows) == [
+        (0, 2),
+        (1, 2),
+        (2, 3),  # before the first event nothing is late
+    ]
+    assert counts["dead_letters"] == 5
+    letters = live.histories.letters().segments()
+    assert b"".join(path.read_bytes() for _, _, path in letters) == b""
