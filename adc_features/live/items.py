@@ -76,7 +76,7 @@ class Items:
         *,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
-        self.repo, self.encoder, self._clock = Path(repo).resolve(), encoder, clock
+        self.repo, self.encoder, self.clock = Path(repo).resolve(), encoder, clock
         self.live = encoder.live
         self.environment = live_environment(self.repo)
         self._table, self._history = items_table(self.live), f"items_history/{self.live.id}"
@@ -100,16 +100,16 @@ class Items:
             The live directory cannot be written; nothing was changed.
         """
         if not changes:
-            return ItemReceipt(0, 0, self._clock(), None)
+            return ItemReceipt(0, 0, self.clock(), None)
         vectors, texts = self.encoder.described(changes)
         # of what is known now, and nothing of it is behaviour: the time says when, not what
-        codes = self.encoder.encode(changes, vectors, self._clock())
+        codes = self.encoder.encode(changes, vectors, self.clock())
         given = [_given(change, of) for change, of in zip(changes, vectors, strict=True)]
         ahead = self._servable()
 
         def change(tables: Mapping[str, Any]) -> tuple[int, SidTable]:
             meta = tables[META]
-            now = int(instant(self._clock()).astype(np.int64))
+            now = int(instant(self.clock()).astype(np.int64))
             published = max(now, int(bytes(meta.get(LAST_COMMIT) or b"-1")) + 1)
             served = replace(codes, as_of=moment(np.datetime64(published, "us")))
             times = [published, *(at for at in ahead if at > published)]
@@ -155,6 +155,24 @@ class Items:
                 return 0
             return Outbox(self._history, rows, "parquet", *PARQUET).drain(self.environment)
 
+    def published(self) -> dict[Any, int]:
+        """Every item that came or went -> the publish time of its newest row, microseconds since
+        1970 UTC; in the order of these times.
+        """
+        newest: dict[Any, int] = {}
+        for time, codes in self._committed(-1):
+            for one in codes.item_ids.tolist():
+                newest.pop(one, None)
+                newest[one] = time
+        return newest
+
+    def given(self, ids: Sequence[Any]) -> list[ItemChange]:
+        """By what items that came were described, vectors of their texts included."""
+        with self.environment.reading(self._given) as txn:
+            if txn is None:
+                return []
+            return [_described(one, bytes(txn.get(row_key({"id": one})))) for one in ids]
+
     def _servable(self) -> list[int]:
         """When each published snapshot becomes servable, rising."""
         directory = publication_path(self.repo, self.live.id)
@@ -193,7 +211,7 @@ class Items:
         texts = {next(iter(self.encoder.shape.texts)): "text"} if self.encoder.shape.texts else {}
         change = ItemChange(nothing, {}, texts, {}, removed=False)
         vectors, _ = self.encoder.described([change])
-        self.encoder.encode([change], vectors, self._clock())
+        self.encoder.encode([change], vectors, self.clock())
         self._is_applied()
 
     def _is_applied(self) -> bool:
@@ -257,6 +275,14 @@ def kept_texts(repo: Path) -> Callable[[Sequence[bytes]], dict[bytes, bytes]]:
             return {key: bytes(vector) for key, vector in found if vector is not None}
 
     return kept
+
+
+def _described(item_id: Any, content: bytes) -> ItemChange:
+    """The item of `_given`."""
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        facts = json.loads(str(arrays["facts"]))
+        vectors = {name.removeprefix("vector_"): arrays[name] for name in arrays if name != "facts"}
+    return ItemChange(item_id, vectors, facts["texts"], facts["attributes"], facts["removed"])
 
 
 def _given(change: ItemChange, vectors: Mapping[str, np.ndarray]) -> bytes:

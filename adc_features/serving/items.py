@@ -24,6 +24,7 @@ from starlette.responses import Response
 
 from adc_features.errors import ArtifactError, RequestError
 from adc_features.live.items import ItemReceipt, Items
+from adc_features.live.items_carried import carry_over
 from adc_features.live.items_incoming import ItemRequest, incoming_items, items_of
 from adc_features.serving.promotion import Promotion
 from adc_features.serving.protocol import (
@@ -183,7 +184,9 @@ class ItemIntake:
         if all(here) and promotion.codebook_hash == live.codebook_hash:
             return partial(self._take_over, self.items, None)
         try:
-            return partial(self._take_over, self._opened(promotion), None)
+            items = self._opened(promotion)
+            carry_over(self.items, items)  # most of them, while the pair before still serves
+            return partial(self._take_over, items, None)
         except Exception as error:  # whatever it is, requests are ranked by the new pair
             log.warning("stage=items generation=%s refused=%s", promotion.generation, error)
             told = without_paths(str(error)) or type(error).__name__
@@ -196,6 +199,11 @@ class ItemIntake:
     def _swap(self, items: Items, refused: str | None) -> None:
         if items is not self.items:
             self._follow()  # what the generation before has left to be taken to its files
+            try:
+                carry_over(self.items, items)  # what came while the others were encoded
+            except Exception as error:  # requests are ranked by the new pair all the same
+                self._failed(error)
+            self._behind.set()
             log.info("stage=items generation=%s before=%s", items.live.id, self.items.live.id)
         self.items, self.refused = items, refused
 
