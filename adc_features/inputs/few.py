@@ -237,12 +237,17 @@ class _Place:
 
 def _absent(packed: Packed, widths: Mapping[str, int], names: Container[str]) -> dict[str, int]:
     """How many rows of each of these numbers are absent."""
-    sums = {True: packed.one.sum(axis=0).tolist(), False: packed.many.sum(axis=0).tolist()}
-    ends, found = {True: 0, False: 0}, {}
+    ends: dict[bool, int] = {True: 0, False: 0}
+    columns: dict[bool, dict[str, int]] = {True: {}, False: {}}
     for name, single in zip(packed.names, packed.singles, strict=True):
         if name in names:
-            found[name] = int(sums[single][ends[single] + 1])
+            columns[single][name] = ends[single] + 1
         ends[single] += widths[name]
+    found: dict[str, int] = {}
+    for single, of in columns.items():
+        # of the indicators alone: a sum of other columns may overflow
+        gone = (packed.one if single else packed.many)[:, list(of.values())].sum(axis=0)
+        found |= zip(of, gone.astype(int).tolist(), strict=True)
     return found
 
 

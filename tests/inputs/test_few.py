@@ -89,6 +89,17 @@ def test_side_by_side_gives_the_bits_of_one_by_one(data, count):
     assert ENCODER.counts(parts, together) == ENCODER.counts(parts, apart)
 
 
+def test_huge_numbers_are_counted_without_a_warning():
+    """Of two candidates beyond what a 32-bit sum holds."""
+    huge = {name: [1e300, 1e300] for name in NUMBERS}
+    parts = request(
+        dict.fromkeys((f"user_{name}" for name in NUMBERS), 1e300),
+        {**huge, "colour": ["red", None], "seen": [True, None]},
+    )
+    counts = ENCODER.counts(parts, ENCODER.encode(parts))
+    assert counts["raw"] == {"absent": 0, "unknown": 0, "present": 2}
+
+
 def test_another_block_leaves_the_matrices_behind():
     """Whoever puts a block in another's place reads it, not what stood side by side."""
     encoded = ENCODER.encode(rows_of(FITTED_ON))

@@ -86,7 +86,7 @@ def served(place, promotion, now, folder):
         [*map(str, command), "--json", str(told)], cwd=folder, env=outside()
     ) as service:
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 600
             while not (told.exists() and told.stat().st_size):
                 assert service.poll() is None, "adc serve ended"
                 assert time.monotonic() < deadline, "adc serve did not start"

@@ -232,7 +232,7 @@ def test_what_is_promoted_ranks_on_the_command_line_and_over_http(workplace: Pat
         serve, cwd=Path(__file__).parents[2], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     ) as served:
         try:
-            deadline = time.monotonic() + 120
+            deadline = time.monotonic() + 600
             while not (workplace / "served.json").is_file():
                 assert served.poll() is None
                 assert time.monotonic() < deadline

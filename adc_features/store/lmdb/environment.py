@@ -110,9 +110,10 @@ class Environment:
 
     def _is_there(self) -> bool:
         """False when there never was the directory. Raises ArtifactError when it is gone."""
+        was_there = self._was_there  # asked first: another thread may make it meanwhile
         if status_of(self.path, DATA) is not None:
             return True
-        if self._was_there:
+        if was_there:
             raise ArtifactError(
                 f"the online store {self.path} was there and is gone; put it back, or load it"
                 " again, `adc materialize --run RUN`"

@@ -18,6 +18,7 @@ import lmdb
 import pytest
 
 from adc_features.errors import ArtifactError
+from adc_features.store.lmdb import environment as environment_module
 from adc_features.store.lmdb.environment import environment
 from adc_features.store.lmdb.file_check import check_whole
 from adc_features.store.lmdb.files import DATA
@@ -120,6 +121,25 @@ def test_a_directory_that_was_replaced_is_opened_anew(tmp_path):
     assert count(path) == 10
     fill(path, "c", 1)
     assert count(path) == 11
+
+
+def test_a_directory_that_another_thread_makes_meanwhile_was_never_gone(tmp_path, monkeypatch):
+    """It is made between a reader's look at it and what the reader makes of that."""
+    place = environment(tmp_path / "new", map_size=1 << 20)
+    look, looks = environment_module.status_of, []
+
+    def made_after_the_look(path, name):
+        found = look(path, name)
+        if not looks and path == place.path:
+            looks.append(found)
+            place.write("table", lambda txn: txn.put(b"key", b"value"))
+        return found
+
+    monkeypatch.setattr(environment_module, "status_of", made_after_the_look)
+    with place.reading("table") as txn:
+        assert (txn, looks) == (None, [None])
+    with place.reading("table") as txn:
+        assert bytes(txn.get(b"key")) == b"value"
 
 
 def test_a_write_that_fails_changes_nothing(tmp_path):
