@@ -111,6 +111,7 @@ def test_other_data_is_refused_before_vectors_are_trained(place: Path) -> None:
     assert generation_of(run).id == "g1"
 
 
+@pytest.mark.slow
 def test_a_new_id_is_published_beside_the_old_one(place: Path) -> None:
     """Readers of g1 keep their codes when g2 is fitted in the same run; g2 in its turn stays."""
     old = generation_of(Run.open(place / "run")).codebook_hash
@@ -123,6 +124,7 @@ def test_a_new_id_is_published_beside_the_old_one(place: Path) -> None:
     assert "--generation g3" in refused("fit", "--run", place / "run", "--generation", "g1")
 
 
+@pytest.mark.slow
 def test_a_renewed_generation_survives_the_run_s_next_publication(place: Path) -> None:
     """`adc publish` after `adc renew` finds its own generation as it was and keeps both."""
     run = Run.open(place / "run")

@@ -133,6 +133,7 @@ def test_an_evaluation_is_of_what_is_trained_and_promote_takes_the_best_of_it(pl
     assert answer("promote", "--run", str(place), "--recipe", "codes")["why"] == "named"
 
 
+@pytest.mark.slow
 def test_scores_that_are_older_than_a_ranker_choose_nothing(place):
     """After a ranker was trained anew, the run has to be scored again, or the recipe be named."""
     answer("evaluate", "--run", str(place))
@@ -143,6 +144,7 @@ def test_scores_that_are_older_than_a_ranker_choose_nothing(place):
     assert list(answer("evaluate", "--run", str(place))["recipes"]) == ["codes"]
 
 
+@pytest.mark.slow
 def test_a_run_of_some_recipes_trains_and_reports_these(place):
     """`adc run --recipe` builds what they need, and metrics and page are of them; the rest is
     reused."""
@@ -595,6 +597,7 @@ def test_a_retrain_promotes_a_challenger_that_passes_every_gate(place):
     adc("doctor", str(place))
 
 
+@pytest.mark.slow
 def test_a_store_that_is_ahead_of_the_labels_does_not_stop_a_retrain(place):
     """Features are materialized later than the window of labels ends: online is compared with
     offline as of then, and the challenger goes out.
@@ -649,6 +652,7 @@ class TrackingServer:
         self.texts[name] = text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("up", [True, False])
 def test_mlflow_hears_of_a_retrain_where_it_is_enabled_and_cannot_stop_one(place, monkeypatch, up):
     """Decision, gates and scores go through Feast's client; a server that is down changes
@@ -921,6 +925,7 @@ def test_a_killed_retrain_goes_on_to_the_same_end(place, monkeypatch):
     ]
 
 
+@pytest.mark.slow
 def test_a_champion_that_was_replaced_meanwhile_is_not_overruled(place, monkeypatch):
     """A ranker that a person promotes while the challenger is judged keeps serving; the retraining
     says so, with exit code 20.

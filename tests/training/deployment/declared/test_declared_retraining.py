@@ -104,6 +104,7 @@ def test_a_warm_start_scores_as_the_champion_before_any_step(feed):
     assert np.abs(found - expected).max() <= 1e-6
 
 
+@pytest.mark.slow
 def test_a_worse_challenger_is_kept(feed, monkeypatch):
     """Where it learns the opposite of what comes, the champion goes on serving, the challenger is
     no version of the ranker, and its numbers are on record."""
@@ -137,6 +138,7 @@ def test_a_worse_challenger_is_kept(feed, monkeypatch):
     assert scores["challenger"]["auc"]["mean"] < scores["champion"]["auc"]["mean"]
 
 
+@pytest.mark.slow
 def test_a_challenger_that_reads_other_values_online_is_kept(feed, monkeypatch):
     """Values that are otherwise online keep the champion, and are named; the refusal is not
     remembered, and once they are online the challenger serves."""
@@ -165,6 +167,7 @@ def test_without_a_reason_nothing_is_trained(feed, monkeypatch):
     assert answer["gates"] == {}
 
 
+@pytest.mark.slow
 def test_a_killed_retraining_leaves_the_champion_and_goes_on(feed, monkeypatch):
     """Killed before the promotion, the champion serves; run again, the challenger that was trained
     is judged and promoted, not trained anew."""
