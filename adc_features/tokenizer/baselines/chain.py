@@ -96,27 +96,39 @@ class Chain(nn.Module):
         return found_BWn[:, 0]
 
     def hold(self, vectors_BD: Tensor, best_Bn: Tensor, held_Bn: Tensor, *, slack: float) -> Tensor:
-        """The held codes (-1 where none), of which one after the other is exchanged, the one and
-        for the code that helps most, until the squared distance is within slack * tau of that of
-        the best codes; those, when exchanging n codes does not get there.
+        """The held codes (-1 where none: the best one stands there), of which one after the other
+        is exchanged, the one and for the code that help most, while an exchange saves more than
+        slack * tau of squared distance; the best codes, where they save more than that by each
+        code in which they differ.
         """
-        codes_Bn = torch.where(held_Bn == NO_CODE, best_Bn, held_Bn)
-        limit_B = self._distance(vectors_BD, best_Bn) + slack * self.tau
+        start_Bn = torch.where(held_Bn == NO_CODE, best_Bn, held_Bn)
+        toll, codes_Bn = slack * self.tau, start_Bn
         columns, places = self.half_nK.shape[1], torch.arange(len(self))
-        for _ in range(len(self)):
-            over_B1 = (self._distance(vectors_BD, codes_Bn) > limit_B)[:, None]
-            if not over_B1.any():
-                break
+        own_BnK = nn.functional.one_hot(start_Bn, columns).to(vectors_BD.dtype)
+        for _ in range(2 * len(self)):
             left_BnD = self._without_each(vectors_BD, codes_Bn)
             cost_BnK = left_BnD.square().sum(2)[:, :, None] - 2 * self._scores(left_BnD)
-            change_B1 = cost_BnK.flatten(1).argmin(1, keepdim=True)
-            chosen_Bn = over_B1 & (places == change_B1 // columns)
-            codes_Bn = torch.where(chosen_Bn, change_B1 % columns, codes_Bn)
-        over_B1 = (self._distance(vectors_BD, codes_Bn) > limit_B)[:, None]
-        return torch.where(over_B1, best_Bn, codes_Bn)
+            others_Bn = (codes_Bn != start_Bn).sum(1, keepdim=True) - (codes_Bn != start_Bn).long()
+            cost_BnK += toll * (others_Bn[:, :, None] + 1 - own_BnK)
+            least_B1, change_B1 = cost_BnK.flatten(1).min(1, keepdim=True)
+            exchanged_Bn = torch.where(
+                places == change_B1 // columns, change_B1 % columns, codes_Bn
+            )
+            helps_B1 = least_B1 < self._total(vectors_BD, codes_Bn, start_Bn, toll)
+            if not (helps_B1 & (exchanged_Bn != codes_Bn)).any():
+                break
+            codes_Bn = torch.where(helps_B1, exchanged_Bn, codes_Bn)
+        better_B1 = self._total(vectors_BD, best_Bn, start_Bn, toll) < self._total(
+            vectors_BD, codes_Bn, start_Bn, toll
+        )
+        return torch.where(better_B1, best_Bn, codes_Bn)
 
-    def _distance(self, vectors_BD: Tensor, codes_Bn: Tensor) -> Tensor:
-        return (vectors_BD - self.sum(codes_Bn)).square().sum(1)
+    def _total(
+        self, vectors_BD: Tensor, codes_Bn: Tensor, start_Bn: Tensor, toll: Tensor
+    ) -> Tensor:
+        """Squared distance and the toll of what was exchanged, [B, 1]."""
+        distance_B = (vectors_BD - self.sum(codes_Bn)).square().sum(1)
+        return (distance_B + toll * (codes_Bn != start_Bn).sum(1))[:, None]
 
     def _without_each(self, vectors_BD: Tensor, codes_Bn: Tensor) -> Tensor:
         """What is left of vectors without the codeword of one position each, [B, n, D]."""

@@ -38,7 +38,7 @@ class PosteriorSettings:
     iterations: of expectation maximisation, and at most of each k-means. latent: width of z, a
     multiple of 16. ways: codes that the search for the nearest sum keeps open at each position.
     draws: of z, by which probabilities are told. slack: the squared distance, in units of its mean,
-    that held codes may cost. reliability: mode of the signal x, from which the noise of behaviour
+    that each exchange of a held code has to save. reliability: mode of the signal x, from which the noise of behaviour
     is expected.
     """
 
@@ -47,7 +47,7 @@ class PosteriorSettings:
     latent: int = 32
     ways: int = 4
     draws: int = 8
-    slack: float = 0.5
+    slack: float = 0.4
     reliability: Mode = "log_count"
     min_utilisation: float = 0.5
 
