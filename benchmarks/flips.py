@@ -1,7 +1,10 @@
 """One flipped bit in each kind of artefact: is the answer still right, or refused in words? Reads:
 a small generated run. Writes: JSON.
 
-    python benchmarks/flips.py --flips 2000 --json flips.json
+    python benchmarks/flips.py --flips 2000 --keep flips.jsonl --json flips.json
+
+With `--keep` every flip is written down as soon as it was tried, and one that is there already is
+not tried again, so that two thousand may take several sittings.
 
 Each flip turns one random bit of one random file, asks what people ask of that artefact, and puts
 the bit back. Asked is always the shortest way that serves: an online lookup, a late join, a
@@ -66,8 +69,10 @@ same digest.
 AT = datetime(2026, 1, 1, tzinfo=UTC)
 GENERATION = "g1"
 LABELS = "labels.parquet"
-HUNG = 60.0
-"""Seconds until a reader counts as hung; the slowest needs two."""
+HUNG = 300.0
+"""Seconds until a reader counts as hung; the slowest needs two, on a machine that does nothing
+else.
+"""
 
 
 class Artefact(NamedTuple):
@@ -350,9 +355,11 @@ def flipped(path: Path, at: int, bit: int) -> contextlib.AbstractContextManager[
     return turned()
 
 
-def try_flips(source: str, numbers: list[int], seed: int) -> list[dict[str, Any]]:
+def try_flips(
+    source: str, numbers: list[int], seed: int, keep: Path | None
+) -> list[dict[str, Any]]:
     """Try the flips of these numbers on a copy of the run; runs in a process of its own, each
-    reader in a child of that.
+    reader in a child of that. keep: a file that every outcome is appended to.
     """
     from adc_features import store
     from adc_features.serving import (
@@ -370,11 +377,14 @@ def try_flips(source: str, numbers: list[int], seed: int) -> list[dict[str, Any]
             kind, before[name] = forked(run, artefact.ask)
             if kind != "answer":
                 raise RuntimeError(f"{name} does not answer before any flip: {kind} {before[name]}")
-        names = list(ARTEFACTS)
-        return [
-            _try(run, names[number % len(names)], before, random.Random(f"{seed}/{number}"))
-            for number in numbers
-        ]
+        names, found = list(ARTEFACTS), []
+        for number in numbers:
+            chance = random.Random(f"{seed}/{number}")
+            found.append(_try(run, names[number % len(names)], before, chance))
+            if keep is not None:
+                with keep.open("a", encoding="utf-8") as file:
+                    file.write(json.dumps({"seed": seed, "number": number, **found[-1]}) + "\n")
+        return found
 
 
 def _try(run: Path, name: str, before: Mapping[str, Any], chance: random.Random) -> dict[str, Any]:
@@ -411,21 +421,24 @@ def _try(run: Path, name: str, before: Mapping[str, Any], chance: random.Random)
     }
 
 
-def flips(count: int, seed: int = 0, *, workers: int = 2) -> dict[str, Any]:
+def flips(
+    count: int, seed: int = 0, *, workers: int = 2, keep: Path | None = None
+) -> dict[str, Any]:
     """Try `count` flips: {"tried", "wrong", "crashed", "undetectable", "by_artefact", "examples"};
-    examples of what was not right.
+    examples of what was not right. keep: a file of outcomes to begin with and to append to.
     """
+    done = {one.pop("number"): one for one in _kept(keep) if one.pop("seed") == seed}
+    found = [one for number, one in done.items() if number < count]
+    left = [number for number in range(count) if number not in done]
     with (
         tempfile.TemporaryDirectory(prefix="adc-flips-run-") as folder,
         ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool,
     ):
-        run = pool.submit(_made, folder).result()
-        parts = [list(range(start, count, workers)) for start in range(min(workers, count))]
-        found = [
-            one
-            for part in pool.map(try_flips, [run] * len(parts), parts, [seed] * len(parts))
-            for one in part
-        ]
+        if left:
+            run = pool.submit(_made, folder).result()
+            parts = [left[start::workers] for start in range(min(workers, len(left)))]
+            tries = [pool.submit(try_flips, run, part, seed, keep) for part in parts]
+            found += [one for part in tries for one in part.result()]
     totals = Counter(one["outcome"] for one in found)
     by_artefact = {
         name: {"tried": 0, "refused": 0, "wrong": 0, "crashed": 0, "undetectable": 0, "died": 0}
@@ -449,6 +462,14 @@ def flips(count: int, seed: int = 0, *, workers: int = 2) -> dict[str, Any]:
     }
 
 
+def _kept(keep: Path | None) -> list[dict[str, Any]]:
+    """The outcomes of a file, without a line that was cut off."""
+    if keep is None or not keep.is_file():
+        return []
+    lines = keep.read_text(encoding="utf-8").split("\n")[:-1]
+    return [json.loads(line) for line in lines if line.endswith("}")]
+
+
 def _made(folder: str) -> str:
     with contextlib.redirect_stderr(io.StringIO()):
         return str(make_run(Path(folder)))
@@ -459,11 +480,13 @@ def main() -> None:
     parser.add_argument("--flips", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--keep", type=Path)
     parser.add_argument("--json", default="-")
     asked = parser.parse_args()
     from _measure import machine
 
-    result = {"flips": flips(asked.flips, asked.seed, workers=asked.workers), "machine": machine()}
+    found = flips(asked.flips, asked.seed, workers=asked.workers, keep=asked.keep)
+    result = {"flips": found, "machine": machine()}
     text = json.dumps(result, indent=2)
     if asked.json == "-":
         print(text)
