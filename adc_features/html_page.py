@@ -1,18 +1,25 @@
-"""A report as a page of its own. Reads: texts, rows. Writes: one HTML file."""
+"""A report as a page of its own, and the style of every page. Reads: texts, rows. Writes: one HTML
+file.
+"""
 
 from collections.abc import Mapping, Sequence
+from functools import cache
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from adc_features.artifact import write_atomically
 
-_STYLE = (
-    "body{font:16px/1.5 system-ui;margin:2rem auto;max-width:64rem;padding:0 1rem}"
-    "table{border-collapse:collapse;width:100%}td,th{padding:.2rem .6rem;text-align:left;"
-    "border-bottom:1px solid #ddd;vertical-align:top}"
-    ".n{text-align:right;font-variant-numeric:tabular-nums}div{overflow-x:auto}"
-)
+STYLE = Path(__file__).with_name("style.css")
+"""The look of every page: of reports, of the explorer and of these. Its first rules name the
+colours, light and dark.
+"""
+
+
+@cache
+def page_style() -> str:
+    """The style as text."""
+    return STYLE.read_text(encoding="utf-8")
 
 
 def write_html_page(
@@ -22,8 +29,11 @@ def write_html_page(
     body = "".join(f"<h2>{escape(name)}</h2>{_table(rows)}" for name, rows in tables.items())
     write_atomically(
         path,
-        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{_STYLE}</style><h1>{escape(title)}</h1><p>{escape(verdict)}</p>{body}</html>\n",
+        '<!doctype html><html lang="en"><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(title)}</title><style>{page_style()}</style>"
+        f"<header><h1>{escape(title)}</h1><p>{escape(verdict)}</p></header>"
+        f"<main>{body}</main></html>\n",
     )
 
 
@@ -34,7 +44,10 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> str:
     names, values = rows[0].keys(), rows[0].values()
     head = "".join(f"<th{_side(v)}>{escape(n)}</th>" for n, v in zip(names, values, strict=True))
     body = "".join(f"<tr>{''.join(map(_cell, row.values()))}</tr>" for row in rows)
-    return f"<div><table><tr>{head}</tr>{body}</table></div>"
+    return (
+        f'<div class="card scroll"><table><thead><tr>{head}</tr></thead>'
+        f"<tbody>{body}</tbody></table></div>"
+    )
 
 
 def _cell(value: object) -> str:
@@ -44,4 +57,4 @@ def _cell(value: object) -> str:
 
 def _side(value: object) -> str:
     number = isinstance(value, int) and not isinstance(value, bool)
-    return ' class="n"' if number else ""
+    return ' class="number"' if number else ""

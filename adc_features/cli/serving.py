@@ -63,6 +63,7 @@ def rank(
     """Rank candidates for a user, as the service does."""
     from json import dumps, loads
 
+    from adc_features.serving.in_words import id_asked, keyed_request
     from adc_features.serving.service import Service, ServiceSettings
 
     place = _promotion_of(repo, ranker) if repo else None
@@ -72,13 +73,13 @@ def rank(
         typer.echo(stale, err=True)
     asked: dict[str, Any] = {"user": user, "items": items}
     if repo is not None:
-        asked = _keyed_request(bundle, user, items, field or [])
+        asked = keyed_request(bundle, user, items, field or [])
     elif int64 := [
         name
         for name, key in (("user", "user_id"), ("items", "item_id"))
         if bundle.id_types[key] == "int64"
     ]:
-        asked |= {name: _integers(asked[name]) for name in int64}
+        asked |= {name: id_asked(asked[name]) for name in int64}
     answer = Service(bundle, ServiceSettings(), clock=clock).rank(
         bundle, dumps({**asked, "k": k, "explain": explain}).encode()
     )
@@ -130,43 +131,6 @@ def _promotion_of(repo: Path, ranker: str | None) -> Path:
             )
         ranker = names[0]
     return Workspace(repo, ranker).promotion
-
-
-def _keyed_request(bundle: Any, user: str, items: list[str], fields: list[str]) -> dict[str, Any]:
-    """The request that texts of the command line mean, in the types of the service."""
-    types, keys = bundle.key_types, bundle.trained.ranker
-    request = {}
-    for given in fields:
-        name, equals, value = given.partition("=")
-        if not equals:
-            raise InputError(f"--field {given!r} is not NAME=VALUE")
-        request[name] = _value(value)
-    return {
-        "user": _keys(user, keys.user, types),
-        "items": [_keys(item, keys.item, types) for item in items],
-        "request": request,
-    }
-
-
-def _keys(text: str, names: Any, types: Any) -> dict[str, Any]:
-    pairs = [part.partition("=")[::2] for part in text.split(",")]
-    if len(names) == 1 and pairs[0][0] != names[0]:
-        pairs = [(names[0], text)]
-    if unknown := sorted({name for name, _ in pairs} - set(names)):
-        raise InputError(
-            f"{text!r} has {unknown}; expected {', '.join(f'{n}=VALUE' for n in names)}"
-        )
-    return {name: _integers(value) if "Int" in types[name] else value for name, value in pairs}
-
-
-def _value(text: str) -> Any:
-    """JSON where it is JSON, else the text itself."""
-    from json import loads
-
-    try:
-        return loads(text)
-    except ValueError:
-        return text
 
 
 # longer than a page because every option of the command is declared here
@@ -422,15 +386,6 @@ def _stale(run: Path, now: datetime) -> str | None:
         f"warning: ranking as of now, {now:%Y-%m-%dT%H:%M}Z, but the run's data ends at"
         f" {end.isoformat()}; give --now {end.isoformat()} to rank as of then"
     )
-
-
-def _integers(ids: str | list[str]) -> int | list[int]:
-    try:
-        return int(ids) if isinstance(ids, str) else [int(i) for i in ids]
-    except ValueError as error:
-        raise InputError(
-            f"ids are {ids}; this catalogue's ids are integers, give integers"
-        ) from error
 
 
 def add_to(app: typer.Typer) -> None:

@@ -112,7 +112,12 @@ def code_usage(codes: np.ndarray, *, codebook_size: int) -> dict[str, float]:
     """Entropy in nats and its bound, utilisation, perplexity, Gini coefficient and dead codes of
     one codebook's codes [N].
     """
-    counts = np.bincount(codes[codes != NO_CODE], minlength=codebook_size)
+    return usage_of(np.bincount(codes[codes != NO_CODE], minlength=codebook_size))
+
+
+def usage_of(counts: np.ndarray) -> dict[str, float]:
+    """The same of the number of items of each code, int64 [K]."""
+    codebook_size = len(counts)
     share = counts[counts > 0] / max(counts.sum(), 1)
     entropy = float(-(share * np.log(share)).sum())
     rank = np.arange(1, codebook_size + 1)

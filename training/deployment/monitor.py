@@ -136,8 +136,8 @@ def monitor_page(result: Mapping[str, Any]) -> str:
     """One HTML page: what moved beyond its limit, and the usage of the codes then and now by
     position.
     """
+    from adc_features.plots import interval_rows
     from training.reports.pages import render
-    from training.reports.plots import interval_rows
 
     rows = [
         {

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
-from training.reports.pictures import Pictures
-from training.reports.plots import (
+from adc_features.plots import (
     grouped_intervals,
     histogram,
     interval_rows,
     lines,
     small_multiples,
 )
+from training.reports.pictures import Pictures
 from training.reports.values import (
     COLOURS,
     LABELS,

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from adc_features.plots import interval_rows
 from training.comparison.significance import DECILES, paired_title
 from training.reports.pages import render
-from training.reports.plots import interval_rows
 from training.reports.values import signed
 
 SHOWN = {"gauc": "GAUC", "auc": "AUC", "tail_auc": "tail AUC"}

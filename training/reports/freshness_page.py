@@ -66,7 +66,7 @@ def _curve(name: str, points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _chart(
     name: str, points: Sequence[Mapping[str, Any]], metric: str, title: str
 ) -> Markup | None:
-    from training.reports.plots import grouped_intervals
+    from adc_features.plots import grouped_intervals
 
     shown = [
         {"group": n, "series": series, **found._asdict()}

@@ -134,7 +134,7 @@ def _difference(found: Mapping[str, Any], metric: str) -> dict[str, Any] | None:
 
 
 def _scores_chart(rankers: Mapping[str, Any], metric: str) -> Markup | None:
-    from training.reports.plots import interval_rows
+    from adc_features.plots import interval_rows
 
     rows = [
         {
@@ -152,7 +152,7 @@ def _scores_chart(rankers: Mapping[str, Any], metric: str) -> Markup | None:
 
 
 def _calibration_chart(ranker: str, bins: Sequence[Mapping[str, Any]]) -> Markup | None:
-    from training.reports.plots import lines
+    from adc_features.plots import lines
 
     series = {"predicted": "var(--grey)", "observed": "var(--blue)"}
     points = [
@@ -203,7 +203,7 @@ def _importance(ranker: str, about: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _importance_chart(found: Mapping[str, Any], metric: str, what: str) -> Markup | None:
-    from training.reports.plots import interval_rows
+    from adc_features.plots import interval_rows
 
     rows = [
         {

@@ -287,7 +287,7 @@ def _slices(recipes: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def _codebooks(metrics: Mapping[str, Any], pictures: Pictures) -> list[dict[str, Any]]:
     """One row a position: its name, what the quality report says, and its usage picture."""
-    from training.reports.plots import usage_spark
+    from adc_features.plots import usage_spark
 
     said = mapping(metrics, "quality").get("codebooks") or []
     names = pictures.positions or [c.get("modality") or c.get("kind") or "shared" for c in said]

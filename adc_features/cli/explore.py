@@ -1,0 +1,105 @@
+"""The command that explores. It is one call of `adc_features.explore`."""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from adc_features.cli.console import JsonOption, progress, report
+from adc_features.cli.runs import OptionalRunOption
+
+if TYPE_CHECKING:  # numpy and starlette would make every `adc --help` wait
+    from adc_features.explore.pages import Explorer
+
+log = logging.getLogger(__name__)
+
+
+def explore(
+    run: OptionalRunOption = None,
+    repo: Annotated[
+        Path | None, typer.Option("--repo", metavar="DIR", help="A Feast repository.")
+    ] = None,
+    promotion: Annotated[
+        Path | None,
+        typer.Option("--promotion", metavar="FILE", help="A promotion file: its repository."),
+    ] = None,
+    items: Annotated[
+        Path | None,
+        typer.Option(
+            "--items",
+            metavar="FILE",
+            help="Parquet with ids, `title`, `brand`, `category`; default the run's items.",
+        ),
+    ] = None,
+    show: Annotated[
+        str | None,
+        typer.Option(
+            "--show",
+            metavar="PAGE",
+            help="Print the facts of a page, such as '/item?id=b42'.",
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            "--cache", metavar="DIR", help="Keep the index here; default beside the publications."
+        ),
+    ] = None,
+    host: Annotated[
+        str,
+        typer.Option(help="Address to listen on; anything but loopback needs ADC_SERVE_TOKEN."),
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, help="Port; 0 takes a free one.")] = 8090,
+    json: JsonOption = None,
+) -> None:
+    """Look at codes, items, decisions and freshness in a browser, on this machine and read-only."""
+    import os
+
+    from adc_features.explore.place import place_of
+
+    place = place_of(run=run, repo=repo, promotion=promotion, items=items)
+    token = os.environ.get("ADC_SERVE_TOKEN") or None
+    if show is not None:
+        from adc_features.explore.pages import facts_of, parsed
+
+        page, asked = parsed(show)
+        report(facts_of(_opened(place, cache), page, asked), json)
+        return
+    _serve(_opened(place, cache), host, port, token, json)
+
+
+def _opened(place: Any, cache: Path | None) -> "Explorer":
+    from adc_features.explore.building import ensure_index
+    from adc_features.explore.index import Index
+    from adc_features.explore.pages import Explorer
+
+    with progress() as notify:
+        directory = ensure_index(place, cache, notify)
+    return Explorer(Index(directory, place))
+
+
+def _serve(explorer: "Explorer", host: str, port: int, token: str | None, json: str | None) -> None:
+    import socket
+
+    from adc_features.errors import InputError
+    from adc_features.explore.app import LOOPBACK, server
+
+    local = host in ("127.0.0.1", "::1", "localhost")
+    if not local and token is None:
+        raise InputError(
+            f"--host is {host} and there is no token: everyone who reaches it could read all data;"
+            " set ADC_SERVE_TOKEN, or leave --host out"
+        )
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.create_server((host, port), family=family) as listening:
+        name = f"[{host}]" if ":" in host else host
+        url = f"http://{name}:{listening.getsockname()[1]}"
+        made = server(explorer, token=token, hosts=LOOPBACK if local else None)
+        report({"url": url, "items": explorer.index.items, "token": token is not None}, json)
+        made.run(sockets=[listening])
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add the command to an app."""
+    app.command()(explore)

@@ -1,0 +1,108 @@
+"""Which pages there are. Reads: an index and parameters of an address. Writes: facts."""
+
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qsl, urlencode, urlsplit
+
+from adc_features.errors import InputError, RequestError
+from adc_features.explore.changes import changes
+from adc_features.explore.code_pages import code, codes
+from adc_features.explore.find import find, item
+from adc_features.explore.index import Index
+
+LONGEST = 20_000
+"""Characters of all parameters of one address: ids of 10,000 characters are found too."""
+
+
+@dataclass
+class Explorer:
+    """What pages are made of."""
+
+    index: Index
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page. title: of its facts; menu: its words there, or None. commands: the library's own
+    commands on what it shows, as (name, *arguments).
+    """
+
+    facts: Callable[["Explorer", Mapping[str, str]], dict[str, Any]]
+    title: Callable[[Mapping[str, Any]], str]
+    menu: str | None = None
+    commands: Callable[[Mapping[str, Any]], list[tuple[str, ...]]] = lambda facts: []
+
+
+def _from_index(
+    facts: Callable[[Index, Mapping[str, str]], dict[str, Any]],
+) -> Callable[[Explorer, Mapping[str, str]], dict[str, Any]]:
+    return lambda explorer, asked: facts(explorer.index, asked)
+
+
+def _of_run(*command: str) -> Callable[[Mapping[str, Any]], list[tuple[str, ...]]]:
+    return lambda facts: [command]
+
+
+PAGES: dict[str, Page] = {
+    "find": Page(_from_index(find), lambda f: f["q"] or "Items", "Find"),
+    "item": Page(
+        _from_index(item),
+        lambda f: f"Item {f['id']}",
+        commands=lambda f: [("lookup", "--", str(f["id"]))],
+    ),
+    "codes": Page(_from_index(codes), lambda f: "Code book", "Codes", _of_run("quality")),
+    "code": Page(_from_index(code), lambda f: f"Code {f['code']} at {f['name']}"),
+    "changes": Page(_from_index(changes), lambda f: "Changes", "Compare"),
+}
+RUN_ONLY = ("lookup", "quality")
+"""Commands that take `--run` alone."""
+
+
+def facts_of(explorer: Explorer, page: str, asked: Mapping[str, str]) -> dict[str, Any]:
+    """The facts of a page. Raises RequestError for parameters that mean nothing."""
+    return PAGES[page].facts(explorer, asked)
+
+
+def address(page: str, asked: Mapping[str, Any]) -> str:
+    """Where the service has a page; parameters without a value are left out."""
+    given = urlencode({k: v for k, v in asked.items() if v not in (None, "")})
+    return f"/{'' if page == 'find' else page}{'?' if given else ''}{given}"
+
+
+def parsed(text: str) -> tuple[str, dict[str, str]]:
+    """The page and the parameters of an address such as `/item?id=b42`.
+
+    Raises InputError for one that names no page.
+    """
+    parts = urlsplit(text)
+    page = parts.path.strip("/") or "find"
+    if page not in PAGES:
+        raise InputError(
+            f"{text[:80]!r} is no page; expected one of"
+            f" {', '.join('/' + p for p in PAGES)} with its parameters, as a browser shows them"
+        )
+    return page, checked_parameters(parts.query)
+
+
+def checked_parameters(query: str) -> dict[str, str]:
+    """The parameters of an address; of repeated ones the last counts. Raises RequestError."""
+    if len(query) > 3 * LONGEST:
+        raise RequestError(f"the address has {len(query)} characters; at most {3 * LONGEST}")
+    found = dict(parse_qsl(query, keep_blank_values=True, max_num_fields=50, errors="replace"))
+    if sum(map(len, found.values())) > LONGEST:
+        raise RequestError(f"the parameters are longer than {LONGEST} characters; shorten them")
+    return found
+
+
+def commands_of(explorer: Explorer, page: str, asked: Mapping[str, Any], facts: Any) -> list[str]:
+    """The commands that give the same: the library's own, and this page as JSON."""
+    place = explorer.index.place
+    show = shlex.join(["--show", address(page, asked), "--json", "-"])
+    own = [
+        place.command(*words)
+        for words in PAGES[page].commands(facts)
+        if place.run is not None or words[0] not in RUN_ONLY
+    ]
+    return [*own, f"{place.command('explore')} {show}"]

@@ -1,0 +1,184 @@
+"""The pictures of each page. Reads: facts. Writes: SVG, drawn by the module that reports use.
+
+A picture is an address of its own: drawing takes longer than everything else of a page, so a page
+names its pictures and the browser fetches them.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from adc_features.html_page import page_style
+
+COLOURS = ("blue", "orange", "green", "red", "grey", "ink")
+MOST_LINES = len(COLOURS)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture that a page has. alt: what it shows, for who cannot see it. draw: makes the SVG."""
+
+    title: str
+    alt: str
+    note: str
+    height: int
+    draw: Callable[[], str]
+
+
+def pictures_of(page: str, facts: Mapping[str, Any]) -> dict[str, Picture]:
+    """The pictures of a page by name; none where there is nothing to draw."""
+    made = _PICTURES[page](facts) if page in _PICTURES else {}
+    return {name: one for name, one in made.items() if one is not None}
+
+
+def standalone(svg: str) -> str:
+    """An SVG element as a file of its own, with the colours of the pages, light and dark."""
+    style = f"<style>{_colours()}svg {{ font-family: sans-serif; }}</style>"
+    return str(svg).replace(">", f">{style}", 1)
+
+
+@cache
+def _colours() -> str:
+    """The variables of the pages' style, which stand before everything else in it."""
+    return re.split(r"^\* ", page_style(), maxsplit=1, flags=re.MULTILINE)[0]
+
+
+def _day(time: Any) -> str:
+    return str(time)[:10]
+
+
+def _lines(
+    title: str,
+    note: str,
+    series: Mapping[str, Sequence[float | None]],
+    *,
+    ticks: Sequence[str],
+    x_title: str,
+    y_title: str,
+) -> Picture | None:
+    """Lines over ordered groups; None where no line has a value."""
+    shown = dict(list(series.items())[:MOST_LINES])
+    points = [
+        {"group": n, "series": name, "value": value}
+        for name, values in shown.items()
+        for n, value in enumerate(values)
+        if value is not None
+    ]
+    if not points:
+        return None
+    ends = [
+        f"{name or y_title} {_number(known[0])} to {_number(known[-1])}"
+        for name, values in shown.items()
+        if (known := [v for v in values if v is not None])
+    ]
+    left = len(series) - len(shown)
+    more = f" {left} more lines are in the JSON." if left else ""
+    alt = f"{title}, {ticks[0]} to {ticks[-1]}: {'; '.join(ends)}"
+
+    def draw() -> str:
+        from adc_features.plots import lines
+
+        colours = {name: f"var(--{c})" for name, c in zip(shown, COLOURS, strict=False)}
+        return lines(
+            points, ticks=ticks, series=colours, x_title=x_title, y_title=y_title, alt_text=alt
+        )
+
+    return Picture(title, alt, note + more, 220, draw)
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def _item(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
+    told = [one for one in facts["timeline"] if one["generation"] == facts["generation"]]
+    ticks = [_day(one["as_of"]) for one in told]
+    varying = [
+        p
+        for p in range(len(told[0]["sid"]))
+        if len({one["sid_weight"][p] for one in told if one["found"]}) > 1
+    ]
+    names = {one["position"]: one["name"] for one in facts["codes"]}
+    return {
+        "events": _lines(
+            "Events before each snapshot",
+            "As the published statistics have them.",
+            {"": [one["events"] for one in told]},
+            ticks=ticks,
+            x_title="snapshot",
+            y_title="events",
+        ),
+        "weights": _lines(
+            "Weights that moved",
+            "Positions whose weight differs between snapshots.",
+            {names[p]: [one["sid_weight"][p] for one in told] for p in varying},
+            ticks=ticks,
+            x_title="snapshot",
+            y_title="weight",
+        ),
+    }
+
+
+def _code(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
+    return {
+        "use": _lines(
+            "Items with this code",
+            "In each snapshot of the generation.",
+            {"": [one["items"] for one in facts["timeline"]]},
+            ticks=[_day(one["as_of"]) for one in facts["timeline"]],
+            x_title="snapshot",
+            y_title="items",
+        )
+    }
+
+
+def _codes(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
+    series = {
+        book["name"]: [one["by_position"][n] for one in facts["entropy"]]
+        for n, book in enumerate(facts["books"])
+    }
+    return {
+        "entropy": _lines(
+            "Entropy of each position",
+            "In nats; at most the logarithm of the number of codes.",
+            series,
+            ticks=[_day(one["as_of"]) for one in facts["entropy"]],
+            x_title="snapshot",
+            y_title="entropy",
+        )
+    }
+
+
+def _changes(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
+    by = facts["by_popularity"]
+    ticks = [str(n + 1) for n in range(len(by))]
+    if by and by[0]["mean_events"] is not None:
+        ticks = [_number(one["mean_events"]) for one in by]
+    return {
+        "by_position": _lines(
+            "Share of codes that changed, by position",
+            "Of the items with a code there in both.",
+            {"": [one["changed"] for one in facts["by_position"]]},
+            ticks=[str(one["position"]) for one in facts["by_position"]],
+            x_title="position",
+            y_title="changed",
+        ),
+        "by_popularity": _lines(
+            "Share of codes that changed, by popularity",
+            "Tenths of the items, the rarest first.",
+            {"": [one["changed"] for one in by]},
+            ticks=ticks,
+            x_title="mean events of the item, by tenths",
+            y_title="changed",
+        ),
+    }
+
+
+_PICTURES: dict[str, Callable[[Mapping[str, Any]], dict[str, Picture | None]]] = {
+    "item": _item,
+    "code": _code,
+    "codes": _codes,
+    "changes": _changes,
+}

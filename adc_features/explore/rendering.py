@@ -1,0 +1,120 @@
+"""Facts as HTML. Reads: facts, the templates of this package. Writes: pages as text.
+
+Every text is escaped and stands in an element of its own direction (`bdi`): ids and titles are
+other people's. No page has a style, a script or a handler inside it, so that the content security
+policy allows none.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from functools import cache
+from typing import Any
+
+import jinja2
+from markupsafe import Markup, escape
+
+from adc_features.artifact import json_text
+from adc_features.explore.pictures import pictures_of
+
+Link = Callable[..., str | None]
+"""(page, **parameters) -> its address, or None where there is none."""
+SHADES = 9
+NONE = "\u2013"
+"""What stands where there is nothing."""
+
+
+@cache
+def environment() -> jinja2.Environment:
+    """The templates, compiled once."""
+    made = jinja2.Environment(
+        loader=jinja2.PackageLoader("adc_features.explore", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= {
+        "count": count,
+        "decimals": lambda v: NONE if v is None else f"{v:.3f}",
+        "short": lambda v: f"{v:.2f}".removesuffix(".00"),
+        "value": value,
+        "percent": lambda v: NONE if v is None else f"{100 * v:.1f} %",
+        "time": moment_text,
+        "brief": lambda v: text if len(text := str(v)) <= 80 else f"{text[:79]}…",
+    }
+    return made
+
+
+def count(number: int | None) -> str:
+    """A whole number with separators; a dash where there is none."""
+    return NONE if number is None else f"{number:,}"
+
+
+def value(found: Any) -> str:
+    """Any value of a table, in few characters."""
+    if isinstance(found, list | tuple):
+        return ", ".join(value(one) for one in found)
+    if isinstance(found, bool):
+        return "yes" if found else "no"
+    kinds = (int, count), (float, "{:.4g}".format), (datetime, moment_text), (type(None), count)
+    return next((text(found) for kind, text in kinds if isinstance(found, kind)), str(found))
+
+
+def moment_text(time: Any) -> str:
+    """A time in UTC to the minute, midnight as the day alone; a dash where there is none."""
+    if time is None:
+        return NONE
+    text = time.isoformat() if isinstance(time, datetime) else str(time)
+    day, _, clock = text.partition("T")
+    return day if clock[:8] in ("", "00:00:00") else f"{day} {clock[:5]}Z"
+
+
+def cells(book: Mapping[str, Any], generation: str, link: Link) -> Markup:
+    """One position of a code book as cells, each a link to its code.
+
+    Made here: a template would take ten times as long for thousands of them.
+    """
+    most, parts = max(book["items"], default=0), []
+    for code, items in enumerate(book["items"]):
+        shade = "dead" if not items else f"u{round(SHADES * (items / most) ** 0.5)}"
+        name = f"code {code}: {items:,} items" if items else f"code {code}: dead"
+        to = link("code", generation=generation, position=book["position"], code=code)
+        tag = f'a href="{escape(to)}"' if to else "span"
+        end = "a" if to else "span"
+        parts.append(f'<{tag} class="{shade}" title="{name}" aria-label="{name}">{code}</{end}>')
+    return Markup("".join(parts))
+
+
+def rendered(template: str, facts: Mapping[str, Any], *, link: Link, **values: Any) -> str:
+    """The page that a template makes of facts."""
+    return (
+        environment()
+        .get_template(f"{template}.html.jinja")
+        .render(
+            facts=facts,
+            link=link,
+            cells=lambda book, generation: cells(book, generation, link),
+            **values,
+        )
+    )
+
+
+def charts_shown(
+    page: str, facts: Mapping[str, Any], address: Callable[[str], str]
+) -> dict[str, dict[str, Any]]:
+    """What a template needs of a page's pictures. address: name -> where it is."""
+    return {
+        name: {
+            "title": one.title,
+            "alt": one.alt,
+            "note": one.note,
+            "height": one.height,
+            "url": address(name),
+        }
+        for name, one in pictures_of(page, facts).items()
+    }
+
+
+def as_json(facts: Mapping[str, Any]) -> str:
+    """The facts of a page as JSON."""
+    return json_text(facts) + "\n"
