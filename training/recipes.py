@@ -70,7 +70,7 @@ def declared_recipe(
     ids = {} if trees else _ids(of)
     inputs: dict[str, AnyInput] = {**ids, **item_statistics(), **user_statistics()}
     if of.codes != "none":
-        inputs |= _codes(weighted=of.codes == "weighted")
+        inputs |= _codes(weighted=of.codes == "weighted", reader=of.reader)
     if of.vectors:
         inputs |= _vectors(modalities)
     return Ranker(
@@ -95,7 +95,7 @@ def _ids(of: Recipe) -> dict[str, AnyInput]:
     }
 
 
-def _codes(*, weighted: bool) -> dict[str, AnyInput]:
+def _codes(*, weighted: bool, reader: str) -> dict[str, AnyInput]:
     """The candidate's codes, and how they meet those of the user's recent items."""
     return {
         "sid": semantic_id(weights=weighted),
@@ -106,6 +106,7 @@ def _codes(*, weighted: bool) -> dict[str, AnyInput]:
             mean="user_label_mean",
             codes=True,
             embedded=False,
+            similarity=reader == "similarity",
         ),
     }
 

@@ -111,12 +111,20 @@ def _order_problems(kind: d.CategorySequence | d.ItemHistory) -> Iterator[str]:
         yield f"last={kind.last!r}; expected a whole number, at least 1"
     if kind.order not in ("newest_last", "newest_first"):
         yield f"order={kind.order!r}; expected 'newest_last' or 'newest_first'"
-    if isinstance(kind, d.ItemHistory) and kind.mean and not (kind.labels and kind.match):
-        yield "mean=... is for matches by how items were liked: it needs labels=... and match"
-    if isinstance(kind, d.CategorySequence) and not (
-        _finite(kind.half_life) and kind.half_life > 0
-    ):
+    if isinstance(kind, d.ItemHistory):
+        yield from _history_problems(kind)
+    if not (_finite(kind.half_life) and kind.half_life > 0):
         yield f"half_life={kind.half_life!r}; expected a number above 0"
+
+
+def _history_problems(kind: d.ItemHistory) -> Iterator[str]:
+    if kind.mean and not (kind.labels and (kind.match or kind.similarity)):
+        yield (
+            "mean=... is for matches by how items were liked: it needs labels=..., and match or"
+            " similarity"
+        )
+    if kind.similarity and not kind.codes:
+        yield "similarity=True compares embeddings of codes: it needs codes=True"
 
 
 def _length_problems(length: int, source: SourceColumn | None) -> Iterator[str]:

@@ -75,7 +75,9 @@ class SlotLayout:
     Parameters
     ----------
     kind : str
-        "lookup", "bag", "projected" or "history".
+        "lookup", "bag", "projected", "history" or "similarity". The last is a `History` too, and
+        gives no embedding but P numbers: the sum over a row's elements of weight * cosine of
+        element and candidate in table p, times the candidate's weight.
     tables : tuple of str
         Names of its tables: one, or one for each position of a history; none for "projected".
     width : int
@@ -87,7 +89,7 @@ class SlotLayout:
         First row of a table that belongs to one value alone; 2 + buckets.
     """
 
-    kind: Literal["lookup", "bag", "projected", "history"]
+    kind: Literal["lookup", "bag", "projected", "history", "similarity"]
     tables: tuple[str, ...] = ()
     width: int = 0
     dropout: float = 0.0

@@ -111,7 +111,9 @@ def _history_width(kind: d.ItemHistory, read: Collection[str]) -> str:
     matches = 0 if not kind.match else 2 if "labels" in read else 1
     if not kind.codes:
         dense, matches = dense + matches, 0
-    positions = {0: "", 1: "L + ", 2: "2L + "}[matches]
+    if kind.similarity:
+        matches += 2 if "labels" in read else 1
+    positions = f"{matches if matches > 1 else ''}L + " if matches else ""
     return f"{'2E + ' if kind.embedded else ''}{positions}{dense}"
 
 
@@ -136,6 +138,7 @@ def transform(kind: Input) -> str:
             text = f"newest {kind.last} of {kind.order}"
             if isinstance(kind, d.ItemHistory):
                 text += ", as codes" if kind.codes else ", as ids"
+                text += ", how like they are" if kind.similarity else ""
         case d.SemanticId():
             text = "codes with weights" if kind.weights else "codes"
         case d.Match():

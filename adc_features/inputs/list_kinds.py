@@ -93,6 +93,13 @@ class ItemHistory(Input, VocabularyOptions):
         knows the older ones too. Where it is null the listed items tell.
     embedded : bool
         Pooled and attended to; False leaves the numbers alone: size, age and match.
+    similarity : bool
+        Also how like the candidate's codes are to those of the recent items, by position: the
+        cosine of their embeddings, pooled over the items by the codes' weights and by recency,
+        plain and, with `labels`, weighted by `label - mean label`. It is what `match` counts, for
+        codes that are alike and not only for equal ones. It needs `codes`.
+    half_life : float
+        Of `similarity`: items after which the weight of one has halved, above 0.
 
     Examples
     --------
@@ -104,7 +111,8 @@ class ItemHistory(Input, VocabularyOptions):
     Source
     ------
     Attention from the candidate: Zhou et al., Deep Interest Network for Click-Through Rate
-    Prediction, KDD 2018.
+    Prediction, KDD 2018. Similarity to the history in the place of attention: Pi et al., SIM,
+    arXiv 2006.05639, whose soft search scores items so.
     """
 
     times: str | None = None
@@ -116,6 +124,8 @@ class ItemHistory(Input, VocabularyOptions):
     match: bool = True
     mean: str | None = None
     embedded: bool = True
+    similarity: bool = False
+    half_life: float = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,7 @@ _READ: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "zone": (_zone, "an IANA time zone such as Europe/Paris"),
     "normalise": (_boolean, "true or false"),
     "codes": (_boolean, "true or false"),
+    "similarity": (_boolean, "true or false"),
     "train_only": (_boolean, "true or false"),
     "default": (str, "the value that serving uses"),
     "level": (_boolean, "true or false"),

@@ -39,6 +39,9 @@ class Recipe:
         Raw vectors in the place of codes.
     item_id : bool
         Whether the item's id may be read.
+    reader : {"plain", "similarity"}
+        How codes are read beside their embeddings and their equality with those of the user's
+        recent items. `similarity`: of their embeddings too, see `item_history(similarity=True)`.
 
     Examples
     --------
@@ -56,6 +59,7 @@ class Recipe:
     permuted: Literal["no", "all", "decile"] = "no"
     vectors: bool = False
     item_id: bool = True
+    reader: Literal["plain", "similarity"] = "plain"
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -73,12 +77,18 @@ RECIPES: Mapping[str, Recipe] = {
     )
 }
 
+READERS: Mapping[str, Recipe] = {
+    r.name: r for r in (Recipe("codes_similarity", codes="plain", reader="similarity"),)
+}
+"""Other ways to read codes, by name: trained where they are asked for, and by no default."""
+
 
 def recipe(name: str) -> Recipe:
     """The recipe of this name; raises InputError naming those there are."""
-    if name not in RECIPES:
-        raise InputError(f"there is no recipe {name!r}; choose from {', '.join(RECIPES)}")
-    return RECIPES[name]
+    known = {**RECIPES, **READERS}
+    if name not in known:
+        raise InputError(f"there is no recipe {name!r}; choose from {', '.join(known)}")
+    return known[name]
 
 
 class VectorSource(Protocol):

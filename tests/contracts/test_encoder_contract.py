@@ -25,7 +25,13 @@ from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.encoders.base import State
 from adc_features.inputs.facts import input_from_facts, input_to_facts
 
-KINDS = {"lookup": Lookup, "bag": Bag, "projected": Projected, "history": History}
+KINDS = {
+    "lookup": Lookup,
+    "bag": Bag,
+    "projected": Projected,
+    "history": History,
+    "similarity": History,
+}
 SETTINGS = settings(max_examples=15, deadline=None)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 

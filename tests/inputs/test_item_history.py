@@ -323,6 +323,41 @@ def test_matches_of_codes_are_those_of_the_ranker(whole, weighted):
     assert_same(restored(encoder).encode(parts), block)
 
 
+def test_similar_codes_are_pooled_by_weight_recency_and_liking(whole):
+    """Each element counts its share by recency, beside two that are like nothing, times its codes'
+    weights; in a second slot also by how it was liked."""
+    parts = coded_parts(whole, timeline=snapshots())
+    encoder = by_code(parts, last=5, similarity=True, half_life=3.0)
+    history, plain, liked = encoder.encode(parts).slots
+    assert [slot.kind for slot in encoder.layout.slots] == ["history", "similarity", "similarity"]
+    listed = parts["user"].table["labels"].to_pylist()
+    told = 0
+    for n in range(0, len(listed), 7):
+        part = slice(history.offsets[n], history.offsets[n + 1])
+        labels = (listed[n] or [])[-5:]
+        recency = [0.5 ** ((len(labels) - 1 - at) / 3) for at in range(len(labels))]
+        share = np.array(recency)[:, None] / (sum(recency) + 2) * history.weights[part]
+        mean = (sum(labels) + 2 * encoder.fitted.label) / (len(labels) + 2)
+        np.testing.assert_allclose(plain.weights[part], share, rtol=1e-6)
+        liking = np.array(labels)[:, None] - mean if labels else np.zeros((0, 1))
+        np.testing.assert_allclose(liked.weights[part], share * liking, rtol=1e-5, atol=1e-7)
+        told += len(labels) > 1
+    assert told > 5
+    for slot in (plain, liked):
+        assert np.array_equal(slot.rows, history.rows)
+        assert np.array_equal(slot.query, history.query)
+
+
+def test_similarity_stands_alone_and_without_labels(whole):
+    """Without labels and embeddings there is one slot, and rows are counted as ever."""
+    parts = coded_parts(whole, timeline=snapshots())
+    encoder = by_code(parts, lists=("times",), embedded=False, similarity=True)
+    both = by_code(parts, lists=("times",), similarity=True)
+    (slot,) = encoder.encode(parts).slots
+    assert np.array_equal(slot.weights, both.encode(parts).slots[1].weights)
+    assert encoder.counts(parts) == both.counts(parts)
+
+
 def test_a_timeline_is_needed_to_encode(whole):
     """Online too: what is missing is said before anything is scored."""
     parts = coded_parts(whole, timeline=snapshots())

@@ -9,7 +9,7 @@ from ranking_world import GENERATION, day, frame, interactions, sources
 
 from adc_features.artifact import json_text
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
-from adc_features.ranking.recipes import RECIPES
+from adc_features.ranking.recipes import READERS, RECIPES
 from adc_features.ranking.trained import load_trained
 from training.evaluation.evaluate import evaluate
 from training.evaluation.results import Evaluation
@@ -48,6 +48,21 @@ def test_shuffled_labels_cannot_be_ranked():
     for name in scores:
         auc = facts.recipes[name].auc
         assert auc["low"] < 0.5 < auc["high"], name
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_another_reader_of_codes_scores_after_loading_as_before(name, parts, tmp_path):
+    """Each way to read codes is declared by a recipe of its own, is in the manifest, and scores
+    otherwise than the plain one."""
+    rows, later = parts
+    rows = rows.between(None, day(40))
+    trained, plain = (train(rows, n, sources=sources(), seeds=(0,)) for n in (name, "codes"))
+    trained.save(tmp_path / "ranker")
+    again = load_trained(tmp_path / "ranker", generation=GENERATION)
+    assert again.recipe == READERS[name]
+    scores = trained.predict(later, sources())
+    assert again.predict(later, sources()) == pytest.approx(scores, abs=1e-6)
+    assert np.abs(scores - plain.predict(later, sources())).max() > 1e-4
 
 
 def test_a_saved_ranker_scores_the_same_and_knows_its_generation(parts, tmp_path):

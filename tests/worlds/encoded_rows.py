@@ -33,11 +33,12 @@ LAYOUT = Layout(
         "image": InputLayout(("absent",), slots=(SlotLayout("projected", width=3),)),
         "topics": InputLayout(("size",), slots=(SlotLayout("bag", ("topics",)),)),
         "position": InputLayout(("position",)),
+        "alike": InputLayout(slots=(SlotLayout("similarity", ("sid/0", "sid/1"), own=1),) * 2),
     },
     {"segment": 5, "tags": 7, "sid/0": 5, "sid/1": 6, "brand": 9, "topics": 6},
 )
-"""Inputs of a user (age, segment, tags, recent) and of a candidate."""
-USER = ("age", "segment", "tags", "recent")
+"""Inputs of a user (age, segment, tags, recent, alike) and of a candidate."""
+USER = ("age", "segment", "tags", "recent", "alike")
 RANKER = Ranker("feed", [Task("click"), Task("buy", weight=0.5)], gates=["segment", "sid", "price"])
 
 

@@ -301,6 +301,19 @@ CASES = [
         _codes_through_time(),
     ),
     Case(
+        "history_of_similar_codes",
+        (
+            _SID,
+            _history(
+                item_history(codes=True, embedded=False, similarity=True, half_life=2.0),
+                codes=("sid", "Array(Int32)", "item"),
+                weights=("weight", "Array(Float32)", "item"),
+            ),
+        ),
+        _history_columns(),
+        _codes_through_time(),
+    ),
+    Case(
         "history_beside_a_stored_mean",
         (
             _SKU,

@@ -24,7 +24,7 @@ from adc_features.inputs.encoded import (
     picked_elements,
 )
 from adc_features.ranking.multitask.shape import NetworkShape, Place
-from training.ranker.network import Batch
+from training.ranker.network import Alike, Batch
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ class RowTensors:
     bag_offsets: Tensor
     projected: Sequence[Tensor]
     histories: Sequence[HistoryRows]
+    similar: Sequence[HistoryRows]
     unknown_lookups: UnknownRows | None
     unknown_bags: UnknownRows | None
 
@@ -119,7 +120,10 @@ class RowTensors:
                 torch.from_numpy(np.require(cast(Projected, slot).values, np.float32, ["W"]))
                 for _, slot in slots["projected"]
             ],
-            [_history(shape, place, cast(History, slot)) for place, slot in slots["history"]],
+            *(
+                [_history(shape, place, cast(History, slot)) for place, slot in slots[kind]]
+                for kind in ("history", "similarity")
+            ),
             UnknownRows.of(shape, shape.slots["lookup"]),
             UnknownRows.of(shape, shape.slots["bag"]),
         )
@@ -155,6 +159,7 @@ class RowTensors:
             torch.cat([weight for _, weight, _ in parts]),
             [values[picked] for values in self.projected],
             histories,
+            [_alike(history, picked) for history in self.similar],
         )
 
     def _lookup_weights(self, picked: Tensor) -> Tensor:
@@ -165,11 +170,7 @@ class RowTensors:
     def _bag_elements(self, picked: Tensor, slots: int, rng: torch.Generator | None) -> "Elements":
         """The bags of these rows."""
         bags = (picked.unsqueeze(1) * slots + torch.arange(slots)).flatten()
-        starts = self.bag_offsets[bags]
-        sizes = self.bag_offsets[bags + 1] - starts
-        before = sizes.cumsum(0) - sizes
-        bag = torch.repeat_interleave(torch.arange(len(bags)), sizes)
-        element = torch.arange(len(bag)) + (starts - before)[bag]
+        bag, element, sizes = _ragged(self.bag_offsets, bags)
         rows = self.bag_rows[element]
         if rng is not None and self.unknown_bags is not None:
             rows = self.unknown_bags.replaced(rows, rng, bag % slots)
@@ -200,6 +201,27 @@ def _places(history: HistoryRows, picked: Tensor) -> tuple[Tensor, Elements, Ele
             history.query_weights[picked].flatten(),
             torch.full((len(picked),), positions),
         ),
+    )
+
+
+def _ragged(offsets: Tensor, picked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Elements of these lists, one after the other: the place of the list, that of the element,
+    and the lists' sizes."""
+    starts = offsets[picked]
+    sizes = offsets[picked + 1] - starts
+    before = sizes.cumsum(0) - sizes
+    owner = torch.repeat_interleave(torch.arange(len(picked)), sizes)
+    return owner, torch.arange(len(owner)) + (starts - before)[owner], sizes
+
+
+def _alike(history: HistoryRows, picked: Tensor) -> Alike:
+    owner, element, _ = _ragged(history.offsets, picked)
+    return Alike(
+        owner,
+        history.rows[element],
+        history.weights[element],
+        history.query[picked],
+        history.query_weights[picked],
     )
 
 

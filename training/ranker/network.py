@@ -18,9 +18,23 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag
+from torch.nn.functional import embedding, embedding_bag, normalize
 
 from adc_features.ranking.multitask.shape import NetworkShape
+
+
+class Alike(NamedTuple):
+    """Codes of recent items beside those of the candidate.
+
+    owner: int64 [T], the row of each element. rows: int32 [T, P] of the one matrix of tables;
+    weights: [T, P]. query: int32 [B, P]; query_weights: [B, P].
+    """
+
+    owner: Tensor
+    rows: Tensor
+    weights: Tensor
+    query: Tensor
+    query_weights: Tensor
 
 
 class Batch(NamedTuple):
@@ -28,7 +42,8 @@ class Batch(NamedTuple):
 
     dense: [B, D]. rows int32, offsets int32, weights: bags of rows of the one matrix of tables: the
     lookups of each row, its bags, then for each history its B * M elements and its B candidates.
-    projected: [B, D] each. histories: bool [B, M] each, which places hold an element.
+    projected: [B, D] each. histories: bool [B, M] each, which places hold an element. similar: of
+    each similarity.
     """
 
     dense: Tensor
@@ -37,6 +52,7 @@ class Batch(NamedTuple):
     weights: Tensor
     projected: Sequence[Tensor]
     histories: Sequence[Tensor]
+    similar: Sequence[Alike] = ()
 
 
 class Bags(torch.autograd.Function):
@@ -82,7 +98,7 @@ def _sums(table: Tensor, rows: Tensor, offsets: Tensor, weights: Tensor) -> Tens
 
 
 class Embeddings(nn.Module):
-    """The embeddings of a batch in the order of `NetworkShape.embedded`: [B, embeddings * E]."""
+    """The embeddings of a batch in the order of `NetworkShape.embedded`: [B, X]."""
 
     def __init__(self, shape: NetworkShape) -> None:
         super().__init__()
@@ -94,7 +110,7 @@ class Embeddings(nn.Module):
         )
 
     def forward(self, batch: Batch) -> Tensor:
-        """[B, embeddings * E]."""
+        """[B, X], the columns of `NetworkShape.spans`."""
         count, slots = len(batch.dense), self.shape.slots
         sizes = [count * len(slots["lookup"]), count * len(slots["bag"])]
         for filled in batch.histories:
@@ -115,7 +131,8 @@ class Embeddings(nn.Module):
                 strict=True,
             ):
                 part.append(found)
-        return torch.cat([*parts, *pooled, *attended], 1)
+        similar = [_similarity(self.table, alike) for alike in batch.similar]
+        return torch.cat([*parts, *pooled, *attended, *similar], 1)
 
 
 def _pooled_and_attended(elements: Tensor, query: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,6 +147,15 @@ def _pooled_and_attended(elements: Tensor, query: Tensor, filled: Tensor) -> tup
     # a row without elements has equal scores at places that are then emptied
     shares = torch.softmax(scores.masked_fill(~filled, -1e9), 1) * filled
     return pooled, torch.bmm(shares.unsqueeze(1), elements).squeeze(1)
+
+
+def _similarity(table: Tensor, alike: Alike) -> Tensor:
+    """`ranking.multitask.recent.similarity`: [B, P]."""
+    elements = normalize(embedding(alike.rows, table), dim=2)
+    query = normalize(embedding(alike.query, table), dim=2)
+    cosine = (elements * query[alike.owner]).sum(2)
+    sums = torch.zeros_like(alike.query_weights).index_add(0, alike.owner, alike.weights * cosine)
+    return sums * alike.query_weights
 
 
 class Gate(nn.Module):

@@ -6,7 +6,7 @@ those of the codes, or 1 for ids.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -138,8 +138,9 @@ class ItemHistoryEncoder:
         if "times" in self.spec.columns:
             indicators[1] = len(names) + 1
         names += ["absent", "no_age"][: 1 + ("times" in self.spec.columns)]
-        slot = SlotLayout("history", self.tables_read, own=self.fitted.own)
-        slots = (slot,) if kind.embedded else ()
+        shown: list[Literal["history", "similarity"]] = ["history"] * kind.embedded
+        shown += ["similarity"] * (kind.similarity * (1 + ("labels" in self.spec.columns)))
+        slots = tuple(SlotLayout(of, self.tables_read, own=self.fitted.own) for of in shown)
         return InputLayout(tuple(f"{self.spec.name}_{n}" for n in names), indicators, slots)
 
     def encode(self, parts: Parts) -> Block:
@@ -159,7 +160,10 @@ class ItemHistoryEncoder:
         every = [np.broadcast_to(c, (count, c.shape[1])) for c in (*columns, *ends)]
         dense = np.concatenate(every, axis=1, dtype=np.float32, casting="same_kind")
         history = History(keys.rows, keys.weights, lists.offsets, keys.query, keys.query_weights)
-        return Block(dense, (history,) if kind.embedded else ())
+        slots = [history] if kind.embedded else []
+        if kind.similarity:
+            slots += [replace(history, weights=w) for w in self._pooling(lists, keys, parts)]
+        return Block(dense, tuple(slots))
 
     def counted(self, block: Block) -> dict[str, int]:
         """The counts of a block; a row is unknown where one of its elements is, as far as they are
@@ -167,7 +171,7 @@ class ItemHistoryEncoder:
         absent = block.dense[:, self.layout.dense.index(f"{self.spec.name}_absent")] > 0
         if not block.slots:
             return counted_indicator(absent)
-        (history,) = block.slots
+        history = block.slots[0]  # all have the same rows
         assert isinstance(history, History)
         unknown: np.ndarray = np.all(history.rows < self.fitted.own, axis=1)
         return list_counts(absent, unknown, history.offsets)
@@ -240,19 +244,36 @@ class ItemHistoryEncoder:
         """
         worths = [np.ones(int(lists.offsets[-1]))]
         if "labels" in lists.columns:
-            label = _numbers(lists.columns["labels"])
-            mean = smoothed_mean(
-                label, lists.row, lists.sizes, smoothing=SMOOTHING, prior=self.fitted.label
-            )
-            if (stored := self.spec.columns.get("mean")) is not None:
-                known = stored_numbers(stored, parts)
-                mean = np.where(np.isnan(known), mean, known)
-            worths.append(label - np.repeat(mean, lists.sizes))
+            worths.append(self._liking(lists, parts))
         sums = sums_of_equal(
             keys.equal, lists.offsets, keys.equal_query, worths=worths, weights=keys.weights
         )
         whole = (lists.sizes + SMOOTHING)[:, None]
         return [one * keys.query_weights / whole for one in sums]
+
+    def _liking(self, lists: Lists, parts: Parts) -> np.ndarray:
+        """Label - mean label of each element, float64 [T]."""
+        label = _numbers(lists.columns["labels"])
+        mean = smoothed_mean(
+            label, lists.row, lists.sizes, smoothing=SMOOTHING, prior=self.fitted.label
+        )
+        if (stored := self.spec.columns.get("mean")) is not None:
+            known = stored_numbers(stored, parts)
+            mean = np.where(np.isnan(known), mean, known)
+        return label - np.repeat(mean, lists.sizes)
+
+    def _pooling(self, lists: Lists, keys: Keys, parts: Parts) -> list[np.ndarray]:
+        """What each element counts in the similarity, float32 [T, P]: its share by recency, beside
+        `SMOOTHING` elements that are like nothing, times its codes' weights; and by how it was
+        liked."""
+        newer = lists.offsets[1:][lists.row] - 1 - np.arange(len(lists.row))
+        recency = 0.5 ** (newer / _kind(self.spec).half_life)
+        whole = np.bincount(lists.row, recency, minlength=len(lists)) + SMOOTHING
+        share = (recency / whole[lists.row])[:, None] * keys.weights
+        worths = [share]
+        if "labels" in lists.columns:
+            worths.append(share * self._liking(lists, parts)[:, None])
+        return [worth.astype(np.float32) for worth in worths]
 
 
 def _kind(spec: ResolvedInput) -> ItemHistory:

@@ -10,7 +10,6 @@ Legend: N rows, T tasks, E embedding width, X columns of the general vector and 
 width of the first hidden layer, G of the gates' hidden layer.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple, cast
 
@@ -19,6 +18,7 @@ import numpy as np
 from adc_features.errors import InputError
 from adc_features.inputs.encoded import Bag, Encoded, History, Lookup, Projected, Slot
 from adc_features.ranking.multitask.pieces import length, pieces
+from adc_features.ranking.multitask.recent import pooled_and_attended, segment_sums, similarity
 from adc_features.ranking.multitask.shape import NetworkShape
 from adc_features.ranking.multitask.sides import Product, Sides, beside, scaled, side_by_side
 
@@ -80,7 +80,7 @@ class _Rows:
 
     def __init__(self, shape: NetworkShape, encoded: Encoded) -> None:
         self.count = count = len(encoded)
-        blocks, width = encoded.blocks, shape.settings.embedding
+        blocks = encoded.blocks
         slots = {
             kind: [
                 (blocks[p.input].slots[p.at], [shape.starts[t] for t in p.layout.tables])
@@ -104,13 +104,18 @@ class _Rows:
         ]
         self.others = slots
         alone = [
-            part != "attended" and length(slots[kind][place][0]) == 1 != count
+            part != "attended"
+            and kind != "similarity"
+            and length(slots[kind][place][0]) == 1 != count
             for kind, place, part in shape.order
         ]
         numbers = [len(v) == 1 != count for v in dense for _ in range(v.shape[1])]
         self.pattern = (*alone, *numbers)
         self.single = np.concatenate(
-            [np.repeat(np.array(alone, bool), width), np.array(numbers, bool)]
+            [
+                np.repeat(np.array(alone, bool), [len(span) for span in shape.spans]),
+                np.array(numbers, bool),
+            ]
         )
 
 
@@ -232,38 +237,15 @@ class _Network:
         attended = []
         for slot, starts in rows.others["history"]:
             history = cast(History, slot)
-            pooled, found = self._history(history, np.array(starts), rows.count)
+            pooled, found = pooled_and_attended(self.table, history, np.array(starts), rows.count)
             parts[not len(pooled) == 1 != rows.count].append(pooled)
             attended.append(found)
         parts[1].extend(attended)
+        parts[1].extend(
+            similarity(self.table, cast(History, slot), np.array(starts))
+            for slot, starts in rows.others["similarity"]
+        )
         return Sides(beside(parts[0], 1), beside(parts[1], rows.count))
-
-    def _history(
-        self, history: History, starts: np.ndarray, count: int
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The mean element, [n, E], and what each candidate attends to, [N, E]."""
-        elements = _summed(self.table, history.rows + starts, history.weights)
-        query = _summed(self.table, history.query + starts, history.query_weights)
-        sizes = np.diff(history.offsets)
-        pooled = segment_sums(elements, history.offsets)
-        pooled /= np.maximum(sizes, 1)[:, None].astype(np.float32)
-        if not len(elements):
-            return pooled, np.zeros((count, elements.shape[1]), np.float32)
-        query *= np.float32(1 / math.sqrt(elements.shape[1]))
-        if len(sizes) == 1:
-            scores = query @ elements.T
-            scores -= scores.max(1, keepdims=True)
-            np.exp(scores, out=scores)
-            scores /= scores.sum(1, keepdims=True)
-            return pooled, scores @ elements
-        row = np.repeat(np.arange(count), sizes)
-        scores = np.einsum("te,te->t", elements, query[row])
-        greatest = np.zeros(count, np.float32)
-        filled = sizes > 0
-        greatest[filled] = np.maximum.reduceat(scores, history.offsets[:-1][filled])
-        shares = np.exp(scores - greatest[row])
-        sums = segment_sums(shares[:, None], history.offsets)
-        return pooled, segment_sums(elements * (shares / sums[row, 0])[:, None], history.offsets)
 
     def _towers(self, first: np.ndarray) -> np.ndarray:
         """Logits [N, T] from the first product of every task's tower, the gates and the level."""
@@ -344,22 +326,6 @@ def _domain_layer(shape: NetworkShape, tensors: Mapping[str, np.ndarray]) -> np.
     columns, dense = shape.prior([cast(str, shape.domain)])
     weights[[*columns, *(embedded + n for n in dense)]] += tensors["epnet.prior"]
     return weights
-
-
-def _summed(table: np.ndarray, rows: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Sum over positions of weight * row: [n, E]; rows, weights: [n, P]."""
-    if rows.shape[1] == 1:
-        return table[rows[:, 0]] * weights
-    return np.einsum("npe,np->ne", table[rows], weights)
-
-
-def segment_sums(values: np.ndarray, offsets: np.ndarray) -> np.ndarray:
-    """Sums of values [T, E] from each offset to the next: [n, E], 0 for none."""
-    sums = np.zeros((len(offsets) - 1, values.shape[1]), np.float32)
-    filled = offsets[1:] > offsets[:-1]
-    if filled.any():
-        sums[filled] = np.add.reduceat(values, offsets[:-1][filled], axis=0)
-    return sums
 
 
 def _below(tensors: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:

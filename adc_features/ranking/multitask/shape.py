@@ -1,8 +1,9 @@
 """What a network of several tasks is made of. Reads: Layout, Ranker. Writes: NetworkShape.
 
 What a tower reads of a row is one vector, "general": the embeddings of all lookups, then of bags,
-of projected vectors, what is pooled from each history, what is attended to in it, then the dense
-numbers. Its columns are named here, so that training (torch) and serving (numpy) agree on them.
+of projected vectors, what is pooled from each history, what is attended to in it, the similarities
+of codes, then the dense numbers. Its columns are named here, so that training (torch) and serving
+(numpy) agree on them.
 
 With level inputs the score is slope * (order + level) + intercept. Who a user is explains most of
 AUC, yet a running mean leaves the row itself out: within one user an earlier bad label precedes
@@ -17,6 +18,7 @@ Legend: E embedding width, T tasks, H width of a hidden layer, G of the gates' h
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
@@ -26,7 +28,7 @@ from adc_features.inputs.declaration import Input, Inputs, Ranker
 from adc_features.inputs.encoded import InputLayout, Layout, SlotLayout
 from adc_features.inputs.resolved import ResolvedInput
 
-KINDS = ("lookup", "bag", "projected", "history")
+KINDS = ("lookup", "bag", "projected", "history", "similarity")
 
 
 @dataclass(frozen=True)
@@ -179,13 +181,27 @@ class NetworkShape:
 
     @cached_property
     def embedded(self) -> list[tuple[Place, Literal["", "pooled", "attended"]]]:
-        """What each E columns of the general vector hold, in order."""
+        """What the columns of the general vector hold, in order; see `spans`."""
         slots = self.slots
         return [
             *((place, "") for kind in KINDS[:3] for place in slots[kind]),
             *((place, "pooled") for place in slots["history"]),
             *((place, "attended") for place in slots["history"]),
+            *((place, "") for place in slots["similarity"]),
         ]
+
+    @cached_property
+    def spans(self) -> list[range]:
+        """The columns of each of `embedded`: E of them, or one for each position of a
+        similarity."""
+        widths = [
+            len(place.layout.tables)
+            if place.layout.kind == "similarity"
+            else self.settings.embedding
+            for place, _ in self.embedded
+        ]
+        ends = np.cumsum([0, *widths]).tolist()
+        return [range(start, end) for start, end in pairwise(ends)]
 
     @cached_property
     def order(self) -> list[tuple[str, int, str]]:
@@ -221,12 +237,11 @@ class NetworkShape:
     @cached_property
     def tower_columns(self) -> list[int]:
         """Columns of the embeddings that towers read."""
-        width = self.settings.embedding
         return [
             column
-            for n, (place, _) in enumerate(self.embedded)
+            for (place, _), span in zip(self.embedded, self.spans, strict=True)
             if place.input not in self.gate_only
-            for column in range(n * width, (n + 1) * width)
+            for column in span
         ]
 
     @cached_property
@@ -257,7 +272,7 @@ class NetworkShape:
     @property
     def embedding_width(self) -> int:
         """Columns of all embeddings."""
-        return len(self.embedded) * self.settings.embedding
+        return self.spans[-1].stop if self.spans else 0
 
     @property
     def general_width(self) -> int:
@@ -269,12 +284,11 @@ class NetworkShape:
 
         A history gives what is pooled; attention has no part in a gate.
         """
-        width = self.settings.embedding
         columns = [
             column
-            for n, (place, part) in enumerate(self.embedded)
+            for (place, part), span in zip(self.embedded, self.spans, strict=True)
             if place.input in names and part != "attended"
-            for column in range(n * width, (n + 1) * width)
+            for column in span
         ]
         return columns, [n for n, name in enumerate(self.dense) if name in names]
 
