@@ -105,8 +105,8 @@ def _fitted(
             descent.zero_grad()
             (lost * coded).sum().div(coded.sum().clamp(min=1)).backward()
             descent.step()
-    with torch.no_grad():
-        tables -= tables[:, 1:].mean(1, keepdim=True)
-        tables *= SPREAD / tables[:, 1:].std().clamp(min=1e-12)
-        tables[:, 0] = 0
-    return list(tables.detach().numpy())
+    learned = tables.detach()
+    learned = learned - learned[:, 1:].mean(1, keepdim=True)
+    learned = learned * (SPREAD / learned[:, 1:].std().clamp(min=1e-12))
+    learned[:, 0] = 0
+    return list(learned.numpy())

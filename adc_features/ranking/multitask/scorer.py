@@ -254,7 +254,7 @@ class _Network:
 
     def _gates(self, rows: _Rows) -> dict[int, np.ndarray]:
         """What the lookups of ids and codes that share a gate are multiplied by: [n, 1] each."""
-        found = {}
+        found: dict[int, np.ndarray] = {}
         for place, ((slot, _), (codes, ids)) in enumerate(
             zip(rows.others["gate"], self.shape.gated, strict=True)
         ):
