@@ -35,6 +35,8 @@ SETTLED_DAYS = 60
 """A user's settled state leaves out the last 60 days: within one user and a window of some weeks it
 hardly varies."""
 SETTINGS = {"networks": 4, "dropout": 0.5, "max_epochs": 2}
+PRETRAIN = 3
+"""Epochs in which codes learn to predict the next item's, where a recipe has them do so."""
 GATES = ("user_id", "item_id", "user_event_count", "sid")
 ITEM_COUNTS = ("item_event_count", "item_event_count_30d", "item_event_count_120d")
 ITEM_MEANS = (
@@ -98,7 +100,12 @@ def _ids(of: Recipe) -> dict[str, AnyInput]:
 def _codes(*, weighted: bool, reader: str) -> dict[str, AnyInput]:
     """The candidate's codes, and how they meet those of the user's recent items."""
     return {
-        "sid": semantic_id(weights=weighted),
+        "sid": semantic_id(
+            weights=weighted,
+            id_input="item_id" if reader == "gated" else None,
+            id_count="item_event_count" if reader == "gated" else None,
+            pretrain=PRETRAIN if reader == "pretrained" else 0,
+        ),
         "recent": item_history(
             source="user_recent_items",
             times="user_recent_times",

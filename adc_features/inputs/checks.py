@@ -91,6 +91,18 @@ def option_problems(kind: Input, source: SourceColumn | None) -> Iterator[str]:
         yield f"zone={kind.zone!r} is no IANA time zone such as 'Europe/Paris'"
     if isinstance(kind, d.Match | d.Remainder):
         yield from _sum_problems(kind)
+    if isinstance(kind, d.SemanticId):
+        yield from _code_problems(kind)
+
+
+def _code_problems(kind: d.SemanticId) -> Iterator[str]:
+    if (kind.id_input is None) != (kind.id_count is None):
+        yield (
+            "a gate between id and codes needs both id_input=..., the category of the id, and"
+            " id_count=..., the column of its events"
+        )
+    if not _whole(kind.pretrain, least=0):
+        yield f"pretrain={kind.pretrain!r}; expected a whole number of epochs, 0 for none"
 
 
 def _sum_problems(kind: d.Match | d.Remainder) -> Iterator[str]:
@@ -195,6 +207,31 @@ def train_only_problems(inputs: Sequence[ResolvedInput]) -> Iterator[str]:
                         f" ({hidden[column.name]!r}); leave it out of crosses,"
                         " matches and remainders"
                     )
+
+
+def id_gate_problems(inputs: Sequence[ResolvedInput]) -> Iterator[str]:
+    """Gates between codes and what is no id of the same side, or whose count is no number."""
+    by_name = {i.name: i for i in inputs}
+    for i in inputs:
+        if not isinstance(i.kind, d.SemanticId) or i.kind.id_input is None:
+            continue
+        of, count = by_name.get(i.kind.id_input), i.columns.get("count")
+        if of is None or not isinstance(of.kind, d.Category) or of.side != i.side:
+            categories = [n for n, c in by_name.items() if isinstance(c.kind, d.Category)]
+            yield (
+                f"input {i.name!r}: id_input={i.kind.id_input!r} is no category of the {i.side};"
+                f" the ranker's categories are {categories}"
+            )
+        elif of.kind.train_only or of.kind.level or i.kind.level:
+            yield (
+                f"input {i.name!r}: id_input={i.kind.id_input!r} is train-only or a level input, or"
+                " the codes are; a gate is between embeddings that towers read"
+            )
+        if count is not None and (count.dtype not in NUMBERS or count.side != i.side):
+            yield (
+                f"input {i.name!r}: id_count={count.name} is {count.dtype} of the {count.side};"
+                f" expected a number of the {i.side}"
+            )
 
 
 def _is_a(value: Any, dtype: str) -> bool:

@@ -75,25 +75,30 @@ class SlotLayout:
     Parameters
     ----------
     kind : str
-        "lookup", "bag", "projected", "history" or "similarity". The last is a `History` too, and
-        gives no embedding but P numbers: the sum over a row's elements of weight * cosine of
-        element and candidate in table p, times the candidate's weight.
+        "lookup", "bag", "projected", "history", "similarity" or "gate". A similarity is a `History`
+        and gives no embedding but P numbers: the sum over a row's elements of weight * cosine of
+        element and candidate in table p, times the candidate's weight. A gate is one number,
+        `Projected`: the lookups of its input are multiplied by 2 - g and those of `beside` by g,
+        where g = 2 sigmoid(a + b * number) with a and b of its own.
     tables : tuple of str
         Names of its tables: one, or one for each position of a history; none for "projected".
     width : int
-        Of "projected": D.
+        Of "projected" and "gate": D.
     dropout : float
         Share of rows (of a lookup) that see row 1, "unknown", in training in place of a row of
         their own (>= `own`).
     own : int
         First row of a table that belongs to one value alone; 2 + buckets.
+    beside : str
+        Of a gate: the input of the id.
     """
 
-    kind: Literal["lookup", "bag", "projected", "history", "similarity"]
+    kind: Literal["lookup", "bag", "projected", "history", "similarity", "gate"]
     tables: tuple[str, ...] = ()
     width: int = 0
     dropout: float = 0.0
     own: int = 2
+    beside: str = ""
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ def transform(kind: Input) -> str:
                 text += ", how like they are" if kind.similarity else ""
         case d.SemanticId():
             text = "codes with weights" if kind.weights else "codes"
+            text += f", gated with {kind.id_input}" if kind.id_input else ""
         case d.Match():
             text = "sum over equal elements"
         case d.Remainder():

@@ -223,6 +223,16 @@ class SemanticId(Input):
         Multiply each code's embedding by its weight. False counts every code as 1.
     codebook_size : int, optional
         K, by default that of the codes that training reads.
+    id_input : str, optional
+        The category of the item's id, with whose embedding those of the codes share one gate: the
+        id's is multiplied by g and theirs by 2 - g, where g = 2 sigmoid(a + b * log1p(count),
+        standardised). a and b are learned and begin at 0, where nothing is gated.
+    id_count : str, optional
+        Of `id_input`: the column that holds the number of the item's events before the row's time;
+        absent counts as 0.
+    pretrain : int
+        Epochs in which the embeddings learn to predict the codes of the user's next item, on the
+        training rows, before the ranker is fitted. 0 for none.
 
     Examples
     --------
@@ -233,11 +243,15 @@ class SemanticId(Input):
 
     Source
     ------
-    ADC-SID, arXiv 2510.25622: codes as features of a ranker, and their weights.
+    ADC-SID, arXiv 2510.25622: codes as features of a ranker, and their weights. The gate by an
+    item's count is ours.
     """
 
     weights: bool = True
     codebook_size: int | None = None
+    id_input: str | None = None
+    id_count: str | None = None
+    pretrain: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,6 +22,7 @@ from adc_features.inputs.candidates import (
     with_source,
 )
 from adc_features.inputs.checks import (
+    id_gate_problems,
     option_problems,
     ranker_problems,
     train_only_problems,
@@ -117,6 +118,7 @@ def resolution(
     problems += [f"two inputs are named {n!r}" for n in set(names) if names.count(n) > 1]
     problems += [f"input {i.name!r}: {p}" for i in inputs for p in _problems(i, known)]
     problems += train_only_problems(inputs)
+    problems += id_gate_problems(inputs)
     if not inputs:
         problems.append("it has no input; declare some, or infer()")
     tagged = [c.input.name for c in kept if c.gate]
@@ -196,7 +198,7 @@ class _Declared:
         match kind:
             case d.SemanticId():
                 kind, used = self._codes(name, kind)
-                self._taken |= {c.name for c in used.values()}
+                self._taken |= {c.name for role, c in used.items() if role != "count"}
             case d.Cross():
                 kind, used = self._cross(kind)
             case d.Match():
@@ -229,6 +231,9 @@ class _Declared:
                 f"the service leaves out the weights of {view!r}; add sid_weight to it, or declare"
                 " semantic_id(weights=False)"
             )
+        if kind.id_count is not None:
+            found["count"] = self._columns.find(kind.id_count)
+            kind = replace(kind, id_count=found["count"].name)
         return replace(kind, source=view), found
 
     def _cross(self, kind: d.Cross) -> tuple[Input, dict[str, SourceColumn]]:

@@ -39,9 +39,11 @@ class Recipe:
         Raw vectors in the place of codes.
     item_id : bool
         Whether the item's id may be read.
-    reader : {"plain", "similarity"}
+    reader : {"plain", "similarity", "gated", "pretrained"}
         How codes are read beside their embeddings and their equality with those of the user's
         recent items. `similarity`: of their embeddings too, see `item_history(similarity=True)`.
+        `gated`: they share a gate with the id, see `semantic_id(id_input=...)`. `pretrained`: they
+        have learned to predict the next item's codes, see `semantic_id(pretrain=...)`.
 
     Examples
     --------
@@ -59,7 +61,7 @@ class Recipe:
     permuted: Literal["no", "all", "decile"] = "no"
     vectors: bool = False
     item_id: bool = True
-    reader: Literal["plain", "similarity"] = "plain"
+    reader: Literal["plain", "similarity", "gated", "pretrained"] = "plain"
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -78,7 +80,12 @@ RECIPES: Mapping[str, Recipe] = {
 }
 
 READERS: Mapping[str, Recipe] = {
-    r.name: r for r in (Recipe("codes_similarity", codes="plain", reader="similarity"),)
+    r.name: r
+    for r in (
+        Recipe("codes_similarity", codes="plain", reader="similarity"),
+        Recipe("codes_gated", codes="plain", reader="gated"),
+        Recipe("codes_pretrained", codes="plain", reader="pretrained"),
+    )
 }
 """Other ways to read codes, by name: trained where they are asked for, and by no default."""
 

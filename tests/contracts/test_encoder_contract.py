@@ -31,6 +31,7 @@ KINDS = {
     "projected": Projected,
     "history": History,
     "similarity": History,
+    "gate": Projected,
 }
 SETTINGS = settings(max_examples=15, deadline=None)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

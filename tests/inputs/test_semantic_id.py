@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from lists_world import assert_same, fitted, joined, restored, spec, taken
 
 from adc_features.errors import InputError
+from adc_features.inputs.checks import id_gate_problems, option_problems
 from adc_features.inputs.declaration import semantic_id
 from adc_features.inputs.encoded import Encoded
 from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder
@@ -100,6 +101,44 @@ def test_rows_without_any_codes_are_refused_at_the_fit():
     """The number of positions is not known."""
     with pytest.raises(InputError, match="join rows in which codes are published"):
         fitted(SemanticIdEncoder, of(), rows([None], [None], [None]))
+
+
+def gated(counts, *, trained_on=(0, 6)):
+    """The last slot of two items with codes, of an encoder that was fitted on these counts."""
+
+    def parts(values):
+        table = rows([[0, 1]] * 2, [[1, 1]] * 2, [0.5] * 2)["item"].table
+        return joined(
+            {n: table[n] for n in table.column_names} | {"seen": pa.array(values, pa.int64())}
+        )
+
+    kind = semantic_id(codebook_size=4, weights=False, id_input="sku", id_count="seen")
+    of_gate = spec("sid", kind, side="item", codes="sid@item", count="seen@item")
+    encoder = fitted(SemanticIdEncoder, of_gate, parts(list(trained_on)))
+    assert encoder.layout.slots[-1].beside == "sku"
+    return restored(encoder).encode(parts(counts)).slots[-1].values[:, 0].tolist()
+
+
+def test_a_gate_reads_how_often_an_item_was_seen():
+    """log1p of the count, standardised as in the training rows; an item without events, or of which
+    nothing is known, has the least."""
+    assert gated([0, 6]) == [-1, 1]
+    assert gated([None, 6]) == [-1, 1]
+    with pytest.raises(InputError, match="row 1 has the count -3"):
+        gated([0, -3])
+
+
+def test_a_gate_names_a_category_of_the_same_side_and_a_number():
+    """What is no id of the item, or counts nothing, is refused in words, and half a gate too."""
+    kind = semantic_id(codebook_size=4, id_input="sku", id_count="seen")
+    sid = spec("sid", kind, side="item", codes="sid@item", count="seen@item")
+    said, wrong = id_gate_problems([sid])
+    assert "id_input='sku' is no category of the item; the ranker's categories are []" in said
+    assert "expected a number of the item" in wrong
+    (said,) = option_problems(semantic_id(id_input="sku"), None)
+    assert "needs both id_input" in said
+    (said,) = option_problems(semantic_id(pretrain=-1), None)
+    assert "pretrain=-1; expected a whole number of epochs" in said
 
 
 items = st.one_of(

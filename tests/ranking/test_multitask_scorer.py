@@ -142,6 +142,34 @@ def test_an_empty_history_attends_to_nothing():
     assert (np.abs(seen[:, full] - unseen[:, full]) > 1e-6).any(0).mean() > 0.9
 
 
+def test_a_gate_is_between_the_codes_and_the_id():
+    """At 0 it gates nothing; far above, the codes' own embeddings count no more, and the id's count
+    twice."""
+    shape = NetworkShape.of(LAYOUT, RANKER)
+    tensors, encoded = parameters(network(shape)), rows_of(LAYOUT, 60)
+    sid, of_sid = encoded.blocks["sid"], LAYOUT.inputs["sid"]
+    bare = replace(LAYOUT, inputs={**LAYOUT.inputs, "sid": replace(of_sid, slots=of_sid.slots[:2])})
+    plain = Encoded({**encoded.blocks, "sid": Block(sid.dense, sid.slots[:2])}, 60)
+    known = {name: values for name, values in tensors.items() if "gates" not in name}
+    known |= {name: tensors[name] for name in tensors if "towers.gates" in name}
+    expected = NetworkScorer(NetworkShape.of(bare, RANKER), known).predict(plain)
+    shut = {**tensors, "networks.0.embeddings.gates": np.zeros((1, 2), np.float32)}
+    np.testing.assert_array_equal(NetworkScorer(shape, shut).predict(encoded), expected)
+
+    far = {**tensors, "networks.0.embeddings.gates": np.array([[60, 0]], np.float32)}
+    hidden = Block(
+        sid.dense, tuple(replace(s, weights=np.zeros(60, np.float32)) for s in sid.slots[:2])
+    )
+    brand = encoded.blocks["brand"].slots[0]
+    twice = Block(encoded.blocks["brand"].dense, (replace(brand, weights=np.full(60, 2, "f4")),))
+    seen = Encoded({**plain.blocks, "sid": hidden, "brand": twice}, 60)
+    np.testing.assert_allclose(
+        NetworkScorer(shape, far).predict(encoded),
+        NetworkScorer(NetworkShape.of(bare, RANKER), known).predict(seen),
+        atol=1e-6,
+    )
+
+
 def test_no_rows_have_no_scores():
     """No candidates give no scores."""
     shape = SHAPES["plain"]

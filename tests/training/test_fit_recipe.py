@@ -55,7 +55,6 @@ def test_another_reader_of_codes_scores_after_loading_as_before(name, parts, tmp
     """Each way to read codes is declared by a recipe of its own, is in the manifest, and scores
     otherwise than the plain one."""
     rows, later = parts
-    rows = rows.between(None, day(40))
     trained, plain = (train(rows, n, sources=sources(), seeds=(0,)) for n in (name, "codes"))
     trained.save(tmp_path / "ranker")
     again = load_trained(tmp_path / "ranker", generation=GENERATION)

@@ -28,7 +28,11 @@ LAYOUT = Layout(
         "brand": InputLayout(slots=(SlotLayout("lookup", ("brand",), dropout=0.2),)),
         "sid": InputLayout(
             ("w0", "w1"),
-            slots=(SlotLayout("lookup", ("sid/0",)), SlotLayout("lookup", ("sid/1",))),
+            slots=(
+                SlotLayout("lookup", ("sid/0",)),
+                SlotLayout("lookup", ("sid/1",)),
+                SlotLayout("gate", width=1, beside="brand"),
+            ),
         ),
         "image": InputLayout(("absent",), slots=(SlotLayout("projected", width=3),)),
         "topics": InputLayout(("size",), slots=(SlotLayout("bag", ("topics",)),)),
@@ -64,7 +68,7 @@ def _slot(slot: SlotLayout, layout: Layout, count: int, queries: int, rng: np.ra
     if slot.kind == "lookup":
         weights = rng.random(count).astype(np.float32) if "sid" in slot.tables[0] else None
         return Lookup(rng.integers(0, sizes[0], count), weights)
-    if slot.kind == "projected":
+    if slot.kind in ("projected", "gate"):
         return Projected(rng.normal(size=(count, slot.width)).astype(np.float32))
     offsets = np.concatenate([[0], rng.integers(0, 5, count).cumsum()])
     total = offsets[-1]

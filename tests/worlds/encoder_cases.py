@@ -182,6 +182,12 @@ _SID = spec(
     reliability=("reliability", "Float32", "item"),
 )
 _SKU = spec("sku", category(min_count=1), "String")
+_GATED = spec(
+    "sid",
+    semantic_id(codebook_size=4, weights=False, id_input="sku", id_count="seen"),
+    codes=("sid", "Array(Int32)", "item"),
+    count=("seen", "Int64", "item"),
+)
 
 
 def _history(kind: Input, **candidate: tuple[str, str, Side]) -> ResolvedInput:
@@ -277,6 +283,7 @@ CASES = [
         {"s": _NUMBERED},
     ),
     Case("semantic_id", (_SID,), _history_columns()),
+    Case("semantic_id_gated", (_SKU, _GATED), _history_columns()),
     Case(
         "history_of_ids",
         (_SKU, _history(item_history(last=2), candidate=("sku", "String", "item"))),

@@ -74,7 +74,7 @@ class RowTensors:
 
     dense: [N, D]. lookups: int32 [N, C], lookup_weights: [N, C] or None for 1. bag_rows int32,
     bag_weights: elements of all bags, row by row; bag_offsets: int64 [N * S + 1]. projected:
-    [N, D] each.
+    [N, D] each. gates: [N, 1] each.
     """
 
     dense: Tensor
@@ -86,6 +86,7 @@ class RowTensors:
     projected: Sequence[Tensor]
     histories: Sequence[HistoryRows]
     similar: Sequence[HistoryRows]
+    gates: Sequence[Tensor]
     unknown_lookups: UnknownRows | None
     unknown_bags: UnknownRows | None
 
@@ -116,14 +117,10 @@ class RowTensors:
             if weighted
             else None,
             *bags,
-            [
-                torch.from_numpy(np.require(cast(Projected, slot).values, np.float32, ["W"]))
-                for _, slot in slots["projected"]
-            ],
-            *(
-                [_history(shape, place, cast(History, slot)) for place, slot in slots[kind]]
-                for kind in ("history", "similarity")
-            ),
+            [_values(cast(Projected, slot)) for _, slot in slots["projected"]],
+            [_history(shape, place, cast(History, slot)) for place, slot in slots["history"]],
+            [_history(shape, place, cast(History, slot)) for place, slot in slots["similarity"]],
+            [_values(cast(Projected, slot)) for _, slot in slots["gate"]],
             UnknownRows.of(shape, shape.slots["lookup"]),
             UnknownRows.of(shape, shape.slots["bag"]),
         )
@@ -160,6 +157,7 @@ class RowTensors:
             [values[picked] for values in self.projected],
             histories,
             [_alike(history, picked) for history in self.similar],
+            [values[picked] for values in self.gates],
         )
 
     def _lookup_weights(self, picked: Tensor) -> Tensor:
@@ -202,6 +200,10 @@ def _places(history: HistoryRows, picked: Tensor) -> tuple[Tensor, Elements, Ele
             torch.full((len(picked),), positions),
         ),
     )
+
+
+def _values(slot: Projected) -> Tensor:
+    return torch.from_numpy(np.require(slot.values, np.float32, ["W"]))
 
 
 def _ragged(offsets: Tensor, picked: Tensor) -> tuple[Tensor, Tensor, Tensor]:

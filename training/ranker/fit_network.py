@@ -109,6 +109,7 @@ def fit_network(
     rounds: int | None = None,
     holdout: Labelled | None = None,
     start: tuple[NetworkShape, Mapping[str, np.ndarray]] | None = None,
+    begin: Mapping[str, np.ndarray] | None = None,
     cold: Collection[str] = (),
     groups: np.ndarray | None = None,
     users: np.ndarray | None = None,
@@ -135,6 +136,8 @@ def fit_network(
         Rows that are scored after each round.
     start : tuple of NetworkShape and mapping, optional
         An older network, for a warm start; see `warm_start`.
+    begin : mapping of str to ndarray, optional
+        Table -> the embeddings that it begins with, in every network, where there is no `start`.
     cold : collection of str, optional
         Inputs that begin anew in it.
     groups : ndarray, optional
@@ -160,7 +163,9 @@ def fit_network(
     rows = Labelled(encoded, labels, mask, weights, groups, users)
     fitted = Epochs(rows, shape, settings, seed=seed)
     model, taken, best = fitted.model, None, np.inf
-    if start is not None:
+    if start is None:
+        put_tables(model, begin or {})
+    else:
         started = warm_start(model, *start, cold=cold)
         log.info("stage=fit_network carried=%d anew=%s", len(started.carried), started.anew)
     curve = []
@@ -180,6 +185,15 @@ def chosen_rounds(curve: list[Round], cost: float = ROUND_COST) -> int:
     """The round with the least held-out loss, where each further round must save `cost`."""
     losses = np.array([point.holdout for point in curve], np.float64)
     return 1 + int((losses + cost * np.arange(len(losses))).argmin())
+
+
+@torch.no_grad()
+def put_tables(model: Networks, tables: Mapping[str, np.ndarray]) -> None:
+    """Put embeddings into the tables of these names, of every network."""
+    for name, values in tables.items():
+        first = model.shape.starts[name]
+        for network in model.networks:
+            network.embeddings.table[first : first + len(values)] = torch.from_numpy(values)
 
 
 def parameters(model: Networks) -> dict[str, np.ndarray]:

@@ -332,15 +332,15 @@ def exchanged(
 
 def _codes_of(own: Block, other: Block) -> Block:
     """The codes of another candidate, with its own weights."""
-    return Block(
-        own.dense, tuple(_mixed(a, b) for a, b in zip(own.slots, other.slots, strict=True))
-    )
+    pairs = zip(own.slots, other.slots, strict=True)
+    return Block(own.dense, tuple(_mixed(a, b) if isinstance(a, Lookup) else a for a, b in pairs))
 
 
 def _weights_of(own: Block, other: Block) -> Block:
     """Its own codes, with the weights and the reliability of another candidate."""
     dense = np.concatenate([other.dense[:, :-1], own.dense[:, -1:]], axis=1)
-    return Block(dense, tuple(_mixed(b, a) for a, b in zip(own.slots, other.slots, strict=True)))
+    pairs = zip(own.slots, other.slots, strict=True)
+    return Block(dense, tuple(_mixed(b, a) if isinstance(a, Lookup) else a for a, b in pairs))
 
 
 def _mixed(weights: Any, rows: Any) -> Lookup:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adc_features.errors import InputError
-from adc_features.inputs.declaration import Ranker
+from adc_features.inputs.declaration import Ranker, SemanticId
 from adc_features.inputs.encoder import InputEncoder
 from adc_features.ranking.base import Progress, Round
 from adc_features.ranking.multitask.ranker import AnyScorer
@@ -88,9 +88,12 @@ class ModelFit:
     ) -> tuple[AnyScorer, list[Round]]:
         from adc_features.ranking.multitask.shape import NetworkShape
         from training.ranker.fit_network import fit_network, fit_settings
+        from training.ranker.next_codes import next_code_tables
 
         older = self.start
         shape = NetworkShape.of(self.encoder.layout, self.ranker, specs=self.encoder.specs)
+        coded = {s.name: s.kind for s in self.encoder.specs if isinstance(s.kind, SemanticId)}
+        epochs = {name: kind.pretrain for name, kind in coded.items() if older is None}
         tensors, curve = fit_network(
             *rows[:4],
             shape=shape,
@@ -99,6 +102,7 @@ class ModelFit:
             groups=rows.groups,
             users=rows.users,
             start=(older.shape, older.tensors) if isinstance(older, NetworkScorer) else None,
+            begin=next_code_tables(rows, shape, epochs, seed=seed),
             cold=self.cold,
             progress=self.progress,
             **options,

@@ -43,7 +43,7 @@ class Batch(NamedTuple):
     dense: [B, D]. rows int32, offsets int32, weights: bags of rows of the one matrix of tables: the
     lookups of each row, its bags, then for each history its B * M elements and its B candidates.
     projected: [B, D] each. histories: bool [B, M] each, which places hold an element. similar: of
-    each similarity.
+    each similarity. gates: [B, 1], the number of each gate.
     """
 
     dense: Tensor
@@ -53,6 +53,7 @@ class Batch(NamedTuple):
     projected: Sequence[Tensor]
     histories: Sequence[Tensor]
     similar: Sequence[Alike] = ()
+    gates: Sequence[Tensor] = ()
 
 
 class Bags(torch.autograd.Function):
@@ -108,6 +109,8 @@ class Embeddings(nn.Module):
         self.project = nn.ParameterList(
             _uniform(place.layout.width, width) for place in shape.slots["projected"]
         )
+        if shape.gated:  # at 0 nothing is gated
+            self.gates = nn.Parameter(torch.zeros(len(shape.gated), 2))
 
     def forward(self, batch: Batch) -> Tensor:
         """[B, X], the columns of `NetworkShape.spans`."""
@@ -120,6 +123,8 @@ class Embeddings(nn.Module):
         else:
             sums = [self.table.new_zeros(0, self.width) for _ in sizes]
         lookups, bags, *rest = sums
+        if self.shape.gated:
+            lookups = lookups.view(count, -1, self.width) * self._gates(batch)
         parts = [lookups.reshape(count, -1), bags.reshape(count, -1)]
         parts += [v @ matrix for v, matrix in zip(batch.projected, self.project, strict=True)]
         pooled: list[Tensor] = []
@@ -133,6 +138,19 @@ class Embeddings(nn.Module):
                 part.append(found)
         similar = [_similarity(self.table, alike) for alike in batch.similar]
         return torch.cat([*parts, *pooled, *attended, *similar], 1)
+
+    def _gates(self, batch: Batch) -> Tensor:
+        """What each lookup is multiplied by: [B, C, 1]."""
+        factors = torch.ones(len(batch.dense), len(self.shape.slots["lookup"]))
+        for own, number, (codes, ids) in zip(
+            self.gates, batch.gates, self.shape.gated, strict=True
+        ):
+            gate = 1 + torch.tanh((own[0] + own[1] * number) / 2)
+            column = torch.zeros(factors.shape[1])
+            column[ids] = 1
+            column[codes] = -1
+            factors = factors + column * (gate - 1)
+        return factors.unsqueeze(2)
 
 
 def _pooled_and_attended(elements: Tensor, query: Tensor, filled: Tensor) -> tuple[Tensor, Tensor]:

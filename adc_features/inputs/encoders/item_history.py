@@ -315,7 +315,8 @@ def _reader(
             )
         slots = fitting.layouts[other.name].slots
         if isinstance(other.kind, SemanticId):
-            reader = SemanticIdEncoder(other, len(slots), codebook_size(other, parts))
+            length = sum(slot.kind == "lookup" for slot in slots)
+            reader = SemanticIdEncoder(other, length, codebook_size(other, parts))
             return reader, reader.table_names, 1
         vocabulary = fitting.vocabularies[table_of(other)]
         return vocabulary, (table_of(other),), vocabulary.own

@@ -16,10 +16,16 @@ from adc_features.codes.sids import list_matrix
 from adc_features.codes.spec import NO_CODE
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import SemanticId
-from adc_features.inputs.encoded import Block, InputLayout, Lookup, SlotLayout
+from adc_features.inputs.encoded import Block, InputLayout, Lookup, Projected, SlotLayout
 from adc_features.inputs.encoders.base import Fitting, State
 from adc_features.inputs.encoders.category import described
-from adc_features.inputs.encoders.scaling import counted_indicator
+from adc_features.inputs.encoders.scaling import (
+    BOUND,
+    Scale,
+    counted_indicator,
+    standardised,
+    stored_numbers,
+)
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
 
@@ -34,16 +40,19 @@ class SemanticIdEncoder:
     Parameters
     ----------
     spec : ResolvedInput
-        Columns "codes", and "weights" and "reliability" where they are read.
+        Columns "codes", and "weights", "reliability" and "count" where they are read.
     length : int
         L.
     codebook_size : int
         K. A code that is not below it belongs to another codebook.
+    popularity : Scale, optional
+        Of log1p of the item's count, where codes and id share a gate.
     """
 
     spec: ResolvedInput
     length: int
     codebook_size: int
+    popularity: Scale | None = None
 
     @classmethod
     def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
@@ -55,11 +64,17 @@ class SemanticIdEncoder:
                 f"{described(spec)} holds lists of lengths {sorted(lengths)}; expected one length,"
                 " the number of positions: join rows in which codes are published"
             )
-        return cls(spec, int(lengths[0]), codebook_size(spec, parts))
+        popularity = None
+        if "count" in spec.columns:
+            logs = _log_counts(spec, parts)
+            popularity = Scale.fit(logs, fitting.weights, of=described(spec))
+        return cls(spec, int(lengths[0]), codebook_size(spec, parts), popularity)
 
     @classmethod
     def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
-        return cls(spec, state.facts["length"], state.facts["codebook_size"])
+        facts = state.facts
+        popularity = Scale.of_facts(facts["popularity"]) if "popularity" in facts else None
+        return cls(spec, facts["length"], facts["codebook_size"], popularity)
 
     @property
     def table_names(self) -> tuple[str, ...]:
@@ -82,11 +97,14 @@ class SemanticIdEncoder:
         names = [f"{self.spec.name}_{what}_{place}" for place in range(self.length)]
         if "reliability" in self.spec.columns:
             names.append(f"{self.spec.name}_reliability")
-        slots = tuple(SlotLayout("lookup", (table,), own=1) for table in self.table_names)
+        slots = [SlotLayout("lookup", (table,), own=1) for table in self.table_names]
+        if self.popularity is not None:
+            assert isinstance(self.spec.kind, SemanticId)
+            slots.append(SlotLayout("gate", width=1, beside=self.spec.kind.id_input or ""))
         return InputLayout(
             (*names, f"{self.spec.name}_no_codes"),
             {place: len(names) for place in range(len(names))},
-            slots,
+            tuple(slots),
         )
 
     def encode(self, parts: Parts) -> Block:
@@ -99,7 +117,11 @@ class SemanticIdEncoder:
         ]
         dense = np.concatenate([c for c in columns if c is not None], axis=1)
         rows, by_place = codes.T.astype(np.int64, "C") + 1, np.ascontiguousarray(weights.T)
-        return Block(dense, tuple(map(Lookup, rows, by_place)))
+        slots = [Lookup(*one) for one in zip(rows, by_place, strict=True)]
+        if (scale := self.popularity) is None:
+            return Block(dense, tuple(slots))
+        logs = standardised(_log_counts(self.spec, parts), scale.mean, scale.scale, bound=BOUND)
+        return Block(dense, (*slots, Projected(logs[:, None].astype(np.float32))))
 
     def counted(self, block: Block) -> dict[str, int]:
         """The counts of a block; without any code an item is absent."""
@@ -109,7 +131,10 @@ class SemanticIdEncoder:
         return self.counted(self.encode(parts))
 
     def state(self) -> State:
-        return State({"length": self.length, "codebook_size": self.codebook_size}, {})
+        facts: dict[str, Any] = {"length": self.length, "codebook_size": self.codebook_size}
+        if self.popularity is not None:
+            facts["popularity"] = self.popularity.facts()
+        return State(facts, {})
 
     def read(self, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
         """Codes int32 [n, L], -1 for none, and weights float32 [n, L], 0 there.
@@ -199,6 +224,19 @@ class SemanticIdEncoder:
                 f" {column.name}; expected both or none, publish the codes again"
             )
         return np.where(none, np.float32(0), filled)[:, None]
+
+
+def _log_counts(spec: ResolvedInput, parts: Parts) -> np.ndarray:
+    """log1p of the items' counts, float64 [n]; an absent one is 0. Raises InputError for one below
+    0."""
+    counts = stored_numbers(spec.columns["count"], parts)
+    if (below := counts < 0).any():
+        row = int(np.argmax(below))
+        raise InputError(
+            f"{described(spec)}: row {row} has the count {counts[row]:g}; expected how many events"
+            " the item had before the row, at least 0"
+        )
+    return np.log1p(np.where(np.isnan(counts), 0, counts))
 
 
 def codebook_size(spec: ResolvedInput, parts: Parts) -> int:

@@ -211,7 +211,7 @@ class BoostedColumns:
                 tokens = self.tokens[shape.tables[0]]
                 for row, held in zip(tokens, _holds(slot, tokens), strict=True):
                     yield _Column(f"{name}:has/{row}", "q", np.where(absent, _ABSENT, held))
-            elif isinstance(slot, Projected) and self.vectors:
+            elif shape.kind == "projected" and isinstance(slot, Projected) and self.vectors:
                 for at in range(slot.values.shape[1]):
                     yield _Column(f"{name}:value/{at}", "q", slot.values[:, at])
 

@@ -157,7 +157,7 @@ def _is_lost(spec: ResolvedInput, role: str) -> bool:
         return role in ("source", "times", "labels")
     if isinstance(spec.kind, Match):
         return role in ("source", "values")
-    return True
+    return role != "count"  # an item without codes is as popular as with them
 
 
 def _weighing_one(block: Block) -> Block:
@@ -166,7 +166,8 @@ def _weighing_one(block: Block) -> Block:
     known = np.stack([slot.rows > 0 for slot in slots], axis=1).astype(np.float32)
     dense = block.dense.copy()
     dense[:, : len(slots)] = known
-    return Block(dense, tuple(Lookup(s.rows, known[:, n]) for n, s in enumerate(slots)))
+    weighed = (Lookup(s.rows, known[:, n]) for n, s in enumerate(slots))
+    return Block(dense, (*weighed, *block.slots[len(slots) :]))
 
 
 def _served(spec: ResolvedInput, one: Parts, block: Block, counts: Mapping[str, int]) -> Served:

@@ -74,8 +74,8 @@ class _Rows:
     """What all networks read of a piece of rows.
 
     single: bool by embedding, then by dense number: which have one row. lookups: rows of the one
-    matrix, [1, C1] and [N, CN], and the weights of each. others: slots that are no lookups, by
-    kind, with the first row of each of their tables.
+    matrix, [1, C1] and [N, CN], and the weights of each; places: which lookups these are. others:
+    slots that are no lookups, by kind, with the first row of each of their tables.
     """
 
     def __init__(self, shape: NetworkShape, encoded: Encoded) -> None:
@@ -98,9 +98,11 @@ class _Rows:
                 beside([values for values in dense if len(values) == 1 != count], 1),
                 beside([values for values in dense if not len(values) == 1 != count], count),
             )
+        one = [length(slot) == 1 != count for slot, _ in slots["lookup"]]
+        self.places = [[n for n, of in enumerate(one) if of is single] for single in (True, False)]
         self.lookups = [
-            _lookups([s for s in slots["lookup"] if (length(s[0]) == 1 != count) is single], n)
-            for single, n in ((True, 1), (False, count))
+            _lookups([slots["lookup"][place] for place in places], n)
+            for places, n in zip(self.places, (1, count), strict=True)
         ]
         self.others = slots
         alone = [
@@ -219,13 +221,16 @@ class _Network:
     def _embedded(self, rows: _Rows) -> Sides:
         """All embeddings, by side, in the order of `NetworkShape.embedded`."""
         parts: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-        for (places, weights), into in zip(rows.lookups, parts, strict=True):
+        gates = self._gates(rows)
+        for (places, weights), numbers, into in zip(rows.lookups, rows.places, parts, strict=True):
             found = np.empty((*places.shape, self.table.shape[1]), np.float32)
             # "clip" writes into `out` without a copy; the rows are those of the encoder
             np.take(self.table, places, axis=0, out=found, mode="clip")
             for column, weight in enumerate(weights):
                 if weight is not None:
                     found[:, column] *= weight[:, None]
+                if numbers[column] in gates:
+                    found[:, column] *= gates[numbers[column]]
             into.append(found.reshape(len(places), -1))
         for slot, (start,) in rows.others["bag"]:
             bag = cast(Bag, slot)
@@ -246,6 +251,17 @@ class _Network:
             for slot, starts in rows.others["similarity"]
         )
         return Sides(beside(parts[0], 1), beside(parts[1], rows.count))
+
+    def _gates(self, rows: _Rows) -> dict[int, np.ndarray]:
+        """What the lookups of ids and codes that share a gate are multiplied by: [n, 1] each."""
+        found: dict[int, np.ndarray] = {}
+        for place, ((slot, _), (codes, ids)) in enumerate(
+            zip(rows.others["gate"], self.shape.gated, strict=True)
+        ):
+            constant, slope = self.tensors["embeddings.gates"][place]
+            gate = 1 + np.tanh((constant + slope * cast(Projected, slot).values) / 2)
+            found |= dict.fromkeys(ids, gate) | dict.fromkeys(codes, 2 - gate)
+        return found
 
     def _towers(self, first: np.ndarray) -> np.ndarray:
         """Logits [N, T] from the first product of every task's tower, the gates and the level."""

@@ -28,7 +28,7 @@ from adc_features.inputs.declaration import Input, Inputs, Ranker
 from adc_features.inputs.encoded import InputLayout, Layout, SlotLayout
 from adc_features.inputs.resolved import ResolvedInput
 
-KINDS = ("lookup", "bag", "projected", "history", "similarity")
+KINDS = ("lookup", "bag", "projected", "history", "similarity", "gate")
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,18 @@ class NetworkShape:
             *((place, "pooled") for place in slots["history"]),
             *((place, "attended") for place in slots["history"]),
             *((place, "") for place in slots["similarity"]),
+        ]
+
+    @cached_property
+    def gated(self) -> list[tuple[list[int], list[int]]]:
+        """Of each gate: the places, among all lookups, of its codes and of the id."""
+        of = [place.input for place in self.slots["lookup"]]
+        return [
+            (
+                [n for n, name in enumerate(of) if name == gate.input],
+                [n for n, name in enumerate(of) if name == gate.layout.beside],
+            )
+            for gate in self.slots["gate"]
         ]
 
     @cached_property
