@@ -46,7 +46,7 @@ def fit(
         typer.Option(
             help=(
                 "Recipe: adc, an ablation of it, or posterior, rq_vae, rq_kmeans, opq, letter, das,"
-                " mm_rq_vae, mmq, unisid."
+                " mm_rq_vae, mmq, unisid, unisid_e2e (hours on a large catalogue)."
             )
         ),
     ] = None,

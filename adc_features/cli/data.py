@@ -98,7 +98,7 @@ def data_tables(
     complete = parse_utc(complete_through, name="--complete-through") if complete_through else None
     dataset = dataset_from_tables(
         out.name,
-        read_table(items),
+        read_table(str(items)),
         read_table(interactions),
         text_views=_text_views(text or []),
         windows=_windows(validation_start, test_start),
@@ -166,6 +166,34 @@ def embed_text(
     from adc_features.pipeline.stages import DATA, TEXT
 
     build(run, DATA, TEXT, json=json, source=data, text_model=model, seed=seed, final=final)
+
+
+@embed.command("unisid")
+def embed_unisid(
+    generation: Annotated[
+        Path, typer.Option(metavar="DIR", help="A generation of unisid_e2e.", exists=True)
+    ],
+    items: Annotated[Path, typer.Option(metavar="FILE", help="Item table, with titles.")],
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The Parquet file to write.")],
+    json: JsonOption = None,
+) -> None:
+    """Write an item table with the EMB vectors of a unisid_e2e generation as `vector_unisid`: a
+    modality of any other tokenizer, and a vector for a ranker.
+    """
+    from adc_features.codes.generation import open_generation
+    from adc_features.codes.raw_items import RawItems
+    from adc_features.data.dataset import read_table
+    from adc_features.data.raw_items import raw_items
+    from adc_features.parquet_files import write_table
+    from adc_features.tokenizer.item_vectors import raw_vectors
+
+    table = read_table(items)
+    raw: RawItems = raw_items(table, folder=items.parent)
+    vectors = raw_vectors(raw, open_generation(generation))
+    if "vector_unisid" in table.column_names:
+        table = table.drop_columns("vector_unisid")
+    write_table(table.append_column("vector_unisid", vectors), out)
+    report({"items": len(table), "without": vectors.null_count, "file": str(out)}, json)
 
 
 @embed.command("behavior")

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.clock import utc
+from adc_features.codes.raw_items import TYPES, RawItems
 from adc_features.errors import InputError
 from adc_features.parquet_files import read_parquet, write_table
 
@@ -33,6 +34,9 @@ class EmbeddingTable:
         Interactions of each item with time < as_of.
     as_of : datetime
         Aware, kept as UTC; exclusive.
+    raw : RawItems, optional
+        The items themselves, in the same order, for a tokenizer that tunes its own encoder
+        (`unisid_e2e`). Every other tokenizer reads vectors alone.
 
     Raises
     ------
@@ -62,6 +66,7 @@ class EmbeddingTable:
     present: Mapping[str, np.ndarray]
     interaction_count: np.ndarray
     as_of: datetime
+    raw: RawItems | None = None
 
     def __post_init__(self) -> None:
         n = len(self.item_ids)
@@ -108,6 +113,10 @@ class EmbeddingTable:
                 "interaction_count is"
                 f" {self.interaction_count.dtype}{list(self.interaction_count.shape)}; expected"
                 f" int64 [{n}], none negative"
+            )
+        if self.raw is not None and len(self.raw) != n:
+            raise InputError(
+                f"raw items are {len(self.raw)}, the table has {n}; give one of each, in one order"
             )
         object.__setattr__(self, "as_of", utc(self.as_of, name="as_of"))
 
@@ -156,6 +165,7 @@ class EmbeddingTable:
             {m: p[rows] for m, p in self.present.items()},
             self.interaction_count[rows],
             self.as_of,
+            None if self.raw is None else self.raw.take(rows),
         )
 
     def to_arrow(self) -> pa.Table:
@@ -165,7 +175,7 @@ class EmbeddingTable:
         -------
         pyarrow.Table, N rows
             `item_id`, `interaction_count`, and `vector_<modality>` as fixed-size lists, null when
-            absent; `as_of` is in the metadata.
+            absent; `raw_<column>` of raw items, where it has them; `as_of` is in the metadata.
         """
         columns: dict[str, pa.Array] = {
             "item_id": pa.array(self.item_ids),
@@ -177,6 +187,8 @@ class EmbeddingTable:
                 matrix.shape[1],
                 mask=pa.array(~self.present[modality]),
             )
+        if self.raw is not None:
+            columns |= {f"raw_{name}": getattr(self.raw, name) for name in TYPES}
         return pa.table(columns).replace_schema_metadata({"as_of": self.as_of.isoformat()})
 
     @classmethod
@@ -214,6 +226,9 @@ class EmbeddingTable:
             present,
             table["interaction_count"].to_numpy().astype(np.int64),
             datetime.fromisoformat(metadata[b"as_of"].decode()),
+            RawItems.of(**{name: table[f"raw_{name}"] for name in TYPES})
+            if "raw_title" in table.column_names
+            else None,
         )
 
     def write(self, path: Path) -> None:

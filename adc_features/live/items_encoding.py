@@ -19,6 +19,7 @@ import numpy as np
 from adc_features.artifact import MANIFEST
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, generation_place, open_generation
+from adc_features.codes.raw_items import RAW_TOKENIZERS
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.errors import GenerationMismatch, InputError
@@ -140,6 +141,11 @@ def open_encoder(repo: Path, generation: str | None = None) -> ItemEncoder:
         raise GenerationMismatch(
             f"{place} holds another tokenizer than the one of the published codes of"
             f" {generation!r}; put the published one back, or publish its codes"
+        )
+    if opened.tokenizer in RAW_TOKENIZERS:
+        raise InputError(
+            f"generation {generation!r} is of {opened.tokenizer}, which reads raw titles and"
+            " images, and live items are vectors and texts: add them to the next snapshot"
         )
     network = read(opened)
     widths = {m: width for m, width in network.widths.items() if m != BEHAVIOR}

@@ -15,6 +15,7 @@ import numpy as np
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array, vector_matrix
 from adc_features.codes.generation import Generation, open_generation
+from adc_features.codes.raw_items import RAW_TOKENIZERS, RawItems
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import (
@@ -22,6 +23,7 @@ from adc_features.data.dataset import (
     Split,
     read_dataset,
 )
+from adc_features.data.raw_items import raw_items
 from adc_features.parquet_files import read_parquet
 from adc_features.pipeline.run import Run
 
@@ -68,15 +70,20 @@ def text_of(run: Run, view: str) -> tuple[np.ndarray, np.ndarray]:
     return np.load(text / f"{view}.npy"), np.load(text / f"{view}.present.npy")
 
 
+def raw_of(run: Run, dataset: Dataset) -> RawItems | None:
+    """The raw columns of a data set's items, where the run's tokenizer reads them."""
+    return raw_items(dataset.items) if run.settings.tokenizer in RAW_TOKENIZERS else None
+
+
 def embedding_tables(run: Run) -> list[EmbeddingTable]:
     """One EmbeddingTable per cut-off: content vectors as they are, behaviour as of the cut-off."""
     dataset = dataset_of(run)
     item_ids = id_array(dataset.items["item_id"])
     vectors, present = content_vectors(dataset, lambda view: text_of(run, view))
-    series = np.load(run.output("behavior") / "series.npz")
+    series, raw = np.load(run.output("behavior") / "series.npz"), raw_of(run, dataset)
     return [
         EmbeddingTable(
-            item_ids, {**vectors, BEHAVIOR: v}, {**present, BEHAVIOR: p}, count, moment(as_of)
+            item_ids, {**vectors, BEHAVIOR: v}, {**present, BEHAVIOR: p}, count, moment(as_of), raw
         )
         for v, p, count, as_of in zip(
             series["vectors"],

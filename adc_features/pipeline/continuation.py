@@ -23,6 +23,7 @@ from adc_features.pipeline.stages import (
     dataset_of,
     generation_of,
     load_source,
+    raw_of,
     repository_of,
     split_of,
     text_of,
@@ -122,4 +123,5 @@ def table_of(run: Run, dataset: Dataset, state: BehaviorState, *, own: bool) -> 
         {**present, BEHAVIOR: behavior.present},
         behavior.interaction_count,
         behavior.as_of,
+        raw_of(run, dataset),
     )

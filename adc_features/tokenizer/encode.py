@@ -47,7 +47,8 @@ def encode(
     Parameters
     ----------
     items : EmbeddingTable
-        N items with their vectors and interaction counts as of `items.as_of` (exclusive).
+        N items with their vectors and interaction counts as of `items.as_of` (exclusive), and with
+        their raw columns for a generation of `unisid_e2e`, which reads nothing else.
     generation : Generation
         The frozen tokenizer.
     previous : SidTable, optional
@@ -107,6 +108,10 @@ def encode(
     sid = np.full((len(items), spec.length), NO_CODE, np.int32)
     weight = np.zeros((len(items), spec.length), np.float32)
     x, alignment = (np.zeros(len(items), np.float32) for _ in range(2))
+    if isinstance(model, baselines.UnisidNetwork):
+        with one_thread():
+            sid, _ = model.read(items.raw, names=items.item_ids, progress=_named(progress))
+        weight, x = (sid != NO_CODE).astype(np.float32), signal
 
     def fill(start: int) -> int:
         part = slice(start, min(start + BLOCK, len(items)))
@@ -119,7 +124,8 @@ def encode(
         x[part], alignment[part] = x_B[:size], w_B[:size]
         return part.stop
 
-    for done in _on_every_core(fill, range(0, len(items), BLOCK)):
+    blocks = range(0, len(items) if model.widths else 0, BLOCK)
+    for done in _on_every_core(fill, blocks):
         if progress is not None:
             progress("encode", done, len(items))
     weight = weight.astype(spec.weight_dtype).astype(np.float32)
@@ -140,6 +146,12 @@ def encode(
         codebook_size=spec.codebook_size,
         as_of=items.as_of,
     )
+
+
+def _named(
+    progress: Callable[[str, int, int], None] | None,
+) -> Callable[[int, int], None] | None:
+    return None if progress is None else lambda done, of: progress("encode", done, of)
 
 
 def _cutoff_of(generation: Generation, as_of: datetime) -> int:
@@ -221,10 +233,12 @@ def encode_series(
     ADC-SID, arXiv 2510.25622; docs/method_notes.md, "Several cut-offs".
     """
     previous: SidTable | None = None
+    network = read(generation)
     for table in tables:
         previous = encode(
             table,
             generation,
+            network=network,
             previous=(held_by or {}).get(table.as_of, previous),
             progress=progress,
         )
@@ -261,6 +275,7 @@ def _tokens(
     if isinstance(model, baselines.PosteriorNetwork):
         return *model.tokens(rows, held_BL), none
     if not isinstance(model, AdcModel):
+        assert not isinstance(model, baselines.UnisidNetwork), "it reads no vectors"
         codes, known = model.codes(rows)
         return torch.where(known, codes, NO_CODE), known.float(), rows.x, none
     encoded, behavior = model.encode(rows), model.spec.behavior

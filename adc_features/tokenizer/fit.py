@@ -5,6 +5,7 @@ Legend: B rows of a batch, P positions, K codes, D latent width.
 """
 
 import logging
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,10 +18,12 @@ from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, check_generation_id, write_generation
 from adc_features.codes.quality import quality_report
 from adc_features.codes.reliability import fit_reliability
+from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import SidSpec
 from adc_features.errors import QualityError
 from adc_features.tokenizer import baselines
 from adc_features.tokenizer.encode import encode, one_thread
+from adc_features.tokenizer.end_to_end.checkpoints import STATES
 from adc_features.tokenizer.line import Line
 from adc_features.tokenizer.model import AdcModel, AdcSettings
 from adc_features.tokenizer.recipes import (
@@ -73,7 +76,9 @@ def fit(
     ----------
     tables : sequence of EmbeddingTable
         The catalogue's vectors as of each cut-off, in any order; one training row for each (item,
-        cut-off). Quality is measured on the newest.
+        cut-off). Quality is measured on the newest. `unisid_e2e` is trained on the raw items that
+        the newest table carries (`EmbeddingTable.raw`), and reads vectors of behaviour alone: which
+        items are near at the oldest cut-off.
     spec : SidSpec
         Positions by modality, codes for each and the precision of weights. A baseline tokenizer
         takes as many positions over the same modalities and arranges them itself.
@@ -91,9 +96,9 @@ def fit(
     progress : callable, optional
         Called with ("fit", steps done, steps in all).
     checkpoint : Path, optional
-        A file that ADC-SID writes every few hundred steps. A fit that was killed goes on from it to
-        the same result; a checkpoint of other inputs or settings is ignored. Baseline tokenizers
-        start again.
+        A file that ADC-SID writes every few hundred steps and `unisid_e2e` after every epoch (its
+        frozen states lie beside it). A fit that was killed goes on from it to the same result; a
+        checkpoint of other inputs or settings is ignored. The other tokenizers start again.
 
     Returns
     -------
@@ -160,8 +165,9 @@ def fit(
             "reliability": scale.to_dict() if scale else None,
             "cutoffs": [t.as_of.isoformat() for t in tables],
             "seed": seed,
+            **({f"{name}_fit": dict(trained.kept)} if trained.kept else {}),
         },
-        tensors={name: t.numpy() for name, t in trained.network.state_dict().items()},
+        tensors=_stored(trained.network),
         quality={},
         trained_through=newest.as_of,
         codebook_hash="",
@@ -170,7 +176,9 @@ def fit(
     if line is not None:
         draft, churn = line.renamed(draft, newest)
     quality = {
-        **quality_report(encode(newest, draft), newest.interaction_count, spec=own_spec),
+        **quality_report(
+            _measured(newest, draft, trained.network), newest.interaction_count, spec=own_spec
+        ),
         "reconstruction_1_minus_r2": _unexplained(trained.network, union),
         "training": trained.history,
         **trained.facts,
@@ -190,7 +198,24 @@ def fit(
     )
     if checkpoint is not None:
         Path(checkpoint).unlink(missing_ok=True)
+        shutil.rmtree(Path(checkpoint).with_suffix(STATES), ignore_errors=True)
     return generation
+
+
+def _stored(network: AdcModel | baselines.Network) -> dict[str, np.ndarray]:
+    """Parameters by name; those that `freeze` rounded to float16 are stored so."""
+    half = isinstance(network, baselines.UnisidNetwork)
+    return {name: (t.half() if half else t).numpy() for name, t in network.state_dict().items()}
+
+
+def _measured(
+    newest: EmbeddingTable, draft: Generation, network: AdcModel | baselines.Network
+) -> SidTable:
+    """The codes that quality is told of. A network that read raw items while it trained knows
+    their codes, those that any other would give them.
+    """
+    known = network if isinstance(network, baselines.UnisidNetwork) else None
+    return encode(newest, draft, network=known)
 
 
 def _continued(settings: AdcSettings) -> AdcSettings:
@@ -219,7 +244,13 @@ def _trained(
         if not isinstance(settings, AdcSettings):
             start = line.tensors([t.as_of for t in union.tables]) if line else None
             return baselines.train(
-                union, own_spec, settings, seed=seed, progress=progress, start=start
+                union,
+                own_spec,
+                settings,
+                seed=seed,
+                progress=progress,
+                start=start,
+                checkpoint=checkpoint,
             )
         return train(
             union,
@@ -236,9 +267,12 @@ def _unexplained(network: AdcModel | baselines.Network, union: RowUnion) -> dict
     """1 - R2 of the newest vectors as decoded from codes and weights alone: over all standardised
     dimensions, and per modality.
 
-    Only of what the tokenizer decodes: LETTER and DAS, for two, read content alone.
+    Only of what the tokenizer decodes: LETTER and DAS, for two, read content alone, and a
+    tokenizer of raw items decodes no vector at all.
     """
     table, error = union.tables[-1], dict.fromkeys(network.widths, 0.0)
+    if isinstance(network, baselines.UnisidNetwork):
+        return {}
     with torch.no_grad():
         for rows in union.newest():
             for m, guess in network.reconstruct(rows).items():

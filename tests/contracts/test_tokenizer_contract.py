@@ -8,10 +8,12 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from tiny_bert import tiny_bert
 
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, open_generation
 from adc_features.codes.quality import quality_report
+from adc_features.codes.raw_items import RawItems
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import NO_CODE, SidSpec
 from adc_features.errors import GenerationMismatch, InputError
@@ -24,7 +26,8 @@ SPEC = SidSpec(content={"title": 1, "image": 2}, shared=1, behavior=2, codebook_
 class Tokenizer(NamedTuple):
     """fit and encode as everybody calls them; content_only: behaviour teaches it at most and no
     code comes from it; holds: keeps codes in spite of numerical noise; judges: says how likely a
-    code is right, of a held code too, and estimates reliability itself.
+    code is right, of a held code too, and estimates reliability itself; reads_raw: codes raw items
+    and no vectors.
     """
 
     name: str
@@ -34,6 +37,7 @@ class Tokenizer(NamedTuple):
     needs_behavior: bool = False
     holds: bool = False
     judges: bool = False
+    reads_raw: bool = False
 
 
 def small_adc(tables: list[EmbeddingTable], spec: SidSpec, **arguments: object) -> Generation:
@@ -61,6 +65,9 @@ def small(name: str) -> Callable[..., Generation]:
         "latent": 16,
         "trunk": 16,
         "iterations": 5,
+        "model": tiny_bert(),
+        "first": 1,
+        "epochs": 2,
         "min_utilisation": 0.0,
     }
     settings = replace(
@@ -99,6 +106,9 @@ TOKENIZERS = [
         for name in ("letter", "das")
     ),
     Tokenizer("unisid", small("unisid"), adc_encode.encode, content_only=True),
+    Tokenizer(
+        "unisid_e2e", small("unisid_e2e"), adc_encode.encode, content_only=True, reads_raw=True
+    ),
     *(
         Tokenizer(name, small(name), adc_encode.encode, holds=True, judges=True)
         for name in ("posterior", "posterior_experts")
@@ -123,7 +133,7 @@ def test_every_recipe_has_its_suite() -> None:
 
 def items(day: int, *, n: int = 150) -> EmbeddingTable:
     """n items in clusters; items 0-9 are cold, item 11 has no image, and everything drifts a little
-    from day to day.
+    from day to day. Their titles say which cluster an item is of.
     """
     chance = np.random.default_rng(7)
     place = chance.normal(size=(12, 6)) @ chance.normal(size=(6, 10))
@@ -136,8 +146,12 @@ def items(day: int, *, n: int = 150) -> EmbeddingTable:
     present["behavior"][:10], present["image"][11] = False, False
     vectors = {m: np.where(present[m][:, None], v, 0).astype(np.float32) for m, v in matrix.items()}
     count = np.where(present["behavior"], 1 + chance.geometric(0.1, n), 0).astype(np.int64)
+    raw = RawItems.of(
+        title=[f"no{n % 12} shoe no{n}" for n in range(n)],
+        path=[["shoes", f"no{n % 4}", f"no{n % 12}"] for n in range(n)],
+    )
     return EmbeddingTable(
-        np.arange(n), vectors, present, count, datetime(2024, 1, 1 + day, tzinfo=UTC)
+        np.arange(n), vectors, present, count, datetime(2024, 1, 1 + day, tzinfo=UTC), raw
     )
 
 
@@ -384,10 +398,13 @@ def test_quality_report_is_part_of_the_generation(
     assert all(
         0 <= b["entropy"] <= b["entropy_bound"] + 1e-9 for b in generation.quality["codebooks"]
     )
+    assert generation.trained_through == items(1).as_of
+    if tokenizer.reads_raw:
+        assert generation.quality["reconstruction_1_minus_r2"] == {}
+        return
     read = {"title", "image"} if tokenizer.content_only else {"title", "image", "behavior"}
     assert set(generation.quality["reconstruction_1_minus_r2"]) == {"all", *read}
     assert 0 < generation.quality["reconstruction_1_minus_r2"]["all"] < 1.5
-    assert generation.trained_through == items(1).as_of
 
 
 def with_title(table: EmbeddingTable, title: np.ndarray) -> EmbeddingTable:
@@ -429,6 +446,12 @@ def test_unusable_vectors_are_refused_before_any_work(
 def test_vectors_of_another_encoder_are_refused(
     tokenizer: Tokenizer, generation: Generation
 ) -> None:
-    """Encode refuses vectors of another width than the generation was fitted on."""
+    """Encode refuses vectors of another width than the generation was fitted on, and items without
+    the raw columns that it reads.
+    """
+    if tokenizer.reads_raw:
+        with pytest.raises(InputError, match="raw=raw_items"):
+            tokenizer.encode(replace(items(0), raw=None), generation)
+        return
     with pytest.raises(InputError, match="fitted on 10"):
         tokenizer.encode(with_title(items(0), np.ones((150, 9))), generation)

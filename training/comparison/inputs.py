@@ -19,6 +19,7 @@ from adc_features.codes.embeddings import EmbeddingTable, id_array
 from adc_features.codes.sids import CodeTimeline
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.data.dataset import Dataset, snapshot_times
+from adc_features.data.raw_items import raw_items
 from adc_features.loader.frame import TrainingFrame, label_table, training_frame
 from adc_features.parquet_files import read_parquet
 from adc_features.pipeline.run import Run
@@ -124,19 +125,29 @@ def publish_monthly(repo: Path, dataset: Dataset, *, project: str) -> None:
     publish_statistics(repo, **statistics, resolution=dataset.resolution)
 
 
-def tables_until(out: Path, start: datetime, fit: int = 0) -> list[EmbeddingTable]:
-    """Vectors of all items as of every cut-off up to `start`, oldest first."""
+def tables_until(
+    out: Path, start: datetime, fit: int = 0, *, raw: bool = False
+) -> list[EmbeddingTable]:
+    """Vectors of all items as of every cut-off up to `start`, oldest first. raw: with the items'
+    raw columns.
+    """
     run = Run.open(Path(out) / "run")
     dataset, text = dataset_of(run), run.output("text")
     vectors, present = content_vectors(
         dataset, lambda view: (np.load(text / f"{view}.npy"), np.load(text / f"{view}.present.npy"))
     )
     item_ids = id_array(dataset.items["item_id"])
+    columns = raw_items(dataset.items) if raw else None
     with np.load(Path(out) / "behavior" / str(fit) / "series.npz") as series:
         arrays = [series[name] for name in ("vectors", "present", "interaction_count", "as_of")]
     return [
         EmbeddingTable(
-            item_ids, {**vectors, BEHAVIOR: v}, {**present, BEHAVIOR: p}, count, moment(as_of)
+            item_ids,
+            {**vectors, BEHAVIOR: v},
+            {**present, BEHAVIOR: p},
+            count,
+            moment(as_of),
+            columns,
         )
         for v, p, count, as_of in zip(*arrays, strict=True)
         if as_of <= instant(start)

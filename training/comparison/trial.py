@@ -17,6 +17,7 @@ from adc_features import __version__
 from adc_features.artifact import ensure_directory, is_made_of, read_manifest, within, write_json
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
+from adc_features.codes.raw_items import RAW_TOKENIZERS
 from adc_features.codes.sids import CodeTimeline, SidTimeline
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError, QualityError
@@ -105,7 +106,8 @@ def ensure_trial(out: Path, settings: ComparisonSettings, task: TrialTask) -> No
         rows = rows_of(out)
         before = rows.between(None, task.window.start)
         scored = rows.between(task.window.start, task.window.end)
-        tables = tables_until(out, task.window.start, task.fit)
+        reads_raw = task.variant is not None and task.variant.recipe in RAW_TOKENIZERS
+        tables = tables_until(out, task.window.start, task.fit, raw=reads_raw)
         facts: dict[str, Any] = {"train_rows": len(before), "rows": len(scored)}
         seeds = range(task.fit * settings.seeds, (task.fit + 1) * settings.seeds)
         if task.variant is None:

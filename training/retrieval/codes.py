@@ -12,8 +12,10 @@ import numpy as np
 from adc_features import __version__
 from adc_features.artifact import ensure_directory
 from adc_features.codes.embeddings import EmbeddingTable
+from adc_features.codes.raw_items import RAW_TOKENIZERS, RawItems
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR, SidSpec
+from adc_features.data.raw_items import raw_items
 from adc_features.errors import InputError
 from adc_features.parquet_files import read_parquet, write_table
 from adc_features.pipeline.run import Progress
@@ -26,10 +28,15 @@ exactly the items of the tail (method notes: Generation from codes).
 
 
 def embedding_table(
-    source: Source, *, seed: int, checkpoint: Path | None = None, progress: Progress | None = None
+    source: Source,
+    *,
+    seed: int,
+    raw: RawItems | None = None,
+    checkpoint: Path | None = None,
+    progress: Progress | None = None,
 ) -> EmbeddingTable:
-    """Content vectors beside behaviour vectors and counts that know the training part of the
-    sequences only.
+    """Content vectors (and raw items) beside behaviour vectors and counts that know the training
+    part of the sequences only.
     """
     from adc_features.encoders.behavior import behavior_series, full_softmax
 
@@ -46,7 +53,7 @@ def embedding_table(
     )
     vectors = {**source.vectors, BEHAVIOR: learned.vectors}
     present = {**source.present, BEHAVIOR: learned.present}
-    return EmbeddingTable(ids, vectors, present, learned.interaction_count, as_of)
+    return EmbeddingTable(ids, vectors, present, learned.interaction_count, as_of, raw)
 
 
 def sid_spec(modalities: Iterable[str], *, codebook_size: int = 256) -> SidSpec:
@@ -83,6 +90,14 @@ def codes_of(
 
     if tokenizer not in RECIPES:
         raise InputError(f"tokenizer is {tokenizer!r}; expected one of {', '.join(RECIPES)}")
+    raw = None
+    if tokenizer in RAW_TOKENIZERS:
+        if source.items is None:
+            raise InputError(
+                f"{tokenizer} reads raw items, and this source has vectors alone; open it with"
+                " open_source(out, data)"
+            )
+        raw = raw_items(source.items)
     directory = out / "codes" / f"{tokenizer}-seed_{seed}"
     spec, settings = sid_spec(source.vectors, codebook_size=codebook_size), RECIPES[tokenizer]()
     made_of = {
@@ -92,10 +107,13 @@ def codes_of(
         "seed": seed,
         "spec": spec.to_dict(),
         "settings": settings.to_dict(),
+        **({"raw": raw.fingerprint()} if raw is not None else {}),
     }
 
     def fill(target: Path) -> None:
-        table = embedding_table(source, seed=seed, checkpoint=out / "behavior", progress=progress)
+        table = embedding_table(
+            source, seed=seed, raw=raw, checkpoint=out / "behavior", progress=progress
+        )
         generation = fit(
             [table],
             spec,

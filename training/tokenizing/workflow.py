@@ -22,6 +22,7 @@ from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, check_generation_id, open_generation
+from adc_features.codes.raw_items import RAW_TOKENIZERS
 from adc_features.codes.sids import SidTable, changed_rows, find_rows
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
@@ -257,6 +258,12 @@ def _fit(
     progress: Progress | None,
 ) -> None:
     recipe = tokenizer_settings(settings.as_run())
+    if settings.tokenizer in RAW_TOKENIZERS:
+        raise InputError(
+            f"{settings.tokenizer} reads raw titles and images, and items of a repository come as"
+            " vectors and texts of modalities; choose another tokenizer, or fit it on a run (adc"
+            " run --tokenizer) and bring its vectors (adc embed unisid)"
+        )
     for number in range(len(catalogue.times)):
         catalogue.table(number)  # refuses vectors that cannot be used, before behaviour is trained
     try:

@@ -7,6 +7,7 @@ training and its positions. Codes weigh 1, but for those of our own method, `pos
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -23,10 +24,13 @@ from adc_features.tokenizer.baselines.loop import Curve, Progress
 from adc_features.tokenizer.baselines.posterior import PosteriorNetwork, PosteriorSettings
 from adc_features.tokenizer.baselines.rq_vae import RqVaeSettings
 from adc_features.tokenizer.baselines.unisid import HeadNetwork, UniSidSettings
+from adc_features.tokenizer.end_to_end import training as end_to_end
+from adc_features.tokenizer.end_to_end.network import UnisidNetwork, check_base
+from adc_features.tokenizer.end_to_end.settings import UnisidE2eSettings, unisid_e2e
 from adc_features.tokenizer.model import AdcModel, Standard
 from adc_features.tokenizer.union import RowUnion
 
-Settings = KMeansSettings | RqVaeSettings | UniSidSettings | PosteriorSettings
+Settings = KMeansSettings | RqVaeSettings | UniSidSettings | UnisidE2eSettings | PosteriorSettings
 
 RECIPES: dict[str, Callable[[], Settings]] = {
     recipe.__name__: recipe
@@ -39,30 +43,34 @@ RECIPES: dict[str, Callable[[], Settings]] = {
         rq_vae.das,
         rq_vae.mm_rq_vae,
         unisid.unisid,
+        unisid_e2e,
         posterior.posterior,
         posterior.posterior_experts,
     )
 }
 
-CONTENT_ONLY = ("letter", "das", "unisid")
+CONTENT_ONLY = ("letter", "das", "unisid", "unisid_e2e")
 """These read content alone when they encode; behaviour only teaches them. LETTER and DAS cannot be
 fitted without it.
 """
 
 
-Network = AdditiveNetwork | HeadNetwork | PosteriorNetwork
+Network = AdditiveNetwork | HeadNetwork | PosteriorNetwork | UnisidNetwork
 """What encodes: `codes(rows)` int64 and bool [B, L] (or `tokens(rows, held_BL)`, where codes have
-weights and are held), `reconstruct(rows)` from the codes alone, `widths` of the modalities that it
-reads.
+weights and are held; or `read(raw)`, where raw items are read), `reconstruct(rows)` from the codes
+alone, `widths` of the modalities that it reads (none: raw items).
 """
 
 
 class Trained(NamedTuple):
-    """A frozen network, its training curve, and what its quality report says beside the usual."""
+    """A frozen network, its training curve, and what its quality report (`facts`) and the
+    generation's settings (`kept`) say beside the usual.
+    """
 
     network: AdcModel | Network
     history: Curve
     facts: Mapping[str, Any] = MappingProxyType({})
+    kept: Mapping[str, Any] = MappingProxyType({})
 
 
 def spec_of(spec: SidSpec, s: Settings) -> SidSpec:
@@ -99,10 +107,17 @@ def train(
     seed: int,
     progress: Progress | None,
     start: Mapping[str, np.ndarray] | None = None,
+    checkpoint: Path | None = None,
 ) -> Trained:
     """Train on the rows of the union, on the calling thread's settings; one seed, one network.
     spec: from `spec_of`. start: tensors of an older generation to go on from (posterior only).
+    checkpoint: a file from which a killed fit goes on (unisid_e2e only).
     """
+    if isinstance(s, UnisidE2eSettings):
+        tuned = end_to_end.train(
+            union.tables, spec, s, seed=seed, progress=progress, checkpoint=checkpoint
+        )
+        return Trained(tuned.network, tuned.history, kept=tuned.facts)
     cutoffs = len(union.tables)
     # layers draw from torch's global generator: leave it as it was
     with torch.random.fork_rng(devices=[]):
@@ -155,6 +170,8 @@ def load(generation: Generation) -> Network:
     here wrote it.
     """
     settings = settings_of(generation)
+    if isinstance(settings, UnisidE2eSettings):
+        return _opened(generation, settings)
     widths = {
         key.split(".")[-2]: array.shape[1]
         for key, array in generation.tensors.items()
@@ -170,6 +187,17 @@ def load(generation: Generation) -> Network:
     )
     network.eval().requires_grad_(False).freeze()
     return network
+
+
+def _opened(generation: Generation, s: UnisidE2eSettings) -> UnisidNetwork:
+    """The tuned layers of a generation on the base model that it was tuned on."""
+    with torch.random.fork_rng(devices=[]):
+        network = UnisidNetwork(generation.spec, s)
+    check_base(network, generation.settings["unisid_e2e_fit"]["base_hash"])
+    network.load_state_dict(
+        {key: torch.tensor(array).float() for key, array in generation.tensors.items()}
+    )
+    return network.eval().requires_grad_(False)
 
 
 def _network(widths: Mapping[str, int], spec: SidSpec, s: Settings, *, cutoffs: int) -> Network:

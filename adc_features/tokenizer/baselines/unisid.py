@@ -4,7 +4,6 @@ a trained HeadNetwork.
 Legend: B rows, L levels, K codes, D trunk width.
 """
 
-import math
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal, cast
 
@@ -21,15 +20,12 @@ from adc_features.tokenizer.baselines.additive import AdditiveCodebooks, JointIn
 from adc_features.tokenizer.baselines.guidance import nearest_in_behavior
 from adc_features.tokenizer.baselines.kmeans import kmeans, residual_codebooks
 from adc_features.tokenizer.baselines.loop import Curve, Progress, masked_mean, optimise
+from adc_features.tokenizer.end_to_end.losses import unevenness
 from adc_features.tokenizer.model import Rows, Standard
 from adc_features.tokenizer.union import RowUnion, chance_of
 
 BRANCHES = 4
 """Groups that each group of content vectors splits into at the next level."""
-SHARPNESS = 0.2
-"""Temperature of a choice among codes, in cosine of logits, times the root of K: a logit of K at
-unit length is about 1 / sqrt(K).
-"""
 
 
 @dataclass(frozen=True)
@@ -172,7 +168,7 @@ def train(
             for m, guess in guesses.items()
         ]
         terms["reconstruction"] = s.reconstruction_weight * torch.stack(errors).sum()
-        terms["evenness"] = s.entropy_weight * _unevenness(logits_BLK[known])
+        terms["evenness"] = s.entropy_weight * unevenness(logits_BLK[known])
         return terms
 
     return optimise(net.parameters(), union, s, step=step, seed=seed, progress=progress)
@@ -194,21 +190,6 @@ def _paths(net: HeadNetwork, union: RowUnion, *, seed: int) -> AdditiveCodebooks
     books.codewords.copy_(torch.from_numpy(words))
     books.freeze()
     return books
-
-
-def _unevenness(logits_BLK: Tensor) -> Tensor:
-    """ln K minus what a code tells of its item: the entropy of mean use less the mean entropy of
-    each choice, in nats, mean over levels.
-
-    The entropy of mean use alone is greatest when every choice is undecided, and then argmax may be
-    the same code for all. The contrast leaves the scale of logits free, so choices are compared at
-    unit length over SHARPNESS / sqrt(K): softer, all of them look undecided, and few codes win.
-    """
-    unit_BLK = F.normalize(logits_BLK - logits_BLK.mean(-1, keepdim=True), dim=-1)
-    soft_BLK = torch.softmax(unit_BLK * (math.sqrt(logits_BLK.shape[2]) / SHARPNESS), dim=-1)
-    use_LK = soft_BLK.mean(0)
-    choice_L = -torch.xlogy(soft_BLK, soft_BLK).sum(-1).mean(0)
-    return (math.log(logits_BLK.shape[2]) + torch.xlogy(use_LK, use_LK).sum(1) + choice_L).mean()
 
 
 def _multi_granular(logits_BLK: Tensor, path_BL: Tensor, *, temperature: float) -> Tensor:
