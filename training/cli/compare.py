@@ -28,7 +28,36 @@ DataOption = Annotated[str, typer.Option("--data", metavar="DIR|synthetic", help
 RankersOption = Annotated[str, typer.Option(help="ppnet, xgboost or both, comma-separated.")]
 FitsOption = Annotated[
     int,
-    typer.Option(min=1, help="Number of full refits, each with other seeds."),
+    typer.Option(
+        min=1,
+        help=(
+            "Number of full refits, each with other seeds; intervals cover their chance. With 1"
+            " they cover users alone."
+        ),
+    ),
+]
+BehaviorOption = Annotated[
+    bool,
+    typer.Option(
+        "--behavior-anew/--behavior-once",
+        help=(
+            "Whether every fit learns behaviour vectors of its own; once is cheaper, and leaves"
+            " their chance out of the intervals."
+        ),
+    ),
+]
+ControlsOption = Annotated[
+    bool,
+    typer.Option(
+        "--controls/--no-controls",
+        help=(
+            "Also raw vectors, and the codes of the first tokenizer without weights and with"
+            " those of other items."
+        ),
+    ),
+]
+SnapshotsOption = Annotated[
+    int, typer.Option(min=1, help="Past cut-offs at which items get codes, before the last window.")
 ]
 SeedsOption = Annotated[int, typer.Option(min=1, help="Rankers of each kind and fit.")]
 WindowsOption = Annotated[
@@ -65,7 +94,8 @@ def compare(
         str, typer.Option(help="Comma-separated; the first is compared with each other one.")
     ] = TOKENIZERS,
     rankers: RankersOption = "ppnet,xgboost",
-    fits: FitsOption = 1,
+    fits: FitsOption = 5,
+    behavior_anew: BehaviorOption = True,
     seeds: SeedsOption = 1,
     windows: WindowsOption = 1,
     window_days: DaysOption = None,
@@ -78,6 +108,22 @@ def compare(
             help="Also the rows of the 90/10 split, apart from the windows; needs --final.",
         ),
     ] = False,
+    per_user: Annotated[
+        bool,
+        typer.Option(
+            "--per-user",
+            help="Also each user's newest rows, apart from the windows; see the guide.",
+        ),
+    ] = False,
+    snapshots: SnapshotsOption = 8,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=100,
+            help="Optimiser steps of the tokenizers that have them; default each one's own.",
+        ),
+    ] = None,
+    controls: ControlsOption = True,
     strata: Annotated[
         bool, typer.Option("--strata", help="Also by popularity decile of the item (Fig. 6).")
     ] = False,
@@ -90,7 +136,7 @@ def compare(
     """
     from training.comparison.plan import Variant
 
-    variants = tuple(Variant(name, name) for name in tokenizers.split(","))
+    variants = tuple(Variant(n, n, _steps(n, steps)) for n in tokenizers.split(","))
     settings = _settings(
         rankers,
         fits,
@@ -99,13 +145,21 @@ def compare(
         window_days=window_days,
         codebook_size=codebook_size,
         final=final,
+        behavior_anew=behavior_anew,
     )
     _run(
         "Tokenizers compared",
         data,
         out,
         variants,
-        {**settings, "newest": split_90_10, "refresh": refresh_texts(refresh) or {}},
+        {
+            **settings,
+            "newest": split_90_10,
+            "per_user": per_user,
+            "snapshots": snapshots,
+            "controls": controls,
+            "refresh": refresh_texts(refresh) or {},
+        },
         strata=strata,
         jobs=jobs,
         json=json,
@@ -116,8 +170,9 @@ def ablate(
     data: DataOption,
     out: OutOption,
     rankers: RankersOption = "ppnet",
-    fits: FitsOption = 1,
-    seeds: SeedsOption = 3,
+    fits: FitsOption = 5,
+    behavior_anew: BehaviorOption = True,
+    seeds: SeedsOption = 1,
     windows: WindowsOption = 1,
     window_days: DaysOption = None,
     codebook_size: SizeOption = 100,
@@ -136,6 +191,7 @@ def ablate(
         window_days=window_days,
         codebook_size=codebook_size,
         final=final,
+        behavior_anew=behavior_anew,
     )
     _run(
         "ADC-SID and what is left without each part",
@@ -157,8 +213,9 @@ def sweep(
     data: DataOption,
     out: OutOption,
     rankers: RankersOption = "ppnet",
-    fits: FitsOption = 1,
-    seeds: SeedsOption = 3,
+    fits: FitsOption = 5,
+    behavior_anew: BehaviorOption = True,
+    seeds: SeedsOption = 1,
     windows: WindowsOption = 1,
     window_days: DaysOption = None,
     codebook_size: SizeOption = 100,
@@ -194,6 +251,7 @@ def sweep(
         window_days=window_days,
         codebook_size=codebook_size,
         final=final,
+        behavior_anew=behavior_anew,
     )
     _run(
         f"ADC-SID by {parameter.replace('_', ' ')}",
@@ -216,6 +274,15 @@ def _settings(rankers: str, fits: int, seeds: int, windows: int, **others: Any) 
         "windows": windows,
         **others,
     }
+
+
+def _steps(tokenizer: str, steps: int | None) -> dict[str, int]:
+    """The change of a tokenizer's settings that gives it so many steps, if it has any."""
+    from adc_features.tokenizer.fit import RECIPES
+
+    if steps is None or tokenizer not in RECIPES or not hasattr(RECIPES[tokenizer](), "steps"):
+        return {}
+    return {"steps": steps}
 
 
 def _run(
@@ -244,7 +311,10 @@ def _run(
         "command": " ".join(["adc", *sys.argv[1:]]),
         "commit": _commit(),
         "fits": asked.fits,
+        "behavior_fits": asked.fits if asked.behavior_anew else 1,
         "seeds": asked.seeds,
+        "snapshots": asked.snapshots,
+        "settings": {v.name: dict(v.changes) for v in variants if v.changes},
         "final": asked.final,
         "left_out": facts["left_out"],
         "refresh": dict(asked.refresh),
@@ -278,22 +348,22 @@ def _commit() -> str | None:
     return shown.stdout.strip()
 
 
-def _table(result: Mapping[str, Any], *, first: str) -> str:
-    from training.comparison.significance import paired_title
+METRICS = {"auc": "AUC", "gauc": "GAUC", "tail_auc": "tail AUC", "new_auc": "new items' AUC"}
 
-    metrics = {"auc": "AUC", "gauc": "GAUC", "tail_auc": "tail AUC"}
+
+def _table(result: Mapping[str, Any], *, first: str) -> str:
+    from training.comparison.verdict import codes_verdict, covers_text
+
     lines = [
         f"{result['pooled_rows']} rows in {len(result['windows'])} windows",
+        covers_text(result),
+        *([said] if (said := codes_verdict(result, first=first)) else []),
         "",
-        table(_means(result["systems"], metrics)),
+        *_compared(result, first=first),
     ]
-    for key in (k for k in result if k.startswith("paired")):
-        differences = [
-            {"": name, **{title: _difference(row[m]) for m, title in metrics.items()}}
-            for name, row in result[key].items()
-        ]
-        lines += ["", f"{paired_title(key, first)} (* survives Holm's correction)"]
-        lines.append(table(differences))
+    if split := result.get("per_user"):
+        lines += ["", f"each user's newest rows, {split['rows']} of them"]
+        lines += _compared(split, first=first)
     if split := result.get("split_90_10"):
         lines += ["", "the 90/10 split"]
         lines.append(table(_means(split, {"auc": "AUC", "gauc": "GAUC"})))
@@ -309,8 +379,24 @@ def _table(result: Mapping[str, Any], *, first: str) -> str:
     lines += ["", table(costs)]
     lines += [f"{name}: collapsed, not ranked: {why}" for name, why in result["collapsed"].items()]
     lines += [f"{name}: left out: {why}" for name, why in result["removed"].items()]
+    lines += [f"{name}: left out: {why}" for name, why in result["absent"].items()]
     lines += [f"window {name}: left out, its labels have one class" for name in result["left_out"]]
     return "\n".join([*lines, "", f"page: {result['page']}"])
+
+
+def _compared(result: Mapping[str, Any], *, first: str) -> list[str]:
+    """Means of every system, and the paired differences."""
+    from training.comparison.significance import paired_title
+
+    lines = [table(_means(result["systems"], METRICS))]
+    for key in (k for k in result if k.startswith("paired")):
+        differences = [
+            {"": name, **{title: _difference(row[m]) for m, title in METRICS.items()}}
+            for name, row in result[key].items()
+        ]
+        lines += ["", f"{paired_title(key, first)} (* survives Holm's correction)"]
+        lines.append(table(differences))
+    return lines
 
 
 def _means(
@@ -323,5 +409,6 @@ def _means(
 
 
 def _difference(estimate: Mapping[str, Any]) -> str:
-    mark = "*" if estimate["survives"] else ""
-    return f"{estimate['mean']:+.4f} [{estimate['low']:+.4f}, {estimate['high']:+.4f}]{mark}"
+    from training.comparison.verdict import difference_text
+
+    return difference_text(estimate) + ("*" if estimate["survives"] else "")
