@@ -12,6 +12,7 @@ import pytest
 from adc_features.artifact import write_json
 from adc_features.errors import InputError
 from adc_features.loader.frame import TrainingFrame
+from training.cli.comparison_lines import comparison_lines
 from training.comparison.baselines import scores_of_baselines
 from training.comparison.plan import Variant, Window, newest_of_users
 from training.comparison.significance import comparison_result
@@ -186,6 +187,14 @@ def test_baselines_are_read_off_the_rows(frame, monkeypatch):
     assert scores["user_item_means/baseline"][0] == pytest.approx(expected)
     assert np.array_equal(scores["popularity/baseline"][0], scored.numbers("item_event_count"))
     assert "pip install 'adc-features[report]'" in facts["absent"]["lightgbm"]
+
+
+def test_the_lines_say_what_the_page_says(frame):
+    """Fits, the verdict, and every difference from networks and from baselines."""
+    found = {"page": "p.html", "left_out": [], **result(frame, gains=[2.0] * 3)}
+    said = comparison_lines(found, first="adc")
+    for words in ("the chance of 3 fits", "Codes of adc help", "adc_minus_no_sid", "item_mean"):
+        assert words in said
 
 
 def test_a_result_is_plain_json(frame, tmp_path):
