@@ -30,6 +30,7 @@ LONG = {
     "adc_features/store/online.py": DESCRIBED,
     "adc_features/store/online_store.py": DESCRIBED,
     "adc_features/tokenizer/fit.py:fit": "the steps of a fit in their order, each a call",
+    "training/cli/compare.py:compare": OPTIONS,
     "training/cli/freshness.py:freshness": OPTIONS,
     "training/cli/main.py:train": OPTIONS,
     "training/cli/datasets.py:audit": OPTIONS,

@@ -11,7 +11,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from adc_features.cli.console import JsonOption, progress, report, table
+from adc_features.cli.console import JsonOption, progress, report
+from training.cli.comparison_lines import comparison_lines
 from training.cli.rankers import RefreshOption, refresh_texts
 
 TOKENIZERS = "adc,rq_vae,rq_kmeans,opq,letter,das,mm_rq_vae,mmq,unisid,posterior"
@@ -28,7 +29,36 @@ DataOption = Annotated[str, typer.Option("--data", metavar="DIR|synthetic", help
 RankersOption = Annotated[str, typer.Option(help="ppnet, xgboost or both, comma-separated.")]
 FitsOption = Annotated[
     int,
-    typer.Option(min=1, help="Number of full refits, each with other seeds."),
+    typer.Option(
+        min=1,
+        help=(
+            "Number of full refits, each with other seeds; intervals cover their chance. With 1"
+            " they cover users alone."
+        ),
+    ),
+]
+BehaviorOption = Annotated[
+    bool,
+    typer.Option(
+        "--behavior-anew/--behavior-once",
+        help=(
+            "Whether every fit learns behaviour vectors of its own; once is cheaper, and leaves"
+            " their chance out of the intervals."
+        ),
+    ),
+]
+ControlsOption = Annotated[
+    bool,
+    typer.Option(
+        "--controls/--no-controls",
+        help=(
+            "Also raw vectors, and the codes of the first tokenizer without weights and with"
+            " those of other items."
+        ),
+    ),
+]
+SnapshotsOption = Annotated[
+    int, typer.Option(min=1, help="Past cut-offs at which items get codes, before the last window.")
 ]
 SeedsOption = Annotated[int, typer.Option(min=1, help="Rankers of each kind and fit.")]
 WindowsOption = Annotated[
@@ -65,7 +95,8 @@ def compare(
         str, typer.Option(help="Comma-separated; the first is compared with each other one.")
     ] = TOKENIZERS,
     rankers: RankersOption = "ppnet,xgboost",
-    fits: FitsOption = 1,
+    fits: FitsOption = 5,
+    behavior_anew: BehaviorOption = True,
     seeds: SeedsOption = 1,
     windows: WindowsOption = 1,
     window_days: DaysOption = None,
@@ -78,6 +109,22 @@ def compare(
             help="Also the rows of the 90/10 split, apart from the windows; needs --final.",
         ),
     ] = False,
+    per_user: Annotated[
+        bool,
+        typer.Option(
+            "--per-user",
+            help="Also each user's newest rows, apart from the windows; see the guide.",
+        ),
+    ] = False,
+    snapshots: SnapshotsOption = 8,
+    steps: Annotated[
+        int | None,
+        typer.Option(
+            min=100,
+            help="Optimiser steps of the tokenizers that have them; default each one's own.",
+        ),
+    ] = None,
+    controls: ControlsOption = True,
     strata: Annotated[
         bool, typer.Option("--strata", help="Also by popularity decile of the item (Fig. 6).")
     ] = False,
@@ -90,7 +137,7 @@ def compare(
     """
     from training.comparison.plan import Variant
 
-    variants = tuple(Variant(name, name) for name in tokenizers.split(","))
+    variants = tuple(Variant(n, n, _steps(n, steps)) for n in tokenizers.split(","))
     settings = _settings(
         rankers,
         fits,
@@ -99,13 +146,21 @@ def compare(
         window_days=window_days,
         codebook_size=codebook_size,
         final=final,
+        behavior_anew=behavior_anew,
     )
     _run(
         "Tokenizers compared",
         data,
         out,
         variants,
-        {**settings, "newest": split_90_10, "refresh": refresh_texts(refresh) or {}},
+        {
+            **settings,
+            "newest": split_90_10,
+            "per_user": per_user,
+            "snapshots": snapshots,
+            "controls": controls,
+            "refresh": refresh_texts(refresh) or {},
+        },
         strata=strata,
         jobs=jobs,
         json=json,
@@ -116,8 +171,9 @@ def ablate(
     data: DataOption,
     out: OutOption,
     rankers: RankersOption = "ppnet",
-    fits: FitsOption = 1,
-    seeds: SeedsOption = 3,
+    fits: FitsOption = 5,
+    behavior_anew: BehaviorOption = True,
+    seeds: SeedsOption = 1,
     windows: WindowsOption = 1,
     window_days: DaysOption = None,
     codebook_size: SizeOption = 100,
@@ -136,6 +192,7 @@ def ablate(
         window_days=window_days,
         codebook_size=codebook_size,
         final=final,
+        behavior_anew=behavior_anew,
     )
     _run(
         "ADC-SID and what is left without each part",
@@ -157,8 +214,9 @@ def sweep(
     data: DataOption,
     out: OutOption,
     rankers: RankersOption = "ppnet",
-    fits: FitsOption = 1,
-    seeds: SeedsOption = 3,
+    fits: FitsOption = 5,
+    behavior_anew: BehaviorOption = True,
+    seeds: SeedsOption = 1,
     windows: WindowsOption = 1,
     window_days: DaysOption = None,
     codebook_size: SizeOption = 100,
@@ -194,6 +252,7 @@ def sweep(
         window_days=window_days,
         codebook_size=codebook_size,
         final=final,
+        behavior_anew=behavior_anew,
     )
     _run(
         f"ADC-SID by {parameter.replace('_', ' ')}",
@@ -216,6 +275,15 @@ def _settings(rankers: str, fits: int, seeds: int, windows: int, **others: Any) 
         "windows": windows,
         **others,
     }
+
+
+def _steps(tokenizer: str, steps: int | None) -> dict[str, int]:
+    """The change of a tokenizer's settings that gives it so many steps, if it has any."""
+    from adc_features.tokenizer.fit import RECIPES
+
+    if steps is None or tokenizer not in RECIPES or not hasattr(RECIPES[tokenizer](), "steps"):
+        return {}
+    return {"steps": steps}
 
 
 def _run(
@@ -244,7 +312,10 @@ def _run(
         "command": " ".join(["adc", *sys.argv[1:]]),
         "commit": _commit(),
         "fits": asked.fits,
+        "behavior_fits": asked.fits if asked.behavior_anew else 1,
         "seeds": asked.seeds,
+        "snapshots": asked.snapshots,
+        "settings": {v.name: dict(v.changes) for v in variants if v.changes},
         "final": asked.final,
         "left_out": facts["left_out"],
         "refresh": dict(asked.refresh),
@@ -259,7 +330,7 @@ def _run(
     report(
         {**result, "page": str(out / "comparison.html")},
         json,
-        text=partial(_table, first=variants[0].name),
+        text=partial(comparison_lines, first=variants[0].name),
     )
 
 
@@ -276,52 +347,3 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return shown.stdout.strip()
-
-
-def _table(result: Mapping[str, Any], *, first: str) -> str:
-    from training.comparison.significance import paired_title
-
-    metrics = {"auc": "AUC", "gauc": "GAUC", "tail_auc": "tail AUC"}
-    lines = [
-        f"{result['pooled_rows']} rows in {len(result['windows'])} windows",
-        "",
-        table(_means(result["systems"], metrics)),
-    ]
-    for key in (k for k in result if k.startswith("paired")):
-        differences = [
-            {"": name, **{title: _difference(row[m]) for m, title in metrics.items()}}
-            for name, row in result[key].items()
-        ]
-        lines += ["", f"{paired_title(key, first)} (* survives Holm's correction)"]
-        lines.append(table(differences))
-    if split := result.get("split_90_10"):
-        lines += ["", "the 90/10 split"]
-        lines.append(table(_means(split, {"auc": "AUC", "gauc": "GAUC"})))
-    costs = [
-        {
-            "": name,
-            "fit s": round(cost.get("fit_seconds", 0), 1),
-            "rows/s": round(cost.get("encode_rows_per_second", 0)),
-            "bytes": round(cost["bytes_per_item"]),
-        }
-        for name, cost in result["costs"].items()
-    ]
-    lines += ["", table(costs)]
-    lines += [f"{name}: collapsed, not ranked: {why}" for name, why in result["collapsed"].items()]
-    lines += [f"{name}: left out: {why}" for name, why in result["removed"].items()]
-    lines += [f"window {name}: left out, its labels have one class" for name in result["left_out"]]
-    return "\n".join([*lines, "", f"page: {result['page']}"])
-
-
-def _means(
-    systems: Mapping[str, Mapping[str, Mapping[str, float]]], shown: Mapping[str, str]
-) -> list[dict[str, str]]:
-    return [
-        {"": name, **{title: f"{row[metric]['mean']:.4f}" for metric, title in shown.items()}}
-        for name, row in systems.items()
-    ]
-
-
-def _difference(estimate: Mapping[str, Any]) -> str:
-    mark = "*" if estimate["survives"] else ""
-    return f"{estimate['mean']:+.4f} [{estimate['low']:+.4f}, {estimate['high']:+.4f}]{mark}"

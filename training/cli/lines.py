@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from adc_features.cli.console import table
+from training.evaluation.covers import of_run
 
 
 def retrieval_lines(result: Mapping[str, Any]) -> str:
@@ -47,6 +48,7 @@ def run_lines(result: Mapping[str, Any]) -> str:
         "",
         "paired differences, 95 % intervals",
         table(_intervals(result["paired"], scores)),
+        of_run(result.get("seeds")),
     ]
     parity = result["parity"]
     lines += [

@@ -342,6 +342,8 @@ def explain_on_service(
 def scores_text(facts: Mapping[str, Any]) -> str:
     """The metrics of every ranker and task with their 95 % intervals, and paired differences."""
     from adc_features.cli.console import table
+    from training.evaluation.covers import RANKERS
+    from training.ranker.codes_help import codes_help
 
     lines = [f"judged on the {facts['window']} window"]
     if facts["window"] == "validation":
@@ -360,6 +362,7 @@ def scores_text(facts: Mapping[str, Any]) -> str:
             for name, scores in found[part].items()
         ]
         lines.append(table(rows))
+    lines += ["", *codes_help(facts), RANKERS]
     if facts.get("choice", {}).get("name"):
         lines.append(f"\n`adc promote` would take {facts['choice']['name']}:")
         lines.append(facts["choice"]["why"])

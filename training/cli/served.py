@@ -12,6 +12,7 @@ from adc_features.cli.console import report
 from adc_features.errors import InputError
 from training.cli.datasets import asked_of_log
 from training.cli.rankers import interval_text
+from training.evaluation.covers import VARIANTS
 
 PageOption = Annotated[
     Path | None,
@@ -71,7 +72,7 @@ def variants_text(found: Mapping[str, Any]) -> str:
     lines = [f"variants of {found['ranker']}, with 95 % intervals over users"]
     for heading, rows in _tables(found).items():
         lines += ["", heading, table(rows)]
-    lines += ["", *_said(found)]
+    lines += ["", *_said(found), VARIANTS]
     if "page" in found:
         lines.append(f"page: {found['page']}")
     return "\n".join(lines)
@@ -83,7 +84,7 @@ def _write_page(path: Path, found: Mapping[str, Any]) -> None:
     write_html_page(
         path,
         f"Variants of {found['ranker']} on what they served",
-        verdict=" ".join(f"{line}." for line in _said(found)),
+        verdict=" ".join([*(f"{line}." for line in _said(found)), VARIANTS]),
         tables=_tables(found),
     )
 

@@ -5,7 +5,8 @@ a data source. Writes a comparison directory:
 <out>/behavior/<fit>/             behaviour vectors as of every cut-off, from one chronological pass
 <out>/frame/                      all labelled rows with the statistics that were knowable at each
 <out>/cells/<window>_<variant>_<fit>/   one trial, a tokenizer on one window: scores of its rankers,
-                                        quality, costs
+                                        quality, costs; `without_codes` and `baselines` beside
+                                        the variants
 
 Window w scores the rows [start, end). Everything that it uses is made of earlier rows: the
 tokenizer is fitted on vectors as of cut-offs up to its start, frozen, and encodes every one of
@@ -31,7 +32,7 @@ from adc_features.errors import InputError
 from adc_features.pipeline.run import Progress, Run, RunSettings
 from adc_features.pipeline.stages import DATA, TEXT, dataset_of
 from training.comparison.inputs import ensure_behavior, ensure_frame
-from training.comparison.plan import ComparisonSettings, Window, windows_of
+from training.comparison.plan import ComparisonSettings, Window, newest_of_users, windows_of
 from training.comparison.trial import Trial, TrialTask, ensure_trial, is_complete, read_trial
 
 log = logging.getLogger(__name__)
@@ -61,14 +62,17 @@ def compare(
             variants=[v.name for v in settings.variants],
         )
     run.ensure(TEXT)
-    for fit in range(settings.fits):
+    for fit in sorted({settings.behavior_fit(fit) for fit in range(settings.fits)}):
         ensure_behavior(run, out, settings, kept, fit)
     ensure_frame(run, out, settings)
     tasks = [
-        TrialTask(window, variant, fit)
+        task
         for fit in range(settings.fits)
         for window in kept
-        for variant in (None, *settings.variants)
+        for task in (
+            *(TrialTask(window, variant, fit) for variant in (None, *settings.variants)),
+            TrialTask(window, None, fit, baselines=True),
+        )
     ]
     _ensure_all(out, settings, tasks, jobs=jobs, progress=progress)
     return [read_trial(out, task) for task in tasks], {"windows": kept, "left_out": left_out}
@@ -78,11 +82,7 @@ def _with_both_classes(
     dataset: Dataset, windows: Sequence[Window]
 ) -> tuple[list[Window], list[str]]:
     """The windows that can be scored, and the names of those whose labels have one class."""
-    kept = [
-        w
-        for w in windows
-        if len(np.unique(dataset.within(w.start, w.end)["label"].to_numpy())) == 2
-    ]
+    kept = [w for w in windows if len(np.unique(_labels(dataset, w))) == 2]
     left_out = [w.name for w in windows if w not in kept]
     for name in left_out:
         log.warning("stage=compare window=%s left_out=true reason=labels of one class", name)
@@ -91,6 +91,15 @@ def _with_both_classes(
             f"none of the windows {left_out} holds labels of both classes; ask for longer ones"
         )
     return kept, left_out
+
+
+def _labels(dataset: Dataset, window: Window) -> np.ndarray:
+    """Of the rows that a window scores."""
+    if not window.per_user:
+        return dataset.within(window.start, window.end)["label"].to_numpy()
+    rows = dataset.before(window.end)
+    newest = newest_of_users(rows["user_id"].to_numpy(), rows["time"].to_numpy())
+    return rows["label"].to_numpy()[newest]
 
 
 def _ensure_all(

@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
+import numpy as np
+
 from adc_features.clock import moment
 from adc_features.data.dataset import Dataset
 from adc_features.errors import InputError
+from adc_features.loader.frame import TrainingFrame
 from adc_features.store.refresh import RefreshSchedule, stale_only
 
 WITHOUT_CODES = {
@@ -19,10 +22,22 @@ WITHOUT_CODES = {
 }
 """Ranker -> competitors that need no tokenizer, and the recipe of each."""
 WITH_CODES = {"ppnet": "codes_weights", "xgboost": "xgboost_codes_weights"}
+BASELINE_TRIAL = "baselines"
+"""What the trial of `training.comparison.baselines` is called."""
 CONTROLS = {"codes": "codes", "permuted": "weights_permuted"}
 """Of the first variant under PPNet, what its weights are measured by: none, and those of other
 items.
 """
+
+WITHOUT_TOKENIZER = "without_codes"
+"""What the trial of WITHOUT_CODES is called."""
+MIN_FITS = 5
+"""Fits from which an interval says much of them: Student's t on one degree of freedom makes that of
+two fits five times wider."""
+USER_ROWS = 4
+"""Rows of a user of whom some are scored in the per-user split."""
+USER_SHARE = 5
+"""One in so many of a user's rows is scored there, the newest, and at least two, as GAUC needs."""
 
 CODES_VIEW = "item_sid"
 """Stands for the codes of every variant where refreshes are spoken of."""
@@ -47,6 +62,8 @@ class Variant:
                 f"a variant is called {self.name!r}; its trials are directories of that name: use 1"
                 " to 100 letters, digits and any of _ . + = -"
             )
+        if self.name in (WITHOUT_TOKENIZER, BASELINE_TRIAL):
+            raise InputError(f"a variant is called {self.name!r}, as our own trials are; rename it")
 
 
 @dataclass(frozen=True)
@@ -55,9 +72,12 @@ class ComparisonSettings:
     compared with. windows: how many, of window_days each (None: the span of rows that may be
     scored, divided evenly with `final`, else 91 days); they end where the validation rows end, or
     with `final` lie after that. newest: also the rows of the 90/10 split, as a window of its own.
-    snapshots: past cut-offs before the last window's start. fits: how often everything that is
-    learned is learned anew. seeds: rankers of each kind and fit. controls: see CONTROLS. refresh:
-    one of REFRESHED -> how it is refreshed online, as `RefreshSchedule.parse` reads it.
+    per_user: also each user's newest rows, see `Window`. snapshots: past cut-offs before the last
+    window's start. fits: how often everything that is learned is learned anew. behavior_anew: that
+    holds of behaviour vectors too; otherwise those of the first fit serve all, which is cheaper and
+    leaves out their chance. seeds: rankers of each kind and fit. controls: also raw vectors, and
+    CONTROLS. refresh: one of REFRESHED -> how it is refreshed online, as `RefreshSchedule.parse`
+    reads it.
     """
 
     source: str
@@ -67,7 +87,9 @@ class ComparisonSettings:
     window_days: int | None = None
     final: bool = False
     newest: bool = False
+    per_user: bool = False
     fits: int = 1
+    behavior_anew: bool = True
     seeds: int = 1
     seed: int = 0
     snapshots: int = 8
@@ -95,8 +117,14 @@ class ComparisonSettings:
                 f" {', '.join(REFRESHED)} (the codes of every tokenizer)"
             )
         refresh_schedules(self)
+        if self.snapshots < 1:
+            raise InputError(f"snapshots is {self.snapshots}; expected at least 1")
         if self.newest and not self.final:
             raise InputError("the rows of the 90/10 split are test rows; ask for them with --final")
+
+    def behavior_fit(self, fit: int) -> int:
+        """Whose behaviour vectors a fit reads."""
+        return fit if self.behavior_anew else 0
 
 
 def refresh_schedules(settings: "ComparisonSettings") -> dict[str, RefreshSchedule]:
@@ -107,14 +135,48 @@ def refresh_schedules(settings: "ComparisonSettings") -> dict[str, RefreshSchedu
 
 @dataclass(frozen=True)
 class Window:
-    """Rows [start, end) are scored. split_90_10: these are the test rows of `adc run --final`, not
-    one of the rolling windows.
+    """Rows [start, end) are scored, by what was made of the rows before the start.
+
+    split_90_10: these are the test rows of `adc run --final`, not one of the rolling windows.
+    per_user: of the rows before the end, the newest fifth of each user's (at least two, of users
+    with at least four) are scored, by rankers that learned from all others and tokenizers of the
+    cut-offs up to the start. Rankers then know what other users did later: features and codes are
+    as of each row's time, yet no ranker is deployed so.
     """
 
     name: str
     start: datetime
     end: datetime
     split_90_10: bool = False
+    per_user: bool = False
+
+    @property
+    def rolling(self) -> bool:
+        """One of the windows that are pooled."""
+        return not (self.split_90_10 or self.per_user)
+
+    def parts(self, rows: TrainingFrame) -> tuple[TrainingFrame, TrainingFrame]:
+        """The rows that are learned from, and those that are scored."""
+        if not self.per_user:
+            return rows.between(None, self.start), rows.between(self.start, self.end)
+        kept = rows.between(None, self.end)
+        newest = newest_of_users(kept.user_ids, kept.times)
+        return kept.take(np.flatnonzero(~newest)), kept.take(np.flatnonzero(newest))
+
+
+def newest_of_users(user_ids: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """The rows that the per-user split scores: bool [N].
+
+    user_ids, times: [N]. Rows of one user and time are told apart by nothing and stay together:
+    all are scored where one of them is.
+    """
+    _, user = np.unique(user_ids, return_inverse=True)
+    count = np.bincount(user)
+    order = np.lexsort((times, user))
+    first = np.cumsum(count) - count  # of each user, in that order
+    scored = np.where(count >= USER_ROWS, np.maximum(count // USER_SHARE, 2), 0)
+    begins = times[order][np.minimum(first + count - scored, len(order) - 1)]
+    return (scored > 0)[user] & (times >= begins[user])
 
 
 def windows_of(dataset: Dataset, settings: ComparisonSettings) -> list[Window]:
@@ -149,4 +211,6 @@ def windows_of(dataset: Dataset, settings: ComparisonSettings) -> list[Window]:
         windows.append(
             Window(f"split_{split.eval_start:%Y%m%d}", split.eval_start, end, split_90_10=True)
         )
+    if settings.per_user:
+        windows.append(Window("per_user", starts[-1], end, per_user=True))
     return windows

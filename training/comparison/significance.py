@@ -2,10 +2,11 @@
 dict.
 
 Metrics are means over fits, and over windows, weighted by rows (their order among tokenizers may be
-chance in any one window); intervals come from draws of users, the same draws in every window and
-for every competitor, so differences are paired. They hold the chance in users; that of fitting anew
-shows in `fits`, a value each. p is two-sided, from the draws' normal approximation; `survives` is
-Holm's step-down rule at 5 % over all the comparisons of one metric and ranker.
+chance in any one window). Intervals cover the choice of users, by draws that are the same in every
+window and for every competitor, so that differences are paired; and, with several fits, the chance
+of fitting (`training.evaluation.refits`). `interval_covers` says which. p is two-sided and belongs
+to the same interval; `survives` is Holm's step-down rule at 5 % over all the comparisons of one
+metric and ranker.
 
 Legend: W windows, B draws.
 """
@@ -17,6 +18,8 @@ from typing import Any
 import numpy as np
 
 from adc_features.loader.frame import TrainingFrame
+from training.comparison.baselines import KIND
+from training.comparison.plan import Window
 from training.comparison.trial import Trial
 from training.evaluation.metrics import (
     Estimate,
@@ -24,10 +27,14 @@ from training.evaluation.metrics import (
     popularity_slices,
     training_counts,
 )
+from training.evaluation.refits import Refitted, p_value
 
-METRICS = ("auc", "gauc", "tail_auc")
 LEVEL = 0.05
 DECILES = 10
+NEW_ITEM_EVENTS = 3
+"""Training rows that an item has at most, to be a new one."""
+PAIRED = "paired"
+PAIRED_BASELINES = f"{PAIRED}_{KIND}s"
 
 
 def comparison_result(
@@ -41,120 +48,125 @@ def comparison_result(
     """Metrics, paired differences of `first` from each competitor, costs, and what was left out and
     why.
 
-    Returns {"pooled_rows", "windows", "systems", "paired", "paired_codes", "paired_<ranker>",
-    "split_90_10", "removed", "collapsed"}; `paired` is under PPNet, keyed `<first>_minus_<other>`,
-    and `paired_codes` the same with the codes of `first` alone. deciles: also AUC by popularity
-    decile of the rows.
+    Returns {"interval_covers", "pooled_rows", "windows", "systems", "new_items", "paired",
+    "paired_codes", "paired_<ranker>", "paired_baselines", "split_90_10", "per_user", "removed",
+    "collapsed", "absent", "costs"}; `paired` is under PPNet, keyed `<first>_minus_<other>`, and
+    `paired_codes` the same with the codes of `first` alone. new_items: AUC over the rows whose item
+    has at most NEW_ITEM_EVENTS training rows. deciles: also AUC by popularity decile of the rows.
     """
-    rolling = [c for c in trials if not c.window.split_90_10]
-    names = list(dict.fromkeys(name for c in rolling for name in c.scores))
-    windows = list(dict.fromkeys(c.window for c in rolling))
-    found = _measured(rolling, windows, frame, names, seed=seed, deciles=deciles)
+    rolling = [c for c in trials if c.window.rolling]
+    found = _measured(rolling, frame, seed=seed, deciles=deciles)
     result: dict[str, Any] = {
+        "interval_covers": interval_covers(len({c.fit for c in trials})),
         "pooled_rows": found.rows_total,
         "windows": [
             {"name": w.name, "start": w.start, "end": w.end, "rows": n}
-            for w, n in zip(windows, found.rows, strict=True)
+            for w, n in zip(found.windows, found.rows, strict=True)
         ],
         "systems": {
-            name: (
-                {m: e.interval() for m, e in found.pooled[name].items()}
-                | {"windows": found.by_window[name]}
-            )
-            for name in found.pooled
+            name: metrics | {"windows": found.by_window[name]}
+            for name, metrics in _intervals(found).items()
         },
+        "new_items": {
+            _short(name): {"auc": metrics["new_auc"].interval()}
+            for name, metrics in found.pooled.items()
+        },
+        "new_items_of": {"at_most_training_rows": NEW_ITEM_EVENTS, "rows": found.new_rows},
+        **_all_paired(found, first),
     }
-    rankers = list(dict.fromkeys(name.partition("/")[2] for name in found.pooled))
-    for ranker in rankers:
-        key = "paired" if ranker == "ppnet" else f"paired_{ranker}"
-        if f"{first}/{ranker}" in found.pooled:
-            result[key] = _paired(found, first, ranker)
-    if f"{first}_codes/ppnet" in found.pooled:
-        result["paired_codes"] = _paired(found, f"{first}_codes", "ppnet")
     if newest := [c for c in trials if c.window.split_90_10]:
-        split = _measured(
-            newest,
-            [newest[0].window],
-            frame,
-            list(dict.fromkeys(n for c in newest for n in c.scores)),
-            seed=seed,
-            deciles=False,
-        )
-        result["split_90_10"] = {
-            _short(name): {m: e.interval() for m, e in metrics.items()}
-            for name, metrics in split.pooled.items()
+        split = _measured(newest, frame, seed=seed, deciles=False)
+        result["split_90_10"] = {_short(n): m for n, m in _intervals(split).items()}
+    if of_users := [c for c in trials if c.window.per_user]:
+        split = _measured(of_users, frame, seed=seed, deciles=False)
+        result["per_user"] = {
+            "rows": split.rows_total,
+            "systems": _intervals(split),
+            **_all_paired(split, first),
         }
     for why in ("removed", "collapsed"):
         result[why] = {c.variant: c.facts[why] for c in trials if why in c.facts}
+    result["absent"] = {
+        name: why for c in trials for name, why in c.facts.get("absent", {}).items()
+    }
     result["costs"] = _costs(rolling)
     return result
 
 
+def interval_covers(fits: int) -> list[str]:
+    """What the intervals of as many fits cover."""
+    return ["users", "fits"] if fits > 1 else ["users"]
+
+
 class _Measured:
-    """Per competitor and metric: the pooled estimate, and the value of each window and of
-    each fit.
+    """Per competitor and metric: the pooled estimate of every fit, and the value of each window.
+    new_rows: of new items.
     """
 
-    def __init__(self, rows: list[int]) -> None:
+    def __init__(self, windows: list[Window], rows: list[int], new_rows: int) -> None:
+        self.windows = windows
         self.rows = rows
         self.rows_total = sum(rows)
-        self.pooled: dict[str, dict[str, Estimate]] = {}
+        self.new_rows = new_rows
+        self.pooled: dict[str, dict[str, Refitted]] = {}
         self.by_window: dict[str, dict[str, list[float]]] = {}
-        self.by_fit: dict[str, dict[str, list[float]]] = {}
+
+
+def _intervals(found: _Measured) -> dict[str, dict[str, Any]]:
+    return {
+        name: {m: e.interval() for m, e in metrics.items()}
+        for name, metrics in found.pooled.items()
+    }
 
 
 def _measured(
-    trials: Sequence[Trial],
-    windows: Sequence[Any],
-    frame: TrainingFrame,
-    names: Sequence[str],
-    *,
-    seed: int,
-    deciles: bool,
+    trials: Sequence[Trial], frame: TrainingFrame, *, seed: int, deciles: bool
 ) -> _Measured:
-    parts = [frame.between(w.start, w.end) for w in windows]
+    windows = list(dict.fromkeys(c.window for c in trials))
+    fits = sorted({trial.fit for trial in trials})
+    splits = [w.parts(frame) for w in windows]
+    parts = [scored for _, scored in splits]
     number = np.repeat(np.arange(len(parts)), [len(p) for p in parts])
     bootstrap = PairedBootstrap(
         np.concatenate([p.labels for p in parts]),
         np.concatenate([p.user_ids for p in parts]),
         seed=seed,
+        seeds_drawn=len(fits) == 1,
     )
-    popularity = [
-        training_counts(frame.between(None, w.start).item_ids, p.item_ids)
-        for w, p in zip(windows, parts, strict=True)
-    ]
-    masks = _masks(popularity, deciles=deciles)
-    found = _Measured([len(p) for p in parts])
-    fits = sorted({trial.fit for trial in trials})
+    masks = _masks([training_counts(b.item_ids, p.item_ids) for b, p in splits], deciles=deciles)
+    found = _Measured(windows, [len(p) for p in parts], int(masks["new_auc"].sum()))
     scores = {
         (trial.fit, trial.window, name): score
         for trial in trials
         for name, score in trial.scores.items()
     }
-    for name in names:
+    for name in dict.fromkeys(name for c in trials for name in c.scores):
         if any((fit, window, name) not in scores for fit in fits for window in windows):
             continue  # it collapsed in one of them: not ranked
         wholes = [
             np.concatenate([scores[fit, window, name] for window in windows], axis=1)
             for fit in fits
         ]
-        found.pooled[name], found.by_window[name], found.by_fit[name] = {}, {}, {}
+        found.pooled[name], found.by_window[name] = {}, {}
         for metric, mask in masks.items():
             measure = bootstrap.gauc if metric == "gauc" else bootstrap.auc
             values = [
                 [measure(whole, mask & (number == w)) for w in range(len(parts))]
-                for whole in wholes
+                for whole in _distinct(wholes)
             ]
-            each = [_pooled(estimates, found.rows) for estimates in values]
-            found.pooled[name][metric] = Estimate(
-                float(np.mean([e.value for e in each])), np.mean([e.draws for e in each], axis=0)
-            )
+            values *= len(fits) // len(values)
+            found.pooled[name][metric] = Refitted([_pooled(each, found.rows) for each in values])
             found.by_window[name][metric] = [
                 float(np.mean([e.value for e in of_window]))
                 for of_window in zip(*values, strict=True)
             ]
-            found.by_fit[name][metric] = [e.value for e in each]
     return found
+
+
+def _distinct(wholes: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
+    """One of them where all are the same, as those of what is not fitted."""
+    same = all(np.array_equal(wholes[0], whole) for whole in wholes[1:])
+    return wholes[:1] if same else wholes
 
 
 def _masks(popularity: Sequence[np.ndarray], *, deciles: bool) -> dict[str, np.ndarray]:
@@ -163,7 +175,8 @@ def _masks(popularity: Sequence[np.ndarray], *, deciles: bool) -> dict[str, np.n
     """
     slices = [popularity_slices(p) for p in popularity]
     everything = np.ones(sum(map(len, popularity)), bool)
-    masks = {"auc": everything, "gauc": everything}
+    new = np.concatenate([p <= NEW_ITEM_EVENTS for p in popularity])
+    masks = {"auc": everything, "gauc": everything, "new_auc": new}
     for part in ("tail", "head", "middle", "cold"):
         masks[f"{part}_auc"] = np.concatenate([s[part] for s in slices])
     if deciles:
@@ -187,9 +200,24 @@ def _pooled(estimates: Sequence[Estimate], rows: Sequence[int]) -> Estimate:
     )
 
 
-def _paired(found: _Measured, first: str, ranker: str) -> dict[str, Any]:
+def _all_paired(found: _Measured, first: str) -> dict[str, dict[str, Any]]:
+    """The differences of `first` from others: a key a ranker, its codes alone, the baselines."""
+    result = {}
+    rankers = list(dict.fromkeys(name.partition("/")[2] for name in found.pooled))
+    for ranker in rankers:
+        key = PAIRED if ranker == "ppnet" else f"{PAIRED}_{ranker}"
+        if f"{first}/{ranker}" in found.pooled:
+            result[key] = _paired(found, first, ranker, ranker)
+    if f"{first}_codes/ppnet" in found.pooled:
+        result["paired_codes"] = _paired(found, f"{first}_codes", "ppnet", "ppnet")
+    if f"{first}/ppnet" in found.pooled and KIND in rankers:
+        result[PAIRED_BASELINES] = _paired(found, first, "ppnet", KIND)
+    return result
+
+
+def _paired(found: _Measured, first: str, ranker: str, against: str) -> dict[str, Any]:
     own = f"{first}/{ranker}"
-    others = [name for name in found.pooled if name.endswith(f"/{ranker}") and name != own]
+    others = [name for name in found.pooled if name.endswith(f"/{against}") and name != own]
     differences: dict[str, dict[str, Any]] = {name: {} for name in others}
     for metric in found.pooled[own]:
         for name in others:
@@ -201,16 +229,12 @@ def _paired(found: _Measured, first: str, ranker: str) -> dict[str, Any]:
                 )
                 if math.isfinite(a - b)
             ]
-            refits = [
-                a - b
-                for a, b in zip(found.by_fit[own][metric], found.by_fit[name][metric], strict=True)
-            ]
             differences[name][metric] = {
                 **difference.interval(),
                 "p": p_value(difference),
                 "sign_test": sign_test(wins),
                 "windows": wins,
-                "fits": refits,
+                "fits": difference.values,
             }
         kept = holm([differences[name][metric]["p"] for name in others], level=LEVEL)
         for name, survives in zip(others, kept, strict=True):
@@ -222,30 +246,16 @@ def paired_title(key: str, first: str) -> str:
     """What a result's `paired` part is about, in words."""
     if key == "paired_codes":
         return f"{first}_codes minus each other, under ppnet"
+    if key == PAIRED_BASELINES:
+        return f"{first} under ppnet minus what needs no network"
     return f"{first} minus each other, under {key.removeprefix('paired').strip('_') or 'ppnet'}"
 
 
 def _short(name: str) -> str:
-    """adc/ppnet is adc: PPNet is the ranker that is spoken of."""
-    return name.removesuffix("/ppnet")
-
-
-def p_value(difference: Estimate) -> float:
-    """Two-sided, of no difference, if the estimate is normal with the spread of its draws; 1 where
-    every draw is the value.
+    """adc/ppnet is adc, and item_mean/baseline is item_mean: PPNet is the ranker that is spoken of,
+    and baselines have none.
     """
-    draws = np.asarray(difference.draws)
-    known = draws[~np.isnan(draws)]
-    if not math.isfinite(difference.value) or not known.size:
-        return float("nan")
-    spread = float(np.std(known))
-    if not math.isfinite(spread):
-        return float("nan")
-    return (
-        math.erfc(abs(difference.value) / spread / math.sqrt(2))
-        if spread > 0
-        else float(difference.value == 0)
-    )
+    return name.removesuffix("/ppnet").removesuffix(f"/{KIND}")
 
 
 def holm(p: Sequence[float], *, level: float) -> list[bool]:
@@ -274,9 +284,8 @@ def sign_test(differences: Sequence[float]) -> dict[str, float]:
 def _costs(trials: Sequence[Trial]) -> dict[str, Mapping[str, float]]:
     """Fit seconds and encode rate, means over windows, and bytes an item; by variant."""
     costs: dict[str, Mapping[str, float]] = {}
-    for variant in dict.fromkeys(
-        c.variant for c in trials if c.variant and "fit_seconds" in c.facts
-    ):
+    fitted = dict.fromkeys(c.variant for c in trials if c.variant and "fit_seconds" in c.facts)
+    for variant in fitted:
         mine = [c.facts for c in trials if c.variant == variant and "fit_seconds" in c.facts]
         costs[str(variant)] = {
             name: float(np.mean([f[name] for f in mine]))
@@ -288,6 +297,6 @@ def _costs(trials: Sequence[Trial]) -> dict[str, Mapping[str, float]]:
             )
         }
     for trial in trials:
-        if trial.variant is None:
+        if trial.variant is None and "vectors/ppnet" in trial.scores:
             costs["vectors"] = {"bytes_per_item": trial.facts["bytes_per_item"]["vectors"]}
     return costs

@@ -24,12 +24,15 @@ from adc_features.errors import InputError, QualityError
 from adc_features.loader.frame import TrainingFrame
 from adc_features.ranking.recipes import Sources
 from adc_features.store.freshness import online_timeline
+from training.comparison.baselines import lightgbm_version, scores_of_baselines
 from training.comparison.inputs import coded_frame, rows_of, tables_until
 from training.comparison.plan import (
+    BASELINE_TRIAL,
     CODES_VIEW,
     CONTROLS,
     WITH_CODES,
     WITHOUT_CODES,
+    WITHOUT_TOKENIZER,
     ComparisonSettings,
     Variant,
     Window,
@@ -45,7 +48,7 @@ CELLS = "cells"
 @dataclass(frozen=True)
 class Trial:
     """What one variant (or, without one, the competitors that need none) gave on one window, fitted
-    once.
+    once. variant: its name, None for those competitors, BASELINE_TRIAL for the baselines.
 
     scores: competitor/ranker -> float32 [seeds, N] of the window's rows.
     """
@@ -59,17 +62,24 @@ class Trial:
 
 class TrialTask(NamedTuple):
     """Which trial: the window, the variant (None: the competitors that need no tokenizer) and the
-    number of the fit.
+    number of the fit. baselines: those, in the place of a variant.
     """
 
     window: Window
     variant: Variant | None
     fit: int
+    baselines: bool = False
+
+    @property
+    def of(self) -> str | None:
+        """What is tried, as `Trial.variant` says it."""
+        if self.baselines:
+            return BASELINE_TRIAL
+        return self.variant.name if self.variant else None
 
     @property
     def name(self) -> str:
-        variant = self.variant.name if self.variant else "without_codes"
-        return f"{self.window.name}_{variant}_{self.fit}"
+        return f"{self.window.name}_{self.of or WITHOUT_TOKENIZER}_{self.fit}"
 
 
 def trial_directory(out: Path, task: TrialTask) -> Path:
@@ -79,16 +89,20 @@ def trial_directory(out: Path, task: TrialTask) -> Path:
 
 def trial_made_of(out: Path, settings: ComparisonSettings, task: TrialTask) -> dict[str, Any]:
     """Everything that a trial follows from."""
-    window, variant, fit = task
+    window, variant, fit, baselines = task
+    vectors = Path(out) / "behavior" / str(settings.behavior_fit(fit))
     shared = ("seeds", "seed", "codebook_size", "behavior_codes")
     return {
         "version": __version__,
-        "behavior": read_manifest(Path(out) / "behavior" / str(fit), verify=False)["files"],
+        "behavior": read_manifest(vectors, verify=False)["files"],
         "frame": read_manifest(Path(out) / "frame", verify=False)["files"],
         "window": [window.start.isoformat(), window.end.isoformat()],
         "variant": None if variant is None else asdict(variant),
         "rankers": list(settings.rankers),
         "controls": settings.controls and variant == settings.variants[0],
+        **({"vectors": settings.controls} if variant is None and not baselines else {}),
+        **({"per_user": True} if window.per_user else {}),
+        **({"lightgbm": lightgbm_version()} if baselines else {}),
         **({"refresh": codes} if (codes := settings.refresh.get(CODES_VIEW)) else {}),
         **{name: getattr(settings, name) for name in shared},
     }
@@ -103,14 +117,16 @@ def ensure_trial(out: Path, settings: ComparisonSettings, task: TrialTask) -> No
     """Fit, encode, train, score, unless that is done; one directory, complete or not there."""
 
     def fill(directory: Path) -> Mapping[str, Any]:
-        rows = rows_of(out)
-        before = rows.between(None, task.window.start)
-        scored = rows.between(task.window.start, task.window.end)
+        before, scored = task.window.parts(rows_of(out))
         reads_raw = task.variant is not None and task.variant.recipe in RAW_TOKENIZERS
-        tables = tables_until(out, task.window.start, task.fit, raw=reads_raw)
+        tables = tables_until(
+            out, task.window.start, settings.behavior_fit(task.fit), raw=reads_raw
+        )
         facts: dict[str, Any] = {"train_rows": len(before), "rows": len(scored)}
         seeds = range(task.fit * settings.seeds, (task.fit + 1) * settings.seeds)
-        if task.variant is None:
+        if task.baselines:
+            scores, more = scores_of_baselines(before, scored, seeds=seeds)
+        elif task.variant is None:
             scores, more = scores_without_codes(before, scored, tables, settings, seeds=seeds)
         else:
             scores, more = scores_with_codes(
@@ -130,7 +146,7 @@ def read_trial(out: Path, task: TrialTask) -> Trial:
     with np.load(directory / "scores.npz") as arrays:
         scores = {name: arrays[name] for name in arrays.files}
     facts = read_manifest(directory, verify=False)["facts"]
-    return Trial(task.window, task.variant.name if task.variant else None, scores, facts, task.fit)
+    return Trial(task.window, task.of, scores, facts, task.fit)
 
 
 Scores = dict[str, np.ndarray]
@@ -153,6 +169,7 @@ def scores_without_codes(
         )
         for kind in settings.rankers
         for name, recipe in WITHOUT_CODES[kind].items()
+        if settings.controls or name != "vectors"
     }
     return scores, {"bytes_per_item": {"vectors": vectors.bytes_per_item()}}
 

@@ -46,8 +46,8 @@ joined rows.
 
 
 def baseline_scores(frame: TrainingFrame) -> dict[str, np.ndarray]:
-    """Each of BASELINES that the frame has, float64 [N]; where nothing was known, the mean of the
-    other rows, and no events.
+    """Each of BASELINES that the frame has, float64 [N], and `user_item_means`, the sum of the log
+    odds of both means; where nothing was known, the mean of the other rows, and no events.
     """
     found = {
         name: frame.numbers(column)
@@ -59,7 +59,15 @@ def baseline_scores(frame: TrainingFrame) -> dict[str, np.ndarray]:
         known = np.isfinite(score)
         other = float(score[known].mean()) if known.any() and name != "popularity" else 0.0
         filled[name] = np.where(known, score, other)
+    if {"user_mean", "item_mean"} <= set(filled):
+        filled["user_item_means"] = _log_odds(filled["user_mean"]) + _log_odds(filled["item_mean"])
     return filled
+
+
+def _log_odds(probability: np.ndarray) -> np.ndarray:
+    """Of a mean label; 0 and 1 are held off, as their odds know no measure."""
+    held = np.clip(probability, 1e-3, 1 - 1e-3)
+    return np.log(held) - np.log1p(-held)
 
 
 # a third of it says what goes in and out

@@ -72,6 +72,9 @@ class PairedBootstrap:
         Of the draws.
     draws
         How many, B.
+    seeds_drawn
+        Draw seeds too. False where their chance is in the spread of fits (`Refitted`): counted
+        here as well, it would be counted twice.
 
     Raises
     ------
@@ -91,6 +94,7 @@ class PairedBootstrap:
     user: np.ndarray
     seed: int
     draws: int = DRAWS
+    seeds_drawn: bool = True
 
     def __post_init__(self) -> None:
         check_two_classes(self.label)
@@ -172,7 +176,7 @@ class PairedBootstrap:
         draws = np.stack([e.draws for e in each])
         mean = draws.mean(axis=0)
         # a bootstrap of n seeds spreads by sqrt((n - 1) / n) of what the seeds do
-        if (n := len(each)) > 1:
+        if (n := len(each)) > 1 and self.seeds_drawn:
             mean = mean + np.sqrt(n / (n - 1)) * (
                 (self.seed_weights(n) * draws.T).sum(axis=1) / n - mean
             )

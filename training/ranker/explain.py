@@ -13,6 +13,7 @@ from adc_features.data.windows import Windows
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
 from adc_features.serving.workspace import Workspace
+from training.evaluation.covers import EXCHANGES
 from training.ranker.fitting import require_unseen
 from training.ranker.importance import MOST_ROWS, PERMUTATIONS, Importance, check_asked, importance
 from training.ranker.joined import JoinedRows, join_labels
@@ -149,7 +150,7 @@ def importance_text(facts: Mapping[str, Any]) -> str:
             for name, one in facts[part].items()
         ]
         lines += ["", table(rows)]
-    return "\n".join(lines)
+    return "\n".join([*lines, "", EXCHANGES])
 
 
 def _kind(one: Mapping[str, Any]) -> dict[str, str]:

@@ -2,16 +2,18 @@
 HTML file that needs no network.
 """
 
+import math
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
 from adc_features.plots import interval_rows
 from training.comparison.significance import DECILES, paired_title
+from training.comparison.verdict import codes_verdict, covers_text
 from training.reports.pages import render
 from training.reports.values import signed
 
-SHOWN = {"gauc": "GAUC", "auc": "AUC", "tail_auc": "tail AUC"}
+SHOWN = {"gauc": "GAUC", "auc": "AUC", "tail_auc": "tail AUC", "new_auc": "AUC of new items"}
 
 
 def comparison_page(result: Mapping[str, Any], *, title: str, first: str) -> str:
@@ -23,29 +25,37 @@ def comparison_page(result: Mapping[str, Any], *, title: str, first: str) -> str
         "day": _day,
         "whole": lambda v: f"{v:,.0f}" if isinstance(v, float | int) else "-",
     }
-    paired = {
-        paired_title(key, first): result[key]
-        for key in result
-        if key.startswith("paired") and result[key]
-    }
     return render(
         "comparison.html.jinja",
         filters,
         title=title,
         result=result,
         metrics=(*SHOWN, "head_auc", "middle_auc", "cold_auc"),
-        pictures={
-            part: {name: _picture(facts, metric, name) for metric, name in SHOWN.items()}
-            for part, facts in paired.items()
-        },
+        covers=covers_text(result),
+        verdict=codes_verdict(result, first=first),
+        pictures=_pictures(result, first),
+        of_users=_pictures(result.get("per_user", {}), first),
         strata=_strata(result),
     )
+
+
+def _pictures(result: Mapping[str, Any], first: str) -> dict[str, dict[str, Any]]:
+    """Of every group of paired differences, by its title: one a metric."""
+    return {
+        paired_title(key, first): {
+            name: _picture(result[key], metric, name) for metric, name in SHOWN.items()
+        }
+        for key in result
+        if key.startswith("paired") and result[key]
+    }
 
 
 def _picture(paired: Mapping[str, Any], metric: str, name: str) -> Any:
     rows = []
     for key, facts in paired.items():
         found = facts[metric]
+        if not all(math.isfinite(found[k]) for k in ("mean", "low", "high")):
+            continue  # as of new items where there are none
         colour = (
             "var(--green)"
             if found["low"] > 0
@@ -69,6 +79,8 @@ def _picture(paired: Mapping[str, Any], metric: str, name: str) -> Any:
                 "hollow": not sure,
             }
         )
+    if not rows:
+        return "Not defined on these rows."
     said = "; ".join(f"{r['label']} {r['number']}" for r in rows)
     return interval_rows(rows, zero=True, alt_text=f"Paired differences in {name}: {said}")
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from training.evaluation.covers import EXCHANGES, RANKERS
+from training.ranker.codes_help import codes_help
 from training.ranker.results import BY
 from training.reports.pages import render
 from training.reports.values import (
@@ -58,6 +60,8 @@ def rankers_page(judged: Mapping[str, Any], *, choice: Mapping[str, str]) -> str
         "rankers.html.jinja",
         {**filters, "metric": lambda name: METRICS.get(name, name)},
         judged=judged,
+        covers={"rankers": RANKERS, "exchanges": EXCHANGES},
+        codes=codes_help(judged),
         choice=choice,
         rankers=rankers,
         tasks={name: _task(task, mapping(about), name) for name, task in judged["tasks"].items()},

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from training.evaluation.covers import of_run
 from training.reports.checks import checks
 from training.reports.pages import render, write_page
 from training.reports.pictures import Pictures
@@ -85,7 +86,7 @@ def report_html(metrics: Mapping[str, Any], pictures: Pictures) -> str:
             (BASELINES.get(n, n), interval(b.get("auc")), interval(b.get("gauc")))
             for n, b in mapping(metrics, "baselines").items()
         ],
-        covers=_covers(metrics),
+        covers=of_run(number(metrics.get("seeds"))),
         checks=checks(metrics, pairs, openings=window["openings"], final=window["final"]),
         coverage={part: mapping(facts) for part, facts in mapping(metrics, "coverage").items()},
         codebooks=_codebooks(metrics, pictures),
@@ -122,22 +123,6 @@ def _window(metrics: Mapping[str, Any]) -> dict[str, Any]:
         "split": value_text(split) if split else "",
         "generated": generated,
     }
-
-
-def _covers(metrics: Mapping[str, Any]) -> str:
-    """What the intervals of the page cover, in a sentence."""
-    seeds = number(metrics.get("seeds"))
-    if seeds is None:
-        return "Intervals: 95 %, bootstrap over users."
-    if seeds > 1:
-        return (
-            f"Intervals: 95 %, bootstrap over users and over the {seeds:.0f} seeds of each recipe,"
-            " so they cover the chance in training too."
-        )
-    return (
-        "Intervals: 95 %, bootstrap over users. With one seed they leave out the chance in"
-        " training: train several seeds before you trust a small difference."
-    )
 
 
 def _pairs(metrics: Mapping[str, Any]) -> list[dict[str, Any]]:

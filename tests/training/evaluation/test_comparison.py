@@ -20,9 +20,10 @@ from training.comparison import comparison, trial
 from training.comparison.comparison import compare
 from training.comparison.inputs import rows_of
 from training.comparison.plan import ComparisonSettings, Variant, Window, windows_of
-from training.comparison.significance import comparison_result, holm, p_value, sign_test
+from training.comparison.significance import comparison_result, holm, sign_test
 from training.comparison.trial import TrialTask, is_complete
 from training.evaluation.metrics import Estimate
+from training.evaluation.refits import p_value
 
 pytestmark = pytest.mark.slow  # compares tokenizers over windows, each fitted anew
 
@@ -61,17 +62,21 @@ def compared(shop: Path):
 
 def test_every_system_scores_the_same_rows_of_every_window(compared):
     """Two windows, without codes, both tokenizers and the controls of the first: probabilities for
-    each row, one set a seed.
+    each row, one set a seed; and the baselines, which are numbers of any size.
     """
     out, (trials, facts) = compared
     rows = {w.name: len(rows_of(out).between(w.start, w.end)) for w in facts["windows"]}
     assert [(c.window.name, c.variant) for c in trials] == [
-        (w, v) for w in rows for v in (None, "adc", "rq_kmeans")
+        (w, v) for w in rows for v in (None, "adc", "rq_kmeans", "baselines")
     ]
     for each in trials:
         for score in each.scores.values():
             assert score.shape == (1, rows[each.window.name])
-            assert ((score > 0) & (score < 1)).all()
+            assert np.isfinite(score).all()
+            assert each.variant == "baselines" or ((score > 0) & (score < 1)).all()
+    assert set(trials[3].scores) == {
+        f"{name}/baseline" for name in ("item_mean", "user_item_means", "popularity", "lightgbm")
+    }
     assert set(trials[0].scores) == {"no_sid/ppnet", "vectors/ppnet"}
     assert set(trials[1].scores) == {"adc/ppnet", "adc_codes/ppnet", "adc_permuted/ppnet"}
     assert set(trials[2].scores) == {"rq_kmeans/ppnet"}
@@ -115,7 +120,8 @@ def test_another_fit_learns_everything_anew(compared, shop):
     for old, kept, new in zip(trials, first, second, strict=True):
         for name, scores in old.scores.items():
             assert np.array_equal(kept.scores[name], scores)
-            assert not np.array_equal(new.scores[name], scores)
+            learned = old.variant != "baselines" or name == "lightgbm/baseline"
+            assert np.array_equal(new.scores[name], scores) != learned
     vectors = [np.load(out / "behavior" / str(fit) / "series.npz")["vectors"] for fit in (0, 1)]
     assert not np.array_equal(*vectors)
     results = [comparison_result(part, rows_of(out), first="adc") for part in (both, first, second)]
@@ -189,6 +195,10 @@ def test_the_command_writes_a_table_json_and_a_page(compared, shop):
             "1",
             "--window-days",
             "20",
+            "--snapshots",
+            "2",
+            "--fits",
+            "1",
             "--strata",
             "--json",
             str(out / "r.json"),
@@ -215,10 +225,37 @@ def test_the_command_writes_a_table_json_and_a_page(compared, shop):
         "fits",
         "survives",
     }
+    assert result["interval_covers"] == ["users"]
+    assert "leave out the chance of fitting" in shown.output
     page = (out / "comparison.html").read_text()
     assert "opq" in page
     assert "http" not in page.replace("http://www.w3.org", "")
     assert "decile_9_auc" in result["systems"]["opq/ppnet"]
+
+
+def test_fits_on_the_same_behavior_vectors_are_cheaper(compared, shop):
+    """With vectors of the first fit for all: the second learns none, and other tokenizers and
+    rankers. Each user's newest rows are scored apart from the windows.
+    """
+    out = compared[0].parent / "cheaper"
+    asked = settings(
+        shop,
+        windows=1,
+        fits=2,
+        variants=VARIANTS[1:],
+        behavior_anew=False,
+        controls=False,
+        per_user=True,
+    )
+    trials, _ = compare(out, asked)
+    assert [path.name for path in (out / "behavior").iterdir()] == ["0"]
+    coded = [c.scores["rq_kmeans/ppnet"] for c in trials if c.variant and "rq" in c.variant]
+    rolling, of_users, again, _ = coded
+    assert not np.array_equal(rolling, again)
+    assert all("vectors/ppnet" not in c.scores for c in trials)
+    result = comparison_result(trials, rows_of(out), first="rq_kmeans")
+    assert result["per_user"]["rows"] == of_users.shape[1]
+    assert result["pooled_rows"] == rolling.shape[1]
 
 
 def test_a_missing_modality_removes_the_tokenizers_that_need_it(tmp_path):
