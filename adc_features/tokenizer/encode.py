@@ -55,9 +55,9 @@ def encode(
         The snapshot before this one, of this generation or of the one it is aligned with. An item
         that has a code there keeps it until another codeword is nearer by more than the
         generation's `hysteresis`, in cosine, so that codes change when behaviour does and not
-        because a vector lies at a border. `posterior` exchanges a code where that saves more than its
-        `slack`. Other tokenizers hold nothing: in a residual code each level reads what the one
-        before left.
+        because a vector lies at a border. `posterior` exchanges a code where that saves more
+        than its `slack`. Other tokenizers hold nothing: in a residual code each level reads what
+        the one before left.
     network : AdcModel or Network, optional
         What `read` made of the generation, for who encodes often.
     progress : callable, optional

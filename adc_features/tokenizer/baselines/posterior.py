@@ -38,8 +38,8 @@ class PosteriorSettings:
     iterations: of expectation maximisation, and at most of each k-means. latent: width of z, a
     multiple of 16. ways: codes that the search for the nearest sum keeps open at each position.
     draws: of z, by which probabilities are told. slack: the squared distance, in units of its mean,
-    that each exchange of a held code has to save. reliability: mode of the signal x, from which the noise of behaviour
-    is expected.
+    that each exchange of a held code has to save. reliability: mode of the signal x, from which the
+    noise of behaviour is expected.
     """
 
     tokenizer: Literal["posterior", "posterior_experts"]
