@@ -4,7 +4,7 @@ Events.
 The order is (time, event id as bytes) everywhere: two engines, and any order of arrival, agree.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from hashlib import blake2b
@@ -29,8 +29,18 @@ FURTHEST = 1 << 61
 
 def event_id(text: str | bytes, *, source: str = "") -> bytes:
     """The 16 bytes under which an event is known, of the id that its source gave it."""
-    raw = text.encode() if isinstance(text, str) else text
-    return blake2b(raw, digest_size=ID_BYTES, key=source.encode()[:64]).digest()
+    return event_ids([text], source=source)[0]
+
+
+def event_ids(texts: Iterable[str | bytes], *, source: str = "") -> list[bytes]:
+    """`event_id` of each: the source is hashed once."""
+    begun = blake2b(digest_size=ID_BYTES, key=source.encode()[:64])
+    found = []
+    for text in texts:
+        hashed = begun.copy()
+        hashed.update(text.encode() if isinstance(text, str) else text)
+        found.append(hashed.digest())
+    return found
 
 
 def event_schema(stream: EventStream) -> pa.Schema:

@@ -269,6 +269,8 @@ class Commit:
             decision[(decision <= Decision.HELD) & looked.lacks(request, stream)] = unknown
             gone = self.forgotten.covered(stream.keys, request.table, times)
             decision[gone] = Decision.FORGOTTEN
+            if not known and len(set(hashes)) == len(hashes):
+                continue  # none comes again
             for i, (key, digest) in enumerate(zip(request.hashes, request.digests, strict=True)):
                 before = None if gone[i] else known.get(key)
                 if before is not None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 from pydantic_core import from_json, to_json
 
 from adc_features.aggregates.declaration import TIME, EventStream
-from adc_features.aggregates.events import EVENT_ID, ID, event_id
+from adc_features.aggregates.events import EVENT_ID, ID, event_ids
 from adc_features.errors import RequestError
 from adc_features.event_times import UTC_US
 
@@ -104,17 +104,18 @@ def incoming(stream: EventStream, events: Sequence[Any], *, size: int = 0) -> In
         How many bytes were sent.
     """
     fields = _Fields.of(stream)
-    places: list[int] = []
-    rows: list[tuple[Any, ...]] = []
-    faults: list[Fault] = []
-    for place, event in enumerate(events):
-        try:
-            rows.append(fields.row(event))
-            places.append(place)
-        except ValueError as error:
-            faults.append(Fault(place, str(error), event))
+    places: Sequence[int] = range(len(events))
+    rows, faults = fields.rows(events), list[Fault]()
+    if rows is None:
+        places, rows = [], []
+        for place, event in enumerate(events):
+            try:
+                rows.append(fields.row(event))
+                places.append(place)
+            except ValueError as error:
+                faults.append(Fault(place, str(error), event))
     ids, times, *held = zip(*rows, strict=True) if rows else ((),) * (2 + len(fields.types))
-    hashes = [event_id(one, source=stream.name) for one in ids]
+    hashes = event_ids(ids, source=stream.name)
     columns = {
         EVENT_ID: place_ids(hashes, times),
         TIME: pa.array(times, pa.int64()).cast(UTC_US),
@@ -182,6 +183,26 @@ class _Fields:
         known = frozenset({EVENT_ID, EVENT_TIME, *types})
         return cls(keys, stream.attributes, values, types, known)
 
+    def rows(self, events: Sequence[Any]) -> list[tuple[Any, ...]] | None:
+        """`row` of all events, a field of them at a time; None where one of them may be at
+        fault."""
+        if not set(map(type, events)) <= {dict} or not all(map(self.known.issuperset, events)):
+            return None
+        try:
+            columns = [
+                _ids([event.get(EVENT_ID) for event in events]),
+                list(map(_time, [event.get(EVENT_TIME) for event in events])),
+            ]
+            for name, text in self.keys.items():
+                columns.append(_keys(name, [event.get(name) for event in events], text=text))
+            for name in self.attributes:
+                columns.append([_attribute(name, event.get(name)) for event in events])
+            for name, about in self.values.items():
+                columns.append(_values(name, [event.get(name) for event in events], *about))
+        except ValueError:
+            return None
+        return list(zip(*columns, strict=True))
+
     def row(self, event: Any) -> tuple[Any, ...]:
         """Raises ValueError saying what is wrong with the event."""
         if type(event) is not dict:
@@ -211,6 +232,15 @@ def _id(value: Any) -> str:
             " whole number of 64 bits, by which a repetition is known"
         )
     return value
+
+
+def _ids(values: list[Any]) -> list[Any]:
+    return values if _are_texts(values) else list(map(_id, values))
+
+
+def _are_texts(values: list[Any]) -> bool:
+    """Whether all are text of 1 to LONGEST_ID characters."""
+    return set(map(type, values)) == {str} and all(values) and max(map(len, values)) <= LONGEST_ID
 
 
 def _time(value: Any) -> int:
@@ -254,6 +284,12 @@ def _key(name: str, value: Any, *, text: bool) -> str | int:
     )
 
 
+def _keys(name: str, values: list[Any], *, text: bool) -> list[Any]:
+    if text and _are_texts(values):
+        return values
+    return [_key(name, value, text=text) for value in values]
+
+
 def _attribute(name: str, value: Any) -> str:
     if value is None:
         return ""
@@ -275,6 +311,15 @@ def _value(name: str, value: Any, bound: float, optional: bool) -> float | None:
             f" false{', or null' if optional else ''}, as the stream declares"
         )
     return float(value)
+
+
+def _values(name: str, values: list[Any], bound: float, optional: bool) -> list[Any]:
+    kinds = set(map(type, values))
+    if kinds == {float} and (np.abs(np.array(values)) <= bound).all():  # none is NaN
+        return values
+    if kinds == {int} and -bound <= min(values) and max(values) <= bound:
+        return list(map(float, values))
+    return [_value(name, value, bound, optional) for value in values]
 
 
 def _shown(value: Any) -> str:

@@ -19,7 +19,7 @@ online/<view>       publish time, number -> rows on their way into another onlin
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,7 @@ import pyarrow as pa
 from adc_features.aggregates.declaration import AggregateView
 from adc_features.event_times import UTC_US
 from adc_features.store.lmdb.entity_keys import LONGEST
+from adc_features.store.lmdb.files import values_of
 
 META, LETTERS, CORRECTIONS = "meta", "letters", "corrections"
 PUBLISHED = "published"
@@ -129,24 +130,31 @@ class States:
 
     def states(self, name: str, keys: Sequence[bytes]) -> list[bytes | None]:
         """The state of each key under a name; None of a key without one."""
-        get = self._table.get
-        return [get(state_key(name, key)) for key in keys]
+        return values_of(self._table, state_keys(name, keys))
 
     def put(self, states: Mapping[str, Mapping[bytes, bytes]]) -> None:
         """Keep states, by name and key."""
-        pairs = sorted(
-            (state_key(name, key), state)
-            for name, of_keys in states.items()
-            for key, state in of_keys.items()
-        )
-        self._table.cursor().putmulti(pairs)
+        pairs: list[tuple[bytes, bytes]] = []
+        for name, of_keys in states.items():
+            pairs += zip(state_keys(name, of_keys), of_keys.values(), strict=True)
+        self._table.cursor().putmulti(sorted(pairs))
 
 
 def state_key(name: str, key: bytes) -> bytes:
     """Where a state lies in its table."""
-    whole = name.encode() + b"\0" + key
-    if len(whole) <= LONGEST:
-        return whole
+    return state_keys(name, [key])[0]
+
+
+def state_keys(name: str, keys: Collection[bytes]) -> list[bytes]:
+    """Where the states of keys lie, all of one name."""
+    front = name.encode() + b"\0"
+    room = LONGEST - len(front)
+    if max(map(len, keys), default=0) <= room:
+        return [front + key for key in keys]
+    return [front + key if len(key) <= room else _hashed(front + key) for key in keys]
+
+
+def _hashed(whole: bytes) -> bytes:
     return b"#" + hashlib.blake2b(whole, digest_size=32).digest()
 
 

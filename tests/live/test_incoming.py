@@ -77,6 +77,33 @@ def test_whatever_is_sent_is_an_event_or_has_a_reason(value, changes):
         assert json.loads(line)["reason"] == fault.reason
 
 
+CHANGE = st.fixed_dictionaries(
+    {},
+    optional={
+        "event_id": st.text(max_size=3) | st.integers(-(2**63), 2**63),
+        "customer_id": st.integers(-(2**63), 2**63) | st.booleans(),
+        "sku": st.text(max_size=3) | st.none(),
+        "brand": st.text(max_size=3) | st.none(),
+        "label": st.sampled_from([0, 1, -1.0, 0.5, True, 2, 10**400, float("nan")]),
+        "rating": st.none() | st.floats(-11, 11) | st.integers(-11, 11) | st.just(2**60),
+    },
+)
+
+
+@given(st.lists(CHANGE, max_size=5), st.booleans())
+def test_events_that_are_read_together_are_those_that_are_read_one_by_one(changes, same_kind):
+    """Beside an event that cannot be read each is looked at alone: ids, digests, rows and faults
+    are the same."""
+    changes = changes[:1] * len(changes) if same_kind else changes
+    events = [{**click(place, 0), **change} for place, change in enumerate(changes)]
+    together, alone = incoming(CLICKS, events), incoming(CLICKS, [*events, {"lable": 1}])
+    assert together.table.equals(alone.table)
+    assert together.hashes == alone.hashes
+    assert together.digests == alone.digests
+    assert together.places.tolist() == alone.places.tolist()
+    assert repr(together.faults) == repr(alone.faults[:-1])
+
+
 def test_a_request_is_a_list_of_events():
     """As it is, or under `events`; anything else is refused whole."""
     assert events_of(b'[{"a": 1}]') == events_of(b'{"events": [{"a": 1}]}') == [{"a": 1}]

@@ -6,6 +6,8 @@ import contextlib
 import os
 import shutil
 import tempfile
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -61,6 +63,13 @@ class OwnTable(NamedTuple):
 
     def stat(self) -> dict[str, int]:
         return self.txn.stat(self.table)
+
+
+def values_of(table: Any, keys: Iterable[bytes]) -> list[bytes | None]:
+    """The value of each key in a transaction on one table, or in one of several: LMDB is called
+    without a call of ours in between."""
+    get = partial(table.txn.get, db=table.table) if isinstance(table, OwnTable) else table.get
+    return list(map(get, keys))
 
 
 def status_of(path: Path, name: str) -> Status | None:

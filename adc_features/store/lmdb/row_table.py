@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from adc_features.errors import ArtifactError
 from adc_features.store.lmdb.columns import KINDS
 from adc_features.store.lmdb.environment import Environment
+from adc_features.store.lmdb.files import values_of
 from adc_features.store.lmdb.records import (
     Column,
     Joined,
@@ -206,7 +207,7 @@ def read_rows(
     wanted: Sequence[str] | None = None,
 ) -> Answer:
     """The same in a transaction on the table that is open; None: there is no such table."""
-    got = [None] * len(keys) if txn is None else list(map(txn.get, keys))
+    got: list[Any] = [None] * len(keys) if txn is None else values_of(txn, keys)
     records = [record for record in got if record is not None]
     joined = Joined.of(records)
     fronts = joined.fronts()
@@ -319,8 +320,7 @@ def _put(txn: Any, rows: Rows) -> int:
             zip(keys, records.to_numpy(zero_copy_only=False).tolist(), strict=True), append=True
         )
         return len(keys)
-    get = txn.get
-    old = [get(key) for key in keys]
+    old = values_of(txn, keys)
     refuse_newer_records(record for record in old if record is not None)
     there = np.fromiter((record is not None for record in old), bool, len(old))
     event, created = times(record for record in old if record is not None)
