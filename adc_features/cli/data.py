@@ -200,7 +200,12 @@ def embed_unisid(
 def embed_behavior(
     run: RunOption,
     data: DataOption = None,
-    recipe: Annotated[str | None, typer.Option(help="full_softmax or norm_rising.")] = None,
+    encoder: Annotated[
+        str | None, typer.Option(help="sasrec (the default), sasrec_content or wmf_content.")
+    ] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Of the encoder sasrec: full_softmax or norm_rising.")
+    ] = None,
     snapshots: Annotated[
         int | None, typer.Option(help="Past cut-offs besides the split's.")
     ] = None,
@@ -208,7 +213,8 @@ def embed_behavior(
     final: FinalOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Train SASRec up to each cut-off and export its item vectors."""
+    """Learn item vectors from the events up to each cut-off."""
+    from adc_features.pipeline.recipes import behavior_recipe
     from adc_features.pipeline.stages import BEHAVIOR_STAGE, DATA
 
     build(
@@ -217,7 +223,7 @@ def embed_behavior(
         BEHAVIOR_STAGE,
         json=json,
         source=data,
-        behavior=recipe,
+        behavior=behavior_recipe(encoder, recipe),
         snapshots=snapshots,
         seed=seed,
         final=final,

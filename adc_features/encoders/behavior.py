@@ -1,7 +1,7 @@
-"""Item vectors learned from interactions, as of several times. Reads: interactions, item ids.
-Writes: BehaviorVectors.
+"""Item vectors learned from interactions, as of several times. Reads: interactions, item ids,
+content. Writes: BehaviorVectors.
 
-One SASRec is trained up to the first cut-off and continued, in order of time, to each later one.
+One encoder learns up to the first cut-off and is continued, in order of time, to each later one.
 What it learned by a cut-off is rotated onto the vectors of the one before, and each item's vector
 moves towards it by its share of new events: all cut-offs live in one space, and an item that
 nothing happened to keeps its vector to the bit. Each cut-off sees only events with time < as_of; an
@@ -21,13 +21,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import torch
 
 from adc_features.clock import instant, utc
 from adc_features.codes.sids import find_rows
+from adc_features.encoders.behavior_encoders import ENCODERS, Encoder, encoder_of
 from adc_features.encoders.behavior_settings import (
     RECIPES,
     BehaviorSettings,
+    Settings,
     full_softmax,
     norm_rising,
 )
@@ -37,20 +38,24 @@ from adc_features.encoders.behavior_state import (
     read_state,
     write_state,
 )
-from adc_features.encoders.event_log import Events, check_trainable, event_log, sequences_of
+from adc_features.encoders.event_log import Events, check_trainable, event_log
+from adc_features.encoders.evidence import Content, Evidence, Progress, Start, known_content
 from adc_features.encoders.rotation import carried, cosine, drift, rotation
-from adc_features.encoders.sasrec_training import Progress, Start, train
 from adc_features.errors import InputError
 
 __all__ = [
+    "ENCODERS",
     "RECIPES",
     "BehaviorSettings",
     "BehaviorState",
     "BehaviorVectors",
+    "Content",
+    "Encoder",
     "behavior_series",
     "carried",
     "continued",
     "drift",
+    "encoder_of",
     "full_softmax",
     "half_agreement",
     "norm_rising",
@@ -66,12 +71,13 @@ def behavior_series(
     item_ids: np.ndarray,
     *,
     cutoffs: Sequence[datetime],
-    settings: BehaviorSettings,
+    settings: Settings,
     seed: int,
+    content: Sequence[Content] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
 ) -> list[BehaviorVectors]:
-    """SASRec's item table as of each cut-off, all of them in one space.
+    """An encoder's item vectors as of each cut-off, all of them in one space.
 
     Parameters
     ----------
@@ -82,10 +88,13 @@ def behavior_series(
         Unique; every item of the interactions is among them.
     cutoffs : sequence of datetime
         Aware and ascending; each is exclusive.
-    settings : BehaviorSettings
-        For example `full_softmax()`, or another of `RECIPES`.
+    settings : BehaviorSettings, ContentSettings or FactorSettings
+        For example `full_softmax()`, or another of `RECIPES`; their class says which of `ENCODERS`.
     seed : int
         The same seed gives the same vectors on one machine.
+    content : sequence of Content, optional
+        One for each cut-off, for encoders that read content: by modality, vectors float32 [N, C]
+        and presence bool [N] of the items, as known before it.
     checkpoint : Path, optional
         A directory where each cut-off's state is kept. A later call with the same past, settings
         and seed starts from it and returns what an uninterrupted call would have.
@@ -101,8 +110,9 @@ def behavior_series(
     Raises
     ------
     InputError
-        Before any training: empty or naive input, null or unknown ids, cut-offs out of order, or
-        fewer than two users, two items, or one user with two events before the first cut-off.
+        Before any training: empty or naive input, null or unknown ids, cut-offs out of order,
+        fewer than two users, two items, or one user with two events before the first cut-off, or
+        no content where the encoder reads it.
     ArtifactError
         A checkpoint is not what was written.
 
@@ -127,7 +137,7 @@ def behavior_series(
 
     Source
     ------
-    SASRec (Kang and McAuley 2018), arXiv 1808.09781.
+    SASRec (Kang and McAuley 2018), arXiv 1808.09781; of the others at their `learn`.
     """
     cutoffs = [utc(c, name="cut-off") for c in cutoffs]
     if not cutoffs or any(a >= b for a, b in pairwise(cutoffs)):
@@ -137,6 +147,7 @@ def behavior_series(
         )
     events = event_log(interactions, item_ids)
     check_trainable(events.before(cutoffs[0]), cutoffs[0], events)
+    found = _contents(content, settings, cutoffs, len(item_ids))
     state: BehaviorState | None = None
     series: list[BehaviorVectors] = []
     history = hashlib.sha256(repr((asdict(settings), seed)).encode())
@@ -144,6 +155,9 @@ def behavior_series(
         past = events.before(as_of)
         for part in (item_ids[past.items], np.flatnonzero(np.diff(past.users, prepend=-1))):
             history.update(np.ascontiguousarray(part).tobytes())
+        met = np.unique(past.items)
+        for name, (vectors, there) in found[number].items():
+            history.update(name.encode() + vectors[met].tobytes() + there[met].tobytes())
         kept = (
             None
             if checkpoint is None
@@ -156,6 +170,7 @@ def behavior_series(
                 state,
                 past,
                 item_ids,
+                found[number],
                 as_of=as_of,
                 settings=settings,
                 seed=seed,
@@ -174,8 +189,9 @@ def continued(
     item_ids: np.ndarray,
     *,
     as_of: datetime,
-    settings: BehaviorSettings,
+    settings: Settings,
     seed: int,
+    content: Content | None = None,
     progress: Progress | None = None,
 ) -> BehaviorState:
     """The state as of a later cut-off, in the space of `state`: what a series through both cut-offs
@@ -196,10 +212,12 @@ def continued(
             f"no event lies between {state.as_of.isoformat()} and {as_of.isoformat()}: no new data,"
             " nothing to learn; bring newer interactions"
         )
+    found = None if content is None else [content]
     return _advanced(
         state,
         past,
         item_ids,
+        _contents(found, settings, [as_of], len(item_ids))[0],
         as_of=as_of,
         settings=settings,
         seed=seed,
@@ -208,67 +226,81 @@ def continued(
     )
 
 
+def _contents(
+    content: Sequence[Content] | None,
+    settings: Settings,
+    cutoffs: Sequence[datetime],
+    items: int,
+) -> list[Content]:
+    """Content of the catalogue at each cut-off, checked; nothing for encoders that read none."""
+    if not encoder_of(settings).reads_content:
+        return [{}] * len(cutoffs)
+    content = [{}] if content is None else content
+    every = np.arange(items)
+    checked = [known_content(at, items, every) for at in content]
+    if len(checked) != len(cutoffs):
+        raise InputError(f"there is content of {len(checked)} times for {len(cutoffs)} cut-offs")
+    return checked
+
+
+def _evidence(past: Events, content: Content, items: int) -> Evidence:
+    counts = np.bincount(past.items, minlength=items)
+    known = np.flatnonzero(counts)
+    return Evidence(
+        past, known, counts[known], {m: (v[known], p[known]) for m, (v, p) in content.items()}
+    )
+
+
 def _advanced(
     previous: BehaviorState | None,
     past: Events,
     item_ids: np.ndarray,
+    content: Content,
     *,
     as_of: datetime,
-    settings: BehaviorSettings,
+    settings: Settings,
     seed: int,
     label: str,
     progress: Progress | None,
 ) -> BehaviorState:
-    """Train on the past, from `previous` on, and carry the vectors over. Chance is drawn from
+    """Learn from the past, from `previous` on, and carry the vectors over. Chance is drawn from
     (seed, as_of).
     """
     started = time.perf_counter()
-    counts = np.bincount(past.items, minlength=len(item_ids))
-    known = np.flatnonzero(counts)
-    start = None if previous is None else _aligned(previous, item_ids[known])
-    chance = (seed, int(instant(as_of).astype(np.int64)))
-    model = train(
-        sequences_of(past, known),
-        counts[known],
-        start,
+    evidence = _evidence(past, content, len(item_ids))
+    ids = item_ids[evidence.known]
+    learned = encoder_of(settings).learn(
+        evidence,
+        None if previous is None else _aligned(previous, ids),
         settings=settings,
-        seed=chance,
+        seed=(seed, int(instant(as_of).astype(np.int64))),
         label=label,
         progress=progress,
     )
-    parameters = {name: tensor.numpy() for name, tensor in model.items()}
-    learned = BehaviorVectors(as_of, parameters["table"], np.ones(len(known), bool), counts[known])
-    now = (
-        learned
-        if previous is None
-        else carried(
-            previous.over(item_ids[known]), learned, new_event_weight=settings.new_event_weight
-        )
-    )
+    now = BehaviorVectors(as_of, learned.vectors, np.ones(len(ids), bool), evidence.counts)
+    if previous is not None:
+        now = carried(previous.over(ids), now, new_event_weight=settings.new_event_weight)
     logger.info(
         "stage=behavior as_of=%s events=%d items=%d seconds=%.1f",
         as_of.isoformat(),
         len(past.items),
-        len(known),
+        len(ids),
         time.perf_counter() - started,
     )
     return BehaviorState(
         as_of,
-        item_ids[known],
+        ids,
         now.vectors,
         now.interaction_count,
-        parameters,
+        learned.parameters,
         now.alignment_residual,
     )
 
 
 def _aligned(state: BehaviorState, item_ids: np.ndarray) -> Start:
-    """The parameters to start from, the table's rows in the order of `item_ids` [K], and which of
-    them were known.
-    """
+    """What to start from, the table's rows in the order of `item_ids` [K]."""
     rows, known = find_rows(state.item_ids, item_ids)
-    tensors = {name: torch.from_numpy(array) for name, array in state.parameters.items()}
-    return Start({**tensors, "table": tensors["table"][rows]}, torch.from_numpy(known))
+    return Start({**state.parameters, "table": state.parameters["table"][rows]}, known)
 
 
 def half_agreement(
@@ -276,12 +308,14 @@ def half_agreement(
     item_ids: np.ndarray,
     *,
     as_of: datetime,
-    settings: BehaviorSettings,
+    settings: Settings,
     seed: int,
+    content: Content | None = None,
     progress: Progress | None = None,
 ) -> np.ndarray:
     """How well two halves of the users agree about each item: a reliability that no count or norm
-    enters. float32 [N] in [-1, 1], NaN where an item is absent from a half.
+    enters. float32 [N] in [-1, 1], NaN where an item is absent from a half. Where the encoder reads
+    content, both halves do: they agree about what it says.
 
     Each user's whole sequence goes to one half: users are independent of each other, the events of
     one user are not, and a sequence with holes is another sequence. The halves start from different
@@ -292,25 +326,25 @@ def half_agreement(
     every = event_log(interactions, item_ids)
     events = every.before(as_of)
     check_trainable(events, as_of, every)
+    [found] = _contents(None if content is None else [content], settings, [as_of], len(item_ids))
     users = np.unique(events.users)
     first = np.random.default_rng([seed, 0]).permutation(len(users)) < len(users) // 2
     mask = first[np.searchsorted(users, events.users)]
     tables, present = [], []
     for number, half in enumerate((events.select(mask), events.select(~mask))):
         check_trainable(half, as_of, half)
-        known, counts = np.unique(half.items, return_counts=True)
-        model = train(
-            sequences_of(half, known),
-            counts,
+        evidence = _evidence(half, found, len(item_ids))
+        learned = encoder_of(settings).learn(
+            evidence,
             None,
             settings=settings,
             seed=(seed, 1 + number),
             label=f"half {number + 1}/2",
             progress=progress,
         )
-        tables.append(np.zeros((len(item_ids), settings.dim), np.float32))
-        tables[-1][known] = model["table"].numpy()
-        present.append(np.isin(np.arange(len(item_ids)), known))
+        tables.append(np.zeros((len(item_ids), learned.vectors.shape[1]), np.float32))
+        tables[-1][evidence.known] = learned.vectors
+        present.append(np.isin(np.arange(len(item_ids)), evidence.known))
     common = present[0] & present[1]
     agreement = np.full(len(item_ids), np.nan, np.float32)
     if common.any():

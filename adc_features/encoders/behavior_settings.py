@@ -1,4 +1,4 @@
-"""How behaviour vectors are trained: settings and named recipes."""
+"""How behaviour vectors are learned: settings of each encoder and named recipes."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,6 +50,63 @@ class BehaviorSettings:
             )
 
 
+@dataclass(frozen=True)
+class ContentSettings:
+    """SASRec of which an item's vector is a linear map of its content plus a part of its own.
+
+    own_decay: decoupled decay of the own part of an item with one event; that of an item with n
+    events is an n-th of it. content_width: axes of content, at most.
+    """
+
+    sasrec: BehaviorSettings
+    own_decay: float = 8.0
+    content_width: int = 128
+
+    def __post_init__(self) -> None:
+        if not self.own_decay >= 0 or self.content_width < 1:
+            raise InputError(
+                f"own_decay and content_width are {self.own_decay} and {self.content_width};"
+                " expected at least 0 and 1"
+            )
+
+    @property
+    def new_event_weight(self) -> float:
+        return self.sasrec.new_event_weight
+
+
+@dataclass(frozen=True)
+class FactorSettings:
+    """How users and items are factorised.
+
+    dim: D. confidence: how much more an event weighs than the absence of one. user_penalty,
+    item_penalty: of the squared length of a user's factor, and of the squared distance of an item's
+    from the map of its content. ridge: of that map. rounds: of alternating least squares at the
+    first cut-off; continued_rounds: at each later one. new_event_weight: as `BehaviorSettings`.
+    """
+
+    dim: int = 64
+    confidence: float = 20.0
+    user_penalty: float = 5.0
+    item_penalty: float = 20.0
+    ridge: float = 1.0
+    rounds: int = 8
+    continued_rounds: int = 3
+    content_width: int = 128
+    new_event_weight: float = 2.0
+
+    def __post_init__(self) -> None:
+        sizes = (self.dim, self.rounds, self.continued_rounds, self.content_width)
+        penalties = (self.confidence, self.user_penalty, self.item_penalty, self.ridge)
+        if min(sizes) < 1 or not min(penalties) > 0 or not self.new_event_weight > 0:
+            raise InputError(
+                f"factor settings are {self}; expected sizes and rounds of at least 1, and"
+                " penalties, confidence and new_event_weight above 0"
+            )
+
+
+Settings = BehaviorSettings | ContentSettings | FactorSettings
+
+
 def full_softmax() -> BehaviorSettings:
     """The most accurate recipe we measured. Item popularity is a fixed term of the logits, so that
     the vectors hold what is left.
@@ -77,8 +134,22 @@ def quick() -> BehaviorSettings:
     return BehaviorSettings("full_softmax", epochs=1, continued_epochs=1)
 
 
-RECIPES: dict[str, Callable[[], BehaviorSettings]] = {
+def sasrec_content() -> ContentSettings:
+    """`full_softmax` whose rare items are what their content says."""
+    return ContentSettings(full_softmax())
+
+
+def wmf_content() -> FactorSettings:
+    """Weighted matrix factorisation whose rare items are what their content says: no sequence, no
+    gradient descent, the same least squares every time.
+    """
+    return FactorSettings()
+
+
+RECIPES: dict[str, Callable[[], Settings]] = {
     "full_softmax": full_softmax,
     "norm_rising": norm_rising,
     "quick": quick,
+    "sasrec_content": sasrec_content,
+    "wmf_content": wmf_content,
 }

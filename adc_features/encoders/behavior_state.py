@@ -39,10 +39,10 @@ class BehaviorVectors:
 
 @dataclass(frozen=True)
 class BehaviorState:
-    """The vectors of the K known items as of a cut-off, and SASRec as it was left there.
+    """The vectors of the K known items as of a cut-off, and the encoder as it was left there.
 
-    item_ids: [K]. vectors: float32 [K, D]. interaction_count: int64 [K]. parameters: SASRec's
-    arrays by name, `table` [K, D] among them: what was learned, in the network's own axes.
+    item_ids: [K]. vectors: float32 [K, D]. interaction_count: int64 [K]. parameters: the encoder's
+    arrays by name, `table` [K, D] among them: what was learned, in the encoder's own axes.
     """
 
     as_of: datetime

@@ -103,25 +103,45 @@ class Block(nn.Module):
 
 
 class SASRec(nn.Module):
-    """Hidden states of packed rows; an item's logit is the product of a state and the item's row in
-    the same table.
+    """Hidden states of packed rows; an item's logit is the product of a state and the item's vector
+    in the same table.
+
+    content: float32 [I, C]; an item's vector is then its row of `table` beside a linear map of its
+    content, which is 0 to begin with.
     """
 
+    content: Tensor | None
+
     def __init__(
-        self, items: int, *, dim: int, blocks: int, length: int, dropout: float, init_std: float
+        self,
+        items: int,
+        *,
+        dim: int,
+        blocks: int,
+        length: int,
+        dropout: float,
+        init_std: float,
+        content: Tensor | None = None,
     ) -> None:
         super().__init__()
         self.table = nn.Parameter(torch.randn(items, dim) * init_std)
+        self.register_buffer("content", content, persistent=False)
+        if content is not None:
+            self.map = nn.Parameter(torch.zeros(content.shape[1], dim))
         self.places = nn.Parameter(torch.randn(length, dim) * 0.02)
         self.blocks = nn.ModuleList(Block(dim, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
-    def forward(self, batch: Batch) -> Tensor:
+    def items(self) -> Tensor:
+        """The items' vectors, [I, D]."""
+        return self.table if self.content is None else self.table + self.content @ self.map
+
+    def forward(self, batch: Batch, table: Tensor | None = None) -> Tensor:
         """float32 [R, T, D]: the state after each event, from that event and the user's earlier
-        ones in the row.
+        ones in the row. table: `items()`, where it has been computed.
         """
-        table = self.table
+        table = self.items() if table is None else table
         # embedding, not an index: an index's gradient is added up in whatever order torch's threads
         # finish, so a seed would not repeat
         places = functional.embedding(batch.places, self.places)

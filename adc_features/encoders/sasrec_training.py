@@ -1,49 +1,120 @@
-"""One training of SASRec, from scratch or from earlier parameters. Reads: Sequences. Writes:
-parameters by name.
+"""One training of SASRec, from scratch or from earlier parameters. Reads: Evidence. Writes:
+Learned.
 
-Legend: K items known at a cut-off, D dims.
+Legend: K items known at a cut-off, D dims, C axes of content.
 """
 
 import logging
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from adc_features.encoders.behavior_settings import BehaviorSettings
+from adc_features.encoders.behavior_settings import BehaviorSettings, ContentSettings
+from adc_features.encoders.content_axes import content_axes
+from adc_features.encoders.event_log import sequences_of
+from adc_features.encoders.evidence import Evidence, Learned, Progress, Start
 from adc_features.encoders.sasrec import SASRec, Sequences, next_item_loss, packed_batches
 
 logger = logging.getLogger(__name__)
 
 
-Progress = Callable[[str, int, int], None]
-
-
-class Start(NamedTuple):
-    """Parameters by name, `table` [K, D] among them, and the rows of it that mean something: bool
-    [K].
-    """
-
-    tensors: dict[str, Tensor]
-    known: Tensor
-
-
 def train(
-    sequences: Sequences,
-    counts: np.ndarray,
+    evidence: Evidence,
     start: Start | None,
     *,
     settings: BehaviorSettings,
     seed: tuple[int, int],
     label: str,
     progress: Progress | None,
-) -> dict[str, Tensor]:
-    """SASRec's parameters. Fresh optimiser, learning rate up and down once; `start` gives every
+) -> Learned:
+    """SASRec's own table: one free vector an item."""
+    model = _trained(
+        sequences_of(evidence.events, evidence.known),
+        evidence.counts,
+        None if start is None else _tensors(start),
+        settings=settings,
+        seed=seed,
+        label=label,
+        progress=progress,
+    )
+    return Learned(model.table.detach().numpy(), _arrays(model))
+
+
+def train_with_content(
+    evidence: Evidence,
+    start: Start | None,
+    *,
+    settings: ContentSettings,
+    seed: tuple[int, int],
+    label: str,
+    progress: Progress | None,
+) -> Learned:
+    """SASRec of which an item's vector is a linear map of its content plus a part of its own.
+
+    The own part decays at `own_decay` by the number of the item's events: the map says what an item
+    is until its events say it. The axes of content are those of the first cut-off.
+    """
+    axes = content_axes(
+        evidence.content, width=settings.content_width, earlier=start and start.parameters
+    )
+    decay = settings.own_decay / torch.from_numpy(evidence.counts.astype(np.float32))
+    model = _trained(
+        sequences_of(evidence.events, evidence.known),
+        evidence.counts,
+        None if start is None else _tensors(start),
+        settings=settings.sasrec,
+        seed=seed,
+        label=label,
+        progress=progress,
+        content=torch.from_numpy(axes.of(evidence.content)),
+        own_decay_K=decay,
+    )
+    return Learned(model.items().detach().numpy(), _arrays(model) | axes.arrays())
+
+
+def _tensors(start: Start) -> tuple[dict[str, Tensor], Tensor]:
+    tensors = {name: torch.from_numpy(array) for name, array in start.parameters.items()}
+    return tensors, torch.from_numpy(start.known)
+
+
+def _arrays(model: SASRec) -> dict[str, np.ndarray]:
+    return {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
+
+
+def _optimiser(
+    model: SASRec, s: BehaviorSettings, steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
+    """AdamW with decay of the table alone, and its learning rate up and down once."""
+    network = [p for name, p in model.named_parameters() if name != "table"]
+    groups = [
+        {"params": [model.table], "weight_decay": s.table_decay},
+        {"params": network, "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=s.learning_rate, betas=(0.9, 0.98), fused=True)
+    warm = max(1, steps // 10)
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
+    )
+
+
+def _trained(
+    sequences: Sequences,
+    counts: np.ndarray,
+    start: tuple[dict[str, Tensor], Tensor] | None,
+    *,
+    settings: BehaviorSettings,
+    seed: tuple[int, int],
+    label: str,
+    progress: Progress | None,
+    content: Tensor | None = None,
+    own_decay_K: Tensor | None = None,
+) -> SASRec:
+    """The trained network. Fresh optimiser, learning rate up and down once; `start` gives every
     tensor except the rows of new items.
 
-    counts: int64 [K], the events of each known item.
+    counts: int64 [K], the events of each known item. own_decay_K: decoupled decay of the table's
+    rows, beside that of the settings.
     """
     s = settings
     rng = np.random.default_rng(seed)
@@ -56,37 +127,35 @@ def train(
             length=s.length,
             dropout=s.dropout,
             init_std=s.init_std,
+            content=content,
         )
         if start is not None:
-            table = torch.where(start.known[:, None], start.tensors["table"], model.table.detach())
-            model.load_state_dict({**start.tensors, "table": table})
+            tensors, known = start
+            table = torch.where(known[:, None], tensors["table"], model.table.detach())
+            own = {name: tensors[name] for name in model.state_dict()}
+            model.load_state_dict({**own, "table": table})
         prior = torch.from_numpy(np.log(counts).astype(np.float32))
         rows = s.batch // s.length
         epochs = s.epochs if start is None else s.continued_epochs
         steps = epochs * -(-sequences.transitions // (s.length * rows))
-        network = [p for name, p in model.named_parameters() if name != "table"]
-        groups = [
-            {"params": [model.table], "weight_decay": s.table_decay},
-            {"params": network, "weight_decay": 0.0},
-        ]
-        optimizer = torch.optim.AdamW(groups, lr=s.learning_rate, betas=(0.9, 0.98), fused=True)
-        warm = max(1, steps // 10)
-        schedule = torch.optim.lr_scheduler.LambdaLR(
-            optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
-        )
+        optimizer, schedule = _optimiser(model, s, steps)
         for epoch in range(epochs):
             losses = []
             for batch in packed_batches(sequences, length=s.length, rows=rows, rng=rng):
-                wanted = batch.targets >= 0
+                wanted, items = batch.targets >= 0, model.items()
                 loss = next_item_loss(
-                    model(batch)[wanted], model.table, batch.targets[wanted], s.loss, prior_I=prior
+                    model(batch, items)[wanted], items, batch.targets[wanted], s.loss, prior_I=prior
                 )
                 optimizer.zero_grad()
                 loss.backward()
+                if own_decay_K is not None:
+                    rate = schedule.get_last_lr()[0]
+                    with torch.no_grad():
+                        model.table.mul_((1 - rate * own_decay_K).clamp_min(0)[:, None])
                 optimizer.step()
                 schedule.step()
                 losses.append(float(loss.detach()))
             logger.debug("stage=%s epoch=%d loss=%.4f", label, epoch + 1, np.mean(losses))
             if progress is not None:
                 progress(label, epoch + 1, epochs)
-    return {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    return model

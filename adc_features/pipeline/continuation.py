@@ -2,7 +2,9 @@
 Reads: a run, newer data. Writes: behaviour states, EmbeddingTables.
 """
 
+from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,7 @@ def state_until(run: Run, dataset: Dataset, as_of: datetime) -> BehaviorState:
     """Behaviour as of the cut-off, continued from the newest state before it: of the run's own
     cut-offs and its earlier snapshots.
     """
-    from adc_features.encoders.behavior import continued
+    from adc_features.encoders.behavior import continued, encoder_of
 
     paths = {path.name[:21]: path for path in (run.output("behavior") / "states").iterdir()}
     paths |= {
@@ -84,7 +86,10 @@ def state_until(run: Run, dataset: Dataset, as_of: datetime) -> BehaviorState:
             " is no behaviour to continue from; choose a later one"
         )
     settings = behavior_settings(run.settings)
-    item_ids = id_array(dataset.items["item_id"])
+    item_ids, content = id_array(dataset.items["item_id"]), None
+    if encoder_of(settings).reads_content:
+        vectors, present = content_vectors(dataset, _texts(run, dataset))
+        content = {m: (vectors[m], present[m]) for m in vectors}
     return continued(
         read_state(paths[earlier[-1]]),
         dataset.before(as_of),
@@ -92,28 +97,32 @@ def state_until(run: Run, dataset: Dataset, as_of: datetime) -> BehaviorState:
         as_of=as_of,
         settings=settings,
         seed=run.settings.seed,
+        content=content,
         progress=run.progress,
     )
 
 
-def table_of(run: Run, dataset: Dataset, state: BehaviorState, *, own: bool) -> EmbeddingTable:
-    """Content vectors of the data set and behaviour of the state. own: the text vectors are the
-    run's; else they are made, or found in the cache.
-    """
+def _texts(run: Run, dataset: Dataset) -> Callable[[str], tuple[np.ndarray, np.ndarray]]:
+    """Text view -> vectors and presence, made or found in the cache."""
     from adc_features.encoders.text import cache_directory, item_texts, text_vectors
 
     def text(view: str) -> tuple[np.ndarray, np.ndarray]:
-        if own:
-            return text_of(run, view)
-        texts = item_texts(dataset.items, dataset.text_views[view])
         return text_vectors(
-            texts,
+            item_texts(dataset.items, dataset.text_views[view]),
             model=run.settings.text_model,
             cache=cache_directory(),
             kept=kept_texts(repository_of(run)),
             progress=run.progress,
         )
 
+    return text
+
+
+def table_of(run: Run, dataset: Dataset, state: BehaviorState, *, own: bool) -> EmbeddingTable:
+    """Content vectors of the data set and behaviour of the state. own: the text vectors are the
+    run's; else they are made, or found in the cache.
+    """
+    text = partial(text_of, run) if own else _texts(run, dataset)
     vectors, present = content_vectors(dataset, text)
     item_ids = id_array(dataset.items["item_id"])
     behavior = state.over(item_ids)

@@ -15,18 +15,20 @@ from adc_features.clock import instant
 from adc_features.codes.embeddings import id_array
 from adc_features.codes.reliability import rank_correlation
 from adc_features.data.dataset import (
+    Dataset,
     snapshot_times,
     write_dataset,
 )
 from adc_features.data.table_checks import examine_interactions, examine_items
 from adc_features.pipeline.context import (
+    content_vectors,
     cutoffs_of,
     dataset_of,
     split_of,
 )
 from adc_features.pipeline.published import refuse_other_data
 from adc_features.pipeline.recipes import behavior_settings
-from adc_features.pipeline.run import Run, Stage
+from adc_features.pipeline.run import Run, RunSettings, Stage
 from adc_features.pipeline.source import load_source, refuse_split, source_files
 
 DECILES = 10
@@ -87,12 +89,14 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
     settings = behavior_settings(run.settings)
     item_ids = id_array(dataset.items["item_id"])
     log = dataset.before(split.train_end)
+    content, cutoffs = _content(run, dataset), cutoffs_of(run)
     series = behavior_series(
         log,
         item_ids,
-        cutoffs=cutoffs_of(run),
+        cutoffs=cutoffs,
         settings=settings,
         seed=run.settings.seed,
+        content=None if content is None else [content] * len(cutoffs),
         checkpoint=run.partial(BEHAVIOR_STAGE),
         progress=run.progress,
     )
@@ -106,6 +110,7 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
         as_of=split.train_end,
         settings=settings,
         seed=run.settings.seed,
+        content=content,
         progress=run.progress,
     )
     newest = series[-1]
@@ -137,6 +142,36 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
     }
 
 
+def _content(run: Run, dataset: Dataset) -> Any:
+    """What the run's encoder of behaviour reads of the items: content by modality, None where it
+    reads events alone.
+    """
+    from adc_features.encoders.behavior import encoder_of
+    from adc_features.encoders.text import cache_directory, item_texts, text_vectors
+
+    if not encoder_of(behavior_settings(run.settings)).reads_content:
+        return None
+
+    def text(view: str) -> tuple[np.ndarray, np.ndarray]:
+        return text_vectors(
+            item_texts(dataset.items, dataset.text_views[view]),
+            model=run.settings.text_model,
+            cache=cache_directory(),
+            progress=run.progress,
+        )
+
+    vectors, present = content_vectors(dataset, text)
+    return {m: (vectors[m], present[m]) for m in vectors}
+
+
+def _behavior_recipe(settings: RunSettings) -> dict[str, Any]:
+    from adc_features.encoders.behavior import encoder_of
+
+    found = behavior_settings(settings)
+    text = {"text_model": settings.text_model} if encoder_of(found).reads_content else {}
+    return asdict(found) | text
+
+
 def popularity_deciles(count: np.ndarray, **values: np.ndarray) -> list[dict[str, float]]:
     """Means of `values` over ten groups of items of equal size, rarest first; NaN values are left
     out of their mean.
@@ -160,6 +195,6 @@ BEHAVIOR_STAGE = Stage(
     (DATA,),
     ("behavior", "seed"),
     _build_behavior,
-    recipe=lambda settings: asdict(behavior_settings(settings)),
+    recipe=_behavior_recipe,
     guard=refuse_other_data,
 )

@@ -17,6 +17,26 @@ def behavior_settings(asked: RunSettings) -> Any:
     return _recipe(RECIPES, asked.behavior, option="behavior")
 
 
+def behavior_recipe(encoder: str | None, recipe: str | None) -> str | None:
+    """The name of the recipe that an encoder and a recipe ask for, None where neither is given.
+    Raises InputError for an encoder that there is not, or a recipe of another.
+    """
+    if encoder is None:
+        return recipe
+    from adc_features.encoders.behavior import ENCODERS, RECIPES, encoder_of
+
+    if encoder not in ENCODERS:
+        raise InputError(f"encoder is {encoder!r}; expected one of {', '.join(ENCODERS)}")
+    found = ENCODERS[encoder]
+    own = [name for name, made in RECIPES.items() if encoder_of(made()) is found]
+    if recipe not in (None, *own):
+        raise InputError(
+            f"recipe {recipe!r} is none of encoder {encoder!r}; expected one of {', '.join(own)},"
+            " or leave the recipe out"
+        )
+    return recipe or found.recipe
+
+
 def tokenizer_settings(asked: RunSettings) -> Any:
     """The recipe's settings with what was asked for besides; InputError when this tokenizer has no
     such setting.

@@ -8,7 +8,7 @@ import pytest
 
 from adc_features.encoders import behavior as behaviors
 from adc_features.errors import InputError
-from adc_features.pipeline.recipes import tokenizer_settings
+from adc_features.pipeline.recipes import behavior_recipe, tokenizer_settings
 from adc_features.pipeline.run import RunSettings
 from adc_features.pipeline.stages import BEHAVIOR_STAGE, GENERATION
 from adc_features.tokenizer import fit as fitting
@@ -30,6 +30,33 @@ def test_a_baseline_takes_the_options_that_it_has():
         tokenizer_settings(RunSettings("synthetic", tokenizer="rq_kmeans", steps=70))
     with pytest.raises(InputError, match="mm_rq_vae"):
         tokenizer_settings(RunSettings("synthetic", tokenizer="tiger"))
+
+
+def test_an_encoder_of_behaviour_is_named_with_or_without_a_recipe_of_its_own():
+    """An encoder has a recipe where nobody names one; that of another, or a name that there is not,
+    is refused with those that there are.
+    """
+    assert behavior_recipe(None, None) is None
+    assert behavior_recipe(None, "norm_rising") == "norm_rising"
+    assert behavior_recipe("sasrec", None) == RunSettings("synthetic").behavior
+    assert behavior_recipe("sasrec", "norm_rising") == "norm_rising"
+    assert behavior_recipe("wmf_content", None) == "wmf_content"
+    with pytest.raises(InputError, match="'bert4rec'; expected one of sasrec, sasrec_content"):
+        behavior_recipe("bert4rec", None)
+    with pytest.raises(InputError, match="'norm_rising' is none of encoder 'sasrec_content'"):
+        behavior_recipe("sasrec_content", "norm_rising")
+
+
+def test_what_behaviour_is_made_of_names_the_text_model_where_it_reads_content():
+    """Another text model makes other behaviour, for the encoders that read it."""
+    made_of = BEHAVIOR_STAGE.recipe
+    assert made_of is not None
+    assert made_of(RunSettings("synthetic", text_model="other")) == made_of(
+        RunSettings("synthetic")
+    )
+    for name in ("sasrec_content", "wmf_content"):
+        found = made_of(RunSettings("synthetic", behavior=name, text_model="other"))
+        assert found["text_model"] == "other"
 
 
 def test_the_defaults_are_those_that_version_0_1_had():

@@ -1,6 +1,6 @@
 """Behaviour of items. Reads: a label log. Writes: interactions, BehaviorVectors."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -10,8 +10,9 @@ import pyarrow as pa
 
 from adc_features.clock import instant
 from adc_features.codes.embeddings import id_array
-from adc_features.encoders.behavior_settings import BehaviorSettings
+from adc_features.encoders.behavior_settings import Settings
 from adc_features.encoders.behavior_state import BehaviorVectors, read_state, write_state
+from adc_features.encoders.evidence import Content
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US
 from adc_features.inputs.declaration import Ranker
@@ -78,13 +79,18 @@ def fitted_behavior(
     ids: np.ndarray,
     times: Sequence[datetime],
     *,
-    settings: BehaviorSettings,
+    settings: Settings,
     seed: int,
+    content: Callable[[int], Content],
     directory: Path,
     progress: Progress | None = None,
 ) -> list[BehaviorVectors]:
-    """Vectors of all items (ids [N]) as of each time; the states go into `directory`."""
-    from adc_features.encoders.behavior import behavior_series
+    """Vectors of all items (ids [N]) as of each time; the states go into `directory`. content: of
+    the items, by number of the time; asked for encoders that read it.
+    """
+    from adc_features.encoders.behavior import behavior_series, encoder_of
+
+    reads = encoder_of(settings).reads_content
 
     return behavior_series(
         _of_items(events, ids),
@@ -92,6 +98,7 @@ def fitted_behavior(
         cutoffs=times,
         settings=settings,
         seed=seed,
+        content=[content(n) for n in range(len(times))] if reads else None,
         checkpoint=directory,
         progress=progress,
     )
@@ -102,8 +109,9 @@ def continued_behavior(
     ids: np.ndarray,
     as_of: datetime,
     *,
-    settings: BehaviorSettings,
+    settings: Settings,
     seed: int,
+    content: Content,
     directory: Path,
     progress: Progress | None = None,
 ) -> BehaviorVectors:
@@ -130,6 +138,7 @@ def continued_behavior(
         as_of=as_of,
         settings=settings,
         seed=seed,
+        content=content,
         progress=progress,
     )
     write_state(directory / f"{name}.npz", state)

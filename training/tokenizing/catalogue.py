@@ -39,9 +39,13 @@ class Catalogue:
             ids.append(id_array(events["item_id"]))
         self.ids = np.unique(np.concatenate(ids))
 
+    def content_at(self, number: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Modality -> vectors and presence of all items, as known at a time."""
+        return {m: of(number, self.ids) for m, of in self._of.items()}
+
     def table(self, number: int) -> EmbeddingTable:
         """The items that have a vector at a time."""
-        found = {m: of(number, self.ids) for m, of in self._of.items()}
+        found = dict(self.content_at(number))
         count = np.zeros(len(self.ids), np.int64)
         if self.behavior is not None:
             state = self.behavior[number]
@@ -81,12 +85,13 @@ class Catalogue:
                         time,
                         settings=behavior_settings(settings.as_run()),
                         seed=settings.seed,
+                        content=self.content_at(number),
                         directory=directory,
                         progress=progress,
                     ),
                     as_of=time,
                 )
-                for time in self.times
+                for number, time in enumerate(self.times)
             ]
         return [self.table(number) for number in range(len(self.times))]
 

@@ -292,6 +292,7 @@ def _fill(
             catalogue.times,
             settings=behavior_settings(settings.as_run()),
             seed=settings.seed,
+            content=catalogue.content_at,
             directory=directory / "behavior",
             progress=progress,
         )
