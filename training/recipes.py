@@ -35,6 +35,8 @@ SETTLED_DAYS = 60
 """A user's settled state leaves out the last 60 days: within one user and a window of some weeks it
 hardly varies."""
 SETTINGS = {"networks": 4, "dropout": 0.5, "max_epochs": 2}
+COMBINATIONS = 128
+"""Pairs of positions, and combinations of codes, where a recipe has them."""
 PRETRAIN = 3
 """Epochs in which codes learn to predict the next item's, where a recipe has them do so."""
 GATES = ("user_id", "item_id", "user_event_count", "sid")
@@ -104,6 +106,7 @@ def _codes(*, weighted: bool, reader: str) -> dict[str, AnyInput]:
             weights=weighted,
             id_input="item_id" if reader == "gated" else None,
             id_count="item_event_count" if reader == "gated" else None,
+            combinations=COMBINATIONS if reader == "combined" else 0,
             pretrain=PRETRAIN if reader == "pretrained" else 0,
         ),
         "recent": item_history(

@@ -101,6 +101,8 @@ def _code_problems(kind: d.SemanticId) -> Iterator[str]:
             "a gate between id and codes needs both id_input=..., the category of the id, and"
             " id_count=..., the column of its events"
         )
+    if not _whole(kind.combinations, least=0):
+        yield f"combinations={kind.combinations!r}; expected a whole number, 0 for none"
     if not _whole(kind.pretrain, least=0):
         yield f"pretrain={kind.pretrain!r}; expected a whole number of epochs, 0 for none"
 

@@ -75,8 +75,10 @@ class SlotLayout:
     Parameters
     ----------
     kind : str
-        "lookup", "bag", "projected", "history", "similarity" or "gate". A similarity is a `History`
-        and gives no embedding but P numbers: the sum over a row's elements of weight * cosine of
+        "lookup", "bag", "projected", "history", "mixture", "similarity" or "gate". A mixture is a
+        `Bag`: the sum of its elements' weighted rows, each times its share of softmax(<row, u> /
+        sqrt(E)) with a vector u of its own; no elements give zeros. A similarity is a `History` and
+        gives no embedding but P numbers: the sum over a row's elements of weight * cosine of
         element and candidate in table p, times the candidate's weight. A gate is one number,
         `Projected`: the lookups of its input are multiplied by 2 - g and those of `beside` by g,
         where g = 2 sigmoid(a + b * number) with a and b of its own.
@@ -93,7 +95,7 @@ class SlotLayout:
         Of a gate: the input of the id.
     """
 
-    kind: Literal["lookup", "bag", "projected", "history", "similarity", "gate"]
+    kind: Literal["lookup", "bag", "projected", "history", "mixture", "similarity", "gate"]
     tables: tuple[str, ...] = ()
     width: int = 0
     dropout: float = 0.0

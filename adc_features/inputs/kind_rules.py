@@ -99,7 +99,8 @@ def width(spec: ResolvedInput) -> str:
         case d.ItemHistory():
             text = _history_width(kind, spec.columns)
         case d.SemanticId():
-            text = f"L*E + L + {2 if 'reliability' in spec.columns else 1}"
+            embedded = "L*E + E" if kind.combinations else "L*E"
+            text = f"{embedded} + L + {2 if 'reliability' in spec.columns else 1}"
         case _:
             text = "E"
     return text
@@ -111,9 +112,8 @@ def _history_width(kind: d.ItemHistory, read: Collection[str]) -> str:
     matches = 0 if not kind.match else 2 if "labels" in read else 1
     if not kind.codes:
         dense, matches = dense + matches, 0
-    if kind.similarity:
-        matches += 2 if "labels" in read else 1
-    positions = f"{matches if matches > 1 else ''}L + " if matches else ""
+    similar = 0 if not kind.similarity else 2 if "labels" in read else 1
+    positions = "".join({0: "", 1: "L + ", 2: "2L + "}[each] for each in (matches, similar))
     return f"{'2E + ' if kind.embedded else ''}{positions}{dense}"
 
 
@@ -142,6 +142,7 @@ def transform(kind: Input) -> str:
         case d.SemanticId():
             text = "codes with weights" if kind.weights else "codes"
             text += f", gated with {kind.id_input}" if kind.id_input else ""
+            text += f", {kind.combinations} combinations" if kind.combinations else ""
         case d.Match():
             text = "sum over equal elements"
         case d.Remainder():

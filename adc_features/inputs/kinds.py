@@ -230,6 +230,10 @@ class SemanticId(Input):
     id_count : str, optional
         Of `id_input`: the column that holds the number of the item's events before the row's time;
         absent counts as 0.
+    combinations : int
+        The most pairs of positions, and the most frequent combinations of codes, that have an
+        embedding of their own beside single codes; the ranker attends to all that an item has, and
+        reads one more embedding. 0 for none.
     pretrain : int
         Epochs in which the embeddings learn to predict the codes of the user's next item, on the
         training rows, before the ranker is fitted. 0 for none.
@@ -251,6 +255,7 @@ class SemanticId(Input):
     codebook_size: int | None = None
     id_input: str | None = None
     id_count: str | None = None
+    combinations: int = 0
     pretrain: int = 0
 
 

@@ -39,11 +39,12 @@ class Recipe:
         Raw vectors in the place of codes.
     item_id : bool
         Whether the item's id may be read.
-    reader : {"plain", "similarity", "gated", "pretrained"}
+    reader : {"plain", "similarity", "gated", "pretrained", "combined"}
         How codes are read beside their embeddings and their equality with those of the user's
         recent items. `similarity`: of their embeddings too, see `item_history(similarity=True)`.
         `gated`: they share a gate with the id, see `semantic_id(id_input=...)`. `pretrained`: they
-        have learned to predict the next item's codes, see `semantic_id(pretrain=...)`.
+        have learned to predict the next item's codes, see `semantic_id(pretrain=...)`. `combined`:
+        pairs and combinations too, see `semantic_id(combinations=...)`.
 
     Examples
     --------
@@ -61,7 +62,7 @@ class Recipe:
     permuted: Literal["no", "all", "decile"] = "no"
     vectors: bool = False
     item_id: bool = True
-    reader: Literal["plain", "similarity", "gated", "pretrained"] = "plain"
+    reader: Literal["plain", "similarity", "gated", "pretrained", "combined"] = "plain"
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -85,6 +86,7 @@ READERS: Mapping[str, Recipe] = {
         Recipe("codes_similarity", codes="plain", reader="similarity"),
         Recipe("codes_gated", codes="plain", reader="gated"),
         Recipe("codes_pretrained", codes="plain", reader="pretrained"),
+        Recipe("codes_combined", codes="plain", reader="combined"),
     )
 }
 """Other ways to read codes, by name: trained where they are asked for, and by no default."""

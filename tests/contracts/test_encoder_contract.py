@@ -32,6 +32,7 @@ KINDS = {
     "history": History,
     "similarity": History,
     "gate": Projected,
+    "mixture": Bag,
 }
 SETTINGS = settings(max_examples=15, deadline=None)
 each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

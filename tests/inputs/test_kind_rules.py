@@ -12,8 +12,13 @@ EMBEDDING, OF_HISTORY = 100, 2
 
 def columns(layout: InputLayout) -> int:
     """Dense columns and embeddings of an input, as a network lays them out."""
-    embeddings = sum(OF_HISTORY if slot.kind == "history" else 1 for slot in layout.slots)
-    return len(layout.dense) + embeddings * EMBEDDING
+    embeddings = numbers = 0
+    for slot in layout.slots:
+        if slot.kind == "similarity":
+            numbers += len(slot.tables)
+        elif slot.kind != "gate":  # which is multiplied, and laid out nowhere
+            embeddings += OF_HISTORY if slot.kind == "history" else 1
+    return len(layout.dense) + numbers + embeddings * EMBEDDING
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from encoded_rows import LAYOUT, RANKER, USER, rows_of, spread
+from encoded_rows import LAYOUT, MIXED, RANKER, USER, rows_of, spread
 
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import Ranker, Task, category, number, semantic_id
@@ -140,6 +140,24 @@ def test_an_empty_history_attends_to_nothing():
     np.testing.assert_allclose(seen[:, empty], unseen[:, empty], atol=1e-6, rtol=0)
     full = np.setdiff1d(np.arange(200), empty)
     assert (np.abs(seen[:, full] - unseen[:, full]) > 1e-6).any(0).mean() > 0.9
+
+
+@pytest.mark.parametrize("alone", [(), ("segment", "ours"), ("sid",), tuple(MIXED.inputs)])
+def test_mixtures_equal_torch(alone):
+    """What a vector attends to among codes and their combinations is torch's within 1e-6, also
+    where a row holds none, and changes with the vector."""
+    shape = NetworkShape.of(MIXED, RANKER)
+    model, encoded = network(shape), rows_of(MIXED, 50, alone=alone)
+    tensors = parameters(model)
+    scores = NetworkScorer(shape, tensors).predict(encoded)
+    np.testing.assert_allclose(scores, torch_scores(model, encoded), atol=1e-6, rtol=0)
+    np.testing.assert_allclose(
+        NetworkScorer(shape, tensors).predict(spread(encoded)), scores, atol=1e-6, rtol=0
+    )
+    if not alone:
+        asked = "networks.0.embeddings.asked"
+        other = NetworkScorer(shape, {**tensors, asked: 10 * tensors[asked]}).predict(encoded)
+        assert np.abs(other - scores).max() > 1e-4
 
 
 def test_a_gate_is_between_the_codes_and_the_id():

@@ -43,6 +43,22 @@ LAYOUT = Layout(
 )
 """Inputs of a user (age, segment, tags, recent, alike) and of a candidate."""
 USER = ("age", "segment", "tags", "recent", "alike")
+MIXED = Layout(
+    {
+        "segment": LAYOUT.inputs["segment"],
+        "sid": InputLayout(
+            ("w0",),
+            slots=(
+                SlotLayout("lookup", ("sid/0",)),
+                SlotLayout("mixture", ("combined",), own=1),
+            ),
+        ),
+        "price": LAYOUT.inputs["price"],
+        "ours": InputLayout(slots=(SlotLayout("mixture", ("sid/0",), own=1),)),
+    },
+    {"segment": 5, "sid/0": 5, "combined": 9},
+)
+"""Codes with what they hold together."""
 RANKER = Ranker("feed", [Task("click"), Task("buy", weight=0.5)], gates=["segment", "sid", "price"])
 
 
@@ -72,7 +88,7 @@ def _slot(slot: SlotLayout, layout: Layout, count: int, queries: int, rng: np.ra
         return Projected(rng.normal(size=(count, slot.width)).astype(np.float32))
     offsets = np.concatenate([[0], rng.integers(0, 5, count).cumsum()])
     total = offsets[-1]
-    if slot.kind == "bag":
+    if slot.kind in ("bag", "mixture"):
         weights = rng.random(total).astype(np.float32)
         return Bag(rng.integers(0, sizes[0], total), offsets, weights)
     return History(

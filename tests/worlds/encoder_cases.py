@@ -2,7 +2,7 @@
 contract by adding its cases to CASES.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -284,6 +284,11 @@ CASES = [
     ),
     Case("semantic_id", (_SID,), _history_columns()),
     Case("semantic_id_gated", (_SKU, _GATED), _history_columns()),
+    Case(
+        "semantic_id_combined",
+        (replace(_SID, kind=semantic_id(codebook_size=4, combinations=3)),),
+        _history_columns(),
+    ),
     Case(
         "history_of_ids",
         (_SKU, _history(item_history(last=2), candidate=("sku", "String", "item"))),

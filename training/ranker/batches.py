@@ -24,7 +24,7 @@ from adc_features.inputs.encoded import (
     picked_elements,
 )
 from adc_features.ranking.multitask.shape import NetworkShape, Place
-from training.ranker.network import Alike, Batch
+from training.ranker.network import Alike, Batch, Held
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class RowTensors:
 
     dense: [N, D]. lookups: int32 [N, C], lookup_weights: [N, C] or None for 1. bag_rows int32,
     bag_weights: elements of all bags, row by row; bag_offsets: int64 [N * S + 1]. projected:
-    [N, D] each. gates: [N, 1] each.
+    [N, D] each. gates: [N, 1] each. mixtures: rows int32 and weights of
+    the elements of all rows, and their offsets int64 [N + 1], each.
     """
 
     dense: Tensor
@@ -87,6 +88,7 @@ class RowTensors:
     histories: Sequence[HistoryRows]
     similar: Sequence[HistoryRows]
     gates: Sequence[Tensor]
+    mixtures: Sequence[tuple[Tensor, Tensor, Tensor]]
     unknown_lookups: UnknownRows | None
     unknown_bags: UnknownRows | None
 
@@ -121,6 +123,7 @@ class RowTensors:
             [_history(shape, place, cast(History, slot)) for place, slot in slots["history"]],
             [_history(shape, place, cast(History, slot)) for place, slot in slots["similarity"]],
             [_values(cast(Projected, slot)) for _, slot in slots["gate"]],
+            [_bags(count, [(_start(shape, p), cast(Bag, slot))]) for p, slot in slots["mixture"]],
             UnknownRows.of(shape, shape.slots["lookup"]),
             UnknownRows.of(shape, shape.slots["bag"]),
         )
@@ -158,6 +161,7 @@ class RowTensors:
             histories,
             [_alike(history, picked) for history in self.similar],
             [values[picked] for values in self.gates],
+            [_held(mixture, picked) for mixture in self.mixtures],
         )
 
     def _lookup_weights(self, picked: Tensor) -> Tensor:
@@ -200,6 +204,12 @@ def _places(history: HistoryRows, picked: Tensor) -> tuple[Tensor, Elements, Ele
             torch.full((len(picked),), positions),
         ),
     )
+
+
+def _held(mixture: tuple[Tensor, Tensor, Tensor], picked: Tensor) -> Held:
+    rows, weights, offsets = mixture
+    owner, element, _ = _ragged(offsets, picked)
+    return Held(owner, rows[element], weights[element])
 
 
 def _values(slot: Projected) -> Tensor:

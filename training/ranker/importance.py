@@ -17,7 +17,7 @@ import numpy as np
 
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import SemanticId
-from adc_features.inputs.encoded import Block, Encoded, Lookup
+from adc_features.inputs.encoded import Bag, Block, Encoded, Lookup
 from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.rows import Side
 from adc_features.ranking.base import Progress
@@ -333,7 +333,14 @@ def exchanged(
 def _codes_of(own: Block, other: Block) -> Block:
     """The codes of another candidate, with its own weights."""
     pairs = zip(own.slots, other.slots, strict=True)
-    return Block(own.dense, tuple(_mixed(a, b) if isinstance(a, Lookup) else a for a, b in pairs))
+    # combinations follow the codes, and the gate the id
+    return Block(
+        own.dense,
+        tuple(
+            _mixed(a, b) if isinstance(a, Lookup) else b if isinstance(b, Bag) else a
+            for a, b in pairs
+        ),
+    )
 
 
 def _weights_of(own: Block, other: Block) -> Block:

@@ -37,13 +37,24 @@ class Alike(NamedTuple):
     query_weights: Tensor
 
 
+class Held(NamedTuple):
+    """What each row of a mixture holds.
+
+    owner: int64 [T], the row of each element. rows: int32 [T] of the one matrix; weights: [T].
+    """
+
+    owner: Tensor
+    rows: Tensor
+    weights: Tensor
+
+
 class Batch(NamedTuple):
     """Rows of one step.
 
     dense: [B, D]. rows int32, offsets int32, weights: bags of rows of the one matrix of tables: the
     lookups of each row, its bags, then for each history its B * M elements and its B candidates.
     projected: [B, D] each. histories: bool [B, M] each, which places hold an element. similar: of
-    each similarity. gates: [B, 1], the number of each gate.
+    each similarity. gates: [B, 1], the number of each gate. mixtures: of each.
     """
 
     dense: Tensor
@@ -54,6 +65,7 @@ class Batch(NamedTuple):
     histories: Sequence[Tensor]
     similar: Sequence[Alike] = ()
     gates: Sequence[Tensor] = ()
+    mixtures: Sequence[Held] = ()
 
 
 class Bags(torch.autograd.Function):
@@ -109,6 +121,8 @@ class Embeddings(nn.Module):
         self.project = nn.ParameterList(
             _uniform(place.layout.width, width) for place in shape.slots["projected"]
         )
+        if count := len(shape.slots["mixture"]):  # at 0 all elements count alike
+            self.asked = nn.Parameter(torch.zeros(count, width))
         if shape.gated:  # at 0 nothing is gated
             self.gates = nn.Parameter(torch.zeros(len(shape.gated), 2))
 
@@ -127,6 +141,11 @@ class Embeddings(nn.Module):
             lookups = lookups.view(count, -1, self.width) * self._gates(batch)
         parts = [lookups.reshape(count, -1), bags.reshape(count, -1)]
         parts += [v @ matrix for v, matrix in zip(batch.projected, self.project, strict=True)]
+        if batch.mixtures:
+            parts += [
+                _mixture(self.table, held, asked, count)
+                for held, asked in zip(batch.mixtures, self.asked, strict=True)
+            ]
         pooled: list[Tensor] = []
         attended: list[Tensor] = []
         for filled, elements, query in zip(batch.histories, rest[::2], rest[1::2], strict=True):
@@ -165,6 +184,18 @@ def _pooled_and_attended(elements: Tensor, query: Tensor, filled: Tensor) -> tup
     # a row without elements has equal scores at places that are then emptied
     shares = torch.softmax(scores.masked_fill(~filled, -1e9), 1) * filled
     return pooled, torch.bmm(shares.unsqueeze(1), elements).squeeze(1)
+
+
+def _mixture(table: Tensor, held: Held, asked: Tensor, count: int) -> Tensor:
+    """`ranking.multitask.recent.mixture` of `count` rows: [B, E]."""
+    elements = embedding(held.rows, table)
+    scores = elements @ asked / math.sqrt(len(asked))
+    none = scores.new_full((count,), -torch.inf)
+    greatest = none.scatter_reduce(0, held.owner, scores.detach(), "amax")
+    shares = torch.exp(scores - greatest[held.owner])
+    sums = scores.new_zeros(count).index_add(0, held.owner, shares)
+    weighted = elements * (shares / sums[held.owner] * held.weights).unsqueeze(1)
+    return elements.new_zeros(count, elements.shape[1]).index_add(0, held.owner, weighted)
 
 
 def _similarity(table: Tensor, alike: Alike) -> Tensor:

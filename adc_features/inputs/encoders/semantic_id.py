@@ -5,7 +5,7 @@ Legend: n rows, L positions, K codes per position.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Self
 
 import numpy as np
@@ -16,9 +16,18 @@ from adc_features.codes.sids import list_matrix
 from adc_features.codes.spec import NO_CODE
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import SemanticId
-from adc_features.inputs.encoded import Block, InputLayout, Lookup, Projected, SlotLayout
+from adc_features.inputs.encoded import (
+    Bag,
+    Block,
+    InputLayout,
+    Lookup,
+    Projected,
+    Slot,
+    SlotLayout,
+)
 from adc_features.inputs.encoders.base import Fitting, State
 from adc_features.inputs.encoders.category import described
+from adc_features.inputs.encoders.combinations import Combinations
 from adc_features.inputs.encoders.scaling import (
     BOUND,
     Scale,
@@ -47,12 +56,15 @@ class SemanticIdEncoder:
         K. A code that is not below it belongs to another codebook.
     popularity : Scale, optional
         Of log1p of the item's count, where codes and id share a gate.
+    combined : Combinations, optional
+        Pairs and combinations of codes that are embedded beside single ones.
     """
 
     spec: ResolvedInput
     length: int
     codebook_size: int
     popularity: Scale | None = None
+    combined: Combinations | None = None
 
     @classmethod
     def fit(cls, spec: ResolvedInput, parts: Parts, fitting: Fitting) -> Self:
@@ -68,13 +80,24 @@ class SemanticIdEncoder:
         if "count" in spec.columns:
             logs = _log_counts(spec, parts)
             popularity = Scale.fit(logs, fitting.weights, of=described(spec))
-        return cls(spec, int(lengths[0]), codebook_size(spec, parts), popularity)
+        encoder = cls(spec, int(lengths[0]), codebook_size(spec, parts), popularity)
+        assert isinstance(spec.kind, SemanticId)
+        if not spec.kind.combinations:
+            return encoder
+        codes, _ = encoder.read(parts)
+        combined = Combinations.fit(codes, encoder.codebook_size, spec.kind.combinations)
+        return replace(encoder, combined=combined)
 
     @classmethod
     def restore(cls, spec: ResolvedInput, state: State, vocabularies: Mapping[str, Any]) -> Self:
         facts = state.facts
         popularity = Scale.of_facts(facts["popularity"]) if "popularity" in facts else None
-        return cls(spec, facts["length"], facts["codebook_size"], popularity)
+        length, size = facts["length"], facts["codebook_size"]
+        combined = None
+        if "merges" in state.arrays:
+            arrays = state.arrays
+            combined = Combinations(length, size, arrays["pairs"], arrays["merges"])
+        return cls(spec, length, size, popularity, combined)
 
     @property
     def table_names(self) -> tuple[str, ...]:
@@ -89,7 +112,10 @@ class SemanticIdEncoder:
 
     @property
     def tables(self) -> dict[str, int]:
-        return dict.fromkeys(self.table_names, self.codebook_size + 1)
+        tables = dict.fromkeys(self.table_names, self.codebook_size + 1)
+        if self.combined is not None:
+            tables[f"{self.spec.name}/combined"] = self.combined.rows
+        return tables
 
     @property
     def layout(self) -> InputLayout:
@@ -98,6 +124,8 @@ class SemanticIdEncoder:
         if "reliability" in self.spec.columns:
             names.append(f"{self.spec.name}_reliability")
         slots = [SlotLayout("lookup", (table,), own=1) for table in self.table_names]
+        if self.combined is not None:
+            slots.append(SlotLayout("mixture", (f"{self.spec.name}/combined",), own=1))
         if self.popularity is not None:
             assert isinstance(self.spec.kind, SemanticId)
             slots.append(SlotLayout("gate", width=1, beside=self.spec.kind.id_input or ""))
@@ -117,7 +145,9 @@ class SemanticIdEncoder:
         ]
         dense = np.concatenate([c for c in columns if c is not None], axis=1)
         rows, by_place = codes.T.astype(np.int64, "C") + 1, np.ascontiguousarray(weights.T)
-        slots = [Lookup(*one) for one in zip(rows, by_place, strict=True)]
+        slots: list[Slot] = [Lookup(*one) for one in zip(rows, by_place, strict=True)]
+        if self.combined is not None:
+            slots.append(Bag(*self.combined.encode(codes, weights)))
         if (scale := self.popularity) is None:
             return Block(dense, tuple(slots))
         logs = standardised(_log_counts(self.spec, parts), scale.mean, scale.scale, bound=BOUND)
@@ -134,7 +164,9 @@ class SemanticIdEncoder:
         facts: dict[str, Any] = {"length": self.length, "codebook_size": self.codebook_size}
         if self.popularity is not None:
             facts["popularity"] = self.popularity.facts()
-        return State(facts, {})
+        if self.combined is None:
+            return State(facts, {})
+        return State(facts, {"pairs": self.combined.pairs, "merges": self.combined.merges})
 
     def read(self, parts: Parts) -> tuple[np.ndarray, np.ndarray]:
         """Codes int32 [n, L], -1 for none, and weights float32 [n, L], 0 there.

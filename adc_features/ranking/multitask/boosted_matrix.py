@@ -206,7 +206,7 @@ class BoostedColumns:
                 values = self._looked_up(slot, shape.tables[0])
                 yield _Column(f"{name}:row/{place}", "q" if large else "c", values)
                 yield from self._mean_columns(name, place, slot, shape.tables[0], earlier)
-            elif isinstance(slot, Bag):
+            elif shape.kind == "bag" and isinstance(slot, Bag):
                 absent = block.dense[:, hidden[0]] > 0
                 tokens = self.tokens[shape.tables[0]]
                 for row, held in zip(tokens, _holds(slot, tokens), strict=True):

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.inputs.declaration import ItemHistory, Match, SemanticId, Time
-from adc_features.inputs.encoded import Block, Encoded, Lookup
+from adc_features.inputs.encoded import Bag, Block, Encoded, Lookup
 from adc_features.inputs.resolved import ResolvedInput, SourceColumn
 from adc_features.inputs.rows import FeatureRows, Parts, Side
 from adc_features.ranking.multitask.score import logit
@@ -167,7 +167,11 @@ def _weighing_one(block: Block) -> Block:
     dense = block.dense.copy()
     dense[:, : len(slots)] = known
     weighed = (Lookup(s.rows, known[:, n]) for n, s in enumerate(slots))
-    return Block(dense, (*weighed, *block.slots[len(slots) :]))
+    others = (
+        replace(s, weights=np.ones_like(s.weights)) if isinstance(s, Bag) else s
+        for s in block.slots[len(slots) :]
+    )
+    return Block(dense, (*weighed, *others))
 
 
 def _served(spec: ResolvedInput, one: Parts, block: Block, counts: Mapping[str, int]) -> Served:

@@ -1,5 +1,5 @@
-"""A user's recent items and the candidate, with numpy alone. Reads: the matrix of tables, slots.
-Writes: arrays.
+"""What attends: a user's recent items and the candidate, and mixtures, with numpy alone. Reads: the
+matrix of tables, slots. Writes: arrays.
 
 Legend: n rows of histories, n = N or 1; N candidates, T elements of all histories, P positions, E
 embedding width.
@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from adc_features.inputs.encoded import History
+from adc_features.inputs.encoded import Bag, History
 
 
 def pooled_and_attended(
@@ -41,6 +41,24 @@ def pooled_and_attended(
     shares = np.exp(scores - greatest[row])
     sums = segment_sums(shares[:, None], history.offsets)
     return pooled, segment_sums(elements * (shares / sums[row, 0])[:, None], history.offsets)
+
+
+def mixture(table: np.ndarray, bag: Bag, start: int, asked: np.ndarray) -> np.ndarray:
+    """What a vector attends to among the elements of each bag, weighted: float32 [n, E].
+
+    start: first row of the bag's table. asked: the vector, float32 [E].
+    """
+    sizes = np.diff(bag.offsets)
+    if not len(bag.rows):
+        return np.zeros((len(sizes), table.shape[1]), np.float32)
+    elements = table[bag.rows + start]
+    scores = elements @ (asked * np.float32(1 / math.sqrt(len(asked))))
+    row, filled = np.repeat(np.arange(len(sizes)), sizes), sizes > 0
+    greatest = np.zeros(len(sizes), np.float32)
+    greatest[filled] = np.maximum.reduceat(scores, bag.offsets[:-1][filled])
+    shares = np.exp(scores - greatest[row])
+    shares /= segment_sums(shares[:, None], bag.offsets)[row, 0]
+    return segment_sums(elements * (shares * bag.weights)[:, None], bag.offsets)
 
 
 def similarity(table: np.ndarray, slot: History, starts: np.ndarray) -> np.ndarray:

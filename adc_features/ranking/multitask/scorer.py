@@ -18,7 +18,12 @@ import numpy as np
 from adc_features.errors import InputError
 from adc_features.inputs.encoded import Bag, Encoded, History, Lookup, Projected, Slot
 from adc_features.ranking.multitask.pieces import length, pieces
-from adc_features.ranking.multitask.recent import pooled_and_attended, segment_sums, similarity
+from adc_features.ranking.multitask.recent import (
+    mixture,
+    pooled_and_attended,
+    segment_sums,
+    similarity,
+)
 from adc_features.ranking.multitask.shape import NetworkShape
 from adc_features.ranking.multitask.sides import Product, Sides, beside, scaled, side_by_side
 
@@ -239,6 +244,10 @@ class _Network:
         for (slot, _), matrix in zip(rows.others["projected"], self.project, strict=True):
             values = cast(Projected, slot).values
             parts[not len(values) == 1 != rows.count].append(values @ matrix)
+        for place, (slot, (start,)) in enumerate(rows.others["mixture"]):
+            bag = cast(Bag, slot)
+            mixed = mixture(self.table, bag, start, self.tensors["embeddings.asked"][place])
+            parts[not length(bag) == 1 != rows.count].append(mixed)
         attended = []
         for slot, starts in rows.others["history"]:
             history = cast(History, slot)

@@ -1,9 +1,9 @@
 """What a network of several tasks is made of. Reads: Layout, Ranker. Writes: NetworkShape.
 
 What a tower reads of a row is one vector, "general": the embeddings of all lookups, then of bags,
-of projected vectors, what is pooled from each history, what is attended to in it, the similarities
-of codes, then the dense numbers. Its columns are named here, so that training (torch) and serving
-(numpy) agree on them.
+of projected vectors, of mixtures, what is pooled from each history, what is attended to in it, the
+similarities of codes, then the dense numbers. Its columns are named here, so that training (torch)
+and serving (numpy) agree on them.
 
 With level inputs the score is slope * (order + level) + intercept. Who a user is explains most of
 AUC, yet a running mean leaves the row itself out: within one user an earlier bad label precedes
@@ -28,7 +28,7 @@ from adc_features.inputs.declaration import Input, Inputs, Ranker
 from adc_features.inputs.encoded import InputLayout, Layout, SlotLayout
 from adc_features.inputs.resolved import ResolvedInput
 
-KINDS = ("lookup", "bag", "projected", "history", "similarity", "gate")
+KINDS = ("lookup", "bag", "projected", "mixture", "history", "similarity", "gate")
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ class NetworkShape:
         """What the columns of the general vector hold, in order; see `spans`."""
         slots = self.slots
         return [
-            *((place, "") for kind in KINDS[:3] for place in slots[kind]),
+            *((place, "") for kind in KINDS[:4] for place in slots[kind]),
             *((place, "pooled") for place in slots["history"]),
             *((place, "attended") for place in slots["history"]),
             *((place, "") for place in slots["similarity"]),

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from adc_features.inputs.encoded import History
-from adc_features.ranking.multitask.recent import similarity
+from adc_features.inputs.encoded import Bag, History
+from adc_features.ranking.multitask.recent import mixture, similarity
 
 TABLE = np.array([[0, 0], [3, 0], [0, 0.5], [4, 3], [-1, 0]], np.float32)
 """Two tables of one matrix: rows 0 to 2, and 3 to 4."""
@@ -49,3 +49,13 @@ def test_an_empty_history_is_like_nothing():
     np.testing.assert_allclose(similarity(TABLE, both, STARTS), [[0, 0], [1, 1]], atol=1e-6)
     none = slot([], [], [0, 0], [[1, 0], [1, 0]], [[1, 1], [1, 1]])
     assert similarity(TABLE, none, STARTS).tolist() == [[0, 0], [0, 0]]
+
+
+def test_a_mixture_is_the_weighted_mean_that_its_vector_attends_to():
+    """A vector of 0 gives the mean of weighted rows; a long one the row that it is most like; no
+    elements give zeros."""
+    bag = Bag(np.array([1, 2, 1]), np.array([0, 2, 2, 3]), np.array([1, 0.5, 2], np.float32))
+    even = mixture(TABLE, bag, 0, np.zeros(2, np.float32))
+    np.testing.assert_allclose(even, [[1.5, 0.125], [0, 0], [6, 0]], atol=1e-6)
+    sure = mixture(TABLE, bag, 0, np.array([-100, 0], np.float32))
+    np.testing.assert_allclose(sure, [[0, 0.25], [0, 0], [6, 0]], atol=1e-6)
