@@ -98,7 +98,7 @@ def data_tables(
     complete = parse_utc(complete_through, name="--complete-through") if complete_through else None
     dataset = dataset_from_tables(
         out.name,
-        read_table(str(items)),
+        read_table(items),
         read_table(interactions),
         text_views=_text_views(text or []),
         windows=_windows(validation_start, test_start),
@@ -187,7 +187,7 @@ def embed_unisid(
     from adc_features.parquet_files import write_table
     from adc_features.tokenizer.item_vectors import raw_vectors
 
-    table = read_table(items)
+    table = read_table(str(items))
     raw: RawItems = raw_items(table, folder=items.parent)
     vectors = raw_vectors(raw, open_generation(generation))
     if "vector_unisid" in table.column_names:

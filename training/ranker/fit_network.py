@@ -15,7 +15,7 @@ Legend: N rows, B rows of a batch, T tasks, E embedding width.
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -193,7 +193,8 @@ def put_tables(model: Networks, tables: Mapping[str, np.ndarray]) -> None:
     for name, values in tables.items():
         first = model.shape.starts[name]
         for network in model.networks:
-            network.embeddings.table[first : first + len(values)] = torch.from_numpy(values)
+            table = cast(Network, network).embeddings.table
+            table[first : first + len(values)] = torch.from_numpy(values)
 
 
 def parameters(model: Networks) -> dict[str, np.ndarray]:

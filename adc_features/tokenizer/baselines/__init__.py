@@ -123,6 +123,7 @@ def train(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = _network(union.widths(), spec, s, cutoffs=cutoffs)
+        assert not isinstance(network, UnisidNetwork), "it has returned above"
         for m in network.widths:
             _set_statistics(network.standard_of(m), union, m)
         history: Curve = []
@@ -207,6 +208,8 @@ def _network(widths: Mapping[str, int], spec: SidSpec, s: Settings, *, cutoffs: 
     }
     if isinstance(s, KMeansSettings):
         return kmeans.network(read, spec, cutoffs=cutoffs)
+    if isinstance(s, UnisidE2eSettings):
+        return UnisidNetwork(spec, s)
     if isinstance(s, PosteriorSettings):
         return PosteriorNetwork(read, spec, s, cutoffs=cutoffs)
     if isinstance(s, UniSidSettings):
