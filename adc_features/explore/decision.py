@@ -291,8 +291,8 @@ def _history(
     lists = [v["value"] for one in inputs for v in one["values"] if isinstance(v["value"], list)]
     found: list[int] = []
     for values in lists:
-        rows = [index.row(str(v)) for v in values[-RECENT:] if isinstance(v, str | int)]
-        known = [r for r in rows if r is not None]
+        places = [index.row(str(v)) for v in values[-RECENT:] if isinstance(v, str | int)]
+        known = [place for place in places if place is not None]
         found = known if len(known) > len(found) else found
     own = None if row["id"] is None else index.row(str(row["id"]))
     if not found or own is None or generation not in index.generations:

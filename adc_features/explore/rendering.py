@@ -58,6 +58,7 @@ def value(found: Any) -> str:
         return ", ".join(value(one) for one in found)
     if isinstance(found, bool):
         return "yes" if found else "no"
+    kinds: tuple[tuple[type, Callable[[Any], str]], ...]
     kinds = (int, count), (float, "{:.4g}".format), (datetime, moment_text), (type(None), count)
     return next((text(found) for kind, text in kinds if isinstance(found, kind)), str(found))
 
