@@ -40,6 +40,21 @@ def explore(
             help="Print the facts of a page, such as '/item?id=b42'.",
         ),
     ] = None,
+    served_log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log", metavar="DIR", help="What `adc serve --log` keeps: requests by their ids."
+        ),
+    ] = None,
+    export: Annotated[
+        Path | None,
+        typer.Option(
+            "--export", metavar="DIR", help="Write static pages to a new directory, and end."
+        ),
+    ] = None,
+    export_items: Annotated[
+        int, typer.Option(min=0, help="How many of the most popular items --export writes.")
+    ] = 200,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -60,23 +75,31 @@ def explore(
 
     place = place_of(run=run, repo=repo, promotion=promotion, items=items)
     token = os.environ.get("ADC_SERVE_TOKEN") or None
-    if show is not None:
+    if export is not None:
+        from adc_features.explore.export import export_site
+
+        pages = [] if show is None else [show]
+        explorer = _opened(place, cache, served_log)
+        report(export_site(explorer, export, items=export_items, pages=pages), json)
+    elif show is not None:
         from adc_features.explore.pages import facts_of, parsed
 
         page, asked = parsed(show)
-        report(facts_of(_opened(place, cache), page, asked), json)
-        return
-    _serve(_opened(place, cache), host, port, token, json)
+        if page == "health":
+            asked["wait"] = "1"
+        report(facts_of(_opened(place, cache, served_log), page, asked), json)
+    else:
+        _serve(_opened(place, cache, served_log), host, port, token, json)
 
 
-def _opened(place: Any, cache: Path | None) -> "Explorer":
+def _opened(place: Any, cache: Path | None, served_log: Path | None) -> "Explorer":
     from adc_features.explore.building import ensure_index
     from adc_features.explore.index import Index
     from adc_features.explore.pages import Explorer
 
     with progress() as notify:
         directory = ensure_index(place, cache, notify)
-    return Explorer(Index(directory, place))
+    return Explorer(Index(directory, place), served_log)
 
 
 def _serve(explorer: "Explorer", host: str, port: int, token: str | None, json: str | None) -> None:
@@ -97,6 +120,7 @@ def _serve(explorer: "Explorer", host: str, port: int, token: str | None, json: 
         url = f"http://{name}:{listening.getsockname()[1]}"
         made = server(explorer, token=token, hosts=LOOPBACK if local else None)
         report({"url": url, "items": explorer.index.items, "token": token is not None}, json)
+        explorer.begin()
         made.run(sockets=[listening])
 
 

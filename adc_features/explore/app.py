@@ -10,6 +10,7 @@ import base64
 import binascii
 import hmac
 import logging
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -29,6 +30,7 @@ from adc_features.explore.rendering import as_json
 from adc_features.explore.site import (
     POLICY,
     SVG_POLICY,
+    Addresses,
     assets,
     chart_svg,
     error_html,
@@ -61,26 +63,7 @@ def application(
         Names under which it is asked; by default any.
     """
     to, files = served_addresses(), assets()
-
-    @lru_cache(maxsize=512)
-    def drawn(page: str, query: tuple[tuple[str, str], ...], name: str) -> str:
-        return chart_svg(page, facts_of(explorer, page, dict(query)), name)
-
-    def answered(request: Request) -> Response:
-        page = request.url.path.strip("/") or "find"
-        asked = checked_parameters(request.url.query)
-        form = asked.pop("format", "html")
-        if page == "chart":
-            of, name = asked.pop("page", ""), asked.pop("chart", "")
-            if of not in PAGES:
-                raise HTTPException(404)
-            svg = drawn(of, tuple(sorted(asked.items())), name)
-            return _answer(svg, "image/svg+xml", policy=SVG_POLICY)
-        facts = facts_of(explorer, page, asked)
-        if form == "json":
-            return _answer(as_json(facts), "application/json")
-        stale = not is_current(explorer.index)
-        return _answer(page_html(explorer, page, asked, to, facts=facts, stale=stale), "text/html")
+    answered = _answering(explorer, to)
 
     async def endpoint(request: Request) -> Response:
         if not _may(request, token):
@@ -123,6 +106,32 @@ def application(
         middleware=guard if hosts else [],
         exception_handlers={HTTPException: no_such_page},
     )
+
+
+def _answering(explorer: Explorer, to: Addresses) -> Callable[[Request], Response]:
+    """What answers an allowed request, on a thread; pictures that were drawn are kept."""
+
+    @lru_cache(maxsize=512)
+    def drawn(page: str, query: tuple[tuple[str, str], ...], name: str) -> str:
+        return chart_svg(page, facts_of(explorer, page, dict(query)), name)
+
+    def answered(request: Request) -> Response:
+        page = request.url.path.strip("/") or "find"
+        asked = checked_parameters(request.url.query)
+        form = asked.pop("format", "html")
+        if page == "chart":
+            of, name = asked.pop("page", ""), asked.pop("chart", "")
+            if of not in PAGES:
+                raise HTTPException(404)
+            svg = drawn(of, tuple(sorted(asked.items())), name)
+            return _answer(svg, "image/svg+xml", policy=SVG_POLICY)
+        facts = facts_of(explorer, page, asked)
+        if form == "json":
+            return _answer(as_json(facts), "application/json")
+        stale = not is_current(explorer.index)
+        return _answer(page_html(explorer, page, asked, to, facts=facts, stale=stale), "text/html")
+
+    return answered
 
 
 def _answer(

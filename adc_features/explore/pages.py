@@ -1,26 +1,40 @@
 """Which pages there are. Reads: an index and parameters of an address. Writes: facts."""
 
 import shlex
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from adc_features.errors import InputError, RequestError
 from adc_features.explore.changes import changes
 from adc_features.explore.code_pages import code, codes
+from adc_features.explore.decision import Deciding, decision
 from adc_features.explore.find import find, item
+from adc_features.explore.health import Health
 from adc_features.explore.index import Index
 
 LONGEST = 20_000
 """Characters of all parameters of one address: ids of 10,000 characters are found too."""
 
 
-@dataclass
 class Explorer:
-    """What pages are made of."""
+    """What pages are made of. served_log: of `adc serve --log`, to find requests by their ids."""
 
-    index: Index
+    def __init__(self, index: Index, served_log: Path | None = None) -> None:
+        self.index = index
+        self.deciding = Deciding(index.place, served_log)
+        self.health = Health(index)
+
+    def begin(self) -> None:
+        """Open rankers, with Feast, and look after the health, on a thread beside the pages."""
+        threading.Thread(target=self._begun, name="explore", daemon=True).start()
+
+    def _begun(self) -> None:
+        self.deciding.warm()
+        self.health.look()
 
 
 @dataclass(frozen=True)
@@ -45,6 +59,15 @@ def _of_run(*command: str) -> Callable[[Mapping[str, Any]], list[tuple[str, ...]
     return lambda facts: [command]
 
 
+def _ranked(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """The command that ranks the same; none for a logged request, or before one was asked."""
+    if not facts["sides"] or facts["request"]:
+        return []
+    fields = [word for field in facts["fields"] for word in ("--field", field)]
+    now = ("--now", facts["now"].isoformat())
+    return [("rank", "--explain", *now, *fields, "--", facts["user"], *facts["items"])]
+
+
 PAGES: dict[str, Page] = {
     "find": Page(_from_index(find), lambda f: f["q"] or "Items", "Find"),
     "item": Page(
@@ -54,7 +77,14 @@ PAGES: dict[str, Page] = {
     ),
     "codes": Page(_from_index(codes), lambda f: "Code book", "Codes", _of_run("quality")),
     "code": Page(_from_index(code), lambda f: f"Code {f['code']} at {f['name']}"),
+    "decision": Page(
+        lambda explorer, asked: decision(explorer.index, explorer.deciding, asked),
+        lambda f: "Decision",
+        "Decision",
+        _ranked,
+    ),
     "changes": Page(_from_index(changes), lambda f: "Changes", "Compare"),
+    "health": Page(lambda e, asked: e.health.facts(asked), lambda f: "Health", "Health"),
 }
 RUN_ONLY = ("lookup", "quality")
 """Commands that take `--run` alone."""
@@ -105,4 +135,8 @@ def commands_of(explorer: Explorer, page: str, asked: Mapping[str, Any], facts: 
         for words in PAGES[page].commands(facts)
         if place.run is not None or words[0] not in RUN_ONLY
     ]
+    if page == "health":
+        own = [shlex.join(["adc", "doctor", str(place.run or place.repo)])]
+    if page == "decision" and place.option == "--promotion":
+        own = []  # `adc rank` takes a run or a repository
     return [*own, f"{place.command('explore')} {show}"]

@@ -176,9 +176,70 @@ def _changes(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
     }
 
 
+def _decision(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
+    return {
+        f"groups{n}": _contributions(side)
+        for n, side in enumerate(facts["sides"])
+        if side["groups"]
+    }
+
+
+def _contributions(side: Mapping[str, Any]) -> Picture:
+    """What each group adds to the score, as points beside zero."""
+    rows = [
+        {
+            "label": one["group"],
+            "number": f"{one['score']:+.4f}",
+            **dict.fromkeys(("mean", "low", "high"), one["score"]),
+            "colour": f"var(--{'green' if one['score'] >= 0 else 'red'})",
+            "hollow": False,
+        }
+        for one in side["groups"]
+    ]
+    alt = "Contributions to the score: " + "; ".join(f"{r['label']} {r['number']}" for r in rows)
+
+    def draw() -> str:
+        from adc_features.plots import interval_rows
+
+        return interval_rows(rows, zero=True, alt_text=alt)
+
+    return Picture(
+        "Contributions to the score", alt, "Of each by itself.", 40 * len(rows) + 28, draw
+    )
+
+
+def _health(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
+    if facts["at_work"]:
+        return {}
+    told = facts["coverage"] or []
+    made: dict[str, Picture | None] = {
+        "coverage": _lines(
+            "Share of known items with a code",
+            "In each snapshot of each generation.",
+            {"": [one["coverage"] for one in told]},
+            ticks=[f"{one['generation']} {_day(one['as_of'])}" for one in told],
+            x_title="snapshot",
+            y_title="coverage",
+        )
+    }
+    for generation, moved in (facts["use"] or {}).items():
+        by = zip(*(one["by_position"] for one in moved), strict=True)
+        made[f"use_{generation}"] = _lines(
+            f"How far the use of {generation}'s codes moved",
+            "Distance from the first snapshot, 0 to 1, by position.",
+            {f"position {p}": list(values) for p, values in enumerate(by)},
+            ticks=[_day(one["as_of"]) for one in moved],
+            x_title="snapshot",
+            y_title="distance",
+        )
+    return made
+
+
 _PICTURES: dict[str, Callable[[Mapping[str, Any]], dict[str, Picture | None]]] = {
     "item": _item,
     "code": _code,
     "codes": _codes,
     "changes": _changes,
+    "decision": _decision,
+    "health": _health,
 }

@@ -40,6 +40,8 @@ def environment() -> jinja2.Environment:
         "value": value,
         "percent": lambda v: NONE if v is None else f"{100 * v:.1f} %",
         "time": moment_text,
+        "age": age,
+        "iso": lambda v: v.isoformat() if isinstance(v, datetime) else v or "",
         "brief": lambda v: text if len(text := str(v)) <= 80 else f"{text[:79]}…",
     }
     return made
@@ -56,6 +58,7 @@ def value(found: Any) -> str:
         return ", ".join(value(one) for one in found)
     if isinstance(found, bool):
         return "yes" if found else "no"
+    kinds: tuple[tuple[type, Callable[[Any], str]], ...]
     kinds = (int, count), (float, "{:.4g}".format), (datetime, moment_text), (type(None), count)
     return next((text(found) for kind, text in kinds if isinstance(found, kind)), str(found))
 
@@ -67,6 +70,15 @@ def moment_text(time: Any) -> str:
     text = time.isoformat() if isinstance(time, datetime) else str(time)
     day, _, clock = text.partition("T")
     return day if clock[:8] in ("", "00:00:00") else f"{day} {clock[:5]}Z"
+
+
+def age(seconds: float | None) -> str:
+    """A duration in its largest unit; a dash where there is none."""
+    if seconds is None:
+        return NONE
+    units = ((86_400, "d"), (3_600, "h"), (60, "min"), (1, "s"))
+    size, unit = next((u for u in units if abs(seconds) >= u[0]), units[-1])
+    return f"{seconds / size:.1f} {unit}"
 
 
 def cells(book: Mapping[str, Any], generation: str, link: Link) -> Markup:

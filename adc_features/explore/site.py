@@ -71,6 +71,8 @@ def page_html(
         q=facts.get("q"),
         stale=stale,
         catalogue=explorer.index.items,
+        asked=asked,
+        run=explorer.index.place.run is not None,
         **_frame(explorer, to),
     )
 

@@ -13,12 +13,12 @@ OPTIONS = "a command's signature is its options, and each says what it does"
 DESCRIBED = "its public names say, in sections, what they take, return and raise, and show it"
 LONG = {
     "adc_features/catalog/catalog.py": DESCRIBED,
+    "adc_features/cli/explore.py:explore": OPTIONS,
     "adc_features/cli/serving.py:serve": OPTIONS,
     "adc_features/codes/sids.py": DESCRIBED,
     "adc_features/loader/frame.py": DESCRIBED,
     "adc_features/pipeline/run.py": DESCRIBED,
     "adc_features/cli/live.py:ingest": OPTIONS,
-    "adc_features/cli/serving.py": OPTIONS,
     "adc_features/served/dataset.py:served_dataset": "the steps of a data set, each a call",
     "adc_features/serving/metrics.py:__init__": "one declaration each metric",
     "adc_features/store/publish/codes.py": DESCRIBED,
