@@ -47,6 +47,7 @@ BASELINES = {
     "item_mean": "item's mean label",
     "popularity": "item's interactions",
     "user_mean": "user's mean label",
+    "user_item_means": "both means, log odds summed",
 }
 SLICES = {"head": "head", "middle": "middle", "tail": "tail", "cold": "cold (never seen)"}
 
