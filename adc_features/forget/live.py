@@ -49,8 +49,6 @@ from adc_features.live.tables import (
     held_table,
     ids_table,
     minutes_table,
-    parsed,
-    serialized,
     signed_time,
     state_key,
     states_table,
@@ -58,6 +56,7 @@ from adc_features.live.tables import (
 )
 from adc_features.live.tombstones import TOMBSTONES, Tombstone, Tombstones
 from adc_features.parquet_files import read_parquet
+from adc_features.store.lmdb.arrow_values import table_bytes, table_of
 from adc_features.store.lmdb.entity_keys import key_array
 from adc_features.store.lmdb.incoming import rows_of
 from adc_features.store.lmdb.row_table import put_rows
@@ -206,7 +205,7 @@ class _Forgetting:
         for key, events in waiting.items():
             changed, number = self.anonymous[stream.name].events(events)
             if number:
-                tables[accepted_table(stream.name)].put(key, serialized(changed))
+                tables[accepted_table(stream.name)].put(key, table_bytes(changed))
                 self.counts["events"] += number
 
     def _delete_held(self, table: Any, events: Mapping[bytes, pa.Table]) -> None:
@@ -238,7 +237,7 @@ class _Forgetting:
         for key, rows in _entries(tables[one.history]).items():
             changed, number = self._history(view, rows)
             if number:
-                tables[one.history].put(key, serialized(changed))
+                tables[one.history].put(key, table_bytes(changed))
                 self.counts["history"] += number
         if self.key in view.key:
             self._delete_rows(tables, one, theirs)
@@ -258,7 +257,7 @@ class _Forgetting:
         for key, rows in _entries(tables[one.outbox]).items():
             gone = self.subject.among(rows[self.key])
             if gone.any():
-                tables[one.outbox].put(key, serialized(rows.filter(pa.array(~gone))))
+                tables[one.outbox].put(key, table_bytes(rows.filter(pa.array(~gone))))
                 self.counts["rows"] += int(gone.sum())
 
     def _fold_again(self, tables: Mapping[str, Any], one: ServedView, theirs: pa.Table) -> None:
@@ -288,11 +287,11 @@ class _Forgetting:
         stamp = pa.repeat(pa.scalar(self.published, UTC_US), len(rows))
         rows = rows.set_column(place, TIMESTAMP, stamp)
         if one.elsewhere:
-            tables[one.outbox].put(time_key(self.published) + bytes(4), serialized(rows))
+            tables[one.outbox].put(time_key(self.published) + bytes(4), table_bytes(rows))
         else:
             served = rows_of(one.view, rows, event=TIMESTAMP, created=None)
             put_rows(tables[one.table], served, self.ledger.environment)
-        tables[one.history].put(time_key(self.published), serialized(rows))
+        tables[one.history].put(time_key(self.published), table_bytes(rows))
 
     # ---- files
 
@@ -392,7 +391,7 @@ def _read(outbox: Outbox, files: Sequence[Path]) -> list[Path]:
 
 
 def _entries(table: Any) -> dict[bytes, pa.Table]:
-    return {key: parsed(value) for key, value in table.cursor()}
+    return {key: table_of(value) for key, value in table.cursor()}
 
 
 def _awaiting(table: Any, stream: EventStream) -> dict[bytes, pa.Table]:

@@ -47,15 +47,14 @@ from adc_features.live.tables import (
     held_table,
     ids_table,
     minutes_table,
-    parsed,
     published_at,
-    serialized,
     signed_key,
     signed_time,
     states_table,
     time_key,
 )
 from adc_features.live.tombstones import TOMBSTONES, Tombstones
+from adc_features.store.lmdb.arrow_values import table_bytes, table_of
 from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.incoming import rows_of
 from adc_features.store.lmdb.row_table import put_rows
@@ -218,7 +217,7 @@ class Commit:
         for row, time in enumerate(events.times.tolist()):
             event = events.table.slice(row, 1)
             key = signed_key(time, event[EVENT_ID][0].as_py())
-            self.tables[held_table(events.stream.name)].put(key, serialized(event))
+            self.tables[held_table(events.stream.name)].put(key, table_bytes(event))
 
     def _come(self, stream: EventStream, watermark: int | None) -> list[Events]:
         """Events whose item has come; those that are late by now are put aside."""
@@ -237,7 +236,7 @@ class Commit:
         """Keep accepted events."""
         kept = published_at(accepted.table, self.published)
         table = self.tables[accepted_table(accepted.stream.name)]
-        table.put(time_key(self.published), serialized(kept))
+        table.put(time_key(self.published), table_bytes(kept))
 
     def _keep_watermark(self, stream: EventStream, newest: int) -> None:
         """Move the watermark after the newest accepted event; it never moves back."""
@@ -285,7 +284,7 @@ class Commit:
         for key, value in list(held.cursor()):
             if signed_time(key) > self.now:
                 break
-            due.append(Events.accepted(stream, parsed(value)))
+            due.append(Events.accepted(stream, table_of(value)))
             held.delete(key)
         return due
 
@@ -343,13 +342,13 @@ class Commit:
             rows = rows.set_column(place, TIMESTAMP, pa.repeat(stamp, len(rows)))
             self._serve(one, rows)
             if keep_history:
-                self.tables[one.history].put(time_key(self.published), serialized(rows))
+                self.tables[one.history].put(time_key(self.published), table_bytes(rows))
 
     def _serve(self, one: ServedView, rows: pa.Table) -> None:
         """Put rows where they are served, or where they wait to be taken to another store."""
         if one.elsewhere:
             key = time_key(self.published) + self._sent.to_bytes(4, "big")
-            self.tables[one.outbox].put(key, serialized(rows))
+            self.tables[one.outbox].put(key, table_bytes(rows))
             self._sent += 1
         else:
             made = rows_of(one.view, rows, event=TIMESTAMP, created=None)

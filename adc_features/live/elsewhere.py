@@ -28,7 +28,10 @@ from adc_features.clock import instant
 from adc_features.errors import ArtifactError
 from adc_features.file_lock import file_lock
 from adc_features.live.ledger import Ledger
-from adc_features.live.tables import ServedView, parsed
+from adc_features.live.tables import (
+    ServedView,
+)
+from adc_features.store.lmdb.arrow_values import table_of
 from adc_features.store.lmdb.entity_keys import key_array
 from adc_features.store.lmdb.incoming import as_protos, microseconds_of
 from adc_features.store.services.protos import column_of_protos
@@ -102,7 +105,7 @@ class Elsewhere:
     def _delivered(self, view: ServedView) -> int:
         sent = 0
         while entries := self._first(view):
-            self._send(view, newest(view, [parsed(value) for _, value in entries]))
+            self._send(view, newest(view, [table_of(value) for _, value in entries]))
             taken = partial(_drop, keys=[key for key, _ in entries])
             self.ledger.environment.write(view.outbox, taken)
             sent += len(entries)

@@ -33,10 +33,10 @@ from adc_features.live.tables import (
     LETTERS,
     PUBLISHED,
     accepted_table,
-    parsed,
     published_at,
 )
 from adc_features.parquet_files import read_parquet, write_table
+from adc_features.store.lmdb.arrow_values import table_of
 
 _GROUP = 100_000
 """Rows of a row group of a merged segment, roughly."""
@@ -103,7 +103,7 @@ class Histories:
         segments = outbox.segments()
         covered = max((last for _, last, _ in segments), default=-1)
         tables = [read_parquet(path) for _, last, path in segments if last > since]
-        tables += [parsed(data) for time, data in pairs if time > covered]
+        tables += [table_of(data) for time, data in pairs if time > covered]
         empty = published_at(event_schema(stream).empty_table(), 0)
         empty = empty.append_column(ANONYMOUS, pa.array([], pa.string()))
         table = pa.concat_tables([empty, *tables], promote_options="default")
@@ -143,7 +143,7 @@ class Histories:
 
 def parquet_segment(pieces: Sequence[bytes]) -> bytes:
     """Serialized tables as one Parquet file."""
-    tables = [parsed(piece) for piece in pieces]
+    tables = [table_of(piece) for piece in pieces]
     return as_parquet(pa.concat_tables(tables, promote_options="default"))
 
 

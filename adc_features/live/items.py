@@ -34,7 +34,11 @@ from adc_features.live.commit import LAST_COMMIT
 from adc_features.live.history import PARQUET
 from adc_features.live.items_incoming import Encoder, ItemChange
 from adc_features.live.outbox import Outbox
-from adc_features.live.tables import META, parsed, serialized, time_key
+from adc_features.live.tables import (
+    META,
+    time_key,
+)
+from adc_features.store.lmdb.arrow_values import table_bytes, table_of
 from adc_features.store.lmdb.entity_keys import row_key
 from adc_features.store.packed.overlay import items_table, live_environment, row_bytes
 from adc_features.store.publish.between import code_rows
@@ -116,7 +120,7 @@ class Items:
             rows = served.lookup(np.tile(served.item_ids, len(times)))
             key = time_key(published)
             tables[self._table].put(key, row_bytes(rows, np.repeat(times, len(served)).tolist()))
-            tables[self._history].put(key, serialized(self._rows(served, times)))
+            tables[self._history].put(key, table_bytes(self._rows(served, times)))
             for one, content in zip(changes, given, strict=True):
                 tables[self._given].put(row_key({"id": one.id}), content)
             for name, vector in texts.items():
@@ -237,7 +241,7 @@ class Items:
             more = cursor.set_range(time_key(after + 1))
             while more:
                 published = int.from_bytes(bytes(cursor.key()), "big")
-                entry = parsed(cursor.value())
+                entry = table_of(cursor.value())
                 times = entry["servable_at"].to_numpy()
                 metadata = entry.schema.metadata
                 mine = entry.filter(pa.array(times == published)).drop_columns("servable_at")

@@ -161,17 +161,3 @@ def _hashed(whole: bytes) -> bytes:
 def published_at(events: pa.Table, published: int) -> pa.Table:
     """Events with the publish time of the commit that accepted them."""
     return events.append_column(PUBLISHED, pa.repeat(pa.scalar(published, UTC_US), len(events)))
-
-
-def serialized(table: pa.Table) -> bytes:
-    """A table as bytes, its schema included."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table.combine_chunks())
-    return sink.getvalue().to_pybytes()
-
-
-def parsed(data: bytes) -> pa.Table:
-    """The table of `serialized`."""
-    with pa.ipc.open_stream(pa.py_buffer(data)) as stream:
-        return stream.read_all()

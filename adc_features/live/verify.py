@@ -27,9 +27,9 @@ from adc_features.live.tables import (
     ServedView,
     States,
     accepted_table,
-    parsed,
     states_table,
 )
+from adc_features.store.lmdb.arrow_values import table_of
 from adc_features.store.lmdb.environment import Environment
 from adc_features.store.lmdb.row_table import read_rows
 
@@ -145,7 +145,7 @@ def verify_online(
 def _waiting(one: ServedView, outbox: Any) -> set[bytes]:
     """The keys whose rows are on their way to another store."""
     entries = [] if outbox is None else [value for _, value in outbox.cursor()]
-    return {key for entry in entries for key in row_keys(one, parsed(entry))}
+    return {key for entry in entries for key in row_keys(one, table_of(entry))}
 
 
 def _compare_elsewhere(

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from adc_features.clock import instant
 from adc_features.codes.embeddings import id_array
 from adc_features.codes.sids import SidTable, list_matrix
+from adc_features.store.lmdb.arrow_values import table_bytes, table_of
 from adc_features.store.lmdb.environment import Environment, environment
 from adc_features.store.packed.layout import PROFILE, SHARED
 from adc_features.store.repository import LiveGeneration, read_config
@@ -55,17 +56,12 @@ def items_table(live: LiveGeneration) -> str:
 
 def row_bytes(rows: SidTable, servable_at: Sequence[int]) -> bytes:
     """Rows of items and when each becomes servable, as an entry of the table."""
-    table = rows.to_arrow().append_column(SERVABLE, pa.array(servable_at, pa.int64()))
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as stream:
-        stream.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return table_bytes(rows.to_arrow().append_column(SERVABLE, pa.array(servable_at, pa.int64())))
 
 
 def _rows_of(entry: bytes) -> pa.Table:
     """The rows that `row_bytes` wrote, each with its cut-off."""
-    with pa.ipc.open_stream(pa.py_buffer(entry)) as stream:
-        rows = stream.read_all()
+    rows = table_of(entry)
     cutoff = instant(datetime.fromisoformat(rows.schema.metadata[b"as_of"].decode()))
     repeated = pa.repeat(pa.scalar(int(cutoff.astype(np.int64))), len(rows))
     return rows.replace_schema_metadata(None).append_column(AS_OF, repeated)
