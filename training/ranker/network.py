@@ -203,7 +203,8 @@ def _similarity(table: Tensor, alike: Alike) -> Tensor:
     elements = normalize(embedding(alike.rows, table), dim=2)
     query = normalize(embedding(alike.query, table), dim=2)
     cosine = (elements * query[alike.owner]).sum(2)
-    sums = torch.zeros_like(alike.query_weights).index_add(0, alike.owner, alike.weights * cosine)
+    sums = cosine.new_zeros(alike.query_weights.shape)
+    sums = sums.index_add(0, alike.owner, alike.weights * cosine)
     return sums * alike.query_weights
 
 

@@ -152,14 +152,15 @@ def test_the_gradient_is_that_of_differences_where_gates_are_held():
     handle.remove()
     table = network.embeddings.table
     row = shape.starts["topics"] + 2
+    place = row, int(table.grad[row].abs().argmax())
     with torch.no_grad():
-        table[row, 3] += 1e-6
+        table[place] += 1e-6
         up = lost(seen[0])
-        table[row, 3] -= 2e-6
+        table[place] -= 2e-6
         down = lost(seen[0])
-        table[row, 3] += 1e-6
-    assert abs(float(up - down) / 2e-6 - float(table.grad[row, 3])) < 1e-6
-    assert abs(float(table.grad[row, 3])) > 1e-5
+        table[place] += 1e-6
+    assert abs(float(up - down) / 2e-6 - float(table.grad[place])) < 1e-6
+    assert abs(float(table.grad[place])) > 1e-5
 
 
 def test_a_closed_gate_is_the_plain_tower():
