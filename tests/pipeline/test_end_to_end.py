@@ -190,6 +190,7 @@ def test_lookup_reports_an_unknown_item_as_absent(workplace: Path) -> None:
     assert set(unknown["sid_weight"]) == {0.0}
 
 
+@pytest.mark.slow
 def test_what_is_promoted_ranks_on_the_command_line_and_over_http(workplace: Path) -> None:
     """Without a promotion codes_weights ranks, after one the promoted recipe; `adc serve` gives the
     scores of `adc rank`, and stops when told to.

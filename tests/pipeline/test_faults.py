@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = ["killed_publishes", "full_disk", "two_writers", "read_only_directory", "clock_steps_back"]
 
 
+@pytest.mark.slow
 def test_publishing_survives_kills_full_disks_and_rivals(tmp_path):
     """A few kills, full disks, two writers, a read-only directory and a jumping clock: every state
     is the one before or after, none is lost.

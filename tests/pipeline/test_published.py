@@ -137,6 +137,7 @@ def test_a_renewed_generation_survives_the_run_s_next_publication(place: Path) -
     assert "--generation g3" in refused("fit", "--run", place / "run", "--generation", "g2")
 
 
+@pytest.mark.slow
 def test_a_damaged_generation_is_fitted_again_to_the_same(place: Path) -> None:
     """Repair is no refit: the same settings and vectors give the published codes back."""
     hash_ = generation_of(Run.open(place / "run")).codebook_hash

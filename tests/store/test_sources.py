@@ -521,6 +521,7 @@ def test_every_reader_gives_the_answer_found_by_hand_or_refuses(
             assert got == want
 
 
+@pytest.mark.slow
 def test_a_bit_flipped_in_a_footer_gives_the_rows_or_our_error(tmp_path):
     """Arrow has many kinds of error for a footer that cannot be; each is told as damage of the
     file.

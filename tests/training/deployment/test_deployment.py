@@ -729,6 +729,7 @@ def test_the_challenger_learns_from_nothing_in_the_window(place, monkeypatch):
     assert all((scores[0][name] == scores[1][name]).all() for name in scores[0])
 
 
+@pytest.mark.slow
 def test_a_gate_that_does_not_hold_keeps_the_champion(place):
     """Exit code 10; the pointer is as it was, the reason is in the answer and on record."""
     adc("promote", "--run", str(place))
@@ -771,6 +772,7 @@ def test_data_that_cannot_decide_is_refused_with_the_state_unchanged(place, chan
     assert adc("retrain", "--run", str(place), "--window-days", "300", code=20)
 
 
+@pytest.mark.slow
 def test_online_values_that_differ_are_named_and_the_refusal_is_not_kept_for_good(
     place, monkeypatch
 ):
@@ -887,6 +889,7 @@ def test_two_retrains_at_once_are_refused(place):
         assert "another process holds" in adc("retrain", "--run", str(place), code=20).output
 
 
+@pytest.mark.slow
 def test_a_killed_retrain_goes_on_to_the_same_end(place, monkeypatch):
     """Stopped before its gates, it keeps the challenger that it trained; the record says that it
     was killed.
