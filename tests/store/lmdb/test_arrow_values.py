@@ -10,6 +10,7 @@ TABLE = pa.table({"id": ["é1", "b2", None], "last": [["x"], [], None], "n": [1,
 
 
 def test_a_table_comes_back() -> None:
+    """With its nulls, empty lists and characters of several bytes."""
     assert table_of(table_bytes(TABLE)).equals(TABLE)
 
 
@@ -28,5 +29,6 @@ def test_a_table_with_a_flipped_bit_is_read_whole_or_refused() -> None:
 
 @pytest.mark.parametrize("kept", [0, 4, 100])
 def test_a_table_that_is_cut_off_is_refused(kept: int) -> None:
+    """Nothing, the first word alone, or half a schema."""
     with pytest.raises(ArtifactError, match="damaged"):
         table_of(table_bytes(TABLE)[:kept])

@@ -274,7 +274,7 @@ def test_a_missing_modality_removes_the_tokenizers_that_need_it(tmp_path):
     )
     result = comparison_result(trials, rows_of(tmp_path / "out"), first="adc")
     assert "letter codes content" in result["removed"]["letter"]
-    assert set(result["paired"]) == {"adc_minus_no_sid", "adc_minus_vectors"}
+    assert set(result["paired"]) == {"adc_minus_no_sid"}
 
 
 def test_a_collapsed_tokenizer_is_reported_and_not_ranked(compared, shop, monkeypatch):
