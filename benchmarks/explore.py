@@ -106,7 +106,7 @@ def _codes(rng: np.random.Generator, ids: np.ndarray, at: datetime) -> SidTable:
 
 
 def addresses(items: int, snapshots: int) -> dict[str, list[str]]:
-    """Page -> what is asked of it, all over the catalogue; where there are fewer, some come again."""
+    """Page -> what is asked of it, all over the catalogue; some of what is few come again."""
     rng = np.random.default_rng(1)
     numbers = rng.choice(items, ASKED, replace=False)
     codes = rng.permutation(200 * SPEC.length)[:ASKED]
