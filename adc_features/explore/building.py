@@ -236,10 +236,11 @@ def _write_items(
                 "INSERT INTO items VALUES (?, ?, ?, ?)", zip(numbers, of, *columns, strict=True)
             )
         database.execute("CREATE UNIQUE INDEX by_id ON items (id)")
-        # rows rise with falling popularity: the first matches are the most popular ones
+        # rows rise with falling popularity: the first matches are the most popular ones. Without an
+        # index of its length, a beginning that many words share is merged whole at every search.
         database.execute(
             "CREATE VIRTUAL TABLE words USING fts5(title, about, id, content='items',"
-            " content_rowid='row', prefix='2 3', detail='none')"
+            " content_rowid='row', prefix='2 3 4 5 6', detail='none')"
         )
         database.execute("INSERT INTO words (words) VALUES ('rebuild')")
         database.commit()

@@ -41,19 +41,26 @@ def changes(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
     for p in range(length):
         x, y = np.asarray(before[p]), np.asarray(after[p])
         has = np.stack([x >= 0, y >= 0])
-        both, differs = has[0] & has[1], x != y
-        changed = both & differs
+        both = has[0] & has[1]
+        changed = both & (x != y)
         moved += changed
         there |= has
-        tenths += [[c[i:j].sum() for i, j in pairwise(edges)] for c in (changed, both)]
+        counts = np.array(
+            [[np.count_nonzero(c[i:j]) for i, j in pairwise(edges)] for c in (changed, both)]
+        )
+        tenths += counts
+        in_both, in_changed = counts.sum(axis=1)[::-1].tolist()
+        # of the items in both: those of the snapshot, less those that are in one of the two alone
+        had = old.use[a, p, :, 0] - np.bincount(x[has[0] & ~both], minlength=old.codebook_size)
+        gets = new.use[b, p, :, 0] - np.bincount(y[has[1] & ~both], minlength=new.codebook_size)
         positions.append(
             {
                 "position": p,
                 "before": old.position_name(p),
                 "after": new.position_name(p),
-                "both": int(both.sum()),
-                "changed": _share(changed.sum(), both.sum()),
-                "renamed": _renamed(x[both], y[both], old.codebook_size, new.codebook_size),
+                "both": in_both,
+                "changed": _share(in_changed, in_both),
+                "renamed": _renamed(x[changed], y[changed], had, gets),
             }
         )
     changed_rows = np.flatnonzero(moved)
@@ -105,24 +112,25 @@ def _share(part: Any, of: Any) -> float | None:
 
 
 def _renamed(
-    before: np.ndarray, after: np.ndarray, old_size: int, new_size: int
+    before: np.ndarray, after: np.ndarray, had: np.ndarray, gets: np.ndarray
 ) -> list[dict[str, Any]]:
-    """Codes whose items went to another one together, the largest first. before, after: [M]."""
-    if not len(before):
-        return []
-    key = before.astype(np.int64) * new_size + after
-    table = np.bincount(key, minlength=old_size * new_size).reshape(old_size, new_size)
-    to, had, gets = table.argmax(axis=1), table.sum(axis=1), table.sum(axis=0)
-    code = np.arange(old_size)
-    kept = table[code, to]
-    is_renamed = (to != code) & (kept > RENAMED * had) & (2 * kept > gets[to])
-    rows = code[is_renamed][np.argsort(-kept[is_renamed], kind="stable")]
+    """Codes whose items went to another one together, the largest first.
+
+    before, after: codes of the items that changed. had, gets: items of each code before and after,
+    of those that are in both.
+    """
+    key = before.astype(np.int64) * len(gets) + after
+    table = np.bincount(key, minlength=len(had) * len(gets)).reshape(len(had), len(gets))
+    to, code = table.argmax(axis=1), np.arange(len(had))
+    went = table[code, to]
+    is_renamed = (went > RENAMED * had) & (2 * went > gets[to])
+    rows = code[is_renamed][np.argsort(-went[is_renamed], kind="stable")]
     return [
         {
             "before": int(c),
             "after": int(to[c]),
-            "items": int(kept[c]),
-            "share": float(kept[c] / had[c]),
+            "items": int(went[c]),
+            "share": float(went[c] / had[c]),
         }
         for c in rows[:SHOWN]
     ]

@@ -67,7 +67,7 @@ class Place:
         stages = ("text", "behavior") if self.run else ()
         manifests |= {s: self.run / s for s in stages if self.run and (self.run / s).is_dir()}
         return {
-            "index": 1,  # the layout of the index itself
+            "index": 2,  # the layout of the index itself
             "published": {n: file_hash(d / MANIFEST) for n, d in manifests.items()},
             "items": _state(self.items),
         }
