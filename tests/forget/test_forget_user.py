@@ -18,9 +18,9 @@ from adc_features.forget.live import forget_live
 from adc_features.forget.subject import Subject
 from adc_features.live.beginnings import begin
 from adc_features.live.incoming import incoming
-from adc_features.live.tables import parsed
 from adc_features.live.tombstones import TOMBSTONES
 from adc_features.live.verify import verify_online
+from adc_features.store.lmdb.arrow_values import table_of
 
 ONE = Subject("customer_id", ("1",))
 PRODUCTS = ["product_profile:product_events", "product_profile:product_label_mean"]
@@ -58,7 +58,7 @@ def holds(live, customer):
         for kind in ("accepted", "held"):
             with live.ledger.environment.reading(f"{kind}/{stream}") as txn:
                 for _, value in txn.cursor() if txn is not None else ():
-                    if customer in parsed(value)["customer_id"].to_pylist():
+                    if customer in table_of(value)["customer_id"].to_pylist():
                         found.append(f"{kind}/{stream}")
     with live.ledger.environment.reading("letters") as txn:
         found += [line for _, line in txn.cursor() if f'"customer_id":{customer}' in str(line)]
