@@ -5,9 +5,9 @@ dataset stage. Writes: JSON, with --json.
 
 Each recipe is trained, several fits of it, on all rows before each of the last windows of the run,
 and judged on the window by the training events, the age and the popularity of the rows' items. Each
-is compared with the first on the same rows: intervals cover users and fits, and the difference of
-every fit is given too. The codes are of one tokenizer, as in `ranker_windows`. A run on test rows
-is refused.
+is compared with the first on the same rows: intervals cover users and fits of the rankers, as those
+of `adc compare` do, and the difference of every fit is given too. The codes are of one tokenizer,
+as in `ranker_windows`. A run on test rows is refused.
 
 "moved" is the mean change of the probability when a row's item has an id that no ranker has seen
 and everything else as it was.
@@ -28,7 +28,8 @@ from training.evaluation.cold_start import (
     estimates_by_group,
     with_unseen_ids,
 )
-from training.evaluation.metrics import Estimate, PairedBootstrap
+from training.evaluation.metrics import PairedBootstrap
+from training.evaluation.refits import Refitted
 from training.fit import train
 from training.stages import sources_of
 
@@ -80,7 +81,6 @@ def judged(windows: Windows, scores: dict[str, Scores]) -> dict[str, Any]:
         for name, each in scores.items()
     }
     masks = {name: np.concatenate([of[name] for of in groups]) for name in groups[0]}
-    metrics = {name: estimates_by_group(bootstrap, each, groups) for name, each in whole.items()}
     fits = {
         name: [estimates_by_group(bootstrap, fit[None], groups) for fit in each]
         for name, each in whole.items()
@@ -93,12 +93,10 @@ def judged(windows: Windows, scores: dict[str, Scores]) -> dict[str, Any]:
                 "moved": float(moved[name][mask].mean()) if mask.any() else None,
                 **{
                     metric: _compared(
-                        metrics[name][group][metric],
-                        metrics[first][group][metric],
-                        [
-                            ours[group][metric].value - theirs[group][metric].value
-                            for ours, theirs in zip(fits[name], fits[first], strict=True)
-                        ],
+                        *(
+                            Refitted([fit[group][metric] for fit in fits[one]])
+                            for one in (name, first)
+                        )
                     )
                     for metric in ("auc", "gauc")
                 },
@@ -109,8 +107,13 @@ def judged(windows: Windows, scores: dict[str, Scores]) -> dict[str, Any]:
     }
 
 
-def _compared(ours: Estimate, theirs: Estimate, fits: list[float]) -> dict[str, Any]:
-    return {**ours.interval(), "minus_first": (ours - theirs).interval(), "fits": fits}
+def _compared(ours: Refitted, theirs: Refitted) -> dict[str, Any]:
+    difference = ours - theirs
+    return {
+        **ours.interval(),
+        "minus_first": difference.interval(),
+        "fits": difference.values,
+    }
 
 
 def main() -> None:

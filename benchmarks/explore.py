@@ -174,9 +174,8 @@ def _asked(client: http.client.HTTPConnection, path: str) -> None:
 
 
 def _cpu(pid: int) -> float:
-    """Seconds of processor time, by the scheduler's own count in nanoseconds, of all threads."""
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(path.read_text().split()[0]) for path in threads) / 1e9
+    """Seconds of processor time of a process, with those of its threads that have ended."""
+    return time.clock_gettime((~pid << 3) | 2)  # the clock that clock_getcpuclockid(3) names
 
 
 def _memory(pid: int) -> dict[str, int]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from adc_features.cli.console import JsonOption, progress, report
-from adc_features.cli.runs import OptionalRunOption
+from adc_features.cli.runs import OptionalRunOption, RepoOption
 
 if TYPE_CHECKING:  # numpy and starlette would make every `adc --help` wait
     from adc_features.explore.pages import Explorer
@@ -17,9 +17,7 @@ log = logging.getLogger(__name__)
 
 def explore(
     run: OptionalRunOption = None,
-    repo: Annotated[
-        Path | None, typer.Option("--repo", metavar="DIR", help="A Feast repository.")
-    ] = None,
+    repo: RepoOption = None,
     promotion: Annotated[
         Path | None,
         typer.Option("--promotion", metavar="FILE", help="A promotion file: its repository."),

@@ -109,11 +109,12 @@ def application(
 
 
 def _answering(explorer: Explorer, to: Addresses) -> Callable[[Request], Response]:
-    """What answers an allowed request, on a thread; pictures that were drawn are kept."""
+    """What answers an allowed request, on a thread; pictures of what lasts are kept."""
 
-    @lru_cache(maxsize=512)
     def drawn(page: str, query: tuple[tuple[str, str], ...], name: str) -> str:
         return chart_svg(page, facts_of(explorer, page, dict(query)), name)
+
+    kept = lru_cache(maxsize=512)(drawn)
 
     def answered(request: Request) -> Response:
         page = request.url.path.strip("/") or "find"
@@ -123,7 +124,8 @@ def _answering(explorer: Explorer, to: Addresses) -> Callable[[Request], Respons
             of, name = asked.pop("page", ""), asked.pop("chart", "")
             if of not in PAGES:
                 raise HTTPException(404)
-            svg = drawn(of, tuple(sorted(asked.items())), name)
+            draw = kept if PAGES[of].lasting else drawn
+            svg = draw(of, tuple(sorted(asked.items())), name)
             return _answer(svg, "image/svg+xml", policy=SVG_POLICY)
         facts = facts_of(explorer, page, asked)
         if form == "json":

@@ -308,7 +308,9 @@ def _history(
 
 
 def _view_ages(repo: Path, now: datetime) -> list[dict[str, Any]]:
-    """When each view was last refreshed online before now, as the log of refreshes has it."""
+    """The last refresh of each view, whose rows were read, as the log of refreshes has it; its age
+    is 0 where the request is as of an earlier time.
+    """
     told = []
     for view, refreshes in sorted(real_refreshes(repo).items()):
         last = refreshes[-1]

@@ -5,23 +5,20 @@ publications, traffic of a run, promotions, and what `adc doctor` finds. Writes:
 It takes seconds, so it is looked at once, beside the pages, when the explorer starts.
 """
 
-import json
 import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adc_features.clock import instant, moment
-from adc_features.codes.drift import DriftThresholds, distance, drift, traffic_profile
-from adc_features.codes.embeddings import id_array
-from adc_features.errors import AdcError
+from adc_features.codes.drift import distance
+from adc_features.errors import AdcError, InputError
 from adc_features.explore.index import Codes, Index
 from adc_features.explore.place import Place
 from adc_features.serving.promotion import PROMOTION, read_promotion
@@ -30,8 +27,6 @@ from adc_features.store.online_record import loaded
 from adc_features.store.refresh_log import real_refreshes
 
 log = logging.getLogger(__name__)
-DAYS = 30
-"""Traffic that is compared with the baseline, as `adc monitor` does by default."""
 
 
 class Health:
@@ -62,7 +57,7 @@ def _looked(index: Index) -> dict[str, Any]:
         "views": lambda: _views(place.repo, now),
         "coverage": lambda: [one for c in index.generations.values() for one in _coverage(c)],
         "use": lambda: {c.id: _use_drift(c) for c in index.generations.values()},
-        "traffic": lambda: _traffic(index),
+        "traffic": lambda: _traffic(place),
         "promotions": lambda: _promotions(place),
         "findings": lambda: _findings(place),
     }
@@ -134,55 +129,24 @@ def _use_drift(codes: Codes) -> list[dict[str, Any]]:
     ]
 
 
-def _traffic(index: Index) -> dict[str, Any] | None:
+def _traffic(place: Place) -> dict[str, Any] | None:
     """The run's last month of traffic against its baseline, as `adc monitor` compares them; None
     without a run, or without traffic on one side.
     """
-    run_directory = index.place.run
-    if run_directory is None:
+    if place.run is None:
         return None
-    from adc_features.pipeline.context import dataset_of, known_interactions
     from adc_features.pipeline.run import Run
-    from adc_features.store.repository import live_generation
+    from adc_features.pipeline.traffic import traffic_drift
 
-    run = Run.open(run_directory)
-    path = run_directory / PROMOTION
-    generation = read_promotion(path).generation if path.is_file() else None
-    generation = generation or run.settings.generation
-    if generation not in index.generations:
+    try:
+        found = traffic_drift(Run.open(place.run))
+    except InputError:
         return None
-    live, dataset = live_generation(index.place.repo, generation), dataset_of(run)
-    table = known_interactions(run)
-    ids, times = id_array(table["item_id"]), table["time"].to_numpy().astype("datetime64[us]")
-
-    def profile(end: datetime) -> dict[str, Any] | None:
-        inside = (times >= instant(end - timedelta(days=DAYS))) & (times < instant(end))
-        if not inside.any():
-            return None
-        return traffic_profile(
-            ids[inside],
-            times[inside],
-            index.generations[generation].timeline,
-            codebook_size=live.codebook_size,
-            codebook_hash=live.codebook_hash,
-            catalogue=id_array(dataset.items["item_id"]),
-        )
-
-    kept = run_directory / "monitor" / f"baseline_{generation}.json"
-    before = (
-        json.loads(kept.read_text(encoding="utf-8"))
-        if kept.is_file()
-        else profile(live.trained_through)
-    )
-    now = profile(moment(times.max()) + dataset.resolution) if len(times) else None
-    if before is None or now is None:
-        return None
-    kept_facts = ("impressions", "from", "to", "coverage", "unknown")
+    kept = ("impressions", "from", "to", "coverage", "unknown")
     return {
-        "generation": generation,
-        "now": {name: now[name] for name in kept_facts},
-        "baseline": {name: before.get(name) for name in kept_facts},
-        "drift": drift(before, now, DriftThresholds()),
+        "generation": found["generation"],
+        **{side: {name: found[side].get(name) for name in kept} for side in ("now", "baseline")},
+        "drift": found["drift"],
     }
 
 

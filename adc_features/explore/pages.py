@@ -40,23 +40,26 @@ class Explorer:
 @dataclass(frozen=True)
 class Page:
     """A page. title: of its facts; menu: its words there, or None. commands: the library's own
-    commands on what it shows, as (name, *arguments).
+    commands on what it shows, as (name, *arguments). lasting: its facts follow from the index and
+    the address alone, so that what is made of them may be kept.
     """
 
     facts: Callable[["Explorer", Mapping[str, str]], dict[str, Any]]
     title: Callable[[Mapping[str, Any]], str]
     menu: str | None = None
     commands: Callable[[Mapping[str, Any]], list[tuple[str, ...]]] = lambda facts: []
+    lasting: bool = False
 
 
-def _from_index(
+def _of_index(
     facts: Callable[[Index, Mapping[str, str]], dict[str, Any]],
-) -> Callable[[Explorer, Mapping[str, str]], dict[str, Any]]:
-    return lambda explorer, asked: facts(explorer.index, asked)
-
-
-def _of_run(*command: str) -> Callable[[Mapping[str, Any]], list[tuple[str, ...]]]:
-    return lambda facts: [command]
+    title: Callable[[Mapping[str, Any]], str],
+    menu: str | None = None,
+    commands: Callable[[Mapping[str, Any]], list[tuple[str, ...]]] = lambda facts: [],
+) -> Page:
+    return Page(
+        lambda explorer, asked: facts(explorer.index, asked), title, menu, commands, lasting=True
+    )
 
 
 def _ranked(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
@@ -69,21 +72,19 @@ def _ranked(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
 
 
 PAGES: dict[str, Page] = {
-    "find": Page(_from_index(find), lambda f: f["q"] or "Items", "Find"),
-    "item": Page(
-        _from_index(item),
-        lambda f: f"Item {f['id']}",
-        commands=lambda f: [("lookup", "--", str(f["id"]))],
+    "find": _of_index(find, lambda f: f["q"] or "Items", "Find"),
+    "item": _of_index(
+        item, lambda f: f"Item {f['id']}", None, lambda f: [("lookup", "--", str(f["id"]))]
     ),
-    "codes": Page(_from_index(codes), lambda f: "Code book", "Codes", _of_run("quality")),
-    "code": Page(_from_index(code), lambda f: f"Code {f['code']} at {f['name']}"),
+    "codes": _of_index(codes, lambda f: "Code book", "Codes", lambda f: [("quality",)]),
+    "code": _of_index(code, lambda f: f"Code {f['code']} at {f['name']}"),
     "decision": Page(
         lambda explorer, asked: decision(explorer.index, explorer.deciding, asked),
         lambda f: "Decision",
         "Decision",
         _ranked,
     ),
-    "changes": Page(_from_index(changes), lambda f: "Changes", "Compare"),
+    "changes": _of_index(changes, lambda f: "Changes", "Compare"),
     "health": Page(lambda e, asked: e.health.facts(asked), lambda f: "Health", "Health"),
 }
 RUN_ONLY = ("lookup", "quality")

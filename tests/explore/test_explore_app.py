@@ -10,6 +10,7 @@ from starlette.testclient import TestClient
 from store_world import day, generation
 
 from adc_features import store
+from adc_features.explore import app as app_module
 from adc_features.explore.app import LOOPBACK, application
 from adc_features.explore.building import ensure_index
 from adc_features.explore.index import Index
@@ -138,3 +139,13 @@ def test_hostile_ids_and_titles_are_shown_as_text(tmp_path):
         for text in re.findall(r"[^<>]*\u202e[^<>]*", page):
             assert f"<bdi>{text}</bdi>" in page
     explorer.index.close()
+
+
+def test_pictures_are_kept_of_pages_that_cannot_change(explorer, monkeypatch):
+    """Those of the code book are drawn once; a decision or the health may be another next time."""
+    drawn = []
+    monkeypatch.setattr(app_module, "chart_svg", lambda page, *_: drawn.append(page) or "<svg/>")
+    with TestClient(application(explorer)) as client:
+        for page in ("codes", "health") * 2:
+            assert client.get(f"/chart?page={page}&chart=any").text == "<svg/>"
+    assert drawn == ["codes", "health", "health"]

@@ -112,6 +112,15 @@ def test_codes_that_another_generation_names_otherwise_are_renamed(explorer):
     assert facts["by_position"][0]["changed"] == changed
 
 
+def test_renames_count_the_items_of_both_snapshots_alone(explorer):
+    """f comes with the new name: it neither made a rename nor hides one."""
+    facts = facts_of(explorer, "changes", {"before": "g1@0", "after": "g2@0"})
+    first = facts["by_position"][0]
+    assert (facts["appeared"], first["both"], first["changed"]) == (1, 5, 4 / 5)
+    told = [(r["before"], r["after"], r["items"], r["share"]) for r in first["renamed"]]
+    assert told == [(1, 7, 2, 1.0), (2, 8, 2, 1.0)]
+
+
 def test_parameters_that_mean_nothing_are_refused_in_words(explorer):
     """Unknown ids, generations, positions, codes and snapshots are named."""
     for page, asked, words in (
