@@ -8,8 +8,8 @@ learn from one half's events before the cut-off; what is judged are events of th
 91 days after it, so that no encoder is asked for what it made itself. A user's latest ten items say
 what the user is after (cosine with their mean); how far that is believed, by the item's number of
 events, is fitted on other users of the same days (`_next_events.py`). Every vector is read alone
-and beside the content vectors: an encoder that only maps content adds nothing there. `content_map`
-is such an encoder (ridge regression from content to the stock SASRec's vectors, for all items).
+and beside the content vectors. `content_map`, a ridge regression from content to the stock SASRec's
+vectors for all items, only maps content: an encoder has to tell more than that.
 Likelihoods are means of nats an event over popularity's. Intervals are 95 % from a bootstrap of
 users, cases pooled.
 """
