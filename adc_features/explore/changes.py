@@ -34,25 +34,27 @@ def changes(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
     length, start = min(old.length, new.length), offset_of(asked)
     before, after = old.codes[a], new.codes[b]
     items = before.shape[1]
-    moved = np.zeros(items, np.uint8)
+    moved = np.zeros(items, bool)
     there = np.zeros((2, items), bool)
     positions, tenths = [], np.zeros((2, TENTHS), np.int64)
     edges = np.linspace(0, items, TENTHS + 1).astype(np.int64)
     for p in range(length):
         x, y = np.asarray(before[p]), np.asarray(after[p])
-        has = np.stack([x >= 0, y >= 0])
+        has = x >= 0, y >= 0
         both = has[0] & has[1]
         changed = both & (x != y)
-        moved += changed
-        there |= has
+        moved |= changed
+        there[0] |= has[0]
+        there[1] |= has[1]
         counts = np.array(
             [[np.count_nonzero(c[i:j]) for i, j in pairwise(edges)] for c in (changed, both)]
         )
         tenths += counts
         in_both, in_changed = counts.sum(axis=1)[::-1].tolist()
-        # of the items in both: those of the snapshot, less those that are in one of the two alone
-        had = old.use[a, p, :, 0] - np.bincount(x[has[0] & ~both], minlength=old.codebook_size)
-        gets = new.use[b, p, :, 0] - np.bincount(y[has[1] & ~both], minlength=new.codebook_size)
+        had, gets = (
+            _counts(codes.use[n, p, :, 0], z, one, both)
+            for codes, n, z, one in ((old, a, x, has[0]), (new, b, y, has[1]))
+        )
         positions.append(
             {
                 "position": p,
@@ -109,6 +111,15 @@ def _said(codes: Codes, snapshot: int) -> dict[str, Any]:
 
 def _share(part: Any, of: Any) -> float | None:
     return float(part) / float(of) if of else None
+
+
+def _counts(
+    every: np.ndarray, codes: np.ndarray, known: np.ndarray, both: np.ndarray
+) -> np.ndarray:
+    """Items of each code that are in both snapshots, [K]; every: those of one snapshot."""
+    if np.count_nonzero(known) == np.count_nonzero(both):
+        return every
+    return every - np.bincount(codes[known & ~both], minlength=len(every))
 
 
 def _renamed(
