@@ -1,6 +1,5 @@
 """The command that explores. It is one call of `adc_features.explore`."""
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,8 +10,6 @@ from adc_features.cli.runs import OptionalRunOption, RepoOption
 
 if TYPE_CHECKING:  # numpy and starlette would make every `adc --help` wait
     from adc_features.explore.pages import Explorer
-
-log = logging.getLogger(__name__)
 
 
 def explore(
