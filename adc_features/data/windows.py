@@ -39,10 +39,10 @@ class Windows:
             object.__setattr__(self, name, utc(getattr(self, name), name=name))
         if not self.validation_start < self.validation_end <= self.test_start:
             raise InputError(
-                "windows are validation"
-                f" {self.validation_start:%Y-%m-%d}..{self.validation_end:%Y-%m-%d}, test from"
-                f" {self.test_start:%Y-%m-%d}; expected validation_start < validation_end <="
-                " test_start"
+                f"windows are validation {self.validation_start:%Y-%m-%d %H:%M} to"
+                f" {self.validation_end:%Y-%m-%d %H:%M} and test from"
+                f" {self.test_start:%Y-%m-%d %H:%M}; expected validation_start < validation_end"
+                " <= test_start"
             )
 
     def split(self, *, final: bool = False) -> Split:
@@ -64,20 +64,19 @@ def time_resolution(times: np.ndarray) -> timedelta:
 
 
 def quantile_windows(times: np.ndarray) -> Windows:
-    """Validation from the day of the 80 % row,
-    test from the day of the 90 % row. `times` sorted.
+    """Validation from the day of the 80 % row, test from the day of the 90 % row, or from their
+    hours where a history is so short that no midnight lies between them. `times` sorted.
     """
-    start, test = (
-        times[int(len(times) * q)].astype("datetime64[D]").astype("datetime64[us]")
-        for q in (0.8, 0.9)
+    rows = times[[int(len(times) * quantile) for quantile in (0.8, 0.9)]]
+    for unit in ("D", "h"):
+        start, test = rows.astype(f"datetime64[{unit}]").astype("datetime64[us]")
+        if times[0] < start < test:
+            return Windows(moment(start), moment(test), moment(test))
+    raise InputError(
+        f"80 % of the rows lie before {rows[0]}, 90 % before {rows[1]}, the first at {times[0]}:"
+        " too little time for a training, a validation and a test window; choose them with `adc"
+        " data tables --validation-start TIME --test-start TIME`"
     )
-    if not times[0] < start < test:
-        raise InputError(
-            f"80 % of the rows lie before {start}, 90 % before {test}, the first at {times[0]}: too"
-            " little time for a training, a validation and a test window; choose them with `adc"
-            " data tables --validation-start TIME --test-start TIME`"
-        )
-    return Windows(moment(start), moment(test), moment(test))
 
 
 def snapshot_times(times: np.ndarray, *, split: datetime, count: int) -> list[datetime]:

@@ -138,6 +138,17 @@ def test_default_windows_are_days():
         quantile_windows(times[:2])
 
 
+@pytest.mark.parametrize("hour", range(24))
+def test_a_history_of_six_days_has_windows_at_every_hour(hour):
+    """Where no midnight lies between the 80 % and the 90 % row, windows start at full hours."""
+    times = np.array([instant(START + timedelta(hours=hour + n, minutes=25)) for n in range(144)])
+    windows = quantile_windows(times)  # rows 115 and 129: 14 hours apart
+    between = hour + 115 < 120 <= hour + 129 or hour + 115 < 144 <= hour + 129
+    unit = DAY if between else timedelta(hours=1)
+    assert windows.validation_start == START + (hour + 115) * timedelta(hours=1) // unit * unit
+    assert windows.test_start == START + (hour + 129) * timedelta(hours=1) // unit * unit
+
+
 def test_cut_offs_lie_at_quantiles_of_the_rows():
     """Half of the rows on the last days pull the cut-offs there;
     the split comes last; equal days merge.
