@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from adc_features.errors import InputError
 from adc_features.store.repository import registry_beside
 
 os.environ.setdefault("FEAST_USAGE", "False")
@@ -208,8 +209,8 @@ def _frames_pass_whole() -> None:
     def check(self: FeatureStore, *args: Any, **kwargs: Any) -> Any:
         view, frame = checked(self, *args, **kwargs)
         store: Any = online_store(self)
-        if frame is not None and hasattr(store, "check_frame"):
-            store.check_frame(view, frame)
+        if frame is not None and hasattr(store, "checked_frame"):
+            frame = store.checked_frame(view, frame)
         return view, frame
 
     @functools.wraps(ingest)
@@ -329,6 +330,42 @@ def _pushes_are_refused_whole() -> None:
 
 
 _pushes_are_refused_whole()
+
+
+def _rows_are_written_back_by_either_name() -> None:
+    """Take rows for our offline store under the view's names as well as the source's.
+
+    Feast (0.67) knows only the source's, and its refusal names no view.
+    """
+    write = FeatureStore.write_to_offline_store
+
+    @functools.wraps(write)
+    def written(
+        self: FeatureStore,
+        feature_view_name: str,
+        df: Any,
+        allow_registry_cache: bool = True,
+        reorder_columns: bool = True,
+    ) -> None:
+        view: Any = self.registry.get_any_feature_view(
+            feature_view_name, self.project, allow_cache=allow_registry_cache
+        )
+        provider: Any = self._get_provider()
+        ours = hasattr(provider.offline_store, "source_frame")
+        if ours and getattr(view, "batch_source", None) is not None:
+            df = provider.offline_store.source_frame(view, df)
+        try:
+            write(self, feature_view_name, df, allow_registry_cache, reorder_columns)
+        except ValueError as error:
+            if type(error) is not ValueError or not ours:  # what Arrow raises is one, too
+                raise
+            raise InputError(f"view {feature_view_name}: {error}") from error
+
+    changed: Any = FeatureStore
+    changed.write_to_offline_store = written
+
+
+_rows_are_written_back_by_either_name()
 
 
 def _beside_the_repository(create: Any) -> Any:

@@ -57,7 +57,7 @@ from adc_features.store.parquet.additions import (
 )
 from adc_features.store.parquet.opening import open_source, refuse_table_formats
 from adc_features.store.parquet.sources import Declared
-from adc_features.store.pushes import pushed_table
+from adc_features.store.pushes import pushed_table, source_frame
 
 
 class AsofOfflineStoreConfig(feast.FeastConfigBaseModel):
@@ -304,6 +304,11 @@ class AsofOfflineStore(feast.OfflineStore):
         rows = pushed_table(feature_view, frame)
         rows = rows.select([name for name in rows.column_names if name != feast.DUMMY_ENTITY_ID])
         _to_be_written(feature_view, rows, *destination_of(config, feature_view))
+
+    @staticmethod
+    def source_frame(feature_view: Any, frame: Any) -> Any:
+        """A frame that is written back under the names of the view's files."""
+        return source_frame(feature_view, frame)
 
     @staticmethod
     def write_logged_features(

@@ -34,7 +34,7 @@ from adc_features.store.lmdb.places import directory_of, store_of, table_name, t
 from adc_features.store.lmdb.request import check_names, checked_rows
 from adc_features.store.lmdb.response import columnar_response
 from adc_features.store.lmdb.row_table import Answer, Rows, delete, read, write
-from adc_features.store.pushes import check_frame, pushed_table, times_of
+from adc_features.store.pushes import checked_frame, pushed_table, times_of
 from adc_features.store.pushes import takes as pushes_are_ours
 
 
@@ -132,9 +132,9 @@ class LmdbOnlineStore(feast.OnlineStore):
         """The same, in a thread."""
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
-    def check_frame(self, table: Any, frame: Any) -> None:
-        """Raise InputError for columns that a pushed frame lacks."""
-        check_frame(table, frame)
+    def checked_frame(self, table: Any, frame: Any) -> Any:
+        """A pushed frame under the view's names. Raises InputError for columns that it lacks."""
+        return checked_frame(table, frame)
 
     def write_frame(self, config: Any, table: Any, frame: Any) -> bool:
         """Write a pushed frame, in the declared types.
@@ -149,8 +149,8 @@ class LmdbOnlineStore(feast.OnlineStore):
     def check_push(self, config: Any, table: Any, frame: Any) -> None:
         """Raise InputError, as `write_frame` would, without writing."""
         if pushes_are_ours(table):
-            event, created = times_of(table)
             rows = pushed_table(table, frame)
+            event, created = times_of(table, rows.column_names)
             if self.takes_arrow(config, table):
                 rows_of(table, rows, event=event, created=created)
             else:
@@ -162,7 +162,7 @@ class LmdbOnlineStore(feast.OnlineStore):
         Value protos stand in between only where the view's types ask for it.
         Raises InputError as `write_arrow`.
         """
-        event, created = times_of(table)
+        event, created = times_of(table, rows.column_names)
         if self.takes_arrow(config, table):
             self.write_arrow(config, table, rows, event=event, created=created)
             return

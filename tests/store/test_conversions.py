@@ -292,6 +292,47 @@ def test_rows_are_written_back_through_a_field_mapping(tmp_path):
     assert (offline(repository, 1), offline(repository, 2)) == (7, 9)
 
 
+@pytest.mark.parametrize("to", list(PushMode), ids=str)
+@pytest.mark.parametrize("time", ["event_timestamp", "at"])
+@pytest.mark.parametrize("named_by", ["view", "source"])
+def test_a_push_through_a_field_mapping_takes_either_name(tmp_path, named_by, time, to):
+    """Feature, key and time are mapped, the time is declared by either of its names: the row is
+    found in every store that it was pushed to.
+    """
+    old = {"item_id": "sku", "value": "raw", "event_timestamp": "at"}
+    repository = world(tmp_path, types.Int64, pa.array([7]))
+    rows = pq.read_table(tmp_path / "rows.parquet")
+    pq.write_table(
+        rows.rename_columns([old.get(name, name) for name in rows.column_names]),
+        tmp_path / "rows.parquet",
+    )
+    view = repository.get_feature_view("v")
+    view.batch_source.field_mapping = {there: name for name, there in old.items()}
+    view.batch_source.timestamp_field = time
+    view.stream_source = feast.PushSource(name="push", batch_source=view.batch_source)
+    repository.apply([item, view])
+    frame = pd.DataFrame(
+        {"item_id": [2], "value": [9], "other": [5], "event_timestamp": [NOW], "created": [NOW]}
+    )
+    repository.push("push", frame if named_by == "view" else frame.rename(columns=old), to=to)
+    assert online(repository, 2) == (None if to == PushMode.OFFLINE else 9)
+    assert offline(repository, 2) == (None if to == PushMode.ONLINE else 9)
+
+
+@pytest.mark.parametrize("to", list(PushMode), ids=str)
+def test_a_pushed_frame_names_its_view_when_columns_are_amiss(tmp_path, to):
+    """A column that lacks and one that is there twice are named, and nothing is written."""
+    repository = world(tmp_path, types.Int64, pa.array([7]))
+    frame = pushed(pa.array([8]))
+    for wrong, words in (
+        (frame.drop(columns="value"), "value"),
+        (pd.concat([frame, frame[["value"]]], axis=1), r"columns \['value'\] more than once"),
+    ):
+        with pytest.raises(InputError, match=f"view v: .*{words}"):
+            repository.push("push", wrong, to=to)
+    assert (offline(repository), online(repository)) == (7, None)
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     st.lists(st.none() | st.floats() | st.integers(-(2**63), 2**63 - 1).map(float), max_size=5),

@@ -1072,6 +1072,16 @@ def test_integer_keys_beyond_int64_are_refused_in_words(fresh, store):
             )
 
 
+@pytest.mark.parametrize("users", [[2**64], [-(2**63) - 1], [1, "a"]], ids=str)
+def test_pandas_columns_that_are_no_column_are_refused_by_their_name(fresh, users):
+    """Python's integers know no end, and a column of objects no type; Arrow's columns have both."""
+    frame = pd.DataFrame(
+        {"user_id": pd.Series(users, dtype=object), "event_timestamp": [second(1)] * len(users)}
+    )
+    with pytest.raises(InputError, match="entity rows' user_id holds values of no common type"):
+        fresh[1]["ours"].get_historical_features(frame, ["clicks:count"])
+
+
 def test_pandas_categoricals_are_keys_as_their_values(fresh):
     """Categories of numbers and of texts join like the values; a missing one is nobody."""
     _, stores = fresh

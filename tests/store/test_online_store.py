@@ -618,6 +618,14 @@ def test_whole_numbers_beyond_64_bits_are_refused_by_the_name_of_the_key(reposit
             repository.get_online_features(["brief:m"], asked)
 
 
+@pytest.mark.parametrize("value", [None, float("nan"), pd.NA, [1]], ids=str)
+def test_a_key_that_is_no_single_value_is_refused_by_its_name(repository, value):
+    """Neither a null nor a list is an id; another id beside it changes nothing."""
+    for asked in ([{"item_id": value}], [{"item_id": 1}, {"item_id": value}]):
+        with pytest.raises(InputError, match=r"join key 'item_id' is .*; no row can have it"):
+            repository.get_online_features(["brief:m"], asked)
+
+
 def test_pandas_columns_are_keys_online(repository):
     """Categoricals and series are asked for as their values,
     also on the way through Feast's own code.

@@ -5,7 +5,7 @@ Reads: feature names and entity rows of a request. Writes: columns and keys.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 
@@ -48,7 +48,7 @@ def checked_rows(
     """Entity rows as columns, ids as the whole numbers that they are.
 
     Rows that are no columns of plain Python values stay as they came. Raises InputError for ids
-    that are fractions, or beyond 64 bits.
+    that are null, fractions, or beyond 64 bits.
     """
     asked = by_column(entity_rows)
     if asked is None:
@@ -61,8 +61,22 @@ def checked_rows(
             name: [_whole_id(name, value) for value in values] if name in join_keys else values
             for name, values in asked.items()
         }
+        _check_there(asked, join_keys)
     _check_whole_numbers(asked, features, registry, project, full_feature_names=full_feature_names)
     return asked
+
+
+def _check_there(asked: Mapping[str, list], join_keys: Collection[str]) -> None:
+    """Raise InputError for keys that are null or no single values; Feast would name neither."""
+    import pandas as pd  # feast brings it
+
+    for name in asked:
+        for value in asked[name] if name in join_keys else ():
+            if not pd.api.types.is_scalar(value) or pd.isna(value):
+                raise InputError(
+                    f"join key {name!r} is {value!r}; no row can have it, ask for ids that are"
+                    " whole numbers or text"
+                )
 
 
 def _check_whole_numbers(

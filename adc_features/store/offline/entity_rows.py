@@ -151,7 +151,24 @@ def _from_pandas(frame: Any) -> pa.Table:
     refuse_doubled(list(frame.columns))
     if TIME in frame.columns and frame[TIME].dtype == object:
         frame = frame.assign(**{TIME: _moments(frame[TIME])})
-    return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    try:
+        table = pa.Table.from_pandas(frame, preserve_index=False)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise InputError(
+            f"the entity rows' {_unfit(frame)} holds values of no common type ({error}); bring one"
+            " type a column, whole numbers of at most 64 bits"
+        ) from error
+    return table.replace_schema_metadata(None)
+
+
+def _unfit(frame: Any) -> str:
+    """The first column that Arrow does not take."""
+    for name in frame.columns:
+        try:
+            pa.array(frame[name], from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+            return str(name)
+    return "index"
 
 
 def _moments(column: Any) -> Any:
