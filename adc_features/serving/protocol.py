@@ -11,7 +11,7 @@ import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC
+from datetime import MAXYEAR, MINYEAR, UTC, datetime
 from typing import Annotated, Any, TypeVar
 
 from pydantic import (
@@ -207,10 +207,10 @@ def parsed(model: type[Asked], body: bytes, settings: ServiceSettings) -> Asked:
     if isinstance(asked, RankRequest) and asked.now is not None:
         try:
             asked.now = asked.now.astimezone(UTC)
-        except OverflowError as error:
-            raise _invalid(
-                "now lies outside of the years 1 to 9999 in UTC; give a time within them"
-            ) from error
+        except OverflowError:
+            asked.now = datetime.min  # refused with the ends of time: no row is of then
+        if not MINYEAR < asked.now.year < MAXYEAR:
+            raise _invalid("now lies outside of the years 2 to 9998 in UTC; give another time")
     return asked
 
 

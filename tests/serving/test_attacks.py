@@ -446,11 +446,11 @@ def test_a_large_request_may_hold_keys_and_fields():
 )
 @pytest.mark.parametrize("user", ["u3", "nobody"])
 def test_now_at_the_ends_of_time_is_no_fault_of_ours(client, now, user):
-    """Any time is answered, or refused as the client's."""
+    """Any time is answered, or refused as the client's; years 1 and 9999 are refused."""
     for items in (ITEMS, ["nothing"]):
         status, _ = client.post("/rank", {"user": user, "items": items, "now": now})
         assert status in (200, 422)
-    if str(now).startswith("0001-01-01T00:00:00+01") or str(now).endswith("59-01:00"):
+    if str(now).startswith(("0001", "9999")):
         assert status == 422
 
 
