@@ -169,6 +169,11 @@ def _matrix(
             code_matrix(pa.array([[fill]]), 1, codebook_size=codebook_size)
     except (InputError, pa.ArrowInvalid, OverflowError) as error:
         raise InputError(f"column {name}: {error}") from error
+    except NotImplementedError as error:  # structs and dictionaries have no type in numpy
+        raise InputError(
+            f"column {name} holds lists of {kind.value_type}; expected lists of numbers, {length}"
+            " in every row"
+        ) from error
     stands = np.nan if fill is None else _fill(fill, value, name)
     if column.null_count:
         if fill is None and not pa.types.is_floating(value):

@@ -389,10 +389,11 @@ def test_lists_of_text_and_vocabularies_of_another_type_are_refused_by_name():
         {
             "words": [["a", "b"]],
             "moments": pa.array([[1, 2]], pa.list_(pa.timestamp("us"))),
+            "pairs": [[{"a": 1}, {"a": 2}]],
             "n": [1],
         }
     )
-    for name, kind in (("words", "string"), ("moments", "timestamp")):
+    for name, kind in (("words", "string"), ("moments", "timestamp"), ("pairs", "struct")):
         with pytest.raises(InputError, match=rf"column {name}: .*lists of {kind}"):
             Columns(lists={name: 2}).arrays(rows)
     with pytest.raises(InputError, match="column n is of type int64 and its vocabulary is not"):
