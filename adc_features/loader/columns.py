@@ -171,8 +171,8 @@ def _matrix(
         raise InputError(f"column {name}: {error}") from error
     except NotImplementedError as error:  # structs and dictionaries have no type in numpy
         raise InputError(
-            f"column {name} holds lists of {kind.value_type}; expected lists of numbers, {length}"
-            " in every row"
+            f"column {name}: a list column holds lists of {kind.value_type}; expected lists of"
+            f" numbers, {length} in every row"
         ) from error
     stands = np.nan if fill is None else _fill(fill, value, name)
     if column.null_count:
