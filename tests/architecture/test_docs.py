@@ -518,6 +518,9 @@ PHRASES = (
     "nobody is inside",
     "def nobody",
     "so many further processes",
+    "never meet in one",
+    "that nobody knows |",
+    "who asks feast itself",
 )
 """What readers who do not know the project stumbled over."""
 
