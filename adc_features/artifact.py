@@ -95,6 +95,18 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Append a line to a file of lines, and sync it to the disk. What a crash cut short before it
+    ends first, on a line of its own.
+    """
+    with path.open("a+b") as file:
+        file.seek(max(file.seek(0, os.SEEK_END) - 1, 0))
+        torn = file.read(1) not in (b"", b"\n")
+        file.write(b"\n" * torn + line.encode() + b"\n")
+        file.flush()
+        os.fsync(file.fileno())
+
+
 @contextmanager
 def fresh_file(target: Path) -> Iterator[BinaryIO]:
     """A new file beside `target` to fill, which takes its place when the block ends well, synced to

@@ -1,14 +1,17 @@
-"""A report as a page of its own, and the style of every page. Reads: texts, rows. Writes: one HTML
-file.
+"""A report as a page of its own, and the style and the template environment of every page. Reads:
+texts, rows, templates of other packages. Writes: one HTML file.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from adc_features.artifact import write_atomically
+
+if TYPE_CHECKING:
+    import jinja2
 
 STYLE = Path(__file__).with_name("style.css")
 """The look of every page: of reports, of the explorer and of these. Its first rules name the
@@ -20,6 +23,27 @@ colours, light and dark.
 def page_style() -> str:
     """The style as text."""
     return STYLE.read_text(encoding="utf-8")
+
+
+def template_environment(
+    package: str, folder: str, filters: Mapping[str, Callable[..., Any]]
+) -> "jinja2.Environment":
+    """The templates of a package's folder, with `style.css` beside them: text is escaped.
+
+    Keep it: a template is compiled once an environment.
+    """
+    import jinja2
+
+    style = jinja2.FunctionLoader(lambda name: page_style() if name == STYLE.name else None)
+    made = jinja2.Environment(
+        loader=jinja2.ChoiceLoader([jinja2.PackageLoader(package, folder), style]),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        auto_reload=False,
+    )
+    made.filters |= dict(filters)
+    return made
 
 
 def write_html_page(

@@ -16,6 +16,7 @@ import pytest
 import adc_features
 from adc_features.artifact import (
     MANIFEST,
+    append_line,
     file_hash,
     fresh_directory,
     fresh_file,
@@ -246,3 +247,14 @@ def test_files_are_replaced_and_locked_in_one_place_each():
         # a finished challenger takes its place among the versions, where none was
         ("training/deployment/declared/retrain.py", "rename"),
     }
+
+
+def test_a_line_is_appended_after_one_that_was_cut_short(tmp_path):
+    """Lines are added at the end; what a crash left of one stands on a line of its own."""
+    path = tmp_path / "events.jsonl"
+    append_line(path, "one")
+    append_line(path, "two")
+    assert path.read_text() == "one\ntwo\n"
+    path.write_text("one\ntw")
+    append_line(path, "three")
+    assert path.read_text() == "one\ntw\nthree\n"

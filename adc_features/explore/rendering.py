@@ -8,43 +8,22 @@ policy allows none.
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from markupsafe import Markup, escape
 
 from adc_features.artifact import json_text
 from adc_features.explore.pictures import pictures_of
+from adc_features.html_page import template_environment
+
+if TYPE_CHECKING:
+    import jinja2
 
 Link = Callable[..., str | None]
 """(page, **parameters) -> its address, or None where there is none."""
 SHADES = 9
 NONE = "\u2013"
 """What stands where there is nothing."""
-
-
-@cache
-def environment() -> jinja2.Environment:
-    """The templates, compiled once."""
-    made = jinja2.Environment(
-        loader=jinja2.PackageLoader("adc_features.explore", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        auto_reload=False,
-    )
-    made.filters |= {
-        "count": count,
-        "decimals": lambda v: NONE if v is None else f"{v:.3f}",
-        "short": lambda v: f"{v:.2f}".removesuffix(".00"),
-        "value": value,
-        "percent": lambda v: NONE if v is None else f"{100 * v:.1f} %",
-        "time": moment_text,
-        "age": age,
-        "iso": lambda v: v.isoformat() if isinstance(v, datetime) else v or "",
-        "brief": lambda v: text if len(text := str(v)) <= 80 else f"{text[:79]}…",
-    }
-    return made
 
 
 def count(number: int | None) -> str:
@@ -100,7 +79,7 @@ def cells(book: Mapping[str, Any], generation: str, link: Link) -> Markup:
 def rendered(template: str, facts: Mapping[str, Any], *, link: Link, **values: Any) -> str:
     """The page that a template makes of facts."""
     return (
-        environment()
+        _environment()
         .get_template(f"{template}.html.jinja")
         .render(
             facts=facts,
@@ -109,6 +88,22 @@ def rendered(template: str, facts: Mapping[str, Any], *, link: Link, **values: A
             **values,
         )
     )
+
+
+@cache
+def _environment() -> "jinja2.Environment":
+    filters = {
+        "count": count,
+        "decimals": lambda v: NONE if v is None else f"{v:.3f}",
+        "short": lambda v: f"{v:.2f}".removesuffix(".00"),
+        "value": value,
+        "percent": lambda v: NONE if v is None else f"{100 * v:.1f} %",
+        "time": moment_text,
+        "age": age,
+        "iso": lambda v: v.isoformat() if isinstance(v, datetime) else v or "",
+        "brief": lambda v: text if len(text := str(v)) <= 80 else f"{text[:79]}…",
+    }
+    return template_environment("adc_features.explore", "templates", filters)
 
 
 def charts_shown(

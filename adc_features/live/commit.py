@@ -26,14 +26,7 @@ from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import UTC_US
 from adc_features.live import awaiting
 from adc_features.live.awaiting import Looked
-from adc_features.live.decisions import (
-    REASONS,
-    Decision,
-    Position,
-    Receipt,
-    chosen,
-    shown_time,
-)
+from adc_features.live.decisions import REASONS, Decision, Position, Receipt, chosen, shown_time
 from adc_features.live.incoming import Fault, Incoming, incoming, letter
 from adc_features.live.known_items import Known
 from adc_features.live.settings import LiveSettings
@@ -46,6 +39,7 @@ from adc_features.live.tables import (
     awaiting_table,
     held_table,
     ids_table,
+    keep_format,
     minutes_table,
     published_at,
     signed_key,
@@ -175,6 +169,7 @@ class Commit:
         for one in self.ledger.views:
             if self.meta.get(one.declaration) is None:
                 self.meta.put(one.declaration, to_json(one.declared).encode())
+        keep_format(self.meta)
         self.meta.put(LAST_COMMIT, str(self.published).encode())
         self.meta.put(COUNTS, json.dumps(self.counts).encode())
 

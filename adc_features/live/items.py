@@ -34,10 +34,7 @@ from adc_features.live.commit import LAST_COMMIT
 from adc_features.live.history import PARQUET
 from adc_features.live.items_incoming import Encoder, ItemChange
 from adc_features.live.outbox import Outbox
-from adc_features.live.tables import (
-    META,
-    time_key,
-)
+from adc_features.live.tables import META, keep_format, time_key
 from adc_features.store.lmdb.arrow_values import table_bytes, table_of
 from adc_features.store.lmdb.entity_keys import row_key
 from adc_features.store.packed.overlay import items_table, live_environment, row_bytes
@@ -113,6 +110,7 @@ class Items:
 
         def change(tables: Mapping[str, Any]) -> tuple[int, SidTable]:
             meta = tables[META]
+            keep_format(meta)
             now = int(instant(self.clock()).astype(np.int64))
             published = max(now, int(bytes(meta.get(LAST_COMMIT) or b"-1")) + 1)
             served = replace(codes, as_of=moment(np.datetime64(published, "us")))

@@ -35,6 +35,7 @@ from adc_features.live.tables import (
     META,
     OF_STREAM,
     awaiting_table,
+    check_format,
     held_table,
     signed_time,
 )
@@ -66,8 +67,11 @@ class Ledger(LiveDirectory):
         }
 
     def check_declarations(self) -> None:
-        """Raise InputError for a view whose states were made by another declaration."""
+        """Raise InputError for a view whose states were made by another declaration, and
+        NewerFormatError for a directory that a newer version wrote.
+        """
         with self.environment.reading(META) as txn:
+            check_format(txn, self.environment.path)
             for one in self.views:
                 stored = None if txn is None else txn.get(one.declaration)
                 if stored is not None and stored != to_json(one.declared).encode():

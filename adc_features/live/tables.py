@@ -1,7 +1,7 @@
 """The tables of the live directory. Reads: bytes. Writes: names, keys, bytes.
 
-meta                publish time, watermarks, positions of sources, counts, declarations,
-                    numbers of corrections
+meta                format number, publish time, watermarks, positions of sources, counts,
+                    declarations, numbers of corrections
 accepted/<stream>   publish time -> the events that a commit accepted, until a segment has them
 states/<stream>     view or ledger, key -> state
 ids/<stream>        id of an event -> digest of it, while it might come again
@@ -27,6 +27,7 @@ import pyarrow as pa
 
 from adc_features.aggregates.declaration import AggregateView
 from adc_features.event_times import UTC_US
+from adc_features.formats import FORMATS, KEY, refuse_newer
 from adc_features.store.lmdb.entity_keys import LONGEST
 from adc_features.store.lmdb.files import values_of
 
@@ -37,6 +38,23 @@ ANONYMOUS = "anonymous"
 """The column of accepted events that says which keys were replaced, each between bars; null where
 none was. Files in which none was may lack it."""
 _SHIFT = 1 << 62
+_FORMAT = KEY.encode()
+
+
+def check_format(meta: Any, place: object) -> None:
+    """Raise NewerFormatError when a newer version wrote the live directory at `place`, and
+    ArtifactError where its number is none. meta: the table; None before the first commit.
+    """
+    stored = None if meta is None else meta.get(_FORMAT)
+    text = None if stored is None else bytes(stored).decode("ascii", "replace")
+    found = int(text) if text is not None and text.isdecimal() else text
+    refuse_newer(found, reads=FORMATS["live"], of=place)
+
+
+def keep_format(meta: Any) -> None:
+    """Say in the table of which format the directory is. Raises as `check_format`."""
+    check_format(meta, "the live directory")
+    meta.put(_FORMAT, str(FORMATS["live"]).encode())
 
 
 def time_key(time: int) -> bytes:

@@ -23,6 +23,7 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from adc_features.artifact import (
     MANIFEST,
+    append_line,
     ensure_directory,
     json_text,
     read_manifest,
@@ -431,8 +432,7 @@ class Run:
         line = json.dumps(
             {"time": datetime.now(UTC).isoformat(), "event": event, **facts}, default=str
         )
-        with (self.directory / "events.jsonl").open("a", encoding="utf-8") as file:
-            file.write(redacted(line) + "\n")
+        append_line(self.directory / "events.jsonl", redacted(line))
 
 
 def ranker_name(recipe: str) -> str:

@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from adc_features.artifact import append_line
 from adc_features.errors import InputError
 from adc_features.served.record import Served, share_of
 from adc_features.served.segments import OpenSegment, made_log
@@ -243,10 +244,7 @@ class ServedLog:
             )
         try:
             (self.directory / GAPS).mkdir(exist_ok=True)
-            with (self.directory / GAPS / f"{self._token}.jsonl").open("a") as file:
-                file.write(json.dumps(line) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
+            append_line(self.directory / GAPS / f"{self._token}.jsonl", json.dumps(line))
         except OSError:
             with self._lock:
                 later = self._gap

@@ -124,7 +124,7 @@ def read_view(declared: AggregateView, view: FeatureView) -> OnDemandFeatureView
     """The on-demand view `<name>_at_read` of the features that are declared with at="read".
 
     Their windows end at the time of the request, or of the training row: this package gives it;
-    who asks Feast itself sends it as `adc_read_at`, whole microseconds since 1970 UTC.
+    a direct call of Feast's client sends it as `adc_read_at`, whole microseconds since 1970 UTC.
 
     Parameters
     ----------

@@ -388,7 +388,7 @@ def online_features(
     Returns
     -------
     pyarrow.Table, N rows
-        As `OnlineReader.read` returns it. Who reads often keeps an `open_reader` instead.
+        As `OnlineReader.read` returns it. For many reads, keep an `open_reader` instead.
 
     Raises
     ------

@@ -5,10 +5,10 @@ line is appended at once; one that was cut short by a crash is left out.
 """
 
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 
+from adc_features.artifact import append_line
 from adc_features.clock import parse_utc, utc
 from adc_features.errors import ArtifactError
 from adc_features.formats import format_of, numbered
@@ -31,11 +31,7 @@ def note_refresh(repo: Path, view: str, *, cut: datetime, visible: datetime) -> 
     line = {"view": view, "cut": cut.isoformat(), "visible": visible.isoformat()}
     path = refresh_log_path(repo)
     path.parent.mkdir(parents=True, exist_ok=True)
-    torn = path.is_file() and path.stat().st_size and path.read_bytes()[-1:] != b"\n"
-    with path.open("ab") as file:
-        file.write((("\n" if torn else "") + json.dumps(numbered(KIND, line)) + "\n").encode())
-        file.flush()
-        os.fsync(file.fileno())
+    append_line(path, json.dumps(numbered(KIND, line)))
 
 
 def real_refreshes(repo: Path) -> dict[str, tuple[Refresh, ...]]:

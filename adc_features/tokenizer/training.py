@@ -191,7 +191,7 @@ def _revive_unused(
     *,
     chance: torch.Generator,
 ) -> None:
-    """Count which codes are used, and now and then move unused codewords to crowded places.
+    """Count which codes are used, and at intervals move unused codewords to crowded places.
 
     newest_BP: bool, rows of the newest cut-off. Codes are served from it on: one that only earlier,
     colder rows use counts as unused.

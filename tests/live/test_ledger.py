@@ -7,9 +7,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from live_world import START, Clock, click, emptied, online, opened
 
-from adc_features.errors import ArtifactError
+from adc_features.errors import ArtifactError, NewerFormatError
 from adc_features.live.decisions import Position
 from adc_features.live.incoming import incoming
+from adc_features.live.tables import META
 from adc_features.live.verify import verify_online
 
 
@@ -152,3 +153,22 @@ def test_what_is_served_equals_the_batch_of_what_was_accepted(made_shop, request
         <= report.events.get("clicks", 0)
         <= counts.get("accepted", 0) + held
     )
+
+
+def test_a_live_directory_of_a_newer_version_is_refused_and_left_as_it_is(shop):
+    """Its number is written with the first commit; one without a number, or with ours, opens."""
+    live = opened(shop, Clock(START + timedelta(minutes=1)))
+    sent(live, [click(0, 0)])
+    environment = live.ledger.environment
+    with environment.reading(META) as meta:
+        assert bytes(meta.get(b"format")) == b"1"
+    environment.write_tables([META], lambda tables: tables[META].delete(b"format"))
+    sent(opened(shop, Clock(START + timedelta(minutes=2))), [click(0, 1)])
+    for number, error in ((b"2", NewerFormatError), (b"x", ArtifactError)):
+        environment.write_tables([META], lambda tables, n=number: tables[META].put(b"format", n))
+        with pytest.raises(error, match="format"):
+            opened(shop, Clock(START + timedelta(minutes=3)))
+        with pytest.raises(error, match="format"):
+            sent(live, [click(0, 2)])
+    with environment.reading(META) as meta:
+        assert bytes(meta.get(b"format")) == b"x"

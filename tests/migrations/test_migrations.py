@@ -268,3 +268,37 @@ def test_a_number_that_is_none_is_refused(run, number):
     path.write_text(json.dumps(with_check({**document, "format": number})))
     with pytest.raises(ArtifactError, match="expected a whole number: it was altered"):
         read_manifest(run / "data")
+
+
+ROWS = {
+    "run": "Run",
+    "dataset": "Data set",
+    "stage": "Stage, snapshot, comparison, retraining",
+    "generation": "Generation",
+    "publication": "Published codes",
+    "statistics": "Published statistics",
+    "live_generations": "List of live generations",
+    "online_record": "Record of what is online",
+    "refresh_log": "Line of the log of refreshes",
+    "ranker": "Ranker of a run",
+    "service_ranker": "Ranker of a feature service",
+    "inputs": "Inputs of a ranker",
+    "promotion": "Promotion",
+    "served_log": "Segment of a served log",
+    "live": "Live directory, events and items",
+}
+"""Kind of document -> the row of docs/migrations.md about it."""
+
+
+def test_the_page_lists_the_number_of_everything_that_has_one():
+    """Each kind has a row with the format that this version writes."""
+    page = Path(__file__).parents[2] / "docs" / "migrations.md"
+    cells = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in page.read_text(encoding="utf-8").splitlines()
+        if line.startswith("|")
+    ]
+    written = {row[0]: row[2] for row in cells if len(row) == 4}
+    assert {kind: written.get(name) for kind, name in ROWS.items()} == {
+        kind: str(number) for kind, number in FORMATS.items()
+    }

@@ -5,23 +5,12 @@ from pathlib import Path
 from typing import Any
 
 from adc_features.artifact import write_atomically
-from adc_features.html_page import STYLE, page_style
+from adc_features.html_page import template_environment
 
 
 def render(template: str, filters: Mapping[str, Callable[[Any], Any]], **values: Any) -> str:
     """The page that a template of this package makes of values; text is escaped."""
-    import jinja2
-
-    loader = jinja2.ChoiceLoader(
-        [
-            jinja2.PackageLoader("training.reports", ""),
-            jinja2.FunctionLoader(lambda name: page_style() if name == STYLE.name else None),
-        ]
-    )
-    environment = jinja2.Environment(
-        loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= dict(filters)
+    environment = template_environment("training.reports", "", filters)
     return environment.get_template(template).render(**values)
 
 

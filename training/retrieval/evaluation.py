@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import MANIFEST, read_manifest, within, write_json
+from adc_features.artifact import MANIFEST, append_line, read_manifest, within, write_json
 from adc_features.encoders.sasrec import Sequences
 from adc_features.errors import ArtifactError, InputError
 from adc_features.pipeline.run import Progress
@@ -175,5 +175,4 @@ def _record_opening(out: Path, models: Sequence[str]) -> None:
     line = json.dumps(
         {"time": datetime.now(UTC).isoformat(), "event": "test_items_opened", "models": models}
     )
-    with (out / "events.jsonl").open("a", encoding="utf-8") as file:
-        file.write(line + "\n")
+    append_line(out / "events.jsonl", line)

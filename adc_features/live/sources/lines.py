@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from pydantic_core import from_json
+from typing import BinaryIO
 
 from adc_features.errors import InputError
 from adc_features.live.decisions import Position
-from adc_features.live.sources.base import Delivery, refuse_restart
+from adc_features.live.sources.base import Delivery, json_value, refuse_restart
 
 EVENTS_AT_ONCE = 500
 
@@ -65,7 +63,7 @@ class Lines:
         last = lines[-1]
         after = f"{file.tell()}:{len(last)}:{_digest(last)}"
         position = Position(self.name, "", self._position, after)
-        events = [_value(line) for line in lines if line.strip()]
+        events = [json_value(line) for line in lines if line.strip()]
         return Delivery(events, position, sum(map(len, lines)), after)
 
     def done(self, delivery: Delivery) -> None:
@@ -75,14 +73,6 @@ class Lines:
         if self._file is None:
             raise RuntimeError("start comes first")
         return self._file
-
-
-def _value(line: bytes) -> Any:
-    """The JSON value of a line, or its text where it is none: that is no event, and told so."""
-    try:
-        return from_json(line)
-    except ValueError:
-        return line.decode("utf-8", "replace").rstrip("\n")
 
 
 def _digest(line: bytes) -> str:

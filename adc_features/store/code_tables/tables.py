@@ -66,7 +66,7 @@ class CodeTables(Protocol):
 
 def table_name(project: str, live: LiveGeneration) -> str:
     """The table of a generation. It names project and codebook, so that codes of two projects, or
-    of two tokenizers, never meet in one table.
+    of two tokenizers, are never in one table.
     """
     name = f"{project}_{live.view}_{live.codebook_hash[:8]}"
     if len(name.encode()) <= _LONGEST:

@@ -33,7 +33,7 @@ def joined_by_feast(
 
     key, names = join_key(view), [field.name for field in view.features]
     pairs = frame.select([key, "event_timestamp"])
-    first, place = _distinct(pairs)
+    first, place = distinct_rows(pairs)
     asked = pairs.take(pa.array(first)).append_column(_ROW, pa.array(np.arange(len(first))))
     pieces = max(1, -(-len(asked) // rows_at_once))
     joined = []
@@ -53,16 +53,15 @@ def joined_by_feast(
     return features.select(names).take(pa.array(np.argsort(features[_ROW].to_numpy())[place]))
 
 
-def _distinct(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each distinct pair, and the place of every row's pair among them.
-
-    int64 [distinct], int64 [N].
+def distinct_rows(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+    """The first row of each distinct row, by the last column first, and every row's place among
+    them: int64 [distinct], int64 [N].
     """
-    key, time = (
-        pc.rank(pairs[name], tiebreaker="dense").to_numpy().astype(np.int64)
-        for name in pairs.column_names
-    )
-    _, first, place = np.unique(
-        key * (time.max(initial=0) + 1) + time, return_index=True, return_inverse=True
-    )
+    code = np.zeros(len(pairs), np.int64)
+    for name in reversed(pairs.column_names):  # the last counts most
+        ranks = pc.rank(pairs[name].combine_chunks(), tiebreaker="dense").to_numpy()
+        ranks = ranks.astype(np.int64) - 1
+        code = code * (int(ranks.max(initial=0)) + 1) + ranks
+        _, code = np.unique(code, return_inverse=True)
+    _, first, place = np.unique(code, return_index=True, return_inverse=True)
     return first, place

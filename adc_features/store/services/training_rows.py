@@ -32,6 +32,7 @@ from adc_features.store.casts import family
 from adc_features.store.column_names import refuse_doubled
 from adc_features.store.freshness import as_read, check_views
 from adc_features.store.history import reads_parquet_itself
+from adc_features.store.offline.other_stores import distinct_rows
 from adc_features.store.refresh import RefreshSchedule, stale_only
 from adc_features.store.registry import open_any_store
 from adc_features.store.repository import UNSAFE_OFFLINE_STORES, settings
@@ -305,7 +306,7 @@ def _by_feast(
     """Feature -> column, by Feast's own point-in-time join of one view."""
     names, columns = list(stored.features), list(stored.keys.values())
     keyed, place = _known(frame, columns)
-    first, pair = _distinct(keyed.select([*columns, _TIME]))
+    first, pair = distinct_rows(keyed.select([*columns, _TIME]))
     asked = keyed.select([*columns, _TIME]).take(pa.array(first))
     asked = asked.rename_columns([*stored.keys, _TIME])
     asked = asked.append_column(_ROW, pa.array(np.arange(len(asked))))
@@ -374,18 +375,6 @@ def _drops_the_unmatched(store: FeatureStore) -> bool:
     """Whether the store leaves rows out for which a view has only later or expired values."""
     offline: Any = store.config.offline_store
     return getattr(offline, "type", offline) in UNSAFE_OFFLINE_STORES
-
-
-def _distinct(pairs: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """The first row of each distinct (keys, time), by time, and every row's place among them."""
-    code = np.zeros(len(pairs), np.int64)
-    for name in reversed(pairs.column_names):  # time is last, so it counts most
-        ranks = pc.rank(pairs[name].combine_chunks(), tiebreaker="dense").to_numpy()
-        ranks = ranks.astype(np.int64) - 1
-        code = code * (int(ranks.max(initial=0)) + 1) + ranks
-        _, code = np.unique(code, return_inverse=True)
-    _, first, place = np.unique(code, return_index=True, return_inverse=True)
-    return first, place
 
 
 def _declared(column: pa.ChunkedArray, stored: StoredView, name: str) -> pa.ChunkedArray:
