@@ -148,10 +148,17 @@ def _shared(codes: Codes, row: int) -> np.ndarray:
 
 
 def _most(score: np.ndarray, many: int) -> np.ndarray:
-    """The places of the highest scores above 0, equal ones in their order: int64 [<= many]."""
-    least = np.partition(score, -many)[-many] if len(score) > many else score.min(initial=0)
-    places = np.flatnonzero(score >= max(least, 1))
-    return places[np.argsort(-score[places].astype(np.int64), kind="stable")][:many]
+    """The places of the highest scores above 0, equal ones in their order: int64 [<= many].
+
+    score: whole numbers, of few different values.
+    """
+    parts, left = [np.zeros(0, np.int64)], many
+    for value in range(int(score.max(initial=0)), 0, -1):
+        parts.append(np.flatnonzero(score == value)[:left])
+        left -= len(parts[-1])
+        if not left:
+            break
+    return np.concatenate(parts)
 
 
 def _sharing(index: Index, codes: Codes, row: int) -> list[dict[str, Any]]:

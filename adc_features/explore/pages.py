@@ -4,6 +4,7 @@ import shlex
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -98,8 +99,16 @@ def facts_of(explorer: Explorer, page: str, asked: Mapping[str, str]) -> dict[st
 
 def address(page: str, asked: Mapping[str, Any]) -> str:
     """Where the service has a page; parameters without a value are left out."""
-    given = urlencode({k: v for k, v in asked.items() if v not in (None, "")})
+    # hundreds of codes stand on a page, and the same ones on the next
+    return (_kept if page == "code" else _address)(page, *asked.items())
+
+
+def _address(page: str, *asked: tuple[str, Any]) -> str:
+    given = urlencode([(k, v) for k, v in asked if v not in (None, "")])
     return f"/{'' if page == 'find' else page}{'?' if given else ''}{given}"
+
+
+_kept = lru_cache(maxsize=1 << 14)(_address)
 
 
 def parsed(text: str) -> tuple[str, dict[str, str]]:
