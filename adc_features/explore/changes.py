@@ -79,7 +79,6 @@ class _Compared:
     side alone.
     """
 
-    size: int
     edges: np.ndarray
     both: np.ndarray
     changed: np.ndarray
@@ -99,32 +98,31 @@ def _compared(before: np.ndarray, after: np.ndarray, size: int) -> _Compared:
     length, items = before.shape
     edges = np.linspace(0, items, TENTHS + 1).astype(np.int64)
     both, changed = np.zeros((2, TENTHS, length), np.int64)
-    parts: list[list[list[np.ndarray]]] = [[[] for _ in range(length)] for _ in range(3)]
-    found = _Compared(size, edges, both, changed, np.zeros(items, bool), [], [], [])
-    for n, (start, end) in enumerate(pairwise(edges.tolist())):
-        moved = found.moved[start:end]
-        was, is_there = np.zeros((2, end - start), bool)
-        for p in range(length):
-            x, y = before[p, start:end], after[p, start:end]
+    found = _Compared(edges, both, changed, np.zeros(items, bool), [], [], [])
+    was, is_there = np.zeros((2, items), bool)
+    for p in range(length):
+        none = np.zeros(0, np.int32)
+        moves, left, came = [none], [none], [none]
+        for n, (start, end) in enumerate(pairwise(edges.tolist())):
+            part = slice(start, end)
+            x, y = before[p, part], after[p, part]
             has = x >= 0, y >= 0
             common, other = has[0] & has[1], x != y
             other &= common
             both[n, p], changed[n, p] = np.count_nonzero(common), np.count_nonzero(other)
-            moved |= other
-            was |= has[0]
-            is_there |= has[1]
+            found.moved[part] |= other
+            was[part] |= has[0]
+            is_there[part] |= has[1]
             rows = np.flatnonzero(other)
-            parts[0][p].append(x[rows].astype(np.int64) * size + y[rows])
-            for codes, mine, told in zip((x, y), has, parts[1:], strict=True):
+            moves.append(x[rows].astype(np.int32 if size < 1 << 15 else np.int64) * size + y[rows])
+            for codes, mine, told in ((x, has[0], left), (y, has[1], came)):
                 if np.count_nonzero(mine) != both[n, p]:
-                    told[p].append(codes[mine & ~common])
-        found.in_both += int(np.count_nonzero(was & is_there))
-        found.appeared += int(np.count_nonzero(is_there & ~was))
-        found.disappeared += int(np.count_nonzero(was & ~is_there))
-    none = np.zeros(0, np.int64)
-    found.moves, found.left, found.came = (
-        [np.concatenate([none, *one]) for one in each] for each in parts
-    )
+                    told.append(codes[mine & ~common])
+        for told, each in ((found.moves, moves), (found.left, left), (found.came, came)):
+            told.append(np.concatenate(each))
+    found.in_both = int(np.count_nonzero(was & is_there))
+    found.appeared = int(np.count_nonzero(is_there & ~was))
+    found.disappeared = int(np.count_nonzero(was & ~is_there))
     return found
 
 

@@ -12,7 +12,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from adc_features.errors import InputError, RequestError
 from adc_features.explore.changes import changes
 from adc_features.explore.code_pages import code, codes
-from adc_features.explore.decision import Deciding, decision
+from adc_features.explore.deciding import Deciding
+from adc_features.explore.decision import decision
 from adc_features.explore.find import find, item
 from adc_features.explore.health import Health
 from adc_features.explore.index import Index
@@ -64,12 +65,18 @@ def _of_index(
 
 
 def _ranked(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The command that ranks the same; none for a logged request, or before one was asked."""
+    """The commands that rank the same; none for a logged request, before one was asked, and for
+    rankers that `adc rank` does not take because they are not promoted.
+    """
     if not facts["sides"] or facts["request"]:
         return []
     fields = [word for field in facts["fields"] for word in ("--field", field)]
     now = ("--now", facts["now"].isoformat())
-    return [("rank", "--explain", *now, *fields, "--", facts["user"], *facts["items"])]
+    return [
+        ("rank", *side["by"], "--explain", *now, *fields, "--", facts["user"], *facts["items"])
+        for side in facts["sides"]
+        if side["by"] is not None
+    ]
 
 
 PAGES: dict[str, Page] = {
@@ -147,6 +154,4 @@ def commands_of(explorer: Explorer, page: str, asked: Mapping[str, Any], facts: 
     ]
     if page == "health":
         own = [shlex.join(["adc", "doctor", str(place.run or place.repo)])]
-    if page == "decision" and place.option == "--promotion":
-        own = []  # `adc rank` takes a run or a repository
     return [*own, f"{place.command('explore')} {show}"]
