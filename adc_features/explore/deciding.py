@@ -15,9 +15,9 @@ from adc_features.explore.place import Place
 from adc_features.serving.promotion import (
     PROMOTION,
     Promotion,
-    trained_pair,
     read_promotion,
     served_recipes,
+    trained_pair,
 )
 from adc_features.serving.workspace import Workspace, promoted_names, trained_names
 

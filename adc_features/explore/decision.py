@@ -161,7 +161,7 @@ def _explained(
         asked = RankRequest.model_validate({**alone, "explain": True})
         told = opened.bundle.rank(asked, now=now).facts["explained"]
     except RequestError as error:  # a ranker of the former format
-        none: dict[str, Any] = dict.fromkeys(("groups", "inputs", "history", "read"), [])
+        none: dict[str, Any] = {key: [] for key in ("groups", "inputs", "history", "read")}
         return {"of": row["item"], **none, "why": str(error)}
     user = request["user"]
     keys = {**(user if isinstance(user, dict) else {opened.user[0]: user}), **item}

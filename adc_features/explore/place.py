@@ -20,7 +20,6 @@ from adc_features.store.repository import (
     statistics_path,
 )
 
-
 FEATURE_REPO = "feature_repo"
 """The Feast repository of a run, in its directory."""
 

@@ -11,9 +11,9 @@ from serving_world import NOW
 from store_world import day
 
 from adc_features.errors import InputError, RequestError
+from adc_features.explore.building import ensure_index
 from adc_features.explore.deciding import Deciding
 from adc_features.explore.decision import decision
-from adc_features.explore.building import ensure_index
 from adc_features.explore.export import export_site
 from adc_features.explore.index import Index
 from adc_features.explore.pages import Explorer, commands_of, facts_of
@@ -179,5 +179,6 @@ def test_two_generations_are_asked_why_of_the_same_candidate(shop, tmp_path):
     codes = index.codes("g1").timeline.snapshots
     assert times["item_sid_g1"] == max(s.servable_at for s in codes if s.servable_at <= NOW)
     assert times["item_profile"] is not None
-    assert first["history"] and first["history"] != second["history"]
+    assert first["history"]
+    assert first["history"] != second["history"]
     index.close()
