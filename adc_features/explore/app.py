@@ -111,7 +111,7 @@ def application(
 def _answering(explorer: Explorer, to: Addresses) -> Callable[[Request], Response]:
     """What answers an allowed request, on a thread; pictures of what lasts are kept."""
 
-    def drawn(page: str, query: tuple[tuple[str, str], ...], name: str) -> str:
+    def drawn(page: str, query: tuple[tuple[str, str], ...], name: str, state: Any) -> str:
         return chart_svg(page, facts_of(explorer, page, dict(query)), name)
 
     kept = lru_cache(maxsize=512)(drawn)
@@ -125,7 +125,7 @@ def _answering(explorer: Explorer, to: Addresses) -> Callable[[Request], Respons
             if of not in PAGES:
                 raise HTTPException(404)
             draw = kept if PAGES[of].lasting else drawn
-            svg = draw(of, tuple(sorted(asked.items())), name)
+            svg = draw(of, tuple(sorted(asked.items())), name, explorer.index.state())
             return _answer(svg, "image/svg+xml", policy=SVG_POLICY)
         facts = facts_of(explorer, page, asked)
         if form == "json":

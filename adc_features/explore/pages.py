@@ -43,7 +43,7 @@ class Explorer:
 class Page:
     """A page. title: of its facts; menu: its words there, or None. commands: the library's own
     commands on what it shows, as (name, *arguments). lasting: its facts follow from the index and
-    the address alone, so that what is made of them may be kept.
+    its state and the address alone, so that what is made of them may be kept.
     """
 
     facts: Callable[["Explorer", Mapping[str, str]], dict[str, Any]]
