@@ -90,6 +90,9 @@ def application(
         content, kind = files[request.url.path.strip("/")]
         return _answer(content, kind)
 
+    async def no_icon(request: Request) -> Response:
+        return Response(status_code=204)  # a browser asks for one beside JSON and pictures
+
     async def no_such_page(request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)
         if not _may(request, token):
@@ -100,6 +103,7 @@ def application(
 
     routes = [Route(f"/{'' if name == 'find' else name}", endpoint) for name in (*PAGES, "chart")]
     routes += [Route(f"/{name}", asset) for name in files]
+    routes.append(Route("/favicon.ico", no_icon))
     guard = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]
     return Starlette(
         routes=routes,
