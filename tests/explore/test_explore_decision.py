@@ -3,6 +3,8 @@
 import json
 import re
 import shutil
+from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from serving_world import NOW
 from store_world import day
 
 from adc_features.errors import InputError, RequestError
+from adc_features.explore import health
 from adc_features.explore.building import ensure_index
 from adc_features.explore.deciding import Deciding
 from adc_features.explore.decision import decision
@@ -19,6 +22,7 @@ from adc_features.explore.index import Index
 from adc_features.explore.pages import Explorer, commands_of, facts_of
 from adc_features.explore.place import Place, place_of
 from adc_features.serving import open_bundle
+from adc_features.serving.promoted import promote_on_record
 from adc_features.serving.promotion import PROMOTION, promote
 from adc_features.serving.workspace import Workspace
 
@@ -148,6 +152,20 @@ def test_a_logged_request_is_ranked_again_as_of_its_own_time(own, explorer):
         assert row["score"] == pytest.approx(facts["logged"]["scores"][row["item"]], abs=1e-6)
     with pytest.raises(RequestError, match="no request 'nobody'"):
         decision(explorer.index, deciding, {"request": "nobody"})
+
+
+@pytest.mark.slow
+def test_promotions_of_a_repository_are_those_on_record(own):
+    """Each ranker's, the oldest first; the last one serves, and the others are retired."""
+    feed, _ = own
+    place, pair = Workspace(feed.repo, "small"), feed.bundle.promotion
+    later = replace(pair, promoted_at=END + timedelta(days=1))
+    promote_on_record(place, later, why="named")
+    told = health._promotions(Place("--repo", str(feed.repo), feed.repo))
+    assert [(one["name"], one["promoted_at"], one["state"]) for one in told] == [
+        ("small", pair.promoted_at, "retired"),
+        ("small", later.promoted_at, "serving"),
+    ]
 
 
 @pytest.mark.slow

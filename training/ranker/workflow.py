@@ -24,6 +24,7 @@ from adc_features.errors import InputError
 from adc_features.inputs.declaration import Ranker
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
+from adc_features.serving.promoted import promote_on_record
 from adc_features.serving.promotion import Promotion, trained_pair
 from adc_features.serving.workspace import Workspace, evaluation_path
 from training.evaluation.choice import Candidate, Choice, chosen
@@ -39,7 +40,6 @@ from training.ranker.joined import JoinedRows, declared_inputs, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
 from training.ranker.models import check_settings
-from training.ranker.promoted import promote_on_record
 from training.ranker.results import RankerEvaluation
 from training.ranker.splits import LabelWindow, Splits, split_labels
 
