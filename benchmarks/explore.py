@@ -5,9 +5,12 @@ document.
     python benchmarks/explore.py --items 20000 --snapshots 3       # a smaller catalogue
 
 The catalogue is generated: each snapshot after the first changes the codes of one item in twenty.
-The service is a process of its own on one core, asked over one connection. `peak_rss_bytes` is its
-anonymous memory; mapped files are apart, in `mapped_bytes`. CPU time is the service's, wall time
-that of its client: on a machine that others use they differ.
+A ranker of codes and statistics is trained on a few thousand events and promoted; everything is
+materialized. The service is a process of its own on one core, asked over one connection:
+`find_while_loading` from its first answer on, beside Feast that is loaded and the health that is
+looked at, the other pages after that. `peak_rss_bytes` is its anonymous memory; mapped files are
+apart, in `mapped_bytes`. CPU time is the service's, wall time that of its client: on a machine that
+others use they differ.
 """
 
 import argparse
@@ -25,37 +28,48 @@ from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from _measure import write_report
 
 from adc_features import store
+from adc_features.artifact import MANIFEST, file_hash
 from adc_features.codes.generation import Generation
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import SidSpec
+from adc_features.data.statistics import item_profile, user_activity
 from adc_features.explore.building import ensure_index
 from adc_features.explore.place import place_of
+from adc_features.loader.frame import label_table, training_frame
 from adc_features.parquet_files import write_table
+from adc_features.ranking.recipes import Sources
+from adc_features.serving.promotion import PROMOTION, Promotion, promote
+from training.fit import train
 
 SPEC = SidSpec(content={"text": 3, "image": 3}, shared=1, behavior=3, codebook_size=300)
 START = datetime(2024, 1, 1, tzinfo=UTC)
 WORDS = 20_000
 CHANGED = 20
 """One item in so many has other codes in each later snapshot."""
+CODEBOOK = "11" * 32
+DAY = timedelta(days=1)
+USERS, EVENTS, CANDIDATES = 200, 4_000, 20
 ASKED = 60
 """Requests of each page; the first three warm it up and are not counted."""
 
 
-def made_catalogue(folder: Path, items: int, snapshots: int) -> tuple[Path, Path]:
-    """The repository and its table of titles."""
+def made_catalogue(folder: Path, items: int, snapshots: int) -> None:
+    """The repository, its table of titles and a promoted ranker."""
     rng = np.random.default_rng(0)
     repo, ids = folder / "repo", np.array([f"item-{n:07d}" for n in range(items)])
     store.create_repository(repo, project="large")
-    generation = Generation("g1", "generated", SPEC, {}, {}, {}, START, "11" * 32)
+    generation = Generation("g1", "generated", SPEC, {}, {}, {}, START, CODEBOOK)
     every = np.arange(items)
     for n in range(snapshots):
         rows = every if n == 0 else np.flatnonzero(every % CHANGED == n % CHANGED)
         at = START + timedelta(days=30 * n)
-        table = _codes(rng, ids[rows], at)
-        store.publish(repo, generation, [table], servable_at=[at], computed_at=at)
+        codes = _codes(rng, ids[rows], at)
+        store.publish(repo, generation, [codes], servable_at=[at], computed_at=at)
+    brands = [f"brand {n % 500}" for n in range(items)]
     counts = np.floor(items / (1 + rng.permutation(items))).astype(np.int64) + 1
     time_ = pa.array([START] * items, pa.timestamp("us", "UTC"))
     last = int((START - timedelta(days=1)).timestamp() * 1_000_000)
@@ -66,21 +80,65 @@ def made_catalogue(folder: Path, items: int, snapshots: int) -> tuple[Path, Path
         "item_label_sum": (counts * rng.random(items)).astype(np.float32),
         "item_last_time": np.full(items, last),
     }
-    activity = {"user_id": ["u"], "event_timestamp": time_[:1], "user_last_time": [last]}
+    log = _events(rng, ids)
+    seen = pa.table({"item_id": ids, "brand": brands}).take(pc.unique(log["row"]))
+    log = log.drop_columns("row")
+    later = item_profile(log, seen, resolution=DAY, refresh_at=[START + DAY, START + 15 * DAY])
     store.publish_statistics(
         repo,
-        item_profile=pa.table(profile),
-        user_activity=pa.table(activity),
-        resolution=timedelta(days=1),
+        item_profile=_filled(pa.table(profile), later),
+        user_activity=user_activity(log, seen, resolution=DAY),
+        resolution=DAY,
     )
     words = np.array([f"word{n}" for n in range(WORDS)])
     # a few words are in many titles, as in a real catalogue
     chosen = np.minimum(rng.zipf(1.3, (items, 4)), WORDS) - 1
     titles = [" ".join(words[row]) for row in chosen]
     table = folder / "items.parquet"
-    brands = [f"brand {n % 500}" for n in range(items)]
+    _promoted(folder, repo, log)
     write_table(pa.table({"item_id": ids, "title": titles, "brand": brands}), table)
-    return repo, table
+
+
+def _filled(first: pa.Table, later: pa.Table) -> pa.Table:
+    """Both, one after the other; whole numbers that the first lacks are 0 there."""
+    both = pa.concat_tables([first, later], promote_options="permissive")
+    for n, field in enumerate(both.schema):
+        if pa.types.is_integer(field.type):
+            both = both.set_column(n, field, pc.fill_null(both[field.name], 0))
+    return both
+
+
+def _events(rng: np.random.Generator, ids: np.ndarray) -> pa.Table:
+    """Events of a few users after the first snapshot, half of them positive; `row`: of the item."""
+    users, items = rng.integers(0, USERS, EVENTS), rng.integers(0, len(ids), EVENTS)
+    days = np.sort(rng.integers(1, 28, EVENTS))
+    return pa.table(
+        {
+            "user_id": [f"user-{n}" for n in users],
+            "row": items,
+            "item_id": ids[items],
+            "time": pa.array([START + int(n) * DAY for n in days], pa.timestamp("us", "UTC")),
+            "label": rng.integers(0, 2, EVENTS).astype(np.float32),
+        }
+    )
+
+
+def _promoted(folder: Path, repo: Path, log: pa.Table) -> None:
+    """Materialize, train a ranker on the events, and promote it."""
+    store.apply(repo)
+    store.materialize(repo, now=datetime.now(UTC))
+    labels = label_table(log)
+    joined = store.training_features(repo, labels, service=store.service_name("g1"))
+    frame = training_frame(
+        joined, labels, generation="g1", codebook_size=SPEC.codebook_size, resolution=DAY
+    )
+    sources = Sources(sids=store.published_timeline(repo, "g1"))
+    trained = train(frame, "codes_weights", sources=sources, seeds=(0,))
+    ranker = folder / "ranker"
+    trained.save(ranker)
+    manifest = file_hash(ranker / MANIFEST)
+    pair = Promotion(ranker, manifest, repo, "g1", CODEBOOK, datetime.now(UTC))
+    promote(folder / PROMOTION, pair)
 
 
 def _codes(rng: np.random.Generator, ids: np.ndarray, at: datetime) -> SidTable:
@@ -111,8 +169,14 @@ def addresses(items: int, snapshots: int) -> dict[str, list[str]]:
     numbers = rng.choice(items, ASKED, replace=False)
     codes = rng.permutation(200 * SPEC.length)[:ASKED]
     pairs = [(a, b) for a in range(snapshots) for b in range(snapshots) if a != b]
+    ranked = [
+        "%0A".join(f"item-{n:07d}" for n in rng.choice(items, CANDIDATES)) for _ in range(ASKED)
+    ]
+    found = [f"/?q={quote(f'word{n % 400} brand')}" for n in range(ASKED)]
     return {
-        "find": [f"/?q={quote(f'word{n % 400} brand')}" for n in range(ASKED)],
+        "find_while_loading": found,
+        "health": ["/health?wait=1", *["/health"] * (ASKED - 1)],
+        "find": found,
         "find_popular_word": [f"/?q=word&from={30 * n}" for n in range(ASKED)],
         "item": [f"/item?id=item-{n:07d}" for n in numbers],
         "code": [f"/code?position={c % SPEC.length}&code={c // SPEC.length}" for c in codes],
@@ -121,13 +185,17 @@ def addresses(items: int, snapshots: int) -> dict[str, list[str]]:
             f"/changes?before=g1@{a}&after=g1@{b}"
             for a, b in (pairs[n % len(pairs)] for n in range(ASKED))
         ],
+        "decision": [
+            f"/decision?user=user-{n % USERS}&items={one}" for n, one in enumerate(ranked)
+        ],
     }
 
 
-def measured_service(repo: Path, table: Path, items: int, snapshots: int) -> dict[str, Any]:
+def measured_service(place: Path, items: int, snapshots: int) -> dict[str, Any]:
     """Start it, ask it, and end it."""
     command = [sys.executable, "-c", "from adc_features.cli.main import main; main()"]
-    command += ["explore", "--repo", str(repo), "--items", str(table), "--port", "0"]
+    command += ["explore", "--promotion", str(place / PROMOTION), "--port", "0"]
+    command += ["--items", str(place / "items.parquet")]
     began = time.perf_counter()
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as service:
         assert service.stdout is not None
@@ -195,13 +263,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         place = asked.keep or Path(folder)
         place.mkdir(parents=True, exist_ok=True)
-        repo, table = place / "repo", place / "items.parquet"
-        if not table.is_file():
-            repo, table = made_catalogue(place, asked.items, asked.snapshots)
+        if not (place / "items.parquet").is_file():
+            made_catalogue(place, asked.items, asked.snapshots)
         began = time.process_time()
-        ensure_index(place_of(repo=repo, items=table))
+        explored = place_of(promotion=place / PROMOTION, items=place / "items.parquet")
+        ensure_index(explored)
         build = time.process_time() - began
-        found = measured_service(repo, table, asked.items, asked.snapshots)
+        found = measured_service(place, asked.items, asked.snapshots)
     facts = {"items": asked.items, "snapshots": asked.snapshots, "build_cpu_s": build, **found}
     write_report(asked.json, systems={}, ratios={}, **facts)
 

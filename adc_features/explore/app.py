@@ -90,6 +90,9 @@ def application(
         content, kind = files[request.url.path.strip("/")]
         return _answer(content, kind)
 
+    async def no_icon(request: Request) -> Response:
+        return Response(status_code=204)  # a browser asks for one beside JSON and pictures
+
     async def no_such_page(request: Request, error: Exception) -> Response:
         status = getattr(error, "status_code", 404)
         if not _may(request, token):
@@ -100,6 +103,7 @@ def application(
 
     routes = [Route(f"/{'' if name == 'find' else name}", endpoint) for name in (*PAGES, "chart")]
     routes += [Route(f"/{name}", asset) for name in files]
+    routes.append(Route("/favicon.ico", no_icon))
     guard = [Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False)]
     return Starlette(
         routes=routes,
@@ -111,7 +115,7 @@ def application(
 def _answering(explorer: Explorer, to: Addresses) -> Callable[[Request], Response]:
     """What answers an allowed request, on a thread; pictures of what lasts are kept."""
 
-    def drawn(page: str, query: tuple[tuple[str, str], ...], name: str) -> str:
+    def drawn(page: str, query: tuple[tuple[str, str], ...], name: str, state: Any) -> str:
         return chart_svg(page, facts_of(explorer, page, dict(query)), name)
 
     kept = lru_cache(maxsize=512)(drawn)
@@ -125,7 +129,7 @@ def _answering(explorer: Explorer, to: Addresses) -> Callable[[Request], Respons
             if of not in PAGES:
                 raise HTTPException(404)
             draw = kept if PAGES[of].lasting else drawn
-            svg = draw(of, tuple(sorted(asked.items())), name)
+            svg = draw(of, tuple(sorted(asked.items())), name, explorer.index.state())
             return _answer(svg, "image/svg+xml", policy=SVG_POLICY)
         facts = facts_of(explorer, page, asked)
         if form == "json":

@@ -5,6 +5,7 @@ Legend: N items in the index's order (the most popular first), L positions, K co
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -21,6 +22,8 @@ RENAMED = 0.5
 whose items came from it.
 """
 SHOWN = 12
+DENSE = 1 << 22
+"""Pairs of codes up to which changes are counted in one array."""
 
 
 def changes(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
@@ -32,55 +35,95 @@ def changes(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
     chosen = [asked.get(n) or p for n, p in zip(("before", "after"), _default(index), strict=True)]
     (old, a), (new, b) = (_chosen(index, places, one) for one in chosen)
     length, start = min(old.length, new.length), offset_of(asked)
-    before, after = old.codes[a], new.codes[b]
-    items = before.shape[1]
-    moved = np.zeros(items, bool)
-    there = np.zeros((2, items), bool)
-    positions, tenths = [], np.zeros((2, TENTHS), np.int64)
-    edges = np.linspace(0, items, TENTHS + 1).astype(np.int64)
+    before, after = (np.asarray(c.codes[n][:length]) for c, n in ((old, a), (new, b)))
+    found = _compared(before, after, new.codebook_size)
+    positions = []
     for p in range(length):
-        x, y = np.asarray(before[p]), np.asarray(after[p])
-        has = x >= 0, y >= 0
-        both = has[0] & has[1]
-        changed = both & (x != y)
-        moved |= changed
-        there[0] |= has[0]
-        there[1] |= has[1]
-        counts = np.array(
-            [[np.count_nonzero(c[i:j]) for i, j in pairwise(edges)] for c in (changed, both)]
-        )
-        tenths += counts
-        in_both, in_changed = counts.sum(axis=1)[::-1].tolist()
-        had, gets = (
-            _counts(codes.use[n, p, :, 0], z, one, both)
-            for codes, n, z, one in ((old, a, x, has[0]), (new, b, y, has[1]))
-        )
+        both, changed = found.both[:, p].sum(), found.changed[:, p].sum()
+        of = (old.use[a, p, :, 0], found.left[p]), (new.use[b, p, :, 0], found.came[p])
         positions.append(
             {
                 "position": p,
                 "before": old.position_name(p),
                 "after": new.position_name(p),
-                "both": in_both,
-                "changed": _share(in_changed, in_both),
-                "renamed": _renamed(x[changed], y[changed], had, gets),
+                "both": int(both),
+                "changed": _share(changed, both),
+                "renamed": _renamed(found.moves[p], *(_less(every, one) for every, one in of)),
             }
         )
-    changed_rows = np.flatnonzero(moved)
+    changed_rows = np.flatnonzero(found.moved)
     return {
         "places": places,
         "before": _said(old, a),
         "after": _said(new, b),
-        "both": int((there[0] & there[1]).sum()),
-        "appeared": int((there[1] & ~there[0]).sum()),
-        "disappeared": int((there[0] & ~there[1]).sum()),
+        "both": found.in_both,
+        "appeared": found.appeared,
+        "disappeared": found.disappeared,
         "changed_items": len(changed_rows),
-        "changed": _share(tenths[0].sum(), tenths[1].sum()),
+        "changed": _share(found.changed.sum(), found.both.sum()),
         "by_position": positions,
-        "by_popularity": _by_popularity(index, edges, tenths),
-        "examples": _examples(index, before, after, changed_rows[start : start + PAGE], length),
+        "by_popularity": _by_popularity(index, found),
+        "examples": _examples(index, before, after, changed_rows[start : start + PAGE]),
         "from": start,
         "next": start + PAGE if start + PAGE < len(changed_rows) else None,
     }
+
+
+@dataclass
+class _Compared:
+    """What two snapshots have in common.
+
+    edges: int [TENTHS + 1], where each tenth of the items begins. both, changed: int64 [TENTHS, L],
+    items with a code in both, and with another one. moved: bool [N]. moves: of each position
+    `before * size + after` of every change. left, came: codes of the items that have one on that
+    side alone.
+    """
+
+    edges: np.ndarray
+    both: np.ndarray
+    changed: np.ndarray
+    moved: np.ndarray
+    moves: list[np.ndarray]
+    left: list[np.ndarray]
+    came: list[np.ndarray]
+    in_both: int = 0
+    appeared: int = 0
+    disappeared: int = 0
+
+
+def _compared(before: np.ndarray, after: np.ndarray, size: int) -> _Compared:
+    """Compare codes [L, N] of two snapshots, a tenth of the items at a time: what is looked at
+    stays in the processor's cache. size: codes of a position after.
+    """
+    length, items = before.shape
+    edges = np.linspace(0, items, TENTHS + 1).astype(np.int64)
+    both, changed = np.zeros((2, TENTHS, length), np.int64)
+    found = _Compared(edges, both, changed, np.zeros(items, bool), [], [], [])
+    was, is_there = np.zeros((2, items), bool)
+    for p in range(length):
+        none = np.zeros(0, np.int32)
+        moves, left, came = [none], [none], [none]
+        for n, (start, end) in enumerate(pairwise(edges.tolist())):
+            part = slice(start, end)
+            x, y = before[p, part], after[p, part]
+            has = x >= 0, y >= 0
+            common, other = has[0] & has[1], x != y
+            other &= common
+            both[n, p], changed[n, p] = np.count_nonzero(common), np.count_nonzero(other)
+            found.moved[part] |= other
+            was[part] |= has[0]
+            is_there[part] |= has[1]
+            rows = np.flatnonzero(other)
+            moves.append(x[rows].astype(np.int32 if size < 1 << 15 else np.int64) * size + y[rows])
+            for codes, mine, told in ((x, has[0], left), (y, has[1], came)):
+                if np.count_nonzero(mine) != both[n, p]:
+                    told.append(codes[mine & ~common])
+        for told, each in ((found.moves, moves), (found.left, left), (found.came, came)):
+            told.append(np.concatenate(each))
+    found.in_both = int(np.count_nonzero(was & is_there))
+    found.appeared = int(np.count_nonzero(is_there & ~was))
+    found.disappeared = int(np.count_nonzero(was & ~is_there))
+    return found
 
 
 def _default(index: Index) -> tuple[str, str]:
@@ -113,62 +156,61 @@ def _share(part: Any, of: Any) -> float | None:
     return float(part) / float(of) if of else None
 
 
-def _counts(
-    every: np.ndarray, codes: np.ndarray, known: np.ndarray, both: np.ndarray
-) -> np.ndarray:
-    """Items of each code that are in both snapshots, [K]; every: those of one snapshot."""
-    if np.count_nonzero(known) == np.count_nonzero(both):
-        return every
-    return every - np.bincount(codes[known & ~both], minlength=len(every))
+def _less(every: np.ndarray, codes: np.ndarray) -> np.ndarray:
+    """Items of each code, [K], without those of some codes."""
+    return every - np.bincount(codes, minlength=len(every)) if len(codes) else every
 
 
-def _renamed(
-    before: np.ndarray, after: np.ndarray, had: np.ndarray, gets: np.ndarray
-) -> list[dict[str, Any]]:
+def _renamed(moves: np.ndarray, had: np.ndarray, gets: np.ndarray) -> list[dict[str, Any]]:
     """Codes whose items went to another one together, the largest first.
 
-    before, after: codes of the items that changed. had, gets: items of each code before and after,
-    of those that are in both.
+    moves: `before * K + after` of each item that changed. had, gets: items of each code before and
+    after, of those that are in both.
     """
-    key = before.astype(np.int64) * len(gets) + after
-    table = np.bincount(key, minlength=len(had) * len(gets)).reshape(len(had), len(gets))
-    to, code = table.argmax(axis=1), np.arange(len(had))
-    went = table[code, to]
-    is_renamed = (went > RENAMED * had) & (2 * went > gets[to])
-    rows = code[is_renamed][np.argsort(-went[is_renamed], kind="stable")]
+    size = len(gets)
+    if len(had) * size <= DENSE:
+        table = np.bincount(moves, minlength=len(had) * size).reshape(len(had), size)
+        code = np.flatnonzero(table.max(axis=1) > RENAMED * had)
+        to = table[code].argmax(axis=1)
+        went = table[code, to]
+    else:
+        pairs, went = np.unique(moves, return_counts=True)
+        code, to = np.divmod(pairs, size)
+    is_renamed = np.flatnonzero((went > RENAMED * had[code]) & (2 * went > gets[to]))
+    rows = is_renamed[np.argsort(-went[is_renamed], kind="stable")][:SHOWN]
     return [
         {
-            "before": int(c),
-            "after": int(to[c]),
-            "items": int(went[c]),
-            "share": float(went[c] / had[c]),
+            "before": int(code[n]),
+            "after": int(to[n]),
+            "items": int(went[n]),
+            "share": float(went[n] / had[code[n]]),
         }
-        for c in rows[:SHOWN]
+        for n in rows
     ]
 
 
-def _by_popularity(index: Index, edges: np.ndarray, tenths: np.ndarray) -> list[dict[str, Any]]:
+def _by_popularity(index: Index, found: _Compared) -> list[dict[str, Any]]:
     """By tenths of the items, the rarest first."""
     told = []
     for n in reversed(range(TENTHS)):
-        part = index.events[-1, edges[n] : edges[n + 1]]
+        part = index.events[-1, found.edges[n] : found.edges[n + 1]]
         if not len(part):
             continue
         told.append(
             {
                 "items": len(part),
                 "mean_events": float(part.mean()) if index.has_events else None,
-                "changed": _share(tenths[0, n], tenths[1, n]),
+                "changed": _share(found.changed[n].sum(), found.both[n].sum()),
             }
         )
     return told
 
 
 def _examples(
-    index: Index, before: np.ndarray, after: np.ndarray, rows: np.ndarray, length: int
+    index: Index, before: np.ndarray, after: np.ndarray, rows: np.ndarray
 ) -> list[dict[str, Any]]:
     """Items that changed, the most popular first, with their codes before and after."""
-    x, y = (np.asarray(codes[:length, rows]).T.tolist() for codes in (before, after))
+    x, y = (codes[:, rows].T.tolist() for codes in (before, after))
     return [
         {**one._asdict(), "before": old, "after": new}
         for one, old, new in zip(index.named(rows), x, y, strict=True)

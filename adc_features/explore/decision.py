@@ -5,106 +5,24 @@ a served log. Writes: facts of the page `decision`.
 Everything is what the service answers: `adc rank --explain` says the same.
 """
 
-import logging
-import threading
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import MANIFEST
 from adc_features.clock import parse_utc
-from adc_features.errors import AdcError, InputError, RequestError
+from adc_features.errors import RequestError
+from adc_features.explore.deciding import Deciding, Opened
 from adc_features.explore.index import Index
-from adc_features.explore.place import Place
-from adc_features.serving.in_words import id_asked, keyed_request
-from adc_features.serving.promotion import PROMOTION, Promotion, read_promotion, served_recipes
-from adc_features.serving.workspace import Workspace, promoted_names
+from adc_features.explore.logged import logged_request
+from adc_features.serving.in_words import id_asked, keyed_request, keys_in_words
 from adc_features.store.refresh_log import real_refreshes
 
-log = logging.getLogger(__name__)
-PROMOTED = "promoted"
 MOST_ITEMS = 200
 RECENT = 12
 """Items of the user's history that are shown, the newest."""
-
-
-class Deciding:
-    """The rankers of a place, each opened when it is first asked; threads may share it.
-
-    served_log : Path or None
-        What `adc serve --log` keeps, by which a request is found by its id.
-    """
-
-    def __init__(self, place: Place, served_log: Path | None = None) -> None:
-        self.place, self.served_log = place, served_log
-        self._opened: dict[str, tuple[Promotion, Any]] = {}
-        self._lock = threading.Lock()
-
-    def names(self) -> list[str]:
-        """What can decide: the promoted ranker first, then those that the run trained."""
-        place = self.place
-        if place.promotion is not None:
-            return [PROMOTED]
-        if place.run is None:
-            return promoted_names(place.repo)
-        run = place.run
-        trained = [r for r in served_recipes() if (run / f"ranker_{r}" / MANIFEST).is_file()]
-        trained.sort(key=lambda name: name != "codes_weights")  # what serves before a promotion
-        return [PROMOTED] * (run / PROMOTION).is_file() + trained
-
-    def pair(self, name: str) -> Promotion:
-        """The ranker and the codes that a name stands for."""
-        from adc_features.pipeline.pairs import promotion_of
-        from adc_features.pipeline.run import Run
-
-        place = self.place
-        if place.promotion is not None:
-            return read_promotion(place.promotion)
-        if place.run is None:
-            return read_promotion(Workspace(place.repo, name).promotion)
-        if name == PROMOTED:
-            return read_promotion(place.run / PROMOTION)
-        return promotion_of(Run.open(place.run), recipe=name, promoted_at=datetime.now(UTC))
-
-    def bundle(self, name: str) -> Any:
-        """An opened ranker; opened again when another one was promoted under its name."""
-        from adc_features.serving.opening import open_bundle
-
-        if name not in (names := self.names()):
-            raise RequestError(
-                f"ranker is {name[:60]!r}; expected one of {', '.join(names) or 'none: train one'}"
-            )
-        with self._lock:
-            pair, opened = self._opened.get(name, (None, None))
-            if pair is None or (name in (PROMOTED, *promoted_names(self.place.repo))):
-                now = self.pair(name)
-                if pair is None or (now.ranker_hash, now.generation) != (
-                    pair.ranker_hash,
-                    pair.generation,
-                ):
-                    pair, opened = now, open_bundle(now)
-                    self._opened[name] = pair, opened
-        return opened
-
-    def warm(self) -> None:
-        """Open what the page asks first, and Feast with it, beside the pages that need neither."""
-        try:
-            if names := self.names():
-                self.bundle(names[0])
-        except AdcError as error:
-            log.warning("stage=explore decision=none reason=%s", error)
-
-    def now(self) -> datetime:
-        """As of when features age: the end of a run's data, else the clock."""
-        if self.place.run is None:
-            return datetime.now(UTC)
-        from adc_features.pipeline.context import serving_time
-        from adc_features.pipeline.run import Run
-
-        return serving_time(Run.open(self.place.run))
 
 
 def decision(index: Index, deciding: Deciding, asked: Mapping[str, str]) -> dict[str, Any]:
@@ -123,17 +41,20 @@ def decision(index: Index, deciding: Deciding, asked: Mapping[str, str]) -> dict
         "has_log": deciding.served_log is not None,
         "sides": [],
     }
-    logged = _logged(deciding.served_log, facts["request"]) if facts["request"] else None
+    logged = logged_request(deciding.served_log, facts["request"]) if facts["request"] else None
     if logged is None and not (facts["user"] and facts["items"] and names):
         return {**facts, "now": asked.get("now") or None}
     if len(facts["items"]) > MOST_ITEMS:
         raise RequestError(f"{len(facts['items'])} candidates; explore at most {MOST_ITEMS}")
     now = parse_utc(asked["now"], name="now") if asked.get("now") else deciding.now()
     now = logged["now"] if logged else now
+    of = asked.get("of")
     for name in dict.fromkeys(n for n in (facts["ranker"], facts["beside"]) if n):
-        request = logged["asked"] if logged else None
-        side = _side(index, deciding.bundle(name), facts, request, now=now, of=asked.get("of"))
-        facts["sides"].append({"ranker": name, **side})
+        opened = deciding.opened(name)
+        request = _as_logged(opened, logged["asked"]) if logged else _request(opened, facts)
+        side = _side(index, opened, request, now=now, of=of)
+        of = side["of"]  # two rankers are asked why of one candidate
+        facts["sides"].append({"ranker": name, "by": deciding.by(name), **side})
     return {
         **facts,
         "now": now,
@@ -143,22 +64,14 @@ def decision(index: Index, deciding: Deciding, asked: Mapping[str, str]) -> dict
 
 
 def _side(
-    index: Index,
-    bundle: Any,
-    facts: Mapping[str, Any],
-    request: dict[str, Any] | None,
-    *,
-    now: datetime,
-    of: str | None,
+    index: Index, opened: Opened, request: dict[str, Any], *, now: datetime, of: str | None
 ) -> dict[str, Any]:
     """What one ranker says."""
     from adc_features.serving.protocol import RankRequest
 
-    if request is None:
-        request = _request(bundle, facts["user"], facts["items"], facts["fields"])
+    bundle, keys = opened.bundle, opened.item
     ranked = bundle.rank(RankRequest.model_validate(request), now=now)
     score = np.asarray(ranked.score, np.float64)
-    keys = _item_keys(bundle)
     columns = {key: list(ranked.columns[key]) for key in keys}
     tasks = [column for column in ranked.columns if column.startswith("p_")]
     order = np.argsort(-score, kind="stable")
@@ -166,7 +79,7 @@ def _side(
     place[order] = np.arange(1, len(order) + 1)
     rows = [
         {
-            "item": _words(keys, [columns[key][n] for key in keys]),
+            "item": keys_in_words({key: columns[key][n] for key in keys}),
             **_titled(index, columns, keys, n),
             "score": float(score[n]),
             "rank": int(place[n]),
@@ -179,24 +92,12 @@ def _side(
     chosen = next((n for n, row in enumerate(rows) if row["item"] == of), int(order[0]))
     item = {key: columns[key][chosen] for key in keys}
     return {
-        "pair": bundle.promotion.name,
-        "generation": bundle.promotion.generation,
+        "pair": opened.pair.name,
+        "generation": opened.pair.generation,
         "user_known": bool(ranked.user_known),
         "rows": rows,
-        **_explained(index, bundle, request, rows[chosen], item=item, now=now),
+        **_explained(index, opened, request, rows[chosen], item=item, now=now),
     }
-
-
-def _item_keys(bundle: Any) -> list[str]:
-    """The join keys of a candidate."""
-    return list(bundle.trained.ranker.item) if hasattr(bundle, "key_types") else ["item_id"]
-
-
-def _words(keys: Sequence[str], values: Sequence[Any]) -> str:
-    """A candidate as `adc rank` takes it."""
-    if len(keys) == 1:
-        return str(values[0])
-    return ",".join(f"{key}={value}" for key, value in zip(keys, values, strict=True))
 
 
 def _titled(
@@ -211,8 +112,9 @@ def _titled(
     return {"id": None, "title": None}
 
 
-def _request(bundle: Any, user: str, items: list[str], fields: list[str]) -> dict[str, Any]:
+def _request(opened: Opened, facts: Mapping[str, Any]) -> dict[str, Any]:
     """The request of the form's texts, in the types of the service."""
+    bundle, user, items, fields = opened.bundle, facts["user"], facts["items"], facts["fields"]
     if hasattr(bundle, "key_types"):
         return keyed_request(bundle, user, items, fields)
     if fields:
@@ -224,9 +126,26 @@ def _request(bundle: Any, user: str, items: list[str], fields: list[str]) -> dic
     return asked
 
 
+def _as_logged(opened: Opened, request: Mapping[str, Any]) -> dict[str, Any]:
+    """A logged request, as a ranker takes it: ids alone, or objects of keys and the fields that it
+    reads. Raises RequestError when a ranker of other keys is asked.
+    """
+    user, items = request["user"], request["items"]
+    if set(opened.user) != set(user) or set(opened.item) != set(items[0]):
+        raise RequestError(
+            f"the request was logged with the keys {[*user, *items[0]]}; this ranker's are"
+            f" {[*opened.user, *opened.item]}, choose one of the same"
+        )
+    if not hasattr(opened.bundle, "key_types"):
+        return {"user": user["user_id"], "items": [item["item_id"] for item in items]}
+    read = opened.bundle.reader.request_fields
+    fields = {name: value for name, value in request["request"].items() if name in read}
+    return {"user": user, "items": items, "request": fields}
+
+
 def _explained(
     index: Index,
-    bundle: Any,
+    opened: Opened,
     request: Mapping[str, Any],
     row: Mapping[str, Any],
     *,
@@ -236,19 +155,28 @@ def _explained(
     """What of a candidate was read, and what each group of inputs contributed. item: its keys."""
     from adc_features.serving.protocol import RankRequest
 
-    one = dict(item) if hasattr(bundle, "key_types") else next(iter(item.values()))
-    alone = {**request, "items": [one]}
+    is_declared = hasattr(opened.bundle, "key_types")
+    alone = {**request, "items": [dict(item) if is_declared else next(iter(item.values()))]}
     try:
         asked = RankRequest.model_validate({**alone, "explain": True})
-        told = bundle.rank(asked, now=now).facts["explained"]
+        told = opened.bundle.rank(asked, now=now).facts["explained"]
     except RequestError as error:  # a ranker of the former format
-        return {"of": row["item"], "groups": [], "inputs": [], "history": [], "why": str(error)}
+        none: dict[str, Any] = {key: [] for key in ("groups", "inputs", "history", "read")}
+        return {"of": row["item"], **none, "why": str(error)}
+    user = request["user"]
+    keys = {**(user if isinstance(user, dict) else {opened.user[0]: user}), **item}
+    read = _read_rows(index, opened, keys, now)
     inputs = [
         {
             "input": name,
             **{part: one[part] for part in ("side", "kind", "state")},
             "values": [
-                {"column": column, "value": found, "age_seconds": _age(found, now)}
+                {
+                    "column": column,
+                    "value": found,
+                    "age_seconds": _age(found, now),
+                    "row_age_seconds": _row_age(read, column),
+                }
                 for column, found in one["values"].items()
             ],
             "codes": one.get("codes"),
@@ -262,9 +190,39 @@ def _explained(
         "definition": told["definition"],
         "groups": [{"group": name, **one} for name, one in told["groups"].items()],
         "inputs": inputs,
-        "history": _history(index, bundle.promotion.generation, inputs, row),
+        "read": read,
+        "history": _history(index, opened.pair.generation, inputs, row),
         "why": None,
     }
+
+
+def _read_rows(
+    index: Index, opened: Opened, keys: Mapping[str, Any], now: datetime
+) -> list[dict[str, Any]]:
+    """Each view that was read, and the event time of the row that it has of these keys. Rankers of
+    a run read codes as they are published, not from the online store.
+    """
+    times = opened.row_times(keys)
+    generation = opened.pair.generation
+    if not hasattr(opened.bundle, "key_types") and generation in index.generations:
+        served = [s.servable_at for s in index.codes(generation).timeline.snapshots]
+        times[f"item_sid_{generation}"] = max((at for at in served if at <= now), default=None)
+    return [
+        {
+            "view": view,
+            "row_time": at,
+            "age_seconds": None if at is None else (now - at).total_seconds(),
+        }
+        for view, at in sorted(times.items())
+    ]
+
+
+def _row_age(read: Sequence[Mapping[str, Any]], column: str) -> float | None:
+    """The age of the row that a column, `VIEW__FEATURE`, was read from."""
+    ages = {
+        one["view"]: one["age_seconds"] for one in read if column.startswith(f"{one['view']}__")
+    }
+    return ages[max(ages, key=len)] if ages else None
 
 
 def _age(found: Any, now: datetime) -> float | None:
@@ -323,41 +281,3 @@ def _view_ages(repo: Path, now: datetime) -> list[dict[str, Any]]:
             }
         )
     return told
-
-
-def _logged(served_log: Path | None, request_id: str) -> dict[str, Any]:
-    """A request as it was served. Raises InputError without a log, RequestError for no such id."""
-    import pyarrow.compute as pc
-
-    from adc_features.served.record import ITEM, REQUEST, USER
-    from adc_features.served.segments import sealed_segments
-
-    if served_log is None:
-        raise InputError("no served log was given; start `adc explore` with --log DIR")
-    for segment in reversed(sealed_segments(served_log)):
-        places = pc.equal(segment.request_rows(["request_id"])["request_id"], request_id)
-        if not pc.any(places).as_py():
-            continue
-        (one,) = segment.request_rows().filter(places).to_pylist()[:1]
-        rows = segment.candidate_rows()
-        rows = rows.filter(pc.equal(rows["request_id"], request_id)).to_pylist()
-        about = segment.about
-        carried = {name: one.get(REQUEST + name) for name, _ in about.request}
-        fields = {name: value for name, value in carried.items() if value is not None}
-        return {
-            "asked": {
-                "user": {key: one[USER + key] for key in about.user},
-                "items": [{key: row[ITEM + key] for key in about.item} for row in rows],
-                "request": fields,
-            },
-            "request_id": request_id,
-            "received": one["received"],
-            "now": one["now"],
-            "pair": one["pair"],
-            "generation": one["generation"],
-            "scores": {
-                _words(about.item, [row[ITEM + key] for key in about.item]): row["score"]
-                for row in rows
-            },
-        }
-    raise RequestError(f"no request {request_id[:100]!r} is in the log {served_log.name}")

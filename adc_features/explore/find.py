@@ -4,14 +4,17 @@ Writes: facts of the pages `find` and `item`.
 Legend: N items, S snapshots, L positions.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from adc_features.clock import moment
 from adc_features.errors import RequestError
-from adc_features.explore.index import Codes, Index, rate
+from adc_features.explore.between import Came
+from adc_features.explore.index import TITLE, Codes, Index, Named, rate
 from adc_features.store.packed.layout import NO_TIME
+from adc_features.store.packed.snapshot import Gathered
 
 PAGE = 30
 """Rows of one list."""
@@ -41,88 +44,138 @@ def whole(asked: Mapping[str, str], name: str, *, default: int, most: int) -> in
 
 
 def find(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
-    """Items by words or id, the most popular first."""
+    """Items by words or id, the most popular first; before them, of what came or went since the
+    newest snapshot, what has the words, the newest first.
+    """
     words, start = asked.get("q", "")[:400], offset_of(asked)
     rows = index.search(words, limit=PAGE + 1, offset=start)
     codes = index.newest
-    sid = np.asarray(codes.codes[-1][:, rows[:PAGE]]).T.tolist()
-    items = [
-        {**one._asdict(), "sid": codes_of}
-        for one, codes_of in zip(index.named(rows[:PAGE]), sid, strict=True)
-    ]
+    came = codes.between.search(words) if start == 0 else []
     return {
         "q": words,
         "generation": codes.id,
         "positions": [codes.position_name(p) for p in range(codes.length)],
         "catalogue": index.items,
-        "items": items,
+        "items": _listed(codes, index.named(rows[:PAGE])),
+        "came": _listed(codes, [_named(index, codes, one) for one in came[:PAGE]]),
+        "came_all": len(came),
         "from": start,
         "next": start + PAGE if len(rows) > PAGE else None,
     }
 
 
+def _listed(codes: Codes, named: Sequence[Named]) -> list[dict[str, Any]]:
+    """Rows of a list with the codes that are served, and since when where no snapshot has them."""
+    if not named:
+        return []
+    served, ids = codes.between.served(), [one.id for one in named]
+    sid, came = served.gather(np.array(ids)).sid.tolist(), codes.between.came(served, ids)
+    return [
+        {**one._asdict(), "sid": of, "came": None if at is None else at._asdict()}
+        for one, of, at in zip(named, sid, came, strict=True)
+    ]
+
+
+def _named(index: Index, codes: Codes, came: Came) -> Named:
+    """An item that came, as a list shows it: its own words before those of the catalogue."""
+    row, (given,) = index.row(str(came.id)), codes.between.given([came])
+    known = Named(came.id, None, None, None, None) if row is None else index.named([row])[0]
+    title = given.title if given.title is None else given.title[:TITLE]
+    return known._replace(title=title or known.title, about=given.about or known.about)
+
+
 def item(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
-    """An item: its codes and what they mean, its timeline in every generation, what is like it."""
+    """An item: its codes and what they mean, its timeline in every generation, what is like it.
+    Codes are those that are served: of the newest snapshot, or since the item came or went.
+    """
     name = asked.get("id", "")
-    row = index.row(name)
-    if row is None:
+    codes, item_id, row = index.codes(asked.get("generation")), index.typed(name), index.row(name)
+    served = codes.between.served()
+    came = None if item_id is None else codes.between.came(served, [item_id])[0]
+    if row is None and came is None:
         raise RequestError(f"no item has the id {name[:100]!r}; search for it by its words")
-    codes = index.codes(asked.get("generation"))
-    (said,) = index.named([row])
+    of = Subject(item_id, row, *(part[0] for part in served.gather(np.array([item_id]))[:2]))
+    vectors: dict[str, np.ndarray] = {}
+    if came is not None:
+        said, vectors = _named(index, codes, came), codes.between.given([came])[0].vectors
+    else:
+        assert row is not None
+        said = index.named([row])[0]._replace(title=index.whole_title(row))
     return {
         **said._asdict(),
-        "title": index.whole_title(row),
         "generation": codes.id,
         "generations": list(index.generations),
         "tokenizer": codes.tokenizer,
-        "codes": _meanings(index, codes, row),
+        "came": None if came is None else came._asdict(),
+        "codes": _meanings(index, codes, of),
         "timeline": [
-            one for each in index.generations.values() for one in timeline(index, each, row)
+            one for each in index.generations.values() for one in timeline(index, each, of)
         ],
-        "sharing": _sharing(index, codes, row),
-        "near": {name: _near(index, codes, name, row) for name in index.vectors},
+        "sharing": _sharing(index, codes, of),
+        "near": {n: _near(index, codes, n, of, vectors.get(n)) for n in index.vectors},
     }
 
 
-def timeline(index: Index, codes: Codes, row: int) -> list[dict[str, Any]]:
-    """What each snapshot of a generation says of an item, oldest first."""
-    (named,) = index.named([row])
-    ids, told = np.array([named.id]), []
-    for n, snapshot in enumerate(codes.timeline.snapshots):
-        found = snapshot.gather(ids)
-        profile = found.profile[0]
-        at = profile["sid_as_of"]
-        events = int(index.events[codes.cutoffs[n], row])
-        told.append(
-            {
-                "generation": codes.id,
-                "as_of": snapshot.as_of,
-                "servable_at": snapshot.servable_at,
-                "found": bool(profile["found"]),
-                "encoded_as_of": None if at == NO_TIME else at.astype("datetime64[us]").item(),
-                "sid": found.sid[0].tolist(),
-                "sid_weight": found.sid_weight[0].tolist(),
-                "reliability": float(profile["reliability"]),
-                "alignment": float(profile["alignment"]),
-                "is_cold": bool(profile["is_cold"]),
-                "collision_count": int(profile["collision_count"]),
-                "events": events if index.has_events else None,
-                "label_rate": rate(index.labels[codes.cutoffs[n], row], events),
-            }
-        )
+class Subject(NamedTuple):
+    """The item of a page. row: in the index, None for one that came since; sid, weight: [L], as
+    served."""
+
+    id: Any
+    row: int | None
+    sid: np.ndarray
+    weight: np.ndarray
+
+
+def timeline(index: Index, codes: Codes, of: Subject) -> list[dict[str, Any]]:
+    """What each snapshot of a generation says of an item, oldest first, and what came after."""
+    ids, between = np.array([of.id]), codes.between
+    served = between.served()
+    told = [
+        _moment(index, codes, of, snapshot.gather(ids), n)
+        for n, snapshot in enumerate(codes.timeline.snapshots)
+    ]
+    if between.came(served, [of.id])[0] is not None:
+        told.append(_moment(index, codes, of, served.gather(ids), None))
     return told
 
 
-def _meanings(index: Index, codes: Codes, row: int) -> list[dict[str, Any]]:
-    """Each of an item's codes in the newest snapshot, with the heaviest items that share it."""
-    (named,) = index.named([row])
-    found = codes.timeline.snapshots[-1].gather(np.array([named.id]))
+def _moment(
+    index: Index, codes: Codes, of: Subject, found: Gathered, number: int | None
+) -> dict[str, Any]:
+    """What is said of an item by a snapshot, or, without a number, since it came or went."""
+    profile = found.profile[0]
+    at = profile["sid_as_of"]
+    encoded = None if at == NO_TIME else moment(np.datetime64(int(at), "us"))
+    snapshot = None if number is None else codes.timeline.snapshots[number]
+    events, label_rate = None, None
+    if number is not None and of.row is not None and index.has_events:
+        place = codes.cutoffs[number], of.row
+        events = int(index.events[place])
+        label_rate = rate(index.labels[place], events)
+    return {
+        "generation": codes.id,
+        "as_of": snapshot.as_of if snapshot else encoded,
+        "servable_at": snapshot.servable_at if snapshot else encoded,
+        "between": snapshot is None,
+        "found": bool(profile["found"]),
+        "encoded_as_of": encoded,
+        "sid": found.sid[0].tolist(),
+        "sid_weight": found.sid_weight[0].tolist(),
+        "reliability": float(profile["reliability"]),
+        "alignment": float(profile["alignment"]),
+        "is_cold": bool(profile["is_cold"]),
+        "collision_count": int(profile["collision_count"]),
+        "events": events,
+        "label_rate": label_rate,
+    }
+
+
+def _meanings(index: Index, codes: Codes, of: Subject) -> list[dict[str, Any]]:
+    """Each of an item's codes, with the heaviest items of the newest snapshot that share it."""
     told = []
-    for p, (code, weight) in enumerate(
-        zip(found.sid[0].tolist(), found.sid_weight[0].tolist(), strict=True)
-    ):
+    for p, (code, weight) in enumerate(zip(of.sid.tolist(), of.weight.tolist(), strict=True)):
         rows = codes.rows_of(p, code) if code >= 0 else np.zeros(0, np.int32)
-        top = [r for r in rows[: SHOWN + 1].tolist() if r != row][:SHOWN]
+        top = [r for r in rows[: SHOWN + 1].tolist() if r != of.row][:SHOWN]
         told.append(
             {
                 "position": p,
@@ -136,49 +189,61 @@ def _meanings(index: Index, codes: Codes, row: int) -> list[dict[str, Any]]:
     return told
 
 
-def _shared(codes: Codes, row: int) -> np.ndarray:
-    """At how many positions each item has the item's code, uint8 [N]; itself 0."""
+def _shared(codes: Codes, of: Subject) -> np.ndarray:
+    """At how many positions each item of the newest snapshot has the item's code, uint8 [N]; itself
+    0."""
     newest = codes.codes[-1]
     count = np.zeros(newest.shape[1], np.uint8)
-    for p in range(codes.length):
-        if newest[p, row] >= 0:
-            count += newest[p] == newest[p, row]
-    count[row] = 0
+    for p, code in enumerate(of.sid.tolist()):
+        if code >= 0:
+            count += newest[p] == code
+    if of.row is not None:
+        count[of.row] = 0
     return count
 
 
 def _most(score: np.ndarray, many: int) -> np.ndarray:
-    """The places of the highest scores above 0, equal ones in their order: int64 [<= many]."""
-    least = np.partition(score, -many)[-many] if len(score) > many else score.min(initial=0)
-    places = np.flatnonzero(score >= max(least, 1))
-    return places[np.argsort(-score[places].astype(np.int64), kind="stable")][:many]
+    """The places of the highest scores above 0, equal ones in their order: int64 [<= many].
+
+    score: whole numbers, of few different values.
+    """
+    parts, left = [np.zeros(0, np.int64)], many
+    for value in range(int(score.max(initial=0)), 0, -1):
+        parts.append(np.flatnonzero(score == value)[:left])
+        left -= len(parts[-1])
+        if not left:
+            break
+    return np.concatenate(parts)
 
 
-def _sharing(index: Index, codes: Codes, row: int) -> list[dict[str, Any]]:
+def _sharing(index: Index, codes: Codes, of: Subject) -> list[dict[str, Any]]:
     """The items that share the most codes, of equal ones the most popular."""
-    rows, newest = _most(_shared(codes, row), SIMILAR), codes.codes[-1]
-    own = np.asarray(newest[:, row])
-    same = (np.asarray(newest[:, rows]) == own[:, None]) & (own[:, None] >= 0)
+    rows, newest = _most(_shared(codes, of), SIMILAR), codes.codes[-1]
+    same = (np.asarray(newest[:, rows]) == of.sid[:, None]) & (of.sid[:, None] >= 0)
     return [
         {**one._asdict(), "positions": np.flatnonzero(at).tolist()}
         for one, at in zip(index.named(rows), same.T, strict=True)
     ]
 
 
-def _near(index: Index, codes: Codes, modality: str, row: int) -> dict[str, Any]:
-    """The items whose vectors have the highest cosine with the item's.
+def _near(
+    index: Index, codes: Codes, modality: str, of: Subject, given: np.ndarray | None
+) -> dict[str, Any]:
+    """The items whose vectors have the highest cosine with the item's. given: the vector with which
+    it came since the newest snapshot.
 
     Of many vectors only those of the items that share the most codes are compared.
     """
     vectors = index.vectors[modality]
-    own = np.asarray(vectors[row], np.float32)
-    if not own.any():
+    own = given if given is not None or of.row is None else np.asarray(vectors[of.row], np.float32)
+    if own is None or own.shape != vectors.shape[1:] or not own.any():
         return {"compared": 0, "items": []}
-    among = None if vectors.size <= EXACT else np.sort(_most(_shared(codes, row), NEAR))
+    own = own / np.linalg.norm(own)
+    among = None if vectors.size <= EXACT else np.sort(_most(_shared(codes, of), NEAR))
     part = np.asarray(vectors if among is None else vectors[among], np.float32)
     cosine = part @ own
-    if among is None:
-        cosine[row] = -np.inf
+    if among is None and of.row is not None:
+        cosine[of.row] = -np.inf
     best = np.argsort(-cosine, kind="stable")[:SIMILAR]
     rows = best if among is None else among[best]
     return {

@@ -8,7 +8,7 @@ It takes seconds, so it is looked at once, beside the pages, when the explorer s
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -21,6 +21,7 @@ from adc_features.codes.drift import distance
 from adc_features.errors import AdcError, InputError
 from adc_features.explore.index import Codes, Index
 from adc_features.explore.place import Place
+from adc_features.serving.promoted import promotions
 from adc_features.serving.promotion import PROMOTION, read_promotion
 from adc_features.serving.workspace import Workspace, promoted_names
 from adc_features.store.online_record import loaded
@@ -151,7 +152,9 @@ def _traffic(place: Place) -> dict[str, Any] | None:
 
 
 def _promotions(place: Place) -> list[dict[str, Any]]:
-    """What was promoted and when, the oldest first: of a run its catalogue, else what serves."""
+    """What was promoted and when, the oldest first: by the catalogue of a run or the records of a
+    repository, else what serves.
+    """
     catalogue = None if place.run is None else place.run / "catalog.db"
     if catalogue is not None and catalogue.is_file():
         sql = "SELECT ranker, generation, promoted_at, state FROM promotions ORDER BY number"
@@ -165,6 +168,7 @@ def _promotions(place: Place) -> list[dict[str, Any]]:
         if rows:
             return [
                 {
+                    "name": None,
                     "ranker": ranker[:12],
                     "generation": generation,
                     "promoted_at": datetime.fromisoformat(at).replace(tzinfo=UTC),
@@ -172,24 +176,39 @@ def _promotions(place: Place) -> list[dict[str, Any]]:
                 }
                 for ranker, generation, at, state in rows
             ]
-    if place.promotion is not None:
-        files = [place.promotion]
-    elif place.run is not None:
-        files = [place.run / PROMOTION]
-    else:
-        files = [Workspace(place.repo, name).promotion for name in promoted_names(place.repo)]
-    pairs = sorted(
-        (read_promotion(path) for path in files if path.is_file()), key=lambda p: p.promoted_at
-    )
+    if place.run is None and (names := promoted_names(place.repo)):
+        return _on_record(place.repo, names)
+    file = place.promotion or (place.run and place.run / PROMOTION)
+    if file is None or not file.is_file():
+        return []
+    pair = read_promotion(file)
     return [
         {
+            "name": None,
             "ranker": pair.ranker_hash[:12],
             "generation": pair.generation,
             "promoted_at": pair.promoted_at,
             "state": "serving",
         }
-        for pair in pairs
     ]
+
+
+def _on_record(repo: Path, names: Sequence[str]) -> list[dict[str, Any]]:
+    """The promotions of a repository's rankers by their records; the last one of each serves."""
+    told = []
+    for name in names:
+        record = promotions(Workspace(repo, name))
+        told += [
+            {
+                "name": name,
+                "ranker": one.ranker_hash[:12],
+                "generation": one.generation,
+                "promoted_at": one.promoted_at,
+                "state": "serving" if one is record[-1] else "retired",
+            }
+            for one in record
+        ]
+    return sorted(told, key=lambda one: (one["promoted_at"], one["name"]))
 
 
 def _findings(place: Place) -> list[dict[str, Any]]:

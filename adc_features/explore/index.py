@@ -18,9 +18,10 @@ import numpy as np
 
 from adc_features.artifact import read_manifest
 from adc_features.errors import RequestError
+from adc_features.explore.between import Between
 from adc_features.explore.place import Place
 from adc_features.store.packed.timeline import PackedTimeline, open_timeline
-from adc_features.store.repository import publication_path
+from adc_features.store.repository import LiveGeneration, publication_path
 
 TITLE = 200
 """Characters of a title in a list; the item's own page has them all."""
@@ -35,6 +36,7 @@ class Codes:
     codes: int [S, L, N], memory-mapped. use: float64 [S, L, K, 4], items, weight, events and label
     sum of each code. posting int32 [L, N], starts int64 [L, K + 1]: rows of each code by falling
     weight. crowded: as `building` counts. cutoffs: of each snapshot its place in the index's times.
+    between: what came or went since the newest snapshot.
     """
 
     id: str
@@ -47,6 +49,7 @@ class Codes:
     positions: list[str]
     tokenizer: str | None
     cutoffs: list[int]
+    between: Between
 
     @property
     def length(self) -> int:
@@ -101,8 +104,9 @@ class Index:
             p.stem: np.load(p, mmap_mode="r") for p in sorted((directory / "vectors").glob("*.npy"))
         }
         self.generations = {
-            name: _open_codes(directory / name, place, name, said)
-            for name, said in facts["generations"].items()
+            live.id: _open_codes(directory / live.id, place, live, facts["generations"][live.id])
+            for live in place.generations()
+            if live.id in facts["generations"]
         }
         # nobody writes a finished index, and without locks it may lie on a read-only disk
         self._database = sqlite3.connect(
@@ -131,18 +135,27 @@ class Index:
             )
         return self.generations[generation]
 
+    def typed(self, item_id: str) -> Any:
+        """An id as the catalogue has it, from its text; None for one that it cannot have."""
+        if self.id_type != "int64":
+            return item_id
+        if not re.fullmatch(r"-?\d{1,19}", item_id) or not -(1 << 63) <= int(item_id) < 1 << 63:
+            return None
+        return int(item_id)
+
     def row(self, item_id: str) -> int | None:
         """The row of an item, by its id as text; None where there is none."""
-        wanted: Any = item_id
-        if self.id_type == "int64":
-            if not re.fullmatch(r"-?\d{1,19}", item_id):
-                return None
-            wanted = int(item_id)
+        if (wanted := self.typed(item_id)) is None:
+            return None
         try:
             found = self._asked("SELECT row FROM items WHERE id = ?", [wanted])
-        except (OverflowError, UnicodeEncodeError):  # beyond 64 bits; half a character
+        except UnicodeEncodeError:  # half a character
             return None
         return found[0][0] - 1 if found else None
+
+    def state(self) -> tuple[int, ...]:
+        """Another one when any item came or went."""
+        return tuple(codes.between.state() for codes in self.generations.values())
 
     def search(self, text: str, *, limit: int, offset: int = 0) -> list[int]:
         """Rows whose words begin or equal those of a text, the most popular first; an item of
@@ -196,14 +209,16 @@ def rate(labels: float, events: float) -> float | None:
     return float(labels) / float(events) if events else None
 
 
-def _open_codes(folder: Path, place: Place, name: str, said: dict[str, Any]) -> Codes:
+def _open_codes(folder: Path, place: Place, live: LiveGeneration, said: dict[str, Any]) -> Codes:
     arrays = {
         part: np.load(folder / f"{part}.npy", mmap_mode="r")
         for part in ("codes", "use", "posting", "starts")
     }
+    timeline = open_timeline(publication_path(place.repo, live.id)).timeline
     return Codes(
-        id=name,
-        timeline=open_timeline(publication_path(place.repo, name)).timeline,
+        id=live.id,
+        timeline=timeline,
+        between=Between(place, live, timeline),
         crowded=json.loads((folder / "crowded.json").read_text(encoding="utf-8")),
         positions=said["positions"],
         tokenizer=said["tokenizer"],

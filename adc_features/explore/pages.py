@@ -4,6 +4,7 @@ import shlex
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -11,7 +12,8 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 from adc_features.errors import InputError, RequestError
 from adc_features.explore.changes import changes
 from adc_features.explore.code_pages import code, codes
-from adc_features.explore.decision import Deciding, decision
+from adc_features.explore.deciding import Deciding
+from adc_features.explore.decision import decision
 from adc_features.explore.find import find, item
 from adc_features.explore.health import Health
 from adc_features.explore.index import Index
@@ -41,7 +43,7 @@ class Explorer:
 class Page:
     """A page. title: of its facts; menu: its words there, or None. commands: the library's own
     commands on what it shows, as (name, *arguments). lasting: its facts follow from the index and
-    the address alone, so that what is made of them may be kept.
+    its state and the address alone, so that what is made of them may be kept.
     """
 
     facts: Callable[["Explorer", Mapping[str, str]], dict[str, Any]]
@@ -63,12 +65,18 @@ def _of_index(
 
 
 def _ranked(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
-    """The command that ranks the same; none for a logged request, or before one was asked."""
+    """The commands that rank the same; none for a logged request, before one was asked, and for
+    rankers that `adc rank` does not take because they are not promoted.
+    """
     if not facts["sides"] or facts["request"]:
         return []
     fields = [word for field in facts["fields"] for word in ("--field", field)]
     now = ("--now", facts["now"].isoformat())
-    return [("rank", "--explain", *now, *fields, "--", facts["user"], *facts["items"])]
+    return [
+        ("rank", *side["by"], "--explain", *now, *fields, "--", facts["user"], *facts["items"])
+        for side in facts["sides"]
+        if side["by"] is not None
+    ]
 
 
 PAGES: dict[str, Page] = {
@@ -98,8 +106,16 @@ def facts_of(explorer: Explorer, page: str, asked: Mapping[str, str]) -> dict[st
 
 def address(page: str, asked: Mapping[str, Any]) -> str:
     """Where the service has a page; parameters without a value are left out."""
-    given = urlencode({k: v for k, v in asked.items() if v not in (None, "")})
+    # hundreds of codes stand on a page, and the same ones on the next
+    return (_kept if page == "code" else _address)(page, *asked.items())
+
+
+def _address(page: str, *asked: tuple[str, Any]) -> str:
+    given = urlencode([(k, v) for k, v in asked if v not in (None, "")])
     return f"/{'' if page == 'find' else page}{'?' if given else ''}{given}"
+
+
+_kept = lru_cache(maxsize=1 << 14)(_address)
 
 
 def parsed(text: str) -> tuple[str, dict[str, str]]:
@@ -138,6 +154,4 @@ def commands_of(explorer: Explorer, page: str, asked: Mapping[str, Any], facts: 
     ]
     if page == "health":
         own = [shlex.join(["adc", "doctor", str(place.run or place.repo)])]
-    if page == "decision" and place.option == "--promotion":
-        own = []  # `adc rank` takes a run or a repository
     return [*own, f"{place.command('explore')} {show}"]

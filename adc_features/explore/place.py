@@ -20,6 +20,9 @@ from adc_features.store.repository import (
     statistics_path,
 )
 
+FEATURE_REPO = "feature_repo"
+"""The Feast repository of a run, in its directory."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -32,7 +35,8 @@ class Place:
     repo : Path
         The Feast repository.
     run : Path or None
-        The run that the repository belongs to: titles, vectors and rankers are there.
+        The run that the repository belongs to: titles, vectors and rankers are there. A promotion
+        file in a run names it, too.
     promotion : Path or None
         The promotion file whose ranker decides; None where the run or the repository says.
     items : Path or None
@@ -56,8 +60,13 @@ class Place:
         return found
 
     def command(self, name: str, *arguments: str) -> str:
-        """An `adc` command on this place, to be pasted into a shell."""
-        return shlex.join(["adc", name, self.option, self.given, *arguments])
+        """An `adc` command on this place, to be pasted into a shell. Commands other than `explore`
+        take the run or the repository.
+        """
+        where = [self.option, self.given]
+        if name != "explore" and self.promotion is not None:
+            where = ["--run", str(self.run)] if self.run else ["--repo", str(self.repo)]
+        return shlex.join(["adc", name, *where, *arguments])
 
     def made_of(self) -> dict[str, Any]:
         """What an index follows from; changes when any of it does."""
@@ -111,18 +120,21 @@ def place_of(
     if items is not None and not items.is_file():
         raise InputError(f"--items is {items}, which is no file; give a Parquet table of items")
     (option, path) = next(iter(named.items()))
-    if promotion is not None:
-        return Place(option, str(path), read_promotion(promotion).repository, None, path, items)
     if repo is not None:
         if not (repo / CONFIG).is_file():
             raise InputError(f"{repo} has no {CONFIG}; give the directory of a Feast repository")
         return Place(option, str(path), repo, items=items)
+    if promotion is not None:
+        served = read_promotion(promotion).repository
+        run = promotion.resolve().parent
+        if not (run / "run.json").is_file() or served != (run / FEATURE_REPO).resolve():
+            return Place(option, str(path), served, None, promotion, items)
     assert run is not None
     if not (run / "run.json").is_file():
         raise InputError(f"{run} has no run.json; give a directory that `adc run` made")
     own = run / "data" / "dataset" / "items.parquet"
     table = items or (own if own.is_file() else None)
-    return Place(option, str(path), run / "feature_repo", run, items=table)
+    return Place(option, str(path), run / FEATURE_REPO, run, promotion, table)
 
 
 def _state(path: Path | None) -> list[Any] | None:

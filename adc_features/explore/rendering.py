@@ -5,7 +5,7 @@ other people's. No page has a style, a script or a handler inside it, so that th
 policy allows none.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -76,6 +76,19 @@ def cells(book: Mapping[str, Any], generation: str, link: Link) -> Markup:
     return Markup("".join(parts))
 
 
+def codes_of(sid: Sequence[int], generation: str, link: Link) -> Markup:
+    """The codes of an item, each a link to what it means; made here as `cells` are."""
+    parts = []
+    for position, code in enumerate(sid):
+        if code < 0:
+            parts.append(f'<span class="muted">{NONE}</span> ')
+        elif to := link("code", generation=generation, position=position, code=code):
+            parts.append(f'<a href="{escape(to)}">{code}</a> ')
+        else:
+            parts.append(f"{code} ")
+    return Markup(f'<span class="codes">{"".join(parts)}</span>')
+
+
 def rendered(template: str, facts: Mapping[str, Any], *, link: Link, **values: Any) -> str:
     """The page that a template makes of facts."""
     return (
@@ -85,6 +98,7 @@ def rendered(template: str, facts: Mapping[str, Any], *, link: Link, **values: A
             facts=facts,
             link=link,
             cells=lambda book, generation: cells(book, generation, link),
+            codes_of=lambda sid, generation: codes_of(sid, generation, link),
             **values,
         )
     )

@@ -40,7 +40,11 @@ from adc_features.store.lmdb.entity_keys import row_key
 from adc_features.store.packed.overlay import items_table, live_environment, row_bytes
 from adc_features.store.publish.between import code_rows
 from adc_features.store.publish.lock import only_publisher
-from adc_features.store.repository import publication_manifest, publication_path
+from adc_features.store.repository import (
+    LiveGeneration,
+    publication_manifest,
+    publication_path,
+)
 
 log = logging.getLogger(__name__)
 TEXTS = "items_texts"
@@ -82,7 +86,7 @@ class Items:
         self.environment = live_environment(self.repo)
         self._table, self._history = items_table(self.live), f"items_history/{self.live.id}"
         self._given, self._online = (
-            f"items_given/{self.live.id}",
+            _given_table(self.live),
             f"items_online/{self.live.id}".encode(),
         )
         self._store: Any = None
@@ -170,10 +174,7 @@ class Items:
 
     def given(self, ids: Sequence[Any]) -> list[ItemChange]:
         """By what items that came were described, vectors of their texts included."""
-        with self.environment.reading(self._given) as txn:
-            if txn is None:
-                return []
-            return [_described(one, bytes(txn.get(row_key({"id": one})))) for one in ids]
+        return given_items(self.repo, self.live, ids)
 
     def _servable(self) -> list[int]:
         """When each published snapshot becomes servable, rising."""
@@ -263,6 +264,20 @@ class Items:
                 for time in times
             ]
         )
+
+
+def given_items(repo: Path, live: LiveGeneration, ids: Sequence[Any]) -> list[ItemChange]:
+    """By what items that came were described, vectors of their texts included. ids: of items that
+    came or went.
+    """
+    with live_environment(repo).reading(_given_table(live)) as txn:
+        if txn is None:
+            return []
+        return [_described(one, bytes(txn.get(row_key({"id": one})))) for one in ids]
+
+
+def _given_table(live: LiveGeneration) -> str:
+    return f"items_given/{live.id}"
 
 
 def kept_texts(repo: Path) -> Callable[[Sequence[bytes]], dict[bytes, bytes]]:

@@ -3,6 +3,7 @@ in the types of the service.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from adc_features.errors import InputError
@@ -34,6 +35,13 @@ def keys_asked(text: str, names: Any, types: Any) -> dict[str, Any]:
             f"{text!r} has {unknown}; expected {', '.join(f'{n}=VALUE' for n in names)}"
         )
     return {name: id_asked(value) if "Int" in types[name] else value for name, value in pairs}
+
+
+def keys_in_words(values: Mapping[str, Any]) -> str:
+    """Join keys as `keys_asked` takes them."""
+    if len(values) == 1:
+        return str(next(iter(values.values())))
+    return ",".join(f"{key}={value}" for key, value in values.items())
 
 
 def value_asked(text: str) -> Any:

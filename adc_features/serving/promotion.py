@@ -91,6 +91,26 @@ class Promotion:
         return f"{self.generation or 'no_sid'}-{self.ranker_hash[:12]}"
 
 
+def trained_pair(repository: Path, ranker: Path, *, at: datetime) -> Promotion:
+    """The pair of a trained ranker's directory and the codes that it was trained on, as published
+    in a repository; at: when it would be promoted.
+
+    Raises ArtifactError when the ranker is not whole, InputError when its codes are not live there.
+    """
+    from adc_features.store.repository import live_generation
+
+    generation = read_manifest(ranker)["generation"]
+    live = live_generation(repository, generation) if generation else None
+    return Promotion(
+        ranker=ranker,
+        ranker_hash=file_hash(ranker / MANIFEST),
+        repository=repository,
+        generation=generation,
+        codebook_hash=live.codebook_hash if live else None,
+        promoted_at=at,
+    )
+
+
 def served_recipes() -> list[str]:
     """The recipes that can be served: all but controls, and those whose inputs are not online."""
     return [name for name, r in RECIPES.items() if r.permuted == "no" and not r.vectors]

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from adc_features.explore.app import LOOPBACK, server
-from adc_features.explore.pages import facts_of
+from adc_features.explore.pages import facts_of, parsed
 
 CHROMIUM = next((p for n in ("chromium", "chromium-browser") if (p := shutil.which(n))), None)
 pytestmark = [
@@ -124,6 +124,41 @@ def test_a_search_leads_to_an_item_whose_numbers_are_the_librarys(opened, addres
     page.keyboard.press("g")
     page.keyboard.press("s")
     page.wait_for_url("**/changes")
+    assert wrong == []
+
+
+def test_a_picture_leads_to_its_command_and_its_numbers(opened, address):
+    """The command is shown, though it stands in a part of the page that is closed."""
+    page, wrong = opened(390)
+    page.goto(f"{address}/item?id=b&generation=g1")
+    page.locator("figure a", has_text="the command").first.click()
+    page.locator("#behind pre", has_text="--show").wait_for(state="visible")
+    page.locator("figure a", has_text="The numbers").first.click()
+    page.wait_for_url("**format=json")
+    assert '"timeline"' in page.inner_text("body")
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    ("path", "numbers"),
+    [
+        ("/", lambda f: [f["items"][0]["id"], f["items"][0]["events"]]),
+        ("/code?generation=g1&position=2&code=4", lambda f: [f["items"], f"{f['label_rate']:.3f}"]),
+        ("/codes?generation=g1", lambda f: [f"{b['entropy']:.3f}" for b in f["books"]]),
+        (
+            "/changes?before=g1%400&after=g1%401",
+            lambda f: [f"{100 * p['changed']:.1f} %" for p in f["by_position"]],
+        ),
+        ("/health?wait=1", lambda f: [one["what"] for one in f["findings"][:3]]),
+    ],
+)
+def test_a_page_shows_the_numbers_that_the_library_gives(opened, address, explorer, path, numbers):
+    """Each is a text of the page, as its template writes numbers."""
+    page, wrong = opened()
+    page.goto(address + path)
+    shown = page.inner_text("main")
+    for one in numbers(facts_of(explorer, *parsed(path))):
+        assert str(one) in shown
     assert wrong == []
 
 

@@ -11,6 +11,7 @@ from adc_features import store
 from adc_features.codes.churn import churn_report
 from adc_features.codes.quality import code_usage
 from adc_features.errors import InputError, RequestError
+from adc_features.explore import changes as changes_module
 from adc_features.explore.building import ensure_index
 from adc_features.explore.index import Index, is_current
 from adc_features.explore.pages import address, commands_of, facts_of, parsed
@@ -119,6 +120,14 @@ def test_renames_count_the_items_of_both_snapshots_alone(explorer):
     assert (facts["appeared"], first["both"], first["changed"]) == (1, 5, 4 / 5)
     told = [(r["before"], r["after"], r["items"], r["share"]) for r in first["renamed"]]
     assert told == [(1, 7, 2, 1.0), (2, 8, 2, 1.0)]
+
+
+def test_renames_of_a_code_book_too_large_for_one_table_are_the_same(explorer, monkeypatch):
+    """Counted by sorting: a table of all pairs of 65,536 codes would hold 34 GB."""
+    asked = {"before": "g1@0", "after": "g2@0"}
+    counted = facts_of(explorer, "changes", asked)["by_position"]
+    monkeypatch.setattr(changes_module, "DENSE", 0)
+    assert facts_of(explorer, "changes", asked)["by_position"] == counted
 
 
 def test_parameters_that_mean_nothing_are_refused_in_words(explorer):

@@ -9,9 +9,9 @@ from typing import Any
 
 from adc_features.errors import InputError
 from adc_features.ranking.multitask.trained import load_ranker
+from adc_features.serving.promoted import promote_on_record, promoting
 from adc_features.serving.variants import Variant, end_variant, read_deployment, start_variant
 from adc_features.serving.workspace import Workspace
-from training.ranker.promoted import promote_on_record, promoting
 from training.ranker.workflow import servable
 
 

@@ -18,13 +18,14 @@ from typing import Any
 
 import numpy as np
 
-from adc_features.artifact import MANIFEST, file_hash, read_manifest, write_json
+from adc_features.artifact import read_manifest, write_json
 from adc_features.data.windows import Windows
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import Ranker
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
-from adc_features.serving.promotion import Promotion
+from adc_features.serving.promoted import promote_on_record
+from adc_features.serving.promotion import Promotion, trained_pair
 from adc_features.serving.workspace import Workspace, evaluation_path
 from training.evaluation.choice import Candidate, Choice, chosen
 from training.ranker.about import about_ranker
@@ -39,7 +40,6 @@ from training.ranker.joined import JoinedRows, declared_inputs, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
 from training.ranker.models import check_settings
-from training.ranker.promoted import promote_on_record
 from training.ranker.results import RankerEvaluation
 from training.ranker.splits import LabelWindow, Splits, split_labels
 
@@ -323,19 +323,7 @@ def _inputs(version: Path) -> int:
 
 def promotion_of(repo: Path, version: Path, *, at: datetime) -> Promotion:
     """The promotion of a trained version, with the codes that it reads."""
-    from adc_features.store.repository import live_generation
-
-    manifest = read_manifest(version)
-    generation = manifest["generation"]
-    live = live_generation(repo, generation) if generation else None
-    return Promotion(
-        ranker=version,
-        ranker_hash=file_hash(version / MANIFEST),
-        repository=repo,
-        generation=generation,
-        codebook_hash=live.codebook_hash if live else None,
-        promoted_at=at,
-    )
+    return trained_pair(repo, version, at=at)
 
 
 def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, Any]:

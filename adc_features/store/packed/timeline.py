@@ -36,7 +36,8 @@ its manifest.
 class PackedTimeline:
     """Open packed snapshots, each complete, of one vocabulary.
 
-    `servable_at`: datetime64[us], when each could first be served.
+    `servable_at`: datetime64[us], when each could first be served. `cutoffs`: likewise, as of when
+    each is.
 
     A snapshot counts from its servable_at (included) until the next one's. Threads and DataLoader
     workers may share it.
@@ -58,7 +59,7 @@ class PackedTimeline:
         self.snapshots = list(snapshots)
         self._moments = [s.servable_at for s in snapshots]
         self.servable_at = np.array([instant(t) for t in self._moments], "datetime64[us]")
-        self._cutoffs = np.array([instant(s.as_of) for s in snapshots], "datetime64[us]")
+        self.cutoffs = np.array([instant(s.as_of) for s in snapshots], "datetime64[us]")
         self.overlay: Overlay | None = None
 
     def overlaid(self, overlay: Overlay | None) -> "PackedTimeline":
@@ -187,8 +188,8 @@ class PackedTimeline:
         """
         assert self.overlay is not None
         as_of = stored.profile["sid_as_of"]
-        place = np.searchsorted(self._cutoffs.astype(np.int64), as_of)
-        place = np.minimum(place, len(self._cutoffs) - 1)
+        place = np.searchsorted(self.cutoffs.astype(np.int64), as_of)
+        place = np.minimum(place, len(self.cutoffs) - 1)
         since = np.where(as_of == NO_TIME, NO_TIME, self.servable_at.astype(np.int64)[place])
         return Gathered(*self.overlay.over(item_ids, times, stored, since))
 

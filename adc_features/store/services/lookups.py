@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -77,6 +77,30 @@ def read_by_feast(
     if len(pieces) == 1:
         return pieces[0]
     return {place: _joined([piece[place] for piece in pieces]) for place in lookup.views}
+
+
+def row_time(store: FeatureStore, view: StoredView, keys: Mapping[str, Any]) -> datetime | None:
+    """The event time, aware, of the row that a view has online for one key, expired or not; None
+    where there is none. keys: column of the entity rows -> its value.
+    """
+    from adc_features.store import _compat as feast
+
+    asked, feature = {own: [keys[c]] for own, c in view.keys.items()}, next(iter(view.features))
+    if not asked or _reads_rows(store):
+        online, entity = (
+            feast.online_store(store),
+            _entity_keys(Lookup({0: view}, view.keys), asked),
+        )
+        ((at, _),) = online.online_read(store.config, view.view, entity, [feature])
+    else:
+        name = f"{view.name}:{feature}"
+        response = store.get_online_features([name], asked, full_feature_names=True).proto
+        stamps = dict(zip(response.metadata.feature_names.val, response.results, strict=True))
+        at = stamps[f"{view.name}__{feature}"].event_timestamps[0].ToDatetime(UTC)
+    if at is None:
+        return None
+    at = at if at.tzinfo else at.replace(tzinfo=UTC)
+    return at if at.timestamp() else None  # Redis gives what it does not hold, at 1970
 
 
 def _joined(pieces: Sequence[Found]) -> Found:

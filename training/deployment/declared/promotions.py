@@ -9,9 +9,9 @@ from typing import Any
 
 from adc_features.artifact import MANIFEST, file_hash, read_manifest
 from adc_features.errors import InputError
+from adc_features.serving.promoted import Promoted, promote_on_record, promotions
 from adc_features.serving.workspace import Workspace, trained_names
 from training.deployment.declared.champion import judged_metric
-from training.ranker.promoted import Promoted, promote_on_record, promotions
 from training.ranker.workflow import promotion_of
 
 

@@ -26,6 +26,7 @@ from adc_features.file_lock import file_lock
 from adc_features.inputs.changes import Accept
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import REFERENCE_ROWS, TrainedRanker, load_ranker
+from adc_features.serving.promoted import promote_on_record
 from adc_features.serving.promotion import read_promotion
 from adc_features.serving.workspace import Workspace
 from training.deployment.decisions import DECISION, ONLINE_GATE, remembered
@@ -46,7 +47,6 @@ from training.deployment.settings import RetrainSettings
 from training.ranker.fitting import TrainSettings, fit_then_refit, predictions
 from training.ranker.joined import JoinedRows, join_log
 from training.ranker.label_sources import LabelSource
-from training.ranker.promoted import promote_on_record
 from training.ranker.workflow import evaluate_window, promotion_of
 
 log = logging.getLogger(__name__)

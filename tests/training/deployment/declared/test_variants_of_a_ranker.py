@@ -7,9 +7,9 @@ from typer.testing import CliRunner
 
 from adc_features.cli.main import application
 from adc_features.errors import InputError
+from adc_features.serving.promoted import promotions
 from adc_features.serving.variants import read_deployment
 from adc_features.serving.workspace import Workspace
-from training.ranker.promoted import promotions
 from training.ranker.variants import end_ranker_variant, make_variant_whole, start_ranker_variant
 
 
