@@ -9,11 +9,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic_core import from_json
-
 from adc_features.extras import extra_modules
 from adc_features.live.decisions import Position
-from adc_features.live.sources.base import Delivery, refuse_restart
+from adc_features.live.sources.base import Delivery, refuse_restart, value_of
 
 AT_ONCE = 500
 WAIT_S = 0.2
@@ -101,16 +99,9 @@ class KafkaTopic:
         after = mine[-1].offset() + 1
         values = [message.value() or b"" for message in mine]
         position = Position(self.name, str(partition), self._stored.get(str(partition)), str(after))
-        return Delivery([_value(v) for v in values], position, sum(map(len, values)), mine[-1])
+        return Delivery([value_of(v) for v in values], position, sum(map(len, values)), mine[-1])
 
     def done(self, delivery: Delivery) -> None:
         if delivery.position is not None:
             self._stored[delivery.position.partition] = delivery.position.after
         self._consumer.commit(message=delivery.token, asynchronous=True)
-
-
-def _value(text: bytes) -> Any:
-    try:
-        return from_json(text)
-    except ValueError:
-        return text.decode("utf-8", "replace")

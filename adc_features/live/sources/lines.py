@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO
-
-from pydantic_core import from_json
+from typing import BinaryIO
 
 from adc_features.errors import InputError
 from adc_features.live.decisions import Position
-from adc_features.live.sources.base import Delivery, refuse_restart
+from adc_features.live.sources.base import Delivery, refuse_restart, value_of
 
+log = logging.getLogger(__name__)
 EVENTS_AT_ONCE = 500
 
 
@@ -57,7 +58,12 @@ class Lines:
 
     def read(self) -> Delivery | None:
         file = self._opened()
-        lines = [line for line, _ in zip(file, range(EVENTS_AT_ONCE), strict=False)]
+        start = file.tell()
+        lines = list(islice(iter(file.readline, b""), EVENTS_AT_ONCE))
+        if lines and not _is_whole(lines[-1]):
+            log.warning("stage=ingest source=%s: the last line is not finished", self.name)
+            lines.pop()  # whoever writes the file is at it: read when it is whole
+            file.seek(start + sum(map(len, lines)))
         if not lines:
             self._ended = True
             file.close()
@@ -65,7 +71,7 @@ class Lines:
         last = lines[-1]
         after = f"{file.tell()}:{len(last)}:{_digest(last)}"
         position = Position(self.name, "", self._position, after)
-        events = [_value(line) for line in lines if line.strip()]
+        events = [value_of(line) for line in lines if line.strip()]
         return Delivery(events, position, sum(map(len, lines)), after)
 
     def done(self, delivery: Delivery) -> None:
@@ -77,12 +83,9 @@ class Lines:
         return self._file
 
 
-def _value(line: bytes) -> Any:
-    """The JSON value of a line, or its text where it is none: that is no event, and told so."""
-    try:
-        return from_json(line)
-    except ValueError:
-        return line.decode("utf-8", "replace").rstrip("\n")
+def _is_whole(line: bytes) -> bool:
+    """Whether nothing of a line is still to be written: the last one may lack its end."""
+    return line.endswith(b"\n") or isinstance(value_of(line), dict)
 
 
 def _digest(line: bytes) -> str:

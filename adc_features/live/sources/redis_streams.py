@@ -12,11 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic_core import from_json
-
 from adc_features.aggregates.declaration import EventStream
 from adc_features.extras import extra_modules
-from adc_features.live.sources.base import Delivery
+from adc_features.live.sources.base import Delivery, value_of
 from adc_features.redaction import redacted
 
 AT_ONCE = 500
@@ -126,10 +124,10 @@ class RedisStream:
 
     def _event(self, fields: dict[bytes, bytes]) -> Any:
         if list(fields) == [b"event"]:
-            return _value(fields[b"event"])
+            return value_of(fields[b"event"])
         named = {name.decode("utf-8", "replace"): value for name, value in fields.items()}
         return {
-            name: value.decode("utf-8", "replace") if name in self._text else _value(value)
+            name: value.decode("utf-8", "replace") if name in self._text else value_of(value)
             for name, value in named.items()
         }
 
@@ -149,10 +147,3 @@ class _reached:
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         if isinstance(error, self._errors):
             raise ConnectionError(redacted(str(error))) from error
-
-
-def _value(text: bytes) -> Any:
-    try:
-        return from_json(text)
-    except ValueError:
-        return text.decode("utf-8", "replace")
