@@ -214,6 +214,7 @@ def serve(
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
 
     from adc_features.serving.protocol import ServiceSettings
+    from adc_features.serving.taking_apart import events_apart
     from adc_features.serving.workers import beside
 
     if [run, promotion, repo].count(None) != 2:
@@ -239,9 +240,9 @@ def serve(
             "stage=serve host=%s token=none: everyone who reaches it may ask; set ADC_SERVE_TOKEN",
             host,
         )
-    taking = repo if events else None, keep, (sample, values), items
-    asked = run, promotion, now, settings, shared, *taking
     with stack, _listening(host, port) as listening:
+        taken = stack.enter_context(events_apart(repo)) if events and repo else None
+        asked = run, promotion, now, settings, shared, taken, keep, (sample, values), items
         service = _service(*asked)
         facts = {
             "url": _url(host, listening),
@@ -276,13 +277,13 @@ def _service(
     now: str | None,
     settings: Any,
     metrics: str | None,
-    events: Path | None,
+    events: tuple[str, tuple[str, ...]] | None,
     keep: Path | None,
     shares: tuple[float, float],
     items: bool,
 ) -> Any:
-    """What answers. events: the repository whose live views take them. keep, shares: the log of
-    what was served. items: new ones are taken.
+    """What answers. events: the process that takes them, as `events_apart`. keep, shares: the log
+    of what was served. items: new ones are taken.
     """
     from adc_features.served.log import LogSettings, ServedLog
     from adc_features.serving.promotion import PROMOTION
@@ -303,14 +304,12 @@ def _service(
     return service
 
 
-def _intake(repo: Path, settings: Any) -> Any:
-    """What takes the events of a repository's live views."""
-    from adc_features.live.repository import open_live
-    from adc_features.live.writer import Writer
+def _intake(events: tuple[str, tuple[str, ...]], settings: Any) -> Any:
+    """What passes events on to the process that takes them."""
     from adc_features.serving.intake import Intake
+    from adc_features.serving.taking_apart import TakenApart
 
-    live = open_live(repo)
-    return Intake(Writer(live.ledger, live.histories).__enter__(), settings)
+    return Intake(TakenApart(*events).wait(), settings)
 
 
 def _item_intake(promotion: Any, settings: Any) -> Any:

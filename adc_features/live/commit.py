@@ -355,12 +355,13 @@ class Commit:
         faults = list(request.faults)
         self._refuse(request.stream, "unreadable", faults)
         for kind, text in REASONS.items():
+            if not (places := request.places[decision == kind].tolist()):
+                continue
             reason = text.format(
                 watermark=shown_time(watermarks[request.stream]),
                 tolerance=self.ledger.settings.tolerance,
                 now=shown_time(self.now),
             )
-            places = request.places[decision == kind].tolist()
             refused = [Fault(place, reason, request.sent[place]) for place in places]
             if kind != Decision.FORGOTTEN:
                 self._refuse(request.stream, kind.name.lower(), refused)

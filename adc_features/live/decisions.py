@@ -72,10 +72,13 @@ def chosen(
     decision: Decision,
 ) -> Events:
     """The events of which this was decided."""
-    tables = [
-        request.table.filter(pa.array(of == decision))
-        for request, of in zip(requests, decided, strict=True)
-    ]
+    tables = list[pa.Table]()
+    for request, of in zip(requests, decided, strict=True):
+        mine = of == decision
+        if mine.all():  # the usual case, of most requests
+            tables.append(request.table)
+        elif mine.any():
+            tables.append(request.table.filter(pa.array(mine)))
     if not any(len(table) for table in tables):
         return Events(stream, event_schema(stream).empty_table())
     return Events.of(stream, pa.concat_tables(tables))

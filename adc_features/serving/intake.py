@@ -1,15 +1,15 @@
 """POST /events. Reads: bodies. Writes: events of the live directory, answers.
 
-Events are read beside the scoring of requests, on a thread of their own, and answered when they
-are durable and visible. One that is refused does not hold up the others of its request: the answer
-names it, and so does the dead-letter file. A request is refused whole, and nothing of it kept, when
-its body is no list of events, when too much waits, or when the disk is full.
+Events are read beside the scoring of requests, by `adc serve` in a process of their own, and
+answered when they are durable and visible. One that is refused does not hold up the others of its
+request: the answer names it, and so does the dead-letter file. A request is refused whole, and
+nothing of it kept, when its body is no list of events, when too much waits, or when the disk is
+full.
 """
 
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from starlette.requests import Request
@@ -17,9 +17,7 @@ from starlette.responses import Response
 
 from adc_features.errors import ArtifactError
 from adc_features.live.decisions import Receipt
-from adc_features.live.incoming import Incoming, events_of, incoming
-from adc_features.live.writer import BusyError, Writer
-from adc_features.serving.live_metrics import LiveMetrics
+from adc_features.live.writer import BusyError
 from adc_features.serving.protocol import (
     Budget,
     HttpError,
@@ -28,11 +26,8 @@ from adc_features.serving.protocol import (
     brief,
     json_answer,
 )
+from adc_features.serving.taking import Taking
 
-MAX_EVENTS = 2_000
-"""Events in one request."""
-_OBJECTS = 4
-"""Brackets an event, in its texts, at most."""
 _TOLD = 20
 """Refused events that an answer explains; it counts all of them."""
 
@@ -42,17 +37,15 @@ class Intake:
 
     Parameters
     ----------
-    writer : Writer
-        Entered: it commits.
+    taking : Taking
+        What commits, here or in a process of its own.
     settings : ServiceSettings
         Bounds of requests.
     """
 
-    def __init__(self, writer: Writer, settings: ServiceSettings) -> None:
-        self.writer, self._settings = writer, settings
+    def __init__(self, taking: Taking, settings: ServiceSettings) -> None:
+        self.taking, self._settings = taking, settings
         self._bodies = Budget(32 * settings.max_body)
-        self._reading = ThreadPoolExecutor(1, thread_name_prefix="events")
-        self.metrics = LiveMetrics(writer)
 
     async def answer(self, request: Request) -> Response:
         """Keep the events of a request. Raises HttpError."""
@@ -61,9 +54,7 @@ class Intake:
         try:
             async with asyncio.timeout(self._settings.timeout):
                 body = await self._bodies.body(request, self._settings.max_body)
-                loop = asyncio.get_running_loop()
-                events = await loop.run_in_executor(self._reading, self._read, stream, body)
-                receipt = await asyncio.wrap_future(self.writer.submit(events))
+                receipt = await asyncio.wrap_future(self.taking.take(stream, body))
         except BusyError as error:
             raise HttpError(503, "busy", str(error)) from error
         except TimeoutError as error:
@@ -84,29 +75,16 @@ class Intake:
 
     def close(self) -> None:
         """Commit what waits."""
-        self._reading.shutdown(wait=True)
-        self.writer.__exit__()
+        self.taking.close()
 
     def _stream(self, name: str | None) -> str:
-        streams = self.writer.ledger.streams
+        streams = self.taking.streams
         if name is None and len(streams) == 1:
             return next(iter(streams))
         if name is None or name not in streams:
             told = "name the stream, /events/STREAM" if name is None else f"no stream {brief(name)}"
             raise HttpError(404, "no_such_stream", f"{told}; there are {', '.join(streams)}")
         return name
-
-    def _read(self, stream: str, body: bytes) -> Incoming:
-        # a parser makes an object of every `{}`: what no request looks like is not parsed
-        objects = body.count(b"{") + body.count(b"[")
-        sent = events_of(body) if objects <= _OBJECTS * MAX_EVENTS else None
-        if sent is None or len(sent) > MAX_EVENTS:
-            raise HttpError(
-                422,
-                "too_many_events",
-                f"more than {MAX_EVENTS} events are not taken at once; send several requests",
-            )
-        return incoming(self.writer.ledger.streams[stream], sent, size=len(body))
 
 
 def _told(receipt: Receipt) -> dict[str, Any]:

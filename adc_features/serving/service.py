@@ -263,7 +263,7 @@ class Service:
             self.metrics.count_served(vars(self.served.counts))
         page = self.metrics.page()
         if self.intake is not None:
-            page += await asyncio.to_thread(self.intake.metrics.page)
+            page += await asyncio.to_thread(self.intake.taking.page)
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(self, request: Request) -> Response:
@@ -284,7 +284,7 @@ class Service:
             "registry_changed": [without_paths(told) for told in self.changed],
         }
         if self.intake is not None:
-            facts["events"] = await asyncio.to_thread(self.intake.metrics.facts)
+            facts["events"] = await asyncio.to_thread(self.intake.taking.facts)
         if self.items is not None:
             facts["items"] = self.items.facts()
         if variants := self.deployed.variants:

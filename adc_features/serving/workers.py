@@ -22,13 +22,13 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def beside(
-    processes: int, target: Callable[..., None], *arguments: Any, metrics: str
+    processes: int, target: Callable[..., None], *arguments: Any, metrics: str | None
 ) -> Iterator[None]:
     """Supervise further processes of target(*arguments) for as long as the block lasts: one that
     ends is started again.
 
     target: importable; ends on SIGTERM, and by itself when this process is gone
-    (`end_with_parent`). metrics: as Service has it.
+    (`end_with_parent`). metrics: as Service has it, of processes that answer.
     """
     spawn, stop = multiprocessing.get_context("spawn"), threading.Event()
 
@@ -50,7 +50,8 @@ def beside(
                 try:
                     # the directory of metrics is gone or read-only: their page says so
                     with suppress(OSError):
-                        mark_process_dead(process.pid, path=metrics)
+                        if metrics is not None:
+                            mark_process_dead(process.pid, path=metrics)
                     running[place] = started()
                 except Exception:  # no memory, no process left: tried again in a second
                     log.exception("stage=serve process=%d was not replaced", process.pid)

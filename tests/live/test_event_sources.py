@@ -44,6 +44,39 @@ def test_a_file_that_grows_is_read_on(live, tmp_path):
     assert verify_online(live.histories).different == 0
 
 
+def test_every_line_of_a_long_file_is_read(live, tmp_path):
+    """No line is lost where one delivery ends and the next begins."""
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(f"{json.dumps(click(i, i % 9))}\n" for i in range(1_203)))
+    found = ingest(Lines(path), live.histories, stream="clicks")
+    assert (found.accepted, found.refused) == (1_203, 0)
+
+
+def test_a_line_that_is_being_written_is_left_for_the_next_time(live, tmp_path):
+    path, line = tmp_path / "events.jsonl", json.dumps(click(1, 1))
+    path.write_text(f"{json.dumps(click(0, 0))}\n{line[:20]}")
+    first = ingest(Lines(path), live.histories, stream="clicks")
+    assert (first.accepted, first.refused) == (1, 0)
+    with path.open("a") as file:
+        file.write(line[20:])  # without a line's end: a whole object all the same
+    second = ingest(Lines(path), live.histories, stream="clicks")
+    assert (second.accepted, second.refused) == (1, 0)
+
+
+def test_of_a_huge_line_the_beginning_is_kept(live, tmp_path):
+    """100 MB are no event; the lines beside it count, and the dead letter is short."""
+    path = tmp_path / "events.jsonl"
+    with path.open("w") as file:
+        file.write(f"{json.dumps(click(0, 0))}\n")
+        file.write('{"event_id": "' + "x" * 100_000_000 + '"}\n')
+        file.write(f"{json.dumps(click(1, 1))}\n")
+    found = ingest(Lines(path), live.histories, stream="clicks")
+    assert (found.accepted, found.refused) == (2, 1)
+    [letters] = (live.histories.place / "dead_letters").iterdir()
+    assert "(100000017 bytes)" in letters.read_text()
+    assert letters.stat().st_size < 1_000
+
+
 class Stop:
     """Ends the reading when nothing came for some reads."""
 

@@ -10,9 +10,11 @@ from starlette.routing import Route
 from starlette.testclient import TestClient
 
 from adc_features.errors import AdcError, ArtifactError
-from adc_features.live.writer import Writer
-from adc_features.serving.intake import MAX_EVENTS, Intake
+from adc_features.live.writer import BusyError, Writer
+from adc_features.serving.intake import Intake
 from adc_features.serving.protocol import ServiceSettings, error_answer, http_error_of
+from adc_features.serving.taking import MAX_EVENTS, Taker
+from adc_features.serving.taking_apart import TakenApart, taken
 
 
 @pytest.fixture(scope="module")
@@ -22,12 +24,28 @@ def made_shop(tmp_path_factory):
 
 
 @pytest.fixture
-def intake(made_shop):
-    """What answers, on an empty live directory."""
+def taker(made_shop):
+    """What commits, on an empty live directory."""
     live = opened(emptied(made_shop), Clock(START + timedelta(minutes=1)))
-    found = Intake(Writer(live.ledger, live.histories).__enter__(), ServiceSettings())
-    yield found
-    found.close()
+    return Taker(Writer(live.ledger, live.histories).__enter__())
+
+
+@pytest.fixture(params=["here", "apart"])
+def intake(taker, tmp_path, request):
+    """What answers, in the process that commits or over its socket."""
+    if request.param == "here":
+        found = Intake(taker, ServiceSettings())
+        yield found
+        found.close()
+        return
+    address = str(tmp_path / "taken")
+    with taken(taker, address):
+        taking = TakenApart(address, taker.streams)
+        taking.wait()
+        found = Intake(taking, ServiceSettings())
+        yield found
+        found.close()
+        taker.close()
 
 
 @pytest.fixture
@@ -85,14 +103,14 @@ def test_a_request_that_is_no_list_of_events_is_refused_whole(client, path, body
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
-def test_a_full_disk_is_told_and_the_events_count_once_later(client, intake, monkeypatch):
+def test_a_full_disk_is_told_and_the_events_count_once_later(client, taker, monkeypatch):
     """507 acknowledges nothing; the same request later is accepted."""
 
     def full(requests, **how):
         raise ArtifactError("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(intake.writer.ledger, "commit", full)
+        patch.setattr(taker.writer.ledger, "commit", full)
         answer = client.post("/events", json=[click(0, 0)])
     assert (answer.status_code, answer.json()["error"]["code"]) == (507, "not_kept")
     assert client.post("/events", json=[click(0, 0)]).json()["accepted"] == 1
@@ -101,10 +119,24 @@ def test_a_full_disk_is_told_and_the_events_count_once_later(client, intake, mon
 def test_metrics_count_what_became_of_events(client, intake):
     """By stream and outcome, with the age of the watermark and the rows online."""
     client.post("/events", json=[click(0, 0), click(0, 0), {"event_id": "x"}])
-    page = intake.metrics.page().decode()
+    page = intake.taking.page().decode()
     assert 'adc_live_events_total{outcome="accepted",stream="clicks"} 1.0' in page
     assert 'adc_live_events_total{outcome="unreadable",stream="clicks"} 1.0' in page
     assert 'adc_live_watermark_age_seconds{stream="clicks"} 660.0' in page
     assert 'adc_live_rows{view="product_profile"} 1.0' in page
-    facts = intake.metrics.facts()
+    facts = intake.taking.facts()
     assert facts["watermarks"] == {"clicks": "2024-05-01T11:50:00+00:00"}
+
+
+def test_who_takes_events_may_be_killed(taker, tmp_path):
+    """A request that has no answer is told to come again, and the next process answers it."""
+    address = str(tmp_path / "taken")
+    taking = TakenApart(address, taker.streams)
+    with pytest.raises(BusyError, match="send the events again"):
+        taking.take("clicks", json.dumps([click(0, 0)]).encode()).result(10)
+    assert taking.facts() == {"away": True}
+    with taken(taker, address):
+        taking.wait()
+        assert taking.take("clicks", json.dumps([click(0, 0)]).encode()).result(10).accepted == 1
+    taking.close()
+    taker.close()

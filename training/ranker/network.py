@@ -176,7 +176,7 @@ def _pooled_and_attended(elements: Tensor, query: Tensor, filled: Tensor) -> tup
     """The mean element of each row and the mean that the query attends to, [B, E] each; zeros where
     there is none. elements: [B * M, E], zeros where a place is not filled."""
     count, places = filled.shape
-    elements = elements.view(count, places, -1)
+    elements = elements.view(count, places, query.shape[1])
     pooled = elements.sum(1) / filled.sum(1, keepdim=True).clamp(min=1)
     if not places:
         return pooled, torch.zeros_like(query)

@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 _BEHIND_S = 1.0
 """Seconds until an online store that is behind is looked at again."""
+LARGEST = 1 << 20
+"""Bytes of one event at most, as of a request over HTTP."""
+_SHOWN = 200
 LONGEST_PAUSE = 30.0
 """Seconds between two attempts to reach a source, or to write, at most."""
 
@@ -35,6 +38,18 @@ class Delivery(NamedTuple):
     position: Position | None
     size: int
     token: Any
+
+
+def value_of(text: bytes) -> Any:
+    """The JSON value of what a source holds, or its text where it is none: that is no event, and
+    told so. Of what is larger than LARGEST only the beginning: neither is it parsed, nor kept.
+    """
+    if len(text) > LARGEST:
+        return f"{text[:_SHOWN].decode('utf-8', 'replace')} ... ({len(text)} bytes)"
+    try:
+        return from_json(text)
+    except ValueError:
+        return text.decode("utf-8", "replace").rstrip("\n")
 
 
 class Source(Protocol):

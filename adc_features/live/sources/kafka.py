@@ -11,7 +11,7 @@ from typing import Any
 
 from adc_features.extras import extra_modules
 from adc_features.live.decisions import Position
-from adc_features.live.sources.base import Delivery, json_value, refuse_restart
+from adc_features.live.sources.base import Delivery, refuse_restart, value_of
 
 AT_ONCE = 500
 WAIT_S = 0.2
@@ -99,7 +99,7 @@ class KafkaTopic:
         after = mine[-1].offset() + 1
         values = [message.value() or b"" for message in mine]
         position = Position(self.name, str(partition), self._stored.get(str(partition)), str(after))
-        return Delivery([json_value(v) for v in values], position, sum(map(len, values)), mine[-1])
+        return Delivery([value_of(v) for v in values], position, sum(map(len, values)), mine[-1])
 
     def done(self, delivery: Delivery) -> None:
         if delivery.position is not None:

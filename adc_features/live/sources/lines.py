@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
 from adc_features.errors import InputError
 from adc_features.live.decisions import Position
-from adc_features.live.sources.base import Delivery, json_value, refuse_restart
+from adc_features.live.sources.base import Delivery, refuse_restart, value_of
 
+log = logging.getLogger(__name__)
 EVENTS_AT_ONCE = 500
 
 
@@ -55,7 +58,12 @@ class Lines:
 
     def read(self) -> Delivery | None:
         file = self._opened()
-        lines = [line for line, _ in zip(file, range(EVENTS_AT_ONCE), strict=False)]
+        start = file.tell()
+        lines = list(islice(iter(file.readline, b""), EVENTS_AT_ONCE))
+        if lines and not _is_whole(lines[-1]):
+            log.warning("stage=ingest source=%s: the last line is not finished", self.name)
+            lines.pop()  # whoever writes the file is at it: read when it is whole
+            file.seek(start + sum(map(len, lines)))
         if not lines:
             self._ended = True
             file.close()
@@ -63,7 +71,7 @@ class Lines:
         last = lines[-1]
         after = f"{file.tell()}:{len(last)}:{_digest(last)}"
         position = Position(self.name, "", self._position, after)
-        events = [json_value(line) for line in lines if line.strip()]
+        events = [value_of(line) for line in lines if line.strip()]
         return Delivery(events, position, sum(map(len, lines)), after)
 
     def done(self, delivery: Delivery) -> None:
@@ -73,6 +81,11 @@ class Lines:
         if self._file is None:
             raise RuntimeError("start comes first")
         return self._file
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether nothing of a line is still to be written: the last one may lack its end."""
+    return line.endswith(b"\n") or isinstance(value_of(line), dict)
 
 
 def _digest(line: bytes) -> str:

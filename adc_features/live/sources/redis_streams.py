@@ -14,7 +14,7 @@ from typing import Any
 
 from adc_features.aggregates.declaration import EventStream
 from adc_features.extras import extra_modules
-from adc_features.live.sources.base import Delivery, json_value
+from adc_features.live.sources.base import Delivery, value_of
 from adc_features.redaction import redacted
 
 AT_ONCE = 500
@@ -124,10 +124,10 @@ class RedisStream:
 
     def _event(self, fields: dict[bytes, bytes]) -> Any:
         if list(fields) == [b"event"]:
-            return json_value(fields[b"event"])
+            return value_of(fields[b"event"])
         named = {name.decode("utf-8", "replace"): value for name, value in fields.items()}
         return {
-            name: value.decode("utf-8", "replace") if name in self._text else json_value(value)
+            name: value.decode("utf-8", "replace") if name in self._text else value_of(value)
             for name, value in named.items()
         }
 

@@ -25,7 +25,7 @@ from training.ranker.fit_network import (
 from training.ranker.labelled import Labelled
 from training.ranker.losses import MultitaskLoss, listwise_sums
 from training.ranker.models import check_settings
-from training.ranker.network import Bags, Networks
+from training.ranker.network import Bags, Networks, _pooled_and_attended
 from training.ranker.warm_start import warm_start
 
 SHAPE = NetworkShape.of(LAYOUT, RANKER)
@@ -88,6 +88,13 @@ def closed(shape: NetworkShape, part: str) -> Networks:
         else:
             towers.gate.general.zero_()
     return model
+
+
+def test_a_batch_of_which_no_row_has_a_history_pools_zeros():
+    elements, query = torch.zeros(0, 3), torch.randn(2, 3)
+    filled = torch.zeros(2, 0, dtype=torch.bool)
+    for found in _pooled_and_attended(elements, query, filled):
+        assert torch.equal(found, torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("domain", [None, "brand"])
