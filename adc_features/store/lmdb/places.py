@@ -14,7 +14,6 @@ from adc_features.store import _compat as feast
 from adc_features.store.lmdb.environment import Environment, environment
 
 _MEBIBYTE = 1 << 20
-_real_paths: dict[str, str] = {}
 
 
 def table_name(config: Any, table: Any) -> str:
@@ -33,27 +32,8 @@ def directory_of(config: Any, *, live: bool = False) -> Environment:
     """The LMDB directory of a repository, by its configuration; or that of its live views."""
     settings = config.online_store
     place = settings.live_path if live else settings.path
-    path = _resolved(os.path.join(config.repo_path or ".", place))
+    path = os.path.realpath(os.path.join(config.repo_path or ".", place))
     return environment(path, map_size=config.online_store.map_size_mb * _MEBIBYTE)
-
-
-def _resolved(path: str) -> str:
-    """The real path. Every request asks for it, and resolving looks at each part of a path: it is
-    resolved again only when another directory lies there."""
-    known = _real_paths.get(path)
-    if known is not None and (here := _identity(path)) and here == _identity(known):
-        return known
-    _real_paths[path] = found = os.path.realpath(path)
-    return found
-
-
-def _identity(path: str) -> tuple[int, int] | None:
-    """What tells a directory from others; None where there is none."""
-    try:
-        status = os.stat(path)
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
 
 
 def tables_of(config: Any, views: Sequence[Any], held: Sequence[str]) -> list[str]:
