@@ -46,6 +46,7 @@ TOKENIZERS = (
     "opq",
     "letter",
     "das",
+    "qarm",
     "mm_rq_vae",
     "mmq",
     "unisid",

@@ -4,9 +4,10 @@ Reads: a data set with text or vectors, its text cache. Writes: JSON.
     python benchmarks/split_half.py --data BEAUTY --json docs/evidence/split_half.json
 
 Users are divided at random, and a stock SASRec is trained on each half, as of the end of the
-training rows. Each tokenizer is fitted on content and the vectors of one half. Its codes (one-hot,
-times their weights) predict the vectors of the other half by ridge regression, in five folds of
-items: R2 over the items that the other half knows, in both directions. Differences are paired on
+training rows. Each tokenizer is fitted on content and the vectors of one half, or on those that
+`--encoder` makes of this half. Its codes (one-hot, times their weights) predict SASRec's vectors of
+the other half by ridge regression, in five folds of items: R2 over the items that the other half
+knows, in both directions. Differences are paired on
 the same items; intervals are 95 % from a bootstrap of items. Codes are also read with equal weights
 and with each position's mean weight, so that what is left is the weight that belongs to the item.
 """
@@ -34,14 +35,16 @@ if TYPE_CHECKING:
 TOKENIZERS = ("adc", "rq_kmeans", "das", *JUDGES)
 WEIGHTED = ("adc", *JUDGES)
 FOLDS = 5
+STOCK = "sasrec"
+"""The encoder of the vectors that are predicted, whichever is coded."""
 DIRECTIONS = ("a_to_b", "b_to_a")
 
 
-def halves(dataset: Dataset, seed: int) -> tuple[EmbeddingTable, EmbeddingTable]:
-    """The catalogue's content with the behaviour of each half of the users."""
+def halves(dataset: Dataset, seed: int, encoders: list[str]) -> dict[str, list[EmbeddingTable]]:
+    """The catalogue's content with the behaviour of each half of the users, by encoder."""
     from adc_features.codes.embeddings import EmbeddingTable, id_array, vector_matrix
     from adc_features.codes.spec import BEHAVIOR
-    from adc_features.encoders.behavior import behavior_series, full_softmax
+    from adc_features.encoders.behavior import ENCODERS, RECIPES, behavior_series
     from adc_features.encoders.text import (
         OFFLINE_MODEL,
         cache_directory,
@@ -59,21 +62,28 @@ def halves(dataset: Dataset, seed: int) -> tuple[EmbeddingTable, EmbeddingTable]
     log = dataset.before(as_of)
     users, user = np.unique(log["user_id"].to_numpy(zero_copy_only=False), return_inverse=True)
     first = np.random.default_rng((seed, 9)).permutation(len(users)) < len(users) // 2
-    tables = []
-    for number, mask in enumerate((first[user], ~first[user])):
-        [made] = behavior_series(
-            log.filter(mask), ids, cutoffs=[as_of], settings=full_softmax(), seed=seed + number
-        )
-        tables.append(
-            EmbeddingTable(
+    tables: dict[str, list[EmbeddingTable]] = {name: [] for name in encoders}
+    for name, of_halves in tables.items():
+        for number, mask in enumerate((first[user], ~first[user])):
+            [made] = behavior_series(
+                log.filter(mask),
                 ids,
-                {m: v for m, (v, _) in pairs.items()} | {BEHAVIOR: made.vectors},
-                {m: p for m, (_, p) in pairs.items()} | {BEHAVIOR: made.present},
-                made.interaction_count.astype(np.int64),
-                as_of,
+                cutoffs=[as_of],
+                settings=RECIPES[ENCODERS[name].recipe](),
+                seed=seed + number,
+                content=[pairs] if ENCODERS[name].reads_content else None,
             )
-        )
-    return tables[0], tables[1]
+            of_halves.append(
+                EmbeddingTable(
+                    ids,
+                    {m: v for m, (v, _) in pairs.items()} | {BEHAVIOR: made.vectors},
+                    {m: p for m, (_, p) in pairs.items()} | {BEHAVIOR: made.present},
+                    made.interaction_count.astype(np.int64),
+                    as_of,
+                )
+            )
+            print(f"encoder={name} half={number}", file=sys.stderr)
+    return tables
 
 
 def left_over(inputs: np.ndarray, target: np.ndarray, fold: np.ndarray) -> np.ndarray:
@@ -147,6 +157,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", required=True, help="a directory, or `synthetic`")
     parser.add_argument("--tokenizers", default=",".join(TOKENIZERS))
+    parser.add_argument("--encoder", default=STOCK, help="of the behaviour that is coded")
     parser.add_argument("--codebook-size", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
@@ -158,11 +169,13 @@ def main() -> None:
 
     torch.set_num_threads(1)
     names = asked.tokenizers.split(",")
-    a, b = halves(load_source(asked.data, seed=asked.seed), asked.seed)
+    encoders = sorted({STOCK, asked.encoder})
+    made = halves(load_source(asked.data, seed=asked.seed), asked.seed, encoders)
+    (a, b), (of_a, of_b) = made[STOCK], made[asked.encoder]
     rng = np.random.default_rng(0)
     report: dict[str, Any] = {}
     paired: dict[str, dict[str, Any]] = {}
-    for where, (source, other) in zip(DIRECTIONS, ((a, b), (b, a)), strict=True):
+    for where, (source, other) in zip(DIRECTIONS, ((of_a, b), (of_b, a)), strict=True):
         errors, spent = direction(source, other, names, size=asked.codebook_size, seed=asked.seed)
         base = errors.pop("mean")
         for name, e in errors.items():
@@ -179,8 +192,8 @@ def main() -> None:
     ).stdout.strip()
     facts = {
         "command": f"python benchmarks/split_half.py --data {Path(asked.data).name}"
-        f" --tokenizers {asked.tokenizers} --codebook-size {asked.codebook_size}"
-        f" --seed {asked.seed}",
+        f" --tokenizers {asked.tokenizers} --encoder {asked.encoder}"
+        f" --codebook-size {asked.codebook_size} --seed {asked.seed}",
         "commit": commit,
         "machine": machine(),
         "items": {

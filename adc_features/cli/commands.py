@@ -45,8 +45,8 @@ def fit(
         str | None,
         typer.Option(
             help=(
-                "Recipe: adc, an ablation of it, or posterior, rq_vae, rq_kmeans, opq, letter, das,"
-                " mm_rq_vae, mmq, unisid, unisid_e2e (hours on a large catalogue)."
+                "Recipe: adc, an ablation of it, or posterior, rq_vae, rq_kmeans, qarm, opq,"
+                " letter, das, mm_rq_vae, mmq, unisid, unisid_e2e (hours on a large catalogue)."
             )
         ),
     ] = None,

@@ -97,6 +97,7 @@ class Writer:
         -------
         Future of Receipt
             Done when they are durable and visible; its exception is an AdcError when they are not.
+            Cancelled before their commit begins, it takes the events back.
 
         Raises
         ------
@@ -140,7 +141,11 @@ class Writer:
                     more = False
                 else:
                     batch.append(following)
-            self._commit_batch(batch)
+            # who has given up since is not committed; from here on nobody can
+            self._commit_batch([w for w in batch if w.receipt.set_running_or_notify_cancel()])
+            with self._lock:
+                self._events -= sum(len(w.request) for w in batch)
+                self._bytes -= sum(w.request.size for w in batch)
             if not more:
                 return
 
@@ -157,6 +162,8 @@ class Writer:
                     log.error("stage=ingest error=%s", error)
 
     def _commit_batch(self, batch: list[_Waiting]) -> None:
+        if not batch:
+            return
         try:
             for waiting, receipt in zip(
                 batch, self.ledger.commit([w.request for w in batch]), strict=True
@@ -175,9 +182,6 @@ class Writer:
                 if not waiting.receipt.done():
                     waiting.receipt.set_exception(error)
         self._committed.set()
-        with self._lock:
-            self._events -= sum(len(w.request) for w in batch)
-            self._bytes -= sum(w.request.size for w in batch)
 
     def _follow(self, elsewhere: Elsewhere) -> None:
         while not self._closed.is_set():

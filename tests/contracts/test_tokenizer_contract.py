@@ -103,7 +103,7 @@ TOKENIZERS = [
     ),
     *(
         Tokenizer(name, small(name), adc_encode.encode, content_only=True, needs_behavior=True)
-        for name in ("letter", "das")
+        for name in ("letter", "das", "qarm")
     ),
     Tokenizer("unisid", small("unisid"), adc_encode.encode, content_only=True),
     Tokenizer(

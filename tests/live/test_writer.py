@@ -62,6 +62,33 @@ def test_more_than_may_wait_is_refused_and_the_rest_kept(shop, monkeypatch):
         assert writer.submit(incoming(stream, [click(2, 2), click(3, 3)])).result(10).accepted == 2
 
 
+def test_who_gives_up_disturbs_nobody(shop, monkeypatch):
+    """A request that is cancelled while it waits is not kept; cancelled during its commit it is.
+    Those beside it get their receipts, and its events are new when they come again.
+    """
+    live = opened(shop, Clock(START + timedelta(minutes=1)))
+    stream, commit, go = live.ledger.streams["clicks"], live.ledger.commit, threading.Event()
+    committing = threading.Event()
+
+    def slow(requests, **how):
+        committing.set()
+        return go.wait() and commit(requests, **how)
+
+    monkeypatch.setattr(live.ledger, "commit", slow)
+    with Writer(live.ledger, live.histories) as writer:
+        late = writer.submit(incoming(stream, [click(0, 0)]))
+        assert committing.wait(10)
+        gone, beside = (writer.submit(incoming(stream, [click(n, n)])) for n in (1, 2))
+        assert gone.cancel()
+        assert not late.cancel()
+        go.set()
+        assert late.result(10).accepted == 1
+        assert beside.result(10).accepted == 1
+        again = writer.submit(incoming(stream, [click(n, n) for n in (0, 1, 2)])).result(10)
+        assert (again.accepted, again.duplicates) == (1, 2)
+    assert writer.waiting == 0
+
+
 def test_a_directory_that_cannot_be_written_is_told_to_everybody(shop, monkeypatch):
     """And the next request finds the writer alive."""
     live = opened(shop, Clock(START + timedelta(minutes=1)))

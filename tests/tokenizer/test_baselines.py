@@ -22,6 +22,7 @@ from adc_features.tokenizer.baselines.kmeans import (
     opq_codebooks,
     residual_codebooks,
 )
+from adc_features.tokenizer.baselines.qarm import mutual_neighbours
 from adc_features.tokenizer.encode import encode
 from adc_features.tokenizer.fit import RECIPES, fit
 from adc_features.tokenizer.model import Rows
@@ -204,22 +205,7 @@ def test_behaviour_teaches_content_codes(name: str, tmp_path: Path) -> None:
     """Where content shows the groups of behaviour only faintly, codes that behaviour taught tell
     them apart; the same without teaching do not.
     """
-    chance = np.random.default_rng(2)
-    seen, unseen = chance.integers(0, 4, 600), chance.integers(0, 4, 600)
-    title = (
-        chance.normal(size=(4, 16))[unseen]
-        + 0.5 * chance.normal(size=(4, 16))[seen]
-        + 0.2 * chance.normal(size=(600, 16))
-    )
-    taste = chance.normal(size=(4, 8))[seen] + 0.1 * chance.normal(size=(600, 8))
-    vectors = {"title": title.astype(np.float32), BEHAVIOR: taste.astype(np.float32)}
-    data = EmbeddingTable(
-        np.arange(600),
-        vectors,
-        {m: np.ones(600, bool) for m in vectors},
-        chance.integers(1, 50, 600),
-        datetime(2024, 1, 1, tzinfo=UTC),
-    )
+    seen, data = faint_behavior()
     spec = SidSpec(content={"title": 1}, shared=0, behavior=1, codebook_size=4)
     tiny = {
         "steps": 120,
@@ -245,6 +231,68 @@ def test_behaviour_teaches_content_codes(name: str, tmp_path: Path) -> None:
         first = encode(data, generation).sid[:, 0]
         purity.append(sum(np.bincount(seen[first == k]).max() for k in np.unique(first)) / 600)
     assert purity[0] > purity[1] + 0.2
+
+
+def test_pairs_are_nearest_to_each_other() -> None:
+    """Of five points on a circle, 0 and 1, and 2 and 3, are each other's nearest; 4 is nearest to
+    nobody, and neither another cut-off nor a row without behaviour takes part.
+    """
+    degrees = torch.tensor([0.0, 10.0, 90.0, 95.0, 140.0, 1.0, 94.0])
+    points = torch.stack([torch.cos(torch.deg2rad(degrees)), torch.sin(torch.deg2rad(degrees))], 1)
+    known = torch.tensor([True, True, True, True, True, True, False])
+    group = torch.tensor([0, 0, 0, 0, 0, 1, 0])
+    pairs = mutual_neighbours(points, known, group, count=1)
+    assert sorted(pairs.tolist()) == [[0, 1], [1, 0], [2, 3], [3, 2]]
+    assert len(mutual_neighbours(points, known, group, count=9)) == 5 * 4
+
+
+def faint_behavior() -> tuple[np.ndarray, EmbeddingTable]:
+    """Groups of behaviour, int64 [600], of items whose content shows them faintly and other groups
+    clearly.
+    """
+    chance = np.random.default_rng(2)
+    seen, unseen = chance.integers(0, 4, 600), chance.integers(0, 4, 600)
+    title = (
+        chance.normal(size=(4, 16))[unseen]
+        + 0.5 * chance.normal(size=(4, 16))[seen]
+        + 0.2 * chance.normal(size=(600, 16))
+    )
+    taste = chance.normal(size=(4, 8))[seen] + 0.1 * chance.normal(size=(600, 8))
+    vectors = {"title": title.astype(np.float32), BEHAVIOR: taste.astype(np.float32)}
+    return seen, EmbeddingTable(
+        np.arange(600),
+        vectors,
+        {m: np.ones(600, bool) for m in vectors},
+        chance.integers(1, 50, 600),
+        datetime(2024, 1, 1, tzinfo=UTC),
+    )
+
+
+def test_qarm_codes_what_behaviour_has_in_common(tmp_path: Path) -> None:
+    """Tuned on pairs of behaviour, residual codes and nearest anchors tell its groups apart; the
+    map that it starts from does not. An anchor's own nearest anchor is itself.
+    """
+    seen, data = faint_behavior()
+    spec = SidSpec(content={"title": 1}, shared=0, behavior=1, codebook_size=8)
+    purity = []
+    for rate in (1e-2, 1e-12):
+        generation = fit(
+            [data],
+            spec,
+            settings=replace(RECIPES["qarm"](), steps=60, batch=128, learning_rate=rate),
+            generation_id="g",
+            directory=tmp_path / str(rate),
+            seed=0,
+        )
+        sid = encode(data, generation).sid
+        assert set(sid[:, 1]) == set(range(8))
+        purity.append(
+            [
+                sum(np.bincount(seen[codes == k]).max() for k in np.unique(codes)) / 600
+                for codes in sid.T
+            ]
+        )
+    assert np.array(purity[0]).min() > np.array(purity[1]).max() + 0.2
 
 
 def test_unisid_keeps_its_codes_in_use(tmp_path: Path) -> None:

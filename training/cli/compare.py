@@ -15,7 +15,7 @@ from adc_features.cli.console import JsonOption, progress, report
 from training.cli.comparison_lines import comparison_lines
 from training.cli.rankers import RefreshOption, refresh_texts
 
-TOKENIZERS = "adc,rq_vae,rq_kmeans,opq,letter,das,mm_rq_vae,mmq,unisid,posterior"
+TOKENIZERS = "adc,rq_vae,rq_kmeans,opq,qarm,letter,das,mm_rq_vae,mmq,unisid,posterior"
 ABLATIONS = ("adc", "without_controller", "without_contrastive", "without_gate", "without_sparsity")
 """Table 3 of the paper."""
 

@@ -17,11 +17,12 @@ import torch
 from adc_features.codes.generation import Generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import ArtifactError, InputError
-from adc_features.tokenizer.baselines import kmeans, posterior, rq_vae, unisid
+from adc_features.tokenizer.baselines import kmeans, posterior, qarm, rq_vae, unisid
 from adc_features.tokenizer.baselines.additive import AdditiveNetwork
 from adc_features.tokenizer.baselines.kmeans import KMeansSettings
 from adc_features.tokenizer.baselines.loop import Curve, Progress
 from adc_features.tokenizer.baselines.posterior import PosteriorNetwork, PosteriorSettings
+from adc_features.tokenizer.baselines.qarm import QarmNetwork, QarmSettings
 from adc_features.tokenizer.baselines.rq_vae import RqVaeSettings
 from adc_features.tokenizer.baselines.unisid import HeadNetwork, UniSidSettings
 from adc_features.tokenizer.end_to_end import training as end_to_end
@@ -30,7 +31,14 @@ from adc_features.tokenizer.end_to_end.settings import UnisidE2eSettings, unisid
 from adc_features.tokenizer.model import AdcModel, Standard
 from adc_features.tokenizer.union import RowUnion
 
-Settings = KMeansSettings | RqVaeSettings | UniSidSettings | UnisidE2eSettings | PosteriorSettings
+Settings = (
+    KMeansSettings
+    | QarmSettings
+    | RqVaeSettings
+    | UniSidSettings
+    | UnisidE2eSettings
+    | PosteriorSettings
+)
 
 RECIPES: dict[str, Callable[[], Settings]] = {
     recipe.__name__: recipe
@@ -41,6 +49,7 @@ RECIPES: dict[str, Callable[[], Settings]] = {
         kmeans.opq,
         rq_vae.letter,
         rq_vae.das,
+        qarm.qarm,
         rq_vae.mm_rq_vae,
         unisid.unisid,
         unisid_e2e,
@@ -49,17 +58,26 @@ RECIPES: dict[str, Callable[[], Settings]] = {
     )
 }
 
-CONTENT_ONLY = ("letter", "das", "unisid", "unisid_e2e")
-"""These read content alone when they encode; behaviour only teaches them. LETTER and DAS cannot be
-fitted without it.
-"""
+NEED_BEHAVIOR = ("letter", "das", "qarm")
+"""These cannot be fitted without behaviour."""
+
+CONTENT_ONLY = (*NEED_BEHAVIOR, "unisid", "unisid_e2e")
+"""These read content alone when they encode; behaviour only teaches them."""
 
 
-Network = AdditiveNetwork | HeadNetwork | PosteriorNetwork | UnisidNetwork
+Network = AdditiveNetwork | HeadNetwork | PosteriorNetwork | QarmNetwork | UnisidNetwork
 """What encodes: `codes(rows)` int64 and bool [B, L] (or `tokens(rows, held_BL)`, where codes have
 weights and are held; or `read(raw)`, where raw items are read), `reconstruct(rows)` from the codes
 alone, `widths` of the modalities that it reads (none: raw items).
 """
+
+
+LEARN: Mapping[type, Callable[..., Curve]] = {
+    QarmSettings: qarm.train,
+    RqVaeSettings: rq_vae.train,
+    UniSidSettings: unisid.train,
+}
+"""How those that learn step by step are trained."""
 
 
 class Trained(NamedTuple):
@@ -76,10 +94,10 @@ class Trained(NamedTuple):
 def spec_of(spec: SidSpec, s: Settings) -> SidSpec:
     """The tokenizer's own positions: as many as `spec` has, over the same modalities.
 
-    Raises InputError when LETTER or DAS has no behaviour to learn from, or they or UniSID have no
-    content to code.
+    Raises InputError when a tokenizer of NEED_BEHAVIOR has no behaviour to learn from, or it or
+    UniSID no content to code.
     """
-    if s.tokenizer in ("letter", "das") and not (spec.behavior and any(spec.content.values())):
+    if s.tokenizer in NEED_BEHAVIOR and not (spec.behavior and any(spec.content.values())):
         raise InputError(
             f"{s.tokenizer} codes content and learns from behaviour, the spec has the modalities"
             f" {list(spec.modalities)}; give both"
@@ -141,7 +159,7 @@ def train(
             if spec.behavior:
                 behavior = Standard(union.widths()[BEHAVIOR], cutoffs)
                 _set_statistics(behavior, union, BEHAVIOR)
-            learn: Any = unisid.train if isinstance(s, UniSidSettings) else rq_vae.train
+            learn: Any = LEARN[type(s)]
             history = learn(network, union, s, behavior=behavior, seed=seed, progress=progress)
     network.freeze()
     return Trained(network.eval().requires_grad_(False), history, facts)
@@ -214,6 +232,8 @@ def _network(widths: Mapping[str, int], spec: SidSpec, s: Settings, *, cutoffs: 
         return PosteriorNetwork(read, spec, s, cutoffs=cutoffs)
     if isinstance(s, UniSidSettings):
         return HeadNetwork(read, spec, s, cutoffs=cutoffs)
+    if isinstance(s, QarmSettings):
+        return QarmNetwork(read, spec, cutoffs=cutoffs)
     return rq_vae.network(read, spec, s, cutoffs=cutoffs)
 
 
