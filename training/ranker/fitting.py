@@ -178,12 +178,10 @@ def fit_ranker(
     seeds = range(settings.seed, settings.seed + (1 if settings.quick else settings.seeds))
     older = start.models.get(seeds[0]) if start else None
     model = ModelFit(joined.ranker, encoder, older, cold, progress)
-    rounds: Rounds | None = None
+    rounds: Rounds | None = model.least_rounds if settings.one_round else None
     curve: list[Round] = []
     later: Encoded | None = None
-    if settings.one_round:
-        rounds = model.least_rounds
-    elif not settings.quick:
+    if not (settings.quick or settings.one_round):
         rounds, curve = _rounds(model, joined, rows, encoded, seed=seeds[0])
     labelled = rows.labelled(encoded)
     models = {seed: model.fit(labelled, seed=seed, rounds=rounds) for seed in seeds}
