@@ -40,6 +40,7 @@ def train(
     seeds: Sequence[int] = (0, 1, 2),
     schema: ServiceSchema | None = None,
     start: Trained | None = None,
+    one_round: bool = False,
     progress: Progress | None = None,
 ) -> Trained:
     """Train a recipe on every row of `frame`, once for each seed.
@@ -49,8 +50,8 @@ def train(
     ones begin with its embeddings of the codes.
 
     How many rounds is chosen by log loss on the newest tenth of these rows, with a model of the
-    first seed that did not see them. Raises InputError when the labels have one class or the recipe
-    lacks what it reads.
+    first seed that did not see them; with `one_round` it is one, or 50 trees. Raises InputError
+    when the labels have one class or the recipe lacks what it reads.
     """
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
     check_two_classes(frame.labels)
@@ -62,7 +63,7 @@ def train(
     ranker = fit_ranker(
         rows,
         _every_row(frame),
-        TrainSettings(seeds=len(seeds), seed=seeds[0]),
+        TrainSettings(seeds=len(seeds), seed=seeds[0], one_round=one_round),
         start=warm,
         anew=[i.name for i in rows.resolution.inputs if i.name != KEPT],
         progress=progress,

@@ -6,8 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 RECIPES = ("no_sid", "codes_weights")
-SETTINGS: Mapping[str, Any] = {"seeds": 1, "snapshots": 2, "behavior": "quick"}
-STEPS = 100
+SETTINGS: Mapping[str, Any] = {
+    "seeds": 1,
+    "snapshots": 1,
+    "behavior": "quick",
+    "one_round": True,
+}
+STEPS = 30
 """Of the tokenizer, in place of 600."""
 
 

@@ -238,16 +238,23 @@ def train_recipe(
     seeds: Sequence[int],
     *,
     schema: ServiceSchema | None = None,
+    one_round: bool = False,
     progress: Progress | None = None,
 ) -> tuple[Trained, np.ndarray]:
     """A recipe trained on the split's training rows, and its probabilities [S, N] of the scored
-    rows. schema: the service whose features were joined, see `training.fit`.
+    rows. schema: the service whose features were joined; one_round: see `training.fit`.
     """
     from training.fit import train
 
     rows, scored = split_rows(frame, split)
     trained = train(
-        rows, RECIPES[recipe], sources=sources, seeds=seeds, schema=schema, progress=progress
+        rows,
+        RECIPES[recipe],
+        sources=sources,
+        seeds=seeds,
+        schema=schema,
+        one_round=one_round,
+        progress=progress,
     )
     return trained, trained.predict(scored, sources)
 
@@ -275,6 +282,7 @@ def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
         recipe,
         range(run.settings.seeds),
         schema=schema_of(repository_of(run), run.settings.generation, RECIPES[recipe]),
+        one_round=run.settings.one_round,
         progress=run.progress,
     )
     np.save(directory / "scores.npy", scores)
@@ -291,6 +299,7 @@ def ranker_stage(name: str) -> Stage:
         (DATASET, GENERATION, CODES),
         ("seeds",),
         lambda run, directory: _build_ranker(run, directory, name=name),
+        recipe=lambda settings: {"one_round": True} if settings.one_round else None,
     )
 
 

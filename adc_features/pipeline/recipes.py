@@ -8,6 +8,8 @@ from adc_features.errors import InputError
 from adc_features.pipeline.run import RunSettings
 
 T = TypeVar("T")
+WARM_SHARE = 0.6
+"""Most of a tokenizer's steps that pass before codes are used."""
 
 
 def behavior_settings(asked: RunSettings) -> Any:
@@ -53,6 +55,9 @@ def tokenizer_settings(asked: RunSettings) -> Any:
         raise InputError(
             f"tokenizer {asked.tokenizer!r} has no {', '.join(unknown)}; leave the option out"
         )
+    if "steps" in changes and hasattr(settings, "warmup_steps"):
+        most = int(WARM_SHARE * changes["steps"])  # the rest trains on codes
+        changes["warmup_steps"] = min(settings.warmup_steps, most)
     return replace(settings, **changes)
 
 

@@ -68,7 +68,8 @@ class Stage(NamedTuple):
         The version of its code: raise it when the same settings and inputs give another result.
     recipe : callable, optional
         `recipe(settings)` gives every value that a name among its settings stands for, so that a
-        changed default redoes the stage.
+        changed default redoes the stage; and settings that came later, None where they are unset,
+        so that what was built before stays.
     guard : callable, optional
         `guard(run)` is called before a complete stage is built again of something else; it raises
         when that must not be.
@@ -80,7 +81,7 @@ class Stage(NamedTuple):
     build: Callable[["Run", Path], Mapping[str, Any]]
     outside: Callable[["Run"], Any] | None = None
     version: int = 1
-    recipe: Callable[[RunSettings], Mapping[str, Any]] | None = None
+    recipe: Callable[[RunSettings], Mapping[str, Any] | None] | None = None
     guard: Callable[["Run"], None] | None = None
 
 
@@ -288,8 +289,9 @@ class Run:
         return hash_of(self._made_of(stage))
 
     def _made_of(self, stage: Stage) -> dict[str, Any]:
+        sound: set[str] = set()
         for read in stage.reads:
-            self._refuse_stale(read)
+            self._refuse_stale(read, sound)
             if changed := self._other_recipe(read):
                 raise self._stale(read, changed)
         return {
@@ -353,8 +355,11 @@ class Run:
         manifest = read_manifest(self._output(name), verify=False)
         return hash_of([manifest["made_of"], manifest["files"]])
 
-    def _refuse_stale(self, stage: Stage) -> None:
-        """A single stage must not go on from one that an `adc run` would redo first."""
+    def _refuse_stale(self, stage: Stage, sound: set[str]) -> None:
+        """A single stage must not go on from one that an `adc run` would redo first. sound: stages
+        that were looked at; many read the same."""
+        if stage.name in sound:
+            return
         made_of = self.facts(stage)["made_of"]
         changed = self._other_settings(made_of)
         changed += [
@@ -364,7 +369,8 @@ class Run:
         if changed:
             raise self._stale(stage, changed)
         for read in stage.reads:
-            self._refuse_stale(read)
+            self._refuse_stale(read, sound)
+        sound.add(stage.name)
 
     def _stale(self, stage: Stage, changed: list[str]) -> ArtifactError:
         return ArtifactError(
@@ -460,8 +466,9 @@ def _holds(path: Path, settings: RunSettings) -> bool:
 
 
 def _written(settings: RunSettings) -> dict[str, Any]:
-    """What run.json holds: `refresh`, which older versions do not know, only where it is set."""
-    return {k: v for k, v in asdict(settings).items() if k != "refresh" or v is not None}
+    """What run.json holds: what older versions do not know, only where it is set."""
+    unset = {"refresh": None, "one_round": False}
+    return {k: v for k, v in asdict(settings).items() if k not in unset or v != unset[k]}
 
 
 def _described(stage: Stage, run: Run) -> Any:

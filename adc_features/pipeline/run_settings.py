@@ -39,6 +39,8 @@ class RunSettings:
         How long after a cut-off its codes could first be served.
     seeds : int
         Rankers trained for each recipe.
+    one_round : bool
+        Rankers are trained for one round, without held-out rows that choose how many.
     refresh : str, optional
         How views are refreshed online, VIEW=SCHEDULE, comma-separated; "" for not at all. By
         default what the run's repository says.
@@ -68,6 +70,7 @@ class RunSettings:
     generation: str = "g1"
     publish_lag_hours: int = 0
     seeds: int = 3
+    one_round: bool = False
     refresh: str | None = None
 
     def __post_init__(self) -> None:

@@ -404,6 +404,14 @@ def test_changes_are_remembered(tmp_path):
     assert Run.open(tmp_path / "run").settings.snapshots == 2
 
 
+def test_one_round_is_written_only_where_it_was_asked_for(tmp_path):
+    """A run of rankers of one round says so; another's file is one that an older version reads."""
+    for name, asked in (("short", True), ("whole", False)):
+        Run.start(tmp_path / name, RunSettings("synthetic", one_round=asked))
+        assert Run.open(tmp_path / name).settings.one_round is asked
+        assert ("one_round" in (tmp_path / name / "run.json").read_text()) is asked
+
+
 def test_events_are_appended(tmp_path):
     """What happened to a run is one JSON line each, with its time."""
     run = Run.start(tmp_path / "run", RunSettings("synthetic"))

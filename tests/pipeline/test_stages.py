@@ -32,6 +32,13 @@ def test_a_baseline_takes_the_options_that_it_has():
         tokenizer_settings(RunSettings("synthetic", tokenizer="tiger"))
 
 
+def test_a_tokenizer_of_few_steps_warms_up_for_a_share_of_them():
+    """30 steps are 18 without codes and 12 with them; of 600 the recipe's own 60 are without."""
+    for steps, warm in ((30, 18), (100, 60), (600, 60)):
+        settings = tokenizer_settings(RunSettings("synthetic", steps=steps))
+        assert (settings.steps, settings.warmup_steps) == (steps, warm)
+
+
 def test_an_encoder_of_behaviour_is_named_with_or_without_a_recipe_of_its_own():
     """An encoder has a recipe where nobody names one; that of another, or a name that there is not,
     is refused with those that there are.

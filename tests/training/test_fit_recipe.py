@@ -34,6 +34,13 @@ def test_every_recipe_trains_and_scores(name, parts):
     assert 1 <= trained.rounds <= len(trained.curve)
 
 
+def test_a_recipe_of_one_round_holds_no_rows_out(parts):
+    """One epoch or 50 trees for each seed, and no curve of held-out losses."""
+    for name, rounds in (("codes", 1), ("xgboost_no_sid", 50)):
+        short = train(parts[0], name, sources=sources(), seeds=(0, 1), one_round=True)
+        assert (short.rounds, short.curve, len(short.ranker.models)) == (rounds, [], 2)
+
+
 def test_shuffled_labels_cannot_be_ranked():
     """The leakage canary: where labels are coin flips, and statistics hold them, AUC is 0.5 within
     its interval.

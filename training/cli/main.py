@@ -248,8 +248,9 @@ def run_all(
         typer.Option(
             "--quick",
             help=(
-                "A first answer: no_sid and codes_weights, one ranker of each, two past cut-offs,"
-                " short training of vectors and tokenizer. What is given beside it holds."
+                "A first answer: no_sid and codes_weights, one ranker of each and one round of it,"
+                " one past cut-off, one epoch of behaviour vectors, 30 steps of the tokenizer. What"
+                " is given beside it holds."
             ),
         ),
     ] = False,

@@ -53,5 +53,5 @@ def test_a_quick_run_keeps_what_was_asked_for():
     assert quick_recipes(["codes"]) == ["codes"]
     found = quick_settings({"seeds": None, "snapshots": 5, "tokenizer": None, "final": None})
     assert (found["seeds"], found["snapshots"], found["behavior"]) == (1, 5, "quick")
-    assert found["steps"] == 100
+    assert (found["steps"], found["one_round"]) == (30, True)
     assert "steps" not in quick_settings({"tokenizer": "rq_kmeans"})
