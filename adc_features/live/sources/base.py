@@ -207,11 +207,3 @@ def refuse_restart(name: str, partition: str, position: str, found: str) -> Arti
         " was restarted or trimmed. Nothing was read, since events would be missing or counted in"
         " another order; when that is as it should be, give the source another name"
     )
-
-
-def json_value(text: bytes) -> Any:
-    """The JSON value of a message, or its text where it is none: no event, which is told so."""
-    try:
-        return from_json(text)
-    except ValueError:
-        return text.decode("utf-8", "replace").rstrip("\n")
