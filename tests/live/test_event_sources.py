@@ -53,6 +53,7 @@ def test_every_line_of_a_long_file_is_read(live, tmp_path):
 
 
 def test_a_line_that_is_being_written_is_left_for_the_next_time(live, tmp_path):
+    """Half an event is no fault, and it counts once it is whole."""
     path, line = tmp_path / "events.jsonl", json.dumps(click(1, 1))
     path.write_text(f"{json.dumps(click(0, 0))}\n{line[:20]}")
     first = ingest(Lines(path), live.histories, stream="clicks")

@@ -83,6 +83,7 @@ def event(number: int) -> dict[str, object]:
 
 
 def test_a_repository_without_live_views_starts_no_process(tmp_path):
+    """Its fault is told by the one who asked."""
     (tmp_path / "feature_store.yaml").write_text("project: p\nprovider: local\n")
     with pytest.raises(AdcError), events_apart(tmp_path):
         pass

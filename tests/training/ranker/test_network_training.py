@@ -91,6 +91,7 @@ def closed(shape: NetworkShape, part: str) -> Networks:
 
 
 def test_a_batch_of_which_no_row_has_a_history_pools_zeros():
+    """Its pooled and its attended history are zeros of the width of embeddings."""
     elements, query = torch.zeros(0, 3), torch.randn(2, 3)
     filled = torch.zeros(2, 0, dtype=torch.bool)
     for found in _pooled_and_attended(elements, query, filled):
