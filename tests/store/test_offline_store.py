@@ -1078,7 +1078,7 @@ def test_pandas_columns_that_are_no_column_are_refused_by_their_name(fresh, user
     frame = pd.DataFrame(
         {"user_id": pd.Series(users, dtype=object), "event_timestamp": [second(1)] * len(users)}
     )
-    with pytest.raises(InputError, match="entity rows' user_id holds values of no common type"):
+    with pytest.raises(InputError, match="column 'user_id' holds values of no common type"):
         fresh[1]["ours"].get_historical_features(frame, ["clicks:count"])
 
 

@@ -98,12 +98,7 @@ def open_labels(source: LabelSource) -> Scan:
         return _from_parquet(Path(source))
     from adc_features.store.offline.entity_rows import entity_table
 
-    try:
-        table = entity_table(source)
-    except pa.ArrowException as error:
-        raise InputError(
-            f"the label log cannot be read as Arrow ({error}); give each column one type"
-        ) from error
+    table = entity_table(source)
     return _whole(table if isinstance(table, pa.Table) else table.to_table())
 
 

@@ -155,8 +155,8 @@ def _from_pandas(frame: Any) -> pa.Table:
         table = pa.Table.from_pandas(frame, preserve_index=False)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
         raise InputError(
-            f"the entity rows' {_unfit(frame)} holds values of no common type ({error}); bring one"
-            " type a column, whole numbers of at most 64 bits"
+            f"column {_unfit(frame)!r} holds values of no common type ({error}); give each column"
+            " one type, whole numbers of at most 64 bits"
         ) from error
     return table.replace_schema_metadata(None)
 
