@@ -63,7 +63,7 @@ def train(
     ranker = fit_ranker(
         rows,
         _every_row(frame),
-        TrainSettings(seeds=len(seeds), seed=seeds[0], one_round=one_round),
+        TrainSettings(seeds=len(seeds), seed=seeds[0], quick=one_round),
         start=warm,
         anew=[i.name for i in rows.resolution.inputs if i.name != KEPT],
         progress=progress,

@@ -214,7 +214,7 @@ def serve(
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
 
     from adc_features.serving.protocol import ServiceSettings
-    from adc_features.serving.taking_apart import events_apart
+    from adc_features.serving.sink_process import sink_process
     from adc_features.serving.workers import beside
 
     if [run, promotion, repo].count(None) != 2:
@@ -241,7 +241,7 @@ def serve(
             host,
         )
     with stack, _listening(host, port) as listening:
-        taken = stack.enter_context(events_apart(repo)) if events and repo else None
+        taken = stack.enter_context(sink_process(repo)) if events and repo else None
         asked = run, promotion, now, settings, shared, taken, keep, (sample, values), items
         service = _service(*asked)
         facts = {
@@ -282,7 +282,7 @@ def _service(
     shares: tuple[float, float],
     items: bool,
 ) -> Any:
-    """What answers. events: the process that takes them, as `events_apart`. keep, shares: the log
+    """What answers. events: the process that takes them, as `sink_process`. keep, shares: the log
     of what was served. items: new ones are taken.
     """
     from adc_features.served.log import LogSettings, ServedLog
@@ -307,9 +307,9 @@ def _service(
 def _intake(events: tuple[str, tuple[str, ...]], settings: Any) -> Any:
     """What passes events on to the process that takes them."""
     from adc_features.serving.intake import Intake
-    from adc_features.serving.taking_apart import TakenApart
+    from adc_features.serving.sink_process import ProcessSink
 
-    return Intake(TakenApart(*events).wait(), settings)
+    return Intake(ProcessSink(*events).wait(), settings)
 
 
 def _item_intake(promotion: Any, settings: Any) -> Any:

@@ -3,15 +3,15 @@
 import os
 from datetime import datetime
 
-from adc_features.artifact import MANIFEST, file_hash, read_manifest
 from adc_features.pipeline.run import Run
-from adc_features.pipeline.stages import generation_of, repository_of
+from adc_features.pipeline.stages import repository_of
 from adc_features.serving.promotion import (
     DEFAULT_RECIPE,
     PROMOTION,
     Promotion,
     check_served,
     read_promotion,
+    trained_pair,
 )
 
 
@@ -23,13 +23,7 @@ def promotion_of(run: Run, *, recipe: str = DEFAULT_RECIPE, promoted_at: datetim
     """
     check_served(recipe)
     run.output("online")
-    ranker = run.ranker(recipe) / "model"
-    manifest = read_manifest(ranker)
-    generation = manifest["generation"]
-    codebook = generation_of(run).codebook_hash if generation else None
-    return Promotion(
-        ranker, file_hash(ranker / MANIFEST), repository_of(run), generation, codebook, promoted_at
-    )
+    return trained_pair(repository_of(run), run.ranker(recipe) / "model", at=promoted_at)
 
 
 def serving_pair(run: Run, *, now: datetime) -> Promotion:

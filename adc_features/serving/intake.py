@@ -18,6 +18,7 @@ from starlette.responses import Response
 from adc_features.errors import ArtifactError
 from adc_features.live.decisions import Receipt
 from adc_features.live.writer import BusyError
+from adc_features.serving.event_sink import EventSink
 from adc_features.serving.protocol import (
     Budget,
     HttpError,
@@ -26,7 +27,6 @@ from adc_features.serving.protocol import (
     brief,
     json_answer,
 )
-from adc_features.serving.taking import Taking
 
 _TOLD = 20
 """Refused events that an answer explains; it counts all of them."""
@@ -37,14 +37,14 @@ class Intake:
 
     Parameters
     ----------
-    taking : Taking
+    sink : EventSink
         What commits, here or in a process of its own.
     settings : ServiceSettings
         Bounds of requests.
     """
 
-    def __init__(self, taking: Taking, settings: ServiceSettings) -> None:
-        self.taking, self._settings = taking, settings
+    def __init__(self, sink: EventSink, settings: ServiceSettings) -> None:
+        self.sink, self._settings = sink, settings
         self._bodies = Budget(32 * settings.max_body)
 
     async def answer(self, request: Request) -> Response:
@@ -54,7 +54,7 @@ class Intake:
         try:
             async with asyncio.timeout(self._settings.timeout):
                 body = await self._bodies.body(request, self._settings.max_body)
-                receipt = await asyncio.wrap_future(self.taking.take(stream, body))
+                receipt = await asyncio.wrap_future(self.sink.take(stream, body))
         except BusyError as error:
             raise HttpError(503, "busy", str(error)) from error
         except TimeoutError as error:
@@ -75,10 +75,10 @@ class Intake:
 
     def close(self) -> None:
         """Commit what waits."""
-        self.taking.close()
+        self.sink.close()
 
     def _stream(self, name: str | None) -> str:
-        streams = self.taking.streams
+        streams = self.sink.streams
         if name is None and len(streams) == 1:
             return next(iter(streams))
         if name is None or name not in streams:

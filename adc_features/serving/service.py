@@ -263,7 +263,7 @@ class Service:
             self.metrics.count_served(vars(self.served.counts))
         page = self.metrics.page()
         if self.intake is not None:
-            page += await asyncio.to_thread(self.intake.taking.page)
+            page += await asyncio.to_thread(self.intake.sink.page)
         return Response(page, media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(self, request: Request) -> Response:
@@ -284,7 +284,7 @@ class Service:
             "registry_changed": [without_paths(told) for told in self.changed],
         }
         if self.intake is not None:
-            facts["events"] = await asyncio.to_thread(self.intake.taking.facts)
+            facts["events"] = await asyncio.to_thread(self.intake.sink.facts)
         if self.items is not None:
             facts["items"] = self.items.facts()
         if variants := self.deployed.variants:

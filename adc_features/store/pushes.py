@@ -58,8 +58,8 @@ def pushed_table(view: Any, frame: Any) -> pa.Table:
             found = pa.array(frame[name], from_pandas=True)
         except (*MISFITS, OverflowError) as error:
             raise InputError(
-                f"view {view.name}: {name} holds values of no common type ({error}); bring one type"
-                " a column"
+                f"view {view.name}: {name} holds values of no common type ({error}); give each"
+                " column one type"
             ) from error
         columns[name] = found if isinstance(found, pa.ChunkedArray) else pa.chunked_array([found])
     if any(field.name == feast.DUMMY_ENTITY_ID for field in view.entity_columns):

@@ -20,13 +20,13 @@ from adc_features.errors import AdcError
 from adc_features.inputs import vocabulary
 from adc_features.inputs.declaration import infer, number
 from adc_features.serving.declared import open_declared
+from adc_features.serving.promotion import trained_pair
 from adc_features.serving.protocol import ServiceSettings
 from adc_features.serving.service import Service
 from adc_features.serving.workspace import Workspace
 from adc_features.store.services.schema import declared_rankers
 from training.ranker import workflow
 from training.ranker.fitting import TrainSettings
-from training.ranker.workflow import promotion_of
 
 MORE = """
 from datetime import timedelta as _days
@@ -236,9 +236,9 @@ def test_a_wrong_ranker_is_refused_before_another_is_trained(small, monkeypatch)
 def service(small):
     """The small ranker, trained and opened."""
     declared = {"small": declared_rankers(small.folder)["small"]}
-    settings = TrainSettings(quick=True)
+    settings = TrainSettings(seeds=1, quick=True)
     workflow.train_rankers(small.folder, declared, small.labels, at=NOW, settings=settings)
-    pair = promotion_of(small.folder, Workspace(small.folder, "small").newest(), at=NOW)
+    pair = trained_pair(small.folder, Workspace(small.folder, "small").newest(), at=NOW)
     opened = Service(open_declared(pair), ServiceSettings(), clock=lambda: NOW)
     yield opened
     opened.close()

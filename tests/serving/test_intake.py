@@ -11,10 +11,10 @@ from starlette.testclient import TestClient
 
 from adc_features.errors import AdcError, ArtifactError
 from adc_features.live.writer import BusyError, Writer
+from adc_features.serving.event_sink import MAX_EVENTS, WriterSink
 from adc_features.serving.intake import Intake
 from adc_features.serving.protocol import ServiceSettings, error_answer, http_error_of
-from adc_features.serving.taking import MAX_EVENTS, Taker
-from adc_features.serving.taking_apart import TakenApart, taken
+from adc_features.serving.sink_process import ProcessSink, reachable
 
 
 @pytest.fixture(scope="module")
@@ -24,28 +24,26 @@ def made_shop(tmp_path_factory):
 
 
 @pytest.fixture
-def taker(made_shop):
+def sink(made_shop):
     """What commits, on an empty live directory."""
     live = opened(emptied(made_shop), Clock(START + timedelta(minutes=1)))
-    return Taker(Writer(live.ledger, live.histories).__enter__())
+    return WriterSink(Writer(live.ledger, live.histories).__enter__())
 
 
 @pytest.fixture(params=["here", "apart"])
-def intake(taker, tmp_path, request):
+def intake(sink, tmp_path, request):
     """What answers, in the process that commits or over its socket."""
     if request.param == "here":
-        found = Intake(taker, ServiceSettings())
+        found = Intake(sink, ServiceSettings())
         yield found
         found.close()
         return
-    address = str(tmp_path / "taken")
-    with taken(taker, address):
-        taking = TakenApart(address, taker.streams)
-        taking.wait()
-        found = Intake(taking, ServiceSettings())
+    address = str(tmp_path / "events")
+    with reachable(sink, address):
+        found = Intake(ProcessSink(address, sink.streams).wait(), ServiceSettings())
         yield found
         found.close()
-        taker.close()
+        sink.close()
 
 
 @pytest.fixture
@@ -103,14 +101,14 @@ def test_a_request_that_is_no_list_of_events_is_refused_whole(client, path, body
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
-def test_a_full_disk_is_told_and_the_events_count_once_later(client, taker, monkeypatch):
+def test_a_full_disk_is_told_and_the_events_count_once_later(client, sink, monkeypatch):
     """507 acknowledges nothing; the same request later is accepted."""
 
     def full(requests, **how):
         raise ArtifactError("no space")
 
     with monkeypatch.context() as patch:
-        patch.setattr(taker.writer.ledger, "commit", full)
+        patch.setattr(sink.writer.ledger, "commit", full)
         answer = client.post("/events", json=[click(0, 0)])
     assert (answer.status_code, answer.json()["error"]["code"]) == (507, "not_kept")
     assert client.post("/events", json=[click(0, 0)]).json()["accepted"] == 1
@@ -119,24 +117,24 @@ def test_a_full_disk_is_told_and_the_events_count_once_later(client, taker, monk
 def test_metrics_count_what_became_of_events(client, intake):
     """By stream and outcome, with the age of the watermark and the rows online."""
     client.post("/events", json=[click(0, 0), click(0, 0), {"event_id": "x"}])
-    page = intake.taking.page().decode()
+    page = intake.sink.page().decode()
     assert 'adc_live_events_total{outcome="accepted",stream="clicks"} 1.0' in page
     assert 'adc_live_events_total{outcome="unreadable",stream="clicks"} 1.0' in page
     assert 'adc_live_watermark_age_seconds{stream="clicks"} 660.0' in page
     assert 'adc_live_rows{view="product_profile"} 1.0' in page
-    facts = intake.taking.facts()
+    facts = intake.sink.facts()
     assert facts["watermarks"] == {"clicks": "2024-05-01T11:50:00+00:00"}
 
 
-def test_who_takes_events_may_be_killed(taker, tmp_path):
+def test_who_takes_events_may_be_killed(sink, tmp_path):
     """A request that has no answer is told to come again, and the next process answers it."""
-    address = str(tmp_path / "taken")
-    taking = TakenApart(address, taker.streams)
+    address = str(tmp_path / "events")
+    away = ProcessSink(address, sink.streams)
     with pytest.raises(BusyError, match="send the events again"):
-        taking.take("clicks", json.dumps([click(0, 0)]).encode()).result(10)
-    assert taking.facts() == {"away": True}
-    with taken(taker, address):
-        taking.wait()
-        assert taking.take("clicks", json.dumps([click(0, 0)]).encode()).result(10).accepted == 1
-    taking.close()
-    taker.close()
+        away.take("clicks", json.dumps([click(0, 0)]).encode()).result(10)
+    assert away.facts() == {"away": True}
+    with reachable(sink, address):
+        away.wait()
+        assert away.take("clicks", json.dumps([click(0, 0)]).encode()).result(10).accepted == 1
+    away.close()
+    sink.close()

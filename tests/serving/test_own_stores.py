@@ -83,7 +83,7 @@ def train(market: Market, names: list[str], *, until: Any) -> None:
         {name: declared[name] for name in names},
         market.labels,
         at=until,
-        settings=TrainSettings(quick=True),
+        settings=TrainSettings(seeds=1, quick=True),
         period=Period(end=until),
     )
 

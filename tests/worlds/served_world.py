@@ -13,6 +13,7 @@ from pydantic_core import from_json, to_json
 
 from adc_features.served.log import LogSettings, ServedLog
 from adc_features.serving.declared import DeclaredBundle, open_declared
+from adc_features.serving.promotion import trained_pair
 from adc_features.serving.protocol import ServiceSettings
 from adc_features.serving.service import Service
 from adc_features.serving.workspace import Workspace
@@ -20,7 +21,6 @@ from adc_features.store.services.schema import declared_rankers
 from training.ranker.fitting import TrainSettings, fit_ranker
 from training.ranker.joined import join_labels
 from training.ranker.splits import split_labels
-from training.ranker.workflow import promotion_of
 
 END = START + timedelta(days=DAYS)
 ON_DEMAND = """
@@ -121,7 +121,7 @@ def open_small_feed(folder: Path, *, rows: int = 1_600) -> SmallFeed:
     )
     version = Workspace(folder, "small").version(END)
     trained.save(version, reference=joined.reference)
-    bundle = open_declared(promotion_of(folder, version, at=END))
+    bundle = open_declared(trained_pair(folder, version, at=END))
     return SmallFeed(folder, bundle, shown_in(feed.labels))
 
 

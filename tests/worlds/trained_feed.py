@@ -18,13 +18,13 @@ from feed_world import Feed, apply_feed, make_feed
 from adc_features.inputs.resolution import resolution
 from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
 from adc_features.serving.declared import DeclaredBundle, open_declared
+from adc_features.serving.promotion import trained_pair
 from adc_features.serving.protocol import RankRequest
 from adc_features.serving.workspace import Workspace
 from adc_features.store.services.schema import declared_rankers
 from training.ranker.fitting import TrainSettings, fit_ranker
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.splits import Splits, split_labels
-from training.ranker.workflow import promotion_of
 
 NOW = datetime(2026, 2, 12, tzinfo=UTC)
 SETTINGS = TrainSettings(seeds=1)
@@ -88,7 +88,7 @@ class TrainedFeed:
 
     def bundle(self, name: str) -> DeclaredBundle:
         """The ranker, opened for serving."""
-        return open_declared(promotion_of(self.repo, self.versions[name], at=NOW))
+        return open_declared(trained_pair(self.repo, self.versions[name], at=NOW))
 
 
 def rank(bundle: DeclaredBundle, user: str, items: Any, **options: Any) -> Any:

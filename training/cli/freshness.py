@@ -59,7 +59,7 @@ def freshness(
         bool, typer.Option("--final", help="With --repo: judge on test rows, once, at the end.")
     ] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="With --repo: one seed and one round a ranker.")
+        bool, typer.Option("--quick", help="With --repo: one round of each model.")
     ] = False,
     seeds: Annotated[int, typer.Option(min=1, help="Models of each ranker.")] = 1,
     out: Annotated[

@@ -83,7 +83,7 @@ def train(
     ] = False,
     quick: Annotated[
         bool,
-        typer.Option("--quick", help="With --repo: one seed and one round, for a first answer."),
+        typer.Option("--quick", help="With --repo: one round and, by default, one seed."),
     ] = False,
     keep_negatives: Annotated[
         float,

@@ -212,10 +212,9 @@ def train_on_service(
     from training.ranker.fitting import TrainSettings
     from training.ranker.workflow import train_rankers
 
-    defaults = TrainSettings()
-    settings = TrainSettings(
-        seeds=defaults.seeds if seeds is None else seeds, quick=quick, keep_negatives=keep_negatives
-    )
+    if seeds is None:
+        seeds = 1 if quick else TrainSettings().seeds
+    settings = TrainSettings(seeds=seeds, quick=quick, keep_negatives=keep_negatives)
     with progress() as told:
         judged = train_rankers(
             repo,

@@ -49,19 +49,16 @@ class TrainSettings:
     seed : int
         The first of them.
     quick : bool
-        One seed and one round, without held-out rows: an answer in a fraction of the time, to see
-        whether something works and about how well.
+        One round of each, without held-out rows that choose how many: an answer in a fraction of
+        the time, to see whether something works and about how well.
     keep_negatives : float
         Share of rows without a positive that are kept; they count 1 / share.
-    one_round : bool
-        One round, without held-out rows, for each of `seeds`.
     """
 
     seeds: int = 3
     seed: int = 0
     quick: bool = False
     keep_negatives: float = 1.0
-    one_round: bool = False
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
@@ -175,13 +172,13 @@ def fit_ranker(
     cold = cold_inputs(joined.resolution.inputs, anew) if start else frozenset()
     encoder = _encoder(joined, parts, rows.weights, start, cold, seed=settings.seed)
     encoded = encoder.encode(parts, training=True, seed=settings.seed)
-    seeds = range(settings.seed, settings.seed + (1 if settings.quick else settings.seeds))
+    seeds = range(settings.seed, settings.seed + settings.seeds)
     older = start.models.get(seeds[0]) if start else None
     model = ModelFit(joined.ranker, encoder, older, cold, progress)
-    rounds: Rounds | None = model.least_rounds if settings.one_round else None
+    rounds: Rounds = model.least_rounds
     curve: list[Round] = []
     later: Encoded | None = None
-    if not (settings.quick or settings.one_round):
+    if not settings.quick:
         rounds, curve = _rounds(model, joined, rows, encoded, seed=seeds[0])
     labelled = rows.labelled(encoded)
     models = {seed: model.fit(labelled, seed=seed, rounds=rounds) for seed in seeds}
@@ -206,7 +203,7 @@ def fit_ranker(
         facts={
             **_rows_facts(joined, rows, window),
             "inputs": encoder.counts(parts, encoded),
-            "settings": _told(settings),
+            "settings": asdict(settings),
             "sampling": sampling.to_dict(),
             "rounds": rounds,
             "curve": [r._asdict() for r in curve],
@@ -248,11 +245,6 @@ def _encoder(
     if start is None:
         return InputEncoder.fit(specs, parts, weights=weights, seed=seed)
     return renewed(start.encoder, specs, parts, anew=cold, weights=weights, seed=seed)
-
-
-def _told(settings: TrainSettings) -> dict[str, Any]:
-    """As a manifest has them: what older versions do not know only where it is set."""
-    return {k: v for k, v in asdict(settings).items() if k != "one_round" or v}
 
 
 def _rows_facts(joined: JoinedRows, rows: _Rows, window: LabelWindow) -> dict[str, Any]:

@@ -73,19 +73,17 @@ class ModelFit:
             return chosen_rounds(curve), curve
         return scorer.rounds, curve
 
-    def fit(self, rows: Labelled, *, seed: int, rounds: Rounds | None) -> AnyScorer:
-        """The model of one seed. rounds: None for one: an epoch, or 50 trees."""
+    def fit(self, rows: Labelled, *, seed: int, rounds: Rounds) -> AnyScorer:
+        """The model of one seed."""
         return self._fit(rows, seed=seed, rounds=rounds)[0]
 
     @property
     def least_rounds(self) -> int:
-        """Of a first answer."""
+        """Of a quick answer: an epoch, or 50 trees."""
         return 50 if self.ranker.model == "xgboost" else 1
 
     def _fit(self, rows: Labelled, *, seed: int, **options: Any) -> tuple[AnyScorer, list[Round]]:
         fit = self._trees if self.ranker.model == "xgboost" else self._network
-        if options.get("rounds", 0) is None:
-            options["rounds"] = self.least_rounds
         return fit(rows, seed=seed, **options)
 
     def _network(

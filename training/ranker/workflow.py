@@ -321,11 +321,6 @@ def _inputs(version: Path) -> int:
     return len(read_manifest(version, verify=False)["pins"]["inputs"])
 
 
-def promotion_of(repo: Path, version: Path, *, at: datetime) -> Promotion:
-    """The promotion of a trained version, with the codes that it reads."""
-    return trained_pair(repo, version, at=at)
-
-
 def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, Any]:
     """Let the newest version of a ranker serve; without a name the version that was judged best on
     the validation window, see `best_ranker`.
@@ -337,7 +332,7 @@ def promote_ranker(repo: Path, name: str | None, *, at: datetime) -> dict[str, A
     Raises
     ------
     InputError, ArtifactError, GenerationMismatch
-        As `best_ranker`, `promotion_of`, `open_declared` and `DeclaredBundle.check_online`.
+        As `best_ranker`, `trained_pair`, `open_declared` and `DeclaredBundle.check_online`.
     ParityError
         As `check_both_paths`.
     """
@@ -365,7 +360,7 @@ def servable(repo: Path, name: str | None, *, at: datetime) -> tuple[Choice, Pro
     version = place.newest()
     if name is None:  # a newer one was not judged
         version = place.directory / _judged_last(repo)["versions"][choice.name]
-    pair = promotion_of(repo, version, at=at)
+    pair = trained_pair(repo, version, at=at)
     bundle = open_declared(pair)
     bundle.check_online()
     noticed = check_both_paths(bundle, at=at)

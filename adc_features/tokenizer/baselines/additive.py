@@ -54,6 +54,22 @@ class JointInput(nn.Module):
         return torch.stack([rows.present[m] for m in self.widths]).any(0)
 
 
+class JointNetwork(nn.Module):
+    """A network that reads all its modalities side by side."""
+
+    def __init__(self, widths: Mapping[str, int], *, cutoffs: int) -> None:
+        super().__init__()
+        self.input = JointInput(widths, cutoffs=cutoffs)
+
+    @property
+    def widths(self) -> dict[str, int]:
+        return self.input.widths
+
+    def standard_of(self, modality: str) -> Standard:
+        """The frozen input statistics of a modality."""
+        return cast(Standard, self.input.standard[modality])
+
+
 class AdditiveCodebooks(nn.Module):
     """L codebooks of K codewords; position l codes what the codewords before it left (of nothing,
     where codebooks are orthogonal).

@@ -5,7 +5,7 @@ Legend: B rows, S sampled rows, L positions, R of them residual, K codes, D widt
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,10 +16,10 @@ from adc_features.codes.reliability import Mode
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
 from adc_features.tokenizer.alignment import info_nce
-from adc_features.tokenizer.baselines.additive import AdditiveCodebooks, JointInput
+from adc_features.tokenizer.baselines.additive import AdditiveCodebooks, JointNetwork
 from adc_features.tokenizer.baselines.kmeans import kmeans, residual_codebooks
 from adc_features.tokenizer.baselines.loop import Curve, Progress, optimise
-from adc_features.tokenizer.model import Rows, Standard
+from adc_features.tokenizer.model import Rows
 from adc_features.tokenizer.union import RowUnion, chance_of
 
 BLOCK = 2048
@@ -67,29 +67,20 @@ def qarm() -> QarmSettings:
     return QarmSettings()
 
 
-class QarmNetwork(nn.Module):
+class QarmNetwork(JointNetwork):
     """Content -> a unit vector that was drawn to behaviour -> R residual codes and L - R anchors. A
     linear map restores content from the residual codes.
     """
 
     def __init__(self, widths: dict[str, int], spec: SidSpec, *, cutoffs: int) -> None:
-        super().__init__()
+        super().__init__(widths, cutoffs=cutoffs)
         width = sum(widths.values())
         self.ranked = spec.length // 2
-        self.input = JointInput(widths, cutoffs=cutoffs)
         self.change = nn.Linear(width, width, bias=False)
         nn.init.zeros_(self.change.weight)
         self.books = AdditiveCodebooks(spec.length - self.ranked, spec.codebook_size, width)
         self.anchors = nn.Parameter(torch.zeros(spec.codebook_size, width))
         self.restore = nn.Linear(width, width)
-
-    @property
-    def widths(self) -> dict[str, int]:
-        return self.input.widths
-
-    def standard_of(self, modality: str) -> Standard:
-        """The frozen input statistics of a modality."""
-        return cast(Standard, self.input.standard[modality])
 
     def freeze(self) -> None:
         self.books.freeze()
@@ -143,6 +134,7 @@ def train(
     # log_count is 0 for the rarest: they stay possible, and a table of these alone has pairs
     trust_P = x_S[pairs_P2].prod(1) + 1e-3
 
+    # pairs are drawn from all sampled rows: a batch of the union would hold few of them
     def step(_: int, _rows: Rows, chance: torch.Generator) -> dict[str, Tensor]:
         drawn = pairs_P2[torch.multinomial(trust_P, s.batch, replacement=True, generator=chance)]
         anchor, other = (net.aligned(joint_SD[drawn[:, side]]) for side in (0, 1))

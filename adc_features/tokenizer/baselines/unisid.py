@@ -5,7 +5,7 @@ Legend: B rows, L levels, K codes, D trunk width.
 """
 
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,12 +16,12 @@ from adc_features.codes.reliability import Mode
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
 from adc_features.tokenizer.alignment import info_nce
-from adc_features.tokenizer.baselines.additive import AdditiveCodebooks, JointInput, tower
+from adc_features.tokenizer.baselines.additive import AdditiveCodebooks, JointNetwork, tower
 from adc_features.tokenizer.baselines.guidance import nearest_in_behavior
 from adc_features.tokenizer.baselines.kmeans import kmeans, residual_codebooks
 from adc_features.tokenizer.baselines.loop import Curve, Progress, masked_mean, optimise
 from adc_features.tokenizer.end_to_end.losses import unevenness
-from adc_features.tokenizer.model import Rows, Standard
+from adc_features.tokenizer.model import Rows
 from adc_features.tokenizer.union import RowUnion, chance_of
 
 BRANCHES = 4
@@ -77,7 +77,7 @@ def unisid() -> UniSidSettings:
     return UniSidSettings()
 
 
-class HeadNetwork(nn.Module):
+class HeadNetwork(JointNetwork):
     """Content -> trunk -> L heads of K logits; a code is the largest logit. Codewords and a decoder
     restore content from codes.
     """
@@ -85,21 +85,12 @@ class HeadNetwork(nn.Module):
     def __init__(
         self, widths: dict[str, int], spec: SidSpec, s: UniSidSettings, *, cutoffs: int
     ) -> None:
-        super().__init__()
+        super().__init__(widths, cutoffs=cutoffs)
         self.length, self.size = spec.length, spec.codebook_size
-        self.input = JointInput(widths, cutoffs=cutoffs)
         self.trunk = nn.Sequential(tower([sum(widths.values()), *s.hidden, s.trunk]), nn.ReLU())
         self.heads = nn.Linear(s.trunk, spec.length * spec.codebook_size)
         self.embedding = nn.Linear(s.trunk, s.trunk)
         self.restore = nn.Linear(spec.length * spec.codebook_size, sum(widths.values()))
-
-    @property
-    def widths(self) -> dict[str, int]:
-        return self.input.widths
-
-    def standard_of(self, modality: str) -> Standard:
-        """The frozen input statistics of a modality."""
-        return cast(Standard, self.input.standard[modality])
 
     def freeze(self) -> None:
         """Nothing to prepare."""

@@ -56,7 +56,7 @@ def coded(tmp_path_factory):
         declared_rankers(repo),
         feed.labels,
         at=NOW,
-        settings=TrainSettings(quick=True),
+        settings=TrainSettings(seeds=1, quick=True),
     )
     promoted = promote_ranker(repo, "coded", at=NOW)
     return Coded(feed, first | added, later, judged.to_dict(), promoted)

@@ -73,7 +73,7 @@ def test_served_scores_are_those_of_the_joined_rows(feed):
     feast_apply(repo)
     materialize(repo, feed.end)
     coded = {"coded": declared_rankers(repo)["coded"]}
-    train_rankers(repo, coded, feed.labels, at=NOW, settings=TrainSettings(quick=True))
+    train_rankers(repo, coded, feed.labels, at=NOW, settings=TrainSettings(seeds=1, quick=True))
     promote_ranker(repo, "coded", at=NOW)
     bundle = open_declared(read_promotion(Workspace(repo, "coded").promotion))
     kinds = {type(spec.kind) for spec in bundle.trained.encoder.specs}

@@ -10,9 +10,9 @@ from typing import Any
 from adc_features.artifact import MANIFEST, file_hash, read_manifest
 from adc_features.errors import InputError
 from adc_features.serving.promoted import Promoted, promote_on_record, promotions
+from adc_features.serving.promotion import trained_pair
 from adc_features.serving.workspace import Workspace, trained_names
 from training.deployment.declared.champion import judged_metric
-from training.ranker.workflow import promotion_of
 
 
 def ranker_versions(repo: Path, name: str | None = None) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def rollback_ranker(
     path = place.directory / chosen[0].version
     if not (path / MANIFEST).is_file():
         raise InputError(f"version {chosen[0].version} of ranker {name!r} is gone from {path}")
-    pair = promotion_of(repo, path, at=at)
+    pair = trained_pair(repo, path, at=at)
     if pair.ranker_hash != chosen[0].ranker_hash:
         raise InputError(
             f"version {chosen[0].version} of ranker {name!r} was trained again since promotion"

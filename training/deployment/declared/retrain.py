@@ -27,7 +27,7 @@ from adc_features.inputs.changes import Accept
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import REFERENCE_ROWS, TrainedRanker, load_ranker
 from adc_features.serving.promoted import promote_on_record
-from adc_features.serving.promotion import read_promotion
+from adc_features.serving.promotion import read_promotion, trained_pair
 from adc_features.serving.workspace import Workspace
 from training.deployment.decisions import DECISION, ONLINE_GATE, remembered
 from training.deployment.declared.champion import (
@@ -47,7 +47,7 @@ from training.deployment.settings import RetrainSettings
 from training.ranker.fitting import TrainSettings, fit_then_refit, predictions
 from training.ranker.joined import JoinedRows, join_log
 from training.ranker.label_sources import LabelSource
-from training.ranker.workflow import evaluate_window, promotion_of
+from training.ranker.workflow import evaluate_window
 
 log = logging.getLogger(__name__)
 CHALLENGER = "challenger"
@@ -247,7 +247,7 @@ def _online_gate(task: RetrainTask, path: Path, *, at: datetime) -> tuple[Gate, 
     from adc_features.serving.both_paths import check_both_paths
     from adc_features.serving.declared import open_declared
 
-    bundle = open_declared(promotion_of(task.champion.place.repo, path, at=at))
+    bundle = open_declared(trained_pair(task.champion.place.repo, path, at=at))
     try:
         return Gate(True, 0, 0), list(check_both_paths(bundle, at=at))
     except ParityError as error:
@@ -311,6 +311,6 @@ def _promoted(task: RetrainTask, path: Path, *, at: datetime) -> dict[str, Any]:
         version = place.version(at)
         os.rename(path, version)
         path = version
-    pair = promotion_of(place.repo, path, at=at)
+    pair = trained_pair(place.repo, path, at=at)
     number = promote_on_record(place, pair, why=f"retrained: {task.name}")
     return {"decision": "promoted", "version": path.name, "promotion": number, "pair": pair.name}

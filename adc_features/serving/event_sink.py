@@ -1,7 +1,7 @@
-"""Bodies of events, taken. Reads: bodies. Writes: commits of a writer.
+"""Where the events of requests go. Reads: bodies. Writes: commits of a writer.
 
 This is the part of POST /events that costs: `adc serve` runs it in a process of its own, see
-`taking_apart`.
+`sink_process`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _OBJECTS = 4
 """Brackets an event, in its texts, at most."""
 
 
-class Taking(Protocol):
+class EventSink(Protocol):
     """What takes events."""
 
     @property
@@ -51,8 +51,8 @@ class Taking(Protocol):
         ...
 
 
-class Taker:
-    """Taking in this process: bodies are read by a thread, the writer commits.
+class WriterSink:
+    """The sink in this process: bodies are read by a thread, the writer commits.
 
     Parameters
     ----------

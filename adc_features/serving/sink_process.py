@@ -1,7 +1,7 @@
-"""Events taken in a process of their own. Reads: bodies, over a local socket. Writes: commits.
+"""A process of its own that takes events. Reads: bodies, over a local socket. Writes: commits.
 
 Python runs one thread at a time: where events are committed in the process that ranks, each waits
-for the other. Here one process takes the events of all that answer: ranking has a core, taking
+for the other. Here one process takes the events of all that answer: ranking has a core, they have
 another, and the requests of all workers share commits. Where it ends, requests of events are told
 to come again until another has taken its place; ranking goes on.
 """
@@ -29,8 +29,8 @@ from adc_features.errors import AdcError, ArtifactError
 from adc_features.live.decisions import Receipt
 from adc_features.live.repository import open_live
 from adc_features.live.writer import BusyError, Writer
+from adc_features.serving.event_sink import EventSink, WriterSink
 from adc_features.serving.protocol import HttpError
-from adc_features.serving.taking import Taker, Taking
 from adc_features.serving.workers import beside, end_with_parent, one_thread
 
 log = logging.getLogger(__name__)
@@ -46,20 +46,20 @@ copyreg.pickle(HttpError, lambda error: (HttpError, (error.status, error.code, e
 
 
 @contextmanager
-def events_apart(repo: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
+def sink_process(repo: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     """A process that takes the events of a repository's live views, for as long as the block lasts:
-    the path of its socket, and its streams, as TakenApart has them.
+    the path of its socket, and its streams, as ProcessSink has them.
 
     Raises InputError for a repository without live views, and what else `open_live` raises.
     """
     streams = tuple(open_live(repo).ledger.streams)  # before a process starts that could only fail
     with tempfile.TemporaryDirectory(prefix="adc-events-") as folder:
-        address = str(Path(folder) / "taken")
-        with beside(1, take_events, repo, address, metrics=None):
+        address = str(Path(folder) / "events")
+        with beside(1, run_sink, repo, address, metrics=None):
             yield address, streams
 
 
-def take_events(repo: Path, address: str) -> None:
+def run_sink(repo: Path, address: str) -> None:
     """What the process runs, until SIGTERM or the end of its parent: then it commits what waits.
 
     address: path of the local socket; in a directory that only this user can open.
@@ -71,22 +71,22 @@ def take_events(repo: Path, address: str) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the terminal: who answers ends first
     end_with_parent()
     live = open_live(repo)
-    taker = Taker(Writer(live.ledger, live.histories).__enter__())
-    with taken(taker, address):
+    sink = WriterSink(Writer(live.ledger, live.histories).__enter__())
+    with reachable(sink, address):
         stopped.wait()
-        taker.close()
+        sink.close()
 
 
 @contextmanager
-def taken(taker: Taker, address: str) -> Iterator[None]:
-    """Let other processes of this user reach a taker, for as long as the block lasts."""
+def reachable(sink: WriterSink, address: str) -> Iterator[None]:
+    """Let other processes of this user reach a sink, for as long as the block lasts."""
     Path(address).unlink(missing_ok=True)  # of a process that was killed
     with Listener(address, "AF_UNIX", backlog=64, authkey=current_process().authkey) as listener:
-        threading.Thread(target=_accept, args=(listener, taker), daemon=True).start()
+        threading.Thread(target=_accept, args=(listener, sink), daemon=True).start()
         yield
 
 
-def _accept(listener: Listener, taker: Taker) -> None:
+def _accept(listener: Listener, sink: WriterSink) -> None:
     while True:
         try:
             connection = listener.accept()
@@ -95,10 +95,10 @@ def _accept(listener: Listener, taker: Taker) -> None:
         except Exception as error:  # of who does not know the key
             log.warning("stage=ingest connection refused: %s", error)
             continue
-        threading.Thread(target=_serve, args=(connection, taker), daemon=True).start()
+        threading.Thread(target=_serve, args=(connection, sink), daemon=True).start()
 
 
-def _serve(connection: Connection, taker: Taker) -> None:
+def _serve(connection: Connection, sink: WriterSink) -> None:
     """Answer one of the processes that take requests, until it is gone."""
     lock = threading.Lock()
 
@@ -118,14 +118,14 @@ def _serve(connection: Connection, taker: Taker) -> None:
             except (EOFError, OSError):
                 return
             if what == "take":
-                found: Future[Any] = taker.take(*asked)
+                found: Future[Any] = sink.take(*asked)
             else:
-                found = telling.submit(getattr(taker, what))
+                found = telling.submit(getattr(sink, what))
             found.add_done_callback(partial(answer, number))
 
 
-class TakenApart(Taking):
-    """Taking in another process, which runs `take_events`.
+class ProcessSink(EventSink):
+    """The sink in another process, which runs `run_sink`.
 
     Parameters
     ----------
@@ -147,7 +147,7 @@ class TakenApart(Taking):
     def streams(self) -> Collection[str]:
         return self._streams
 
-    def wait(self) -> TakenApart:
+    def wait(self) -> ProcessSink:
         """Itself, once the process has started. Raises ArtifactError when it does not."""
         until = time.monotonic() + _START_S
         while time.monotonic() < until:

@@ -14,7 +14,7 @@ from adc_features.errors import AdcError
 from adc_features.live.repository import open_live
 from adc_features.live.verify import verify_online
 from adc_features.live.writer import BusyError
-from adc_features.serving.taking_apart import TakenApart, events_apart
+from adc_features.serving.sink_process import ProcessSink, sink_process
 
 
 @pytest.fixture
@@ -42,10 +42,10 @@ def test_kills_of_the_process_lose_and_double_nothing(tmp_path, own_sigterm):
             process.join()
             while not [p for p in multiprocessing.active_children() if p.is_alive()]:
                 time.sleep(0.05)
-            taking.wait()
+            sink.wait()
 
-    with events_apart(repo) as told:
-        taking = TakenApart(*told).wait()
+    with sink_process(repo) as told:
+        sink = ProcessSink(*told).wait()
         killing = threading.Thread(target=kill_now_and_then)
         killing.start()
         sent = 0
@@ -54,7 +54,7 @@ def test_kills_of_the_process_lose_and_double_nothing(tmp_path, own_sigterm):
             while True:
                 assert time.monotonic() < until
                 try:
-                    receipt = taking.take("clicks", body).result(30)
+                    receipt = sink.take("clicks", body).result(30)
                     break
                 except BusyError:
                     again += 1
@@ -62,7 +62,7 @@ def test_kills_of_the_process_lose_and_double_nothing(tmp_path, own_sigterm):
             assert receipt.accepted + receipt.duplicates == 7
             sent += 7
         killing.join()
-        taking.close()
+        sink.close()
     assert again  # some were told to come again
     live = open_live(repo)
     [stream] = live.ledger.streams.values()
@@ -85,6 +85,6 @@ def event(number: int) -> dict[str, object]:
 def test_a_repository_without_live_views_starts_no_process(tmp_path):
     """Its fault is told by the one who asked."""
     (tmp_path / "feature_store.yaml").write_text("project: p\nprovider: local\n")
-    with pytest.raises(AdcError), events_apart(tmp_path):
+    with pytest.raises(AdcError), sink_process(tmp_path):
         pass
     assert not multiprocessing.active_children()
