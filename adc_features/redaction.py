@@ -17,18 +17,24 @@ _QUERY = re.compile(r"(?P<lead>[?&;])(?P<key>[^=&;?\s]+)=(?P<value>[^&#\s\"'<>]*
 _WHOLE_QUERY = re.compile(
     r"(?P<lead>[?&;])(?P<key>[^=&;?]+)=(?P<value>[^&]*?)(?=&|#[\w.]*$|$)", re.DOTALL
 )
+_SETTING = re.compile(
+    r"""(?P<lead>\b(?:password|sslpassword|passwd|pwd)\s*=\s*)(?!\*\*\*)"""
+    r"""(?:'(?:\\.|[^'\\])*'|[^\s'"]+)""",
+    re.IGNORECASE,
+)
+"""A connection string of libpq or ODBC, outside a URL."""
 _SECRET_KEY = re.compile(
     r"pass|pwd|secret|token|key|credential|auth|signature|^sig$|odbc_connect", re.IGNORECASE
 )
 
 
 def redacted(text: str) -> str:
-    """The text with the password and every secret query value
-    of every URL in it replaced by `***`.
+    """The text with the password and every secret query value of every URL in it, and every
+    `password=` of a connection string, replaced by `***`.
     """
-    return (
-        _URL.sub(lambda found: found["scheme"] + _of(found["rest"]), text) if ":/" in text else text
-    )
+    if ":/" in text:
+        text = _URL.sub(lambda found: found["scheme"] + _of(found["rest"]), text)
+    return _SETTING.sub(lambda found: found["lead"] + HIDDEN, text) if "=" in text else text
 
 
 def redacted_url(url: str) -> str:

@@ -67,18 +67,8 @@ def busy(
     """Freshness at `rate` events a second, and the latency of /rank at `asked` requests a second;
     in ms.
     """
-    feed = make_wide_feed(scratch, users=20_000, items=20_000, rows=60_000)
-    for name in ("feed.py", "rankers.py"):
-        (feed.repo / name).unlink()
-    text = DEFINITIONS.format(declared=inspect.getsource(_live.declared))
-    (feed.repo / "fresh.py").write_text(text, encoding="utf-8")
-    _recent(feed)
-    put_online(feed, "lmdb")
-    of_repo = ("--repo", str(feed.repo))
-    _adc("ingest", *of_repo, "--history", str(scratch / "history.parquet"))
-    _adc("train", *of_repo, "--labels", str(feed.labels), "--quick")
-    _adc("promote", *of_repo)
-    told = scratch / "served.json"
+    feed = fresh_feed(scratch)
+    told, of_repo = scratch / "served.json", ("--repo", str(feed.repo))
     command = [sys.executable, "-c", MAIN, "serve", *of_repo, "--events", "--port", "0"]
     command += ["--workers", str(workers)]
     with running(
@@ -90,15 +80,32 @@ def busy(
         )
         server.send_signal(signal.SIGTERM)
         server.wait(60)
-    _adc("verify", "online", *of_repo)  # exits 10 where a value differs
+    adc("verify", "online", *of_repo)  # exits 10 where a value differs
     return found
 
 
 MAIN = "from adc_features.cli.main import main; main()"
 
 
-def _adc(*words: str) -> None:
+def adc(*words: str) -> None:
+    """The command, which must succeed."""
     subprocess.run([sys.executable, "-c", MAIN, *words], check=True, stdout=subprocess.DEVNULL)
+
+
+def fresh_feed(scratch: Path) -> WideFeed:
+    """A repository with live views that hold a history, and a promoted ranker that reads them."""
+    feed = make_wide_feed(scratch, users=20_000, items=20_000, rows=60_000)
+    for name in ("feed.py", "rankers.py"):
+        (feed.repo / name).unlink()
+    text = DEFINITIONS.format(declared=inspect.getsource(_live.declared))
+    (feed.repo / "fresh.py").write_text(text, encoding="utf-8")
+    _recent(feed)
+    put_online(feed, "lmdb")
+    of_repo = ("--repo", str(feed.repo))
+    adc("ingest", *of_repo, "--history", str(scratch / "history.parquet"))
+    adc("train", *of_repo, "--labels", str(feed.labels), "--quick")
+    adc("promote", *of_repo)
+    return feed
 
 
 def _recent(feed: WideFeed) -> None:
@@ -127,16 +134,7 @@ def _measured(
     feed: WideFeed, port: int, *, rate: int, seconds: float, asked: float, candidates: int
 ) -> dict[str, Any]:
     rng = np.random.default_rng(1)
-    rankings = [
-        json.dumps(
-            {
-                "user": int(rng.choice(feed.users)),
-                "items": rng.choice(feed.items, candidates, replace=False).tolist(),
-                "request": {"device": str(rng.choice(np.array(DEVICES)))},
-            }
-        ).encode()
-        for _ in range(24)
-    ]
+    rankings = ranking_bodies(feed, rng, candidates=candidates)
     warm = {"seconds": 3.0, "connections": 1, "rate": None}
     apart(_load_apart, port, "/rank", rankings, warm)
     bodies = _bodies(feed, int(rate * seconds / PER_REQUEST), rng)
@@ -180,23 +178,46 @@ def _measured(
     }
 
 
-def _bodies(feed: WideFeed, count: int, rng: np.random.Generator) -> list[bytes]:
-    """Requests of events of this moment, popular users and items more often."""
-    now, size = datetime.now(UTC).isoformat(), count * PER_REQUEST
-    users = feed.users[(len(feed.users) * rng.random(size) ** 2).astype(int)].tolist()
-    items = feed.items[(len(feed.items) * rng.random(size) ** 2).astype(int)].tolist()
-    made = [
+def ranking_bodies(feed: WideFeed, rng: np.random.Generator, *, candidates: int) -> list[bytes]:
+    """Requests to rank for some users."""
+    return [
+        json.dumps(
+            {
+                "user": int(rng.choice(feed.users)),
+                "items": rng.choice(feed.items, candidates, replace=False).tolist(),
+                "request": {"device": str(rng.choice(np.array(DEVICES)))},
+            }
+        ).encode()
+        for _ in range(24)
+    ]
+
+
+def live_events(
+    feed: WideFeed, count: int, rng: np.random.Generator, *, first: int = 0
+) -> list[dict[str, Any]]:
+    """Events of this moment, popular users and items more often; their ids count from `first`."""
+    now = datetime.now(UTC).isoformat()
+    users = feed.users[(len(feed.users) * rng.random(count) ** 2).astype(int)].tolist()
+    items = feed.items[(len(feed.items) * rng.random(count) ** 2).astype(int)].tolist()
+    return [
         {
-            "event_id": f"live-{n}",
+            "event_id": f"live-{first + n}",
             "event_time": now,
             "user_id": users[n],
             "item_id": items[n],
             "label": n % 2,
             "rating": 1 + n % 5,
         }
-        for n in range(size)
+        for n in range(count)
     ]
-    return [json.dumps(made[at : at + PER_REQUEST]).encode() for at in range(0, size, PER_REQUEST)]
+
+
+def _bodies(feed: WideFeed, count: int, rng: np.random.Generator) -> list[bytes]:
+    """Requests of these events."""
+    made = live_events(feed, count * PER_REQUEST, rng)
+    return [
+        json.dumps(made[at : at + PER_REQUEST]).encode() for at in range(0, len(made), PER_REQUEST)
+    ]
 
 
 def _probe(repo: Path, port: int, user: int, seconds: float) -> list[float]:

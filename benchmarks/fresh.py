@@ -10,6 +10,8 @@ of the same views into its SQLite and Redis stores, from frames of the same size
 where no server is installed.
 `equality`: states and values that were compared with the batch after that, and how many differ.
 `kills`: kills of the process that takes events, each at another moment.
+`service_kills`: the same of `adc serve --events` under load, in turn of its process that takes
+events, of its process that answers and of both; what was acknowledged by HTTP must be there once.
 `freshness` and `rank`: --rate events a second come to `adc serve`, --workers processes, in requests
 of ten, while it ranks 500 candidates --asked times a second by the same live features and codes.
 From the moment a request was due to its answer, in ms: that of events says that they are durable
@@ -27,11 +29,12 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _fresh_kills import survive_service
 from _fresh_service import busy
 from _live import declared, events, feast_objects, make_shop, survive
 from _measure import apart, peak_rss_bytes, write_report
 
-PARTS = ("ingest", "feast", "kills", "freshness", "new_item", "promotion")
+PARTS = ("ingest", "feast", "kills", "service_kills", "freshness", "new_item", "promotion")
 AT_ONCE = 500
 _PART = 200_000
 
@@ -144,6 +147,7 @@ def main() -> None:
     parser.add_argument("--users", type=int, default=100_000)
     parser.add_argument("--items", type=int, default=50_000)
     parser.add_argument("--kills", type=int, default=300)
+    parser.add_argument("--service-kills", type=int, default=60)
     parser.add_argument("--rate", type=int, default=1_000, help="events a second")
     parser.add_argument("--asked", type=float, default=50, help="rankings a second beside them")
     parser.add_argument("--workers", type=int, default=1, help="processes of the service")
@@ -168,6 +172,10 @@ def main() -> None:
             )
         if "kills" in asked.only:
             report["kills"] = apart(_kills, scratch / "kills", asked.kills)
+        if "service_kills" in asked.only:
+            report["service_kills"] = apart(
+                survive_service, scratch / "service_kills", kills=asked.service_kills
+            )
         if "freshness" in asked.only:
             load = {"rate": asked.rate, "seconds": asked.seconds, "asked": asked.asked}
             report |= busy(scratch / "fresh", **load, candidates=500, workers=asked.workers)

@@ -61,11 +61,16 @@ def test_secret_query_values_are_hidden_and_the_others_kept(user, password, key)
         ("postgresql:/u:pw@h/d holds no run.json", "postgresql:/u:***@h/d holds no run.json"),
         ("postgresql://h/d?user=u&password=pw#items", "postgresql://h/d?user=u&password=***#items"),
         ("postgresql://u:p@w/x?y@h/d", "postgresql://u:***@h/d"),
+        ("host=h password=pw dbname=d", "host=h password=*** dbname=d"),
+        ("'host=h password = pw' failed", "'host=h password = ***' failed"),
+        (r"password='it\'s a pw' user=u", "password=*** user=u"),
+        ("Driver=x;PWD=pw;Server=h", "Driver=x;PWD=***"),
+        ("postgresql://u:p@h/d with password=pw", "postgresql://u:***@h/d with password=***"),
         ("at 12:30, http://127.0.0.1:8080/rank", "at 12:30, http://127.0.0.1:8080/rank"),
         ("no url", "no url"),
     ],
 )
-def test_urls_are_found_inside_any_text(text, shown):
+def test_urls_and_connection_strings_are_found_inside_any_text(text, shown):
     """What surrounds them stays, and so do URLs without a secret."""
     assert redacted(text) == shown
 
