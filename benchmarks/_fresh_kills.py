@@ -66,19 +66,21 @@ def _commits(process: psutil.Process) -> bool:
 
 
 def _compared(repo: Path, load: "_Load") -> dict[str, int]:
+    from adc_features.live.incoming import incoming
     from adc_features.live.repository import open_live
     from adc_features.live.verify import verify_online
 
     live = open_live(repo)
     (stream,) = live.ledger.streams.values()
-    ids = live.histories.accepted_rows(stream)["event_id"].cast("string").to_pylist()
-    ours = [one for one in ids if one.startswith("live-")]
+    accepted = live.histories.accepted_rows(stream)["event_id"].to_pylist()
+    told = list(load.acknowledged.values())
+    acknowledged = set(incoming(stream, told).table["event_id"].to_pylist())
     report = verify_online(live.histories)
     return {
         "sent": load.sent,
-        "acknowledged": len(load.acknowledged),
-        "lost": len(load.acknowledged - set(ours)),
-        "doubled": len(ours) - len(set(ours)),
+        "acknowledged": len(acknowledged),
+        "lost": len(acknowledged.difference(accepted)),
+        "doubled": len(accepted) - len(set(accepted)),
         "different": report.different,
     }
 
@@ -114,7 +116,7 @@ class _Load:
     """Senders of events and of rankings: threads, for as long as a service runs."""
 
     def __init__(self, feed: WideFeed, seed: int) -> None:
-        self.acknowledged, self.sent, self.ranked = set[str](), 0, 0
+        self.acknowledged, self.sent, self.ranked = dict[str, Any](), 0, 0
         self._feed, self._rng = feed, np.random.default_rng(seed)
         self._rankings = ranking_bodies(feed, np.random.default_rng(seed), candidates=50)
         self._backlog: list[dict[str, Any]] = []
@@ -154,7 +156,7 @@ class _Load:
             if not part:
                 time.sleep(0.01)
             elif _answered(port, "/events", json.dumps(part).encode()):
-                self.acknowledged |= {one["event_id"] for one in part}
+                self.acknowledged |= {one["event_id"]: one for one in part}
                 del self._backlog[:AT_ONCE]
             else:  # tried again with others, as a sender of many streams does
                 self._backlog = self._backlog[AT_ONCE:] + part

@@ -75,13 +75,30 @@ def busy(
         [*command, "--json", str(told)], told.is_file, log=scratch / "serve.log"
     ) as server:
         port = int(json.loads(told.read_text())["url"].rpartition(":")[2])
+        before, began = _cpu_seconds(server), time.perf_counter()
         found = _measured(
             feed, port, rate=rate, seconds=seconds, asked=asked, candidates=candidates
         )
+        wall = time.perf_counter() - began
+        after = _cpu_seconds(server)
+        found["cores"] = {name: (after[name] - before[name]) / wall for name in after}
         server.send_signal(signal.SIGTERM)
         server.wait(60)
     adc("verify", "online", *of_repo)  # exits 10 where a value differs
     return found
+
+
+def _cpu_seconds(server: Any) -> dict[str, float]:
+    """Of the processes that answer, of the one that takes events, and of the whole machine."""
+    import psutil
+
+    spent = {"answers": 0.0, "events": 0.0}
+    for process in (server, *server.children(recursive=True)):
+        times = process.cpu_times()
+        name = "events" if "spawn_main" in " ".join(process.cmdline()) else "answers"
+        spent[name] += times.user + times.system
+    machine = psutil.cpu_times()
+    return {**spent, "machine": sum(machine) - machine.idle - machine.iowait}
 
 
 MAIN = "from adc_features.cli.main import main; main()"
