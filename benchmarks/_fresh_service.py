@@ -154,7 +154,8 @@ def _measured(
     rankings = ranking_bodies(feed, rng, candidates=candidates)
     warm = {"seconds": 3.0, "connections": 1, "rate": None}
     apart(_load_apart, port, "/rank", rankings, warm)
-    bodies = _bodies(feed, int(rate * seconds / PER_REQUEST), rng)
+    # a few more than are sent, since one that comes again would be a duplicate
+    bodies = _bodies(feed, int(rate * seconds / PER_REQUEST) + 10, rng)
     loads: dict[str, Any] = {}
 
     def load(path: str, sent: list[bytes], each: float, connections: int) -> None:
