@@ -77,9 +77,9 @@ class ViewSource:
     key_types: Mapping[str, pa.DataType] = field(default_factory=dict)
     seconds: tuple[str, ...] = ()
 
-    @cached_property
-    def files(self) -> Source:
-        """The files, opened; raises ArtifactError naming what is missing or not Parquet."""
+    @property
+    def declared(self) -> Declared:
+        """What is said of the source's columns, by their names there."""
         types = {self.features[out]: kind for out, kind in self.types.items()}
         types |= {self.keys[key]: kind for key, kind in self.key_types.items()}
         times = (self.time, *([self.created] if self.created else []))
@@ -87,9 +87,13 @@ class ViewSource:
         seconds = tuple(
             name for out in self.seconds if (name := self.features[out]) not in (*keys, *times)
         )
-        declared = Declared(types, keys=keys, times=times, seconds=seconds)
+        return Declared(types, keys=keys, times=times, seconds=seconds)
+
+    @cached_property
+    def files(self) -> Source:
+        """The files, opened; raises ArtifactError naming what is missing or not Parquet."""
         of = f"view {self.name}"
-        return open_source(self.path, filesystem=self.filesystem, of=of, declared=declared)
+        return open_source(self.path, filesystem=self.filesystem, of=of, declared=self.declared)
 
     def check(self) -> None:
         """Raise InputError when a declared column is not in the files, or never of its type."""
