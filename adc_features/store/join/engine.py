@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
 from adc_features.store.casts import MISFITS, fitted
+from adc_features.store.column_names import refuse_clashes
 from adc_features.store.join.asof import (
     NEVER,
     AsofIndex,
@@ -391,13 +392,7 @@ def joined_batches(
             raise InputError(
                 f"the entity rows have no column {time!r}; they have {whole.column_names}"
             )
-        if clash := sorted(
-            set(whole.column_names) & {name for view in views for name in view.source.features}
-        ):
-            raise InputError(
-                f"the entity rows have columns {clash}, which are also features; rename them or ask"
-                " for full feature names"
-            )
+        refuse_clashes(whole.column_names, [out for v in views for out in v.source.features])
         for start in range(0, max(len(whole), 1), batch_rows):
             batch = whole.slice(start, batch_rows)
             columns = dict(zip(batch.column_names, batch.columns, strict=True))

@@ -106,7 +106,7 @@ def _of_table(spark: SparkSession, table: pa.Table, time: str, span: Any) -> Ent
         as_batch(Piece(0, start, ENTITY, numbered.slice(start, step)))
         for start in range(0, max(len(table), 1), step)
     ]
-    frame = spark.createDataFrame(pa.Table.from_batches(batches), PIECES)  # type: ignore[arg-type]
+    frame = spark.createDataFrame(pa.Table.from_batches(batches), PIECES)
 
     def sample(names: Sequence[str]) -> Sample:
         some = np.linspace(0, len(table), min(len(table), _SAMPLE_ROWS), endpoint=False)
@@ -149,19 +149,10 @@ def _of_frame(frame: DataFrame) -> EntityRows:
         place = F.spark_partition_id().cast("long").alias(ROW)
         some = frame.select(*(F.col(quoted(name)) for name in names), place)
         with in_words():
-            found = some.sample(min(1.0, _SAMPLE_BYTES / max(size, 1)), seed=0).toArrow()
+            found = some.sample(False, min(1.0, _SAMPLE_BYTES / max(size, 1)), 0).toArrow()
         # the last partition may have no row in the sample: its rows come last all the same
         last = max(found[ROW].to_pylist(), default=0)
         return Sample(found.select(names), (last + 1) * _PARTITION_ROWS)
 
     rows = Rows(frame.withColumn(ROW, F.monotonically_increasing_id()), of_frame, size)
     return EntityRows(rows, schema, time, (None, None), sample)
-
-
-def refuse_clashes(names: Sequence[str], features: Sequence[str]) -> None:
-    """Raise InputError when a column of the entity rows has the name of a feature."""
-    if clash := sorted(set(names) & set(features)):
-        raise InputError(
-            f"the entity rows have columns {clash}, which are also features; rename them or ask"
-            " for full feature names"
-        )

@@ -6,6 +6,7 @@ Reads: frames of pieces. Writes: saved datasets, by Spark's executors.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 class Answer(Protocol):
     """What a job may ask for."""
 
-    schema: pa.Schema
+    @property
+    def schema(self) -> pa.Schema: ...
 
     def in_rows(self) -> DataFrame: ...
     def tables(self) -> Iterator[pa.Table]: ...
@@ -34,15 +36,15 @@ class Answer(Protocol):
 class SparkRetrievalJob(AsofRetrievalJob):
     """A join or a scan in Spark. answer: makes it, when it is first asked for."""
 
-    def __init__(self, answer: Callable[[], Answer], *, spark_conf: Any = None, **named: Any):
+    def __init__(
+        self, answer: Callable[[], Answer], *, spark_conf: Any = None, **named: Any
+    ) -> None:
         super().__init__(self._tables, **named)
-        self._make, self._made, self._spark_conf = answer, None, spark_conf
+        self._make, self._spark_conf = answer, spark_conf
 
-    @property
-    def _answer(self) -> Any:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+    @cached_property
+    def _answer(self) -> Answer:
+        return self._make()
 
     def _tables(self) -> Iterator[pa.Table]:
         first = True

@@ -55,7 +55,10 @@ class Settings:
 
 @dataclass(frozen=True)
 class Joined:
-    """A join that Spark runs when it is asked for. schema: of the answer. order: the last route."""
+    """A join that Spark runs when it is asked for.
+
+    schema: of the answer. places: partitions of the answer in order.
+    """
 
     pieces: DataFrame
     schema: pa.Schema
@@ -150,6 +153,8 @@ def view_frame(view: SparkView, route: ByKeys, *, side: int) -> DataFrame:
 
 def _shared(spark: SparkSession, views: Sequence[SparkView]) -> Any:
     """Small views, read once and sent to every worker: a function that gives them there."""
+    if not views:
+        return list
     kept = []
     for view in views:
         frame = view_frame(view, ByKeys(view.shape.compared, 1), side=1)

@@ -37,6 +37,7 @@ from adc_features.store.spark.sources import (
     is_spark_source,
     located,
     opened,
+    quoted,
 )
 
 if TYPE_CHECKING:
@@ -184,8 +185,9 @@ def key_times(
         types = {view.keys[key]: kind for key, kind in view.key_types.items()}
         scan = Scanned(source, columns, columns, view.time, None, types)
         pull = scan.pull(spark, repo_path, start=dates[0], end=dates[1])
-        rows = pull.in_rows().select(view.time, *columns).toDF(ENTITY_TIME, *keys)
+        chosen = [quoted(name) for name in (view.time, *columns)]
+        rows = pull.in_rows().select(*chosen).toDF(ENTITY_TIME, *keys)
         found = rows if found is None else found.union(rows)
     if found is None:
         raise InputError("no feature was asked for; name at least one")
-    return found.distinct().sort(ENTITY_TIME, *keys)
+    return found.distinct().sort(ENTITY_TIME, *map(quoted, keys))

@@ -24,8 +24,8 @@ def write_whole(frame: DataFrame, path: str, *, allow_overwrite: bool) -> bool:
     place = _Place(frame.sparkSession, path)
     if not allow_overwrite and place.exists():
         return False
-    folder, _, name = path.rstrip("/").rpartition("/")
-    mine = f"{folder}/.{name}.{uuid.uuid4().hex}"
+    folder, slash, name = path.rstrip("/").rpartition("/")
+    mine = f"{folder}{slash}.{name}.{uuid.uuid4().hex}"
     aside, before = (_Place(frame.sparkSession, f"{mine}{end}") for end in ("", ".before"))
     try:
         with set_for(frame.sparkSession, _WRITING):

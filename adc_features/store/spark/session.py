@@ -38,13 +38,13 @@ def spark_session(settings: Mapping[str, str] | None) -> SparkSession:
         from pyspark.sql import SparkSession
     refuse_old(pyspark.__version__)
     if (active := SparkSession.getActiveSession()) is not None:
-        return active
+        return _classic(active)
     _require_java(settings or {})
     builder = SparkSession.builder
     for name, value in _completed(settings or {}).items():
         builder = builder.config(name, value)
     try:
-        return builder.getOrCreate()
+        return _classic(builder.getOrCreate())
     except (PySparkException, OSError) as error:
         raise InputError(
             f"Spark did not start ({error}); correct spark_conf of the offline store, or start a"
@@ -60,6 +60,17 @@ def refuse_old(version: str) -> None:
             f"Spark is {version}; this store needs {'.'.join(map(str, OLDEST))} or later, upgrade"
             " pyspark and the cluster"
         )
+
+
+def _classic(session: Any) -> SparkSession:
+    """The session. Raises InputError for one of Spark Connect, which has no `sparkContext`."""
+    if not hasattr(session, "_jsparkSession"):
+        raise InputError(
+            "the session is one of Spark Connect; this store needs a classic one, leave out"
+            " spark.remote and give spark.master"
+        )
+    found: SparkSession = session
+    return found
 
 
 def _require_java(settings: Mapping[str, str]) -> None:

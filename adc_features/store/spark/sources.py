@@ -187,7 +187,7 @@ def parts_frame(spark: SparkSession, parts: Sequence[Part], starts: Sequence[int
             "part": pa.array([packed_part(part) for part in parts], pa.binary()),
         }
     )
-    frame = spark.createDataFrame(table, PARTS)  # type: ignore[arg-type]
+    frame = spark.createDataFrame(table, PARTS)
     return frame.repartitionById(tasks, "place") if tasks > 1 else frame
 
 

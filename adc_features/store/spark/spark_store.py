@@ -17,9 +17,11 @@ import pyarrow as pa
 from adc_features.clock import utc
 from adc_features.errors import InputError
 from adc_features.store import _compat as feast
+from adc_features.store.column_names import refuse_clashes
+from adc_features.store.offline.entity_rows import refuse_missing_keys
 from adc_features.store.offline.views import view_sources
 from adc_features.store.offline_store import AsofOfflineStore
-from adc_features.store.spark.entity import entity_rows, refuse_clashes
+from adc_features.store.spark.entity import entity_rows
 from adc_features.store.spark.job import SparkRetrievalJob
 from adc_features.store.spark.plan import Joined, Settings, joined
 from adc_features.store.spark.pulls import Scanned, key_times
@@ -142,7 +144,8 @@ class SparkAsofOfflineStore(feast.OfflineStore):
             )
             for source, batch_source in zip(sources, batch_sources, strict=True)
         ]
-        refuse_missing(entity.schema, sources)
+        for source in sources:
+            refuse_missing_keys(entity.schema, source)
         refuse_clashes(entity.schema.names, [out for s in sources for out in s.features])
         settings = Settings(config.offline_store.partitions, config.offline_store.broadcast_bytes)
 
@@ -238,16 +241,6 @@ class SparkAsofOfflineStore(feast.OfflineStore):
     ) -> None:
         """Add logged features as new parts of a directory of Parquet."""
         AsofOfflineStore.write_logged_features(config, data, source, logging_config, registry)
-
-
-def refuse_missing(entity: pa.Schema, sources: list[Any]) -> None:
-    """Raise InputError when the entity rows lack a key."""
-    for source in sources:
-        if missing := sorted(set(source.keys) - set(entity.names)):
-            raise InputError(
-                f"the entity rows have no column {', '.join(missing)}, a key of view"
-                f" {source.name}; they have {entity.names}"
-            )
 
 
 def _pulled(
