@@ -30,7 +30,7 @@ from adc_features.store.spark.readers import (
 )
 from adc_features.store.spark.routes import ROW
 from adc_features.store.spark.session import in_words
-from adc_features.store.spark.sources import Rows, parts_frame, quoted, size_of
+from adc_features.store.spark.sources import Rows, arrow_schema, parts_frame, quoted, size_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -138,10 +138,10 @@ def _of_files(spark: SparkSession, files: ds.Dataset, time: str, span: Any) -> E
 def _of_frame(frame: DataFrame) -> EntityRows:
     """A frame of Spark's, numbered in the order of its partitions."""
     from pyspark.sql import functions as F
-    from pyspark.sql.pandas.types import to_arrow_schema
 
     refuse_doubled(frame.columns)
-    schema = to_arrow_schema(frame.schema)
+    with in_words():
+        schema = arrow_schema(frame)
     time = _time_of(schema)
     size = size_of(frame)
 

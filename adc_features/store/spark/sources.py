@@ -95,7 +95,6 @@ def opened(spark: SparkSession, source: Any, path: str, *, of: str, declared: De
     """What a Spark source names, as a frame and as a `Source` of one schema, which checks it."""
     import pyarrow.dataset as ds
     from pyarrow import fs
-    from pyspark.sql.pandas.types import to_arrow_schema
 
     with in_words():
         if source.table:
@@ -107,7 +106,7 @@ def opened(spark: SparkSession, source: Any, path: str, *, of: str, declared: De
             form = table_format.format_type.value if table_format else source.file_format
             options = dict(table_format.properties) if table_format else {}
             frame = spark.read.format(form).options(**options).load(source.path)
-        schema = to_arrow_schema(frame.schema)
+        schema = arrow_schema(frame)
     files = ds.FileSystemDataset.from_paths(
         [path], schema=schema, format=ds.ParquetFileFormat(), filesystem=fs.LocalFileSystem()
     )
@@ -242,6 +241,11 @@ def _has_lines(frame: DataFrame) -> bool:
     return any("row_index" in kind for kind in kinds)
 
 
+def arrow_schema(frame: DataFrame) -> pa.Schema:
+    """The columns of a frame in the types in which Spark gives them to Arrow."""
+    return frame.limit(0).toArrow().schema
+
+
 def size_of(frame: DataFrame) -> int:
     """About how many bytes Spark thinks that a frame takes."""
     return int(frame._jdf.queryExecution().optimizedPlan().stats().sizeInBytes())
@@ -255,6 +259,7 @@ def quoted(name: str) -> str:
 __all__ = [
     "Rows",
     "SparkView",
+    "arrow_schema",
     "file_rows",
     "frame_rows",
     "is_spark_source",

@@ -162,24 +162,25 @@ def world(spark, tmp_path_factory):
     words = pa.table({"u": [1, 2], "when": times([3, 4]), "w": ["one", "two"]})
     pq.write_table(words, folder / "words.parquet")
 
-    def store(name, offline, objects):
+    def store(registry, offline, objects=None):
         config = RepoConfig(
             project="offline",
             provider="local",
-            registry=str(folder / f"{name}.db"),
+            registry=str(folder / f"{registry}.db"),
             offline_store=offline,
             online_store={"type": "sqlite", "path": str(folder / "online.db")},
             entity_key_serialization_version=3,
             repo_path=folder,
         )
         made = FeatureStore(config=config)
-        made.apply(objects)
+        if objects:
+            made.apply(objects)
         return made
 
     stores = {
         "asof": store("asof", {"type": ASOF}, as_files(declared(folder))),
-        "shuffled": store("shuffled", {"type": ON_SPARK, **SHUFFLED}, declared(folder)),
-        "sent whole": store("whole", {"type": ON_SPARK, **SENT_WHOLE}, declared(folder)),
+        "shuffled": store("spark", {"type": ON_SPARK, **SHUFFLED}, declared(folder)),
+        "sent whole": store("spark", {"type": ON_SPARK, **SENT_WHOLE}),
     }
     return folder, stores
 
