@@ -21,6 +21,7 @@ EXTRAS: Mapping[str, str] = {
     "httptools": "serve",
     "prometheus_client": "serve",
     "psycopg": "postgres",
+    "pyspark": "spark",
     "redis": "redis",
     "scipy": "train",
     "sentence_transformers": "text",

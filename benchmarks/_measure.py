@@ -11,8 +11,10 @@ import os
 import platform
 import resource
 import sys
+import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,48 @@ def measured(work: Callable[[], int]) -> dict[str, float]:
         "rows": rows,
         "peak_rss_bytes": peak_rss_bytes(),
     }
+
+
+@contextmanager
+def tree(every: float = 0.2) -> Iterator[dict[str, float]]:
+    """CPU seconds, wall seconds and the highest memory of this process and all below it (a Java
+    machine, its Python workers), filled in when the block ends.
+    """
+    import psutil
+
+    me, seen, peak = psutil.Process(), dict[tuple[int, float], float](), [0]
+    cost: dict[str, float] = {}
+
+    def look() -> None:
+        held = 0
+        for process in (me, *me.children(recursive=True)):
+            try:
+                used, key = process.cpu_times(), (process.pid, process.create_time())
+                seen[key] = used.user + used.system
+                held += process.memory_info().rss
+            except psutil.NoSuchProcess:
+                continue
+        peak[0] = max(peak[0], held)
+
+    ended = threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(every):
+            look()
+
+    look()
+    before, wall = sum(seen.values()), time.perf_counter()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield cost
+    finally:
+        ended.set()
+        thread.join()
+    look()
+    cost["cpu_s"] = sum(seen.values()) - before
+    cost["wall_s"] = time.perf_counter() - wall
+    cost["peak_rss_bytes"] = peak[0]
 
 
 def apart(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

@@ -32,3 +32,12 @@ def refuse_doubled(names: Sequence[str]) -> None:
             f"the entity rows have columns {doubled} more than once, among {list(names)}; select"
             " each once, or rename one"
         )
+
+
+def refuse_clashes(entity: Iterable[str], features: Iterable[str]) -> None:
+    """Raise InputError when a column of the entity rows has the name of a feature."""
+    if clash := sorted(set(entity) & set(features)):
+        raise InputError(
+            f"the entity rows have columns {clash}, which are also features; rename them or ask"
+            " for full feature names"
+        )

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
 from adc_features.store.casts import MISFITS, fitted
+from adc_features.store.column_names import refuse_clashes
 from adc_features.store.join.asof import (
     NEVER,
     AsofIndex,
@@ -77,9 +78,9 @@ class ViewSource:
     key_types: Mapping[str, pa.DataType] = field(default_factory=dict)
     seconds: tuple[str, ...] = ()
 
-    @cached_property
-    def files(self) -> Source:
-        """The files, opened; raises ArtifactError naming what is missing or not Parquet."""
+    @property
+    def declared(self) -> Declared:
+        """What is said of the source's columns, by their names there."""
         types = {self.features[out]: kind for out, kind in self.types.items()}
         types |= {self.keys[key]: kind for key, kind in self.key_types.items()}
         times = (self.time, *([self.created] if self.created else []))
@@ -87,9 +88,13 @@ class ViewSource:
         seconds = tuple(
             name for out in self.seconds if (name := self.features[out]) not in (*keys, *times)
         )
-        declared = Declared(types, keys=keys, times=times, seconds=seconds)
+        return Declared(types, keys=keys, times=times, seconds=seconds)
+
+    @cached_property
+    def files(self) -> Source:
+        """The files, opened; raises ArtifactError naming what is missing or not Parquet."""
         of = f"view {self.name}"
-        return open_source(self.path, filesystem=self.filesystem, of=of, declared=declared)
+        return open_source(self.path, filesystem=self.filesystem, of=of, declared=self.declared)
 
     def check(self) -> None:
         """Raise InputError when a declared column is not in the files, or never of its type."""
@@ -387,13 +392,7 @@ def joined_batches(
             raise InputError(
                 f"the entity rows have no column {time!r}; they have {whole.column_names}"
             )
-        if clash := sorted(
-            set(whole.column_names) & {name for view in views for name in view.source.features}
-        ):
-            raise InputError(
-                f"the entity rows have columns {clash}, which are also features; rename them or ask"
-                " for full feature names"
-            )
+        refuse_clashes(whole.column_names, [out for v in views for out in v.source.features])
         for start in range(0, max(len(whole), 1), batch_rows):
             batch = whole.slice(start, batch_rows)
             columns = dict(zip(batch.column_names, batch.columns, strict=True))

@@ -22,7 +22,7 @@ class KeyCodes:
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        self._columns = [_ColumnCodes(_plain(column)) for column in columns]
+        self._columns = [_ColumnCodes(plain_key(column)) for column in columns]
         self._pairs: list[np.ndarray] = []
         self.size = self._columns[0].size if columns else 1
 
@@ -43,7 +43,7 @@ class KeyCodes:
         self = cls(columns)
         paired = np.zeros(0 if columns else rows, np.int64)
         for place, (column, codes) in enumerate(zip(columns, self._columns, strict=True)):
-            own = codes.of(_plain(column), space=space, spoil=spoil)
+            own = codes.of(plain_key(column), space=space, spoil=spoil)
             if place:  # codes of two columns are sparse: number the pairs that occur
                 own = _pair(paired, own, codes.size)
                 self._pairs.append(_distinct(own))
@@ -62,7 +62,7 @@ class KeyCodes:
         for place, (column, codes, name) in enumerate(
             zip(columns, self._columns, names, strict=True)
         ):
-            own = codes.of(_comparable(_plain(column, name=name), codes.type, name))
+            own = codes.of(comparable_key(column, codes.type, name=name))
             if place:
                 own = _place_in(self._pairs[place - 1], _pair(paired, own, codes.size))
             paired = own
@@ -131,14 +131,14 @@ def _place_in(known: np.ndarray, codes: np.ndarray) -> np.ndarray:
     return np.where(known[place] == codes, place, -1)
 
 
-def _plain(column: Column, *, name: str = "a key of the features") -> Column:
+def plain_key(column: Column, *, name: str = "a key of the features") -> Column:
     """Keys in one type for each kind: int64, string, bytes; others as they are.
 
     Raises InputError for integers beyond int64.
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
-        return _plain(column.cast(kind.value_type), name=name)
+        return plain_key(column.cast(kind.value_type), name=name)
     if pa.types.is_integer(kind):
         return _whole(column, name)
     if pa.types.is_large_string(kind) or pa.types.is_string_view(kind):
@@ -148,7 +148,12 @@ def _plain(column: Column, *, name: str = "a key of the features") -> Column:
     return column
 
 
-def _comparable(column: Column, wanted: pa.DataType, name: str) -> Column:
+def comparable_key(column: Column, wanted: pa.DataType, *, name: str) -> Column:
+    """Entity keys in the plain type of the features' keys.
+
+    Raises InputError for types that can never match, and for numbers that are no such keys.
+    """
+    column = plain_key(column, name=name)
     if column.type == wanted or not len(column):
         return column.cast(wanted) if column.type != wanted else column
     if pa.types.is_null(column.type):

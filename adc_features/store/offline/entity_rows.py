@@ -99,11 +99,16 @@ def check_keys(entity: pa.Schema, sources: Iterable[ViewSource]) -> None:
     """Raise InputError when the entity rows lack a key, or a view's files a column."""
     for source in sources:
         source.check()
-        if missing := sorted(set(source.keys) - set(entity.names)):
-            raise InputError(
-                f"the entity rows have no column {', '.join(missing)}, a key of view"
-                f" {source.name}; they have {entity.names}"
-            )
+        refuse_missing_keys(entity, source)
+
+
+def refuse_missing_keys(entity: pa.Schema, source: ViewSource) -> None:
+    """Raise InputError when the entity rows lack a key of a view."""
+    if missing := sorted(set(source.keys) - set(entity.names)):
+        raise InputError(
+            f"the entity rows have no column {', '.join(missing)}, a key of view"
+            f" {source.name}; they have {entity.names}"
+        )
 
 
 def with_utc_times(tables: Iterable[pa.Table], time: str) -> Iterator[pa.Table]:

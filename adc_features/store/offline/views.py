@@ -5,7 +5,7 @@ Reads: feature views, the settings of the offline store. Writes: nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -34,12 +34,13 @@ def view_sources(
     *,
     full_feature_names: bool,
     on_demand: Sequence[Any] = (),
+    locate: Callable[[Any, Path | None], tuple[Any, str]] | None = None,
 ) -> list[ViewSource]:
     """Feast's views as the join reads them, in the names that the answer has.
 
     Field mappings are undone, join-key maps and full names applied. Two versions of one view asked
-    for at once get their version into the full name. Raises InputError when two features would have
-    one name.
+    for at once get their version into the full name. locate: says where a source is; by default
+    `location_of`. Raises InputError when two features would have one name.
     """
     bases = [view.projection.name_alias or view.name for view in feature_views]
     sources: list[ViewSource] = []
@@ -50,7 +51,7 @@ def view_sources(
         names = [ref.split(":", 1)[1] for ref in feature_refs if ref.split(":", 1)[0] == asked]
         out = {name: f"{prefix}__{name}" if full_feature_names else name for name in names}
         shown += [(column, f"view {asked} feature {name}") for name, column in out.items()]
-        sources.append(_view_source(config, view, out))
+        sources.append(_view_source(config, view, out, locate or location_of))
     shown += _on_demand_columns(on_demand, feature_refs, full_feature_names=full_feature_names)
     keys = {
         key: f"join key {key} of view {source.name}" for source in sources for key in source.keys
@@ -59,7 +60,12 @@ def view_sources(
     return sources
 
 
-def _view_source(config: Any, view: Any, out: Mapping[str, str]) -> ViewSource:
+def _view_source(
+    config: Any,
+    view: Any,
+    out: Mapping[str, str],
+    locate: Callable[[Any, Path | None], tuple[Any, str]],
+) -> ViewSource:
     """One view. out: its features that are asked for -> the names of their columns."""
     source = view.batch_source
     if source is None:
@@ -67,7 +73,7 @@ def _view_source(config: Any, view: Any, out: Mapping[str, str]) -> ViewSource:
             f"view {view.name} has no batch source, so it has no history; give it one or leave"
             " it out"
         )
-    filesystem, path = location_of(source, config.repo_path)
+    filesystem, path = locate(source, config.repo_path)
     original = {new: old for old, new in (source.field_mapping or {}).items()}
     key_map = view.projection.join_key_map or {}
     types = {f.name: kind for f in view.features if (kind := arrow_type(f.dtype)) is not None}

@@ -128,6 +128,14 @@ class Source:
             if group.row_groups[0].num_rows
         ]
 
+    def part(self, group: tuple[Run, Any], names: Sequence[str]) -> Source:
+        """One row group as a source by itself, these columns in the types that all files have."""
+        run, rows = group
+        one = replace(run, files=_dataset([rows], run.files.schema, run.files))
+        part = Source(self.of, self.path, [one], self.declared)
+        part._kinds = {name: self.kind(name) for name in names}
+        return part
+
     def column(
         self, group: tuple[Run, Any], name: str, *, head: int | None = None
     ) -> pa.ChunkedArray:

@@ -1,0 +1,115 @@
+"""What the store gives back to Feast: a join or a scan that Spark runs when it is asked for.
+
+Reads: frames of pieces. Writes: saved datasets, by Spark's executors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import pyarrow as pa
+
+from adc_features.errors import InputError
+from adc_features.store import _compat as feast
+from adc_features.store.offline.job import AsofRetrievalJob
+from adc_features.store.spark.saved import write_table, write_whole
+from adc_features.store.spark.session import in_words, spark_session
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame
+
+
+class Answer(Protocol):
+    """What a job may ask for."""
+
+    @property
+    def schema(self) -> pa.Schema: ...
+
+    def in_rows(self) -> DataFrame: ...
+    def tables(self) -> Iterator[pa.Table]: ...
+    def table(self) -> pa.Table: ...
+
+
+class SparkRetrievalJob(AsofRetrievalJob):
+    """A join or a scan in Spark. answer: makes it, when it is first asked for."""
+
+    def __init__(
+        self, answer: Callable[[], Answer], *, spark_conf: Any = None, **named: Any
+    ) -> None:
+        super().__init__(self._tables, **named)
+        self._make, self._spark_conf = answer, spark_conf
+
+    @cached_property
+    def _answer(self) -> Answer:
+        return self._make()
+
+    def _tables(self) -> Iterator[pa.Table]:
+        first = True
+        for table in self._answer.tables():
+            first = False
+            yield table
+        if first:
+            yield self._answer.schema.empty_table()
+
+    def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
+        return self._answer.table()
+
+    def to_spark_df(self) -> DataFrame:
+        """The answer as a frame of Spark's, its rows in order.
+
+        Types without a like in Spark are widened. Without on-demand views, which Feast computes in
+        the driver.
+        """
+        if self._on_demand:
+            raise InputError(
+                f"on-demand views {[v.name for v in self._on_demand]} are computed in the driver;"
+                " use to_arrow, or leave them out"
+            )
+        return self._answer.in_rows()
+
+    def persist(
+        self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None
+    ) -> None:
+        """Write the answer as Parquet, or as a table of Spark's, from the executors.
+
+        A reader sees the directory when it is complete. On-demand features are computed in the
+        driver.
+
+        Raises
+        ------
+        InputError
+            The storage is of another format.
+        """
+        source = storage.to_data_source()
+        frame = self._on_demand_rows() if self._on_demand else self._answer.in_rows()
+        with in_words():
+            if getattr(source, "table", None):
+                write_table(frame, source.table, allow_overwrite=allow_overwrite)
+                return
+            path = saved_path(source, self._repo_path)
+            if not write_whole(frame, path, allow_overwrite=allow_overwrite):
+                raise feast.SavedDatasetLocationAlreadyExists(location=source.path)
+
+    def _on_demand_rows(self) -> DataFrame:
+        """The answer with on-demand features, sent back to Spark."""
+        spark: Any = spark_session(self._spark_conf)
+        return spark.createDataFrame(self.to_arrow())
+
+
+def saved_path(source: Any, repo_path: Path | None) -> str:
+    """Where Parquet is saved, as Spark names it. Raises InputError for other formats."""
+    if hasattr(source, "spark_options"):
+        if source.path and source.table_format is None and source.file_format == "parquet":
+            return str(source.path)
+        form = source.table_format.format_type.value if source.table_format else source.file_format
+        raise InputError(
+            f"saved datasets of format {form} are not written by this store; give a table, or a"
+            " path with file_format parquet, or write job.to_spark_df() yourself"
+        )
+    location = feast.FileSource.get_uri_for_file_path(
+        repo_path=repo_path, uri=source.file_options.uri
+    )
+    return str(location).replace("s3://", "s3a://", 1)

@@ -1,0 +1,140 @@
+"""The Spark session that a join runs in. Reads: the settings of the offline store. Writes: nothing.
+
+A session that is active already is used as it is; else one is started. What Spark says of errors in
+our workers is said again as the error that was raised there.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from adc_features.errors import AdcError, ArtifactError, InputError
+from adc_features.extras import extra_modules
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+OLDEST = (4, 1)
+"""The first Spark with `repartitionById`."""
+_OURS = {kind.__name__: kind for kind in (ArtifactError, InputError)}
+_SAID = re.compile(rf"^adc_features\.errors\.({'|'.join(_OURS)}): (.+)$", re.M)
+
+
+def spark_session(settings: Mapping[str, str] | None) -> SparkSession:
+    """The active session, or a new one with these settings.
+
+    Raises MissingExtraError without pyspark, InputError for a Spark that is too old, and for one
+    that does not start.
+    """
+    with extra_modules():
+        import pyspark
+        from pyspark.errors import PySparkException
+        from pyspark.sql import SparkSession
+    refuse_old(pyspark.__version__)
+    if (active := SparkSession.getActiveSession()) is not None:
+        return _classic(active)
+    _require_java(settings or {})
+    builder = SparkSession.builder
+    for name, value in _completed(settings or {}).items():
+        builder = builder.config(name, value)
+    try:
+        return _classic(builder.getOrCreate())
+    except (PySparkException, OSError) as error:
+        raise InputError(
+            f"Spark did not start ({error}); correct spark_conf of the offline store, or start a"
+            " session before"
+        ) from error
+
+
+def refuse_old(version: str) -> None:
+    """Raise InputError for a version of Spark that lacks what we use."""
+    found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if found < OLDEST:
+        raise InputError(
+            f"Spark is {version}; this store needs {'.'.join(map(str, OLDEST))} or later, upgrade"
+            " pyspark and the cluster"
+        )
+
+
+def _classic(session: Any) -> SparkSession:
+    """The session. Raises InputError for one of Spark Connect, which has no `sparkContext`."""
+    if not hasattr(session, "_jsparkSession"):
+        raise InputError(
+            "the session is one of Spark Connect; this store needs a classic one, leave out"
+            " spark.remote and give spark.master"
+        )
+    found: SparkSession = session
+    return found
+
+
+def _require_java(settings: Mapping[str, str]) -> None:
+    """Raise InputError where Spark would look for Java and find none."""
+    if settings.get("spark.remote") or os.environ.get("SPARK_REMOTE"):
+        return
+    home = os.environ.get("JAVA_HOME")
+    if shutil.which(f"{home}/bin/java" if home else "java") is None:
+        where = f"JAVA_HOME={home}" if home else "the PATH"
+        raise InputError(
+            f"Spark needs Java 17 or later, and there is none in {where}; install it, or set"
+            " JAVA_HOME"
+        )
+
+
+def _completed(settings: Mapping[str, str]) -> dict[str, str]:
+    """Settings with what a local session needs besides: this Python in its workers, UTC."""
+    added = {"spark.sql.session.timeZone": "UTC"}
+    if settings.get("spark.master", "local").startswith("local"):
+        added["spark.pyspark.python"] = os.environ.get("PYSPARK_PYTHON", sys.executable)
+    return added | dict(settings)
+
+
+@contextmanager
+def set_for(spark: SparkSession, settings: Mapping[str, str]) -> Iterator[None]:
+    """Around actions: settings of the session, put back afterwards."""
+    before = {name: spark.conf.get(name, None) for name in settings}
+    for name, value in settings.items():
+        spark.conf.set(name, value)
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                spark.conf.unset(name)
+            else:
+                spark.conf.set(name, old)
+
+
+@contextmanager
+def in_words() -> Iterator[None]:
+    """Around what Spark runs: our own errors of its workers are raised as they were there.
+
+    Raises ArtifactError for files that Spark cannot read.
+    """
+    from pyspark.errors import AnalysisException, PySparkException
+
+    try:
+        yield
+    except AnalysisException as error:
+        raise ArtifactError(
+            f"Spark does not read it ({_short(error)}); correct the source or the query"
+        ) from error
+    except PySparkException as error:
+        if (ours := _as_raised(str(error))) is not None:
+            raise ours from error
+        raise
+
+
+def _as_raised(text: str) -> AdcError | None:
+    """The error of ours that a traceback of Spark's ends in."""
+    said = _SAID.findall(text)
+    return _OURS[said[-1][0]](said[-1][1].strip()) if said else None
+
+
+def _short(error: Any) -> str:
+    return str(error).strip().split("\n", 1)[0]
