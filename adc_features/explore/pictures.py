@@ -29,7 +29,8 @@ class Picture:
 
 def pictures_of(page: str, facts: Mapping[str, Any]) -> dict[str, Picture]:
     """The pictures of a page by name; none where there is nothing to draw."""
-    made = _PICTURES[page](facts) if page in _PICTURES else {}
+    has_any = page in _PICTURES and not facts.get("missing")
+    made = _PICTURES[page](facts) if has_any else {}
     return {name: one for name, one in made.items() if one is not None}
 
 
@@ -94,6 +95,8 @@ def _number(value: float) -> str:
 
 def _item(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
     told = [one for one in facts["timeline"] if one["generation"] == facts["generation"]]
+    if not told:
+        return {}
     ticks = [_day(one["as_of"]) for one in told]
     varying = [
         p
@@ -212,8 +215,9 @@ def _health(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
     if facts["at_work"]:
         return {}
     told = facts["coverage"] or []
-    made: dict[str, Picture | None] = {
-        "coverage": _lines(
+    made: dict[str, Picture | None] = {}
+    if told:
+        made["coverage"] = _lines(
             "Share of known items with a code",
             "In each snapshot of each generation.",
             {"": [one["coverage"] for one in told]},
@@ -221,7 +225,6 @@ def _health(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
             x_title="snapshot",
             y_title="coverage",
         )
-    }
     for generation, moved in (facts["use"] or {}).items():
         by = zip(*(one["by_position"] for one in moved), strict=True)
         made[f"use_{generation}"] = _lines(

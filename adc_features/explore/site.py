@@ -60,7 +60,7 @@ def page_html(
     """A page of the explorer."""
     facts = facts_of(explorer, page, asked) if facts is None else facts
     return rendered(
-        page,
+        "missing" if facts.get("missing") else page,
         facts,
         link=to.page,
         title=PAGES[page].title(facts)[:100],
@@ -96,6 +96,7 @@ def _frame(explorer: Explorer, to: Addresses) -> dict[str, Any]:
         "policy": to.policy,
         "menu": [(name, page.menu) for name, page in PAGES.items() if page.menu],
         "searchable": to.policy is None,
+        "vectors_command": explorer.index.place.command("explore", "--vectors", "VIEW__FEATURE"),
         "place": f"{explorer.index.place.option.lstrip('-')} {explorer.index.place.given}",
     }
 
