@@ -14,6 +14,8 @@ from adc_features.html_page import page_style
 
 COLOURS = ("blue", "orange", "green", "red", "grey", "ink")
 MOST_LINES = len(COLOURS)
+ROOM = 40
+"""Pixels that a file of its own has more, of both sides together."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,24 @@ def pictures_of(page: str, facts: Mapping[str, Any]) -> dict[str, Picture]:
 def standalone(svg: str) -> str:
     """An SVG element as a file of its own, with the colours of the pages, light and dark."""
     style = f"<style>{_colours()}svg {{ font-family: sans-serif; }}</style>"
-    return str(svg).replace(">", f">{style}", 1)
+    return _roomier(str(svg)).replace(">", f">{style}", 1)
+
+
+def _roomier(svg: str) -> str:
+    """With room at both sides: a browser's letters are wider than the renderer believes, and a file
+    of its own shows nothing beyond its edge.
+    """
+
+    def wider(found: re.Match[str]) -> str:
+        left, top, width, height = (float(part) for part in found[1].split())
+        return f'viewBox="{left - ROOM / 2:g} {top:g} {width + ROOM:g} {height:g}"'
+
+    head, end, rest = svg.partition(">")
+    head = re.sub(r'viewBox="([^"]+)"', wider, head, count=1)
+    head = re.sub(
+        r' width="(\d+)"', lambda found: f' width="{int(found[1]) + ROOM}"', head, count=1
+    )
+    return head + end + rest
 
 
 @cache

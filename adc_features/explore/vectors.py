@@ -122,15 +122,19 @@ def _stages(run: Path, table: pa.Table) -> Iterator[tuple[str, str, np.ndarray]]
     for column in table.column_names:
         if column.startswith("vector_"):
             vectors, present = vector_matrix(table[column], name=column)
-            yield column.removeprefix("vector_"), "data", np.where(present[:, None], vectors, 0)
+            yield (
+                column.removeprefix("vector_"),
+                "the run's data",
+                np.where(present[:, None], vectors, 0),
+            )
     for path in sorted((run / "text").glob("*.npy")):
         if not path.name.endswith(".present.npy"):
-            yield path.stem, "text", np.load(path, mmap_mode="r")
+            yield path.stem, "the run's texts", np.load(path, mmap_mode="r")
     series = run / "behavior" / "series.npz"
     if series.is_file():
         with np.load(series) as arrays:
             vectors, present = arrays["vectors"][-1], arrays["present"][-1]
-        yield "behavior", "behavior", np.where(present[:, None], vectors, 0)
+        yield "behavior", "the run's behaviour", np.where(present[:, None], vectors, 0)
 
 
 # ---- a repository

@@ -74,7 +74,7 @@ def coded(shop, tmp_path, *, record=None):
     repo = shutil.copytree(shop[0], tmp_path / "repo")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("explore_world.LAST_WEIGHT", dict.fromkeys(shop[2].tolist(), 0.5))
-        table = sids({sku: (1, 1, 4) for sku in shop[2].tolist()}, 10)
+        table = sids(dict.fromkeys(shop[2].tolist(), (1, 1, 4)), 10)
     store.publish(
         repo,
         generation("g1", trained_through=START),
@@ -256,7 +256,7 @@ def test_codes_of_what_was_served_move_from_the_beginning_to_the_end(own, tmp_pa
     changed = {sku: (1 + sku % 2, 1, 4) for sku in skus}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("explore_world.LAST_WEIGHT", dict.fromkeys(skus, 0.5))
-        tables = [sids({sku: (1, 1, 4) for sku in skus}, 10), sids(changed, 20)]
+        tables = [sids(dict.fromkeys(skus, (1, 1, 4)), 10), sids(changed, 20)]
     cuts = [times[0] - timedelta(days=1), moved]
     store.publish(
         repo,
