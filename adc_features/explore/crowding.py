@@ -49,7 +49,8 @@ def _summary(sid: np.ndarray, count: np.ndarray) -> dict[str, Any]:
         inside = within(count, below + 1, end)
         buckets.append({"from": below + 1, "to": end, "items": int(inside.sum())})
         below = end or below
-    left, ids = np.where(count > 1, count, 0), []
+    left = np.where(count > 1, count, 0)
+    ids: list[dict[str, Any]] = []
     while len(ids) < CROWDED and left.any():
         first = int(left.argmax())
         same = np.flatnonzero(left == left[first])
