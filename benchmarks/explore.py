@@ -181,6 +181,7 @@ def addresses(items: int, snapshots: int) -> dict[str, list[str]]:
         "item": [f"/item?id=item-{n:07d}" for n in numbers],
         "code": [f"/code?position={c % SPEC.length}&code={c // SPEC.length}" for c in codes],
         "codes": [f"/codes?snapshot={n % snapshots}" for n in range(ASKED)],
+        "collisions": [f"/collisions?snapshot={n % snapshots}&from={30 * n}" for n in range(ASKED)],
         "changes": [
             f"/changes?before=g1@{a}&after=g1@{b}"
             for a, b in (pairs[n % len(pairs)] for n in range(ASKED))

@@ -27,6 +27,18 @@ def explore(
             help="Parquet with ids, `title`, `brand`, `category`; default the run's items.",
         ),
     ] = None,
+    vectors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--vectors",
+            metavar="view__feature|FILE",
+            help=(
+                "Vectors of the items, for what is like an item: an Array(Float32) feature, or"
+                " Parquet with the key; repeatable. Default: those that the tokenizer was fitted"
+                " on, else those that the repository declares."
+            ),
+        ),
+    ] = None,
     show: Annotated[
         str | None,
         typer.Option(
@@ -68,7 +80,7 @@ def explore(
 
     from adc_features.explore.place import place_of
 
-    place = place_of(run=run, repo=repo, promotion=promotion, items=items)
+    place = place_of(run=run, repo=repo, promotion=promotion, items=items, vectors=vectors or ())
     token = os.environ.get("ADC_SERVE_TOKEN") or None
     if export is not None:
         from adc_features.explore.export import export_site

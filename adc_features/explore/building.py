@@ -10,8 +10,9 @@ and a tenth of the items by popularity is a slice.
     <generation>/use.npy            float64 [S, L, K, 4]: items, weight, events, labels of a code
     <generation>/posting.npy        int32 [L, N], rows by (code, falling weight), newest snapshot
     <generation>/starts.npy         int64 [L, K + 1], where each code begins in it
-    <generation>/crowded.json       items by how many share their codes; the most crowded IDs
-    vectors/<modality>.npy          float16 [N, D], of length 1; 0 where there is none
+    <generation>/collisions.npy     int32 [S, N], how many items have an item's codes
+    <generation>/crowded.json       [S] items by how many share their codes; the most crowded IDs
+    vectors/<number>.npy            float16 [N, D], of length 1; 0 where there is none
 
 Legend: N items, S snapshots, L positions, K codes, T distinct cut-offs, D dimensions.
 """
@@ -20,7 +21,7 @@ import logging
 import shutil
 import sqlite3
 from collections.abc import Callable
-from datetime import datetime
+from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -35,27 +36,24 @@ from adc_features.artifact import (
     json_text,
     read_manifest,
     seal,
-    write_json,
 )
 from adc_features.clock import instant
-from adc_features.codes.embeddings import id_array, vector_matrix
-from adc_features.codes.quality import collision_counts
+from adc_features.codes.embeddings import id_array
 from adc_features.codes.sids import find_rows
 from adc_features.data.attributes import attribute_problem, attribute_text
 from adc_features.errors import ArtifactError, InputError
+from adc_features.explore.crowding import write_crowding
 from adc_features.explore.place import Place
+from adc_features.explore.vectors import BLOCK, write_vectors
 from adc_features.parquet_files import read_parquet
 from adc_features.store.packed.timeline import PackedTimeline, open_timeline
-from adc_features.store.repository import publication_path, statistics_path
+from adc_features.store.repository import (
+    publication_path,
+    statistics_path,
+)
 
 log = logging.getLogger(__name__)
 Progress = Callable[[str, int, int], None]
-BLOCK = 65_536
-"""Items whose codes are read at a time."""
-BUCKETS = (1, 2, 5, 10, 100)
-"""Upper ends of the groups of items by how many share their codes."""
-CROWDED = 40
-"""Most crowded semantic IDs that are kept."""
 
 
 def index_directory(place: Place, cache: Path | None = None) -> Path:
@@ -66,9 +64,8 @@ def index_directory(place: Place, cache: Path | None = None) -> Path:
 
 def ensure_index(place: Place, cache: Path | None = None, progress: Progress | None = None) -> Path:
     """The directory of the index, made where it is not there; indexes of what is no longer
-    published are deleted.
-
-    Raises InputError when nothing is published.
+    published are deleted. Where no codes are published it has the items that are known all the
+    same.
     """
     directory, made_of = index_directory(place, cache), place.made_of()
     try:
@@ -95,16 +92,19 @@ def _filled(place: Place, target: Path, progress: Progress) -> dict[str, Any]:
     timelines = {
         g.id: open_timeline(publication_path(place.repo, g.id)).timeline for g in generations
     }
-    table = None if place.items is None else _items_table(place.items, generations[0].join_key)
-    ids = _every_id(timelines, table, generations[0].join_key)
+    table = None if place.items is None else read_parquet(place.items)
+    key = place.item_key(() if table is None else table.column_names)
+    table = None if table is None else _keyed(table, place.items, key.join_key)
+    ids = _every_id(place.repo, timelines, table, key.join_key)
     cutoffs = sorted({s.as_of for t in timelines.values() for s in t.snapshots})
     events, labels = _counts(place.repo, ids, cutoffs, progress)
     order = np.lexsort((np.arange(len(ids)), -events[-1]))
     ids, events, labels = ids[order], events[:, order], labels[:, order]
     np.save(target / "events.npy", events)
     np.save(target / "labels.npy", labels)
-    _write_items(target / "items.sqlite", ids, table, generations[0].join_key, progress)
-    _write_vectors(place, target / "vectors", ids)
+    _write_items(target / "items.sqlite", ids, table, key.join_key, progress)
+    as_of = cutoffs[-1] if cutoffs else datetime.now(UTC)
+    vectors = write_vectors(place, target / "vectors", ids, key=key, as_of=as_of)
     facts = {}
     for live in generations:
         snapshots = timelines[live.id].snapshots
@@ -122,15 +122,16 @@ def _filled(place: Place, target: Path, progress: Progress) -> dict[str, Any]:
         }
     return {
         "items": len(ids),
-        "id_type": generations[0].id_type,
+        "id_type": "int64" if ids.dtype.kind == "i" else "string",
         "has_events": bool(events[-1].any()),
         "cutoffs": cutoffs,
         "generations": facts,
+        **vectors,
     }
 
 
-def _items_table(path: Path, join_key: str) -> pa.Table:
-    table = read_parquet(path)
+def _keyed(table: pa.Table, path: Path | None, join_key: str) -> pa.Table:
+    """The table, its ids under the name of the key."""
     if join_key not in table.column_names and "item_id" in table.column_names:
         table = table.rename_columns(
             [join_key if n == "item_id" else n for n in table.column_names]
@@ -143,19 +144,24 @@ def _items_table(path: Path, join_key: str) -> pa.Table:
 
 
 def _every_id(
-    timelines: dict[str, PackedTimeline], table: pa.Table | None, join_key: str
+    repo: Path, timelines: dict[str, PackedTimeline], table: pa.Table | None, join_key: str
 ) -> np.ndarray:
-    """Every item of any snapshot or of the table, sorted, int64 or str [N]."""
+    """Every item of any snapshot or of the table, sorted, int64 or str [N]; without snapshots those
+    of the statistics too.
+    """
     known = [t.snapshots[-1].item_ids for t in timelines.values()]
+    statistics = statistics_path(repo) / "item_profile.parquet"
+    if not known and statistics.is_file():
+        known.append(id_array(read_parquet(statistics, columns=["item_id"])["item_id"]))
     if table is not None:
         named = id_array(table[join_key])
-        if named.dtype.kind != known[0].dtype.kind:
+        if known and named.dtype.kind != known[0].dtype.kind:
             raise InputError(
                 f"ids of the items table are {named.dtype}, the published ones {known[0].dtype};"
                 " convert one, the two never meet"
             )
         known.append(named)
-    return np.unique(np.concatenate(known))
+    return np.unique(np.concatenate(known)) if known else np.zeros(0, np.str_)
 
 
 def _counts(
@@ -280,7 +286,7 @@ def _write_codes(
     codes.flush()
     np.save(folder / "use.npy", use)
     _write_postings(folder, codes[-1], weights, size)
-    write_json(folder / "crowded.json", _crowded(np.ascontiguousarray(codes[-1].T), size))
+    write_crowding(folder, codes, size)
 
 
 def _write_postings(folder: Path, codes: np.ndarray, weights: np.ndarray, size: int) -> None:
@@ -295,69 +301,3 @@ def _write_postings(folder: Path, codes: np.ndarray, weights: np.ndarray, size: 
         starts[p] = none + np.concatenate([[0], np.cumsum(count)])
     posting.flush()
     np.save(folder / "starts.npy", starts)
-
-
-def _crowded(sid: np.ndarray, size: int) -> dict[str, Any]:
-    """Items by how many share all their codes, and the most crowded semantic IDs with their most
-    popular items. sid: [N, L].
-    """
-    rows = np.flatnonzero((sid >= 0).any(axis=1))
-    if not len(rows):
-        return {"buckets": [], "ids": []}
-    count = collision_counts(sid[rows].astype(np.int32), codebook_size=size)
-    ends = [*BUCKETS, None]
-    below, buckets = 0, []
-    for end in ends:
-        inside = (count > below) & (count <= (end or count.max()))
-        buckets.append({"from": below + 1, "to": end, "items": int(inside.sum())})
-        below = end or below
-    groups: dict[tuple[int, ...], dict[str, Any]] = {}
-    for at in np.argsort(-count, kind="stable"):
-        if count[at] < 2:
-            break
-        key = tuple(sid[rows[at]].tolist())
-        if key not in groups and len(groups) == CROWDED:
-            break
-        group = groups.setdefault(key, {"sid": key, "items": int(count[at]), "rows": []})
-        if len(group["rows"]) < 5:
-            group["rows"].append(int(rows[at]))
-    return {"buckets": buckets, "ids": list(groups.values())}
-
-
-def _write_vectors(place: Place, folder: Path, ids: np.ndarray) -> None:
-    """The run's vectors of each modality, behaviour as of the last cut-off."""
-    if place.run is None or place.items is None or not (place.run / "data" / "dataset").is_dir():
-        return
-    folder.mkdir()
-    table = read_parquet(place.run / "data" / "dataset" / "items.parquet")
-    rows, known = find_rows(id_array(table["item_id"]), ids)
-    for name, found in _vectors(place.run, table).items():
-        if found.ndim != 2 or len(found) != len(table):
-            continue
-        target = np.lib.format.open_memmap(
-            folder / f"{name}.npy", "w+", np.float16, (len(ids), found.shape[1])
-        )
-        for start in range(0, len(ids), BLOCK):
-            part = slice(start, start + BLOCK)
-            vectors = np.where(known[part, None], found[rows[part]], 0).astype(np.float32)
-            length = np.linalg.norm(vectors, axis=1, keepdims=True)
-            target[part] = vectors / np.where(length > 0, length, 1)
-        target.flush()
-
-
-def _vectors(run: Path, table: pa.Table) -> dict[str, np.ndarray]:
-    """Modality -> vectors [N, D] in the table's order, 0 where there is none."""
-    found = {}
-    for column in table.column_names:
-        if column.startswith("vector_"):
-            vectors, present = vector_matrix(table[column], name=column)
-            found[column.removeprefix("vector_")] = np.where(present[:, None], vectors, 0)
-    for path in sorted((run / "text").glob("*.npy")):
-        if not path.name.endswith(".present.npy"):
-            found[path.stem] = np.load(path, mmap_mode="r")
-    series = run / "behavior" / "series.npz"
-    if series.is_file():
-        with np.load(series) as arrays:
-            vectors, present = arrays["vectors"][-1], arrays["present"][-1]
-        found["behavior"] = np.where(present[:, None], vectors, 0)
-    return found

@@ -1,5 +1,5 @@
-"""What a code holds, and the whole code book as a map. Reads: an index. Writes: facts of the pages
-`code` and `codes`.
+"""What a code holds, the whole code book as a map, and items that share all their codes. Reads: an
+index. Writes: facts of the pages `code`, `codes` and `collisions`.
 
 Legend: N items, S snapshots, L positions, K codes.
 """
@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 
 from adc_features.codes.quality import usage_of
+from adc_features.errors import RequestError
+from adc_features.explore.crowding import within
 from adc_features.explore.find import PAGE, offset_of, whole
 from adc_features.explore.index import Codes, Index, rate
 
@@ -17,6 +19,8 @@ TOGETHER = 8
 """Codes of another position that a code is shown to occur with."""
 SAMPLE = 20_000
 """Items of a code, the heaviest, from which that is counted."""
+NUMBER = 8
+"""Characters of a code that is still read as one."""
 CROWDED = 2.0
 """A code with so many times its even share of items is called crowded."""
 
@@ -115,7 +119,7 @@ def codes(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
     last = len(of.codes) - 1
     snapshot = whole(asked, "snapshot", default=last, most=last)
     books = [_book(index, of, snapshot, p) for p in range(of.length)]
-    crowded = of.crowded if snapshot == last else {"buckets": [], "ids": []}
+    crowded = of.crowded[snapshot]
     return {
         "generation": of.id,
         "generations": list(index.generations),
@@ -159,3 +163,59 @@ def _book(index: Index, codes: Codes, snapshot: int, position: int) -> dict[str,
         "events": events.astype(np.int64).tolist() if index.has_events else None,
         "label_rate": [rate(a, b) for a, b in zip(labels, events, strict=True)],
     }
+
+
+def collisions(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
+    """Items that share all their codes in one snapshot, by default the newest: those of a bucket,
+    that is, of a group by how many share them, or with `sid` those of one semantic ID.
+    """
+    of = index.codes(asked.get("generation"))
+    last = len(of.codes) - 1
+    snapshot = whole(asked, "snapshot", default=last, most=last)
+    buckets, start = of.crowded[snapshot]["buckets"], offset_of(asked)
+    codes, sid = of.codes[snapshot], _sid(asked.get("sid", ""), of)
+    bucket = None
+    if sid is None and buckets:
+        full = [n for n, one in enumerate(buckets) if one["items"]]
+        bucket = whole(asked, "bucket", default=full[-1], most=len(buckets) - 1)
+        chosen = buckets[bucket]
+        rows = np.flatnonzero(within(of.collisions[snapshot], chosen["from"], chosen["to"]))
+    elif sid is not None:
+        same = np.asarray(codes[0]) == sid[0]
+        for position, number in enumerate(sid[1:], start=1):
+            same &= codes[position] == number
+        rows = np.flatnonzero(same)
+    else:
+        rows = np.zeros(0, np.int64)
+    part = rows[start : start + PAGE]
+    sids, shared = np.asarray(codes[:, part]).T.tolist(), of.collisions[snapshot, part].tolist()
+    return {
+        "generation": of.id,
+        "generations": list(index.generations),
+        "snapshot": snapshot,
+        "snapshots": [of.as_of(n) for n in range(last + 1)],
+        "buckets": buckets,
+        "bucket": bucket,
+        "sid": sid,
+        "count": len(rows),
+        "items": [
+            {**one._asdict(), "sid": codes_of, "sharing": many}
+            for one, codes_of, many in zip(index.named(part), sids, shared, strict=True)
+        ],
+        "from": start,
+        "next": start + PAGE if start + PAGE < len(rows) else None,
+    }
+
+
+def _sid(text: str, codes: Codes) -> list[int] | None:
+    """A semantic ID as addresses have it, `3,1,-1`; None without one. Raises RequestError."""
+    if not text:
+        return None
+    parts = text.split(",")
+    numbers = [int(one) for one in parts if one.removeprefix("-").isdecimal() and len(one) < NUMBER]
+    if len(numbers) != codes.length or len(parts) != codes.length or max(numbers) < 0:
+        raise RequestError(
+            f"sid is {text[:60]!r}; expected {codes.length} codes, -1 where there is none, with"
+            " commas between them"
+        )
+    return numbers

@@ -1,7 +1,7 @@
 // Keys of the explorer; every page works without them.
 "use strict";
 (() => {
-  const places = { f: "/", c: "/codes", d: "/decision", s: "/changes", h: "/health" };
+  const places = { f: "find", c: "codes", d: "decision", s: "changes", h: "health" };
   const menu = [...document.querySelectorAll("header nav a")];
   let went = 0;
   document.addEventListener("keydown", (event) => {
@@ -16,7 +16,7 @@
       went = event.timeStamp;
       return;
     } else if (places[event.key] && event.timeStamp - went < 1500) {
-      const to = menu.find((one) => new URL(one.href).pathname === places[event.key]);
+      const to = menu.find((one) => one.dataset.page === places[event.key]);
       if (to) to.click();
     } else if (event.key === "n") {
       const next = [...document.querySelectorAll(".pager a")].pop();

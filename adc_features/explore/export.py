@@ -16,7 +16,17 @@ from adc_features.explore.find import PAGE
 from adc_features.explore.pages import Explorer, address, facts_of, parsed
 from adc_features.explore.pictures import pictures_of
 from adc_features.explore.rendering import as_json
-from adc_features.explore.site import POLICY, Addresses, assets, chart_svg, page_html
+from adc_features.explore.site import (
+    POLICY,
+    Addresses,
+    assets,
+    chart_svg,
+    page_html,
+    search_html,
+    search_script,
+)
+from adc_features.explore.static_search import PAGE as SEARCH
+from adc_features.explore.static_search import write_pieces
 
 _META = POLICY.replace("; frame-ancestors 'none'", "")
 """As a page's own element may give it: `frame-ancestors` counts in a header alone."""
@@ -57,12 +67,22 @@ def export_site(
             (aside / file).write_text(content, encoding="utf-8")
         for page, asked in chosen:
             _write_page(explorer, aside, page, asked, to)
-    return {"directory": directory, "index": directory / "index.html", "pages": len(names)}
+        _write_search(explorer, aside, min(items, explorer.index.items), to)
+    return {"directory": directory, "index": directory / "index.html", "pages": len(names) + 1}
+
+
+def _write_search(explorer: Explorer, directory: Path, items: int, to: Addresses) -> None:
+    """The page that searches the exported items, its script and its pieces."""
+    pieces = write_pieces(explorer.index, directory, items, lambda one: to.page("item", id=one))
+    html = search_html(explorer, to, {"pieces": pieces, "items": items})
+    files = {f"{SEARCH}.html": html, f"{SEARCH}.js": search_script()}
+    for name, text in files.items():
+        (directory / name).write_text(text, encoding="utf-8", errors="replace")
 
 
 def _chosen(explorer: Explorer, items: int) -> list[tuple[str, dict[str, str]]]:
-    """The pages of a site: lists of the items, the items, code books, every code, snapshots that
-    follow each other, and the health.
+    """The pages of a site: lists of the items, the items, every code, code books and items that
+    share all their codes in every snapshot, snapshots that follow each other, and the health.
     """
     index = explorer.index
     count = min(items, index.items)
@@ -77,6 +97,14 @@ def _chosen(explorer: Explorer, items: int) -> list[tuple[str, dict[str, str]]]:
     for codes in index.generations.values():
         own = {"generation": codes.id}
         chosen.append(("codes", own))
+        for n, crowded in enumerate(codes.crowded):
+            at = {**own, "snapshot": str(n)}
+            chosen.append(("codes", at))
+            full = [b for b, bucket in enumerate(crowded["buckets"]) if bucket["items"]]
+            chosen += [("collisions", {**at, "bucket": str(b)}) for b in full]
+        at = {**own, "snapshot": str(len(codes.crowded) - 1)}
+        sids = [",".join(map(str, one["sid"])) for one in codes.crowded[-1]["ids"]]
+        chosen += [("collisions", {**at, "sid": sid}) for sid in sids]
         for n in range(len(codes.codes) - 1):
             pair = {"before": f"{codes.id}@{n}", "after": f"{codes.id}@{n + 1}"}
             chosen.append(("changes", pair))
@@ -113,6 +141,7 @@ def _addresses(names: Mapping[str, str]) -> Addresses:
         chart=lambda page, asked, chart: f"{_name(page, asked)}-{chart}.svg",
         json=lambda page, asked: f"{_name(page, asked)}.json",
         asset=lambda name: name,
+        search=f"{SEARCH}.html",
         policy=_META,
     )
 

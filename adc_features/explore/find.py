@@ -49,16 +49,24 @@ def find(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
     """
     words, start = asked.get("q", "")[:400], offset_of(asked)
     rows = index.search(words, limit=PAGE + 1, offset=start)
-    codes = index.newest
-    came = codes.between.search(words) if start == 0 else []
+    named = index.named(rows[:PAGE])
+    told: dict[str, Any] = {"generation": None, "positions": [], "came": [], "came_all": 0}
+    if not index.generations:
+        told["items"] = [{**one._asdict(), "sid": [], "came": None} for one in named]
+    else:
+        codes = index.newest
+        came = codes.between.search(words) if start == 0 else []
+        told = {
+            "generation": codes.id,
+            "positions": [codes.position_name(p) for p in range(codes.length)],
+            "items": _listed(codes, named),
+            "came": _listed(codes, [_named(index, codes, one) for one in came[:PAGE]]),
+            "came_all": len(came),
+        }
     return {
         "q": words,
-        "generation": codes.id,
-        "positions": [codes.position_name(p) for p in range(codes.length)],
         "catalogue": index.items,
-        "items": _listed(codes, index.named(rows[:PAGE])),
-        "came": _listed(codes, [_named(index, codes, one) for one in came[:PAGE]]),
-        "came_all": len(came),
+        **told,
         "from": start,
         "next": start + PAGE if len(rows) > PAGE else None,
     }
@@ -89,11 +97,14 @@ def item(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
     Codes are those that are served: of the newest snapshot, or since the item came or went.
     """
     name = asked.get("id", "")
-    codes, item_id, row = index.codes(asked.get("generation")), index.typed(name), index.row(name)
+    item_id, row = index.typed(name), index.row(name)
+    if not index.generations:
+        return _uncoded(index, name, row)
+    codes = index.codes(asked.get("generation"))
     served = codes.between.served()
     came = None if item_id is None else codes.between.came(served, [item_id])[0]
     if row is None and came is None:
-        raise RequestError(f"no item has the id {name[:100]!r}; search for it by its words")
+        raise _unknown(name)
     of = Subject(item_id, row, *(part[0] for part in served.gather(np.array([item_id]))[:2]))
     vectors: dict[str, np.ndarray] = {}
     if came is not None:
@@ -113,7 +124,33 @@ def item(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
         ],
         "sharing": _sharing(index, codes, of),
         "near": {n: _near(index, codes, n, of, vectors.get(n)) for n in index.vectors},
+        "no_vectors": _no_vectors(index),
     }
+
+
+def _unknown(name: str) -> RequestError:
+    return RequestError(f"no item has the id {name[:100]!r}; search for it by its words")
+
+
+def _uncoded(index: Index, name: str, row: int | None) -> dict[str, Any]:
+    """An item of a catalogue for which no codes are published."""
+    if row is None:
+        raise _unknown(name)
+    of = Subject(index.typed(name), row, np.zeros(0, np.int32), np.zeros(0, np.float32))
+    return {
+        **index.named([row])[0]._replace(title=index.whole_title(row))._asdict(),
+        **dict.fromkeys(("generation", "tokenizer", "came")),
+        **{part: [] for part in ("generations", "codes", "timeline", "sharing")},
+        "near": {n: _near(index, None, n, of, None) for n in index.vectors},
+        "no_vectors": _no_vectors(index),
+    }
+
+
+def _no_vectors(index: Index) -> str | None:
+    """Why nothing is like an item by vectors, in words; None where something may be."""
+    if index.vectors:
+        return None
+    return index.no_vectors or "neither a tokenizer's record nor a view names vectors of the items"
 
 
 class Subject(NamedTuple):
@@ -227,19 +264,25 @@ def _sharing(index: Index, codes: Codes, of: Subject) -> list[dict[str, Any]]:
 
 
 def _near(
-    index: Index, codes: Codes, modality: str, of: Subject, given: np.ndarray | None
+    index: Index, codes: Codes | None, modality: str, of: Subject, given: np.ndarray | None
 ) -> dict[str, Any]:
     """The items whose vectors have the highest cosine with the item's. given: the vector with which
     it came since the newest snapshot.
 
-    Of many vectors only those of the items that share the most codes are compared.
+    Of many vectors only those of the items that share the most codes are compared, without codes
+    those of the most popular items.
     """
     vectors = index.vectors[modality]
     own = given if given is not None or of.row is None else np.asarray(vectors[of.row], np.float32)
+    told: dict[str, Any] = {"of": index.vectors_of[modality], "among": None}
     if own is None or own.shape != vectors.shape[1:] or not own.any():
-        return {"compared": 0, "items": []}
+        return {**told, "compared": 0, "items": []}
     own = own / np.linalg.norm(own)
-    among = None if vectors.size <= EXACT else np.sort(_most(_shared(codes, of), NEAR))
+    among = None
+    if vectors.size > EXACT:
+        told["among"] = "popular" if codes is None else "sharing"
+        shared = None if codes is None else _shared(codes, of)
+        among = np.arange(NEAR) if shared is None else np.sort(_most(shared, NEAR))
     part = np.asarray(vectors if among is None else vectors[among], np.float32)
     cosine = part @ own
     if among is None and of.row is not None:
@@ -247,6 +290,7 @@ def _near(
     best = np.argsort(-cosine, kind="stable")[:SIMILAR]
     rows = best if among is None else among[best]
     return {
+        **told,
         "compared": len(part),
         "items": [
             {**one._asdict(), "cosine": float(value)}

@@ -1,6 +1,6 @@
-"""How fresh and how whole it all is. Reads: the record of what is online, the log of refreshes,
-publications, traffic of a run, promotions, and what `adc doctor` finds. Writes: facts of the page
-`health`.
+"""How fresh and how whole it all is. Reads: the record of what is online, the log of refreshes, the
+online store, publications, traffic of a run, a served log, promotions, and what `adc doctor` finds.
+Writes: facts of the page `health`.
 
 It takes seconds, so it is looked at once, beside the pages, when the explorer starts.
 """
@@ -19,8 +19,11 @@ import numpy as np
 
 from adc_features.codes.drift import distance
 from adc_features.errors import AdcError, InputError
+from adc_features.explore.deciding import Deciding
 from adc_features.explore.index import Codes, Index
+from adc_features.explore.online_rows import unknown_online
 from adc_features.explore.place import Place
+from adc_features.explore.served_traffic import served_traffic
 from adc_features.serving.promoted import promotions
 from adc_features.serving.promotion import PROMOTION, read_promotion
 from adc_features.serving.workspace import Workspace, promoted_names
@@ -33,8 +36,8 @@ log = logging.getLogger(__name__)
 class Health:
     """What was found, once it was looked for; threads may share it."""
 
-    def __init__(self, index: Index) -> None:
-        self._index = index
+    def __init__(self, index: Index, deciding: Deciding) -> None:
+        self._index, self._deciding = index, deciding
         self._found: dict[str, Any] | None = None
         self._lock = threading.Lock()
 
@@ -42,7 +45,7 @@ class Health:
         """Look now, or wait for who looks already."""
         with self._lock:
             if self._found is None:
-                self._found = _looked(self._index)
+                self._found = _looked(self._index, self._deciding)
             return self._found
 
     def facts(self, asked: Mapping[str, str]) -> dict[str, Any]:
@@ -52,17 +55,19 @@ class Health:
         return {"at_work": False, **self.look()}
 
 
-def _looked(index: Index) -> dict[str, Any]:
-    place, now = index.place, datetime.now(UTC)
+def _looked(index: Index, deciding: Deciding) -> dict[str, Any]:
+    place, now, served_log = index.place, datetime.now(UTC), deciding.served_log
     parts: dict[str, Callable[[], Any]] = {
         "views": lambda: _views(place.repo, now),
+        "unknown": lambda: unknown_online(index, deciding.now()),
         "coverage": lambda: [one for c in index.generations.values() for one in _coverage(c)],
         "use": lambda: {c.id: _use_drift(c) for c in index.generations.values()},
         "traffic": lambda: _traffic(place),
+        "served": lambda: None if served_log is None else served_traffic(index, served_log),
         "promotions": lambda: _promotions(place),
         "findings": lambda: _findings(place),
     }
-    found: dict[str, Any] = {"looked_at": now, "errors": {}}
+    found: dict[str, Any] = {"looked_at": now, "errors": {}, "has_run": place.run is not None}
     for name, part in parts.items():
         try:
             found[name] = part()

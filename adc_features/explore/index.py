@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adc_features.artifact import read_manifest
-from adc_features.errors import RequestError
+from adc_features.errors import InputError, RequestError
 from adc_features.explore.between import Between
 from adc_features.explore.place import Place
 from adc_features.store.packed.timeline import PackedTimeline, open_timeline
@@ -25,6 +25,8 @@ from adc_features.store.repository import LiveGeneration, publication_path
 
 TITLE = 200
 """Characters of a title in a list; the item's own page has them all."""
+AT_ONCE = 500
+"""Ids that are looked for in one query."""
 WORDS = 8
 """Words of a search that are looked for."""
 
@@ -35,7 +37,8 @@ class Codes:
 
     codes: int [S, L, N], memory-mapped. use: float64 [S, L, K, 4], items, weight, events and label
     sum of each code. posting int32 [L, N], starts int64 [L, K + 1]: rows of each code by falling
-    weight. crowded: as `building` counts. cutoffs: of each snapshot its place in the index's times.
+    weight. collisions: int32 [S, N], how many items have an item's codes; crowded, by snapshot:
+    what `crowding` counts. cutoffs: of each snapshot its place in the index's times.
     between: what came or went since the newest snapshot.
     """
 
@@ -45,7 +48,8 @@ class Codes:
     use: np.ndarray
     posting: np.ndarray
     starts: np.ndarray
-    crowded: dict[str, Any]
+    collisions: np.ndarray
+    crowded: list[dict[str, Any]]
     positions: list[str]
     tokenizer: str | None
     cutoffs: list[int]
@@ -89,7 +93,8 @@ class Index:
     """An open index; threads may share it.
 
     generations: by id, oldest first. events int64 [T, N], labels float32 [T, N]: as of each
-    cut-off, the last in all; vectors: modality -> float16 [N, D].
+    cut-off, the last in all; vectors: modality -> float16 [N, D]; vectors_of: where each is from;
+    no_vectors: why a source of vectors could not be read.
     """
 
     def __init__(self, directory: Path, place: Place) -> None:
@@ -100,9 +105,13 @@ class Index:
         self.has_events: bool = facts["has_events"]
         self.events = np.load(directory / "events.npy", mmap_mode="r")
         self.labels = np.load(directory / "labels.npy", mmap_mode="r")
+        told = {one["modality"]: (name, one["of"]) for name, one in facts["vectors"].items()}
         self.vectors = {
-            p.stem: np.load(p, mmap_mode="r") for p in sorted((directory / "vectors").glob("*.npy"))
+            modality: np.load(directory / "vectors" / f"{name}.npy", mmap_mode="r")
+            for modality, (name, _) in told.items()
         }
+        self.vectors_of = {modality: of for modality, (_, of) in told.items()}
+        self.no_vectors: str | None = facts["no_vectors"]
         self.generations = {
             live.id: _open_codes(directory / live.id, place, live, facts["generations"][live.id])
             for live in place.generations()
@@ -122,7 +131,11 @@ class Index:
 
     @property
     def newest(self) -> Codes:
-        """The codes of the generation that was published last."""
+        """The codes of the generation that was published last. Raises InputError when none was."""
+        if not self.generations:
+            raise InputError(
+                f"no codes are published in {self.place.repo}; publish a generation first"
+            )
         return next(reversed(self.generations.values()))
 
     def codes(self, generation: str | None) -> Codes:
@@ -152,6 +165,16 @@ class Index:
         except UnicodeEncodeError:  # half a character
             return None
         return found[0][0] - 1 if found else None
+
+    def known(self, item_ids: Sequence[Any]) -> np.ndarray:
+        """Which of these ids, in the type of the catalogue, are in it: bool [M]."""
+        found: set[Any] = set()
+        for start in range(0, len(item_ids), AT_ONCE):
+            part = item_ids[start : start + AT_ONCE]
+            marks = ", ".join("?" * len(part))
+            rows = self._asked(f"SELECT id FROM items WHERE id IN ({marks})", part)
+            found.update(one for (one,) in rows)
+        return np.array([one in found for one in item_ids], bool)
 
     def state(self) -> tuple[int, ...]:
         """Another one when any item came or went."""
@@ -212,7 +235,7 @@ def rate(labels: float, events: float) -> float | None:
 def _open_codes(folder: Path, place: Place, live: LiveGeneration, said: dict[str, Any]) -> Codes:
     arrays = {
         part: np.load(folder / f"{part}.npy", mmap_mode="r")
-        for part in ("codes", "use", "posting", "starts")
+        for part in ("codes", "use", "posting", "starts", "collisions")
     }
     timeline = open_timeline(publication_path(place.repo, live.id)).timeline
     return Codes(

@@ -11,13 +11,16 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from adc_features.errors import InputError, RequestError
 from adc_features.explore.changes import changes
-from adc_features.explore.code_pages import code, codes
+from adc_features.explore.code_pages import code, codes, collisions
 from adc_features.explore.deciding import Deciding
 from adc_features.explore.decision import decision
 from adc_features.explore.find import find, item
 from adc_features.explore.health import Health
 from adc_features.explore.index import Index
+from adc_features.explore.place import Place
 
+NOT_YET = "Not published yet"
+"""The title of a page about codes, where there are none."""
 LONGEST = 20_000
 """Characters of all parameters of one address: ids of 10,000 characters are found too."""
 
@@ -28,7 +31,7 @@ class Explorer:
     def __init__(self, index: Index, served_log: Path | None = None) -> None:
         self.index = index
         self.deciding = Deciding(index.place, served_log)
-        self.health = Health(index)
+        self.health = Health(index, self.deciding)
 
     def begin(self) -> None:
         """Open rankers, with Feast, and look after the health, on a thread beside the pages."""
@@ -64,6 +67,33 @@ def _of_index(
     )
 
 
+def _of_codes(
+    facts: Callable[[Index, Mapping[str, str]], dict[str, Any]],
+    title: Callable[[Mapping[str, Any]], str],
+    menu: str | None = None,
+    commands: Callable[[Mapping[str, Any]], list[tuple[str, ...]]] = lambda facts: [],
+) -> Page:
+    """A page about codes; where none are published, what is missing and how to make it."""
+
+    def of(index: Index, asked: Mapping[str, str]) -> dict[str, Any]:
+        return facts(index, asked) if index.generations else {"missing": _making_codes(index.place)}
+
+    return _of_index(
+        of,
+        lambda f: NOT_YET if f.get("missing") else title(f),
+        menu,
+        lambda f: [] if f.get("missing") else commands(f),
+    )
+
+
+def _making_codes(place: Place) -> list[str]:
+    """The commands that publish codes at a place."""
+    if place.run is not None:
+        return [place.command("publish")]
+    vectors = [word for one in place.vectors or ("VIEW__FEATURE",) for word in ("--vectors", one)]
+    return [place.command("tokenize", *vectors, "--apply")]
+
+
 def _ranked(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
     """The commands that rank the same; none for a logged request, before one was asked, and for
     rankers that `adc rank` does not take because they are not promoted.
@@ -82,17 +112,21 @@ def _ranked(facts: Mapping[str, Any]) -> list[tuple[str, ...]]:
 PAGES: dict[str, Page] = {
     "find": _of_index(find, lambda f: f["q"] or "Items", "Find"),
     "item": _of_index(
-        item, lambda f: f"Item {f['id']}", None, lambda f: [("lookup", "--", str(f["id"]))]
+        item,
+        lambda f: f"Item {f['id']}",
+        None,
+        lambda f: [("lookup", "--", str(f["id"]))] if f.get("generation") else [],
     ),
-    "codes": _of_index(codes, lambda f: "Code book", "Codes", lambda f: [("quality",)]),
-    "code": _of_index(code, lambda f: f"Code {f['code']} at {f['name']}"),
+    "codes": _of_codes(codes, lambda f: "Code book", "Codes", lambda f: [("quality",)]),
+    "code": _of_codes(code, lambda f: f"Code {f['code']} at {f['name']}"),
+    "collisions": _of_codes(collisions, lambda f: "Items that share all their codes"),
     "decision": Page(
         lambda explorer, asked: decision(explorer.index, explorer.deciding, asked),
         lambda f: "Decision",
         "Decision",
         _ranked,
     ),
-    "changes": _of_index(changes, lambda f: "Changes", "Compare"),
+    "changes": _of_codes(changes, lambda f: "Changes", "Compare"),
     "health": Page(lambda e, asked: e.health.facts(asked), lambda f: "Health", "Health"),
 }
 RUN_ONLY = ("lookup", "quality")
@@ -154,4 +188,6 @@ def commands_of(explorer: Explorer, page: str, asked: Mapping[str, Any], facts: 
     ]
     if page == "health":
         own = [shlex.join(["adc", "doctor", str(place.run or place.repo)])]
-    return [*own, f"{place.command('explore')} {show}"]
+    served_log = explorer.deciding.served_log
+    log = [] if served_log is None else ["--log", str(served_log)]
+    return [*own, f"{place.command('explore', *log)} {show}"]

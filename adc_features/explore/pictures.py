@@ -14,6 +14,8 @@ from adc_features.html_page import page_style
 
 COLOURS = ("blue", "orange", "green", "red", "grey", "ink")
 MOST_LINES = len(COLOURS)
+ROOM = 40
+"""Pixels that a file of its own has more, of both sides together."""
 
 
 @dataclass(frozen=True)
@@ -29,14 +31,32 @@ class Picture:
 
 def pictures_of(page: str, facts: Mapping[str, Any]) -> dict[str, Picture]:
     """The pictures of a page by name; none where there is nothing to draw."""
-    made = _PICTURES[page](facts) if page in _PICTURES else {}
+    has_any = page in _PICTURES and not facts.get("missing")
+    made = _PICTURES[page](facts) if has_any else {}
     return {name: one for name, one in made.items() if one is not None}
 
 
 def standalone(svg: str) -> str:
     """An SVG element as a file of its own, with the colours of the pages, light and dark."""
     style = f"<style>{_colours()}svg {{ font-family: sans-serif; }}</style>"
-    return str(svg).replace(">", f">{style}", 1)
+    return _roomier(str(svg)).replace(">", f">{style}", 1)
+
+
+def _roomier(svg: str) -> str:
+    """With room at both sides: a browser's letters are wider than the renderer believes, and a file
+    of its own shows nothing beyond its edge.
+    """
+
+    def wider(found: re.Match[str]) -> str:
+        left, top, width, height = (float(part) for part in found[1].split())
+        return f'viewBox="{left - ROOM / 2:g} {top:g} {width + ROOM:g} {height:g}"'
+
+    head, end, rest = svg.partition(">")
+    head = re.sub(r'viewBox="([^"]+)"', wider, head, count=1)
+    head = re.sub(
+        r' width="(\d+)"', lambda found: f' width="{int(found[1]) + ROOM}"', head, count=1
+    )
+    return head + end + rest
 
 
 @cache
@@ -94,6 +114,8 @@ def _number(value: float) -> str:
 
 def _item(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
     told = [one for one in facts["timeline"] if one["generation"] == facts["generation"]]
+    if not told:
+        return {}
     ticks = [_day(one["as_of"]) for one in told]
     varying = [
         p
@@ -212,8 +234,9 @@ def _health(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
     if facts["at_work"]:
         return {}
     told = facts["coverage"] or []
-    made: dict[str, Picture | None] = {
-        "coverage": _lines(
+    made: dict[str, Picture | None] = {}
+    if told:
+        made["coverage"] = _lines(
             "Share of known items with a code",
             "In each snapshot of each generation.",
             {"": [one["coverage"] for one in told]},
@@ -221,7 +244,6 @@ def _health(facts: Mapping[str, Any]) -> dict[str, Picture | None]:
             x_title="snapshot",
             y_title="coverage",
         )
-    }
     for generation, moved in (facts["use"] or {}).items():
         by = zip(*(one["by_position"] for one in moved), strict=True)
         made[f"use_{generation}"] = _lines(

@@ -39,7 +39,9 @@ def value(found: Any) -> str:
         return "yes" if found else "no"
     kinds: tuple[tuple[type, Callable[[Any], str]], ...]
     kinds = (int, count), (float, "{:.4g}".format), (datetime, moment_text), (type(None), count)
-    return next((text(found) for kind, text in kinds if isinstance(found, kind)), str(found))
+    return next(
+        (text(found) for kind, text in kinds if isinstance(found, kind)), str(found) or NONE
+    )
 
 
 def moment_text(time: Any) -> str:

@@ -24,13 +24,15 @@ _HERE = Path(__file__).parent
 
 class Addresses(NamedTuple):
     """Where things are. page: (name, **parameters); chart: (page, parameters, name); json: (page,
-    parameters); asset: file name. policy: for a page that no server gives one to.
+    parameters); asset: file name. search: where words are asked for. policy: for a page that no
+    server gives one to.
     """
 
     page: Link
     chart: Callable[[str, Mapping[str, Any], str], str]
     json: Callable[[str, Mapping[str, Any]], str | None]
     asset: Callable[[str], str]
+    search: str
     policy: str | None = None
 
 
@@ -45,6 +47,7 @@ def served_addresses() -> Addresses:
         chart=lambda page, asked, name: address("chart", {"page": page, "chart": name, **asked}),
         json=lambda page, asked: address(page, {**asked, "format": "json"}),
         asset=lambda name: f"/{name}",
+        search="/",
     )
 
 
@@ -60,7 +63,7 @@ def page_html(
     """A page of the explorer."""
     facts = facts_of(explorer, page, asked) if facts is None else facts
     return rendered(
-        page,
+        "missing" if facts.get("missing") else page,
         facts,
         link=to.page,
         title=PAGES[page].title(facts)[:100],
@@ -89,13 +92,21 @@ def error_html(explorer: Explorer, status: int, message: str, to: Addresses) -> 
     )
 
 
+def search_html(explorer: Explorer, to: Addresses, facts: Mapping[str, Any]) -> str:
+    """The page that searches exported items. facts: `pieces` and `items`, how many there are."""
+    frame = _frame(explorer, to)
+    return rendered("search", facts, link=to.page, title="Search", **frame)
+
+
 def _frame(explorer: Explorer, to: Addresses) -> dict[str, Any]:
     """What every page has around its content."""
     return {
         "asset": to.asset,
         "policy": to.policy,
         "menu": [(name, page.menu) for name, page in PAGES.items() if page.menu],
-        "searchable": to.policy is None,
+        "search": to.search,
+        "static": to.policy is not None,
+        "vectors_command": explorer.index.place.command("explore", "--vectors", "VIEW__FEATURE"),
         "place": f"{explorer.index.place.option.lstrip('-')} {explorer.index.place.given}",
     }
 
@@ -117,3 +128,8 @@ def assets() -> dict[str, tuple[str, str]]:
     style = page_style() + (_HERE / "explore.css").read_text(encoding="utf-8")
     script = (_HERE / "explore.js").read_text(encoding="utf-8")
     return {"style.css": (style, "text/css"), "explore.js": (script, "text/javascript")}
+
+
+def search_script() -> str:
+    """What an export has beside the assets of the service."""
+    return (_HERE / "search.js").read_text(encoding="utf-8")

@@ -18,7 +18,15 @@ from adc_features.explore.pages import PAGES, Explorer
 from adc_features.explore.place import place_of
 from adc_features.parquet_files import write_table
 
-PATHS = ("/", "/item?id=a", "/codes", "/code?position=2&code=4", "/changes", "/decision")
+PATHS = (
+    "/",
+    "/item?id=a",
+    "/codes",
+    "/code?position=2&code=4",
+    "/collisions",
+    "/changes",
+    "/decision",
+)
 HOSTILE = {
     "<script>alert(1)</script>": "<img src=x onerror=alert(2)>",
     "\"'><b>&amp;": "quotes \" ' ` and {{ 7 * 7 }}",

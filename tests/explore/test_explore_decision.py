@@ -13,7 +13,7 @@ from serving_world import NOW
 from store_world import day
 
 from adc_features.errors import InputError, RequestError
-from adc_features.explore import health
+from adc_features.explore import health, static_search
 from adc_features.explore.building import ensure_index
 from adc_features.explore.deciding import Deciding
 from adc_features.explore.decision import decision
@@ -64,10 +64,25 @@ def test_an_export_is_a_site_of_its_own(explorer, tmp_path):
         assert 'http-equiv="Content-Security-Policy"' in text
         for to in re.findall(r'(?:href|src)="([^"#]+)"', text):
             assert to.startswith("data:") or (site / to).is_file(), (page.name, to)
+        assert (site / re.findall(r'<form action="([^"]+)"', text)[0]).is_file()
+        assert "<select" not in text  # nobody answers a form there
     items = [json.loads(p.read_text(encoding="utf-8")) for p in site.glob("item-*.json")]
     assert {one["id"] for one in items} == {"a", "b"}
+    piece = (site / "items-0.js").read_text(encoding="ascii")
+    listed = json.loads(piece.removeprefix("adcItems(").removesuffix(");\n"))
+    assert [one[:2] for one in listed] == [["a", "Green tea"], ["b", "Green soap"]]
+    assert all((site / one[3]).is_file() for one in listed)
     with pytest.raises(InputError, match="exists"):
         export_site(explorer, site, items=1)
+
+
+def test_a_large_export_is_searched_in_pieces(explorer, tmp_path, monkeypatch):
+    """Of a bounded number of items each, together all of them, in their order."""
+    monkeypatch.setattr(static_search, "PIECE", 4)
+    assert static_search.write_pieces(explorer.index, tmp_path, 6, lambda one: None) == 2
+    texts = [(tmp_path / f"items-{n}.js").read_text(encoding="ascii") for n in range(2)]
+    listed = [json.loads(t.removeprefix("adcItems(").removesuffix(");\n")) for t in texts]
+    assert [[one[0] for one in piece] for piece in listed] == [["a", "b", "c", "d"], ["e", "f"]]
 
 
 @pytest.mark.slow

@@ -92,6 +92,30 @@ def test_the_map_of_a_code_book_equals_the_quality_of_its_codes(explorer):
     assert [one["id"] for one in crowded["rows"]] == ["a", "b", "f"]
 
 
+def test_collisions_of_every_snapshot_lead_to_the_items_inside(explorer):
+    """On day 10 all five items are alone; on day 20 a, b and f share all their codes."""
+    early = facts_of(explorer, "codes", {"generation": "g1", "snapshot": "0"})
+    assert [b["items"] for b in early["buckets"]] == [5, 0, 0, 0, 0, 0]
+    assert early["crowded"] == []
+    told = {}
+    for snapshot, codes in (("0", EARLY), ("1", LATE)):
+        asked = {"generation": "g1", "snapshot": snapshot}
+        for bucket in range(6):
+            facts = facts_of(explorer, "collisions", {**asked, "bucket": str(bucket)})
+            assert facts["count"] == facts["buckets"][bucket]["items"]
+            for one in facts["items"]:
+                told[snapshot, one["id"]] = one["sharing"]
+                assert one["sid"] == list(codes[one["id"]])
+    wanted = {("0", item): 1 for item in EARLY} | {("1", item): 1 for item in LATE}
+    assert told == wanted | {("1", item): 3 for item in "abf"}
+    alone = facts_of(explorer, "collisions", {"generation": "g1", "sid": "1,1,4"})
+    assert [one["id"] for one in alone["items"]] == ["a", "b", "f"]
+    assert facts_of(explorer, "collisions", {"generation": "g1", "sid": "9,9,-1"})["count"] == 0
+    for wrong in ("1,1", "1,1,x", "-1,-1,-1"):
+        with pytest.raises(RequestError, match="3 codes"):
+            facts_of(explorer, "collisions", {"generation": "g1", "sid": wrong})
+
+
 def test_two_snapshots_differ_as_the_churn_report_says(explorer):
     """Shares over all positions and by position are those of `churn_report`."""
     facts = facts_of(explorer, "changes", {"before": "g1@0", "after": "g1@1"})

@@ -11,10 +11,11 @@ from typing import Any
 from adc_features.errors import ArtifactError
 from adc_features.inputs.facts import ranker_from_facts, ranker_to_facts
 from adc_features.redaction import redacted_url
+from adc_features.store.services.item_files import is_file
 from training.ranker.label_sources import LabelSource, SqlLabels
 from training.tokenizing.behavior import LabelledEvents
 from training.tokenizing.settings import TokenizeSettings
-from training.tokenizing.sources import ItemSources, is_file
+from training.tokenizing.sources import ItemSources
 
 _SETTINGS = ("generation", "tokenizer", "behavior_codes", "behavior", "seed")
 

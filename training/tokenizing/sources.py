@@ -13,19 +13,24 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.clock import instant
 from adc_features.codes.embeddings import check_unique_ids, id_array, vector_matrix
 from adc_features.codes.sids import find_rows
 from adc_features.codes.spec import BEHAVIOR
-from adc_features.damage import READ_ERRORS
-from adc_features.errors import ArtifactError, InputError
-from adc_features.event_times import microseconds
+from adc_features.errors import InputError
 from adc_features.ranking.base import Progress
 from adc_features.store.definitions import KEY_TYPES
 from adc_features.store.repository import ItemKey
+from adc_features.store.services.item_files import (
+    VECTOR_TYPES,
+    is_file,
+    is_list,
+    is_text,
+    item_file,
+    newest_rows,
+    text_columns,
+    vector_columns,
+)
 
-TIME = "event_timestamp"
-VECTOR_TYPES = ("Array(Float32)", "Array(Float64)")
 TEXT_TYPES = ("String", "Array(String)")
 
 
@@ -85,11 +90,6 @@ class Content:
     present: np.ndarray
 
 
-def is_file(name: str) -> bool:
-    """Whether a source names a Parquet file, and no feature."""
-    return name.endswith(".parquet") or "/" in name
-
-
 class ContentReader:
     """The sources of a repository, checked: what does not fit is refused before anything is read.
 
@@ -125,7 +125,7 @@ class ContentReader:
                     f"{found[0].name} is a feature of entity {self.key.entity!r}, and the items are"
                     f" said to be {sources.entity!r}; name features of that entity"
                 )
-        self._files = {path: _file(path) for path in dict.fromkeys(sources.files)}
+        self._files = {path: item_file(path) for path in dict.fromkeys(sources.files)}
         if not found:
             first = next(iter(self._files.values()))
             self.key = entity_key(repo, first.column_names, sources.entity)
@@ -169,7 +169,8 @@ class ContentReader:
         for source in getattr(self._sources, kind):
             if is_file(source):
                 path = Path(source)
-                columns = _fitting(self._files[path], kind, self.key)
+                fitting = vector_columns if kind == "vectors" else text_columns
+                columns = fitting(self._files[path], self.key.join_key)
                 if not columns:
                     raise InputError(
                         f"{path} has no column of {kind}; it has"
@@ -186,28 +187,8 @@ class ContentReader:
         return named
 
     def _of_file(self, path: Path, column: str, as_of: datetime) -> tuple[np.ndarray, pa.Table]:
-        table = self._files[path]
-        if TIME in table.column_names:
-            times = microseconds(table[TIME]).astype("datetime64[us]")
-            order = np.argsort(times, kind="stable")[::-1]
-            order = order[times[order] < instant(as_of)]
-            ids = id_array(table[self.key.join_key])[order]
-            newest = order[np.sort(np.unique(ids, return_index=True)[1])]
-            table = table.take(pa.array(newest))
+        table = newest_rows(self._files[path], self.key.join_key, as_of)
         return id_array(table[self.key.join_key]), table[column]
-
-
-def _file(path: Path) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    try:
-        return pq.read_table(path, page_checksum_verification=True)
-    except FileNotFoundError as error:
-        raise InputError(f"{path} does not exist; name a Parquet file of items") from error
-    except READ_ERRORS as error:
-        raise ArtifactError(
-            f"{path} cannot be read as Parquet ({error}); write it again"
-        ) from error
 
 
 def _check_key(path: Path, table: pa.Table, key: ItemKey) -> None:
@@ -218,7 +199,7 @@ def _check_key(path: Path, table: pa.Table, key: ItemKey) -> None:
         )
     kind = table.schema.field(key.join_key).type
     found = "int64" if pa.types.is_integer(kind) else "string"
-    if KEY_TYPES[key.type] != found or not (pa.types.is_integer(kind) or _is_text(kind)):
+    if KEY_TYPES[key.type] != found or not (pa.types.is_integer(kind) or is_text(kind)):
         raise InputError(
             f"{path}: {key.join_key!r} is {kind}, entity {key.entity!r} has ids of type {key.type};"
             " convert the column, the two would never join"
@@ -227,23 +208,6 @@ def _check_key(path: Path, table: pa.Table, key: ItemKey) -> None:
 
 def _columns(table: pa.Table) -> tuple[list[str], list[str]]:
     return table.column_names, [str(kind) for kind in table.schema.types]
-
-
-def _fitting(table: pa.Table, kind: str, key: ItemKey) -> list[str]:
-    names = [f for f in table.schema if f.name not in (key.join_key, TIME)]
-    if kind == "text":
-        return [f.name for f in names if _is_text(f.type)]
-    return [f.name for f in names if _is_list(f.type) and pa.types.is_floating(f.type.value_type)]
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind))
-
-
-def _is_list(kind: pa.DataType) -> bool:
-    return bool(
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    )
 
 
 def _vectors(ids: np.ndarray, values: pa.ChunkedArray, *, source: str) -> Content:
@@ -263,7 +227,7 @@ def _texts(
     from adc_features.encoders.text import cache_directory, text_vectors
     from adc_features.live.items import kept_texts
 
-    if _is_list(values.type):
+    if is_list(values.type):
         values = pc.binary_join(values, ", ")
     texts = values.to_pylist()
     if not any((text or "").strip() for text in texts):

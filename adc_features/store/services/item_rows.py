@@ -4,7 +4,7 @@ columns by item.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,6 +74,39 @@ def item_features(repo: Path, names: Sequence[str]) -> list[ItemFeature]:
             f"the features belong to {len(keys)} entities: {told}; name features of one item entity"
         )
     return found
+
+
+def views_of_items(store: FeatureStore, key: ItemKey) -> list[Any]:
+    """The stored views that are looked up by the key of the items alone, by name."""
+    return [
+        view
+        for _, view in sorted(_views(store).items())
+        if list(view.entities) == [key.entity] and [f.name for f in _keys(view)] == [key.join_key]
+    ]
+
+
+def features_of_items(repo: Path, key: ItemKey, types: Collection[str]) -> list[str]:
+    """The features `<view>__<feature>` of these Feast types in the stored views that are looked up
+    by the key of the items alone.
+
+    Parameters
+    ----------
+    repo : Path
+        An applied repository.
+    key : ItemKey
+    types : collection of str
+        Such as "Array(Float32)".
+
+    Returns
+    -------
+    list of str
+    """
+    return [
+        f"{view.name}__{field.name}"
+        for view in views_of_items(open_any_store(repo), key)
+        for field in view.features
+        if str(field.dtype) in types
+    ]
 
 
 def entity_key(repo: Path, columns: Sequence[str], entity: str | None = None) -> ItemKey:
