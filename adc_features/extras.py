@@ -21,6 +21,8 @@ EXTRAS: Mapping[str, str] = {
     "httptools": "serve",
     "prometheus_client": "serve",
     "psycopg": "postgres",
+    "pyspark": "spark",
+    "ray": "ray",
     "redis": "redis",
     "scipy": "train",
     "sentence_transformers": "text",
