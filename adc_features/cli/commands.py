@@ -121,7 +121,8 @@ def publish(
 def _published(
     codes: str, run: Path | None, repo: Path | None, lag_hours: int | None
 ) -> dict[str, Any]:
-    from adc_features.encoding import open_encoded, publish_encoded
+    from adc_features.encoding import open_encoded
+    from adc_features.encoding.publishing import publish_encoded
 
     encoded = open_encoded(codes)
     if run is None:

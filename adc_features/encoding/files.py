@@ -101,10 +101,6 @@ def encode_files(
     >>> made = encode_files(str(folder / "items.parquet"), str(folder / "out"), fitted)
     >>> len(made), made.table().sid.shape
     (300, (300, 3))
-
-    Source
-    ------
-    ADC-SID, arXiv 2510.25622; docs/guides/encode_at_scale.md.
     """
     from adc_features.tokenizer.encode import read
 

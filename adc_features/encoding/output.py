@@ -43,6 +43,14 @@ class EncodedItems:
         Their folder, on this machine.
     manifest : mapping
         What its manifest says.
+
+    Examples
+    --------
+    >>> from adc_features.encoding import encode_files
+    >>> vectors.write(folder / "items.parquet")
+    >>> made = encode_files(str(folder / "items.parquet"), str(folder / "out"), fitted)
+    >>> made.as_of == vectors.as_of, made.generation.id, [len(p) for p in made.pieces()]
+    (True, 'g1', [300])
     """
 
     place: Place
@@ -89,6 +97,14 @@ def open_encoded(uri: str) -> EncodedItems:
     ------
     ArtifactError
         A file is missing, altered or of a newer format, or the encode did not end.
+
+    Examples
+    --------
+    >>> from adc_features.encoding import encode_files
+    >>> vectors.write(folder / "items.parquet")
+    >>> made = encode_files(str(folder / "items.parquet"), str(folder / "out"), fitted)
+    >>> len(open_encoded(str(folder / "out")))
+    300
     """
     place = Place(uri)
     if place.json(MANIFEST) is None:

@@ -95,7 +95,7 @@ def item_table(piece: pa.Table, reads: Reads, as_of: datetime) -> EmbeddingTable
     if piece["interaction_count"].null_count:
         raise InputError(
             f"interaction_count holds {piece['interaction_count'].null_count} nulls; write 0 for"
-            " items that nobody met"
+            " items without interactions"
         )
     return EmbeddingTable.from_arrow(piece.replace_schema_metadata({"as_of": as_of.isoformat()}))
 

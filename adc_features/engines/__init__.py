@@ -8,6 +8,8 @@ from adc_features.errors import InputError
 if TYPE_CHECKING:  # pyarrow would make every `adc --help` wait
     from adc_features.engines.parts import Part, PartWork
 
+__all__ = ["engine_of"]
+
 ENGINES = ("local", "spark", "ray")
 
 
@@ -29,9 +31,29 @@ class Engine(Protocol):
 
 
 def engine_of(name: str, settings: Mapping[str, Any] | None = None) -> Engine:
-    """The engine of this name. settings: of the Spark session, or arguments of `ray.init`.
+    """Where the parts of a source are worked on.
 
-    Raises InputError for another name, or settings of the local engine, which has none.
+    Parameters
+    ----------
+    name : str
+        "local", "spark" or "ray".
+    settings : mapping, optional
+        Of the Spark session that is started where none runs, or arguments of `ray.init`.
+
+    Returns
+    -------
+    Engine
+        Nothing is started yet.
+
+    Raises
+    ------
+    InputError
+        Another name, or settings of the local engine, which has none.
+
+    Examples
+    --------
+    >>> engine_of("local").name
+    'local'
     """
     if name == "spark":
         from adc_features.engines.spark import SparkEngine

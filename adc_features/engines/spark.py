@@ -42,13 +42,31 @@ def spark_session(settings: Mapping[str, str]) -> Any:
             " install a Java runtime, or name a Spark Connect server: spark.remote=sc://host",
             extra="spark",
         )
-    if not remote and settings.get("spark.master", "local").startswith("local"):
+    if not remote and _is_here(settings):
         # its workers run on this machine: let them be this Python and not the first on $PATH
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("adc-features")
     for name, value in {**({} if remote else QUIET), **settings}.items():
         builder = builder.config(name, value)
     return builder.getOrCreate()
+
+
+def _is_here(settings: Mapping[str, str]) -> bool:
+    """Whether the session would be of this machine alone."""
+    return str(settings.get("spark.master", "local")).startswith("local")
+
+
+def _light(settings: Mapping[str, str]) -> dict[str, str]:
+    """For a session of this machine: the JVM only hands out numbers, so that compiling its own code
+    would cost more than it saves.
+    """
+    if not _is_here(settings):
+        return {}
+    return {
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.codegen.wholeStage": "false",
+    }
 
 
 @dataclass(frozen=True)
@@ -69,7 +87,7 @@ class SparkEngine:
 
         Raises the error of a worker as its own class, ArtifactError when Spark gives up.
         """
-        session = spark_session(self.settings)
+        session = spark_session({**_light(self.settings), **self.settings})
         answers = session.range(0, len(parts), 1, len(parts)).mapInArrow(
             _worker(work, tuple(parts)), ANSWER
         )

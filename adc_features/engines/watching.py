@@ -5,10 +5,11 @@ nothing.
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from adc_features.engines.parts import Part
 from adc_features.engines.places import Place
+from adc_features.errors import ArtifactError
 
 EVERY = 2.0
 """Seconds between two looks."""
@@ -30,7 +31,8 @@ def watching(
 
     def watch() -> None:
         while not ended.wait(every):
-            look()
+            with suppress(ArtifactError, OSError):  # a store that does not answer: at the next look
+                look()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

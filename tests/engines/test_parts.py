@@ -1,5 +1,7 @@
 """A Parquet source is read in parts, and each part is written whole or not at all."""
 
+import time
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,6 +20,7 @@ from adc_features.engines.parts import (
     rows_of,
 )
 from adc_features.engines.places import Place
+from adc_features.engines.watching import watching
 from adc_features.errors import AdcError, ArtifactError, InputError, MissingExtraError
 
 
@@ -174,3 +177,18 @@ def test_a_place_is_a_path_or_a_uri(tmp_path):
     with pytest.raises(InputError, match="no file system"):
         Place("nosuch://here").info()
     assert Place("s3://bucket/x?region=here").below("y").uri == "s3://bucket/x/y?region=here"
+
+
+def test_progress_of_others_is_told_once_a_part(tmp_path):
+    """Files that appear are told while the work goes on, each once, and the rest at its end."""
+    parts = [Part(0, "", (0,), 5), Part(1, "", (1,), 7)]
+    told = []
+    with watching(str(tmp_path), parts, told.append, every=0.01):
+        (tmp_path / "part-00000.parquet").touch()
+        (tmp_path / "other.parquet").touch()
+        until = time.monotonic() + 30
+        while not told and time.monotonic() < until:
+            time.sleep(0.01)
+        assert told == [5]
+        (tmp_path / "part-00001.parquet").touch()
+    assert told == [5, 7]
