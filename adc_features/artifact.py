@@ -242,13 +242,17 @@ def seal(directory: Path, facts: Mapping[str, Any]) -> None:
     format number of that kind stands first.
     """
     manifest = directory / MANIFEST
-    facts = {KEY: FORMATS[kind_of(facts)], **facts}
     files = {
         str(p.relative_to(directory)): file_hash(p)
         for p in sorted(directory.rglob("*"))
         if p.is_file() and p != manifest
     }
-    write_json(manifest, with_check({**facts, "files": files}))
+    write_json(manifest, sealed(facts, files))
+
+
+def sealed(facts: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """The manifest of a directory. files: name -> sha256 of every other file in it."""
+    return with_check({KEY: FORMATS[kind_of(facts)], **facts, "files": files})
 
 
 def with_check(document: Mapping[str, Any]) -> dict[str, Any]:

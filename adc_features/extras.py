@@ -22,6 +22,7 @@ EXTRAS: Mapping[str, str] = {
     "prometheus_client": "serve",
     "psycopg": "postgres",
     "pyspark": "spark",
+    "ray": "ray",
     "redis": "redis",
     "scipy": "train",
     "sentence_transformers": "text",

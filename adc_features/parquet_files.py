@@ -9,7 +9,7 @@ from adc_features.errors import ArtifactError
 
 
 @contextmanager
-def reading(path: Path) -> Iterator[None]:
+def reading(path: Path | str) -> Iterator[None]:
     """Turn what Arrow says of a damaged, missing or foreign file into an ArtifactError that names
     the file: Parquet pages carry checksums, but Arrow reports damage in many kinds of error.
     """

@@ -26,6 +26,8 @@ PACKAGES = {
     "inputs": "Declared inputs of a ranker",
     "encoders": "Text and behaviour vectors",
     "tokenizer": "Fitting and encoding",
+    "encoding": "Encoding of catalogues in files",
+    "engines": "Where work on files is done",
     "loader": "Batches for training",
     "ranking": "Trained rankers",
     "catalog": "The record of a deployment",

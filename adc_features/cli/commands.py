@@ -2,7 +2,9 @@
 same app.
 """
 
-from typing import Annotated
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
@@ -12,8 +14,11 @@ from adc_features.cli.runs import (
     CompleteOption,
     DataOption,
     FinalOption,
+    OptionalRunOption,
+    RepoOption,
     SeedOption,
     build,
+    one_of,
     open_run,
 )
 from adc_features.errors import InputError
@@ -86,18 +91,51 @@ def quality(run: RunOption, json: JsonOption = None) -> None:
 
 @app.command()
 def publish(
-    run: RunOption,
+    run: OptionalRunOption = None,
+    repo: RepoOption = None,
+    codes: Annotated[
+        str | None,
+        typer.Option(
+            "--codes", metavar="URI", help="What adc encode wrote, to publish as a snapshot."
+        ),
+    ] = None,
     publish_lag_hours: Annotated[
         int | None, typer.Option(help="Hours from a cut-off until its codes could be served.")
     ] = None,
     json: JsonOption = None,
 ) -> None:
     """Encode every cut-off with the frozen generation and publish codes and statistics into the
-    run's Feast repository.
+    run's Feast repository; or publish --codes into that of a run or your own.
     """
     from adc_features.pipeline.stages import CODES, PUBLICATION
 
+    one_of(run, repo)
+    if codes is not None:
+        report(_published(codes, run, repo, publish_lag_hours), json)
+        return
+    if run is None:
+        raise InputError("a repository has no items of its own to encode; give --codes or --run")
     build(run, CODES, PUBLICATION, json=json, publish_lag_hours=publish_lag_hours)
+
+
+def _published(
+    codes: str, run: Path | None, repo: Path | None, lag_hours: int | None
+) -> dict[str, Any]:
+    from adc_features.encoding import open_encoded
+    from adc_features.encoding.publishing import publish_encoded
+
+    encoded = open_encoded(codes)
+    if run is None:
+        assert repo is not None
+        lag = timedelta(hours=lag_hours or 0)
+        return publish_encoded(repo, encoded, lag=lag, computed_at=datetime.now(UTC))
+    if lag_hours is not None:
+        raise InputError("a run keeps its own lag; leave --publish-lag-hours out")
+    from adc_features.pipeline.run import Run
+    from adc_features.pipeline.snapshots import publish_codes
+
+    with progress() as notify:
+        return publish_codes(Run.open(run, progress=notify), encoded)
 
 
 @app.command()

@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from adc_features.cli import commands, explore, forget, inputs, live, migrate, serving
+from adc_features.cli import commands, encoding, explore, forget, inputs, live, migrate, serving
 from adc_features.cli.console import run_app
 
 log = logging.getLogger("adc")
@@ -38,6 +38,7 @@ def application() -> typer.Typer:
     """The app with every command that is installed."""
     serving.add_to(commands.app)
     migrate.add_to(commands.app)
+    encoding.add_to(commands.app)
     inputs.add_to(commands.app)
     live.add_to(commands.app)
     forget.add_to(commands.app)

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,8 @@ from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
 from adc_features.codes.sids import SidTable
 from adc_features.encoders.behavior_state import write_state
-from adc_features.errors import InputError
+from adc_features.encoding import EncodedItems
+from adc_features.errors import GenerationMismatch, InputError
 from adc_features.parquet_files import read_parquet, write_table
 from adc_features.pipeline.continuation import (
     data_until,
@@ -45,10 +47,12 @@ from adc_features.store import publish_changes, published_before, published_snap
 
 __all__ = [
     "backfill_times",
+    "publish_codes",
     "refresh_statistics",
     "refuse_after_window",
     "renew",
     "snapshot",
+    "snapshot_before",
 ]
 
 log = logging.getLogger(__name__)
@@ -110,6 +114,37 @@ def snapshot(
             "alignment_residual": read_manifest(directory)["alignment_residual"],
             "reused": False,
         }
+
+
+def snapshot_before(run: Run, as_of: datetime) -> Path | None:
+    """The packed file whose codes a snapshot as of this time holds on to; None where none is
+    published before it.
+    """
+    from adc_features.store import live_generations
+    from adc_features.store.repository import publication_path
+
+    repo, id_ = repository_of(run), generation_of(run).id
+    if not repo.is_dir() or id_ not in {g.id for g in live_generations(repo)}:
+        return None
+    before = [s for s in published_snapshots(repo, id_) if s.as_of < as_of]
+    newest = max(before, key=lambda s: s.as_of, default=None)
+    return None if newest is None else publication_path(repo, id_) / newest.packed
+
+
+def publish_codes(run: Run, encoded: EncodedItems) -> dict[str, Any]:
+    """Publish codes that were encoded from files as a snapshot of the run, as `snapshot` does.
+
+    Raises GenerationMismatch when they come from another generation than the run's own, InputError
+    when that is not published yet.
+    """
+    generation = generation_of(run)
+    if encoded.generation.codebook_hash != generation.codebook_hash:
+        raise GenerationMismatch(
+            f"{encoded.place.uri} holds codes of generation {encoded.generation.id!r}, the run's is"
+            f" {generation.id!r}, and their codebooks differ; encode with the run's generation"
+        )
+    with run.lock():
+        return _published(run, generation, encoded.table())
 
 
 def refresh_statistics(run: Run, until: datetime, *, source: str | None = None) -> bool:

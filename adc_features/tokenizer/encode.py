@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -100,6 +101,25 @@ def encode(
     ADC-SID, arXiv 2510.25622, Eq. 5 and 7-9 for codes, Eq. 15-17 and 22 for weights;
     docs/method_notes.md, "Exported weights".
     """
+    table = coded(items, generation, previous=previous, network=network, progress=progress)
+    logger.info(
+        "stage=encode generation=%s items=%d cold=%d",
+        generation.id,
+        len(table),
+        table.is_cold.sum(),
+    )
+    return table
+
+
+def coded(
+    items: EmbeddingTable,
+    generation: Generation,
+    *,
+    previous: SidTable | None = None,
+    network: AdcModel | baselines.Network | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> SidTable:
+    """What `encode` returns, without a line in the log: for who encodes a catalogue in pieces."""
     spec, model = generation.spec, network if network is not None else read(generation)
     check_widths(items, model)
     held = _held(items, generation, previous)
@@ -130,9 +150,6 @@ def encode(
             progress("encode", done, len(items))
     weight = weight.astype(spec.weight_dtype).astype(np.float32)
     cold = ~items.present[BEHAVIOR] if spec.behavior else items.interaction_count == 0
-    logger.info(
-        "stage=encode generation=%s items=%d cold=%d", generation.id, len(items), cold.sum()
-    )
     return SidTable(
         item_ids=items.item_ids,
         sid=sid,
@@ -251,20 +268,35 @@ def _held(
     """The codes that the items had in `previous`, int64 [N, L], -1 where none."""
     if previous is None:
         return None
+    check_previous(previous, generation, items.as_of)
+    return previous.lookup(items.item_ids).sid.astype(np.int64)
+
+
+class Dated(Protocol):
+    """What tells whose codes a snapshot holds, and as of when."""
+
+    @property
+    def generation(self) -> str: ...
+
+    @property
+    def as_of(self) -> datetime: ...
+
+
+def check_previous(previous: Dated, generation: Generation, as_of: datetime) -> None:
+    """Raise GenerationMismatch or InputError unless items as of this time can hold on to the codes
+    of `previous`.
+    """
     parent = (generation.settings.get("aligned") or {}).get("parent")
     if previous.generation not in (generation.id, parent):
         raise GenerationMismatch(
             f"the previous snapshot is of generation {previous.generation!r}, this encodes with"
             f" {generation.id!r}; give one of the same, or of the one it is aligned with"
         )
-    if previous.as_of > items.as_of or (
-        previous.as_of == items.as_of and previous.generation == generation.id
-    ):
+    if previous.as_of > as_of or (previous.as_of == as_of and previous.generation == generation.id):
         raise InputError(
             f"the previous snapshot is as of {previous.as_of.isoformat()}, the items as of"
-            f" {items.as_of.isoformat()}; encode in order of time"
+            f" {as_of.isoformat()}; encode in order of time"
         )
-    return previous.lookup(items.item_ids).sid.astype(np.int64)
 
 
 def _tokens(

@@ -286,6 +286,7 @@ ROWS = {
     "promotion": "Promotion",
     "served_log": "Segment of a served log",
     "live": "Live directory, events and items",
+    "encoded_items": "Codes encoded from files",
 }
 """Kind of document -> the row of docs/migrations.md about it."""
 

@@ -32,6 +32,8 @@ VALUES = {f"{package}.{name}": (package, name) for package, name in NAMES}
 WITHOUT_SOURCE = (
     "adc_features.catalog",
     "adc_features.data",
+    "adc_features.encoding",
+    "adc_features.engines",
     "adc_features.errors",
     "adc_features.inputs",
     "adc_features.loader",
@@ -157,7 +159,9 @@ def names(published, tmp_path, request):
         "snapshot": snapshot(day(20), 2),
     }
     name = request.node.callspec.params["name"]
-    if name.startswith(("adc_features.codes.open", "adc_features.tokenizer")):
+    if name.startswith(
+        ("adc_features.codes.open", "adc_features.tokenizer", "adc_features.encoding")
+    ):
         given |= request.getfixturevalue("tokenizer")
     if name.startswith(("adc_features.ranking", "adc_features.serving")):
         given |= of_the_shop(request.getfixturevalue("shop"), tmp_path)

@@ -4,6 +4,7 @@ snapshots in order.
 
 import json
 import shutil
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from adc_features.data.dataset import Dataset, read_dataset, write_dataset
 from adc_features.encoders.behavior_state import read_state
 from adc_features.errors import InputError, QualityError
 from adc_features.pipeline import renewal
+from adc_features.pipeline.context import embedding_tables
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.snapshots import backfill_times, renew, snapshot
 from adc_features.pipeline.stages import BEHAVIOR_STAGE as BEHAVIOR
@@ -35,7 +37,8 @@ from adc_features.pipeline.stages import (
     repository_of,
     split_of,
 )
-from adc_features.store import published_snapshots, published_timeline
+from adc_features.store import published_before, published_snapshots, published_timeline
+from adc_features.tokenizer.encode import encode
 
 DAY = timedelta(days=1)
 
@@ -96,6 +99,32 @@ def timeline(run: Run, generation: str = "g1") -> dict[datetime, Any]:
 
 def middle(a: datetime, b: datetime) -> datetime:
     return (a + (b - a) / 2).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def test_codes_encoded_from_files_are_published_as_a_snapshot(place: Path) -> None:
+    """`adc encode --run` holds on to the codes that the run published before, as `adc snapshot`
+    does, and `adc publish --codes` makes a snapshot of the run of them.
+    """
+    run, folder = opened(place), str(place / "run")
+    end = split_of(run).eval_end
+    assert end is not None
+    items = replace(embedding_tables(run)[-1], as_of=end)
+    items.write(place / "items.parquet")
+    before = published_before(repository_of(run), "g1", end)
+    files = ("--items", str(place / "items.parquet"), "--out", str(place / "codes"))
+    adc("encode", "--run", folder, *files)
+    facts = place / "facts.json"
+    adc("publish", "--run", folder, "--codes", str(place / "codes"), "--json", str(facts))
+    expected = encode(items, generation_of(run), previous=before)
+    got = timeline(run)[end].lookup(items.item_ids)
+    for name in ("sid", "sid_weight", "reliability", "collision_count", "is_cold"):
+        np.testing.assert_array_equal(getattr(got, name), getattr(expected, name))
+    assert json.loads(facts.read_text())["kept_codes"] == 1  # the same vectors, a later time
+    lag = ("--publish-lag-hours", "2")
+    refused = CliRunner().invoke(
+        application(), ["publish", "--run", folder, "--codes", str(place / "codes"), *lag]
+    )
+    assert "a run keeps its own lag" in str(refused.exception)
 
 
 def test_a_later_snapshot_publishes_what_changed(place: Path) -> None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.codes.embeddings import id_array
+from adc_features.codes.id_keys import code_points, id_keys, mixed
 from adc_features.errors import InputError
 
 KEYS_A_BUCKET = 2
@@ -60,7 +61,7 @@ class IdIndex:
 
     def find(self, item_ids: np.ndarray) -> np.ndarray:
         """The row of each id that `checked_ids` returned, N where it is absent: int64 [M]."""
-        wanted = _keys(item_ids, base=self.base, seed=self.seed)
+        wanted = id_keys(item_ids, base=self.base, seed=self.seed)
         bucket = _buckets(wanted, len(self.starts) - 1)
         row, end = self.starts.take(bucket).astype(np.int64), self.starts.take(bucket + 1)
         absent = np.ones(len(wanted), bool)
@@ -110,11 +111,11 @@ def build_index(item_ids: np.ndarray) -> tuple[IdIndex, np.ndarray]:
     base, seed, text = 0, 0, item_ids.dtype.kind == "U"
     if not text:
         base = int(item_ids.min())
-    keys = _keys(item_ids, base=base, seed=seed)
+    keys = id_keys(item_ids, base=base, seed=seed)
     # two ids of one hash: about once in 10^5 catalogues of 10M items
     while text and len(np.unique(keys)) < len(keys):
         seed += 1
-        keys = _keys(item_ids, base=base, seed=seed)
+        keys = id_keys(item_ids, base=base, seed=seed)
     count = max(1, len(keys) // KEYS_A_BUCKET)
     bucket = _buckets(keys, count)
     order = np.argsort(bucket, kind="stable")
@@ -157,7 +158,7 @@ def checked_ids(item_ids: Iterable[Any], id_type: str) -> np.ndarray:
             " other"
         )
     if id_type == "string":
-        if ((_code_points(item_ids) & 0xFFFFF800) == 0xD800).any():
+        if ((code_points(item_ids) & 0xFFFFF800) == 0xD800).any():
             raise InputError(
                 "an item id holds half a character (a lone surrogate, as from bytes that are not"
                 " UTF-8); decode the ids as UTF-8 first"
@@ -168,36 +169,6 @@ def checked_ids(item_ids: Iterable[Any], id_type: str) -> np.ndarray:
     return item_ids.astype(np.int64, copy=False)
 
 
-def _keys(item_ids: np.ndarray, *, base: int, seed: int) -> np.ndarray:
-    """uint64 [M].
-
-    Strings: the sum of code point i times an odd constant of i and the seed, so that padding counts
-    for nothing.
-    """
-    if item_ids.dtype.kind != "U":
-        return item_ids.view(np.uint64) - np.int64(base).astype(np.uint64)
-    points = _code_points(item_ids)
-    place = np.arange(1, points.shape[1] + 1, dtype=np.uint64) + (np.uint64(seed) << _SHIFT)
-    return points.astype(np.uint64) @ (_mixed(_mixed(place)) | np.uint64(1))
-
-
-def _code_points(item_ids: np.ndarray) -> np.ndarray:
-    return (
-        np.ascontiguousarray(item_ids)
-        .view(np.uint32)
-        .reshape(len(item_ids), item_ids.dtype.itemsize // 4)
-    )
-
-
-def _mixed(keys: np.ndarray) -> np.ndarray:
-    """A bijection of 64 bits whose upper half depends on every bit (as in splitmix64)."""
-    keys = keys ^ (keys >> _SHIFT)
-    keys *= np.uint64(0x9E3779B97F4A7C15)
-    keys ^= keys >> np.uint64(29)
-    keys *= np.uint64(0xBF58476D1CE4E5B9)
-    return keys ^ (keys >> _SHIFT)
-
-
 def _buckets(keys: np.ndarray, count: int) -> np.ndarray:
     """Bucket of each key, int64 [M] in [0, count)."""
-    return (((_mixed(keys) >> _SHIFT) * np.uint64(count)) >> _SHIFT).astype(np.int64)
+    return (((mixed(keys) >> _SHIFT) * np.uint64(count)) >> _SHIFT).astype(np.int64)

@@ -1,0 +1,120 @@
+"""Parts on Spark: each is a partition, whose Python worker reads and writes it. Reads, writes: as
+the work does; through Spark go only part numbers and counts of rows.
+
+Every worker has this library installed and reaches the same paths or object store as the driver.
+"""
+
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import pyarrow as pa
+
+from adc_features.engines.parts import Outcome, Part, PartWork, outcome, rows_of, stopped
+from adc_features.engines.watching import watching
+from adc_features.errors import MissingExtraError
+from adc_features.extras import require
+
+QUIET = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
+"""Settings of a session of our own: no web server and no bar, for progress is told here."""
+ANSWER = "number int, rows long, kind string, said string"
+
+
+def spark_session(settings: Mapping[str, str]) -> Any:
+    """The running Spark session, or a new one with these settings (`spark.master` and the like; by
+    default all cores of this machine).
+
+    Raises MissingExtraError when pyspark, or Java for a new session, is not there.
+    """
+    require("pyspark")
+    from pyspark.sql import SparkSession
+
+    if (running := SparkSession.getActiveSession()) is not None:
+        return running
+    remote = "spark.remote" in settings or "SPARK_REMOTE" in os.environ
+    home = os.environ.get("JAVA_HOME")
+    if not remote and shutil.which("java", path=f"{home}/bin" if home else None) is None:
+        raise MissingExtraError(
+            f"Spark needs Java 17 or newer, and there is none on $PATH (JAVA_HOME is {home!r});"
+            " install a Java runtime, or name a Spark Connect server: spark.remote=sc://host",
+            extra="spark",
+        )
+    if not remote and _is_here(settings):
+        # its workers run on this machine: let them be this Python and not the first on $PATH
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    builder = SparkSession.builder.appName("adc-features")
+    for name, value in {**({} if remote else QUIET), **settings}.items():
+        builder = builder.config(name, value)
+    return builder.getOrCreate()
+
+
+def _is_here(settings: Mapping[str, str]) -> bool:
+    """Whether the session would be of this machine alone."""
+    return str(settings.get("spark.master", "local")).startswith("local")
+
+
+def _light(settings: Mapping[str, str]) -> dict[str, str]:
+    """For a session of this machine: the JVM only hands out numbers, so that compiling its own code
+    would cost more than it saves.
+    """
+    if not _is_here(settings):
+        return {}
+    return {
+        "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+        "spark.sql.adaptive.enabled": "false",
+        "spark.sql.codegen.wholeStage": "false",
+    }
+
+
+@dataclass(frozen=True)
+class SparkEngine:
+    """A Spark session. settings: of one that is started for this; a running one is used as it is.
+
+    cores: threads of torch in a worker, as Spark gives each of its tasks one core.
+    """
+
+    settings: Mapping[str, str] = field(default_factory=dict)
+    name: str = "spark"
+    cores: int | None = 1
+
+    def run(
+        self, work: PartWork, parts: Sequence[Part], *, told: Callable[[int], None]
+    ) -> Mapping[int, int]:
+        """Part number -> rows written. told: called with the rows of each part that is done.
+
+        Raises the error of a worker as its own class, ArtifactError when Spark gives up.
+        """
+        session = spark_session({**_light(self.settings), **self.settings})
+        answers = session.range(0, len(parts), 1, len(parts)).mapInArrow(
+            _worker(work, tuple(parts)), ANSWER
+        )
+        try:
+            with watching(work.into, parts, told):
+                found = answers.collect()
+        except Exception as error:  # py4j and Spark Connect have each their own
+            raise stopped("Spark", error, work.into) from error
+        return rows_of([Outcome(*row) for row in found])
+
+
+def _worker(
+    work: PartWork, parts: tuple[Part, ...]
+) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    def answered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            done = [outcome(work, parts[number]) for number in batch.column(0).to_pylist()]
+            yield answer_batch(done)
+
+    return answered
+
+
+def answer_batch(done: Sequence[Outcome]) -> pa.RecordBatch:
+    """What workers say, as Spark takes it."""
+    columns = zip(*done, strict=True)
+    types = (pa.int32(), pa.int64(), pa.string(), pa.string())
+    return pa.record_batch(
+        [pa.array(values, kind) for values, kind in zip(columns, types, strict=True)],
+        names=list(Outcome._fields),
+    )
