@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import InputError
-from adc_features.event_times import microseconds
+from adc_features.event_times import UTC_US, microseconds
 from adc_features.store.casts import MISFITS, fitted
 from adc_features.store.join.asof import (
     NEVER,
@@ -62,7 +62,7 @@ class ViewSource:
     keys: entity column -> source column. features: output column -> source column. types: output
     column -> the type it is returned in; a column without one keeps its own; seconds: those cut to
     whole seconds. key_types: entity column -> declared type, likewise. time, created: source
-    columns. ttl: None or 0 means any age.
+    columns. ttl: None or 0 means any age. table: a TableVersion, which is read instead of `path`.
     """
 
     name: str
@@ -76,6 +76,7 @@ class ViewSource:
     filesystem: Any = None
     key_types: Mapping[str, pa.DataType] = field(default_factory=dict)
     seconds: tuple[str, ...] = ()
+    table: Any = None
 
     @cached_property
     def files(self) -> Source:
@@ -88,8 +89,8 @@ class ViewSource:
             name for out in self.seconds if (name := self.features[out]) not in (*keys, *times)
         )
         declared = Declared(types, keys=keys, times=times, seconds=seconds)
-        of = f"view {self.name}"
-        return open_source(self.path, filesystem=self.filesystem, of=of, declared=declared)
+        options = {"filesystem": self.filesystem, "table": self.table, "declared": declared}
+        return open_source(self.path, of=f"view {self.name}", **options)
 
     def check(self) -> None:
         """Raise InputError when a declared column is not in the files, or never of its type."""
@@ -339,9 +340,8 @@ class PreparedView:
 
     def event_times(self, rows: np.ndarray) -> pa.Array:
         """timestamp[us, UTC]: the event times of these rows, null for NO_ROW."""
-        return pa.array(self.index.times_of(rows), pa.int64(), mask=rows == NO_ROW).cast(
-            pa.timestamp("us", "UTC")
-        )
+        times = self.index.times_of(rows)
+        return pa.array(times, pa.int64(), mask=rows == NO_ROW).cast(UTC_US)
 
 
 def _in_one(column: pa.ChunkedArray) -> pa.Array:
