@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from adc_features.errors import InputError, StorageError
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SCHEMES = ("file", "s3", "gs", "gcs", "az", "abfs", "abfss", "memory")
 _GCS_PATIENCE = timedelta(seconds=60)
 """Arrow's own is 15 minutes, also where there are no credentials at all."""
@@ -155,7 +156,7 @@ def storage_error(error: Exception, place: object) -> StorageError | None:
 
     place: the address or path, for the message.
     """
-    said = " ".join(str(error).split())
+    said = in_one_line(error)
     scheme = scheme_of(str(place))
     if scheme in (None, "file") and not _PROVIDER.search(said):
         return None
@@ -172,6 +173,11 @@ def storage_error(error: Exception, place: object) -> StorageError | None:
             f" are missing, have expired or do not allow this. Renew them: {where}"
         )
     return None
+
+
+def in_one_line(error: Exception) -> str:
+    """What a library says, without the colours and line breaks that it is printed with."""
+    return " ".join(_COLOUR.sub("", str(error)).split()) or type(error).__name__
 
 
 def _s3_endpoint(endpoint: str | None) -> str | None:

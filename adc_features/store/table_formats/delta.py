@@ -17,6 +17,7 @@ from adc_features.extras import extra_modules
 from adc_features.store.parquet.table_version import DataFile, TableVersion
 from adc_features.store.table_formats.current_rows import CurrentRows
 from adc_features.uris import (
+    in_one_line,
     local_path,
     open_uri,
     reaching,
@@ -77,7 +78,7 @@ def _opened(uri: str, endpoint: str | None, version: int | None) -> DeltaTable:
     try:
         return DeltaTable(place, version=version, storage_options=options or None)
     except (DeltaError, OSError) as error:
-        said = " ".join(str(error).split())
+        said = in_one_line(error)
         if (refused := storage_error(error, uri)) is not None:
             raise refused from error
         if isinstance(error, TableNotFoundError):

@@ -18,7 +18,7 @@ from adc_features.errors import AdcError, ArtifactError, InputError, StorageErro
 from adc_features.extras import extra_modules
 from adc_features.store.parquet.table_version import DataFile, TableVersion
 from adc_features.store.table_formats.current_rows import CurrentRows
-from adc_features.uris import storage_error
+from adc_features.uris import in_one_line, storage_error
 
 if TYPE_CHECKING:
     from pyiceberg.manifest import DataFile as IcebergFile
@@ -77,7 +77,7 @@ def _of_catalog(error: Exception, name: str) -> AdcError:
     """An error of a catalog in our words."""
     from pyiceberg import exceptions
 
-    said = " ".join(str(error).split()) or type(error).__name__
+    said = in_one_line(error)
     refused = (
         exceptions.UnauthorizedError,
         exceptions.ForbiddenError,
