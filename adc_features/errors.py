@@ -10,6 +10,7 @@ AdcError
 │   └── NewerFormatError   a newer version of this library wrote it; it is left as it is
 ├── GenerationMismatch     codes of one generation offered to a reader of another
 ├── MissingExtraError      a package that an extra of this one installs is not installed
+├── StorageError           an object store refuses the credentials, or does not answer
 └── ParityError            an online value differs from its offline value
 
 Every message says what we got, what we expected and what to do next.
@@ -32,6 +33,7 @@ __all__ = [
     "QualityError",
     "ReliabilityError",
     "RequestError",
+    "StorageError",
 ]
 
 
@@ -103,6 +105,12 @@ class MissingExtraError(AdcError, ImportError):
     def __init__(self, message: str, *, extra: str) -> None:
         super().__init__(message)
         self.extra = extra
+
+
+class StorageError(AdcError):
+    """An object store refuses the credentials, which are missing or have expired, or it does not
+    answer. What is stored there may be as it should.
+    """
 
 
 class ParityError(AdcError):

@@ -6,19 +6,21 @@ from pathlib import Path
 from typing import Any
 
 from adc_features.errors import ArtifactError
+from adc_features.uris import storage_error
 
 
 @contextmanager
 def reading(path: Path | str) -> Iterator[None]:
     """Turn what Arrow says of a damaged, missing or foreign file into an ArtifactError that names
-    the file: Parquet pages carry checksums, but Arrow reports damage in many kinds of error.
+    the file: Parquet pages carry checksums, but Arrow reports damage in many kinds of error. What
+    an object store refuses is a StorageError.
     """
     from adc_features.damage import READ_ERRORS
 
     try:
         yield
     except READ_ERRORS as error:
-        raise ArtifactError(
+        raise storage_error(error, path) or ArtifactError(
             f"{path} cannot be read as Parquet ({error}); it is missing, damaged or of another"
             " format, write it again"
         ) from error

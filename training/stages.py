@@ -134,6 +134,7 @@ def _retrieved(joined: pa.Table) -> dict[str, Any]:
         service=facts.service,
         generation=facts.generation,
         unmatched=facts.unmatched,
+        tables=facts.tables,
         rows_in=facts.rows_in,
     )
 

@@ -21,6 +21,7 @@ from adc_features.clock import utc
 from adc_features.codes.spec import SidSpec
 from adc_features.errors import ArtifactError, InputError
 from adc_features.formats import FORMATS
+from adc_features.pulled import pulled_directory
 
 FORMAT = FORMATS["generation"]
 GENERATIONS = "generations"
@@ -132,13 +133,14 @@ def write_generation(
     return open_generation(directory)
 
 
-def open_generation(directory: Path) -> Generation:
+def open_generation(directory: Path | str) -> Generation:
     """Open a generation, after checking the hash of each file.
 
     Parameters
     ----------
-    directory : Path
-        What `fit` wrote, or `adc run` under `generation`.
+    directory : Path or str
+        What `fit` wrote, or `adc run` under `generation`; or its address on an object store, of
+        which a verified copy is kept on this machine.
 
     Returns
     -------
@@ -148,6 +150,8 @@ def open_generation(directory: Path) -> Generation:
     ------
     ArtifactError
         A file is missing, altered or of a newer format; the message names it.
+    StorageError
+        An object store refuses the credentials, or does not answer.
 
     Examples
     --------
@@ -160,7 +164,7 @@ def open_generation(directory: Path) -> Generation:
     """
     from safetensors.numpy import load_file
 
-    directory = Path(directory)
+    directory = pulled_directory(directory)
     manifest = read_manifest(directory, requires=("weights.safetensors", "quality.json"))
     if manifest.get("format") != FORMAT:
         raise ArtifactError(

@@ -23,7 +23,7 @@ from adc_features.inputs.vocabulary import Vocabulary
 from adc_features.parquet_files import read_parquet
 from adc_features.ranking.inputs import own_name
 from adc_features.serving.workspace import Workspace, trained_names
-from adc_features.store.offline.views import location_of
+from adc_features.store.offline.places import location_of
 
 REFERENCE = "reference.parquet"
 TRAIN = (

@@ -14,9 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from adc_features.codes.sids import CodeTimeline
-from adc_features.damage import READ_ERRORS
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import InputError
 from adc_features.parquet_files import reading
+from adc_features.uris import is_remote, local_path, open_uri
 
 
 class RowGroups(Protocol):
@@ -89,7 +89,7 @@ class ParquetGroups:
     Parameters
     ----------
     paths : path or sequence of paths
-        Files of one frame, read in this order.
+        Files of one frame, read in this order; their addresses where they are on an object store.
     columns : sequence of str, optional
         Columns to read; all by default.
 
@@ -97,6 +97,8 @@ class ParquetGroups:
     ------
     ArtifactError
         A file that is not Parquet.
+    StorageError
+        An object store refuses the credentials, or does not answer.
     InputError
         A column is missing, or a file has other columns than the first.
 
@@ -112,21 +114,18 @@ class ParquetGroups:
     def __init__(
         self, paths: Path | str | Sequence[Path | str], *, columns: Sequence[str] | None = None
     ) -> None:
-        self.paths = [Path(paths)] if isinstance(paths, str | Path) else [Path(p) for p in paths]
+        given = [paths] if isinstance(paths, str | Path) else list(paths)
+        self.paths = [p if is_remote(p) else local_path(p) for p in given]
         self.columns = None if columns is None else list(columns)
         self._places: list[tuple[int, int]] = []
         self._open: dict[int, pq.ParquetFile] = {}
         rows: list[int] = []
         schema = None
         for number, path in enumerate(self.paths):
-            try:
-                meta = pq.read_metadata(path)
+            with reading(path):
+                meta = self._file(number).metadata
                 names = meta.schema.to_arrow_schema()
                 _ = names.names  # decoded only now
-            except READ_ERRORS as error:
-                raise ArtifactError(
-                    f"{path} cannot be read as Parquet ({error}); give complete Parquet files"
-                ) from error
             if missing := sorted(set(self.columns or ()) - set(names.names)):
                 raise InputError(f"{path} has no column {', '.join(missing)}; it has {names.names}")
             if schema is not None and not names.equals(schema):
@@ -155,9 +154,13 @@ class ParquetGroups:
         path = self.paths[number]
         with reading(path):
             if number not in self._open:
-                self._open[number] = pq.ParquetFile(path, page_checksum_verification=True)
-            file = self._open[number]
-            return file.read_row_group(place, columns=self.columns, use_threads=False)
+                self._open[number] = self._file(number)
+            return self._open[number].read_row_group(place, columns=self.columns, use_threads=False)
+
+    def _file(self, number: int) -> pq.ParquetFile:
+        place = self.paths[number]
+        filesystem, path = open_uri(place) if is_remote(place) else (None, place)
+        return pq.ParquetFile(path, filesystem=filesystem, page_checksum_verification=True)
 
     def __getstate__(self) -> Mapping[str, Any]:
         return {**self.__dict__, "_open": {}}  # files are opened again where it arrives

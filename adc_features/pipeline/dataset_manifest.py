@@ -133,11 +133,14 @@ def retrieval_manifest(
     service: str | None = None,
     generation: str | None = None,
     unmatched: Mapping[str, int] | None = None,
+    tables: Mapping[str, Mapping[str, str]] | None = None,
     rows_in: int | None = None,
 ) -> dict[str, Any]:
     """What was retrieved: views and their unmatched rows, generation, rows, time range (UTC),
-    content hashes by column and of all, versions.
+    content hashes by column and of all, versions. tables: view -> the version of the Delta or
+    Iceberg table that was read, where it was one.
     """
+    tables = tables or {}
     rows = 0
     ranges: list[datetime] = []
 
@@ -157,7 +160,10 @@ def retrieval_manifest(
         "kind": "retrieval",
         "service": service,
         "generation": generation,
-        "views": {name: {"unmatched": count} for name, count in (unmatched or {}).items()},
+        "views": {
+            name: {"unmatched": count} | ({"table": dict(tables[name])} if name in tables else {})
+            for name, count in (unmatched or {}).items()
+        },
         "rows_in": rows if rows_in is None else rows_in,
         "rows": rows,
         "time_range": {"first": first, "last": last},
@@ -172,6 +178,13 @@ def retrieval_manifest(
         ),
         "versions": {name: version(name) for name in LIBRARIES},
     }
+
+
+def _table(view: Mapping[str, Any]) -> str:
+    """The version of a table that a view was read from, in words."""
+    if (table := view.get("table")) is None:
+        return "Parquet files"
+    return f"version {table['version']} of the {table['format']} table {table['table']}"
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
@@ -202,4 +215,8 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
             )
     if not said and list(then["columns"]) != list(now["columns"]):
         said.append("the columns are the same, in another order")
+    for view in sorted({*then["views"], *now["views"]}) if said else ():  # why they differ
+        versions = [_table(m["views"].get(view, {})) for m in (then, now)]
+        if versions[0] != versions[1]:
+            said.append(f"view {view}: {versions[0]} then, {versions[1]} now")
     return said

@@ -36,7 +36,7 @@ from feast import (
     ValueType,
     types,
 )
-from feast.data_format import ParquetFormat
+from feast.data_format import DeltaFormat, ParquetFormat
 from feast.data_source import DataSource, PushMode
 from feast.errors import SavedDatasetLocationAlreadyExists
 from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
@@ -104,6 +104,7 @@ __all__ = [
     "BytesList",
     "DataSource",
     "DeclaredOnDemandView",
+    "DeltaFormat",
     "DoubleList",
     "Entity",
     "EntityKeyProto",
@@ -156,6 +157,7 @@ __all__ = [
     "get_online_config_from_type",
     "get_online_store_from_config",
     "get_repo_files",
+    "iceberg_source",
     "named_type",
     "offered_by",
     "offline_store",
@@ -432,6 +434,13 @@ def postgresql_source() -> Any:
     )
 
     return PostgreSQLSource
+
+
+def iceberg_source() -> Any:
+    """The class of Iceberg sources; it needs no further package."""
+    from feast.infra.data_sources.contrib.iceberg_catalog.iceberg_source import IcebergSource
+
+    return IcebergSource
 
 
 def postgres_connection(config: Any) -> Any:

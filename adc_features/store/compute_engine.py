@@ -10,7 +10,7 @@ through Feast's own engine unchanged.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -104,8 +104,10 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
         columns = feast.LocalFeatureBuilder(registry, task, backend=backend).get_column_info(view)
         names = view.batch_source.field_mapping or {}
 
+        tables = self._pulled(registry, task, columns)
+
         def pieces() -> Iterator[pa.Table]:
-            for table in self._pulled(registry, task, columns):
+            for table in tables():
                 yield table.rename_columns([names.get(name, name) for name in table.column_names])
 
         event, created = columns.ts_col, columns.created_ts_col or None
@@ -115,21 +117,14 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
 
     def _pulled(
         self, registry: Any, task: feast.MaterializationTask, columns: Any
-    ) -> Iterator[pa.Table]:
-        """The rows of the task, in bounded pieces.
+    ) -> Callable[[], Iterator[pa.Table]]:
+        """What gives the rows of the task in bounded pieces, the same ones whenever it is called.
 
         An offline store that streams gives them so; others give the one table of Feast's interface.
         """
         view: Any = task.feature_view
         if not hasattr(self.offline_store, "streams"):
-            yield feast.create_offline_store_retrieval_job(
-                data_source=view.batch_source,
-                column_info=columns,
-                context=self.get_execution_context(registry, task),
-                start_time=task.start_time,
-                end_time=task.end_time,
-            ).to_arrow()
-            return
+            return lambda: iter([self._whole(registry, task, columns)])
         ours: Any = self.offline_store
         job: Any = ours.pull_all_from_table_or_query(
             config=self.repo_config,
@@ -142,11 +137,28 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
             end_date=task.end_time,
             types=declared_types(view),
         )
-        held: list[pa.Table] = []
-        for table in job.to_batches():
-            held.append(table)
-            if sum(map(len, held)) >= PIECE_ROWS:
-                yield pa.concat_tables(held)
-                held = []
-        if held:
+        for name, table in getattr(job, "tables", {}).items():
+            _log.info("stage=pull source=%s table=%s version=%s", name, *list(table.values())[1:])
+        return lambda: _in_pieces(job.to_batches())
+
+    def _whole(self, registry: Any, task: feast.MaterializationTask, columns: Any) -> pa.Table:
+        view: Any = task.feature_view
+        return feast.create_offline_store_retrieval_job(
+            data_source=view.batch_source,
+            column_info=columns,
+            context=self.get_execution_context(registry, task),
+            start_time=task.start_time,
+            end_time=task.end_time,
+        ).to_arrow()
+
+
+def _in_pieces(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows in tables of at least PIECE_ROWS, but for the last."""
+    held: list[pa.Table] = []
+    for table in tables:
+        held.append(table)
+        if sum(map(len, held)) >= PIECE_ROWS:
             yield pa.concat_tables(held)
+            held = []
+    if held:
+        yield pa.concat_tables(held)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +62,9 @@ class JoinFacts:
         Rows of the entity frame, and of the answer; always equal.
     unmatched : dict of str to int
         View name -> rows for which the view knew no feature row.
+    tables : dict of str to dict
+        View name -> format, address and version of the Delta or Iceberg table that it was read
+        from; views of Parquet files are not in it.
     """
 
     service: str
@@ -69,6 +72,7 @@ class JoinFacts:
     rows_in: int
     rows_out: int
     unmatched: dict[str, int]
+    tables: dict[str, dict[str, str]] = field(default_factory=dict)
 
 
 def training_features(
@@ -206,11 +210,14 @@ class PreparedJoin:
         ArtifactError
             A feature is newer than its row.
         """
+        from adc_features.store.offline.views import table_facts
+
         frame = _asked(entity_frame, self.views)
         features = _prepared_features(
             self.repo, self.views, self.prepared, frame, event_times=event_times
         )
-        return _answered(entity_frame, frame, self.service, self.views, features)
+        read = table_facts([view.source for view in self.prepared])
+        return _answered(entity_frame, frame, self.service, self.views, features, tables=read)
 
 
 def open_join(
@@ -343,6 +350,8 @@ def _answered(
     service: str,
     views: Sequence[FeatureView],
     features: pa.Table,
+    *,
+    tables: dict[str, dict[str, str]] | None = None,
 ) -> pa.Table:
     """The frame with its features, both checked, and the facts of the join."""
     if clash := sorted(set(frame.column_names) & set(features.column_names)):
@@ -360,6 +369,7 @@ def _answered(
         len(entity_frame),
         len(frame),
         _unmatched(views, features),
+        tables or {},
     )
     _log.info("stage=join service=%s rows=%d unmatched=%s", service, len(frame), facts.unmatched)
     return frame.replace_schema_metadata({_FACTS: json.dumps(facts.__dict__)})

@@ -38,11 +38,12 @@ from adc_features.store.offline.entity_rows import (
     with_utc_times,
 )
 from adc_features.store.offline.job import AsofRetrievalJob
+from adc_features.store.offline.places import Places, location_of
 from adc_features.store.offline.views import (
     declared_of,
     destination_of,
-    location_of,
     prepared_views,
+    table_facts,
     view_sources,
 )
 from adc_features.store.parquet.additions import (
@@ -149,10 +150,9 @@ class AsofOfflineStore(feast.OfflineStore):
             on_demand=on_demand,
         )
         if entity_df is None:
+            first, last = _bound(start_date, "start_date"), _bound(end_date, "end_date")
             start, end = feast.compute_non_entity_date_range(
-                feature_views,
-                start_date=_bound(start_date, "start_date"),
-                end_date=_bound(end_date, "end_date"),
+                feature_views, start_date=first, end_date=last
             )
             entity = keys_between(sources, start, end)
         else:
@@ -185,6 +185,7 @@ class AsofOfflineStore(feast.OfflineStore):
                 max_event_timestamp=span[1],
             ),
             repo_path=config.repo_path,
+            tables=table_facts(sources),
         )
 
     @staticmethod
@@ -220,11 +221,9 @@ class AsofOfflineStore(feast.OfflineStore):
             Files are missing or damaged.
         """
         times = (timestamp_field, *([created_timestamp_column] if created_timestamp_column else []))
-        filesystem, path = location_of(data_source, config.repo_path)
-        source = open_source(
-            path,
-            filesystem=filesystem,
-            of=f"source {data_source.name or path}",
+        place = Places.of(config).place(data_source)
+        source = place.opened(
+            of=f"source {data_source.name or place.path}",
             declared=Declared(
                 types or {},
                 keys=tuple(join_key_columns),
@@ -241,7 +240,8 @@ class AsofOfflineStore(feast.OfflineStore):
             for table in source.tables(columns, start=start, end=end):
                 yield _with_dummy_key(table, join_key_columns)
 
-        return AsofRetrievalJob(batches, repo_path=config.repo_path)
+        read = {data_source.name: place.table.facts} if place.table else {}
+        return AsofRetrievalJob(batches, repo_path=config.repo_path, tables=read)
 
     @staticmethod
     def pull_latest_from_table_or_query(
@@ -277,7 +277,7 @@ class AsofOfflineStore(feast.OfflineStore):
             ).newest()
             yield table.take(pa.array(np.sort(newest)))
 
-        return AsofRetrievalJob(batches, repo_path=config.repo_path)
+        return AsofRetrievalJob(batches, repo_path=config.repo_path, tables=everything.tables)
 
     @staticmethod
     def offline_write_batch(

@@ -87,6 +87,28 @@ def test_a_manifest_says_what_was_retrieved():
     assert set(made["versions"]) == {"adc-features", "feast", "pyarrow"}
 
 
+def test_the_version_of_a_table_is_on_record_and_explains_a_difference():
+    """It is named where the data differ, and is no difference by itself: a table that was
+    compacted gives the same rows.
+    """
+
+    def read(version: str, values=(1, 2)):
+        table = {"format": "Delta", "table": "s3://lake/clicks", "version": version}
+        return manifest(values, unmatched={"clicks": 0, "items": 1}, tables={"clicks": table})
+
+    then = read("3")
+    assert then["views"]["clicks"]["table"]["version"] == "3"
+    assert then["views"]["items"] == {"unmatched": 1}
+    assert differences(then, read("4")) == []
+    said = differences(then, read("4", (1, 5)))
+    assert said[-1] == (
+        "view clicks: version 3 of the Delta table s3://lake/clicks then, version 4 of the Delta"
+        " table s3://lake/clicks now"
+    )
+    plain = manifest((1, 5), unmatched={"clicks": 0, "items": 1})
+    assert differences(then, plain)[-1].endswith("s3://lake/clicks then, Parquet files now")
+
+
 def test_differences_name_what_changed():
     """Equal data have none; a changed value, count of misses, generation or column is named."""
     then = manifest([1, 2], generation="g1", unmatched={"item": 1})

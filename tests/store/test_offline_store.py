@@ -357,10 +357,8 @@ def test_zones_name_the_same_moment(fresh, zone):
     assert [r["count"] for r in clicks_of(stores["ours"], frame)] == [None, 11]
 
 
-def test_a_file_system_that_is_not_local_is_read_and_written(world, monkeypatch):
-    """Through the file system that Feast makes of an address (here fsspec's memory for s3://):
-    join, scan, new parts, a saved dataset.
-    """
+def test_a_file_system_that_is_not_local_is_read_and_written(world):
+    """By its address (here fsspec's memory://): join, scan, new parts, a saved dataset."""
     import fsspec
     from feast import FeatureView, Field, FileSource
     from feast.infra.offline_stores.file_source import SavedDatasetFileStorage
@@ -371,19 +369,12 @@ def test_a_file_system_that_is_not_local_is_read_and_written(world, monkeypatch)
 
     _, stores = world
     memory = fs.PyFileSystem(fs.FSSpecHandler(fsspec.filesystem("memory")))
-    make = FileSource.create_filesystem_and_path
-    bucket = staticmethod(
-        lambda path, *more: (
-            (memory, path.removeprefix("s3:/")) if path.startswith("s3://") else make(path, *more)
-        )
-    )
-    monkeypatch.setattr(FileSource, "create_filesystem_and_path", bucket)
     memory.create_dir("/bucket/far")
     with memory.open_output_stream("/bucket/far/0.parquet") as file:
         pq.write_table(clicks_table(CLICKS), file)
     source = FileSource(
         name="far",
-        path="s3://bucket/far",
+        path="memory://bucket/far",
         timestamp_field="event_timestamp",
         created_timestamp_column="created",
     )
@@ -423,7 +414,7 @@ def test_a_file_system_that_is_not_local_is_read_and_written(world, monkeypatch)
         (2, None),
         (3, 30),
     ]
-    found().persist(SavedDatasetFileStorage("s3://bucket/saved.parquet"))
+    found().persist(SavedDatasetFileStorage("memory://bucket/saved.parquet"))
     with memory.open_input_file("/bucket/saved.parquet") as file:
         assert pq.read_table(file)["count"].to_pylist() == [11, 20, 30]
 
@@ -958,17 +949,16 @@ def test_a_hundred_views_join(fresh):
     assert {tuple(table[f"v{n}__count"].to_pylist()) for n in range(100)} == {(10, None)}
 
 
-def test_sources_that_are_not_parquet_files_are_refused(fresh):
+def test_sources_of_other_kinds_are_refused(fresh):
     """Another kind of source is named, with what to do."""
-    from feast.data_format import DeltaFormat
+    from feast import PushSource
     from feast.infra.offline_stores.file_source import FileSource
 
     from adc_features.store.offline_store import AsofOfflineStore
 
-    source = FileSource(
-        path="somewhere", file_format=DeltaFormat(), timestamp_field="event_timestamp"
-    )
-    with pytest.raises(AdcError, match="DeltaFormat; this store reads Parquet"):
+    files = FileSource(path="somewhere", timestamp_field="event_timestamp")
+    source = PushSource(name="pushed", batch_source=files)
+    with pytest.raises(AdcError, match="PushSource; this store reads Parquet"):
         AsofOfflineStore.pull_all_from_table_or_query(
             fresh[1]["ours"].config, source, ["user_id"], [], "event_timestamp"
         )

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import InputError
-from adc_features.event_times import microseconds
+from adc_features.event_times import UTC_US, microseconds
 from adc_features.store.casts import MISFITS, fitted
 from adc_features.store.column_names import refuse_clashes
 from adc_features.store.join.asof import (
@@ -63,7 +63,7 @@ class ViewSource:
     keys: entity column -> source column. features: output column -> source column. types: output
     column -> the type it is returned in; a column without one keeps its own; seconds: those cut to
     whole seconds. key_types: entity column -> declared type, likewise. time, created: source
-    columns. ttl: None or 0 means any age.
+    columns. ttl: None or 0 means any age. table: a TableVersion, which is read instead of `path`.
     """
 
     name: str
@@ -77,6 +77,7 @@ class ViewSource:
     filesystem: Any = None
     key_types: Mapping[str, pa.DataType] = field(default_factory=dict)
     seconds: tuple[str, ...] = ()
+    table: Any = None
 
     @property
     def declared(self) -> Declared:
@@ -93,8 +94,8 @@ class ViewSource:
     @cached_property
     def files(self) -> Source:
         """The files, opened; raises ArtifactError naming what is missing or not Parquet."""
-        of = f"view {self.name}"
-        return open_source(self.path, filesystem=self.filesystem, of=of, declared=self.declared)
+        options = {"filesystem": self.filesystem, "table": self.table, "declared": self.declared}
+        return open_source(self.path, of=f"view {self.name}", **options)
 
     def check(self) -> None:
         """Raise InputError when a declared column is not in the files, or never of its type."""
@@ -344,9 +345,8 @@ class PreparedView:
 
     def event_times(self, rows: np.ndarray) -> pa.Array:
         """timestamp[us, UTC]: the event times of these rows, null for NO_ROW."""
-        return pa.array(self.index.times_of(rows), pa.int64(), mask=rows == NO_ROW).cast(
-            pa.timestamp("us", "UTC")
-        )
+        times = self.index.times_of(rows)
+        return pa.array(times, pa.int64(), mask=rows == NO_ROW).cast(UTC_US)
 
 
 def _in_one(column: pa.ChunkedArray) -> pa.Array:

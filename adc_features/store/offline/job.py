@@ -5,7 +5,7 @@ Reads: the batches of a join or a scan. Writes: saved datasets.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +13,15 @@ import pyarrow as pa
 
 from adc_features.errors import InputError
 from adc_features.store import _compat as feast
-from adc_features.store.offline.views import location_of
+from adc_features.store.offline.places import location_of
 from adc_features.store.parquet.additions import exists, is_directory, write_whole
 
 
 class AsofRetrievalJob(feast.RetrievalJob):
     """A join or a scan that runs when its result is asked for.
 
-    batches: the result in pieces, of one schema.
+    batches: the result in pieces, of one schema. tables: view (of a scan: source) -> format,
+    address and version of the Delta or Iceberg table that it reads, chosen when the job was made.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class AsofRetrievalJob(feast.RetrievalJob):
         on_demand: list[Any] | None = None,
         metadata: Any = None,
         repo_path: Path | None = None,
+        tables: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         super().__init__()
         self._batches, self._full_feature_names = batches, full_feature_names
         self._on_demand, self._metadata = on_demand or [], metadata
         self._repo_path = repo_path
+        self.tables = dict(tables or {})
 
     @property
     def full_feature_names(self) -> bool:

@@ -5,7 +5,7 @@ Reads: feature views, the settings of the offline store. Writes: nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from adc_features.store.casts import cut_to_seconds
 from adc_features.store.column_names import refuse_shared
 from adc_features.store.join.engine import PreparedView, ViewSource
 from adc_features.store.lmdb.feature_values import arrow_type, declared_types
+from adc_features.store.offline.places import Places, location_of
 from adc_features.store.parquet.opening import refuse_table_formats
 from adc_features.store.parquet.sources import Declared
 from adc_features.store.refresh import RefreshSchedule
@@ -34,14 +35,15 @@ def view_sources(
     *,
     full_feature_names: bool,
     on_demand: Sequence[Any] = (),
-    locate: Callable[[Any, Path | None], tuple[Any, str]] | None = None,
+    places: Places | None = None,
 ) -> list[ViewSource]:
     """Feast's views as the join reads them, in the names that the answer has.
 
     Field mappings are undone, join-key maps and full names applied. Two versions of one view asked
-    for at once get their version into the full name. locate: says where a source is; by default
-    `location_of`. Raises InputError when two features would have one name.
+    for at once get their version into the full name. places: by default fresh ones: tables are
+    pinned at their newest version now. Raises InputError when two features would have one name.
     """
+    places = places or Places.of(config)
     bases = [view.projection.name_alias or view.name for view in feature_views]
     sources: list[ViewSource] = []
     shown: list[tuple[str, str]] = []
@@ -51,7 +53,7 @@ def view_sources(
         names = [ref.split(":", 1)[1] for ref in feature_refs if ref.split(":", 1)[0] == asked]
         out = {name: f"{prefix}__{name}" if full_feature_names else name for name in names}
         shown += [(column, f"view {asked} feature {name}") for name, column in out.items()]
-        sources.append(_view_source(config, view, out, locate or location_of))
+        sources.append(_view_source(places, view, out))
     shown += _on_demand_columns(on_demand, feature_refs, full_feature_names=full_feature_names)
     keys = {
         key: f"join key {key} of view {source.name}" for source in sources for key in source.keys
@@ -60,12 +62,7 @@ def view_sources(
     return sources
 
 
-def _view_source(
-    config: Any,
-    view: Any,
-    out: Mapping[str, str],
-    locate: Callable[[Any, Path | None], tuple[Any, str]],
-) -> ViewSource:
+def _view_source(places: Places, view: Any, out: Mapping[str, str]) -> ViewSource:
     """One view. out: its features that are asked for -> the names of their columns."""
     source = view.batch_source
     if source is None:
@@ -73,7 +70,7 @@ def _view_source(
             f"view {view.name} has no batch source, so it has no history; give it one or leave"
             " it out"
         )
-    filesystem, path = locate(source, config.repo_path)
+    place = places.place(source)
     original = {new: old for old, new in (source.field_mapping or {}).items()}
     key_map = view.projection.join_key_map or {}
     types = {f.name: kind for f in view.features if (kind := arrow_type(f.dtype)) is not None}
@@ -82,8 +79,9 @@ def _view_source(
     created = source.created_timestamp_column
     return ViewSource(
         name=view.name,
-        path=path,
-        filesystem=filesystem,
+        path=place.path,
+        filesystem=place.filesystem,
+        table=place.table,
         keys={key_map.get(f.name, f.name): original.get(f.name, f.name) for f in keys},
         features={column: original.get(name, name) for name, column in out.items()},
         types=kinds,
@@ -97,6 +95,11 @@ def _view_source(
         created=original.get(created, created) or None,
         ttl=view.ttl,
     )
+
+
+def table_facts(sources: Sequence[ViewSource]) -> dict[str, dict[str, str]]:
+    """View -> the version of the table that it reads, of views of Delta and Iceberg tables."""
+    return {source.name: source.table.facts for source in sources if source.table is not None}
 
 
 def prepared_views(
@@ -170,22 +173,3 @@ def destination_of(config: Any, view: Any) -> tuple[Any, str]:
     filesystem, path = location_of(view.batch_source, config.repo_path)
     refuse_table_formats(path, filesystem=filesystem, of=f"view {view.name}")
     return filesystem, path
-
-
-def location_of(source: Any, repo_path: Path | None) -> tuple[Any, str]:
-    """File system and path of a Parquet source. Raises InputError for other sources and formats."""
-    if not isinstance(source, feast.FileSource) or not (
-        source.file_format is None or isinstance(source.file_format, feast.ParquetFormat)
-    ):
-        is_file = isinstance(source, feast.FileSource)
-        kind = type(source.file_format if is_file else source).__name__
-        raise InputError(
-            f"the source is a {kind}; this store reads Parquet through FileSource, use another"
-            " offline store for it"
-        )
-    absolute = feast.FileSource.get_uri_for_file_path(
-        repo_path=repo_path, uri=source.file_options.uri
-    )
-    return feast.FileSource.create_filesystem_and_path(
-        str(absolute), source.file_options.s3_endpoint_override
-    )

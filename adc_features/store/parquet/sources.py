@@ -20,10 +20,12 @@ from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import UTC_US, is_time, time_bounds
 from adc_features.store.casts import MISFITS, family, fitted
+from adc_features.uris import storage_error
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
 
+DAMAGED = "the file is damaged or half-written, write it again"
 _WHOLE = {"batch_size": 1 << 30, "use_threads": False}
 
 
@@ -61,10 +63,22 @@ class Run:
 
 
 class Source:
-    """Files under `path`, in runs. of: what they are called in messages."""
+    """Files under `path`, in runs. of: what they are called in messages; advice: what to do about
+    one that cannot be read. held: what lives as long as the files are read.
+    """
 
-    def __init__(self, of: str, path: str, runs: Sequence[Run], declared: Declared) -> None:
+    def __init__(
+        self,
+        of: str,
+        path: str,
+        runs: Sequence[Run],
+        declared: Declared,
+        *,
+        advice: str = DAMAGED,
+        held: Any = None,
+    ) -> None:
         self.of, self.path, self.runs, self.declared = of, path, tuple(runs), declared
+        self._advice, self._held = advice, held
         self._kinds: dict[str, pa.DataType] = {}
 
     @cached_property
@@ -116,7 +130,7 @@ class Source:
             keep = self._bounds(run, start, end)
             found = [part.subset(keep) for part in run.files.get_fragments(filter=keep)]
             runs.append(replace(run, files=_dataset(found, run.files.schema, run.files)))
-        return Source(self.of, self.path, runs, self.declared)
+        return Source(self.of, self.path, runs, self.declared, advice=self._advice, held=self._held)
 
     def groups(self) -> list[tuple[Run, Any]]:
         """The row groups that have rows, in order, each with its run."""
@@ -187,9 +201,8 @@ class Source:
         try:
             yield
         except READ_ERRORS as error:
-            raise ArtifactError(
-                f"{self.of}: {self.path} cannot be read ({error}); the file is damaged or"
-                " half-written, write it again"
+            raise storage_error(error, self.path) or ArtifactError(
+                f"{self.of}: {self.path} cannot be read ({error}); {self._advice}"
             ) from error
 
     def _bounds(self, run: Run, start: datetime | None, end: datetime | None) -> Any:

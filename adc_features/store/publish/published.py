@@ -11,10 +11,12 @@ import pyarrow.compute as pc
 
 from adc_features.artifact import MANIFEST, file_hash
 from adc_features.clock import moment
+from adc_features.codes.generation import check_generation_id
 from adc_features.codes.rows import TIME, sid_table, with_missing_visible
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.parquet_files import read_parquet
+from adc_features.pulled import pulled_directory
 from adc_features.store.definitions import ENTITY_OF, JOIN_KEY, id_type, statistics_schemas
 from adc_features.store.packed.overlay import OverlayReader
 from adc_features.store.packed.timeline import PackedTimeline, open_timeline
@@ -26,8 +28,10 @@ from adc_features.store.repository import (
     live_generations,
     publication_manifest,
     publication_path,
+    sid_view_name,
     statistics_path,
 )
+from adc_features.uris import below, is_remote, local_path
 
 LAST_TIME = "_last_time"
 """Suffix of statistics that hold the time of the last event contained: int64, microseconds since
@@ -150,13 +154,15 @@ def newest_published(repo: Path) -> datetime | None:
     return max(times, default=None)
 
 
-def published_timeline(repo: Path, generation_id: str) -> PackedTimeline:
+def published_timeline(repo: Path | str, generation_id: str) -> PackedTimeline:
     """The snapshots of a generation, memory-mapped, to look up codes as of the time of each row.
 
     Parameters
     ----------
-    repo : Path
-        A Feast repository.
+    repo : Path or str
+        A Feast repository; or its address on an object store, of which the published snapshots
+        are copied to this machine and verified. Items that came since the newest snapshot are in
+        the live directory of a local repository, and not in such a copy.
     generation_id : str
         The generation.
 
@@ -184,6 +190,10 @@ def published_timeline(repo: Path, generation_id: str) -> PackedTimeline:
     Feast documentation, "Point-in-time joins":
     https://docs.feast.dev/getting-started/concepts/point-in-time-joins
     """
+    if is_remote(repo):
+        place = below(repo, f"data/{sid_view_name(check_generation_id(generation_id))}")
+        return open_timeline(pulled_directory(place)).timeline
+    repo = local_path(repo)
     live = live_generation(repo, generation_id)
     timeline = open_timeline(publication_path(repo, live.id), tries=6).timeline
     return timeline.overlaid(OverlayReader(repo, live).now())

@@ -33,6 +33,7 @@ from adc_features.store.column_names import refuse_doubled
 from adc_features.store.freshness import as_read, check_views
 from adc_features.store.history import reads_parquet_itself
 from adc_features.store.offline.other_stores import distinct_rows
+from adc_features.store.parquet.table_version import note_tables
 from adc_features.store.refresh import RefreshSchedule, stale_only
 from adc_features.store.registry import open_any_store
 from adc_features.store.repository import UNSAFE_OFFLINE_STORES, settings
@@ -82,7 +83,8 @@ def join_service(
     pyarrow.Table, N rows
         The entity rows in their order, keys in their declared types and times as timestamp[us,
         UTC], then the features in the order asked, in the Arrow types of their declared Feast
-        types; null where nothing is known, where it expired, and where a key is null.
+        types; null where nothing is known, where it expired, and where a key is null. Its metadata
+        says which versions of Delta and Iceberg tables were read: `tables_read`.
 
     Raises
     ------
@@ -96,8 +98,9 @@ def join_service(
     plan = service_plan(store, schema, features)
     refresh = _stale(refresh, plan, schema)
     frame = _checked(entity_rows, plan, schema)
+    tables: dict[str, dict[str, str]] = {}
     if reads_parquet_itself(store):
-        stored = _by_our_store(store, plan, frame, refresh)
+        stored = _by_our_store(store, plan, frame, refresh, tables)
     else:
         rows = settings(repo).join_rows
         stored = [
@@ -123,7 +126,7 @@ def join_service(
     _log.info(
         "stage=join service=%s rows=%d features=%d", schema.service, len(frame), len(plan.order)
     )
-    return frame
+    return frame.replace_schema_metadata(note_tables(tables))
 
 
 def _stale(
@@ -232,8 +235,11 @@ def _by_our_store(
     plan: ServicePlan,
     frame: pa.Table,
     refresh: Mapping[str, RefreshSchedule],
+    tables: dict[str, dict[str, str]],
 ) -> list[dict[str, pa.ChunkedArray]]:
-    """Feature -> column, for each stored view: by the join of AsofOfflineStore, without a job."""
+    """Feature -> column, for each stored view: by the join of AsofOfflineStore, without a job.
+    tables: is filled with the versions of tables that were read.
+    """
     return [
         {
             name: _declared(
@@ -243,7 +249,7 @@ def _by_our_store(
             )
             for name in stored.features
         }
-        for stored, joined, place in _our_joins(store, plan, frame, refresh)
+        for stored, joined, place in _our_joins(store, plan, frame, refresh, tables=tables)
     ]
 
 
@@ -254,12 +260,15 @@ def _our_joins(
     refresh: Mapping[str, RefreshSchedule],
     *,
     event_times: bool = False,
+    tables: dict[str, dict[str, str]] | None = None,
 ) -> Iterator[tuple[StoredView, JoinedColumns, np.ndarray | None]]:
     """Each stored view, what was joined for the rows with all keys, and every row's place among
-    them (see `_known`)."""
+    them (see `_known`). tables: as for `_by_our_store`."""
     from adc_features.store.join.engine import joined_columns
-    from adc_features.store.offline.views import prepared_views, view_sources
+    from adc_features.store.offline.places import Places
+    from adc_features.store.offline.views import prepared_views, table_facts, view_sources
 
+    places = Places.of(store.config)  # a table that two views read has one version
     for stored in plan.stored:
         view = copy.copy(stored.view)
         view.projection = copy.copy(view.projection)
@@ -269,7 +278,9 @@ def _our_joins(
             own: column for own, column in stored.keys.items() if own != column
         }
         refs = [f"{view.name}:{name}" for name in stored.features]
-        sources = view_sources(store.config, [view], refs, full_feature_names=True)
+        sources = view_sources(store.config, [view], refs, full_feature_names=True, places=places)
+        if tables is not None:
+            tables |= table_facts(sources)
         rows, place = _known(frame, list(stored.keys.values()))
         keyed = rows.select([*stored.keys.values(), _TIME])
         until = pc.max(keyed[_TIME]).as_py() if len(keyed) else None

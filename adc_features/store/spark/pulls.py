@@ -18,7 +18,6 @@ from adc_features.store import _compat as feast
 from adc_features.store.casts import cut_to_seconds
 from adc_features.store.join.engine import ViewSource
 from adc_features.store.offline.entity_rows import TIME as ENTITY_TIME
-from adc_features.store.parquet.opening import open_source
 from adc_features.store.parquet.sources import Declared
 from adc_features.store.spark.matching import (
     ViewShape,
@@ -32,10 +31,10 @@ from adc_features.store.spark.routes import ByKeys
 from adc_features.store.spark.session import in_words
 from adc_features.store.spark.sources import (
     Rows,
+    SparkPlaces,
     file_rows,
     frame_rows,
     is_spark_source,
-    located,
     opened,
     quoted,
 )
@@ -136,13 +135,12 @@ class Scanned:
             times=times,
             seconds=cut_to_seconds(self.types, but=(*self.keys, *times)),
         )
-        filesystem, path = located(self.source, repo_path)
-        of = f"source {self.source.name or path}"
+        place = SparkPlaces(repo_path).place(self.source)
+        of = f"source {self.source.name or place.path}"
         if is_spark_source(self.source):
-            frame, files = opened(spark, self.source, path, of=of, declared=declared)
+            frame, files = opened(spark, self.source, place.path, of=of, declared=declared)
         else:
-            frame = None
-            files = open_source(path, filesystem=filesystem, of=of, declared=declared)
+            frame, files = None, place.opened(of=of, declared=declared)
         names = tuple(dict.fromkeys([*self.keys, *(self.features or files.names), *times]))
         files.check(names)
         features = [name for name in names if name not in (*self.keys, *times)]

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
@@ -22,7 +21,7 @@ import pyarrow as pa
 
 from adc_features.errors import InputError
 from adc_features.store.join.engine import ViewSource
-from adc_features.store.offline.views import location_of
+from adc_features.store.offline.places import Place, Places
 from adc_features.store.parquet.sources import Declared, Run, Source
 from adc_features.store.spark.matching import ViewShape
 from adc_features.store.spark.pieces import PIECES, Piece, as_batch
@@ -84,11 +83,24 @@ def is_spark_source(source: Any) -> bool:
     return hasattr(source, "spark_options")
 
 
-def located(source: Any, repo_path: Path | None) -> tuple[Any, str]:
-    """File system and path of a source; of Spark's sources None and what they name."""
-    if is_spark_source(source):
-        return None, str(source.table or source.path or source.query)
-    return location_of(source, repo_path)
+class SparkPlaces(Places):
+    """Places of sources that Spark reads, and of Parquet files."""
+
+    def place(self, source: Any) -> Place:
+        """Of one of Spark's sources, what it names.
+
+        Raises InputError for sources of other kinds, and for tables that Spark does not read
+        itself: where files hold deleted rows, what is left was written on this machine alone.
+        """
+        if is_spark_source(source):
+            return Place(str(source.table or source.path or source.query))
+        found = super().place(source)
+        if found.table is not None:
+            raise InputError(
+                f"source {source.name} is a table that this process would read; declare it as a"
+                " SparkSource with its table_format, so that Spark's executors do"
+            )
+        return found
 
 
 def opened(spark: SparkSession, source: Any, path: str, *, of: str, declared: Declared) -> Any:
@@ -258,12 +270,12 @@ def quoted(name: str) -> str:
 
 __all__ = [
     "Rows",
+    "SparkPlaces",
     "SparkView",
     "arrow_schema",
     "file_rows",
     "frame_rows",
     "is_spark_source",
-    "located",
     "opened",
     "parts_frame",
     "quoted",

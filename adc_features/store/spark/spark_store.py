@@ -26,7 +26,7 @@ from adc_features.store.spark.job import SparkRetrievalJob
 from adc_features.store.spark.plan import Joined, Settings, joined
 from adc_features.store.spark.pulls import Scanned, key_times
 from adc_features.store.spark.session import spark_session
-from adc_features.store.spark.sources import is_spark_source, located, spark_view
+from adc_features.store.spark.sources import SparkPlaces, is_spark_source, spark_view
 
 
 class SparkAsofOfflineStoreConfig(feast.FeastConfigBaseModel):
@@ -122,7 +122,7 @@ class SparkAsofOfflineStore(feast.OfflineStore):
             feature_refs,
             full_feature_names=full_feature_names,
             on_demand=on_demand,
-            locate=located,
+            places=SparkPlaces.of(config),
         )
         spark = spark_session(config.offline_store.spark_conf)
         batch_sources = [view.batch_source for view in feature_views]
