@@ -18,34 +18,22 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import fs
 
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import ArtifactError
+from adc_features.uris import Opened, is_remote, open_uri, reaching
 
 BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
 class Place:
-    """A file or folder. uri: a path of this machine, or a URI that pyarrow or fsspec knows."""
+    """A file or folder. uri: a path of this machine, or an address that `open_uri` knows."""
 
     uri: str
 
     @cached_property
-    def _opened(self) -> tuple[fs.FileSystem, str]:
-        if "://" not in self.uri:
-            return fs.LocalFileSystem(), os.path.abspath(self.uri)
-        try:
-            return fs.FileSystem.from_uri(self.uri)
-        except pa.ArrowInvalid as error:
-            try:
-                from fsspec.core import url_to_fs
-
-                found, path = url_to_fs(self.uri)
-            except (ImportError, ValueError):
-                raise InputError(
-                    f"{self.uri} names no file system that is known here ({error}); give a path, or"
-                    " a URI such as s3://bucket/folder"
-                ) from error
-            return fs.PyFileSystem(fs.FSSpecHandler(found)), path
+    def _opened(self) -> Opened:
+        opened = open_uri(self.uri)
+        return opened if is_remote(self.uri) else opened._replace(path=os.path.abspath(opened.path))
 
     @property
     def files(self) -> fs.FileSystem:
@@ -60,7 +48,7 @@ class Place:
     @property
     def is_local(self) -> bool:
         """Whether it is a path of this machine."""
-        return isinstance(self.files, fs.LocalFileSystem)
+        return not is_remote(self.uri)
 
     def below(self, name: str) -> "Place":
         """A file or folder below it, as a place of its own."""
@@ -175,13 +163,14 @@ class Place:
     @contextmanager
     def _answering(self, name: str) -> Iterator[None]:
         try:
-            yield
+            with reaching(self.uri):
+                yield
         except OSError as error:
             if self.is_local and getattr(error, "errno", None) is not None:
                 raise  # the system's own words, of a full disk or a missing right
             raise ArtifactError(
                 f"{self.uri}: {name or 'it'} cannot be read or written ({error}); check that it is"
-                " there, and the credentials of the store"
+                " there"
             ) from error
 
 

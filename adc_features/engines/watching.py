@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 
 from adc_features.engines.parts import Part
 from adc_features.engines.places import Place
-from adc_features.errors import ArtifactError
+from adc_features.errors import AdcError
 
 EVERY = 2.0
 """Seconds between two looks."""
@@ -31,7 +31,7 @@ def watching(
 
     def watch() -> None:
         while not ended.wait(every):
-            with suppress(ArtifactError, OSError):  # a store that does not answer: at the next look
+            with suppress(AdcError, OSError):  # a store that does not answer: at the next look
                 look()
 
     thread = threading.Thread(target=watch, daemon=True)

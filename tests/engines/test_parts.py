@@ -174,7 +174,7 @@ def test_a_place_is_a_path_or_a_uri(tmp_path):
         assert place.listed(recursive=True) == []
         with pytest.raises((ArtifactError, FileNotFoundError)):
             place.read("a/b.txt")
-    with pytest.raises(InputError, match="no file system"):
+    with pytest.raises(InputError, match="has scheme"):
         Place("nosuch://here").info()
     assert Place("s3://bucket/x?region=here").below("y").uri == "s3://bucket/x/y?region=here"
 
