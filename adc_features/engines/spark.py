@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from adc_features.engines.parts import Outcome, Part, PartWork, outcome, rows_of, stopped
 from adc_features.engines.watching import watching
-from adc_features.errors import MissingExtraError
+from adc_features.errors import InputError, MissingExtraError
 from adc_features.extras import require
 
 QUIET = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
@@ -27,9 +27,11 @@ def spark_session(settings: Mapping[str, str]) -> Any:
     """The running Spark session, or a new one with these settings (`spark.master` and the like; by
     default all cores of this machine).
 
-    Raises MissingExtraError when pyspark, or Java for a new session, is not there.
+    Raises MissingExtraError when pyspark, or Java for a new session, is not there, InputError when
+    the session does not start.
     """
     require("pyspark")
+    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
     if (running := SparkSession.getActiveSession()) is not None:
@@ -43,12 +45,18 @@ def spark_session(settings: Mapping[str, str]) -> Any:
             extra="spark",
         )
     if not remote and _is_here(settings):
-        # its workers run on this machine: let them be this Python and not the first on $PATH
+        # its workers run on this machine: let them be this Python and not the first on $PATH;
+        # pyspark reads the variable, and none of its settings, when a context starts
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     builder = SparkSession.builder.appName("adc-features")
     for name, value in {**({} if remote else QUIET), **settings}.items():
         builder = builder.config(name, value)
-    return builder.getOrCreate()
+    try:
+        return builder.getOrCreate()
+    except (PySparkException, OSError) as error:
+        raise InputError(
+            f"Spark did not start ({error}); correct its settings, or start a session before"
+        ) from error
 
 
 def _is_here(settings: Mapping[str, str]) -> bool:

@@ -1,7 +1,6 @@
 """Spark and Ray write the same codes as this process, to the bit, and fail in our own words."""
 
 import os
-import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -18,22 +17,13 @@ from adc_features.engines.spark import spark_session
 from adc_features.errors import ArtifactError, InputError, MissingExtraError
 from adc_features.tokenizer.encode import encode
 
-MASTER = "local[2]"
-
-
-def spark_or_skip() -> None:
-    pytest.importorskip("pyspark", reason="pyspark is not installed: adc-features[spark]")
-    if shutil.which("java") is None:
-        pytest.skip("Java is not installed; apt install openjdk-17-jre-headless")
-
 
 @pytest.fixture(scope="module", params=["spark", "ray"])
-def engine(request, tmp_path_factory):
-    """A small cluster on this machine, ended with the module."""
+def engine(request):
+    """A small cluster on this machine."""
     if request.param == "spark":
-        spark_or_skip()
-        yield engine_of("spark", {"spark.master": MASTER, "spark.driver.memory": "512m"})
-        spark_session({}).stop()
+        request.getfixturevalue("spark")
+        yield engine_of("spark")
         return
     ray = pytest.importorskip("ray", reason="ray is not installed: adc-features[ray]")
     yield engine_of("ray", {"num_cpus": 2, "include_dashboard": False, "logging_level": "ERROR"})
@@ -89,25 +79,31 @@ def dies_once(mark: Path):
 
 
 def test_a_worker_that_dies_leaves_whole_parts_and_the_same_result(engine, items, tmp_path):
-    """Where the engine tries again, or the command is run again, every part is there once and
-    whole; what was finished before is kept.
-    """
+    """The engine tries again: every part is there once and whole."""
     source, out = open_source(str(items)), tmp_path / "out"
     work = PartWork(str(items), ("item_id",), dies_once(tmp_path / "died"), str(out))
-    if engine.name == "spark":  # a local one does not try again
-        with pytest.raises(ArtifactError, match=r"Spark stopped: .*finished parts are kept"):
-            engine.run(work, source.parts, told=lambda rows: None)
     rows = engine.run(work, source.parts, told=lambda rows: None)
     assert (tmp_path / "died").exists()
     assert rows == {0: 139, 1: 86, 2: 75}
-    assert sorted(p.name for p in out.iterdir()) == [p.name for p in source.parts]
+    assert sorted(p.name for p in out.glob("*.parquet")) == [p.name for p in source.parts]
     tables = [pq.read_table(out / part.name) for part in source.parts]
     assert pa.concat_tables(tables)["item_id"].to_pylist() == catalogue().item_ids.tolist()
 
 
-def test_spark_without_java_or_pyspark_says_what_to_install(monkeypatch):
+def dies_always(piece: pa.Table) -> pa.Table:
+    """What kills its process with every item."""
+    os._exit(9)
+
+
+def test_an_engine_that_gives_up_says_what_is_kept(spark, items, tmp_path):
+    """Where workers die again and again."""
+    work = PartWork(str(items), ("item_id",), dies_always, str(tmp_path / "out"))
+    with pytest.raises(ArtifactError, match=r"Spark stopped: .*finished parts are kept"):
+        engine_of("spark").run(work, open_source(str(items)).parts, told=lambda rows: None)
+
+
+def test_spark_without_java_or_pyspark_says_what_to_install(spark, monkeypatch):
     """Before anything is started: the extra, or a Java runtime."""
-    spark_or_skip()
     from pyspark.sql import SparkSession
 
     monkeypatch.setattr(SparkSession, "getActiveSession", lambda: None)

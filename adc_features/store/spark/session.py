@@ -6,16 +6,14 @@ our workers is said again as the error that was raised there.
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from adc_features.engines.spark import spark_session as engine_session
 from adc_features.errors import AdcError, ArtifactError, InputError
-from adc_features.extras import extra_modules
+from adc_features.extras import require
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -27,33 +25,16 @@ _SAID = re.compile(rf"^adc_features\.errors\.({'|'.join(_OURS)}): (.+)$", re.M)
 
 
 def spark_session(settings: Mapping[str, str] | None) -> SparkSession:
-    """The active session, or a new one with these settings; the workers of a local one run this
-    Python, where PYSPARK_PYTHON names no other.
+    """The active session, or a new one with these settings.
 
-    Raises MissingExtraError without pyspark, InputError for a Spark that is too old, and for one
-    that does not start.
+    Raises MissingExtraError without pyspark or Java, InputError for a Spark that is too old, and
+    for one that does not start.
     """
-    with extra_modules():
-        import pyspark
-        from pyspark.errors import PySparkException
-        from pyspark.sql import SparkSession
+    require("pyspark")
+    import pyspark
+
     refuse_old(pyspark.__version__)
-    if (active := SparkSession.getActiveSession()) is not None:
-        return _classic(active)
-    _require_java(settings or {})
-    builder = SparkSession.builder
-    for name, value in ({"spark.sql.session.timeZone": "UTC"} | dict(settings or {})).items():
-        builder = builder.config(name, value)
-    if (settings or {}).get("spark.master", "local").startswith("local"):
-        # pyspark reads the variable, and none of its settings, when a context starts
-        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    try:
-        return _classic(builder.getOrCreate())
-    except (PySparkException, OSError) as error:
-        raise InputError(
-            f"Spark did not start ({error}); correct spark_conf of the offline store, or start a"
-            " session before"
-        ) from error
+    return _classic(engine_session({"spark.sql.session.timeZone": "UTC"} | dict(settings or {})))
 
 
 def refuse_old(version: str) -> None:
@@ -75,19 +56,6 @@ def _classic(session: Any) -> SparkSession:
         )
     found: SparkSession = session
     return found
-
-
-def _require_java(settings: Mapping[str, str]) -> None:
-    """Raise InputError where Spark would look for Java and find none."""
-    if settings.get("spark.remote") or os.environ.get("SPARK_REMOTE"):
-        return
-    home = os.environ.get("JAVA_HOME")
-    if shutil.which(f"{home}/bin/java" if home else "java") is None:
-        where = f"JAVA_HOME={home}" if home else "the PATH"
-        raise InputError(
-            f"Spark needs Java 17 or later, and there is none in {where}; install it, or set"
-            " JAVA_HOME"
-        )
 
 
 @contextmanager
