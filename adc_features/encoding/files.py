@@ -32,7 +32,7 @@ from adc_features.encoding.output import (
 )
 from adc_features.encoding.piece import GENERATION, PREVIOUS, EncodePiece, Reads, reads_of
 from adc_features.engines import Engine, engine_of
-from adc_features.engines.parts import PIECE, PartWork, Source, open_source, pieces
+from adc_features.engines.parts import PART, PartWork, Source, open_source, pieces
 from adc_features.engines.places import Place
 from adc_features.errors import ArtifactError, InputError
 from adc_features.file_lock import file_lock
@@ -121,7 +121,7 @@ def encode_files(
         if (there := _finished(target, made_of)) is not None:
             return there
         check_ids(lambda: _ids(source), source.rows)
-        _prepare(target, {**made_of, "piece": PIECE}, generation, previous)
+        _prepare(target, {**made_of, "parts": PART}, generation, previous)
         function = EncodePiece(target.uri, frozen.codebook_hash, held, as_of, engine.cores)
         work = PartWork(source.place.uri, reads.columns, function, target.below(PARTIAL).uri)
         _run(engine, source, work, progress)

@@ -20,8 +20,12 @@ from adc_features.engines.places import Place
 from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.parquet_files import reading
 
-PIECE = 48 * 1024
-"""Rows that go through the function at once."""
+PIECE = 16 * 1024
+"""Rows that go through the function at once. Encoding three vectors of 128 takes 0.65 GB in all;
+with pieces of 48k it took 0.9 GB, and was no faster.
+"""
+PART = 48 * 1024
+"""Rows of small row groups that are taken together as one part."""
 TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
 """Folders that say whose table a directory is: its Parquet files hold deleted rows as well."""
 
@@ -59,7 +63,7 @@ class Source:
         return sum(part.rows for part in self.parts)
 
 
-def open_source(uri: str, *, rows_a_part: int = PIECE) -> Source:
+def open_source(uri: str, *, rows_a_part: int = PART) -> Source:
     """A source, its footers read. rows_a_part: row groups are taken together up to so many rows.
 
     Raises InputError when there are no Parquet files or no rows, when two files have other columns,
