@@ -27,7 +27,8 @@ _SAID = re.compile(rf"^adc_features\.errors\.({'|'.join(_OURS)}): (.+)$", re.M)
 
 
 def spark_session(settings: Mapping[str, str] | None) -> SparkSession:
-    """The active session, or a new one with these settings.
+    """The active session, or a new one with these settings; the workers of a local one run this
+    Python, where PYSPARK_PYTHON names no other.
 
     Raises MissingExtraError without pyspark, InputError for a Spark that is too old, and for one
     that does not start.
@@ -41,8 +42,11 @@ def spark_session(settings: Mapping[str, str] | None) -> SparkSession:
         return _classic(active)
     _require_java(settings or {})
     builder = SparkSession.builder
-    for name, value in _completed(settings or {}).items():
+    for name, value in ({"spark.sql.session.timeZone": "UTC"} | dict(settings or {})).items():
         builder = builder.config(name, value)
+    if (settings or {}).get("spark.master", "local").startswith("local"):
+        # pyspark reads the variable, and none of its settings, when a context starts
+        os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     try:
         return _classic(builder.getOrCreate())
     except (PySparkException, OSError) as error:
@@ -84,14 +88,6 @@ def _require_java(settings: Mapping[str, str]) -> None:
             f"Spark needs Java 17 or later, and there is none in {where}; install it, or set"
             " JAVA_HOME"
         )
-
-
-def _completed(settings: Mapping[str, str]) -> dict[str, str]:
-    """Settings with what a local session needs besides: this Python in its workers, UTC."""
-    added = {"spark.sql.session.timeZone": "UTC"}
-    if settings.get("spark.master", "local").startswith("local"):
-        added["spark.pyspark.python"] = os.environ.get("PYSPARK_PYTHON", sys.executable)
-    return added | dict(settings)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """One Spark for all tests that need it."""
 
 import importlib.util
+import os
 import shutil
 import sys
 
@@ -16,8 +17,8 @@ def spark():
         pytest.skip("there is no Java")
     from pyspark.sql import SparkSession
 
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     settings = {
-        "spark.pyspark.python": sys.executable,
         "spark.ui.enabled": "false",
         "spark.ui.showConsoleProgress": "false",
         "spark.log.level": "OFF",
