@@ -31,7 +31,7 @@ SPARK_CONF = {
     "spark.master": "local[2]",
     "spark.ui.enabled": "false",
     "spark.log.level": "ERROR",
-    "spark.driver.memory": "6g",
+    "spark.driver.memory": "2g",
     "spark.sql.shuffle.partitions": "8",
     "spark.sql.session.timeZone": "UTC",
 }
@@ -118,7 +118,8 @@ def ours(store: Any, features: list[str], directory: Path, out: Path) -> Callabl
 
 
 def feast_spark(directory: Path, out: Path) -> Callable[[], Any]:
-    store, features = spark_store(directory, {"type": "spark", "spark_conf": SPARK_CONF})
+    settings = SPARK_CONF | {"spark.driver.memory": "6g"}  # it fails with less at a million rows
+    store, features = spark_store(directory, {"type": "spark", "spark_conf": settings})
 
     def work() -> None:
         from feast.infra.offline_stores.contrib.spark_offline_store import spark
