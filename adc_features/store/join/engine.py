@@ -40,6 +40,7 @@ from adc_features.store.join.gather import (
 )
 from adc_features.store.join.kept_index import IndexCache
 from adc_features.store.join.key_codes import KeyCodes
+from adc_features.store.join.side_by_side import each
 from adc_features.store.parquet.opening import open_source
 from adc_features.store.parquet.sources import Declared, Source
 from adc_features.store.refresh import RefreshSchedule
@@ -239,19 +240,22 @@ class PreparedView:
         }
 
     def _read_at(self, picks: RowPicks) -> dict[str, pa.Array]:
-        """Columns from the files, one column of one row group in memory at a time.
+        """Columns from the files, in each thread one column of one row group in memory at a time.
 
         Groups of which nothing is asked are not read.
         """
         parts = picks.by_piece(self._read.starts)
-        answer = {}
-        for out, name in self.source.features.items():
+
+        def values(out: str) -> pa.Array:
+            name = self.source.features[out]
             gathering = Gathering(picks, self.source.types.get(out, self._read.files.kind(name)))
             for part in parts:
                 piece = self._piece(self._read.groups[part.piece], out)
                 gathering.add(part, piece, numbers_of(piece))
-            answer[out] = gathering.result()
-        return answer
+            return gathering.result()
+
+        columns = list(self.source.features)
+        return dict(zip(columns, each(values, columns), strict=True))
 
     def _piece(self, group: Any, out: str) -> pa.Array:
         """One column of one row group, in its declared type."""

@@ -336,3 +336,13 @@ def test_numbers_of_one_bit_pattern_in_their_low_digits_are_ordered():
     numbers = np.append(np.full(1 << 16, 3 << 30), [1 << 61, 5, 1 << 40])
     numbers += np.append(np.random.default_rng(0).permutation(1 << 16) << 10, [0, 0, 0])
     assert (radix_sorted(numbers.copy(), below=0) == np.sort(numbers)).all()
+
+
+@pytest.mark.parametrize("place", [0, 65_535, 65_536, 99_998])
+def test_numbers_in_order_are_left_where_they_are(place):
+    """What is sorted comes back as it is; one pair out of order, wherever it stands, is found."""
+    numbers = np.arange(100_000) << 10
+    assert radix_sorted(numbers, below=10) is numbers
+    swapped = numbers.copy()
+    swapped[[place, place + 1]] = swapped[[place + 1, place]]
+    assert (radix_sorted(swapped, below=10) == numbers).all()
