@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
+from pydantic import Field
 
 from adc_features.clock import utc
 from adc_features.store import _compat as feast
@@ -61,6 +62,21 @@ from adc_features.store.parquet.sources import Declared
 from adc_features.store.pushes import pushed_table, source_frame
 
 
+class IndexCacheConfig(feast.FeastConfigBaseModel):
+    """Where the indices of views are kept for the next join, and how much of them.
+
+    Attributes
+    ----------
+    path : str
+        A directory; relative to the repository. It is created when the first index is kept.
+    max_bytes : int
+        What its files may take; those that were unused for longest are removed.
+    """
+
+    path: str
+    max_bytes: int = Field(4 << 30, gt=0)
+
+
 class AsofOfflineStoreConfig(feast.FeastConfigBaseModel):
     """The `offline_store:` block of feature_store.yaml.
 
@@ -72,6 +88,8 @@ class AsofOfflineStoreConfig(feast.FeastConfigBaseModel):
         Where those files are; by default the system's directory for temporary files.
     batch_rows : int
         Entity rows joined at a time.
+    index_cache : IndexCacheConfig or None
+        Where built indices are kept; by default none is.
     """
 
     type: Literal["adc_features.store.offline_store.AsofOfflineStore"] = (
@@ -80,6 +98,7 @@ class AsofOfflineStoreConfig(feast.FeastConfigBaseModel):
     memory_limit: int = 2 << 30
     spill_directory: str | None = None
     batch_rows: int = BATCH_ROWS
+    index_cache: IndexCacheConfig | None = None
 
 
 class AsofOfflineStore(feast.OfflineStore):

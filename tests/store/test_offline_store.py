@@ -122,6 +122,7 @@ def world(tmp_path_factory):
                 "batch_rows": 7,
             }
         ),
+        "kept": store({"type": OURS, "index_cache": {"path": "indices"}}),
         "duckdb": store({"type": "duckdb"}),
     }
     pq.write_table(
@@ -252,7 +253,7 @@ def test_every_row_sees_what_was_known(world, rows, questions, known_only, kind)
         "polars": lambda: pl.from_arrow(entity),
     }
     expected = [by_hand(rows, user, at, known_only=known_only) for user, at in questions]
-    for name in ("ours", "spilled"):
+    for name in ("ours", "spilled", "kept", "kept"):
         got = clicks_of(stores[name], given_as[kind](), filter_by_created_timestamp=known_only)
         assert [r["row"] for r in got] == list(range(len(questions)))
         assert [(r["count"], r["sid"]) for r in got] == expected

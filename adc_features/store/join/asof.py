@@ -8,11 +8,12 @@ cheaper than of unsorted ones).
 Legend: F feature rows, Q entity rows.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import timedelta
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
+import pyarrow as pa
 
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
@@ -25,6 +26,8 @@ NEVER = int(np.iinfo(np.int64).min)
 """The created time of a row that has none."""
 _LONGEST_TTL = 1 << 62
 """Microseconds: longer ones are this long, which is longer than there are years."""
+_FACTS = ("start", "span", "row_bits", "tick_bits", "cut")
+"""The numbers of an index that its parts name."""
 _BITS = 63
 _BLOCK = 1 << 16
 """Rows and questions treated at once: what they need besides stays in a cache."""
@@ -84,7 +87,7 @@ class AsofIndex:
         if self._cut or created is not None:
             self._order_ticks(created)
         self._earliest_created = (
-            _block_minima(created(self._places & self._row_mask))
+            _block_minima(_known_from(created(self._places & self._row_mask)))
             if created is not None and known_only
             else None
         )
@@ -110,6 +113,28 @@ class AsofIndex:
         return cls(
             numbered, codes, microseconds(times), created=born, asked=wanted, known_only=known_only
         )
+
+    def parts(self) -> tuple[dict[str, Any], dict[str, pa.Array]]:
+        """What `of_parts` makes the same index of: facts as JSON knows them, and arrays."""
+        facts, arrays = self.keys.parts()
+        facts |= {name: getattr(self, f"_{name}") for name in _FACTS}
+        arrays |= {"places": pa.array(self._places), "at": pa.array(self._at)}
+        if self._earliest_created is not None:
+            arrays["created"] = pa.array(self._earliest_created[0])
+        return facts, arrays
+
+    @classmethod
+    def of_parts(cls, facts: Mapping[str, Any], arrays: Mapping[str, pa.Array]) -> Self:
+        """The index that gave these parts; arrays are used as they lie, mapped or in memory."""
+        self = cls.__new__(cls)
+        self.keys = KeyCodes.of_parts(facts, arrays)
+        for name in _FACTS:
+            setattr(self, f"_{name}", facts[name])
+        self._row_mask = (1 << self._row_bits) - 1
+        self._places, self._at = np.asarray(arrays["places"]), np.asarray(arrays["at"])
+        created = arrays.get("created")
+        self._earliest_created = None if created is None else _block_minima(np.asarray(created))
+        return self
 
     def __len__(self) -> int:
         return len(self._places)
@@ -306,12 +331,14 @@ def created_microseconds(column: Column, *, space: Space = arrow_space) -> np.nd
     return times
 
 
-def _block_minima(created: np.ndarray) -> list[np.ndarray]:
-    """Created times, and the minima of their blocks of 2, 4, 8...
+def _known_from(created: np.ndarray) -> np.ndarray:
+    """What has no created time was never known: it counts as the end of time."""
+    return np.where(created == NEVER, -NEVER - 1, created)
 
-    What has no created time was never known: it counts as the end of time.
-    """
-    levels = [np.where(created == NEVER, -NEVER - 1, created)]
+
+def _block_minima(known: np.ndarray) -> list[np.ndarray]:
+    """The numbers, and the minima of their blocks of 2, 4, 8..."""
+    levels = [known]
     while len(levels[-1]) > 1:
         lower = np.append(levels[-1], np.iinfo(np.int64).max) if len(levels[-1]) % 2 else levels[-1]
         levels.append(lower.reshape(-1, 2).min(axis=1))

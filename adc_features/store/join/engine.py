@@ -9,27 +9,26 @@ decoded once into an uncompressed file that is mapped, so the system may drop it
 from __future__ import annotations
 
 import logging
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, microseconds
 from adc_features.store.casts import MISFITS, fitted
 from adc_features.store.column_names import refuse_clashes
-from adc_features.store.join.asof import (
-    NEVER,
-    AsofIndex,
-    created_microseconds,
-    oldest_read,
+from adc_features.store.join.asof import NEVER, AsofIndex, oldest_read
+from adc_features.store.join.feature_rows import (
+    FeatureRows,
+    IndexedColumns,
+    Renumbered,
+    in_one,
 )
 from adc_features.store.join.gather import (
     NO_ROW,
@@ -37,14 +36,12 @@ from adc_features.store.join.gather import (
     Gathering,
     RowPicks,
     RowStore,
-    array_of,
-    fixed_width,
     numbers_of,
-    numbers_type,
     row_field,
 )
+from adc_features.store.join.kept_index import IndexCache
 from adc_features.store.join.key_codes import KeyCodes
-from adc_features.store.join.space import arrow_space, mapped_space
+from adc_features.store.join.side_by_side import each
 from adc_features.store.parquet.opening import open_source
 from adc_features.store.parquet.sources import Declared, Source
 from adc_features.store.refresh import RefreshSchedule
@@ -110,7 +107,8 @@ class PreparedView:
     matched, and features are read when they are gathered. known_only: only feature rows with
     created time <= the entity row's time are seen. refresh: when rows get online; each entity row
     sees what it would have read there. memory_limit: bytes; what is kept is mapped from files in
-    `spill` when it is more.
+    `spill` when it is more. index_cache: where the index of the whole files is kept for the next
+    time; a schedule in mode incremental has rows of its own, whose index is not kept.
     Raises InputError when known_only has no created times to go by, or comes with a schedule.
     """
 
@@ -125,6 +123,7 @@ class PreparedView:
         memory_limit: int | None = None,
         spill: Path | None = None,
         batch_rows: int = BATCH_ROWS,
+        index_cache: IndexCache | None = None,
     ) -> None:
         if known_only and refresh is not None:
             raise InputError(
@@ -133,86 +132,60 @@ class PreparedView:
             )
         source.check()
         self._refresh = None if refresh is None or refresh.is_fresh else refresh
-        self.source, self._known_only, self._spill = source, known_only, spill
-        self._files = source.files.within(end=until)
-        self._groups = self._files.groups()
-        self._starts = np.cumsum([0, *(group.row_groups[0].num_rows for _, group in self._groups)])
+        self.source = source
+        self._indexed = IndexedColumns(
+            tuple(source.keys.values()), source.time, source.created, known_only
+        )
         self._asked = None if entity is None else entity.select(list(source.keys))
         # one batch picks its few values while the files are read; more batches need the columns
         # again and again
         self._once = entity is not None and len(entity) <= batch_rows
-        self._mapped = memory_limit is not None and self._kept_bytes() > memory_limit
-        self._space = mapped_space(spill) if self._mapped else arrow_space
+        rows_of = partial(
+            FeatureRows, row_bytes=self._row_bytes(), memory_limit=memory_limit, spill=spill
+        )
+        self._read = rows_of(source.files.within(end=until))
+        self._cache, self._every, self._as_read = None, self._read, None
+        if index_cache is not None and not self._is_incremental:
+            every = rows_of(source.files)
+            if index_cache.has_room_for(every, self._indexed):
+                self._cache, self._every = index_cache, every
+                self._as_read = Renumbered(every, self._read)
         self._rows, self._columns = (None, {}) if self._once else self._features()
         if not self._once:
             self.index  # noqa: B018  (built now, not in the first batch)
-        _log.debug("stage=prepare view=%s rows=%d", source.name, self._starts[-1])
+        _log.debug("stage=prepare view=%s rows=%d", source.name, len(self._read))
+
+    @property
+    def _is_incremental(self) -> bool:
+        return self._refresh is not None and self._refresh.mode == "incremental"
 
     @cached_property
     def index(self) -> AsofIndex:
-        """Which rows there are, by key and time."""
-        source = self.source
-        times = self._read(source.time)
-        lost = np.asarray(times.is_null()) if times.null_count else None
-        # rows without a time are nobody's; until they are left out, any time will do
-        if lost is not None:
-            any_time = pa.scalar(0, pa.int64()).cast(times.type)
-            if times.null_count < len(times):
-                any_time = times.drop_null()[0]
-            times = pc.fill_null(times, any_time)
-        at = microseconds(times, space=self._space)
-        del times  # one column in memory beside its numbers, not all
-        keys, codes = KeyCodes.of_features(
-            [self._read(name) for name in source.keys.values()],
-            rows=len(at),
-            space=self._space,
-            spoil=True,
-        )
-        if lost is not None:
-            codes[lost] = NO_ROW
-        if self._refresh is not None and self._refresh.mode == "incremental":
-            codes[~self._refresh.loaded(at, self._landed(at))] = NO_ROW
-        created = None
-        if source.created:
-            created = (
-                created_microseconds(self._read(source.created), space=self._space).__getitem__
-                if self._known_only
-                else self._created
-            )
-        asked = None
-        if self._asked is not None and source.keys:
-            pieces = (
-                self._asked.slice(start, BATCH_ROWS)
-                for start in range(0, len(self._asked), BATCH_ROWS)
-            )
-            asked = (keys.of(piece.columns, names=list(source.keys)) for piece in pieces)
-        return AsofIndex(
-            keys,
-            codes,
-            at,
-            created=created,
-            asked=asked,
-            known_only=self._known_only,
-            space=self._space,
+        """Which rows there are, by key and time; those of all files where it is kept."""
+        if self._cache is not None:
+            return self._cache.index(self._every, self._indexed)
+        return self._read.index(
+            self._indexed,
+            left_out=self._never_loaded if self._is_incremental else None,
+            asked=self._asked_codes if self._asked is not None and self.source.keys else None,
         )
 
-    def _landed(self, at: np.ndarray) -> np.ndarray | None:
-        """int64 [F]: when the rows of these event times were created, where the files tell; a row
-        that does not say was there at once."""
-        if not self.source.created:
-            return None
-        created = created_microseconds(self._read(self.source.created), space=self._space)
-        return np.where(created == NEVER, at, created)
+    def _asked_codes(self, keys: KeyCodes) -> Iterator[np.ndarray]:
+        """int64 codes of the keys of all entity rows, in pieces."""
+        assert self._asked is not None
+        for start in range(0, len(self._asked), BATCH_ROWS):
+            piece = self._asked.slice(start, BATCH_ROWS)
+            yield keys.of(piece.columns, names=list(self.source.keys))
 
-    def _created(self, rows: np.ndarray) -> np.ndarray:
-        """int64 [n]: the created times of these rows, one row group in memory at a time."""
-        times = np.empty(len(rows), np.int64)
-        for part in RowPicks(rows).by_piece(self._starts):
-            piece = created_microseconds(
-                self._column(self._groups[part.piece], str(self.source.created))
-            )
-            times[slice(None) if part.place is None else part.place] = piece[part.rows]
-        return times
+    def _never_loaded(self, at: np.ndarray) -> np.ndarray:
+        """bool [F]: rows of these event times that no refresh loads; without a created time a row
+        was there at once."""
+        assert self._refresh is not None
+        landed = None
+        if self.source.created:
+            created = self._read.created(self.source.created)
+            landed = np.where(created == NEVER, at, created)
+        return ~self._refresh.loaded(at, landed)
 
     def match(self, entity: pa.Table, times: np.ndarray) -> np.ndarray:
         """int64 [Q] feature rows, NO_ROW for none.
@@ -238,7 +211,7 @@ class PreparedView:
 
     def gathered(self, rows: np.ndarray) -> dict[str, pa.Array]:
         """The view's columns at these rows."""
-        picks = RowPicks(rows)
+        picks = RowPicks(rows if self._as_read is None else self._as_read(rows))
         if self._once:
             return self._read_at(picks)
         found = {} if self._rows is None else self._rows.gathered(picks)
@@ -250,9 +223,10 @@ class PreparedView:
     def _features(self) -> tuple[RowStore | None, dict[str, Gatherer]]:
         """What is kept of the files: columns that can stand side by side, and the others."""
         features, store = self.source.features, None
-        if self._groups and features:
+        groups, files = self._read.groups, self._read.files
+        if groups and features:
             first = {
-                out: self._files.column(self._groups[0], name, head=_SAMPLE_ROWS)
+                out: files.column(groups[0], name, head=_SAMPLE_ROWS)
                 for out, name in features.items()
             }
             kinds = {
@@ -260,73 +234,49 @@ class PreparedView:
                 for out, column in first.items()
             }
             if fields := {out: kind for out, kind in kinds.items() if kind is not None}:
-                store = RowStore(int(self._starts[-1]), fields, space=self._space)
-                for start, group in zip(self._starts, self._groups, strict=False):
+                store = RowStore(len(self._read), fields, space=self._read.space)
+                for start, group in zip(self._read.starts, groups, strict=False):
                     for out in list(store.fields):
                         store.fill(out, start, self._piece(group, out))
         kept = store.fields if store else {}
         return store, {
-            out: Gatherer(self._declared(self._read(name), out))
+            out: Gatherer(self._declared(self._read.read(name), out))
             for out, name in features.items()
             if out not in kept
         }
 
     def _read_at(self, picks: RowPicks) -> dict[str, pa.Array]:
-        """Columns from the files, one column of one row group in memory at a time.
+        """Columns from the files, in each thread one column of one row group in memory at a time.
 
         Groups of which nothing is asked are not read.
         """
-        parts = picks.by_piece(self._starts)
-        answer = {}
-        for out, name in self.source.features.items():
-            gathering = Gathering(picks, self.source.types.get(out, self._files.kind(name)))
+        parts = picks.by_piece(self._read.starts)
+
+        def values(out: str) -> pa.Array:
+            name = self.source.features[out]
+            gathering = Gathering(picks, self.source.types.get(out, self._read.files.kind(name)))
             for part in parts:
-                piece = self._piece(self._groups[part.piece], out)
+                piece = self._piece(self._read.groups[part.piece], out)
                 gathering.add(part, piece, numbers_of(piece))
-            answer[out] = gathering.result()
-        return answer
+            return gathering.result()
+
+        columns = list(self.source.features)
+        return dict(zip(columns, each(values, columns), strict=True))
 
     def _piece(self, group: Any, out: str) -> pa.Array:
         """One column of one row group, in its declared type."""
-        return _in_one(self._declared(self._column(group, self.source.features[out]), out))
+        return in_one(self._declared(self._read.column(group, self.source.features[out]), out))
 
-    def _column(self, group: Any, name: str) -> pa.ChunkedArray:
-        return self._files.column(group, name)
-
-    def _read(self, name: str) -> pa.ChunkedArray:
-        """One column of the files, in memory or mapped; numbers and times in one piece."""
-        kind = self._files.kind(name)
-        if fixed_width(kind):
-            whole = self._space(int(self._starts[-1]), numbers_type(kind))
-            for start, group in zip(self._starts, self._groups, strict=False):
-                column = self._column(group, name)
-                if column.null_count:
-                    break
-                whole[start : start + len(column)] = numbers_of(_in_one(column))
-            else:
-                return pa.chunked_array([array_of(kind, whole)])
-        if not self._mapped:
-            return self._files.table([name])[name]
-        # unlinked at once: the mapping keeps it, and nothing is left behind however this process
-        # ends
-        with tempfile.NamedTemporaryFile(
-            dir=self._spill, prefix="adc-join-", suffix=".arrow"
-        ) as file:
-            with pa.ipc.new_file(file.name, self._files.schema([name])) as writer:
-                for table in self._files.tables([name]):
-                    writer.write_table(table)
-            return pa.ipc.open_file(pa.memory_map(file.name)).read_all()[name]
-
-    def _kept_bytes(self) -> int:
-        """About how many bytes the view takes in memory.
+    def _row_bytes(self) -> int:
+        """About how many bytes a row of the view takes in memory.
 
         Index and columns count by the widths of their types, lists and texts as 64 bytes.
         """
-        width = 8 * (3 + self._known_only)
+        width = 8 * (3 + self._indexed.known_only)
         for name in () if self._once else self.source.features.values():
-            kind = self._files.kind(name)
+            kind = self.source.files.kind(name)
             width += kind.bit_width // 8 + 1 if pa.types.is_primitive(kind) else 64
-        return int(self._starts[-1]) * width
+        return width
 
     def _declared(self, column: pa.ChunkedArray, out: str) -> pa.ChunkedArray:
         """The column in the type of this feature, where it is a time or a key of another."""
@@ -347,11 +297,6 @@ class PreparedView:
         """timestamp[us, UTC]: the event times of these rows, null for NO_ROW."""
         times = self.index.times_of(rows)
         return pa.array(times, pa.int64(), mask=rows == NO_ROW).cast(UTC_US)
-
-
-def _in_one(column: pa.ChunkedArray) -> pa.Array:
-    """Its values in one array; pyarrow's own ways copy even a single chunk."""
-    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks)
 
 
 class JoinedColumns(NamedTuple):

@@ -246,10 +246,21 @@ def _whole(numbers: np.ndarray) -> np.ndarray:
     return numbers.view(f"V{numbers.itemsize * numbers.shape[1]}").reshape(-1)
 
 
+def _closed_up(numbers: np.ndarray, there: np.ndarray) -> np.ndarray:
+    """The rows that are there, in order, at the front of the same memory."""
+    whole, end = _whole(numbers), 0
+    for start in range(0, len(whole), _AT_ONCE):
+        kept = whole[start : start + _AT_ONCE][there[start : start + _AT_ONCE]]
+        whole[end : end + len(kept)] = kept
+        end += len(kept)
+    return numbers[:end]
+
+
 def array_of(kind: pa.DataType, numbers: np.ndarray, picks: RowPicks | None = None) -> pa.Array:
     """Numbers [N] or lists [N, length] in their type; null where picks have no row.
 
-    Null lists are empty, as Parquet's writer would have to make them.
+    Null lists are empty, as Parquet's writer would have to make them; the others close up in their
+    own memory.
     """
     validity, null_count = (picks.validity, picks.null_count) if picks else (None, 0)
     if numbers.ndim == 1:
@@ -261,9 +272,7 @@ def array_of(kind: pa.DataType, numbers: np.ndarray, picks: RowPicks | None = No
     if picks and null_count:
         there = ~picks.missing
         np.cumsum(there, out=offsets[1:])
-        kept = arrow_space((count - null_count) * length, numbers.dtype).reshape(-1, length)
-        np.compress(there, _whole(numbers), out=_whole(kept))
-        numbers = kept
+        numbers = _closed_up(numbers, there)
     offsets *= length
     items = pa.Array.from_buffers(kind.value_type, numbers.size, [None, pa.py_buffer(numbers)], 0)
     return pa.Array.from_buffers(

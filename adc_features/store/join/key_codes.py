@@ -1,7 +1,7 @@
 """Keys of any type as integers. Reads: Arrow key columns. Writes: int64 codes; no feast here."""
 
-from collections.abc import Sequence
-from typing import Self, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ class KeyCodes:
     """
 
     def __init__(self, columns: Sequence[Column]) -> None:
-        self._columns = [_ColumnCodes(plain_key(column)) for column in columns]
+        self._columns = [_ColumnCodes.of_column(plain_key(column)) for column in columns]
         self._pairs: list[np.ndarray] = []
         self.size = self._columns[0].size if columns else 1
 
@@ -52,6 +52,29 @@ class KeyCodes:
             paired = own
         return self, paired
 
+    def parts(self) -> tuple[dict[str, Any], dict[str, pa.Array]]:
+        """What `of_parts` makes the same codes of: facts as JSON knows them, and arrays."""
+        arrays = {f"pairs_{place}": pa.array(codes) for place, codes in enumerate(self._pairs)}
+        for place, column in enumerate(self._columns):
+            if column.values is not None:
+                arrays[f"keys_{place}"] = column.values
+        columns = [{"low": column.low, "size": column.size} for column in self._columns]
+        return {"size": self.size, "columns": columns}, arrays
+
+    @classmethod
+    def of_parts(cls, facts: Mapping[str, Any], arrays: Mapping[str, pa.Array]) -> Self:
+        """The codes that gave these parts."""
+        self = cls.__new__(cls)
+        self.size = facts["size"]
+        self._columns = [
+            _ColumnCodes(arrays.get(f"keys_{place}"), **column)
+            for place, column in enumerate(facts["columns"])
+        ]
+        self._pairs = [
+            np.asarray(arrays[f"pairs_{place}"]) for place in range(len(self._columns) - 1)
+        ]
+        return self
+
     def of(self, columns: Sequence[Column], *, names: Sequence[str], rows: int = 0) -> np.ndarray:
         """int64 [Q] codes of other keys, -1 for those that the feature side lacks.
 
@@ -74,17 +97,23 @@ class _ColumnCodes:
 
     Integers in a narrow range are numbered by their distance from the lowest, other keys by their
     place among the distinct values.
+
+    values: these; None for integers that are numbered from `low` on.
     """
 
-    def __init__(self, column: Column) -> None:
-        self.type, self._values = column.type, None
+    def __init__(self, values: pa.Array | None, *, low: int, size: int) -> None:
+        self.values, self.low, self.size = values, low, size
+        self.type = pa.int64() if values is None else values.type
+
+    @classmethod
+    def of_column(cls, column: Column) -> Self:
         if pa.types.is_integer(column.type) and len(column) > column.null_count:
-            self._low, high = (int(v.as_py()) for v in pc.min_max(column).values())
-            self.size = high - self._low + 1
-            if self.size < 8 * len(column) + 1024:
-                return
-        self._values = pc.unique(column).drop_null()
-        self.size = max(len(self._values), 1)
+            low, high = (int(v.as_py()) for v in pc.min_max(column).values())
+            size = high - low + 1
+            if size < 8 * len(column) + 1024:
+                return cls(None, low=low, size=size)
+        values = pc.unique(column).drop_null()
+        return cls(values, low=0, size=max(len(values), 1))
 
     def of(self, column: Column, *, space: Space = arrow_space, spoil: bool = False) -> np.ndarray:
         """int64 [N]; -1 for nulls and for keys that the column did not hold.
@@ -93,25 +122,22 @@ class _ColumnCodes:
         """
         chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
         inside = (
-            spoil
-            and self._values is None
-            and len(chunks) == 1
-            and chunks[0].buffers()[1].is_mutable
+            spoil and self.values is None and len(chunks) == 1 and chunks[0].buffers()[1].is_mutable
         )
         codes, end = numbers_of(chunks[0]) if inside else None, 0
         if codes is None:
             codes = space(len(column))
         for chunk in chunks:
             start, end = end, end + len(chunk)
-            if self._values is not None:
+            if self.values is not None:
                 codes[start:end] = np.asarray(
-                    pc.index_in(chunk, value_set=self._values).fill_null(-1)
+                    pc.index_in(chunk, value_set=self.values).fill_null(-1)
                 )
                 continue
             part = codes[start:end]
             np.subtract(
                 np.asarray(pc.fill_null(chunk, 0) if chunk.null_count else chunk),
-                self._low,
+                self.low,
                 out=part,
             )
             part[part.view(np.uint64) >= self.size] = -1

@@ -17,6 +17,7 @@ from adc_features.store import _compat as feast
 from adc_features.store.casts import cut_to_seconds
 from adc_features.store.column_names import refuse_shared
 from adc_features.store.join.engine import PreparedView, ViewSource
+from adc_features.store.join.kept_index import IndexCache
 from adc_features.store.lmdb.feature_values import arrow_type, declared_types
 from adc_features.store.offline.places import Places, location_of
 from adc_features.store.parquet.opening import refuse_table_formats
@@ -118,6 +119,9 @@ def prepared_views(
     None takes that of the settings. refresh: view -> its schedule; views without one are fresh.
     """
     settings = config.offline_store
+    cache = settings.index_cache and IndexCache(
+        Path(config.repo_path or ".") / settings.index_cache.path, settings.index_cache.max_bytes
+    )
     return tuple(
         PreparedView(
             source,
@@ -128,6 +132,7 @@ def prepared_views(
             memory_limit=settings.memory_limit if memory_limit is None else memory_limit,
             spill=Path(settings.spill_directory) if settings.spill_directory else None,
             batch_rows=settings.batch_rows,
+            index_cache=cache,
         )
         for source in sources
     )

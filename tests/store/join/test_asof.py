@@ -1,5 +1,6 @@
 """The join engine against a join that a person can read."""
 
+import json
 from datetime import UTC, date, datetime, timedelta
 
 import numpy as np
@@ -64,8 +65,8 @@ def joins(draw):
 @settings(max_examples=examples(100), deadline=None)
 @given(joins(), st.sampled_from(["int64", "int32", "string"]), st.booleans())
 def test_the_engine_equals_the_brute_force_join(join, kind, pruned):
-    """Whatever keys, ties, nulls, order, ttl and created times:
-    the row number is the brute-force join's.
+    """Whatever keys, ties, nulls, order, ttl and created times: the row number is the brute-force
+    join's, from the index and from one that its parts make.
     """
     width, features, asked, ttl, known_only = join
 
@@ -100,13 +101,16 @@ def test_the_engine_equals_the_brute_force_join(join, kind, pruned):
         names=["a", "b"][:width],
         known_only=known_only,
     )
-    got = index.match(
-        questions,
-        np.array([t for _, t in asked], np.int64),
-        names=["a", "b"][:width],
-        ttl=timedelta(microseconds=ttl),
-    )
-    assert got.tolist() == brute_force(features, asked, ttl=ttl, known_only=known_only)
+    expected = brute_force(features, asked, ttl=ttl, known_only=known_only)
+    facts, arrays = index.parts()
+    for built in (index, AsofIndex.of_parts(json.loads(json.dumps(facts)), arrays)):
+        got = built.match(
+            questions,
+            np.array([t for _, t in asked], np.int64),
+            names=["a", "b"][:width],
+            ttl=timedelta(microseconds=ttl),
+        )
+        assert got.tolist() == expected
 
 
 def test_a_view_without_keys_matches_by_time_alone():
@@ -332,3 +336,13 @@ def test_numbers_of_one_bit_pattern_in_their_low_digits_are_ordered():
     numbers = np.append(np.full(1 << 16, 3 << 30), [1 << 61, 5, 1 << 40])
     numbers += np.append(np.random.default_rng(0).permutation(1 << 16) << 10, [0, 0, 0])
     assert (radix_sorted(numbers.copy(), below=0) == np.sort(numbers)).all()
+
+
+@pytest.mark.parametrize("place", [0, 65_535, 65_536, 99_998])
+def test_numbers_in_order_are_left_where_they_are(place):
+    """What is sorted comes back as it is; one pair out of order, wherever it stands, is found."""
+    numbers = np.arange(100_000) << 10
+    assert radix_sorted(numbers, below=10) is numbers
+    swapped = numbers.copy()
+    swapped[[place, place + 1]] = swapped[[place + 1, place]]
+    assert (radix_sorted(swapped, below=10) == numbers).all()
