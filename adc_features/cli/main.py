@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from adc_features.cli import commands, explore, forget, inputs, live, migrate, serving
+from adc_features.cli import commands, copies, explore, forget, inputs, live, migrate, serving
 from adc_features.cli.console import run_app
 
 log = logging.getLogger("adc")
@@ -42,6 +42,7 @@ def application() -> typer.Typer:
     live.add_to(commands.app)
     forget.add_to(commands.app)
     explore.add_to(commands.app)
+    copies.add_to(commands.app)
     for point in entry_points(group=GROUP):
         _add(point, commands.app)
     commands.app.callback()(options)

@@ -286,6 +286,7 @@ ROWS = {
     "promotion": "Promotion",
     "served_log": "Segment of a served log",
     "live": "Live directory, events and items",
+    "stored_versions": "List of versions at an address",
 }
 """Kind of document -> the row of docs/migrations.md about it."""
 
