@@ -31,6 +31,7 @@ FORMATS: Mapping[str, int] = {
     "served_log": 1,
     "live": 1,
     "encoded_items": 1,
+    "stored_versions": 1,
 }
 """Kind of document -> the format that this version writes. The packed files, the rows of the online
 store and the catalogue count their own: see their modules.

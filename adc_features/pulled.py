@@ -46,26 +46,37 @@ def pulled_directory(uri: str | Path, *, cache: Path | None = None) -> Path:
     filesystem, root = open_uri(uri)
     root = root.rstrip("/")
     with reaching(uri):
-        manifest = _manifest(filesystem, root, uri)
+        manifest = manifest_there(filesystem, root, uri)
     version = hashlib.sha256(f"{uri}\n".encode() + manifest).hexdigest()[:24]
     target = (cache or _cache()) / version / root.rpartition("/")[2]
     if (target / MANIFEST).is_file() and (target / MANIFEST).read_bytes() == manifest:
         return target
+    copy_sealed(filesystem, root, manifest, target, of=uri)
+    return target
+
+
+def copy_sealed(
+    filesystem: Any, root: str, manifest: bytes, target: Path, *, of: str | Path
+) -> None:
+    """Copy a sealed directory of another file system: `target` is replaced when the copy is whole
+    and verified, and stays as it is otherwise.
+
+    manifest: as it stands there. of: the address, for messages. Raises as `pulled_directory`.
+    """
     with fresh_directory(target) as aside:
-        for name in _files(manifest, uri):
-            file = within(aside, name, said_by=f"{uri}/{MANIFEST}")
+        for name in _files(manifest, of):
+            file = within(aside, name, said_by=f"{of}/{MANIFEST}")
             file.parent.mkdir(parents=True, exist_ok=True)
-            with reaching(f"{uri}/{name}"):
-                _copy(filesystem, f"{root}/{name}", file, uri)
+            with reaching(f"{of}/{name}"):
+                _copy(filesystem, f"{root}/{name}", file, of)
         (aside / MANIFEST).write_bytes(manifest)
         try:
             read_manifest(aside)
         except ArtifactError as error:
             raise ArtifactError(
-                f"{uri} was altered, or replaced while it was copied ({error}); try again, or write"
+                f"{of} was altered, or replaced while it was copied ({error}); try again, or write"
                 " it again with the command that made it"
             ) from error
-    return target
 
 
 def _cache() -> Path:
@@ -74,7 +85,8 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "adc-features"
 
 
-def _manifest(filesystem: Any, root: str, uri: str | Path) -> bytes:
+def manifest_there(filesystem: Any, root: str, uri: str | Path) -> bytes:
+    """The manifest of a directory elsewhere. Raises ArtifactError where there is none."""
     try:
         with filesystem.open_input_stream(f"{root}/{MANIFEST}") as file:
             return bytes(file.read())

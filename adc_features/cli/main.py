@@ -13,7 +13,17 @@ from typing import Annotated
 
 import typer
 
-from adc_features.cli import commands, encoding, explore, forget, inputs, live, migrate, serving
+from adc_features.cli import (
+    commands,
+    copies,
+    encoding,
+    explore,
+    forget,
+    inputs,
+    live,
+    migrate,
+    serving,
+)
 from adc_features.cli.console import run_app
 
 log = logging.getLogger("adc")
@@ -43,6 +53,7 @@ def application() -> typer.Typer:
     live.add_to(commands.app)
     forget.add_to(commands.app)
     explore.add_to(commands.app)
+    copies.add_to(commands.app)
     for point in entry_points(group=GROUP):
         _add(point, commands.app)
     commands.app.callback()(options)

@@ -287,6 +287,7 @@ ROWS = {
     "served_log": "Segment of a served log",
     "live": "Live directory, events and items",
     "encoded_items": "Codes encoded from files",
+    "stored_versions": "List of versions at an address",
 }
 """Kind of document -> the row of docs/migrations.md about it."""
 

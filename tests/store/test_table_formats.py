@@ -127,6 +127,7 @@ def test_the_facts_of_a_join_name_the_version(table, tmp_path):
     from adc_features.store.parquet.table_version import tables_read
     from adc_features.store.services.schema import service_schema
     from adc_features.store.services.training_rows import join_service
+    from training.ranker.joined import JoinedRows
 
     store = repository(tmp_path, table.source())
     store.apply([FeatureService(name="all", features=[store.get_feature_view("v")])])
@@ -142,6 +143,7 @@ def test_the_facts_of_a_join_name_the_version(table, tmp_path):
     answer = join_service(tmp_path, service_schema(tmp_path, "all"), asked(1, 2))
     assert answer["v__v"].to_pylist() == [1.0, 2.0]
     assert tables_read(answer)["v"]["version"] == table.version
+    assert JoinedRows(None, None, None, answer, {}).tables == tables_read(answer)
     assert tables_read(asked(1)) == {}
 
 

@@ -255,6 +255,7 @@ def _rows_facts(joined: JoinedRows, rows: _Rows, window: LabelWindow) -> dict[st
         "positives": dict(zip(_names(joined), rows.labels.sum(axis=1).tolist(), strict=True)),
         "matched": dict(joined.matched),
         FACT: refresh_facts(joined.refresh),
+        **({"tables": tables} if (tables := joined.tables) else {}),
     }
 
 

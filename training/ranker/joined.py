@@ -25,6 +25,7 @@ from adc_features.inputs.schema import ServiceSchema
 from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import REFERENCE_ROWS
 from adc_features.store.freshness import online_timeline
+from adc_features.store.parquet.table_version import tables_read
 from adc_features.store.refresh import RefreshSchedule
 from training.ranker.label_sources import LabelSource, open_labels
 from training.ranker.labels import LabelLog, check_matched, read_labels
@@ -89,6 +90,11 @@ class JoinedRows:
     def pins(self) -> dict[str, Any]:
         """What a manifest holds of the inputs."""
         return pins(self.schema, self.resolution.inputs, self.ranker)
+
+    @property
+    def tables(self) -> dict[str, dict[str, str]]:
+        """View -> the version of the Delta or Iceberg table that its values were joined from."""
+        return tables_read(self.table)
 
     @property
     def reference(self) -> pa.Table:

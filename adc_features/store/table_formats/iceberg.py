@@ -213,13 +213,13 @@ def _current(scan: DataScan, name: str) -> Iterator[pa.Table]:
         yield reader.schema.empty_table()
         for batch in reader:
             yield pa.Table.from_batches([batch])
-    except (NotImplementedError, ValueError) as error:
-        raise InputError(
-            f"the Iceberg table {name} holds what is not read ({error}), as equality deletes are;"
-            " rewrite its data files, or declare an export of it"
-        ) from error
     except READ_ERRORS as error:
         raise storage_error(error, name) or ArtifactError(
             f"the Iceberg table {name} cannot be read ({error}); the snapshot may have expired,"
             " join again"
+        ) from error
+    except (NotImplementedError, ValueError) as error:
+        raise InputError(
+            f"the Iceberg table {name} holds what is not read ({error}), as equality deletes are;"
+            " rewrite its data files, or declare an export of it"
         ) from error
