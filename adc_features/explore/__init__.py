@@ -7,9 +7,10 @@ in an export; so they cannot differ. Every address is `/PAGE?name=value`: an id 
 of a path.
 
 `building` makes the index of a publication once: items by popularity in SQLite with full-text
-search, the codes of every snapshot in that order as one memory-mapped array, and the items of each
-code by weight. `index` answers from it, together with the packed snapshots, and never loads all.
-Feast is needed by decisions and by health alone and is loaded in the background.
+search, the codes of every snapshot in that order as one memory-mapped array, the items of each code
+by weight, who shares all codes (`crowding`), and the items' vectors (`vectors`). `index` answers
+from it, together with the packed snapshots, and never loads all. Feast is needed by decisions and
+by health, where it is loaded in the background, and to read a repository's vectors into an index.
 
     place -> building -> index -> find, code_pages, changes, decision, health -> pages
     pages -> rendering -> app, export

@@ -60,9 +60,16 @@ def write_vectors(
     """
     folder.mkdir()
     told: dict[str, Any] = {}
+    if not len(ids):
+        return {"vectors": told, "no_vectors": None}
     try:
         for one in _found(place, key, as_of):
-            if one.ids.dtype.kind != ids.dtype.kind or not one.width:
+            if one.ids.dtype.kind != ids.dtype.kind:
+                raise InputError(
+                    f"ids of {one.of} are {one.ids.dtype}, those of the items {ids.dtype}; convert"
+                    " one, the two never meet"
+                )
+            if not one.width:
                 continue
             name = f"{len(told)}"
             _write(folder / f"{name}.npy", one, ids)
@@ -144,7 +151,7 @@ def tokenized(
     repo: Path, generations: Sequence[LiveGeneration]
 ) -> tuple[list[str], list[Path]] | None:
     """What the tokenizer of the newest generation was fitted on, by its own record: vectors, as
-    `--vectors` names them, and the states of its behaviour. None without a record.
+    `--vectors` names them, and the states of its behaviour. None without a record of either.
     """
     for live in reversed(generations):
         place = repo / TOKENIZERS / live.id
@@ -152,7 +159,9 @@ def tokenized(
             continue
         asked = read_manifest(place, verify=False).get("asked", {}).get("sources", {})
         names = [str(repo / n) if is_file(n) else n for n in asked.get("vectors", [])]
-        return names, sorted((place / "behavior").glob("*.npz"))
+        states = sorted((place / "behavior").glob("*.npz"))
+        if names or states:
+            return names, states
     return None
 
 

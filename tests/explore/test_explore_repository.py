@@ -148,7 +148,14 @@ def test_vectors_that_are_named_come_before_those_of_the_record(shop, tmp_path, 
     facts = facts_of(explorer, "item", {"id": str(sku)})
     (command,) = commands_of(explorer, "item", {"id": str(sku)}, facts)
     assert f"--items {shop[1]} --vectors looks__wide" in command
-    for wrong, words in (("looks__title", "Array"), (str(shop[1]), "lists of floating")):
+    texts = pa.table({"sku": ["1000"], "vector": [[1.0, 2.0]]})
+    write_table(texts, tmp_path / "texts.parquet")
+    refused = {
+        "looks__title": "Array",
+        str(shop[1]): "lists of floating",
+        str(tmp_path / "texts.parquet"): "never meet",
+    }
+    for wrong, words in refused.items():
         with pytest.raises(InputError, match=words):
             opened(repo=repo, vectors=[wrong])
     with pytest.raises(InputError, match="no file"):
