@@ -313,3 +313,22 @@ def test_an_iceberg_table_is_read_by_its_metadata(tmp_path):
         folder = tmp_path / str(len(place + str(want)))
         folder.mkdir()
         assert joined(repository(folder, source), 1, 2) == want
+
+
+@pytest.mark.parametrize("equality", [False, True])
+def test_delete_files_of_an_iceberg_table_are_applied_or_refused(tmp_path, equality):
+    """Rows that are deleted by position are not served; deletes by value, which pyiceberg does not
+    read, are refused by name.
+    """
+    from feast import FileSource
+    from iceberg_deletes import with_deleted
+
+    made = Iceberg(tmp_path)
+    made.append(FIRST)
+    place = with_deleted(made._table, tmp_path, 0, 2, equality=equality)
+    source = FileSource(name="s", path=place, timestamp_field="event_timestamp")
+    if equality:
+        with pytest.raises(InputError, match="equality deletes"):
+            Places(tmp_path).place(source)
+    else:
+        assert joined(repository(tmp_path, source), 1, 2, 3) == [None, 2.0, None]
