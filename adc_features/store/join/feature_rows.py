@@ -25,7 +25,6 @@ from adc_features.store.join.gather import (
     numbers_type,
 )
 from adc_features.store.join.key_codes import KeyCodes
-from adc_features.store.join.side_by_side import each
 from adc_features.store.join.space import Space, arrow_space, mapped_space
 from adc_features.store.parquet.sources import Source
 
@@ -124,7 +123,7 @@ class FeatureRows:
         left_out: bool [F] of the event times, rows that nobody sees. asked: the codes of all entity
         rows to come, in pieces.
         """
-        times, *own = each(self.read, [columns.time, *columns.keys])
+        times = self.read(columns.time)
         lost = np.asarray(times.is_null()) if times.null_count else None
         # rows without a time are nobody's; until they are left out, any time will do
         if lost is not None:
@@ -134,8 +133,12 @@ class FeatureRows:
             times = pc.fill_null(times, any_time)
         at = microseconds(times, space=self.space)
         del times  # one column in memory beside its numbers, not all
-        keys, codes = KeyCodes.of_features(own, rows=len(at), space=self.space, spoil=True)
-        del own
+        keys, codes = KeyCodes.of_features(
+            [self.read(name) for name in columns.keys],
+            rows=len(at),
+            space=self.space,
+            spoil=True,
+        )
         if lost is not None:
             codes[lost] = NO_ROW
         if left_out is not None:

@@ -17,8 +17,8 @@ import json
 import logging
 import os
 import sys
-import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -81,12 +81,13 @@ class IndexCache:
         path = self.directory / name
         try:
             index = _opened(path)
-            os.utime(path)  # the last use
         except FileNotFoundError:
             return None
         except (*READ_ERRORS, ArtifactError, KeyError, ValueError) as error:
             log.warning("index=%s rebuilt=true reason=%s", path, error)
             return None
+        with suppress(OSError):  # another user's, or removed meanwhile
+            os.utime(path)  # the last use
         log.debug("index=%s kept=true rows=%d", path, len(index))
         return index
 
@@ -176,16 +177,17 @@ def _written(index: AsofIndex, directory: Path) -> Path:
     facts, arrays = index.parts()
     row = pa.table({name: _as_one_value(array) for name, array in arrays.items()})
     row = row.replace_schema_metadata({_FACTS: json.dumps(facts)})
-    with tempfile.NamedTemporaryFile(dir=directory, suffix=_ASIDE, delete=False) as file:
-        path = Path(file.name)
-        try:
-            with pa.ipc.new_file(path, row.schema) as writer:
-                writer.write_table(row)
-            file.seek(0, os.SEEK_END)
-            file.write(mmh3.mmh3_x64_128_digest(memoryview(pa.memory_map(str(path)).read_buffer())))
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+    path = directory / f"{uuid.uuid4().hex}{_ASIDE}"
+    try:
+        with pa.ipc.new_file(path, row.schema) as writer:
+            writer.write_table(row)
+        with pa.memory_map(str(path)) as written:
+            digest = mmh3.mmh3_x64_128_digest(memoryview(written.read_buffer()))
+        with path.open("ab") as file:
+            file.write(digest)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
     return path
 
 

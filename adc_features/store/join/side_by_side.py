@@ -10,14 +10,14 @@ import pyarrow as pa
 
 _Value = TypeVar("_Value")
 _Result = TypeVar("_Result")
-_AT_MOST = 4
-"""Threads: each has a column of its own in memory."""
+_AT_MOST = 2
+"""Threads: each has a row group of a column of its own in memory, and keeps what it gave back."""
 
 
 def each(function: Callable[[_Value], _Result], values: Sequence[_Value]) -> list[_Result]:
     """The function of each value, in order; the first error is raised when all threads ended.
 
-    There are as many threads as pyarrow computes with, `pyarrow.cpu_count()`, up to four.
+    There are as many threads as pyarrow computes with, `pyarrow.cpu_count()`, up to two.
     """
     threads = min(_AT_MOST, pa.cpu_count(), len(values))
     if threads < 2:

@@ -262,6 +262,22 @@ def test_a_schedule_that_loads_by_created_time_is_indexed_anew(folder, cache, bu
         assert len(builds) == (2 if mode == "incremental" else 1)
 
 
+def test_an_index_of_another_user_is_used_as_well(folder, cache, builds, monkeypatch):
+    """Files are readable as the umask says; an index whose time of use cannot be set is used."""
+    joined(view(folder), index_cache=cache)
+    (path,) = kept(cache)
+    plain = cache.directory / "plain"
+    plain.touch()
+    assert path.stat().st_mode == plain.stat().st_mode
+
+    def refused(*_):
+        raise PermissionError("not the owner")
+
+    monkeypatch.setattr(os, "utime", refused)
+    assert joined(view(folder), index_cache=cache) == joined(view(folder))
+    assert builds == [len(ROWS)] * 2  # the first, and the one without a cache
+
+
 # ---- damage, room, company
 
 
