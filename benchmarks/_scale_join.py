@@ -118,7 +118,7 @@ def ours(store: Any, features: list[str], directory: Path, out: Path) -> Callabl
 
 
 def feast_spark(directory: Path, out: Path) -> Callable[[], Any]:
-    settings = SPARK_CONF | {"spark.driver.memory": "6g"}  # it fails with less at a million rows
+    settings = SPARK_CONF | {"spark.driver.memory": "6g"}  # it keeps far more in memory
     store, features = spark_store(directory, {"type": "spark", "spark_conf": settings})
 
     def work() -> None:

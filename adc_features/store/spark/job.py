@@ -83,15 +83,14 @@ class SparkRetrievalJob(AsofRetrievalJob):
         InputError
             The storage is of another format.
         """
-        source = storage.to_data_source()
+        table = getattr(getattr(storage, "spark_options", None), "table", None)
+        path = "" if table else saved_path(storage, self._repo_path)
         frame = self._on_demand_rows() if self._on_demand else self._answer.in_rows()
         with in_words():
-            if getattr(source, "table", None):
-                write_table(frame, source.table, allow_overwrite=allow_overwrite)
-                return
-            path = saved_path(source, self._repo_path)
-            if not write_whole(frame, path, allow_overwrite=allow_overwrite):
-                raise feast.SavedDatasetLocationAlreadyExists(location=source.path)
+            if table:
+                write_table(frame, table, allow_overwrite=allow_overwrite)
+            elif not write_whole(frame, path, allow_overwrite=allow_overwrite):
+                raise feast.SavedDatasetLocationAlreadyExists(location=path)
 
     def _on_demand_rows(self) -> DataFrame:
         """The answer with on-demand features, sent back to Spark."""
@@ -99,17 +98,18 @@ class SparkRetrievalJob(AsofRetrievalJob):
         return spark.createDataFrame(self.to_arrow())
 
 
-def saved_path(source: Any, repo_path: Path | None) -> str:
+def saved_path(storage: Any, repo_path: Path | None) -> str:
     """Where Parquet is saved, as Spark names it. Raises InputError for other formats."""
-    if hasattr(source, "spark_options"):
-        if source.path and source.table_format is None and source.file_format == "parquet":
-            return str(source.path)
-        form = source.table_format.format_type.value if source.table_format else source.file_format
+    if hasattr(storage, "spark_options"):  # Feast makes no source of one with a path alone
+        asked = storage.spark_options
+        if asked.path and asked.table_format is None and asked.file_format == "parquet":
+            return str(asked.path)
+        form = asked.table_format.format_type.value if asked.table_format else asked.file_format
         raise InputError(
             f"saved datasets of format {form} are not written by this store; give a table, or a"
             " path with file_format parquet, or write job.to_spark_df() yourself"
         )
     location = feast.FileSource.get_uri_for_file_path(
-        repo_path=repo_path, uri=source.file_options.uri
+        repo_path=repo_path, uri=storage.to_data_source().file_options.uri
     )
     return str(location).replace("s3://", "s3a://", 1)
