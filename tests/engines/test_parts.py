@@ -132,6 +132,9 @@ def test_an_error_of_a_worker_comes_back_as_its_own_class():
     def refused(part):
         raise InputError(f"item {part.number} is broken")
 
+    def lacks(part):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
     def died(part):
         raise OSError("gone")
 
@@ -142,6 +145,8 @@ def test_an_error_of_a_worker_comes_back_as_its_own_class():
         rows_of([Outcome(4, 5), answer])
     with pytest.raises(AdcError, match="no torch"):
         rows_of([Outcome(1, 0, MissingExtraError.__name__, "no torch")])
+    with pytest.raises(AdcError, match=r"adc-features\[train\]"):
+        rows_of([outcome(lacks, part)])
     with pytest.raises(OSError, match="gone"):
         outcome(died, part)
     assert rows_of([Outcome(1, 5), Outcome(0, 7)]) == {0: 7, 1: 5}
@@ -156,7 +161,7 @@ def test_an_engine_that_is_not_known_is_refused():
         engine_of("local", {"cores": 2})
 
 
-def test_a_place_is_a_path_or_a_uri(tmp_path):
+def test_a_place_is_a_path_or_a_uri(tmp_path, monkeypatch):
     """A file system of fsspec does what a path does; a scheme that nobody knows is refused."""
     for place in (Place(str(tmp_path / "here")), Place("memory://engines-place")):
         place.write("a/b.txt", b"words")
@@ -176,6 +181,9 @@ def test_a_place_is_a_path_or_a_uri(tmp_path):
             place.read("a/b.txt")
     with pytest.raises(InputError, match="has scheme"):
         Place("nosuch://here").info()
+    monkeypatch.chdir(tmp_path)
+    assert Place.named("here").uri == str(tmp_path / "here")
+    assert Place.named("memory://here").uri == "memory://here"
     assert Place("s3://bucket/x?region=here").below("y").uri == "s3://bucket/x/y?region=here"
 
 
