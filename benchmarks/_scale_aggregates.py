@@ -91,7 +91,7 @@ def different(source: str, target: str, users: int) -> int:
     few = ds.dataset(source).to_table(filter=pc.field("user_id").isin(some))
     declared = view()
     rows = batch_rows(declared, Events.of(declared.stream, few))
-    got = ds.dataset([str(p) for p in sorted(Path(target).glob("*.parquet"))]).to_table(
+    got = ds.dataset([str(p) for p in sorted((Path(target) / "rows").glob("*.parquet"))]).to_table(
         filter=pc.field("user_id").isin(some)
     )
     own = [n for n in rows.column_names if "mean" not in n and "residual" not in n]
@@ -112,7 +112,7 @@ def measure(directory: Path, *, events: int, memory: int = 2 << 30) -> dict[str,
         raise RuntimeError(f"{events} events in, {counted} counted: the figures are void")
     if wrong := apart(different, str(source), str(target), max(1, events // 20)):
         raise RuntimeError(f"{wrong} rows differ from those of their events: the figures are void")
-    size = sum(f.stat().st_size for f in target.glob("*.parquet"))
+    size = sum(f.stat().st_size for f in (target / "rows").glob("*.parquet"))
     return {
         "events": events,
         "cpu_s": found["cpu_s"],

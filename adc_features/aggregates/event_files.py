@@ -21,10 +21,10 @@ def sampled_times(files: Sequence[Path], piece_rows: int) -> tuple[int, np.ndarr
     """(how many events there are; int64, some of their times)."""
     rows, times = 0, []
     for path in files:
-        with reading(path), pq.ParquetFile(path) as file:
+        with reading(path), pq.ParquetFile(path, pre_buffer=False) as file:
             if TIME not in file.schema_arrow.names:
                 raise InputError(f"{path} lacks the column {TIME}; name the events' time so")
-            for batch in file.iter_batches(piece_rows, columns=[TIME]):
+            for batch in _batches(file, piece_rows, [TIME]):
                 rows += len(batch)
                 times.append(microseconds(batch.column(0).slice(0)[::_SAMPLED], name=TIME))
     return rows, np.concatenate([np.zeros(0, np.int64), *times])
@@ -38,7 +38,7 @@ def event_pieces(
     wanted = [TIME, *stream.keys, *stream.attributes, *stream.values]
     named: bool | None = None
     for path in files:
-        with reading(path), pq.ParquetFile(path) as file:
+        with reading(path), pq.ParquetFile(path, pre_buffer=False) as file:
             names = file.schema_arrow.names
             if named is not None and named != (EVENT_ID in names):
                 raise InputError(
@@ -47,9 +47,19 @@ def event_pieces(
                 )
             named = EVENT_ID in names
             columns = [n for n in (EVENT_ID, *wanted) if n in names]
-            for batch in file.iter_batches(piece_rows, columns=columns):
+            for batch in _batches(file, piece_rows, columns):
                 table = pa.Table.from_batches([batch])
                 if not named:
                     table = table.append_column(EVENT_ID, numbered_ids(number, len(table)))
                 number += len(table)
                 yield table, named
+
+
+def _batches(
+    file: pq.ParquetFile, piece_rows: int, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Batches of one row group after the other: read together, Arrow holds what it has read of all
+    of them.
+    """
+    for group in range(file.num_row_groups):
+        yield from file.iter_batches(piece_rows, row_groups=[group], columns=columns)

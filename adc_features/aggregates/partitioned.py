@@ -47,6 +47,8 @@ from adc_features.artifact import (
 )
 from adc_features.errors import InputError
 
+ROWS = "rows"
+"""The directory of the files of rows, beside the manifest."""
 MEMORY = 2 << 30
 PIECE_ROWS = 500_000
 _ROW_GROUP = 100_000
@@ -78,9 +80,9 @@ def write_rows(
         Parquet files of events, as `Events.of` reads them. Where they have no `event_id`, a row is
         known by its number in their order.
     target : Path
-        The directory to make: files `rows-00000.parquet` and so on, each with all rows of its keys
-        sorted by (key, time), and a manifest. An existing one is kept when it is made of the same
-        events and declaration, else replaced.
+        The directory to make: a manifest and, in a directory `rows` that a Feast source may name,
+        files `part-00000.parquet` and so on, each with all rows of its keys sorted by (key, time).
+        An existing one is kept when it is made of the same events and declaration, else replaced.
     memory : int
         Bytes that the making of rows may take, about; it says how many partitions there are. All
         events of one key are in memory together, whatever it is.
@@ -126,7 +128,9 @@ def write_rows(
     )
     ensure_directory(Path(target), made_of, partial(job.fill, made_of))
     shutil.rmtree(job.work, ignore_errors=True)
-    return sum(pq.read_metadata(f).num_rows for f in sorted(Path(target).glob("*.parquet")))
+    return sum(
+        pq.read_metadata(f).num_rows for f in sorted((Path(target) / ROWS).glob("*.parquet"))
+    )
 
 
 def partitions_for(view: AggregateView, events: int, *, memory: int) -> int:
@@ -173,15 +177,16 @@ class _Job:
                 self._pass(f"asked-{k}", partial(self._ask, k, question))
                 self._pass(f"answers-{k}", partial(self._answer, k, question))
             shutil.rmtree(self.work / f"asked-{k}", ignore_errors=True)
-        rows = self.work / "rows"
+        rows = self.work / ROWS
         rows.mkdir(exist_ok=True)
+        (aside / ROWS).mkdir()
         held = 0
         for number in range(self.count):
-            path = rows / f"rows-{number:05d}.parquet"
+            path = rows / f"part-{number:05d}.parquet"
             if not path.exists():
                 self._fold(number, path)
             held += pq.read_metadata(path).num_rows
-            os.link(path, aside / path.name)
+            os.link(path, aside / ROWS / path.name)
             self.progress("rows", number + 1, self.count)
         _log.info("stage=aggregates view=%s events=%d rows=%d", self.view.name, self.total, held)
         return {"view": self.view.name, "events": self.total, "rows": held}

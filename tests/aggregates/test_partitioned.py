@@ -24,6 +24,7 @@ from adc_features.aggregates.declaration import (
     smoothed_mean,
     total,
 )
+from adc_features.aggregates.event_files import event_pieces
 from adc_features.aggregates.events import Events
 from adc_features.aggregates.partitioned import partitions_for, write_rows
 from adc_features.errors import InputError
@@ -64,7 +65,7 @@ def histories(draw):
 
 def written(view, files, target, **options):
     write_rows(view, files, target, **options)
-    return pa.concat_tables([pq.read_table(f) for f in sorted(target.glob("*.parquet"))])
+    return pa.concat_tables([pq.read_table(f) for f in sorted((target / "rows").glob("*.parquet"))])
 
 
 def in_order(view, table):
@@ -145,7 +146,7 @@ def test_a_stopped_run_goes_on_and_shows_nothing_before_its_end(history, tmp_pat
             continue
         break
     assert [label for label, *_ in told] == ["rows"] * 4  # all passes were finished before
-    got = pa.concat_tables([pq.read_table(f) for f in sorted(target.glob("*.parquet"))])
+    got = pa.concat_tables([pq.read_table(f) for f in sorted((target / "rows").glob("*.parquet"))])
     assert in_order(everything(), got).equals(batch_rows(everything(), events(many())))
     assert {path.name for path in tmp_path.iterdir()} == {"events.parquet", "rows"}
 
@@ -167,7 +168,7 @@ def test_what_a_run_left_is_not_used_for_other_events(history, tmp_path):
 def test_a_finished_directory_is_kept(history, tmp_path):
     """The same events and declaration make nothing again; the manifest counts what was made."""
     rows = write_rows(everything(), [history], tmp_path / "rows", partitions=3)
-    before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "rows").iterdir()}
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "rows").rglob("*")}
     told: list[str] = []
     again = write_rows(
         everything(),
@@ -177,7 +178,7 @@ def test_a_finished_directory_is_kept(history, tmp_path):
         progress=lambda label, *_: told.append(label),
     )
     assert (again, told) == (rows, [])
-    assert {p.name: p.stat().st_mtime_ns for p in (tmp_path / "rows").iterdir()} == before
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "rows").rglob("*")} == before
     manifest = json.loads((tmp_path / "rows/manifest.json").read_text(encoding="utf-8"))
     assert (manifest["events"], manifest["rows"]) == (400, rows)
 
@@ -186,8 +187,12 @@ def test_files_are_the_same_whatever_the_pieces(history, tmp_path):
     """The number of partitions alone decides what stands in which file, byte for byte."""
     for name, pieces in (("one", 10_000), ("two", 7)):
         write_rows(everything(), [history], tmp_path / name, partitions=3, piece_rows=pieces)
-    for path in (tmp_path / "one").glob("*.parquet"):
-        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    one, two = (
+        {path.name: path.read_bytes() for path in (tmp_path / name / "rows").iterdir()}
+        for name in ("one", "two")
+    )
+    assert len(one) == 3
+    assert one == two
 
 
 def test_rows_without_ids_are_known_by_their_number(tmp_path):
@@ -202,11 +207,29 @@ def test_rows_without_ids_are_known_by_their_number(tmp_path):
     assert in_order(everything(), got).equals(wanted)
 
 
+def test_pieces_do_not_hold_what_was_read(tmp_path):
+    """Of a file of many row groups the buffers of one are in memory."""
+    rng = np.random.default_rng(0)
+    schema = raw_table([]).drop_columns("event_id").schema
+    path, size = tmp_path / "events.parquet", 2_000
+    with pq.ParquetWriter(path, schema) as writer:
+        for _ in range(40):
+            cents = rng.integers(0, 10**11, size)
+            columns = [pa.array(c) for c in (cents.astype(str), cents, cents.astype(str))]
+            numbers = [pa.array(rng.random(size)), pa.array(rng.random(size)), pa.array(cents)]
+            times = pa.array(cents, pa.timestamp("us", tz="UTC"))
+            writer.write_table(pa.table([*columns, *numbers, times], schema=schema))
+    before, most = pa.total_allocated_bytes(), 0
+    for _piece in event_pieces([path], STREAM, 500):
+        most = max(most, pa.total_allocated_bytes() - before)
+    assert most < path.stat().st_size / 4
+
+
 def test_no_events_are_no_rows(tmp_path):
     """A history without events makes a directory without rows."""
     pq.write_table(raw_table([]), tmp_path / "events.parquet")
     assert write_rows(everything(), [tmp_path / "events.parquet"], tmp_path / "rows") == 0
-    assert pq.read_table(next((tmp_path / "rows").glob("*.parquet"))).num_rows == 0
+    assert pq.read_table(tmp_path / "rows/rows/part-00000.parquet").num_rows == 0
 
 
 @pytest.mark.parametrize(
