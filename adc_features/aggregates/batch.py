@@ -1,13 +1,17 @@
 """Aggregates over a history: one row after each distinct event time of a key. Reads: events.
 Writes: point-in-time rows.
 
+A part of the history, all events of some keys, is folded alone where `Elsewhere` says what the
+other keys' events have to say.
+
 Sums are differences of int64 prefix sums. They may wrap round; a key's own sum cannot, because its
 number of events is checked.
 
 Legend: N events, K keys, R rows.
 """
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pyarrow as pa
@@ -86,18 +90,68 @@ def batch_rows(view: AggregateView, events: Events, *, at: pa.Table | None = Non
             f"the events are of the stream {events.stream.name!r} as declared elsewhere; the view"
             f" {view.name!r} aggregates {view.stream.name!r}: build them with the view's stream"
         )
-    known = _Known(view, events, at)
-    rows = known.rows()
-    features = finalise(recipes(view), rows)
-    columns = {
-        **{name: rows.text(name) for name in view.key},
-        TIMESTAMP: pa.array(rows.time + microseconds_of(view.stream.resolution)).cast(UTC_US),
-        **features,
-    }
+    rows = _Known(view, events, at).rows()
+    columns = _columns(view, rows)
     for name, one in view.features.items():
         if one.kind == "newest" and at is not None and one.of in at.column_names:
             columns[name] = rows.text(str(one.of))
     return pa.table(columns, schema=row_schema(view))
+
+
+@dataclass(frozen=True)
+class Elsewhere:
+    """What the events of other keys say to a part of a history with N events.
+
+    everybody : callable
+        (part, cut: int64 [R]) -> int64 [R], a sum or count over all events before each cut.
+    residuals : mapping
+        Residual -> int64 [N] on its grid, 0 where the event has no value.
+    groups : mapping
+        Part with `by` -> int64 [N], as known at the row of each event.
+    """
+
+    everybody: Callable[[Part, np.ndarray], np.ndarray]
+    residuals: Mapping[Residual, np.ndarray] = field(default_factory=dict)
+    groups: Mapping[Part, np.ndarray] = field(default_factory=dict)
+
+
+def rows_of_part(
+    view: AggregateView, events: Events, elsewhere: Elsewhere, *, most: int
+) -> Iterator[pa.Table]:
+    """The rows of `batch_rows` of keys all of whose events are here, sorted by (key, time), in
+    tables of at most `most` rows.
+    """
+    known = _Known(view, events, None, elsewhere)
+    rows = known.rows_by_key()
+    for start in range(0, len(rows.key), most):
+        columns = _columns(view, rows.slice(start, most))
+        yield pa.table(columns, schema=row_schema(view))
+
+
+def residuals_of_part(
+    view: AggregateView, events: Events, elsewhere: Elsewhere, wanted: Sequence[Residual]
+) -> list[np.ndarray]:
+    """int64 [N] of each residual, where all events of the keys that they are against are here."""
+    known = _Known(view, events, None, elsewhere)
+    return [known.series(residual)[0] for residual in wanted]
+
+
+def groups_of_part(
+    view: AggregateView, events: Events, elsewhere: Elsewhere, wanted: Sequence[Part]
+) -> list[np.ndarray]:
+    """int64 [N] of each part with the same `by`, where all events of these groups are here."""
+    known = _Known(view, events, None, elsewhere)
+    code, group = known.by(wanted[0].by or ())
+    begin, end = group.until(code, row_cut(view, events.times))
+    return [known.summed(group, part, begin, end) for part in wanted]
+
+
+def _columns(view: AggregateView, rows: "_Rows") -> dict[str, pa.Array]:
+    return {
+        **{name: rows.text(name) for name in view.key},
+        TIMESTAMP: pa.array(rows.time + microseconds_of(view.stream.resolution)).cast(UTC_US),
+        **finalise(recipes(view), rows),
+    }
 
 
 @dataclass(frozen=True)
@@ -114,13 +168,13 @@ class _Sorted:
     place: np.ndarray
 
     @classmethod
-    def of(cls, code: np.ndarray, size: int, time: np.ndarray) -> "_Sorted":
+    def of(cls, code: np.ndarray, size: int, events: Events) -> "_Sorted":
         order = np.argsort(code, kind="stable")
         order = order[np.searchsorted(code[order], 0) :]
-        code, time = code[order], time[order]
-        times = np.unique(time)
-        place = code * (len(times) + 1) + np.searchsorted(times, time, side="right")
-        return cls(order, code, time, np.searchsorted(code, np.arange(size)), times, place)
+        code, (times, rank) = code[order], events.time_ranks
+        place = code * (len(times) + 1) + rank[order] + 1
+        start = np.searchsorted(code, np.arange(size))
+        return cls(order, code, events.times[order], start, times, place)
 
     def until(self, code: np.ndarray, cut: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """(begin, end): places of the events of each key with time < cut; none where code is -1."""
@@ -135,10 +189,18 @@ class _Sorted:
 class _Known:
     """Everything that rows read: the events by key, their values and residuals."""
 
-    def __init__(self, view: AggregateView, events: Events, at: pa.Table | None) -> None:
-        self.view, self.events, self.at = view, events, at
+    def __init__(
+        self,
+        view: AggregateView,
+        events: Events,
+        at: pa.Table | None,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self.view, self.events, self.at, self.elsewhere = view, events, at, elsewhere
         self._sorted: dict[tuple[str, ...], tuple[np.ndarray, _Sorted]] = {}
         self._series: dict[Of, tuple[np.ndarray, np.ndarray | None]] = {}
+        for residual, series in elsewhere.residuals.items() if elsewhere else ():
+            self._series[residual] = series, events.value(residual.of)[1]
 
     def by(self, columns: tuple[str, ...]) -> tuple[np.ndarray, _Sorted]:
         """(code of each event, then of each further row; the events by these columns)."""
@@ -150,7 +212,7 @@ class _Known:
             code, size = codes_of(self.view.stream, table, columns)
             if not columns:
                 code = np.zeros(n, np.int64)
-            self._sorted[columns] = code, _Sorted.of(code[:n], size, self.events.times)
+            self._sorted[columns] = code, _Sorted.of(code[:n], size, self.events)
         return self._sorted[columns]
 
     def series(self, of: Of) -> tuple[np.ndarray, np.ndarray | None]:
@@ -182,6 +244,8 @@ class _Known:
 
     def everybody(self, part: Part, cut: np.ndarray) -> np.ndarray:
         """A sum or count over all events before each cut."""
+        if self.elsewhere is not None:
+            return self.elsewhere.everybody(part, cut)
         whole = self.by(())[1]
         begin, end = whole.until(np.zeros(len(cut), np.int64), cut)
         return self.summed(whole, part, begin, np.maximum(end, min(part.n or 0, len(self.events))))
@@ -199,12 +263,18 @@ class _Known:
             values if valid is None else np.where(valid[by.order], values, 0), begin, end
         )
 
+    def rows_by_key(self) -> "_Rows":
+        """One row for each (key, distinct time), in that order."""
+        own = self.by(self.view.key)[1]
+        changes = own.place[1:] != own.place[:-1]
+        last = np.flatnonzero(np.concatenate([changes, [len(own.code) > 0]]))
+        key = own.code[last]
+        return _Rows(self, key, own.time[last], own.order[last], (own.start[key], last + 1))
+
     def rows(self) -> "_Rows":
         """One row for each (key, distinct time) and each further one asked for, sorted."""
-        code, own = self.by(self.view.key)
-        changes = (own.code[1:] != own.code[:-1]) | (own.time[1:] != own.time[:-1])
-        last = np.flatnonzero(np.concatenate([changes, [len(own.code) > 0]]))
-        key, time, event = own.code[last], own.time[last], own.order[last]
+        code, made = self.by(self.view.key)[0], self.rows_by_key()
+        key, time, event = made.key, made.time, made.event
         if self.at is not None:
             n = len(self.events)
             key = np.concatenate([key, code[n:]])
@@ -221,9 +291,23 @@ class _Rows:
     further row, whose columns they have.
     """
 
-    def __init__(self, known: _Known, key: np.ndarray, time: np.ndarray, event: np.ndarray) -> None:
+    def __init__(
+        self,
+        known: _Known,
+        key: np.ndarray,
+        time: np.ndarray,
+        event: np.ndarray,
+        own: tuple[np.ndarray, np.ndarray] | None = None,
+    ) -> None:
         self.known, self.key, self.time, self.event = known, key, time, event
-        self.begin, self.end = known.by(known.view.key)[1].until(key, time + 1)
+        self.begin, self.end = own or known.by(known.view.key)[1].until(key, time + 1)
+        self._places: dict[Part, tuple[np.ndarray, np.ndarray]] = {}
+
+    def slice(self, start: int, length: int) -> "_Rows":
+        """Some of the rows."""
+        columns = (self.key, self.time, self.event, self.begin, self.end)
+        key, time, event, begin, end = (column[start : start + length] for column in columns)
+        return _Rows(self.known, key, time, event, (begin, end))
 
     def text(self, name: str) -> pa.Array:
         """A key or attribute of each row."""
@@ -237,6 +321,8 @@ class _Rows:
         known, cut = self.known, row_cut(self.known.view, self.time)
         if part.by == ():
             return known.everybody(part, cut)
+        if part.by is not None and known.elsewhere is not None:
+            return known.elsewhere.groups[part][self.event]
         if part.by is not None:
             code, group = known.by(part.by)
             return known.summed(group, part, *group.until(code[self.event], cut))
@@ -254,20 +340,31 @@ class _Rows:
     def read_lists(self, part: Part) -> Lists:
         """The values of a list, oldest first."""
         known, own = self.known, self.known.by(self.known.view.key)[1]
-        begin, n = self._begin(part), part.n or 1
         if part.kind == "distinct":
             code = known.by((str(part.of),))[0][: len(known.events)][own.order]
-            places, length = newest_different(code, begin, self.end, most=n)
+            places, length = newest_different(code, self._begin(part), self.end, most=part.n or 1)
+            event = own.order[places]
         else:
-            valid = np.flatnonzero(known.valid(counted(known.view.stream, part.of))[own.order])
-            stop = np.searchsorted(valid, self.end)
-            first = np.maximum(np.searchsorted(valid, begin), stop - n)
-            length, places = stop - first, valid[spans(first, stop - first)]
-        event = own.order[places]
+            event, length = self._newest(part)
         offsets = np.concatenate([[0], np.cumsum(length)])
         if part.of in known.view.stream.values or isinstance(part.of, Residual):
             return Lists(offsets, pa.array(known.series(part.of)[0][event]))
         return Lists(offsets, known.events.column(str(part.of)).take(pa.array(event)))
+
+    def _newest(self, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        """(the events of a list of each row; int64 [R], how many each has)."""
+        known, own = self.known, self.known.by(self.known.view.key)[1]
+        optional = counted(known.view.stream, part.of)
+        same = replace(part, of=optional)  # lists of other columns hold the same events
+        if same not in self._places:
+            begin, end = self._begin(part), self.end
+            valid = None if optional is None else np.flatnonzero(known.valid(optional)[own.order])
+            if valid is not None:
+                begin, end = np.searchsorted(valid, begin), np.searchsorted(valid, end)
+            first = np.maximum(begin, end - (part.n or 1))
+            places = spans(first, end - first)
+            self._places[same] = own.order[places if valid is None else valid[places]], end - first
+        return self._places[same]
 
     def read_tiles(self, part: Part, events: Part) -> Tiles:
         """The tiles of a windowed sum and of the number of its events."""

@@ -100,21 +100,10 @@ class Events:
     def accepted(cls, stream: EventStream, table: pa.Table) -> Self:
         """Of columns that are as `event_schema` says, in any order of rows."""
         table = table.select(event_schema(stream).names).combine_chunks()
-        high, low = _halves(table[EVENT_ID])
-        times = table[TIME].to_numpy()
-        order = np.lexsort((low, high, times))
+        order = in_order(table)
         if len(order) and (order[1:] <= order[:-1]).any():
-            table, times = table.take(pa.array(order)), times[order]
-            high, low = high[order], low[order]
-        by_id = np.lexsort((low, high))
-        high, low = high[by_id], low[by_id]
-        twice = np.flatnonzero((high[1:] == high[:-1]) & (low[1:] == low[:-1]))
-        if len(twice):
-            raise InputError(
-                f"{len(twice)} events have the id of another one (first"
-                f" {table[EVENT_ID][int(by_id[twice[0]])].as_py().hex()}); an event is counted"
-                " once: drop the repeated ones"
-            )
+            table = table.take(pa.array(order))
+        refuse_repeated(*id_halves(table[EVENT_ID]))
         return cls(stream, table)
 
     def __len__(self) -> int:
@@ -126,9 +115,16 @@ class Events:
         return self.table[TIME].to_numpy()
 
     @cached_property
+    def time_ranks(self) -> tuple[np.ndarray, np.ndarray]:
+        """(the different times, ascending; int64 [N], the place of each event's own in them)."""
+        changes = self.times[1:] != self.times[:-1]
+        rank = np.concatenate([[0], np.cumsum(changes)])[: len(self)]
+        return self.times[np.flatnonzero(np.concatenate([[True], changes]))[: len(self)]], rank
+
+    @cached_property
     def id_halves(self) -> tuple[np.ndarray, np.ndarray]:
         """The first and last 8 bytes of each id as big-endian numbers, uint64 [N] each."""
-        return _halves(self.table[EVENT_ID])
+        return id_halves(self.table[EVENT_ID])
 
     def column(self, name: str) -> pa.Array:
         """A column in one piece."""
@@ -150,6 +146,32 @@ class Events:
     def where(self, kept: np.ndarray) -> "Events":
         """The events at these places, ascending."""
         return Events(self.stream, self.table.take(pa.array(kept)))
+
+
+def in_order(table: pa.Table) -> np.ndarray:
+    """int64 [N]: the places of the events of a table in the order of (time, event id)."""
+    high, low = id_halves(table[EVENT_ID])
+    return np.lexsort((low, high, table[TIME].to_numpy()))
+
+
+def refuse_repeated(high: np.ndarray, low: np.ndarray) -> None:
+    """Raise InputError where an id, of which these are the halves, uint64 [N], stands twice."""
+    order = np.lexsort((low, high))
+    high, low = high[order], low[order]
+    twice = np.flatnonzero((high[1:] == high[:-1]) & (low[1:] == low[:-1]))
+    if len(twice):
+        first = f"{high[twice[0]]:016x}{low[twice[0]]:016x}"
+        raise InputError(
+            f"{len(twice)} events have the id of another one (first {first}); an event is counted"
+            " once: drop the repeated ones"
+        )
+
+
+def numbered_ids(first: int, count: int) -> pa.Array:
+    """The ids of rows that are known by their numbers, from `first` on."""
+    numbers = np.zeros((count, 2), ">u8")
+    numbers[:, 1] = np.arange(first, first + count)
+    return pa.FixedSizeBinaryArray.from_buffers(ID, count, [None, pa.py_buffer(numbers)])
 
 
 def codes_of(
@@ -264,9 +286,7 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def _ids(raw: pa.Table) -> pa.Array:
     if EVENT_ID not in raw.column_names:
-        numbers = np.zeros((len(raw), 2), ">u8")
-        numbers[:, 1] = np.arange(len(raw))
-        return pa.FixedSizeBinaryArray.from_buffers(ID, len(raw), [None, pa.py_buffer(numbers)])
+        return numbered_ids(0, len(raw))
     column = raw[EVENT_ID].combine_chunks()
     if column.null_count:
         raise InputError(f"{EVENT_ID} holds {column.null_count} nulls; each event needs its id")
@@ -277,7 +297,8 @@ def _ids(raw: pa.Table) -> pa.Array:
     return pa.array([event_id(one) for one in column.to_pylist()], ID)
 
 
-def _halves(ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+def id_halves(ids: pa.ChunkedArray) -> tuple[np.ndarray, np.ndarray]:
+    """The first and last 8 bytes of each id as big-endian numbers, uint64 [N] each."""
     array = ids.combine_chunks()
     start = array.offset * ID_BYTES
     raw = np.frombuffer(array.buffers()[1] or b"", np.uint8)[start : start + len(array) * ID_BYTES]

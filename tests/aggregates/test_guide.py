@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from aggregate_shop import SECOND
 
 from adc_features.aggregates.batch import batch_rows
@@ -13,9 +14,11 @@ from adc_features.aggregates.incremental import newest_rows
 GUIDE = Path(__file__).parents[2] / "docs" / "guides" / "aggregates.md"
 
 
-def test_the_python_of_the_guide_runs_and_both_engines_agree():
+def test_the_python_of_the_guide_runs_and_both_engines_agree(tmp_path, monkeypatch):
     """Its blocks run as they stand, over a table of events."""
-    declared, computed = re.findall(r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S)
+    declared, computed, in_files = re.findall(
+        r"```python\n(.*?)```", GUIDE.read_text(encoding="utf-8"), re.S
+    )
     times = [1_700_000_000 * SECOND + k * 60 * SECOND for k in range(4)]
     table = pa.table(
         {
@@ -37,3 +40,9 @@ def test_the_python_of_the_guide_runs_and_both_engines_agree():
     assert names["rows"]["user_event_count"].to_pylist() == [1, 1, 2, 3]
     newest = newest_rows(view, batch_rows(view, names["history"])).to_pylist()
     assert names["step"].rows["user_activity"].to_pylist() == newest[:1]
+    monkeypatch.chdir(tmp_path)
+    Path("events").mkdir()
+    pq.write_table(table, "events/clicks.parquet")
+    exec(compile(in_files, str(GUIDE), "exec"), names)
+    written = pq.read_table("user_activity/rows").sort_by("event_timestamp")
+    assert written.equals(names["rows"])

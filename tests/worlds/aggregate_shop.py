@@ -120,8 +120,8 @@ def with_times(rows: list[dict], times: list[int], *, ids: list[int] | None = No
     ]
 
 
-def events(rows: list[dict]) -> Events:
-    """The raw rows as accepted events."""
+def raw_table(rows: list[dict]) -> pa.Table:
+    """The raw rows as a table."""
     types = {
         "user_id": pa.string(),
         "item_id": pa.int64(),
@@ -132,6 +132,9 @@ def events(rows: list[dict]) -> Events:
         "time": pa.timestamp("us", tz="UTC"),
         "event_id": pa.binary(16),
     }
-    return Events.of(
-        STREAM, pa.table({n: pa.array([r[n] for r in rows], k) for n, k in types.items()})
-    )
+    return pa.table({n: pa.array([r[n] for r in rows], k) for n, k in types.items()})
+
+
+def events(rows: list[dict]) -> Events:
+    """The raw rows as accepted events."""
+    return Events.of(STREAM, raw_table(rows))
