@@ -11,6 +11,7 @@ from adc_features.cli.data import data, embed
 from adc_features.cli.runs import (
     CompleteOption,
     DataOption,
+    DeviceOption,
     FinalOption,
     SeedOption,
     build,
@@ -21,6 +22,7 @@ from adc_features.errors import InputError
 __all__ = [
     "CompleteOption",
     "DataOption",
+    "DeviceOption",
     "FinalOption",
     "SeedOption",
     "app",
@@ -58,6 +60,7 @@ def fit(
     generation: Annotated[
         str | None, typer.Option(help="Id of the new generation, for example g2.")
     ] = None,
+    device: DeviceOption = None,
     json: JsonOption = None,
 ) -> None:
     """Fit the tokenizer on the embeddings of all cut-offs and freeze it as a generation."""
@@ -72,6 +75,7 @@ def fit(
         codebook_size=codebook_size,
         steps=steps,
         generation=generation,
+        device=device,
     )
 
 
