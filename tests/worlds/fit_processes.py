@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-SECONDS = 240
+SECONDS = 600
 """After that long the processes are stopped: a fit of a test takes a few."""
 
 

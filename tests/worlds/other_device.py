@@ -142,6 +142,7 @@ def other_device(patch: pytest.MonkeyPatch, *modules: Any) -> Iterator[None]:
         patch.setattr(module, "resolve_device", resolved, raising=False)
         patch.setattr(module, "seeded", lambda _: [], raising=False)
     patch.setattr(torch, "Generator", generator)
+    patch.setattr(torch, "inference_mode", torch.no_grad)  # which wrapped tensors do not know
     optimizers = importlib.import_module("torch.optim.optimizer")
     patch.setattr(optimizers, "_get_fused_kernels_supported_devices", lambda: ["cpu", "meta"])
     with _Functions(), _Operations():
