@@ -246,6 +246,7 @@ def lead(program: Callable[[], T], *, store: dist.Store | None = None) -> T | No
         world_size=size,
         timeout=PATIENCE,
     )
+    os.environ.pop("TORCHELASTIC_RUN_ID", None)  # a command that this one starts is alone
     group = _Now.group = _Group(Ranks(rank, size), dist.PrefixStore("words", meeting))
     try:
         if rank == 0:

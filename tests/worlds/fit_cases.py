@@ -65,6 +65,7 @@ def tables() -> list[EmbeddingTable]:
     unit = found[BEHAVIOR] / np.linalg.norm(found[BEHAVIOR], axis=1, keepdims=True)
     found[BEHAVIOR] = (unit * np.log1p(count)[:, None]).astype(np.float32)
     there = {m: rng.random(300) < 0.9 for m in found}
+    found = {m: np.where(there[m][:, None], v, np.float32(0)) for m, v in found.items()}
     count = np.where(there[BEHAVIOR], count, 0)
     return [
         EmbeddingTable(

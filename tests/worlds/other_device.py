@@ -60,6 +60,13 @@ class OtherGenerator:
         return self
 
 
+class _AnyGenerator:
+    """Makes one of them, by device."""
+
+    def __new__(cls, device: Any = "cpu") -> Any:
+        return OtherGenerator() if torch.device(device) == OTHER else _generator(device)
+
+
 class _Operations(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _called(func, args, kwargs or {})
@@ -133,15 +140,12 @@ def other_device(patch: pytest.MonkeyPatch, *modules: Any) -> Iterator[None]:
     def resolved(device: str) -> torch.device:
         return torch.device("cpu") if device == "cpu" else OTHER
 
-    def generator(device: Any = "cpu") -> Any:
-        return OtherGenerator() if torch.device(device) == OTHER else _generator(device)
-
     for name in ("rand", "randperm"):
         patch.setattr(torch, name, _drawing(getattr(torch, name)))
     for module in modules:
         patch.setattr(module, "resolve_device", resolved, raising=False)
         patch.setattr(module, "seeded", lambda _: [], raising=False)
-    patch.setattr(torch, "Generator", generator)
+    patch.setattr(torch, "Generator", _AnyGenerator)
     patch.setattr(torch, "inference_mode", torch.no_grad)  # which wrapped tensors do not know
     optimizers = importlib.import_module("torch.optim.optimizer")
     patch.setattr(optimizers, "_get_fused_kernels_supported_devices", lambda: ["cpu", "meta"])
