@@ -9,6 +9,7 @@ AdcError
 ├── ArtifactError          a file or directory on disk is missing, incomplete or altered
 │   └── NewerFormatError   a newer version of this library wrote it; it is left as it is
 ├── GenerationMismatch     codes of one generation offered to a reader of another
+├── DeviceError            a device's memory, or a process that takes part in a fit, gave out
 ├── MissingExtraError      a package that an extra of this one installs is not installed
 ├── StorageError           an object store refuses the credentials, or does not answer
 └── ParityError            an online value differs from its offline value
@@ -24,6 +25,7 @@ from adc_features.redaction import redacted
 __all__ = [
     "AdcError",
     "ArtifactError",
+    "DeviceError",
     "GenerationMismatch",
     "InputError",
     "LeakError",
@@ -89,6 +91,13 @@ class NewerFormatError(ArtifactError):
 
 class GenerationMismatch(AdcError):
     """Codes of one generation met a reader that was built for another."""
+
+
+class DeviceError(AdcError):
+    """The memory of a device did not hold a step of a fit, or another process of a fit failed.
+
+    Nothing was written.
+    """
 
 
 class MissingExtraError(AdcError, ImportError):

@@ -42,6 +42,7 @@ def train(
     start: Trained | None = None,
     one_round: bool = False,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> Trained:
     """Train a recipe on every row of `frame`, once for each seed.
 
@@ -50,7 +51,8 @@ def train(
     ones begin with its embeddings of the codes.
 
     How many rounds is chosen by log loss on the newest tenth of these rows, with a model of the
-    first seed that did not see them; with `one_round` it is one, or 50 trees. Raises InputError
+    first seed that did not see them; with `one_round` it is one, or 50 trees. device: where models
+    are trained. Raises InputError
     when the labels have one class or the recipe lacks what it reads.
     """
     recipe = recipe_named(recipe) if isinstance(recipe, str) else recipe
@@ -63,7 +65,7 @@ def train(
     ranker = fit_ranker(
         rows,
         _every_row(frame),
-        TrainSettings(seeds=len(seeds), seed=seeds[0], quick=one_round),
+        TrainSettings(seeds=len(seeds), seed=seeds[0], quick=one_round, device=device),
         start=warm,
         anew=[i.name for i in rows.resolution.inputs if i.name != KEPT],
         progress=progress,

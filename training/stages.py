@@ -240,6 +240,7 @@ def train_recipe(
     *,
     schema: ServiceSchema | None = None,
     one_round: bool = False,
+    device: str = "cpu",
     progress: Progress | None = None,
 ) -> tuple[Trained, np.ndarray]:
     """A recipe trained on the split's training rows, and its probabilities [S, N] of the scored
@@ -255,6 +256,7 @@ def train_recipe(
         seeds=seeds,
         schema=schema,
         one_round=one_round,
+        device=device,
         progress=progress,
     )
     return trained, trained.predict(scored, sources)
@@ -284,6 +286,7 @@ def _build_ranker(run: Run, directory: Path, *, name: str) -> Mapping[str, Any]:
         range(run.settings.seeds),
         schema=schema_of(repository_of(run), run.settings.generation, RECIPES[recipe]),
         one_round=run.settings.one_round,
+        device=run.settings.device,
         progress=run.progress,
     )
     np.save(directory / "scores.npy", scores)

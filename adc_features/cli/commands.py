@@ -13,6 +13,7 @@ from adc_features.cli.data import data, embed
 from adc_features.cli.runs import (
     CompleteOption,
     DataOption,
+    DeviceOption,
     FinalOption,
     OptionalRunOption,
     RepoOption,
@@ -26,6 +27,7 @@ from adc_features.errors import InputError
 __all__ = [
     "CompleteOption",
     "DataOption",
+    "DeviceOption",
     "FinalOption",
     "SeedOption",
     "app",
@@ -63,6 +65,7 @@ def fit(
     generation: Annotated[
         str | None, typer.Option(help="Id of the new generation, for example g2.")
     ] = None,
+    device: DeviceOption = None,
     json: JsonOption = None,
 ) -> None:
     """Fit the tokenizer on the embeddings of all cut-offs and freeze it as a generation."""
@@ -77,6 +80,7 @@ def fit(
         codebook_size=codebook_size,
         steps=steps,
         generation=generation,
+        device=device,
     )
 
 

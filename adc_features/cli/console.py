@@ -153,7 +153,7 @@ def _short(value: Any) -> str:
     )
 
 
-def run_app(app: typer.Typer) -> None:
+def run_app(app: Callable[[], Any]) -> None:
     """Run a typer app; refusals are one message and an exit code, never a stack trace.
 
     Exit codes: 0 done, 1 refused, 2 wrong usage, 3 online and offline differ, 130 stopped by the

@@ -6,7 +6,14 @@ from typing import Annotated, Any
 import typer
 
 from adc_features.cli.console import JsonOption, RunOption, report
-from adc_features.cli.runs import CompleteOption, DataOption, FinalOption, SeedOption, build
+from adc_features.cli.runs import (
+    CompleteOption,
+    DataOption,
+    DeviceOption,
+    FinalOption,
+    SeedOption,
+    build,
+)
 from adc_features.errors import InputError
 
 data = typer.Typer(no_args_is_help=True, help="Make a dataset directory.")
@@ -211,6 +218,7 @@ def embed_behavior(
     ] = None,
     seed: SeedOption = None,
     final: FinalOption = None,
+    device: DeviceOption = None,
     json: JsonOption = None,
 ) -> None:
     """Learn item vectors from the events up to each cut-off."""
@@ -227,4 +235,5 @@ def embed_behavior(
         snapshots=snapshots,
         seed=seed,
         final=final,
+        device=device,
     )

@@ -25,14 +25,22 @@ from adc_features.cli import (
     serving,
 )
 from adc_features.cli.console import run_app
+from adc_features.ranks import started_by_torchrun
 
 log = logging.getLogger("adc")
 GROUP = "adc_features.commands"
 
 
 def main() -> None:
-    """Entry point of the console script."""
-    run_app(application())
+    """Entry point of the console script. Of several processes that torchrun started, the first
+    runs the command, and the others take part in its fits.
+    """
+    if started_by_torchrun():
+        from adc_features.processes import lead
+
+        run_app(lambda: lead(application()))
+    else:
+        run_app(application())
 
 
 def _version(asked: bool) -> None:
@@ -81,3 +89,7 @@ def _add(point: EntryPoint, app: typer.Typer) -> None:
         )
         return
     add_to(app)
+
+
+if __name__ == "__main__":  # torchrun -m adc_features.cli.main
+    main()

@@ -35,6 +35,16 @@ RepoOption = Annotated[
 SeedOption = Annotated[int | None, typer.Option(help="Seed of everything random.")]
 
 
+DeviceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--device",
+        metavar="cpu|cuda|auto",
+        help="Where fits compute; auto is cuda where there is one. Default: cpu.",
+    ),
+]
+
+
 CompleteOption = Annotated[
     str | None,
     typer.Option(

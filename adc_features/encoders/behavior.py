@@ -76,6 +76,7 @@ def behavior_series(
     content: Sequence[Content] | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> list[BehaviorVectors]:
     """An encoder's item vectors as of each cut-off, all of them in one space.
 
@@ -100,6 +101,8 @@ def behavior_series(
         and seed starts from it and returns what an uninterrupted call would have.
     progress : callable, optional
         Called with a label, the steps done and their number.
+    device : {"cpu", "auto", "cuda"}
+        Where SASRec is trained; see `adc_features.devices`.
 
     Returns
     -------
@@ -176,6 +179,7 @@ def behavior_series(
                 seed=seed,
                 label=f"behaviour {number + 1}/{len(cutoffs)}",
                 progress=progress,
+                device=device,
             )
             if kept is not None:
                 write_state(kept, state)
@@ -193,6 +197,7 @@ def continued(
     seed: int,
     content: Content | None = None,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> BehaviorState:
     """The state as of a later cut-off, in the space of `state`: what a series through both cut-offs
     holds at the second.
@@ -223,6 +228,7 @@ def continued(
         seed=seed,
         label="behaviour",
         progress=progress,
+        device=device,
     )
 
 
@@ -262,6 +268,7 @@ def _advanced(
     seed: int,
     label: str,
     progress: Progress | None,
+    device: str,
 ) -> BehaviorState:
     """Learn from the past, from `previous` on, and carry the vectors over. Chance is drawn from
     (seed, as_of).
@@ -276,6 +283,7 @@ def _advanced(
         seed=(seed, int(instant(as_of).astype(np.int64))),
         label=label,
         progress=progress,
+        device=device,
     )
     now = BehaviorVectors(as_of, learned.vectors, np.ones(len(ids), bool), evidence.counts)
     if previous is not None:
@@ -312,6 +320,7 @@ def half_agreement(
     seed: int,
     content: Content | None = None,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> np.ndarray:
     """How well two halves of the users agree about each item: a reliability that no count or norm
     enters. float32 [N] in [-1, 1], NaN where an item is absent from a half. Where the encoder reads
@@ -341,6 +350,7 @@ def half_agreement(
             seed=(seed, 1 + number),
             label=f"half {number + 1}/2",
             progress=progress,
+            device=device,
         )
         tables.append(np.zeros((len(item_ids), learned.vectors.shape[1]), np.float32))
         tables[-1][evidence.known] = learned.vectors

@@ -53,7 +53,8 @@ class Learner(Protocol):
     """Item vectors from evidence, from scratch or going on from `start`.
 
     The same evidence, start and seed give the same vectors; an event that is not in the evidence
-    changes nothing, and neither does an item that nobody met.
+    changes nothing, and neither does an item that nobody met. device: see `resolve_device`; what
+    is learned is on the CPU.
     """
 
     def __call__(
@@ -65,6 +66,7 @@ class Learner(Protocol):
         seed: tuple[int, int],
         label: str,
         progress: Progress | None,
+        device: str = "cpu",
     ) -> Learned: ...
 
 

@@ -27,6 +27,7 @@ def factorise(
     seed: tuple[int, int],
     label: str,
     progress: Progress | None,
+    device: str = "cpu",
 ) -> Learned:
     """Item factors that minimise, over users' factors x, items' y and the map M of content c,
 
@@ -34,7 +35,7 @@ def factorise(
     + item_penalty ridge |M|^2, p_ui = 1 and w_ui = 1 + confidence where u met i, else 0 and 1,
 
     by exact steps in each: the penalty holds an item at what its content says until its events
-    weigh more than it.
+    weigh more than it. numpy computes it on the CPU, whatever the device.
 
     Source
     ------

@@ -50,6 +50,10 @@ class Batch(NamedTuple):
     places: Tensor
     users: Tensor
 
+    def on(self, device: torch.device, rows: slice) -> "Batch":
+        """Some of the rows, on a device."""
+        return Batch(*(column[rows].to(device) for column in self))
+
 
 def packed_batches(
     sequences: Sequences, *, length: int, rows: int, rng: np.random.Generator
@@ -81,6 +85,29 @@ def packed_batches(
         yield Batch(*(c[start : start + rows] for c in columns))
 
 
+class Dropout(nn.Dropout):
+    """Dropout of some of a batch's rows, by the mask that is drawn for all of them.
+
+    of: how many rows the whole batch has, and which of them are here; None for all.
+    """
+
+    of: tuple[int, slice] | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.of is None or not self.training:
+            return super().forward(x)
+        rows, mine = self.of
+        kept = x.new_empty(rows, *x.shape[1:]).bernoulli_(1 - self.p)
+        return x * kept.div_(1 - self.p)[mine]
+
+
+def drop_of(model: nn.Module, rows: int, mine: slice) -> None:
+    """Let a model's dropouts draw for a batch of `rows` rows, of which it sees some."""
+    for module in model.modules():
+        if isinstance(module, Dropout):
+            module.of = (rows, mine)
+
+
 class Block(nn.Module):
     """Causal self-attention within one user, then a pointwise network; each normalised before and
     added to its input.
@@ -91,9 +118,9 @@ class Block(nn.Module):
         self.attention_norm, self.pointwise_norm = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.query_key_value, self.mix = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim)
         self.pointwise = nn.Sequential(
-            nn.Linear(dim, dim), nn.ReLU(), nn.Dropout(dropout), nn.Linear(dim, dim)
+            nn.Linear(dim, dim), nn.ReLU(), Dropout(dropout), nn.Linear(dim, dim)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x_RTD: Tensor, visible_RTT: Tensor) -> Tensor:
         query, key, value = self.query_key_value(self.attention_norm(x_RTD)).chunk(3, dim=-1)
@@ -131,7 +158,7 @@ class SASRec(nn.Module):
         self.places = nn.Parameter(torch.randn(length, dim) * 0.02)
         self.blocks = nn.ModuleList(Block(dim, dropout) for _ in range(blocks))
         self.norm = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def items(self) -> Tensor:
         """The items' vectors, [I, D]."""
@@ -166,21 +193,39 @@ def matrix_dtype() -> torch.dtype:
     )
 
 
+def product_dtype(device: torch.device) -> torch.dtype:
+    """`matrix_dtype`, of a device: bfloat16 on a GPU that multiplies it natively."""
+    if device.type != "cuda":
+        return matrix_dtype()
+    return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+
+
+def _chunk(device: torch.device, candidates: int) -> int:
+    """Positions whose logits are alive at once: a GPU wants large products, in half a GB."""
+    return CHUNK if device.type == "cpu" else max(CHUNK, (1 << 27) // max(1, candidates))
+
+
 class _SoftmaxLoss(torch.autograd.Function):
-    """Mean cross-entropy of P states against C candidates; gradients come with the forward pass,
-    chunk by chunk, so that no [P, C] matrix exists.
+    """The cross-entropy of P states against C candidates, summed and divided by `count`; gradients
+    come with the forward pass, chunk by chunk, so that no [P, C] matrix exists.
     """
 
     @staticmethod
-    def forward(
-        ctx: Any, states_PD: Tensor, table_CD: Tensor, targets_P: Tensor, bias_C: Tensor | None
+    def forward(  # noqa: PLR0917 - autograd passes by position
+        ctx: Any,
+        states_PD: Tensor,
+        table_CD: Tensor,
+        targets_P: Tensor,
+        bias_C: Tensor | None,
+        count: int,
     ) -> Tensor:
-        dtype = matrix_dtype()
+        dtype = product_dtype(states_PD.device)
         states, table = states_PD.to(dtype), table_CD.to(dtype)
         d_states, d_table = torch.empty_like(states_PD), torch.zeros_like(table_CD)
         loss = states_PD.new_zeros(())
-        for rows in torch.arange(len(states)).split(CHUNK):
-            part = slice(int(rows[0]), int(rows[-1]) + 1)
+        chunk = _chunk(states.device, len(table))
+        for start in range(0, len(states), chunk):
+            part = slice(start, start + chunk)
             logits = states[part] @ table.T
             if bias_C is not None:
                 logits += bias_C
@@ -190,13 +235,13 @@ class _SoftmaxLoss(torch.autograd.Function):
             probability.scatter_add_(1, target, probability.new_full(target.shape, -1.0))
             d_states[part] = probability @ table
             d_table += probability.T @ states[part]
-        ctx.save_for_backward(d_states / len(states), d_table / len(states))
-        return loss / len(states)
+        ctx.save_for_backward(d_states / count, d_table / count)
+        return loss / count
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         d_states, d_table = ctx.saved_tensors
-        return grads[0] * d_states, grads[0] * d_table, None, None
+        return grads[0] * d_states, grads[0] * d_table, None, None, None
 
 
 def next_item_loss(
@@ -206,17 +251,26 @@ def next_item_loss(
     loss: Loss,
     *,
     prior_I: Tensor | None = None,
+    batch_P: Tensor | None = None,
 ) -> Tensor:
     """Cross-entropy of the next item: against all items, or against the batch's own targets as
     often as they stand there.
+
+    batch_P: the targets of the whole batch, of which these are some: the loss is then their part
+    of the batch's mean.
 
     prior_I: log popularity, added to the logits of all items, so that the table need not hold it:
     without it every rare item is pushed away from the mean state, along one direction (method
     notes: The reliability signal).
     """
+    batch_P = targets_P if batch_P is None else batch_P
     if loss == "full_softmax":
-        return _SoftmaxLoss.apply(states_PD, table_ID, targets_P, prior_I)
-    candidates, inverse, counts = targets_P.unique(return_inverse=True, return_counts=True)
+        return _SoftmaxLoss.apply(states_PD, table_ID, targets_P, prior_I, len(batch_P))
+    candidates, counts = batch_P.unique(return_counts=True)
     return _SoftmaxLoss.apply(
-        states_PD, functional.embedding(candidates, table_ID), inverse, counts.float().log()
+        states_PD,
+        functional.embedding(candidates, table_ID),
+        torch.searchsorted(candidates, targets_P),
+        counts.float().log(),
+        len(batch_P),
     )

@@ -5,12 +5,14 @@ The order of an epoch: groups are permuted, rows within a group are permuted, an
 cut into one equal span for each rank; a rank's batches are cut into one span for each worker;
 consecutive rows of a span are read into a buffer and permuted again. Everything follows from (seed,
 epoch, ranks, workers), so a batch in the middle is found without reading what was before it.
+Or there is one span for all ranks, and each takes its share of every batch of it: then the batches
+do not depend on the number of ranks, at the price that each reads what all do.
 
 Legend: B rows of a batch, L length of a list.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,6 +20,7 @@ import numpy as np
 from adc_features.errors import InputError
 from adc_features.loader.columns import Arrays, Columns
 from adc_features.loader.row_groups import RowGroups
+from adc_features.ranks import Ranks
 
 __all__ = ["Arrays", "Columns", "Order", "Piece", "array_batches"]
 
@@ -49,6 +52,11 @@ class Order:
         What happens when rows do not divide evenly. "pad": the epoch's first rows are seen again,
         at most ranks - 1 of them, so that every row is seen and every rank has as many; its last
         batch may be shorter. "drop": the rest is left out of this epoch, every batch has B rows.
+    cut : {"span", "batch"}
+        What is dealt out to ranks. "span": rows, each rank has its own of the epoch. "batch": B
+        rows are those of all ranks, each has its share of them; the rows of an epoch are its
+        batches whatever the number of ranks, none is seen again, and of a last batch that is
+        shorter a rank's share may be empty.
 
     Raises
     ------
@@ -61,6 +69,8 @@ class Order:
     2
     >>> Order(batch_rows=4, ranks=2, remainder="drop").batches(10)
     1
+    >>> Order(batch_rows=4, ranks=2, cut="batch").batches(10)
+    3
     """
 
     batch_rows: int
@@ -69,6 +79,7 @@ class Order:
     rank: int = 0
     ranks: int = 1
     remainder: Literal["pad", "drop"] = "pad"
+    cut: Literal["span", "batch"] = "span"
 
     def __post_init__(self) -> None:
         if self.batch_rows < 1 or self.buffer_rows < 1:
@@ -82,9 +93,34 @@ class Order:
             )
         if self.remainder not in ("pad", "drop"):
             raise InputError(f"remainder is {self.remainder!r}; expected pad or drop")
+        if self.cut not in ("span", "batch"):
+            raise InputError(f"cut is {self.cut!r}; expected span or batch")
+
+    @property
+    def dealt(self) -> "Order":
+        """The order whose batches are read: this one, or that of all ranks together."""
+        return self if self.cut == "span" else replace(self, rank=0, ranks=1, cut="span")
+
+    def share(self, start: int, rows: int) -> np.ndarray:
+        """Which rows of a batch of `dealt` are this rank's.
+
+        Parameters
+        ----------
+        start : int
+            Where the batch begins.
+        rows : int
+            How many it has.
+
+        Returns
+        -------
+        ndarray
+            int64, consecutive from `start` on.
+        """
+        mine = slice(None) if self.cut == "span" else Ranks(self.rank, self.ranks).share(rows)
+        return start + np.arange(rows)[mine]
 
     def rank_rows(self, rows: int) -> int:
-        """Rows of an epoch that each rank sees.
+        """Rows of an epoch that each rank sees, or all of them where batches are dealt out.
 
         Parameters
         ----------
@@ -96,6 +132,8 @@ class Order:
         int
             The same for every rank.
         """
+        if self.cut == "batch":
+            return self.dealt.rank_rows(rows)
         if self.remainder == "pad":
             return -(-rows // self.ranks)
         return rows // self.ranks // self.batch_rows * self.batch_rows
@@ -267,6 +305,7 @@ def array_batches(
     """
     if not source.rows.sum():
         raise InputError("the source has no rows; give at least one")
+    own, order = order, order.dealt
     to_skip = skip * order.batch_rows
     kept: dict[int, Arrays] = {}
     # whole batches, so that no row waits for the next buffer
@@ -284,18 +323,21 @@ def array_batches(
         }
         mix = order.mixed(count, epoch=epoch, worker=worker, buffer=number)[to_skip:]
         to_skip = 0
+        batches = [
+            own.share(start, min(order.batch_rows, len(mix) - start))
+            for start in range(0, len(mix), order.batch_rows)
+        ]
         buffer = _mixed(
             kept,
             pieces,
             [order.rows_of(p, int(source.rows[p.group]), epoch=epoch) for p in pieces],
-            mix,
+            mix[np.concatenate(batches)],
         )
         # the group that was cut goes on in the next buffer: it is read once
         kept = {pieces[-1].group: kept[pieces[-1].group]}
-        for start in range(0, len(mix), order.batch_rows):
-            yield {
-                name: values[start : start + order.batch_rows] for name, values in buffer.items()
-            }
+        ends = np.cumsum([len(batch) for batch in batches])
+        for batch, end in zip(batches, ends, strict=True):
+            yield {name: values[end - len(batch) : end] for name, values in buffer.items()}
 
 
 def _buffers(pieces: list[Piece], rows: int) -> Iterator[list[Piece]]:

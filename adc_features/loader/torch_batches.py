@@ -173,5 +173,6 @@ class TrainingLoader:
             "buffer_rows": o.buffer_rows,
             "ranks": o.ranks,
             "remainder": o.remainder,
+            **({"cut": o.cut} if o.cut != "span" else {}),  # older states do not tell
         }
         return {**kept, "workers": max(self.workers, 1), "group_rows": self.source.rows.tolist()}

@@ -43,6 +43,7 @@ def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
         seed=run.settings.seed,
         progress=run.progress,
         checkpoint=run.partial(GENERATION) / "fit.pt",
+        device=run.settings.device,
     )
     return {
         "quality": generation.quality,

@@ -99,6 +99,7 @@ def state_until(run: Run, dataset: Dataset, as_of: datetime) -> BehaviorState:
         seed=run.settings.seed,
         content=content,
         progress=run.progress,
+        device=run.settings.device,
     )
 
 

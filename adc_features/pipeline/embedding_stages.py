@@ -99,6 +99,7 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
         content=None if content is None else [content] * len(cutoffs),
         checkpoint=run.partial(BEHAVIOR_STAGE),
         progress=run.progress,
+        device=run.settings.device,
     )
     # what a killed process left
     shutil.copytree(
@@ -112,6 +113,7 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
         seed=run.settings.seed,
         content=content,
         progress=run.progress,
+        device=run.settings.device,
     )
     newest = series[-1]
     np.savez(

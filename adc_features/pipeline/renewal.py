@@ -55,6 +55,7 @@ def renew(
             seed=run.settings.seed,
             line=Line(parent, warm=warm, churn_budget=churn_budget),
             progress=run.progress,
+            device=run.settings.device,
         )
         snapshots, changed = _published(run, parent, child, tables, warm=warm)
         run.record(

@@ -467,7 +467,7 @@ def _holds(path: Path, settings: RunSettings) -> bool:
 
 def _written(settings: RunSettings) -> dict[str, Any]:
     """What run.json holds: what older versions do not know, only where it is set."""
-    unset = {"refresh": None, "one_round": False}
+    unset = {"refresh": None, "one_round": False, "device": "cpu"}
     return {k: v for k, v in asdict(settings).items() if k not in unset or v != unset[k]}
 
 

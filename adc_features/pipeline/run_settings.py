@@ -5,6 +5,7 @@ from typing import get_args
 
 from adc_features.codes.generation import check_generation_id
 from adc_features.codes.reliability import Mode
+from adc_features.devices import DEVICES
 from adc_features.errors import InputError
 from adc_features.redaction import redacted_url
 
@@ -44,6 +45,9 @@ class RunSettings:
     refresh : str, optional
         How views are refreshed online, VIEW=SCHEDULE, comma-separated; "" for not at all. By
         default what the run's repository says.
+    device : {"cpu", "auto", "cuda"}
+        Where behaviour vectors, ADC-SID and rankers are trained; see `adc_features.devices`. Codes
+        that are published are encoded on the CPU, as everywhere else.
 
     Raises
     ------
@@ -72,6 +76,7 @@ class RunSettings:
     seeds: int = 3
     one_round: bool = False
     refresh: str | None = None
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -87,6 +92,8 @@ class RunSettings:
             raise InputError(
                 f"reliability is {self.reliability!r}; expected one of {', '.join(get_args(Mode))}"
             )
+        if self.device not in DEVICES:
+            raise InputError(f"device is {self.device!r}; expected one of {', '.join(DEVICES)}")
         check_generation_id(self.generation)
         if self.refresh:
             from adc_features.store.refresh import parse_refreshes, setting_of

@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from adc_features.codes.spec import BEHAVIOR
+from adc_features.processes import gathered, mean
+from adc_features.ranks import ALONE, Ranks
 
 
 def strength(x: Tensor, alpha: float, beta: float) -> Tensor:
@@ -20,7 +22,7 @@ def strength(x: Tensor, alpha: float, beta: float) -> Tensor:
 
     alpha = beta = 0 is the paper's ablation without the controller: w = 1 for every item.
     """
-    top = torch.tensor(alpha - beta, dtype=x.dtype)
+    top = torch.tensor(alpha - beta, dtype=x.dtype, device=x.device)
     return torch.sigmoid(alpha * x - beta) / torch.sigmoid(top)
 
 
@@ -30,15 +32,19 @@ def info_nce(
     known: Tensor,
     *,
     temperature: float,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """-log softmax of cosine / temperature at each row's own partner, float32 [B] (Eq. 18-20); 0
     where not `known`.
 
-    The candidates are all known rows of the batch, the partner included, and count alike.
+    The candidates are all known rows of the batch, those of every process and the partner included,
+    and count alike.
     """
     rows = torch.nonzero(known).flatten()
-    logits = F.normalize(anchor[rows], dim=-1) / temperature @ F.normalize(other[rows], dim=-1).T
-    return torch.zeros(len(known)).index_copy(0, rows, -F.log_softmax(logits, dim=1).diagonal())
+    others, first = gathered(other[rows], ranks)
+    logits = F.normalize(anchor[rows], dim=-1) / temperature @ F.normalize(others, dim=-1).T
+    lost = -F.log_softmax(logits, dim=1).diagonal(first)
+    return torch.zeros(len(known), device=known.device).index_copy(0, rows, lost)
 
 
 def alignment_loss(
@@ -47,6 +53,7 @@ def alignment_loss(
     w: Tensor,
     *,
     temperature: float,
+    ranks: Ranks = ALONE,
 ) -> Tensor:
     """Mean over rows of content-content terms plus w times the content-behaviour terms (Eq. 18-21),
     a scalar.
@@ -58,12 +65,14 @@ def alignment_loss(
     content = [m for m in projected if m != BEHAVIOR]
     for a, b in combinations(content, 2):
         known = present[a] & present[b]
-        rows = rows + info_nce(projected[a], projected[b], known, temperature=temperature)
-        rows = rows + info_nce(projected[b], projected[a], known, temperature=temperature)
+        for anchor, other in ((a, b), (b, a)):
+            rows = rows + info_nce(
+                projected[anchor], projected[other], known, temperature=temperature, ranks=ranks
+            )
     if BEHAVIOR in projected:
         for m in content:
             known = present[m] & present[BEHAVIOR]
             rows = rows + w * info_nce(
-                projected[m], projected[BEHAVIOR], known, temperature=temperature
+                projected[m], projected[BEHAVIOR], known, temperature=temperature, ranks=ranks
             )
-    return rows.mean()
+    return mean(rows, ranks)

@@ -10,6 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adc_features.processes import total
+from adc_features.ranks import ALONE, Ranks
+
 SOFTNESS = 0.04
 """Temperature of a latent's soft choice among codewords, in cosine. At 0.1 soft use was even while
 hard use was not: behavioural codes of Beauty had 3.9, 3.2 and 3.8 nats of entropy, at 0.04 they
@@ -50,38 +53,42 @@ class Codebooks(nn.Module):
     def codeword(self, codes_BP: Tensor) -> Tensor:
         """The codewords of these codes, float32 [B, P, D], differentiable."""
         positions, codes, width = self.codewords.shape
-        offset = torch.arange(positions) * codes
+        offset = torch.arange(positions, device=codes_BP.device) * codes
         # F.embedding, not an index: its gradient is summed in a fixed order, so two fits with one
         # seed agree to the bit
         return F.embedding(codes_BP + offset, self.unit().reshape(positions * codes, width))
 
-    def departure(self, latent_BPD: Tensor, held_BP: Tensor) -> Tensor:
+    def departure(self, latent_BPD: Tensor, held_BP: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
         """Cross-entropy of the soft choice against the codes to keep (-1: none), mean over rows,
         summed over positions: a scalar in nats.
         """
-        lost = torch.zeros(())
+        lost = latent_BPD.new_zeros(())
+        counts_P = total((held_BP >= 0).sum(0), ranks).tolist()
         for p, words_KD in enumerate(self.unit()):
             rows = held_BP[:, p] >= 0
-            if rows.any():
-                lost = lost + F.cross_entropy(
-                    latent_BPD[rows, p] @ words_KD.T / SOFTNESS, held_BP[rows, p]
-                )
+            if counts_P[p]:
+                scores_BK = latent_BPD[rows, p] @ words_KD.T / SOFTNESS
+                if ranks.alone:
+                    lost = lost + F.cross_entropy(scores_BK, held_BP[rows, p])
+                else:
+                    own = F.cross_entropy(scores_BK, held_BP[rows, p], reduction="sum")
+                    lost = lost + total(own, ranks) / counts_P[p]
         return lost
 
-    def imbalance(self, latent_BPD: Tensor, known_BP: Tensor) -> Tensor:
+    def imbalance(self, latent_BPD: Tensor, known_BP: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
         """How far soft use of the codes is from uniform: ln K minus its entropy, summed over
         positions, a scalar in nats.
 
         Gives latents and codewords a reason to spread;
         reviving dead codes alone leaves them crowded.
         """
-        uneven = torch.zeros(())
+        none = uneven = latent_BPD.new_zeros(())
+        counts_P = total(known_BP.sum(0), ranks)
         for p, words_KD in enumerate(self.unit()):
-            use_K = torch.softmax(
-                latent_BPD[known_BP[:, p], p] @ words_KD.T / SOFTNESS, dim=1
-            ).mean(0)
+            soft_BK = torch.softmax(latent_BPD[known_BP[:, p], p] @ words_KD.T / SOFTNESS, dim=1)
+            use_K = soft_BK.mean(0) if ranks.alone else total(soft_BK.sum(0), ranks) / counts_P[p]
             uneven = uneven + math.log(len(use_K)) + torch.xlogy(use_K, use_K).sum()
-        return uneven if known_BP.any(0).all() else torch.zeros(())
+        return uneven if counts_P.all() else none
 
 
 @torch.no_grad()
@@ -105,10 +112,16 @@ def revive(
         weak = weak[: len(rows)]
         if len(weak):
             crowd = usage[codes_BP[rows, p]].float() + 1e-9
-            chosen = rows[torch.multinomial(crowd, len(weak), replacement=False, generator=chance)]
+            chosen = rows[drawn(crowd, len(weak), chance=chance)]
             codewords_PKD[p, weak] = latent_BPD[chosen, p]
             moved += len(weak)
     return moved
+
+
+def drawn(weights: Tensor, count: int, *, chance: torch.Generator) -> Tensor:
+    """Places drawn by weight, none twice, int64 [count]: the same on every device."""
+    places = torch.multinomial(weights.cpu(), count, replacement=False, generator=chance)
+    return places.to(weights.device)
 
 
 def spherical_kmeans(
@@ -119,13 +132,14 @@ def spherical_kmeans(
 
     Ours and not scikit-learn's: that one sums in the order its threads finish.
     """
-    words = latent_ND[torch.randint(len(latent_ND), (codes,), generator=chance)]
+    words = latent_ND[
+        torch.randint(len(latent_ND), (codes,), generator=chance).to(latent_ND.device)
+    ]
     for _ in range(iterations):
         sums, counts = cluster_sums(latent_ND, (latent_ND @ words.T).argmax(-1), codes)
         empty = counts == 0
-        sums[empty] = latent_ND[
-            torch.randint(len(latent_ND), (int(empty.sum()),), generator=chance)
-        ]
+        restart = torch.randint(len(latent_ND), (int(empty.sum()),), generator=chance)
+        sums[empty] = latent_ND[restart.to(latent_ND.device)]
         words = F.normalize(sums, dim=-1)
     return words
 
@@ -134,5 +148,5 @@ def cluster_sums(latent_ND: Tensor, codes_N: Tensor, codes: int) -> tuple[Tensor
     """Sums float32 [codes, D] and counts int64 [codes] of the rows of each code, added in the order
     of the rows.
     """
-    sums = torch.zeros(codes, latent_ND.shape[1]).index_add_(0, codes_N, latent_ND)
+    sums = latent_ND.new_zeros(codes, latent_ND.shape[1]).index_add_(0, codes_N, latent_ND)
     return sums, torch.bincount(codes_N, minlength=codes)

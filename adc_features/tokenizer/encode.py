@@ -3,6 +3,7 @@
 Legend: B rows, L positions.
 """
 
+import copy
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from adc_features.codes.quality import collision_counts
 from adc_features.codes.reliability import ReliabilityScale
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR, NO_CODE
+from adc_features.devices import resolve_device
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.tokenizer import baselines
 from adc_features.tokenizer.alignment import strength
@@ -32,6 +34,8 @@ BLOCK = 1024
 same bits wherever it stands, so an item alone (padded to a block) equals the item in a batch, and a
 code never flips on a near tie.
 """
+GPU_BLOCK = 65_536
+"""The same on a GPU, which would wait for its small products."""
 
 
 # longer than a page by its docstring
@@ -42,6 +46,7 @@ def encode(
     previous: SidTable | None = None,
     network: AdcModel | baselines.Network | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    device: str = "cpu",
 ) -> SidTable:
     """Codes and weights of items in the vocabulary of a generation.
 
@@ -63,6 +68,8 @@ def encode(
         What `read` made of the generation, for who encodes often.
     progress : callable, optional
         Called with ("encode", items done, items in all).
+    device : {"cpu", "auto", "cuda"}
+        Where ADC-SID encodes; see `adc_features.devices`. The other tokenizers encode on the CPU.
 
     Returns
     -------
@@ -122,6 +129,11 @@ def coded(
     """What `encode` returns, without a line in the log: for who encodes a catalogue in pieces."""
     spec, model = generation.spec, network if network is not None else read(generation)
     check_widths(items, model)
+    place = resolve_device(device)
+    if isinstance(model, AdcModel) and place.type != "cpu":
+        model, size = copy.deepcopy(model).to(place), GPU_BLOCK
+    else:
+        place, size = torch.device("cpu"), BLOCK
     held = _held(items, generation, previous)
     signal = reliability(items, generation)
     cutoff = _cutoff_of(generation, items.as_of)
@@ -134,18 +146,16 @@ def coded(
         weight, x = (sid != NO_CODE).astype(np.float32), signal
 
     def fill(start: int) -> int:
-        part = slice(start, min(start + BLOCK, len(items)))
-        size = part.stop - start
+        part = slice(start, min(start + size, len(items)))
         with torch.inference_mode():
-            held_BL = None if held is None else _padded(held, part)
-            rows = _block(items, signal, part, model, cutoff=cutoff)
-            codes_BL, weight_BL, x_B, w_B = _tokens(model, rows, held_BL)
-        sid[part], weight[part] = codes_BL[:size], weight_BL[:size]
-        x[part], alignment[part] = x_B[:size], w_B[:size]
+            held_BL = None if held is None else _padded(held, part, size).to(place)
+            rows = _block(items, signal, part, model, cutoff=cutoff, size=size).on(place)
+            found = [made[: part.stop - start].cpu() for made in _tokens(model, rows, held_BL)]
+        sid[part], weight[part], x[part], alignment[part] = found
         return part.stop
 
-    blocks = range(0, len(items) if model.widths else 0, BLOCK)
-    for done in _on_every_core(fill, blocks):
+    blocks = range(0, len(items) if model.widths else 0, size)
+    for done in _on_every_core(fill, blocks) if place.type == "cpu" else map(fill, blocks):
         if progress is not None:
             progress("encode", done, len(items))
     weight = weight.astype(spec.weight_dtype).astype(np.float32)
@@ -303,7 +313,7 @@ def _tokens(
     model: AdcModel | baselines.Network, rows: Rows, held_BL: torch.Tensor | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Codes [B, L], exported weights [B, L], x [B] and alignment strength [B] of one block."""
-    none = torch.zeros(len(rows.x))
+    none = torch.zeros(len(rows.x), device=rows.x.device)
     if isinstance(model, baselines.PosteriorNetwork):
         return *model.tokens(rows, held_BL), none
     if not isinstance(model, AdcModel):
@@ -364,16 +374,17 @@ def _block(
     model: AdcModel | baselines.Network,
     *,
     cutoff: int,
+    size: int,
 ) -> Rows:
-    """Rows `part`, padded with absent rows to BLOCK."""
+    """Rows `part`, padded with absent rows to `size`."""
     vectors, present = (
-        {m: _padded(items.vectors[m], part) for m in model.widths},
-        {m: _padded(items.present[m], part) for m in model.widths},
+        {m: _padded(items.vectors[m], part, size) for m in model.widths},
+        {m: _padded(items.present[m], part, size) for m in model.widths},
     )
-    return Rows(vectors, present, _padded(x, part), torch.full((BLOCK,), cutoff))
+    return Rows(vectors, present, _padded(x, part, size), torch.full((size,), cutoff))
 
 
-def _padded(array: np.ndarray, part: slice) -> torch.Tensor:
-    block = np.zeros((BLOCK, *array.shape[1:]), array.dtype)
+def _padded(array: np.ndarray, part: slice, size: int) -> torch.Tensor:
+    block = np.zeros((size, *array.shape[1:]), array.dtype)
     block[: part.stop - part.start] = array[part]
     return torch.from_numpy(block)

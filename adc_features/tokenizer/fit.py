@@ -4,6 +4,7 @@ cut-offs. Writes: a Generation, quality report included.
 Legend: B rows of a batch, P positions, K codes, D latent width.
 """
 
+import copy
 import logging
 import shutil
 from collections.abc import Sequence
@@ -20,6 +21,7 @@ from adc_features.codes.quality import quality_report
 from adc_features.codes.reliability import fit_reliability
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import SidSpec
+from adc_features.devices import resolve_device
 from adc_features.errors import QualityError
 from adc_features.tokenizer import baselines
 from adc_features.tokenizer.encode import encode, one_thread
@@ -69,6 +71,7 @@ def fit(
     line: Line | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
+    device: str = "cpu",
 ) -> Generation:
     """Train a tokenizer on the rows of all cut-offs, freeze it, measure it and write a generation.
 
@@ -99,6 +102,9 @@ def fit(
         A file that ADC-SID writes every few hundred steps and `unisid_e2e` after every epoch (its
         frozen states lie beside it). A fit that was killed goes on from it to the same result; a
         checkpoint of other inputs or settings is ignored. The other tokenizers start again.
+    device : {"cpu", "auto", "cuda"}
+        Where ADC-SID is trained and measured; see `adc_features.devices`. The other tokenizers are
+        trained on the CPU.
 
     Returns
     -------
@@ -108,7 +114,9 @@ def fit(
     Raises
     ------
     InputError
-        On vectors that cannot be used, before any work.
+        On vectors or a device that cannot be used, before any work.
+    DeviceError
+        When the device's memory does not hold a batch; nothing is written.
     ReliabilityError
         On a reliability signal that does not rise with interactions, before any work.
     QualityError
@@ -133,6 +141,7 @@ def fit(
     """
     check_generation_id(generation_id)
     check_tables(tables, spec)
+    place = resolve_device(device)
     name, own_spec = name_of(settings), spec
     if not isinstance(settings, AdcSettings):
         own_spec = baselines.spec_of(spec, settings)
@@ -155,6 +164,7 @@ def fit(
         line=warm,
         progress=progress,
         checkpoint=checkpoint,
+        device=place.type,
     )
     draft = Generation(
         id=generation_id,
@@ -177,9 +187,11 @@ def fit(
         draft, churn = line.renamed(draft, newest)
     quality = {
         **quality_report(
-            _measured(newest, draft, trained.network), newest.interaction_count, spec=own_spec
+            _measured(newest, draft, trained.network, device=place.type),
+            newest.interaction_count,
+            spec=own_spec,
         ),
-        "reconstruction_1_minus_r2": _unexplained(trained.network, union),
+        "reconstruction_1_minus_r2": _unexplained(trained.network, union, device=place),
         "training": trained.history,
         **trained.facts,
         "reliability_rank_correlation": scale.rank_correlation if scale else None,
@@ -209,13 +221,17 @@ def _stored(network: AdcModel | baselines.Network) -> dict[str, np.ndarray]:
 
 
 def _measured(
-    newest: EmbeddingTable, draft: Generation, network: AdcModel | baselines.Network
+    newest: EmbeddingTable,
+    draft: Generation,
+    network: AdcModel | baselines.Network,
+    *,
+    device: str,
 ) -> SidTable:
     """The codes that quality is told of. A network that read raw items while it trained knows
     their codes, those that any other would give them.
     """
     known = network if isinstance(network, baselines.UnisidNetwork) else None
-    return encode(newest, draft, network=known)
+    return encode(newest, draft, network=known, device=device)
 
 
 def _continued(settings: AdcSettings) -> AdcSettings:
@@ -238,6 +254,7 @@ def _trained(
     line: Line | None,
     progress: Progress | None,
     checkpoint: Path | None,
+    device: str,
 ) -> baselines.Trained:
     # the same codes on any number of cores; batches are too small to gain from more
     with one_thread():
@@ -260,10 +277,13 @@ def _trained(
             line=line,
             progress=progress,
             checkpoint=checkpoint,
+            device=device,
         )
 
 
-def _unexplained(network: AdcModel | baselines.Network, union: RowUnion) -> dict[str, float]:
+def _unexplained(
+    network: AdcModel | baselines.Network, union: RowUnion, *, device: torch.device
+) -> dict[str, float]:
     """1 - R2 of the newest vectors as decoded from codes and weights alone: over all standardised
     dimensions, and per modality.
 
@@ -273,8 +293,10 @@ def _unexplained(network: AdcModel | baselines.Network, union: RowUnion) -> dict
     table, error = union.tables[-1], dict.fromkeys(network.widths, 0.0)
     if isinstance(network, baselines.UnisidNetwork):
         return {}
+    adc = isinstance(network, AdcModel)
+    network = copy.deepcopy(network).to(device) if adc else network
     with torch.no_grad():
-        for rows in union.newest():
+        for rows in (r.on(device) if adc else r for r in union.newest()):
             for m, guess in network.reconstruct(rows).items():
                 standard = network.standard_of(m)(rows.vectors[m], rows.present[m], rows.cutoff)
                 error[m] += float((guess - standard)[rows.present[m]].double().square().sum())

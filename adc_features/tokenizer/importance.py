@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adc_features.processes import gathered, total
+from adc_features.ranks import ALONE, Ranks
 from adc_features.tokenizer.alignment import strength
 from adc_features.tokenizer.experts import mlp
 
@@ -97,7 +99,14 @@ class BehaviorGate(nn.Module):
 
     @torch.no_grad()
     def follow(
-        self, behavior: Tensor, x: Tensor, present: Tensor, *, target: float | None, pace: float
+        self,
+        behavior: Tensor,
+        x: Tensor,
+        present: Tensor,
+        *,
+        target: float | None,
+        pace: float,
+        ranks: Ranks = ALONE,
     ) -> None:
         """Move `pace` of the way to where R is 1 on average where active and, given a target, each
         expert is active on its share.
@@ -108,7 +117,10 @@ class BehaviorGate(nn.Module):
         no gradient, and stayed there. The level keeps behavioural codes from drowning content in
         the sum of Eq. 10: R grew to many times 1 without it.
         """
-        if self.score is None or not present.any():
+        if self.score is None:
+            return
+        behavior, x, present = (gathered(rows, ranks)[0] for rows in (behavior, x, present))
+        if not present.any():
             return
         score = self._score(behavior[present])
         if target is not None:
@@ -138,19 +150,19 @@ class SparsityController:
     strength: float = 1e-8
     inactive: float = 0.0
 
-    def penalty(self, gate_BN: Tensor, present: Tensor) -> Tensor:
+    def penalty(self, gate_BN: Tensor, present: Tensor, *, ranks: Ranks = ALONE) -> Tensor:
         """lambda * sum_j f_j mean_t R_j(t) over rows with behaviour, a scalar; f_j is a count and
         carries no gradient.
         """
-        rows = present.sum().clamp_min(1)
-        active = (gate_BN > 0).sum(0) / rows
-        return self.strength * (self.experts / self.target * active * gate_BN.sum(0) / rows).sum()
+        rows = total(present.sum(), ranks).clamp_min(1)
+        active = total((gate_BN > 0).sum(0), ranks) / rows
+        gate_N = total(gate_BN.sum(0), ranks)
+        return self.strength * (self.experts / self.target * active * gate_N / rows).sum()
 
-    def observe(self, gate_BN: Tensor, present: Tensor) -> None:
+    def observe(self, gate_BN: Tensor, present: Tensor, *, ranks: Ranks = ALONE) -> None:
         """Move lambda by a factor 1.2 towards the target, after a step on this batch."""
-        rows = int(present.sum())
+        rows = int(total(present.sum(), ranks))
+        active = int(total((gate_BN > 0).sum(), ranks))
         if rows:
-            self.inactive += (
-                1.0 - int((gate_BN > 0).sum()) / (rows * self.experts) - self.inactive
-            ) / 20
+            self.inactive += (1.0 - active / (rows * self.experts) - self.inactive) / 20
             self.strength *= 1.2 if self.inactive < 1 - self.target / self.experts else 1 / 1.2

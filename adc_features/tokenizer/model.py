@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from adc_features.codes.generation import Generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import ArtifactError
+from adc_features.processes import total
+from adc_features.ranks import ALONE, Ranks
 from adc_features.tokenizer.alignment import alignment_loss, strength
 from adc_features.tokenizer.codebook import Codebooks
 from adc_features.tokenizer.experts import Experts, mlp
@@ -39,6 +41,16 @@ class Rows(NamedTuple):
     x: Tensor
     cutoff: Tensor
     held_BP: Tensor | None = None
+
+    def on(self, device: torch.device) -> "Rows":
+        """The same rows on a device."""
+        return Rows(
+            {m: v.to(device) for m, v in self.vectors.items()},
+            {m: p.to(device) for m, p in self.present.items()},
+            self.x.to(device),
+            self.cutoff.to(device),
+            None if self.held_BP is None else self.held_BP.to(device),
+        )
 
 
 class Encoded(NamedTuple):
@@ -150,19 +162,22 @@ class AdcModel(nn.Module):
         encoded: Encoded,
         codeword_BPD: Tensor | None,
         sparsity: SparsityController | None,
+        *,
+        ranks: Ranks = ALONE,
     ) -> dict[str, Tensor]:
         """The terms of L = l_r L_recon + l_a L_align + l_q L_vq + L_reg, weighted (method notes:
-        The total loss); codeword None = not quantised yet.
+        The total loss); codeword None = not quantised yet. ranks: of the processes that hold the
+        rows of the batch, all of which get the batch's terms, and gradients of their own part.
         """
         s, terms = self.settings, {}
         z = (encoded.weight_BP[:, :, None] * encoded.latent_BPD).sum(1)
         if codeword_BPD is not None:
             zq = (encoded.weight_BP[:, :, None] * codeword_BPD).sum(1)
-            terms["vq"] = s.vq_weight * self._vq(encoded, codeword_BPD)
+            terms["vq"] = s.vq_weight * self._vq(encoded, codeword_BPD, ranks)
             # Eq. 14: the decoder reads codewords, the gradient passes to the latents
             z = z + (zq - z).detach()
         errors = [
-            _masked_mean((guess - encoded.standard[m]).square().mean(1), rows.present[m])
+            _masked_mean((guess - encoded.standard[m]).square().mean(1), rows.present[m], ranks)
             for m, guess in self.decode(z).items()
         ]
         # every modality counts alike: weighted by width, 64 behaviour dims beside 768 of text let
@@ -170,25 +185,27 @@ class AdcModel(nn.Module):
         terms["reconstruction"] = s.reconstruction_weight * torch.stack(errors).mean()
         if s.alignment_weight:
             w = strength(rows.x, s.alpha, s.beta)
-            aligned = alignment_loss(encoded.projected, rows.present, w, temperature=s.temperature)
+            aligned = alignment_loss(
+                encoded.projected, rows.present, w, temperature=s.temperature, ranks=ranks
+            )
             terms["alignment"] = s.alignment_weight * aligned
         if sparsity is not None:
             terms["sparsity"] = sparsity.penalty(
-                encoded.weight_BP[:, -self.spec.behavior :], rows.present[BEHAVIOR]
+                encoded.weight_BP[:, -self.spec.behavior :], rows.present[BEHAVIOR], ranks=ranks
             )
         if codeword_BPD is not None and s.balance_weight:
             terms["balance"] = s.balance_weight * self.codebooks.imbalance(
-                encoded.latent_BPD, encoded.known_BP
+                encoded.latent_BPD, encoded.known_BP, ranks=ranks
             )
         if s.orthogonality_weight:
             terms["orthogonality"] = s.orthogonality_weight * _overlap(
-                encoded.latent_BPD, encoded.known_BP
+                encoded.latent_BPD, encoded.known_BP, ranks
             )
         if s.auxiliary_weight:
-            terms["auxiliary"] = s.auxiliary_weight * self._auxiliary(encoded)
+            terms["auxiliary"] = s.auxiliary_weight * self._auxiliary(encoded, ranks)
         return terms
 
-    def _vq(self, encoded: Encoded, codeword_BPD: Tensor) -> Tensor:
+    def _vq(self, encoded: Encoded, codeword_BPD: Tensor, ranks: Ranks) -> Tensor:
         """Codewords follow latents and latents commit to codewords, both on the unit sphere, summed
         over positions (method notes: How codebooks learn).
 
@@ -197,9 +214,10 @@ class AdcModel(nn.Module):
         latent, s = encoded.latent_BPD, self.settings
         commit = ((latent - codeword_BPD.detach()) ** 2).sum(-1)
         follow = ((latent.detach() - codeword_BPD) ** 2).sum(-1)
-        return _masked_mean(follow + s.commitment * commit, encoded.known_BP) * self.spec.length
+        pull = _masked_mean(follow + s.commitment * commit, encoded.known_BP, ranks)
+        return pull * self.spec.length
 
-    def _auxiliary(self, encoded: Encoded) -> Tensor:
+    def _auxiliary(self, encoded: Encoded, ranks: Ranks) -> Tensor:
         """Each modality read back from its own experts alone (method notes: Terms of MMQ)."""
         terms = []
         for m in self.auxiliary:
@@ -211,9 +229,10 @@ class AdcModel(nn.Module):
                     _masked_mean(
                         (self.auxiliary[m](z) - encoded.standard[m]) ** 2,
                         known.expand(-1, self.widths[m]),
+                        ranks,
                     )
                 )
-        return torch.stack(terms).mean() if terms else torch.zeros(())
+        return torch.stack(terms).mean() if terms else encoded.latent_BPD.new_zeros(())
 
 
 class Standard(nn.Module):
@@ -270,16 +289,16 @@ def load(generation: Generation) -> AdcModel:
     return model.eval().requires_grad_(False)
 
 
-def _masked_mean(values: Tensor, known: Tensor) -> Tensor:
-    return torch.where(known, values, 0.0).sum() / known.sum().clamp_min(1)
+def _masked_mean(values: Tensor, known: Tensor, ranks: Ranks) -> Tensor:
+    summed = total(torch.where(known, values, 0.0).sum(), ranks)
+    return summed / total(known.sum(), ranks).clamp_min(1)
 
 
-def _overlap(latent_BPD: Tensor, known_BP: Tensor) -> Tensor:
+def _overlap(latent_BPD: Tensor, known_BP: Tensor, ranks: Ranks) -> Tensor:
     """Mean squared cosine between the latents of different experts of one item (MMQ's
     orthogonality; method notes: Terms of MMQ).
     """
     cosine_BPP = latent_BPD @ latent_BPD.transpose(1, 2)
-    pairs = (known_BP[:, :, None] & known_BP[:, None, :]) & ~torch.eye(
-        known_BP.shape[1], dtype=torch.bool
-    )
-    return _masked_mean(cosine_BPP**2, pairs)
+    same_PP = torch.eye(known_BP.shape[1], dtype=torch.bool, device=known_BP.device)
+    pairs = known_BP[:, :, None] & known_BP[:, None, :] & ~same_PP
+    return _masked_mean(cosine_BPP**2, pairs, ranks)

@@ -16,6 +16,7 @@ from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.reliability import ReliabilityScale
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
+from adc_features.ranks import ALONE, Ranks
 from adc_features.tokenizer.model import Rows
 
 BLOCK = 4096
@@ -92,9 +93,9 @@ class RowUnion:
         held = None if self.held is None else gather(self.held).long()
         return Rows(vectors, present, gather(self.x), torch.from_numpy(table), held)
 
-    def batch(self, step: int, *, size: int, seed: int) -> Rows:
+    def batch(self, step: int, *, size: int, seed: int, ranks: Ranks = ALONE) -> Rows:
         """The rows of a training step, `size` of them (all, when there are fewer); every epoch in a
-        fresh order.
+        fresh order. ranks: of whose share the rows are.
         """
         size = min(size, len(self))
         epoch, place = divmod(step, len(self) // size)
@@ -103,7 +104,7 @@ class RowUnion:
                 (seed, epoch),
                 torch.randperm(len(self), generator=chance_of(seed, 1, epoch)).numpy(),
             )
-        return self.take(self._order[1][place * size : (place + 1) * size])
+        return self.take(self._order[1][place * size : (place + 1) * size][ranks.share(size)])
 
     def sample(self, *, chance: torch.Generator) -> Iterator[Rows]:
         """Up to SAMPLE rows in random order, in blocks that fit the memory."""

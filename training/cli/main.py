@@ -8,7 +8,7 @@ import typer
 
 from adc_features.cli.commands import DataOption, FinalOption, SeedOption, build, open_run
 from adc_features.cli.console import JsonOption, progress, report
-from adc_features.cli.runs import OptionalRunOption, RepoOption, one_of
+from adc_features.cli.runs import DeviceOption, OptionalRunOption, RepoOption, one_of
 from training.cli import compare as compare_cli
 from training.cli import datasets as datasets_cli
 from training.cli import deployment as deployment_cli
@@ -93,6 +93,7 @@ def train(
     seeds: Annotated[int | None, typer.Option(help="Models of each ranker.")] = None,
     importance: ImportanceOption = True,
     refresh: RefreshOption = None,
+    device: DeviceOption = None,
     json: JsonOption = None,
 ) -> None:
     """Train rankers on labelled rows and the features known at their time, and judge them.
@@ -117,6 +118,7 @@ def train(
             importance=importance,
             refresh=rankers_cli.refresh_texts(refresh),
             logged=logged_values,
+            device=device or "cpu",
         )
         report(facts, json, text=rankers_cli.scores_text)
         return
@@ -127,7 +129,7 @@ def train(
     rankers = [RANKERS[name] for name in asked_recipes(recipe)]
     texts = rankers_cli.refresh_texts(refresh)
     setting, joined = (None, []) if texts is None else (setting_of(texts), [DATASET])
-    build(run, *joined, *rankers, json=json, seeds=seeds, refresh=setting)
+    build(run, *joined, *rankers, json=json, seeds=seeds, refresh=setting, device=device)
 
 
 def evaluate(
@@ -281,6 +283,7 @@ def run_all(
         str | None,
         typer.Option(help="Id of the generation; a published one is never fitted again."),
     ] = None,
+    device: DeviceOption = None,
     json: JsonOption = None,
 ) -> None:
     """Do it all: load, embed, fit, publish, materialize, join, train, evaluate, compare online with
@@ -313,6 +316,7 @@ def run_all(
         "codebook_size": codebook_size,
         "steps": steps,
         "generation": generation,
+        "device": device,
     }
     if quick:
         settings = quick_settings(settings)

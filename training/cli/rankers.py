@@ -206,6 +206,7 @@ def train_on_service(
     importance: bool,
     refresh: Mapping[str, str] | None = None,
     logged: bool = False,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """Train and judge; what the command prints."""
     from adc_features.cli.console import progress
@@ -214,7 +215,7 @@ def train_on_service(
 
     if seeds is None:
         seeds = 1 if quick else TrainSettings().seeds
-    settings = TrainSettings(seeds=seeds, quick=quick, keep_negatives=keep_negatives)
+    settings = TrainSettings(seeds=seeds, quick=quick, keep_negatives=keep_negatives, device=device)
     with progress() as told:
         judged = train_rankers(
             repo,

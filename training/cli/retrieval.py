@@ -2,11 +2,12 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from adc_features.cli.console import JsonOption, progress, report
+from adc_features.cli.runs import DeviceOption
 from training.cli.lines import retrieval_lines
 
 retrieve = typer.Typer(no_args_is_help=True, help="Retrieve by semantic IDs, leave-one-out.")
@@ -68,6 +69,7 @@ def retrieve_train(
             help="Seed of behaviour vectors, tokenizer and generator; repeatable. Default: 0."
         ),
     ] = None,
+    device: DeviceOption = None,
     json: JsonOption = None,
 ) -> None:
     """Fit tokenizers on the training part of the sequences and train a generator on the codes of
@@ -84,11 +86,8 @@ def retrieve_train(
     ]
     with progress() as notify:
         source = open_source(out, data, sequences, progress=notify)
-        trained = [
-            train(source, out, one, seed=s, settings=settings, progress=notify)
-            for one in asked
-            for s in seed or [0]
-        ]
+        options: Any = {"settings": settings, "progress": notify, "device": device or "cpu"}
+        trained = [train(source, out, one, seed=s, **options) for one in asked for s in seed or [0]]
     report(
         {
             "trained": [

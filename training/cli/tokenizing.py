@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from adc_features.cli.console import JsonOption, progress, report, table
+from adc_features.cli.runs import DeviceOption
 from adc_features.errors import InputError
 from training.cli.rankers import LabelsOption, LabelsQueryOption, label_source
 
@@ -110,6 +111,7 @@ def tokenize(
         float, typer.Option(min=0, help="Hours from a cut-off until its codes could be served.")
     ] = 0,
     seed: Annotated[int, typer.Option(help="Seed of everything random.")] = 0,
+    device: DeviceOption = None,
     json: JsonOption = None,
 ) -> None:
     """Fit a tokenizer on item vectors and text of a Feast repository, and publish the codes as a
@@ -137,6 +139,7 @@ def tokenize(
         behavior_codes=behavior_codes,
         publish_lag=timedelta(hours=publish_lag_hours),
         seed=seed,
+        device=device or "cpu",
     )
     if add_to_service and service is not None:
         workflow.check_declared(repo, service)

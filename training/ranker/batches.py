@@ -1,14 +1,16 @@
 """Encoded rows as tensors, cut into batches. Reads: Encoded. Writes: Batch.
 
 A batch indexes tensors directly, which is faster than a DataLoader; the ragged lists of all rows
-stand in one array, from which a batch takes its own without a loop.
+stand in one array, from which a batch takes its own without a loop. All tensors are on one device.
+Of several processes each makes its share of a batch, by chance that is drawn for all of it.
 
 Legend: N rows, B rows of a batch, C lookups, S bags, M places of the longest history, P positions.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, cast
+from dataclasses import dataclass, fields
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -24,7 +26,11 @@ from adc_features.inputs.encoded import (
     picked_elements,
 )
 from adc_features.ranking.multitask.shape import NetworkShape, Place
+from adc_features.ranks import Ranks
 from training.ranker.network import Alike, Batch, Held
+
+EVERY = slice(None)
+"""The share of a process that is alone."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +64,12 @@ class UnknownRows(NamedTuple):
         share = torch.tensor([p.layout.dropout for p in places])
         return cls(share, starts + own, starts + 1, (own - 2).clamp(min=0))
 
-    def replaced(self, rows: Tensor, rng: torch.Generator, column: Tensor | None = None) -> Tensor:
-        """The rows, some of them replaced; column: of each row, where they stand in none."""
+    def replaced(self, rows: Tensor, drawn: Tensor, column: Tensor | None = None) -> Tensor:
+        """The rows, some of them replaced; drawn: of each, uniform in [0, 1); column: of each row,
+        where they stand in none.
+        """
         share, own, unknown, buckets = self if column is None else (part[column] for part in self)
-        chosen = (torch.rand(rows.shape, generator=rng) < share) & (rows >= own)
+        chosen = (drawn < share) & (rows >= own)
         # ids that share a hash row while training are always the same, as those outside are
         mixed = ((rows.long() * 2_654_435_761) & 0xFFFF_FFFF) >> 12
         hashed = unknown + torch.where(buckets > 0, 1 + mixed % buckets.clamp(min=1), 0)
@@ -95,9 +103,14 @@ class RowTensors:
     def __len__(self) -> int:
         return len(self.dense)
 
+    def on(self, device: torch.device) -> "RowTensors":
+        """The same rows on a device."""
+        parts = {f.name: _on(getattr(self, f.name), device) for f in fields(self)}
+        return self if device.type == "cpu" else RowTensors(**parts)
+
     @classmethod
     def of(cls, encoded: Encoded, shape: NetworkShape) -> "RowTensors":
-        """All rows; a block of one row stands for all of them."""
+        """All rows, on the CPU; a block of one row stands for all of them."""
         count = len(encoded)
         blocks = {name: _spread(encoded.blocks[name], count) for name in shape.inputs}
         slots = {
@@ -129,23 +142,30 @@ class RowTensors:
         )
 
     def batch(
-        self, picked: Tensor, *, dropout: float = 0.0, rng: torch.Generator | None = None
+        self,
+        whole: Tensor,
+        *,
+        dropout: float = 0.0,
+        rng: torch.Generator | None = None,
+        mine: slice = EVERY,
     ) -> Batch:
-        """These rows (int64 [B]).
+        """These rows (int64 [B]), or some of them.
 
         rng: of a training step: some rows are replaced by "unknown", and a share of the lookups is
-        hidden; None for scoring.
+        hidden; None for scoring. It is drawn for all rows, whichever are `mine`.
         """
+        picked = whole[mine]
         rows, weights = self.lookups[picked], self._lookup_weights(picked)
         if rng is not None:
+            shape = len(whole), rows.shape[1]
             if self.unknown_lookups is not None:
-                rows = self.unknown_lookups.replaced(rows, rng)
+                rows = self.unknown_lookups.replaced(rows, _drawn(shape, rng)[mine])
             if dropout:
-                kept = torch.rand(rows.shape, generator=rng) >= dropout
-                weights = weights * kept / (1 - dropout)
-        parts = [(rows.flatten(), weights.flatten(), torch.ones(rows.numel(), dtype=torch.int64))]
+                weights = weights * (_drawn(shape, rng)[mine] >= dropout) / (1 - dropout)
+        ones = torch.ones(rows.numel(), dtype=torch.int64, device=rows.device)
+        parts = [(rows.flatten(), weights.flatten(), ones)]
         if slots := (len(self.bag_offsets) - 1) // max(1, len(self)):
-            parts.append(self._bag_elements(picked, slots, rng))
+            parts.append(self._bag_elements(whole, slots, rng, mine))
         histories = []
         for history in self.histories:
             filled, elements, query = _places(history, picked)
@@ -166,17 +186,41 @@ class RowTensors:
 
     def _lookup_weights(self, picked: Tensor) -> Tensor:
         if self.lookup_weights is None:
-            return torch.ones(len(picked), self.lookups.shape[1])
+            return torch.ones(len(picked), self.lookups.shape[1], device=picked.device)
         return self.lookup_weights[picked]
 
-    def _bag_elements(self, picked: Tensor, slots: int, rng: torch.Generator | None) -> "Elements":
-        """The bags of these rows."""
-        bags = (picked.unsqueeze(1) * slots + torch.arange(slots)).flatten()
-        bag, element, sizes = _ragged(self.bag_offsets, bags)
+    def _bag_elements(
+        self, whole: Tensor, slots: int, rng: torch.Generator | None, mine: slice
+    ) -> "Elements":
+        """The bags of some of these rows."""
+        every = whole.unsqueeze(1) * slots + torch.arange(slots, device=whole.device)
+        bag, element, sizes = _ragged(self.bag_offsets, every[mine].flatten())
         rows = self.bag_rows[element]
         if rng is not None and self.unknown_bags is not None:
-            rows = self.unknown_bags.replaced(rows, rng, bag % slots)
+            before, total = 0, len(rows)
+            if mine != EVERY:
+                ends = (self.bag_offsets[every + 1] - self.bag_offsets[every]).sum(1).cumsum(0)
+                before = int(ends[mine.start - 1]) if mine.start else 0
+                total = int(ends[-1])
+            drawn = _drawn((total,), rng)[before : before + len(rows)]
+            rows = self.unknown_bags.replaced(rows, drawn, bag % slots)
         return rows, self.bag_weights[element], sizes
+
+
+def _drawn(shape: tuple[int, ...], rng: torch.Generator) -> Tensor:
+    """Uniform in [0, 1), on the generator's device."""
+    return torch.rand(shape, generator=rng, device=rng.device)
+
+
+def _on(part: Any, device: torch.device) -> Any:
+    """The same on a device, through the lists, tuples and records of `RowTensors`."""
+    if isinstance(part, Tensor):
+        return part.to(device)
+    if isinstance(part, HistoryRows):
+        return HistoryRows(*(getattr(part, f.name).to(device) for f in fields(part)))
+    if isinstance(part, UnknownRows):
+        return UnknownRows(*(_on(value, device) for value in part))
+    return part if part is None else type(part)(_on(value, device) for value in part)
 
 
 Elements = tuple[Tensor, Tensor, Tensor]
@@ -188,7 +232,7 @@ def _places(history: HistoryRows, picked: Tensor) -> tuple[Tensor, Elements, Ele
     starts = history.offsets[picked]
     sizes = history.offsets[picked + 1] - starts
     longest = int(sizes.max()) if len(sizes) else 0
-    place = torch.arange(longest)
+    place = torch.arange(longest, device=picked.device)
     filled = place < sizes.unsqueeze(1)
     element = (starts.unsqueeze(1) + place).where(filled, 0)
     positions = history.rows.shape[1]
@@ -197,11 +241,11 @@ def _places(history: HistoryRows, picked: Tensor) -> tuple[Tensor, Elements, Ele
     query = history.query[picked]
     return (
         filled,
-        (rows.flatten(), weights.flatten(), torch.full((filled.numel(),), positions)),
+        (rows.flatten(), weights.flatten(), sizes.new_full((filled.numel(),), positions)),
         (
             query.flatten(),
             history.query_weights[picked].flatten(),
-            torch.full((len(picked),), positions),
+            sizes.new_full((len(picked),), positions),
         ),
     )
 
@@ -222,8 +266,9 @@ def _ragged(offsets: Tensor, picked: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     starts = offsets[picked]
     sizes = offsets[picked + 1] - starts
     before = sizes.cumsum(0) - sizes
-    owner = torch.repeat_interleave(torch.arange(len(picked)), sizes)
-    return owner, torch.arange(len(owner)) + (starts - before)[owner], sizes
+    place = picked.device
+    owner = torch.repeat_interleave(torch.arange(len(picked), device=place), sizes)
+    return owner, torch.arange(len(owner), device=place) + (starts - before)[owner], sizes
 
 
 def _alike(history: HistoryRows, picked: Tensor) -> Alike:
@@ -314,12 +359,25 @@ def epoch_batches(
     groups are shuffled instead of rows. None: rows.
     """
     if groups is None:
-        yield from torch.randperm(count, generator=rng).split(size)
+        yield from torch.randperm(count, generator=rng, device=rng.device).split(size)
         return
-    rank = torch.randperm(int(groups.max()) + 1, generator=rng)[groups]
+    rank = torch.randperm(int(groups.max()) + 1, generator=rng, device=rng.device)[groups]
     order = rank.sort(stable=True).indices
     ranks = rank[order]
     first = torch.cat([ranks.new_ones(1, dtype=torch.bool), ranks[1:] != ranks[:-1]])
-    start = torch.arange(count).where(first, 0).cummax(0).values
+    start = torch.arange(count, device=order.device).where(first, 0).cummax(0).values
     number = start // size
     yield from order.split(torch.unique_consecutive(number, return_counts=True)[1].tolist())
+
+
+def share_of(places: Tensor, groups: Tensor | None, ranks: Ranks) -> slice:
+    """Which rows of a batch of `epoch_batches` are this process's: a group's rows stay together."""
+    if ranks.alone:
+        return EVERY
+    mine = ranks.share(len(places))
+    if groups is None:
+        return mine
+    of = groups[places]
+    first = torch.cat([of.new_ones(1, dtype=torch.bool), of[1:] != of[:-1]])
+    starts = [*first.nonzero().flatten().tolist(), len(places)]
+    return slice(*(starts[bisect_left(starts, at)] for at in (mine.start, mine.stop)))

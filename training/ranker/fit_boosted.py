@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import xgboost as xgb
 
+from adc_features.devices import resolve_device
 from adc_features.errors import InputError
 from adc_features.inputs.encoded import Encoded
 from adc_features.ranking.base import Progress, Round
@@ -41,6 +42,7 @@ def fit_boosted(
     times: np.ndarray | None = None,
     known: np.ndarray | None = None,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> tuple[BoostedScorer, list[Round]]:
     """Grow trees.
 
@@ -68,6 +70,8 @@ def fit_boosted(
         Without `known` each label was known at the time of its row.
     progress : callable, optional
         Told after each task.
+    device : {"cpu", "auto", "cuda"}
+        Where XGBoost grows them; see `adc_features.devices`.
 
     Returns
     -------
@@ -81,6 +85,7 @@ def fit_boosted(
         Labels that do not fit the rows, a task whose labels that count are all equal, or no times
         where they are needed.
     """
+    place = _place(device)
     rows = Labelled(encoded, labels, mask, weights, times=times, known=known)
     counted = weighed(rows, tasks)
     _require_two_classes(tasks, labels, counted)
@@ -97,7 +102,7 @@ def fit_boosted(
             if not held_weights[n].any():
                 raise InputError(f"no held-out label of {tasks[n]!r} counts; give later rows too")
             watched.append(_counted(held, holdout.labels[n], held_weights[n], settings))
-        booster, curve = _grown(watched, settings, rounds=numbers[n], seed=seed)
+        booster, curve = _grown(watched, settings, rounds=numbers[n], seed=seed, device=place)
         boosters.append(booster)
         curves.append(curve)
         if progress is not None:
@@ -151,11 +156,29 @@ def _counted(
     )
 
 
+def _place(device: str) -> str:
+    """XGBoost's name of a device. Raises InputError where it is built without it."""
+    if device == "cpu":
+        return device
+    place = str(resolve_device(device))
+    if place != "cpu" and not xgb.build_info()["USE_CUDA"]:
+        raise InputError(
+            f"device is {device!r}, and xgboost {xgb.__version__} is built without CUDA; install"
+            " xgboost in the place of xgboost-cpu, or give device='cpu'"
+        )
+    return place
+
+
 def _grown(
-    watched: Sequence[Any], settings: BoostedSettings, *, rounds: int | None, seed: int
+    watched: Sequence[Any],
+    settings: BoostedSettings,
+    *,
+    rounds: int | None,
+    seed: int,
+    device: str,
 ) -> tuple[Any, np.ndarray]:
     """A booster, and its log losses on the rows watched: [rounds, 1 or 2]."""
-    parameters = settings.parameters(seed=seed)
+    parameters = settings.parameters(seed=seed) | {"device": device}
     names = ("train", "holdout")[: len(watched)]
     history: dict[str, dict[str, list[float]]] = {}
     booster = xgb.train(

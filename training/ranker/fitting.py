@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from adc_features.clock import parse_utc
+from adc_features.devices import DEVICES
 from adc_features.errors import InputError
 from adc_features.inputs.encoded import Encoded
 from adc_features.inputs.encoder import InputEncoder
@@ -53,19 +54,30 @@ class TrainSettings:
         the time, to see whether something works and about how well.
     keep_negatives : float
         Share of rows without a positive that are kept; they count 1 / share.
+    device : {"cpu", "auto", "cuda"}
+        Where models are trained; see `adc_features.devices`.
     """
 
     seeds: int = 3
     seed: int = 0
     quick: bool = False
     keep_negatives: float = 1.0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         if self.seeds < 1:
             raise InputError(f"seeds is {self.seeds}; expected at least 1")
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}; expected at least 0")
+        if self.device not in DEVICES:
+            raise InputError(f"device is {self.device!r}; expected one of {', '.join(DEVICES)}")
         NegativeSampling(self.keep_negatives)  # refused now, and not once all rows are joined
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a trained ranker keeps: a device that older versions do not know only where it is
+        not theirs.
+        """
+        return {k: v for k, v in asdict(self).items() if k != "device" or v != "cpu"}
 
 
 class _Rows(NamedTuple):
@@ -174,7 +186,7 @@ def fit_ranker(
     encoded = encoder.encode(parts, training=True, seed=settings.seed)
     seeds = range(settings.seed, settings.seed + settings.seeds)
     older = start.models.get(seeds[0]) if start else None
-    model = ModelFit(joined.ranker, encoder, older, cold, progress)
+    model = ModelFit(joined.ranker, encoder, older, cold, progress, settings.device)
     rounds: Rounds = model.least_rounds
     curve: list[Round] = []
     later: Encoded | None = None
@@ -203,7 +215,7 @@ def fit_ranker(
         facts={
             **_rows_facts(joined, rows, window),
             "inputs": encoder.counts(parts, encoded),
-            "settings": asdict(settings),
+            "settings": settings.to_dict(),
             "sampling": sampling.to_dict(),
             "rounds": rounds,
             "curve": [r._asdict() for r in curve],

@@ -7,7 +7,8 @@ nor divides by zero where a batch has none.
 Legend: N rows, N' learnable rows, B rows of a batch, T tasks.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from typing import Any
 
 import numpy as np
 import torch
@@ -65,6 +66,12 @@ class MultitaskLoss:
             _per_batch(shape.listwise * task, (weights * labels).sum(1, dtype=np.float64), batches),
         )
 
+    def on(self, device: torch.device) -> "MultitaskLoss":
+        """The same on a device."""
+        parts: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
+        moved: dict[str, Any] = {n: p if p is None else p.to(device) for n, p in parts.items()}
+        return MultitaskLoss(**moved)
+
     def __call__(self, logits: Tensor, places: Tensor) -> Tensor:
         """Of the learnable rows at these places (int64 [B]); logits: [T, B]."""
         labels, weights = self.labels[places].T, self.weights[places].T
@@ -86,11 +93,11 @@ def listwise_sums(logits: Tensor, labels: Tensor, weights: Tensor, group: Tensor
     index = group.expand_as(logits)
     seen = logits.masked_fill(weights <= 0, -torch.inf)
     # the greatest of each group, so that no exponential overflows; it cancels out
-    greatest = torch.full((len(logits), count), -torch.inf).scatter_reduce(
+    greatest = logits.new_full((len(logits), count), -torch.inf).scatter_reduce(
         1, index, seen.detach(), "amax"
     )
     greatest = greatest.masked_fill(greatest == -torch.inf, 0.0)
-    sums = torch.zeros(len(logits), count).scatter_add(
+    sums = logits.new_zeros(len(logits), count).scatter_add(
         1, index, torch.exp(seen - greatest.gather(1, index))
     )
     log_sums = torch.log(sums.clamp(min=1e-30)) + greatest

@@ -56,6 +56,8 @@ class ModelFit:
         Inputs that begin anew in it.
     progress : callable, optional
         Told of each round.
+    device : {"cpu", "auto", "cuda"}
+        Where a network is trained, see `adc_features.devices`, or trees are grown.
     """
 
     ranker: Ranker
@@ -63,6 +65,7 @@ class ModelFit:
     start: AnyScorer | None = None
     cold: Collection[str] = ()
     progress: Progress | None = None
+    device: str = "cpu"
 
     def rounds(self, rows: Labelled, holdout: Labelled, *, seed: int) -> tuple[Rounds, list[Round]]:
         """As many rounds as the held-out rows choose, and the losses by round."""
@@ -108,6 +111,7 @@ class ModelFit:
             begin=next_code_tables(rows, shape, epochs, seed=seed),
             cold=self.cold,
             progress=self.progress,
+            device=self.device,
             **options,
         )
         return NetworkScorer(shape, tensors), curve
@@ -127,5 +131,6 @@ class ModelFit:
             times=rows.times,
             known=rows.known,
             progress=self.progress,
+            device=self.device,
             **options,
         )

@@ -88,7 +88,8 @@ class Bags(torch.autograd.Function):
         rows, offsets, weights = ctx.saved_tensors
         (gradient,) = gradients
         bag = torch.repeat_interleave(
-            torch.arange(len(offsets) - 1, dtype=torch.int32), torch.diff(offsets)
+            torch.arange(len(offsets) - 1, dtype=torch.int32, device=offsets.device),
+            torch.diff(offsets),
         )
         seen = weights.nonzero().squeeze(1)  # neither padding nor what dropout hid
         if len(seen) < len(rows):
@@ -160,12 +161,12 @@ class Embeddings(nn.Module):
 
     def _gates(self, batch: Batch) -> Tensor:
         """What each lookup is multiplied by: [B, C, 1]."""
-        factors = torch.ones(len(batch.dense), len(self.shape.slots["lookup"]))
+        factors = batch.dense.new_ones(len(batch.dense), len(self.shape.slots["lookup"]))
         for own, number, (codes, ids) in zip(
             self.gates, batch.gates, self.shape.gated, strict=True
         ):
             gate = 1 + torch.tanh((own[0] + own[1] * number) / 2)
-            column = torch.zeros(factors.shape[1])
+            column = factors.new_zeros(factors.shape[1])
             column[ids] = 1
             column[codes] = -1
             factors = factors + column * (gate - 1)

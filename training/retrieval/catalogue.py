@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from adc_features.encoders.sasrec import matrix_dtype
+from adc_features.encoders.sasrec import product_dtype
 from adc_features.errors import InputError
 
 CHUNK = 64
@@ -118,10 +118,11 @@ class CatalogueLoss(torch.autograd.Function):
     ) -> Tensor:
         d_logits, d_states = torch.empty_like(logits_PLK), torch.zeros_like(states_PD)
         d_table = None if table_ND is None else torch.zeros_like(table_ND)
-        loss, dtype = logits_PLK.new_zeros(()), matrix_dtype()
+        loss, dtype = logits_PLK.new_zeros(()), product_dtype(logits_PLK.device)
         states, table = states_PD.to(dtype), None if table_ND is None else table_ND.to(dtype)
-        for start in range(0, len(targets_P), CHUNK):
-            part = slice(start, start + CHUNK)
+        chunk = CHUNK if logits_PLK.device.type == "cpu" else len(targets_P)
+        for start in range(0, len(targets_P), chunk):
+            part = slice(start, start + chunk)
             scores_NP = catalogue.scores(logits_PLK[part])
             if table is not None:
                 scores_NP += table @ states[part].T

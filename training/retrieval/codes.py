@@ -34,6 +34,7 @@ def embedding_table(
     raw: RawItems | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> EmbeddingTable:
     """Content vectors (and raw items) beside behaviour vectors and counts that know the training
     part of the sequences only.
@@ -50,6 +51,7 @@ def embedding_table(
         seed=seed,
         checkpoint=checkpoint,
         progress=progress,
+        device=device,
     )
     vectors = {**source.vectors, BEHAVIOR: learned.vectors}
     present = {**source.present, BEHAVIOR: learned.present}
@@ -80,6 +82,7 @@ def codes_of(
     codebook_size: int,
     seed: int,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> tuple[SidTable, SidSpec]:
     """The tokenizer's codes of every item, fitted on the training part, from disk where these very
     inputs made them.
@@ -112,7 +115,12 @@ def codes_of(
 
     def fill(target: Path) -> None:
         table = embedding_table(
-            source, seed=seed, raw=raw, checkpoint=out / "behavior", progress=progress
+            source,
+            seed=seed,
+            raw=raw,
+            checkpoint=out / "behavior",
+            progress=progress,
+            device=device,
         )
         generation = fit(
             [table],
@@ -123,6 +131,7 @@ def codes_of(
             seed=seed,
             progress=progress,
             checkpoint=out / ".partial" / f"{tokenizer}-seed_{seed}.pt",
+            device=device,
         )
         write_table(encode(table, generation).to_arrow(), target / "codes.parquet")
 

@@ -13,14 +13,14 @@ Legend: P targets, L positions, K codes a position, N items, D dims, R packed ro
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal, cast, get_args
+from typing import Literal, Self, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adc_features.encoders.sasrec import Batch, Block, matrix_dtype, next_item_loss
+from adc_features.encoders.sasrec import Batch, Block, next_item_loss, product_dtype
 from adc_features.errors import ArtifactError, InputError
 from training.retrieval.catalogue import Catalogue, CatalogueLoss, Coded
 
@@ -107,6 +107,12 @@ class Generator(nn.Module):
         self.norm = nn.LayerNorm(s.dim)
         self.dropout = nn.Dropout(s.dropout)
 
+    def on(self, device: torch.device) -> Self:
+        """Moved to a device, with the codes of the catalogue."""
+        if self.catalogue is not None:
+            self.catalogue = Catalogue(*(part.to(device) for part in self.catalogue))
+        return self.to(device)
+
     def item_vectors(self, items: Tensor) -> Tensor:
         """float32 [..., D]: the weighted mean of the vectors of an item's codes, plus its own row
         where there is one.
@@ -137,7 +143,7 @@ class Generator(nn.Module):
         """float32 [P, L, K]: cosine of each position's head, a residual SiLU layer, and its codes'
         vectors, over the temperature.
         """
-        dtype = matrix_dtype()
+        dtype = product_dtype(states_PD.device)
         states = states_PD.to(dtype)
         heads_LPD = states + functional.silu(
             torch.einsum("pd,lde->lpe", states, self.heads.to(dtype))

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from adc_features.artifact import fresh_file
+from adc_features.devices import memory_of, resolve_device, seeded
 from adc_features.encoders.sasrec import Sequences, packed_batches
 from adc_features.tokenizer.encode import one_thread
 from training.retrieval.catalogue import Coded
@@ -27,17 +28,20 @@ def train_generator(
     checkpoint: Path | None = None,
     fingerprint: str = "",
     progress: Callable[[int, int], None] | None = None,
+    device: str = "cpu",
 ) -> tuple[Generator, list[float]]:
     """A trained generator and its mean loss by epoch. One seed gives the same generator twice;
     trained on one thread.
 
     checkpoint: a file written after every epoch; a later call with the same fingerprint goes on
-    from it to the same result, one of another is ignored.
+    from it to the same result, one of another is ignored. device: where it is trained, see
+    `adc_features.devices`; the generator comes back on the CPU.
     """
-    s = settings
-    with one_thread(), torch.random.fork_rng(devices=[]):  # dropout takes no generator
+    s, place = settings, resolve_device(device)
+    # dropout takes no generator
+    with one_thread(), torch.random.fork_rng(devices=seeded(place)):
         torch.manual_seed(seed)
-        model = Generator(coded, items=items, settings=s)
+        model = Generator(coded, items=items, settings=s).on(place)
         rows = s.batch // s.length
         steps = s.epochs * -(-sequences.transitions // (s.length * rows))
         optimizer, schedule = _optimizer(model, s, steps=steps)
@@ -49,11 +53,13 @@ def train_generator(
             torch.manual_seed(int(rng.integers(2**62)))
             losses = []
             for batch in packed_batches(sequences, length=s.length, rows=rows, rng=rng):
-                wanted = batch.targets >= 0
-                loss = model.loss(model(batch)[wanted], batch.targets[wanted])
                 optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
+                with memory_of(place, rows=s.batch):
+                    here = batch.on(place, slice(None))
+                    wanted = here.targets >= 0
+                    loss = model.loss(model(here)[wanted], here.targets[wanted])
+                    loss.backward()
+                    optimizer.step()
                 schedule.step()
                 losses.append(float(loss.detach()))
             curve.append(float(np.mean(losses)))
@@ -65,7 +71,7 @@ def train_generator(
                 )
             if progress is not None:
                 progress(epoch + 1, s.epochs)
-    return model.eval().requires_grad_(False), curve
+    return model.on(torch.device("cpu")).eval().requires_grad_(False), curve
 
 
 def _optimizer(
@@ -95,7 +101,7 @@ def _resumed(checkpoint: Path | None, fingerprint: str, carried: Mapping[str, An
     """
     if checkpoint is None or not checkpoint.is_file():
         return []
-    saved = torch.load(checkpoint, weights_only=True)
+    saved = torch.load(checkpoint, weights_only=True, map_location="cpu")
     if saved["fingerprint"] != fingerprint:
         return []
     for name, part in carried.items():

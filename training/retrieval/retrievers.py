@@ -66,14 +66,17 @@ def train(
     seed: int,
     settings: GeneratorSettings,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> Mapping[str, Any]:
-    """Train one retriever, or find it trained from these very inputs; returns its manifest."""
+    """Train one retriever, or find it trained from these very inputs; returns its manifest.
+    device: where it and its tokenizer are trained.
+    """
     name = retriever.name + (
         POSITIONS if settings.loss == "positions" and retriever.tokenizer else ""
     )
     directory = out / "models" / f"{name}-seed_{seed}"
     checkpoint = out / ".partial" / f"{name}-seed_{seed}.pt"
-    coded = _coded(source, out, retriever, seed=seed, progress=progress)
+    coded = _coded(source, out, retriever, seed=seed, progress=progress, device=device)
     settings = (
         replace(settings, items=True, loss="catalogue")
         if coded is None
@@ -103,6 +106,7 @@ def train(
                 if progress is None
                 else lambda done, total: progress(f"train {name} seed {seed}", done, total)
             ),
+            device=device,
         )
         save_generator(model, target / "model.safetensors")
         return {
@@ -119,7 +123,13 @@ def train(
 
 
 def _coded(
-    source: Source, out: Path, retriever: Retriever, *, seed: int, progress: Progress | None
+    source: Source,
+    out: Path,
+    retriever: Retriever,
+    *,
+    seed: int,
+    progress: Progress | None,
+    device: str,
 ) -> Coded | None:
     """The codes of a retriever's tokenizer, and how much each position counts in the loss."""
     if retriever.tokenizer is None:
@@ -131,6 +141,7 @@ def _coded(
         codebook_size=retriever.codebook_size,
         seed=seed,
         progress=progress,
+        device=device,
     )
     weights = (
         loss_weights(sids, spec.is_behavioral)

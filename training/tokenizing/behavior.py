@@ -84,6 +84,7 @@ def fitted_behavior(
     content: Callable[[int], Content],
     directory: Path,
     progress: Progress | None = None,
+    device: str = "cpu",
 ) -> list[BehaviorVectors]:
     """Vectors of all items (ids [N]) as of each time; the states go into `directory`. content: of
     the items, by number of the time; asked for encoders that read it.
@@ -101,6 +102,7 @@ def fitted_behavior(
         content=[content(n) for n in range(len(times))] if reads else None,
         checkpoint=directory,
         progress=progress,
+        device=device,
     )
 
 

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 from adc_features.codes.generation import check_generation_id
+from adc_features.devices import DEVICES
 from adc_features.errors import InputError
 from adc_features.pipeline.run_settings import RunSettings
 
@@ -18,7 +19,7 @@ class TokenizeSettings:
 
     generation, tokenizer, reliability, steps, behavior_codes, behavior, seed: as `RunSettings`.
     codebook_size: K, codes of each position. publish_lag: how long after a time its codes could
-    first be served.
+    first be served. device: where the tokenizer and behaviour are trained.
     """
 
     generation: str = "g1"
@@ -30,9 +31,12 @@ class TokenizeSettings:
     behavior: str = "full_softmax"
     publish_lag: timedelta = timedelta(0)
     seed: int = 0
+    device: str = "cpu"
 
     def __post_init__(self) -> None:
         check_generation_id(self.generation)
+        if self.device not in DEVICES:
+            raise InputError(f"device is {self.device!r}; expected one of {', '.join(DEVICES)}")
         if self.publish_lag < timedelta(0):
             raise InputError(f"publish_lag is {self.publish_lag}; expected zero or more")
 
@@ -48,4 +52,5 @@ class TokenizeSettings:
             behavior_codes=self.behavior_codes,
             behavior=self.behavior,
             seed=self.seed,
+            device=self.device,
         )

@@ -295,6 +295,7 @@ def _fill(
             content=catalogue.content_at,
             directory=directory / "behavior",
             progress=progress,
+            device=settings.device,
         )
     tables = [catalogue.table(number) for number in range(len(catalogue.times))]
     spec = SidSpec(
@@ -310,6 +311,7 @@ def _fill(
         directory=directory / "generation",
         seed=settings.seed,
         progress=progress,
+        device=settings.device,
     )
 
 
