@@ -14,17 +14,17 @@ from adc_features.cli.main import application
 from adc_features.codes.sids import SidTable
 from adc_features.encoders.sasrec import SASRec, Sequences, packed_batches
 from adc_features.errors import ArtifactError, InputError
-from adc_features.pipeline.stages import load_source
-from training.retrieval.catalogue import Coded
-from training.retrieval.codes import embedding_table, loss_weights, sid_spec
-from training.retrieval.evaluation import evaluate
-from training.retrieval.full_ranking import Scorer, last_states, ranks
-from training.retrieval.generator import (
+from adc_features.generator.catalogue import Coded
+from adc_features.generator.generator import (
     Generator,
     GeneratorSettings,
     load_generator,
     save_generator,
 )
+from adc_features.pipeline.stages import load_source
+from training.retrieval.codes import embedding_table, loss_weights, sid_spec
+from training.retrieval.evaluation import evaluate
+from training.retrieval.full_ranking import Scorer, last_states, ranks
 from training.retrieval.generator_training import train_generator
 from training.retrieval.leave_one_out import START, LeaveOneOut, read_sequences, user_metrics
 from training.retrieval.retrievers import Retriever, train
