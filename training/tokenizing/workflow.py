@@ -309,6 +309,7 @@ def _fill(
         generation_id=settings.generation,
         directory=directory / "generation",
         seed=settings.seed,
+        events=catalogue.events,
         progress=progress,
     )
 
