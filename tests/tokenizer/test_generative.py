@@ -120,6 +120,10 @@ def soft_codes() -> tuple[AdditiveCodebooks, SoftCodes, torch.Tensor]:
     return books, SoftCodes(books, books.lookup(latent).detach(), settings), latent
 
 
+def columns(events: pa.Table) -> dict[str, pa.ChunkedArray]:
+    return dict(zip(events.column_names, events.columns, strict=True))
+
+
 # ---- DIGER
 
 
@@ -289,8 +293,12 @@ def test_codes_change_when_the_tokenizer_has_its_turn_and_settle(tmp_path: Path)
 
 @pytest.mark.parametrize("name", ["etegrec_parallel", "diger"])
 def test_later_events_change_nothing(name: str, tmp_path: Path) -> None:
-    """What users chose at or after the oldest cut-off is not read, to the bit."""
-    later = pa.concat_tables([visits(), visits(since="2024-01-01", seed=9)])
+    """What users chose at or after the oldest cut-off is not read, to the bit, nor are items that
+    have no vectors at it.
+    """
+    since = visits(since="2024-01-01", seed=9)
+    unknown = pa.table({**columns(visits()), "item_id": [ITEMS] * USERS * EACH})
+    later = pa.concat_tables([visits(), since, unknown])
     short = {"cycles": 1} if name == "etegrec_parallel" else {"epochs": 1}
     first = fitted(name, tmp_path / "a", **short)
     assert fitted(name, tmp_path / "b", events=later, **short).codebook_hash == first.codebook_hash

@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from adc_features.codes.embeddings import id_array
 from adc_features.encoders.event_log import check_trainable, event_log, sequences_of
 from adc_features.encoders.sasrec import Batch, Sequences
 from adc_features.errors import InputError
@@ -61,8 +62,8 @@ class GenerativeSettings(RqVaeSettings):
 
 
 def histories(union: RowUnion, events: pa.Table | None, *, tokenizer: str) -> Sequences:
-    """What users chose before the oldest cut-off, as rows of its table; items without any vector
-    are left out. Later events are not read: codes of earlier snapshots must not know them.
+    """What users chose before the oldest cut-off, as rows of its table; items that have no vector
+    there are left out. Later events are not read: codes of earlier snapshots must not know them.
 
     Raises InputError where there are no interactions, or too few.
     """
@@ -72,10 +73,11 @@ def histories(union: RowUnion, events: pa.Table | None, *, tokenizer: str) -> Se
             " give fit(..., events=interactions) with the columns user_id, item_id and time"
         )
     table = union.tables[0]
+    known = table.item_ids[np.any([table.present[m] for m in union.modalities], axis=0)]
+    if "item_id" in events.column_names:  # else event_log says what is missing
+        events = events.filter(pa.array(np.isin(id_array(events["item_id"]), known)))
     every = event_log(events, table.item_ids)
     past = every.before(table.as_of)
-    known = np.any([table.present[m] for m in union.modalities], axis=0)
-    past = past.select(known[past.items])
     check_trainable(past, table.as_of, every)
     return sequences_of(past, np.arange(len(table)))
 
