@@ -27,6 +27,8 @@ import numpy as np
 from _measure import machine
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+
     from adc_features.codes.embeddings import EmbeddingTable
     from adc_features.codes.generation import Generation
     from adc_features.codes.sids import SidTable
@@ -47,6 +49,8 @@ TOKENIZERS = (
     "letter",
     "das",
     "qarm",
+    "etegrec_parallel",
+    "diger",
     "mm_rq_vae",
     "mmq",
     "unisid",
@@ -96,12 +100,13 @@ class Run(NamedTuple):
 
 
 class Catalogue(NamedTuple):
-    """Items, their truth, and the same items without any noise."""
+    """Items, their truth, the same items without any noise, and the interactions."""
 
     items: EmbeddingTable
     reliability: np.ndarray
     latent: np.ndarray
     clean: EmbeddingTable
+    events: pa.Table
 
 
 def catalogue(noise: float, seed: int, bend: float) -> Catalogue:
@@ -121,10 +126,16 @@ def catalogue(noise: float, seed: int, bend: float) -> Catalogue:
         )
 
     (made, noisy), (_, clean) = drawn(0.5, noise), drawn(0.0, 0.0)
-    return Catalogue(noisy.items, noisy.reliability, made.truth.latent, clean.items)
+    return Catalogue(
+        noisy.items,
+        noisy.reliability,
+        made.truth.latent,
+        clean.items,
+        made.dataset.before(noisy.items.as_of),
+    )
 
 
-def fitted(items: EmbeddingTable, name: str, seed: int) -> Generation:
+def fitted(items: EmbeddingTable, events: pa.Table, name: str, seed: int) -> Generation:
     """The tokenizer of this name on the items, with the short budget."""
     from adc_features.codes.spec import SidSpec
     from adc_features.tokenizer.fit import RECIPES, fit
@@ -142,6 +153,7 @@ def fitted(items: EmbeddingTable, name: str, seed: int) -> Generation:
             generation_id="g",
             directory=Path(scratch) / "g",
             seed=seed,
+            events=events,
         )
 
 
@@ -152,7 +164,7 @@ def one(noise: float, seed: int, names: list[str], bend: float) -> Run:
     from adc_features.errors import QualityError, ReliabilityError
     from adc_features.tokenizer.encode import encode
 
-    items, reliability, latent, clean = catalogue(noise, seed, bend)
+    items, reliability, latent, clean, events = catalogue(noise, seed, bend)
     rng, codes = np.random.default_rng((seed, 2)), SPEC["codebook_size"]
     train = rng.permutation(len(items)) < len(items) // 2
     warm = items.present[BEHAVIOR]
@@ -170,7 +182,7 @@ def one(noise: float, seed: int, names: list[str], bend: float) -> Run:
     for name in names:
         print(f"noise={noise:g} seed={seed} tokenizer={name}", file=sys.stderr)
         try:
-            generation = fitted(items, name, seed)
+            generation = fitted(items, events, name, seed)
         except (QualityError, ReliabilityError) as refusal:
             refused[name] = str(refusal)
             continue

@@ -53,7 +53,8 @@ def fit(
         typer.Option(
             help=(
                 "Recipe: adc, an ablation of it, or posterior, rq_vae, rq_kmeans, qarm, opq,"
-                " letter, das, mm_rq_vae, mmq, unisid, unisid_e2e (hours on a large catalogue)."
+                " letter, das, mm_rq_vae, mmq, unisid, etegrec_parallel, diger, unisid_e2e (hours"
+                " on a large catalogue)."
             )
         ),
     ] = None,

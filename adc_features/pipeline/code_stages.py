@@ -14,6 +14,7 @@ from adc_features.codes.reliability import rank_correlation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.parquet_files import write_table
 from adc_features.pipeline.context import (
+    dataset_of,
     embedding_tables,
     generation_of,
 )
@@ -41,6 +42,7 @@ def _build_generation(run: Run, directory: Path) -> Mapping[str, Any]:
         generation_id=run.settings.generation,
         directory=directory / "generation",
         seed=run.settings.seed,
+        events=dataset_of(run).interactions,
         progress=run.progress,
         checkpoint=run.partial(GENERATION) / "fit.pt",
         device=run.settings.device,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from adc_features.codes.embeddings import EmbeddingTable
@@ -68,6 +69,7 @@ def fit(
     generation_id: str,
     directory: Path,
     seed: int,
+    events: pa.Table | None = None,
     line: Line | None = None,
     progress: Progress | None = None,
     checkpoint: Path | None = None,
@@ -93,6 +95,10 @@ def fit(
         Where it is written, complete or not at all.
     seed : int
         The same seed gives the same codes.
+    events : pyarrow.Table, optional
+        Interactions, `user_id`, `item_id` and `time`, for tokenizers that learn from what users
+        chose one after another (`etegrec_parallel`, `diger`). They read those before the oldest
+        cut-off.
     line : Line, optional
         An older generation whose codes should keep their meaning (ADC-SID and posterior). A warm
         start trains a third of the steps, ADC-SID at a third of the rate.
@@ -161,6 +167,7 @@ def fit(
         own_spec,
         settings,
         seed=seed,
+        events=events,
         line=warm,
         progress=progress,
         checkpoint=checkpoint,
@@ -251,6 +258,7 @@ def _trained(
     settings: Settings,
     *,
     seed: int,
+    events: pa.Table | None,
     line: Line | None,
     progress: Progress | None,
     checkpoint: Path | None,
@@ -266,6 +274,7 @@ def _trained(
                 settings,
                 seed=seed,
                 progress=progress,
+                events=events,
                 start=start,
                 checkpoint=checkpoint,
             )

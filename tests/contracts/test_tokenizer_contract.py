@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from tiny_bert import tiny_bert
 
@@ -71,6 +72,10 @@ def small(name: str) -> Callable[..., Generation]:
         "model": tiny_bert(),
         "first": 1,
         "epochs": 2,
+        "cycles": 1,
+        "width": 16,
+        "history": 8,
+        "targets": 64,
         "min_utilisation": 0.0,
     }
     settings = replace(
@@ -79,6 +84,28 @@ def small(name: str) -> Callable[..., Generation]:
 
     def fit(tables: list[EmbeddingTable], spec: SidSpec, **arguments: object) -> Generation:
         return adc_fit.fit(tables, spec, settings=settings, **arguments)
+
+    return fit
+
+
+def visits() -> pa.Table:
+    """40 users who visit eight warm items each, all before the first day."""
+    chance = np.random.default_rng(5)
+    hours = np.datetime64("2023-12-01", "us") + np.arange(320).astype("timedelta64[h]")
+    return pa.table(
+        {
+            "user_id": np.repeat(np.arange(40), 8),
+            "item_id": chance.integers(10, 150, 320),
+            "time": pa.array(hours, pa.timestamp("us")).cast(pa.timestamp("us", tz="UTC")),
+        }
+    )
+
+
+def small_generative(name: str) -> Callable[..., Generation]:
+    """The same, of a tokenizer that learns from interactions."""
+
+    def fit(tables: list[EmbeddingTable], spec: SidSpec, **arguments: object) -> Generation:
+        return small(name)(tables, spec, events=visits(), **arguments)
 
     return fit
 
@@ -103,6 +130,10 @@ TOKENIZERS = [
     *(
         Tokenizer(name, small(name), adc_encode.encode)
         for name in ("rq_vae", "rq_kmeans", "rq_kmeans_balanced", "opq", "mm_rq_vae")
+    ),
+    *(
+        Tokenizer(name, small_generative(name), adc_encode.encode)
+        for name in ("etegrec_parallel", "diger")
     ),
     *(
         Tokenizer(name, small(name), adc_encode.encode, content_only=True, needs_behavior=True)

@@ -3,11 +3,14 @@
 import hashlib
 import json
 from dataclasses import asdict
+from types import SimpleNamespace
 
 import pytest
 
+from adc_features.data.synthetic import noisy_behavior, synthetic
 from adc_features.encoders import behavior as behaviors
 from adc_features.errors import InputError
+from adc_features.pipeline import code_stages
 from adc_features.pipeline.recipes import behavior_recipe, tokenizer_settings
 from adc_features.pipeline.run import RunSettings
 from adc_features.pipeline.stages import BEHAVIOR_STAGE, GENERATION
@@ -76,7 +79,7 @@ def test_the_defaults_are_those_that_version_0_1_had():
     tokenizers = {
         name: recipe().to_dict()
         for name, recipe in fitting.RECIPES.items()
-        if not name.startswith(("posterior", "qarm", "unisid_e2e"))
+        if not name.startswith(("diger", "etegrec", "posterior", "qarm", "unisid_e2e"))
     }
     assert [sha(behavior), sha(tokenizers)] == ["1770a57a1c5b152c", "0c6fef91adc5c464"]
     assert (BEHAVIOR_STAGE.version, GENERATION.version) == (1, 1)
@@ -84,3 +87,30 @@ def test_the_defaults_are_those_that_version_0_1_had():
 
 def sha(value):
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def test_a_fit_gets_the_interactions_of_the_run(monkeypatch, tmp_path):
+    """Tokenizers that learn from what users chose find them, all of them: `fit` takes those before
+    the oldest cut-off.
+    """
+
+    class Asked(Exception):
+        pass
+
+    def fit(*_, events, **__):
+        raise Asked(events.num_rows)
+
+    world = synthetic(seed=0, items=150, users=100, interactions=900)
+    made = world.dataset
+    vectors = noisy_behavior(world, as_of=made.windows.validation_end, noise=1.0, seed=0)
+    monkeypatch.setattr(fitting, "fit", fit)
+    monkeypatch.setattr(code_stages, "embedding_tables", lambda _: [vectors.items])
+    monkeypatch.setattr(code_stages, "dataset_of", lambda _: made)
+    run = SimpleNamespace(
+        settings=RunSettings("synthetic", tokenizer="diger"),
+        progress=None,
+        partial=lambda _: tmp_path,
+    )
+    with pytest.raises(Asked) as asked:
+        code_stages._build_generation(run, tmp_path)
+    assert asked.value.args == (made.interactions.num_rows,)

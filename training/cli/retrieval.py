@@ -75,7 +75,7 @@ def retrieve_train(
     """Fit tokenizers on the training part of the sequences and train a generator on the codes of
     each.
     """
-    from training.retrieval.generator import settings_of
+    from adc_features.generator.generator import settings_of
     from training.retrieval.retrievers import retriever_of, train
     from training.retrieval.source import open_source
 

@@ -154,6 +154,11 @@ def tables_until(
     ]
 
 
+def interactions_until(out: Path, start: datetime) -> pa.Table:
+    """All interactions before `start`."""
+    return dataset_of(Run.open(Path(out) / "run")).before(start)
+
+
 def coded_frame(
     frame: TrainingFrame, timeline: CodeTimeline, *, codebook_size: int
 ) -> TrainingFrame:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from adc_features import __version__
 from adc_features.artifact import ensure_directory, is_made_of, read_manifest, within, write_json
@@ -25,7 +26,7 @@ from adc_features.loader.frame import TrainingFrame
 from adc_features.ranking.recipes import Sources
 from adc_features.store.freshness import online_timeline
 from training.comparison.baselines import lightgbm_version, scores_of_baselines
-from training.comparison.inputs import coded_frame, rows_of, tables_until
+from training.comparison.inputs import coded_frame, interactions_until, rows_of, tables_until
 from training.comparison.plan import (
     BASELINE_TRIAL,
     CODES_VIEW,
@@ -129,9 +130,14 @@ def ensure_trial(out: Path, settings: ComparisonSettings, task: TrialTask) -> No
         elif task.variant is None:
             scores, more = scores_without_codes(before, scored, tables, settings, seeds=seeds)
         else:
-            scores, more = scores_with_codes(
-                before, scored, tables, settings, task.variant, fit=task.fit, seeds=seeds
-            )
+            events = interactions_until(out, task.window.start)
+            seed = settings.seed + task.fit
+            codes, more = fitted_codes(tables, settings, task.variant, events=events, seed=seed)
+            scores = {}
+            if codes is not None:
+                scores = scores_with_codes(
+                    before, scored, codes, settings, task.variant, seeds=seeds
+                )
         facts |= more
         np.savez(directory / "scores.npz", allow_pickle=False, **scores)
         write_json(directory / "facts.json", facts)
@@ -177,19 +183,13 @@ def scores_without_codes(
 def scores_with_codes(
     before: TrainingFrame,
     scored: TrainingFrame,
-    tables: Sequence[EmbeddingTable],
+    codes: "Codes",
     settings: ComparisonSettings,
     variant: Variant,
     *,
-    fit: int,
     seeds: Sequence[int],
-) -> tuple[Scores, dict[str, Any]]:
-    """Scores of the rankers on a variant's codes, and what its fit cost; no scores, and why, where
-    the tokenizer lacks a modality or collapsed.
-    """
-    codes, facts = fitted_codes(tables, settings, variant, seed=settings.seed + fit)
-    if codes is None:
-        return {}, facts
+) -> Scores:
+    """Scores of the rankers on a variant's codes."""
     recipes = {f"{variant.name}/{kind}": WITH_CODES[kind] for kind in settings.rankers}
     if settings.controls and variant == settings.variants[0] and "ppnet" in settings.rankers:
         recipes |= {f"{variant.name}_{name}/ppnet": recipe for name, recipe in CONTROLS.items()}
@@ -198,11 +198,10 @@ def scores_with_codes(
         for part in (before, scored)
     )
     sources = Sources(sids=codes.timeline)
-    scores = {
+    return {
         name: train(coded, recipe, sources=sources, seeds=seeds).predict(asked, sources)
         for name, recipe in recipes.items()
     }
-    return scores, facts
 
 
 class Codes(NamedTuple):
@@ -213,7 +212,12 @@ class Codes(NamedTuple):
 
 
 def fitted_codes(
-    tables: Sequence[EmbeddingTable], settings: ComparisonSettings, variant: Variant, *, seed: int
+    tables: Sequence[EmbeddingTable],
+    settings: ComparisonSettings,
+    variant: Variant,
+    *,
+    events: pa.Table,
+    seed: int,
 ) -> tuple[Codes | None, dict[str, Any]]:
     """The codes of every cut-off, or None where the tokenizer lacks a modality or collapsed; and
     facts that say which, and what it cost.
@@ -239,6 +243,7 @@ def fitted_codes(
                 generation_id=GENERATION,
                 directory=Path(directory) / "generation",
                 seed=seed,
+                events=events,
             )
     except QualityError as error:
         return None, {"collapsed": str(error)}

@@ -129,6 +129,7 @@ def codes_of(
             generation_id=tokenizer,
             directory=target / "generation",
             seed=seed,
+            events=source.split.training_events()[0],
             progress=progress,
             checkpoint=out / ".partial" / f"{tokenizer}-seed_{seed}.pt",
             device=device,

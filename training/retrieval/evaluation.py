@@ -15,9 +15,9 @@ import numpy as np
 from adc_features.artifact import MANIFEST, append_line, read_manifest, within, write_json
 from adc_features.encoders.sasrec import Sequences
 from adc_features.errors import ArtifactError, InputError
+from adc_features.generator.generator import Generator, GeneratorSettings, load_generator
 from adc_features.pipeline.run import Progress
 from training.retrieval.full_ranking import Scorer, ranks
-from training.retrieval.generator import Generator, GeneratorSettings, load_generator
 from training.retrieval.leave_one_out import Part, UserMetrics, mean_metrics, user_metrics
 from training.retrieval.retrievers import ITEMS, MIXED, POSITIONS, SASREC, WEIGHTED
 from training.retrieval.source import Source

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from adc_features.encoders.sasrec import Batch, Sequences
-from training.retrieval.generator import Generator
+from adc_features.generator.generator import Generator
 
 SCORED = 256
 """Users that are scored against the catalogue at once."""

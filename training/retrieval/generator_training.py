@@ -11,9 +11,9 @@ import torch
 from adc_features.artifact import fresh_file
 from adc_features.devices import memory_of, resolve_device, seeded
 from adc_features.encoders.sasrec import Sequences, packed_batches
+from adc_features.generator.catalogue import Coded
+from adc_features.generator.generator import Generator, GeneratorSettings
 from adc_features.tokenizer.encode import one_thread
-from training.retrieval.catalogue import Coded
-from training.retrieval.generator import Generator, GeneratorSettings
 
 log = logging.getLogger(__name__)
 

@@ -16,10 +16,10 @@ import numpy as np
 
 from adc_features import __version__
 from adc_features.artifact import ensure_directory, read_manifest
+from adc_features.generator.catalogue import Coded
+from adc_features.generator.generator import GeneratorSettings, save_generator
 from adc_features.pipeline.run import Progress
-from training.retrieval.catalogue import Coded
 from training.retrieval.codes import codes_of, loss_weights
-from training.retrieval.generator import GeneratorSettings, save_generator
 from training.retrieval.generator_training import train_generator
 from training.retrieval.source import Source
 

@@ -310,6 +310,7 @@ def _fill(
         generation_id=settings.generation,
         directory=directory / "generation",
         seed=settings.seed,
+        events=catalogue.events,
         progress=progress,
         device=settings.device,
     )

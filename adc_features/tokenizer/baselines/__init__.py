@@ -7,18 +7,30 @@ training and its positions. Codes weigh 1, but for those of our own method, `pos
 
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow as pa
 import torch
 
 from adc_features.codes.generation import Generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import ArtifactError, InputError
-from adc_features.tokenizer.baselines import kmeans, posterior, qarm, rq_vae, unisid
+from adc_features.tokenizer.baselines import (
+    diger,
+    etegrec,
+    kmeans,
+    posterior,
+    qarm,
+    rq_vae,
+    unisid,
+)
 from adc_features.tokenizer.baselines.additive import AdditiveNetwork
+from adc_features.tokenizer.baselines.diger import DigerSettings
+from adc_features.tokenizer.baselines.etegrec import EtegrecSettings
 from adc_features.tokenizer.baselines.kmeans import KMeansSettings
 from adc_features.tokenizer.baselines.loop import Curve, Progress
 from adc_features.tokenizer.baselines.posterior import PosteriorNetwork, PosteriorSettings
@@ -32,7 +44,9 @@ from adc_features.tokenizer.model import AdcModel, Standard
 from adc_features.tokenizer.union import RowUnion
 
 Settings = (
-    KMeansSettings
+    DigerSettings
+    | EtegrecSettings
+    | KMeansSettings
     | QarmSettings
     | RqVaeSettings
     | UniSidSettings
@@ -49,6 +63,8 @@ RECIPES: dict[str, Callable[[], Settings]] = {
         kmeans.opq,
         rq_vae.letter,
         rq_vae.das,
+        etegrec.etegrec_parallel,
+        diger.diger,
         qarm.qarm,
         rq_vae.mm_rq_vae,
         unisid.unisid,
@@ -78,6 +94,12 @@ LEARN: Mapping[type, Callable[..., Curve]] = {
     UniSidSettings: unisid.train,
 }
 """How those that learn step by step are trained."""
+
+LEARN_FROM_EVENTS: Mapping[type, Callable[..., Curve]] = {
+    DigerSettings: diger.train,
+    EtegrecSettings: etegrec.train,
+}
+"""And those that learn from what users chose one after another."""
 
 
 class Trained(NamedTuple):
@@ -124,12 +146,14 @@ def train(
     *,
     seed: int,
     progress: Progress | None,
+    events: pa.Table | None = None,
     start: Mapping[str, np.ndarray] | None = None,
     checkpoint: Path | None = None,
 ) -> Trained:
     """Train on the rows of the union, on the calling thread's settings; one seed, one network.
-    spec: from `spec_of`. start: tensors of an older generation to go on from (posterior only).
-    checkpoint: a file from which a killed fit goes on (unisid_e2e only).
+    spec: from `spec_of`. events: interactions, for those of LEARN_FROM_EVENTS. start: tensors of an
+    older generation to go on from (posterior only). checkpoint: a file from which a killed fit goes
+    on (unisid_e2e only).
     """
     if isinstance(s, UnisidE2eSettings):
         tuned = end_to_end.train(
@@ -159,7 +183,9 @@ def train(
             if spec.behavior:
                 behavior = Standard(union.widths()[BEHAVIOR], cutoffs)
                 _set_statistics(behavior, union, BEHAVIOR)
-            learn: Any = LEARN[type(s)]
+            learn: Any = LEARN.get(type(s))
+            if learn is None:
+                learn = partial(LEARN_FROM_EVENTS[type(s)], events=events)
             history = learn(network, union, s, behavior=behavior, seed=seed, progress=progress)
     network.freeze()
     return Trained(network.eval().requires_grad_(False), history, facts)

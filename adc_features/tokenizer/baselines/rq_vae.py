@@ -45,7 +45,7 @@ class RqVaeSettings:
     crowded ones. Gate: min_utilisation as in AdcSettings.
     """
 
-    tokenizer: Literal["rq_vae", "letter", "das", "mm_rq_vae"]
+    tokenizer: Literal["rq_vae", "letter", "das", "mm_rq_vae", "etegrec_parallel", "diger"]
     hidden: tuple[int, ...] = (512, 256)
     latent: int = 64
     reconstruction_weight: float = 10.0
@@ -201,12 +201,12 @@ def train(
                 ):
                     _revive(part, used, z, c, served, share=s.revive_share, chance=chance)
             pulls = [
-                _quantise(part, z, c, part.input.known(rows), s.commitment)
+                quantise(part, z, c, part.input.known(rows), s.commitment)
                 for part, z, c in zip(net.parts, latents, codes, strict=True)
             ]
             latents = [z for z, _ in pulls]
             terms["vq"] = torch.stack([pull for _, pull in pulls]).sum()
-        errors = [_error(part, z, rows) for part, z in zip(net.parts, latents, strict=True)]
+        errors = [decoding_error(part, z, rows) for part, z in zip(net.parts, latents, strict=True)]
         terms["reconstruction"] = s.reconstruction_weight * torch.stack(errors).sum()
         if behavior is not None:
             target = behavior(rows.vectors[BEHAVIOR], rows.present[BEHAVIOR], rows.cutoff)
@@ -244,7 +244,7 @@ def _revive(
     usage_LK.zero_()
 
 
-def _quantise(
+def quantise(
     part: Quantiser, z: Tensor, codes_BL: Tensor, known: Tensor, commitment: float
 ) -> tuple[Tensor, Tensor]:
     """The latent as its codewords' sum, its gradient straight through; and the pull between
@@ -256,7 +256,7 @@ def _quantise(
     return z + (words.sum(1) - z).detach(), masked_mean(pull.sum((1, 2)), known)
 
 
-def _error(part: Quantiser, z: Tensor, rows: Rows) -> Tensor:
+def decoding_error(part: Quantiser, z: Tensor, rows: Rows) -> Tensor:
     """Mean squared error per dimension of what is present, summed over modalities, a scalar."""
     errors = []
     for m, guess in part.decode(z).items():

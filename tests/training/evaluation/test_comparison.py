@@ -277,6 +277,15 @@ def test_a_missing_modality_removes_the_tokenizers_that_need_it(tmp_path):
     assert set(result["paired"]) == {"adc_minus_no_sid"}
 
 
+def test_a_tokenizer_that_learns_from_interactions_is_ranked(compared, shop):
+    """It gets them from the comparison: codes of a generator's teaching score a window."""
+    out, _ = compared
+    short = {"steps": 20, "warmup_steps": 5, "epochs": 1, "width": 16, "min_utilisation": 0.0}
+    taught = Variant("diger", "diger", short)
+    trials, _ = compare(out, settings(shop, windows=1, variants=(taught,), controls=False))
+    assert np.isfinite(trials[1].scores["diger/ppnet"]).all()
+
+
 def test_a_collapsed_tokenizer_is_reported_and_not_ranked(compared, shop, monkeypatch):
     """A fit that uses too few of its codes says so in the result, and has no score."""
     from adc_features.errors import QualityError

@@ -14,17 +14,17 @@ from adc_features.cli.main import application
 from adc_features.codes.sids import SidTable
 from adc_features.encoders.sasrec import SASRec, Sequences, packed_batches
 from adc_features.errors import ArtifactError, InputError
-from adc_features.pipeline.stages import load_source
-from training.retrieval.catalogue import Coded
-from training.retrieval.codes import embedding_table, loss_weights, sid_spec
-from training.retrieval.evaluation import evaluate
-from training.retrieval.full_ranking import Scorer, last_states, ranks
-from training.retrieval.generator import (
+from adc_features.generator.catalogue import Coded
+from adc_features.generator.generator import (
     Generator,
     GeneratorSettings,
     load_generator,
     save_generator,
 )
+from adc_features.pipeline.stages import load_source
+from training.retrieval.codes import codes_of, embedding_table, loss_weights, sid_spec
+from training.retrieval.evaluation import evaluate
+from training.retrieval.full_ranking import Scorer, last_states, ranks
 from training.retrieval.generator_training import train_generator
 from training.retrieval.leave_one_out import START, LeaveOneOut, read_sequences, user_metrics
 from training.retrieval.retrievers import Retriever, train
@@ -515,6 +515,25 @@ def test_the_commands_train_and_evaluate(tmp_path):
     assert 0 <= json.loads((tmp_path / "r.json").read_text())["sasrec"]["recall_at_10"] <= 1
     with pytest.raises(InputError, match="loss is 'both'"):
         run(application(), [*asked, "--loss", "both"], catch_exceptions=False)
+
+
+def test_a_tokenizer_that_learns_from_interactions_reads_the_training_part(tmp_path, monkeypatch):
+    """It gets the sequences without validation and test items."""
+    from adc_features.tokenizer import fit as fitting
+
+    class Asked(Exception):
+        pass
+
+    def fit(*_, events, **__):
+        raise Asked(events["item_id"].to_pylist())
+
+    monkeypatch.setattr(fitting, "fit", fit)
+    split = ring()
+    vectors = {"title": np.ones((ITEMS, 2), np.float32)}
+    source = Source(split, vectors, {"title": np.ones(ITEMS, bool)})
+    with pytest.raises(Asked) as asked:
+        codes_of(source, tmp_path, tokenizer="diger", codebook_size=4, seed=0)
+    assert asked.value.args[0] == split.item_ids[split.training.items].tolist()
 
 
 def test_the_spec_has_sixteen_positions():

@@ -22,7 +22,7 @@ from torch.nn import functional
 
 from adc_features.encoders.sasrec import Batch, Block, next_item_loss, product_dtype
 from adc_features.errors import ArtifactError, InputError
-from training.retrieval.catalogue import Catalogue, CatalogueLoss, Coded
+from adc_features.generator.catalogue import Catalogue, CatalogueLoss, Coded
 
 Loss = Literal["positions", "catalogue"]
 
@@ -128,20 +128,29 @@ class Generator(nn.Module):
             vectors = vectors + bags.view(*items.shape, -1)
         return vectors
 
-    def forward(self, batch: Batch) -> Tensor:
+    def recode(self, codes_NL: Tensor) -> None:
+        """Other codes of the items, int64 [N, L], of the same positions; the weights stay."""
+        self.codes_NL.copy_(codes_NL)
+        self.catalogue = Catalogue.of(
+            self.codes_NL, self.weights_NL, codebook_size=self.codebook_size
+        )
+
+    def forward(self, batch: Batch, vectors_RTD: Tensor | None = None) -> Tensor:
         """float32 [R, T, D]: the state after each event, from that event and the user's earlier
-        ones in the row.
+        ones in the row. vectors_RTD: of the events' items, in the place of `item_vectors`.
         """
         places = functional.embedding(batch.places, self.places)
-        x_RTD = self.dropout(self.item_vectors(batch.items) * self.settings.dim**0.5 + places)
+        if vectors_RTD is None:
+            vectors_RTD = self.item_vectors(batch.items)
+        x_RTD = self.dropout(vectors_RTD * self.settings.dim**0.5 + places)
         visible_RTT = (batch.users[:, :, None] == batch.users[:, None, :]).tril_()
         for block in self.blocks:
             x_RTD = block(x_RTD, visible_RTT)
         return self.norm(x_RTD)
 
-    def code_logits(self, states_PD: Tensor) -> Tensor:
+    def code_logits(self, states_PD: Tensor, tokens_LKD: Tensor | None = None) -> Tensor:
         """float32 [P, L, K]: cosine of each position's head, a residual SiLU layer, and its codes'
-        vectors, over the temperature.
+        vectors, over the temperature. tokens_LKD: those vectors, in the place of the generator's.
         """
         dtype = product_dtype(states_PD.device)
         states = states_PD.to(dtype)
@@ -150,7 +159,7 @@ class Generator(nn.Module):
         )
         heads_LPD, tokens_LKD = (
             functional.normalize(heads_LPD.float(), dim=-1),
-            functional.normalize(self.tokens, dim=-1),
+            functional.normalize(self.tokens if tokens_LKD is None else tokens_LKD, dim=-1),
         )
         cosine = torch.bmm(heads_LPD.to(dtype), tokens_LKD.to(dtype).transpose(1, 2)).float()
         return cosine.transpose(0, 1) / self.settings.temperature
