@@ -15,11 +15,11 @@ from other_device import OTHER, other_device
 
 from adc_features.encoders import sasrec_training
 from adc_features.encoders.sasrec import Sequences
+from adc_features.generator.catalogue import Coded
+from adc_features.generator.generator import GeneratorSettings
 from adc_features.tokenizer import training as tokenizer_training
 from training.ranker import epochs, fit_network
 from training.retrieval import generator_training
-from training.retrieval.catalogue import Coded
-from training.retrieval.generator import GeneratorSettings
 
 FIT, ENCODE = (importlib.import_module(f"adc_features.tokenizer.{n}") for n in ("fit", "encode"))
 

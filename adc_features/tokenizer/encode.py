@@ -108,7 +108,9 @@ def encode(
     ADC-SID, arXiv 2510.25622, Eq. 5 and 7-9 for codes, Eq. 15-17 and 22 for weights;
     docs/method_notes.md, "Exported weights".
     """
-    table = coded(items, generation, previous=previous, network=network, progress=progress)
+    table = coded(
+        items, generation, previous=previous, network=network, progress=progress, device=device
+    )
     logger.info(
         "stage=encode generation=%s items=%d cold=%d",
         generation.id,
@@ -125,6 +127,7 @@ def coded(
     previous: SidTable | None = None,
     network: AdcModel | baselines.Network | None = None,
     progress: Callable[[str, int, int], None] | None = None,
+    device: str = "cpu",
 ) -> SidTable:
     """What `encode` returns, without a line in the log: for who encodes a catalogue in pieces."""
     spec, model = generation.spec, network if network is not None else read(generation)
