@@ -14,17 +14,13 @@ an exception voids a figure.
 import argparse
 import shutil
 import tempfile
-import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from _measure import apart, write_report
+from _measure import apart, tree, write_report
 from encode import SPEC, WIDTH
 
 AS_OF = datetime(2026, 1, 1, tzinfo=UTC)
@@ -150,48 +146,6 @@ def content(out: str, *, whole: bool) -> str:
         digest.update(np.ascontiguousarray(getattr(table, field)).tobytes())
     digest.update(table.collision_count.tobytes())
     return digest.hexdigest()
-
-
-@contextmanager
-def tree(every: float = 0.2) -> Iterator[dict[str, float]]:
-    """CPU seconds, wall seconds and the highest memory of this process and all below it, filled in
-    when the block ends.
-    """
-    import psutil
-
-    me, seen, peak = psutil.Process(), dict[tuple[int, float], float](), [0]
-    cost: dict[str, float] = {}
-
-    def look() -> None:
-        held = 0
-        for process in (me, *me.children(recursive=True)):
-            try:
-                used, key = process.cpu_times(), (process.pid, process.create_time())
-                seen[key] = used.user + used.system
-                held += process.memory_info().rss
-            except psutil.NoSuchProcess:
-                continue
-        peak[0] = max(peak[0], held)
-
-    ended = threading.Event()
-
-    def watch() -> None:
-        while not ended.wait(every):
-            look()
-
-    look()
-    before, wall = sum(seen.values()), time.perf_counter()
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
-    try:
-        yield cost
-    finally:
-        ended.set()
-        thread.join()
-    look()
-    cost["cpu_s"] = sum(seen.values()) - before
-    cost["wall_s"] = time.perf_counter() - wall
-    cost["peak_rss_bytes"] = peak[0]
 
 
 def main() -> None:

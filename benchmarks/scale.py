@@ -10,7 +10,7 @@ this project's store in one process; `equal` says that the first and the last ga
 `materialize`: --keys keys of three rows each into LMDB and Redis, and into Redis by Feast's engine.
 `aggregates`: --events generated events, in passes over partitions.
 
-Each part runs in a process of its own, and CPU seconds and peak memory are those of that process
+Each system runs in a process of its own, and CPU seconds and peak memory are those of that process
 and of all that it started, the Java machine and its Python workers included. A part that raises
 reports its error and no number.
 """
@@ -21,17 +21,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from _measure import apart, write_report
+from _measure import write_report
 
 PARTS = ("join", "encode", "materialize", "aggregates")
-
-
-def part(name: str, directory: Path, options: dict[str, Any]) -> dict[str, Any]:
-    """What the module of a part measured: it is imported where it runs."""
-    measured: dict[str, Any] = importlib.import_module(f"_scale_{name}").measure(
-        directory, **options
-    )
-    return measured
 
 
 def main() -> None:
@@ -56,7 +48,8 @@ def main() -> None:
     for name in given.only:
         with tempfile.TemporaryDirectory(prefix=f"scale-{name}-") as scratch:
             try:
-                systems[name] = apart(part, name, Path(scratch), options[name])
+                measure = importlib.import_module(f"_scale_{name}").measure
+                systems[name] = measure(Path(scratch), **options[name])
             except Exception as error:  # a number after an exception is void
                 systems[name] = {"error": f"{type(error).__name__}: {error}"}
     write_report(given.json, systems=systems, ratios={}, **systems)
