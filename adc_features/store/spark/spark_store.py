@@ -128,9 +128,7 @@ class SparkAsofOfflineStore(feast.OfflineStore):
         batch_sources = [view.batch_source for view in feature_views]
         if entity_df is None:
             dates = feast.compute_non_entity_date_range(
-                feature_views,
-                start_date=None if start_date is None else utc(start_date, name="start_date"),
-                end_date=None if end_date is None else utc(end_date, name="end_date"),
+                feature_views, **_bounds(start_date=start_date, end_date=end_date)
             )
             entity_df = key_times(spark, sources, batch_sources, config.repo_path, dates)
         entity = entity_rows(spark, entity_df)
@@ -243,6 +241,11 @@ class SparkAsofOfflineStore(feast.OfflineStore):
         AsofOfflineStore.write_logged_features(config, data, source, logging_config, registry)
 
 
+def _bounds(**dates: datetime | None) -> dict[str, datetime | None]:
+    """Dates by their names, in UTC. Raises InputError for one without a zone."""
+    return {name: None if at is None else utc(at, name=name) for name, at in dates.items()}
+
+
 def _pulled(
     config: Any,
     data_source: Any,
@@ -257,12 +260,9 @@ def _pulled(
     """A scan of one source, as a job."""
     settings = config.offline_store
     spark = spark_session(settings.spark_conf)
-    start, end = (
-        None if date is None else utc(date, name=name)
-        for date, name in zip(dates, ("start_date", "end_date"), strict=True)
-    )
+    bounds = _bounds(start=dates[0], end=dates[1])
     source = Scanned(data_source, tuple(keys), tuple(features), *times, types=types or {})
-    pull = source.pull(spark, config.repo_path, start=start, end=end)
+    pull = source.pull(spark, config.repo_path, **bounds)
     places = settings.partitions or spark.sparkContext.defaultParallelism
     return SparkRetrievalJob(
         lambda: replace(pull, places=places if newest else 0),
