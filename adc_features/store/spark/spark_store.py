@@ -23,7 +23,7 @@ from adc_features.store.offline.views import view_sources
 from adc_features.store.offline_store import AsofOfflineStore
 from adc_features.store.spark.entity import entity_rows
 from adc_features.store.spark.job import SparkRetrievalJob
-from adc_features.store.spark.plan import Joined, Settings, joined
+from adc_features.store.spark.plan import Settings, joined
 from adc_features.store.spark.pulls import Scanned, key_times
 from adc_features.store.spark.session import spark_session
 from adc_features.store.spark.sources import SparkPlaces, is_spark_source, spark_view
@@ -127,10 +127,9 @@ class SparkAsofOfflineStore(feast.OfflineStore):
         spark = spark_session(config.offline_store.spark_conf)
         batch_sources = [view.batch_source for view in feature_views]
         if entity_df is None:
+            start, end = _bounds(start_date, end_date)
             dates = feast.compute_non_entity_date_range(
-                feature_views,
-                start_date=None if start_date is None else utc(start_date, name="start_date"),
-                end_date=None if end_date is None else utc(end_date, name="end_date"),
+                feature_views, start_date=start, end_date=end
             )
             entity_df = key_times(spark, sources, batch_sources, config.repo_path, dates)
         entity = entity_rows(spark, entity_df)
@@ -147,14 +146,11 @@ class SparkAsofOfflineStore(feast.OfflineStore):
         for source in sources:
             refuse_missing_keys(entity.schema, source)
         refuse_clashes(entity.schema.names, [out for s in sources for out in s.features])
-        settings = Settings(config.offline_store.partitions, config.offline_store.broadcast_bytes)
-
-        def answer() -> Joined:
-            return joined(spark, entity, views, settings)
-
+        store = config.offline_store
+        settings = Settings(store.partitions, store.broadcast_bytes)
         return SparkRetrievalJob(
-            answer,
-            spark_conf=config.offline_store.spark_conf,
+            lambda: joined(spark, entity, views, settings),
+            spark_conf=store.spark_conf,
             full_feature_names=full_feature_names,
             on_demand=on_demand,
             metadata=feast.RetrievalMetadata(
@@ -243,6 +239,16 @@ class SparkAsofOfflineStore(feast.OfflineStore):
         AsofOfflineStore.write_logged_features(config, data, source, logging_config, registry)
 
 
+def _bounds(
+    start: datetime | None, end: datetime | None
+) -> tuple[datetime | None, datetime | None]:
+    """The bounds of a scan in UTC. Raises InputError for one without a zone."""
+    return (
+        None if start is None else utc(start, name="start_date"),
+        None if end is None else utc(end, name="end_date"),
+    )
+
+
 def _pulled(
     config: Any,
     data_source: Any,
@@ -257,10 +263,7 @@ def _pulled(
     """A scan of one source, as a job."""
     settings = config.offline_store
     spark = spark_session(settings.spark_conf)
-    start, end = (
-        None if date is None else utc(date, name=name)
-        for date, name in zip(dates, ("start_date", "end_date"), strict=True)
-    )
+    start, end = _bounds(*dates)
     source = Scanned(data_source, tuple(keys), tuple(features), *times, types=types or {})
     pull = source.pull(spark, config.repo_path, start=start, end=end)
     places = settings.partitions or spark.sparkContext.defaultParallelism
