@@ -123,7 +123,7 @@ def test_two_processes_learn_what_one_does(monkeypatch: pytest.MonkeyPatch) -> N
 def command(*arguments: str) -> "subprocess.CompletedProcess[str]":
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     return subprocess.run(
-        [sys.executable, *torchrun, "-m", "adc_features.cli.main", *arguments],
+        [sys.executable, *torchrun, "-m", "--", "adc_features.cli.main", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,

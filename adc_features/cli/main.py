@@ -91,5 +91,5 @@ def _add(point: EntryPoint, app: typer.Typer) -> None:
     add_to(app)
 
 
-if __name__ == "__main__":  # torchrun -m adc_features.cli.main
+if __name__ == "__main__":  # torchrun -m -- adc_features.cli.main fit ...
     main()

@@ -167,14 +167,18 @@ class Epochs:
         )
         own, learned = places[mine], list[Tensor](network.parameters())
         descent.zero_grad()
-        logits = network(batch)
-        if self.bias is None:
-            lost = self.loss(logits, own)
-        else:
+        if self.bias is not None:
             self.bias.descent.zero_grad()
-            lost = self.bias.lost(logits, own, self.loss, share=len(own) / len(places))
             learned.append(self.bias.bias)
-        lost.backward()
+        lost = batch.dense.new_zeros(())
+        if len(own):  # a short batch leaves some processes without a row
+            logits = network(batch)
+            if self.bias is None:
+                lost = self.loss(logits, own)
+            else:
+                share = len(own) / len(places)
+                lost = self.bias.lost(logits, own, self.loss, share=share)
+            lost.backward()
         add_gradients(learned, self.ranks)
         descent.step()
         if self.bias is not None:
@@ -238,11 +242,8 @@ class UserBias:
     def lost(self, logits: Tensor, places: Tensor, loss: MultitaskLoss, *, share: float) -> Tensor:
         """The loss of logits [T, B] beside the bias. share: of the batch that these rows are."""
         bias = self.bias[self.users[places]].T
-        lost = loss(logits + bias, places)
-        if not share:  # no row has a mean
-            return lost
         penalty = self.penalty * bias.square().mean()
-        return lost + (penalty if share == 1 else share * penalty)
+        return loss(logits + bias, places) + (penalty if share == 1 else share * penalty)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -114,25 +115,17 @@ def codes_of(
     }
 
     def fill(target: Path) -> None:
-        table = embedding_table(
-            source,
-            seed=seed,
-            raw=raw,
-            checkpoint=out / "behavior",
-            progress=progress,
-            device=device,
-        )
+        how: dict[str, Any] = {"seed": seed, "progress": progress, "device": device}
+        table = embedding_table(source, raw=raw, checkpoint=out / "behavior", **how)
         generation = fit(
             [table],
             spec,
             settings=settings,
             generation_id=tokenizer,
             directory=target / "generation",
-            seed=seed,
             events=source.split.training_events()[0],
-            progress=progress,
             checkpoint=out / ".partial" / f"{tokenizer}-seed_{seed}.pt",
-            device=device,
+            **how,
         )
         write_table(encode(table, generation).to_arrow(), target / "codes.parquet")
 
