@@ -47,7 +47,11 @@ from feast.infra.compute_engines.local.job import LocalMaterializationJob
 from feast.infra.compute_engines.local.nodes import LocalOutputNode
 from feast.infra.compute_engines.utils import create_offline_store_retrieval_job
 from feast.infra.offline_stores.offline_store import OfflineStore, RetrievalJob, RetrievalMetadata
-from feast.infra.online_stores.helpers import get_online_store_from_config
+from feast.infra.online_stores.helpers import (
+    _mmh3,
+    compute_versioned_name,
+    get_online_store_from_config,
+)
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.passthrough_provider import PassthroughProvider
 from feast.infra.registry.caching_registry import CachingRegistry
@@ -149,8 +153,10 @@ __all__ = [
     "_get_cached_request_context",
     "_get_column_names",
     "_get_table_entity_values",
+    "_mmh3",
     "check_versions",
     "compute_non_entity_date_range",
+    "compute_versioned_name",
     "create_offline_store_retrieval_job",
     "feast_value_type_to_python_type",
     "from_feast_to_pyarrow_type",
@@ -448,6 +454,11 @@ def postgres_connection(config: Any) -> Any:
     from feast.infra.utils.postgres.connection_utils import _get_conn
 
     return _get_conn(config)
+
+
+def redis_client(store: Any, config: Any) -> Any:
+    """The client of Feast's Redis store, which connects once."""
+    return store._get_client(config.online_store)
 
 
 def named_type(name: str) -> Any:

@@ -2,7 +2,8 @@
 that stays in Arrow.
 
 Reads: what the offline store pulls. Writes: an online store that takes Arrow, one view as one
-transaction, so that a killed materialization leaves what was there. Everything else (other online
+transaction, so that a killed materialization leaves what was there; or Feast's Redis store, whose
+rows become the same bytes without Feast's conversion of every value. Everything else (other online
 stores, views with transformations or aggregations, views that are written back offline) goes
 through Feast's own engine unchanged.
 """
@@ -19,6 +20,7 @@ import pyarrow as pa
 
 from adc_features.store import _compat as feast
 from adc_features.store.lmdb.feature_values import declared_types
+from adc_features.store.redis_rows import takes_rows, write_rows
 from adc_features.store.refresh_log import note_refresh
 
 PIECE_ROWS = 1_000_000
@@ -41,9 +43,10 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
     """Feast's batch engine that materializes in Arrow, one view in one transaction.
 
     Set `batch_engine.type` to `adc_features.store.compute_engine.ArrowComputeEngine`; Feast makes
-    the object. A view goes this way when the online store takes Arrow and the view has neither
-    transformation, aggregation nor filter; a killed materialization of it leaves what was there.
-    Every other view goes through Feast's local engine, unchanged.
+    the object. A view goes this way when the online store takes Arrow, or is Feast's Redis store on
+    one server, and the view has neither transformation, aggregation nor filter. A killed
+    materialization leaves what was there, in Redis the rows that it wrote besides. Every other view
+    goes through Feast's local engine, unchanged.
     """
 
     online_store: Any
@@ -88,7 +91,6 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
             "source_views",
             "offline",
         )
-        takes_arrow = getattr(self.online_store, "takes_arrow", None)
         if isinstance(view, feast.StreamFeatureView):
             return False
         plain = (
@@ -96,7 +98,14 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
             and view.batch_source is not None
             and not any(getattr(view, name, None) for name in changed)
         )
-        return plain and takes_arrow is not None and takes_arrow(self.repo_config, view)
+        return plain and (self._takes_arrow(view) or self._is_redis(view))
+
+    def _takes_arrow(self, view: Any) -> bool:
+        takes_arrow = getattr(self.online_store, "takes_arrow", None)
+        return takes_arrow is not None and bool(takes_arrow(self.repo_config, view))
+
+    def _is_redis(self, view: Any) -> bool:
+        return takes_rows(self.online_store, self.repo_config, view)
 
     def _load(self, registry: Any, task: feast.MaterializationTask) -> None:
         view: Any = task.feature_view
@@ -104,16 +113,31 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
         columns = feast.LocalFeatureBuilder(registry, task, backend=backend).get_column_info(view)
         names = view.batch_source.field_mapping or {}
 
-        tables = self._pulled(registry, task, columns)
-
-        def pieces() -> Iterator[pa.Table]:
-            for table in tables():
-                yield table.rename_columns([names.get(name, name) for name in table.column_names])
+        def named(table: pa.Table) -> pa.Table:
+            return table.rename_columns([names.get(name, name) for name in table.column_names])
 
         event, created = columns.ts_col, columns.created_ts_col or None
         times = {"event": names.get(event, event), "created": names.get(created, created)}
-        written = self.online_store.write_arrow_pieces(self.repo_config, view, pieces, **times)
+        if self._takes_arrow(view):
+            tables = self._pulled(registry, task, columns)
+            written = self.online_store.write_arrow_pieces(
+                self.repo_config, view, lambda: map(named, tables()), **times
+            )
+        else:  # Redis keeps no created time: all rows of a key are compared before they are sent
+            rows = named(self._latest(registry, task, columns))
+            written = write_rows(self.online_store, self.repo_config, view, rows, **times)
         _log.info("stage=load view=%s written=%d", view.name, written)
+
+    def _latest(self, registry: Any, task: feast.MaterializationTask, columns: Any) -> pa.Table:
+        """The rows of the task as one table, by Feast's interface: at least each key's newest."""
+        view: Any = task.feature_view
+        return feast.create_offline_store_retrieval_job(
+            data_source=view.batch_source,
+            column_info=columns,
+            context=self.get_execution_context(registry, task),
+            start_time=task.start_time,
+            end_time=task.end_time,
+        ).to_arrow()
 
     def _pulled(
         self, registry: Any, task: feast.MaterializationTask, columns: Any
@@ -124,7 +148,7 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
         """
         view: Any = task.feature_view
         if not hasattr(self.offline_store, "streams"):
-            return lambda: iter([self._whole(registry, task, columns)])
+            return lambda: iter([self._latest(registry, task, columns)])
         ours: Any = self.offline_store
         job: Any = ours.pull_all_from_table_or_query(
             config=self.repo_config,
@@ -140,16 +164,6 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
         for name, table in getattr(job, "tables", {}).items():
             _log.info("stage=pull source=%s table=%s version=%s", name, *list(table.values())[1:])
         return lambda: _in_pieces(job.to_batches())
-
-    def _whole(self, registry: Any, task: feast.MaterializationTask, columns: Any) -> pa.Table:
-        view: Any = task.feature_view
-        return feast.create_offline_store_retrieval_job(
-            data_source=view.batch_source,
-            column_info=columns,
-            context=self.get_execution_context(registry, task),
-            start_time=task.start_time,
-            end_time=task.end_time,
-        ).to_arrow()
 
 
 def _in_pieces(tables: Iterator[pa.Table]) -> Iterator[pa.Table]:

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.errors import InputError
+from adc_features.store.byte_columns import joined, of_numbers
 
 LONGEST = 511
 _SIGN = np.uint64(1 << 63)
@@ -31,7 +32,7 @@ def key_array(columns: Mapping[str, pa.Array]) -> pa.LargeBinaryArray:
     """
     names = sorted(columns)
     parts = [_part(columns[name], name, is_last=name == names[-1]) for name in names]
-    keys = parts[0] if len(parts) == 1 else _joined(*parts)
+    keys = parts[0] if len(parts) == 1 else joined(*parts)
     if len(keys) and pc.max(pc.binary_length(keys)).as_py() > LONGEST:
         keys = pa.array([_short(key) for key in keys.to_pylist()], pa.large_binary())
     return keys
@@ -114,7 +115,7 @@ def _part(array: pa.Array, name: str, *, is_last: bool) -> pa.LargeBinaryArray:
         array = array.cast(pa.timestamp("s", tz=array.type.tz), safe=False).cast(pa.int64())
     if pa.types.is_integer(array.type):
         rows = _integers(array.cast(pa.int64()).to_numpy())
-        return _binary(rows.view(np.uint8), np.arange(len(rows) + 1) * 9)
+        return of_numbers(rows)
     if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
         tag = b"s"
     elif pa.types.is_binary(array.type) or pa.types.is_large_binary(array.type):
@@ -127,12 +128,8 @@ def _part(array: pa.Array, name: str, *, is_last: bool) -> pa.LargeBinaryArray:
     pieces = [content]
     if not is_last:
         lengths = pc.binary_length(content).to_numpy().astype(">u4")
-        pieces.insert(0, _binary(lengths.view(np.uint8), np.arange(len(lengths) + 1) * 4))
-    return _joined(pa.scalar(tag, pa.large_binary()), *pieces)
-
-
-def _joined(*pieces: pa.Array | pa.Scalar) -> pa.LargeBinaryArray:
-    return pc.binary_join_element_wise(*pieces, pa.scalar(b"", pa.large_binary()))
+        pieces.insert(0, of_numbers(lengths))
+    return joined(tag, *pieces)
 
 
 def _integers(values: np.ndarray) -> np.ndarray:
@@ -143,11 +140,3 @@ def _integers(values: np.ndarray) -> np.ndarray:
 
 def _short(key: bytes) -> bytes:
     return key if len(key) <= LONGEST else b"#" + hashlib.blake2b(key, digest_size=32).digest()
-
-
-def _binary(data: np.ndarray, offsets: np.ndarray) -> pa.LargeBinaryArray:
-    return pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(),
-        len(offsets) - 1,
-        [None, pa.py_buffer(offsets.astype(np.int64)), pa.py_buffer(data)],
-    )
