@@ -66,14 +66,13 @@ def served_traffic(index: Index, served_log: Path) -> dict[str, Any]:
     if not length:
         return told
     before = _window(zip(segments, spans, strict=True), first_span)
-    told["baseline"] = _told(before)
-    told["drift"] = _drift(told["baseline"], told["now"])
+    told |= {"baseline": _told(before), "drift": _drift(_told(before), told["now"])}
     if told["generation"] is not None:
-        profiles = [_profile(index, told["generation"], w) for w in (before, now)]
-        if profiles[0] and profiles[1]:
-            for side, profile in zip(("baseline", "now"), profiles, strict=True):
+        first_codes, last_codes = (_profile(index, told["generation"], w) for w in (before, now))
+        if first_codes and last_codes:
+            for side, profile in (("baseline", first_codes), ("now", last_codes)):
                 told[side] |= {name: profile[name] for name in ("coverage", "unknown")}
-            told["drift"] |= drift(profiles[0], profiles[1], DriftThresholds())
+            told["drift"] |= drift(first_codes, last_codes, DriftThresholds())
     return told
 
 
@@ -139,10 +138,9 @@ def _joined(parts: Sequence[_Window], *, is_whole: bool) -> _Window:
     kinds = {one.dtype.kind for one in ids}
     return _Window(
         np.concatenate(ids) if len(ids) == len(parts) and len(kinds) == 1 else None,
-        *(
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("times", "known", "users_known")
-        ),
+        np.concatenate([part.times for part in parts]),
+        np.concatenate([part.known for part in parts]),
+        np.concatenate([part.users_known for part in parts]),
         generations,
         is_whole,
     )
