@@ -66,14 +66,13 @@ def served_traffic(index: Index, served_log: Path) -> dict[str, Any]:
     if not length:
         return told
     before = _window(zip(segments, spans, strict=True), first_span)
-    told["baseline"] = baseline = _told(before)
-    told["drift"] = _drift(baseline, told["now"])
+    told |= {"baseline": _told(before), "drift": _drift(_told(before), told["now"])}
     if told["generation"] is not None:
-        was, is_now = (_profile(index, told["generation"], w) for w in (before, now))
-        if was and is_now:
-            for side, profile in (("baseline", was), ("now", is_now)):
+        first_codes, last_codes = (_profile(index, told["generation"], w) for w in (before, now))
+        if first_codes and last_codes:
+            for side, profile in (("baseline", first_codes), ("now", last_codes)):
                 told[side] |= {name: profile[name] for name in ("coverage", "unknown")}
-            told["drift"] |= drift(was, is_now, DriftThresholds())
+            told["drift"] |= drift(first_codes, last_codes, DriftThresholds())
     return told
 
 
