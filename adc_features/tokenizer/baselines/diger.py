@@ -25,6 +25,7 @@ from adc_features.tokenizer.baselines.generative import (
     generator_on,
     histories,
     latents,
+    nearest_codes,
     targets_of,
     used,
 )
@@ -194,7 +195,7 @@ def train(
     curve = rq_vae.train(net, union, s, behavior=behavior, seed=seed, progress=progress)
     (part,) = net.parts
     latent_ND = latents(part, union)
-    before_NL = part.books.lookup(latent_ND).detach()
+    before_NL = nearest_codes(part, latent_ND)
     learner = Learner(part.books, SoftCodes(part.books, before_NL, s), latent_ND, s)
     codes = part.books.codewords.shape[1]
     curve.append({"epoch": 0, "used": used(before_NL, codes)})
@@ -206,7 +207,7 @@ def train(
                 packed_batches(sequences, length=s.history, rows=s.rows, rng=rng)
             )
         ]
-        now_NL = part.books.lookup(latent_ND).detach()
+        now_NL = nearest_codes(part, latent_ND)
         facts = {
             "generation": float(np.mean(losses)),
             "used": used(now_NL, codes),

@@ -29,6 +29,7 @@ from adc_features.tokenizer.baselines.generative import (
     generator_on,
     histories,
     latents,
+    nearest_codes,
     targets_of,
     used,
 )
@@ -157,7 +158,7 @@ def train(
         return curve  # the generator would teach nothing
     (part,) = net.parts
     codes = part.books.codewords.shape[1]
-    before_NL = part.books.lookup(latents(part, union)).detach()
+    before_NL = nearest_codes(part, latents(part, union))
     turns = Turns(net, union, Recommender(generator_on(before_NL, codes, s), part), s)
 
     def batches(epoch: int) -> Iterator[Batch]:
@@ -168,7 +169,7 @@ def train(
         turns.teach_generator(batches(epoch), aligned=False)
     for cycle in range(s.cycles):
         turns.teach_tokenizer(batches(s.warm_epochs + 2 * cycle))
-        now_NL = part.books.lookup(latents(part, union)).detach()
+        now_NL = nearest_codes(part, latents(part, union))
         changed = float((now_NL != before_NL).float().mean())
         turns.recommender.generator.recode(now_NL)
         loss = turns.teach_generator(batches(s.warm_epochs + 2 * cycle + 1), aligned=True)

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adc_features.codes.embeddings import id_array
@@ -94,6 +93,14 @@ def latents(part: Quantiser, union: RowUnion) -> Tensor:
         )
 
 
+def nearest_codes(part: Quantiser, latent_ND: Tensor) -> Tensor:
+    """The codes of these latents as they are encoded, int64 [N, L], in blocks that fit the
+    memory.
+    """
+    with torch.no_grad():
+        return torch.cat([part.books.lookup(block) for block in latent_ND.split(BLOCK)])
+
+
 def generator_on(codes_NL: Tensor, codes: int, s: GenerativeSettings) -> Generator:
     """A new generator of items that have these codes."""
     coded = codes_NL.numpy()
@@ -136,4 +143,4 @@ def distances(books: AdditiveCodebooks, vectors_UD: Tensor) -> Tensor:
 
 def used(codes_NL: Tensor, codes: int) -> float:
     """The mean share over positions of the codes that some item has."""
-    return float(F.one_hot(codes_NL, codes).amax(0).float().mean())
+    return float(np.mean([len(column.unique()) / codes for column in codes_NL.T]))
