@@ -44,3 +44,22 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
 
     with reading(path):
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
+
+
+def table_format(path: str, filesystem: Any) -> str | None:
+    """The format of the table whose directory this is: "Delta", "Hudi" or "Iceberg". Its Parquet
+    files hold deleted rows as well. None for other directories.
+    """
+    from pyarrow import fs
+
+    names = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
+    for info in filesystem.get_file_info([f"{path}/{name}" for name in names]):
+        found = names[info.base_name]
+        if info.type != fs.FileType.Directory:
+            continue
+        if found != "Iceberg":
+            return found
+        inside = filesystem.get_file_info(fs.FileSelector(f"{path}/metadata"))
+        if any(".metadata.json" in file.base_name for file in inside):
+            return found
+    return None

@@ -19,7 +19,7 @@ from pyarrow import fs
 from adc_features.engines.places import Place
 from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.extras import extra_modules
-from adc_features.parquet_files import reading
+from adc_features.parquet_files import reading, table_format
 
 PIECE = 16 * 1024
 """Rows that go through the function at once. Encoding three vectors of 128 takes 0.65 GB in all;
@@ -27,8 +27,6 @@ with pieces of 48k it took 0.9 GB, and was no faster.
 """
 PART = 48 * 1024
 """Rows of small row groups that are taken together as one part."""
-TABLES = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
-"""Folders that say whose table a directory is: its Parquet files hold deleted rows as well."""
 
 
 class Part(NamedTuple):
@@ -97,12 +95,11 @@ def _found(place: Place) -> list[fs.FileInfo]:
     one = place.info()
     if one.type == fs.FileType.File:
         return [one]
-    for folder, kind in TABLES.items():
-        if place.info(folder).type == fs.FileType.Directory:
-            raise InputError(
-                f"{place.uri} is a {kind} table, whose Parquet files hold deleted rows as well;"
-                " write what it holds now as Parquet, and give that"
-            )
+    if kind := table_format(place.path.rstrip("/"), place.files):
+        raise InputError(
+            f"{place.uri} is a {kind} table, whose Parquet files hold deleted rows as well; write"
+            " what it holds now as Parquet, and give that"
+        )
     hidden = ("_", ".")
     return [
         info

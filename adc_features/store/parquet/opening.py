@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
+from adc_features.parquet_files import table_format
 from adc_features.store.parquet.segments import uncovered
 from adc_features.store.parquet.sources import DAMAGED, Declared, Run, Source
 from adc_features.store.parquet.table_version import DataFile, TableVersion
@@ -158,7 +159,7 @@ def refuse_table_formats(path: str, *, filesystem: Any = None, of: str = "source
     here = path.rstrip("/")
     is_file = filesystem.get_file_info(here or "/").type == fs.FileType.File
     while True:
-        if not is_file and (found := _table_format(here, filesystem)):
+        if not is_file and (found := table_format(here, filesystem)):
             raise InputError(
                 f"{of}: {here or '/'} is a {found} table; its files also hold rows that were"
                 f" overwritten or deleted. {_DECLARE[found]}"
@@ -167,22 +168,6 @@ def refuse_table_formats(path: str, *, filesystem: Any = None, of: str = "source
         if not above or not (is_file or "=" in name or name == "data"):
             return
         here, is_file = above, False
-
-
-def _table_format(path: str, filesystem: Any) -> str | None:
-    from pyarrow import fs
-
-    names = {"_delta_log": "Delta", ".hoodie": "Hudi", "metadata": "Iceberg"}
-    for info in filesystem.get_file_info([f"{path}/{name}" for name in names]):
-        found = names[info.base_name]
-        if info.type != fs.FileType.Directory:
-            continue
-        if found != "Iceberg":
-            return found
-        inside = filesystem.get_file_info(fs.FileSelector(f"{path}/metadata"))
-        if any(".metadata.json" in file.base_name for file in inside):
-            return found
-    return None
 
 
 def _files(path: str, filesystem: Any) -> list[str]:
