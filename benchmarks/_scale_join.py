@@ -32,6 +32,8 @@ SPARK_CONF = {
     "spark.ui.enabled": "false",
     "spark.log.level": "ERROR",
     "spark.driver.memory": "2g",
+    # pieces are large arrays, for which the default collector sets regions aside one by one
+    "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
     "spark.sql.shuffle.partitions": "8",
     "spark.sql.session.timeZone": "UTC",
 }
