@@ -17,6 +17,9 @@ from adc_features.codes.raw_items import TYPES, RawItems
 from adc_features.errors import InputError
 from adc_features.parquet_files import read_parquet, write_table
 
+ROWS_A_GROUP = 48 * 1024
+"""Rows of a row group of a file: what one worker encodes in one go."""
+
 
 @dataclass(frozen=True)
 class EmbeddingTable:
@@ -239,7 +242,7 @@ class EmbeddingTable:
         path : Path
             The file; one that exists is replaced.
         """
-        write_table(self.to_arrow(), path)
+        write_table(self.to_arrow(), path, row_group_size=ROWS_A_GROUP)
 
     @classmethod
     def read(cls, path: Path) -> "EmbeddingTable":

@@ -105,7 +105,7 @@ def encode_files(
     from adc_features.tokenizer.encode import read
 
     engine, frozen = engine or engine_of("local"), open_generation(generation)
-    reads, source, target = reads_of(frozen, read(frozen)), open_source(items), Place(out)
+    reads, source, target = reads_of(frozen, read(frozen)), open_source(items), Place.named(out)
     _check_columns(source, reads)
     as_of = _cut_off(source, as_of)
     previous = previous(as_of) if callable(previous) else previous

@@ -106,7 +106,7 @@ def open_encoded(uri: str) -> EncodedItems:
     >>> len(open_encoded(str(folder / "out")))
     300
     """
-    place = Place(uri)
+    place = Place.named(uri)
     if place.json(MANIFEST) is None:
         raise ArtifactError(
             f"{uri} has no {MANIFEST}: no encode ended there; run adc encode again, which goes on"

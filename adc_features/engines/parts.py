@@ -69,7 +69,7 @@ def open_source(uri: str, *, rows_a_part: int = PART) -> Source:
     Raises InputError when there are no Parquet files or no rows, when two files have other columns,
     and for the folder of a Delta, Hudi or Iceberg table.
     """
-    place = Place(uri)
+    place = Place.named(uri)
     schema, files, parts = None, dict[str, list[int]](), list[Part]()
     for info in _found(place):
         name = "" if info.path == place.path else os.path.relpath(info.path, place.path)

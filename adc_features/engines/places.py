@@ -29,6 +29,11 @@ class Place:
 
     uri: str
 
+    @classmethod
+    def named(cls, text: str) -> "Place":
+        """What a person named; a relative path becomes absolute, as a worker may run elsewhere."""
+        return cls(text if "://" in text else os.path.abspath(text))
+
     @cached_property
     def _opened(self) -> tuple[fs.FileSystem, str]:
         if "://" not in self.uri:

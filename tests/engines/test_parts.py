@@ -156,7 +156,7 @@ def test_an_engine_that_is_not_known_is_refused():
         engine_of("local", {"cores": 2})
 
 
-def test_a_place_is_a_path_or_a_uri(tmp_path):
+def test_a_place_is_a_path_or_a_uri(tmp_path, monkeypatch):
     """A file system of fsspec does what a path does; a scheme that nobody knows is refused."""
     for place in (Place(str(tmp_path / "here")), Place("memory://engines-place")):
         place.write("a/b.txt", b"words")
@@ -176,6 +176,9 @@ def test_a_place_is_a_path_or_a_uri(tmp_path):
             place.read("a/b.txt")
     with pytest.raises(InputError, match="no file system"):
         Place("nosuch://here").info()
+    monkeypatch.chdir(tmp_path)
+    assert Place.named("here").uri == str(tmp_path / "here")
+    assert Place.named("memory://here").uri == "memory://here"
     assert Place("s3://bucket/x?region=here").below("y").uri == "s3://bucket/x/y?region=here"
 
 
