@@ -224,10 +224,10 @@ def test_strings_of_one_hash_stay_two_items(monkeypatch):
     """When the hash says the same of two ids the strings decide; the builder takes the next seed
     until its own ids differ.
     """
-    true_keys = id_index._keys
+    true_keys = id_index.id_keys
     monkeypatch.setattr(
         id_index,
-        "_keys",
+        "id_keys",
         lambda ids, *, base, seed: (
             true_keys(ids, base=base, seed=seed) if seed else np.zeros(len(ids), np.uint64)
         ),
@@ -236,7 +236,7 @@ def test_strings_of_one_hash_stay_two_items(monkeypatch):
     assert index.seed == 1
     # now every id looks like one that is there
     monkeypatch.setattr(
-        id_index, "_keys", lambda ids, *, base, seed: np.resize(index.keys, len(ids))
+        id_index, "id_keys", lambda ids, *, base, seed: np.resize(index.keys, len(ids))
     )
     assert index.find(np.array(["x", "y", "z"])).tolist() == [3, 3, 3]
     assert sorted(order.tolist()) == [0, 1, 2]
