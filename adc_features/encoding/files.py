@@ -35,6 +35,7 @@ from adc_features.engines import Engine, engine_of
 from adc_features.engines.parts import PART, PartWork, Source, open_source, pieces
 from adc_features.engines.places import Place
 from adc_features.errors import ArtifactError, InputError
+from adc_features.extras import extra_modules
 from adc_features.file_lock import file_lock
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def encode_files(
         A file is damaged or changed during the work, or the engine gave up; finished parts are
         kept.
     MissingExtraError
-        The engine, or Java for Spark, is not installed.
+        torch, the engine, or Java for Spark is not installed.
 
     Examples
     --------
@@ -102,7 +103,8 @@ def encode_files(
     >>> len(made), made.table().sid.shape
     (300, (300, 3))
     """
-    from adc_features.tokenizer.encode import read
+    with extra_modules():
+        from adc_features.tokenizer.encode import read
 
     engine, frozen = engine or engine_of("local"), open_generation(generation)
     reads, source, target = reads_of(frozen, read(frozen)), open_source(items), Place.named(out)

@@ -18,6 +18,7 @@ from pyarrow import fs
 
 from adc_features.engines.places import Place
 from adc_features.errors import AdcError, ArtifactError, InputError
+from adc_features.extras import extra_modules
 from adc_features.parquet_files import reading
 
 PIECE = 16 * 1024
@@ -207,7 +208,8 @@ def outcome(work: PartWork, part: Part) -> Outcome:
     the engine does not try again what cannot succeed.
     """
     try:
-        return Outcome(part.number, work(part))
+        with extra_modules():
+            return Outcome(part.number, work(part))
     except AdcError as error:
         return Outcome(part.number, 0, type(error).__name__, str(error))
 

@@ -132,6 +132,9 @@ def test_an_error_of_a_worker_comes_back_as_its_own_class():
     def refused(part):
         raise InputError(f"item {part.number} is broken")
 
+    def lacks(part):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
     def died(part):
         raise OSError("gone")
 
@@ -142,6 +145,8 @@ def test_an_error_of_a_worker_comes_back_as_its_own_class():
         rows_of([Outcome(4, 5), answer])
     with pytest.raises(AdcError, match="no torch"):
         rows_of([Outcome(1, 0, MissingExtraError.__name__, "no torch")])
+    with pytest.raises(AdcError, match=r"adc-features\[train\]"):
+        rows_of([outcome(lacks, part)])
     with pytest.raises(OSError, match="gone"):
         outcome(died, part)
     assert rows_of([Outcome(1, 5), Outcome(0, 7)]) == {0: 7, 1: 5}
