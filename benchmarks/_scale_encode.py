@@ -13,6 +13,7 @@ an exception voids a figure.
 
 import argparse
 import shutil
+import sys
 import tempfile
 import threading
 import time
@@ -41,9 +42,10 @@ def measure(directory: Path, *, items: int, engines: tuple[str, ...] = ENGINES) 
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     apart(prepare, str(directory), items)
-    found: dict[str, Any] = {
-        name: apart(measured_tree, str(directory), name, items) for name in engines
-    }
+    found: dict[str, Any] = {}
+    for name in engines:
+        found[name] = apart(measured_tree, str(directory), name, items)
+        print(f"{name}: {found[name]}", file=sys.stderr, flush=True)
     hashes = {one.pop("table", None) for one in found.values()}
     return found | {"equal": len(hashes) == 1 and None not in hashes}
 
