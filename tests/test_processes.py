@@ -86,11 +86,13 @@ def test_a_process_that_fails_stops_all_with_its_error(rank: int) -> None:
 # ---- fits
 
 
-def every_fit() -> dict[str, dict[str, np.ndarray]]:
-    """Parameters, or vectors, by name of each fit; products in float32, so that only the order of
-    sums differs.
-    """
+def in_float32() -> None:
+    """Products in float32, so that only the order of sums differs."""
     sasrec.matrix_dtype = lambda: torch.float32
+
+
+def every_fit() -> dict[str, dict[str, np.ndarray]]:
+    """Parameters, or vectors, by name of each fit."""
     made: dict[str, dict[str, np.ndarray]] = {
         f"sasrec {name}": dict(zip("ab", vectors(settings, "cpu"), strict=True))
         for name, settings in ENCODERS.items()
@@ -108,8 +110,8 @@ def test_two_processes_learn_what_one_does(monkeypatch: pytest.MonkeyPatch) -> N
     threshold, level, normaliser) and a ranker (dropout, unknown rows, requests that stay together,
     user biases, the level): every parameter within TOLERANCE.
     """
-    monkeypatch.setattr(sasrec, "matrix_dtype", sasrec.matrix_dtype)  # set back afterwards
-    found, *words = in_processes(every_fit)
+    monkeypatch.setattr(sasrec, "matrix_dtype", lambda: torch.float32)
+    found, *words = in_processes(every_fit, before=in_float32)
     assert words == ["", ""]
     for fit_name, alone in every_fit().items():
         for name, value in alone.items():

@@ -14,14 +14,19 @@ SECONDS = 600
 """After that long the processes are stopped: a fit of a test takes a few."""
 
 
-def in_processes(work: Callable[..., Any], *inputs: Any, size: int = 2) -> list[Any]:
+def in_processes(
+    work: Callable[..., Any],
+    *inputs: Any,
+    size: int = 2,
+    before: Callable[[], None] | None = None,
+) -> list[Any]:
     """What `work(*inputs)` returned in the process of rank 0, and how each process ended: the text
-    of its error, or "".
+    of its error, or "". before: called in every process, which `work` is not.
     """
     context = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as folder:
         started = [
-            context.Process(target=_run, args=(Path(folder), rank, size, work, inputs))
+            context.Process(target=_run, args=(Path(folder), rank, size, work, inputs, before))
             for rank in range(size)
         ]
         for process in started:
@@ -36,7 +41,12 @@ def in_processes(work: Callable[..., Any], *inputs: Any, size: int = 2) -> list[
 
 
 def _run(
-    folder: Path, rank: int, size: int, work: Callable[..., Any], inputs: tuple[Any, ...]
+    folder: Path,
+    rank: int,
+    size: int,
+    work: Callable[..., Any],
+    inputs: tuple[Any, ...],
+    before: Callable[[], None] | None,
 ) -> None:
     import torch
     import torch.distributed as dist
@@ -44,6 +54,8 @@ def _run(
     from adc_features.processes import lead
 
     torch.set_num_threads(1)
+    if before is not None:
+        before()
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(size)}
     store = dist.FileStore(str(folder / "meeting"), size)
     words = ""
