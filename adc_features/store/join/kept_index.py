@@ -183,7 +183,8 @@ def _written(index: AsofIndex, directory: Path) -> Path:
             writer.write_table(row)
         with pa.memory_map(str(path)) as written:
             digest = mmh3.mmh3_x64_128_digest(memoryview(written.read_buffer()))
-        with path.open("ab") as file:
+        with path.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
             file.write(digest)
     except BaseException:
         path.unlink(missing_ok=True)
