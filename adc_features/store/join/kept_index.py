@@ -179,12 +179,12 @@ def _written(index: AsofIndex, directory: Path) -> Path:
     row = row.replace_schema_metadata({_FACTS: json.dumps(facts)})
     path = directory / f"{uuid.uuid4().hex}{_ASIDE}"
     try:
-        with path.open("x+b") as file:
-            with pa.ipc.new_file(file, row.schema) as writer:
-                writer.write_table(row)
-            file.flush()
-            with pa.memory_map(str(path)) as written:
-                digest = mmh3.mmh3_x64_128_digest(memoryview(written.read_buffer()))
+        with pa.ipc.new_file(path, row.schema) as writer:
+            writer.write_table(row)
+        with pa.memory_map(str(path)) as written:
+            digest = mmh3.mmh3_x64_128_digest(memoryview(written.read_buffer()))
+        with path.open("r+b") as file:
+            file.seek(0, os.SEEK_END)
             file.write(digest)
     except BaseException:
         path.unlink(missing_ok=True)
