@@ -30,6 +30,7 @@ FORMATS: Mapping[str, int] = {
     "promotion": 2,
     "served_log": 1,
     "live": 1,
+    "embedded_items": 1,
     "encoded_items": 1,
     "stored_versions": 1,
 }

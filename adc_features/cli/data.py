@@ -5,12 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from adc_features.cli.console import JsonOption, RunOption, report
+from adc_features.cli.console import JsonOption, RunOption, progress, report
+from adc_features.cli.engines import EngineOption, EngineSetOption, chosen_engine
 from adc_features.cli.runs import (
     CompleteOption,
     DataOption,
     DeviceOption,
     FinalOption,
+    OptionalRunOption,
     SeedOption,
     build,
 )
@@ -162,14 +164,45 @@ def _dataset_report(dataset: Any, out: Path, json: str | None) -> None:
 
 @embed.command("text")
 def embed_text(
-    run: RunOption,
+    run: OptionalRunOption = None,
     data: DataOption = None,
     model: Annotated[str | None, typer.Option(help="sentence-transformers name or path.")] = None,
+    items: Annotated[
+        str | None,
+        typer.Option(metavar="URI", help="In place of a run: Parquet items of any number."),
+    ] = None,
+    text: Annotated[
+        list[str] | None,
+        typer.Option(metavar="MODALITY=COLUMN[,COLUMN...]", help="Of --items; repeatable."),
+    ] = None,
+    out: Annotated[str | None, typer.Option(metavar="URI", help="The folder to write.")] = None,
+    engine: EngineOption = "local",
+    engine_set: EngineSetOption = None,
     seed: SeedOption = None,
     final: FinalOption = None,
     json: JsonOption = None,
 ) -> None:
-    """Embed the text views of the items; vectors are cached by content."""
+    """Embed the text views of the items of a run, vectors cached by content; or those of items in
+    files (--items), on one machine or many.
+    """
+    if items is not None:
+        if run is not None or out is None or not text or model is None:
+            raise typer.BadParameter("--items needs --text, --model and --out, and no --run")
+        from adc_features.encoding import embed_files
+
+        with progress() as notify:
+            made = embed_files(
+                items,
+                out,
+                _text_views(text),
+                model=model,
+                engine=chosen_engine(engine, engine_set),
+                progress=notify,
+            )
+        report({"out": out, "engine": engine, "items": made["items"]}, json)
+        return
+    if run is None or text or out is not None:
+        raise typer.BadParameter("give --run, or --items with --text, --model and --out")
     from adc_features.pipeline.stages import DATA, TEXT
 
     build(run, DATA, TEXT, json=json, source=data, text_model=model, seed=seed, final=final)

@@ -2,8 +2,6 @@
 Parquet, a generation. Writes: codes in Parquet.
 """
 
-import json as json_module
-from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from adc_features.cli.console import JsonOption, progress, report
+from adc_features.cli.engines import EngineOption, EngineSetOption, chosen_engine
 from adc_features.cli.runs import OptionalRunOption
-from adc_features.errors import InputError
 
 
 def add_to(app: typer.Typer) -> None:
@@ -37,15 +35,8 @@ def encode(
         typer.Option("--generation", metavar="DIR", help="The frozen tokenizer's directory."),
     ] = None,
     run: OptionalRunOption = None,
-    engine: Annotated[str, typer.Option(help="local, spark or ray.")] = "local",
-    engine_set: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--engine-set",
-            metavar="NAME=VALUE",
-            help="Setting of the Spark session, or argument of ray.init; repeatable.",
-        ),
-    ] = None,
+    engine: EngineOption = "local",
+    engine_set: EngineSetOption = None,
     as_of: Annotated[
         str | None,
         typer.Option(
@@ -67,7 +58,6 @@ def encode(
     """
     from adc_features.clock import parse_utc
     from adc_features.encoding import encode_files
-    from adc_features.engines import engine_of
 
     frozen, held = _tokenizer(generation, run, previous)
     with progress() as notify:
@@ -75,7 +65,7 @@ def encode(
             items,
             out,
             frozen,
-            engine=engine_of(engine, _settings(engine_set or [])),
+            engine=chosen_engine(engine, engine_set),
             as_of=parse_utc(as_of, name="--as-of") if as_of else None,
             previous=held,
             progress=notify,
@@ -109,17 +99,3 @@ def _tokenizer(generation: Path | None, run: Path | None, previous: Path | None)
         return snapshot_before(opened, as_of)
 
     return opened.output("generation") / "generation", previous or before
-
-
-def _settings(given: Sequence[str]) -> dict[str, Any]:
-    """Values as JSON where they are, such as numbers; else as text."""
-    found = {}
-    for each in given:
-        name, equals, value = each.partition("=")
-        if not (name and equals):
-            raise InputError(f"--engine-set is {each!r}; expected NAME=VALUE")
-        try:
-            found[name] = json_module.loads(value)
-        except ValueError:
-            found[name] = value
-    return found

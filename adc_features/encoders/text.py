@@ -136,6 +136,13 @@ def text_vectors(
     return vectors, present
 
 
+def model_identity(model: str) -> str:
+    """What tells a model from others, by content where it lies on this machine. Raises InputError
+    as `text_vectors` does.
+    """
+    return _identity(_model_source(model))
+
+
 class SingleTexts:
     """Texts that come one by one, each embedded by itself: its vector depends on no other text.
 

@@ -7,10 +7,16 @@ from adc_features.extras import names_of
 if TYPE_CHECKING:
     from adc_features.encoding.files import encode_files
     from adc_features.encoding.output import EncodedItems, open_encoded
+    from adc_features.encoding.texts import embed_files
 else:  # imported when a name is first read
     __getattr__ = names_of(
         __name__,
-        {"EncodedItems": "output", "encode_files": "files", "open_encoded": "output"},
+        {
+            "EncodedItems": "output",
+            "embed_files": "texts",
+            "encode_files": "files",
+            "open_encoded": "output",
+        },
     )
 
-__all__ = ["EncodedItems", "encode_files", "open_encoded"]
+__all__ = ["EncodedItems", "embed_files", "encode_files", "open_encoded"]

@@ -6,41 +6,34 @@ the same command goes on where it stopped. Workers see the plan's folder only: t
 the snapshot before are copied there.
 """
 
-import json
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from adc_features.artifact import MANIFEST, file_hash
+from adc_features.artifact import file_hash
 from adc_features.clock import utc
 from adc_features.codes.generation import Generation, open_generation
 from adc_features.encoding.catalogue import check_ids
 from adc_features.encoding.output import (
     CODES,
-    PARTIAL,
-    PLAN,
     EncodedItems,
     complete,
     open_encoded,
     seal_output,
 )
 from adc_features.encoding.piece import GENERATION, PREVIOUS, EncodePiece, Reads, reads_of
+from adc_features.encoding.work import PARTIAL, Progress, alone, finished, prepare, run_parts
 from adc_features.engines import Engine, engine_of
 from adc_features.engines.parts import PART, PartWork, Source, open_source, pieces
 from adc_features.engines.places import Place
 from adc_features.errors import ArtifactError, InputError
 from adc_features.extras import extra_modules
-from adc_features.file_lock import file_lock
 
 log = logging.getLogger(__name__)
-
-Progress = Callable[[str, int, int], None]
 
 
 def encode_files(
@@ -119,14 +112,14 @@ def encode_files(
         "as_of": as_of.isoformat(),
         "previous": held,
     }
-    with _alone(target):
-        if (there := _finished(target, made_of)) is not None:
-            return there
+    with alone(target):
+        if finished(target, made_of):
+            return open_encoded(target.uri)
         check_ids(lambda: _ids(source), source.rows)
         _prepare(target, {**made_of, "parts": PART}, generation, previous)
         function = EncodePiece(target.uri, frozen.codebook_hash, held, as_of, engine.cores)
         work = PartWork(source.place.uri, reads.columns, function, target.below(PARTIAL).uri)
-        _run(engine, source, work, progress)
+        run_parts(engine, source, work, "encode", progress)
         facts = complete(target, source.parts, frozen, as_of)
         if open_source(items).files != source.files:
             raise ArtifactError(
@@ -141,40 +134,6 @@ def encode_files(
         facts["cold_items"],
     )
     return open_encoded(out)
-
-
-@contextmanager
-def _alone(target: Place) -> Iterator[None]:
-    """One encode at a time into a folder of this machine; an object store has no locks."""
-    if not target.is_local:
-        yield
-        return
-    os.makedirs(target.path, exist_ok=True)
-    with file_lock(Path(target.path)) as taken:
-        if not taken:
-            raise InputError(
-                f"another process encodes into {target.uri}; wait for it, or name another folder"
-            )
-        yield
-
-
-def _run(engine: Engine, source: Source, work: PartWork, progress: Progress | None) -> None:
-    """Let the engine write every part. Raises ArtifactError when rows are lost."""
-    done = 0
-
-    def told(rows: int) -> None:
-        nonlocal done
-        done += rows
-        if progress is not None:
-            progress("encode", done, source.rows)
-
-    written = engine.run(work, source.parts, told=told)
-    wrong = [p.number for p in source.parts if written.get(p.number) != p.rows]
-    if wrong:
-        raise ArtifactError(
-            f"{len(wrong)} of {len(source.parts)} parts came back with other rows than they have"
-            f" items (first part {wrong[0]}); run the same command again"
-        )
 
 
 def _check_columns(source: Source, reads: Reads) -> None:
@@ -224,23 +183,6 @@ def _previous_hash(previous: Path | None, generation: Generation, as_of: datetim
     return file_hash(previous)
 
 
-def _finished(target: Place, made_of: Mapping[str, Any]) -> EncodedItems | None:
-    """What was made of the same before. Raises InputError where something else stands there."""
-    there = target.json(MANIFEST)
-    if there is None:
-        if target.json(f"{PARTIAL}/{PLAN}") is None and target.listed(recursive=True):
-            raise InputError(
-                f"{target.uri} holds files that no encode wrote; name a fresh folder, --out"
-            )
-        return None
-    if there.get("made_of") != json.loads(json.dumps(made_of)):
-        raise InputError(
-            f"{target.uri} holds codes of other items, or of another generation or snapshot; name a"
-            " fresh folder, --out, or delete this one"
-        )
-    return open_encoded(target.uri)
-
-
 def _ids(source: Source) -> Iterator[pa.ChunkedArray]:
     for part in source.parts:
         for piece in pieces(source.place, part, ["item_id"]):
@@ -251,13 +193,10 @@ def _prepare(
     target: Place, plan: Mapping[str, Any], generation: Path, previous: Path | None
 ) -> None:
     """Keep the parts that were finished under this plan; else begin anew."""
-    name = f"{PARTIAL}/{PLAN}"
-    if target.json(name) == json.loads(json.dumps(plan)):
-        return
-    for folder in (PARTIAL, GENERATION, CODES):
-        target.delete(folder)
-    target.take(generation, GENERATION)
-    if previous is not None:
-        target.write(PREVIOUS, Path(previous).read_bytes())
-    # last: parts are kept only beside what they were made with
-    target.write(name, (json.dumps(plan, indent=2) + "\n").encode())
+
+    def put() -> None:
+        target.take(generation, GENERATION)
+        if previous is not None:
+            target.write(PREVIOUS, Path(previous).read_bytes())
+
+    prepare(target, plan, (GENERATION, CODES), put)

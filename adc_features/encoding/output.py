@@ -24,12 +24,13 @@ from adc_features.codes.list_columns import list_matrix
 from adc_features.codes.sids import SidTable
 from adc_features.encoding.catalogue import count_collisions
 from adc_features.encoding.piece import COUNTED, GENERATION
+from adc_features.encoding.work import PARTIAL
 from adc_features.engines.parts import Part
 from adc_features.engines.places import Place
 from adc_features.errors import ArtifactError
 from adc_features.parquet_files import read_parquet, reading, write_table
 
-CODES, PARTIAL, PLAN = "codes", "_partial", "plan.json"
+CODES = "codes"
 KIND = "encoded_items"
 
 

@@ -116,6 +116,14 @@ class Place:
         with self.writing(name) as file:
             file.write(content)
 
+    def move(self, name: str, to: str) -> None:
+        """Give a file below it another name, whose folder is made; again, it is no error."""
+        with self._answering(name):
+            if self.files.get_file_info(self.of(name)).type != fs.FileType.File:
+                return
+            self.files.create_dir(os.path.dirname(self.of(to)), recursive=True)
+            self.files.move(self.of(name), self.of(to))
+
     def take(self, folder: Path, name: str) -> None:
         """Copy the files of a folder of this machine to a folder below."""
         for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):

@@ -279,11 +279,11 @@ def test_the_same_again_does_nothing_and_something_else_is_refused(
     made = encoded(items, out, generation)
     monkeypatch.setattr(tokenizer_encode, "coded", None)
     assert encoded(items, out, generation).manifest == made.manifest
-    with pytest.raises(InputError, match="codes of other items"):
+    with pytest.raises(InputError, match="made of other items"):
         encoded(write(catalogue(), tmp_path / "again", files=2), out, generation)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "mine.txt").touch()
-    with pytest.raises(InputError, match="files that no encode wrote"):
+    with pytest.raises(InputError, match="did not write"):
         encoded(items, tmp_path / "full", generation)
     assert (tmp_path / "full" / "mine.txt").exists()
 

@@ -286,6 +286,7 @@ ROWS = {
     "promotion": "Promotion",
     "served_log": "Segment of a served log",
     "live": "Live directory, events and items",
+    "embedded_items": "Text vectors of items in files",
     "encoded_items": "Codes encoded from files",
     "stored_versions": "List of versions at an address",
 }
