@@ -240,6 +240,8 @@ def test_files_are_replaced_and_locked_in_one_place_each():
     assert found == {
         ("adc_features/artifact.py", "replace"),
         ("adc_features/file_lock.py", "fcntl"),
+        # room is made for an index once its size is known; threads of one process write at once
+        ("adc_features/store/join/kept_index.py", "replace"),
         # a segment is open for minutes, and sealed when it is large enough
         ("adc_features/served/segments.py", "replace"),
         # a directory that stands in a file's place is moved aside

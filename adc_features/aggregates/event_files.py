@@ -21,7 +21,7 @@ def sampled_times(files: Sequence[Path], piece_rows: int) -> tuple[int, np.ndarr
     """(how many events there are; int64, some of their times)."""
     rows, times = 0, []
     for path in files:
-        with reading(path), pq.ParquetFile(path, pre_buffer=False) as file:
+        with reading(path), _opened(path) as file:
             if TIME not in file.schema_arrow.names:
                 raise InputError(f"{path} lacks the column {TIME}; name the events' time so")
             for batch in _batches(file, piece_rows, [TIME]):
@@ -38,7 +38,7 @@ def event_pieces(
     wanted = [TIME, *stream.keys, *stream.attributes, *stream.values]
     named: bool | None = None
     for path in files:
-        with reading(path), pq.ParquetFile(path, pre_buffer=False) as file:
+        with reading(path), _opened(path) as file:
             names = file.schema_arrow.names
             if named is not None and named != (EVENT_ID in names):
                 raise InputError(
@@ -53,6 +53,10 @@ def event_pieces(
                     table = table.append_column(EVENT_ID, numbered_ids(number, len(table)))
                 number += len(table)
                 yield table, named
+
+
+def _opened(path: Path) -> pq.ParquetFile:
+    return pq.ParquetFile(path, pre_buffer=False, page_checksum_verification=True)
 
 
 def _batches(
