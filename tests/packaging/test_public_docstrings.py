@@ -40,7 +40,7 @@ WITHOUT_SOURCE = (
     "adc_features.serving",
 )
 """What they hold is ours: no paper and no page of Feast says it."""
-NEEDS_A_MODEL = {"adc_features.encoders.text_vectors"}
+NEEDS_A_MODEL = {"adc_features.encoders.text_vectors", "adc_features.encoding.embed_files"}
 """Its example reads a sentence-transformers model, which not every machine has."""
 
 
