@@ -52,3 +52,25 @@ def spark():
     session = builder.getOrCreate()
     yield session
     session.stop()
+
+
+@pytest.fixture(scope="session")
+def s3_endpoint():
+    """The endpoint of an S3 service with a bucket; skipped where moto is not installed."""
+    from object_store import make_bucket, s3_service
+
+    with s3_service() as found:
+        make_bucket(found)
+        yield found
+
+
+@pytest.fixture
+def bucket(s3_endpoint, monkeypatch, tmp_path) -> str:
+    """The address of a bucket, which the environment leads to."""
+    from object_store import BUCKET, environment
+
+    from adc_features.pulled import CACHE
+
+    for name, value in {**environment(s3_endpoint), CACHE: str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(name, value)
+    return f"s3://{BUCKET}"

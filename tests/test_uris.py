@@ -5,28 +5,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from object_store import BUCKET, environment, make_bucket, refusing_service, s3_service
+from object_store import environment, refusing_service
 
 from adc_features.artifact import seal
 from adc_features.errors import ArtifactError, InputError, StorageError
 from adc_features.loader import ParquetGroups
 from adc_features.pulled import CACHE, pulled_directory
 from adc_features.uris import below, is_remote, local_path, open_uri, scheme_of, storage_error
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    with s3_service() as found:
-        make_bucket(found)
-        yield found
-
-
-@pytest.fixture
-def bucket(endpoint, monkeypatch, tmp_path) -> str:
-    """The address of a bucket, which the environment leads to."""
-    for name, value in {**environment(endpoint), CACHE: str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}"
 
 
 def put(uri: str, directory: Path) -> None:

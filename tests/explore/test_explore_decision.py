@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
-from served_world import END, open_small_feed
+from served_world import END
 from serving_world import NOW
 from store_world import day
 
@@ -110,15 +110,6 @@ def test_a_decision_is_what_the_service_answers(shop, tmp_path):
     other = facts_of(explorer, "decision", {**asked, "of": side["rows"][0]["item"]})
     assert other["sides"][0]["of"] == "i00"
     explorer.index.close()
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """A repository of its own features whose ranker is promoted, and the log of its requests."""
-    folder = tmp_path_factory.mktemp("own")
-    feed = open_small_feed(folder / "repo", rows=600)
-    promote(Workspace(feed.repo, "small").promotion, feed.bundle.promotion)
-    return feed, feed.log(folder / "log")
 
 
 @pytest.mark.slow

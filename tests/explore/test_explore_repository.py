@@ -13,7 +13,7 @@ import pytest
 from coded_feed import LATER, feast_apply, make_coded_feed, materialize
 from explore_world import sids
 from feed_world import START
-from served_world import END, open_small_feed
+from served_world import END
 from starlette.testclient import TestClient
 from store_world import generation
 
@@ -31,8 +31,6 @@ from adc_features.explore.online_rows import unknown_online
 from adc_features.explore.pages import Explorer, commands_of, facts_of
 from adc_features.explore.place import place_of
 from adc_features.parquet_files import write_table
-from adc_features.serving.promotion import promote
-from adc_features.serving.workspace import Workspace
 from adc_features.store.repository import ItemKey, declare_code_views
 
 AS_OF = LATER - timedelta(days=5)
@@ -219,15 +217,6 @@ def test_items_that_the_online_store_lacks_are_counted(shop, tmp_path, opened):
     assert (told["looks"]["unknown_popular"], told["looks"]["popular"]) == (0.0, 40)
     assert (told["item_sid_g1"]["unknown_popular"], told["item_sid_g1"]["other_codes"]) == (0, 0)
     assert told["looks"]["other_codes"] is None
-
-
-@pytest.fixture(scope="module")
-def own(tmp_path_factory):
-    """A small repository whose ranker serves, and the log of its requests."""
-    folder = tmp_path_factory.mktemp("own")
-    feed = open_small_feed(folder / "repo", rows=600)
-    promote(Workspace(feed.repo, "small").promotion, feed.bundle.promotion)
-    return feed, feed.log(folder / "log")
 
 
 @pytest.mark.slow

@@ -8,30 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from object_store import BUCKET, environment, make_bucket, s3_service
 from store_world import day, published_world
 from table_world import FIRST, Delta, Iceberg, joined, online, repository, rows
 
 from adc_features import store
 from adc_features.codes.generation import open_generation, write_generation
 from adc_features.codes.spec import SidSpec
-from adc_features.pulled import CACHE
 from adc_features.uris import open_uri, s3_options
-
-
-@pytest.fixture(scope="module")
-def endpoint():
-    with s3_service() as found:
-        make_bucket(found)
-        yield found
-
-
-@pytest.fixture
-def bucket(endpoint, monkeypatch, tmp_path) -> str:
-    """The address of a bucket, which the environment leads to."""
-    for name, value in {**environment(endpoint), CACHE: str(tmp_path / "cache")}.items():
-        monkeypatch.setenv(name, value)
-    return f"s3://{BUCKET}"
 
 
 class DeltaOnS3(Delta):
@@ -72,11 +55,11 @@ def test_a_table_on_an_object_store_is_joined_and_materialized(bucket, tmp_path,
 
 
 @pytest.mark.parametrize("named", ["environment", "source"])
-def test_parquet_on_an_object_store_is_joined(bucket, endpoint, tmp_path, monkeypatch, named):
+def test_parquet_on_an_object_store_is_joined(bucket, s3_endpoint, tmp_path, monkeypatch, named):
     """The endpoint of a service other than AWS comes from the environment, or from the source."""
     from feast import FileSource
 
-    options = {"s3_endpoint_override": endpoint} if named == "source" else {}
+    options = {"s3_endpoint_override": s3_endpoint} if named == "source" else {}
     place = f"{bucket}/parquet-{named}"
     filesystem, path = open_uri(place)
     pq.write_table(FIRST, f"{path}/0.parquet", filesystem=filesystem)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from store_world import examples
+from table_world import our_stores
 
 from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import microseconds, time_bounds, timestamps
@@ -33,22 +34,9 @@ def moment(us: int) -> datetime:
 def repository(folder: Path, path: str, *, key="Int64", value="Float64", at="event_timestamp"):
     """A store with one view `v` by `id` over `folder / path`, our stores and our engine."""
     import feast.types
-    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, RepoConfig, ValueType
+    from feast import Entity, FeatureStore, FeatureView, Field, FileSource, ValueType
 
-    config = RepoConfig(
-        project="sources",
-        provider="local",
-        registry=str(folder / "registry.db"),
-        offline_store={"type": "adc_features.store.offline_store.AsofOfflineStore"},
-        online_store={
-            "type": "adc_features.store.online_store.LmdbOnlineStore",
-            "path": str(folder / "online"),
-        },
-        batch_engine={"type": "adc_features.store.compute_engine.ArrowComputeEngine"},
-        entity_key_serialization_version=3,
-        repo_path=folder,
-    )
-    store = FeatureStore(config=config)
+    store = FeatureStore(config=our_stores(folder))
     kinds = {"Int64": ValueType.INT64, "String": ValueType.STRING}
     entity = Entity(name="id", join_keys=["id"], value_type=kinds[key])
     fields = [

@@ -145,12 +145,11 @@ class Iceberg:
         return [Path(task.file.file_path.removeprefix("file://")) for task in tasks]
 
 
-def repository(folder: Path, source, *, more=()):
-    """A store with one view `v` by `id` over the source, our stores and our engine."""
-    import feast.types
-    from feast import Entity, FeatureStore, FeatureView, Field, RepoConfig, ValueType
+def our_stores(folder: Path):
+    """A configuration with our stores and our engine."""
+    from feast import RepoConfig
 
-    config = RepoConfig(
+    return RepoConfig(
         project="tables",
         provider="local",
         registry=str(folder / "registry.db"),
@@ -163,7 +162,14 @@ def repository(folder: Path, source, *, more=()):
         entity_key_serialization_version=3,
         repo_path=folder,
     )
-    store = FeatureStore(config=config)
+
+
+def repository(folder: Path, source, *, more=()):
+    """A store with one view `v` by `id` over the source, our stores and our engine."""
+    import feast.types
+    from feast import Entity, FeatureStore, FeatureView, Field, ValueType
+
+    store = FeatureStore(config=our_stores(folder))
     entity = Entity(name="id", join_keys=["id"], value_type=ValueType.INT64)
     fields = [
         Field(name="id", dtype=feast.types.Int64),
@@ -172,7 +178,7 @@ def repository(folder: Path, source, *, more=()):
     ]
     view = FeatureView(name="v", entities=[entity], schema=fields, source=source, ttl=timedelta(0))
     store.apply([entity, view])
-    return FeatureStore(config=config)  # the source comes from the registry
+    return FeatureStore(config=our_stores(folder))  # the source comes from the registry
 
 
 def asked(*ids: int) -> pa.Table:

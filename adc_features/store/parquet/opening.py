@@ -5,7 +5,7 @@ Reads: directories, the footers of files. Writes: nothing; no feast here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from typing import Any
@@ -156,18 +156,39 @@ def refuse_table_formats(path: str, *, filesystem: Any = None, of: str = "source
     from pyarrow import fs
 
     filesystem = filesystem or fs.LocalFileSystem()
+    is_part = filesystem.get_file_info(path.rstrip("/") or "/").type == fs.FileType.File
+    refuse_tables(
+        path,
+        is_part=is_part,
+        format_of=lambda directory: table_format(directory, filesystem),
+        declare=_DECLARE,
+        of=of,
+    )
+
+
+def refuse_tables(
+    path: str,
+    *,
+    is_part: bool,
+    format_of: Callable[[str], str | None],
+    declare: Mapping[str, str],
+    of: str,
+) -> None:
+    """`refuse_table_formats`, for whoever looks at directories in another way.
+
+    is_part: the path is no directory. format_of: as `table_format`. declare: format -> what to do.
+    """
     here = path.rstrip("/")
-    is_file = filesystem.get_file_info(here or "/").type == fs.FileType.File
     while True:
-        if not is_file and (found := table_format(here, filesystem)):
+        if not is_part and (found := format_of(here)):
             raise InputError(
                 f"{of}: {here or '/'} is a {found} table; its files also hold rows that were"
-                f" overwritten or deleted. {_DECLARE[found]}"
+                f" overwritten or deleted. {declare[found]}"
             )
         above, _, name = here.rpartition("/")
-        if not above or not (is_file or "=" in name or name == "data"):
+        if not above or not (is_part or "=" in name or name == "data"):
             return
-        here, is_file = above, False
+        here, is_part = above, False
 
 
 def _files(path: str, filesystem: Any) -> list[str]:

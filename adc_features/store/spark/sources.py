@@ -22,6 +22,7 @@ import pyarrow as pa
 from adc_features.errors import InputError
 from adc_features.store.join.engine import ViewSource
 from adc_features.store.offline.places import Place, Places
+from adc_features.store.parquet.opening import refuse_tables
 from adc_features.store.parquet.sources import Declared, Run, Source
 from adc_features.store.spark.matching import ViewShape
 from adc_features.store.spark.pieces import PIECES, Piece, as_batch
@@ -42,6 +43,11 @@ from adc_features.store.spark.session import in_words
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
+_DECLARE = dict.fromkeys(
+    ("Delta", "Iceberg", "Hudi"),
+    "Declare it as what it is: SparkSource(path=..., table_format=...), or SparkSource(table=...)"
+    " of a catalogue that knows it",
+)
 _MARGIN = timedelta(days=2)
 """Added to bounds that Spark compares: it takes times without a zone for those of the session."""
 _TEXT_BYTES = 64
@@ -103,6 +109,24 @@ class SparkPlaces(Places):
         return found
 
 
+def _refuse_tables(spark: SparkSession, path: str, *, of: str) -> None:
+    """Raise InputError for a table that is declared as plain Parquet, whose files also hold rows
+    that were deleted, on any file system of Spark's.
+    """
+    jvm: Any = spark._jvm
+    at = jvm.org.apache.hadoop.fs.Path
+    files = at(path).getFileSystem(spark._jsc.hadoopConfiguration())
+
+    def format_of(directory: str) -> str | None:
+        for name, found in (("_delta_log", "Delta"), (".hoodie", "Hudi")):
+            if files.exists(at(f"{directory}/{name}")):
+                return found
+        return "Iceberg" if files.globStatus(at(f"{directory}/metadata/*.metadata.json")) else None
+
+    is_part = not (files.exists(at(path)) and files.getFileStatus(at(path)).isDirectory())
+    refuse_tables(path, is_part=is_part, format_of=format_of, declare=_DECLARE, of=of)
+
+
 def opened(spark: SparkSession, source: Any, path: str, *, of: str, declared: Declared) -> Any:
     """What a Spark source names, as a frame and as a `Source` of one schema, which checks it."""
     import pyarrow.dataset as ds
@@ -117,6 +141,8 @@ def opened(spark: SparkSession, source: Any, path: str, *, of: str, declared: De
             table_format = source.table_format
             form = table_format.format_type.value if table_format else source.file_format
             options = dict(table_format.properties) if table_format else {}
+            if form == "parquet":
+                _refuse_tables(spark, source.path, of=of)
             frame = spark.read.format(form).options(**options).load(source.path)
         schema = arrow_schema(frame)
     files = ds.FileSystemDataset.from_paths(

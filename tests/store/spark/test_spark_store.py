@@ -491,3 +491,31 @@ def test_what_is_written_goes_to_files_only(world):
         SparkAsofOfflineStore.offline_write_batch(
             store.config, store.get_feature_view("paths"), questions(1), None
         )
+
+
+@pytest.mark.parametrize(
+    ("mark", "kind"),
+    [
+        ("_delta_log/0.json", "Delta"),
+        (".hoodie/hoodie.properties", "Hudi"),
+        ("metadata/v1.metadata.json", "Iceberg"),
+    ],
+)
+@pytest.mark.parametrize("path", ["", "/day=1", "/day=1/part.parquet", "/day=1/*.parquet"])
+def test_a_table_declared_as_parquet_is_refused_by_name(spark, tmp_path, mark, kind, path):
+    """The whole, a partition, a file of it: Spark would read rows that were deleted."""
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
+
+    from adc_features.store.parquet.sources import Declared
+    from adc_features.store.spark.sources import opened
+
+    rows = pa.table({"id": [1], "event_timestamp": times([0])})
+    (tmp_path / "t" / "day=1").mkdir(parents=True)
+    pq.write_table(rows, tmp_path / "t" / "day=1" / "part.parquet")
+    source = SparkSource(name="t", path=f"{tmp_path}/t{path}", file_format="parquet")
+    frame, _ = opened(spark, source, source.path, of="view v", declared=Declared({}))
+    assert frame.count() == 1
+    (tmp_path / "t" / mark).parent.mkdir()
+    (tmp_path / "t" / mark).touch()
+    with pytest.raises(InputError, match=f"view v: .*/t is a {kind} table.*table_format"):
+        opened(spark, source, source.path, of="view v", declared=Declared({}))
