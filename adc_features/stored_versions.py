@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,6 +36,7 @@ KEPT = 3
 _LIST = "versions.json"
 _KIND = "stored_versions"
 _BLOCK = 1 << 22
+_VERSION = re.compile(r"[0-9a-f]{16}")
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,9 @@ def _listed(uri: str) -> list[str]:
             return []
     try:
         versions = unnumbered(_KIND, checked(json.loads(text), Path(path)), of=place)["versions"]
-        return [str(one) for one in versions]
+        if wrong := [one for one in versions if not _VERSION.fullmatch(one)]:
+            raise ValueError(f"{wrong[0][:40]!r} is no version")  # it would be a place to delete
+        return list(versions)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ArtifactError(
             f"{place} lists no versions that can be read ({error!r}): it was altered; delete it,"

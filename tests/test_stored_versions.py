@@ -6,9 +6,10 @@ import uuid
 import pytest
 from typer.testing import CliRunner
 
-from adc_features.artifact import MANIFEST, read_manifest, seal
+from adc_features.artifact import MANIFEST, read_manifest, seal, with_check
 from adc_features.cli.main import application
 from adc_features.errors import ArtifactError, InputError
+from adc_features.formats import numbered
 from adc_features.stored_versions import pull, push
 from adc_features.uris import open_uri
 
@@ -77,6 +78,24 @@ def test_a_pull_that_fails_leaves_what_was_there(address, tmp_path):
         pull(address, here)
     assert held(here) == "one"
     assert [p.name for p in here.parent.iterdir()] == ["codes"]
+
+
+@pytest.mark.parametrize("name", ["../../victim", "..", "", "/", "0123456789abcdeg", 7])
+def test_a_list_of_versions_leads_nowhere_else(tmp_path, name):
+    """A list that names another place than a version is refused before anything is deleted."""
+    address, victim = tmp_path / "there", tmp_path / "victim"
+    victim.mkdir()
+    push(made(tmp_path, "one"), str(address))
+    listed = with_check(numbered("stored_versions", {"versions": [name]}))
+    (address / "versions.json").write_text(json.dumps(listed))
+    for asked in (
+        lambda: push(made(tmp_path, "two"), str(address), keep=1),
+        lambda: pull(str(address), tmp_path / "here", version=str(name)),
+    ):
+        with pytest.raises(ArtifactError, match="lists no versions that can be read"):
+            asked()
+    assert victim.is_dir()
+    assert len(list((address / "versions").iterdir())) == 1
 
 
 def test_a_directory_that_was_altered_here_is_pulled_again(address, tmp_path):
