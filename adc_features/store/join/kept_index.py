@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 import time
 import uuid
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 _FORMAT = 1
 """Of the file, and of what `AsofIndex` makes of the same rows."""
 _SUFFIX, _ASIDE = ".index", ".tmp"
+_KEPT = re.compile(r"[0-9a-f]{16}-[0-9a-f]{32}\.index")
+_UNFINISHED = re.compile(r"[0-9a-f]{32}\.tmp")
+"""Names that are made here: no other file of the directory is removed."""
 _HASH_BYTES = 16
 _TAIL = 8
 """Bytes of a Parquet file behind its footer: the footer's length and a magic number."""
@@ -107,19 +111,19 @@ class IndexCache:
         """Remove what `name` follows upon, what was left behind, and the longest unused until
         `size` bytes more are at most max_bytes.
         """
-        for path, found in self._files(_ASIDE):
+        for path, found in self._files(_UNFINISHED):
             if found.st_mtime < time.time() - _LEFT_BEHIND:
                 path.unlink(missing_ok=True)
         place = name.partition("-")[0]
-        files = sorted(self._files(_SUFFIX), key=lambda file: file[1].st_mtime_ns, reverse=True)
+        files = sorted(self._files(_KEPT), key=lambda file: file[1].st_mtime_ns, reverse=True)
         for path, found in files:
             size += found.st_size
             if size > self.max_bytes or path.name.startswith(f"{place}-"):
                 path.unlink(missing_ok=True)
                 size -= found.st_size
 
-    def _files(self, suffix: str) -> Iterator[tuple[Path, os.stat_result]]:
-        for path in self.directory.glob(f"*{suffix}"):
+    def _files(self, names: re.Pattern[str]) -> Iterator[tuple[Path, os.stat_result]]:
+        for path in filter(lambda path: names.fullmatch(path.name), self.directory.iterdir()):
             with suppress(FileNotFoundError):  # another process removed it
                 yield path, path.stat()
 

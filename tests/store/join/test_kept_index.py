@@ -319,18 +319,20 @@ def test_room_is_made_by_what_was_unused_for_longest(tmp_path, cache):
     joined(sources[0], index_cache=cache)
     (first,) = kept(cache)
     small = IndexCache(cache.directory, int(2.5 * first.stat().st_size))
-    for stale, age in (("old.tmp", 7200), ("young.tmp", 60)):
+    old, young = f"{'0' * 32}.tmp", f"{'1' * 32}.tmp"
+    mine = {"mine.tmp", "mine.index"}
+    for stale, age in ((old, 7200), (young, 60), *((name, 7200) for name in mine)):
         (cache.directory / stale).write_bytes(b"x")
         os.utime(cache.directory / stale, (time.time() - age,) * 2)
     joined(sources[1], index_cache=small)
-    (second,) = set(kept(cache)) - {first, cache.directory / "young.tmp"}
+    (second,) = {path for path in kept(cache) if path.name not in {first.name, young, *mine}}
     os.utime(second, (time.time() - 60,) * 2)
     os.utime(first, (time.time() - 90,) * 2)
     joined(sources[0], index_cache=small)  # used: `second` is now unused for longest
     joined(sources[2], index_cache=small)
     left = {path.name for path in kept(cache)}
-    assert len(left) == 3
-    assert {first.name, "young.tmp"} <= left
+    assert len(left) == 5
+    assert {first.name, young, *mine} <= left
     assert second.name not in left
 
 
