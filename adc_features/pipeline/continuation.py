@@ -85,7 +85,7 @@ def state_until(run: Run, dataset: Dataset, as_of: datetime) -> BehaviorState:
             f"as_of {as_of.isoformat()} is not after the run's first cut-off, {min(paths)}: there"
             " is no behaviour to continue from; choose a later one"
         )
-    settings = behavior_settings(run.settings)
+    settings = behavior_settings(run.settings.behavior)
     item_ids, content = id_array(dataset.items["item_id"]), None
     if encoder_of(settings).reads_content:
         vectors, present = content_vectors(dataset, _texts(run, dataset))

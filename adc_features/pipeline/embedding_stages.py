@@ -86,7 +86,7 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
     from adc_features.encoders.behavior import behavior_series, drift, half_agreement
 
     dataset, split = dataset_of(run), split_of(run)
-    settings = behavior_settings(run.settings)
+    settings = behavior_settings(run.settings.behavior)
     item_ids = id_array(dataset.items["item_id"])
     log = dataset.before(split.train_end)
     content, cutoffs = _content(run, dataset), cutoffs_of(run)
@@ -151,7 +151,7 @@ def _content(run: Run, dataset: Dataset) -> Any:
     from adc_features.encoders.behavior import encoder_of
     from adc_features.encoders.text import cache_directory, item_texts, text_vectors
 
-    if not encoder_of(behavior_settings(run.settings)).reads_content:
+    if not encoder_of(behavior_settings(run.settings.behavior)).reads_content:
         return None
 
     def text(view: str) -> tuple[np.ndarray, np.ndarray]:
@@ -169,7 +169,7 @@ def _content(run: Run, dataset: Dataset) -> Any:
 def _behavior_recipe(settings: RunSettings) -> dict[str, Any]:
     from adc_features.encoders.behavior import encoder_of
 
-    found = behavior_settings(settings)
+    found = behavior_settings(settings.behavior)
     text = {"text_model": settings.text_model} if encoder_of(found).reads_content else {}
     return asdict(found) | text
 

@@ -12,11 +12,11 @@ WARM_SHARE = 0.6
 """Most of a tokenizer's steps that pass before codes are used."""
 
 
-def behavior_settings(asked: RunSettings) -> Any:
-    """The settings of the behaviour recipe; InputError when there is none of that name."""
+def behavior_settings(recipe: str) -> Any:
+    """The settings of a behaviour recipe; InputError when there is none of that name."""
     from adc_features.encoders.behavior import RECIPES
 
-    return _recipe(RECIPES, asked.behavior, option="behavior")
+    return _recipe(RECIPES, recipe, option="behavior")
 
 
 def behavior_recipe(encoder: str | None, recipe: str | None) -> str | None:

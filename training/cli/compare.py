@@ -95,6 +95,15 @@ def compare(
         str, typer.Option(help="Comma-separated; the first is compared with each other one.")
     ] = TOKENIZERS,
     rankers: RankersOption = "ppnet,xgboost",
+    encoder: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=(
+                "Encoder of behaviour, as for `adc embed behavior`; repeatable: the variants of"
+                " further ones are called TOKENIZER+ENCODER. Default: that of `adc run`."
+            )
+        ),
+    ] = None,
     fits: FitsOption = 5,
     behavior_anew: BehaviorOption = True,
     seeds: SeedsOption = 1,
@@ -135,9 +144,20 @@ def compare(
     """Rank with each tokenizer's codes on the same rows, split and budget, over windows that roll
     through time.
     """
+    from adc_features.pipeline.recipes import behavior_recipe
     from training.comparison.plan import Variant
 
-    variants = tuple(Variant(n, n, _steps(n, steps)) for n in tokenizers.split(","))
+    first, *others = encoder or [None]
+    behavior = behavior_recipe(first, None)
+    named = tokenizers.split(",")
+    variants = (
+        *(Variant(n, n, _steps(n, steps)) for n in named),
+        *(
+            Variant(f"{n}+{other}", n, _steps(n, steps), behavior=behavior_recipe(other, None))
+            for other in others
+            for n in named
+        ),
+    )
     settings = _settings(
         rankers,
         fits,
@@ -155,6 +175,7 @@ def compare(
         variants,
         {
             **settings,
+            **({"behavior": behavior} if behavior else {}),
             "newest": split_90_10,
             "per_user": per_user,
             "snapshots": snapshots,
@@ -312,6 +333,7 @@ def _run(
         "command": " ".join(["adc", *sys.argv[1:]]),
         "commit": _commit(),
         "fits": asked.fits,
+        "behavior": asked.behavior,
         "behavior_fits": asked.fits if asked.behavior_anew else 1,
         "seeds": asked.seeds,
         "snapshots": asked.snapshots,

@@ -2,7 +2,7 @@
 a data source. Writes a comparison directory:
 
 <out>/run/                        data and text vectors (stages of a run)
-<out>/behavior/<fit>/             behaviour vectors as of every cut-off, from one chronological pass
+<out>/behavior/<recipe>/<fit>/    behaviour vectors as of every cut-off, from one chronological pass
 <out>/frame/                      all labelled rows with the statistics that were knowable at each
 <out>/cells/<window>_<variant>_<fit>/   one trial, a tokenizer on one window: scores of its rankers,
                                         quality, costs; `without_codes` and `baselines` beside
@@ -62,8 +62,13 @@ def compare(
             variants=[v.name for v in settings.variants],
         )
     run.ensure(TEXT)
-    for fit in sorted({settings.behavior_fit(fit) for fit in range(settings.fits)}):
-        ensure_behavior(run, out, settings, kept, fit)
+    learned = (
+        settings.behavior_of(variant, fit)
+        for variant in (None, *settings.variants)
+        for fit in range(settings.fits)
+    )
+    for recipe, fit in sorted(set(learned)):
+        ensure_behavior(run, out, settings, kept, recipe=recipe, fit=fit)
     ensure_frame(run, out, settings)
     tasks = [
         task

@@ -1,11 +1,12 @@
 """What every trial of a comparison reads. Reads: the stages of `<out>/run`. Writes:
 
-<out>/behavior/<fit>/     behaviour vectors as of every cut-off, from one chronological pass
-<out>/frame/              all labelled rows with the statistics that were knowable at each
+<out>/behavior/<recipe>/<fit>/   behaviour vectors as of every cut-off, from one chronological pass
+<out>/frame/                     all labelled rows with the statistics that were knowable at each
 """
 
 from collections.abc import Sequence
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features import __version__
-from adc_features.artifact import ensure_directory, fresh_directory
+from adc_features.artifact import ensure_directory, fresh_directory, within
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import EmbeddingTable, id_array
 from adc_features.codes.sids import CodeTimeline
@@ -22,8 +23,9 @@ from adc_features.data.dataset import Dataset, snapshot_times
 from adc_features.data.raw_items import raw_items
 from adc_features.loader.frame import TrainingFrame, label_table, training_frame
 from adc_features.parquet_files import read_parquet
+from adc_features.pipeline.recipes import behavior_settings
 from adc_features.pipeline.run import Run
-from adc_features.pipeline.stages import content_vectors, dataset_of, statistics_of
+from adc_features.pipeline.stages import content_vectors, dataset_of, statistics_of, text_of
 from adc_features.ranking.inputs import lists_of
 from training.comparison.plan import (
     CODES_VIEW,
@@ -47,13 +49,26 @@ def rows_of(out: Path) -> TrainingFrame:
     )
 
 
+def behavior_directory(out: Path, recipe: str, fit: int) -> Path:
+    """Where the behaviour vectors of a recipe and fit lie."""
+    return within(Path(out) / "behavior", recipe, said_by="a recipe of behaviour vectors") / str(
+        fit
+    )
+
+
 def ensure_behavior(
-    run: Run, out: Path, settings: ComparisonSettings, windows: Sequence[Window], fit: int
+    run: Run,
+    out: Path,
+    settings: ComparisonSettings,
+    windows: Sequence[Window],
+    *,
+    recipe: str,
+    fit: int,
 ) -> None:
     """Behaviour as of every cut-off that any window uses, from one chronological pass."""
-    from adc_features.encoders.behavior import RECIPES, behavior_series
+    from adc_features.encoders.behavior import behavior_series, encoder_of
 
-    dataset = dataset_of(run)
+    dataset, learner = dataset_of(run), behavior_settings(recipe)
     starts = sorted(w.start for w in windows)
     grid = snapshot_times(
         dataset.interactions["time"].to_numpy(), split=starts[-1], count=settings.snapshots
@@ -68,13 +83,18 @@ def ensure_behavior(
     }
 
     def fill(directory: Path) -> None:
+        content = None
+        if encoder_of(learner).reads_content:
+            vectors, present = content_vectors(dataset, partial(text_of, run))
+            content = [{m: (vectors[m], present[m]) for m in vectors}] * len(cutoffs)
         series = behavior_series(
             dataset.before(cutoffs[-1]),
             id_array(dataset.items["item_id"]),
             cutoffs=cutoffs,
-            settings=RECIPES["full_softmax"](),
+            settings=learner,
             seed=seed,
-            checkpoint=Path(out) / ".behavior" / str(fit),
+            content=content,
+            checkpoint=Path(out) / ".behavior" / recipe / str(fit),
             progress=run.progress,
         )
         np.savez(
@@ -85,7 +105,7 @@ def ensure_behavior(
             as_of=np.array([instant(s.as_of) for s in series]),
         )
 
-    ensure_directory(Path(out) / "behavior" / str(fit), made_of, fill)
+    ensure_directory(behavior_directory(out, recipe, fit), made_of, fill)
 
 
 def ensure_frame(run: Run, out: Path, settings: ComparisonSettings) -> None:
@@ -126,19 +146,17 @@ def publish_monthly(repo: Path, dataset: Dataset, *, project: str) -> None:
 
 
 def tables_until(
-    out: Path, start: datetime, fit: int = 0, *, raw: bool = False
+    out: Path, start: datetime, behavior: tuple[str, int], *, raw: bool = False
 ) -> list[EmbeddingTable]:
-    """Vectors of all items as of every cut-off up to `start`, oldest first. raw: with the items'
-    raw columns.
+    """Vectors of all items as of every cut-off up to `start`, oldest first. behavior: recipe and
+    fit of its vectors. raw: with the items' raw columns.
     """
     run = Run.open(Path(out) / "run")
-    dataset, text = dataset_of(run), run.output("text")
-    vectors, present = content_vectors(
-        dataset, lambda view: (np.load(text / f"{view}.npy"), np.load(text / f"{view}.present.npy"))
-    )
+    dataset = dataset_of(run)
+    vectors, present = content_vectors(dataset, partial(text_of, run))
     item_ids = id_array(dataset.items["item_id"])
     columns = raw_items(dataset.items) if raw else None
-    with np.load(Path(out) / "behavior" / str(fit) / "series.npz") as series:
+    with np.load(behavior_directory(out, *behavior) / "series.npz") as series:
         arrays = [series[name] for name in ("vectors", "present", "interaction_count", "as_of")]
     return [
         EmbeddingTable(

@@ -14,6 +14,7 @@ from adc_features.clock import moment
 from adc_features.data.dataset import Dataset
 from adc_features.errors import InputError
 from adc_features.loader.frame import TrainingFrame
+from adc_features.pipeline.run_settings import RunSettings
 from adc_features.store.refresh import RefreshSchedule, stale_only
 
 WITHOUT_CODES = {
@@ -46,8 +47,9 @@ REFRESHED = ("user_activity", "item_profile", CODES_VIEW)
 
 @dataclass(frozen=True)
 class Variant:
-    """One compared tokenizer. recipe: of tokenizer.fit. changes: of its settings. behavior_codes,
-    codebook_size: of the spec; None: the comparison's.
+    """One compared tokenizer. recipe: of tokenizer.fit. changes: of its settings. behavior: recipe
+    of the behaviour vectors that it reads. behavior_codes, codebook_size: of the spec. None: the
+    comparison's.
     """
 
     name: str
@@ -55,6 +57,7 @@ class Variant:
     changes: Mapping[str, Any] = field(default_factory=dict)
     behavior_codes: int | None = None
     codebook_size: int | None = None
+    behavior: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not re.fullmatch(r"[\w.+=-]{1,100}", self.name):
@@ -73,11 +76,11 @@ class ComparisonSettings:
     scored, divided evenly with `final`, else 91 days); they end where the validation rows end, or
     with `final` lie after that. newest: also the rows of the 90/10 split, as a window of its own.
     per_user: also each user's newest rows, see `Window`. snapshots: past cut-offs before the last
-    window's start. fits: how often everything that is learned is learned anew. behavior_anew: that
-    holds of behaviour vectors too; otherwise those of the first fit serve all, which is cheaper and
-    leaves out their chance. seeds: rankers of each kind and fit. controls: also raw vectors, and
-    CONTROLS. refresh: one of REFRESHED -> how it is refreshed online, as `RefreshSchedule.parse`
-    reads it.
+    window's start. behavior: recipe of behaviour vectors, where a variant names none. fits: how
+    often everything that is learned is learned anew. behavior_anew: that holds of behaviour vectors
+    too; otherwise those of the first fit serve all, which is cheaper and leaves out their chance.
+    seeds: rankers of each kind and fit. controls: also raw vectors, and CONTROLS. refresh: one of
+    REFRESHED -> how it is refreshed online, as `RefreshSchedule.parse` reads it.
     """
 
     source: str
@@ -88,6 +91,7 @@ class ComparisonSettings:
     final: bool = False
     newest: bool = False
     per_user: bool = False
+    behavior: str = RunSettings.behavior
     fits: int = 1
     behavior_anew: bool = True
     seeds: int = 1
@@ -122,9 +126,12 @@ class ComparisonSettings:
         if self.newest and not self.final:
             raise InputError("the rows of the 90/10 split are test rows; ask for them with --final")
 
-    def behavior_fit(self, fit: int) -> int:
-        """Whose behaviour vectors a fit reads."""
-        return fit if self.behavior_anew else 0
+    def behavior_of(self, variant: Variant | None, fit: int) -> tuple[str, int]:
+        """The recipe and the fit of the behaviour vectors that a variant reads; None: what needs no
+        tokenizer.
+        """
+        own = None if variant is None else variant.behavior
+        return own or self.behavior, fit if self.behavior_anew else 0
 
 
 def refresh_schedules(settings: "ComparisonSettings") -> dict[str, RefreshSchedule]:

@@ -26,7 +26,13 @@ from adc_features.loader.frame import TrainingFrame
 from adc_features.ranking.recipes import Sources
 from adc_features.store.freshness import online_timeline
 from training.comparison.baselines import lightgbm_version, scores_of_baselines
-from training.comparison.inputs import coded_frame, interactions_until, rows_of, tables_until
+from training.comparison.inputs import (
+    behavior_directory,
+    coded_frame,
+    interactions_until,
+    rows_of,
+    tables_until,
+)
 from training.comparison.plan import (
     BASELINE_TRIAL,
     CODES_VIEW,
@@ -91,7 +97,7 @@ def trial_directory(out: Path, task: TrialTask) -> Path:
 def trial_made_of(out: Path, settings: ComparisonSettings, task: TrialTask) -> dict[str, Any]:
     """Everything that a trial follows from."""
     window, variant, fit, baselines = task
-    vectors = Path(out) / "behavior" / str(settings.behavior_fit(fit))
+    vectors = behavior_directory(out, *settings.behavior_of(variant, fit))
     shared = ("seeds", "seed", "codebook_size", "behavior_codes")
     return {
         "version": __version__,
@@ -121,7 +127,7 @@ def ensure_trial(out: Path, settings: ComparisonSettings, task: TrialTask) -> No
         before, scored = task.window.parts(rows_of(out))
         reads_raw = task.variant is not None and task.variant.recipe in RAW_TOKENIZERS
         tables = tables_until(
-            out, task.window.start, settings.behavior_fit(task.fit), raw=reads_raw
+            out, task.window.start, settings.behavior_of(task.variant, task.fit), raw=reads_raw
         )
         facts: dict[str, Any] = {"train_rows": len(before), "rows": len(scored)}
         seeds = range(task.fit * settings.seeds, (task.fit + 1) * settings.seeds)

@@ -83,7 +83,7 @@ class Catalogue:
                         self.events,
                         self.ids,
                         time,
-                        settings=behavior_settings(settings.as_run()),
+                        settings=behavior_settings(settings.as_run().behavior),
                         seed=settings.seed,
                         content=self.content_at(number),
                         directory=directory,

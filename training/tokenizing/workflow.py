@@ -290,7 +290,7 @@ def _fill(
             catalogue.events,
             catalogue.ids,
             catalogue.times,
-            settings=behavior_settings(settings.as_run()),
+            settings=behavior_settings(settings.as_run().behavior),
             seed=settings.seed,
             content=catalogue.content_at,
             directory=directory / "behavior",
