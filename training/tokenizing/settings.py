@@ -28,7 +28,7 @@ class TokenizeSettings:
     steps: int | None = None
     codebook_size: int | None = None
     behavior_codes: int = 3
-    behavior: str = "full_softmax"
+    behavior: str = RunSettings.behavior
     publish_lag: timedelta = timedelta(0)
     seed: int = 0
     device: str = "cpu"

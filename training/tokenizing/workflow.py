@@ -12,6 +12,7 @@ publication, Python files that declare it.
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def tokenize(
     _refuse_times(repo, settings.generation, times, computed_at)
     if fitted:
         _refuse_other_sources(place, made_of, settings)
+        settings = replace(settings, behavior=_behavior_of(place))
     elif settings.generation in {g.id for g in live_generations(repo)}:
         raise InputError(
             f"generation {settings.generation!r} is published in {repo}, and its tokenizer is not"
@@ -245,6 +247,14 @@ def _refuse_other_sources(
             f"generation {settings.generation!r} was fitted on other sources: {told}; give the same"
             " ones, or fit another generation, --generation"
         )
+
+
+def _behavior_of(place: Path) -> str:
+    """The recipe of the behaviour vectors that a generation was fitted on: another default of this
+    version must not continue them.
+    """
+    asked = read_manifest(place).get("asked")  # absent where only full_softmax was there
+    return "full_softmax" if asked is None else str(asked["settings"]["behavior"])
 
 
 # ---- fit

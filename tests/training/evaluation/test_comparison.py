@@ -16,6 +16,7 @@ from adc_features.cli.main import application
 from adc_features.data.dataset import Windows, write_dataset
 from adc_features.data.synthetic import synthetic
 from adc_features.errors import InputError
+from adc_features.pipeline.run import RunSettings
 from training.comparison import comparison, trial
 from training.comparison.comparison import compare
 from training.comparison.inputs import rows_of
@@ -27,6 +28,7 @@ from training.evaluation.refits import p_value
 
 pytestmark = pytest.mark.slow  # compares tokenizers over windows, each fitted anew
 
+RECIPE = RunSettings.behavior
 VARIANTS = (
     Variant("adc", "adc", {"steps": 60, "warmup_steps": 10}),
     Variant("rq_kmeans", "rq_kmeans"),
@@ -122,7 +124,9 @@ def test_another_fit_learns_everything_anew(compared, shop):
             assert np.array_equal(kept.scores[name], scores)
             learned = old.variant != "baselines" or name == "lightgbm/baseline"
             assert np.array_equal(new.scores[name], scores) != learned
-    vectors = [np.load(out / "behavior" / str(fit) / "series.npz")["vectors"] for fit in (0, 1)]
+    vectors = [
+        np.load(out / "behavior" / RECIPE / str(fit) / "series.npz")["vectors"] for fit in (0, 1)
+    ]
     assert not np.array_equal(*vectors)
     results = [comparison_result(part, rows_of(out), first="adc") for part in (both, first, second)]
     whole, *apart = (r["paired"]["adc_minus_rq_kmeans"]["gauc"] for r in results)
@@ -135,6 +139,23 @@ def test_another_fit_learns_everything_anew(compared, shop):
     assert plain["adc_codes_minus_adc"]["auc"]["mean"] == pytest.approx(
         -results[0]["paired"]["adc_minus_adc_codes"]["auc"]["mean"]
     )
+
+
+def test_a_variant_reads_the_vectors_of_its_own_encoder(compared, shop):
+    """The same tokenizer on the vectors of another encoder is a variant beside the first, whose
+    scores stay; rankers without codes are shared.
+    """
+    out, (trials, _) = compared
+    other = Variant("rq_kmeans+wmf_content", "rq_kmeans", behavior="wmf_content")
+    both, _ = compare(out, settings(shop, variants=(*VARIANTS, other)))
+    of = {(c.window.name, c.variant): c.scores for c in both}
+    window = both[0].window.name
+    for old in trials:
+        for name, scores in old.scores.items():
+            assert np.array_equal(of[old.window.name, old.variant][name], scores)
+    ours, theirs = of[window, "rq_kmeans"], of[window, other.name]
+    assert not np.array_equal(ours["rq_kmeans/ppnet"], theirs[f"{other.name}/ppnet"])
+    assert {p.name for p in (out / "behavior").iterdir()} == {RECIPE, "wmf_content"}
 
 
 def test_a_window_knows_nothing_of_what_comes_after_it(compared, shop, tmp_path):
@@ -170,8 +191,8 @@ def test_a_window_knows_nothing_of_what_comes_after_it(compared, shop, tmp_path)
 
 
 def test_the_command_writes_a_table_json_and_a_page(compared, shop):
-    """All three name the competitors; the page needs no network; a tokenizer without its modality
-    is left out by name.
+    """All three name the competitors, those of a second encoder with its name; the page needs no
+    network; a tokenizer without its modality is left out by name.
     """
     out, _ = compared
     words = [
@@ -182,6 +203,10 @@ def test_the_command_writes_a_table_json_and_a_page(compared, shop):
         str(out),
         "--tokenizers",
         "rq_kmeans,opq",
+        "--encoder",
+        "sasrec_content",
+        "--encoder",
+        "wmf_content",
         "--rankers",
         "ppnet,xgboost",
         "--codebook-size",
@@ -207,13 +232,13 @@ def test_the_command_writes_a_table_json_and_a_page(compared, shop):
     assert shown.exit_code == 0, shown.output
     result = json.loads((out / "r.json").read_text())
     assert result["pooled_rows"] == result["windows"][0]["rows"]
+    others = ("opq", "rq_kmeans+wmf_content", "opq+wmf_content")
     assert set(result["paired"]) == {
         f"rq_kmeans_minus_{o}"
-        for o in ("no_sid", "vectors", "opq", "rq_kmeans_codes", "rq_kmeans_permuted")
+        for o in ("no_sid", "vectors", *others, "rq_kmeans_codes", "rq_kmeans_permuted")
     }
     assert set(result["paired_xgboost"]) == {
-        "rq_kmeans_minus_no_sid/xgboost",
-        "rq_kmeans_minus_opq/xgboost",
+        f"rq_kmeans_minus_{o}/xgboost" for o in ("no_sid", *others)
     }
     assert set(result["paired"]["rq_kmeans_minus_opq"]["gauc"]) == {
         "mean",

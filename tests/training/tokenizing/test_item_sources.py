@@ -1,5 +1,6 @@
 """Where vectors and text of items come from, and what is refused before any work."""
 
+from dataclasses import replace
 from datetime import timedelta
 
 import numpy as np
@@ -210,7 +211,7 @@ def test_positive_rows_are_interactions_once_they_are_known(applied):
 
 def test_behavior_codes_come_from_the_label_log(applied):
     """With a label log an ID has behavioural positions; counts are those of the log, and a later
-    snapshot continues the behaviour model."""
+    snapshot continues the behaviour model that was fitted, whatever the default is by then."""
     repo, sources = applied.folder, ItemSources(["looks__vector"])
     settings = TokenizeSettings(generation="b1", steps=80, codebook_size=4, behavior_codes=1)
     events = LabelledEvents(applied.labels, RANKER)
@@ -220,9 +221,8 @@ def test_behavior_codes_come_from_the_label_log(applied):
     assert made["positions"] == ["shared", "looks__vector", "behavior"]
     seen = {row["item_id"] for row in log.to_pylist() if row["time"] < first}
     assert made["items_with"]["behavior"] == len(seen)
-    again = tokenize(
-        repo, sources, times=[later], computed_at=NOW, settings=settings, events=events
-    )
+    by_now = replace(settings, behavior="wmf_content")
+    again = tokenize(repo, sources, times=[later], computed_at=NOW, settings=by_now, events=events)
     assert not again["fitted"]
     assert again["items_with"]["behavior"] >= len(seen)
     assert again["codebook_hash"] == made["codebook_hash"]
