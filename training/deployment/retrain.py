@@ -265,7 +265,7 @@ def _publish(task: RetrainTask) -> None:
     """
     from adc_features.store import apply
 
-    through = task.windows.end if task.source is None else _online_time(task)
+    through = task.windows.end if task.source is None else _known_through(task)
     if not refresh_statistics(task.run, through, source=task.source):
         apply(task.repository)  # a run that was moved is declared where it lies now
     if task.run.settings.generation in (task.generation, task.champion.generation):
@@ -277,13 +277,23 @@ def _publish(task: RetrainTask) -> None:
         )
 
 
-def _online_time(task: RetrainTask) -> datetime:
-    """What a promoted pair reads online: the window's end, or later where the store is ahead of the
-    labels, since it holds the newest values only.
+def _known_through(task: RetrainTask) -> datetime:
+    """The window's end, or later where the store is ahead of the labels, since it holds the newest
+    values only.
     """
     from adc_features.store import materialized_through
 
     end = task.windows.end
+    return max(end, materialized_through(task.repository) or end)
+
+
+def _online_time(task: RetrainTask) -> datetime:
+    """What a promoted pair reads online: all that is known and holds by now. Of data stamped by day
+    the window's end may be the coming midnight, from which on today's events hold.
+    """
+    from adc_features.store import materialized_through
+
+    end = min(task.windows.end, task.at)
     return max(end, materialized_through(task.repository) or end)
 
 
