@@ -106,15 +106,21 @@ def _own_generation(run: Run) -> Any:
 
 def online_time(run: Run) -> datetime:
     """What `adc materialize` loads as of: the run's `now`, or later where newer values were
-    published or loaded since.
+    published or loaded since, as `loaded_as_of` bounds it.
+    """
+    return loaded_as_of(repository_of(run), _holds_through(run), clock=datetime.now(UTC))
 
-    Never a time that has not come yet: what holds from midnight on, such as today's events of data
-    that is stamped by day, would be online before a request may read it.
+
+def loaded_as_of(repo: Path, known: datetime, *, clock: datetime) -> datetime:
+    """As of when to load the online store, where values are published that hold until `known`: as
+    of then, or later where it was loaded later, since it keeps the newest values only.
+
+    Never as of a time that has not come yet: what holds from midnight on, such as today's events
+    of data that is stamped by day, would be online before a request may read it.
     """
     from adc_features.store import materialized_through
 
-    clock, through = datetime.now(UTC), materialized_through(repository_of(run))
-    return max([min(_holds_through(run), clock), *filter(None, [through])])
+    return max([min(known, clock), *filter(None, [materialized_through(repo)])])
 
 
 def _holds_through(run: Run) -> datetime:

@@ -81,3 +81,22 @@ def test_what_holds_from_midnight_on_is_loaded_when_midnight_has_come(run, monke
     Clock.time = day(31)
     assert [materialized(run), materialized(run)] == [True, False]
     assert loaded(repo)["user_activity"].newest == day(31)
+
+
+@pytest.mark.parametrize(
+    ("known", "clock", "loaded_before", "expected"),
+    [
+        (25, 30, None, 25),
+        (31, 30.5, None, 30.5),  # the coming midnight
+        (25, 30, 28, 28),
+        (31, 30.5, 33, 33),  # by a version that looked ahead: what is online stays online
+    ],
+)
+def test_a_store_is_loaded_as_of_what_is_known_and_has_come(
+    tmp_path, monkeypatch, known, clock, loaded_before, expected
+):
+    """Of a retraining, too, whose window ends with the last event's day."""
+    before = None if loaded_before is None else day(loaded_before)
+    monkeypatch.setattr(store, "materialized_through", lambda repo: before)
+    found = stages.loaded_as_of(tmp_path, day(known), clock=day(clock))
+    assert found == day(expected)

@@ -25,6 +25,7 @@ from adc_features.catalog import Catalog
 from adc_features.catalog.tables import RUNS
 from adc_features.errors import InputError
 from adc_features.loader.frame import TrainingFrame
+from adc_features.pipeline.publication_stages import loaded_as_of
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.snapshots import refresh_statistics, snapshot
 from adc_features.pipeline.stages import repository_of
@@ -287,16 +288,6 @@ def _known_through(task: RetrainTask) -> datetime:
     return max(end, materialized_through(task.repository) or end)
 
 
-def _online_time(task: RetrainTask) -> datetime:
-    """What a promoted pair reads online: all that is known and holds by now. Of data stamped by day
-    the window's end may be the coming midnight, from which on today's events hold.
-    """
-    from adc_features.store import materialized_through
-
-    end = min(task.windows.end, task.at)
-    return max(end, materialized_through(task.repository) or end)
-
-
 def _code_use(task: RetrainTask, rows: TrainingFrame, window: TrainingFrame) -> CodeUse:
     """How the window's rows use the champion's codes, beside as many days before the champion's
     end.
@@ -324,12 +315,13 @@ def _churn(task: RetrainTask) -> float:
 
 
 def _online_parity(task: RetrainTask) -> dict[str, Any]:
-    """Put everything as of the online time online, and compare it with offline there, for a sample
-    of users and items.
+    """Put everything that is known and holds by now online, and compare it with offline there, for
+    a sample of users and items.
     """
     from adc_features.store import materialize, parity, service_name
 
-    repo, now = task.repository, _online_time(task)
+    repo = task.repository
+    now = loaded_as_of(repo, task.windows.end, clock=task.at)
     materialize(repo, now=now, progress=task.run.progress)
     log = task.dataset.before(task.windows.end)
     sample = parity_sample(
