@@ -261,7 +261,8 @@ def encoded_groups(
     >>> from datetime import UTC, datetime
     >>> from adc_features.loader import TableGroups
     >>> rows = pa.table({"event_timestamp": [datetime(2026, 1, 1, tzinfo=UTC)] * 3})
-    >>> [len(piece) for piece in encoded_groups(TableGroups(rows, 2), InputEncoder({}, {}))]
+    >>> source = TableGroups(rows, group_rows=2)
+    >>> [len(piece) for piece in encoded_groups(source, InputEncoder({}, {}))]
     [2, 1]
     """
     first = 0
