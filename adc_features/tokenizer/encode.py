@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -19,8 +20,9 @@ from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
 from adc_features.codes.quality import collision_counts
 from adc_features.codes.reliability import ReliabilityScale
+from adc_features.codes.rows import SECOND_FEATURES
 from adc_features.codes.sids import SidTable
-from adc_features.codes.spec import BEHAVIOR, NO_CODE, SidSpec
+from adc_features.codes.spec import BEHAVIOR, NO_CODE
 from adc_features.devices import resolve_device
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.tokenizer import baselines
@@ -143,13 +145,13 @@ def coded(
     cutoff = _cutoff_of(generation, items.as_of)
     sid = np.full((len(items), spec.length), NO_CODE, np.int32)
     weight = np.zeros((len(items), spec.length), np.float32)
-    second: dict[str, np.ndarray] = {}
-    if isinstance(model, baselines.PosteriorNetwork) and model.settings.tells_second:
-        second = {"sid_second": np.full_like(sid, NO_CODE), "sid_second_weight": weight.copy()}
+    tells = isinstance(model, baselines.PosteriorNetwork) and model.settings.tells_second
+    second = (np.full_like(sid, NO_CODE), np.zeros_like(weight)) if tells else ()
     x, alignment = (np.zeros(len(items), np.float32) for _ in range(2))
     if isinstance(model, baselines.UnisidNetwork):
         with one_thread():
-            sid, _ = model.read(items.raw, names=items.item_ids, progress=_named(progress))
+            named = None if progress is None else partial(progress, "encode")
+            sid, _ = model.read(items.raw, names=items.item_ids, progress=named)
         weight, x = (sid != NO_CODE).astype(np.float32), signal
 
     def fill(start: int) -> int:
@@ -158,7 +160,7 @@ def coded(
             held_BL = None if held is None else _padded(held, part, size).to(place)
             rows = _block(items, signal, part, model, cutoff=cutoff, size=size).on(place)
             found = [made[: part.stop - start].cpu() for made in _tokens(model, rows, held_BL)]
-        for array, made in zip((sid, weight, x, alignment, *second.values()), found, strict=True):
+        for array, made in zip((sid, weight, x, alignment, *second), found, strict=True):
             array[part] = made
         return part.stop
 
@@ -166,34 +168,22 @@ def coded(
     for done in _on_every_core(fill, blocks) if place.type == "cpu" else map(fill, blocks):
         if progress is not None:
             progress("encode", done, len(items))
-    weight = _rounded(weight, spec)
-    if second:
-        second["sid_second_weight"] = _rounded(second["sid_second_weight"], spec)
-    cold = ~items.present[BEHAVIOR] if spec.behavior else items.interaction_count == 0
+    for told in (weight, *second[1:]):
+        told[:] = told.astype(spec.weight_dtype)
     return SidTable(
         item_ids=items.item_ids,
         sid=sid,
         sid_weight=weight,
         reliability=x,
         alignment=alignment,
-        is_cold=cold,
+        is_cold=~items.present[BEHAVIOR] if spec.behavior else items.interaction_count == 0,
         collision_count=collision_counts(sid, codebook_size=spec.codebook_size),
         found=np.ones(len(items), bool),
         generation=generation.id,
         codebook_size=spec.codebook_size,
         as_of=items.as_of,
-        **second,
+        **dict(zip(SECOND_FEATURES.names, second, strict=False)),
     )
-
-
-def _rounded(weight: np.ndarray, spec: SidSpec) -> np.ndarray:
-    return weight.astype(spec.weight_dtype).astype(np.float32)
-
-
-def _named(
-    progress: Callable[[str, int, int], None] | None,
-) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, of: progress("encode", done, of)
 
 
 def _cutoff_of(generation: Generation, as_of: datetime) -> int:

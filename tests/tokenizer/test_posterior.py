@@ -15,11 +15,11 @@ from adc_features.codes.generation import Generation
 from adc_features.codes.reliability import rank_correlation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
-from adc_features.tokenizer.baselines.chain import Chain, learn
+from adc_features.tokenizer.baselines.chain import Chain, calibration_error, learn
 from adc_features.tokenizer.baselines.kmeans import kmeans, residual_codebooks
 from adc_features.tokenizer.baselines.latent import LatentModel
 from adc_features.tokenizer.baselines.latent import learn as learn_latent
-from adc_features.tokenizer.baselines.posterior import PosteriorSettings, calibration_error
+from adc_features.tokenizer.baselines.posterior import PosteriorSettings
 from adc_features.tokenizer.encode import encode
 from adc_features.tokenizer.fit import RECIPES, fit
 from adc_features.tokenizer.line import Line

@@ -252,3 +252,31 @@ def _jointly(chain: Chain, vectors_BD: Tensor, codes_Bn: Tensor) -> Tensor:
         chosen.T @ vectors_BD.double().numpy() + old,
     )
     return torch.from_numpy(words).float().view(positions, codes, width)
+
+
+def chances(count_Bn: Tensor, right_Bn: Tensor, draws: int) -> tuple[Tensor, list[float | None]]:
+    """Of each position the share that is right by the number of draws, float32 [n, draws + 1],
+    rising: from every other row. And how far it is off on the rows between.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    found, errors = [], list[float | None]()
+    for count, right in zip(count_Bn.numpy().T, right_Bn.numpy().astype(float).T, strict=True):
+        regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        chance = regression.fit(count[::2], right[::2]).predict(np.arange(draws + 1))
+        found.append(torch.from_numpy(chance.astype(np.float32)))
+        errors.append(calibration_error(chance[count[1::2]], right[1::2]))
+    return torch.stack(found), errors
+
+
+def calibration_error(chance: np.ndarray, right: np.ndarray, *, bins: int = 10) -> float:
+    """Mean distance of probabilities [N] from the share that was right, over `bins` groups of
+    equally many; NaN of nothing.
+    """
+    if not len(chance):
+        return float("nan")
+    groups = np.array_split(np.argsort(chance, kind="stable"), bins)
+    return float(
+        sum(abs(chance[g].mean() - right[g].mean()) * len(g) for g in groups if len(g))
+        / len(chance)
+    )

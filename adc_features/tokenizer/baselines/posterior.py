@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from adc_features.codes.spec import BEHAVIOR, NO_CODE, SidSpec
 from adc_features.errors import InputError
 from adc_features.tokenizer.baselines import chain as chains
 from adc_features.tokenizer.baselines import latent
-from adc_features.tokenizer.baselines.chain import Chain
+from adc_features.tokenizer.baselines.chain import Chain, chances
 from adc_features.tokenizer.baselines.latent import WIDE, Belief, LatentModel
 from adc_features.tokenizer.model import Rows, Standard
 from adc_features.tokenizer.union import RowUnion, chance_of
@@ -351,30 +350,15 @@ def _calibrate(
         codes_Bn = chain.search(coded_BD, ways=ways)
         true_Bn = chain.search(z_BQ @ net.metrics[name], ways=ways)
         count_Bn = chain.agreeing(coded_BD, codes_Bn, noise_SBD)
-        chain.chance, errors = _chances(count_Bn[known], (codes_Bn == true_Bn)[known], draws)
+        chain.chance, errors = chances(count_Bn[known], (codes_Bn == true_Bn)[known], draws)
         remaining["calibration_error"] += errors
         if net.settings.tells_second:
             second_Bn, votes_Bn = chain.rivals(coded_BD, codes_Bn, noise_SBD)
-            chain.second_chance, errors = _chances(
+            chain.second_chance, errors = chances(
                 votes_Bn[known], (second_Bn == true_Bn)[known], draws
             )
             remaining["second_calibration_error"] += errors
     return remaining
-
-
-def _chances(count_Bn: Tensor, right_Bn: Tensor, draws: int) -> tuple[Tensor, list[float | None]]:
-    """Of each position the share that is right by the number of draws, float32 [n, draws + 1],
-    rising: from every other row. And how far it is off on the rows between.
-    """
-    from sklearn.isotonic import IsotonicRegression
-
-    chances, errors = [], list[float | None]()
-    for count, right in zip(count_Bn.numpy().T, right_Bn.numpy().astype(float).T, strict=True):
-        regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-        chance = regression.fit(count[::2], right[::2]).predict(np.arange(draws + 1))
-        chances.append(torch.from_numpy(chance.astype(np.float32)))
-        errors.append(calibration_error(chance[count[1::2]], right[1::2]))
-    return torch.stack(chances), errors
 
 
 def _redrawn(
@@ -398,16 +382,3 @@ def _redrawn(
         made = made + variance.sqrt() * normal(made)
         drawn[m] = torch.where(rows.present[m][:, None], made, 0.0)
     return drawn, z_BQ
-
-
-def calibration_error(chance: np.ndarray, right: np.ndarray, *, bins: int = 10) -> float:
-    """Mean distance of probabilities [N] from the share that was right, over `bins` groups of
-    equally many; NaN of nothing.
-    """
-    if not len(chance):
-        return float("nan")
-    groups = np.array_split(np.argsort(chance, kind="stable"), bins)
-    return float(
-        sum(abs(chance[g].mean() - right[g].mean()) * len(g) for g in groups if len(g))
-        / len(chance)
-    )
