@@ -142,6 +142,7 @@ def transform(kind: Input) -> str:
         case d.SemanticId():
             text = "codes with weights" if kind.weights else "codes"
             text += f", gated with {kind.id_input}" if kind.id_input else ""
+            text += ", of two codes the expected one" if kind.expected else ""
             text += f", {kind.combinations} combinations" if kind.combinations else ""
         case d.Match():
             text = "sum over equal elements"

@@ -270,7 +270,7 @@ def run_all(
         typer.Option(
             help=(
                 "Recipe of behaviour vectors: sasrec_content (the default), full_softmax,"
-                " norm_rising, wmf_content or quick."
+                " sampled_softmax, norm_rising, wmf_content or quick."
             )
         ),
     ] = None,

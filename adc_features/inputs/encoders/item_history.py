@@ -315,7 +315,7 @@ def _reader(
             )
         slots = fitting.layouts[other.name].slots
         if isinstance(other.kind, SemanticId):
-            length = sum(slot.kind == "lookup" for slot in slots)
+            length = sum(slot.kind in ("lookup", "bag") for slot in slots)
             reader = SemanticIdEncoder(other, length, codebook_size(other, parts))
             return reader, reader.table_names, 1
         vocabulary = fitting.vocabularies[table_of(other)]
