@@ -148,7 +148,9 @@ def sasrec_content() -> ContentSettings:
 
 
 def quick() -> ContentSettings:
-    """`sasrec_content` with few epochs: to see whether a run works, in a fraction of the time."""
+    """`sasrec_content` with few epochs: to see whether a run works, in a fraction of the time. Such
+    a run does not compare encoders of half of the events each.
+    """
     return ContentSettings(BehaviorSettings("full_softmax", epochs=1, continued_epochs=1))
 
 
