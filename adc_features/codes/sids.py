@@ -23,6 +23,7 @@ __all__ = [
     "SidTimeline",
     "changed_rows",
     "code_matrix",
+    "differing",
     "find_rows",
     "list_matrix",
 ]
@@ -262,12 +263,18 @@ def changed_rows(before: SidTable, after: SidTable) -> SidTable:
     Carried forward over `before`, the rows give `after` again.
     """
     place, known = find_rows(before.item_ids, after.item_ids)
-    same = known.copy()
-    for name in _ARRAYS:
-        equal = getattr(before, name)[place] == getattr(after, name)
-        same &= equal.all(axis=1) if equal.ndim > 1 else equal
+    same = known & ~differing(before._gather(place, known, after.item_ids), after)
     gone = before.item_ids[before.found & ~np.isin(before.item_ids, after.item_ids)]
     return after.lookup(np.concatenate([after.item_ids[~same], gone]))
+
+
+def differing(before: SidTable, after: SidTable) -> np.ndarray:
+    """Which rows of two tables of the same items, in the same order, are not equal: bool [N]."""
+    other = np.zeros(len(after), bool)
+    for name in _ARRAYS:
+        unlike = getattr(before, name) != getattr(after, name)
+        other |= unlike.any(axis=1) if unlike.ndim > 1 else unlike
+    return other
 
 
 def find_rows(haystack: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
