@@ -92,12 +92,17 @@ def _refuse_others(filesystem: Any, folder: str, mine: str, uri: str | Path) -> 
             with suppress(FileNotFoundError):
                 filesystem.delete_file(path)
             continue
-        with suppress(FileNotFoundError), filesystem.open_input_stream(path) as file:
-            raise InputError(
-                f"another process writes into {uri} ({_said(file.read())}); wait for it, or name"
-                f" another folder. One that was killed is forgotten after"
-                f" {LEASE.total_seconds():.0f} seconds"
-            )
+        try:
+            with filesystem.open_input_stream(path) as file:
+                who = _said(file.read())
+        except FileNotFoundError:
+            continue  # it has ended since
+        except OSError as error:
+            who = f"its claim cannot be read: {error}"
+        raise InputError(
+            f"another process writes into {uri} ({who}); wait for it, or name another folder. One"
+            f" that was killed is forgotten after {LEASE.total_seconds():.0f} seconds"
+        )
 
 
 def _said(claim: bytes) -> str:
