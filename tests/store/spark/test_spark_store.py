@@ -299,10 +299,14 @@ def test_on_demand_features_are_computed(world):
 # ---- saved datasets
 
 
-def test_a_saved_dataset_is_whole_and_in_order(world, tmp_path):
-    """Written by Spark, read back in file order: the same rows, aware times in microseconds, and
-    nothing beside them; a second time it is refused unless overwriting is allowed.
+@pytest.mark.parametrize("writer", ["workers", "spark"])
+def test_a_saved_dataset_is_whole_and_in_order(world, tmp_path, monkeypatch, writer):
+    """Written by our workers or, on other file systems, by Spark, read back in file order: the same
+    rows, aware times in microseconds, and nothing beside them; a second time it is refused unless
+    overwriting is allowed.
     """
+    if writer == "spark":
+        monkeypatch.setattr("adc_features.store.spark.saved._Place.local", None)
     from feast.errors import SavedDatasetLocationAlreadyExists
     from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import (
         SavedDatasetSparkStorage,
@@ -320,7 +324,54 @@ def test_a_saved_dataset_is_whole_and_in_order(world, tmp_path):
         job.persist(storage)
     joined(stores["sent whole"], entity.slice(0, 3)).persist(storage, allow_overwrite=True)
     assert len(pq.read_table(tmp_path / "kept")) == 3
+    joined(stores["sent whole"], entity.slice(0, 0)).persist(storage, allow_overwrite=True)
+    assert pq.read_table(tmp_path / "kept").schema.names == saved.schema.names
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def dying_once(marker: str):
+    """Rows of pieces, whose worker dies the first time after the first of them."""
+
+    def tables(pieces):
+        for piece in pieces:
+            yield piece.table
+            if not os.path.exists(marker):
+                Path(marker).touch()
+                os._exit(9)
+
+    return tables
+
+
+def test_a_worker_that_dies_while_it_writes_leaves_no_half_file(spark, tmp_path):
+    """The task is run again; of what the first try wrote nothing stays."""
+    from adc_features.store.spark.task_rows import TaskRows, sent_pieces
+
+    table = pa.table({"n": range(10)})
+    tables = dying_once(str(tmp_path / "died"))
+    TaskRows(sent_pieces(spark, table), tables, table.schema).save(str(tmp_path / "kept"))
+    assert (tmp_path / "died").exists()
+    assert pq.read_table(tmp_path / "kept").equals(table)
+    assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".parquet"}
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_files_of_workers_that_the_driver_does_not_see_are_missed(tmp_path, rows):
+    """Workers that write to disks of their own: an error, instead of a dataset without rows."""
+    from adc_features.store.spark.task_rows import TaskRows
+
+    class Elsewhere:
+        """A frame whose tasks wrote two rows on another machine."""
+
+        def mapInArrow(self, task, schema):
+            return self
+
+        def collect(self):
+            return [("part-00000.parquet", 2)]
+
+    if rows:
+        pq.write_table(pa.table({"n": range(rows)}), tmp_path / "part-00000.parquet")
+    with pytest.raises(ArtifactError, match=f"has {rows} rows here, and a worker wrote 2; save to"):
+        TaskRows(Elsewhere(), iter, pa.schema([("n", pa.int64())])).save(str(tmp_path))
 
 
 def test_other_formats_are_not_saved(world, tmp_path):
