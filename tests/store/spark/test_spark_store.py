@@ -159,7 +159,7 @@ def world(spark, tmp_path_factory):
     pq.write_table(clicks(rng, 80), folder / "one.parquet")
     level = pa.table({"event_timestamp": times([0, 4]), "level": pa.array([1, 2], pa.float32())})
     pq.write_table(level, folder / "everyone.parquet")
-    words = pa.table({"u": [1, 2], "when": times([3, 4]), "w": ["one", "two"]})
+    words = pa.table({"u": [1, 2, 1], "when": times([3, 4, 2]), "w": ["one", "two", "old"]})
     pq.write_table(words, folder / "words.parquet")
 
     def store(registry, offline, objects=None):
@@ -452,7 +452,45 @@ def test_scans_have_the_rows_of_one_process(world, view, newest):
     )
 
 
+# ---- materialization
+
+
+def test_an_online_store_is_filled_from_spark_as_from_one_process(world, tmp_path, monkeypatch):
+    """The newest rows come to the driver one partition after another, and never as one table."""
+    from feast import FeatureStore
+
+    def never(self, timeout=None):
+        raise AssertionError("the rows came as one table")
+
+    monkeypatch.setattr("adc_features.store.spark.job.SparkRetrievalJob.to_arrow", never)
+    engine = {"type": "adc_features.store.compute_engine.ArrowComputeEngine"}
+    served = []
+    kind = "adc_features.store.online_store.LmdbOnlineStore"
+    for name in ("asof", "shuffled"):
+        store, held = {"type": kind, "path": str(tmp_path / name)}, world[1][name].config
+        changed = {"online_store": store, "batch_engine": engine, "repo_path": None}
+        fresh = {"registry": held.registry, "offline_store": held.offline_store.model_dump()}
+        kept = ("project", "provider", "entity_key_serialization_version")
+        config = type(held)(**{key: getattr(held, key) for key in kept}, **fresh, **changed)
+        filled = FeatureStore(config=config)
+        filled.materialize(second(0), second(15), feature_views=["words"])
+        rows = [{"user_id": user} for user in (1, 2, 77)]
+        served.append(filled.get_online_features(["words:word"], rows).to_dict()["word"])
+    assert served == [["one", "two", None]] * 2
+
+
 # ---- what cannot be done
+
+
+def test_files_that_came_after_the_plan_are_refused():
+    """A row that Spark read from a file unknown when positions were given has no position."""
+    from adc_features.store.spark.readers import FILE, LINE, of_files
+
+    batch = pa.record_batch({FILE: pa.array([7, 9]), LINE: pa.array([0, 1])})
+    found = list(of_files([batch], "position", [9, 7]))
+    assert found[0]["position"].to_pylist() == [1 << 40, 1]
+    with pytest.raises(ArtifactError, match=r"a file that was not there .*retrieve again"):
+        list(of_files([batch], "position", [9]))
 
 
 @pytest.mark.parametrize(
