@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import start
 
 from adc_features.errors import ArtifactError, InputError, MissingExtraError
 
@@ -455,7 +457,26 @@ def test_scans_have_the_rows_of_one_process(world, view, newest):
 # ---- materialization
 
 
-def test_an_online_store_is_filled_from_spark_as_from_one_process(world, tmp_path, monkeypatch):
+@pytest.fixture(params=["lmdb", pytest.param("redis", marks=pytest.mark.servers)])
+def online(request, tmp_path):
+    """Two online stores of a kind, empty."""
+    if request.param == "lmdb":
+        kind = "adc_features.store.online_store.LmdbOnlineStore"
+        yield [{"type": kind, "path": str(tmp_path / name)} for name in ("a", "b")]
+        return
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs a Redis server (apt-get install redis-server)")
+    with start.redis() as one, start.redis() as two:
+        yield [
+            {
+                "type": "redis",
+                "connection_string": f"{found['ADC_REDIS_HOST']}:{found['ADC_REDIS_PORT']}",
+            }
+            for found in (one, two)
+        ]
+
+
+def test_an_online_store_is_filled_from_spark_as_from_one_process(world, online, monkeypatch):
     """The newest rows come to the driver one partition after another, and never as one table."""
     from feast import FeatureStore
 
@@ -465,9 +486,8 @@ def test_an_online_store_is_filled_from_spark_as_from_one_process(world, tmp_pat
     monkeypatch.setattr("adc_features.store.spark.job.SparkRetrievalJob.to_arrow", never)
     engine = {"type": "adc_features.store.compute_engine.ArrowComputeEngine"}
     served = []
-    kind = "adc_features.store.online_store.LmdbOnlineStore"
-    for name in ("asof", "shuffled"):
-        store, held = {"type": kind, "path": str(tmp_path / name)}, world[1][name].config
+    for name, store in zip(("asof", "shuffled"), online, strict=True):
+        held = world[1][name].config
         changed = {"online_store": store, "batch_engine": engine, "repo_path": None}
         fresh = {"registry": held.registry, "offline_store": held.offline_store.model_dump()}
         kept = ("project", "provider", "entity_key_serialization_version")
