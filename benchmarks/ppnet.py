@@ -13,6 +13,11 @@ networks are measured.
 them codes), 2 sequences of 10 values on average and 20 at most. Ours takes its batches out of the
 encoded rows and replaces some rows by "unknown" within the time that is measured; FuxiCTR is given
 finished tensors, padded to 20.
+
+    python benchmarks/ppnet.py --files 2000000 --json -
+
+measures one epoch over so many rows of the four ids from memory (`memory`) and from files
+(`files`, `training.ranker.row_files`), and nothing else.
 """
 
 import argparse
@@ -28,6 +33,7 @@ VOCABULARY = (22_363, 12_101, 2_075, 245)
 EMBEDDING, HIDDEN, BATCH, GATE = 16, (256, 128), 4_096, 16
 BLOCKS, STEPS = 6, 40
 NUMBERS, SEQUENCES, LONGEST, WIDE_STEPS = 10, (12_000, 12_000), 20, 10
+PIECE = 131_072
 CATEGORIES = (20_000,) * 5 + (1_000,) * 10 + (50,) * 10 + (257,) * 3
 
 
@@ -288,6 +294,77 @@ def trained(layout, encoded, label) -> dict[str, float]:
     return timed_epochs(Epochs(rows, shape, settings, seed=0).run, rows=len(label))
 
 
+def epoch_of_rows(rows: int, place: str | None) -> dict[str, float]:
+    """One epoch over rows that are drawn a piece at a time; place: a directory for their files,
+    None for memory.
+    """
+    import numpy as np
+    import torch
+    from _measure import measured
+
+    from adc_features.inputs.declaration import Ranker, Task
+    from adc_features.inputs.encoded import Block, Encoded, InputLayout, Layout, Lookup, SlotLayout
+    from adc_features.ranking.multitask.shape import NetworkSettings, NetworkShape
+    from training.ranker.epochs import Epochs, FitSettings
+    from training.ranker.labelled import Labelled
+    from training.ranker.row_files import RowFiles
+
+    torch.set_num_threads(1)
+    names = [f"c{n}" for n in range(len(VOCABULARY))]
+    layout = Layout(
+        {name: InputLayout(slots=(SlotLayout("lookup", (name,)),)) for name in names},
+        dict(zip(names, VOCABULARY, strict=True)),
+    )
+    shape = NetworkShape.of(
+        layout,
+        Ranker("bench", [Task("click")], gates=names[:2]),
+        settings=NetworkSettings(embedding=EMBEDDING, hidden=HIDDEN, gate=GATE),
+    )
+
+    def encoded(ids: "np.ndarray") -> Encoded:
+        none = np.empty((ids.shape[1], 0), np.float32)
+        blocks = {name: Block(none, (Lookup(of),)) for name, of in zip(names, ids, strict=True)}
+        return Encoded(blocks, ids.shape[1])
+
+    def drawn(start: int) -> "np.ndarray":
+        rng = np.random.default_rng(start)
+        drawn = rng.random((len(VOCABULARY), min(PIECE, rows - start))) ** 3
+        return (np.array(VOCABULARY)[:, None] * drawn).astype(np.int64)
+
+    pieces = (drawn(start) for start in range(0, rows, PIECE))
+    source = (
+        encoded(np.concatenate(list(pieces), axis=1))
+        if place is None
+        else RowFiles.write(Path(place) / "rows", map(encoded, pieces), shape)
+    )
+    label = (np.random.default_rng(0).random(rows) < 0.78).astype(np.float32)
+    learned = Labelled(source, label[None], np.ones((1, rows), bool), np.ones(rows, np.float32))
+    settings = FitSettings(batch=BATCH, dropout=0.0, learning_rate=1e-3)
+    fitted = Epochs(learned, shape, settings, seed=0)
+
+    def epoch() -> int:
+        fitted.run()
+        return rows
+
+    found = measured(epoch)
+    return {**found, "rows_per_cpu_s": rows / found["cpu_s"]}
+
+
+def files_report(rows: int, repeat: int) -> tuple[dict, dict]:
+    """The faster of so many epochs from memory and from files, in turn, and their ratio."""
+    from _measure import apart as in_process
+
+    runs: dict[str, list[dict[str, float]]] = {"memory": [], "files": []}
+    with tempfile.TemporaryDirectory() as folder:
+        for _ in range(repeat):
+            runs["memory"].append(in_process(epoch_of_rows, rows, None))
+            runs["files"].append(in_process(epoch_of_rows, rows, folder))
+    systems = {name: min(found, key=lambda m: m["cpu_s"]) for name, found in runs.items()}
+    files, memory = (systems[name]["rows_per_cpu_s"] for name in ("files", "memory"))
+    systems["files"]["cpu_s_of_100m_rows_extrapolated"] = 1e8 / files
+    return systems, {"files_rows_per_cpu_s_over_memory": files / memory}
+
+
 def fuxictr_wide(model_file: str) -> dict[str, float]:
     """FuxiCTR's class and its own train_step on the same columns. Runs in its interpreter."""
     import numpy as np
@@ -363,6 +440,9 @@ def main() -> None:
         default=3,
         help="measure each so often, in turn; the least CPU time counts",
     )
+    parser.add_argument(
+        "--files", type=int, metavar="ROWS", help="compare rows in files with rows in memory"
+    )
     parser.add_argument("--only", help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.only:
@@ -376,6 +456,10 @@ def main() -> None:
         return
     from _measure import write_report
 
+    if asked.files:
+        systems, ratios = files_report(asked.files, asked.repeat)
+        write_report(asked.json, systems=systems, ratios=ratios, rows=asked.files, piece=PIECE)
+        return
     commands = {name: (sys.executable, "--only", name) for name in SYSTEMS}
     if asked.fuxictr_python and asked.fuxictr_model:
         for name in FUXICTR:

@@ -7,12 +7,18 @@ model with a plain full softmax, which is what ours computes. All see the same u
 width, blocks and length.
 
     python benchmarks/sasrec.py --data DIR --json -
+
+`--quality USERS` measures something else on so many users: our full softmax beside the sampled one
+(`adc_features.encoders.sampled`), each trained from one seed on all but a user's newest event,
+which is then ranked among all items; CPU seconds are those of the training.
 """
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -24,7 +30,17 @@ from adc_features.codes.embeddings import id_array
 from adc_features.data.beauty import beauty, is_beauty
 from adc_features.data.dataset import read_dataset
 from adc_features.data.synthetic import synthetic
-from adc_features.encoders.sasrec import SASRec, Sequences, next_item_loss, packed_batches
+from adc_features.encoders.behavior_settings import BehaviorSettings, full_softmax
+from adc_features.encoders.sampled import Sampled
+from adc_features.encoders.sasrec import (
+    Batch,
+    SASRec,
+    Sequences,
+    next_item_loss,
+    packed_batches,
+)
+from adc_features.encoders.sasrec_training import _trained
+from adc_features.ranks import ALONE
 
 DIM, BLOCKS, LENGTH, USERS, POSITIONS = 64, 2, 50, 128, 2048
 
@@ -133,11 +149,82 @@ def sequences_of(data: Path | None) -> tuple[Sequences, int]:
         for c in ("user_id", "item_id")
     )
     counts = np.bincount(users)
-    order = np.argsort(users, kind="stable")
+    order = np.lexsort((dataset.interactions["time"].to_numpy(), users))
     order = order[counts[users[order]] > 1]
     return Sequences(items[order], np.cumsum(counts[counts > 1])), int(items.max()) + 1
 
 
+class LeftOut(NamedTuple):
+    """Users' events but for the newest, of items numbered among those that are met in them, and the
+    newest [U], -1 where it is met nowhere. counts: events of each item.
+    """
+
+    learned: Sequences
+    newest: np.ndarray
+    counts: np.ndarray
+
+
+def left_out(data: Path | None, users: int) -> LeftOut:
+    """Of the first so many users with three events or more."""
+    every, _ = sequences_of(data)
+    sizes = np.diff(every.ends, prepend=0)
+    chosen = np.flatnonzero(sizes > 2)[:users]
+    inside = np.isin(np.repeat(np.arange(len(sizes)), sizes), chosen)
+    inside[every.ends - 1] = False
+    known, numbers = np.unique(every.items[inside], return_inverse=True)
+    newest = every.items[every.ends[chosen] - 1]
+    place = np.searchsorted(known, newest).clip(max=len(known) - 1)
+    return LeftOut(
+        Sequences(numbers, np.cumsum(sizes[chosen] - 1)),
+        np.where(known[place] == newest, place, -1),
+        np.bincount(numbers),
+    )
+
+
+def ranked(name: str, data: Path | None, users: int, threads: int) -> dict[str, float]:
+    """Cost of a training of QUALITY, and how it ranks the items that were left out."""
+    torch.set_num_threads(threads)
+    rows = left_out(data, users)
+    settings, made = QUALITY[name](), list[SASRec]()
+
+    def fit() -> int:
+        shared: dict[str, Any] = {"sequences": rows.learned, "counts": rows.counts, "start": None}
+        shared |= {"settings": settings, "seed": (0, 0), "device": "cpu"}
+        made.append(_trained(ALONE, **shared).eval())
+        return settings.epochs * rows.learned.transitions
+
+    found = measured(fit)
+    [model] = made
+    sizes = np.diff(rows.learned.ends, prepend=0).clip(max=settings.length)
+    every = np.zeros((len(sizes), settings.length), np.int64)
+    for row, end, size in zip(every, rows.learned.ends, sizes, strict=True):
+        row[:size] = rows.learned.items[end - size : end]
+    items, asked = torch.from_numpy(every), np.flatnonzero(rows.newest >= 0)
+    places = torch.arange(settings.length).expand_as(items)
+    batch = Batch(items, items, places, torch.zeros_like(items))  # causal: padding is never seen
+    prior = torch.from_numpy(np.log(rows.counts)).float()
+    hits, lost = 0, 0.0
+    with torch.no_grad():
+        for part in torch.from_numpy(asked).split(256):
+            states = model(Batch(*(column[part] for column in batch)))
+            logits = states[torch.arange(len(part)), sizes[part] - 1] @ model.table.T + prior
+            target = torch.from_numpy(rows.newest[part])[:, None]
+            own = logits.gather(1, target)
+            hits += int(((logits > own).sum(1) < 10).sum())
+            lost += float((logits.logsumexp(1) - own[:, 0]).sum())
+    told = {"users": len(asked), "items": len(rows.counts), "epochs": settings.epochs}
+    return {**found, **told, "hit_10": hits / len(asked), "log_loss": lost / len(asked)}
+
+
+def sampled(proposal: Literal["popularity", "uniform"]) -> BehaviorSettings:
+    return replace(full_softmax(), loss=Sampled(512, proposal))
+
+
+QUALITY: dict[str, Callable[[], BehaviorSettings]] = {
+    "full_softmax": full_softmax,
+    "sampled_popularity": partial(sampled, "popularity"),
+    "sampled_uniform": partial(sampled, "uniform"),
+}
 SYSTEMS: dict[str, Callable[[Sequences, int], None]] = {
     "packed_full_softmax": packed_epoch,
     "padded_bce": partial(padded_epoch, loss=one_negative),
@@ -168,7 +255,19 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", default="-", help="a file, or - for standard output")
+    parser.add_argument(
+        "--quality",
+        type=int,
+        metavar="USERS",
+        help="rank what is next, by full and sampled softmax",
+    )
+    parser.add_argument("--only", choices=QUALITY, help="with --quality: one of them")
     asked = parser.parse_args()
+    if asked.quality:
+        names = [asked.only] if asked.only else list(QUALITY)
+        found = {n: apart(ranked, n, asked.data, asked.quality, asked.threads) for n in names}
+        write_report(asked.json, systems=found, ratios={}, threads=asked.threads)
+        return
     systems = {name: apart(measure, name, asked.data, asked.threads) for name in SYSTEMS}
     ours, peers = (
         systems["packed_full_softmax"],

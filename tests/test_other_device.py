@@ -4,19 +4,25 @@ comes back. The device is one of tests: it computes on the CPU, so the result is
 
 import importlib
 from collections.abc import Callable
-from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fit_cases import ENCODERS, TOKENIZERS, fitted_network, fitted_tokenizer, tables, vectors
+from fit_cases import (
+    ENCODERS,
+    GENERATORS,
+    TOKENIZERS,
+    fitted_generator,
+    fitted_network,
+    fitted_tokenizer,
+    tables,
+    vectors,
+)
 from other_device import OTHER, other_device
 
 from adc_features.encoders import sasrec_training
-from adc_features.encoders.sasrec import Sequences
-from adc_features.generator.catalogue import Coded
-from adc_features.generator.generator import GeneratorSettings
 from adc_features.tokenizer import training as tokenizer_training
 from training.ranker import epochs, fit_network
 from training.retrieval import generator_training
@@ -81,20 +87,25 @@ def test_a_ranker_is_trained_there(kind: str, monkeypatch: pytest.MonkeyPatch) -
         np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.parametrize(("loss", "items"), [("catalogue", True), ("positions", False)])
-def test_a_generator_is_trained_there(
-    loss: Any, items: bool, monkeypatch: pytest.MonkeyPatch
+def test_rows_in_files_are_learned_from_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """A buffer of learned rows, and of held-out ones, at a time."""
+    here, _ = fitted_network("plain", "cpu")
+
+    def learned(device: str) -> Any:
+        return fitted_network("plain", device, files=tmp_path)
+
+    found, _ = there(monkeypatch, learned, fit_network, epochs)
+    for name, value in here.items():
+        np.testing.assert_allclose(found[name], value, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("name", GENERATORS)
+def test_a_generator_is_trained_there(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By positions, and on the catalogue with rows of items."""
-    rng = np.random.default_rng(0)
-    sequences = Sequences(rng.integers(0, 50, 400), np.cumsum(np.full(40, 10)))
-    coded = Coded(rng.integers(-1, 8, (50, 3)), rng.random((50, 3)).astype(np.float32), 8)
-    small = replace(GeneratorSettings(loss=loss, items=items), dim=16, length=8, batch=32, epochs=1)
-
-    def trained(device: str) -> list[float]:
-        return generator_training.train_generator(
-            sequences, coded, items=50, settings=small, seed=0, device=device
-        )[1]
-
-    here = trained("cpu")
-    assert there(monkeypatch, trained, generator_training) == pytest.approx(here, abs=1e-5)
+    _, here = fitted_generator(GENERATORS[name], "cpu")
+    _, found = there(
+        monkeypatch, lambda d: fitted_generator(GENERATORS[name], d), generator_training
+    )
+    assert found == pytest.approx(here, abs=1e-5)

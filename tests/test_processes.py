@@ -5,13 +5,22 @@ batches. Each test starts two interpreters, which import torch: slow.
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from fit_cases import ENCODERS, TOKENIZERS, fitted_network, fitted_tokenizer, vectors
+from fit_cases import (
+    ENCODERS,
+    GENERATORS,
+    TOKENIZERS,
+    fitted_generator,
+    fitted_network,
+    fitted_tokenizer,
+    vectors,
+)
 from fit_processes import in_processes
 
 from adc_features.encoders import sasrec
@@ -102,13 +111,21 @@ def every_fit() -> dict[str, dict[str, np.ndarray]]:
     for kind in ("plain", "listwise", "level"):
         found, curve = fitted_network(kind, "cpu")
         made[f"ranker {kind}"] = found | {"losses": np.array([p.train for p in curve])}
+    with tempfile.TemporaryDirectory() as folder:
+        found, curve = fitted_network("plain", "cpu", files=Path(folder), piece=60, buffer=200)
+    made["ranker from files"] = found | {"losses": np.array([p.train for p in curve])}
+    for name, changes in GENERATORS.items():
+        model, losses = fitted_generator(changes, "cpu")
+        learned = {of: value.numpy() for of, value in model.state_dict().items()}
+        made[f"generator {name}"] = learned | {"losses": np.array(losses)}
     return made
 
 
 def test_two_processes_learn_what_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    """SASRec (dropout, last batches of one row, a continued training), ADC-SID (revived codes,
-    threshold, level, normaliser) and a ranker (dropout, unknown rows, requests that stay together,
-    user biases, the level): every parameter within TOLERANCE.
+    """SASRec (every loss, dropout, last batches of one row, a continued training), ADC-SID (revived
+    codes, threshold, level, normaliser), a ranker (dropout, unknown rows, requests that stay
+    together, user biases, the level, rows in files) and a generator (both losses): every parameter
+    within TOLERANCE.
     """
     monkeypatch.setattr(sasrec, "matrix_dtype", lambda: torch.float32)
     found, *words = in_processes(every_fit, before=in_float32)

@@ -244,7 +244,7 @@ def embed_behavior(
         str | None, typer.Option(help="sasrec (the default), sasrec_content or wmf_content.")
     ] = None,
     recipe: Annotated[
-        str | None, typer.Option(help="Of the encoder sasrec: full_softmax or norm_rising.")
+        str | None, typer.Option(help="Of sasrec: full_softmax, sampled_softmax or norm_rising.")
     ] = None,
     snapshots: Annotated[
         int | None, typer.Option(help="Past cut-offs besides the split's.")

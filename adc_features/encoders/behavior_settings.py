@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from adc_features.encoders.sampled import Sampled
 from adc_features.encoders.sasrec import Loss
 from adc_features.errors import InputError
 
@@ -11,16 +12,16 @@ from adc_features.errors import InputError
 class BehaviorSettings:
     """How the item table is trained.
 
-    dim: D. length: T, places of a packed row, the longest history. batch: positions a step. epochs:
-    passes over the events up to the first cut-off; continued_epochs: passes over all events before
-    each later one. learning_rate: its peak; it rises over the first tenth of the steps and falls to
-    0, at every cut-off. init_std: of new rows of the item table. table_decay: AdamW's decoupled
-    decay, on the item table only; without it the norms of rare items grow with every cut-off.
-    new_event_weight: how much an event since the last cut-off counts beside one before it, when an
-    item's vector moves on (`carried`).
+    loss: against all items, the batch's own, or a sample. dim: D. length: T, places of a packed
+    row, the longest history. batch: positions a step. epochs: passes over the events up to the
+    first cut-off; continued_epochs: passes over all events before each later one. learning_rate:
+    its peak; it rises over the first tenth of the steps and falls to 0, at every cut-off. init_std:
+    of new rows of the item table. table_decay: AdamW's decoupled decay, on the item table only;
+    without it the norms of rare items grow with every cut-off. new_event_weight: how much an event
+    since the last cut-off counts beside one before it, when an item's vector moves on (`carried`).
     """
 
-    loss: Loss
+    loss: Loss | Sampled
     dim: int = 64
     blocks: int = 2
     length: int = 64
@@ -63,6 +64,11 @@ class ContentSettings:
     content_width: int = 128
 
     def __post_init__(self) -> None:
+        if isinstance(self.sasrec.loss, Sampled):
+            raise InputError(
+                "a map of content is trained against every item's content, and the loss is"
+                " sampled; expected full_softmax or in_batch, or BehaviorSettings without content"
+            )
         if not self.own_decay >= 0 or self.content_width < 1:
             raise InputError(
                 f"own_decay and content_width are {self.own_decay} and {self.content_width};"
@@ -129,8 +135,17 @@ def norm_rising() -> BehaviorSettings:
     )
 
 
+def sampled_softmax() -> BehaviorSettings:
+    """`full_softmax` against a sample of the items: for catalogues of which a step cannot read
+    every one.
+    """
+    return BehaviorSettings(Sampled())
+
+
 def quick() -> BehaviorSettings:
-    """`full_softmax` with few epochs: to see whether a run works, in a fraction of the time."""
+    """`full_softmax` with few epochs: to see whether a run works, in a fraction of the time. Such a
+    run does not compare encoders of half of the events each.
+    """
     return BehaviorSettings("full_softmax", epochs=1, continued_epochs=1)
 
 
@@ -149,6 +164,7 @@ def wmf_content() -> FactorSettings:
 RECIPES: dict[str, Callable[[], Settings]] = {
     "full_softmax": full_softmax,
     "norm_rising": norm_rising,
+    "sampled_softmax": sampled_softmax,
     "quick": quick,
     "sasrec_content": sasrec_content,
     "wmf_content": wmf_content,

@@ -18,6 +18,13 @@ from adc_features.encoders.behavior_settings import BehaviorSettings, ContentSet
 from adc_features.encoders.content_axes import content_axes
 from adc_features.encoders.event_log import sequences_of
 from adc_features.encoders.evidence import Evidence, Learned, Progress, Start
+from adc_features.encoders.sampled import (
+    BETAS,
+    Negatives,
+    Sampled,
+    TableDescent,
+    sampled_loss,
+)
 from adc_features.encoders.sasrec import (
     Batch,
     SASRec,
@@ -107,18 +114,111 @@ def _arrays(model: SASRec) -> dict[str, np.ndarray]:
     return {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
 
 
-def _optimiser(
-    model: SASRec, s: BehaviorSettings, steps: int
-) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
-    """AdamW with decay of the table alone, and its learning rate up and down once."""
-    network = [p for name, p in model.named_parameters() if name != "table"]
-    groups = [
-        {"params": [model.table], "weight_decay": s.table_decay},
-        {"params": network, "weight_decay": 0.0},
-    ]
-    optimizer = torch.optim.AdamW(groups, lr=s.learning_rate, betas=(0.9, 0.98), fused=True)
+class _Whole:
+    """Steps against all items or the batch's own: AdamW with decay of the table alone."""
+
+    def __init__(
+        self,
+        model: SASRec,
+        s: BehaviorSettings,
+        prior: Tensor,
+        ranks: Ranks,
+        *,
+        steps: int,
+        own_decay_K: Tensor | None,
+    ) -> None:
+        self.model, self.s, self.prior, self.ranks = model, s, prior, ranks
+        self.own_decay_K = own_decay_K
+        network = [p for name, p in model.named_parameters() if name != "table"]
+        groups = [
+            {"params": [model.table], "weight_decay": s.table_decay},
+            {"params": network, "weight_decay": 0.0},
+        ]
+        self.adam = torch.optim.AdamW(groups, lr=s.learning_rate, betas=BETAS, fused=True)
+        self.schedule = _up_and_down(self.adam, steps)
+
+    def step(self, batch: Batch) -> Tensor:
+        """The loss of this process's rows, after a step on all of them."""
+        self.adam.zero_grad()
+        loss = _gradients(self.model, batch, self.s, self.prior, self.ranks)
+        add_gradients(self.model.parameters(), self.ranks)
+        if self.own_decay_K is not None:
+            rate = self.schedule.get_last_lr()[0]
+            with torch.no_grad():
+                self.model.table.mul_((1 - rate * self.own_decay_K).clamp_min(0)[:, None])
+        self.adam.step()
+        self.schedule.step()
+        return loss
+
+    def finish(self) -> None:
+        """After the last step."""
+
+
+class _OfSample:
+    """Steps against a sample of the items: the same, of the rows of the table that they read."""
+
+    def __init__(
+        self,
+        model: SASRec,
+        s: BehaviorSettings,
+        prior: Tensor,
+        ranks: Ranks,
+        *,
+        steps: int,
+        negatives: Negatives,
+        rng: np.random.Generator,
+    ) -> None:
+        self.model, self.s, self.prior, self.ranks = model, s, prior, ranks
+        self.negatives, self.rng = negatives, rng
+        self.network = [p for name, p in model.named_parameters() if name != "table"]
+        self.adam = torch.optim.AdamW(
+            self.network, lr=s.learning_rate, betas=BETAS, weight_decay=0.0, fused=True
+        )
+        self.table = TableDescent(model.table, decay=s.table_decay)
+        self.schedule = _up_and_down(self.adam, steps)
+
+    def step(self, batch: Batch) -> Tensor:
+        """The loss of this process's rows, after a step on all of them."""
+        place = self.prior.device
+        drawn, correction_C = self.negatives.draw(self.rng)
+        # of the whole batch, so that every process has the same rows, and sums are over them
+        wanted = batch.targets[batch.targets >= 0]
+        met = torch.cat([batch.items.flatten(), wanted, drawn])
+        rows_R, local = (found.to(place) for found in met.unique(return_inverse=True))
+        items, targets_P, negatives_C = local.split([batch.items.numel(), len(wanted), len(drawn)])
+        targets = torch.full(batch.targets.shape, -1, device=place)
+        targets[batch.targets.to(place) >= 0] = targets_P
+        self.adam.zero_grad()
+        vectors_RD = self.table.read(rows_R)
+        here = batch._replace(items=items.view(batch.items.shape), targets=targets)
+        own = here.on(place, _share(self.model, len(batch.items), self.ranks))
+        found = own.targets >= 0
+        loss = sampled_loss(
+            self.model(own, vectors_RD)[found],
+            vectors_RD,
+            own.targets[found],
+            negatives_C=negatives_C,
+            correction_C=correction_C.to(place),
+            prior_R=self.prior[rows_R],
+            count=len(wanted),
+        )
+        loss.backward()
+        add_gradients([*self.network, vectors_RD], self.ranks)
+        self.adam.step()
+        assert vectors_RD.grad is not None
+        self.table.step(rows_R, vectors_RD.grad, rate=float(self.schedule.get_last_lr()[0]))
+        self.schedule.step()
+        return loss.detach()
+
+    def finish(self) -> None:
+        """After the last step."""
+        self.table.finish()
+
+
+def _up_and_down(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LambdaLR:
+    """The learning rate up over a tenth of the steps, and down to 0."""
     warm = max(1, steps // 10)
-    return optimizer, torch.optim.lr_scheduler.LambdaLR(
+    return torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / warm, (steps - step) / max(1, steps - warm))
     )
 
@@ -153,27 +253,25 @@ def _trained(
         rows = s.batch // s.length
         epochs = s.epochs if start is None else s.continued_epochs
         steps = epochs * -(-sequences.transitions // (s.length * rows))
-        optimizer, schedule = _optimiser(model, s, steps)
+        descent: _Whole | _OfSample
+        if isinstance(s.loss, Sampled):
+            drawn, chance = Negatives(s.loss, counts), np.random.default_rng([*seed, 1])
+            descent = _OfSample(model, s, prior, ranks, steps=steps, negatives=drawn, rng=chance)
+        else:
+            descent = _Whole(model, s, prior, ranks, steps=steps, own_decay_K=decay_K)
         for epoch in range(epochs):
+            batches = packed_batches(sequences, length=s.length, rows=rows, rng=rng)
             losses = []
-            for batch in packed_batches(sequences, length=s.length, rows=rows, rng=rng):
-                optimizer.zero_grad()
+            for batch in batches:
                 with memory_of(place, rows=s.batch):
-                    loss = _gradients(model, batch, s, prior, ranks)
-                add_gradients(model.parameters(), ranks)
-                if decay_K is not None:
-                    rate = schedule.get_last_lr()[0]
-                    with torch.no_grad():
-                        model.table.mul_((1 - rate * decay_K).clamp_min(0)[:, None])
-                optimizer.step()
-                schedule.step()
-                losses.append(loss)
+                    losses.append(descent.step(batch))
             # of the own rows; read once an epoch, since a GPU would wait for every number
             logger.debug(
                 "stage=%s epoch=%d loss=%.4f", label, epoch + 1, torch.stack(losses).mean()
             )
             if progress is not None:
                 progress(label, epoch + 1, epochs)
+        descent.finish()
     return model.cpu()
 
 
@@ -205,14 +303,9 @@ def _gradients(
     model: SASRec, batch: Batch, s: BehaviorSettings, prior: Tensor, ranks: Ranks
 ) -> Tensor:
     """The loss of this process's rows, after its gradients."""
-    whole = None
-    if not ranks.alone:
-        mine = ranks.share(len(batch.items))
-        drop_of(model, len(batch.items), mine)
-        whole = batch.targets[batch.targets >= 0].to(prior.device)
-        batch = batch.on(prior.device, mine)
-    else:
-        batch = batch.on(prior.device, slice(None))
+    assert not isinstance(s.loss, Sampled)
+    whole = None if ranks.alone else batch.targets[batch.targets >= 0].to(prior.device)
+    batch = batch.on(prior.device, _share(model, len(batch.items), ranks))
     wanted, items = batch.targets >= 0, model.items()
     loss = next_item_loss(
         model(batch, items)[wanted],
@@ -224,3 +317,12 @@ def _gradients(
     )
     loss.backward()
     return loss.detach()
+
+
+def _share(model: SASRec, rows: int, ranks: Ranks) -> slice:
+    """Which of a batch's rows are this process's; the model's dropouts draw for all of them."""
+    if ranks.alone:
+        return slice(None)
+    mine = ranks.share(rows)
+    drop_of(model, rows, mine)
+    return mine

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from adc_features.encoders.sasrec import Batch, Block, next_item_loss, product_dtype
+from adc_features.encoders.sasrec import Batch, Block, Dropout, next_item_loss, product_dtype
 from adc_features.errors import ArtifactError, InputError
 from adc_features.generator.catalogue import Catalogue, CatalogueLoss, Coded
 
@@ -105,7 +105,7 @@ class Generator(nn.Module):
         self.places = nn.Parameter(torch.randn(s.length, s.dim) * 0.02)
         self.blocks = nn.ModuleList(Block(s.dim, s.dropout) for _ in range(s.blocks))
         self.norm = nn.LayerNorm(s.dim)
-        self.dropout = nn.Dropout(s.dropout)
+        self.dropout = Dropout(s.dropout)
 
     def on(self, device: torch.device) -> Self:
         """Moved to a device, with the codes of the catalogue."""

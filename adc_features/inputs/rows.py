@@ -149,19 +149,27 @@ class Parts:
         N.
     timeline : CodeTimeline, optional
         Codes through time, for inputs that read the codes of a user's recent items.
+    first : int
+        Where they begin among the training rows that they are a piece of.
     """
 
     sides: Mapping[Side, FeatureRows]
     rows: int
     timeline: CodeTimeline | None = None
+    first: int = 0
 
     def __getitem__(self, side: Side) -> FeatureRows:
         return self.sides[side]
 
     @classmethod
     def joined(
-        cls, table: pa.Table, times: np.ndarray, *, timeline: CodeTimeline | None = None
+        cls,
+        table: pa.Table,
+        times: np.ndarray,
+        *,
+        timeline: CodeTimeline | None = None,
+        first: int = 0,
     ) -> "Parts":
         """N joined rows, each with everything that is known of it."""
         rows = FeatureRows(table, times)
-        return cls(dict.fromkeys(get_args(Side), rows), len(rows), timeline)
+        return cls(dict.fromkeys(get_args(Side), rows), len(rows), timeline, first)

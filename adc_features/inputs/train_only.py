@@ -49,12 +49,13 @@ def served(spec: ResolvedInput, parts: Parts) -> Parts:
 
 def with_some_default(spec: ResolvedInput, parts: Parts, *, seed: int) -> Parts:
     """Parts in which a tenth of the rows of the input's column carry its default. The choice
-    follows from the seed and the input's name."""
+    follows from the seed, the input's name and where the rows stand among all training rows."""
     default, source = _default(spec), spec.columns.get("source")
     assert source is not None
     rows = parts[source.side]
-    rng = np.random.default_rng([seed, zlib.crc32(spec.name.encode())])
-    chosen = pa.array(rng.random(len(rows)) < SHARE)
+    chance = np.random.PCG64([seed, zlib.crc32(spec.name.encode())])
+    chance.advance(parts.first)  # a row takes one number
+    chosen = pa.array(np.random.Generator(chance).random(len(rows)) < SHARE)
     try:
         column = pc.if_else(chosen, default, rows.column(source.name).cast(default.type))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

@@ -17,10 +17,17 @@ from adc_features.codes.generation import Generation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.encoders.behavior import behavior_series, full_softmax
 from adc_features.encoders.behavior_settings import BehaviorSettings, ContentSettings
+from adc_features.encoders.sampled import Sampled
+from adc_features.encoders.sasrec import Sequences
+from adc_features.generator.catalogue import Coded
+from adc_features.generator.generator import Generator, GeneratorSettings
+from adc_features.inputs.encoded import Encoded
 from adc_features.ranking.multitask.shape import NetworkSettings, NetworkShape
 from adc_features.tokenizer.fit import adc, fit
 from training.ranker.fit_network import FitSettings, fit_network
 from training.ranker.labelled import Labelled
+from training.ranker.row_files import RowFiles
+from training.retrieval.generator_training import train_generator
 
 
 def vectors(settings: BehaviorSettings | ContentSettings, device: str) -> list[np.ndarray]:
@@ -51,6 +58,7 @@ SMALL = replace(full_softmax(), dim=8, length=8, batch=64, epochs=2, continued_e
 ENCODERS = {
     "full": SMALL,
     "in_batch": replace(SMALL, loss="in_batch"),
+    "sampled": replace(SMALL, loss=Sampled(negatives=12)),
     "content": ContentSettings(SMALL, content_width=4),
 }
 
@@ -102,8 +110,13 @@ TERMS = {"orthogonality_weight": 0.1, "auxiliary_weight": 0.1}
 TOKENIZERS = {"threshold": {}, "penalty": PENALTY | TERMS}
 
 
-def fitted_network(kind: str, device: str) -> tuple[dict[str, np.ndarray], list[Any]]:
-    """A network on rows of every kind of input; 385 rows, so that a last batch has one."""
+def fitted_network(
+    kind: str, device: str, *, files: Path | None = None, piece: int = 100, buffer: int = 400
+) -> tuple[dict[str, np.ndarray], list[Any]]:
+    """A network on rows of every kind of input; 385 rows, so that a last batch has one. files:
+    where rows are written in pieces, unless they are there, learned from and held out; None for
+    rows in memory.
+    """
     rng, count, more = np.random.default_rng(0), 385, {}
     shape = NetworkShape.of(LAYOUT, RANKER)
     if kind == "listwise":
@@ -118,13 +131,37 @@ def fitted_network(kind: str, device: str) -> tuple[dict[str, np.ndarray], list[
         labels = rng.integers(0, 2, (2, rows)).astype(np.float32)
         return labels, np.ones((2, rows), bool), rng.random(rows).astype(np.float32) + 0.5
 
+    def held(name: str, rows: Encoded) -> Encoded | RowFiles:
+        if files is None:
+            return rows
+        if (files / name).is_dir():
+            return RowFiles.open(files / name, buffer_rows=buffer)
+        parts = np.split(np.arange(len(rows)), range(piece, len(rows), piece))
+        pieces = (rows.take(part) for part in parts)
+        return RowFiles.write(files / name, pieces, shape, buffer_rows=buffer)
+
     return fit_network(
-        rows_of(LAYOUT, count),
+        held("learned", rows_of(LAYOUT, count)),
         *drawn(count),
         shape=shape,
         settings=FitSettings(batch=64, max_epochs=2),
         seed=0,
-        holdout=Labelled(rows_of(LAYOUT, 200, seed=5), *drawn(200)),
+        holdout=Labelled(held("held", rows_of(LAYOUT, 200, seed=5)), *drawn(200)),
         device=device,
         **more,
     )
+
+
+GENERATORS: dict[str, dict[str, Any]] = {
+    "catalogue": {"loss": "catalogue", "items": True},
+    "positions": {"loss": "positions"},
+}
+
+
+def fitted_generator(changes: dict[str, Any], device: str) -> tuple[Generator, list[float]]:
+    """A generator of 50 items after an epoch, whose last batch has one row, and its losses."""
+    rng = np.random.default_rng(0)
+    sequences = Sequences(rng.integers(0, 50, 400), np.cumsum(np.full(40, 10)))
+    coded = Coded(rng.integers(-1, 8, (50, 3)), rng.random((50, 3)).astype(np.float32), 8)
+    small = GeneratorSettings(**changes, dim=16, length=8, batch=32, epochs=1)
+    return train_generator(sequences, coded, items=50, settings=small, seed=0, device=device)

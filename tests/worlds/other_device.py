@@ -59,6 +59,12 @@ class OtherGenerator:
         self.inner.manual_seed(seed)
         return self
 
+    def get_state(self) -> Tensor:
+        return self.inner.get_state()
+
+    def set_state(self, state: Tensor) -> None:
+        self.inner.set_state(state)
+
 
 class _AnyGenerator:
     """Makes one of them, by device."""

@@ -266,7 +266,8 @@ def run_all(
         str | None, typer.Option(help="sentence-transformers name or path.")
     ] = None,
     behavior: Annotated[
-        str | None, typer.Option(help="SASRec recipe: full_softmax, norm_rising or quick.")
+        str | None,
+        typer.Option(help="SASRec recipe: full_softmax, sampled_softmax, norm_rising or quick."),
     ] = None,
     tokenizer: Annotated[
         str | None,

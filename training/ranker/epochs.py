@@ -8,11 +8,13 @@ order's finished logits.
 Of several processes each makes its share of every batch of the order, and gradients are added up;
 the level and the held-out rows, which are small beside it, every process works out alike.
 
+Rows in files come into memory a buffer at a time (`row_files`); labels and weights are in memory.
+
 Legend: N rows, N' learnable rows, B rows of a batch, T tasks.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
 from typing import Any, cast
 
 import numpy as np
@@ -29,6 +31,7 @@ from training.ranker.batches import RowTensors, epoch_batches, share_of
 from training.ranker.labelled import Labelled, weighed
 from training.ranker.losses import MultitaskLoss
 from training.ranker.network import Network, Networks
+from training.ranker.row_files import Buffer, RowFiles, RowsInMemory, rows_of
 
 SCORED = 8_192
 """Rows that are scored at once."""
@@ -90,6 +93,23 @@ def fit_settings(said: Mapping[str, Any] | None) -> FitSettings:
     return FitSettings(**{f.name: chosen[f.name] for f in fields(FitSettings) if f.name in chosen})
 
 
+@dataclass
+class Place:
+    """How far a round is.
+
+    network: which is trained. plan: the pieces of each buffer of its epoch, None before it begins;
+    buffer: the one in memory; begun: the state of chance before its rows were permuted. batch: how
+    many of it are done. losses: of this process's rows, by batch of the round.
+    """
+
+    network: int = 0
+    plan: list[list[int]] | None = None
+    buffer: int = 0
+    begun: Tensor | None = None
+    batch: int = 0
+    losses: list[Tensor] = field(default_factory=list)
+
+
 class Epochs:
     """Networks while they are trained.
 
@@ -122,8 +142,8 @@ class Epochs:
         self.device, self.ranks = device or torch.device("cpu"), ranks
         with memory_of(self.device, rows=len(rows.encoded), setting="rows"):
             self.loss = MultitaskLoss.of(rows, shape, settings.batch).on(self.device)
-            self.tensors = RowTensors.of(rows.encoded, shape).on(self.device)
-        self.settings = settings
+            self.source = rows_of(rows.encoded, shape, self.device)
+        self.settings, self.place = settings, Place()
         with torch.random.fork_rng(devices=seeded(self.device)):
             torch.manual_seed(seed)
             self.model = Networks(shape).to(self.device)
@@ -142,30 +162,60 @@ class Epochs:
             tasks = len(shape.tasks)
             self.bias = UserBias.of(rows.users, self.loss.rows, tasks, settings)
 
-    def run(self) -> float:
-        """One epoch of every network, then the level's; the mean loss of a batch of the former."""
-        losses = []
-        for network, descent in zip(self.model.networks, self.descents, strict=True):
-            for places in epoch_batches(
-                len(self.loss.rows), self.settings.batch, groups=self.loss.groups, rng=self.rng
-            ):
-                with memory_of(self.device, rows=len(places)):
-                    losses.append(self._step(cast(Network, network), descent, places))
+    def run(self, after: Callable[[int], None] | None = None) -> float:
+        """One epoch of every network, then the level's, or what is left of them after `load`; the
+        mean loss of a batch of the former. after: called after each step, with the steps of the
+        round.
+        """
+        at = self.place
+        while at.network < len(self.descents):
+            at.plan = at.plan or self.source.plan(self.rng)
+            while at.buffer < len(at.plan):
+                self._learn(at.plan[at.buffer], after)
+                at.buffer, at.begun, at.batch = at.buffer + 1, None, 0
+            at.network, at.plan, at.buffer = at.network + 1, None, 0
         if self.model.shape.level:
             self._fit_level()
         # read once an epoch, since a GPU would wait for every number
         summed = 0.0
-        for lost in total(torch.stack(losses), self.ranks).tolist():
+        for lost in total(torch.stack(at.losses), self.ranks).tolist():
             summed += lost
-        return summed / len(losses)
+        self.place = Place()
+        return summed / len(at.losses)
 
-    def _step(self, network: Network, descent: torch.optim.Optimizer, places: Tensor) -> Tensor:
-        """The loss of this process's rows of a batch, after a step on all of them."""
-        mine = share_of(places, self.loss.groups, self.ranks)
-        batch = self.tensors.batch(
-            self.loss.rows[places], dropout=self.settings.dropout, rng=self.rng, mine=mine
+    def _learn(self, pieces: list[int], after: Callable[[int], None] | None) -> None:
+        """The batches of a buffer that are not done yet."""
+        at = self.place
+        with memory_of(self.device, rows=len(self.source), setting="buffer_rows"):
+            buffer = self.source.buffer(pieces, self.loss.rows)
+        if not len(buffer.places):  # pieces of which every row is masked
+            return
+        groups = self.loss.groups
+        if groups is not None:
+            groups = groups[buffer.places].unique(return_inverse=True)[1]
+        now = self.rng.get_state()
+        at.begun = now if at.begun is None else at.begun
+        self.rng.set_state(at.begun)
+        batches = list(
+            epoch_batches(len(buffer.places), self.settings.batch, groups=groups, rng=self.rng)
         )
-        own, learned = places[mine], list[Tensor](network.parameters())
+        if at.batch:  # chance goes on where it was, behind the batches that are done
+            self.rng.set_state(now)
+        for rows in batches[at.batch :]:
+            with memory_of(self.device, rows=len(rows)):
+                at.losses.append(self._step(buffer, rows, share_of(rows, groups, self.ranks)))
+            at.batch += 1
+            if after is not None:
+                after(len(at.losses))
+
+    def _step(self, buffer: Buffer, rows: Tensor, mine: slice) -> Tensor:
+        """The loss of this process's rows of a batch, after a step on all of them."""
+        network = cast(Network, self.model.networks[self.place.network])
+        descent = self.descents[self.place.network]
+        batch = buffer.tensors.batch(
+            buffer.rows[rows], dropout=self.settings.dropout, rng=self.rng, mine=mine
+        )
+        own, learned = buffer.places[rows[mine]], list[Tensor](network.parameters())
         descent.zero_grad()
         if self.bias is not None:
             self.bias.descent.zero_grad()
@@ -176,7 +226,7 @@ class Epochs:
             if self.bias is None:
                 lost = self.loss(logits, own)
             else:
-                share = len(own) / len(places)
+                share = len(own) / len(rows)
                 lost = self.bias.lost(logits, own, self.loss, share=share)
             lost.backward()
         add_gradients(learned, self.ranks)
@@ -185,15 +235,46 @@ class Epochs:
             self.bias.descent.step()
         return lost.detach()
 
+    def state(self) -> dict[str, Any]:
+        """All that `load` goes on from, on the CPU; of several processes each must ask."""
+        losses = total(torch.stack(self.place.losses), self.ranks) if self.place.losses else None
+        found: dict[str, Any] = {
+            "model": self.model.state_dict(),
+            "descents": [descent.state_dict() for descent in self.descents],
+            "chance": self.rng.get_state(),
+            "place": {**vars(self.place), "losses": losses},
+        }
+        if self.bias is not None:
+            found |= {"bias": self.bias.bias.detach(), "of": self.bias.descent.state_dict()}
+        return found
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on from where `state` was taken, to the same bits."""
+        self.model.load_state_dict(state["model"])
+        for descent, of in zip(self.descents, state["descents"], strict=True):
+            descent.load_state_dict(of)
+        self.rng.set_state(state["chance"])
+        losses = state["place"]["losses"]
+        if losses is not None:  # sums over processes: they count once
+            losses = list((losses if self.ranks.rank == 0 else losses * 0).to(self.device))
+        self.place = Place(**{**state["place"], "losses": losses or []})
+        if self.bias is not None:
+            with torch.no_grad():
+                self.bias.bias.copy_(state["bias"])
+            self.bias.descent.load_state_dict(state["of"])
+
     def _fit_level(self) -> None:
         """Train the level networks and the calibration on the finished order."""
         model, loss, settings = self.model, self.loss, self.settings
-        with torch.no_grad():
-            order = torch.cat(
-                [model.order(self.tensors.batch(rows)) for rows in loss.rows.split(SCORED)],
-                1,
-            )
-        dense = self.tensors.dense[loss.rows]
+        orders, numbers = [], []
+        for pieces in self.source.every():
+            buffer = self.source.buffer(pieces, loss.rows)
+            with torch.no_grad():
+                orders += [
+                    model.order(buffer.tensors.batch(rows)) for rows in buffer.rows.split(SCORED)
+                ]
+            numbers.append(buffer.tensors.dense[buffer.rows])
+        order, dense = torch.cat(orders, 1), torch.cat(numbers)
         rates = {"settled": settings.level_rate, "fresh": settings.fresh_rate}
         groups: list[dict[str, Any]] = [
             {"params": [*part.parameters()], "lr": rates[name]}
@@ -250,7 +331,7 @@ class UserBias:
 class HeldOut:
     """Rows that are scored after each round. labels, weights: [T, N]; task: [T]."""
 
-    tensors: RowTensors
+    source: RowFiles | RowsInMemory
     labels: Tensor
     weights: Tensor
     task: Tensor
@@ -268,7 +349,7 @@ class HeldOut:
         labels = np.where(weights > 0, rows.labels, 0).astype(np.float32)
         place = device or torch.device("cpu")
         return cls(
-            RowTensors.of(rows.encoded, shape).on(place),
+            rows_of(rows.encoded, shape, place),
             torch.from_numpy(labels).to(place),
             torch.from_numpy(weights).to(place),
             torch.from_numpy(task / task.sum()).to(place),
@@ -276,7 +357,10 @@ class HeldOut:
 
     def loss(self, model: Networks) -> float:
         """The mean of the tasks' log losses, by task weight."""
-        each = cross_entropy(logits_of(model, self.tensors), self.labels, reduction="none")
+        place = self.labels.device
+        parts = (self.source.read(pieces).on(place) for pieces in self.source.every())
+        logits = torch.cat([logits_of(model, part) for part in parts], 1)
+        each = cross_entropy(logits, self.labels, reduction="none")
         sums = (each * self.weights).double().sum(1)
         return float((sums / self.weights.double().sum(1).clamp(min=1e-12)) @ self.task)
 

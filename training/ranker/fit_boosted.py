@@ -94,7 +94,7 @@ def fit_boosted(
     if len(numbers) != len(tasks):
         raise InputError(f"rounds of {len(numbers)} tasks; expected {len(tasks)}: {list(tasks)}")
     columns, matrix = _with_means(columns, rows, counted)
-    held = None if holdout is None else columns.matrix(holdout.encoded)
+    held = None if holdout is None else columns.matrix(holdout.in_memory)
     boosters, curves = [], []
     for n in range(len(tasks)):
         watched = [_counted(matrix, labels[n], counted[n], settings)]
@@ -120,7 +120,7 @@ def _with_means(
     number for each of them, and so tells nothing of one.
     """
     if not (large := columns.large):
-        return columns, columns.matrix(rows.encoded)
+        return columns, columns.matrix(rows.in_memory)
     if (times := rows.times) is None:
         raise InputError(
             f"the categories {[lookup.input for lookup in large]} have too many values to enter"
@@ -131,8 +131,8 @@ def _with_means(
     labels, priors = rows.labels, task_means(rows.labels, weights)
     means, earlier = {}, {}
     for lookup in large:
-        found = columns.table_rows(rows.encoded, lookup)
-        found = np.broadcast_to(found, len(rows.encoded))
+        found = columns.table_rows(rows.in_memory, lookup)
+        found = np.broadcast_to(found, len(rows.in_memory))
         means[lookup.key] = final_means(
             found, labels, weights, size=lookup.size, own=lookup.own, priors=priors
         )
@@ -140,7 +140,7 @@ def _with_means(
             found, labels, weights, times=times, known=known, own=lookup.own, priors=priors
         )
     columns = replace(columns, means=means)
-    return columns, columns.matrix(rows.encoded, earlier=earlier)
+    return columns, columns.matrix(rows.in_memory, earlier=earlier)
 
 
 def _counted(

@@ -21,9 +21,11 @@ from adc_features.processes import together
 from adc_features.ranking.base import Progress, Round
 from adc_features.ranking.multitask.shape import NetworkShape
 from adc_features.ranks import Ranks
+from training.ranker.checkpoints import Checkpoint
 from training.ranker.epochs import Epochs, FitSettings, HeldOut, fit_settings, logits_of
 from training.ranker.labelled import Labelled
 from training.ranker.network import Network, Networks
+from training.ranker.row_files import RowFiles
 from training.ranker.warm_start import warm_start
 
 __all__ = [
@@ -46,7 +48,7 @@ begun to learn rows by heart."""
 
 
 def fit_network(
-    encoded: Encoded,
+    encoded: Encoded | RowFiles,
     labels: np.ndarray,
     mask: np.ndarray,
     weights: np.ndarray,
@@ -68,8 +70,10 @@ def fit_network(
 
     Parameters
     ----------
-    encoded : Encoded
-        N training rows.
+    encoded : Encoded or RowFiles
+        N training rows, in memory or in files. Of files only a buffer is in memory; where it holds
+        all rows, the parameters are those that rows in memory give, to the bit. A fit from files
+        keeps a checkpoint beside them: stopped and called again, it goes on to the same parameters.
     labels, mask, weights : ndarray
         As in `Labelled`. Rows that are masked for every task, or weigh nothing, are left out.
     shape : NetworkShape
@@ -109,6 +113,8 @@ def fit_network(
     ------
     InputError
         Labels, masks or weights that do not fit the rows, or no row that any task may learn from.
+    ArtifactError
+        A file of rows or a checkpoint cannot be read.
     DeviceError
         The device's memory does not hold a step; lower `settings.batch`.
     """
@@ -152,16 +158,28 @@ def _fitted(
     else:
         started = warm_start(model, *start, cold=cold)
         log.info("stage=fit_network carried=%d anew=%s", len(started.carried), started.anew)
-    curve = []
+    curve: list[Round] = []
+    checkpoint = Checkpoint.of(fitted, begun_as=(seed, rounds), ranks=ranks)
+    if saved := checkpoint.read():
+        fitted.load(saved["epochs"])
+        best, curve = saved["best"], [Round(*values) for values in saved["curve"]]
+        taken = {name: value.numpy() for name, value in saved["taken"].items()} or None
+
+    def keep() -> None:
+        chosen = {name: torch.from_numpy(value) for name, value in (taken or {}).items()}
+        kept = {"best": float(best), "taken": chosen, "curve": [tuple(point) for point in curve]}
+        checkpoint.write({"epochs": fitted.state(), **kept})
+
     epochs = rounds or settings.max_epochs
-    for done in range(1, epochs + 1):
-        train = fitted.run() / sum(shape.task_weights)
+    for done in range(len(curve) + 1, epochs + 1):
+        train = fitted.run(checkpoint.after(keep)) / sum(shape.task_weights)
         lost = None if held is None else held.loss(model)
         curve.append(Round(done, train, lost))
         if lost is not None and rounds is None and lost + ROUND_COST * done < best:
             best, taken = lost + ROUND_COST * done, parameters(model)
         if progress is not None:
             progress("train network", done, epochs)
+    checkpoint.remove()
     return taken or parameters(model), curve
 
 

@@ -10,18 +10,19 @@ import numpy as np
 
 from adc_features.errors import InputError
 from adc_features.inputs.encoded import Encoded
+from training.ranker.row_files import RowFiles
 
 
 class Labelled(NamedTuple):
     """Encoded rows and their labels.
 
-    labels: float32 [T, N], read where mask, bool [T, N], is true. weights: [N], or [T, N]; >= 0.
-    groups: int64 [N], the request of each row. users:
-    int64 [N], its user, numbered from 0. times: datetime64 [N], of each row's request; known:
-    datetime64 [T, N], when each label was known. Networks read no times, trees do.
+    encoded: in memory or, for networks, in files. labels: float32 [T, N], read where mask, bool
+    [T, N], is true. weights: [N], or [T, N]; >= 0. groups: int64 [N], the request of each row.
+    users: int64 [N], its user, numbered from 0. times: datetime64 [N], of each row's request;
+    known: datetime64 [T, N], when each label was known. Networks read no times, trees do.
     """
 
-    encoded: Encoded
+    encoded: Encoded | RowFiles
     labels: np.ndarray
     mask: np.ndarray
     weights: np.ndarray
@@ -29,6 +30,16 @@ class Labelled(NamedTuple):
     users: np.ndarray | None = None
     times: np.ndarray | None = None
     known: np.ndarray | None = None
+
+    @property
+    def in_memory(self) -> Encoded:
+        """The encoded rows. Raises InputError for those in files."""
+        if isinstance(self.encoded, RowFiles):
+            raise InputError(
+                f"the rows are in files, {self.encoded.directory}, from which networks alone are"
+                " trained, without `pretrain` of codes; give an Encoded"
+            )
+        return self.encoded
 
 
 def weighed(rows: Labelled, tasks: Sequence[str]) -> np.ndarray:

@@ -123,7 +123,8 @@ class ModelFit:
 
         counts = {name: v.counts for name, v in self.encoder.vocabularies.items()}
         return fit_boosted(
-            *rows[:4],
+            rows.in_memory,
+            *rows[1:4],
             tasks=[task.name for task in self.ranker.tasks],
             columns=BoostedColumns.of(self.encoder.layout, counts),
             settings=BoostedSettings(),

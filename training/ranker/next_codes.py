@@ -54,7 +54,7 @@ def next_code_tables(
         places = [p for p in shape.slots["lookup"] if p.input == name]
         if not count or not len(before) or not places:
             continue
-        slots = [cast(Lookup, rows.encoded.blocks[name].slots[p.at]) for p in places]
+        slots = [cast(Lookup, rows.in_memory.blocks[name].slots[p.at]) for p in places]
         codes = torch.from_numpy(np.stack([slot.rows for slot in slots], axis=1))  # [N, P]
         names = [p.layout.tables[0] for p in places]
         with torch.random.fork_rng(devices=[]):
