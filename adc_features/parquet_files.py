@@ -46,6 +46,20 @@ def read_parquet(path: Path, columns: Sequence[str] | None = None) -> Any:
         return pq.read_table(path, columns=columns, page_checksum_verification=True)
 
 
+def parquet_pieces(path: Path, *, rows: int = 1 << 16) -> Iterator[Any]:
+    """The same a piece at a time: Arrow tables of so many rows at most, in the file's order."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with reading(path), path.open("rb") as opened:
+        # without a buffer Arrow would hold a whole row group of every column
+        file = pq.ParquetFile(
+            opened, buffer_size=1 << 20, pre_buffer=False, page_checksum_verification=True
+        )
+        for batch in file.iter_batches(rows):
+            yield pa.Table.from_batches([batch])
+
+
 def table_format(path: str, filesystem: Any) -> str | None:
     """The format of the table whose directory this is: "Delta", "Hudi" or "Iceberg". Its Parquet
     files hold deleted rows as well. None for other directories.

@@ -28,6 +28,7 @@ from adc_features.artifact import (
 )
 from adc_features.errors import ArtifactError, InputError
 from adc_features.formats import numbered, unnumbered
+from adc_features.one_writer import only_writer
 from adc_features.pulled import copy_sealed, manifest_there
 from adc_features.uris import below, is_remote, open_uri, reaching
 
@@ -58,7 +59,7 @@ def push(directory: Path, uri: str, *, keep: int = KEPT) -> Stored:
     directory : Path
         Complete and unaltered: a publication of packed snapshots, a generation.
     uri : str
-        The address of its versions. One process pushes there at a time.
+        The address of its versions.
     keep : int
         Versions that stay there, this one included; at least 1. Older ones are deleted.
 
@@ -67,7 +68,7 @@ def push(directory: Path, uri: str, *, keep: int = KEPT) -> Stored:
     ArtifactError
         The directory is not complete, or a file of it was altered: nothing was written.
     InputError
-        `keep` is below 1.
+        `keep` is below 1, or another process pushes there.
     StorageError
         The object store refuses the credentials, or does not answer.
     """
@@ -75,19 +76,20 @@ def push(directory: Path, uri: str, *, keep: int = KEPT) -> Stored:
         raise InputError(f"keep is {keep}; expected at least 1, the version that is pushed")
     files = [*read_manifest(directory)["files"], MANIFEST]  # the manifest last
     version = _version((directory / MANIFEST).read_bytes())
-    known = _listed(uri)
-    changed = version not in known
-    if changed:
-        filesystem, root = open_uri(_place(uri, version))
-        with reaching(uri):
-            for name in files:
-                _put(filesystem, f"{root}/{name}", directory / name)
-    versions = [version, *(one for one in known if one != version)]
-    _list(uri, versions[:keep])
-    for old in versions[keep:]:
-        filesystem, root = open_uri(_place(uri, old))
-        with reaching(uri):
-            filesystem.delete_dir(root)
+    with only_writer(uri):
+        known = _listed(uri)
+        changed = version not in known
+        if changed:
+            filesystem, root = open_uri(_place(uri, version))
+            with reaching(uri):
+                for name in files:
+                    _put(filesystem, f"{root}/{name}", directory / name)
+        versions = [version, *(one for one in known if one != version)]
+        _list(uri, versions[:keep])
+        for old in versions[keep:]:
+            filesystem, root = open_uri(_place(uri, old))
+            with reaching(uri):
+                filesystem.delete_dir(root)
     return Stored(version, tuple(versions[:keep]), changed)
 
 

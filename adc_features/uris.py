@@ -56,6 +56,11 @@ def scheme_of(uri: str | Path) -> str | None:
     return None if found is None else found[1].lower()
 
 
+def is_address(text: str | Path) -> bool:
+    """Whether `open_uri` opens it, and it is no local path: a database's URL is none either."""
+    return scheme_of(text) in _SCHEMES
+
+
 def is_remote(uri: str | Path) -> bool:
     """Whether an address is elsewhere than on this machine's disks."""
     return scheme_of(uri) not in (None, "file")

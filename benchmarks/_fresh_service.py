@@ -8,12 +8,13 @@ just been told is accepted.
 
 import inspect
 import json
+import multiprocessing
 import signal
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ from serve import _load_apart, running, summary
 
 PER_REQUEST = 10
 """Events of a request."""
+_READY_S = 120
+"""Seconds that the senders have to start."""
 PROBE = 1 << 40
 """An item of which only the probe tells events."""
 DEFINITIONS = '''
@@ -156,24 +159,34 @@ def _measured(
     apart(_load_apart, port, "/rank", rankings, warm)
     # a few more than are sent, since one that comes again would be a duplicate
     bodies = _bodies(feed, int(rate * seconds / PER_REQUEST) + 10, rng)
-    loads: dict[str, Any] = {}
-
-    def load(path: str, sent: list[bytes], each: float, connections: int) -> None:
-        how = {"seconds": seconds, "connections": connections, "rate": each}
-        loads[path] = apart(_load_apart, port, path, sent, how)
-
-    def probe() -> None:
-        loads["probe"] = apart(_probe, feed.repo, port, int(feed.users[0]), seconds)
-
-    threads = [
-        threading.Thread(target=load, args=("/events", bodies, rate / PER_REQUEST, 32)),
-        threading.Thread(target=load, args=("/rank", rankings, asked, 16)),
-        threading.Thread(target=probe),
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    # all begin together: until each has imported what it needs, it would take a core from the rest
+    with (
+        multiprocessing.get_context("spawn").Manager() as manager,
+        ThreadPoolExecutor(3) as senders,
+    ):
+        ready = manager.Barrier(3, timeout=_READY_S)
+        sending = {
+            path: senders.submit(
+                apart,
+                _load_apart,
+                port,
+                path,
+                sent,
+                {
+                    "seconds": seconds,
+                    "connections": connections,
+                    "rate": each,
+                    "ready": ready,
+                },
+            )
+            for path, sent, each, connections in (
+                ("/events", bodies, rate / PER_REQUEST, 32),
+                ("/rank", rankings, asked, 16),
+            )
+        }
+        probe = feed.repo, port, int(feed.users[0]), seconds, ready
+        sending["probe"] = senders.submit(apart, _probe, *probe)
+        loads = {name: sent.result() for name, sent in sending.items()}
     events = summary(loads["/events"], cpu_s=1.0)
     rank = summary(loads["/rank"], cpu_s=1.0)
     accepted = sum(json.loads(h.body)["accepted"] for h in loads["/events"] if h.status == 200)
@@ -238,15 +251,17 @@ def _bodies(feed: WideFeed, count: int, rng: np.random.Generator) -> list[bytes]
     ]
 
 
-def _probe(repo: Path, port: int, user: int, seconds: float) -> list[float]:
+def _probe(repo: Path, port: int, user: int, seconds: float, ready: Any) -> list[float]:
     """Once a second an event of an item of its own; from when it was sent, the milliseconds until
     Feast reads it online in this process.
     """
     from feast import FeatureStore
 
-    store, seen, until = FeatureStore(str(repo)), list[float](), time.monotonic() + seconds
+    store, seen = FeatureStore(str(repo)), list[float]()
     asked = {"features": ["item_live:item_event_count"], "entity_rows": [{"item_id": PROBE}]}
     store.get_online_features(**asked)  # imports and connections
+    ready.wait()
+    until = time.monotonic() + seconds
     while time.monotonic() < until:
         time.sleep(1.0)
         began = time.perf_counter()

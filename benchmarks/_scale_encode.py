@@ -15,6 +15,7 @@ import argparse
 import shutil
 import sys
 import tempfile
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -46,8 +47,8 @@ def measure(directory: Path, *, items: int, engines: tuple[str, ...] = ENGINES) 
     return found | {"equal": len(hashes) == 1 and None not in hashes}
 
 
-def prepare(directory: str, items: int) -> None:
-    """The items as Parquet, a row group at a time, and the generation."""
+def prepare(directory: str, items: int, given: Mapping[str, Any] = SPEC) -> None:
+    """The items as Parquet, a row group at a time, and the generation. given: its spec."""
     import pyarrow.parquet as pq
     import torch
 
@@ -57,7 +58,7 @@ def prepare(directory: str, items: int) -> None:
     from adc_features.tokenizer.fit import adc as recipe
     from adc_features.tokenizer.model import AdcModel
 
-    spec, writer = SidSpec(**SPEC), None
+    spec, writer = SidSpec(**given), None
     for start in range(0, items, ROWS):
         ids = np.arange(start, min(items, start + ROWS))
         chance, warm = np.random.default_rng(start), ids % 10 > 0

@@ -9,6 +9,7 @@ this project's store in one process; `equal` says that the first and the last ga
 `encode`: --items items of three modalities of 128 dimensions, whole, streamed, on Spark, on Ray.
 `materialize`: --keys keys of three rows each into LMDB and Redis, and into Redis by Feast's engine.
 `aggregates`: --events generated events, in passes over partitions.
+`snapshot`: --items items of one vector, encoded, published, packed and looked up.
 
 Each system runs in a process of its own, and CPU seconds and peak memory are those of that process
 and of all that it started, the Java machine and its Python workers included. A part that raises
@@ -23,7 +24,7 @@ from typing import Any
 
 from _measure import write_report
 
-PARTS = ("join", "encode", "materialize", "aggregates")
+PARTS = ("join", "encode", "materialize", "aggregates", "snapshot")
 
 
 def main() -> None:
@@ -43,6 +44,7 @@ def main() -> None:
         "encode": {"items": given.items, "engines": engines},
         "materialize": {"keys": given.keys},
         "aggregates": {"events": given.events},
+        "snapshot": {"items": given.items},
     }
     systems: dict[str, Any] = {}
     for name in given.only:

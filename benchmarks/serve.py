@@ -334,10 +334,13 @@ def load(
     seconds: float,
     connections: int,
     rate: float | None,
+    ready: Any = None,
 ) -> list[Heard]:
     """Ask for some seconds: each connection as fast
-    as it is answered, or all together at a fixed rate.
+    as it is answered, or all together at a fixed rate. ready: a barrier to wait at before that.
     """
+    if ready is not None:
+        ready.wait()
     return asyncio.run(
         _load(port, path, bodies, seconds=seconds, connections=connections, rate=rate)
     )

@@ -6,15 +6,35 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
 
 from adc_features.aggregates.declaration import TIME, EventStream
 from adc_features.aggregates.events import EVENT_ID, numbered_ids
 from adc_features.errors import InputError
 from adc_features.event_times import microseconds
-from adc_features.parquet_files import reading
+from adc_features.parquet_files import reading, table_format
 
 _SAMPLED = 997
 """Of so many events the time of one is looked at."""
+
+
+def files_of(place: Path) -> list[Path]:
+    """The Parquet files of a directory in the order of their names, or the one file.
+
+    Raises InputError when there is none, and for the directory of a Delta, Hudi or Iceberg table.
+    """
+    if place.is_file():
+        return [place]
+    if kind := table_format(str(place), LocalFileSystem()):
+        raise InputError(
+            f"{place} is a {kind} table, whose Parquet files hold deleted rows as well; write what"
+            " it holds now as Parquet, and give that"
+        )
+    if not (found := sorted(place.glob("*.parquet"))):
+        raise InputError(
+            f"{place} holds no Parquet files; give a directory of *.parquet, or one file"
+        )
+    return found
 
 
 def sampled_times(files: Sequence[Path], piece_rows: int) -> tuple[int, np.ndarray]:

@@ -14,9 +14,13 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ from adc_features.aggregates.batch import Elsewhere, row_schema, rows_of_part
 from adc_features.aggregates.declaration import AggregateView, Residual
 from adc_features.aggregates.event_files import event_pieces, sampled_times
 from adc_features.aggregates.events import Events, event_schema, in_order, refuse_repeated
-from adc_features.aggregates.partitions import MOST_FILES, PartitionWriter, buckets, read_partition
+from adc_features.aggregates.partitions import buckets
 from adc_features.aggregates.parts import Part
 from adc_features.aggregates.passes import Needs, Question, answer, answers_of, ask
 from adc_features.aggregates.record import declaration_hash
@@ -45,12 +49,17 @@ from adc_features.artifact import (
     json_text,
     write_json,
 )
-from adc_features.errors import InputError
+from adc_features.errors import ArtifactError, InputError
+from adc_features.partition_files import MOST_FILES, PartitionWriter, read_partition
 
 ROWS = "rows"
 """The directory of the files of rows, beside the manifest."""
 MEMORY = 2 << 30
 PIECE_ROWS = 500_000
+FORMAT = 1
+"""Rises when the same events and declaration would give other rows or other files: what an earlier
+version left is then made anew.
+"""
 _ROW_GROUP = 100_000
 """Rows that are made and written at a time."""
 _ID_FILES, _HALVES = 64, pa.schema([("high", pa.uint64()), ("low", pa.uint64())])
@@ -70,6 +79,7 @@ def write_rows(
     memory: int = MEMORY,
     partitions: int | None = None,
     piece_rows: int = PIECE_ROWS,
+    jobs: int = 1,
     progress: Progress = lambda label, done, total: None,
 ) -> int:
     """The rows of `batch_rows(view, events)`, of events that memory need not hold.
@@ -84,12 +94,14 @@ def write_rows(
         files `part-00000.parquet` and so on, each with all rows of its keys sorted by (key, time).
         An existing one is kept when it is made of the same events and declaration, else replaced.
     memory : int
-        Bytes that the making of rows may take, about; it says how many partitions there are. All
-        events of one key are in memory together, whatever it is.
+        Bytes that the making of rows may take, about, in each job; it says how many partitions
+        there are. All events of one key are in memory together, whatever it is.
     partitions : int, optional
         How many files of rows instead.
     piece_rows : int
         Events that are read at a time.
+    jobs : int
+        Processes that make rows; the passes before are of one. They change no row.
     progress : callable
         Told the pass, how much of it is done, and of how much.
 
@@ -103,15 +115,18 @@ def write_rows(
     InputError
         The events cannot be counted, as `Events.of` says.
     ArtifactError
-        A file cannot be read.
+        A file cannot be read, or a job was killed; finished files of rows are kept.
     """
     if not files:
         raise InputError("no files of events were given; name at least one Parquet file")
     rows, times = sampled_times(files, piece_rows)
+    if jobs < 1:
+        raise InputError(f"jobs is {jobs}; expected at least 1 process")
     count = partitions or partitions_for(view, rows, memory=memory)
     if not 1 <= count <= MOST_FILES:
         raise InputError(f"partitions is {count}; expected 1 to {MOST_FILES}, open at once")
     made_of = {
+        "rows_format": FORMAT,
         "declaration": declaration_hash(view),
         "files": [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
         "partitions": count,
@@ -124,6 +139,7 @@ def write_rows(
         total=rows,
         times=times,
         piece_rows=piece_rows,
+        jobs=jobs,
         progress=progress,
     )
     ensure_directory(Path(target), made_of, partial(job.fill, made_of))
@@ -151,6 +167,7 @@ class _Job:
     total: int
     times: np.ndarray
     piece_rows: int
+    jobs: int
     progress: Progress
 
     @cached_property
@@ -177,17 +194,21 @@ class _Job:
                 self._pass(f"asked-{k}", partial(self._ask, k, question))
                 self._pass(f"answers-{k}", partial(self._answer, k, question))
             shutil.rmtree(self.work / f"asked-{k}", ignore_errors=True)
-        rows = self.work / ROWS
-        rows.mkdir(exist_ok=True)
+        (self.work / ROWS).mkdir(exist_ok=True)
         (aside / ROWS).mkdir()
         held = 0
-        for number in range(self.count):
-            path = rows / f"part-{number:05d}.parquet"
-            if not path.exists():
-                self._fold(number, path)
-            held += pq.read_metadata(path).num_rows
-            os.link(path, aside / ROWS / path.name)
-            self.progress("rows", number + 1, self.count)
+        try:
+            with ExitStack() as opened:
+                for number in self._folded(opened):
+                    path = self._path(number)
+                    held += pq.read_metadata(path).num_rows
+                    os.link(path, aside / ROWS / path.name)
+                    self.progress("rows", number + 1, self.count)
+        except BrokenProcessPool as error:
+            raise ArtifactError(
+                f"a process that made rows of {self.view.name!r} was killed, as where memory is"
+                " short; take fewer jobs and run the same again, finished files are kept"
+            ) from error
         _log.info("stage=aggregates view=%s events=%d rows=%d", self.view.name, self.total, held)
         return {"view": self.view.name, "events": self.total, "rows": held}
 
@@ -275,8 +296,22 @@ class _Job:
             )
             line.finish()
 
-    def _fold(self, number: int, path: Path) -> None:
-        """The rows of a partition's keys as a file."""
+    def _folded(self, opened: ExitStack) -> Iterable[int]:
+        """The partitions in their order, each once its file of rows is there."""
+        if self.jobs == 1:
+            return map(self._fold, range(self.count))
+        # a fork would share locks of threads; progress is told here, and may not be picklable
+        pool = ProcessPoolExecutor(self.jobs, mp_context=get_context("spawn"))
+        fold = replace(self, progress=_silent)._fold
+        return opened.enter_context(pool).map(fold, range(self.count))
+
+    def _path(self, number: int) -> Path:
+        return self.work / ROWS / f"part-{number:05d}.parquet"
+
+    def _fold(self, number: int) -> int:
+        """The rows of a partition's keys as a file, unless it is there; the partition's number."""
+        if (path := self._path(number)).exists():
+            return number
         table = read_partition(self.work / "events", number)
         order = in_order(table)
         groups = {
@@ -304,6 +339,7 @@ class _Job:
         ):
             for rows in rows_of_part(self.view, events, elsewhere, most=_ROW_GROUP):
                 writer.write_table(rows)
+        return number
 
     # -- what passes left
 
@@ -348,6 +384,10 @@ class _Job:
     @cached_property
     def _lines(self) -> dict[Path, Timeline]:
         return {}
+
+
+def _silent(label: str, done: int, total: int) -> None:
+    """Progress that nobody hears."""
 
 
 def _added(events: Events, part: Part) -> np.ndarray:

@@ -18,9 +18,10 @@ import pyarrow as pa
 from adc_features.aggregates.batch import Elsewhere, groups_of_part, residuals_of_part
 from adc_features.aggregates.declaration import TIME, AggregateView, Residual
 from adc_features.aggregates.events import Events, event_schema
-from adc_features.aggregates.partitions import PartitionWriter, buckets, read_partition
+from adc_features.aggregates.partitions import buckets
 from adc_features.aggregates.parts import Part, all_parts, counted, prior_parts, residuals
 from adc_features.errors import ArtifactError
+from adc_features.partition_files import PartitionWriter, read_partition
 
 PLACE = "adc_place"
 _PART_BITS = 40

@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 from adc_features.cli import (
+    aggregates,
     commands,
     copies,
     encoding,
@@ -62,6 +63,7 @@ def application() -> typer.Typer:
     forget.add_to(commands.app)
     explore.add_to(commands.app)
     copies.add_to(commands.app)
+    aggregates.add_to(commands.app)
     for point in entry_points(group=GROUP):
         _add(point, commands.app)
     commands.app.callback()(options)

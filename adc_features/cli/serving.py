@@ -213,6 +213,10 @@ def serve(
         # before anything imports prometheus_client, here and in the other processes
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = shared
 
+    from adc_features.store.feast_import import import_feast_unchecked
+
+    import_feast_unchecked()
+
     from adc_features.serving.protocol import ServiceSettings
     from adc_features.serving.sink_process import sink_process
     from adc_features.serving.workers import beside

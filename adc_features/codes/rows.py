@@ -7,17 +7,15 @@ exclusive cut-off of what the codes have seen.
 """
 
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import id_array
-from adc_features.codes.sids import CODES, LISTS, SidTable, check_second, list_matrix
+from adc_features.codes.sids import CODES, LISTS, SidTable, list_matrix
 from adc_features.codes.spec import NO_CODE
 from adc_features.errors import InputError
 
@@ -175,23 +173,3 @@ def newest_as_of(rows: pa.Table) -> datetime | None:
     """The newest `sid_as_of` among rows of `with_missing_visible`; None when no item was known."""
     times = rows["sid_as_of"].drop_null().to_numpy()
     return moment(times.max()) if len(times) else None
-
-
-def completed(snapshot: SidTable, before: SidTable) -> tuple[SidTable, np.ndarray]:
-    """`snapshot` followed by the rows of `before`, the complete one before it, for items that it
-    does not hold; and which rows those are (bool).
-
-    That is what the point-in-time join of the published rows sees; an item leaves only by an
-    explicit row with found = False. Raises GenerationMismatch as `check_second`.
-    """
-    check_second((snapshot, before))
-    carried = ~pc.is_in(pa.array(before.item_ids), value_set=pa.array(snapshot.item_ids)).to_numpy(
-        zero_copy_only=False
-    )
-    both = {f.name: (getattr(snapshot, f.name), getattr(before, f.name)) for f in fields(SidTable)}
-    columns: dict[str, Any] = {
-        name: np.concatenate([new, old[carried]])
-        for name, (new, old) in both.items()
-        if isinstance(new, np.ndarray)
-    }
-    return replace(snapshot, **columns), carried

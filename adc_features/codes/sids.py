@@ -23,6 +23,7 @@ __all__ = [
     "SidTimeline",
     "changed_rows",
     "code_matrix",
+    "differing",
     "find_rows",
     "list_matrix",
 ]
@@ -329,18 +330,24 @@ def changed_rows(before: SidTable, after: SidTable) -> SidTable:
     `check_second`.
     """
     place, known = find_rows(before.item_ids, after.item_ids)
-    same = known.copy()
-    check_second((before, after))
-    earlier = before.arrays
-    for name, array in after.arrays.items():
-        equal = earlier[name][place] == array
-        same &= equal.all(axis=1) if equal.ndim > 1 else equal
+    same = known & ~differing(before._gather(place, known, after.item_ids), after)
     gone = before.item_ids[before.found & ~np.isin(before.item_ids, after.item_ids)]
     return after.lookup(np.concatenate([after.item_ids[~same], gone]))
 
 
-def check_second(tables: Sequence[SidTable]) -> None:
-    """Raise GenerationMismatch where one of these tables of a generation tells second codes and
+class Snapshot(Protocol):
+    """Codes of one cut-off, whatever holds them."""
+
+    @property
+    def generation(self) -> str: ...
+    @property
+    def as_of(self) -> datetime: ...
+    @property
+    def has_second(self) -> bool: ...
+
+
+def check_second(tables: Sequence[Snapshot]) -> None:
+    """Raise GenerationMismatch where one of these snapshots of a generation tells second codes and
     another does not.
     """
     if len({table.has_second for table in tables}) > 1:
@@ -351,6 +358,18 @@ def check_second(tables: Sequence[SidTable]) -> None:
             f" {silent.as_of.isoformat()} have none; encode both with generation"
             f" {told.generation!r}, which tells them of all its items or of none"
         )
+
+
+def differing(before: SidTable, after: SidTable) -> np.ndarray:
+    """Which rows of two tables of the same items, in the same order, are not equal: bool [N].
+    Raises GenerationMismatch as `check_second`.
+    """
+    check_second((before, after))
+    other, earlier = np.zeros(len(after), bool), before.arrays
+    for name, array in after.arrays.items():
+        unlike = earlier[name] != array
+        other |= unlike.any(axis=1) if unlike.ndim > 1 else unlike
+    return other
 
 
 def find_rows(haystack: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -26,12 +26,13 @@ from adc_features.encoding.output import (
     seal_output,
 )
 from adc_features.encoding.piece import GENERATION, PREVIOUS, EncodePiece, Reads, reads_of
-from adc_features.encoding.work import PARTIAL, Progress, alone, finished, prepare, run_parts
+from adc_features.encoding.work import PARTIAL, Progress, finished, prepare, run_parts
 from adc_features.engines import Engine, engine_of
 from adc_features.engines.parts import PART, PartWork, Source, open_source, pieces
 from adc_features.engines.places import Place
 from adc_features.errors import ArtifactError, InputError
 from adc_features.extras import extra_modules
+from adc_features.one_writer import only_writer
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +113,7 @@ def encode_files(
         "as_of": as_of.isoformat(),
         "previous": held,
     }
-    with alone(target):
+    with only_writer(target.uri):
         if finished(target, made_of):
             return open_encoded(target.uri)
         check_ids(lambda: _ids(source), source.rows)

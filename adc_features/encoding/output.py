@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 from adc_features.artifact import MANIFEST, json_text, read_manifest, sealed
 from adc_features.codes.generation import Generation, open_generation
 from adc_features.codes.list_columns import list_matrix
+from adc_features.codes.sid_pieces import SidPieces
 from adc_features.codes.sids import SidTable
 from adc_features.encoding.catalogue import count_collisions
 from adc_features.encoding.piece import COUNTED, GENERATION
@@ -74,6 +75,13 @@ class EncodedItems:
         """The items in their order, a part at a time."""
         for name in sorted(n for n in self.manifest["files"] if n.startswith(f"{CODES}/")):
             yield SidTable.from_arrow(read_parquet(self.place.local_copy(name)))
+
+    def codes(self) -> SidPieces:
+        """The same, to be read as often as needed."""
+        spec = self.generation.spec
+        return SidPieces(
+            self.pieces, self.generation.id, spec.codebook_size, spec.length, self.as_of
+        )
 
     def table(self) -> SidTable:
         """All items in their order, in memory."""

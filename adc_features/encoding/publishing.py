@@ -16,7 +16,8 @@ def publish_encoded(
     """Publish encoded items as one more snapshot of a live generation; what was done.
 
     What differs from the snapshot before becomes rows of the generation's view, and the whole
-    catalogue a packed file. The catalogue is held in memory meanwhile.
+    catalogue a packed file. Memory holds one part at a time, and some bytes an item; a publishing
+    that was stopped leaves what was published as it was, and begins anew.
 
     Parameters
     ----------
@@ -41,14 +42,14 @@ def publish_encoded(
     GenerationMismatch
         What is published under this id comes from another codebook.
     """
-    made, servable_at = encoded.table(), encoded.as_of + lag
+    generation, servable_at = encoded.generation, encoded.as_of + lag
     rows = publish_changes(
-        repo, encoded.generation, made, servable_at=servable_at, computed_at=computed_at
+        repo, generation, encoded.codes(), servable_at=servable_at, computed_at=computed_at
     )
     return {
-        "generation": made.generation,
-        "as_of": made.as_of,
+        "generation": generation.id,
+        "as_of": encoded.as_of,
         "servable_at": servable_at,
-        "items": len(made),
+        "items": len(encoded),
         "published_rows": rows,
     }

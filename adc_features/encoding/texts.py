@@ -17,11 +17,12 @@ import pyarrow as pa
 
 from adc_features.artifact import MANIFEST, json_text, sealed
 from adc_features.encoders.text import SingleTexts, item_texts, model_identity, text_vectors
-from adc_features.encoding.work import PARTIAL, Progress, alone, finished, prepare, run_parts
+from adc_features.encoding.work import PARTIAL, Progress, finished, prepare, run_parts
 from adc_features.engines import Engine, engine_of
 from adc_features.engines.parts import PART, PartWork, open_source
 from adc_features.engines.places import Place
 from adc_features.errors import InputError
+from adc_features.one_writer import only_writer
 
 log = logging.getLogger(__name__)
 ITEMS, KIND = "items", "embedded_items"
@@ -89,7 +90,7 @@ def embed_files(
     _check_columns(source.schema.names, texts)
     views = tuple((modality, tuple(columns)) for modality, columns in texts.items())
     made_of = {"items": source.files, "texts": dict(views), "model": model_identity(model)}
-    with alone(target):
+    with only_writer(target.uri):
         if finished(target, made_of):
             return dict(target.json(MANIFEST))
         prepare(target, {**made_of, "parts": PART}, (ITEMS,))

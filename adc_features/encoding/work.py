@@ -1,15 +1,12 @@
-"""What every work from files to files shares: one process at a time, parts that are kept, rows that
-are counted. Reads, writes: the output's folder.
+"""What every work from files to files shares: parts that are kept, rows that are counted. Reads,
+writes: the output's folder.
 
 The plan says what is made of what; parts that are finished under the same plan are kept, so that
 the same command goes on where it stopped.
 """
 
 import json
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from adc_features.artifact import MANIFEST
@@ -17,32 +14,18 @@ from adc_features.engines import Engine
 from adc_features.engines.parts import PartWork, Source
 from adc_features.engines.places import Place
 from adc_features.errors import ArtifactError, InputError
-from adc_features.file_lock import file_lock
+from adc_features.one_writer import CLAIMS
 
 PARTIAL, PLAN = "_partial", "plan.json"
 Progress = Callable[[str, int, int], None]
-
-
-@contextmanager
-def alone(target: Place) -> Iterator[None]:
-    """One process at a time writes into a folder of this machine; an object store has no locks."""
-    if not target.is_local:
-        yield
-        return
-    os.makedirs(target.path, exist_ok=True)
-    with file_lock(Path(target.path)) as taken:
-        if not taken:
-            raise InputError(
-                f"another process writes into {target.uri}; wait for it, or name another folder"
-            )
-        yield
 
 
 def finished(target: Place, made_of: Mapping[str, Any]) -> bool:
     """Whether the same was made there before. Raises InputError where something else stands."""
     there = target.json(MANIFEST)
     if there is None:
-        if target.json(f"{PARTIAL}/{PLAN}") is None and target.listed(recursive=True):
+        others = [file for file in target.listed(recursive=True) if f"/{CLAIMS}/" not in file.path]
+        if target.json(f"{PARTIAL}/{PLAN}") is None and others:
             raise InputError(
                 f"{target.uri} holds files that this command did not write; name a fresh folder,"
                 " --out"

@@ -35,6 +35,19 @@ def declared_views(repo: Path) -> dict[str, AggregateView]:
     return declared_objects(repo, AggregateView, name=lambda view: view.name)
 
 
+def declared_view(repo: Path, name: str | None) -> AggregateView:
+    """One of them; without a name the only one. Raises InputError where there is none such."""
+    found = declared_views(repo)
+    if name is None and len(found) == 1:
+        return next(iter(found.values()))
+    if name not in found:
+        raise InputError(
+            f"asked is the AggregateView {name or 'that is the only one'}, the Python files of"
+            f" {repo} declare {', '.join(sorted(found)) or 'none'}; name one of them, --view"
+        )
+    return found[name]
+
+
 def open_live(
     repo: Path,
     *,

@@ -21,6 +21,7 @@ from adc_features.artifact import fresh_directory, read_manifest, seal
 from adc_features.clock import utc
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
+from adc_features.codes.sid_pieces import SidPieces
 from adc_features.codes.sids import SidTable
 from adc_features.encoders.behavior_state import write_state
 from adc_features.encoding import EncodedItems
@@ -44,6 +45,7 @@ from adc_features.pipeline.stages import (
     statistics_of,
 )
 from adc_features.store import publish_changes, published_before, published_snapshots
+from adc_features.store.publish.changes import packed_before
 
 __all__ = [
     "backfill_times",
@@ -144,7 +146,7 @@ def publish_codes(run: Run, encoded: EncodedItems) -> dict[str, Any]:
             f" {generation.id!r}, and their codebooks differ; encode with the run's generation"
         )
     with run.lock():
-        return _published(run, generation, encoded.table())
+        return _published(run, generation, encoded.codes())
 
 
 def refresh_statistics(run: Run, until: datetime, *, source: str | None = None) -> bool:
@@ -211,10 +213,10 @@ def _encoded(run: Run, generation: Generation, table: EmbeddingTable) -> SidTabl
     )
 
 
-def _published(run: Run, generation: Generation, made: SidTable) -> dict[str, Any]:
+def _published(run: Run, generation: Generation, made: SidTable | SidPieces) -> dict[str, Any]:
     """Publish what differs from the snapshot before."""
     repo, lag = repository_of(run), timedelta(hours=run.settings.publish_lag_hours)
-    before = published_before(repo, generation.id, made.as_of)
+    before = packed_before(repo, generation.id, made.as_of)
     rows = publish_changes(
         repo, generation, made, servable_at=made.as_of + lag, computed_at=datetime.now(UTC)
     )
@@ -225,21 +227,21 @@ def _published(run: Run, generation: Generation, made: SidTable) -> dict[str, An
         "generation": generation.id,
         "hindsight": made.as_of < generation.trained_through,
     }
-    facts |= {
-        "items": len(made),
-        "cold_items": int(made.is_cold.sum()),
-        "published_rows": rows,
-    }
+    items = cold = new = both = 0
+    kept = np.zeros(generation.spec.length, np.int64)
+    for codes in SidPieces.of(made).read():
+        items, cold = items + len(codes), cold + int(codes.is_cold.sum())
+        if before is not None:
+            old = before.lookup(codes.item_ids)
+            warm = old.found & ~old.is_cold & ~codes.is_cold
+            new, both = new + int((~old.found).sum()), both + int(warm.sum())
+            kept += (old.sid == codes.sid)[warm].sum(axis=0)
+    facts |= {"items": items, "cold_items": cold, "published_rows": rows}
     if before is not None:
-        old = before.lookup(made.item_ids)
-        both, behavioral = (
-            old.found & ~old.is_cold & ~made.is_cold,
-            np.array(generation.spec.is_behavioral),
-        )
-        kept = (old.sid == made.sid)[both]
+        share = kept / both if both else np.full(len(kept), np.nan)
         facts |= {
-            "new_items": int((~old.found).sum()),
-            "kept_codes": float(kept.mean()),
-            "kept_behavioral_codes": float(kept[:, behavioral].mean()),
+            "new_items": new,
+            "kept_codes": float(share.mean()),
+            "kept_behavioral_codes": float(share[np.array(generation.spec.is_behavioral)].mean()),
         }
     return facts

@@ -3,7 +3,6 @@ metrics.
 """
 
 import asyncio
-import gc
 import logging
 import sys
 import time
@@ -21,6 +20,7 @@ from adc_features.errors import AdcError
 from adc_features.serving.connections import http_server
 from adc_features.serving.protocol import HttpError, error_answer, http_error_of
 from adc_features.serving.service import Service
+from adc_features.serving.workers import settle
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +109,7 @@ def server(service: Service) -> Any:
     # instead of 5 ms: the event loop asks for the interpreter's lock many times in each request,
     # and the scoring thread holds it
     sys.setswitchinterval(0.0005)
-    gc.collect()
-    # what stands now (Feast, the model) stays: walking it at each full collection would stall
-    # requests
-    gc.freeze()
+    settle()
     return http_server(
         application(service),
         service.settings,

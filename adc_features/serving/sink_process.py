@@ -4,6 +4,9 @@ Python runs one thread at a time: where events are committed in the process that
 for the other. Here one process takes the events of all that answer: ranking has a core, they have
 another, and the requests of all workers share commits. Where it ends, requests of events are told
 to come again until another has taken its place; ranking goes on.
+
+Where both ask for the same core, ranking has it: this process runs at a lower priority. Events wait
+a little longer then, and more of them share a commit.
 """
 
 from __future__ import annotations
@@ -31,11 +34,14 @@ from adc_features.live.repository import open_live
 from adc_features.live.writer import BusyError, Writer
 from adc_features.serving.event_sink import EventSink, WriterSink
 from adc_features.serving.protocol import HttpError
-from adc_features.serving.workers import beside, end_with_parent, one_thread
+from adc_features.serving.workers import beside, end_with_parent, one_thread, settle
 
 log = logging.getLogger(__name__)
 _START_S = 60.0
 """Seconds that the process has to start."""
+_NICE = 5
+"""What is added to this process's nice value: of a core that is asked for by both, whoever ranks
+has three quarters."""
 _AGAIN_S = 0.05
 _TELL_S = 10.0
 """Seconds that metrics are waited for."""
@@ -55,7 +61,7 @@ def sink_process(repo: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     streams = tuple(open_live(repo).ledger.streams)  # before a process starts that could only fail
     with tempfile.TemporaryDirectory(prefix="adc-events-") as folder:
         address = str(Path(folder) / "events")
-        with beside(1, run_sink, repo, address, metrics=None):
+        with beside(1, run_sink, repo, address, metrics=None, nice=_NICE):
             yield address, streams
 
 
@@ -72,6 +78,7 @@ def run_sink(repo: Path, address: str) -> None:
     end_with_parent()
     live = open_live(repo)
     sink = WriterSink(Writer(live.ledger, live.histories).__enter__())
+    settle()
     with reachable(sink, address):
         stopped.wait()
         sink.close()

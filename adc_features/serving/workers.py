@@ -5,9 +5,11 @@ workers of a supervisor that is killed (SIGKILL) go on and keep the port. So our
 ends with the process that started it, however that ends.
 """
 
+import gc
 import logging
 import multiprocessing
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -17,23 +19,31 @@ from typing import Any, cast
 
 from prometheus_client.multiprocess import mark_process_dead
 
+from adc_features.store.feast_import import import_feast_unchecked
+
 log = logging.getLogger(__name__)
 
 
 @contextmanager
 def beside(
-    processes: int, target: Callable[..., None], *arguments: Any, metrics: str | None
+    processes: int,
+    target: Callable[..., None],
+    *arguments: Any,
+    metrics: str | None,
+    nice: int = 0,
 ) -> Iterator[None]:
     """Supervise further processes of target(*arguments) for as long as the block lasts: one that
     ends is started again.
 
     target: importable; ends on SIGTERM, and by itself when this process is gone
-    (`end_with_parent`). metrics: as Service has it, of processes that answer.
+    (`end_with_parent`). metrics: as Service has it, of processes that answer. nice: what is added
+    to their nice value, before they import anything.
     """
     spawn, stop = multiprocessing.get_context("spawn"), threading.Event()
 
     def started() -> Any:
-        process = spawn.Process(target=target, args=arguments, daemon=True)
+        asked = f"{target.__module__}:{target.__qualname__}", nice, arguments
+        process = spawn.Process(target=_run, args=asked, daemon=True)
         process.start()
         return process
 
@@ -72,6 +82,13 @@ def beside(
             process.join()
 
 
+def _run(target: str, nice: int, arguments: tuple[Any, ...]) -> None:
+    """What a further process runs. target: `module:function`, imported here."""
+    os.nice(nice)
+    import_feast_unchecked()
+    pkgutil.resolve_name(target)(*arguments)
+
+
 def end_with_parent() -> None:
     """End this process, as SIGTERM does, when the one that started it is gone, however it went."""
 
@@ -93,3 +110,11 @@ def one_thread() -> None:
         from threadpoolctl import threadpool_limits
 
         threadpool_limits(1, user_api="blas")
+
+
+def settle() -> None:
+    """Let what stands now (Feast, a model) stay: walking it at each full collection would stall
+    what comes.
+    """
+    gc.collect()
+    gc.freeze()

@@ -124,33 +124,46 @@ class ArrowComputeEngine(feast.LocalComputeEngine):
                 self.repo_config, view, lambda: map(named, tables()), **times
             )
         else:  # Redis keeps no created time: all rows of a key are compared before they are sent
-            rows = named(self._latest(registry, task, columns))
-            written = write_rows(self.online_store, self.repo_config, view, rows, **times)
+            written = sum(
+                write_rows(self.online_store, self.repo_config, view, rows, **times)
+                for rows in map(named, self._newest(registry, task, columns)())
+            )
         _log.info("stage=load view=%s written=%d", view.name, written)
 
-    def _latest(self, registry: Any, task: feast.MaterializationTask, columns: Any) -> pa.Table:
-        """The rows of the task as one table, by Feast's interface: at least each key's newest."""
+    def _newest(
+        self, registry: Any, task: feast.MaterializationTask, columns: Any
+    ) -> Callable[[], Iterator[pa.Table]]:
+        """What gives at least the newest row of every key, all rows of a key in one piece: the one
+        table of Feast's interface, unless the offline store streams them.
+        """
+        if getattr(self.offline_store, "streams", None) == "newest":
+            return self._streamed("pull_latest_from_table_or_query", task, columns)
         view: Any = task.feature_view
-        return feast.create_offline_store_retrieval_job(
+        job = feast.create_offline_store_retrieval_job(
             data_source=view.batch_source,
             column_info=columns,
             context=self.get_execution_context(registry, task),
             start_time=task.start_time,
             end_time=task.end_time,
-        ).to_arrow()
+        )
+        return lambda: iter([job.to_arrow()])
 
     def _pulled(
         self, registry: Any, task: feast.MaterializationTask, columns: Any
     ) -> Callable[[], Iterator[pa.Table]]:
-        """What gives the rows of the task in bounded pieces, the same ones whenever it is called.
-
-        An offline store that streams gives them so; others give the one table of Feast's interface.
+        """What gives the rows of the task in bounded pieces where the offline store streams, the
+        same ones whenever it is called.
         """
+        if getattr(self.offline_store, "streams", None) == "all":
+            return self._streamed("pull_all_from_table_or_query", task, columns)
+        return self._newest(registry, task, columns)
+
+    def _streamed(
+        self, pull: str, task: feast.MaterializationTask, columns: Any
+    ) -> Callable[[], Iterator[pa.Table]]:
+        """The rows of the task by a method of the offline store, in pieces."""
         view: Any = task.feature_view
-        if not hasattr(self.offline_store, "streams"):
-            return lambda: iter([self._latest(registry, task, columns)])
-        ours: Any = self.offline_store
-        job: Any = ours.pull_all_from_table_or_query(
+        job: Any = getattr(self.offline_store, pull)(
             config=self.repo_config,
             data_source=view.batch_source,
             join_key_columns=columns.join_keys,

@@ -113,8 +113,8 @@ class AsofOfflineStore(feast.OfflineStore):
     """
 
     supports_filter_by_created_timestamp = True
-    streams = True
-    """The jobs of this store have `to_batches`."""
+    streams = "all"
+    """Materialization takes all rows from `to_batches` of a job, one batch in memory at a time."""
 
     @staticmethod
     def get_historical_features(  # long by Feast's signature, and what has to be said of it

@@ -165,6 +165,42 @@ def test_what_a_run_left_is_not_used_for_other_events(history, tmp_path):
     assert in_order(everything(), got).equals(batch_rows(everything(), events(many(200))))
 
 
+def test_rows_of_another_format_are_made_again(history, tmp_path, monkeypatch):
+    """What an earlier version of the code left is neither kept nor gone on with."""
+    write_rows(everything(), [history], tmp_path / "rows", partitions=3)
+    monkeypatch.setattr(partitioned, "FORMAT", partitioned.FORMAT + 1)
+    told: list[str] = []
+    write_rows(
+        everything(),
+        [history],
+        tmp_path / "rows",
+        partitions=3,
+        progress=lambda label, done, total: told.append(label),
+    )
+    assert set(told) > {"events", "rows"}
+
+
+@pytest.mark.slow
+def test_jobs_change_no_byte(history, tmp_path):
+    """Two processes that make rows leave the files of one, and tell how far they are."""
+    told: list[tuple[str, int]] = []
+    for jobs in (1, 2):
+        write_rows(
+            everything(),
+            [history],
+            tmp_path / f"rows-{jobs}",
+            partitions=3,
+            jobs=jobs,
+            progress=lambda label, done, total: told.append((label, done)),
+        )
+    one, two = (
+        {f.name: f.read_bytes() for f in (tmp_path / f"rows-{jobs}/rows").iterdir()}
+        for jobs in (1, 2)
+    )
+    assert one == two
+    assert told[-3:] == [("rows", 1), ("rows", 2), ("rows", 3)]
+
+
 def test_a_finished_directory_is_kept(history, tmp_path):
     """The same events and declaration make nothing again; the manifest counts what was made."""
     rows = write_rows(everything(), [history], tmp_path / "rows", partitions=3)

@@ -1,7 +1,5 @@
 """SID snapshots as Feast rows and back."""
 
-from datetime import timedelta
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -9,7 +7,6 @@ from store_world import START, day, snapshot
 
 from adc_features.codes.rows import (
     SID_FEATURES,
-    completed,
     newest_as_of,
     sid_rows,
     sid_table,
@@ -90,18 +87,3 @@ def test_day_resolution_times_become_the_same_days():
         utc_array(days).to_numpy(zero_copy_only=False).astype("datetime64[D]").tolist()
         == days.tolist()
     )
-
-
-def test_snapshots_are_completed_until_an_explicit_removal():
-    """An item that a later snapshot lacks keeps its last codes;
-    one with a found = False row loses them.
-    """
-    first, second = (
-        snapshot(START, 1),
-        snapshot(START + timedelta(days=1), 2, items=["a"], removed=["b"]),
-    )
-    complete, carried = completed(second, first)
-    assert carried.tolist() == [False, False, True]
-    last = complete.lookup(np.array(["a", "b", "c"]))
-    assert last.sid[:, 0].tolist() == [2, -1, 1]
-    assert last.found.tolist() == [True, False, True]

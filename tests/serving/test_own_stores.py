@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from adc_features.serving.promotion import read_promotion
 from adc_features.serving.protocol import RankRequest, ServiceSettings
 from adc_features.serving.service import Service
 from adc_features.serving.workspace import Workspace
-from adc_features.store.services.schema import declared_rankers
+from adc_features.store.services.schema import declared_rankers, service_schema
 from training.ranker.fitting import TrainSettings
 from training.ranker.served_parity import TOLERANCE, served_parity
 from training.ranker.workflow import Period, promote_ranker, train_rankers
@@ -241,6 +242,27 @@ def test_what_is_applied_meanwhile_changes_no_answer(market):
             definitions.write_text(text, encoding="utf-8")
             feast_apply(market.repo)
         until(lambda: changed(client) == [])
+
+
+def test_a_registry_that_did_not_change_is_not_read_again(market, monkeypatch):
+    """It is read once, and again when its file is another; one that changed a moment ago is read at
+    every look.
+    """
+    reads = []
+
+    def read(*asked):
+        reads.append(asked)
+        return service_schema(*asked)
+
+    bundle, registry = opened(market, "market"), market.repo / "registry.db"
+    monkeypatch.setattr("adc_features.serving.declared.service_schema", read)
+    now = time.time()
+    for age, looks, count in ((3600, 3, 1), (1800, 2, 2), (0, 2, 4)):
+        os.utime(registry, (now - age, now - age))
+        os.utime(market.repo / "feature_store.yaml", (now - 3600, now - 3600))
+        for _ in range(looks):
+            assert bundle.changed() == ()
+        assert len(reads) == count
 
 
 def test_a_store_that_does_not_answer_is_not_ready(market, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 import signal
 import threading
 import time
@@ -28,7 +29,7 @@ def own_sigterm():
 @pytest.mark.slow  # starts a process four times
 def test_kills_of_the_process_lose_and_double_nothing(tmp_path, own_sigterm):
     """Each request is sent until it is answered; whatever was answered counts once, and what is
-    online is what the events say.
+    online is what the events say. The process leaves the core to whoever ranks.
     """
     repo, kills, again = make_shop(tmp_path / "shop"), 3, 0
     asked = iter(range(1_000_000))
@@ -46,6 +47,8 @@ def test_kills_of_the_process_lose_and_double_nothing(tmp_path, own_sigterm):
 
     with sink_process(repo) as told:
         sink = ProcessSink(*told).wait()
+        [taking] = multiprocessing.active_children()
+        assert os.getpriority(os.PRIO_PROCESS, taking.pid) > os.getpriority(os.PRIO_PROCESS, 0)
         killing = threading.Thread(target=kill_now_and_then)
         killing.start()
         sent = 0

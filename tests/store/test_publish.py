@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from store_world import (
 )
 
 from adc_features import store
+from adc_features.codes.sid_pieces import SidPieces, some_rows
 from adc_features.data.statistics import NO_TIME
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 
@@ -49,6 +51,49 @@ def state(repo: Path) -> dict[str, bytes]:
         for p in sorted((repo / "data").rglob("*"))
         if p.is_file()
     }
+
+
+@pytest.mark.parametrize("text", [False, True])
+def test_pieces_publish_what_the_whole_does(tmp_path, monkeypatch, text):
+    """A snapshot, then one with new, other, unchanged and gone items, given whole or in pieces of
+    7 rows: the same rows, and packed files with the same bytes, also where nothing is other.
+    """
+    monkeypatch.setattr("adc_features.store.packed.writer.AT_ONCE", 16)
+    monkeypatch.setattr("adc_features.store.packed.snapshot.ROWS_AT_ONCE", 5)
+
+    def items(numbers: range) -> np.ndarray:
+        return np.array([f"item {n}" for n in numbers]) if text else np.array(numbers)
+
+    second = snapshot(day(20), 1, items=items(range(20, 80)))
+    second.sid[::3, 0] = 3
+    tables = [snapshot(day(10), 1, items=items(range(60))), second]
+    tables.append(replace(second, as_of=day(30)))
+    rows, packed = [], []
+    for pieces in (False, True):
+        repo = tmp_path / f"{pieces}"
+        store.create_repository(repo, project="world")
+        given = [_in_pieces(t, 7) if pieces else t for t in tables]
+        publish(repo, given[0])
+        times = {"servable_at": day(21), "computed_at": day(90)}
+        counts = [store.publish_changes(repo, generation(), given[1], **times)]
+        times["servable_at"] = day(31)
+        counts.append(store.publish_changes(repo, generation(), given[2], **times))
+        assert counts == [14 + 20 + 20, 60]  # other, new and gone; all where nothing is other
+        where = repo / "data/item_sid_g1"
+        rows.append([pq.read_table(f) for f in sorted(where.glob("rows/*.parquet"))])
+        packed.append([f.read_bytes() for f in sorted(where.glob("packed/*.sids"))])
+        assert [f.suffix for f in (where / "packed").iterdir()] == [".sids"] * 3
+    assert packed[0] == packed[1]
+    assert all(one.equals(other) for one, other in zip(*rows, strict=True))
+    (*_, newest) = store.published_timeline(tmp_path / "True", "g1").snapshots
+    assert newest.lookup(second.item_ids).sid.tolist() == second.sid.tolist()
+    assert not newest.lookup(items(range(20))).found.any()
+
+
+def _in_pieces(table, rows: int) -> SidPieces:
+    starts = range(0, len(table), rows)
+    read = lambda: (some_rows(table, slice(n, n + rows)) for n in starts)  # noqa: E731
+    return replace(SidPieces.of(table), read=read)
 
 
 def test_a_publication_says_what_it_holds(repo):
@@ -164,7 +209,7 @@ def test_a_failed_publish_leaves_the_previous_state(repo, monkeypatch, failing):
         raise OSError(28, "No space left on device")
 
     owner, name = {
-        "rows": (pq, "write_table"),
+        "rows": (pq.ParquetWriter, "write_table"),
         "manifest": (PUBLISH, "seal"),
         "list": (PUBLISH, "write_live_generations"),
     }[failing]

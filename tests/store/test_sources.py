@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pyarrow import fs
 from store_world import examples
 from table_world import our_stores
 
@@ -507,6 +508,47 @@ def test_every_reader_gives_the_answer_found_by_hand_or_refuses(
             assert has_texts
         else:
             assert got == want
+
+
+def test_a_column_of_a_row_group_is_the_same_mapped_and_scanned(tmp_path):
+    """Lists, structs, dictionaries, nulls, and names that look like paths into another column."""
+    text = pa.array(["x", None, "y"]).dictionary_encode()
+    table = pa.table(
+        {
+            "a": pa.array([1, None, 3], pa.int32()),
+            "a.b": [4, 5, 6],
+            "s": [{"x": 1}, {"x": None}, None],
+            "s.x": [7, 8, 9],
+            "list": pa.array([[1.0], None, []], pa.list_(pa.float32())),
+            "text": text,
+        }
+    )
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=2, write_page_checksum=True)
+    mapped = open_source(str(tmp_path / "rows.parquet"))
+    below = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem())
+    scanned = open_source("rows.parquet", filesystem=below)
+    for name in table.column_names:
+        found = [
+            pa.chunked_array([c for g in s.groups() for c in s.column(g, name).chunks])
+            for s in (mapped, scanned)
+        ]
+        assert found[0] == found[1]
+        assert found[0].to_pylist() == table[name].to_pylist()
+
+
+def test_a_damaged_page_of_a_mapped_row_group_is_refused(tmp_path):
+    """Its checksum does not fit: no value of it is given."""
+    path = tmp_path / "rows.parquet"
+    numbers = pa.table({"n": np.arange(1_000)})
+    pq.write_table(
+        numbers, path, write_page_checksum=True, use_dictionary=False, compression="none"
+    )
+    whole = bytearray(path.read_bytes())
+    whole[4_000] ^= 1
+    path.write_bytes(whole)
+    source = open_source(str(path))
+    with pytest.raises(ArtifactError, match="damaged"):
+        source.column(source.groups()[0], "n")
 
 
 @pytest.mark.slow

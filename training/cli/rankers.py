@@ -28,7 +28,7 @@ LabelsOption = Annotated[
     typer.Option(
         "--labels",
         metavar="FILE|URL",
-        help="With --repo: the label log, Parquet or the SQLAlchemy URL of a database.",
+        help="With --repo: the label log, Parquet (s3:// too) or a database's SQLAlchemy URL.",
     ),
 ]
 LabelsQueryOption = Annotated[
@@ -118,17 +118,18 @@ def refresh_texts(options: Sequence[str] | None) -> dict[str, str] | None:
 
 def label_source(labels: str | None, query: str | None) -> Any:
     """The label log that options name. Raises InputError."""
+    from adc_features.uris import is_address
     from training.ranker.label_sources import SqlLabels
 
     if labels is None:
         raise InputError("no label log; give --labels FILE, or --labels URL --labels-query SQL")
-    if "://" in labels:
+    if "://" in labels and not is_address(labels):
         if query is None:
             raise InputError("--labels is the URL of a database; give a table, --labels-query SQL")
         return SqlLabels(labels, query)
     if query is not None:
         raise InputError(f"--labels-query needs the URL of a database; --labels is {labels!r}")
-    return Path(labels)
+    return labels if is_address(labels) else Path(labels)
 
 
 def chosen_rankers(

@@ -1,5 +1,5 @@
-"""Rows of a label log, wherever they are. Reads: Parquet, SQL databases, frames. Writes: Arrow
-tables.
+"""Rows of a label log, wherever they are. Reads: Parquet here or on object stores, SQL databases,
+frames. Writes: Arrow tables.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from adc_features.damage import READ_ERRORS
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, time_bounds
 from adc_features.redaction import redacted_url, without_secrets
+from adc_features.uris import is_address, is_remote, open_uri, reaching, storage_error
 
 if TYPE_CHECKING:
     import pyarrow.dataset as ds
@@ -48,7 +49,9 @@ class SqlLabels:
 
 
 LabelSource = Path | str | SqlLabels | Any
-"""A Parquet file or directory, a database, or a pandas, Arrow or polars frame."""
+"""A Parquet file or directory, as a path or an address that `open_uri` opens; a database, or a
+pandas, Arrow or polars frame.
+"""
 
 
 def source_name(source: LabelSource) -> str:
@@ -90,12 +93,12 @@ def open_labels(source: LabelSource) -> Scan:
     if isinstance(source, SqlLabels):
         return _whole(_from_sql(source))
     if isinstance(source, Path | str):
-        if "://" in str(source):
+        if "://" in str(source) and not is_address(source):
             raise InputError(
                 f"label log {redacted_url(str(source))} is the URL of a database; give it with a"
                 " table or a SELECT, SqlLabels(url, query)"
             )
-        return _from_parquet(Path(source))
+        return _from_parquet(source)
     from adc_features.store.offline.entity_rows import entity_table
 
     table = entity_table(source)
@@ -127,32 +130,39 @@ def _whole(table: pa.Table) -> Scan:
     return Scan(table.schema, table)
 
 
-def _from_parquet(path: Path) -> Scan:
+def _from_parquet(place: Path | str) -> Scan:
     import pyarrow.dataset as ds
+    from pyarrow.fs import FileType
 
-    if not path.exists():
+    filesystem, path = open_uri(place)
+    with reaching(place):
+        info = filesystem.get_file_info(path)
+    if info.type == FileType.NotFound:
         raise InputError(
-            f"label log {path} does not exist; give a Parquet file, or a directory of them"
+            f"label log {place} does not exist; give a Parquet file, or a directory of them"
         )
-    if path.is_file() and path.suffix.lower() in (".csv", ".tsv", ".json", ".jsonl", ".gz"):
+    texts = (".csv", ".tsv", ".json", ".jsonl", ".gz")
+    if info.type == FileType.File and path.lower().endswith(texts):
         raise InputError(
-            f"label log {path} is no Parquet file; text has no types, so ids and times would be"
+            f"label log {place} is no Parquet file; text has no types, so ids and times would be"
             " guessed: write it as Parquet first"
         )
     try:
-        found = ds.dataset(path, format="parquet", partitioning="hive")
+        # those here Arrow opens itself and does not map: a log may be cut while it is read
+        elsewhere = filesystem if is_remote(place) else None
+        found = ds.dataset(path, filesystem=elsewhere, format="parquet", partitioning="hive")
         fragments = list(found.get_fragments())
         if not fragments:
             raise InputError(
-                f"label log {path} holds no Parquet file; give the directory that does"
+                f"label log {place} holds no Parquet file; give the directory that does"
             )
         schemas = [(f.path, f.physical_schema) for f in fragments]
         _refuse_other_times(schemas)
         schema = pa.unify_schemas([*(s for _, s in schemas), _partitions(found)])
         return Scan(schema, found.replace_schema(schema))
     except READ_ERRORS as error:
-        raise InputError(
-            f"label log {path} cannot be read as Parquet ({error}); write its files anew, all with"
+        raise storage_error(error, place) or InputError(
+            f"label log {place} cannot be read as Parquet ({error}); write its files anew, all with"
             " the same types"
         ) from error
 

@@ -12,6 +12,7 @@ from adc_features.errors import ArtifactError
 from adc_features.inputs.facts import ranker_from_facts, ranker_to_facts
 from adc_features.redaction import redacted_url
 from adc_features.store.services.item_files import is_file
+from adc_features.uris import is_address
 from training.ranker.label_sources import LabelSource, SqlLabels
 from training.tokenizing.behavior import LabelledEvents
 from training.tokenizing.settings import TokenizeSettings
@@ -79,7 +80,11 @@ def asked_from_facts(repo: Path, facts: Mapping[str, Any]) -> Asked:
         if (labelled := facts["events"]) is None or labelled["labels"] is None:
             return asked
         place = labelled["labels"]
-        source = SqlLabels(**place) if isinstance(place, Mapping) else repo / place
+        source: LabelSource
+        if isinstance(place, Mapping):
+            source = SqlLabels(**place)
+        else:
+            source = place if is_address(place) else repo / place
         events = asked.with_labels(source, facts)
         return Asked(asked.sources, asked.settings, asked.labelled, events)
     except (KeyError, TypeError, AttributeError) as error:
@@ -91,6 +96,8 @@ def asked_from_facts(repo: Path, facts: Mapping[str, Any]) -> Asked:
 
 def _place(repo: Path, source: LabelSource) -> Any:
     """Where a label log is, if that can be written down."""
+    if isinstance(source, str) and is_address(source):
+        return source
     if isinstance(source, Path | str):
         return _name(repo, str(Path(source).resolve()))
     if isinstance(source, SqlLabels) and redacted_url(source.url) == source.url:

@@ -29,6 +29,10 @@ _LONGEST_TTL = 1 << 62
 _FACTS = ("start", "span", "row_bits", "tick_bits", "cut")
 """The numbers of an index that its parts name."""
 _BITS = 63
+_SORTED_BITS = 40
+"""Of key code and tick: `radix_sorted` deals 8 and orders by 32 in two passes; a finer tick would
+cost all rows a third pass, and a coarser one only those that share it a comparison.
+"""
 _BLOCK = 1 << 16
 """Rows and questions treated at once: what they need besides stays in a cache."""
 _QUESTIONS = 1 << 20
@@ -73,8 +77,11 @@ class AsofIndex:
         self._start = int(at.min()) if len(at) else 0
         self._span = int(at.max()) - self._start if len(at) else 0
         self._row_bits = (max(_QUESTIONS, len(codes)) - 1).bit_length()
+        key_bits = (keys.size - 1).bit_length()
         self._tick_bits = min(
-            self._span.bit_length(), _BITS - (keys.size - 1).bit_length() - self._row_bits
+            self._span.bit_length(),
+            _BITS - key_bits - self._row_bits,
+            max(_SORTED_BITS - key_bits, 0),
         )
         if self._tick_bits < 0:
             raise InputError(

@@ -45,24 +45,25 @@ class IdIndex:
         """What the ids are."""
         return "int64" if self.strings is None else "string"
 
-    def ids(self) -> np.ndarray:
-        """Every id in row order: int64 or str [N].
+    def ids(self, rows: slice = slice(None)) -> np.ndarray:
+        """The ids of adjacent rows in their order, by default of all: int64 or str [N].
 
         Raises IndexError when the strings were altered.
         """
         if self.strings is not None:
+            strings = self.strings[rows]
             try:
-                self.strings.validate(full=True)
+                strings.validate(full=True)
             except pa.ArrowInvalid as error:
                 raise IndexError(str(error)) from error
-            return id_array(self.strings)
-        ids = self.keys.astype(np.uint64) + np.int64(self.base).astype(np.uint64)
+            return id_array(strings)
+        ids = self.keys[rows].astype(np.uint64) + np.int64(self.base).astype(np.uint64)
         return ids.astype(np.int64)
 
     def find(self, item_ids: np.ndarray) -> np.ndarray:
         """The row of each id that `checked_ids` returned, N where it is absent: int64 [M]."""
         wanted = id_keys(item_ids, base=self.base, seed=self.seed)
-        bucket = _buckets(wanted, len(self.starts) - 1)
+        bucket = buckets(wanted, len(self.starts) - 1)
         row, end = self.starts.take(bucket).astype(np.int64), self.starts.take(bucket + 1)
         absent = np.ones(len(wanted), bool)
         searching = np.flatnonzero(row < end)
@@ -98,32 +99,15 @@ class IdIndex:
 
 def string_buffers(strings: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     """Offsets int32 or int64 [N + 1] and the text as uint8, without copying."""
-    offsets = np.frombuffer(
-        strings.buffers()[1],
-        "<i8" if pa.types.is_large_string(strings.type) else "<i4",
-        len(strings) + 1,
-    )
+    kind = np.dtype("<i8" if pa.types.is_large_string(strings.type) else "<i4")
+    place = strings.offset * kind.itemsize
+    offsets = np.frombuffer(strings.buffers()[1], kind, len(strings) + 1, place)
     return offsets, np.frombuffer(strings.buffers()[2] or b"", np.uint8)
 
 
-def build_index(item_ids: np.ndarray) -> tuple[IdIndex, np.ndarray]:
-    """The index of unique ids int64 or str [N >= 1], and the order of their rows, int64 [N]."""
-    base, seed, text = 0, 0, item_ids.dtype.kind == "U"
-    if not text:
-        base = int(item_ids.min())
-    keys = id_keys(item_ids, base=base, seed=seed)
-    # two ids of one hash: about once in 10^5 catalogues of 10M items
-    while text and len(np.unique(keys)) < len(keys):
-        seed += 1
-        keys = id_keys(item_ids, base=base, seed=seed)
-    count = max(1, len(keys) // KEYS_A_BUCKET)
-    bucket = _buckets(keys, count)
-    order = np.argsort(bucket, kind="stable")
-    starts = np.zeros(count + 1, np.uint32)
-    starts[1:] = np.cumsum(np.bincount(bucket, minlength=count))
-    keys = keys[order] if text or int(keys.max()) >= 1 << 32 else keys[order].astype(np.uint32)
-    strings = pa.array(item_ids[order]) if text else None
-    return IdIndex(keys, starts, base, seed, strings), order
+def bucket_count(items: int) -> int:
+    """How many buckets there are of so many items."""
+    return max(1, items // KEYS_A_BUCKET)
 
 
 def checked_ids(item_ids: Iterable[Any], id_type: str) -> np.ndarray:
@@ -169,6 +153,6 @@ def checked_ids(item_ids: Iterable[Any], id_type: str) -> np.ndarray:
     return item_ids.astype(np.int64, copy=False)
 
 
-def _buckets(keys: np.ndarray, count: int) -> np.ndarray:
+def buckets(keys: np.ndarray, count: int) -> np.ndarray:
     """Bucket of each key, int64 [M] in [0, count)."""
     return (((mixed(keys) >> _SHIFT) * np.uint64(count)) >> _SHIFT).astype(np.int64)

@@ -168,6 +168,11 @@ def span(places: np.ndarray) -> np.ndarray | slice:
     return slice(int(places[0]), int(places[-1]) + 1) if adjacent else places
 
 
+def version_of(schema: Mapping[str, Any]) -> int:
+    """The format in which records of this schema are written."""
+    return VERSION if schema.get("second") else PLAIN
+
+
 def schema_hash(schema: Mapping[str, Any], version: int = VERSION) -> str:
     """sha256 of a record's layout and the format's version."""
     return sha256(json.dumps({"format": version, **schema}, sort_keys=True).encode()).hexdigest()

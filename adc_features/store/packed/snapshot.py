@@ -8,7 +8,7 @@ import copy
 import mmap
 import os
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -160,8 +160,23 @@ class PackedSnapshot:
 
         int64 [N], microseconds since 1970 UTC.
         """
-        gathered = self._sound(lambda: self._decode(np.arange(len(self))))
-        return self._table(self.item_ids, gathered), gathered.profile["sid_as_of"]
+        return self._rows(slice(0, len(self)))
+
+    def pieces(self) -> Iterator[tuple[SidTable, np.ndarray]]:
+        """The same, so many rows at a time that memory need not hold all."""
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            yield self._rows(slice(start, min(start + ROWS_AT_ONCE, len(self))))
+
+    def _rows(self, rows: slice) -> tuple[SidTable, np.ndarray]:
+        ids = self._sound(lambda: self._index.ids(rows))
+        gathered = self._sound(lambda: self._decode(np.arange(rows.start, rows.stop)))
+        return self._table(ids, gathered), gathered.profile["sid_as_of"]
+
+    def places(self, item_ids: np.ndarray) -> np.ndarray:
+        """The row of each id in the file's order, as `checked_ids` returned it; the number of rows
+        where it is absent: int64 [M].
+        """
+        return self._sound(lambda: self._index.find(item_ids))
 
     def overlaid(self, over: "Over") -> "PackedSnapshot":
         """The same file, whose answers are those of `over`, which gets the ids and its answer."""

@@ -157,9 +157,12 @@ class Source:
         run, rows = group
         there = [name] if run.kind(name) is not None else []
         with self.reading():
-            options = _WHOLE if head is None else {}
-            scanner = rows.scanner(run.files.schema, columns=there, **options)
-            found = scanner.to_table() if head is None else scanner.head(head)
+            if head is None and there and _is_mapped(rows):
+                found = _decoded_here(rows, name)
+            else:
+                options = _WHOLE if head is None else {}
+                scanner = rows.scanner(run.files.schema, columns=there, **options)
+                found = scanner.to_table() if head is None else scanner.head(head)
         return self._fitted(run, found, [name])[name]
 
     def tables(
@@ -315,6 +318,28 @@ def _dataset(parts: Sequence[Any], schema: pa.Schema, like: Any) -> Any:
     import pyarrow.dataset as ds
 
     return ds.FileSystemDataset(parts, schema, like.format, like.filesystem)
+
+
+def _is_mapped(rows: Any) -> bool:
+    """Whether a row group lies in a local file, and all its columns in the file itself."""
+    import pyarrow.dataset as ds
+    from pyarrow import fs
+
+    return isinstance(rows.filesystem, fs.LocalFileSystem) and rows.partition_expression.equals(
+        ds.scalar(True)
+    )
+
+
+def _decoded_here(rows: Any, name: str) -> pa.Table:
+    """One column of a row group, decoded in this thread.
+
+    A scanner hands it to other threads, whose memory is fresh.
+    """
+    import pyarrow.parquet as pq
+
+    with rows.open() as opened:
+        file = pq.ParquetFile(opened, metadata=rows.metadata, page_checksum_verification=True)
+        return file.read_row_group(rows.row_groups[0].id, [name], use_threads=False)
 
 
 def _is_plain_number(text: str) -> bool:

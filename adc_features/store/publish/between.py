@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from adc_features.clock import instant
 from adc_features.codes.rows import sid_rows
-from adc_features.codes.sids import SidTable
+from adc_features.codes.sid_pieces import SidPieces
+from adc_features.codes.sids import SidTable, find_rows
 from adc_features.store.packed.overlay import Overlay
 from adc_features.store.repository import LiveGeneration
 
@@ -30,24 +31,31 @@ def code_rows(
     return rows
 
 
-def heeding(overlay: Overlay, snapshot: SidTable, servable_at: datetime) -> SidTable:
+def heeding(overlay: Overlay, snapshot: SidPieces, servable_at: datetime) -> SidPieces:
     """A snapshot that heeds what became of its items since its data was read.
 
     An item that was removed stays removed until it is added again, whatever the data lists; one
     that was described anew after the data ended keeps the codes of that.
     """
     servable, as_of = (int(instant(at).astype(np.int64)) for at in (servable_at, snapshot.as_of))
-    place_of = {item: place for place, item in enumerate(snapshot.item_ids.tolist())}
     found = overlay.found
-    places, rows = [], []
-    for item, since, row in overlay.newest(servable):
-        if item in place_of and (since > as_of or not found[row]):
-            places.append(place_of[item])
-            rows.append(row)
-    if not places:
+    newest = {
+        item: row
+        for item, since, row in overlay.newest(servable)
+        if since > as_of or not found[row]
+    }
+    if not newest:
         return snapshot
-    columns: dict[str, Any] = {}
-    for name, column in overlay.columns(np.array(rows)).items():
-        columns[name] = np.array(getattr(snapshot, name))
-        columns[name][places] = column
-    return replace(snapshot, **columns)
+    items, rows = np.array(list(newest)), np.array(list(newest.values()))
+
+    def heeded(piece: SidTable) -> SidTable:
+        places, there = find_rows(piece.item_ids, items)
+        if not there.any():
+            return piece
+        columns: dict[str, Any] = {}
+        for name, column in overlay.columns(rows[there]).items():
+            columns[name] = np.array(getattr(piece, name))
+            columns[name][places[there]] = column
+        return replace(piece, **columns)
+
+    return snapshot.through(heeded)

@@ -8,27 +8,31 @@ written last.
 import logging
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from adc_features.artifact import fresh_directory, recover, seal
 from adc_features.clock import instant, utc
 from adc_features.codes.generation import Generation
-from adc_features.codes.rows import SECOND_FEATURES, SID_FEATURES, as_served, completed
+from adc_features.codes.rows import SECOND_FEATURES, SID_FEATURES
+from adc_features.codes.sid_pieces import SidPieces, some_rows
 from adc_features.codes.sids import SidTable, check_second
 from adc_features.errors import GenerationMismatch, InputError
-from adc_features.parquet_files import write_table
 from adc_features.store.code_tables import CodeFile, tables_of
 from adc_features.store.definitions import KEY_TYPES, id_type
 from adc_features.store.packed.layout import refuse_newer_file
 from adc_features.store.packed.overlay import OverlayReader
 from adc_features.store.packed.snapshot import PackedSnapshot
-from adc_features.store.packed.writer import write_snapshot
+from adc_features.store.packed.writer import Stamped, write_pieces
 from adc_features.store.publish.between import SEGMENTS, code_rows, heeding
 from adc_features.store.publish.lock import only_publisher
 from adc_features.store.publish.published import (
@@ -55,7 +59,7 @@ _log = logging.getLogger(__name__)
 def publish(
     repo: Path,
     generation: Generation,
-    snapshots: Sequence[SidTable],
+    snapshots: Sequence[SidTable | SidPieces],
     *,
     servable_at: Sequence[datetime],
     computed_at: datetime,
@@ -72,8 +76,9 @@ def publish(
         A repository that `create_repository` wrote, or with `key` any other.
     generation : Generation
         The frozen tokenizer that the codes come from.
-    snapshots : sequence of SidTable
-        Codes of the catalogue, one table for each cut-off; at least one.
+    snapshots : sequence of SidTable or SidPieces
+        Codes of the catalogue, one for each cut-off; at least one. Of pieces memory holds one at a
+        time, and some bytes an item.
     servable_at : sequence of datetime
         When each snapshot could first have been served: the event time of its rows. Aware, not
         before its as_of, and rising with as_of.
@@ -118,7 +123,8 @@ def publish(
     https://docs.feast.dev/getting-started/concepts/data-ingestion
     """
     fresh = _described(generation, snapshots, servable_at, utc(computed_at, name="computed_at"))
-    kind = id_type(pa.schema({"item_id": pa.array(snapshots[0].item_ids[:1]).type}), "item_id")
+    codes = [SidPieces.of(one) for one in snapshots]
+    kind = _kind(codes[0])
     if key is None:
         check_same_ids(repo, "item", kind)
     else:
@@ -127,11 +133,25 @@ def publish(
         live = _live(generation, kind, key)
         overlay = OverlayReader(repo, live).now() if _is_repository(repo) else None
         if overlay is not None:
-            snapshots = [
-                heeding(overlay, snapshot, entry.servable_at)
-                for snapshot, entry in zip(snapshots, fresh, strict=True)
+            codes = [
+                heeding(overlay, one, entry.servable_at)
+                for one, entry in zip(codes, fresh, strict=True)
             ]
-        return _add(repo, live, fresh, snapshots, generation.spec.weight_dtype)
+        return _add(repo, live, fresh, codes, generation.spec.weight_dtype)
+
+
+def _kind(codes: SidPieces) -> IdType:
+    """What the ids are. Raises InputError when there is none."""
+    first = next((piece for piece in codes.read() if len(piece)), None)
+    if first is None:
+        raise _empty(codes)
+    return id_type(pa.schema({"item_id": pa.array(first.item_ids[:1]).type}), "item_id")
+
+
+def _empty(codes: SidPieces) -> InputError:
+    return InputError(
+        f"the snapshot as of {codes.as_of.isoformat()} is empty; publish at least one item"
+    )
 
 
 def _is_repository(repo: Path) -> bool:
@@ -174,7 +194,7 @@ def _add(
     repo: Path,
     live: LiveGeneration,
     fresh: Sequence[PublishedSnapshot],
-    snapshots: Sequence[SidTable],
+    snapshots: Sequence[SidPieces],
     weight_dtype: str,
 ) -> Path:
     """Write a publication of what is published and these snapshots, then list the generation."""
@@ -192,20 +212,20 @@ def _add(
             " an earlier one; give each cut-off a later servable_at"
         )
     with fresh_directory(target) as aside:
-        _write_rows(target, aside, kept, fresh, snapshots, live=live)
-        of_time = {s.as_of: s for s in snapshots}
-        _pack(target, aside, entries, of_time, live, weight_dtype=weight_dtype)
+        fresh = _write_rows(target, aside, kept, fresh, snapshots, live=live)
+        entries = sorted([*kept, *fresh], key=lambda s: s.as_of)
+        _pack(target, aside, entries, replaced, live, weight_dtype=weight_dtype)
         facts = {"kind": "publication", **live.to_dict()}
         seal(aside, {**facts, "snapshots": [e.to_dict() for e in entries]})
         # before the files: what a killed publication leaves there, the next one puts right
-        _load(repo, aside, live, entries, fresh=set(of_time))
+        _load(repo, aside, live, entries, fresh=replaced)
     write_live_generations(repo, [*(g for g in live_generations(repo) if g.id != live.id), live])
     _log.info(
         "stage=publish generation=%s snapshots=%d kept=%d rows=%d",
         live.id,
         len(fresh),
         len(kept),
-        sum(map(len, snapshots)),
+        sum(entry.items + entry.removed for entry in fresh),
     )
     return target
 
@@ -215,11 +235,12 @@ def _write_rows(
     aside: Path,
     kept: Sequence[PublishedSnapshot],
     fresh: Sequence[PublishedSnapshot],
-    snapshots: Sequence[SidTable],
+    snapshots: Sequence[SidPieces],
     *,
     live: LiveGeneration,
-) -> None:
-    """Write the rows of all entries into the new publication `aside`.
+) -> list[PublishedSnapshot]:
+    """Write the rows of all entries into the new publication `aside`; the fresh ones, with the
+    number of their rows.
 
     Those kept come from `target`, the fresh ones from their snapshots.
     """
@@ -229,18 +250,39 @@ def _write_rows(
         _keep(target / entry.file, aside / entry.file)
     for segment in target.glob(f"rows/{SEGMENTS}"):
         _keep(segment, aside / "rows" / segment.name)
-    for snapshot, entry in zip(snapshots, fresh, strict=True):
-        rows = code_rows(
-            live, snapshot, servable_at=entry.servable_at, computed_at=entry.computed_at
-        )
-        write_table(rows, aside / entry.file)
+    return [
+        _write_snapshot_rows(aside / entry.file, live, snapshot, entry)
+        for snapshot, entry in zip(snapshots, fresh, strict=True)
+    ]
+
+
+def _write_snapshot_rows(
+    path: Path, live: LiveGeneration, snapshot: SidPieces, entry: PublishedSnapshot
+) -> PublishedSnapshot:
+    found = removed = 0
+    with ExitStack() as opened:
+        writer = None
+        for piece in snapshot.read():
+            rows = code_rows(
+                live, piece, servable_at=entry.servable_at, computed_at=entry.computed_at
+            )
+            if writer is None:
+                writer = opened.enter_context(
+                    pq.ParquetWriter(path, rows.schema, write_page_checksum=True)
+                )
+            writer.write_table(rows)
+            found += int(piece.found.sum())
+            removed += int((~piece.found).sum())
+    if not found + removed:
+        raise _empty(snapshot)
+    return replace(entry, items=found, removed=removed)
 
 
 def _pack(
     target: Path,
     aside: Path,
     entries: Sequence[PublishedSnapshot],
-    fresh: Mapping[datetime, SidTable],
+    fresh: Collection[datetime],
     live: LiveGeneration,
     *,
     weight_dtype: str,
@@ -256,19 +298,12 @@ def _pack(
         if not changed:
             _keep(target / entry.packed, aside / entry.packed)
         else:
-            if entry.as_of in fresh:
-                snapshot = as_served(fresh[entry.as_of])
-            else:
-                snapshot = published_rows(target, live, entry)
-            as_of = np.full(len(snapshot), instant(entry.as_of).astype(np.int64))
-            if before is not None:
-                earlier, earlier_as_of = before.table()
-                snapshot, carried = completed(snapshot, earlier)
-                as_of = np.concatenate([as_of, earlier_as_of[carried]])
-            write_snapshot(
+            rows = published_rows(aside, live, entry)
+            write_pieces(
                 aside / entry.packed,
-                snapshot,
-                sid_as_of=as_of,
+                rows,
+                partial(_completed, rows, before),
+                rows=entry.items + entry.removed + (0 if before is None else len(before)),
                 servable_at=entry.servable_at,
                 computed_at=entry.computed_at,
                 codebook_hash=live.codebook_hash,
@@ -277,6 +312,28 @@ def _pack(
         before = PackedSnapshot(aside / entry.packed)
         if changed:
             before.verify()  # what readers will map is what was meant, before they are told of it
+
+
+def _completed(rows: SidPieces, before: PackedSnapshot | None) -> Iterator[Stamped]:
+    """The rows of a snapshot, then those of the complete one before it whose items it does not
+    hold: that is what the point-in-time join of the published rows sees.
+    """
+    if before is not None:
+        check_second((rows, before))
+    # the last one stands for items that are new
+    held = np.zeros(1 if before is None else len(before) + 1, bool)
+    as_of = instant(rows.as_of).astype(np.int64)
+    for piece in rows.read():
+        if before is not None:
+            held[before.places(piece.item_ids)] = True
+        yield Stamped(piece, np.full(len(piece), as_of))
+    if before is None:
+        return
+    start = 0
+    for piece, earlier_as_of in before.pieces():
+        carried = ~held[start : start + len(piece)]
+        start += len(piece)
+        yield Stamped(some_rows(piece, carried), earlier_as_of[carried])
 
 
 def load_codes(repo: Path, generation_id: str) -> int:
@@ -369,7 +426,7 @@ def unpublish(repo: Path, generation_id: str) -> None:
 
 def _described(
     generation: Generation,
-    snapshots: Sequence[SidTable],
+    snapshots: Sequence[SidTable | SidPieces],
     servable_at: Sequence[datetime],
     computed_at: datetime,
 ) -> list[PublishedSnapshot]:
@@ -388,21 +445,15 @@ def _described(
                 f"a snapshot has generation, K, L = {got}, the generation to publish {wanted};"
                 " encode it with that generation"
             )
-        if not len(snapshot):
-            raise InputError(
-                f"the snapshot as of {snapshot.as_of.isoformat()} is empty; publish at least one"
-                " item"
-            )
         if utc(at, name="servable_at") < snapshot.as_of:
             raise InputError(
                 f"servable_at {at.isoformat()} lies before as_of {snapshot.as_of.isoformat()};"
                 " codes cannot be served before their data ends"
             )
-        hindsight, found = generation.trained_through > snapshot.as_of, int(snapshot.found.sum())
+        hindsight = generation.trained_through > snapshot.as_of
         described.append(
-            PublishedSnapshot(
-                snapshot.as_of, utc(at), computed_at, hindsight, found, len(snapshot) - found
-            )
+            # its rows are counted when they are written
+            PublishedSnapshot(snapshot.as_of, utc(at), computed_at, hindsight, items=0, removed=0)
         )
     if len({s.as_of for s in described}) < len(described):
         raise InputError("two snapshots have the same as_of; publish one per cut-off")

@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from adc_features.artifact import MANIFEST, file_hash
 from adc_features.clock import moment
 from adc_features.codes.generation import check_generation_id
 from adc_features.codes.rows import TIME, sid_table, with_missing_visible
+from adc_features.codes.sid_pieces import SidPieces
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
-from adc_features.parquet_files import read_parquet
+from adc_features.parquet_files import parquet_pieces, read_parquet
 from adc_features.pulled import pulled_directory
 from adc_features.store.definitions import ENTITY_OF, JOIN_KEY, id_type, statistics_schemas
 from adc_features.store.packed.overlay import OverlayReader
@@ -199,18 +201,27 @@ def published_timeline(repo: Path | str, generation_id: str) -> PackedTimeline:
     return timeline.overlaid(OverlayReader(repo, live).now())
 
 
-def published_rows(target: Path, live: LiveGeneration, snapshot: PublishedSnapshot) -> SidTable:
+def published_rows(target: Path, live: LiveGeneration, snapshot: PublishedSnapshot) -> SidPieces:
     """The rows of a published snapshot, those alone."""
-    rows = read_parquet(target / snapshot.file)
-    visible = with_missing_visible(rows, length=live.length).append_column(
-        "item_id", rows[live.join_key]
-    )
-    return sid_table(
-        visible,
-        generation=live.id,
-        codebook_size=live.codebook_size,
-        length=live.length,
-        as_of=snapshot.as_of,
+
+    def codes(rows: pa.Table) -> SidTable:
+        visible = with_missing_visible(rows, length=live.length).append_column(
+            "item_id", rows[live.join_key]
+        )
+        return sid_table(
+            visible,
+            generation=live.id,
+            codebook_size=live.codebook_size,
+            length=live.length,
+            as_of=snapshot.as_of,
+        )
+
+    return SidPieces(
+        lambda: map(codes, parquet_pieces(target / snapshot.file)),
+        live.id,
+        live.codebook_size,
+        live.length,
+        snapshot.as_of,
     )
 
 

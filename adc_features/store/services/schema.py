@@ -5,6 +5,7 @@ of a repository. Writes: nothing.
 from __future__ import annotations
 
 import difflib
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 from adc_features.errors import InputError
 from adc_features.inputs.schema import FeatureSchema, ServiceSchema, ViewKind, ViewSchema
 from adc_features.store.registry import open_any_store
-from adc_features.store.repository import read_config, registry_beside
+from adc_features.store.repository import CONFIG, read_config, registry_beside
 from adc_features.store.services.definition import definition_parts, hashed, request_fields
 from adc_features.store.services.rankers import declared_rankers
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore
 
-__all__ = ["declared_rankers", "service_names", "service_schema"]
+__all__ = ["declared_rankers", "registry_stamp", "service_names", "service_schema"]
+_TICK_S = 2.0
+"""Seconds, more than a tick of any file system's clock."""
 
 
 def service_schema(repo: Path, service: str) -> ServiceSchema:
@@ -74,11 +77,36 @@ def service_names(repo: Path) -> list[str]:
     return sorted(_services(_applied(repo)))
 
 
-def _applied(repo: Path) -> FeatureStore:
+def registry_stamp(repo: Path) -> object | None:
+    """Equal to an earlier one: `service_schema` would find what it found then.
+
+    None where only reading tells: the registry is no plain file, or changed a moment ago, since
+    two changes within a tick of the file system's clock look alike.
+    """
     repo = Path(repo).resolve()
+    place, registry = _registry(repo), read_config(repo).get("registry")
+    kind = registry.get("registry_type") if isinstance(registry, dict) else None
+    if kind not in (None, "file") or "://" in place or place.startswith("sqlite"):
+        return None
+    try:
+        states = [(repo / name).stat() for name in (CONFIG, place)]
+    except OSError:
+        return None
+    if time.time() - max(state.st_mtime for state in states) < _TICK_S:
+        return None
+    return tuple((state.st_ino, state.st_size, state.st_mtime_ns) for state in states)
+
+
+def _registry(repo: Path) -> str:
+    """Where the registry is, as feature_store.yaml has it."""
     registry = read_config(repo).get("registry")
     place = registry.get("path") if isinstance(registry, dict) else registry
-    local = str(place or "data/registry.db")
+    return str(place or "data/registry.db")
+
+
+def _applied(repo: Path) -> FeatureStore:
+    repo = Path(repo).resolve()
+    local = _registry(repo)
     if local.startswith("sqlite"):
         local = registry_beside(local, repo).partition(":///")[2].partition("?")[0]
     if "://" not in local and not (repo / local).is_file():

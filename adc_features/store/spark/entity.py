@@ -21,7 +21,6 @@ from adc_features.errors import InputError
 from adc_features.event_times import is_time
 from adc_features.store.column_names import refuse_doubled
 from adc_features.store.offline.entity_rows import entity_table, time_column, time_span
-from adc_features.store.spark.pieces import ENTITY, PIECE_ROWS, PIECES, Piece, as_batch
 from adc_features.store.spark.readers import (
     FragmentPart,
     of_frame,
@@ -31,6 +30,7 @@ from adc_features.store.spark.readers import (
 from adc_features.store.spark.routes import ROW
 from adc_features.store.spark.session import in_words
 from adc_features.store.spark.sources import Rows, arrow_schema, parts_frame, quoted, size_of
+from adc_features.store.spark.task_rows import sent_pieces
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -101,12 +101,7 @@ def _of_table(spark: SparkSession, table: pa.Table, time: str, span: Any) -> Ent
     """A table of the driver's, sent to the tasks in pieces: no value is converted on the way."""
     table = table.replace_schema_metadata(None)
     numbered = table.append_column(ROW, pa.array(np.arange(len(table))))
-    step = min(PIECE_ROWS, max(1, -(-len(table) // spark.sparkContext.defaultParallelism)))
-    batches = [
-        as_batch(Piece(0, start, ENTITY, numbered.slice(start, step)))
-        for start in range(0, max(len(table), 1), step)
-    ]
-    frame = spark.createDataFrame(pa.Table.from_batches(batches), PIECES)
+    frame = sent_pieces(spark, numbered)
 
     def sample(names: Sequence[str]) -> Sample:
         some = np.linspace(0, len(table), min(len(table), _SAMPLE_ROWS), endpoint=False)

@@ -17,6 +17,7 @@ from adc_features.store import _compat as feast
 from adc_features.store.offline.job import AsofRetrievalJob
 from adc_features.store.spark.saved import write_table, write_whole
 from adc_features.store.spark.session import in_words, spark_session
+from adc_features.store.spark.task_rows import TaskRows, sent_pieces
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -28,7 +29,7 @@ class Answer(Protocol):
     @property
     def schema(self) -> pa.Schema: ...
 
-    def in_rows(self) -> DataFrame: ...
+    def in_rows(self) -> TaskRows: ...
     def tables(self) -> Iterator[pa.Table]: ...
     def table(self) -> pa.Table: ...
 
@@ -68,34 +69,38 @@ class SparkRetrievalJob(AsofRetrievalJob):
                 f"on-demand views {[v.name for v in self._on_demand]} are computed in the driver;"
                 " use to_arrow, or leave them out"
             )
-        return self._answer.in_rows()
+        return self._answer.in_rows().frame()
 
     def persist(
         self, storage: Any, allow_overwrite: bool = False, timeout: int | None = None
     ) -> None:
         """Write the answer as Parquet, or as a table of Spark's, from the executors.
 
-        A reader sees the directory when it is complete. On-demand features are computed in the
-        driver.
+        A reader sees the directory when it is complete. Where it is on this machine, or mounted as
+        on it, our own workers write the files; elsewhere Spark does. On-demand features are
+        computed in the driver.
 
         Raises
         ------
         InputError
             The storage is of another format.
+        ArtifactError
+            A file that a worker wrote cannot be seen from the driver.
         """
         table = getattr(getattr(storage, "spark_options", None), "table", None)
         path = "" if table else saved_path(storage, self._repo_path)
-        frame = self._on_demand_rows() if self._on_demand else self._answer.in_rows()
+        rows = self._on_demand_rows() if self._on_demand else self._answer.in_rows()
         with in_words():
             if table:
-                write_table(frame, table, allow_overwrite=allow_overwrite)
-            elif not write_whole(frame, path, allow_overwrite=allow_overwrite):
+                write_table(rows, table, allow_overwrite=allow_overwrite)
+            elif not write_whole(rows, path, allow_overwrite=allow_overwrite):
                 raise feast.SavedDatasetLocationAlreadyExists(location=path)
 
-    def _on_demand_rows(self) -> DataFrame:
-        """The answer with on-demand features, sent back to Spark."""
-        spark: Any = spark_session(self._spark_conf)
-        return spark.createDataFrame(self.to_arrow())
+    def _on_demand_rows(self) -> TaskRows:
+        """The answer with on-demand features, sent back to the tasks."""
+        table = self.to_arrow()
+        pieces = sent_pieces(spark_session(self._spark_conf), table)
+        return TaskRows(pieces, lambda pieces: (piece.table for piece in pieces), table.schema)
 
 
 def saved_path(storage: Any, repo_path: Path | None) -> str:

@@ -10,7 +10,7 @@ gets its own features.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +32,11 @@ from adc_features.store.spark.pieces import PIECES, Piece, as_batch, in_pieces, 
 from adc_features.store.spark.routes import ByKeys, ByOrder
 from adc_features.store.spark.session import in_words
 from adc_features.store.spark.sources import SparkView
-from adc_features.store.spark.types import spark_schema
+from adc_features.store.spark.task_rows import TaskRows
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
-_BATCH_ROWS = 1 << 16
-"""Rows that a task hands to Spark at once."""
 _PLACE_BYTES = 128 << 20
 """Bytes of rows that one task is meant to join."""
 
@@ -68,14 +66,14 @@ class Joined:
         """Its pieces in the order of the entity rows, over partitions and inside them."""
         return gathered(self.pieces, self.places).sortWithinPartitions("first")
 
-    def in_rows(self) -> DataFrame:
-        """The answer as a frame of Spark's, in order."""
+    def in_rows(self) -> TaskRows:
+        """The answer in order, left with the tasks."""
         names = self.schema.names
 
         def tables(pieces: Iterator[Piece]) -> Iterator[pa.Table]:
             return (table for _, table in ordered_tables(pieces, names))
 
-        return rows_frame(self.ordered(), tables, self.schema)
+        return TaskRows(self.ordered(), tables, self.schema)
 
     def tables(self) -> Iterator[pa.Table]:
         """The answer in pieces, in order, one partition in memory at a time."""
@@ -172,23 +170,6 @@ def _shared(spark: SparkSession, views: Sequence[SparkView]) -> Any:
 def gathered(pieces: DataFrame, places: int) -> DataFrame:
     """The pieces, each in the partition of its place."""
     return pieces.repartitionById(places, pieces["place"].cast("int"))
-
-
-def rows_frame(
-    pieces: DataFrame,
-    tables_of: Callable[[Iterator[Piece]], Iterator[pa.Table]],
-    schema: pa.Schema,
-) -> DataFrame:
-    """The rows of pieces as a frame of Spark's, in the types that Spark has for theirs."""
-    from pyspark.sql.pandas.types import from_arrow_schema
-
-    theirs = spark_schema(schema)
-
-    def task(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        for table in tables_of(pieces_of(batches)):
-            yield from table.cast(theirs).to_batches(max_chunksize=_BATCH_ROWS)
-
-    return pieces.mapInArrow(task, from_arrow_schema(theirs))
 
 
 def fetched(frame: DataFrame) -> Iterator[Piece]:

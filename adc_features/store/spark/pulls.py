@@ -26,7 +26,7 @@ from adc_features.store.spark.matching import (
     under_names,
 )
 from adc_features.store.spark.pieces import ENTITY, PIECES, Piece, as_batch, in_pieces, pieces_of
-from adc_features.store.spark.plan import fetched, gathered, rows_frame
+from adc_features.store.spark.plan import fetched, gathered
 from adc_features.store.spark.routes import ByKeys
 from adc_features.store.spark.session import in_words
 from adc_features.store.spark.sources import (
@@ -38,6 +38,7 @@ from adc_features.store.spark.sources import (
     opened,
     quoted,
 )
+from adc_features.store.spark.task_rows import TaskRows
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
@@ -92,9 +93,9 @@ class Pull:
 
         return gathered(self.rows.pieces(apart), self.places).mapInArrow(newest, PIECES)
 
-    def in_rows(self) -> DataFrame:
-        """The rows as a frame of Spark's."""
-        return rows_frame(self.pieces(), lambda pieces: (p.table for p in pieces), self.schema)
+    def in_rows(self) -> TaskRows:
+        """The rows, left with the tasks."""
+        return TaskRows(self.pieces(), lambda pieces: (p.table for p in pieces), self.schema)
 
     def tables(self) -> Iterator[pa.Table]:
         """The rows in pieces, one partition in memory at a time."""
@@ -184,7 +185,7 @@ def key_times(
         scan = Scanned(source, columns, columns, view.time, None, types)
         pull = scan.pull(spark, repo_path, start=dates[0], end=dates[1])
         chosen = [quoted(name) for name in (view.time, *columns)]
-        rows = pull.in_rows().select(*chosen).toDF(ENTITY_TIME, *keys)
+        rows = pull.in_rows().frame().select(*chosen).toDF(ENTITY_TIME, *keys)
         found = rows if found is None else found.union(rows)
     if found is None:
         raise InputError("no feature was asked for; name at least one")

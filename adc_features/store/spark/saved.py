@@ -1,35 +1,37 @@
-"""Frames of Spark's, written whole. Reads: frames. Writes: directories of Parquet, tables."""
+"""Rows of our tasks, written whole. Reads: pieces. Writes: directories of Parquet, tables."""
 
 from __future__ import annotations
 
 import uuid
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from adc_features.errors import ArtifactError, InputError
 from adc_features.store.spark.session import set_for
-
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
+from adc_features.store.spark.task_rows import TaskRows
 
 _WRITING = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
 """Spark's own choice, INT96, reads back as nanoseconds without a zone."""
 
 
-def write_whole(frame: DataFrame, path: str, *, allow_overwrite: bool) -> bool:
+def write_whole(rows: TaskRows, path: str, *, allow_overwrite: bool) -> bool:
     """Write a directory of Parquet beside its place, and move it there when it is complete.
 
     False, and nothing written, when something is there that may not be overwritten. A failure
     leaves what was there.
     """
-    place = _Place(frame.sparkSession, path)
+    spark = rows.pieces.sparkSession
+    place = _Place(spark, path)
     if not allow_overwrite and place.exists():
         return False
     folder, slash, name = path.rstrip("/").rpartition("/")
     mine = f"{folder}{slash}.{name}.{uuid.uuid4().hex}"
-    aside, before = (_Place(frame.sparkSession, f"{mine}{end}") for end in ("", ".before"))
+    aside, before = (_Place(spark, f"{mine}{end}") for end in ("", ".before"))
     try:
-        with set_for(frame.sparkSession, _WRITING):
-            frame.write.parquet(aside.text)
+        if aside.local is not None:
+            rows.save(aside.local)
+        else:
+            with set_for(spark, _WRITING):
+                rows.frame().write.parquet(aside.text)
         if place.exists():
             place.move_to(before)
         try:
@@ -44,12 +46,13 @@ def write_whole(frame: DataFrame, path: str, *, allow_overwrite: bool) -> bool:
     return True
 
 
-def write_table(frame: DataFrame, table: str, *, allow_overwrite: bool) -> None:
+def write_table(rows: TaskRows, table: str, *, allow_overwrite: bool) -> None:
     """Write a table of Spark's catalogue. Raises InputError when there is one already."""
-    if not allow_overwrite and frame.sparkSession.catalog.tableExists(table):
+    spark = rows.pieces.sparkSession
+    if not allow_overwrite and spark.catalog.tableExists(table):
         raise InputError(f"there is a table {table} already; allow overwriting, or name another")
-    with set_for(frame.sparkSession, _WRITING):
-        frame.write.mode("overwrite").saveAsTable(table)
+    with set_for(spark, _WRITING):
+        rows.frame().write.mode("overwrite").saveAsTable(table)
 
 
 class _Place:
@@ -59,6 +62,12 @@ class _Place:
         jvm, context = spark._jvm, spark.sparkContext._jsc
         self.text, self._path = text, jvm.org.apache.hadoop.fs.Path(text)
         self._files = self._path.getFileSystem(context.hadoopConfiguration())
+
+    @property
+    def local(self) -> str | None:
+        """Its path, where it is one of this machine."""
+        whole = self._files.makeQualified(self._path).toUri()
+        return str(whole.getPath()) if whole.getScheme() == "file" else None
 
     def exists(self) -> bool:
         return bool(self._files.exists(self._path))

@@ -68,6 +68,9 @@ class SparkAsofOfflineStore(feast.OfflineStore):
     """
 
     supports_filter_by_created_timestamp = True
+    streams = "newest"
+    """Materialization takes the newest row of each key, which the tasks find, from `to_batches`:
+    one partition in the driver's memory at a time."""
 
     @staticmethod
     def get_historical_features(

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 from store_world import START, day, snapshot
 
 from adc_features.codes.rows import as_served, sid_rows, with_missing_visible
+from adc_features.codes.sid_pieces import SidPieces, some_rows
 from adc_features.codes.sids import SidTable
 from adc_features.errors import ArtifactError, InputError
-from adc_features.store.packed import id_index
-from adc_features.store.packed.id_index import build_index, checked_ids
+from adc_features.store.packed import id_index, writer
+from adc_features.store.packed.id_index import checked_ids
 from adc_features.store.packed.snapshot import PackedSnapshot
 from adc_features.store.packed.writer import write_snapshot
 
@@ -229,26 +230,65 @@ def test_integer_ids_outside_64_bits_are_refused(tmp_path):
     assert packed.lookup([]).sid.shape == (0, 3)
 
 
-def test_strings_of_one_hash_stay_two_items(monkeypatch):
-    """When the hash says the same of two ids the strings decide; the builder takes the next seed
+def test_strings_of_one_hash_stay_two_items(monkeypatch, tmp_path):
+    """When the hash says the same of two ids the strings decide; the writer takes the next seed
     until its own ids differ.
     """
     true_keys = id_index.id_keys
     monkeypatch.setattr(
-        id_index,
+        writer,
         "id_keys",
         lambda ids, *, base, seed: (
             true_keys(ids, base=base, seed=seed) if seed else np.zeros(len(ids), np.uint64)
         ),
     )
-    index, order = build_index(np.array(["a", "b", "c"]))
+    table = snapshot(START, 3, items=np.array(["a", "b", "c"]))
+    index = pack(tmp_path / "x.sids", table)._index
     assert index.seed == 1
+    assert same(PackedSnapshot(tmp_path / "x.sids").lookup(table.item_ids), table)
     # now every id looks like one that is there
     monkeypatch.setattr(
         id_index, "id_keys", lambda ids, *, base, seed: np.resize(index.keys, len(ids))
     )
     assert index.find(np.array(["x", "y", "z"])).tolist() == [3, 3, 3]
-    assert sorted(order.tolist()) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("items", [np.array([3, 3]), np.array(["a", "b", "a"])])
+def test_an_id_that_stands_twice_is_refused(tmp_path, items):
+    """A packed file has one row an item: nothing is written, and it is said."""
+    table = replace(snapshot(START, 3, items=np.arange(len(items))), item_ids=items)
+    with pytest.raises(InputError, match="an item id stands more than once"):
+        pack(tmp_path / "x.sids", table)
+    assert list(tmp_path.iterdir()) == []
+
+
+@given(tables(), st.integers(1, 5), st.integers(1, 6))
+@settings(max_examples=60, deadline=None)
+def test_pieces_give_the_file_of_the_whole(tmp_path_factory, table, rows, at_once):
+    """However the rows are divided into pieces, and records over working files, every byte of the
+    packed file is the same.
+    """
+    directory = tmp_path_factory.mktemp("packed")
+    as_of = np.random.default_rng(0).integers(0, 3, len(table))
+    facts = {"servable_at": day(1), "computed_at": day(9), "codebook_hash": "11" * 32}
+    write_snapshot(directory / "whole", table, sid_as_of=as_of, weight_dtype="float16", **facts)
+
+    def pieces():
+        for start in range(0, len(table), rows):
+            part = slice(start, start + rows)
+            yield writer.Stamped(some_rows(table, part), as_of[part])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(writer, "AT_ONCE", at_once)
+        writer.write_pieces(
+            directory / "pieces",
+            SidPieces.of(table),
+            pieces,
+            rows=len(table),
+            weight_dtype="float16",
+            **facts,
+        )
+    assert (directory / "pieces").read_bytes() == (directory / "whole").read_bytes()
 
 
 # ---- broken files

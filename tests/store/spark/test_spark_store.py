@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 import pytest
+import start
 
 from adc_features.errors import ArtifactError, InputError, MissingExtraError
 
@@ -159,7 +161,7 @@ def world(spark, tmp_path_factory):
     pq.write_table(clicks(rng, 80), folder / "one.parquet")
     level = pa.table({"event_timestamp": times([0, 4]), "level": pa.array([1, 2], pa.float32())})
     pq.write_table(level, folder / "everyone.parquet")
-    words = pa.table({"u": [1, 2], "when": times([3, 4]), "w": ["one", "two"]})
+    words = pa.table({"u": [1, 2, 1], "when": times([3, 4, 2]), "w": ["one", "two", "old"]})
     pq.write_table(words, folder / "words.parquet")
 
     def store(registry, offline, objects=None):
@@ -299,10 +301,14 @@ def test_on_demand_features_are_computed(world):
 # ---- saved datasets
 
 
-def test_a_saved_dataset_is_whole_and_in_order(world, tmp_path):
-    """Written by Spark, read back in file order: the same rows, aware times in microseconds, and
-    nothing beside them; a second time it is refused unless overwriting is allowed.
+@pytest.mark.parametrize("writer", ["workers", "spark"])
+def test_a_saved_dataset_is_whole_and_in_order(world, tmp_path, monkeypatch, writer):
+    """Written by our workers or, on other file systems, by Spark, read back in file order: the same
+    rows, aware times in microseconds, and nothing beside them; a second time it is refused unless
+    overwriting is allowed.
     """
+    if writer == "spark":
+        monkeypatch.setattr("adc_features.store.spark.saved._Place.local", None)
     from feast.errors import SavedDatasetLocationAlreadyExists
     from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import (
         SavedDatasetSparkStorage,
@@ -320,7 +326,54 @@ def test_a_saved_dataset_is_whole_and_in_order(world, tmp_path):
         job.persist(storage)
     joined(stores["sent whole"], entity.slice(0, 3)).persist(storage, allow_overwrite=True)
     assert len(pq.read_table(tmp_path / "kept")) == 3
+    joined(stores["sent whole"], entity.slice(0, 0)).persist(storage, allow_overwrite=True)
+    assert pq.read_table(tmp_path / "kept").schema.names == saved.schema.names
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+
+
+def dying_once(marker: str):
+    """Rows of pieces, whose worker dies the first time after the first of them."""
+
+    def tables(pieces):
+        for piece in pieces:
+            yield piece.table
+            if not os.path.exists(marker):
+                Path(marker).touch()
+                os._exit(9)
+
+    return tables
+
+
+def test_a_worker_that_dies_while_it_writes_leaves_no_half_file(spark, tmp_path):
+    """The task is run again; of what the first try wrote nothing stays."""
+    from adc_features.store.spark.task_rows import TaskRows, sent_pieces
+
+    table = pa.table({"n": range(10)})
+    tables = dying_once(str(tmp_path / "died"))
+    TaskRows(sent_pieces(spark, table), tables, table.schema).save(str(tmp_path / "kept"))
+    assert (tmp_path / "died").exists()
+    assert pq.read_table(tmp_path / "kept").equals(table)
+    assert {path.suffix for path in (tmp_path / "kept").iterdir()} == {".parquet"}
+
+
+@pytest.mark.parametrize("rows", [0, 3])
+def test_files_of_workers_that_the_driver_does_not_see_are_missed(tmp_path, rows):
+    """Workers that write to disks of their own: an error, instead of a dataset without rows."""
+    from adc_features.store.spark.task_rows import TaskRows
+
+    class Elsewhere:
+        """A frame whose tasks wrote two rows on another machine."""
+
+        def mapInArrow(self, task, schema):
+            return self
+
+        def collect(self):
+            return [("part-00000.parquet", 2)]
+
+    if rows:
+        pq.write_table(pa.table({"n": range(rows)}), tmp_path / "part-00000.parquet")
+    with pytest.raises(ArtifactError, match=f"has {rows} rows here, and a worker wrote 2; save to"):
+        TaskRows(Elsewhere(), iter, pa.schema([("n", pa.int64())])).save(str(tmp_path))
 
 
 def test_other_formats_are_not_saved(world, tmp_path):
@@ -401,7 +454,63 @@ def test_scans_have_the_rows_of_one_process(world, view, newest):
     )
 
 
+# ---- materialization
+
+
+@pytest.fixture(params=["lmdb", pytest.param("redis", marks=pytest.mark.servers)])
+def online(request, tmp_path):
+    """Two online stores of a kind, empty."""
+    if request.param == "lmdb":
+        kind = "adc_features.store.online_store.LmdbOnlineStore"
+        yield [{"type": kind, "path": str(tmp_path / name)} for name in ("a", "b")]
+        return
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs a Redis server (apt-get install redis-server)")
+    with start.redis() as one, start.redis() as two:
+        yield [
+            {
+                "type": "redis",
+                "connection_string": f"{found['ADC_REDIS_HOST']}:{found['ADC_REDIS_PORT']}",
+            }
+            for found in (one, two)
+        ]
+
+
+def test_an_online_store_is_filled_from_spark_as_from_one_process(world, online, monkeypatch):
+    """The newest rows come to the driver one partition after another, and never as one table."""
+    from feast import FeatureStore
+
+    def never(self, timeout=None):
+        raise AssertionError("the rows came as one table")
+
+    monkeypatch.setattr("adc_features.store.spark.job.SparkRetrievalJob.to_arrow", never)
+    engine = {"type": "adc_features.store.compute_engine.ArrowComputeEngine"}
+    served = []
+    for name, store in zip(("asof", "shuffled"), online, strict=True):
+        held = world[1][name].config
+        changed = {"online_store": store, "batch_engine": engine, "repo_path": None}
+        fresh = {"registry": held.registry, "offline_store": held.offline_store.model_dump()}
+        kept = ("project", "provider", "entity_key_serialization_version")
+        config = type(held)(**{key: getattr(held, key) for key in kept}, **fresh, **changed)
+        filled = FeatureStore(config=config)
+        filled.materialize(second(0), second(15), feature_views=["words"])
+        rows = [{"user_id": user} for user in (1, 2, 77)]
+        served.append(filled.get_online_features(["words:word"], rows).to_dict()["word"])
+    assert served == [["one", "two", None]] * 2
+
+
 # ---- what cannot be done
+
+
+def test_files_that_came_after_the_plan_are_refused():
+    """A row that Spark read from a file unknown when positions were given has no position."""
+    from adc_features.store.spark.readers import FILE, LINE, of_files
+
+    batch = pa.record_batch({FILE: pa.array([7, 9]), LINE: pa.array([0, 1])})
+    found = list(of_files([batch], "position", [9, 7]))
+    assert found[0]["position"].to_pylist() == [1 << 40, 1]
+    with pytest.raises(ArtifactError, match=r"a file that was not there .*retrieve again"):
+        list(of_files([batch], "position", [9]))
 
 
 @pytest.mark.parametrize(

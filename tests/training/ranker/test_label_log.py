@@ -16,6 +16,8 @@ from label_world import RANKER, SCHEMA, at, log
 
 from adc_features.errors import InputError
 from adc_features.inputs.declaration import Inputs, Ranker, Skip, Task, category, infer, number
+from adc_features.uris import open_uri
+from training.cli.rankers import label_source
 from training.ranker.label_columns import request_columns
 from training.ranker.label_sources import SqlLabels
 from training.ranker.labels import TaskCounts, check_matched, read_labels
@@ -230,6 +232,21 @@ def test_rows_of_a_database_come_in_pieces(tmp_path, monkeypatch):
     url = f"sqlite:///{tmp_path / 'shop.db'}"
     in_database(log(), url)
     assert read(SqlLabels(url, "events")).table.equals(read(log()).table)
+
+
+def test_a_log_on_an_object_store_gives_the_rows_of_one_here(bucket):
+    """A file, and a directory of files, by their address; what is missing there is said, and so is
+    an address that is none of a store.
+    """
+    filesystem, folder = open_uri(f"{bucket}/logs")
+    for name, part in {"a": log().slice(0, 2), "b": log().slice(2)}.items():
+        pq.write_table(part, f"{folder}/day={name}/part.parquet", filesystem=filesystem)
+    pq.write_table(log(), f"{folder}.parquet", filesystem=filesystem)
+    here = read(log()).table
+    assert read(label_source(f"{bucket}/logs.parquet", None)).table.equals(here)
+    assert read(label_source(f"{bucket}/logs", None)).table.select(here.column_names).equals(here)
+    assert "does not exist" in refusal(f"{bucket}/nowhere")
+    assert "is the URL of a database" in refusal("ftp://somewhere/log")
 
 
 def test_a_frame_with_two_types_in_a_column_is_refused():
