@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 
 import pytest
@@ -48,7 +48,8 @@ def test_an_encoder_of_behaviour_is_named_with_or_without_a_recipe_of_its_own():
     """
     assert behavior_recipe(None, None) is None
     assert behavior_recipe(None, "norm_rising") == "norm_rising"
-    assert behavior_recipe("sasrec", None) == RunSettings("synthetic").behavior
+    assert behavior_recipe("sasrec_content", None) == RunSettings("synthetic").behavior
+    assert behavior_recipe("sasrec", None) == "full_softmax"
     assert behavior_recipe("sasrec", "norm_rising") == "norm_rising"
     assert behavior_recipe("wmf_content", None) == "wmf_content"
     with pytest.raises(InputError, match="'bert4rec'; expected one of sasrec, sasrec_content"):
@@ -61,9 +62,8 @@ def test_what_behaviour_is_made_of_names_the_text_model_where_it_reads_content()
     """Another text model makes other behaviour, for the encoders that read it."""
     made_of = BEHAVIOR_STAGE.recipe
     assert made_of is not None
-    assert made_of(RunSettings("synthetic", text_model="other")) == made_of(
-        RunSettings("synthetic")
-    )
+    alone = RunSettings("synthetic", behavior="full_softmax")
+    assert made_of(replace(alone, text_model="other")) == made_of(alone)
     for name in ("sasrec_content", "wmf_content"):
         found = made_of(RunSettings("synthetic", behavior=name, text_model="other"))
         assert found["text_model"] == "other"
