@@ -147,14 +147,13 @@ def compare(
     from adc_features.pipeline.recipes import behavior_recipe
     from training.comparison.plan import Variant
 
-    first, *others = encoder or [None]
-    behavior = behavior_recipe(first, None)
+    behavior, *others = [behavior_recipe(name, None) for name in encoder or ()] or [None]
     named = tokenizers.split(",")
     variants = (
         *(Variant(n, n, _steps(n, steps)) for n in named),
         *(
-            Variant(f"{n}+{other}", n, _steps(n, steps), behavior=behavior_recipe(other, None))
-            for other in others
+            Variant(f"{n}+{name}", n, _steps(n, steps), behavior=recipe)
+            for name, recipe in zip((encoder or ())[1:], others, strict=True)
             for n in named
         ),
     )
