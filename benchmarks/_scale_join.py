@@ -26,14 +26,18 @@ import pyarrow.parquet as pq
 from _measure import tree
 from point_in_time import NUMBERS, TTL, feature_store, write_workload
 
+FILES_CONF = {"spark.sql.codegen.wholeStage": "false"}
+"""Over files Java only passes pieces on."""
 ON_SPARK = "adc_features.store.spark.SparkAsofOfflineStore"
 SPARK_CONF = {
     "spark.master": "local[2]",
     "spark.ui.enabled": "false",
     "spark.log.level": "ERROR",
     "spark.driver.memory": "2g",
-    # pieces are large arrays, for which the default collector sets regions aside one by one
-    "spark.driver.extraJavaOptions": "-XX:+UseParallelGC",
+    # a short job: most of what Java would compile again, and better, has run by then
+    "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
+    "spark.sql.adaptive.enabled": "false",
+    "spark.shuffle.compress": "false",  # features are numbers that hardly get smaller
     "spark.sql.shuffle.partitions": "8",
     "spark.sql.session.timeZone": "UTC",
 }
@@ -94,15 +98,17 @@ def adc(directory: Path, out: Path) -> Callable[[], Any]:
 
 def adc_spark(directory: Path, out: Path) -> Callable[[], Any]:
     store, features = spark_store(directory, {"type": ON_SPARK, "spark_conf": SPARK_CONF})
-    return ours(store, features, directory, out)
+    return ours(store, features, directory, out, SPARK_CONF)
 
 
 def adc_spark_files(directory: Path, out: Path) -> Callable[[], Any]:
     store, features = feature_store(directory, ON_SPARK)
-    return ours(store, features, directory, out)
+    return ours(store, features, directory, out, SPARK_CONF | FILES_CONF)
 
 
-def ours(store: Any, features: list[str], directory: Path, out: Path) -> Callable[[], Any]:
+def ours(
+    store: Any, features: list[str], directory: Path, out: Path, settings: dict[str, str]
+) -> Callable[[], Any]:
     """The entity rows are given as their file, which the tasks read."""
     import pyarrow.dataset as ds
     from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import (
@@ -112,7 +118,7 @@ def ours(store: Any, features: list[str], directory: Path, out: Path) -> Callabl
     from adc_features.store.spark.session import spark_session
 
     def work() -> None:
-        spark_session(SPARK_CONF)
+        spark_session(settings)
         job = store.get_historical_features(ds.dataset(directory / "entity.parquet"), features)
         job.persist(SavedDatasetSparkStorage(path=str(out), file_format="parquet"))
 
@@ -120,7 +126,10 @@ def ours(store: Any, features: list[str], directory: Path, out: Path) -> Callabl
 
 
 def feast_spark(directory: Path, out: Path) -> Callable[[], Any]:
-    settings = SPARK_CONF | {"spark.driver.memory": "6g"}  # it keeps far more in memory
+    # it keeps far more in memory, and leaves far more to Java: with Spark's own defaults for that
+    java = {"spark.driver.extraJavaOptions": "-XX:+UseParallelGC", "spark.driver.memory": "6g"}
+    defaults = {"spark.sql.adaptive.enabled": "true", "spark.shuffle.compress": "true"}
+    settings = SPARK_CONF | java | defaults
     store, features = spark_store(directory, {"type": "spark", "spark_conf": settings})
 
     def work() -> None:

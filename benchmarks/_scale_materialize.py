@@ -4,9 +4,10 @@ does Feast's own? Reads: generated rows, a Redis server of its own. Writes: numb
     python benchmarks/_scale_materialize.py --keys 100000
 
 Three rows a key, from Parquet: an integer id, lists of 6 int32 and 6 float32, two numbers. Counted
-are the rows that are read; every key must be there afterwards. Feast's own engine (DuckDB, its
-local engine, its Redis store) gets a tenth of the keys: its rate does not depend on their number,
-its time does. The CPU of the Redis server, the same for both, is not counted.
+are the rows that are read; every key must be there afterwards. `from_spark`: our store on Spark
+reads them; its processes count too. Feast's own engine (DuckDB, its local engine, its Redis store)
+gets a tenth of the keys: its rate does not depend on their number, its time does. The CPU of the
+Redis server, the same for all, is not counted.
 """
 
 import argparse
@@ -21,7 +22,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from _measure import apart, measured
+from _measure import apart, tree
+from _scale_join import ON_SPARK, SPARK_CONF
 from materialize import NOW, OURS, SQLITE, piece, repository
 
 sys.path.append(str(Path(__file__).parents[1] / "docs/servers"))
@@ -48,12 +50,12 @@ def materialized(directory: str, path: str, stores: dict[str, Any], keys: int) -
     """What a materialization costs; every key must be found afterwards."""
     store = repository(Path(directory), Path(path), stores)
 
-    def work() -> int:
+    def work() -> None:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             store.materialize(NOW - timedelta(days=1), NOW)
-        return keys * ROWS
 
-    facts = measured(work)
+    with tree() as cost:
+        work()
     found = 0
     for begin in range(0, keys, 10_000):
         ids = list(range(begin, min(keys, begin + 10_000)))
@@ -61,21 +63,28 @@ def materialized(directory: str, path: str, stores: dict[str, Any], keys: int) -
         found += sum(value is not None for value in values)
     if found != keys:
         raise RuntimeError(f"{keys} keys in, {found} found: the figures are void")
-    return {**facts, "rows_per_cpu_s": keys * ROWS / facts["cpu_s"]}
+    return {**cost, "rows": keys * ROWS, "rows_per_cpu_s": keys * ROWS / cost["cpu_s"]}
 
 
 def measure(directory: Path, *, keys: int) -> dict[str, dict[str, Any]]:
-    """Of LMDB and Redis by our engine, and Redis by Feast's: rates, CPU seconds, peak memory."""
+    """Of LMDB and Redis by our engine, in one process and from Spark, and of Redis by Feast's:
+    rates, CPU seconds, peak memory.
+    """
     directory, few = Path(directory), max(1, keys // 10)
-    names = ("lmdb", "redis", "feast_redis")
+    names = ("lmdb", "lmdb_from_spark", "redis", "redis_from_spark", "feast_redis")
+    on_spark = OURS | {"offline_store": {"type": ON_SPARK, "spark_conf": SPARK_CONF}}
     for name in (*names, "rows"):
         (directory / name).mkdir()
     all_rows, few_rows = (str(directory / "rows" / name) for name in ("all.parquet", "few.parquet"))
     apart(source, all_rows, keys)
     apart(source, few_rows, few)
-    found = {"lmdb": apart(materialized, str(directory / "lmdb"), all_rows, OURS, keys)}
+    found = {
+        name: apart(materialized, str(directory / name), all_rows, stores, keys)
+        for name, stores in (("lmdb", OURS), ("lmdb_from_spark", on_spark))
+    }
     for name, base, path, count in (
         ("redis", OURS, all_rows, keys),
+        ("redis_from_spark", on_spark, all_rows, keys),
         ("feast_redis", SQLITE, few_rows, few),
     ):
         with start.redis() as server:

@@ -7,7 +7,8 @@
 by this project's store on Spark, by Feast's Spark store (left out by --without-feast-spark) and by
 this project's store in one process; `equal` says that the first and the last gave the same rows.
 `encode`: --items items of three modalities of 128 dimensions, whole, streamed, on Spark, on Ray.
-`materialize`: --keys keys of three rows each into LMDB and Redis, and into Redis by Feast's engine.
+`materialize`: --keys keys of three rows each into LMDB and Redis, in one process and from Spark,
+and into Redis by Feast's engine.
 `aggregates`: --events generated events, in passes over partitions.
 `snapshot`: --items items of one vector, encoded, published, packed and looked up.
 
