@@ -67,7 +67,7 @@ def beside(
                     log.exception("stage=serve process=%d was not replaced", process.pid)
 
     # uvicorn raises it again once it has stopped; by default nothing would run after that
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, _end)
     running = [started() for _ in range(processes)]
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -80,6 +80,17 @@ def beside(
             process.terminate()
         for process in running:
             process.join()
+
+
+_ending = threading.Event()
+
+
+def _end(*_: object) -> None:
+    """End this process. Python ignores what is raised in the callback of a weak reference, and a
+    signal may come there: `settle` looks again.
+    """
+    _ending.set()
+    sys.exit(0)
 
 
 def _run(target: str, nice: int, arguments: tuple[Any, ...]) -> None:
@@ -114,7 +125,9 @@ def one_thread() -> None:
 
 def settle() -> None:
     """Let what stands now (Feast, a model) stay: walking it at each full collection would stall
-    what comes.
+    what comes. Raises SystemExit where the process was asked to end meanwhile.
     """
     gc.collect()
     gc.freeze()
+    if _ending.is_set():
+        sys.exit(0)
