@@ -250,9 +250,7 @@ def _refuse_other_sources(
 
 
 def _behavior_of(place: Path) -> str:
-    """The recipe of the behaviour vectors that a generation was fitted on: another default of this
-    version must not continue them.
-    """
+    """The recipe of a generation's behaviour vectors, which another default cannot continue."""
     asked = read_manifest(place).get("asked")  # absent where only full_softmax was there
     return "full_softmax" if asked is None else str(asked["settings"]["behavior"])
 

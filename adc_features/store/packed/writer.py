@@ -132,8 +132,7 @@ def write_pieces(
         }
         packing = _Packing(pieces, Path(scratch), files, found, schema)
         with fresh_file(path) as file:
-            # two ids of one hash: about once in 10^5 catalogues of 10M items
-            seed = 0
+            seed = 0  # two ids have one hash in about one of 10^5 catalogues of 10M items
             while not packing.fill(file, facts, seed):
                 seed += 1
 
