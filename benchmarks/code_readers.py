@@ -116,15 +116,24 @@ def _compared(ours: Refitted, theirs: Refitted) -> dict[str, Any]:
     }
 
 
+def _readable(run: Run) -> list[str]:
+    """Other readers; the one of two codes where the run's generation tells second ones."""
+    sids = sources_of(run).sids
+    second = sids is not None and sids.has_second
+    return [name for name, of in READERS.items() if second or of.reader != "expected"]
+
+
 def main() -> None:
     parser = arguments(__doc__.splitlines()[0])
-    parser.add_argument("--readers", nargs="+", default=[PRESENT, *READERS])
+    parser.add_argument("--readers", nargs="+", help="by default all that the run's codes allow")
     parser.add_argument("--keep", type=Path, help="a folder of scores, to go on from")
     asked = parser.parse_args()
     if asked.seeds < 3:
         parser.error(f"--seeds is {asked.seeds}; expected at least 3 fits")
-    windows = windows_of(Run.open(asked.run), count=asked.windows, days=asked.days)
-    scores = {name: apart(measured, asked, name) for name in asked.readers}
+    run = Run.open(asked.run)
+    windows = windows_of(run, count=asked.windows, days=asked.days)
+    names = asked.readers or [PRESENT, *_readable(run)]
+    scores = {name: apart(measured, asked, name) for name in names}
     write_report(
         asked.json,
         systems=judged(windows, scores),

@@ -245,7 +245,7 @@ def claims(
 
 def miscalibration(runs: list[Run], name: str) -> list[float]:
     """By position: how far weights, as probabilities, are from the truth, over all runs."""
-    from adc_features.tokenizer.baselines.posterior import calibration_error
+    from adc_features.tokenizer.baselines.chain import calibration_error
 
     told = [run.claimed[name] for run in runs if name in run.claimed]
     return [

@@ -108,6 +108,7 @@ def _codes(*, weighted: bool, reader: str) -> dict[str, AnyInput]:
             id_count="item_event_count" if reader == "gated" else None,
             combinations=COMBINATIONS if reader == "combined" else 0,
             pretrain=PRETRAIN if reader == "pretrained" else 0,
+            expected=reader == "expected",
         ),
         "recent": item_history(
             source="user_recent_items",

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from adc_features.clock import instant, moment
 from adc_features.codes.embeddings import id_array
-from adc_features.codes.sids import SidTable, list_matrix
+from adc_features.codes.sids import CODES, LISTS, SidTable, check_second, list_matrix
 from adc_features.codes.spec import NO_CODE
 from adc_features.errors import InputError
 
@@ -37,6 +37,11 @@ SID_FEATURES = pa.schema(
 """The features of every `item_sid_<generation>` view. Lists hold L values and never a null: Feast
 turns one into 0, a real code.
 """
+SECOND_FEATURES = pa.schema(
+    {"sid_second": pa.list_(pa.int32()), "sid_second_weight": pa.list_(pa.float32())}
+)
+"""Further features of a view whose generation tells second codes."""
+_TYPES = {field.name: field.type for field in (*SID_FEATURES, *SECOND_FEATURES)}
 
 
 def utc_array(times: np.ndarray) -> pa.Array:
@@ -88,7 +93,7 @@ def as_served(snapshot: SidTable) -> SidTable:
 
 def sid_rows(snapshot: SidTable, *, servable_at: datetime, computed_at: datetime) -> pa.Table:
     """One row an item: item_id, event_timestamp = servable_at, created_timestamp = computed_at,
-    then SID_FEATURES.
+    then SID_FEATURES, and SECOND_FEATURES of a snapshot that has them.
 
     A row of the snapshot with found = False is a removal: codes -1, cold, collision_count 0, so
     that it hides older rows. Raises InputError as `as_served`.
@@ -106,14 +111,18 @@ def sid_rows(snapshot: SidTable, *, servable_at: datetime, computed_at: datetime
 
 
 def with_missing_visible(features: pa.Table, *, length: int) -> pa.Table:
-    """SID_FEATURES columns with nulls (unknown items) as bool `sid_found` followed by columns
-    without nulls, of the declared types.
+    """SID_FEATURES columns, and those of SECOND_FEATURES that there are, with nulls (unknown
+    items) as bool `sid_found` followed by columns without nulls, of the declared types.
 
-    Unknown and removed items: sid [-1] * L, weights, reliability and alignment 0, cold,
+    Unknown and removed items: codes [-1] * L, weights, reliability and alignment 0, cold,
     collision_count 0. sid_as_of becomes timestamp[us, UTC], null for unknown items. Fills come
     before casts: a miss must not turn codes into floats.
     """
-    lists = {"sid": [NO_CODE] * length, "sid_weight": [0.0] * length}
+    lists: dict[str, list] = {
+        name: [NO_CODE if name in CODES else 0.0] * length
+        for name in LISTS
+        if name in features.column_names or name in SID_FEATURES.names
+    }
     fills = {"reliability": 0.0, "alignment": 0.0, "is_cold": True, "collision_count": 0}
     columns = {name: features[name] for name in (*lists, *fills, "sid_as_of")}
     for name, fill in (lists | fills).items():
@@ -125,11 +134,7 @@ def with_missing_visible(features: pa.Table, *, length: int) -> pa.Table:
                 else columns[name].fill_null(fill)
             )
     columns = {
-        name: (
-            column
-            if column.type == SID_FEATURES.field(name).type
-            else column.cast(SID_FEATURES.field(name).type)
-        )
+        name: column if column.type == _TYPES[name] else column.cast(_TYPES[name])
         for name, column in columns.items()
     }
     columns["sid_as_of"] = columns["sid_as_of"].cast(TIME)
@@ -153,8 +158,11 @@ def sid_table(
     scalars = ("reliability", "alignment", "is_cold", "collision_count")
     return SidTable(
         item_ids=id_array(rows["item_id"]),
-        sid=list_matrix(rows["sid"], length, np.int32),
-        sid_weight=list_matrix(rows["sid_weight"], length, np.float32),
+        **{
+            name: list_matrix(rows[name], length, dtype)
+            for name, dtype in LISTS.items()
+            if name in rows.column_names
+        },
         **{name: rows[name].to_numpy() for name in scalars},
         found=rows["sid_found"].to_numpy(),
         generation=generation,
@@ -174,8 +182,9 @@ def completed(snapshot: SidTable, before: SidTable) -> tuple[SidTable, np.ndarra
     does not hold; and which rows those are (bool).
 
     That is what the point-in-time join of the published rows sees; an item leaves only by an
-    explicit row with found = False.
+    explicit row with found = False. Raises GenerationMismatch as `check_second`.
     """
+    check_second((snapshot, before))
     carried = ~pc.is_in(pa.array(before.item_ids), value_set=pa.array(snapshot.item_ids)).to_numpy(
         zero_copy_only=False
     )

@@ -27,6 +27,18 @@ __all__ = [
     "list_matrix",
 ]
 
+LISTS = {
+    "sid": np.int32,
+    "sid_weight": np.float32,
+    "sid_second": np.int32,
+    "sid_second_weight": np.float32,
+}
+"""Arrays [N, L] of a SidTable, columns of lists in Arrow, and their types; the second ones are
+there where second codes are told.
+"""
+CODES = ("sid", "sid_second")
+"""Those of them that hold codes: -1 for none."""
+
 
 @dataclass(frozen=True)
 class SidTable:
@@ -59,6 +71,11 @@ class SidTable:
         K.
     as_of : datetime
         Aware UTC, exclusive.
+    sid_second : int32 [N, L], optional
+        The second likeliest code at each position, never that of `sid`; -1 = none. Of tokenizers
+        that tell it (`posterior_second`); None for others.
+    sid_second_weight : float32 [N, L], optional
+        Its probability, 0 where it is -1; there where `sid_second` is.
 
     Raises
     ------
@@ -103,6 +120,8 @@ class SidTable:
     generation: str
     codebook_size: int
     as_of: datetime
+    sid_second: np.ndarray | None = None
+    sid_second_weight: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.item_ids)
@@ -139,7 +158,44 @@ class SidTable:
             raise InputError(
                 "a row that was not found carries codes; expected -1 at every position"
             )
+        self._check_second(shape)
         object.__setattr__(self, "as_of", utc(self.as_of, name="as_of"))
+
+    def _check_second(self, shape: tuple[int, ...]) -> None:
+        code, weight = self.sid_second, self.sid_second_weight
+        if code is None and weight is None:
+            return
+        if code is None or weight is None:
+            raise InputError(
+                f"sid_second is {'absent' if code is None else 'given'} and sid_second_weight is"
+                " not so; give both or neither"
+            )
+        if (code.dtype, code.shape, weight.dtype, weight.shape) != (
+            np.int32,
+            shape,
+            np.float32,
+            shape,
+        ):
+            raise InputError(
+                f"sid_second is {code.dtype}{list(code.shape)} and sid_second_weight"
+                f" {weight.dtype}{list(weight.shape)}; expected int32 and float32, {list(shape)}"
+            )
+        some = code != NO_CODE
+        if (code < NO_CODE).any() or (code >= self.codebook_size).any():
+            raise InputError(
+                f"second codes range over {code.min()}..{code.max()}; expected"
+                f" {NO_CODE}..{self.codebook_size - 1}"
+            )
+        if (some & ((self.sid == NO_CODE) | (self.sid == code))).any():
+            raise InputError(
+                "a second code stands where there is no first, or is the first again; expected -1"
+                " there"
+            )
+        if not ((weight >= 0) & (weight <= 1)).all() or (weight[~some] != 0).any():
+            raise InputError(
+                "a sid_second_weight is outside [0, 1] or not a number, or stands where there is no"
+                " second code; expected a probability, and 0 there"
+            )
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -148,6 +204,16 @@ class SidTable:
     def length(self) -> int:
         """L."""
         return self.sid.shape[1]
+
+    @property
+    def has_second(self) -> bool:
+        """Whether second codes are told."""
+        return self.sid_second is not None
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays that it has beside `item_ids`, by name; the first axis is N."""
+        return {name: array for name in _ARRAYS if (array := getattr(self, name)) is not None}
 
     def lookup(self, item_ids: np.ndarray) -> "SidTable":
         """The codes of these items.
@@ -168,9 +234,8 @@ class SidTable:
 
     def _gather(self, rows: np.ndarray, known: np.ndarray, item_ids: np.ndarray) -> "SidTable":
         columns = {}
-        for field in _ARRAYS:
-            source = getattr(self, field)
-            fill = NO_CODE if field == "sid" else field == "is_cold"
+        for field, source in self.arrays.items():
+            fill = NO_CODE if field in CODES else field == "is_cold"
             column = np.full((len(rows), *source.shape[1:]), fill, source.dtype)
             column[known] = source[rows[known]]
             columns[field] = column
@@ -189,18 +254,16 @@ class SidTable:
         -------
         pyarrow.Table, N rows
             `sid` list<int32> and `sid_weight` list<float> (never large_list, never a null inside),
-            and a column for each other array; the rest is in the metadata.
+            and a column for each other array, lists for those of second codes; the rest is in the
+            metadata.
         """
         n, length = self.sid.shape
         offsets = pa.array(np.arange(n + 1, dtype=np.int32) * length)
-        columns = {
-            "item_id": pa.array(self.item_ids),
-            "sid": pa.ListArray.from_arrays(offsets, pa.array(self.sid.reshape(-1))),
-            "sid_weight": pa.ListArray.from_arrays(offsets, pa.array(self.sid_weight.reshape(-1))),
-        }
-        columns |= {
-            name: pa.array(getattr(self, name))
-            for name in ("reliability", "alignment", "is_cold", "collision_count", "found")
+        columns = {"item_id": pa.array(self.item_ids)} | {
+            name: pa.array(array)
+            if array.ndim == 1
+            else pa.ListArray.from_arrays(offsets, pa.array(array.reshape(-1)))
+            for name, array in self.arrays.items()
         }
         meta = {
             "generation": self.generation,
@@ -236,8 +299,11 @@ class SidTable:
         length = int(meta["length"])
         return cls(
             item_ids=id_array(table["item_id"]),
-            sid=list_matrix(table["sid"], length, np.int32),
-            sid_weight=list_matrix(table["sid_weight"], length, np.float32),
+            **{
+                name: list_matrix(table[name], length, dtype)
+                for name, dtype in LISTS.items()
+                if name in table.column_names
+            },
             **{
                 name: table[name].to_numpy()
                 for name in ("reliability", "alignment", "is_cold", "collision_count", "found")
@@ -259,15 +325,32 @@ def changed_rows(before: SidTable, after: SidTable) -> SidTable:
     """What of `after` differs from `before`, as rows to publish: new and changed items, and, not
     found, items that are gone.
 
-    Carried forward over `before`, the rows give `after` again.
+    Carried forward over `before`, the rows give `after` again. Raises GenerationMismatch as
+    `check_second`.
     """
     place, known = find_rows(before.item_ids, after.item_ids)
     same = known.copy()
-    for name in _ARRAYS:
-        equal = getattr(before, name)[place] == getattr(after, name)
+    check_second((before, after))
+    earlier = before.arrays
+    for name, array in after.arrays.items():
+        equal = earlier[name][place] == array
         same &= equal.all(axis=1) if equal.ndim > 1 else equal
     gone = before.item_ids[before.found & ~np.isin(before.item_ids, after.item_ids)]
     return after.lookup(np.concatenate([after.item_ids[~same], gone]))
+
+
+def check_second(tables: Sequence[SidTable]) -> None:
+    """Raise GenerationMismatch where one of these tables of a generation tells second codes and
+    another does not.
+    """
+    if len({table.has_second for table in tables}) > 1:
+        told = next(table for table in tables if table.has_second)
+        silent = next(table for table in tables if not table.has_second)
+        raise GenerationMismatch(
+            f"the codes as of {told.as_of.isoformat()} have second codes, those as of"
+            f" {silent.as_of.isoformat()} have none; encode both with generation"
+            f" {told.generation!r}, which tells them of all its items or of none"
+        )
 
 
 def find_rows(haystack: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -311,9 +394,16 @@ class CodeTimeline(Protocol):
     @property
     def item_ids(self) -> np.ndarray: ...
 
+    @property
+    def has_second(self) -> bool: ...
+
     def gather(
         self, item_ids: np.ndarray, times: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]: ...
+
+    def gather_second(
+        self, item_ids: np.ndarray, times: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]: ...
 
 
 class SidTimeline:
@@ -338,7 +428,7 @@ class SidTimeline:
     InputError
         Without snapshots, or when the times are not strictly increasing.
     GenerationMismatch
-        When the snapshots are of several generations.
+        When the snapshots are of several generations, or only some tell second codes.
     """
 
     def __init__(self, snapshots: Sequence[SidTable], servable_at: Sequence[datetime]) -> None:
@@ -350,6 +440,7 @@ class SidTimeline:
                 f" {sorted(vocabularies)}; codes of different vocabularies are never mixed: look"
                 " up each one separately"
             )
+        check_second(snapshots)
         times = np.array([instant(t) for t in servable_at], "datetime64[us]")
         if len(times) != len(snapshots) or (np.diff(times) <= np.timedelta64(0)).any():
             raise InputError(
@@ -364,6 +455,8 @@ class SidTimeline:
         self._sid = np.full((*shape, length), NO_CODE, np.int32)
         self._weight = np.zeros((*shape, length), np.float32)
         self._reliability = np.zeros(shape, np.float32)
+        if snapshots[0].has_second:
+            self._second = np.full_like(self._sid, NO_CODE), np.zeros_like(self._weight)
         for i, snapshot in enumerate(snapshots):
             rows = np.searchsorted(self._ids, snapshot.item_ids)
             self._sid[i, rows], self._weight[i, rows], self._reliability[i, rows] = (
@@ -371,6 +464,9 @@ class SidTimeline:
                 snapshot.sid_weight,
                 snapshot.reliability,
             )
+            if snapshot.sid_second is not None:
+                self._second[0][i, rows] = snapshot.sid_second
+                self._second[1][i, rows] = snapshot.sid_second_weight
 
     @property
     def generation(self) -> str:
@@ -386,6 +482,11 @@ class SidTimeline:
     def codebook_size(self) -> int:
         """K."""
         return self.snapshots[0].codebook_size
+
+    @property
+    def has_second(self) -> bool:
+        """Whether its snapshots tell second codes."""
+        return self.snapshots[0].has_second
 
     @property
     def item_ids(self) -> np.ndarray:
@@ -417,6 +518,38 @@ class SidTimeline:
         InputError
             For a missing time, or ids of another type.
         """
+        which, row = self._places(item_ids, times)
+        return self._sid[which, row], self._weight[which, row], self._reliability[which, row]
+
+    def gather_second(
+        self, item_ids: np.ndarray, times: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Second codes of M (item, time) pairs as they were served then.
+
+        Parameters
+        ----------
+        item_ids : int64 or str [M]
+        times : datetime64[us] [M]
+            UTC.
+
+        Returns
+        -------
+        codes : int32 [M, L]
+            -1 where there is none.
+        probabilities : float32 [M, L]
+            0 there.
+
+        Raises
+        ------
+        InputError
+            For a missing time, ids of another type, and a generation without second codes.
+        """
+        refuse_without_second(self)
+        which, row = self._places(item_ids, times)
+        return self._second[0][which, row], self._second[1][which, row]
+
+    def _places(self, item_ids: np.ndarray, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Snapshot and row of each pair, int64 [M]."""
         if np.isnat(times).any():
             raise InputError(
                 f"{int(np.isnat(times).sum())} rows have no time (NaT); drop them, a code is looked"
@@ -425,5 +558,13 @@ class SidTimeline:
         which = np.searchsorted(self.servable_at, times, side="right") - 1
         rows, known = find_rows(self._ids, item_ids)
         row = np.where(known & (which >= 0), rows, len(self._ids))
-        which = np.maximum(which, 0)
-        return self._sid[which, row], self._weight[which, row], self._reliability[which, row]
+        return np.maximum(which, 0), row
+
+
+def refuse_without_second(timeline: CodeTimeline) -> None:
+    """Raise InputError where the snapshots of a timeline tell no second codes."""
+    if not timeline.has_second:
+        raise InputError(
+            f"generation {timeline.generation!r} has no second codes; fit one with the tokenizer"
+            " posterior_second, and publish that"
+        )

@@ -15,8 +15,16 @@ from adc_features.inputs.schema import FeatureSchema
 from adc_features.inputs.sides import joint
 from adc_features.inputs.tags import Tagged, applied, tagged
 
-SID_COLUMNS = {"codes": "sid", "weights": "sid_weight", "reliability": "reliability"}
+SID_COLUMNS = {
+    "codes": "sid",
+    "weights": "sid_weight",
+    "reliability": "reliability",
+    "second": "sid_second",
+    "second_weights": "sid_second_weight",
+}
 """Role -> feature of a published view of codes."""
+SECOND_ROLES = ("second", "second_weights")
+"""Those of second codes, which only inputs read that ask for them."""
 _SID_TAGS = ("generation", "codebook_hash")
 ID_DROPOUT = 0.1
 """Of ids of users and items: rarer values than other categories, so that "unknown" is met more."""
@@ -83,13 +91,19 @@ def sid_views(columns: Columns) -> list[str]:
     ]
 
 
-def sid_columns(columns: Columns, view: str, *, weights: bool) -> dict[str, SourceColumn]:
-    """Role -> column of a view of codes, as far as the service projects them."""
+def sid_columns(
+    columns: Columns, view: str, *, weights: bool, expected: bool = False
+) -> dict[str, SourceColumn]:
+    """Role -> column of a view of codes, as far as the service projects them. expected: of both
+    codes of a position and their probabilities.
+    """
+    read = {"codes"} | (set(SID_COLUMNS) - {*SECOND_ROLES} if weights else set())
+    read |= {"weights", *SECOND_ROLES} if expected else set()
     found = {f.name: f for f in columns.features() if f.view == view}
     return {
         role: columns.of_feature(found[name])
         for role, name in SID_COLUMNS.items()
-        if name in found and (weights or role == "codes")
+        if name in found and role in read
     }
 
 

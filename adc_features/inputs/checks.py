@@ -105,6 +105,11 @@ def _code_problems(kind: d.SemanticId) -> Iterator[str]:
         yield f"combinations={kind.combinations!r}; expected a whole number, 0 for none"
     if not _whole(kind.pretrain, least=0):
         yield f"pretrain={kind.pretrain!r}; expected a whole number of epochs, 0 for none"
+    if kind.expected and (kind.id_input is not None or kind.pretrain):
+        yield (
+            f"expected=True with id_input={kind.id_input!r} and pretrain={kind.pretrain!r}; these"
+            " are for one code a position: leave out one or the other"
+        )
 
 
 def _sum_problems(kind: d.Match | d.Remainder) -> Iterator[str]:
@@ -209,6 +214,16 @@ def train_only_problems(inputs: Sequence[ResolvedInput]) -> Iterator[str]:
                         f" ({hidden[column.name]!r}); leave it out of crosses,"
                         " matches and remainders"
                     )
+
+
+def tree_problems(model: str, inputs: Sequence[ResolvedInput]) -> Iterator[str]:
+    """Ways to read an input that boosted trees do not have."""
+    for i in inputs:
+        if model == "xgboost" and isinstance(i.kind, d.SemanticId) and i.kind.expected:
+            yield (
+                f"input {i.name!r}: expected=True is about embeddings, which model='xgboost' does"
+                " not have; leave it out, or choose model='ppnet'"
+            )
 
 
 def id_gate_problems(inputs: Sequence[ResolvedInput]) -> Iterator[str]:

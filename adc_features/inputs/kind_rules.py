@@ -82,6 +82,11 @@ def same_values(left: str, right: str) -> bool:
     return left == right or (left in INTEGERS and right in INTEGERS)
 
 
+def text_alike(left: str, right: str) -> bool:
+    """Are values of both types text, or of none? "12" is nowhere read as 12."""
+    return (element(left) in TEXTS) == (element(right) in TEXTS)
+
+
 def width(spec: ResolvedInput) -> str:
     """The width of an input's block in words: E for each embedding, L for the positions of codes,
     and the number of dense columns."""
@@ -142,6 +147,7 @@ def transform(kind: Input) -> str:
         case d.SemanticId():
             text = "codes with weights" if kind.weights else "codes"
             text += f", gated with {kind.id_input}" if kind.id_input else ""
+            text += ", of two codes the expected one" if kind.expected else ""
             text += f", {kind.combinations} combinations" if kind.combinations else ""
         case d.Match():
             text = "sum over equal elements"

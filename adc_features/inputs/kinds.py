@@ -234,6 +234,10 @@ class SemanticId(Input):
         The most pairs of positions, and the most frequent combinations of codes, that have an
         embedding of their own beside single codes; the ranker attends to all that an item has, and
         reads one more embedding. 0 for none.
+    expected : bool
+        Embed each position by the mean of its two likeliest codes' embeddings, weighted by their
+        probabilities, in the place of one code times its weight; of generations that tell second
+        codes. Not together with `id_input` or `pretrain`, which are about one code a position.
     pretrain : int
         Epochs in which the embeddings learn to predict the codes of the user's next item, on the
         training rows, before the ranker is fitted. 0 for none.
@@ -248,7 +252,7 @@ class SemanticId(Input):
     Source
     ------
     ADC-SID, arXiv 2510.25622: codes as features of a ranker, and their weights. The gate by an
-    item's count is ours.
+    item's count and the mean of two codes are ours.
     """
 
     weights: bool = True
@@ -257,6 +261,7 @@ class SemanticId(Input):
     id_count: str | None = None
     combinations: int = 0
     pretrain: int = 0
+    expected: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

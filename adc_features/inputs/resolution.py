@@ -12,6 +12,7 @@ from typing import Any
 from adc_features.errors import InputError
 from adc_features.inputs import declaration as d
 from adc_features.inputs.candidates import (
+    SECOND_ROLES,
     Candidate,
     Inferred,
     candidate_problems,
@@ -26,6 +27,7 @@ from adc_features.inputs.checks import (
     option_problems,
     ranker_problems,
     train_only_problems,
+    tree_problems,
     type_problems,
 )
 from adc_features.inputs.declaration import Input, Ranker
@@ -119,6 +121,7 @@ def resolution(
     problems += [f"input {i.name!r}: {p}" for i in inputs for p in _problems(i, known)]
     problems += train_only_problems(inputs)
     problems += id_gate_problems(inputs)
+    problems += tree_problems(ranker.model, inputs)
     if not inputs:
         problems.append("it has no input; declare some, or infer()")
     tagged = [c.input.name for c in kept if c.gate]
@@ -225,11 +228,17 @@ class _Declared:
             raise UnknownName(
                 f"{asked}; the service has {views}: name one, semantic_id(source=...)"
             )
-        found = sid_columns(self._columns, view, weights=kind.weights)
+        found = sid_columns(self._columns, view, weights=kind.weights, expected=kind.expected)
         if kind.weights and "weights" not in found:
             raise UnknownName(
                 f"the service leaves out the weights of {view!r}; add sid_weight to it, or declare"
                 " semantic_id(weights=False)"
+            )
+        if kind.expected and not {"weights", *SECOND_ROLES} <= set(found):
+            raise UnknownName(
+                f"the service has no second codes of {view!r}, or leaves out sid_weight; publish a"
+                " generation of the tokenizer posterior_second, or declare"
+                " semantic_id(expected=False)"
             )
         if kind.id_count is not None:
             found["count"] = self._columns.find(kind.id_count)

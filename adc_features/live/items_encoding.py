@@ -20,7 +20,7 @@ from adc_features.artifact import MANIFEST
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation, generation_place, open_generation
 from adc_features.codes.raw_items import RAW_TOKENIZERS
-from adc_features.codes.sids import SidTable
+from adc_features.codes.sids import CODES, LISTS, SidTable
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.extras import extra_modules, require
@@ -82,13 +82,14 @@ class ItemEncoder:
         table = EmbeddingTable(ids, matrices, present, np.zeros(n, np.int64), as_of)
         codes = encode(table, self.generation, network=self.network)
         found = ~np.array([change.removed for change in changes])
-        shared = {
-            "sid": np.where(found[:, None], codes.sid, -1).astype(np.int32),
-            "sid_weight": np.where(found[:, None], codes.sid_weight, 0).astype(np.float32),
+        lists = {
+            name: np.where(found[:, None], array, -1 if name in CODES else 0).astype(array.dtype)
+            for name, array in codes.arrays.items()
+            if name in LISTS
         }
         return SidTable(
             item_ids=ids,
-            **shared,
+            **lists,
             reliability=np.where(found, codes.reliability, 0).astype(np.float32),
             alignment=np.where(found, codes.alignment, 0).astype(np.float32),
             is_cold=np.ones(n, bool),

@@ -213,7 +213,8 @@ class JoinedGroups:
 class CodedGroups:
     """Rows with codes gathered by (item, time): the late join.
 
-    Appends `sid`, `sid_weight` and `reliability`, as the Feast join would give them.
+    Appends `sid`, `sid_weight` and `reliability`, and second codes where there are some, as the
+    Feast join would give them.
 
     Parameters
     ----------
@@ -267,9 +268,14 @@ class CodedGroups:
         moments = (
             table[self.time].cast(pa.timestamp("us", tz="UTC")).to_numpy().astype("datetime64[us]")
         )
-        sid, weight, reliability = self.codes.gather(table[self.item].to_numpy(), moments)
+        items = table[self.item].to_numpy()
+        sid, weight, reliability = self.codes.gather(items, moments)
+        matrices = {"sid": sid, "sid_weight": weight}
+        if self.codes.has_second:
+            second = self.codes.gather_second(items, moments)
+            matrices["sid_second"], matrices["sid_second_weight"] = second
         offsets = pa.array(np.arange(len(sid) + 1, dtype=np.int32) * sid.shape[1])
-        for name, matrix in (("sid", sid), ("sid_weight", weight)):
+        for name, matrix in matrices.items():
             table = table.append_column(
                 name, pa.ListArray.from_arrays(offsets, pa.array(matrix.reshape(-1)))
             )

@@ -39,12 +39,14 @@ class Recipe:
         Raw vectors in the place of codes.
     item_id : bool
         Whether the item's id may be read.
-    reader : {"plain", "similarity", "gated", "pretrained", "combined"}
+    reader : {"plain", "similarity", "gated", "pretrained", "combined", "expected"}
         How codes are read beside their embeddings and their equality with those of the user's
         recent items. `similarity`: of their embeddings too, see `item_history(similarity=True)`.
         `gated`: they share a gate with the id, see `semantic_id(id_input=...)`. `pretrained`: they
         have learned to predict the next item's codes, see `semantic_id(pretrain=...)`. `combined`:
-        pairs and combinations too, see `semantic_id(combinations=...)`.
+        pairs and combinations too, see `semantic_id(combinations=...)`. `expected`: the mean of
+        the two likeliest codes of a position, see `semantic_id(expected=True)`; of generations
+        that tell second codes.
 
     Examples
     --------
@@ -62,7 +64,7 @@ class Recipe:
     permuted: Literal["no", "all", "decile"] = "no"
     vectors: bool = False
     item_id: bool = True
-    reader: Literal["plain", "similarity", "gated", "pretrained", "combined"] = "plain"
+    reader: Literal["plain", "similarity", "gated", "pretrained", "combined", "expected"] = "plain"
 
 
 RECIPES: Mapping[str, Recipe] = {
@@ -87,6 +89,7 @@ READERS: Mapping[str, Recipe] = {
         Recipe("codes_gated", codes="plain", reader="gated"),
         Recipe("codes_pretrained", codes="plain", reader="pretrained"),
         Recipe("codes_combined", codes="plain", reader="combined"),
+        Recipe("codes_expected", codes="plain", reader="expected"),
     )
 }
 """Other ways to read codes, by name: trained where they are asked for, and by no default."""

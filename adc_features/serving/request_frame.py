@@ -10,13 +10,15 @@ from typing import cast
 import numpy as np
 import pyarrow as pa
 
-from adc_features.inputs.candidates import SID_COLUMNS
+from adc_features.inputs.candidates import SECOND_ROLES, SID_COLUMNS
 from adc_features.ranking.inputs import lists_of
 from adc_features.store.lmdb.records import Column
 from adc_features.store.packed.timeline import Codes
 
 CODES = [SID_COLUMNS[role] for role in ("codes", "weights", "reliability")]
 """Names of what `coded` holds, in its order."""
+SECOND = [SID_COLUMNS[role] for role in SECOND_ROLES]
+"""And of what `second` holds."""
 
 
 @dataclass
@@ -24,7 +26,8 @@ class RequestFrame:
     """One side of a request as a Frame and as columns: the asker, one row, or the candidates.
 
     ids: `user_id` or `item_id`. columns: online features. coded: codes, weights and reliability of
-    the rows, once they were looked up.
+    the rows, once they were looked up; second: second codes and their probabilities, of a
+    generation that tells them.
     """
 
     ids: Mapping[str, np.ndarray]
@@ -32,6 +35,7 @@ class RequestFrame:
     times: np.ndarray
     generation: str | None
     coded: Codes | None = None
+    second: tuple[np.ndarray, np.ndarray] | None = None
     _texts: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -84,6 +88,8 @@ class RequestFrame:
         """A key, a feature, null where absent, or the codes."""
         if (ids := self.ids.get(name)) is not None:
             return pa.array(ids)
+        if name in SECOND and self.second is not None:
+            return lists_of(self.second[SECOND.index(name)])
         if name not in CODES:
             return self.columns[name].to_arrow()
         found = self.codes(0)[CODES.index(name)]

@@ -290,6 +290,8 @@ class Bundle:
         if self.live:
             timeline = self.timeline()  # one state for both sides of a match
             offered.coded = timeline.gather(items, offered.times)
+            if timeline.has_second:
+                offered.second = timeline.gather_second(items, offered.times)
             coded = offered.coded[0].max(axis=1) > NO_CODE
             if timeline.overlay is not None:  # of an item that came since there are codes alone
                 known = (known | coded) & ~timeline.removed(items, offered.times)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from adc_features.codes.rows import SID_FEATURES
+from adc_features.codes.rows import SECOND_FEATURES, SID_FEATURES
 from adc_features.errors import InputError
 from adc_features.parquet_files import reading
 from adc_features.store.code_tables import tables_of
@@ -111,7 +111,7 @@ def sid_views(repo: Path) -> list[FeatureView]:
                 g.view,
                 entity="item",
                 path=publication_path(repo, g.id) / "rows",
-                schema=SID_FEATURES,
+                schema=_code_schema(repo, g),
                 created_column="created_timestamp",
                 tags=tags,
                 key=g.key,
@@ -119,6 +119,16 @@ def sid_views(repo: Path) -> list[FeatureView]:
             )
         )
     return views
+
+
+def _code_schema(repo: Path, live: LiveGeneration) -> pa.Schema:
+    """The features of a generation's view: second codes too, where its published rows have them."""
+    rows = min((publication_path(repo, live.id) / "rows").glob("*.parquet"), default=None)
+    if rows is None:
+        return SID_FEATURES
+    with reading(rows):
+        names = pq.read_schema(rows).names
+    return pa.schema([*SID_FEATURES, *(f for f in SECOND_FEATURES if f.name in names)])
 
 
 def _of_table(repo: Path, live: LiveGeneration) -> Any:

@@ -166,6 +166,11 @@ class RefreshedTimeline:
         return self._timeline.codebook_size
 
     @property
+    def has_second(self) -> bool:
+        """Whether second codes are told."""
+        return self._timeline.has_second
+
+    @property
     def item_ids(self) -> np.ndarray:
         """Every item of any snapshot, sorted."""
         return self._timeline.item_ids
@@ -174,10 +179,19 @@ class RefreshedTimeline:
         self, item_ids: np.ndarray, times: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Codes, weights and reliability of M (item, time) pairs as they were online then."""
+        return self._timeline.gather(item_ids, self._reads(times))
+
+    def gather_second(
+        self, item_ids: np.ndarray, times: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Second codes and their probabilities of M (item, time) pairs as they were online then."""
+        return self._timeline.gather_second(item_ids, self._reads(times))
+
+    def _reads(self, times: np.ndarray) -> np.ndarray:
         asked = times.astype("datetime64[us]").astype(np.int64)
         missing = np.isnat(times)
         reads = np.where(missing, asked, self._schedule.reads(np.where(missing, NOT_YET, asked)))
-        return self._timeline.gather(item_ids, reads.astype("datetime64[us]"))
+        return reads.astype("datetime64[us]")
 
 
 def online_timeline(timeline: CodeTimeline, schedule: RefreshSchedule | None) -> CodeTimeline:

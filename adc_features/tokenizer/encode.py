@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -19,6 +20,7 @@ from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.generation import Generation
 from adc_features.codes.quality import collision_counts
 from adc_features.codes.reliability import ReliabilityScale
+from adc_features.codes.rows import SECOND_FEATURES
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import BEHAVIOR, NO_CODE
 from adc_features.devices import resolve_device
@@ -80,8 +82,9 @@ def encode(
         softmax gate for content, and R over its frozen mean, clipped to [0, 4], for behaviour
         (method notes: Exported weights); 1 wherever a baseline tokenizer has a code; under
         `posterior` the probability that the code is right, which that of a held code is as well,
-        and x is the estimated share of signal in the item's behaviour. Weights are rounded once,
-        to `spec.weight_dtype`. `collision_count` counts within `items`.
+        and x is the estimated share of signal in the item's behaviour. `posterior_second` tells
+        the second code of each position and its probability too. Weights are rounded once, to
+        `spec.weight_dtype`. `collision_count` counts within `items`.
 
     Raises
     ------
@@ -142,10 +145,13 @@ def coded(
     cutoff = _cutoff_of(generation, items.as_of)
     sid = np.full((len(items), spec.length), NO_CODE, np.int32)
     weight = np.zeros((len(items), spec.length), np.float32)
+    tells = isinstance(model, baselines.PosteriorNetwork) and model.settings.tells_second
+    second = (np.full_like(sid, NO_CODE), np.zeros_like(weight)) if tells else ()
     x, alignment = (np.zeros(len(items), np.float32) for _ in range(2))
     if isinstance(model, baselines.UnisidNetwork):
         with one_thread():
-            sid, _ = model.read(items.raw, names=items.item_ids, progress=_named(progress))
+            named = None if progress is None else partial(progress, "encode")
+            sid, _ = model.read(items.raw, names=items.item_ids, progress=named)
         weight, x = (sid != NO_CODE).astype(np.float32), signal
 
     def fill(start: int) -> int:
@@ -154,34 +160,30 @@ def coded(
             held_BL = None if held is None else _padded(held, part, size).to(place)
             rows = _block(items, signal, part, model, cutoff=cutoff, size=size).on(place)
             found = [made[: part.stop - start].cpu() for made in _tokens(model, rows, held_BL)]
-        sid[part], weight[part], x[part], alignment[part] = found
+        for array, made in zip((sid, weight, x, alignment, *second), found, strict=True):
+            array[part] = made
         return part.stop
 
     blocks = range(0, len(items) if model.widths else 0, size)
     for done in _on_every_core(fill, blocks) if place.type == "cpu" else map(fill, blocks):
         if progress is not None:
             progress("encode", done, len(items))
-    weight = weight.astype(spec.weight_dtype).astype(np.float32)
-    cold = ~items.present[BEHAVIOR] if spec.behavior else items.interaction_count == 0
+    for told in (weight, *second[1:]):
+        told[:] = told.astype(spec.weight_dtype)
     return SidTable(
         item_ids=items.item_ids,
         sid=sid,
         sid_weight=weight,
         reliability=x,
         alignment=alignment,
-        is_cold=cold,
+        is_cold=~items.present[BEHAVIOR] if spec.behavior else items.interaction_count == 0,
         collision_count=collision_counts(sid, codebook_size=spec.codebook_size),
         found=np.ones(len(items), bool),
         generation=generation.id,
         codebook_size=spec.codebook_size,
         as_of=items.as_of,
+        **dict(zip(SECOND_FEATURES.names, second, strict=False)),
     )
-
-
-def _named(
-    progress: Callable[[str, int, int], None] | None,
-) -> Callable[[int, int], None] | None:
-    return None if progress is None else lambda done, of: progress("encode", done, of)
 
 
 def _cutoff_of(generation: Generation, as_of: datetime) -> int:
@@ -314,11 +316,14 @@ def check_previous(previous: Dated, generation: Generation, as_of: datetime) -> 
 
 def _tokens(
     model: AdcModel | baselines.Network, rows: Rows, held_BL: torch.Tensor | None
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Codes [B, L], exported weights [B, L], x [B] and alignment strength [B] of one block."""
+) -> tuple[torch.Tensor, ...]:
+    """Codes [B, L], exported weights [B, L], x [B] and alignment strength [B] of one block; where
+    second codes are told, these and their probabilities [B, L].
+    """
     none = torch.zeros(len(rows.x), device=rows.x.device)
     if isinstance(model, baselines.PosteriorNetwork):
-        return *model.tokens(rows, held_BL), none
+        codes, weight, x, *second = model.tokens(rows, held_BL)
+        return codes, weight, x, none, *(told for told in second if told is not None)
     if not isinstance(model, AdcModel):
         assert not isinstance(model, baselines.UnisidNetwork), "it reads no vectors"
         codes, known = model.codes(rows)

@@ -25,6 +25,7 @@ SHAPES = {
     "adc": ("hidden", "latent", "aligned", "gate_scale", "gate_input"),
     "posterior": _POSTERIOR,
     "posterior_experts": _POSTERIOR,
+    "posterior_second": _POSTERIOR,
 }
 """The tokenizers that can keep the meaning of codes, and the settings that shape their networks."""
 

@@ -248,3 +248,24 @@ def test_changed_rows_over_the_snapshot_before_give_the_snapshot_again(old, new,
         )
     ]
     assert not set(rows.item_ids.tolist()) & {f"i{i}" for i in same}
+
+
+def test_second_codes_are_checked_and_travel_with_the_first():
+    """A stranger has none; they return from Arrow as they were; what cannot be is refused."""
+    second = np.where(TABLE.sid >= 0, (TABLE.sid + 1) % TABLE.codebook_size, -1).astype(np.int32)
+    chance = np.where(second >= 0, 0.25, 0).astype(np.float32)
+    told = replace(TABLE, sid_second=second, sid_second_weight=chance)
+    looked_up = SidTable.from_arrow(told.to_arrow()).lookup(np.array([TABLE.item_ids[0], "nobody"]))
+    assert looked_up.sid_second.tolist() == [second[0].tolist(), [-1] * TABLE.length]
+    assert looked_up.sid_second_weight.tolist() == [chance[0].tolist(), [0] * TABLE.length]
+    assert TABLE.lookup(TABLE.item_ids).sid_second is None
+    for wrong, said in (
+        ({"sid_second_weight": None}, "give both or neither"),
+        ({"sid_second": second.astype(np.int64)}, "expected int32 and float32"),
+        ({"sid_second": np.full_like(second, TABLE.codebook_size)}, "second codes range over"),
+        ({"sid_second": TABLE.sid}, "or is the first again"),
+        ({"sid_second_weight": chance + 1}, r"outside \[0, 1\]"),
+        ({"sid_second": np.full_like(second, -1)}, "stands where there is no second code"),
+    ):
+        with pytest.raises(InputError, match=said):
+            replace(told, **wrong)

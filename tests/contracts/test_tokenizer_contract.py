@@ -145,7 +145,7 @@ TOKENIZERS = [
     ),
     *(
         Tokenizer(name, small(name), adc_encode.encode, holds=True, judges=True)
-        for name in ("posterior", "posterior_experts")
+        for name in ("posterior", "posterior_experts", "posterior_second")
     ),
 ]
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from lists_world import assert_same, fitted, joined, restored, spec, taken
 
 from adc_features.errors import InputError
-from adc_features.inputs.checks import id_gate_problems, option_problems
+from adc_features.inputs.checks import id_gate_problems, option_problems, tree_problems
 from adc_features.inputs.declaration import semantic_id
 from adc_features.inputs.encoded import Encoded
 from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder
@@ -166,3 +166,93 @@ def test_it_is_what_a_plain_loop_says(values):
         one = Encoded({"x": block}, len(values)).take(np.array([n])).blocks["x"]
         assert_same(encoder.encode(taken(parts, [n])), one)
     assert_same(restored(encoder).encode(parts), block)
+
+
+def two_codes(sid, weight, second, chance):
+    return joined(
+        {
+            "sid": pa.array(sid, pa.list_(pa.int32())),
+            "sid_weight": pa.array(weight, pa.list_(pa.float32())),
+            "sid_second": pa.array(second, pa.list_(pa.int32())),
+            "sid_second_weight": pa.array(chance, pa.list_(pa.float32())),
+        }
+    )
+
+
+def of_two(**options):
+    return spec(
+        "sid",
+        semantic_id(codebook_size=4, weights=False, expected=True, **options),
+        side="item",
+        codes="sid@item",
+        weights="sid_weight@item",
+        second="sid_second@item",
+        second_weights="sid_second_weight@item",
+    )
+
+
+def embedded(block, tables):
+    """What each position's slot is embedded as, by a plain loop: [L][n]."""
+    return [
+        [
+            sum(w * table[r] for r, w in zip(slot.rows[a:b], slot.weights[a:b], strict=True))
+            for a, b in zip(slot.offsets[:-1], slot.offsets[1:], strict=True)
+        ]
+        for slot, table in zip(block.slots, tables, strict=True)
+    ]
+
+
+def test_two_codes_of_a_position_are_read_as_the_expected_one():
+    """(p1 e1 + p2 e2) / (p1 + p2); the first alone where there is no second or both have chance 0;
+    nothing where there is no code. The numbers are those of the plain reader.
+    """
+    parts = two_codes(
+        [[0, 3], [1, -1], [2, 2], None],
+        [[0.6, 0.5], [0.9, 0], [0.5, 0], None],
+        [[1, -1], [3, -1], [0, 1], None],
+        [[0.2, 0], [0.1, 0], [0.5, 0], None],
+    )
+    encoder = fitted(SemanticIdEncoder, of_two(), parts)
+    tables = [np.array([0, 10, 20, 30, 40.0]), np.array([0, 1, 2, 3, 4.0])]
+    shown = embedded(encoder.encode(parts), tables)
+    assert shown[0] == pytest.approx([0.75 * 10 + 0.25 * 20, 0.9 * 20 + 0.1 * 40, 20, 0])
+    assert shown[1] == pytest.approx([4, 0, 3, 0])
+    assert [slot.kind for slot in encoder.layout.slots] == ["bag", "bag"]
+    plain = fitted(SemanticIdEncoder, of(semantic_id(codebook_size=4, weights=False)), rows(*THREE))
+    assert encoder.layout.dense[:2] == plain.layout.dense[:2] == ("sid_coded_0", "sid_coded_1")
+    assert encoder.encode(parts).dense.tolist() == [[1, 1, 0], [1, 0, 0], [1, 1, 0], [0, 0, 1]]
+    assert_same(restored(encoder).encode(parts), encoder.encode(parts))
+
+
+def test_each_row_of_two_codes_is_what_it_is_alone():
+    """A request of one item shows the bits of the item among others."""
+    parts = two_codes(
+        [[0, 3], [1, 2]], [[0.6, 0.5], [0.9, 0.1]], [[1, 2], [3, -1]], [[0.2, 0.3]] * 2
+    )
+    encoder = fitted(SemanticIdEncoder, of_two(), parts)
+    whole = Encoded({"sid": encoder.encode(parts)}, 2)
+    for n in range(2):
+        alone = encoder.encode(taken(parts, [n]))
+        assert_same(alone, whole.take(np.array([n])).blocks["sid"])
+
+
+@pytest.mark.parametrize(
+    ("second", "chance"), [([4, -1], [0.1, 0]), ([1, 1], [0.1, 0.1]), ([1, -1], [-0.1, 0])]
+)
+def test_second_codes_that_no_publication_holds_are_refused(second, chance):
+    """Of another codebook, where there is no first code, or with a negative probability."""
+    encoder = fitted(
+        SemanticIdEncoder, of_two(), two_codes([[0, 3]], [[1, 1]], [[1, -1]], [[0.1, 0]])
+    )
+    with pytest.raises(InputError, match=r"row 0 has codes \[0, -1\].*publish the codes again"):
+        encoder.encode(two_codes([[0, -1]], [[1, 0]], [second], [chance]))
+
+
+def test_two_codes_are_not_read_with_what_is_about_one():
+    """A gate and pre-training are refused beside them, and so are boosted trees."""
+    assert not list(option_problems(of_two().kind, None))
+    for options in ({"pretrain": 2}, {"id_input": "sku", "id_count": "seen"}):
+        said = list(option_problems(of_two(**options).kind, None))
+        assert any("these are for one code a position" in problem for problem in said)
+    assert not list(tree_problems("ppnet", [of_two()]))
+    assert ["expected=True is about embeddings" in p for p in tree_problems("xgboost", [of_two()])]

@@ -29,7 +29,9 @@ def bundle(shop):
     return open_bundle(shop.pair("codes_weights"))
 
 
-@pytest.mark.parametrize("name", ["codes_weights", "xgboost_codes_weights", "no_sid", "second"])
+@pytest.mark.parametrize(
+    "name", ["codes_weights", "xgboost_codes_weights", "codes_expected", "no_sid", "second"]
+)
 def test_served_scores_equal_offline_scores(name, shop):
     """Users and items, unknown ones among them, at two times: the scores of a request are those of
     the point-in-time join.
@@ -97,6 +99,7 @@ def test_features_from_after_now_are_refused(bundle):
     [
         ("codes_weights", {"user", "item", "pair", "codes", "weights"}),
         ("xgboost_codes_weights", {"user", "item", "pair", "codes", "weights"}),
+        ("codes_expected", {"user", "item", "pair", "codes"}),
         ("no_sid", {"user", "item", "pair"}),
     ],
 )

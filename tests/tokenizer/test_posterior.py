@@ -15,11 +15,12 @@ from adc_features.codes.generation import Generation
 from adc_features.codes.reliability import rank_correlation
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import InputError
-from adc_features.tokenizer.baselines.chain import Chain, learn
+from adc_features.tokenizer.baselines.chain import Chain, calibration_error, learn
 from adc_features.tokenizer.baselines.kmeans import kmeans, residual_codebooks
 from adc_features.tokenizer.baselines.latent import LatentModel
 from adc_features.tokenizer.baselines.latent import learn as learn_latent
-from adc_features.tokenizer.baselines.posterior import PosteriorSettings, calibration_error
+from adc_features.tokenizer.baselines.posterior import PosteriorSettings
+from adc_features.tokenizer.encode import encode
 from adc_features.tokenizer.fit import RECIPES, fit
 from adc_features.tokenizer.line import Line
 
@@ -203,6 +204,54 @@ def catalogue(vectors: dict[str, torch.Tensor], *, day: int) -> EmbeddingTable:
         1 + np.arange(rows) % 40,
         datetime(2024, 1, day, tzinfo=UTC),
     )
+
+
+def test_a_second_code_is_what_most_other_draws_have() -> None:
+    """Of the draws that are coded otherwise, at each position; the lower code of equals, and none
+    where all agree.
+    """
+    chain = chain_of(np.array([[[0.0], [10.0], [20.0]], [[-1.0], [0.0], [1.0]]]))
+    rows, codes = torch.tensor([[10.0], [0.0]]), torch.tensor([[1, 1], [0, 1]])
+    draws = torch.tensor([[0.0, 0.2], [10.0, 0.1], [10.0, 0.0], [-10.0, -0.1]])[:, :, None]
+    second, votes = chain.rivals(rows, codes, draws)
+    assert second.tolist() == [[2, -1], [-1, -1]]
+    assert votes.tolist() == [[2, 0], [0, 0]]
+    for n in range(2):
+        coded = [chain.search(rows[n : n + 1] + draw[n], ways=1)[0].tolist() for draw in draws]
+        for p in range(2):
+            others = [code[p] for code in coded if code[p] != codes[n, p]]
+            wanted = min(others, key=lambda c: (-others.count(c), c), default=-1)
+            assert (second[n, p], votes[n, p]) == (wanted, others.count(wanted))
+
+
+def test_second_codes_stand_beside_the_same_first_codes(tmp_path: Path) -> None:
+    """posterior_second codes and weighs as posterior does; what it tells beside is no first code,
+    and its probability says how often it is right on the whole.
+    """
+    vectors, _, _ = small_world(600)
+    tables = [catalogue(vectors, day=1)]
+    spec = SidSpec(content={"text": 1}, shared=1, behavior=1, codebook_size=8)
+    made = {}
+    for name in ("posterior", "posterior_second"):
+        settings = replace(RECIPES[name](), iterations=5, latent=16, min_utilisation=0.0)
+        generation = fit(
+            tables,
+            spec,
+            settings=settings,
+            generation_id=name,
+            directory=tmp_path / name,
+            seed=0,
+        )
+        made[name] = encode(tables[0], generation)
+    plain, told = made["posterior"], made["posterior_second"]
+    assert not plain.has_second
+    assert np.array_equal(plain.sid, told.sid)
+    assert np.array_equal(plain.sid_weight, told.sid_weight)
+    some = told.sid_second >= 0
+    assert 0.2 < some.mean() < 1
+    assert (told.sid_second_weight[some] > 0).all()
+    assert (told.sid_weight + told.sid_second_weight <= 1 + 1e-6).all()
+    assert max(generation.quality["second_calibration_error"]) < 0.1
 
 
 @pytest.mark.parametrize("name", ["posterior", "posterior_experts"])

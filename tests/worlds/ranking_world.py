@@ -63,7 +63,7 @@ def interactions(rows: int, *, seed: int, informative: bool = True) -> pa.Table:
 
 def snapshots(generation: str = GENERATION) -> SidTimeline:
     """Codes from day 20 on; from day 70 on with other weights. The first position names the group;
-    the last three items are cold.
+    the last three items are cold. The second code is the one after the first.
     """
     item = np.arange(ITEMS)
     sid = np.stack([group_of(item), item % CODES, (item * 3) % CODES], axis=1).astype(np.int32)
@@ -89,6 +89,8 @@ def snapshots(generation: str = GENERATION) -> SidTimeline:
                 generation=generation,
                 codebook_size=CODES,
                 as_of=day(place),
+                sid_second=np.where(sid >= 0, (sid + 1) % CODES, -1).astype(np.int32),
+                sid_second_weight=np.where(sid >= 0, 0.1 * scale, 0).astype(np.float32),
             )
         )
     return SidTimeline(tables, [day(20), day(70)])
@@ -161,6 +163,10 @@ def frame(log: pa.Table, *, generation: str = GENERATION) -> TrainingFrame:
         "sid_weight": pa.array(list(weight)),
         "reliability": pa.array(reliability),
     }
+    for name, told in zip(
+        ("sid_second", "sid_second_weight"), timeline.gather_second(items, times), strict=True
+    ):
+        columns[name] = pa.array(list(told))
     for name, column in columns.items():
         table = table.append_column(name, column)
     return training_frame(table, labels, generation=generation, codebook_size=CODES, resolution=DAY)

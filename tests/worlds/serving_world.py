@@ -17,7 +17,7 @@ from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import SidSpec
 from adc_features.data.statistics import item_profile, user_activity
 from adc_features.loader.frame import TrainingFrame, label_table, training_frame
-from adc_features.ranking.recipes import RECIPES, Sources
+from adc_features.ranking.recipes import READERS, RECIPES, Sources
 from adc_features.ranking.trained import Trained
 from adc_features.serving.promotion import Promotion
 from training.fit import train
@@ -104,12 +104,19 @@ def open_shop(directory: Path) -> Shop:
     store.apply(repository)
     store.materialize(repository, now=NOW)
     frames = {id: joined(repository, log, id) for id in (*CODEBOOK, None)}
-    wanted = {"codes_weights": "g1", "xgboost_codes_weights": "g1", "no_sid": None, "second": "g2"}
+    wanted = {
+        "codes_weights": "g1",
+        "xgboost_codes_weights": "g1",
+        "codes_expected": "g1",
+        "no_sid": None,
+        "second": "g2",
+    }
+    known = {**RECIPES, **READERS}
     rankers = {}
     for name, id in wanted.items():
         sources = Sources(sids=store.published_timeline(repository, id) if id else None)
         trained = train(
-            frames[id], RECIPES.get(name, RECIPES["codes_weights"]), sources=sources, seeds=(0,)
+            frames[id], known.get(name, RECIPES["codes_weights"]), sources=sources, seeds=(0,)
         )
         trained.save(directory / name)
         rankers[name] = (directory / name, trained)
@@ -117,12 +124,13 @@ def open_shop(directory: Path) -> Shop:
 
 
 def other_codes(table: SidTable, id: str) -> SidTable:
-    sid = (
-        table.sid
-        if id == "g1"
-        else np.where(table.sid >= 0, CODES - 1 - table.sid, -1).astype(np.int32)
-    )
-    return replace(table, sid=sid, generation=id)
+    if id == "g1":
+        return replace(table, generation=id)
+    renamed = {
+        name: np.where(codes >= 0, CODES - 1 - codes, -1).astype(np.int32)
+        for name, codes in (("sid", table.sid), ("sid_second", table.sid_second))
+    }
+    return replace(table, **renamed, generation=id)
 
 
 def later(hours: float) -> datetime:

@@ -4,6 +4,7 @@ and users.
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -65,6 +66,18 @@ def snapshot(
         id,
         SPEC.codebook_size,
         as_of,
+    )
+
+
+def with_second(table: SidTable) -> SidTable:
+    """With second codes: at the first position the code after the first one, with probability
+    0.25; none elsewhere.
+    """
+    first = np.arange(table.length) == 0
+    some = first & (table.sid >= 0)
+    second = np.where(some, (table.sid + 1) % table.codebook_size, -1).astype(np.int32)
+    return replace(
+        table, sid_second=second, sid_second_weight=np.where(some, 0.25, 0).astype(np.float32)
     )
 
 

@@ -174,6 +174,9 @@ def coded_frame(
         "reliability": pa.array(reliability),
         "sid_as_of": as_of,
     }
+    if timeline.has_second:
+        second, chance = timeline.gather_second(frame.item_ids, frame.times)
+        columns |= {"sid_second": lists_of(second), "sid_second_weight": lists_of(chance)}
     table = frame.table
     for name, column in columns.items():
         table = table.append_column(name, column)

@@ -6,7 +6,7 @@ Legend: n rows, L positions, K codes per position.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import pyarrow as pa
@@ -49,7 +49,8 @@ class SemanticIdEncoder:
     Parameters
     ----------
     spec : ResolvedInput
-        Columns "codes", and "weights", "reliability" and "count" where they are read.
+        Columns "codes", and "weights", "reliability", "count", "second" and "second_weights" where
+        they are read.
     length : int
         L.
     codebook_size : int
@@ -111,6 +112,12 @@ class SemanticIdEncoder:
         return self.spec.kind.weights and "weights" in self.spec.columns
 
     @property
+    def _expected(self) -> bool:
+        """Whether a position is embedded by the mean of its two likeliest codes."""
+        assert isinstance(self.spec.kind, SemanticId)
+        return self.spec.kind.expected
+
+    @property
     def tables(self) -> dict[str, int]:
         tables = dict.fromkeys(self.table_names, self.codebook_size + 1)
         if self.combined is not None:
@@ -123,7 +130,8 @@ class SemanticIdEncoder:
         names = [f"{self.spec.name}_{what}_{place}" for place in range(self.length)]
         if "reliability" in self.spec.columns:
             names.append(f"{self.spec.name}_reliability")
-        slots = [SlotLayout("lookup", (table,), own=1) for table in self.table_names]
+        kind: Literal["bag", "lookup"] = "bag" if self._expected else "lookup"
+        slots = [SlotLayout(kind, (table,), own=1) for table in self.table_names]
         if self.combined is not None:
             slots.append(SlotLayout("mixture", (f"{self.spec.name}/combined",), own=1))
         if self.popularity is not None:
@@ -144,8 +152,12 @@ class SemanticIdEncoder:
             none[:, None].astype(np.float32),
         ]
         dense = np.concatenate([c for c in columns if c is not None], axis=1)
-        rows, by_place = codes.T.astype(np.int64, "C") + 1, np.ascontiguousarray(weights.T)
-        slots: list[Slot] = [Lookup(*one) for one in zip(rows, by_place, strict=True)]
+        slots: list[Slot] = []
+        if self._expected:
+            slots += self._expectations(parts, codes)
+        else:
+            rows, by_place = codes.T.astype(np.int64, "C") + 1, np.ascontiguousarray(weights.T)
+            slots += [Lookup(*one) for one in zip(rows, by_place, strict=True)]
         if self.combined is not None:
             slots.append(Bag(*self.combined.encode(codes, weights)))
         if (scale := self.popularity) is None:
@@ -207,6 +219,41 @@ class SemanticIdEncoder:
                 " 0 for every position, publish the codes again"
             )
         return codes, np.where(present, weights, np.float32(0))
+
+    def _expectations(self, parts: Parts, codes: np.ndarray) -> list[Bag]:
+        """Both codes of each position, with their probabilities as shares of the two: of the first
+        code alone its share is 1.
+        """
+        first, weighed = self._matrix(parts, "weights", np.float32, 0)
+        second, _ = self._matrix(parts, "second", np.int32, NO_CODE)
+        chance, _ = self._matrix(parts, "second_weights", np.float32, 0)
+        coded = codes != NO_CODE
+        some = coded & (second != NO_CODE)
+        bad = (second < NO_CODE) | (second >= self.codebook_size) | ((second != NO_CODE) & ~coded)
+        bad |= (coded & ~weighed[:, None]) | ~((first >= 0) & (chance >= 0))
+        if (rows := bad.any(axis=1)).any():
+            row = int(np.argmax(rows))
+            raise InputError(
+                f"{described(self.spec)}: row {row} has codes {codes[row].tolist()} with weights"
+                f" {first[row].tolist()} and second codes {second[row].tolist()} with"
+                f" {chance[row].tolist()}; expected second codes below {self.codebook_size} where"
+                " there is a first one, and weights of at least 0: publish the codes again"
+            )
+        chance = np.where(some, chance, np.float32(0))
+        total = first + chance
+        share = np.divide(chance, total, out=np.zeros_like(chance), where=total > 0)
+        offsets = np.arange(len(codes) + 1) * 2
+        return [
+            Bag(
+                np.stack([codes[:, p], np.where(some[:, p], second[:, p], NO_CODE)], axis=1)
+                .reshape(-1)
+                .astype(np.int64)
+                + 1,
+                offsets,
+                np.stack([coded[:, p] - share[:, p], share[:, p]], axis=1).reshape(-1),
+            )
+            for p in range(self.length)
+        ]
 
     def _matrix(
         self, parts: Parts, role: str, dtype: type, fill: float

@@ -17,7 +17,9 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.inputs.declaration import ItemHistory, Match, SemanticId, Time
-from adc_features.inputs.encoded import Bag, Block, Encoded, Lookup
+from adc_features.inputs.encoded import Bag, Block, Encoded, Lookup, Slot
+from adc_features.inputs.encoders.base import Encoder
+from adc_features.inputs.encoders.semantic_id import SemanticIdEncoder
 from adc_features.inputs.resolved import ResolvedInput, SourceColumn
 from adc_features.inputs.rows import FeatureRows, Parts, Side
 from adc_features.ranking.multitask.score import logit
@@ -99,9 +101,9 @@ def explained(trained: TrainedRanker, parts: Parts, row: int) -> Explained:
         groups[group] = Contribution(tuple(blocks), score - without, change)
     counts = trained.encoder.counts(one, encoded)
     inputs = {
-        spec.name: _served(spec, one, encoded.blocks[spec.name], counts[spec.name])
-        for spec in trained.encoder.specs
-        if not spec.kind.train_only
+        name: _served(encoder, one, encoded.blocks[name], counts[name])
+        for name, encoder in trained.encoder.encoders.items()
+        if not encoder.spec.kind.train_only
     }
     return Explained(score, inputs, groups)
 
@@ -134,8 +136,8 @@ def _without(trained: TrainedRanker, one: Parts, encoded: Encoded) -> dict[str, 
         coded = isinstance(spec.kind, SemanticId)
         group = groups.setdefault(CODES if coded else spec.side, {})
         group[name] = encoder.encode(absent_parts(spec, one))
-        if coded and f"{name}_weight_0" in encoder.layout.dense:
-            weights[name] = _weighing_one(encoded.blocks[name])
+        if isinstance(encoder, SemanticIdEncoder) and f"{name}_weight_0" in encoder.layout.dense:
+            weights[name] = _weighing_one(encoded.blocks[name], encoder.length)
     return {**groups, **({WEIGHTS: weights} if weights else {})}
 
 
@@ -160,30 +162,42 @@ def _is_lost(spec: ResolvedInput, role: str) -> bool:
     return role != "count"  # an item without codes is as popular as with them
 
 
-def _weighing_one(block: Block) -> Block:
-    """The same codes, each of which counts 1; the reliability stays."""
-    slots = [slot for slot in block.slots if isinstance(slot, Lookup)]
-    known = np.stack([slot.rows > 0 for slot in slots], axis=1).astype(np.float32)
+def _weighing_one(block: Block, length: int) -> Block:
+    """The same codes at so many positions, each of which counts 1; the reliability stays, and so do
+    the shares of two codes, which belong to them.
+    """
+    codes, others = block.slots[:length], block.slots[length:]
+    known = np.stack([_first(slot).rows > 0 for slot in codes], axis=1).astype(np.float32)
     dense = block.dense.copy()
-    dense[:, : len(slots)] = known
-    weighed = (Lookup(s.rows, known[:, n]) for n, s in enumerate(slots))
-    others = (
-        replace(s, weights=np.ones_like(s.weights)) if isinstance(s, Bag) else s
-        for s in block.slots[len(slots) :]
+    dense[:, :length] = known
+    weighed = (
+        Lookup(s.rows, known[:, n]) if isinstance(s, Lookup) else s for n, s in enumerate(codes)
     )
-    return Block(dense, (*weighed, *others))
+    equal = (
+        replace(s, weights=np.ones_like(s.weights)) if isinstance(s, Bag) else s for s in others
+    )
+    return Block(dense, (*weighed, *equal))
 
 
-def _served(spec: ResolvedInput, one: Parts, block: Block, counts: Mapping[str, int]) -> Served:
+def _first(slot: Slot) -> Lookup:
+    """The code of a position, or the first of its two."""
+    if isinstance(slot, Lookup):
+        return slot
+    assert isinstance(slot, Bag), "a position is a lookup, or a bag of two codes"
+    return Lookup(slot.rows[::2], slot.weights[::2])
+
+
+def _served(encoder: Encoder, one: Parts, block: Block, counts: Mapping[str, int]) -> Served:
+    spec = encoder.spec
     values = {
         column.name: _value(one, column, times=role == "times" or isinstance(spec.kind, Time))
         for role, column in spec.columns.items()
     }
     kind = spec.kind_name
     state = next((name for name in _STATES if counts.get(name)), "present")
-    if not isinstance(spec.kind, SemanticId):
+    if not isinstance(encoder, SemanticIdEncoder):
         return Served(spec.side, kind, state, values)
-    slots = [slot for slot in block.slots if isinstance(slot, Lookup)]
+    slots = [_first(slot) for slot in block.slots[: encoder.length]]
     return Served(
         spec.side,
         kind,

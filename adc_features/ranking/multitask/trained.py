@@ -21,7 +21,7 @@ from adc_features.artifact import fresh_directory, read_manifest, seal, within
 from adc_features.codes.sids import CodeTimeline
 from adc_features.errors import ArtifactError
 from adc_features.inputs.declaration import ItemHistory, Ranker, SemanticId
-from adc_features.inputs.encoded import Encoded, Lookup
+from adc_features.inputs.encoded import Encoded
 from adc_features.inputs.encoder import InputEncoder
 from adc_features.inputs.facts import ranker_from_facts, ranker_to_facts
 from adc_features.inputs.rows import Parts
@@ -102,9 +102,8 @@ class TrainedRanker:
         """bool [N]: the candidate has a code; all False for a ranker without codes."""
         coded = np.zeros(len(encoded), bool)
         for spec in self.encoder.specs:
-            if isinstance(spec.kind, SemanticId):
-                slots = encoded.blocks[spec.name].slots
-                coded |= np.any([s.rows > 0 for s in slots if isinstance(s, Lookup)], axis=0)
+            if isinstance(spec.kind, SemanticId):  # whose last number says that there is none
+                coded |= encoded.blocks[spec.name].dense[:, -1] == 0
         return coded
 
     def save(

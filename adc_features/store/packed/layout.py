@@ -13,7 +13,8 @@ A record is an item's weights, codes and profile number, without padding. Codes 
 are stored in the spec's precision, and only at positions where they vary; a weight that is the same
 wherever there is a code (1 at shared positions) stands in the header. A profile is what many items
 share: reliability, alignment, collision count, cold, found, cut-off; profile 0 is that of an item
-nobody knows. All of it returns the same bits that went in.
+nobody knows. Second codes and their probabilities, of generations that tell them, stand after the
+codes in every record. All of it returns the same bits that went in.
 
 Legend: N items, L positions.
 """
@@ -28,11 +29,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from adc_features.codes.rows import SECOND_FEATURES
 from adc_features.errors import ArtifactError
 from adc_features.formats import refuse_newer
 
 MAGIC = b"ADCSIDS\0"
-VERSION = 2
+VERSION = 3
+"""The newest format: 2, with second codes; written where there are some."""
+PLAIN = 2
+"""The format of codes without second ones, which is written for them still: the version before
+this one reads it.
+"""
 BEFORE = 1
 """The format before, which is read too: codes in the smallest integers that hold K."""
 START = struct.Struct("<8sIII")
@@ -57,19 +64,41 @@ WHAT_TO_DO = "publish the generation again, which writes its packed files anew"
 
 
 def record_type(schema: Mapping[str, Any]) -> np.dtype:
-    """How one record is laid out: stored weights, codes + 1, profile number.
+    """How one record is laid out: stored weights, codes + 1, second codes + 1 and their
+    probabilities where there are some, profile number.
 
     It is packed, and little-endian.
     """
     stored = sum(c is None for c in schema["constant_weights"])
     code_bytes = PackedCodes.stored(schema).bytes
+    second = [
+        ("second", "u1", (code_bytes,)),
+        ("second_weight", schema["weight"], (schema["length"],)),
+    ]
     return np.dtype(
         [
             ("weight", schema["weight"], (stored,)),
             ("code", "u1", (code_bytes,)),
+            *(second if schema.get("second") else []),
             ("profile", schema["profile"]),
         ]
     )
+
+
+def profile_type(second: int) -> np.dtype:
+    """What is read of an item beside its codes: PROFILE, and second codes and their probabilities
+    at so many positions; 0 for none.
+    """
+    if not second:
+        return PROFILE
+    told = [("sid_second", "<i4", (second,)), ("sid_second_weight", "<f4", (second,))]
+    return np.dtype([*PROFILE.descr, *told])
+
+
+def shared_columns(profile: np.ndarray) -> dict[str, np.ndarray]:
+    """Fields of a SidTable that a profile [M] holds."""
+    second = [name for name in SECOND_FEATURES.names if name in (profile.dtype.names or ())]
+    return {name: np.ascontiguousarray(profile[name]) for name in (*SHARED, *second)}
 
 
 class PackedCodes(NamedTuple):

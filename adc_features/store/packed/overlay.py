@@ -23,10 +23,11 @@ import pyarrow.compute as pc
 
 from adc_features.clock import instant
 from adc_features.codes.embeddings import id_array
-from adc_features.codes.sids import SidTable, list_matrix
+from adc_features.codes.rows import SECOND_FEATURES
+from adc_features.codes.sids import LISTS, SidTable, list_matrix
 from adc_features.store.lmdb.arrow_values import table_bytes, table_of
 from adc_features.store.lmdb.environment import Environment, environment
-from adc_features.store.packed.layout import PROFILE, SHARED
+from adc_features.store.packed.layout import SHARED, profile_type, shared_columns
 from adc_features.store.repository import LiveGeneration, read_config
 
 SERVABLE = "servable_at"
@@ -92,9 +93,12 @@ class Overlay:
         self._number, self._servable = number[order], servable[order]
         self._sid = list_matrix(table["sid"], length, np.int32)[order]
         self._weight = list_matrix(table["sid_weight"], length, np.float32)[order]
-        self._profile = np.empty(len(ids), PROFILE)
+        second = [name for name in SECOND_FEATURES.names if name in table.column_names]
+        self._profile = np.empty(len(ids), profile_type(length if second else 0))
         for name in (AS_OF, *SHARED):
             self._profile[name] = table[name].to_numpy()[order]
+        for name in second:
+            self._profile[name] = list_matrix(table[name], length, LISTS[name])[order]
 
     @property
     def item_ids(self) -> np.ndarray:
@@ -163,7 +167,7 @@ class Overlay:
 
     def columns(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Fields of a SidTable, of these rows."""
-        shared = {name: np.ascontiguousarray(self._profile[name][rows]) for name in SHARED}
+        shared = shared_columns(self._profile[rows])
         return {"sid": self._sid[rows], "sid_weight": self._weight[rows], **shared}
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from adc_features.codes.rows import SID_FEATURES, TIME
+from adc_features.codes.rows import SECOND_FEATURES, SID_FEATURES, TIME
 from adc_features.codes.sids import SidTable
 from adc_features.codes.spec import NO_CODE
 from adc_features.errors import ArtifactError, InputError
@@ -28,8 +28,10 @@ from adc_features.store.packed.layout import (
     SHARED,
     WHAT_TO_DO,
     PackedCodes,
+    profile_type,
     read_header,
     record_type,
+    shared_columns,
     span,
 )
 
@@ -39,7 +41,7 @@ T = TypeVar("T")
 class Gathered(NamedTuple):
     """What a file says of M items.
 
-    sid: int32 [M, L]. sid_weight: float32 [M, L]. profile: PROFILE [M].
+    sid: int32 [M, L]. sid_weight: float32 [M, L]. profile: `profile_type` [M].
     """
 
     sid: np.ndarray
@@ -54,7 +56,8 @@ Over = Callable[[np.ndarray, Gathered], Gathered]
 class PackedSnapshot:
     """An open file; threads may share it, and it stays whole when the file is replaced or deleted.
 
-    generation, codebook_hash, codebook_size, length: whose codes. as_of: exclusive cut-off of the
+    generation, codebook_hash, codebook_size, length: whose codes; has_second: whether second ones
+    are told. as_of: exclusive cut-off of the
     newest row; servable_at, computed_at: aware UTC. Opening reads the header alone: its checksum
     and the file's size are checked then, the sections by `verify`.
     """
@@ -89,12 +92,14 @@ class PackedSnapshot:
         self.codebook_size: int = header["schema"]["codebook_size"]
         self.length: int = header["schema"]["length"]
         self.schema_hash: str = header["schema_hash"]
+        self.has_second: bool = header["schema"].get("second", False)
         self.as_of, self.servable_at, self.computed_at = (
             datetime.fromisoformat(header[name]) for name in ("as_of", "servable_at", "computed_at")
         )
         sections = {name: self._section(**where) for name, where in header["sections"].items()}
         self._records = sections["records"]
         self._profiles = sections["profiles"].view(PROFILE)[:, 0]
+        self._profile_type = profile_type(self.length if self.has_second else 0)
         self.record = record_type(header["schema"])
         constants = header["schema"]["constant_weights"]
         self._constant = np.array([c or 0 for c in constants], np.float32)
@@ -201,15 +206,28 @@ class PackedSnapshot:
     def _decode(self, rows: np.ndarray) -> Gathered:
         raw = self._records.take(rows, axis=0)
         record = raw.view(self.record)[:, 0]
-        sid = self._codes.unpacked(raw, at=self.record["weight"].itemsize)
-        sid += NO_CODE
+        sid = self._unpacked(raw, "code")
         weight = np.where(sid >= 0, self._constant, np.float32(0))
         weight[:, self._stored] = record["weight"]
-        return Gathered(sid, weight, self._profiles.take(record["profile"]))
+        shared = self._profiles.take(record["profile"])
+        if not self.has_second:
+            return Gathered(sid, weight, shared)
+        profile = np.empty(len(rows), self._profile_type)
+        for name in ("sid_as_of", *SHARED):
+            profile[name] = shared[name]
+        profile["sid_second"] = self._unpacked(raw, "second")
+        profile["sid_second_weight"] = record["second_weight"]
+        return Gathered(sid, weight, profile)
+
+    def _unpacked(self, records: np.ndarray, field: str) -> np.ndarray:
+        assert self.record.fields is not None, "a record has fields"
+        codes = self._codes.unpacked(records, at=self.record.fields[field][1])
+        codes += NO_CODE
+        return codes
 
     def _table(self, item_ids: np.ndarray, gathered: Gathered) -> SidTable:
         sid, weight, profile = gathered
-        columns = {name: np.ascontiguousarray(profile[name]) for name in SHARED}
+        columns = shared_columns(profile)
         try:
             return SidTable(
                 item_ids=item_ids,
@@ -232,18 +250,22 @@ class PackedSnapshot:
 
 
 def feature_table(gathered: Gathered) -> pa.Table:
-    """What was gathered as `sid_found` bool, then SID_FEATURES without nulls.
+    """What was gathered as `sid_found` bool, then SID_FEATURES without nulls, and SECOND_FEATURES
+    where they are told.
 
     `sid_as_of` is timestamp[us, UTC],
     null for unknown items (as `rows.with_missing_visible` has it).
     """
     sid, weight, profile = gathered
     offsets = pa.array(np.arange(len(sid) + 1, dtype=np.int32) * sid.shape[1])
-    as_of = profile["sid_as_of"]
+    as_of, shared = profile["sid_as_of"], shared_columns(profile)
+    second = {name: shared[name] for name in SECOND_FEATURES.names if name in shared}
     columns = {
         "sid_found": pa.array(profile["found"]),
-        "sid": pa.ListArray.from_arrays(offsets, pa.array(sid.reshape(-1))),
-        "sid_weight": pa.ListArray.from_arrays(offsets, pa.array(weight.reshape(-1))),
+        **{
+            name: pa.ListArray.from_arrays(offsets, pa.array(matrix.reshape(-1)))
+            for name, matrix in {"sid": sid, "sid_weight": weight, **second}.items()
+        },
         **{
             name: pa.array(profile[name], SID_FEATURES.field(name).type)
             for name in ("reliability", "alignment", "is_cold", "collision_count")

@@ -7,6 +7,7 @@ are touched.
 """
 
 import copy
+import os
 import time
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -19,6 +20,7 @@ import numpy as np
 
 from adc_features.artifact import MANIFEST, read_manifest, require_files, within
 from adc_features.clock import instant, utc
+from adc_features.codes.sids import refuse_without_second
 from adc_features.errors import ArtifactError, GenerationMismatch, InputError
 from adc_features.store.packed.id_index import checked_ids
 from adc_features.store.packed.layout import NO_TIME, ROWS_AT_ONCE
@@ -47,12 +49,13 @@ class PackedTimeline:
         if not snapshots:
             raise InputError("no snapshots given; publish at least one before looking codes up")
         vocabularies = {
-            (s.generation, s.codebook_hash, s.codebook_size, s.length) for s in snapshots
+            (s.generation, s.codebook_hash, s.codebook_size, s.length, s.has_second)
+            for s in snapshots
         }
         if len(vocabularies) > 1:
             raise GenerationMismatch(
-                f"packed snapshots of several codebooks: {sorted(vocabularies)}; codes of two never"
-                " meet, look each up apart"
+                "packed snapshots of several codebooks, or with and without second codes:"
+                f" {sorted(vocabularies)}; codes of two never meet, look each up apart"
             )
         if any(later.servable_at <= earlier.servable_at for earlier, later in pairwise(snapshots)):
             raise InputError("servable_at must rise from snapshot to snapshot; sort them by time")
@@ -82,6 +85,11 @@ class PackedTimeline:
     def codebook_size(self) -> int:
         """K."""
         return self.snapshots[0].codebook_size
+
+    @property
+    def has_second(self) -> bool:
+        """Whether its snapshots tell second codes."""
+        return self.snapshots[0].has_second
 
     @property
     def item_ids(self) -> np.ndarray:
@@ -125,6 +133,35 @@ class PackedTimeline:
         the first snapshot, and unknown items, have codes -1 and weights 0. Raises InputError for a
         missing time and as `checked_ids` for ids.
         """
+        wanted = self._checked(item_ids, times)
+        rows, length = len(wanted), self.length
+        sid, weight = np.empty((rows, length), np.int32), np.empty((rows, length), np.float32)
+        reliability = np.empty(rows, np.float32)
+        for start in range(0, rows, ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            sid[part], weight[part], profile = self._gather(wanted[part], times[part])
+            reliability[part] = profile["reliability"]
+        return sid, weight, reliability
+
+    def gather_second(
+        self, item_ids: Iterable[Any], times: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The second codes of items [M] as served at times datetime64 [M], UTC.
+
+        Returns codes int32 [M, L], -1 where there is none, and their probabilities float32 [M, L],
+        0 there. Raises InputError as `gather`, and for a generation without second codes.
+        """
+        refuse_without_second(self)
+        wanted = self._checked(item_ids, times)
+        shape = len(wanted), self.length
+        codes, weight = np.empty(shape, np.int32), np.empty(shape, np.float32)
+        for start in range(0, len(wanted), ROWS_AT_ONCE):
+            part = slice(start, start + ROWS_AT_ONCE)
+            profile = self._gather(wanted[part], times[part]).profile
+            codes[part], weight[part] = profile["sid_second"], profile["sid_second_weight"]
+        return codes, weight
+
+    def _checked(self, item_ids: Iterable[Any], times: np.ndarray) -> np.ndarray:
         wanted = checked_ids(item_ids, self.snapshots[0].id_type)
         if times.dtype.kind != "M" or times.shape != wanted.shape:
             raise InputError(
@@ -136,14 +173,7 @@ class PackedTimeline:
                 f"{int(np.isnat(times).sum())} rows have no time (NaT); drop them, a code is looked"
                 " up as of a time"
             )
-        rows, length = len(wanted), self.length
-        sid, weight = np.empty((rows, length), np.int32), np.empty((rows, length), np.float32)
-        reliability = np.empty(rows, np.float32)
-        for start in range(0, rows, ROWS_AT_ONCE):
-            part = slice(start, start + ROWS_AT_ONCE)
-            sid[part], weight[part], profile = self._gather(wanted[part], times[part])
-            reliability[part] = profile["reliability"]
-        return sid, weight, reliability
+        return wanted
 
     def _found(self, item_ids: np.ndarray, times: np.ndarray) -> np.ndarray:
         found = np.empty(len(item_ids), bool)
@@ -220,7 +250,7 @@ def open_timeline(publication: Path, *, tries: int = 1) -> Opened:
 def state_of(publication: Path) -> State | None:
     """The state of a publication now, by one `stat`; None where there is none."""
     try:
-        found = (publication / MANIFEST).stat()
+        found = os.stat(f"{publication}/{MANIFEST}")
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size

@@ -22,6 +22,7 @@ from adc_features.store.packed.id_index import build_index, string_buffers
 from adc_features.store.packed.layout import (
     MAGIC,
     NO_TIME,
+    PLAIN,
     PROFILE,
     SHARED,
     START,
@@ -65,11 +66,19 @@ def write_snapshot(
         "profile": _smallest(len(profiles) - 1).str,
         "profile_fields": PROFILE.descr,
     }
+    version = PLAIN
+    if snapshot.has_second:
+        version, schema["second"] = VERSION, True
     # the last one stands for unknown items: no codes, profile 0
     records = np.zeros(len(snapshot) + 1, record_type(schema))
     records["weight"][:-1] = weight[order]
     records["code"][:-1] = codes.packed((snapshot.sid - NO_CODE)[order])
     records["profile"][:-1] = numbers[order]
+    if snapshot.sid_second is not None:
+        assert snapshot.sid_second_weight is not None, "SidTable has both or neither"
+        second = _exactly(snapshot.sid_second_weight, weight.dtype)
+        records["second"][:-1] = codes.packed((snapshot.sid_second - NO_CODE)[order])
+        records["second_weight"][:-1] = second[order]
     sections = {
         "keys": index.keys,
         "starts": index.starts,
@@ -89,9 +98,9 @@ def write_snapshot(
         "base": index.base,
         "seed": index.seed,
         "schema": schema,
-        "schema_hash": schema_hash(schema),
+        "schema_hash": schema_hash(schema, version),
     }
-    _write(Path(path), facts, sections)
+    _write(Path(path), facts, sections, version=version)
 
 
 def _weights(snapshot: SidTable, dtype: np.dtype) -> tuple[np.ndarray, list[float | None]]:
@@ -107,15 +116,18 @@ def _weights(snapshot: SidTable, dtype: np.dtype) -> tuple[np.ndarray, list[floa
         constant = np.where(coded[:, position], one, np.float32(0)).view(np.int32)
         same = constant == np.ascontiguousarray(weight[:, position]).view(np.int32)
         constants.append(float(one[0]) if same.all() else None)
-    stored = weight[:, [c is None for c in constants]]
+    return _exactly(weight[:, [c is None for c in constants]], dtype), constants
+
+
+def _exactly(weight: np.ndarray, dtype: np.dtype) -> np.ndarray:
     with np.errstate(over="ignore"):
-        packed = stored.astype(dtype)
-    if not (packed.astype(np.float32) == stored).all():
+        packed = weight.astype(dtype)
+    if not (packed.astype(np.float32) == weight).all():
         raise InputError(
             f"weights do not fit the spec's {dtype.name} exactly; encode the snapshot with its"
             " generation, which rounds them once"
         )
-    return packed, constants
+    return packed
 
 
 def _profiles(snapshot: SidTable, sid_as_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -142,7 +154,9 @@ def _bytes(array: np.ndarray) -> np.ndarray:
     return array.view(np.uint8).reshape(len(array), array.dtype.itemsize)
 
 
-def _write(path: Path, facts: Mapping[str, Any], sections: Mapping[str, np.ndarray]) -> None:
+def _write(
+    path: Path, facts: Mapping[str, Any], sections: Mapping[str, np.ndarray], *, version: int
+) -> None:
     def placed(header_bytes: int, crc32: int) -> tuple[dict[str, Any], bytes]:
         at = aligned(START.size + header_bytes)
         header = {**facts, "sections": {}, "payload_offset": at}
@@ -169,4 +183,4 @@ def _write(path: Path, facts: Mapping[str, Any], sections: Mapping[str, np.ndarr
                 crc32, at = zlib.crc32(piece, crc32), at + len(piece)
         _, text = placed(room, crc32)
         file.seek(0)
-        file.write(START.pack(MAGIC, VERSION, len(text), zlib.crc32(text)) + text)
+        file.write(START.pack(MAGIC, version, len(text), zlib.crc32(text)) + text)

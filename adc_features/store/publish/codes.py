@@ -19,8 +19,8 @@ import pyarrow as pa
 from adc_features.artifact import fresh_directory, recover, seal
 from adc_features.clock import instant, utc
 from adc_features.codes.generation import Generation
-from adc_features.codes.rows import SID_FEATURES, as_served, completed
-from adc_features.codes.sids import SidTable
+from adc_features.codes.rows import SECOND_FEATURES, SID_FEATURES, as_served, completed
+from adc_features.codes.sids import SidTable, check_second
 from adc_features.errors import GenerationMismatch, InputError
 from adc_features.parquet_files import write_table
 from adc_features.store.code_tables import CodeFile, tables_of
@@ -91,7 +91,8 @@ def publish(
     Raises
     ------
     GenerationMismatch
-        The snapshots, or what is published under this id, come from another codebook.
+        The snapshots, or what is published under this id, come from another codebook, or only some
+        of them tell second codes.
     InputError
         Times contradict each other, a snapshot is empty, ids are of another type than what is
         published, or the key is called like a feature of the codes.
@@ -149,7 +150,8 @@ def _check_key(key: ItemKey, kind: IdType) -> None:
             f"join key {key.join_key!r} of entity {key.entity!r} is {key.type}, the ids to publish"
             f" are {kind}; convert them, the two would never join"
         )
-    if key.join_key in (taken := (*SID_FEATURES.names, "event_timestamp", "created_timestamp")):
+    codes = (*SID_FEATURES.names, *SECOND_FEATURES.names)
+    if key.join_key in (taken := (*codes, "event_timestamp", "created_timestamp")):
         raise InputError(
             f"join key {key.join_key!r} is called like a column of the codes {list(taken)}; codes"
             " cannot be published for it"
@@ -404,4 +406,5 @@ def _described(
         )
     if len({s.as_of for s in described}) < len(described):
         raise InputError("two snapshots have the same as_of; publish one per cut-off")
+    check_second(snapshots)
     return described

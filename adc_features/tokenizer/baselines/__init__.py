@@ -71,6 +71,7 @@ RECIPES: dict[str, Callable[[], Settings]] = {
         unisid_e2e,
         posterior.posterior,
         posterior.posterior_experts,
+        posterior.posterior_second,
     )
 }
 
@@ -175,9 +176,7 @@ def train(
         elif isinstance(network, PosteriorNetwork):
             if start is not None:
                 network.load_state_dict({k: torch.tensor(array) for k, array in start.items()})
-            facts["calibration_error"] = posterior.train(
-                network, union, fresh=start is None, seed=seed
-            )
+            facts |= posterior.train(network, union, fresh=start is None, seed=seed)
         else:
             behavior = None
             if spec.behavior:

@@ -27,14 +27,18 @@ class Chain(nn.Module):
 
     tau: mean squared distance between a vector of the fit and its codewords. chance: the
     probability of a code at each position, by the number of draws that agree with it
-    [n, S + 1].
+    [n, S + 1]. second_chance: that of a second code, by the number of draws that have it
+    [n, S + 1]; of chains that tell second codes.
     """
 
     words: Tensor
     tau: Tensor
     chance: Tensor
+    second_chance: Tensor
 
-    def __init__(self, positions: int, codes: int, width: int, *, draws: int) -> None:
+    def __init__(
+        self, positions: int, codes: int, width: int, *, draws: int, second: bool = False
+    ) -> None:
         super().__init__()
         self.codes = codes
         self.columns_nDK = self.half_nK = torch.empty(0)
@@ -42,6 +46,8 @@ class Chain(nn.Module):
         self.register_buffer("tau", torch.zeros(()))
         share = (torch.arange(draws + 1) + 0.5) / (draws + 1)
         self.register_buffer("chance", share.repeat(positions, 1))
+        if second:
+            self.register_buffer("second_chance", torch.zeros(positions, draws + 1))
 
     def __len__(self) -> int:
         return len(self.words)
@@ -167,9 +173,42 @@ class Chain(nn.Module):
             count_Bn += (own_Bn >= score_BnK.amax(2)).long().cumprod(1)
         return count_Bn
 
+    def rivals(
+        self, vectors_BD: Tensor, codes_Bn: Tensor, noise_SBD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The code that most draws have where they have another than this one, the lowest of
+        several, and how many have it: int64 [B, n]; -1 and 0 where no draw has another.
+
+        Each draw is coded anew, by the nearest codeword of one position after the other: a code
+        that changes early changes those after it, as noise in the item's vectors would.
+        """
+        drawn_SBn = torch.stack([self.search(vectors_BD + noise, ways=1) for noise in noise_SBD])
+        other_SBn = drawn_SBn != codes_Bn
+        votes_SBn = (drawn_SBn[:, None] == drawn_SBn).sum(1)
+        rank_SBn = (votes_SBn * self.codes - drawn_SBn).masked_fill(~other_SBn, -self.codes)
+        best_Bn = rank_SBn.argmax(0, keepdim=True)
+        code_Bn, votes_Bn = (each.gather(0, best_Bn)[0] for each in (drawn_SBn, votes_SBn))
+        some_Bn = other_SBn.any(0)
+        return torch.where(some_Bn, code_Bn, NO_CODE), torch.where(some_Bn, votes_Bn, 0)
+
     def probability(self, count_Bn: Tensor) -> Tensor:
         """The calibrated probability of each code, float32 [B, n]."""
-        return torch.stack([self.chance[p][count_Bn[:, p]] for p in range(len(self))], dim=1)
+        return _by_position(self.chance, count_Bn)
+
+    def second(
+        self, vectors_BD: Tensor, codes_Bn: Tensor, noise_SBD: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Second codes and their calibrated probabilities, int64 and float32 [B, n]; -1 and 0
+        where the probability is 0.
+        """
+        code_Bn, votes_Bn = self.rivals(vectors_BD, codes_Bn, noise_SBD)
+        chance_Bn = _by_position(self.second_chance, votes_Bn)
+        return torch.where(chance_Bn > 0, code_Bn, NO_CODE), chance_Bn
+
+
+def _by_position(chance: Tensor, count_Bn: Tensor) -> Tensor:
+    """Of each count what stands for it at its position in chance [n, S + 1]."""
+    return torch.stack([of[count_Bn[:, p]] for p, of in enumerate(chance)], dim=1)
 
 
 def learn(chain: Chain, vectors_BD: Tensor, *, iterations: int, ways: int, seed: int) -> None:
@@ -213,3 +252,31 @@ def _jointly(chain: Chain, vectors_BD: Tensor, codes_Bn: Tensor) -> Tensor:
         chosen.T @ vectors_BD.double().numpy() + old,
     )
     return torch.from_numpy(words).float().view(positions, codes, width)
+
+
+def chances(count_Bn: Tensor, right_Bn: Tensor, draws: int) -> tuple[Tensor, list[float | None]]:
+    """Of each position the share that is right by the number of draws, float32 [n, draws + 1],
+    rising: from every other row. And how far it is off on the rows between.
+    """
+    from sklearn.isotonic import IsotonicRegression
+
+    found, errors = [], list[float | None]()
+    for count, right in zip(count_Bn.numpy().T, right_Bn.numpy().astype(float).T, strict=True):
+        regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
+        chance = regression.fit(count[::2], right[::2]).predict(np.arange(draws + 1))
+        found.append(torch.from_numpy(chance.astype(np.float32)))
+        errors.append(calibration_error(chance[count[1::2]], right[1::2]))
+    return torch.stack(found), errors
+
+
+def calibration_error(chance: np.ndarray, right: np.ndarray, *, bins: int = 10) -> float:
+    """Mean distance of probabilities [N] from the share that was right, over `bins` groups of
+    equally many; NaN of nothing.
+    """
+    if not len(chance):
+        return float("nan")
+    groups = np.array_split(np.argsort(chance, kind="stable"), bins)
+    return float(
+        sum(abs(chance[g].mean() - right[g].mean()) * len(g) for g in groups if len(g))
+        / len(chance)
+    )

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from adc_features.codes.spec import BEHAVIOR, NO_CODE, SidSpec
 from adc_features.errors import InputError
 from adc_features.tokenizer.baselines import chain as chains
 from adc_features.tokenizer.baselines import latent
-from adc_features.tokenizer.baselines.chain import Chain
+from adc_features.tokenizer.baselines.chain import Chain, chances
 from adc_features.tokenizer.baselines.latent import WIDE, Belief, LatentModel
 from adc_features.tokenizer.model import Rows, Standard
 from adc_features.tokenizer.union import RowUnion, chance_of
@@ -42,7 +41,7 @@ class PosteriorSettings:
     noise of behaviour is expected.
     """
 
-    tokenizer: Literal["posterior", "posterior_experts"]
+    tokenizer: Literal["posterior", "posterior_experts", "posterior_second"]
     iterations: int = 30
     latent: int = 32
     ways: int = 4
@@ -60,6 +59,11 @@ class PosteriorSettings:
         if self.latent < 1 or self.latent % WIDE:
             raise InputError(f"latent is {self.latent}; expected a multiple of {WIDE}")
 
+    @property
+    def tells_second(self) -> bool:
+        """Whether second codes are told."""
+        return self.tokenizer == "posterior_second"
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -76,14 +80,24 @@ def posterior_experts() -> PosteriorSettings:
     return PosteriorSettings("posterior_experts")
 
 
+def posterior_second() -> PosteriorSettings:
+    """The codes of `posterior`, and at each position the second likeliest code and its
+    probability.
+    """
+    return PosteriorSettings("posterior_second")
+
+
 class Tokens(NamedTuple):
-    """Codes of rows int64 [B, L], -1 where none; their weights float32 [B, L], 0 there; and the
-    share of signal in the variance of behaviour, float32 [B], 0 without behaviour.
+    """Codes of rows int64 [B, L], -1 where none; their weights float32 [B, L], 0 there; the share
+    of signal in the variance of behaviour, float32 [B], 0 without behaviour; and second codes and
+    their probabilities, as codes and weights, None where they are not told.
     """
 
     codes_BL: Tensor
     weight_BL: Tensor
     reliability_B: Tensor
+    second_BL: Tensor | None = None
+    second_weight_BL: Tensor | None = None
 
 
 class PosteriorNetwork(nn.Module):
@@ -107,7 +121,13 @@ class PosteriorNetwork(nn.Module):
             counts = {"shared": spec.shared, **spec.content, BEHAVIOR: spec.behavior}
         self.chains = nn.ModuleDict(
             {
-                name: Chain(n, spec.codebook_size, self._width(name), draws=s.draws)
+                name: Chain(
+                    n,
+                    spec.codebook_size,
+                    self._width(name),
+                    draws=s.draws,
+                    second=s.tells_second,
+                )
                 for name, n in counts.items()
                 if n
             }
@@ -184,7 +204,7 @@ class PosteriorNetwork(nn.Module):
         """
         vectors = self.read(rows)
         belief = self.model.believe(self.model.inputs(vectors, rows.present, rows.x))
-        codes, weights, first = [], [], 0
+        codes, weights, seconds, first = [], [], [], 0
         for name in self.chains:
             chain, known = self.chain(name), self.known(name, rows)[:, None]
             coded_BD = self.coded(name, vectors, belief)
@@ -194,13 +214,25 @@ class PosteriorNetwork(nn.Module):
                 codes_Bn = chain.hold(coded_BD, codes_Bn, held_Bn, slack=self.settings.slack)
             weight_Bn = torch.ones(codes_Bn.shape)
             if name not in self.model.contents:
-                weight_Bn = chain.probability(
-                    chain.agreeing(coded_BD, codes_Bn, self.noise(name, belief))
-                )
+                noise_SBD = self.noise(name, belief)
+                weight_Bn = chain.probability(chain.agreeing(coded_BD, codes_Bn, noise_SBD))
+                if self.settings.tells_second:
+                    second_Bn, chance_Bn = chain.second(coded_BD, codes_Bn, noise_SBD)
+                    likely_Bn = known & (second_Bn != NO_CODE)
+                    chance_Bn = torch.minimum(chance_Bn, 1 - weight_Bn)
+                    seconds.append(
+                        (
+                            torch.where(likely_Bn, second_Bn, NO_CODE),
+                            torch.where(likely_Bn, chance_Bn, 0.0),
+                        )
+                    )
             codes.append(torch.where(known, codes_Bn, NO_CODE))
             weights.append(torch.where(known, weight_Bn, 0.0))
             first += len(chain)
-        return Tokens(torch.cat(codes, dim=1), torch.cat(weights, dim=1), self._trusted(belief))
+        told = [torch.cat(part, dim=1) for part in zip(*seconds, strict=True)]
+        return Tokens(
+            torch.cat(codes, dim=1), torch.cat(weights, dim=1), self._trusted(belief), *told
+        )
 
     def _trusted(self, belief: Belief) -> Tensor:
         if BEHAVIOR not in self.widths:
@@ -229,7 +261,9 @@ class PosteriorNetwork(nn.Module):
         return out
 
 
-def train(net: PosteriorNetwork, union: RowUnion, *, fresh: bool, seed: int) -> list[float | None]:
+def train(
+    net: PosteriorNetwork, union: RowUnion, *, fresh: bool, seed: int
+) -> dict[str, list[float | None]]:
     """Fit the latent model, then the codewords of every chain, then the probabilities of codes, on
     up to SAMPLE rows of the union; returns what remains of their error (`_calibrate`).
 
@@ -292,34 +326,38 @@ def _set_axes(net: PosteriorNetwork, rows: Rows, modality: str) -> None:
 
 def _calibrate(
     net: PosteriorNetwork, rows: Rows, belief: Belief, *, seed: int
-) -> list[float | None]:
-    """Turn numbers of agreeing draws into probabilities, by isotonic regression on redraws.
+) -> dict[str, list[float | None]]:
+    """Turn numbers of draws into probabilities, by isotonic regression on redraws: of those that
+    agree with a code, and of those that have the second code.
 
     Returns the expected error of each position's probabilities on redraws of other rows; None for
     content as it is, whose codes are certain.
     """
-    from sklearn.isotonic import IsotonicRegression
-
-    remaining: list[float | None] = []
+    remaining: dict[str, list[float | None]] = {"calibration_error": []}
+    if net.settings.tells_second:
+        remaining["second_calibration_error"] = []
     drawn, z_BQ = _redrawn(net, rows, belief, chance=chance_of(seed, 5, 0))
     after = net.model.believe(net.model.inputs(drawn, rows.present, rows.x))
-    ways, levels = net.settings.ways, np.arange(net.settings.draws + 1)
+    ways, draws = net.settings.ways, net.settings.draws
     for name in net.chains:
         chain = net.chain(name)
         if name in net.model.contents:
-            remaining += [None] * len(chain)
+            for told in remaining.values():
+                told.extend([None] * len(chain))
             continue
         known = net.known(name, rows)
-        coded_BD = net.coded(name, drawn, after)
+        coded_BD, noise_SBD = net.coded(name, drawn, after), net.noise(name, after)
         codes_Bn = chain.search(coded_BD, ways=ways)
-        right_Bn = codes_Bn == chain.search(z_BQ @ net.metrics[name], ways=ways)
-        count_Bn = chain.agreeing(coded_BD, codes_Bn, net.noise(name, after))
-        for p in range(len(chain)):
-            count, right = count_Bn[known, p].numpy(), right_Bn[known, p].numpy().astype(float)
-            regression = IsotonicRegression(y_min=0, y_max=1, out_of_bounds="clip")
-            chance = regression.fit(count[::2], right[::2]).predict(levels)
-            chain.chance[p] = torch.from_numpy(chance.astype(np.float32))
-            remaining.append(calibration_error(chance[count[1::2]], right[1::2]))
+        true_Bn = chain.search(z_BQ @ net.metrics[name], ways=ways)
+        count_Bn = chain.agreeing(coded_BD, codes_Bn, noise_SBD)
+        chain.chance, errors = chances(count_Bn[known], (codes_Bn == true_Bn)[known], draws)
+        remaining["calibration_error"] += errors
+        if net.settings.tells_second:
+            second_Bn, votes_Bn = chain.rivals(coded_BD, codes_Bn, noise_SBD)
+            chain.second_chance, errors = chances(
+                votes_Bn[known], (second_Bn == true_Bn)[known], draws
+            )
+            remaining["second_calibration_error"] += errors
     return remaining
 
 
@@ -344,16 +382,3 @@ def _redrawn(
         made = made + variance.sqrt() * normal(made)
         drawn[m] = torch.where(rows.present[m][:, None], made, 0.0)
     return drawn, z_BQ
-
-
-def calibration_error(chance: np.ndarray, right: np.ndarray, *, bins: int = 10) -> float:
-    """Mean distance of probabilities [N] from the share that was right, over `bins` groups of
-    equally many; NaN of nothing.
-    """
-    if not len(chance):
-        return float("nan")
-    groups = np.array_split(np.argsort(chance, kind="stable"), bins)
-    return float(
-        sum(abs(chance[g].mean() - right[g].mean()) * len(g) for g in groups if len(g))
-        / len(chance)
-    )

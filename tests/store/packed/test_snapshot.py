@@ -73,6 +73,12 @@ def tables(draw):
     weight = np.where(sid < 0, np.float32(0), weight).astype(np.float32)
     count = np.where(found, rng.integers(1, 2**31 - 1, n), 0).astype(np.int32)
     scalars = [rng.choice([0, 0.1, 1], n).astype(np.float32) for _ in range(2)]
+    second: dict[str, np.ndarray] = {}
+    if draw(st.booleans()):
+        some = (sid >= 0) & (rng.random((n, length)) < 0.7)
+        second["sid_second"] = np.where(some, (sid + 1) % k, -1).astype(np.int32)
+        chance = rng.random((n, length), np.float32).astype(np.float16).astype(np.float32)
+        second["sid_second_weight"] = np.where(some, chance, np.float32(0))
     return SidTable(
         np.array(ids, np.str_ if text else np.int64),
         sid,
@@ -84,6 +90,7 @@ def tables(draw):
         "g1",
         k,
         START,
+        **second,
     )
 
 
@@ -103,6 +110,8 @@ def test_a_packed_snapshot_returns_the_table_bit_for_bit(tmp_path_factory, table
         assert same(packed.lookup(np.array([one])), table.lookup(np.array([one])))
     everything, _ = packed.table()
     assert same(everything.lookup(table.item_ids), table)
+    assert packed.has_second == table.has_second
+    assert packed.path.read_bytes()[8] == (3 if table.has_second else 2)
     packed.verify()
 
 
@@ -313,7 +322,7 @@ def test_another_format_is_named(packed):
     data = bytearray(packed.path.read_bytes())
     for version, words in (
         (0, "format version 0, of which there is none"),
-        (3, "format 3, this version reads up to 2.*made by a newer version"),
+        (4, "format 4, this version reads up to 3.*made by a newer version"),
     ):
         data[8] = version
         packed.path.write_bytes(data)

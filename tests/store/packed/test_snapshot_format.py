@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from store_world import START
+from store_world import START, with_second
 
 from adc_features.codes.sids import SidTable
 from adc_features.store.packed.layout import VERSION
@@ -29,15 +29,14 @@ class PageReader:
     def __init__(self, data: bytes) -> None:
         magic, version, length, crc = struct.unpack("<8sIII", data[:20])
         text = data[20 : 20 + length]
-        assert (magic, version, zlib.crc32(text)) == (b"ADCSIDS\0", 2, crc)
+        assert (magic, zlib.crc32(text)) == (b"ADCSIDS\0", crc)
         self.header = header = json.loads(text)
         assert len(data) == header["file_bytes"]
         assert zlib.crc32(data[header["payload_offset"] :]) == header["crc32"]
         self.schema = schema = header["schema"]
-        assert (
-            hashlib.sha256(json.dumps({"format": 2, **schema}, sort_keys=True).encode()).hexdigest()
-            == header["schema_hash"]
-        )
+        assert version == (3 if schema.get("second") else 2)
+        told = json.dumps({"format": version, **schema}, sort_keys=True)
+        assert hashlib.sha256(told.encode()).hexdigest() == header["schema_hash"]
         self.sections = {
             name: (
                 np.frombuffer(data, s["dtype"], int(np.prod(s["shape"])), s["offset"]).reshape(
@@ -56,11 +55,21 @@ class PageReader:
         size = -(-length * bits // 8)
         size = size if bits == 8 else max(size, 4)
         weights = np.frombuffer(raw, weight, stored).tolist()
-        number = int.from_bytes(raw[stored * weight.itemsize :][:size], "little")
-        codes = [((number >> (i * bits)) & ((1 << bits) - 1)) - 1 for i in range(length)]
-        profile = int(np.frombuffer(raw[stored * weight.itemsize + size :], schema["profile"])[0])
-        at = iter(weights)
-        all_weights = [next(at) if c is None else c for c in constants]
+        at = stored * weight.itemsize
+
+        def codes_at(place: int) -> list[int]:
+            number = int.from_bytes(raw[place:][:size], "little")
+            return [((number >> (i * bits)) & ((1 << bits) - 1)) - 1 for i in range(length)]
+
+        codes, at, second = codes_at(at), at + size, {}
+        if schema.get("second"):
+            second["sid_second"] = codes_at(at)
+            chances = np.frombuffer(raw, weight, length, at + size)
+            second["sid_second_weight"] = chances.tolist()
+            at += size + length * weight.itemsize
+        profile = int(np.frombuffer(raw[at:], schema["profile"])[0])
+        stored_ones = iter(weights)
+        all_weights = [next(stored_ones) if c is None else c for c in constants]
         as_of, reliability, alignment, collisions, cold, found = struct.unpack(
             "<qffi??", self.sections["profiles"][profile].tobytes()
         )
@@ -73,6 +82,7 @@ class PageReader:
             "is_cold": cold,
             "found": found,
             "as_of": as_of,
+            **second,
         }
 
     def find(self, item: int | str) -> int:
@@ -126,7 +136,10 @@ def table(ids: np.ndarray, *, size: int, length: int) -> SidTable:
     ("size", "length"), [(4, 1), (255, 6), (256, 1), (256, 3), (300, 10), (65_535, 4)]
 )
 @pytest.mark.parametrize("text", [False, True])
-def test_a_reader_made_from_the_page_reads_what_we_write(tmp_path, weight, size, length, text):
+@pytest.mark.parametrize("second", [False, True])
+def test_a_reader_made_from_the_page_reads_what_we_write(
+    tmp_path, weight, size, length, text, second
+):
     """Every item by its id, a stranger, and the rows in order:
     equal to the table that was written.
     """
@@ -134,6 +147,7 @@ def test_a_reader_made_from_the_page_reads_what_we_write(tmp_path, weight, size,
     written = table(
         np.array([f"ding {i} ü" for i in numbers]) if text else numbers, size=size, length=length
     )
+    written = with_second(written) if second else written
     as_of = np.arange(len(written), dtype=np.int64) * 1_000_000
     write_snapshot(
         tmp_path / "x.sids",
@@ -149,16 +163,8 @@ def test_a_reader_made_from_the_page_reads_what_we_write(tmp_path, weight, size,
     assert reader.schema["code_bits"] == max(8, size.bit_length())
     for place, item in enumerate(written.item_ids.tolist()):
         got = reader.record(reader.find(item))
-        for name in (
-            "sid",
-            "sid_weight",
-            "reliability",
-            "alignment",
-            "collision_count",
-            "is_cold",
-            "found",
-        ):
-            assert got[name] == getattr(written, name)[place].tolist(), name
+        for name, array in written.arrays.items():
+            assert got[name] == array[place].tolist(), name
         assert got["as_of"] == as_of[place]
     nobody = reader.record(reader.find("nobody" if text else 1))
     assert (nobody["found"], nobody["sid"], nobody["sid_weight"]) == (
