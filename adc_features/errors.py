@@ -7,7 +7,8 @@ AdcError
 │   └── LeakError          a frame holds features from after its rows' times
 ├── QualityError           a fitted tokenizer fails its quality gate; nothing was written
 ├── ArtifactError          a file or directory on disk is missing, incomplete or altered
-│   └── NewerFormatError   a newer version of this library wrote it; it is left as it is
+│   ├── NewerFormatError   a newer version of this library wrote it; it is left as it is
+│   └── NotWrittenError    it could not be written, as where the disk is full; nothing was changed
 ├── GenerationMismatch     codes of one generation offered to a reader of another
 ├── DeviceError            a device's memory, or a process that takes part in a fit, gave out
 ├── MissingExtraError      a package that an extra of this one installs is not installed
@@ -31,6 +32,7 @@ __all__ = [
     "LeakError",
     "MissingExtraError",
     "NewerFormatError",
+    "NotWrittenError",
     "ParityError",
     "QualityError",
     "ReliabilityError",
@@ -86,6 +88,12 @@ class ArtifactError(AdcError):
 class NewerFormatError(ArtifactError):
     """A newer version of this library wrote an artefact. It is not damaged, so no command writes it
     again.
+    """
+
+
+class NotWrittenError(ArtifactError):
+    """An artefact could not be written: the disk is full, or permission is missing. Nothing of it
+    was changed; the same can be done again when there is room.
     """
 
 

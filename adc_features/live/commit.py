@@ -24,7 +24,7 @@ from adc_features.aggregates.record import to_json
 from adc_features.clock import instant, moment
 from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import UTC_US
-from adc_features.live import awaiting
+from adc_features.live import awaiting, freshness
 from adc_features.live.awaiting import Looked
 from adc_features.live.decisions import REASONS, Decision, Position, Receipt, chosen, shown_time
 from adc_features.live.incoming import Fault, Incoming, incoming, letter
@@ -204,6 +204,7 @@ class Commit:
         if not len(accepted):
             return
         self.log(accepted)
+        freshness.count_events(self.meta, name, accepted.times, published=self.published)
         self._fold(stream, accepted)
         self._keep_watermark(stream, int(accepted.times[-1]))
 
@@ -336,6 +337,7 @@ class Commit:
             place = rows.column_names.index(TIMESTAMP)
             rows = rows.set_column(place, TIMESTAMP, pa.repeat(stamp, len(rows)))
             self._serve(one, rows)
+            freshness.note_rows(self.meta, one.declared.name, published=self.published)
             if keep_history:
                 self.tables[one.history].put(time_key(self.published), table_bytes(rows))
 

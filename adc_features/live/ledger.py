@@ -20,6 +20,7 @@ from adc_features.aggregates.events import Events
 from adc_features.aggregates.record import to_json
 from adc_features.clock import instant
 from adc_features.errors import InputError
+from adc_features.live import freshness
 from adc_features.live.awaiting import Looked, look
 from adc_features.live.commit import (
     COUNTS,
@@ -54,7 +55,7 @@ class Ledger(LiveDirectory):
 
     def facts(self) -> dict[str, Any]:
         """What is known of the directory as of now: watermarks, counts, positions, corrections,
-        publish time.
+        publish time, how long events took, newest rows.
         """
         with self.environment.reading(META) as txn:
             pairs = {} if txn is None else dict(txn.cursor())
@@ -64,6 +65,8 @@ class Ledger(LiveDirectory):
             "positions": _named(pairs, b"position/"),
             "corrections": _named(pairs, b"correction/"),
             "counts": json.loads(pairs.get(COUNTS, b"{}")),
+            "freshness": freshness.counted(pairs),
+            "newest": freshness.newest_rows(pairs),
         }
 
     def check_declarations(self) -> None:

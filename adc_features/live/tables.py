@@ -1,7 +1,7 @@
 """The tables of the live directory. Reads: bytes. Writes: names, keys, bytes.
 
 meta                format number, publish time, watermarks, positions of sources, counts,
-                    declarations, numbers of corrections
+                    freshness, declarations, numbers of corrections
 accepted/<stream>   publish time -> the events that a commit accepted, until a segment has them
 states/<stream>     view or ledger, key -> state
 ids/<stream>        id of an event -> digest of it, while it might come again

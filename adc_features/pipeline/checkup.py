@@ -115,12 +115,11 @@ def _run(directory: Path) -> list[Finding]:
 
 def _repository(directory: Path) -> list[Finding]:
     from adc_features.store import check_repository, online_problems, registry_problems
+    from adc_features.store.repository import is_created
 
-    where = str(directory)
-    problems = check_repository(directory) or [
-        *registry_problems(directory),
-        *online_problems(directory),
-    ]
+    where, problems = str(directory), check_repository(directory)
+    if not problems and is_created(directory):  # of one of a team's own we know no registry
+        problems = [*registry_problems(directory), *online_problems(directory)]
     return [Finding("error", where, p) for p in problems] or [
         Finding("fact", where, "the Feast repository is sound")
     ]

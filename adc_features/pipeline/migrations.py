@@ -29,6 +29,7 @@ from adc_features.store.online_record import loaded, record_path
 from adc_features.store.repository import (
     CONFIG,
     check_repository,
+    is_created,
     live_generations,
     live_generations_path,
     write_live_generations,
@@ -176,7 +177,7 @@ def _of_repository(repo: Path, *, registry: bool) -> list[Step]:
             )
     if record_path(repo).is_file():
         steps += _of_document("online_record", record_path(repo), check=partial(loaded, repo))
-    if registry and not check_repository(repo):
+    if registry and is_created(repo) and not check_repository(repo):
         steps += _of_registry(repo)
     return steps
 

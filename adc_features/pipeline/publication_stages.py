@@ -106,25 +106,33 @@ def _own_generation(run: Run) -> Any:
 
 def online_time(run: Run) -> datetime:
     """What `adc materialize` loads as of: the run's `now`, or later where newer values were
-    published or loaded since.
-
-    Never a time that has not come yet, unless the run's own has not.
+    published or loaded since, as `loaded_as_of` bounds it.
     """
-    from adc_features.store import materialized_through, newest_published
+    return loaded_as_of(repository_of(run), _holds_through(run), clock=datetime.now(UTC))
 
-    later = [
-        t
-        for t in (newest_published(repository_of(run)),)
-        if t is not None and t <= datetime.now(UTC)
-    ]
-    return max(
-        [serving_time(run), *later, *filter(None, [materialized_through(repository_of(run))])]
-    )
+
+def loaded_as_of(repo: Path, known: datetime, *, clock: datetime) -> datetime:
+    """As of when to load the online store, where values are published that hold until `known`: as
+    of then, or later where it was loaded later, since it keeps the newest values only.
+
+    Never as of a time that has not come yet: what holds from midnight on, such as today's events
+    of data that is stamped by day, would be online before a request may read it.
+    """
+    from adc_features.store import materialized_through
+
+    return max([min(known, clock), *filter(None, [materialized_through(repo)])])
+
+
+def _holds_through(run: Run) -> datetime:
+    """When the newest of what the run scores, or has published, begins to hold."""
+    from adc_features.store import newest_published
+
+    return max([serving_time(run), *filter(None, [newest_published(repository_of(run))])])
 
 
 def _online_identity(run: Run) -> Any:
-    """What was published, and what the online store lacks: with newer values, or after a loss, it
-    is loaded again.
+    """What was published, what of it does not hold yet, and what the online store lacks: with newer
+    values, when their time has come, or after a loss, it is loaded again.
     """
     from adc_features.store import online_problems, published_files
 
@@ -133,6 +141,7 @@ def _online_identity(run: Run) -> Any:
         "live": live,
         "published": published_files(repository_of(run)),
         "problems": online_problems(repository_of(run)),
+        **({"ahead": True} if _holds_through(run) > datetime.now(UTC) else {}),
     }
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 from adc_features.clock import instant, moment
@@ -34,11 +34,15 @@ class LiveMetrics(Collector):
         return generate_latest(registry)
 
     def facts(self) -> dict[str, Any]:
-        """What /readyz tells: the last commit, watermarks, what waits, failed writes of files."""
+        """What /readyz tells: the last commit, watermarks, the newest row of each view, what became
+        of events, what waits, failed writes of files.
+        """
         facts, elsewhere = self._writer.ledger.facts(), self._writer.histories.elsewhere
         return {
             "published": _shown(facts["published"]),
             "watermarks": {name: _shown(int(at)) for name, at in facts["watermarks"].items()},
+            "newest": {view: _shown(at) for view, at in facts["newest"].items()},
+            "counts": facts["counts"],
             "waiting": self._writer.waiting,
             "history_error": None if self._writer.history_error is None else "not written",
             **({} if elsewhere is None else {"online_store": _behind(elsewhere)}),
@@ -63,6 +67,14 @@ class LiveMetrics(Collector):
         for stream, at in facts["watermarks"].items():
             age.add_metric([stream], (now - int(at)) / 1e6)
         yield age
+        took = HistogramMetricFamily(
+            "adc_live_freshness_seconds",
+            "From the time of an event to its publish time.",
+            labels=["stream"],
+        )
+        for stream, one in facts["freshness"].items():
+            took.add_metric([stream], one.buckets, one.seconds)
+        yield took
         if facts["published"] is not None:
             yield GaugeMetricFamily(
                 "adc_live_commit_age_seconds",
@@ -89,6 +101,12 @@ class LiveMetrics(Collector):
                 [one.declared.name], glance(ledger.environment, one.table, samples=0)[0]
             )
         yield rows
+        newest = GaugeMetricFamily(
+            "adc_live_row_age_seconds", "Time since a row was last published.", labels=["view"]
+        )
+        for name, published in facts["newest"].items():
+            newest.add_metric([name], (now - published) / 1e6)
+        yield newest
         if (elsewhere := self._writer.histories.elsewhere) is not None:
             yield from _of_store(elsewhere)
 

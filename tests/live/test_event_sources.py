@@ -2,13 +2,14 @@
 
 import json
 import shutil
+import socket
 from datetime import timedelta
 
 import pytest
 import start
 from live_world import START, Clock, click, opened
 
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import ArtifactError, InputError, NotWrittenError
 from adc_features.live.sources.base import ingest
 from adc_features.live.sources.kafka import KafkaTopic
 from adc_features.live.sources.lines import Lines
@@ -168,6 +169,68 @@ def test_redis_entries_that_were_not_acknowledged_come_again(live):
         totals = ingest(heir, live.histories, stream="clicks", stopped=Stop(heir))
         assert totals.accepted == 1
         assert verify_online(live.histories).different == 0
+
+
+@pytest.mark.servers
+def test_a_redis_server_may_come_late_go_and_come_back_with_less(live):
+    """It is waited for at the start; an entry that it could not be told of comes again; and where
+    it was restored from an older state, what is added anew counts beside what comes again.
+    """
+    if shutil.which("redis-server") is None:
+        pytest.skip("needs a Redis server (apt-get install redis-server)")
+    import redis
+
+    stream, pauses = live.ledger.streams["clicks"], []
+    with socket.socket() as taken:  # bound, and nobody listens
+        taken.bind(("127.0.0.1", 0))
+        away = RedisStream(f"redis://127.0.0.1:{taken.getsockname()[1]}/0", "events", stream)
+        stop = {"stream": "clicks", "sleep": pauses.append, "stopped": lambda: len(pauses) == 3}
+        ingest(away, live.histories, **stop)
+    assert pauses == [0.5, 1.0, 2.0]
+    with start.redis() as variables:
+        url = f"redis://{variables['ADC_REDIS_HOST']}:{variables['ADC_REDIS_PORT']}/0"
+        client = redis.Redis.from_url(url)
+
+        def add(*numbers):
+            for i in numbers:
+                client.xadd("events", {"event": json.dumps(click(i, i))})
+
+        add(0, 1, 2)
+        client.xadd("events", {k: str(v) for k, v in click(3, 3, sku="s" * (2 << 20)).items()})
+        source = RedisStream(url, "events", stream)
+        acknowledge = source.done
+
+        def gone(delivery):
+            source.done = acknowledge
+            raise ConnectionError("went away")
+
+        source.done = gone
+        how = {"stream": "clicks", "sleep": lambda seconds: None}
+        first = ingest(source, live.histories, stopped=Stop(source), **how)
+        assert (first.accepted, first.duplicates, first.refused) == (3, 3, 2)  # the huge one twice
+        client.flushall()
+        add(2, 4)
+        second = ingest(source, live.histories, stopped=Stop(source), **how)
+        assert (second.accepted, second.duplicates, second.refused) == (1, 1, 0)
+    letters = (live.histories.place / "dead_letters").iterdir()
+    assert sum(path.stat().st_size for path in letters) < 2_000
+    assert verify_online(live.histories).different == 0
+
+
+def test_a_full_disk_is_waited_for_and_what_was_read_counts_once(live, tmp_path, monkeypatch):
+    """Nothing is acknowledged meanwhile; when there is room, the same events are read again."""
+    path = tmp_path / "events.jsonl"
+    path.write_text("".join(f"{json.dumps(click(i, i))}\n" for i in range(3)))
+    commit, pauses = live.ledger.commit, []
+
+    def full(requests, **how):
+        if len(pauses) < 2:
+            raise NotWrittenError("no space")
+        return commit(requests, **how)
+
+    monkeypatch.setattr(live.ledger, "commit", full)
+    totals = ingest(Lines(path), live.histories, stream="clicks", sleep=pauses.append)
+    assert (totals.accepted, totals.duplicates, pauses) == (3, 0, [0.5, 1.0])
 
 
 def test_a_source_that_is_away_is_waited_for(live):

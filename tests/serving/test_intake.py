@@ -122,8 +122,18 @@ def test_metrics_count_what_became_of_events(client, intake):
     assert 'adc_live_events_total{outcome="unreadable",stream="clicks"} 1.0' in page
     assert 'adc_live_watermark_age_seconds{stream="clicks"} 660.0' in page
     assert 'adc_live_rows{view="product_profile"} 1.0' in page
+    # the event is of a minute ago: its row is online since now
+    assert 'adc_live_freshness_seconds_bucket{le="30.0",stream="clicks"} 0.0' in page
+    assert 'adc_live_freshness_seconds_bucket{le="60.0",stream="clicks"} 1.0' in page
+    assert 'adc_live_freshness_seconds_sum{stream="clicks"} 60.0' in page
+    assert 'adc_live_row_age_seconds{view="product_profile"} 0.0' in page
     facts = intake.sink.facts()
     assert facts["watermarks"] == {"clicks": "2024-05-01T11:50:00+00:00"}
+    assert facts["newest"]["product_profile"] == "2024-05-01T12:01:00+00:00"
+    assert (facts["counts"]["clicks"]["duplicate"], facts["counts"]["clicks"]["unreadable"]) == (
+        1,
+        1,
+    )
 
 
 def test_who_takes_events_may_be_killed(sink, tmp_path):

@@ -104,6 +104,18 @@ def test_missing_and_broken_files_are_named(repo, tmp_path):
     assert "is not YAML" in store.check_repository(repo)[0]
 
 
+def test_a_repository_of_one_s_own_needs_none_of_our_files(tmp_path):
+    """With any views, live ones too, and without a materialization block; a store that loses rows
+    is a fault there as well.
+    """
+    yaml = tmp_path / "feature_store.yaml"
+    ours = "adc_features.store.offline_store.AsofOfflineStore"
+    yaml.write_text(f"project: own\nprovider: local\noffline_store: {{type: {ours}}}\n")
+    assert store.check_repository(tmp_path) == []
+    yaml.write_text("project: own\nprovider: local\n")
+    assert "Feast's default" in store.check_repository(tmp_path)[0]
+
+
 def test_a_live_generation_without_its_rows_is_found(repo):
     """The doctor opens every publication: a missing one and an altered file are named."""
     store.publish(

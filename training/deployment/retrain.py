@@ -25,6 +25,7 @@ from adc_features.catalog import Catalog
 from adc_features.catalog.tables import RUNS
 from adc_features.errors import InputError
 from adc_features.loader.frame import TrainingFrame
+from adc_features.pipeline.publication_stages import loaded_as_of
 from adc_features.pipeline.run import Run
 from adc_features.pipeline.snapshots import refresh_statistics, snapshot
 from adc_features.pipeline.stages import repository_of
@@ -265,7 +266,7 @@ def _publish(task: RetrainTask) -> None:
     """
     from adc_features.store import apply
 
-    through = task.windows.end if task.source is None else _online_time(task)
+    through = task.windows.end if task.source is None else _known_through(task)
     if not refresh_statistics(task.run, through, source=task.source):
         apply(task.repository)  # a run that was moved is declared where it lies now
     if task.run.settings.generation in (task.generation, task.champion.generation):
@@ -277,9 +278,9 @@ def _publish(task: RetrainTask) -> None:
         )
 
 
-def _online_time(task: RetrainTask) -> datetime:
-    """What a promoted pair reads online: the window's end, or later where the store is ahead of the
-    labels, since it holds the newest values only.
+def _known_through(task: RetrainTask) -> datetime:
+    """The window's end, or later where the store is ahead of the labels, since it holds the newest
+    values only.
     """
     from adc_features.store import materialized_through
 
@@ -314,12 +315,13 @@ def _churn(task: RetrainTask) -> float:
 
 
 def _online_parity(task: RetrainTask) -> dict[str, Any]:
-    """Put everything as of the online time online, and compare it with offline there, for a sample
-    of users and items.
+    """Put everything that is known and holds by now online, and compare it with offline there, for
+    a sample of users and items.
     """
     from adc_features.store import materialize, parity, service_name
 
-    repo, now = task.repository, _online_time(task)
+    repo = task.repository
+    now = loaded_as_of(repo, task.windows.end, clock=task.at)
     materialize(repo, now=now, progress=task.run.progress)
     log = task.dataset.before(task.windows.end)
     sample = parity_sample(

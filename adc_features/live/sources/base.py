@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 
 from pydantic_core import from_json
 
-from adc_features.errors import AdcError, ArtifactError
+from adc_features.errors import AdcError, ArtifactError, NotWrittenError
 from adc_features.live.decisions import Position, Receipt
 from adc_features.live.history import Histories
 from adc_features.live.incoming import incoming
@@ -45,11 +45,16 @@ def value_of(text: bytes) -> Any:
     told so. Of what is larger than LARGEST only the beginning: neither is it parsed, nor kept.
     """
     if len(text) > LARGEST:
-        return f"{text[:_SHOWN].decode('utf-8', 'replace')} ... ({len(text)} bytes)"
+        return beginning(text, size=len(text))
     try:
         return from_json(text)
     except ValueError:
         return text.decode("utf-8", "replace").rstrip("\n")
+
+
+def beginning(text: bytes, *, size: int) -> str:
+    """What is told of an event that is larger than LARGEST."""
+    return f"{text[:_SHOWN].decode('utf-8', 'replace')} ... ({size} bytes)"
 
 
 class Source(Protocol):
@@ -73,7 +78,7 @@ class Source(Protocol):
         ...
 
     def done(self, delivery: Delivery) -> None:
-        """Told when the events of a delivery are durable."""
+        """Told when the events of a delivery are durable. Raises ConnectionError."""
         ...
 
     @property
@@ -156,21 +161,21 @@ def ingest(
                     source.start(_positions(ledger.facts()["positions"], source.name))
                     started = True
                 delivery = source.read()
-            except ConnectionError as error:
-                pause = min(LONGEST_PAUSE, 2 * pause or 0.5)
-                log.warning("stage=ingest source=%s away=%s retry_s=%s", source.name, error, pause)
-                started = False
+                if delivery is not None:
+                    request = incoming(declared, delivery.events, size=delivery.size)
+                    (receipt,) = ledger.commit([request], position=delivery.position)
+                    totals.add(receipt, size=delivery.size)
+                    progress(totals)
+                    source.done(delivery)
+                elif ledger.due():
+                    ledger.commit([])
+            except (ConnectionError, NotWrittenError) as error:
+                # read on from what is durable; what comes twice counts once
+                started, pause = False, min(LONGEST_PAUSE, 2 * pause or 0.5)
+                log.warning("stage=ingest source=%s error=%s retry_s=%s", source.name, error, pause)
                 sleep(pause)
                 continue
             pause = 0.0
-            if delivery is not None:
-                request = incoming(declared, delivery.events, size=delivery.size)
-                (receipt,) = ledger.commit([request], position=delivery.position)
-                source.done(delivery)
-                totals.add(receipt, size=delivery.size)
-                progress(totals)
-            elif ledger.due():
-                ledger.commit([])
             if time.monotonic() - written > ledger.settings.history_after.total_seconds():
                 _write(histories)
                 written = time.monotonic()

@@ -104,4 +104,7 @@ class KafkaTopic:
     def done(self, delivery: Delivery) -> None:
         if delivery.position is not None:
             self._stored[delivery.position.partition] = delivery.position.after
-        self._consumer.commit(message=delivery.token, asynchronous=True)
+        try:
+            self._consumer.commit(message=delivery.token, asynchronous=True)
+        except self._kafka.KafkaException as error:
+            raise ConnectionError(str(error)) from error

@@ -46,6 +46,8 @@ class Lines:
 
     def start(self, positions: dict[str, str]) -> None:
         self._position = positions.get("")
+        if self._file is not None:
+            self._file.close()
         file = self._file = self._path.open("rb")
         if self._position is None:
             return

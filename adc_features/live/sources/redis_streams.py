@@ -14,7 +14,7 @@ from typing import Any
 
 from adc_features.aggregates.declaration import EventStream
 from adc_features.extras import extra_modules
-from adc_features.live.sources.base import Delivery, value_of
+from adc_features.live.sources.base import LARGEST, Delivery, beginning, value_of
 from adc_features.redaction import redacted
 
 AT_ONCE = 500
@@ -86,7 +86,7 @@ class RedisStream:
         return Delivery(
             [self._event(fields) for _, fields in entries],
             None,
-            sum(len(k) + len(v) for _, fields in entries for k, v in fields.items()),
+            sum(_size(fields) for _, fields in entries),
             [entry for entry, _ in entries],
         )
 
@@ -125,6 +125,8 @@ class RedisStream:
     def _event(self, fields: dict[bytes, bytes]) -> Any:
         if list(fields) == [b"event"]:
             return value_of(fields[b"event"])
+        if (size := _size(fields)) > LARGEST:
+            return beginning(next(iter(fields.values())), size=size)
         named = {name.decode("utf-8", "replace"): value for name, value in fields.items()}
         return {
             name: value.decode("utf-8", "replace") if name in self._text else value_of(value)
@@ -133,6 +135,11 @@ class RedisStream:
 
     def _reached(self) -> Any:
         return _reached(self._redis)
+
+
+def _size(fields: dict[bytes, bytes]) -> int:
+    """Bytes of an entry."""
+    return sum(len(name) + len(value) for name, value in fields.items())
 
 
 class _reached:

@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 
 import lmdb
 
-from adc_features.errors import ArtifactError
+from adc_features.errors import ArtifactError, NotWrittenError
 from adc_features.store.lmdb.file_check import check_whole
 from adc_features.store.lmdb.files import (
     DATA,
@@ -134,8 +134,8 @@ class Environment:
     def write(self, table: str, change: Callable[[Any], T]) -> T:
         """Call `change` with a transaction on the table; it is committed when that returns.
 
-        `change` is called again from the start when the map had to grow. Raises ArtifactError when
-        the disk is full or the directory may not be written; nothing is changed then.
+        `change` is called again from the start when the map had to grow. Raises NotWrittenError
+        when the disk is full or the directory may not be written; nothing is changed then.
         """
         return self.write_tables([table], lambda tables: change(tables[table]))
 
@@ -170,7 +170,7 @@ class Environment:
                 # a full disk shows as a short write, that is as "Input/output error"; after a
                 # failed write LMDB may refuse further ones: open afresh at the next use
                 self._files = None
-                raise ArtifactError(
+                raise NotWrittenError(
                     f"{self.path} could not be written ({error}); nothing was changed, make room or"
                     " give write permission and repeat"
                 ) from error

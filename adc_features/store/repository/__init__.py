@@ -11,7 +11,7 @@
 <repo>/data/online_lmdb/             the online store
 """
 
-from adc_features.store.repository.checks import check_repository
+from adc_features.store.repository.checks import check_repository, is_created
 from adc_features.store.repository.code_files import (
     CODE_FILES,
     declare_code_service,
@@ -59,6 +59,7 @@ __all__ = [
     "declare_code_service",
     "declare_code_views",
     "deletable_publication",
+    "is_created",
     "live_generation",
     "live_generations",
     "live_generations_path",

@@ -24,6 +24,15 @@ from adc_features.store.repository.live import (
     statistics_path,
 )
 
+_DECLARING = ("item_sids.py", "ranking_features.py")
+"""The files by which a repository of `create_repository` declares itself."""
+
+
+def is_created(repo: Path) -> bool:
+    """Whether `create_repository` made a repository; one of a team's own lacks what that writes."""
+    files = (Path(repo) / name for name in _DECLARING)
+    return statistics_path(repo).exists() or any(path.is_file() for path in files)
+
 
 def check_repository(repo: Path) -> list[str]:
     """What is wrong with a repository, by its files alone.
@@ -64,7 +73,8 @@ def _config_problems(repo: Path, config: dict[str, Any]) -> list[str]:
             " 9,309 of 10,000 rows came back, 656 of them wrong); set offline_store.type to"
             " adc_features.store.offline_store.AsofOfflineStore"
         )
-    if not (config.get("materialization") or {}).get("pull_latest_features"):
+    created = is_created(repo)
+    if created and not (config.get("materialization") or {}).get("pull_latest_features"):
         problems.append(
             "materialization.pull_latest_features is off: every past snapshot would pass through"
             " memory; set it to true"
@@ -76,8 +86,8 @@ def _config_problems(repo: Path, config: dict[str, Any]) -> list[str]:
     problems += [
         f"{name} is missing: `feast apply` would delete what it declares; create the repository"
         " again"
-        for name in ("item_sids.py", "ranking_features.py")
-        if not (Path(repo) / name).is_file()
+        for name in _DECLARING
+        if created and not (Path(repo) / name).is_file()
     ]
     return problems
 

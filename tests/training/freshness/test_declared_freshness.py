@@ -148,7 +148,9 @@ def test_doctor_warns_of_what_is_staler_online(tmp_path):
     adc("train", *base)
 
     def warnings() -> list[str]:
-        return [str(found) for found in checkup(moody.folder) if found.level == "warning"]
+        found = checkup(moody.folder)
+        assert [str(one) for one in found if one.level == "error"] == []
+        return [str(one) for one in found if one.level == "warning"]
 
     nights = [START + timedelta(days=n, hours=3) for n in range(4)]
     for cut in nights[:2]:
