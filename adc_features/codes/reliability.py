@@ -15,7 +15,6 @@ import numpy as np
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.errors import InputError, ReliabilityError
-from adc_features.extras import extra_modules
 
 Mode = Literal["log_count", "norm", "norm_quantile"]
 MIN_RANK_CORRELATION = 0.3
@@ -102,14 +101,18 @@ def fit_reliability(
 
 def rank_correlation(a: np.ndarray, b: np.ndarray) -> float:
     """Spearman's rank correlation;
-    NaN when either is constant or fewer than two values are given.
+    NaN when either is constant or holds a NaN, or fewer than two values are given.
     """
-    with extra_modules():
-        from scipy.stats import spearmanr
-
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
+    if len(a) < 2 or not (np.ptp(a) > 0 and np.ptp(b) > 0):
         return float("nan")
-    return float(spearmanr(a, b).statistic)
+    return float(np.corrcoef(_mean_ranks(a), _mean_ranks(b))[0, 1])
+
+
+def _mean_ranks(values: np.ndarray) -> np.ndarray:
+    """The place of each value in their order, the mean place where several are equal."""
+    _, group, sizes = np.unique(values, return_inverse=True, return_counts=True)
+    means: np.ndarray = np.cumsum(sizes) - (sizes - 1) / 2
+    return means[group]
 
 
 def _signal(items: EmbeddingTable, mode: Mode) -> np.ndarray:

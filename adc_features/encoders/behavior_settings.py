@@ -143,7 +143,9 @@ def sampled_softmax() -> BehaviorSettings:
 
 
 def quick() -> BehaviorSettings:
-    """`full_softmax` with few epochs: to see whether a run works, in a fraction of the time."""
+    """`full_softmax` with few epochs: to see whether a run works, in a fraction of the time. Such a
+    run does not compare encoders of half of the events each.
+    """
     return BehaviorSettings("full_softmax", epochs=1, continued_epochs=1)
 
 

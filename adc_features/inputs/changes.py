@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from adc_features.inputs.kind_rules import text_alike
 from adc_features.inputs.references import near
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.schema import ServiceSchema, ViewSchema
@@ -200,14 +201,24 @@ def _by_key(pinned: Mapping[str, Any], specs: Sequence[ResolvedInput], key: str)
 
 
 def request_changes(
-    pinned: Mapping[str, Any], specs: Sequence[ResolvedInput], schema: ServiceSchema
+    pinned: Mapping[str, Any],
+    specs: Sequence[ResolvedInput],
+    schema: ServiceSchema,
+    log: Mapping[str, str],
 ) -> Iterator[Difference]:
-    """Request fields of on-demand views that are gone or of another type."""
+    """Request fields of on-demand views that are gone or of another type; and those that are
+    columns of the label log, where text became something else or the other way round: numbers of
+    any width are read alike. log: its columns -> Feast type.
+    """
     read = readers(specs)
     for name, old in pinned["request"].items():
+        names = tuple(read[name])
         if not old["on_demand"]:
-            continue  # a column of the label log: no business of the registry
-        names, now = tuple(read[name]), schema.request_fields.get(name)
+            if name in log and not text_alike(old["dtype"], log[name]):
+                who = f"{_called(names)}: column {name} of the label log"
+                yield _retyped(who, names, old["dtype"], log[name])
+            continue
+        now = schema.request_fields.get(name)
         who = f"{_called(names)}: request field {name}"
         if now is None:
             yield Difference(

@@ -76,7 +76,12 @@ def pins(schema: ServiceSchema, specs: Sequence[ResolvedInput], ranker: Ranker) 
     }
 
 
-def differences(pinned: Mapping[str, Any], schema: ServiceSchema | None) -> list[Difference]:
+def differences(
+    pinned: Mapping[str, Any],
+    schema: ServiceSchema | None,
+    *,
+    log: Mapping[str, str] | None = None,
+) -> list[Difference]:
     """What is otherwise now, the gravest first.
 
     Parameters
@@ -85,6 +90,9 @@ def differences(pinned: Mapping[str, Any], schema: ServiceSchema | None) -> list
         Of `pins`.
     schema : ServiceSchema or None
         The service as it is applied now; None where it is gone.
+    log : mapping of str to str, optional
+        Columns of a label log that is to be read -> Feast type: "12" of a log is not the 12 that
+        its ranker was trained on.
 
     Raises
     ------
@@ -98,7 +106,7 @@ def differences(pinned: Mapping[str, Any], schema: ServiceSchema | None) -> list
         found = [
             *feature_changes(pinned, specs, schema),
             *key_changes(pinned, specs, schema),
-            *request_changes(pinned, specs, schema),
+            *request_changes(pinned, specs, schema, log or {}),
             *view_changes(pinned, specs, schema),
         ]
         found += _resolved(pinned, specs, schema, {n for f in found for n in f.inputs})
@@ -121,7 +129,7 @@ def refuse(found: Iterable[Difference], *, use: Use, accept: Iterable[Accept] = 
     refused = [f for f in found if getattr(f, use) == "refuse" and f.accept not in accept]
     if refused:
         raise InputError(
-            f"the registry is not what the ranker was trained on; refusing to {use}:\n"
+            f"what is read is not what the ranker was trained on; refusing to {use}:\n"
             + "\n".join(f"- {f.message}" for f in refused)
             + _advice(refused, use)
         )

@@ -32,7 +32,8 @@ class _Numbers:
     """The numbers of one side.
 
     names: of the inputs [F]; mean, scale, bound, low, high: float64 [F, 1], as each is scaled and
-    clipped; logged: places of those that are; clipped: whether any is.
+    clipped; logged: places of those that are; clipped: whether any is; edges: the place of each
+    that has bins, and their edges.
     """
 
     side: Side
@@ -45,6 +46,7 @@ class _Numbers:
     high: np.ndarray
     logged: np.ndarray
     clipped: bool
+    edges: tuple[tuple[int, np.ndarray], ...]
 
     @classmethod
     def of(cls, side: Side, encoders: Mapping[str, NumberEncoder]) -> "_Numbers":
@@ -63,6 +65,7 @@ class _Numbers:
             _upright(high for _, high in clips),
             np.flatnonzero([k.log for k in kinds]),
             any(k.clip is not None for k in kinds),
+            tuple((row, e.edges) for row, e in enumerate(every) if e.edges is not None),
         )
 
     def read(self, parts: Parts, faults: list[InputError]) -> np.ndarray:
@@ -89,11 +92,10 @@ class _Numbers:
     def bins(self, values: np.ndarray, absent: np.ndarray) -> dict[str, Lookup]:
         """The rows of those that have bins."""
         return {
-            name: Lookup(
-                np.where(absent[row], 0, 1 + np.searchsorted(e.edges, values[row], side="right"))
+            self.names[row]: Lookup(
+                np.where(absent[row], 0, 1 + np.searchsorted(edges, values[row], side="right"))
             )
-            for row, (name, e) in enumerate(zip(self.names, self.encoders, strict=True))
-            if e.edges is not None
+            for row, edges in self.edges
         }
 
 

@@ -82,6 +82,11 @@ def same_values(left: str, right: str) -> bool:
     return left == right or (left in INTEGERS and right in INTEGERS)
 
 
+def text_alike(left: str, right: str) -> bool:
+    """Are values of both types text, or of none? "12" is nowhere read as 12."""
+    return (element(left) in TEXTS) == (element(right) in TEXTS)
+
+
 def width(spec: ResolvedInput) -> str:
     """The width of an input's block in words: E for each embedding, L for the positions of codes,
     and the number of dense columns."""

@@ -40,7 +40,7 @@ WIDTH = 16
 _METADATA = b"adc_features.vocabulary"
 _TEXT_BYTES = 1 << 31
 _SORTED_FROM = 4096
-_FEW, _REMEMBERED = 2048, 1 << 16
+FEW, _REMEMBERED = 2048, 1 << 16
 """Values that are looked up in what was asked before, and how many of those are kept."""
 
 
@@ -201,10 +201,8 @@ class Vocabulary:
         if pa.types.is_null(values.type):
             return np.full(len(values), ABSENT)
         self._check_type(values.type, of=of)
-        if len(values) <= _FEW:
-            if self.dtype != "int64":
-                values = values.cast(pa.binary())
-            return self._rows_of_few(values.to_pylist())
+        if len(values) <= FEW:
+            return self._rows_of_few(_python(values))
         encoded = values.dictionary_encode(null_encoding="encode")
         distinct, indices = encoded.dictionary, encoded.indices.to_numpy()
         if not values.null_count:
@@ -355,6 +353,14 @@ class Vocabulary:
         if (self.hashes[1:] < self.hashes[:-1]).any():
             return "its hashes are not in order"
         return None
+
+
+def _python(values: pa.Array) -> list[Any]:
+    """Whole numbers, or the bytes of texts and bytes, None where null: by numpy, as Arrow makes an
+    object of its own of each first."""
+    if pa.types.is_integer(values.type):
+        return values.to_pylist() if values.null_count else values.to_numpy().tolist()
+    return values.cast(pa.binary()).to_numpy(zero_copy_only=False).tolist()
 
 
 def _places(known: np.ndarray, asked: np.ndarray) -> np.ndarray:

@@ -6,10 +6,12 @@ import itertools
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from adc_features.clock import instant
 from adc_features.codes.embeddings import id_array
@@ -83,7 +85,7 @@ def _build_text(run: Run, directory: Path) -> Mapping[str, Any]:
 
 
 def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
-    from adc_features.encoders.behavior import behavior_series, drift, half_agreement
+    from adc_features.encoders.behavior import behavior_series, drift
 
     dataset, split = dataset_of(run), split_of(run)
     settings = behavior_settings(run.settings)
@@ -105,16 +107,7 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
     shutil.copytree(
         run.partial(BEHAVIOR_STAGE), directory / "states", ignore=shutil.ignore_patterns(".*")
     )
-    agreement = half_agreement(
-        log,
-        item_ids,
-        as_of=split.train_end,
-        settings=settings,
-        seed=run.settings.seed,
-        content=content,
-        progress=run.progress,
-        device=run.settings.device,
-    )
+    agreement = _half_agreement(run, log, item_ids, as_of=split.train_end, content=content)
     newest = series[-1]
     np.savez(
         directory / "series.npz",
@@ -142,6 +135,28 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
         },
         "popularity_deciles": popularity_deciles(count, norm=norm, half_agreement=agreed),
     }
+
+
+def _half_agreement(
+    run: Run, log: pa.Table, item_ids: np.ndarray, *, as_of: datetime, content: Any
+) -> np.ndarray:
+    """How alike encoders of half of the events each see each item, in [-1, 1]; NaN where
+    they do not, and in a first answer, for which no two more are trained.
+    """
+    from adc_features.encoders.behavior import half_agreement
+
+    if run.settings.behavior == "quick":
+        return np.full(len(item_ids), np.nan)
+    return half_agreement(
+        log,
+        item_ids,
+        as_of=as_of,
+        settings=behavior_settings(run.settings),
+        seed=run.settings.seed,
+        content=content,
+        progress=run.progress,
+        device=run.settings.device,
+    )
 
 
 def _content(run: Run, dataset: Dataset) -> Any:

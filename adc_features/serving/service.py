@@ -432,9 +432,8 @@ def _rows(columns: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
 
-def _picked(values: Any, rows: np.ndarray) -> list[Any]:
-    """The values of these rows, as JSON has them."""
+def _picked(values: Any, rows: np.ndarray) -> np.ndarray | list[Any]:
+    """The values of these rows."""
     if isinstance(values, np.ndarray):
-        picked: list[Any] = values[rows].tolist()
-        return picked
+        return values[rows]
     return [values[row] for row in rows.tolist()]

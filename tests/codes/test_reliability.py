@@ -93,3 +93,17 @@ def test_a_constant_has_no_rank_correlation():
     assert np.isnan(rank_correlation(np.array([1.0]), np.array([2.0])))
     assert np.isnan(rank_correlation(np.array([1.0, 1.0]), np.array([2.0, 3.0])))
     assert rank_correlation(np.array([1, 2, 3]), np.array([10, 5, 1])) == pytest.approx(-1)
+
+
+def test_rank_correlation_is_that_of_mean_ranks():
+    """Equal values share the mean of their places, as scipy has it; there is none of a constant, of
+    a NaN or of one value."""
+    from scipy.stats import spearmanr
+
+    a = np.array([3, 1, 1, 7, 3, 3, 0])
+    b = np.array([0.5, 0.5, -1.0, 2.0, 9.0, 0.5, 4.0])
+    assert rank_correlation(a, b) == pytest.approx(spearmanr(a, b).statistic)
+    assert rank_correlation(a, -a) == pytest.approx(-1)
+    for none in (np.ones(7), np.where(a == 7, np.nan, b)):
+        assert np.isnan(rank_correlation(a, none))
+    assert np.isnan(rank_correlation(a[:1], b[:1]))

@@ -33,7 +33,7 @@ def fit(values, **options) -> Vocabulary:
 def rows_of_many(vocabulary: Vocabulary, values: pa.Array) -> list[int]:
     """The rows as a long column gets them, all at once."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "_FEW", -1)
+        patch.setattr(module, "FEW", -1)
         patch.setattr(module, "_SORTED_FROM", 0)
         return vocabulary.rows(values).tolist()
 

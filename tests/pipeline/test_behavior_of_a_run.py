@@ -49,3 +49,15 @@ def test_a_run_and_its_snapshot_hold_what_one_series_does(run):
     np.testing.assert_array_equal(series["vectors"], [s.vectors for s in expected[:-1]])
     state = state_until(run, dataset, later)
     np.testing.assert_array_equal(state.over(ids).vectors, expected[-1].vectors)
+
+
+def test_a_first_answer_compares_no_halves(run, tmp_path, monkeypatch):
+    """With `quick` there are vectors at every cut-off, and no encoder of half of the events."""
+    monkeypatch.setattr(behavior, "half_agreement", pytest.fail)
+    settings = RunSettings(run.settings.source, snapshots=1, behavior="quick")
+    quick = Run.start(tmp_path / "run", settings)
+    quick.ensure(DATA)
+    quick.ensure(BEHAVIOR_STAGE)
+    series = np.load(quick.output("behavior") / "series.npz")
+    assert series["present"].any(axis=1).all()
+    assert np.isnan(series["half_agreement"]).all()

@@ -195,24 +195,21 @@ class PairedBootstrap:
     def _auc_of(
         self, label: np.ndarray, score: np.ndarray, user: np.ndarray, own: np.ndarray | None
     ) -> Estimate:
-        from sklearn.metrics import roc_auc_score
-
-        value = float(roc_auc_score(label, score, sample_weight=own))
         order = np.argsort(score, kind="stable")  # once; a draw only changes the weights
         positive, user, score = label[order] > 0, user[order], score[order]
-        own = None if own is None else own[order]
+        own = np.ones(len(order)) if own is None else own[order]
         last = np.flatnonzero(np.concatenate([score[1:] != score[:-1], [True]]))
-        draws = np.empty(self.draws)
-        for b, weight in enumerate(self.weights):
-            row_weight = weight[user] if own is None else weight[user] * own
+
+        def auc(row_weight: np.ndarray) -> float:
             positives, negatives = (
                 np.diff(np.cumsum(np.where(mask, row_weight, 0.0))[last], prepend=0.0)
                 for mask in (positive, ~positive)
             )
             below = np.cumsum(negatives) - negatives / 2
             total = positives.sum() * negatives.sum()
-            draws[b] = positives @ below / total if total else np.nan
-        return Estimate(value, draws)
+            return float(positives @ below / total) if total else float("nan")
+
+        return Estimate(auc(own), np.array([auc(weight[user] * own) for weight in self.weights]))
 
     def _gauc_of(self, label: np.ndarray, score: np.ndarray, user: np.ndarray) -> Estimate:
         auc, rows = user_auc(label, score, user)

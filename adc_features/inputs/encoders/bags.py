@@ -14,7 +14,7 @@ from adc_features.inputs.encoders.category import VocabularyEncoder, described
 from adc_features.inputs.lists import Lists, coded, first_in_row, read_lists
 from adc_features.inputs.resolved import ResolvedInput
 from adc_features.inputs.rows import Parts
-from adc_features.inputs.vocabulary import Vocabulary
+from adc_features.inputs.vocabulary import FEW, Vocabulary
 
 
 class BagEncoder(VocabularyEncoder):
@@ -69,7 +69,9 @@ def once_a_row(lists: Lists, role: str = "source") -> Lists:
 
 
 def table_rows(vocabulary: Vocabulary, values: pa.Array, spec: ResolvedInput) -> np.ndarray:
-    """Rows of the table, int64 [T]: distinct values alone are looked up."""
+    """Rows of the table, int64 [T]: of many, distinct values alone are looked up."""
+    if len(values) <= FEW:
+        return vocabulary.rows(values, of=described(spec))
     code, distinct = coded(values)
     return vocabulary.rows(distinct, of=described(spec))[code]
 

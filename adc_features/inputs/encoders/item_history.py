@@ -168,7 +168,7 @@ class ItemHistoryEncoder:
     def counted(self, block: Block) -> dict[str, int]:
         """The counts of a block; a row is unknown where one of its elements is, as far as they are
         embedded."""
-        absent = block.dense[:, self.layout.dense.index(f"{self.spec.name}_absent")] > 0
+        absent = block.dense[:, -2 if "times" in self.spec.columns else -1] > 0  # as of `layout`
         if not block.slots:
             return counted_indicator(absent)
         history = block.slots[0]  # all have the same rows

@@ -78,22 +78,20 @@ class NetworkScorer:
 class _Rows:
     """What all networks read of a piece of rows.
 
-    single: bool by embedding, then by dense number: which have one row. lookups: rows of the one
-    matrix, [1, C1] and [N, CN], and the weights of each; places: which lookups these are. others:
-    slots that are no lookups, by kind, with the first row of each of their tables.
+    pattern: whether each of `NetworkShape.order`, then each input with dense numbers, has one row.
+    lookups: rows of the one matrix, [1, C1] and [N, CN], and the weights of each; places: which
+    lookups these are. others: slots that are no lookups, by kind, with the first row of each of
+    their tables.
     """
 
     def __init__(self, shape: NetworkShape, encoded: Encoded) -> None:
-        self.count = count = len(encoded)
+        self.shape, self.count = shape, (count := len(encoded))
         blocks = encoded.blocks
         slots = {
-            kind: [
-                (blocks[p.input].slots[p.at], [shape.starts[t] for t in p.layout.tables])
-                for p in places
-            ]
-            for kind, places in shape.slots.items()
+            kind: [(blocks[name].slots[at], starts) for name, at, starts in places]
+            for kind, places in shape.placed.items()
         }
-        names = tuple(name for name, of in shape.inputs.items() if of.dense)
+        names = shape.with_dense
         dense = [blocks[name].dense for name in names]
         packed = getattr(blocks, "packed", None)
         if packed is not None and packed.names == names:
@@ -116,14 +114,17 @@ class _Rows:
             and length(slots[kind][place][0]) == 1 != count
             for kind, place, part in shape.order
         ]
-        numbers = [len(v) == 1 != count for v in dense for _ in range(v.shape[1])]
-        self.pattern = (*alone, *numbers)
-        self.single = np.concatenate(
-            [
-                np.repeat(np.array(alone, bool), [len(span) for span in shape.spans]),
-                np.array(numbers, bool),
-            ]
-        )
+        self.pattern = (*alone, *(len(values) == 1 != count for values in dense))
+
+    @property
+    def single(self) -> np.ndarray:
+        """bool by embedding, then by dense number: which have one row."""
+        shape = self.shape
+        widths = [
+            *(len(span) for span in shape.spans),
+            *(len(shape.inputs[name].dense) for name in shape.with_dense),
+        ]
+        return np.repeat(np.array(self.pattern, bool), widths)
 
 
 def _lookups(

@@ -230,6 +230,19 @@ class NetworkShape:
         sizes = list(self.tables.values())
         return dict(zip(self.tables, np.cumsum([0, *sizes[:-1]]).tolist(), strict=True))
 
+    @cached_property
+    def placed(self) -> dict[str, list[tuple[str, int, list[int]]]]:
+        """`slots`, each as its input, its place there and the first row of each of its tables."""
+        return {
+            kind: [(p.input, p.at, [self.starts[t] for t in p.layout.tables]) for p in places]
+            for kind, places in self.slots.items()
+        }
+
+    @cached_property
+    def with_dense(self) -> tuple[str, ...]:
+        """The inputs that have dense numbers, level inputs included."""
+        return tuple(name for name, layout in self.inputs.items() if layout.dense)
+
     @property
     def rows(self) -> int:
         """Rows of all tables."""

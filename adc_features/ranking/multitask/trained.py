@@ -102,8 +102,7 @@ class TrainedRanker:
         """bool [N]: the candidate has a code; all False for a ranker without codes."""
         coded = np.zeros(len(encoded), bool)
         for spec in self.encoder.specs:
-            if isinstance(spec.kind, SemanticId):
-                # the last number of its block is 1 where an item has no code at all
+            if isinstance(spec.kind, SemanticId):  # whose last number says that there is none
                 coded |= encoded.blocks[spec.name].dense[:, -1] == 0
         return coded
 

@@ -21,6 +21,7 @@ from adc_features.store.byte_columns import joined, of_numbers
 
 LONGEST = 511
 _SIGN = np.uint64(1 << 63)
+_WHOLE = np.dtype([("tag", "S1"), ("value", ">u8")])
 
 
 def key_array(columns: Mapping[str, pa.Array]) -> pa.LargeBinaryArray:
@@ -45,8 +46,10 @@ def key_list(columns: Mapping[str, pa.Array]) -> list[bytes]:
     if not parts or not all(pa.types.is_integer(p.type) and not p.null_count for p in parts):
         keys: list[bytes] = key_array(columns).to_numpy(zero_copy_only=False).tolist()
         return keys
-    whole = (p if p.type == pa.int64() else p.cast(pa.int64()) for p in parts)
-    rows = np.stack([_integers(p.to_numpy()).view("V9") for p in whole], axis=1)
+    rows = np.empty((len(parts[0]), len(parts)), _WHOLE)
+    for column, part in enumerate(parts):
+        whole = part if part.type == pa.int64() else part.cast(pa.int64())
+        _put_integers(whole.to_numpy(), into=rows[:, column])
     keys = rows.view(f"V{9 * len(parts)}")[:, 0].tolist()
     if 9 * len(parts) <= LONGEST:
         return keys
@@ -133,9 +136,13 @@ def _part(array: pa.Array, name: str, *, is_last: bool) -> pa.LargeBinaryArray:
 
 
 def _integers(values: np.ndarray) -> np.ndarray:
-    rows = np.empty(len(values), np.dtype([("tag", "S1"), ("value", ">u8")]))
-    rows["tag"], rows["value"] = b"i", values.astype(np.int64).view(np.uint64) ^ _SIGN
+    rows = np.empty(len(values), _WHOLE)
+    _put_integers(values.astype(np.int64, copy=False), into=rows)
     return rows
+
+
+def _put_integers(values: np.ndarray, *, into: np.ndarray) -> None:
+    into["tag"], into["value"] = b"i", values.view(np.uint64) ^ _SIGN
 
 
 def _short(key: bytes) -> bytes:

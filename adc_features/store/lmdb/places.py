@@ -5,6 +5,7 @@ Reads: a repository's configuration. Writes: nothing.
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Sequence
@@ -32,8 +33,20 @@ def directory_of(config: Any, *, live: bool = False) -> Environment:
     """The LMDB directory of a repository, by its configuration; or that of its live views."""
     settings = config.online_store
     place = settings.live_path if live else settings.path
-    path = os.path.realpath(os.path.join(config.repo_path or ".", place))
+    path = os.path.join(config.repo_path or ".", place)
+    try:
+        status = os.stat(path)
+        path = _resolved(os.getcwd(), path, status.st_dev, status.st_ino)
+    except OSError:  # not there yet, or gone: the environment says which
+        path = os.path.realpath(path)
     return environment(path, map_size=config.online_store.map_size_mb * _MEBIBYTE)
+
+
+@functools.lru_cache(maxsize=64)
+def _resolved(cwd: str, path: str, device: int, inode: int) -> str:
+    """The path without links: asked for with every read, and walked again where a link, or the
+    place from which it is read, came to lead to another directory."""
+    return os.path.realpath(path)
 
 
 def tables_of(config: Any, views: Sequence[Any], held: Sequence[str]) -> list[str]:

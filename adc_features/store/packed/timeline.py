@@ -7,6 +7,7 @@ are touched.
 """
 
 import copy
+import os
 import time
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -249,7 +250,7 @@ def open_timeline(publication: Path, *, tries: int = 1) -> Opened:
 def state_of(publication: Path) -> State | None:
     """The state of a publication now, by one `stat`; None where there is none."""
     try:
-        found = (publication / MANIFEST).stat()
+        found = os.stat(f"{publication}/{MANIFEST}")
     except OSError:
         return None
     return found.st_ino, found.st_mtime_ns, found.st_size

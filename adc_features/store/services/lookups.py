@@ -47,11 +47,13 @@ class Found(NamedTuple):
 class Lookup:
     """Views that are looked up by the same keys in one call.
 
-    views: place in the plan -> view; keys: join key of the views -> column of the entity rows.
+    views: place in the plan -> view; keys: join key of the views -> column of the entity rows;
+    ours: whether `OurStore` holds their rows.
     """
 
     views: Mapping[int, StoredView]
     keys: Mapping[str, str]
+    ours: bool = False
 
 
 def read_by_feast(

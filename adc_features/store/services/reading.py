@@ -166,8 +166,7 @@ class ServiceReader:
         found = self._looked_up(self._single, single, 1, now)
         found |= self._looked_up(self._many, self._broadcast(single, rows) | many, rows, now)
         times = instant(now)
-        read_at = pa.array([int(times.astype("datetime64[us]").astype(np.int64))])
-        columns = self._columns(found, {**single, **fields, READ_AT: read_at}, many, rows)
+        columns = self._columns(found, {**single, **fields}, many, rows, times)
         one = FeatureRows.of_columns({**single, **fields, **columns[0]}, np.array([times]))
         each = FeatureRows.of_columns({**many, **columns[1]}, np.full(rows, times))
         sides: Any = {"user": one, "request": one, "global": one, "item": each, "pair": each}
@@ -192,8 +191,7 @@ class ServiceReader:
 
     @staticmethod
     def _broadcast(columns: Mapping[str, pa.Array], rows: int) -> dict[str, pa.Array]:
-        place = pa.array(np.zeros(rows, np.int64))
-        return {name: column.take(place) for name, column in columns.items()}
+        return {name: pa.repeat(column[0], rows) for name, column in columns.items()}
 
     def _looked_up(
         self, lookups: Sequence[Lookup], keys: Mapping[str, pa.Array], rows: int, now: datetime
@@ -210,7 +208,7 @@ class ServiceReader:
             if place is not None:
                 asked = {name: column.take(first) for name, column in asked.items()}
             count = rows if place is None else len(first)
-            if all(self._ours.holds(view.view) for view in lookup.views.values()):
+            if lookup.ours:
                 shared = bool(varying) and len(varying) == len(set(lookup.keys.values()))
                 found = self._ours.read(lookup, asked, count, now=now, keep=shared)
             else:
@@ -224,8 +222,9 @@ class ServiceReader:
         single: Mapping[str, pa.Array],
         many: Mapping[str, pa.Array],
         rows: int,
+        times: np.datetime64,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The feature columns of one row, and those of N."""
+        """The feature columns of one row, and those of N. times: of the request."""
         ones = {i for lookup in self._single for i in lookup.views}
         one: dict[str, Any] = {}
         each: dict[str, Any] = {}
@@ -239,7 +238,9 @@ class ServiceReader:
             }
             wide = self._is_wide(view, ones)
             read |= {n: (many if n in many else single)[n] for n in (*view.keys, *view.request)}
-            read |= {READ_AT: single[READ_AT]} if view.at_read else {}
+            if view.at_read:
+                at = int(times.astype("datetime64[us]").astype(np.int64))
+                read[READ_AT] = pa.array([at])
             if wide:
                 read |= self._broadcast(
                     {n: c for n, c in read.items() if len(c) == 1 != rows}, rows
@@ -348,7 +349,7 @@ def _lookups(
         groups.setdefault((base, turn), {})[place] = view
     made: tuple[list[Lookup], list[Lookup]] = [], []
     for (base, _), views in groups.items():
-        made[base[0]].append(Lookup(views, dict(base[2])))
+        made[base[0]].append(Lookup(views, dict(base[2]), ours=base[1]))
     return made
 
 
@@ -367,7 +368,8 @@ def _distinct(keys: Mapping[str, pa.Array], rows: int) -> tuple[Any, np.ndarray 
     are distinct."""
     if rows == 1 or not keys:
         return None, None
-    lists = [column.to_pylist() for column in keys.values()]
+    # numpy's values: Arrow makes an object of its own of each first
+    lists = [column.to_numpy(zero_copy_only=False).tolist() for column in keys.values()]
     values = lists[0] if len(lists) == 1 else list(zip(*lists, strict=True))
     if len(set(values)) == rows:
         return None, None

@@ -16,7 +16,7 @@ from adc_features.inputs.resolution import Resolution
 from adc_features.ranking.base import Progress
 from training.deployment.declared.champion import Champion, champion_of
 from training.deployment.declared.judging import input_shifts
-from training.ranker.joined import JoinedRows, join_log
+from training.ranker.joined import JoinedRows, join_log, request_fields
 from training.ranker.label_sources import LabelSource
 from training.ranker.labels import LabelLog, read_labels
 from training.ranker.score_profile import score_drift
@@ -69,7 +69,7 @@ def monitor_ranker(
     champion = champion_of(repo, name)
     trained = champion.trained
     schema = service_schema(repo, trained.ranker.service)
-    found = differences(trained.pins, schema)
+    found = differences(trained.pins, schema, log=request_fields(source, schema))
     refuse(found, use="serve")
     log = read_labels(source, schema=schema, ranker=trained.ranker, end=as_of)
     log = _last_days(log, as_of, days)

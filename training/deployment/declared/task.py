@@ -78,15 +78,17 @@ class RetrainTask:
 
 
 def checked_registry(
-    repo: Path, champion: Champion, accept: Collection[Accept]
+    repo: Path, champion: Champion, source: LabelSource, accept: Collection[Accept]
 ) -> tuple[ServiceSchema, tuple[Difference, ...]]:
-    """The service as it is applied, and how it differs. Raises InputError with every difference
-    that a retraining does not go on with.
+    """The service as it is applied, and how it, or the types of the label log, differ. Raises
+    InputError with every difference that a retraining does not go on with.
     """
     from adc_features.store.services.schema import service_schema
 
     schema = service_schema(repo, champion.trained.ranker.service)
-    found = tuple(differences(champion.trained.pins, schema))
+    pinned = champion.trained.pins
+    refuse(differences(pinned, schema), use="retrain", accept=accept)  # before the log is looked at
+    found = tuple(differences(pinned, schema, log=request_fields(source, schema)))
     refuse(found, use="retrain", accept=accept)
     return schema, found
 
@@ -104,7 +106,7 @@ def retrain_task(
     differs, or a log that cannot be learned from.
     """
     champion = champion_of(repo, name)
-    schema, found = checked_registry(repo, champion, accept)
+    schema, found = checked_registry(repo, champion, source, accept)
     resolved, anew = challenger_inputs(champion, schema, found, request_fields(source, schema))
     end = None if as_of is None else utc(as_of, name="as_of")
     log = read_labels(source, schema=schema, ranker=resolved.ranker, end=end)

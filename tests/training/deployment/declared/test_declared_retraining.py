@@ -18,6 +18,7 @@ from adc_features.serving.promotion import read_promotion
 from adc_features.serving.workspace import Workspace
 from training.deployment.declared import judging, retrain
 from training.deployment.declared.champion import champion_of
+from training.deployment.declared.monitor import monitor_ranker
 from training.deployment.declared.promotions import ranker_versions, rollback_ranker
 from training.deployment.declared.retrain import retrain_ranker
 from training.deployment.declared.task import retrain_task
@@ -247,6 +248,24 @@ def test_a_retyped_feature_is_refused_or_starts_anew(feed, monkeypatch):
     old, new = (t.encoder.vocabularies["customer_id"].ids for t in (before, after))
     assert new.slice(0, len(old)).equals(old)
     assert after.facts["anew"] == ["affinity__visits"]
+
+
+def test_a_column_of_the_log_that_is_no_text_any_more_is_refused_or_starts_anew(feed):
+    """Devices were learned as text: a log that numbers them is refused with both types, by a
+    retraining and by a monitor, before anything is joined; accepted, the input starts anew."""
+    log, labels = pq.read_table(feed.labels), feed.folder / "numbered.parquet"
+    numbers = log["device"].combine_chunks().dictionary_encode().indices.cast(pa.int64())
+    pq.write_table(log.set_column(log.column_names.index("device"), "device", numbers), labels)
+    told = "column device of the label log was String and is Int64 now"
+    asked = {"as_of": None, "settings": STRICT}
+    with pytest.raises(InputError, match=rf"(?s){told}.*--accept-inputs"):
+        retrain_task(feed.folder, "feed", labels, **asked, accept=())
+    with pytest.raises(InputError, match=told):
+        monitor_ranker(feed.folder, "feed", labels)
+    task = retrain_task(feed.folder, "feed", labels, **asked, accept=("inputs",))
+    assert task.anew == {"device"}
+    (device,) = [s for s in task.resolution.inputs if s.name == "device"]
+    assert device.columns["source"].dtype == "Int64"
 
 
 def test_changed_tags_are_refused_or_accepted(feed):
