@@ -28,6 +28,7 @@ from adc_features.encoders.behavior_encoders import ENCODERS, Encoder, encoder_o
 from adc_features.encoders.behavior_settings import (
     RECIPES,
     BehaviorSettings,
+    ContentSettings,
     Settings,
     full_softmax,
     norm_rising,
@@ -150,6 +151,7 @@ def behavior_series(
         )
     events = event_log(interactions, item_ids)
     check_trainable(events.before(cutoffs[0]), cutoffs[0], events)
+    settings = _suited(settings, content)
     found = _contents(content, settings, cutoffs, len(item_ids))
     state: BehaviorState | None = None
     series: list[BehaviorVectors] = []
@@ -218,6 +220,7 @@ def continued(
             " nothing to learn; bring newer interactions"
         )
     found = None if content is None else [content]
+    settings = _suited(settings, found)
     return _advanced(
         state,
         past,
@@ -230,6 +233,16 @@ def continued(
         progress=progress,
         device=device,
     )
+
+
+def _suited(settings: Settings, content: Sequence[Content] | None) -> Settings:
+    """The settings; of `sasrec_content`, which is the default, those of SASRec alone where the
+    catalogue is given as one without content.
+    """
+    if isinstance(settings, ContentSettings) and content is not None and not any(content):
+        logger.warning("stage=behavior items have no content: learned from events alone")
+        return settings.sasrec
+    return settings
 
 
 def _contents(
@@ -335,7 +348,9 @@ def half_agreement(
     every = event_log(interactions, item_ids)
     events = every.before(as_of)
     check_trainable(events, as_of, every)
-    [found] = _contents(None if content is None else [content], settings, [as_of], len(item_ids))
+    given = None if content is None else [content]
+    settings = _suited(settings, given)
+    [found] = _contents(given, settings, [as_of], len(item_ids))
     users = np.unique(events.users)
     first = np.random.default_rng([seed, 0]).permutation(len(users)) < len(users) // 2
     mask = first[np.searchsorted(users, events.users)]

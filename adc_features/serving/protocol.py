@@ -250,7 +250,7 @@ def check_features(asked: LookupRequest, known: list[str], settings: ServiceSett
         raise HttpError(
             422,
             "unknown_feature",
-            f"there is no feature {brief(unknown, 80)!r}; there are {', '.join(known)}",
+            f"there is no feature {brief(unknown, 80)!r}; there are {brief(', '.join(known), 500)}",
         )
     if len(set(features)) < len(features):
         twice = next(name for name in features if features.count(name) > 1)

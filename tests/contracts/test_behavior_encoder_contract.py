@@ -238,7 +238,6 @@ def test_events_alone_are_enough_for_an_encoder_that_says_so() -> None:
     ("given", "message"),
     [
         (None, "reads the items' content"),
-        ([{}, {}], "reads the items' content"),
         ([content(7)] * 2, "30 items of the catalogue"),
         ([content()], "1 times for 2 cut-offs"),
         ([{"t": (np.full((30, 2), np.nan, np.float32), np.ones(30, bool))}] * 2, "not finite"),
@@ -250,6 +249,13 @@ def test_content_that_does_not_fit_is_refused_before_any_work(reader, given, mes
     with pytest.raises(InputError, match=message):
         series(reader, log(), content=given, progress=lambda *told: work.append(told))
     assert not work
+
+
+def test_a_catalogue_without_content_is_learned_from_events_or_refused() -> None:
+    """The default encoder is SASRec then, to the bit; a factorisation has nothing to map."""
+    assert_same(series("sasrec_content", log(), content=[{}, {}]), series("sasrec", log()))
+    with pytest.raises(InputError, match="reads the items' content"):
+        series("wmf_content", log(), content=[{}, {}])
 
 
 @pytest.mark.parametrize("reader", READERS)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from adc_features import store
 from adc_features.codes.sids import SidTable
 from adc_features.live.items_incoming import ItemShape
 from adc_features.store.repository import live_generation
@@ -14,6 +15,7 @@ class Encoder:
 
     def __init__(self, repo, generation="g1"):
         self.live = live_generation(repo, generation)
+        self.second = store.published_timeline(repo, generation).has_second
 
     def described(self, changes):
         return [dict(change.vectors) for change in changes], {}
@@ -38,4 +40,6 @@ class Encoder:
             generation="g1",
             codebook_size=self.live.codebook_size,
             as_of=as_of,
+            sid_second=np.full_like(sid, -1) if self.second else None,
+            sid_second_weight=np.zeros(sid.shape, np.float32) if self.second else None,
         )

@@ -273,7 +273,7 @@ def test_fits_on_the_same_behavior_vectors_are_cheaper(compared, shop):
         per_user=True,
     )
     trials, _ = compare(out, asked)
-    assert [path.name for path in (out / "behavior").iterdir()] == ["0"]
+    assert [path.name for path in (out / "behavior" / RECIPE).iterdir()] == ["0"]
     coded = [c.scores["rq_kmeans/ppnet"] for c in trials if c.variant and "rq" in c.variant]
     rolling, of_users, again, _ = coded
     assert not np.array_equal(rolling, again)
