@@ -92,7 +92,7 @@ def codes_of(directory: str, items: int, drawn: bool) -> SidPieces:
                 as_of=AS_OF,
             )
 
-    return SidPieces(read, "bench", size, length, AS_OF)
+    return SidPieces(read, "bench", size, length, AS_OF, has_second=False)
 
 
 def published(directory: str, items: int, drawn: bool) -> dict[str, Any]:

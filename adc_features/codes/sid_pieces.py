@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
-from functools import cached_property
-from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -19,7 +17,8 @@ AT_ONCE = 1 << 20
 class SidPieces:
     """Codes of one snapshot, read from the start as often as needed, a table at a time.
 
-    read: begins anew; no item stands in two of its tables, which are of this generation and as_of.
+    read: begins anew, and gives at least one table; no item stands in two of them, which are of
+    this generation and as_of.
     """
 
     read: Callable[[], Iterator[SidTable]]
@@ -27,6 +26,8 @@ class SidPieces:
     codebook_size: int
     length: int
     as_of: datetime
+    has_second: bool
+    """Whether second codes are told, of all items or of none."""
 
     @classmethod
     def of(cls, codes: "SidTable | SidPieces") -> "SidPieces":
@@ -35,15 +36,11 @@ class SidPieces:
             return codes
 
         def read() -> Iterator[SidTable]:
-            for start in range(0, len(codes), AT_ONCE):
+            for start in range(0, max(len(codes), 1), AT_ONCE):
                 yield some_rows(codes, slice(start, start + AT_ONCE))
 
-        return cls(read, codes.generation, codes.codebook_size, codes.length, codes.as_of)
-
-    @cached_property
-    def has_second(self) -> bool:
-        """Whether second codes are told: of all its items or of none."""
-        return any(table.has_second for table in islice(self.read(), 1))
+        told = codes.generation, codes.codebook_size, codes.length, codes.as_of, codes.has_second
+        return cls(read, *told)
 
     def through(self, change: Callable[[SidTable], SidTable]) -> "SidPieces":
         """The same with each table changed."""

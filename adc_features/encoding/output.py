@@ -78,9 +78,14 @@ class EncodedItems:
 
     def codes(self) -> SidPieces:
         """The same, to be read as often as needed."""
-        spec = self.generation.spec
+        first = next(self.pieces())
         return SidPieces(
-            self.pieces, self.generation.id, spec.codebook_size, spec.length, self.as_of
+            self.pieces,
+            first.generation,
+            first.codebook_size,
+            first.length,
+            self.as_of,
+            first.has_second,
         )
 
     def table(self) -> SidTable:

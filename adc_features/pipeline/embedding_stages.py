@@ -140,8 +140,8 @@ def _build_behavior(run: Run, directory: Path) -> Mapping[str, Any]:
 def _half_agreement(
     run: Run, log: pa.Table, item_ids: np.ndarray, *, as_of: datetime, content: Any
 ) -> np.ndarray:
-    """How alike encoders of half of the events each see each item, in [-1, 1]; NaN where
-    they do not, and in a first answer, for which no two more are trained.
+    """How alike two encoders, each of half of the users' events, see each item: in [-1, 1], NaN
+    for items that one of them has not met. A quick run trains no such encoders: all NaN.
     """
     from adc_features.encoders.behavior import half_agreement
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from adc_features.artifact import MANIFEST, read_manifest
+from adc_features.cli.runs import open_run
 from adc_features.errors import ArtifactError, InputError
 from adc_features.pipeline.run import Run, RunSettings, Stage
 
@@ -402,6 +403,13 @@ def test_changes_are_remembered(tmp_path):
         "synthetic", seed=4, snapshots=2
     )
     assert Run.open(tmp_path / "run").settings.snapshots == 2
+
+
+def test_a_run_keeps_the_encoder_that_it_was_begun_with(tmp_path):
+    """Whatever the default is now: vectors of two encoders share no space."""
+    Run.start(tmp_path / "run", RunSettings("synthetic", behavior="full_softmax"))
+    again = open_run(tmp_path / "run", "synthetic", None, fits=False, behavior=None)
+    assert again.settings.behavior == "full_softmax" != RunSettings("synthetic").behavior
 
 
 def test_one_round_is_written_only_where_it_was_asked_for(tmp_path):

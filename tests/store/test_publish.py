@@ -90,6 +90,17 @@ def test_pieces_publish_what_the_whole_does(tmp_path, monkeypatch, text):
     assert not newest.lookup(items(range(20))).found.any()
 
 
+def test_a_later_snapshot_without_items_removes_them_all(repo):
+    """What differs from the snapshot before is that every item is gone."""
+    table = snapshot(day(10), 1, items=np.arange(5))
+    publish(repo, table)
+    nothing = replace(some_rows(table, slice(0)), as_of=day(20))
+    times = {"servable_at": day(21), "computed_at": day(90)}
+    assert store.publish_changes(repo, generation(), nothing, **times) == 5
+    (*_, newest) = store.published_timeline(repo, "g1").snapshots
+    assert not newest.lookup(table.item_ids).found.any()
+
+
 def _in_pieces(table, rows: int) -> SidPieces:
     starts = range(0, len(table), rows)
     read = lambda: (some_rows(table, slice(n, n + rows)) for n in starts)  # noqa: E731

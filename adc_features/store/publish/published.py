@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from adc_features.artifact import MANIFEST, file_hash
 from adc_features.clock import moment
 from adc_features.codes.generation import check_generation_id
-from adc_features.codes.rows import TIME, sid_table, with_missing_visible
+from adc_features.codes.rows import SECOND_FEATURES, TIME, sid_table, with_missing_visible
 from adc_features.codes.sid_pieces import SidPieces
 from adc_features.codes.sids import SidTable
 from adc_features.errors import GenerationMismatch, InputError
@@ -222,6 +223,7 @@ def published_rows(target: Path, live: LiveGeneration, snapshot: PublishedSnapsh
         live.codebook_size,
         live.length,
         snapshot.as_of,
+        set(SECOND_FEATURES.names) <= set(pq.read_schema(target / snapshot.file).names),
     )
 
 
