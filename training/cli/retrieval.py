@@ -44,6 +44,15 @@ def retrieve_train(
             )
         ),
     ] = None,
+    encoder: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "Encoder of the behaviour that tokenizers read, as for `adc embed behavior`; their"
+                " names are TOKENIZER+ENCODER unless it is the default."
+            )
+        ),
+    ] = "sasrec",
     items: Annotated[
         bool,
         typer.Option("--items", help="Give each item a row of its own beside its codes: a hybrid."),
@@ -81,7 +90,9 @@ def retrieve_train(
 
     settings = settings_of(loss=loss, epochs=epochs)
     asked = [
-        retriever_of(name, items=items, weighted=weighted, codebook_size=codebook_size)
+        retriever_of(
+            name, encoder=encoder, items=items, weighted=weighted, codebook_size=codebook_size
+        )
         for name in tokenizer or ("adc", "rq_vae", "sasrec")
     ]
     with progress() as notify:

@@ -1,7 +1,7 @@
 """Codes of every item from the training part alone. Reads: Source. Writes:
 
-<out>/behavior/                     SASRec item vectors of the training part, found again by content
-<out>/codes/<tokenizer>-seed_<n>/   the frozen generation and its codes
+<out>/behavior/                 item vectors of the training part's behaviour, found by content
+<out>/codes/<name>-seed_<n>/    the frozen generation of a tokenizer, [+encoder], and its codes
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,6 +19,7 @@ from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.data.raw_items import raw_items
 from adc_features.errors import InputError
 from adc_features.parquet_files import read_parquet, write_table
+from adc_features.pipeline.recipes import behavior_recipe, behavior_settings
 from adc_features.pipeline.run import Progress
 from training.retrieval.source import Source
 
@@ -26,30 +27,40 @@ FLOOR, CEILING = 0.1, 4.0
 """Learned weights are held between these in the loss: a position of weight 0 would go untrained for
 exactly the items of the tail (method notes: Generation from codes).
 """
+ENCODER = "sasrec"
+"""The behaviour encoder that names leave out."""
+
+
+def coded_name(tokenizer: str, encoder: str) -> str:
+    """How a tokenizer is called that reads the vectors of an encoder."""
+    return tokenizer if encoder == ENCODER else f"{tokenizer}+{encoder}"
 
 
 def embedding_table(
     source: Source,
     *,
     seed: int,
+    encoder: str = ENCODER,
     raw: RawItems | None = None,
     checkpoint: Path | None = None,
     progress: Progress | None = None,
     device: str = "cpu",
 ) -> EmbeddingTable:
     """Content vectors (and raw items) beside behaviour vectors and counts that know the training
-    part of the sequences only.
+    part of the sequences only. encoder: what learns them, one of `adc embed behavior`.
     """
-    from adc_features.encoders.behavior import behavior_series, full_softmax
+    from adc_features.encoders.behavior import behavior_series
 
     events, as_of = source.split.training_events()
     ids = source.split.item_ids
+    content = {m: (source.vectors[m], source.present[m]) for m in source.vectors}
     [learned] = behavior_series(
         events,
         ids,
         cutoffs=[as_of],
-        settings=full_softmax(),
+        settings=behavior_settings(behavior_recipe(encoder, None) or encoder),
         seed=seed,
+        content=[content],
         checkpoint=checkpoint,
         progress=progress,
         device=device,
@@ -80,6 +91,7 @@ def codes_of(
     out: Path,
     *,
     tokenizer: str,
+    encoder: str = ENCODER,
     codebook_size: int,
     seed: int,
     progress: Progress | None = None,
@@ -102,7 +114,8 @@ def codes_of(
                 " open_source(out, data)"
             )
         raw = raw_items(source.items)
-    directory = out / "codes" / f"{tokenizer}-seed_{seed}"
+    name = coded_name(tokenizer, encoder)
+    directory = out / "codes" / f"{name}-seed_{seed}"
     spec, settings = sid_spec(source.vectors, codebook_size=codebook_size), RECIPES[tokenizer]()
     made_of = {
         "version": __version__,
@@ -111,12 +124,15 @@ def codes_of(
         "seed": seed,
         "spec": spec.to_dict(),
         "settings": settings.to_dict(),
+        **({"encoder": encoder} if encoder != ENCODER else {}),
         **({"raw": raw.fingerprint()} if raw is not None else {}),
     }
 
     def fill(target: Path) -> None:
         how: dict[str, Any] = {"seed": seed, "progress": progress, "device": device}
-        table = embedding_table(source, raw=raw, checkpoint=out / "behavior", **how)
+        table = embedding_table(
+            source, encoder=encoder, raw=raw, checkpoint=out / "behavior", **how
+        )
         generation = fit(
             [table],
             spec,
@@ -124,7 +140,7 @@ def codes_of(
             generation_id=tokenizer,
             directory=target / "generation",
             events=source.split.training_events()[0],
-            checkpoint=out / ".partial" / f"{tokenizer}-seed_{seed}.pt",
+            checkpoint=out / ".partial" / f"{name}-seed_{seed}.pt",
             **how,
         )
         write_table(encode(table, generation).to_arrow(), target / "codes.parquet")

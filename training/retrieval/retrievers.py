@@ -19,7 +19,7 @@ from adc_features.artifact import ensure_directory, read_manifest
 from adc_features.generator.catalogue import Coded
 from adc_features.generator.generator import GeneratorSettings, save_generator
 from adc_features.pipeline.run import Progress
-from training.retrieval.codes import codes_of, loss_weights
+from training.retrieval.codes import ENCODER, coded_name, codes_of, loss_weights
 from training.retrieval.generator_training import train_generator
 from training.retrieval.source import Source
 
@@ -35,11 +35,13 @@ position on its own, and of a score that adds SASRec's.
 
 @dataclass(frozen=True)
 class Retriever:
-    """What to train. tokenizer: one of `adc fit`, or None for no codes. items: with a row of its
-    own for each item. weighted: learned weights as loss weights. codebook_size: K.
+    """What to train. tokenizer: one of `adc fit`, or None for no codes. encoder: of the behaviour
+    that the tokenizer reads, as for `adc embed behavior`. items: with a row of its own for each
+    item. weighted: learned weights as loss weights. codebook_size: K.
     """
 
     tokenizer: str | None
+    encoder: str = ENCODER
     items: bool = False
     weighted: bool = False
     codebook_size: int = 256
@@ -47,7 +49,7 @@ class Retriever:
     @property
     def name(self) -> str:
         return (
-            (self.tokenizer or SASREC)
+            (coded_name(self.tokenizer, self.encoder) if self.tokenizer else SASREC)
             + (WEIGHTED if self.weighted else "")
             + (ITEMS if self.items and self.tokenizer else "")
         )
@@ -138,6 +140,7 @@ def _coded(
         source,
         out,
         tokenizer=retriever.tokenizer,
+        encoder=retriever.encoder,
         codebook_size=retriever.codebook_size,
         seed=seed,
         progress=progress,

@@ -381,6 +381,20 @@ def test_held_out_items_change_nothing_that_is_learned(tmp_path):
     assert hashes[0] == hashes[1]
 
 
+def test_codes_read_the_behaviour_of_the_encoder_that_was_named(tmp_path):
+    """Vectors of an encoder that reads content are other ones, and an unknown encoder is refused
+    before anything is learned.
+    """
+    source = source_of(ring())
+    one, other = (
+        embedding_table(source, seed=0, encoder=encoder) for encoder in ("sasrec", "sasrec_content")
+    )
+    assert not np.array_equal(one.vectors["behavior"], other.vectors["behavior"])
+    asked = Retriever("opq", "sasrek", codebook_size=4)
+    with pytest.raises(InputError, match="expected one of sasrec"):
+        train(source, tmp_path, asked, seed=0, settings=SMALL)
+
+
 def test_learned_weights_become_loss_weights_within_bounds():
     """Behavioural weights are held in [0.1, 4], content positions count 1 whatever they export."""
     weights = np.float32([[0.3, 0.0, 2.0], [0.9, 9.0, 0.5]])
@@ -453,8 +467,8 @@ def test_a_trained_retriever_is_found_again_and_another_source_is_refused(experi
 
 
 def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
-    """Weights, items and the loss of positions stand in the name, so none replaces another in one
-    directory.
+    """Weights, items, the loss of positions and another encoder stand in the name, so none replaces
+    another in one directory.
     """
     settings = replace(SMALL, epochs=1)
     asked = [
@@ -464,6 +478,7 @@ def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
     asked += [
         (Retriever("opq", items=True, codebook_size=4), "catalogue"),
         (Retriever("opq", weighted=True, codebook_size=4), "catalogue"),
+        (Retriever("opq", "sasrec_content", codebook_size=4), "catalogue"),
     ]
     names = [
         train(source_of(ring()), tmp_path, one, seed=0, settings=replace(settings, loss=loss))[
@@ -471,7 +486,13 @@ def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
         ]
         for one, loss in asked
     ]
-    assert names == ["opq", "opq_positions", "opq_items", "opq_weighted"]
+    assert names == [
+        "opq",
+        "opq_positions",
+        "opq_items",
+        "opq_weighted",
+        "opq+sasrec_content",
+    ]
 
 
 def test_a_directory_remembers_its_data(tmp_path):
