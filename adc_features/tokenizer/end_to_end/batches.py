@@ -62,7 +62,6 @@ def keep_states(
     if done.is_file() and said.is_file() and said.read_text() == fingerprint:
         return States(directory, network.base.width)
     done.unlink(missing_ok=True)
-    opened = images.Images() if table.raw.image.null_count < len(table) else None
     lengths = []
     with (
         (directory / "states.bin").open("wb") as states,
@@ -70,7 +69,7 @@ def keep_states(
     ):
         for start in range(0, len(table), BLOCK):
             part = np.arange(start, min(start + BLOCK, len(table)))
-            found = network.contents(table.raw.take(part), names=table.item_ids[part], image=opened)
+            found = network.contents(table.raw.take(part), names=table.item_ids[part])
             for content in found:
                 states.write(content.states_TD.numpy().tobytes())
                 pictures.write(content.image.numpy().tobytes())

@@ -85,9 +85,7 @@ class UnisidNetwork(nn.Module):
         for parameter in self.parameters():
             parameter.data = parameter.data.half().float()
 
-    def contents(
-        self, raw: RawItems, *, names: np.ndarray | None = None, image: images.Images | None = None
-    ) -> "list[Content]":
+    def contents(self, raw: RawItems, *, names: np.ndarray | None = None) -> "list[Content]":
         """What the frozen layers make of items, each read by itself. Raises InputError on an image
         that cannot be decoded, MissingExtraError where the extra `image` is missing.
         """
