@@ -69,6 +69,16 @@ def retrieve_train(
     codebook_size: Annotated[
         int, typer.Option(min=2, help="K, codes per position; fewer for a small catalogue.")
     ] = 256,
+    longer: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help=(
+                "Times as many positions as by default, which are 2 shared, 4 of each content"
+                " modality and 6 of behaviour; from 2 on in names, as TOKENIZER_x2."
+            ),
+        ),
+    ] = 1,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training part.")
     ] = None,
@@ -91,7 +101,12 @@ def retrieve_train(
     settings = settings_of(loss=loss, epochs=epochs)
     asked = [
         retriever_of(
-            name, encoder=encoder, items=items, weighted=weighted, codebook_size=codebook_size
+            name,
+            encoder=encoder,
+            items=items,
+            weighted=weighted,
+            codebook_size=codebook_size,
+            longer=longer,
         )
         for name in tokenizer or ("adc", "rq_vae", "sasrec")
     ]

@@ -31,9 +31,10 @@ ENCODER = "sasrec"
 """The behaviour encoder that names leave out."""
 
 
-def coded_name(tokenizer: str, encoder: str) -> str:
-    """How a tokenizer is called that reads the vectors of an encoder."""
-    return tokenizer if encoder == ENCODER else f"{tokenizer}+{encoder}"
+def coded_name(tokenizer: str, encoder: str, longer: int) -> str:
+    """How the codes of a tokenizer are called that reads the vectors of an encoder."""
+    name = tokenizer if encoder == ENCODER else f"{tokenizer}+{encoder}"
+    return name if longer == 1 else f"{name}_x{longer}"
 
 
 def embedding_table(
@@ -70,12 +71,16 @@ def embedding_table(
     return EmbeddingTable(ids, vectors, present, learned.interaction_count, as_of, raw)
 
 
-def sid_spec(modalities: Iterable[str], *, codebook_size: int = 256) -> SidSpec:
-    """Two shared positions, four of each content modality, six of behaviour: longer than a ranker's
-    ID, since heads that do not wait for each other make length cheap (RPG uses 32 positions).
+def sid_spec(modalities: Iterable[str], *, codebook_size: int = 256, longer: int = 1) -> SidSpec:
+    """Two shared positions, four of each content modality, six of behaviour, all `longer` times:
+    longer than a ranker's ID, since heads that do not wait for each other make length cheap (RPG
+    uses 32 positions).
     """
     return SidSpec(
-        content=dict.fromkeys(modalities, 4), shared=2, behavior=6, codebook_size=codebook_size
+        content=dict.fromkeys(modalities, 4 * longer),
+        shared=2 * longer,
+        behavior=6 * longer,
+        codebook_size=codebook_size,
     )
 
 
@@ -93,6 +98,7 @@ def codes_of(
     tokenizer: str,
     encoder: str = ENCODER,
     codebook_size: int,
+    longer: int = 1,
     seed: int,
     progress: Progress | None = None,
     device: str = "cpu",
@@ -114,9 +120,10 @@ def codes_of(
                 " open_source(out, data)"
             )
         raw = raw_items(source.items)
-    name = coded_name(tokenizer, encoder)
+    name = coded_name(tokenizer, encoder, longer)
     directory = out / "codes" / f"{name}-seed_{seed}"
-    spec, settings = sid_spec(source.vectors, codebook_size=codebook_size), RECIPES[tokenizer]()
+    spec = sid_spec(source.vectors, codebook_size=codebook_size, longer=longer)
+    settings = RECIPES[tokenizer]()
     made_of = {
         "version": __version__,
         "source": source.fingerprint,

@@ -33,11 +33,16 @@ position on its own, and of a score that adds SASRec's.
 """
 
 
+_SINCE = {"encoder": ENCODER, "longer": 1}
+"""What older manifests do not say: their retrievers are those of these values."""
+
+
 @dataclass(frozen=True)
 class Retriever:
     """What to train. tokenizer: one of `adc fit`, or None for no codes. encoder: of the behaviour
     that the tokenizer reads, as for `adc embed behavior`. items: with a row of its own for each
-    item. weighted: learned weights as loss weights. codebook_size: K.
+    item. weighted: learned weights as loss weights. codebook_size: K. longer: times as many
+    positions.
     """
 
     tokenizer: str | None
@@ -45,11 +50,12 @@ class Retriever:
     items: bool = False
     weighted: bool = False
     codebook_size: int = 256
+    longer: int = 1
 
     @property
     def name(self) -> str:
         return (
-            (coded_name(self.tokenizer, self.encoder) if self.tokenizer else SASREC)
+            (coded_name(self.tokenizer, self.encoder, self.longer) if self.tokenizer else SASREC)
             + (WEIGHTED if self.weighted else "")
             + (ITEMS if self.items and self.tokenizer else "")
         )
@@ -87,7 +93,7 @@ def train(
     made_of = {
         "version": __version__,
         "source": source.fingerprint,
-        **asdict(retriever),
+        **{k: v for k, v in asdict(retriever).items() if (k, v) not in _SINCE.items()},
         "codes": coded.fingerprint if coded else None,
         "seed": seed,
         "settings": asdict(settings),
@@ -142,6 +148,7 @@ def _coded(
         tokenizer=retriever.tokenizer,
         encoder=retriever.encoder,
         codebook_size=retriever.codebook_size,
+        longer=retriever.longer,
         seed=seed,
         progress=progress,
         device=device,

@@ -467,8 +467,8 @@ def test_a_trained_retriever_is_found_again_and_another_source_is_refused(experi
 
 
 def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
-    """Weights, items, the loss of positions and another encoder stand in the name, so none replaces
-    another in one directory.
+    """Weights, items, the loss of positions, another encoder and length stand in the name, so none
+    replaces another in one directory.
     """
     settings = replace(SMALL, epochs=1)
     asked = [
@@ -479,6 +479,7 @@ def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
         (Retriever("opq", items=True, codebook_size=4), "catalogue"),
         (Retriever("opq", weighted=True, codebook_size=4), "catalogue"),
         (Retriever("opq", "sasrec_content", codebook_size=4), "catalogue"),
+        (Retriever("opq", codebook_size=4, longer=2), "catalogue"),
     ]
     names = [
         train(source_of(ring()), tmp_path, one, seed=0, settings=replace(settings, loss=loss))[
@@ -492,6 +493,7 @@ def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
         "opq_items",
         "opq_weighted",
         "opq+sasrec_content",
+        "opq_x2",
     ]
 
 
