@@ -48,11 +48,11 @@ def retrieve_train(
         str,
         typer.Option(
             help=(
-                "Encoder of the behaviour that tokenizers read, as for `adc embed behavior`; their"
-                " names are TOKENIZER+ENCODER unless it is the default."
+                "Encoder of the behaviour that tokenizers read, as for `adc embed behavior`; in"
+                " names unless it is the default, as TOKENIZER+ENCODER."
             )
         ),
-    ] = "sasrec",
+    ] = "sasrec_content",
     items: Annotated[
         bool,
         typer.Option("--items", help="Give each item a row of its own beside its codes: a hybrid."),

@@ -27,8 +27,8 @@ FLOOR, CEILING = 0.1, 4.0
 """Learned weights are held between these in the loss: a position of weight 0 would go untrained for
 exactly the items of the tail (method notes: Generation from codes).
 """
-ENCODER = "sasrec"
-"""The behaviour encoder that names leave out."""
+ENCODER, FORMER_ENCODER = "sasrec_content", "sasrec"
+"""The behaviour encoder by default, which names leave out, and the one of manifests without any."""
 
 
 def coded_name(tokenizer: str, encoder: str, longer: int) -> str:
@@ -131,7 +131,7 @@ def codes_of(
         "seed": seed,
         "spec": spec.to_dict(),
         "settings": settings.to_dict(),
-        **({"encoder": encoder} if encoder != ENCODER else {}),
+        **({"encoder": encoder} if encoder != FORMER_ENCODER else {}),
         **({"raw": raw.fingerprint()} if raw is not None else {}),
     }
 

@@ -19,7 +19,13 @@ from adc_features.artifact import ensure_directory, read_manifest
 from adc_features.generator.catalogue import Coded
 from adc_features.generator.generator import GeneratorSettings, save_generator
 from adc_features.pipeline.run import Progress
-from training.retrieval.codes import ENCODER, coded_name, codes_of, loss_weights
+from training.retrieval.codes import (
+    ENCODER,
+    FORMER_ENCODER,
+    coded_name,
+    codes_of,
+    loss_weights,
+)
 from training.retrieval.generator_training import train_generator
 from training.retrieval.source import Source
 
@@ -33,8 +39,8 @@ position on its own, and of a score that adds SASRec's.
 """
 
 
-_SINCE = {"encoder": ENCODER, "longer": 1}
-"""What older manifests do not say: their retrievers are those of these values."""
+_FORMER = {"encoder": FORMER_ENCODER, "longer": 1}
+"""What manifests leave out: these are the values of those that know no others."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,12 @@ class Retriever:
             + (WEIGHTED if self.weighted else "")
             + (ITEMS if self.items and self.tokenizer else "")
         )
+
+
+def _made_of(retriever: Retriever) -> dict[str, Any]:
+    """What a retriever's manifest says of it; without codes it has neither encoder nor length."""
+    said = asdict(retriever if retriever.tokenizer else replace(retriever, **_FORMER))
+    return {key: value for key, value in said.items() if _FORMER.get(key) != value}
 
 
 def retriever_of(tokenizer: str, **options: Any) -> Retriever:
@@ -93,7 +105,7 @@ def train(
     made_of = {
         "version": __version__,
         "source": source.fingerprint,
-        **{k: v for k, v in asdict(retriever).items() if (k, v) not in _SINCE.items()},
+        **_made_of(retriever),
         "codes": coded.fingerprint if coded else None,
         "seed": seed,
         "settings": asdict(settings),

@@ -478,7 +478,7 @@ def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
     asked += [
         (Retriever("opq", items=True, codebook_size=4), "catalogue"),
         (Retriever("opq", weighted=True, codebook_size=4), "catalogue"),
-        (Retriever("opq", "sasrec_content", codebook_size=4), "catalogue"),
+        (Retriever("opq", "sasrec", codebook_size=4), "catalogue"),
         (Retriever("opq", codebook_size=4, longer=2), "catalogue"),
     ]
     names = [
@@ -492,7 +492,7 @@ def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
         "opq_positions",
         "opq_items",
         "opq_weighted",
-        "opq+sasrec_content",
+        "opq+sasrec",
         "opq_x2",
     ]
 
