@@ -15,6 +15,7 @@ from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker
 from training.ranker.explain import window_importance
 from training.ranker.joined import JoinedRows
+from training.ranker.learned import summed_counts
 from training.ranker.refresh import FACT, refresh_facts
 from training.ranker.ripening import duration_text
 from training.ranker.splits import LabelWindow, Splits, request_times
@@ -113,8 +114,10 @@ def _inputs(
 ) -> dict[str, dict[str, Any]]:
     """Input -> what it is, and the shares of rows in which it is absent or unknown: of training
     rows, and of the window's."""
-    encoder, parts = trained.encoder, joined.parts(window.rows)
-    judged = encoder.counts(parts, encoder.encode(parts))
+    encoder = trained.encoder
+    judged = summed_counts(
+        encoder.counts(parts, encoder.encode(parts)) for _, parts in joined.pieces(window.rows)
+    )
     learned: Mapping[str, Any] = trained.facts.get("inputs", {})
     return {
         spec.name: {
