@@ -15,7 +15,7 @@ from feed_world import CONFIG, apply_feed, make_feed
 from numpy.testing import assert_array_equal
 from typer.testing import CliRunner
 
-from adc_features.cli.main import app
+from adc_features.cli.main import application
 from adc_features.errors import InputError
 from adc_features.file_lock import file_lock
 from adc_features.inputs.counting import Tally, counted_values
@@ -47,7 +47,7 @@ COMMON = dict(service="feed_v1", inputs=INPUTS, user=["customer_id"], item=["sku
               request="request_id", gates=["profile__segment"])
 CLICK = [Task("click")]
 BOTH = [*CLICK, Task("purchase", weight=0.3, known_at="bought_at", delay="3d", given="click")]
-SMALL = {"embedding": 4, "hidden": (8,), "max_epochs": 2}
+SMALL = {"embedding": 4, "hidden": (8,), "max_epochs": 2, "level_epochs": 1}
 both = Ranker(name="both", tasks=BOTH, settings=SMALL, **COMMON)
 slates = Ranker(name="slates", tasks=CLICK, listwise=0.5, settings=SMALL, **COMMON)
 level = Ranker(name="level", tasks=CLICK, settings=SMALL, **COMMON | {
@@ -69,9 +69,9 @@ class Shop:
         return join_labels(self.repo, self.rankers[name], self.labels)
 
     def files(self, name: str, directory: Path, **options: Any) -> JoinedFiles:
-        """The same rows in files, 700 at a time."""
+        """The same rows in files, 400 at a time."""
         directory.mkdir()
-        options = {"group_rows": 700} | options
+        options = {"group_rows": 400} | options
         ranker = self.rankers[name]
         return join_files(self.repo, ranker, self.labels, directory=directory, **options)
 
@@ -87,20 +87,22 @@ def interleaved(path: Path) -> None:
 
 
 def made(folder: Path, config: str = OURS) -> Shop:
-    feed = make_feed(folder, rows=4_000, rankers=RANKERS, config=config)
+    feed = make_feed(folder, rows=2_400, rankers=RANKERS, config=config)
     apply_feed(folder)
     return Shop(folder, feed.labels, declared_rankers(folder))
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
-    yield made(tmp_path_factory.mktemp("files") / "repo")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    return made(tmp_path_factory.mktemp("files") / "repo")
 
 
 def assert_same_model(found: TrainedRanker, expected: TrainedRanker) -> None:
     """Vocabularies, scales and parameters to the bit; what was counted, and the choice of rounds;
     calibrations, which are fitted on scores, but for the order of sums."""
-    for one, two in zip(found.encoder.encoders.values(), expected.encoder.encoders.values()):
+    for one, two in zip(
+        found.encoder.encoders.values(), expected.encoder.encoders.values(), strict=True
+    ):
         assert one.state().facts == two.state().facts
     for name, vocabulary in expected.encoder.vocabularies.items():
         assert found.encoder.vocabularies[name].ids.equals(vocabulary.ids)
@@ -110,7 +112,7 @@ def assert_same_model(found: TrainedRanker, expected: TrainedRanker) -> None:
             assert_array_equal(found.models[seed].tensors[name], values, err_msg=name)
     for key in ("rows", "first", "positives", "inputs", "rounds", "matched", "sampling"):
         assert found.facts[key] == expected.facts[key], key
-    for one, two in zip(found.calibration, expected.calibration):
+    for one, two in zip(found.calibration, expected.calibration, strict=True):
         assert one.to_dict() == pytest.approx(two.to_dict(), abs=1e-4)
 
 
@@ -123,7 +125,7 @@ def test_files_train_the_ranker_of_memory(shop: Shop, name: str, tmp_path: Path)
     assert len(files.groups.rows) > 4
     assert files.matched == joined.matched
     splits = split_labels(joined.log)
-    settings = TrainSettings(seeds=2, keep_negatives=0.7)
+    settings = TrainSettings(seeds=1, keep_negatives=0.7)
     trained = [
         fit_ranker(rows, splits.train, settings, validation=splits.validation)
         for rows in (files, joined)
@@ -146,7 +148,7 @@ def test_rows_of_a_request_stand_together(tmp_path: Path) -> None:
     assert joined.log.requests is not None
     for group in np.split(joined.log.requests[files.order], np.cumsum(files.groups.rows)[:-1]):
         assert (np.bincount(group)[np.unique(group)] == 8).all()
-    some = np.array([5, 900, 17, 3_000])
+    some = np.array([5, 900, 17, 2_000])
     assert files.parts(some)["item"].table.equals(joined.table.take(pa.array(some)))
     splits = split_labels(joined.log)
     trained = [fit_ranker(rows, splits.train, QUICK) for rows in (files, joined)]
@@ -155,7 +157,7 @@ def test_rows_of_a_request_stand_together(tmp_path: Path) -> None:
 
 def test_more_rows_than_a_buffer_learn_as_well(shop: Shop, tmp_path: Path) -> None:
     """In several buffers the order of batches is another, and the ranker nearly as good."""
-    files = replace(shop.files("both", tmp_path / "rows"), buffer_rows=900)
+    files = replace(shop.files("both", tmp_path / "rows"), buffer_rows=600)
     joined = shop.joined("both")
     splits = split_labels(joined.log)
     losses = []
@@ -179,8 +181,9 @@ def test_another_offline_store_is_joined_in_pieces_too(tmp_path: Path) -> None:
     """DuckDB, asked for one group of rows after the other."""
     shop = made(tmp_path / "repo", CONFIG)
     joined, files = shop.joined("both"), shop.files("both", tmp_path / "rows")
-    rows = np.arange(len(joined))
-    assert files.parts(rows)["item"].table.equals(joined.table.combine_chunks())
+    found, tied = files.parts(np.arange(len(joined)))["item"].table, "affinity__visits"
+    # of two rows of one key and time it takes either
+    assert found.drop(tied).equals(joined.table.drop(tied).combine_chunks())
 
 
 def test_the_command_trains_from_files(shop: Shop) -> None:
@@ -189,7 +192,7 @@ def test_the_command_trains_from_files(shop: Shop) -> None:
     """
     asked = ["train", "--repo", str(shop.repo), "--labels", str(shop.labels), "--ranker", "both"]
     asked += ["--quick", "--importance"]
-    found = CliRunner().invoke(app, [*asked, "--rows-in-files"])
+    found = CliRunner().invoke(application(), [*asked, "--rows-in-files"])
     assert found.exit_code == 0, found.output
     directory = shop.repo / "rankers" / "both"
     assert not (directory / ROWS_DIRECTORY).exists()
@@ -233,10 +236,10 @@ def test_what_does_not_learn_from_files_is_refused_at_once(shop: Shop) -> None:
     second process, too."""
     trees = {name: shop.rankers[name] for name in ("trees",)}
     options: dict[str, Any] = {"at": NOW, "rows_in_files": True}
-    with pytest.raises(InputError, match="trees learn from rows in memory.*--rows-in-files"):
+    with pytest.raises(InputError, match=r"trees learn from rows in memory.*--rows-in-files"):
         train_rankers(shop.repo, trees, shop.labels, **options)
     named = {"level": shop.rankers["level"]}
-    with pytest.raises(InputError, match="--logged-values .* does not go with --rows-in-files"):
+    with pytest.raises(InputError, match=r"--logged-values .* does not go with --rows-in-files"):
         train_rankers(shop.repo, named, shop.labels, logged=True, **options)
     assert not (shop.repo / "rankers" / "level").exists()
     directory = shop.repo / "rankers" / "level" / ROWS_DIRECTORY
@@ -284,8 +287,8 @@ def test_pieces_fit_the_encoder_of_all_rows(case: Case) -> None:
     def pieces() -> Iterator[tuple[np.ndarray, Parts]]:
         for places in cuts:
             part = table.take(pa.array(places))
-            options: dict[str, Any] = {"first": int(places.min()), "places": places}
-            yield places, Parts.joined(part, TIMES[places], timeline=case.timeline, **options)
+            parts = Parts.joined(part, TIMES[places], timeline=case.timeline)
+            yield places, replace(parts, first=int(places.min()), places=places)
 
     found = fit_in_pieces(inputs, pieces(), weights=weights, seed=4)
     expected = InputEncoder.fit(inputs, whole, weights=weights, seed=4)
@@ -298,8 +301,6 @@ def test_pieces_fit_the_encoder_of_all_rows(case: Case) -> None:
 
 def test_scales_of_many_rows_are_those_of_a_sample() -> None:
     """Values are counted on all rows; a mean is that of rows at even distances."""
-    inputs = (spec("price", number()), *next(c for c in CASES if c.name == "category").inputs)
-    del inputs
     values = np.arange(1_000.0)
     table = pa.table({"price": values})
     times = np.full(1_000, TIMES[0])
@@ -329,5 +330,7 @@ def test_values_that_are_counted_in_pieces_are_those_of_the_whole(
     tally.add(pa.nulls(3))
     found, expected = tally.counted(), counted_values(whole)
     assert found.absent == expected.absent + 3
-    counts = [dict(zip(c.values.to_pylist(), c.counts.tolist())) for c in (found, expected)]
+    counts = [
+        dict(zip(c.values.to_pylist(), c.counts.tolist(), strict=True)) for c in (found, expected)
+    ]
     assert counts[0] == counts[1]
