@@ -3,8 +3,8 @@ Writes: JoinedFiles.
 
 <directory>/joined.parquet    the rows, a row group for each piece
 
-In memory are the label log (keys, times, request fields, labels, weights), numbers of 8 bytes for
-each row, and one piece of joined rows.
+In memory are the label log (keys, times, labels, weights; its request fields until they are
+joined), numbers of 8 bytes for each row, and one piece of joined rows.
 
 Legend: N rows, n of them.
 """
@@ -96,15 +96,18 @@ class JoinedFiles(JoinedRows):
 
     def pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Parts]]:
         """As `JoinedRows.pieces`, a group of the files at a time, in their order."""
-        at, timeline = self._place[rows], self.online_timeline
-        by = np.argsort(at, kind="stable")
-        ends = np.cumsum(self.groups.rows)
-        edges = np.searchsorted(at[by], [0, *ends])
+        at, by = rows, None
+        if self._place is not None:
+            at = self._place[rows]
+            by = np.argsort(at, kind="stable")
+            at = at[by]
+        timeline, ends = self.online_timeline, np.cumsum(self.groups.rows)
+        edges = np.searchsorted(at, [0, *ends])
         for group, (start, stop) in enumerate(pairwise(edges)):
             if start == stop:
                 continue
-            places = by[start:stop]
-            local = at[places] - (ends[group] - self.groups.rows[group])
+            places = np.arange(start, stop) if by is None else by[start:stop]
+            local = at[start:stop] - (ends[group] - self.groups.rows[group])
             table = self.groups.read(group)
             if len(local) < len(table):
                 table = table.take(pa.array(local))
@@ -113,10 +116,10 @@ class JoinedFiles(JoinedRows):
             yield places, replace(found, places=places)
 
     @cached_property
-    def _place(self) -> np.ndarray:
-        """int64 [N]: where each row of the log stands in the files."""
+    def _place(self) -> np.ndarray | None:
+        """int64 [N]: where each row of the log stands in the files; None: at its own number."""
         if self.order is None:
-            return np.arange(len(self))
+            return None
         place = np.empty(len(self), np.int64)
         place[self.order] = np.arange(len(self))
         return place
@@ -183,6 +186,7 @@ def join_files(
     refuse_files(resolved)
     schedules = chosen_refresh(repo, schema, refresh)
     log = read_labels(source, schema=schema, ranker=resolved.ranker, start=start, end=end)
+    pa.default_memory_pool().release_unused()  # what the checks took
     generation, timeline = read_codes(repo, resolved, schema)
     order, sizes = _groups(log, group_rows, whole_requests=bool(resolved.ranker.listwise))
     path = directory / "joined.parquet"
@@ -196,6 +200,9 @@ def join_files(
         progress=progress,
     )
     table, matched = _written(pieces, schema, path)
+    fields = [name for name in log.request_types if name != log.request]
+    log = replace(log, table=log.table.drop_columns(fields), request_types={})  # they are in files
+    pa.default_memory_pool().release_unused()
     return JoinedFiles(
         schema,
         resolved,

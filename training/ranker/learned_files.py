@@ -68,13 +68,13 @@ class EncodedInFiles:
         return cls(joined, rows, encoder, files, np.concatenate(order), summed_counts(counts))
 
     def whole(self) -> Labelled:
-        return self.rows.take(self.order).labelled(self.files)
+        return _ordered(self.rows, self.order).labelled(self.files)
 
     def before(self, older: np.ndarray) -> Labelled:
         """All of them, of which the others are masked: they are not written once more."""
         mask = np.zeros_like(self.rows.mask)
         mask[:, older] = self.rows.mask[:, older]
-        return self.rows._replace(mask=mask).take(self.order).labelled(self.files)
+        return _ordered(self.rows._replace(mask=mask), self.order).labelled(self.files)
 
     def held_out(self, newest: np.ndarray) -> Labelled:
         held, order = self.rows.take(newest), list[np.ndarray]()
@@ -85,7 +85,12 @@ class EncodedInFiles:
                 yield self.encoder.encode(parts)
 
         files = _written(self.joined, "held", encoded(), self.encoder)
-        return held.take(np.concatenate(order)).labelled(files)
+        return _ordered(held, np.concatenate(order)).labelled(files)
+
+
+def _ordered(rows: LearnedRows, order: np.ndarray) -> LearnedRows:
+    """The rows in this order; without a copy where it is their own."""
+    return rows if (np.diff(order) == 1).all() else rows.take(order)
 
 
 def _written(

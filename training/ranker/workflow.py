@@ -123,10 +123,10 @@ def train_rankers(
     rows_in_files : bool
         Join and encode the rows into files below the directory of each ranker, which are removed at
         the end, and learn from them: for networks, on logs whose joined rows are more than memory
-        holds. In memory are the label log itself (keys, times, request fields, labels, weights), a
-        few dozen bytes beside it for each row (what windows, losses and scores count), the distinct
-        values of each vocabulary, the history of the features, and a buffer of rows; see
-        `join_files`, `fit_in_pieces` and `RowFiles`. Where the rows learned from fit into one
+        holds. In memory are the label log itself (keys, times, labels, weights), some 100 bytes
+        beside it for each row (what windows, losses and scores count), the distinct values of each
+        vocabulary, the history of the features, and a buffer of rows; see `join_files`,
+        `fit_in_pieces` and `RowFiles`. Where the rows learned from fit into one
         buffer (262,144 rows), parameters are those of rows in memory, to the bit, and scores
         differ by the order of sums alone.
     progress : callable, optional
