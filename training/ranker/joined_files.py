@@ -11,7 +11,7 @@ Legend: N rows, n of them.
 
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import cached_property
@@ -54,6 +54,8 @@ def own_directory(ranker: Path) -> Iterator[Path]:
             yield directory
         finally:
             shutil.rmtree(directory, ignore_errors=True)
+            with suppress(OSError):  # it stays where it holds a version
+                ranker.rmdir()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,8 +10,8 @@ opened with `final` alone.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -123,8 +123,8 @@ def train_rankers(
     rows_in_files : bool
         Join and encode the rows into files below the directory of each ranker, which are removed at
         the end, and learn from them: for networks, on logs whose joined rows are more than memory
-        holds. In memory are the label log itself (keys, times, labels, weights), some 100 bytes
-        beside it for each row (what windows, losses and scores count), the distinct values of each
+        holds. In memory are the label log itself (keys, times, labels, weights), some numbers of 8
+        bytes for each row (what windows, losses and scores count), the distinct values of each
         vocabulary, the history of the features, and a buffer of rows; see `join_files`,
         `fit_in_pieces` and `RowFiles`. Where the rows learned from fit into one
         buffer (262,144 rows), parameters are those of rows in memory, to the bit, and scores
@@ -140,7 +140,7 @@ def train_rankers(
     """
     settings, period = settings or TrainSettings(), period or Period()
     asked: dict[str, Any] = {"start": period.start, "end": period.end}
-    asked |= {"refresh": refresh, "progress": progress}
+    asked |= {"refresh": refresh, "logged": logged, "progress": progress}
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
     for ranker in rankers.values():
@@ -153,12 +153,7 @@ def train_rankers(
     fitted: dict[str, tuple[TrainedRanker, dict[str, Any]]] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
-        with ExitStack() as stack:
-            if rows_in_files:
-                directory = stack.enter_context(own_directory(places[name].directory))
-                joined: JoinedRows = join_files(repo, ranker, source, directory=directory, **asked)
-            else:
-                joined = join_labels(repo, ranker, source, logged=logged, **asked)
+        with _joined(places[name], ranker, source, in_files=rows_in_files, **asked) as joined:
             splits = split_labels(joined.log, period.windows)
             trained = _fitted(joined, splits, settings, final=final, progress=progress)
             window = splits.test if final else splits.validation
@@ -180,15 +175,29 @@ def train_rankers(
     versions = {name: places[name].version(at) for name in fitted}
     for name, (trained, kept) in fitted.items():  # all of them, or none
         trained.save(versions[name], **kept)
-    facts = {
-        "labels": source_name(source),
-        "trained_at": at,
-        "quick": settings.quick,
-        "about": about,
-    }
+    facts = {"labels": source_name(source), "trained_at": at, "quick": settings.quick}
+    facts |= {"about": about}
     result = Judged(versions, "test" if final else "validation", evaluation, facts)
     write_json(evaluation_path(repo), result.to_dict())
     return result
+
+
+@contextmanager
+def _joined(
+    place: Workspace,
+    ranker: Ranker,
+    source: LabelSource,
+    *,
+    in_files: bool,
+    logged: bool,
+    **asked: Any,
+) -> Iterator[JoinedRows]:
+    """A ranker's rows for the block, in memory or in files that are gone afterwards."""
+    if not in_files:
+        yield join_labels(place.repo, ranker, source, logged=logged, **asked)
+        return
+    with own_directory(place.directory) as directory:
+        yield join_files(place.repo, ranker, source, directory=directory, **asked)
 
 
 def _fitted(
