@@ -12,6 +12,8 @@ import pyarrow.compute as pc
 from adc_features.errors import InputError
 from adc_features.inputs.hashing import ValueType
 
+_PENDING = 1 << 20
+"""Counted values that are added up at once."""
 _MANY, _SAMPLE, _SHARES = 1 << 21, 1 << 16, 16
 """From so many values on, a sample of the first tells whether they are counted in shares."""
 
@@ -22,6 +24,53 @@ class Counted(NamedTuple):
     values: pa.Array
     counts: np.ndarray
     absent: int = 0
+
+
+class Tally:
+    """Values that are counted a piece at a time; the distinct ones are in memory.
+
+    Examples
+    --------
+    >>> tally = Tally()
+    >>> for piece in ([7, 7, None], [8, 7]):
+    ...     tally.add(pa.chunked_array([pa.array(piece, pa.int64())]))
+    >>> found = tally.counted()
+    >>> dict(zip(found.values.to_pylist(), found.counts.tolist())), found.absent
+    ({7: 3, 8: 1}, 1)
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Counted] = []
+        self._absent = self._pending = 0
+
+    def add(self, values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> None:
+        """Count these too. Raises InputError for values of a type that has no ids."""
+        counted = counted_values(values, of=of)
+        self._absent += counted.absent
+        self._found.append(counted._replace(absent=0))
+        self._pending += len(counted.values)
+        if self._pending > max(_PENDING, len(self._found[0].values)):
+            self._found, self._pending = [_summed(self._found)], 0
+
+    def counted(self) -> Counted:
+        """All that were added."""
+        if not self._found:
+            return Counted(pa.nulls(0), np.zeros(0, np.int64))
+        return _summed(self._found)._replace(absent=self._absent)
+
+
+def _summed(found: list[Counted]) -> Counted:
+    """Counts of the same values, added up."""
+    if len(found) == 1:
+        return found[0]
+    kind = next((t for t in (c.values.type for c in found) if not pa.types.is_null(t)), pa.null())
+    if pa.types.is_null(kind):
+        return found[0]
+    values = pa.chunked_array([c.values.cast(kind) for c in found], kind)
+    counts = pa.chunked_array([pa.array(c.counts.astype(np.int64)) for c in found], pa.int64())
+    table = pa.table({"value": values, "count": counts}).group_by("value")
+    summed = table.aggregate([("count", "sum")])
+    return Counted(id_values(summed["value"]), summed["count_sum"].to_numpy())
 
 
 def id_values(values: pa.Array | pa.ChunkedArray, *, of: str = "the column") -> pa.Array:

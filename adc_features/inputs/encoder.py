@@ -17,6 +17,7 @@ import numpy as np
 
 from adc_features.artifact import MANIFEST, fresh_directory, read_manifest, seal
 from adc_features.errors import ArtifactError, InputError, LeakError
+from adc_features.inputs.counting import Counted
 from adc_features.inputs.declaration import ItemHistory, Match
 from adc_features.inputs.encoded import Block, Encoded, Layout
 from adc_features.inputs.encoders.base import Encoder, Fitting, State
@@ -65,6 +66,7 @@ class InputEncoder:
         *,
         weights: np.ndarray | None = None,
         seed: int = 0,
+        counted: Mapping[str, Counted] | None = None,
         progress: Callable[[str], None] | None = None,
     ) -> Self:
         """Fit all inputs on training rows.
@@ -79,6 +81,9 @@ class InputEncoder:
             Sample weights [N], >= 0: scales are weighted as the loss is. 1 by default.
         seed : int
             Of the rows in which a train-only input carries its default, as `encode` has it.
+        counted : mapping of str to Counted, optional
+            Table -> its values in all training rows, where `parts` are some of them; see
+            `inputs.in_pieces`.
         progress : callable, optional
             Called with the name of each input before it is fitted.
 
@@ -89,14 +94,15 @@ class InputEncoder:
         """
         specs = tuple(specs)
         _check_names(specs)
-        _check_columns(specs, parts)
+        check_columns(specs, parts)
         fitting = Fitting(_checked_weights(weights, parts), specs=specs)
         faults = _Faults()
-        seen = _seen(specs, parts, seed=seed)
+        seen = seen_parts(specs, parts, seed=seed)
         for table, group in shared_tables(specs).items():
             with faults.collected():
-                values, of = table_values(group, parts, seen), described_all(group)
-                options = agreed_options(group, table)
+                known = None if counted is None else counted[table]
+                values = table_values(group, parts, seen) if known is None else known
+                options, of = agreed_options(group, table), described_all(group)
                 fitting.vocabularies[table] = Vocabulary.fit(values, options, of=of)
         encoders: dict[str, Encoder] = {}
         for spec in sorted(specs, key=lambda s: isinstance(s.kind, _LAST)):
@@ -181,8 +187,8 @@ class InputEncoder:
     def grown(self, parts: Parts, *, seed: int = 0) -> Self:
         """The encoder for a retraining on these rows: vocabularies grow and keep every row, all
         else stays as it is."""
-        _check_columns(self.specs, parts)
-        seen = _seen(self.specs, parts, seed=seed)
+        check_columns(self.specs, parts)
+        seen = seen_parts(self.specs, parts, seed=seed)
         grown = dict(self.vocabularies)
         for table, group in shared_tables(self.specs).items():
             of = described_all(group)
@@ -291,7 +297,7 @@ class _Faults:
         raise kind(f"{len(messages)} inputs cannot be encoded:\n- " + "\n- ".join(messages))
 
 
-def _seen(specs: Iterable[ResolvedInput], parts: Parts, *, seed: int) -> dict[str, Parts]:
+def seen_parts(specs: Iterable[ResolvedInput], parts: Parts, *, seed: int) -> dict[str, Parts]:
     """What train-only inputs are fitted on, by name."""
     return {s.name: with_some_default(s, parts, seed=seed) for s in specs if s.kind.train_only}
 
@@ -322,7 +328,8 @@ def _columns_of(specs: Iterable[ResolvedInput]) -> dict[Side, frozenset[str]]:
     return {side: frozenset(names) for side, names in found.items()}
 
 
-def _check_columns(specs: Sequence[ResolvedInput], parts: Parts) -> None:
+def check_columns(specs: Sequence[ResolvedInput], parts: Parts) -> None:
+    """Raise InputError for every column that inputs read and that is not there."""
     _refuse_missing(_columns_of(specs), parts)
 
 

@@ -151,12 +151,15 @@ class Parts:
         Codes through time, for inputs that read the codes of a user's recent items.
     first : int
         Where they begin among the training rows that they are a piece of.
+    places : ndarray, optional
+        int64 [N], where each of them stands there, at least `first`. None: one behind the other.
     """
 
     sides: Mapping[Side, FeatureRows]
     rows: int
     timeline: CodeTimeline | None = None
     first: int = 0
+    places: np.ndarray | None = None
 
     def __getitem__(self, side: Side) -> FeatureRows:
         return self.sides[side]

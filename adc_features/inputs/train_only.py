@@ -55,7 +55,13 @@ def with_some_default(spec: ResolvedInput, parts: Parts, *, seed: int) -> Parts:
     rows = parts[source.side]
     chance = np.random.PCG64([seed, zlib.crc32(spec.name.encode())])
     chance.advance(parts.first)  # a row takes one number
-    chosen = pa.array(np.random.Generator(chance).random(len(rows)) < SHARE)
+    drawn = np.random.Generator(chance)
+    if parts.places is None:
+        numbers = drawn.random(len(rows))
+    else:
+        places = parts.places - parts.first
+        numbers = drawn.random(int(places.max(initial=-1)) + 1)[places]
+    chosen = pa.array(numbers < SHARE)
     try:
         column = pc.if_else(chosen, default, rows.column(source.name).cast(default.type))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:

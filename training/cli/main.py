@@ -35,6 +35,7 @@ from training.cli.rankers import (
     RankersOption,
     RefreshOption,
     RequestOption,
+    RowsInFilesOption,
     ServiceOption,
     TaskOption,
     TestOption,
@@ -90,6 +91,7 @@ def train(
         typer.Option(min=0, max=1, help="With --repo: share of rows without a positive to keep."),
     ] = 1.0,
     logged_values: LoggedOption = False,
+    rows_in_files: RowsInFilesOption = False,
     seeds: Annotated[int | None, typer.Option(help="Models of each ranker.")] = None,
     importance: ImportanceOption = True,
     refresh: RefreshOption = None,
@@ -118,6 +120,7 @@ def train(
             importance=importance,
             refresh=rankers_cli.refresh_texts(refresh),
             logged=logged_values,
+            rows_in_files=rows_in_files,
             device=device or "cpu",
         )
         report(facts, json, text=rankers_cli.scores_text)

@@ -44,6 +44,16 @@ LoggedOption = Annotated[
         help="With --repo: learn from served values, of `adc dataset --from-log`.",
     ),
 ]
+RowsInFilesOption = Annotated[
+    bool,
+    typer.Option(
+        "--rows-in-files",
+        help=(
+            "With --repo: join and encode the rows into files and learn from them, a buffer at a"
+            " time; for networks on logs that memory does not hold."
+        ),
+    ),
+]
 ServiceOption = Annotated[
     str | None,
     typer.Option(
@@ -207,6 +217,7 @@ def train_on_service(
     importance: bool,
     refresh: Mapping[str, str] | None = None,
     logged: bool = False,
+    rows_in_files: bool = False,
     device: str = "cpu",
 ) -> dict[str, Any]:
     """Train and judge; what the command prints."""
@@ -229,6 +240,7 @@ def train_on_service(
             refresh=refresh,
             importance=importance,
             logged=logged,
+            rows_in_files=rows_in_files,
             progress=told,
         )
     return _reported(repo, judged)

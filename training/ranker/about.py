@@ -5,7 +5,7 @@ Legend: S seeds, T tasks, n rows of a window.
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from adc_features.ranking.base import Progress
 from adc_features.ranking.multitask.trained import TrainedRanker
 from training.ranker.explain import window_importance
 from training.ranker.joined import JoinedRows
+from training.ranker.label_sources import TIME
+from training.ranker.learned import summed_counts
 from training.ranker.refresh import FACT, refresh_facts
 from training.ranker.ripening import duration_text
 from training.ranker.splits import LabelWindow, Splits, request_times
@@ -113,8 +115,10 @@ def _inputs(
 ) -> dict[str, dict[str, Any]]:
     """Input -> what it is, and the shares of rows in which it is absent or unknown: of training
     rows, and of the window's."""
-    encoder, parts = trained.encoder, joined.parts(window.rows)
-    judged = encoder.counts(parts, encoder.encode(parts))
+    encoder = trained.encoder
+    judged = summed_counts(
+        encoder.counts(parts, encoder.encode(parts)) for _, parts in joined.pieces(window.rows)
+    )
     learned: Mapping[str, Any] = trained.facts.get("inputs", {})
     return {
         spec.name: {
@@ -145,6 +149,9 @@ def _labels(joined: JoinedRows, splits: Splits, window: LabelWindow) -> dict[str
         kept &= first >= instant(window.start)
     if window.end is not None:
         kept &= first < instant(window.end)
-    log = joined.log.take(np.flatnonzero(kept))
+    columns = [TIME, *(t.column or t.name for t in joined.log.tasks)]
+    columns += [t.known_at for t in joined.log.tasks if t.known_at]
+    outcomes = joined.log.table.select(list(dict.fromkeys(columns)))
+    log = replace(joined.log, table=outcomes).take(np.flatnonzero(kept))
     counts = log.counts(window.cutoff, windows=splits.windows)
     return {name: asdict(found) for name, found in counts.items()}

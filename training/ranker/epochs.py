@@ -315,10 +315,11 @@ class UserBias:
     def of(cls, users: np.ndarray, rows: Tensor, tasks: int, settings: FitSettings) -> "UserBias":
         """users: int64 [N]; rows: int64 [N'], those that are learned from, on the device of all."""
         place = rows.device
-        numbers = torch.from_numpy(np.unique(users, return_inverse=True)[1].astype(np.int64))
+        own = np.asarray(users)[rows.cpu().numpy()]  # a user of none of them has no bias
+        numbers = torch.from_numpy(np.unique(own, return_inverse=True)[1].astype(np.int64))
         bias = torch.zeros(int(numbers.max()) + 1, tasks, device=place, requires_grad=True)
         descent = torch.optim.Adam([bias], lr=settings.level_rate, fused=True)
-        return cls(numbers.to(place)[rows], bias, settings.bias_penalty, descent)
+        return cls(numbers.to(place), bias, settings.bias_penalty, descent)
 
     def lost(self, logits: Tensor, places: Tensor, loss: MultitaskLoss, *, share: float) -> Tensor:
         """The loss of logits [T, B] beside the bias. share: of the batch that these rows are."""

@@ -15,7 +15,14 @@ from adc_features.ranking.multitask.trained import TrainedRanker, load_ranker
 from adc_features.serving.workspace import Workspace
 from training.evaluation.covers import EXCHANGES
 from training.ranker.fitting import require_unseen
-from training.ranker.importance import MOST_ROWS, PERMUTATIONS, Importance, check_asked, importance
+from training.ranker.importance import (
+    MOST_ROWS,
+    PERMUTATIONS,
+    Importance,
+    check_asked,
+    importance,
+    sampled_rows,
+)
 from training.ranker.joined import JoinedRows, join_labels
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.splits import LabelWindow, split_labels
@@ -111,17 +118,21 @@ def window_importance(
     """`importance` on the rows of a window."""
     names = [t.name for t in trained.ranker.tasks]
     place = names.index(task) if task in names else 0
-    rows, log = window.rows, joined.log
+    log, label = joined.log, np.where(window.mask[place], window.labels[place], np.nan)
+    user = None if log.users is None else log.users[window.rows]
+    request = None if log.requests is None else log.requests[window.rows]
+    kept = sampled_rows(label, user=user, request=request, seed=seed, most_rows=most_rows)
     return importance(
         trained,
-        trained.encoder.encode(joined.parts(rows)),
-        np.where(window.mask[place], window.labels[place], np.nan),
+        trained.encoder.encode(joined.parts(window.rows[kept])),
+        label[kept],
         task=task,
-        user=None if log.users is None else log.users[rows],
-        request=None if log.requests is None else log.requests[rows],
+        user=None if user is None else user[kept],
+        request=None if request is None else request[kept],
         seed=seed,
         permutations=permutations,
         most_rows=most_rows,
+        of=int(np.isfinite(label).sum()),
         progress=progress,
     )
 

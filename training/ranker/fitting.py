@@ -8,31 +8,31 @@ Legend: N rows, T tasks, n rows of the window.
 """
 
 import logging
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from adc_features.clock import parse_utc
 from adc_features.devices import DEVICES
 from adc_features.errors import InputError
-from adc_features.inputs.encoded import Encoded
-from adc_features.inputs.encoder import InputEncoder
-from adc_features.inputs.renewal import cold_inputs, renewed
+from adc_features.inputs.renewal import cold_inputs
 from adc_features.inputs.rows import Parts
 from adc_features.ranking.base import Progress, Round
 from adc_features.ranking.multitask.score import Calibration
 from adc_features.ranking.multitask.trained import TrainedRanker
 from training.ranker.calibration import fit_calibrations
 from training.ranker.joined import JoinedRows
-from training.ranker.labelled import Labelled
+from training.ranker.joined_files import JoinedFiles
+from training.ranker.learned import EncodedInMemory, EncodedRows, LearnedRows
+from training.ranker.learned_files import EncodedInFiles
 from training.ranker.models import ModelFit, Rounds
 from training.ranker.refresh import FACT, refresh_facts
 from training.ranker.sampling import NegativeSampling
 from training.ranker.score_profile import score_profiles
-from training.ranker.splits import LabelWindow, request_times, ripe_times
+from training.ranker.splits import LabelWindow
 
 log = logging.getLogger(__name__)
 HOLDOUT = 0.1
@@ -80,65 +80,6 @@ class TrainSettings:
         return {k: v for k, v in asdict(self).items() if k != "device" or v != "cpu"}
 
 
-class _Rows(NamedTuple):
-    """Rows that are learned from: int64 [n]. labels, mask: [T, n]; weights: [n]; groups: int64 [n],
-    None without requests; users: int64 [n], None where no key tells the user; times: of their
-    requests, datetime64[us] [n]; known: when each label was ripe, datetime64[us] [T, n], None for
-    networks, which do not ask.
-    """
-
-    rows: np.ndarray
-    labels: np.ndarray
-    mask: np.ndarray
-    weights: np.ndarray
-    groups: np.ndarray | None
-    users: np.ndarray | None
-    times: np.ndarray
-    known: np.ndarray | None
-
-    @classmethod
-    def of(cls, joined: JoinedRows, window: LabelWindow, sampling: NegativeSampling) -> "_Rows":
-        kept = sampling.sample(joined.log, window)
-        rows, requests = window.rows[kept.rows], joined.log.requests
-        users, trees = joined.log.users, joined.ranker.model == "xgboost"
-        return cls(
-            rows,
-            window.labels[:, kept.rows],
-            window.mask[:, kept.rows],
-            joined.log.weights[rows] * kept.weights,
-            None if requests is None else requests[rows],
-            None if users is None else users[rows],
-            request_times(joined.log)[rows],
-            ripe_times(joined.log, window.cutoff)[:, rows] if trees else None,
-        )
-
-    def take(self, places: np.ndarray) -> "_Rows":
-        groups = None if self.groups is None else self.groups[places]
-        users = None if self.users is None else self.users[places]
-        return _Rows(
-            self.rows[places],
-            self.labels[:, places],
-            self.mask[:, places],
-            self.weights[places],
-            groups,
-            users,
-            self.times[places],
-            None if self.known is None else self.known[:, places],
-        )
-
-    def labelled(self, encoded: Encoded) -> Labelled:
-        return Labelled(
-            encoded,
-            self.labels,
-            self.mask,
-            self.weights,
-            self.groups,
-            self.users,
-            self.times,
-            self.known,
-        )
-
-
 def fit_ranker(
     joined: JoinedRows,
     window: LabelWindow,
@@ -179,28 +120,29 @@ def fit_ranker(
     """
     slates = bool(joined.ranker.listwise)
     sampling = NegativeSampling(settings.keep_negatives, settings.seed, slates=slates)
-    rows = _Rows.of(joined, window, sampling)
-    parts = joined.parts(rows.rows)
+    rows = LearnedRows.of(joined, window, sampling)
     cold = cold_inputs(joined.resolution.inputs, anew) if start else frozenset()
-    encoder = _encoder(joined, parts, rows.weights, start, cold, seed=settings.seed)
-    encoded = encoder.encode(parts, training=True, seed=settings.seed)
+    learned = _encoded(joined, rows, start, cold, seed=settings.seed)
+    encoder = learned.encoder
     seeds = range(settings.seed, settings.seed + settings.seeds)
     older = start.models.get(seeds[0]) if start else None
     model = ModelFit(joined.ranker, encoder, older, cold, progress, settings.device)
     rounds: Rounds = model.least_rounds
     curve: list[Round] = []
-    later: Encoded | None = None
     if not settings.quick:
-        rounds, curve = _rounds(model, joined, rows, encoded, seed=seeds[0])
-    labelled = rows.labelled(encoded)
+        before, newest = older_and_newest(rows.times, rows.mask)
+        held = learned.held_out(newest)
+        rounds, curve = model.rounds(learned.before(before), held, seed=seeds[0])
+    labelled = learned.whole()
     models = {seed: model.fit(labelled, seed=seed, rounds=rounds) for seed in seeds}
+    later: np.ndarray | None = None
     if calibration is None:
         calibration = (Calibration(),) * len(joined.ranker.tasks)
         if validation is not None:
-            later = encoder.encode(joined.parts(validation.rows))
-            probability = models[seeds[0]].predict(later)
+            first = models[seeds[0]]
+            later = _piece_by_piece(joined, validation, lambda p: first.predict(encoder.encode(p)))
             own = joined.log.weights[validation.rows]
-            calibration = fit_calibrations(probability, validation, weights=own)
+            calibration = fit_calibrations(later, validation, weights=own)
     told = joined.name, len(rows.rows), len(models), rounds
     log.info("stage=train ranker=%s rows=%d seeds=%d rounds=%s", *told)
     trained = TrainedRanker(
@@ -214,7 +156,7 @@ def fit_ranker(
         generation=joined.generation,
         facts={
             **_rows_facts(joined, rows, window),
-            "inputs": encoder.counts(parts, encoded),
+            "inputs": learned.counts,
             "settings": settings.to_dict(),
             "sampling": sampling.to_dict(),
             "rounds": rounds,
@@ -227,39 +169,34 @@ def fit_ranker(
     return trained if later is None else _profiled(trained, later)
 
 
-def _profiled(trained: TrainedRanker, later: Encoded) -> TrainedRanker:
-    """With the spread of its scores on later rows among its facts."""
+def _profiled(trained: TrainedRanker, later: np.ndarray) -> TrainedRanker:
+    """With the spread of its scores among its facts. later: P(task) of the first model on later
+    rows, not calibrated, [T, n]."""
     names = [task.name for task in trained.ranker.tasks]
-    profiles = score_profiles(trained.served(later)[1], names)
+    profiles = score_profiles(trained.calibrated(later), names)
     return replace(trained, facts={**trained.facts, "scores": profiles})
 
 
-def _rounds(
-    model: ModelFit, joined: JoinedRows, rows: _Rows, encoded: Encoded, *, seed: int
-) -> tuple[Rounds, list[Round]]:
-    """As many as the newest rows choose, by a model that has not seen them, and its losses."""
-    before, newest = older_and_newest(rows.times, rows.mask)
-    held = rows.take(newest).labelled(model.encoder.encode(joined.parts(rows.rows[newest])))
-    return model.rounds(rows.take(before).labelled(encoded.take(before)), held, seed=seed)
-
-
-def _encoder(
+def _encoded(
     joined: JoinedRows,
-    parts: Parts,
-    weights: np.ndarray,
+    rows: LearnedRows,
     start: TrainedRanker | None,
     cold: Collection[str],
     *,
     seed: int,
-) -> InputEncoder:
-    """Fitted on these rows, or that of an older ranker, grown."""
-    specs = joined.resolution.inputs
-    if start is None:
-        return InputEncoder.fit(specs, parts, weights=weights, seed=seed)
-    return renewed(start.encoder, specs, parts, anew=cold, weights=weights, seed=seed)
+) -> EncodedRows:
+    """The rows where the joined ones are: in memory or in files."""
+    if not isinstance(joined, JoinedFiles):
+        return EncodedInMemory.of(joined, rows, start=start, cold=cold, seed=seed)
+    if start is not None:
+        raise InputError(
+            f"ranker {joined.name!r} is to go on from an older one, which takes rows in memory;"
+            " these are in files: train it anew, or join in memory"
+        )
+    return EncodedInFiles.of(joined, rows, seed=seed)
 
 
-def _rows_facts(joined: JoinedRows, rows: _Rows, window: LabelWindow) -> dict[str, Any]:
+def _rows_facts(joined: JoinedRows, rows: LearnedRows, window: LabelWindow) -> dict[str, Any]:
     return {
         "rows": len(rows.rows),
         "first": joined.log.times[rows.rows].min(),
@@ -328,7 +265,22 @@ def require_unseen(trained: TrainedRanker, window: LabelWindow) -> None:
 
 def predictions(trained: TrainedRanker, joined: JoinedRows, window: LabelWindow) -> np.ndarray:
     """Calibrated P(task) of a window's rows, float32 [S, T, n]."""
-    return trained.probabilities(trained.encoder.encode(joined.parts(window.rows)))
+    encoder = trained.encoder
+    return _piece_by_piece(joined, window, lambda p: trained.probabilities(encoder.encode(p)))
+
+
+def _piece_by_piece(
+    joined: JoinedRows, window: LabelWindow, scores: Callable[[Parts], np.ndarray]
+) -> np.ndarray:
+    """Scores [..., n] of a window's rows, of which a piece is in memory at a time."""
+    found: np.ndarray | None = None
+    for where, parts in joined.pieces(window.rows):
+        piece = scores(parts)
+        if found is None:
+            found = np.empty((*piece.shape[:-1], len(window.rows)), piece.dtype)
+        found[..., where] = piece
+    assert found is not None  # a window has rows of both classes
+    return found
 
 
 def _names(joined: JoinedRows) -> list[str]:

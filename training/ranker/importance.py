@@ -157,6 +157,7 @@ def importance(
     seed: int = 0,
     permutations: int = PERMUTATIONS,
     most_rows: int = MOST_ROWS,
+    of: int | None = None,
     progress: Progress | None = None,
 ) -> Importance:
     """How much worse a task is ranked when each input, and each group of inputs, is exchanged.
@@ -179,6 +180,8 @@ def importance(
         How often each is exchanged.
     most_rows : int
         With more labelled rows than that, requests (or users, or rows) are sampled whole.
+    of : int, optional
+        Labelled rows that these were sampled from already, by `sampled_rows`.
     progress : callable, optional
         Called with a label, exchanges done and their number.
 
@@ -190,9 +193,7 @@ def importance(
     names = [t.name for t in trained.ranker.tasks]
     task = check_asked(trained, task=task, permutations=permutations)
     labelled = np.flatnonzero(np.isfinite(label))
-    groups = request if request is not None else user
-    rng = np.random.default_rng([seed, 1])
-    kept = _sampled(labelled, None if groups is None else groups[labelled], most_rows, rng)
+    kept = sampled_rows(label, user=user, request=request, seed=seed, most_rows=most_rows)
     encoded, label = encoded.take(kept), label[kept].astype(np.float64)
     users = request if user is None else user
     users = np.arange(len(label)) if users is None else users[kept]
@@ -216,7 +217,7 @@ def importance(
     return Importance(
         task,
         len(label),
-        len(labelled),
+        len(labelled) if of is None else of,
         int(label.sum()),
         permutations,
         len(trained.models),
@@ -224,6 +225,21 @@ def importance(
         {u.name: leaning for u, leaning in found if u.kind == "group"},
         {u.name: leaning for u, leaning in found if u.kind != "group"},
     )
+
+
+def sampled_rows(
+    label: np.ndarray,
+    *,
+    user: np.ndarray | None = None,
+    request: np.ndarray | None = None,
+    seed: int = 0,
+    most_rows: int = MOST_ROWS,
+) -> np.ndarray:
+    """The rows that `importance` scores, int64, increasing. The arguments are its own."""
+    labelled = np.flatnonzero(np.isfinite(label))
+    groups = request if request is not None else user
+    rng = np.random.default_rng([seed, 1])
+    return _sampled(labelled, None if groups is None else groups[labelled], most_rows, rng)
 
 
 def check_asked(trained: TrainedRanker, *, task: str | None, permutations: int) -> str:

@@ -4,7 +4,7 @@ log. Writes: JoinedRows.
 Legend: N rows.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
@@ -107,10 +107,15 @@ class JoinedRows:
         """Some rows (int64) as encoders read them."""
         whole = np.array_equal(rows, np.arange(len(self)))
         table = self.table if whole else self.table.take(pa.array(rows))
-        return Parts.joined(table, self.log.times[rows], timeline=self._online_timeline)
+        return Parts.joined(table, self.log.times[rows], timeline=self.online_timeline)
+
+    def pieces(self, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Parts]]:
+        """The same rows (int64 [n], increasing) as many at a time as are in memory together, each
+        once: their places among `rows`, and their parts. Here all of them."""
+        yield np.arange(len(rows)), self.parts(rows)
 
     @property
-    def _online_timeline(self) -> CodeTimeline | None:
+    def online_timeline(self) -> CodeTimeline | None:
         """The codes as they were online at the rows' times."""
         if self.timeline is None:
             return None
@@ -194,8 +199,7 @@ def join_log(
     """
     from adc_features.store.services.training_rows import join_service
 
-    read = {*_features(resolved, schema), *also}
-    wanted = [feature.key for feature in schema.features if feature.key in read]
+    wanted = wanted_features(resolved, schema, also)
     if refresh is None:
         refresh = chosen_refresh(repo, schema)
     if values is None:
@@ -205,6 +209,23 @@ def join_log(
     else:
         table = values(wanted)
     matched = check_matched(table, schema)
+    generation, timeline = read_codes(repo, resolved, schema)
+    return JoinedRows(schema, resolved, log, table, matched, generation, timeline, refresh)
+
+
+def wanted_features(
+    resolved: Resolution, schema: ServiceSchema, also: Collection[str] = ()
+) -> list[str]:
+    """Keys of the features that are joined, in the order of the service."""
+    read = {*_features(resolved, schema), *also}
+    return [feature.key for feature in schema.features if feature.key in read]
+
+
+def read_codes(
+    repo: Path, resolved: Resolution, schema: ServiceSchema
+) -> tuple[str | None, CodeTimeline | None]:
+    """The generation whose codes the inputs read, and its codes through time. Raises InputError
+    where they read several, or codes of recent items and there are none."""
     generation = _generation(resolved, schema)
     kinds = [i.kind for i in resolved.inputs]
     late = any(isinstance(k, ItemHistory) and k.codes for k in kinds)
@@ -214,7 +235,7 @@ def join_log(
             f"ranker {resolved.ranker.name or schema.service!r} reads the codes of recent items,"
             " and its service has no view of codes; publish a generation and add its view"
         )
-    return JoinedRows(schema, resolved, log, table, matched, generation, timeline, refresh)
+    return generation, timeline
 
 
 def request_fields(source: LabelSource, schema: ServiceSchema) -> dict[str, str]:

@@ -14,6 +14,9 @@ from adc_features.errors import InputError
 from adc_features.event_times import timestamps
 from adc_features.inputs.declaration import Task
 
+_AT_ONCE = 1 << 18
+"""About so many rows are compared at once: what they are counted in is wider than they are."""
+
 
 def refuse(problems: Sequence[str], *, name: str) -> None:
     """Raise InputError that tells all problems, if there are any."""
@@ -133,20 +136,31 @@ def doubled_rows(rows: pa.Table, times: np.ndarray) -> list[str]:
     tied = np.concatenate([same, [False]]) | np.concatenate([[False], same])
     if not tied.any() or not rows.num_columns:
         return []
-    picked = np.sort(order[tied])  # others cannot be doubled
-    part = rows.take(pa.array(picked)).append_column("\0time", pa.array(times[picked]))
-    counted = part.group_by(part.column_names).aggregate([([], "count_all")])
-    doubled = counted.filter(pc.greater(counted["count_all"], 1))
-    if not len(doubled):
+    surplus, example = 0, None
+    for picked in _by_time(order[tied], times):  # others cannot be doubled
+        rows_of = np.sort(picked)
+        part = rows.take(pa.array(rows_of)).append_column("\0time", pa.array(times[rows_of]))
+        counted = part.group_by(part.column_names).aggregate([([], "count_all")])
+        doubled = counted.filter(pc.greater(counted["count_all"], 1))
+        if len(doubled):
+            surplus += pc.sum(doubled["count_all"]).as_py() - len(doubled)
+            example = example or doubled.slice(0, 1).to_pylist()[0]
+    if example is None:
         return []
-    surplus = pc.sum(doubled["count_all"]).as_py() - len(doubled)
-    example = doubled.slice(0, 1).to_pylist()[0]
     keys = ", ".join(f"{name}={example[name]!r}" for name in rows.column_names)
     return [
         f"{surplus} rows repeat another with the same keys, time and request (first: {keys} at"
         f" {example[chr(0) + 'time']}); drop them, or join by a request column that tells them"
         " apart"
     ]
+
+
+def _by_time(rows: np.ndarray, times: np.ndarray) -> list[np.ndarray]:
+    """Rows in the order of their times, some at a time; those of one time together."""
+    moments = times[rows]
+    begins = np.concatenate([[True], moments[1:] != moments[:-1]])
+    begin = np.maximum.accumulate(np.where(begins, np.arange(len(rows)), 0)) // _AT_ONCE
+    return np.split(rows, np.flatnonzero(np.diff(begin)) + 1)
 
 
 def split_requests(requests: np.ndarray, users: np.ndarray, column: str) -> list[str]:

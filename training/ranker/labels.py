@@ -266,7 +266,12 @@ def check_matched(joined: pa.Table, schema: ServiceSchema) -> dict[str, float]:
     Raises InputError when a view has none for any row: the keys of the label log are not those of
     the store, or its rows are older than the view's.
     """
-    shares, problems = {}, []
+    return matched_shares(matched_rows(joined, schema), joined, schema, rows=len(joined))
+
+
+def matched_rows(joined: pa.Table, schema: ServiceSchema) -> dict[str, int]:
+    """Projected view -> joined rows for which it has a value, of views that have keys."""
+    counts = {}
     for view in schema.views:
         columns = [
             f.key
@@ -278,16 +283,26 @@ def check_matched(joined: pa.Table, schema: ServiceSchema) -> dict[str, float]:
         found = np.zeros(len(joined), bool)
         for column in columns:
             found |= np.asarray(joined[column].is_valid())
-        shares[view.projected] = float(found.mean())
-        if not found.any():
-            keys = [k for k in view.join_keys if k in joined.column_names]
-            example = joined.select(keys).slice(0, 1).to_pylist()[0]
+        counts[view.projected] = int(found.sum())
+    return counts
+
+
+def matched_shares(
+    counts: Mapping[str, int], some: pa.Table, schema: ServiceSchema, *, rows: int
+) -> dict[str, float]:
+    """Shares of so many rows, from `matched_rows`; raises as `check_matched`. some: a row or more,
+    of which the first is an example."""
+    problems = []
+    for view in schema.views:
+        if counts.get(view.projected) == 0:
+            keys = [k for k in view.join_keys if k in some.column_names]
+            example = some.select(keys).slice(0, 1).to_pylist()[0]
             problems.append(
-                f"view {view.projected} has a value for 0 % of {len(joined)} rows; compare its keys"
+                f"view {view.projected} has a value for 0 % of {rows} rows; compare its keys"
                 f" with those of the log (first: {example}), and its times with the log's"
             )
     refuse(problems, name="the joined rows")
-    return shares
+    return {view: count / rows for view, count in counts.items()}
 
 
 def _columns(

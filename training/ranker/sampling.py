@@ -83,14 +83,18 @@ class NegativeSampling:
                 f" {' or '.join(map(repr, TRAINED))} only"
             )
         self._check_tasks(len(window.labels))
+        if self.slates and (log.requests is None or log.request is None):
+            raise InputError(
+                "whole slates are to be kept, but the ranker names no request column; give it,"
+                " Ranker(request=...)"
+            )
+        if self.keep == 1:
+            return Sampled(np.arange(len(window)), np.ones(len(window), np.float32))
         positive = np.asarray((window.mask & (window.labels > 0)).any(axis=0))
         rows = log.table.take(pa.array(window.rows))
         if self.slates:
-            if log.requests is None or log.request is None:
-                raise InputError(
-                    "whole slates are to be kept, but the ranker names no request column; give it,"
-                    " Ranker(request=...)"
-                )
+            assert log.requests is not None
+            assert log.request is not None
             requests = log.requests[window.rows]
             chosen = np.zeros(int(log.requests.max()) + 1, bool)
             chosen[requests[positive]] = True

@@ -10,7 +10,8 @@ opened with `final` alone.
 
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +38,7 @@ from training.ranker.fitting import (
     require_unseen,
 )
 from training.ranker.joined import JoinedRows, declared_inputs, join_labels
+from training.ranker.joined_files import join_files, own_directory, refuse_files
 from training.ranker.label_sources import LabelSource, source_name
 from training.ranker.metrics import evaluate_rankers
 from training.ranker.models import check_settings
@@ -93,6 +95,7 @@ def train_rankers(
     importance: bool = True,
     refresh: Mapping[str, str] | None = None,
     logged: bool = False,
+    rows_in_files: bool = False,
     progress: Progress | None = None,
 ) -> Judged:
     """Train rankers on one label log, and judge them together on later rows.
@@ -117,58 +120,84 @@ def train_rankers(
         View -> how it is refreshed online, as `join_labels`.
     logged : bool
         Learn from the values that the log holds of what was served, in place of a join.
+    rows_in_files : bool
+        Join and encode the rows into files below the directory of each ranker, which are removed at
+        the end, and learn from them: for networks, on logs whose joined rows are more than memory
+        holds. In memory are the label log itself (keys, times, labels, weights), some numbers of 8
+        bytes for each row (what windows, losses and scores count), the distinct values of each
+        vocabulary, the history of the features, and a buffer of rows; see `join_files`,
+        `fit_in_pieces` and `RowFiles`. Where the rows learned from fit into one
+        buffer (262,144 rows), parameters are those of rows in memory, to the bit, and scores
+        differ by the order of sums alone.
     progress : callable, optional
         Called with a label, steps done and their number.
 
     Raises
     ------
     InputError
-        Before anything is written: what is wrong with service, declaration, log or windows.
+        Before anything is written: what is wrong with service, declaration, log or windows, or does
+        not learn from files. Another process trains the ranker from files.
     """
     settings, period = settings or TrainSettings(), period or Period()
     asked: dict[str, Any] = {"start": period.start, "end": period.end}
-    asked |= {"refresh": refresh, "logged": logged}
+    asked |= {"refresh": refresh, "logged": logged, "progress": progress}
     places = {name: Workspace(repo, name) for name in rankers}
     _require_same_tasks(rankers)
     for ranker in rankers.values():
         check_settings(ranker)
-        declared_inputs(repo, ranker, source)  # all of them, before the first is trained
+        _, resolved = declared_inputs(repo, ranker, source)  # all, before the first is trained
+        if rows_in_files:
+            refuse_files(resolved, logged=logged)
     scores: dict[str, np.ndarray] = {}
     about: dict[str, dict[str, Any]] = {}
     fitted: dict[str, tuple[TrainedRanker, dict[str, Any]]] = {}
     judged: tuple[JoinedRows, LabelWindow] | None = None
     for name, ranker in rankers.items():
-        joined = join_labels(repo, ranker, source, **asked, progress=progress)
-        splits = split_labels(joined.log, period.windows)
-        trained = _fitted(joined, splits, settings, final=final, progress=progress)
-        window = splits.test if final else splits.validation
-        scores[name] = predictions(trained, joined, window)
-        judged = judged or (joined, window)
-        about[name] = about_ranker(
-            trained,
-            joined,
-            splits,
-            window,
-            scores[name],
-            importance=importance and not settings.quick,
-            seed=settings.seed,
-            progress=progress,
-        )
-        fitted[name] = trained, {"reference": joined.reference, "timeline": joined.timeline}
+        with _joined(places[name], ranker, source, in_files=rows_in_files, **asked) as joined:
+            splits = split_labels(joined.log, period.windows)
+            trained = _fitted(joined, splits, settings, final=final, progress=progress)
+            window = splits.test if final else splits.validation
+            scores[name] = predictions(trained, joined, window)
+            judged = judged or (joined, window)
+            about[name] = about_ranker(
+                trained,
+                joined,
+                splits,
+                window,
+                scores[name],
+                importance=importance and not settings.quick,
+                seed=settings.seed,
+                progress=progress,
+            )
+            fitted[name] = trained, {"reference": joined.reference, "timeline": joined.timeline}
     assert judged is not None
     evaluation = evaluate_window(*judged, scores, seed=settings.seed)
     versions = {name: places[name].version(at) for name in fitted}
     for name, (trained, kept) in fitted.items():  # all of them, or none
         trained.save(versions[name], **kept)
-    facts = {
-        "labels": source_name(source),
-        "trained_at": at,
-        "quick": settings.quick,
-        "about": about,
-    }
+    facts = {"labels": source_name(source), "trained_at": at, "quick": settings.quick}
+    facts |= {"about": about}
     result = Judged(versions, "test" if final else "validation", evaluation, facts)
     write_json(evaluation_path(repo), result.to_dict())
     return result
+
+
+@contextmanager
+def _joined(
+    place: Workspace,
+    ranker: Ranker,
+    source: LabelSource,
+    *,
+    in_files: bool,
+    logged: bool,
+    **asked: Any,
+) -> Iterator[JoinedRows]:
+    """A ranker's rows for the block, in memory or in files that are gone afterwards."""
+    if not in_files:
+        yield join_labels(place.repo, ranker, source, logged=logged, **asked)
+        return
+    with own_directory(place.directory) as directory:
+        yield join_files(place.repo, ranker, source, directory=directory, **asked)
 
 
 def _fitted(

@@ -81,16 +81,17 @@ class TrainedRanker:
 
     def probabilities(self, encoded: Encoded) -> np.ndarray:
         """Calibrated P(task), float32 [S, T, N]."""
-        return np.stack([self._calibrated(m.predict(encoded)) for m in self.models.values()])
+        return np.stack([self.calibrated(m.predict(encoded)) for m in self.models.values()])
 
     def served(self, encoded: Encoded) -> tuple[np.ndarray, np.ndarray]:
         """What serves: the score, float64 [N], and P(task), float32 [T, N], of the first seed's
         model."""
         model = next(iter(self.models.values()))
-        probability = self._calibrated(model.predict(encoded))
+        probability = self.calibrated(model.predict(encoded))
         return served_score(probability, self.ranker), probability
 
-    def _calibrated(self, probability: np.ndarray) -> np.ndarray:
+    def calibrated(self, probability: np.ndarray) -> np.ndarray:
+        """P(task) of a model, float32 [T, N], calibrated."""
         each = zip(self.calibration, probability, strict=True)
         return np.stack([c.apply(p) for c, p in each]).astype(np.float32)
 

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,30 +25,34 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import InputError
 from adc_features.event_times import timestamps
 from adc_features.inputs.schema import ServiceSchema
 from adc_features.store.casts import family
 from adc_features.store.column_names import refuse_doubled
 from adc_features.store.freshness import as_read, check_views
 from adc_features.store.history import reads_parquet_itself
-from adc_features.store.offline.other_stores import distinct_rows
 from adc_features.store.parquet.table_version import note_tables
 from adc_features.store.refresh import RefreshSchedule, stale_only
 from adc_features.store.registry import open_any_store
-from adc_features.store.repository import UNSAFE_OFFLINE_STORES, settings
+from adc_features.store.repository import settings
+from adc_features.store.services.by_feast import (
+    TIME,
+    Progress,
+    by_feast,
+    declared_column,
+    keyed_rows,
+    put_back,
+)
 from adc_features.store.services.on_demand import computed, read_at
 from adc_features.store.services.plan import ServicePlan, StoredView, service_plan
 from adc_features.store.services.values import MISFITS, arrow_type, in_declared_type
 
 if TYPE_CHECKING:
     from adc_features.store._compat import FeatureStore
-    from adc_features.store.join.engine import JoinedColumns
+    from adc_features.store.join.engine import JoinedColumns, PreparedView
 
 _log = logging.getLogger(__name__)
-_TIME, _ROW = "event_timestamp", "adc_row"
-Progress = Callable[[str, int, int], None]
-"""Called with a label, the steps done and their number."""
 
 
 def join_service(
@@ -100,21 +104,85 @@ def join_service(
     frame = _checked(entity_rows, plan, schema)
     tables: dict[str, dict[str, str]] = {}
     if reads_parquet_itself(store):
-        stored = _by_our_store(store, plan, frame, refresh, tables)
+        stored = _by_our_store(_our_joins(store, plan, frame, refresh, tables=tables))
     else:
-        rows = settings(repo).join_rows
-        stored = [
-            _by_feast(
-                store,
-                view,
-                as_read(frame, refresh.get(view.view.name), view.view),
-                rows_at_once=rows,
-                progress=_step(progress, i, plan),
-            )
-            for i, view in enumerate(plan.stored)
-        ]
+        stored = _by_other_store(
+            store, plan, frame, refresh, rows_at_once=settings(repo).join_rows, progress=progress
+        )
     if progress:
         progress("joined", len(plan.stored), len(plan.stored))
+    joined = _with_features(frame, plan, stored, tables)
+    _log.info(
+        "stage=join service=%s rows=%d features=%d", schema.service, len(frame), len(plan.order)
+    )
+    return joined
+
+
+def join_in_pieces(
+    repo: Path,
+    schema: ServiceSchema,
+    entity_rows: pa.Table,
+    *,
+    sizes: Sequence[int],
+    features: Sequence[str] | None = None,
+    refresh: Mapping[str, RefreshSchedule] | None = None,
+    progress: Progress | None = None,
+) -> Iterator[pa.Table]:
+    """`join_service` of consecutive rows at a time, so that one piece is in memory.
+
+    Our own store reads and indexes every view once, for all pieces; their history is in memory
+    meanwhile, or mapped from files, as the store's `memory_limit` says. Every other store is asked
+    anew for each piece.
+
+    Parameters
+    ----------
+    repo, schema, entity_rows, features, refresh, progress
+        As for `join_service`; the entity rows are in memory.
+    sizes : sequence of int
+        Rows of each piece; their sum is N.
+
+    Yields
+    ------
+    pyarrow.Table
+        The rows of a piece, as `join_service` returns them among all.
+
+    Raises
+    ------
+    InputError, ArtifactError
+        As `join_service`.
+    """
+    store = open_any_store(repo)
+    plan = service_plan(store, schema, features)
+    refresh = _stale(refresh, plan, schema)
+    frame = _checked(entity_rows, plan, schema)
+    tables: dict[str, dict[str, str]] = {}
+    prepared = None
+    if reads_parquet_itself(store):
+        prepared = list(_our_views(store, plan, frame, refresh, tables=tables))
+    first = 0
+    for done, size in enumerate(sizes):
+        if progress:
+            progress("join in pieces", done, len(sizes))
+        piece = frame.slice(first, size)
+        if prepared is None:
+            stored = _by_other_store(
+                store, plan, piece, refresh, rows_at_once=settings(repo).join_rows
+            )
+        else:
+            stored = _by_our_store(_matched(piece, prepared))
+        yield _with_features(piece, plan, stored, tables)
+        first += size
+    _log.info("stage=join service=%s rows=%d pieces=%d", schema.service, len(frame), len(sizes))
+
+
+def _with_features(
+    frame: pa.Table,
+    plan: ServicePlan,
+    stored: Sequence[Mapping[str, pa.ChunkedArray]],
+    tables: Mapping[str, Mapping[str, str]],
+) -> pa.Table:
+    """The rows with the features that were asked for, in their order. stored: feature -> column, of
+    each stored view."""
     columns: dict[str, Any] = {key: stored[p.stored][p.feature] for key, p in plan.places.items()}
     for view in plan.on_demand.values():
         read = {name: stored[p.stored][p.feature] for name, p in view.inputs.items()}
@@ -123,9 +191,6 @@ def join_service(
             columns[f"{view.projected}__{name}"] = column
     for key in plan.order:
         frame = frame.append_column(key, columns[key])
-    _log.info(
-        "stage=join service=%s rows=%d features=%d", schema.service, len(frame), len(plan.order)
-    )
     return frame.replace_schema_metadata(note_tables(tables))
 
 
@@ -158,7 +223,7 @@ def read_times(
         store, plan, frame, _stale(refresh, plan, schema), event_times=True
     ):
         column = pa.chunked_array(joined.event_times[stored.view.name])
-        times[stored.view.name] = _put_back(column, place).combine_chunks()
+        times[stored.view.name] = put_back(column, place).combine_chunks()
     return times
 
 
@@ -173,7 +238,7 @@ def _step(progress: Progress | None, place: int, plan: ServicePlan) -> Progress 
 def _checked(rows: pa.Table, plan: ServicePlan, schema: ServiceSchema) -> pa.Table:
     """The entity rows with keys, times and request fields in their declared types."""
     refuse_doubled(rows.column_names)
-    needed = [*plan.keys, *plan.request, _TIME]
+    needed = [*plan.keys, *plan.request, TIME]
     if missing := [name for name in dict.fromkeys(needed) if name not in rows.column_names]:
         asked = {n: t for v in plan.on_demand.values() for n, t in v.request.items()}
         of = [f"{n} ({asked[n]}, read by an on-demand view)" if n in asked else n for n in missing]
@@ -186,13 +251,13 @@ def _checked(rows: pa.Table, plan: ServicePlan, schema: ServiceSchema) -> pa.Tab
             f"the rows have columns {clash}, which are features of service {schema.service!r};"
             " rename or drop them"
         )
-    times = timestamps(rows[_TIME], name=_TIME)
+    times = timestamps(rows[TIME], name=TIME)
     if times.null_count:
         raise InputError(
-            f"{times.null_count} of {len(rows)} rows have no {_TIME}; drop them or fill it in"
+            f"{times.null_count} of {len(rows)} rows have no {TIME}; drop them or fill it in"
         )
     types = {name: schema.join_keys.get(name) or _key_type(plan, name) for name in plan.keys}
-    frame = _replaced(rows, _TIME, times)
+    frame = _replaced(rows, TIME, times)
     for name, dtype in {**types, **plan.request}.items():
         frame = _replaced(frame, name, _typed(rows[name], dtype, name))
     return frame.replace_schema_metadata(None)
@@ -230,26 +295,45 @@ def _typed(column: pa.ChunkedArray, dtype: str, name: str) -> pa.ChunkedArray:
         ) from error
 
 
-def _by_our_store(
+def _by_other_store(
     store: FeatureStore,
     plan: ServicePlan,
     frame: pa.Table,
     refresh: Mapping[str, RefreshSchedule],
-    tables: dict[str, dict[str, str]],
+    *,
+    rows_at_once: int,
+    progress: Progress | None = None,
 ) -> list[dict[str, pa.ChunkedArray]]:
-    """Feature -> column, for each stored view: by the join of AsofOfflineStore, without a job.
-    tables: is filled with the versions of tables that were read.
-    """
+    """Feature -> column, for each stored view, by Feast."""
+    return [
+        by_feast(
+            store,
+            view,
+            as_read(frame, refresh.get(view.view.name), view.view),
+            rows_at_once=rows_at_once,
+            progress=_step(progress, i, plan),
+        )
+        for i, view in enumerate(plan.stored)
+    ]
+
+
+_Joins = Iterator[tuple["StoredView", "JoinedColumns", "np.ndarray | None"]]
+"""Each stored view, what was joined for the rows with all keys, and every row's place among them
+(see `keyed_rows`)."""
+
+
+def _by_our_store(joins: _Joins) -> list[dict[str, pa.ChunkedArray]]:
+    """Feature -> column, for each stored view: by the join of AsofOfflineStore, without a job."""
     return [
         {
-            name: _declared(
-                _put_back(pa.chunked_array(joined.features[f"{stored.view.name}__{name}"]), place),
+            name: declared_column(
+                put_back(pa.chunked_array(joined.features[f"{stored.view.name}__{name}"]), place),
                 stored,
                 name,
             )
             for name in stored.features
         }
-        for stored, joined, place in _our_joins(store, plan, frame, refresh, tables=tables)
+        for stored, joined, place in joins
     ]
 
 
@@ -261,10 +345,22 @@ def _our_joins(
     *,
     event_times: bool = False,
     tables: dict[str, dict[str, str]] | None = None,
-) -> Iterator[tuple[StoredView, JoinedColumns, np.ndarray | None]]:
-    """Each stored view, what was joined for the rows with all keys, and every row's place among
-    them (see `_known`). tables: as for `_by_our_store`."""
-    from adc_features.store.join.engine import joined_columns
+) -> _Joins:
+    """Every view prepared and joined, one after the other. tables: is filled with the versions of
+    tables that were read."""
+    views = _our_views(store, plan, frame, refresh, tables=tables)
+    return _matched(frame, views, event_times=event_times)
+
+
+def _our_views(
+    store: FeatureStore,
+    plan: ServicePlan,
+    frame: pa.Table,
+    refresh: Mapping[str, RefreshSchedule],
+    *,
+    tables: dict[str, dict[str, str]] | None = None,
+) -> Iterator[tuple[StoredView, tuple[PreparedView, ...]]]:
+    """Each stored view, ready to be joined to the rows of `frame`."""
     from adc_features.store.offline.places import Places
     from adc_features.store.offline.views import prepared_views, table_facts, view_sources
 
@@ -281,119 +377,23 @@ def _our_joins(
         sources = view_sources(store.config, [view], refs, full_feature_names=True, places=places)
         if tables is not None:
             tables |= table_facts(sources)
-        rows, place = _known(frame, list(stored.keys.values()))
-        keyed = rows.select([*stored.keys.values(), _TIME])
-        until = pc.max(keyed[_TIME]).as_py() if len(keyed) else None
-        prepared = prepared_views(store.config, sources, until=until, entity=keyed, refresh=refresh)
-        joined = joined_columns(keyed, prepared, time=_TIME, event_times=event_times)
-        yield stored, joined, place
+        keyed, _ = keyed_rows(frame, stored)
+        until = pc.max(keyed[TIME]).as_py() if len(keyed) else None
+        yield (
+            stored,
+            prepared_views(store.config, sources, until=until, entity=keyed, refresh=refresh),
+        )
 
 
-def _known(frame: pa.Table, keys: Sequence[str]) -> tuple[pa.Table, np.ndarray | None]:
-    """The rows with all keys, and the place of every row among them, -1 for others."""
-    if not any(frame[key].null_count for key in keys):
-        return frame, None
-    known = np.ones(len(frame), bool)
-    for key in keys:
-        known &= np.asarray(frame[key].is_valid())
-    place = np.where(known, np.cumsum(known) - 1, -1)
-    return frame.filter(pa.array(known)), place
-
-
-def _put_back(column: pa.ChunkedArray, place: np.ndarray | None) -> pa.ChunkedArray:
-    if place is None:
-        return column
-    return column.take(pa.array(place, mask=place < 0))
-
-
-def _by_feast(
-    store: FeatureStore,
-    stored: StoredView,
+def _matched(
     frame: pa.Table,
+    views: Iterable[tuple[StoredView, tuple[PreparedView, ...]]],
     *,
-    rows_at_once: int,
-    progress: Progress | None,
-) -> dict[str, pa.ChunkedArray]:
-    """Feature -> column, by Feast's own point-in-time join of one view."""
-    names, columns = list(stored.features), list(stored.keys.values())
-    keyed, place = _known(frame, columns)
-    first, pair = distinct_rows(keyed.select([*columns, _TIME]))
-    asked = keyed.select([*columns, _TIME]).take(pa.array(first))
-    asked = asked.rename_columns([*stored.keys, _TIME])
-    asked = asked.append_column(_ROW, pa.array(np.arange(len(asked))))
-    pieces, found = [], []
-    # pieces of neighbouring times, so that a database can leave the rest of its table alone
-    steps = range(0, len(asked), rows_at_once)
-    for done, start in enumerate(steps):
-        if progress:
-            progress(f"join {stored.name}", done, len(steps))
-        piece = asked.slice(start, rows_at_once)
-        got = _asked(store, stored, piece, names)
-        found.append(got[_ROW].cast(pa.int64()).to_numpy())
-        pieces.append(got)
-    at = np.full(len(asked) + 1, -1)
-    if found:
-        numbers = np.concatenate(found)
-        at[numbers] = np.arange(len(numbers))
-    at = at[:-1][pair]
-    if place is not None:
-        at = np.where(place < 0, -1, at[np.maximum(place, 0)] if len(at) else -1)
-    take = pa.array(at, pa.int64(), mask=at < 0)
-    answer = {}
-    for name in names:
-        whole = [_declared(piece[name], stored, name) for piece in pieces]
-        kind = arrow_type(stored.features[name]) or pa.null()
-        column = pa.chunked_array(
-            [c for w in whole for c in w.chunks], whole[0].type if whole else kind
-        )
-        answer[name] = column.take(take)
-    return answer
+    event_times: bool = False,
+) -> _Joins:
+    """These rows, joined to each view."""
+    from adc_features.store.join.engine import joined_columns
 
-
-def _asked(
-    store: FeatureStore, stored: StoredView, piece: pa.Table, names: Sequence[str]
-) -> pa.Table:
-    """One call of Feast: the row numbers and features that came back."""
-    from adc_features.store import _compat as feast
-
-    with feast.quiet():
-        got = store.get_historical_features(
-            piece.to_pandas(),
-            [f"{stored.name}:{name}" for name in names],
-            full_feature_names=True,
-        ).to_arrow()
-    numbers = got[_ROW].cast(pa.int64()).to_numpy()
-    lost, extra = len(piece) - len(np.unique(numbers)), len(numbers) - len(np.unique(numbers))
-    if extra or (lost and not _drops_the_unmatched(store)):
-        raise ArtifactError(
-            f"the offline store lost {lost} of {len(piece)} rows of view {stored.name!r} and gave"
-            f" {extra} more than once; use another offline store, such as"
-            " adc_features.store.offline_store.AsofOfflineStore"
-        )
-    # a pinned version is in the names of some stores and not in those of others
-    shown = {
-        name: next(
-            c
-            for c in (f"{stored.name}__{name}", f"{stored.view.name}__{name}")
-            if c in got.column_names
-        )
-        for name in names
-    }
-    return pa.table({_ROW: got[_ROW]} | {name: got[column] for name, column in shown.items()})
-
-
-def _drops_the_unmatched(store: FeatureStore) -> bool:
-    """Whether the store leaves rows out for which a view has only later or expired values."""
-    offline: Any = store.config.offline_store
-    return getattr(offline, "type", offline) in UNSAFE_OFFLINE_STORES
-
-
-def _declared(column: pa.ChunkedArray, stored: StoredView, name: str) -> pa.ChunkedArray:
-    dtype = stored.features[name]
-    try:
-        return in_declared_type(column, dtype, name=name)
-    except MISFITS as error:
-        raise InputError(
-            f"view {stored.name}: {name} is declared {dtype} and the offline store gives"
-            f" {column.type}, which does not fit ({error}); correct the declaration or the rows"
-        ) from error
+    for stored, prepared in views:
+        keyed, place = keyed_rows(frame, stored)
+        yield stored, joined_columns(keyed, prepared, time=TIME, event_times=event_times), place

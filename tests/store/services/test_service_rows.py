@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from feast.infra.online_stores.online_store import OnlineStore
 from own_world import BIG, DAY, NOW, SKUS, STORES, own_world, versioned_world
@@ -17,11 +18,12 @@ from own_world import BIG, DAY, NOW, SKUS, STORES, own_world, versioned_world
 from adc_features.errors import InputError, RequestError
 from adc_features.inputs.schema import ServiceSchema
 from adc_features.store.online_store import LmdbOnlineStore
+from adc_features.store.parquet import write_parquet
 from adc_features.store.registry import open_any_store
 from adc_features.store.services.parity import service_parity
 from adc_features.store.services.reading import ServiceReader, open_service_reader
 from adc_features.store.services.schema import service_schema
-from adc_features.store.services.training_rows import join_service
+from adc_features.store.services.training_rows import join_in_pieces, join_service
 
 SERVERS = Path(__file__).parents[3] / "docs" / "servers"
 import start  # noqa: E402
@@ -158,6 +160,25 @@ class TestJoin:
         assert got["rare__cost"].to_pylist() == [Decimal("3.5"), None]
         assert got["rare__number"].to_pylist() == ["00000000-0000-0000-0000-000000000002", None]
         assert got["rare__whole"].to_pylist() == [[3, 5], None]
+
+    def test_pieces_are_those_of_all_rows(self, world, tmp_path):
+        """A piece at a time, with keys that are null and on-demand features, and written as
+        Parquet in between.
+        """
+        asked = rows(*[(f"c{n % 6}", 1 + n % 7, 1) for n in range(10)], (None, 1, None))
+        steps: list[tuple[int, int]] = []
+        pieces = join_in_pieces(
+            world.repo,
+            world.schema,
+            asked,
+            sizes=[4, 1, 6],
+            progress=lambda _, done, count: steps.append((done, count)),
+        )
+        found = [*pieces]
+        assert [len(piece) for piece in found] == [4, 1, 6]
+        assert steps == [(0, 3), (1, 3), (2, 3)]
+        write_parquet(found, tmp_path / "joined.parquet")
+        assert pq.read_table(tmp_path / "joined.parquet").equals(joined(world, asked))
 
     def test_an_empty_list_is_not_a_missing_one(self, world):
         """c0 has seen nothing, of c3 nothing is known."""
