@@ -97,11 +97,10 @@ def encode_files(
     >>> len(made), made.table().sid.shape
     (300, (300, 3))
     """
-    with extra_modules():
-        from adc_features.tokenizer.encode import read
-
     engine, frozen = engine or engine_of("local"), open_generation(generation)
-    reads, source, target = reads_of(frozen, read(frozen)), open_source(items), Place.named(out)
+    with extra_modules():
+        reads = reads_of(frozen)
+    source, target = open_source(items), Place.named(out)
     _check_columns(source, reads)
     as_of = _cut_off(source, as_of)
     previous = previous(as_of) if callable(previous) else previous

@@ -1,6 +1,9 @@
 """Parts on Spark: each is a partition, whose Python worker reads and writes it. Reads, writes: as
 the work does; through Spark go only part numbers and counts of rows.
 
+They go by an RDD, which starts at half the CPU of a query; Spark Connect, which has no RDDs, gets a
+query of one column.
+
 Every worker has this library installed and reaches the same paths or object store as the driver.
 """
 
@@ -66,14 +69,13 @@ def _is_here(settings: Mapping[str, str]) -> bool:
 
 def _light(settings: Mapping[str, str]) -> dict[str, str]:
     """For a session of this machine: the JVM only hands out numbers, so that compiling its own code
-    would cost more than it saves.
+    would cost more than it saves, and workers are forked with torch imported.
     """
     if not _is_here(settings):
         return {}
     return {
         "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-        "spark.sql.adaptive.enabled": "false",
-        "spark.sql.codegen.wholeStage": "false",
+        "spark.python.daemon.module": "adc_features.engines.spark_daemon",
     }
 
 
@@ -95,10 +97,15 @@ class SparkEngine:
 
         Raises the error of a worker as its own class, ArtifactError when Spark gives up.
         """
-        session = spark_session({**_light(self.settings), **self.settings})
-        answers = session.range(0, len(parts), 1, len(parts)).mapInArrow(
-            _worker(work, tuple(parts)), ANSWER
-        )
+        session, count = spark_session({**_light(self.settings), **self.settings}), len(parts)
+        answers: Any
+        if is_classic(session):
+            numbers = session.sparkContext.parallelize(range(count), count)
+            answers = numbers.map(_task(work, tuple(parts)))
+        else:
+            answers = session.range(0, count, 1, count).mapInArrow(
+                _worker(work, tuple(parts)), ANSWER
+            )
         try:
             with watching(work.into, parts, told):
                 found = answers.collect()
@@ -107,9 +114,22 @@ class SparkEngine:
         return rows_of([Outcome(*row) for row in found])
 
 
+def is_classic(session: Any) -> bool:
+    """Whether the session talks to its JVM itself; one of Spark Connect has no `sparkContext`."""
+    return hasattr(session, "_jsparkSession")
+
+
+def _task(work: PartWork, parts: tuple[Part, ...]) -> Callable[[int], tuple[Any, ...]]:
+    def answered(number: int) -> tuple[Any, ...]:
+        return tuple(outcome(work, parts[number]))
+
+    return answered
+
+
 def _worker(
     work: PartWork, parts: tuple[Part, ...]
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """The same for a query."""
     def answered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             done = [outcome(work, parts[number]) for number in batch.column(0).to_pylist()]
