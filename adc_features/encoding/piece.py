@@ -124,7 +124,6 @@ def _opened(
 ) -> Opened:
     import torch
 
-    from adc_features.store.packed.snapshot import PackedSnapshot
     from adc_features.tokenizer.encode import read
 
     if cores is not None:
@@ -148,6 +147,8 @@ def _opened(
         )
     network, previous = read(generation), None
     if previous_hash is not None:
+        from adc_features.store.packed.snapshot import PackedSnapshot
+
         file = place.local_copy(PREVIOUS)
         if file_hash(file) != previous_hash:
             raise ArtifactError(

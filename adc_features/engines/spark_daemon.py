@@ -1,5 +1,5 @@
 """The process that Spark forks its Python workers from, with torch imported once for all of them.
-Reads, writes: what Spark's own does.
+Reads, writes: as Spark's own does.
 
 A session of this machine that `SparkEngine` starts names it (`spark.python.daemon.module`).
 """
@@ -8,8 +8,8 @@ import gc
 import importlib
 from contextlib import suppress
 
-HEAVY = ("pyarrow.parquet", "torch")
-"""What every worker would import for itself."""
+HEAVY = ("pandas", "pyarrow.parquet", "torch")
+"""What every worker would import for itself; pandas because pyarrow does, to hand out an array."""
 
 
 def main() -> None:
