@@ -30,7 +30,7 @@ from adc_features.encoding.work import PARTIAL, Progress, finished, prepare, run
 from adc_features.engines import Engine, engine_of
 from adc_features.engines.parts import PART, PartWork, Source, open_source, pieces
 from adc_features.engines.places import Place
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import InputError
 from adc_features.extras import extra_modules
 from adc_features.one_writer import only_writer
 
@@ -121,10 +121,6 @@ def encode_files(
         work = PartWork(source.place.uri, reads.columns, function, target.below(PARTIAL).uri)
         run_parts(engine, source, work, "encode", progress)
         facts = complete(target, source.parts, frozen, as_of)
-        if open_source(items).files != source.files:
-            raise ArtifactError(
-                f"{items} changed while it was encoded; run the same command again, it starts anew"
-            )
         seal_output(target, {**facts, "generation": frozen.id, "as_of": as_of, "made_of": made_of})
     log.info(
         "stage=encode engine=%s generation=%s items=%d cold=%d",

@@ -854,6 +854,23 @@ def test_features_that_cannot_be_joined_are_named(fresh, change, error, words):
         clicks_of(stores["ours"], asked([1], [1]))
 
 
+@pytest.mark.parametrize("form", ["table", "dataset"])
+def test_files_that_change_while_they_are_read_are_named(fresh, tmp_path, form):
+    """A file of a view, or of streamed entity rows, that is replaced after it was opened."""
+    folder, stores = fresh
+    file, entity = folder / FILES["clicks"], asked([1], [1])
+    if form == "dataset":
+        file = tmp_path / "entity.parquet"
+        pq.write_table(entity, file)
+        entity = ds.dataset(file)
+    job = stores["ours"].get_historical_features(entity, ["clicks:count"])
+    pq.write_table(pq.read_table(file), file)
+    with pytest.raises(
+        ArtifactError, match=rf"{file.name} changed while it was read.*run it again"
+    ):
+        job.to_arrow()
+
+
 @pytest.mark.parametrize(
     ("entity", "words"),
     [

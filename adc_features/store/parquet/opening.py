@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
+from adc_features.input_files import InputFiles
 from adc_features.parquet_files import table_format
 from adc_features.store.parquet.segments import uncovered
 from adc_features.store.parquet.sources import DAMAGED, Declared, Run, Source
@@ -54,6 +55,7 @@ def open_source(
     try:
         refuse_table_formats(path, filesystem=filesystem, of=of)
         files = _files(path, filesystem)
+        inputs = InputFiles.at(files, filesystem)
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{of}: there is no file at {path} yet; write the first rows there, or correct the path"
@@ -79,7 +81,8 @@ def open_source(
         _with_folders(schema, dict.fromkeys(names, pa.string()))
         for schema, names in zip(_schemas(parts, of), texts, strict=True)
     ]
-    return Source(of, path, _runs(parts, schemas, texts, filesystem), declared or Declared({}))
+    runs = _runs(parts, schemas, texts, filesystem)
+    return Source(of, path, runs, declared or Declared({}), inputs=[inputs])
 
 
 def _open_version(table: TableVersion, of: str, declared: Declared) -> Source:

@@ -298,6 +298,83 @@ def test_on_demand_features_are_computed(world):
         job.to_spark_df()
 
 
+# ---- files that change
+
+FORMS = ["files", "paths", "entity"]
+
+
+@pytest.fixture(params=FORMS)
+def replaced(request, world, tmp_path):
+    """A join, and what replaces one of the files that it reads, put back at the end."""
+    folder, stores = world
+    entity, features, file = questions(40), ["files:count"], folder / "clicks" / "b é.parquet"
+    if request.param == "paths":
+        features = ["paths:sid"]
+    if request.param == "entity":
+        file = tmp_path / "entity rows.parquet"
+        pq.write_table(entity, file)
+        entity = ds.dataset(file)
+    before = file.read_bytes()
+    job = joined(stores["shuffled"], entity, features)
+
+    def replace() -> None:
+        pq.write_table(pq.read_table(file).slice(1), file, row_group_size=64)
+
+    yield job, replace, file.name
+    file.write_bytes(before)
+
+
+def test_a_file_that_is_replaced_meanwhile_is_named_and_nothing_is_saved(
+    replaced, tmp_path, monkeypatch
+):
+    """Whoever reads it, and in whatever form the rows go: at once, in batches, to files."""
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import (
+        SavedDatasetSparkStorage,
+    )
+
+    from adc_features.store.spark.task_rows import TaskRows
+
+    job, replace, name = replaced
+    words = rf"{name} changed while it was read.*run it again"
+    saved, folder = TaskRows.save, tmp_path / "kept"
+
+    def then_replaced(rows, where):
+        saved(rows, where)
+        replace()
+
+    monkeypatch.setattr(TaskRows, "save", then_replaced)
+    with pytest.raises(ArtifactError, match=words):
+        job.persist(SavedDatasetSparkStorage(path=str(folder), file_format="parquet"))
+    assert [path.name for path in tmp_path.iterdir() if path.name != name] == []
+    with pytest.raises(ArtifactError, match=words):
+        job.to_arrow()
+    with pytest.raises(ArtifactError, match=words):
+        list(job.to_batches())
+
+
+def test_a_table_of_rows_that_changed_meanwhile_is_dropped(replaced, spark, monkeypatch):
+    """Spark's own tables are seen before they can be checked."""
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import (
+        SavedDatasetSparkStorage,
+    )
+
+    from adc_features.store.spark.task_rows import TaskRows
+
+    job, replace, name = replaced
+    frame = TaskRows.frame
+
+    def then_replaced(rows):
+        made = frame(rows).cache()
+        made.count()
+        replace()
+        return made
+
+    monkeypatch.setattr(TaskRows, "frame", then_replaced)
+    with pytest.raises(ArtifactError, match=rf"{name} changed while it was read"):
+        job.persist(SavedDatasetSparkStorage(table="changed_rows"))
+    assert not spark.catalog.tableExists("changed_rows")
+
+
 # ---- saved datasets
 
 
