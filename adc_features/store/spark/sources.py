@@ -28,6 +28,7 @@ from adc_features.store.parquet.sources import Declared, Run, Source
 from adc_features.store.spark.hadoop import hadoop_files
 from adc_features.store.spark.matching import ViewShape
 from adc_features.store.spark.pieces import PIECES, Piece, as_batch
+from adc_features.store.spark.plain_files import read_by_tasks
 from adc_features.store.spark.readers import (
     FILE,
     LINE,
@@ -132,7 +133,10 @@ def _refuse_tables(spark: SparkSession, path: str, *, of: str) -> None:
 
 
 def opened(spark: SparkSession, source: Any, path: str, *, of: str, declared: Declared) -> Any:
-    """What a Spark source names, as a frame and as a `Source` of one schema, which checks it."""
+    """What a Spark source names, as a frame and as a `Source` of one schema, which checks it. None
+    in the place of the frame where tasks read the files of the `Source` by themselves.
+    """
+    found, plain = None, False
     import pyarrow.dataset as ds
     from pyarrow import fs
 
@@ -145,10 +149,15 @@ def opened(spark: SparkSession, source: Any, path: str, *, of: str, declared: De
             table_format = source.table_format
             form = table_format.format_type.value if table_format else source.file_format
             options = dict(table_format.properties) if table_format else {}
+            plain = form == "parquet" and not options
             if form == "parquet":
                 _refuse_tables(spark, source.path, of=of)
             frame = spark.read.format(form).options(**options).load(source.path)
         schema = arrow_schema(frame)
+        if plain:
+            found = read_by_tasks(frame.inputFiles(), path, schema, of=of, declared=declared)
+    if found is not None:
+        return None, found
     files = ds.FileSystemDataset.from_paths(
         [path], schema=schema, format=ds.ParquetFileFormat(), filesystem=fs.LocalFileSystem()
     )
