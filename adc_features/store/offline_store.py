@@ -179,10 +179,9 @@ class AsofOfflineStore(feast.OfflineStore):
         else:
             entity = entity_table(entity_df, repo_path=config.repo_path)
             refuse_doubled(entity.schema.names)
-        time = time_column(entity.schema)
+        time, inputs = time_column(entity.schema), inputs_of(entity)
         span = time_span(entity, time)
         check_keys(entity.schema, sources)
-        inputs = inputs_of(entity)
 
         def batches() -> Iterator[pa.Table]:
             views = prepared_views(
