@@ -3,8 +3,9 @@
 
     python benchmarks/_scale_join.py --rows 100000 --without-feast
 
-`adc_spark`: our store over Feast's Spark sources; `adc_spark_files`: the same over file sources,
-which the tasks read themselves; `feast_spark`: Feast's own Spark store; `adc`: AsofOfflineStore in
+`adc_spark`: our store over Feast's Spark sources, paths whose files the tasks read themselves;
+`adc_spark_query`: the same over queries, whose rows Spark reads; `adc_spark_files`: over file
+sources; `feast_spark`: Feast's own Spark store; `adc`: AsofOfflineStore in
 one process. Each runs in a process of its own on two cores, and its CPU seconds and memory are
 those of the process and of all that it started: Java's start and the workers' imports count,
 Feast's import and the registry do not. Rows out must be rows in. `equal`: ours on Spark, order
@@ -49,12 +50,13 @@ def measure(
     """What each system costs, and whether the answers are the same."""
     directory.mkdir(exist_ok=True, parents=True)
     write_workload(directory, rows, items or rows)
-    systems = ["adc", "adc_spark", "adc_spark_files", *(["feast_spark"] if with_feast else [])]
+    on_spark = ["adc_spark", "adc_spark_query", "adc_spark_files"]
+    systems = ["adc", *on_spark, *(["feast_spark"] if with_feast else [])]
     found = {system: in_its_process(system, directory) for system in systems}
     for system, facts in found.items():
         if facts["rows"] != rows:
             raise RuntimeError(f"{system} gave {facts['rows']} rows for {rows}")
-    ours = [directory / f"{name}.parquet" for name in ("adc_spark", "adc_spark_files")]
+    ours = [directory / f"{name}.parquet" for name in on_spark]
     equal = all(same_table(directory / "adc.parquet", path) for path in ours)
     return {**found, "equal": equal}
 
@@ -98,6 +100,13 @@ def adc(directory: Path, out: Path) -> Callable[[], Any]:
 
 def adc_spark(directory: Path, out: Path) -> Callable[[], Any]:
     store, features = spark_store(directory, {"type": ON_SPARK, "spark_conf": SPARK_CONF})
+    return ours(store, features, directory, out, SPARK_CONF)
+
+
+def adc_spark_query(directory: Path, out: Path) -> Callable[[], Any]:
+    store, features = spark_store(
+        directory, {"type": ON_SPARK, "spark_conf": SPARK_CONF}, queries=True
+    )
     return ours(store, features, directory, out, SPARK_CONF)
 
 
@@ -146,18 +155,23 @@ def feast_spark(directory: Path, out: Path) -> Callable[[], Any]:
     return work
 
 
-def spark_store(directory: Path, offline: dict[str, Any]) -> tuple[Any, list[str]]:
-    """A Feast store over the workload whose sources are Spark's, and the features to ask for."""
+def spark_store(
+    directory: Path, offline: dict[str, Any], *, queries: bool = False
+) -> tuple[Any, list[str]]:
+    """A Feast store over the workload whose sources are Spark's, and the features to ask for.
+    queries: the sources are queries of the files, and not their paths.
+    """
     from feast import Entity, FeatureStore, FeatureView, Field, RepoConfig, ValueType
     from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
     from feast.types import Array, Float32, Float64, Int32, Int64
 
     def view(name: str, schema: list[Any], ttl: timedelta) -> Any:
         entity = Entity(name=name, join_keys=[f"{name}_id"], value_type=ValueType.INT64)
+        file = directory / f"{name}.parquet"
+        path = {"path": str(file), "file_format": "parquet"}
         source = SparkSource(
             name=name,
-            path=str(directory / f"{name}.parquet"),
-            file_format="parquet",
+            **({"query": f"SELECT * FROM parquet.`{file}`"} if queries else path),
             timestamp_field="event_timestamp",
             created_timestamp_column="created",
         )
@@ -167,10 +181,11 @@ def spark_store(directory: Path, offline: dict[str, Any]) -> tuple[Any, list[str
 
     numbers = [Field(name=f"n{i}", dtype=Float64) for i in range(NUMBERS)]
     lists = [Field(name="sid", dtype=Array(Int32)), Field(name="sid_weight", dtype=Array(Float32))]
+    registry = f"registry_{offline['type'].rsplit('.', 1)[-1]}{'_query' if queries else ''}.db"
     config = RepoConfig(
         project="join",
         provider="local",
-        registry=str(directory / f"registry_{offline['type'].rsplit('.', 1)[-1]}.db"),
+        registry=str(directory / registry),
         offline_store=offline,
         online_store={"type": "sqlite", "path": str(directory / "online.db")},
         entity_key_serialization_version=3,

@@ -50,6 +50,7 @@ from adc_features.artifact import (
     write_json,
 )
 from adc_features.errors import ArtifactError, InputError
+from adc_features.input_files import InputFiles, unchanged
 from adc_features.partition_files import MOST_FILES, PartitionWriter, read_partition
 
 ROWS = "rows"
@@ -115,7 +116,8 @@ def write_rows(
     InputError
         The events cannot be counted, as `Events.of` says.
     ArtifactError
-        A file cannot be read, or a job was killed; finished files of rows are kept.
+        A file cannot be read or changed during the work, or a job was killed; finished files of
+        rows are kept.
     """
     if not files:
         raise InputError("no files of events were given; name at least one Parquet file")
@@ -125,24 +127,16 @@ def write_rows(
     count = partitions or partitions_for(view, rows, memory=memory)
     if not 1 <= count <= MOST_FILES:
         raise InputError(f"partitions is {count}; expected 1 to {MOST_FILES}, open at once")
+    inputs = InputFiles.at(files)
     made_of = {
         "rows_format": FORMAT,
         "declaration": declaration_hash(view),
-        "files": [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files],
+        "files": [[path, *state[:2]] for path, state in inputs.states.items()],
         "partitions": count,
     }
-    job = _Job(
-        view=view,
-        files=files,
-        target=Path(target),
-        count=count,
-        total=rows,
-        times=times,
-        piece_rows=piece_rows,
-        jobs=jobs,
-        progress=progress,
-    )
-    ensure_directory(Path(target), made_of, partial(job.fill, made_of))
+    told: dict[str, Any] = {"piece_rows": piece_rows, "jobs": jobs, "progress": progress}
+    job = _Job(view, files, Path(target), count=count, total=rows, times=times, **told)
+    ensure_directory(Path(target), made_of, unchanged([inputs])(partial(job.fill, made_of)))
     shutil.rmtree(job.work, ignore_errors=True)
     return sum(
         pq.read_metadata(f).num_rows for f in sorted((Path(target) / ROWS).glob("*.parquet"))

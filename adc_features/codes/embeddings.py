@@ -304,7 +304,7 @@ def vector_matrix(column: pa.ChunkedArray, *, name: str) -> tuple[np.ndarray, np
     if isinstance(array, pa.ChunkedArray):
         array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
     present = ~np.asarray(array.is_null())
-    kept = array.drop_null()
+    kept = array.drop_null() if array.null_count else array
     flat = kept.flatten()
     if flat.null_count:
         raise InputError(
@@ -317,6 +317,9 @@ def vector_matrix(column: pa.ChunkedArray, *, name: str) -> tuple[np.ndarray, np
             f"column {name!r} holds vectors of widths {widths.tolist()}; expected one width above 0"
         )
     width = array.type.list_size if pa.types.is_fixed_size_list(array.type) else int(widths[0])
+    values = np.asarray(flat, dtype=np.float32).reshape(-1, width)
+    if not array.null_count:
+        return values.copy(), present
     matrix = np.zeros((len(array), width), np.float32)
-    matrix[present] = np.asarray(flat, dtype=np.float32).reshape(-1, width)
+    matrix[present] = values
     return matrix, present

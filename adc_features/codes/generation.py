@@ -187,3 +187,15 @@ def open_generation(directory: Path | str) -> Generation:
         trained_through=datetime.fromisoformat(manifest["trained_through"]),
         codebook_hash=manifest["files"]["weights.safetensors"],
     )
+
+
+def adc_widths(generation: Generation) -> dict[str, int]:
+    """Modality -> width of the vectors that a generation of ADC-SID was fitted on, told without
+    torch.
+    """
+    prefix, suffix = "standard.", ".center"
+    return {
+        name[len(prefix) : -len(suffix)]: array.shape[1]
+        for name, array in generation.tensors.items()
+        if name.startswith(prefix) and name.endswith(suffix)
+    }

@@ -30,7 +30,7 @@ from adc_features.encoding.work import PARTIAL, Progress, finished, prepare, run
 from adc_features.engines import Engine, engine_of
 from adc_features.engines.parts import PART, PartWork, Source, open_source, pieces
 from adc_features.engines.places import Place
-from adc_features.errors import ArtifactError, InputError
+from adc_features.errors import InputError
 from adc_features.extras import extra_modules
 from adc_features.one_writer import only_writer
 
@@ -97,11 +97,10 @@ def encode_files(
     >>> len(made), made.table().sid.shape
     (300, (300, 3))
     """
-    with extra_modules():
-        from adc_features.tokenizer.encode import read
-
     engine, frozen = engine or engine_of("local"), open_generation(generation)
-    reads, source, target = reads_of(frozen, read(frozen)), open_source(items), Place.named(out)
+    with extra_modules():
+        reads = reads_of(frozen)
+    source, target = open_source(items), Place.named(out)
     _check_columns(source, reads)
     as_of = _cut_off(source, as_of)
     previous = previous(as_of) if callable(previous) else previous
@@ -122,10 +121,6 @@ def encode_files(
         work = PartWork(source.place.uri, reads.columns, function, target.below(PARTIAL).uri)
         run_parts(engine, source, work, "encode", progress)
         facts = complete(target, source.parts, frozen, as_of)
-        if open_source(items).files != source.files:
-            raise ArtifactError(
-                f"{items} changed while it was encoded; run the same command again, it starts anew"
-            )
         seal_output(target, {**facts, "generation": frozen.id, "as_of": as_of, "made_of": made_of})
     log.info(
         "stage=encode engine=%s generation=%s items=%d cold=%d",

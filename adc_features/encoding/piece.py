@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from adc_features.artifact import MANIFEST, file_hash
 from adc_features.codes.embeddings import EmbeddingTable
-from adc_features.codes.generation import Generation, open_generation
+from adc_features.codes.generation import Generation, adc_widths, open_generation
 from adc_features.codes.raw_items import TYPES
 from adc_features.codes.spec import BEHAVIOR
 from adc_features.engines.places import Place
@@ -46,12 +46,21 @@ class Reads(NamedTuple):
         return ("item_id", "interaction_count", *vectors, *(f"raw_{n}" for n in TYPES if self.raw))
 
 
-def reads_of(generation: Generation, network: Any) -> Reads:
-    """What a generation and its network read."""
-    widths = dict(network.widths) or dict.fromkeys(generation.spec.modalities, 0)
+def reads_of(generation: Generation) -> Reads:
+    """What a generation reads. Of ADC-SID without torch, so that a driver whose workers encode does
+    not import it.
+    """
+    if generation.tokenizer == "adc":
+        told = adc_widths(generation)
+        read = {m: told[m] for m in generation.spec.modalities}
+    else:
+        from adc_features.tokenizer.encode import read as read_network
+
+        read = dict(read_network(generation).widths)
+    widths = read or dict.fromkeys(generation.spec.modalities, 0)
     if generation.spec.behavior:
         widths.setdefault(BEHAVIOR, 0)
-    return Reads(widths, raw=not network.widths)
+    return Reads(widths, raw=not read)
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,6 @@ def _opened(
 ) -> Opened:
     import torch
 
-    from adc_features.store.packed.snapshot import PackedSnapshot
     from adc_features.tokenizer.encode import read
 
     if cores is not None:
@@ -139,10 +147,12 @@ def _opened(
         )
     network, previous = read(generation), None
     if previous_hash is not None:
+        from adc_features.store.packed.snapshot import PackedSnapshot
+
         file = place.local_copy(PREVIOUS)
         if file_hash(file) != previous_hash:
             raise ArtifactError(
                 f"{file} is not the snapshot that was put there; encode into a fresh folder"
             )
         previous = PackedSnapshot(file)
-    return Opened(generation, network, reads_of(generation, network), previous)
+    return Opened(generation, network, reads_of(generation), previous)

@@ -69,7 +69,8 @@ def embed_files(
         Columns are missing or there already, the model cannot be found, or `out` holds something
         else.
     ArtifactError
-        A file is damaged, or the engine gave up; finished parts are kept.
+        A file is damaged or changed during the work, or the engine gave up; finished parts are
+        kept.
     MissingExtraError
         The engine, or Java for Spark, is not installed.
 

@@ -14,6 +14,7 @@ from adc_features.engines import Engine
 from adc_features.engines.parts import PartWork, Source
 from adc_features.engines.places import Place
 from adc_features.errors import ArtifactError, InputError
+from adc_features.input_files import unchanged
 from adc_features.one_writer import CLAIMS
 
 PARTIAL, PLAN = "_partial", "plan.json"
@@ -61,7 +62,9 @@ def prepare(
 def run_parts(
     engine: Engine, source: Source, work: PartWork, label: str, progress: Progress | None
 ) -> None:
-    """Let the engine write every part. Raises ArtifactError when rows are lost."""
+    """Let the engine write every part. Raises ArtifactError when rows are lost, or when a file of
+    the source changed since it was opened.
+    """
     done = 0
 
     def told(rows: int) -> None:
@@ -70,7 +73,8 @@ def run_parts(
         if progress is not None:
             progress(label, done, source.rows)
 
-    written = engine.run(work, source.parts, told=told)
+    with unchanged([source.inputs]):
+        written = engine.run(work, source.parts, told=told)
     wrong = [p.number for p in source.parts if written.get(p.number) != p.rows]
     if wrong:
         raise ArtifactError(

@@ -19,6 +19,7 @@ from pyarrow import fs
 from adc_features.engines.places import Place
 from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.extras import extra_modules
+from adc_features.input_files import InputFiles, states_of
 from adc_features.parquet_files import reading, table_format
 
 PIECE = 16 * 1024
@@ -48,13 +49,14 @@ class Source:
     """A Parquet file, or the Parquet files of a folder, as they were when it was opened.
 
     schema: of every file, with the metadata of the first. files: name -> size, time of change and
-    rows. parts: in the order of file names.
+    rows. parts: in the order of file names. inputs: tells whether they are the same later.
     """
 
     place: Place
     schema: pa.Schema
     files: Mapping[str, Sequence[int]]
     parts: Sequence[Part]
+    inputs: InputFiles
 
     @property
     def rows(self) -> int:
@@ -69,26 +71,27 @@ def open_source(uri: str, *, rows_a_part: int = PART) -> Source:
     and for the folder of a Delta, Hudi or Iceberg table.
     """
     place = Place.named(uri)
+    inputs = InputFiles.seen(lambda: states_of(_found(place), place.files))
     schema, files, parts = None, dict[str, list[int]](), list[Part]()
-    for info in _found(place):
-        name = "" if info.path == place.path else os.path.relpath(info.path, place.path)
-        with reading(info.path), place.files.open_input_file(info.path) as file:
+    for path, state in inputs.states.items():
+        name = "" if path == place.path else os.path.relpath(path, place.path)
+        with reading(path), place.files.open_input_file(path) as file:
             footer = pq.read_metadata(file)
         mine = footer.schema.to_arrow_schema()
         if schema is None:
             schema = mine
         elif not schema.equals(mine):
             raise InputError(
-                f"{info.path} has columns {_columns(mine)}, another file of {uri} has"
+                f"{path} has columns {_columns(mine)}, another file of {uri} has"
                 f" {_columns(schema)}; write all files of a source with one schema"
             )
-        files[name] = [info.size, info.mtime_ns or 0, footer.num_rows]
+        files[name] = [state.size, state.changed, footer.num_rows]
         counts = [footer.row_group(g).num_rows for g in range(footer.num_row_groups)]
         for groups in _grouped(counts, rows_a_part):
             parts.append(Part(len(parts), name, groups, sum(counts[g] for g in groups)))
     if schema is None or not parts:
         raise InputError(f"{uri} holds no rows in Parquet files; give a file, or a folder of them")
-    return Source(place, schema, files, parts)
+    return Source(place, schema, files, parts, inputs)
 
 
 def _found(place: Place) -> list[fs.FileInfo]:

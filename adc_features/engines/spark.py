@@ -1,6 +1,9 @@
 """Parts on Spark: each is a partition, whose Python worker reads and writes it. Reads, writes: as
 the work does; through Spark go only part numbers and counts of rows.
 
+They go by an RDD, for which Java loads none of Spark SQL; Spark Connect, which has no RDDs, gets a
+query of one column.
+
 Every worker has this library installed and reaches the same paths or object store as the driver.
 """
 
@@ -8,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +22,7 @@ from adc_features.engines.watching import watching
 from adc_features.errors import InputError, MissingExtraError
 from adc_features.extras import require
 
+NAME = "adc-features"
 QUIET = {"spark.ui.enabled": "false", "spark.ui.showConsoleProgress": "false"}
 """Settings of a session of our own: no web server and no bar, for progress is told here."""
 ANSWER = "number int, rows long, kind string, said string"
@@ -31,32 +36,73 @@ def spark_session(settings: Mapping[str, str]) -> Any:
     the session does not start.
     """
     require("pyspark")
-    from pyspark.errors import PySparkException
     from pyspark.sql import SparkSession
 
     if (running := SparkSession.getActiveSession()) is not None:
         return running
-    remote = "spark.remote" in settings or "SPARK_REMOTE" in os.environ
+    builder = SparkSession.builder.appName(NAME)
+    for name, value in _to_start(settings).items():
+        builder = builder.config(name, value)
+    with _starting():
+        return builder.getOrCreate()
+
+
+def _context(settings: Mapping[str, str]) -> Any:
+    """What RDDs are made with: of the running session, or a new one, for which Spark starts no SQL.
+    None for Spark Connect, which has none. Raises as `spark_session` does.
+    """
+    require("pyspark")
+    from pyspark.sql import SparkSession
+
+    if (running := SparkSession.getActiveSession()) is not None:
+        return running.sparkContext if is_classic(running) else None
+    if _is_remote(settings):
+        return None
+    from pyspark import SparkConf, SparkContext
+
+    asked = SparkConf().setAppName(NAME).setAll(list(_to_start(settings).items()))
+    with _starting():
+        return SparkContext.getOrCreate(asked)
+
+
+def is_classic(session: Any) -> bool:
+    """Whether the session talks to its JVM itself; one of Spark Connect has no `sparkContext`."""
+    return hasattr(session, "_jsparkSession")
+
+
+def _to_start(settings: Mapping[str, str]) -> dict[str, str]:
+    """The settings to start with. Raises MissingExtraError without Java."""
+    if _is_remote(settings):
+        return dict(settings)
     home = os.environ.get("JAVA_HOME")
-    if not remote and shutil.which("java", path=f"{home}/bin" if home else None) is None:
+    if shutil.which("java", path=f"{home}/bin" if home else None) is None:
         raise MissingExtraError(
             f"Spark needs Java 17 or newer, and there is none on $PATH (JAVA_HOME is {home!r});"
             " install a Java runtime, or name a Spark Connect server: spark.remote=sc://host",
             extra="spark",
         )
-    if not remote and _is_here(settings):
+    if _is_here(settings):
         # its workers run on this machine: let them be this Python and not the first on $PATH;
         # pyspark reads the variable, and none of its settings, when a context starts
         os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    builder = SparkSession.builder.appName("adc-features")
-    for name, value in {**({} if remote else QUIET), **settings}.items():
-        builder = builder.config(name, value)
+    return {**QUIET, **settings}
+
+
+@contextmanager
+def _starting() -> Iterator[None]:
+    from pyspark.errors import PySparkException
+
     try:
-        return builder.getOrCreate()
+        yield
     except (PySparkException, OSError) as error:
         raise InputError(
             f"Spark did not start ({error}); correct its settings, or start a session before"
         ) from error
+
+
+def _is_remote(settings: Mapping[str, str]) -> bool:
+    """Whether the session would be one of Spark Connect."""
+    return "spark.remote" in settings or "SPARK_REMOTE" in os.environ
 
 
 def _is_here(settings: Mapping[str, str]) -> bool:
@@ -66,14 +112,13 @@ def _is_here(settings: Mapping[str, str]) -> bool:
 
 def _light(settings: Mapping[str, str]) -> dict[str, str]:
     """For a session of this machine: the JVM only hands out numbers, so that compiling its own code
-    would cost more than it saves.
+    would cost more than it saves, and workers are forked with torch imported.
     """
     if not _is_here(settings):
         return {}
     return {
         "spark.driver.extraJavaOptions": "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC",
-        "spark.sql.adaptive.enabled": "false",
-        "spark.sql.codegen.wholeStage": "false",
+        "spark.python.daemon.module": "adc_features.engines.spark_daemon",
     }
 
 
@@ -95,10 +140,13 @@ class SparkEngine:
 
         Raises the error of a worker as its own class, ArtifactError when Spark gives up.
         """
-        session = spark_session({**_light(self.settings), **self.settings})
-        answers = session.range(0, len(parts), 1, len(parts)).mapInArrow(
-            _worker(work, tuple(parts)), ANSWER
-        )
+        settings, count = {**_light(self.settings), **self.settings}, len(parts)
+        if (context := _context(settings)) is not None:
+            numbers = context.parallelize(range(count), count)
+            answers = numbers.map(_task(work, tuple(parts)))
+        else:
+            numbers = spark_session(settings).range(0, count, 1, count)
+            answers = numbers.mapInArrow(_worker(work, tuple(parts)), ANSWER)
         try:
             with watching(work.into, parts, told):
                 found = answers.collect()
@@ -107,9 +155,18 @@ class SparkEngine:
         return rows_of([Outcome(*row) for row in found])
 
 
+def _task(work: PartWork, parts: tuple[Part, ...]) -> Callable[[int], tuple[Any, ...]]:
+    def answered(number: int) -> tuple[Any, ...]:
+        return tuple(outcome(work, parts[number]))
+
+    return answered
+
+
 def _worker(
     work: PartWork, parts: tuple[Part, ...]
 ) -> Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]:
+    """The same for a query."""
+
     def answered(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
             done = [outcome(work, parts[number]) for number in batch.column(0).to_pylist()]

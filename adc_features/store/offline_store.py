@@ -24,6 +24,7 @@ import pyarrow.dataset as ds
 from pydantic import Field
 
 from adc_features.clock import utc
+from adc_features.input_files import all_of
 from adc_features.store import _compat as feast
 from adc_features.store.casts import cut_to_seconds
 from adc_features.store.column_names import refuse_doubled
@@ -32,6 +33,7 @@ from adc_features.store.join.engine import BATCH_ROWS, joined_batches
 from adc_features.store.offline.entity_rows import (
     check_keys,
     entity_table,
+    inputs_of,
     keys_between,
     table_pieces,
     time_column,
@@ -158,7 +160,7 @@ class AsofOfflineStore(feast.OfflineStore):
             A key or the times are missing, two columns would share a name, a value does not fit the
             type that the view declares.
         ArtifactError
-            Files are missing or damaged.
+            Files are missing or damaged, or changed while they were read.
         """
         on_demand = feast.OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
         sources = view_sources(
@@ -177,7 +179,7 @@ class AsofOfflineStore(feast.OfflineStore):
         else:
             entity = entity_table(entity_df, repo_path=config.repo_path)
             refuse_doubled(entity.schema.names)
-        time = time_column(entity.schema)
+        time, inputs = time_column(entity.schema), inputs_of(entity)
         span = time_span(entity, time)
         check_keys(entity.schema, sources)
 
@@ -191,7 +193,7 @@ class AsofOfflineStore(feast.OfflineStore):
             )
             rows = config.offline_store.batch_rows
             frames = with_utc_times(table_pieces(entity, rows), time)
-            return joined_batches(frames, views, time=time, batch_rows=rows)
+            return all_of(joined_batches(frames, views, time=time, batch_rows=rows), inputs)
 
         return AsofRetrievalJob(
             batches,
@@ -256,7 +258,7 @@ class AsofOfflineStore(feast.OfflineStore):
         start, end = _bound(start_date, "start_date"), _bound(end_date, "end_date")
 
         def batches() -> Iterator[pa.Table]:
-            for table in source.tables(columns, start=start, end=end):
+            for table in all_of(source.tables(columns, start=start, end=end), source.inputs):
                 yield _with_dummy_key(table, join_key_columns)
 
         read = {data_source.name: place.table.facts} if place.table else {}

@@ -25,7 +25,11 @@ class Codebooks(nn.Module):
 
     def __init__(self, positions: int, codes: int, width: int) -> None:
         super().__init__()
-        self.codewords = nn.Parameter(F.normalize(torch.randn(positions, codes, width), dim=-1))
+        words = torch.empty(positions, codes, width)
+        # a model that is being read draws nothing: to do so on "meta" would import torch's compiler
+        if not words.is_meta:
+            words = F.normalize(torch.randn(positions, codes, width), dim=-1)
+        self.codewords = nn.Parameter(words)
 
     def unit(self) -> Tensor:
         """The codewords at unit length, float32 [P, K, D]: only directions are learned."""

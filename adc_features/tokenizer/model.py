@@ -13,7 +13,7 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from adc_features.codes.generation import Generation
+from adc_features.codes.generation import Generation, adc_widths
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.errors import ArtifactError
 from adc_features.processes import total
@@ -269,17 +269,11 @@ def load(generation: Generation) -> AdcModel:
             f"generation {generation.id!r} was written by tokenizer {generation.tokenizer!r};"
             " expected 'adc', encode it with its own tokenizer"
         )
-    prefix, suffix = "standard.", ".center"
-    widths = {
-        name[len(prefix) : -len(suffix)]: a.shape[1]
-        for name, a in generation.tensors.items()
-        if name.startswith(prefix) and name.endswith(suffix)
-    }
     # no random numbers are drawn for parameters that are about to be replaced
     with torch.device("meta"):
         model = AdcModel(
             generation.spec,
-            widths,
+            adc_widths(generation),
             AdcSettings.from_dict(generation.settings["adc"]),
             cutoffs=len(generation.settings["cutoffs"]),
         )

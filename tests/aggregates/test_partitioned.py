@@ -27,7 +27,7 @@ from adc_features.aggregates.declaration import (
 from adc_features.aggregates.event_files import event_pieces
 from adc_features.aggregates.events import Events
 from adc_features.aggregates.partitioned import partitions_for, write_rows
-from adc_features.errors import InputError
+from adc_features.errors import ArtifactError, InputError
 
 BASE = 1_700_000_000 * SECOND // (86_400 * SECOND) * 86_400 * SECOND
 HOUR = {"window": timedelta(hours=6), "hop": timedelta(hours=1)}
@@ -163,6 +163,18 @@ def test_what_a_run_left_is_not_used_for_other_events(history, tmp_path):
     pq.write_table(raw_table(many(200)), history)
     got = written(everything(), [history], tmp_path / "rows", partitions=4)
     assert in_order(everything(), got).equals(batch_rows(everything(), events(many(200))))
+
+
+def test_events_that_change_meanwhile_make_no_rows(history, tmp_path):
+    """A file that is replaced between two passes voids them all."""
+
+    def changes(label, done, total):
+        if label == "rows" and done == 1:
+            pq.write_table(raw_table(many(200)), history)
+
+    with pytest.raises(ArtifactError, match=r"events\.parquet changed while it was read"):
+        write_rows(everything(), [history], tmp_path / "rows", partitions=4, progress=changes)
+    assert not (tmp_path / "rows").exists()
 
 
 def test_rows_of_another_format_are_made_again(history, tmp_path, monkeypatch):

@@ -108,6 +108,20 @@ def test_a_stopped_run_goes_on_with_the_parts_that_are_left(items, tmp_path, mon
     assert embedded(out)["vector_title"].null_count == 2
 
 
+def test_items_that_change_meanwhile_are_found(items, tmp_path, monkeypatch):
+    """A file that is written anew during the work voids it."""
+
+    def vectors(texts, *, model, cache):
+        pq.write_table(pq.read_table(items / "a.parquet"), items / "a.parquet")
+        return np.ones((len(texts), 3), np.float32), np.ones(len(texts), bool)
+
+    monkeypatch.setattr("adc_features.encoding.texts.text_vectors", vectors)
+    monkeypatch.setattr("adc_features.encoding.texts.model_identity", lambda model: "m")
+    with pytest.raises(ArtifactError, match=r"a\.parquet changed while it was read"):
+        embed_files(str(items), str(tmp_path / "out"), {"title": ["title"]}, model="m")
+    assert not (tmp_path / "out" / "manifest.json").exists()
+
+
 def test_the_command_takes_a_run_or_items(items, tmp_path):
     """Neither, or half of what items need, is a wrong use that says what is missing."""
     from typer.testing import CliRunner

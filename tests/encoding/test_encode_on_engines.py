@@ -1,6 +1,8 @@
 """Spark and Ray write the same codes as this process, to the bit, and fail in our own words."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,7 +12,7 @@ from encoding_world import catalogue, same, write
 
 from adc_features.artifact import MANIFEST
 from adc_features.codes.generation import open_generation
-from adc_features.encoding import encode_files
+from adc_features.encoding import encode_files, open_encoded
 from adc_features.engines import engine_of
 from adc_features.engines.parts import PartWork, open_source
 from adc_features.engines.spark import spark_session
@@ -64,6 +66,43 @@ def test_a_bad_item_is_named_by_the_worker_and_nothing_is_complete(engine, tmp_p
     with pytest.raises(InputError, match=r"NaN or infinite values \(first item .*'i300'"):
         encode_files(str(folder), str(tmp_path / "out"), generation, engine=engine)
     assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_items_that_change_meanwhile_void_the_work(engine, items, tmp_path, generation):
+    """A file that is replaced while workers read is named, and nothing is complete."""
+
+    def changes(label, done, total):
+        pq.write_table(pq.read_table(items / "0.parquet"), items / "0.parquet")
+
+    with pytest.raises(ArtifactError, match=r"0\.parquet changed while it was read"):
+        encode_files(str(items), str(tmp_path / "out"), generation, engine=engine, progress=changes)
+    assert not (tmp_path / "out" / MANIFEST).exists()
+
+
+def test_spark_that_is_started_for_it_gives_what_memory_gives(items, tmp_path, generation):
+    """Without a session: a context without SQL, whose workers are forked with torch imported."""
+    pytest.importorskip("pyspark")
+    program = """if True:
+        import sys
+        from pathlib import Path
+        from adc_features.encoding import encode_files
+        from adc_features.engines import engine_of
+        from pyspark.sql import SparkSession
+        items, out, generation = sys.argv[1:]
+        engine = engine_of("spark", {"spark.master": "local[1]", "spark.log.level": "OFF"})
+        encode_files(items, out, Path(generation), engine=engine)
+        assert SparkSession.getActiveSession() is None
+        assert "torch" not in sys.modules
+    """
+    arguments = [str(items), str(tmp_path / "out"), str(generation)]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments], check=False, capture_output=True, text=True
+    )
+    if "needs Java" in done.stderr:
+        pytest.skip("there is no Java")
+    assert done.returncode == 0, done.stderr
+    expected = encode(catalogue(), open_generation(generation))
+    assert same(open_encoded(str(tmp_path / "out")).table(), expected)
 
 
 def dies_once(mark: Path):

@@ -854,6 +854,42 @@ def test_features_that_cannot_be_joined_are_named(fresh, change, error, words):
         clicks_of(stores["ours"], asked([1], [1]))
 
 
+@pytest.mark.parametrize("form", ["table", "dataset"])
+def test_files_that_change_while_they_are_read_are_named(fresh, tmp_path, form):
+    """A file of a view, or of streamed entity rows, that is replaced after it was opened."""
+    folder, stores = fresh
+    file, entity = folder / FILES["clicks"], asked([1], [1])
+    if form == "dataset":
+        file = tmp_path / "entity.parquet"
+        pq.write_table(entity, file)
+        entity = ds.dataset(file)
+    job = stores["ours"].get_historical_features(entity, ["clicks:count"])
+    pq.write_table(pq.read_table(file), file)
+    with pytest.raises(
+        ArtifactError, match=rf"{file.name} changed while it was read.*run it again"
+    ):
+        job.to_arrow()
+
+
+def test_segments_that_are_merged_while_they_are_read_are_no_change(tmp_path):
+    """Their rows are in the other file; new files are not read, a segment that is gone is told."""
+    from adc_features.store.parquet.opening import open_source
+
+    one, two, both, next_ = (
+        tmp_path / f"{a:020d}-{b:020d}.parquet" for a, b in ((5, 7), (8, 9), (5, 9), (10, 11))
+    )
+    for path in (one, two):
+        pq.write_table(pa.table({"n": [1]}), path)
+    (inputs,) = open_source(str(tmp_path)).inputs
+    for path in (both, next_):
+        pq.write_table(pa.table({"n": [1, 1]}), path)
+    one.unlink()
+    inputs.check()
+    both.unlink()
+    with pytest.raises(ArtifactError, match=rf"{one.name} changed .*gone now"):
+        inputs.check()
+
+
 @pytest.mark.parametrize(
     ("entity", "words"),
     [

@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, microseconds
+from adc_features.input_files import check_all, unchanged
 from adc_features.store.casts import MISFITS, fitted
 from adc_features.store.column_names import refuse_clashes
 from adc_features.store.join.asof import NEVER, AsofIndex, oldest_read
@@ -153,6 +154,7 @@ class PreparedView:
         self._rows, self._columns = (None, {}) if self._once else self._features()
         if not self._once:
             self.index  # noqa: B018  (built now, not in the first batch)
+            check_all(source.files.inputs)  # what is asked for later is kept
         _log.debug("stage=prepare view=%s rows=%d", source.name, len(self._read))
 
     @property
@@ -213,7 +215,8 @@ class PreparedView:
         """The view's columns at these rows."""
         picks = RowPicks(rows if self._as_read is None else self._as_read(rows))
         if self._once:
-            return self._read_at(picks)
+            with unchanged(self.source.files.inputs):
+                return self._read_at(picks)
         found = {} if self._rows is None else self._rows.gathered(picks)
         return {
             name: found[name] if name in found else self._columns[name](picks)

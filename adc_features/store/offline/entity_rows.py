@@ -18,6 +18,7 @@ from adc_features.clock import moment
 from adc_features.errors import InputError
 from adc_features.event_times import UTC_US, is_time, microseconds
 from adc_features.extras import extra_modules
+from adc_features.input_files import InputFiles
 from adc_features.store.column_names import refuse_doubled
 from adc_features.store.join.engine import ViewSource
 
@@ -93,6 +94,13 @@ def table_pieces(entity: pa.Table | ds.Dataset, rows: int) -> Iterator[pa.Table]
                 waiting = []
     if waiting:
         yield pa.concat_tables(waiting)
+
+
+def inputs_of(entity: pa.Table | ds.Dataset) -> list[InputFiles]:
+    """The files that entity rows are read from, as they are now; none of a table's."""
+    if isinstance(entity, ds.FileSystemDataset):
+        return [InputFiles.at(entity.files, entity.filesystem)]
+    return []
 
 
 def check_keys(entity: pa.Schema, sources: Iterable[ViewSource]) -> None:

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
+from adc_features.input_files import FileState, InputFiles, states_of
 from adc_features.parquet_files import table_format
 from adc_features.store.parquet.segments import uncovered
 from adc_features.store.parquet.sources import DAMAGED, Declared, Run, Source
@@ -53,7 +54,10 @@ def open_source(
     filesystem = filesystem or fs.LocalFileSystem(use_mmap=True)
     try:
         refuse_table_formats(path, filesystem=filesystem, of=of)
-        files = _files(path, filesystem)
+        there = states_of(_listed(path, filesystem), filesystem)
+        if not there and filesystem.get_file_info(path).type == fs.FileType.NotFound:
+            raise FileNotFoundError(path)
+        files = list(uncovered(there))
     except FileNotFoundError as error:
         raise ArtifactError(
             f"{of}: there is no file at {path} yet; write the first rows there, or correct the path"
@@ -79,7 +83,23 @@ def open_source(
         _with_folders(schema, dict.fromkeys(names, pa.string()))
         for schema, names in zip(_schemas(parts, of), texts, strict=True)
     ]
-    return Source(of, path, _runs(parts, schemas, texts, filesystem), declared or Declared({}))
+    runs = _runs(parts, schemas, texts, filesystem)
+    inputs = _inputs({file: there[file] for file in files}, path, filesystem)
+    return Source(of, path, runs, declared or Declared({}), inputs=[inputs])
+
+
+def _inputs(states: Mapping[str, FileState], path: str, filesystem: Any) -> InputFiles:
+    """The files that are read, later: new ones do not count, and those that were merged into
+    another one since hold the same rows.
+    """
+
+    def look() -> dict[str, FileState]:
+        now = states_of(_listed(path, filesystem), filesystem)
+        unmerged = set(uncovered({**states, **now}))
+        merged = {file: states[file] for file in states if file not in {*now, *unmerged}}
+        return merged | {file: now[file] for file in states if file in now}
+
+    return InputFiles(states, look)
 
 
 def _open_version(table: TableVersion, of: str, declared: Declared) -> Source:
@@ -191,24 +211,16 @@ def refuse_tables(
         here, is_part = above, False
 
 
-def _files(path: str, filesystem: Any) -> list[str]:
-    """The file, or those of the directory that are neither hidden nor merged into another one, in
-    the order of their names.
-    """
+def _listed(path: str, filesystem: Any) -> list[Any]:
+    """The file, or those of the directory that are not hidden; none where there is neither."""
     from pyarrow import fs
 
-    kind = filesystem.get_file_info(path).type
-    if kind == fs.FileType.NotFound:
-        raise FileNotFoundError(path)
-    if kind == fs.FileType.File:
-        return [path]
+    one = filesystem.get_file_info(path)
+    if one.type != fs.FileType.Directory:
+        return [one] if one.type == fs.FileType.File else []
     base = path.rstrip("/")
-    found = filesystem.get_file_info(fs.FileSelector(path, recursive=True))
-    return uncovered(
-        info.path
-        for info in found
-        if info.type == fs.FileType.File and not _is_hidden(info.path.removeprefix(base))
-    )
+    found = filesystem.get_file_info(fs.FileSelector(path, allow_not_found=True, recursive=True))
+    return [info for info in found if not _is_hidden(info.path.removeprefix(base))]
 
 
 def _is_hidden(below: str) -> bool:

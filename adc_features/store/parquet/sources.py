@@ -19,6 +19,7 @@ import pyarrow as pa
 from adc_features.damage import READ_ERRORS
 from adc_features.errors import ArtifactError, InputError
 from adc_features.event_times import UTC_US, is_time, time_bounds
+from adc_features.input_files import InputFiles
 from adc_features.store.casts import MISFITS, family, fitted
 from adc_features.uris import storage_error
 
@@ -64,7 +65,8 @@ class Run:
 
 class Source:
     """Files under `path`, in runs. of: what they are called in messages; advice: what to do about
-    one that cannot be read. held: what lives as long as the files are read.
+    one that cannot be read. held: what lives as long as the files are read. inputs: tells whether
+    the files are still what they were when they were opened; none of those that never change.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class Source:
         *,
         advice: str = DAMAGED,
         held: Any = None,
+        inputs: Sequence[InputFiles] = (),
     ) -> None:
         self.of, self.path, self.runs, self.declared = of, path, tuple(runs), declared
-        self._advice, self._held = advice, held
+        self._advice, self._held, self.inputs = advice, held, tuple(inputs)
         self._kinds: dict[str, pa.DataType] = {}
 
     @cached_property
@@ -130,7 +133,8 @@ class Source:
             keep = self._bounds(run, start, end)
             found = [part.subset(keep) for part in run.files.get_fragments(filter=keep)]
             runs.append(replace(run, files=_dataset(found, run.files.schema, run.files)))
-        return Source(self.of, self.path, runs, self.declared, advice=self._advice, held=self._held)
+        kept = {"advice": self._advice, "held": self._held, "inputs": self.inputs}
+        return Source(self.of, self.path, runs, self.declared, **kept)
 
     def groups(self) -> list[tuple[Run, Any]]:
         """The row groups that have rows, in order, each with its run."""

@@ -20,7 +20,12 @@ import pyarrow.dataset as ds
 from adc_features.errors import InputError
 from adc_features.event_times import is_time
 from adc_features.store.column_names import refuse_doubled
-from adc_features.store.offline.entity_rows import entity_table, time_column, time_span
+from adc_features.store.offline.entity_rows import (
+    entity_table,
+    inputs_of,
+    time_column,
+    time_span,
+)
 from adc_features.store.spark.readers import (
     FragmentPart,
     of_frame,
@@ -112,6 +117,7 @@ def _of_table(spark: SparkSession, table: pa.Table, time: str, span: Any) -> Ent
 
 def _of_files(spark: SparkSession, files: ds.Dataset, time: str, span: Any) -> EntityRows:
     """Parquet files, read by the tasks a row group at a time."""
+    inputs = inputs_of(files)
     groups = [group for part in files.get_fragments() for group in part.split_by_row_group()]
     counts = [group.row_groups[0].num_rows for group in groups]
     if not sum(counts):
@@ -126,7 +132,7 @@ def _of_files(spark: SparkSession, files: ds.Dataset, time: str, span: Any) -> E
         return Sample(pa.concat_tables(heads).select(names), sum(counts))
 
     return EntityRows(
-        Rows(frame, partial(of_parts, number=ROW), size), files.schema, time, span, sample
+        Rows(frame, partial(of_parts, number=ROW), size, inputs), files.schema, time, span, sample
     )
 
 

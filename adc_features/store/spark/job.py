@@ -5,7 +5,7 @@ Reads: frames of pieces. Writes: saved datasets, by Spark's executors.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 
 from adc_features.errors import InputError
+from adc_features.input_files import InputFiles, all_of, unchanged
 from adc_features.store import _compat as feast
 from adc_features.store.offline.job import AsofRetrievalJob
 from adc_features.store.spark.saved import write_table, write_whole
@@ -28,6 +29,9 @@ class Answer(Protocol):
 
     @property
     def schema(self) -> pa.Schema: ...
+
+    @property
+    def inputs(self) -> Sequence[InputFiles]: ...
 
     def in_rows(self) -> TaskRows: ...
     def tables(self) -> Iterator[pa.Table]: ...
@@ -49,20 +53,22 @@ class SparkRetrievalJob(AsofRetrievalJob):
 
     def _tables(self) -> Iterator[pa.Table]:
         first = True
-        for table in self._answer.tables():
+        for table in all_of(self._answer.tables(), self._answer.inputs):
             first = False
             yield table
         if first:
             yield self._answer.schema.empty_table()
 
     def _to_arrow_internal(self, timeout: int | None = None) -> pa.Table:
-        return self._answer.table()
+        with unchanged(self._answer.inputs):
+            return self._answer.table()
 
     def to_spark_df(self) -> DataFrame:
         """The answer as a frame of Spark's, its rows in order.
 
         Types without a like in Spark are widened. Without on-demand views, which Feast computes in
-        the driver.
+        the driver. Spark reads the sources when the frame is used: nothing is told of files that
+        change by then.
         """
         if self._on_demand:
             raise InputError(
@@ -85,15 +91,17 @@ class SparkRetrievalJob(AsofRetrievalJob):
         InputError
             The storage is of another format.
         ArtifactError
-            A file that a worker wrote cannot be seen from the driver.
+            A file that a worker wrote cannot be seen from the driver, or one that was read changed
+            meanwhile: nothing is written then.
         """
         table = getattr(getattr(storage, "spark_options", None), "table", None)
         path = "" if table else saved_path(storage, self._repo_path)
         rows = self._on_demand_rows() if self._on_demand else self._answer.in_rows()
+        inputs = self._answer.inputs
         with in_words():
             if table:
-                write_table(rows, table, allow_overwrite=allow_overwrite)
-            elif not write_whole(rows, path, allow_overwrite=allow_overwrite):
+                write_table(rows, table, allow_overwrite=allow_overwrite, inputs=inputs)
+            elif not write_whole(rows, path, allow_overwrite=allow_overwrite, inputs=inputs):
                 raise feast.SavedDatasetLocationAlreadyExists(location=path)
 
     def _on_demand_rows(self) -> TaskRows:

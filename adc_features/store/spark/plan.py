@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from adc_features.event_times import UTC_US
+from adc_features.input_files import InputFiles
 from adc_features.store.offline.entity_rows import with_utc_times
 from adc_features.store.spark.entity import EntityRows
 from adc_features.store.spark.matching import (
@@ -55,12 +56,14 @@ class Settings:
 class Joined:
     """A join that Spark runs when it is asked for.
 
-    schema: of the answer. places: partitions of the answer in order.
+    schema: of the answer. places: partitions of the answer in order. inputs: the files that are
+    read.
     """
 
     pieces: DataFrame
     schema: pa.Schema
     places: int
+    inputs: Sequence[InputFiles]
 
     def ordered(self) -> DataFrame:
         """Its pieces in the order of the entity rows, over partitions and inside them."""
@@ -109,7 +112,8 @@ def joined(
     kinds = {f.name: UTC_US if f.name == entity.time else f.type for f in entity.schema}
     for view in views:
         kinds |= {name: kind for name, (_, kind) in view.shape.features.items()}
-    return Joined(pieces, pa.schema(list(kinds.items())), places)
+    inputs = [one for rows in (entity.rows, *(v.rows for v in views)) for one in rows.inputs]
+    return Joined(pieces, pa.schema(list(kinds.items())), places, inputs)
 
 
 def _sent(entity: EntityRows, shared: Any, onward: Route) -> DataFrame:

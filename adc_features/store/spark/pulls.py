@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from adc_features.errors import InputError
+from adc_features.input_files import InputFiles
 from adc_features.store import _compat as feast
 from adc_features.store.casts import cut_to_seconds
 from adc_features.store.join.engine import ViewSource
@@ -65,6 +66,11 @@ class Pull:
     @property
     def schema(self) -> pa.Schema:
         return under_names(self.shape.empty(), self.shape, self.names, alone=_ALONE).schema
+
+    @property
+    def inputs(self) -> Sequence[InputFiles]:
+        """The files that are read."""
+        return self.rows.inputs
 
     def pieces(self) -> DataFrame:
         """The rows, each task's in the order of the files."""

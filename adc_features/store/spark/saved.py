@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Sequence
 from typing import Any
 
 from adc_features.errors import ArtifactError, InputError
+from adc_features.input_files import InputFiles, check_all, unchanged
 from adc_features.store.spark.session import set_for
 from adc_features.store.spark.task_rows import TaskRows
 
@@ -13,11 +15,13 @@ _WRITING = {"spark.sql.parquet.outputTimestampType": "TIMESTAMP_MICROS"}
 """Spark's own choice, INT96, reads back as nanoseconds without a zone."""
 
 
-def write_whole(rows: TaskRows, path: str, *, allow_overwrite: bool) -> bool:
+def write_whole(
+    rows: TaskRows, path: str, *, allow_overwrite: bool, inputs: Sequence[InputFiles] = ()
+) -> bool:
     """Write a directory of Parquet beside its place, and move it there when it is complete.
 
     False, and nothing written, when something is there that may not be overwritten. A failure
-    leaves what was there.
+    leaves what was there. Raises ArtifactError when one of the inputs changed meanwhile.
     """
     spark = rows.pieces.sparkSession
     place = _Place(spark, path)
@@ -27,10 +31,10 @@ def write_whole(rows: TaskRows, path: str, *, allow_overwrite: bool) -> bool:
     mine = f"{folder}{slash}.{name}.{uuid.uuid4().hex}"
     aside, before = (_Place(spark, f"{mine}{end}") for end in ("", ".before"))
     try:
-        if aside.local is not None:
-            rows.save(aside.local)
-        else:
-            with set_for(spark, _WRITING):
+        with unchanged(inputs), set_for(spark, _WRITING):
+            if aside.local is not None:
+                rows.save(aside.local)
+            else:
                 rows.frame().write.parquet(aside.text)
         if place.exists():
             place.move_to(before)
@@ -46,13 +50,23 @@ def write_whole(rows: TaskRows, path: str, *, allow_overwrite: bool) -> bool:
     return True
 
 
-def write_table(rows: TaskRows, table: str, *, allow_overwrite: bool) -> None:
-    """Write a table of Spark's catalogue. Raises InputError when there is one already."""
+def write_table(
+    rows: TaskRows, table: str, *, allow_overwrite: bool, inputs: Sequence[InputFiles] = ()
+) -> None:
+    """Write a table of Spark's catalogue. Raises InputError when there is one already.
+
+    Raises ArtifactError when one of the inputs changed meanwhile: the table is dropped then.
+    """
     spark = rows.pieces.sparkSession
     if not allow_overwrite and spark.catalog.tableExists(table):
         raise InputError(f"there is a table {table} already; allow overwriting, or name another")
     with set_for(spark, _WRITING):
         rows.frame().write.mode("overwrite").saveAsTable(table)
+    try:
+        check_all(inputs)
+    except ArtifactError:
+        spark.sql(f"DROP TABLE {table}")
+        raise
 
 
 class _Place:

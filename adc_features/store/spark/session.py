@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from adc_features.engines.spark import is_classic
 from adc_features.engines.spark import spark_session as engine_session
 from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.extras import require
@@ -49,7 +50,7 @@ def refuse_old(version: str) -> None:
 
 def _classic(session: Any) -> SparkSession:
     """The session. Raises InputError for one of Spark Connect, which has no `sparkContext`."""
-    if not hasattr(session, "_jsparkSession"):
+    if not is_classic(session):
         raise InputError(
             "the session is one of Spark Connect; this store needs a classic one, leave out"
             " spark.remote and give spark.master"

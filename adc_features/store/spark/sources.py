@@ -20,12 +20,15 @@ import numpy as np
 import pyarrow as pa
 
 from adc_features.errors import InputError
+from adc_features.input_files import InputFiles
 from adc_features.store.join.engine import ViewSource
 from adc_features.store.offline.places import Place, Places
 from adc_features.store.parquet.opening import refuse_tables
 from adc_features.store.parquet.sources import Declared, Run, Source
+from adc_features.store.spark.hadoop import hadoop_files
 from adc_features.store.spark.matching import ViewShape
 from adc_features.store.spark.pieces import PIECES, Piece, as_batch
+from adc_features.store.spark.plain_files import read_by_tasks
 from adc_features.store.spark.readers import (
     FILE,
     LINE,
@@ -59,12 +62,14 @@ _TASKS = 1 << 10
 @dataclass(frozen=True)
 class Rows:
     """Rows that tasks read. frame: what Spark hands them. read: its batches as numbered tables.
-    size: about how many bytes the rows take.
+    size: about how many bytes the rows take. inputs: the files that they are read from, where it is
+    known that these have no versions.
     """
 
     frame: DataFrame
     read: Callable[[Iterable[pa.RecordBatch]], Iterator[pa.Table]]
     size: int
+    inputs: Sequence[InputFiles] = ()
 
     def pieces(self, work: Callable[[Iterator[pa.Table]], Iterator[Piece]]) -> DataFrame:
         """The pieces that tasks make of the rows."""
@@ -128,7 +133,10 @@ def _refuse_tables(spark: SparkSession, path: str, *, of: str) -> None:
 
 
 def opened(spark: SparkSession, source: Any, path: str, *, of: str, declared: Declared) -> Any:
-    """What a Spark source names, as a frame and as a `Source` of one schema, which checks it."""
+    """What a Spark source names, as a frame and as a `Source` of one schema, which checks it. None
+    in the place of the frame where tasks read the files of the `Source` by themselves.
+    """
+    found, plain = None, False
     import pyarrow.dataset as ds
     from pyarrow import fs
 
@@ -141,10 +149,15 @@ def opened(spark: SparkSession, source: Any, path: str, *, of: str, declared: De
             table_format = source.table_format
             form = table_format.format_type.value if table_format else source.file_format
             options = dict(table_format.properties) if table_format else {}
+            plain = form == "parquet" and not options
             if form == "parquet":
                 _refuse_tables(spark, source.path, of=of)
             frame = spark.read.format(form).options(**options).load(source.path)
         schema = arrow_schema(frame)
+        if plain:
+            found = read_by_tasks(frame.inputFiles(), path, schema, of=of, declared=declared)
+    if found is not None:
+        return None, found
     files = ds.FileSystemDataset.from_paths(
         [path], schema=schema, format=ds.ParquetFileFormat(), filesystem=fs.LocalFileSystem()
     )
@@ -209,7 +222,7 @@ def file_rows(spark: SparkSession, files: Source, names: Sequence[str]) -> Rows:
     width = sum(k.bit_width // 8 if pa.types.is_primitive(k) else _TEXT_BYTES for k in kinds)
     parts = [SourcePart(files.part(group, names), tuple(names)) for group in groups]
     frame = parts_frame(spark, parts, np.cumsum([0, *counts])[:-1].tolist())
-    return Rows(frame, partial(of_parts, number=POSITION), sum(counts) * width)
+    return Rows(frame, partial(of_parts, number=POSITION), sum(counts) * width, files.inputs)
 
 
 def parts_frame(spark: SparkSession, parts: Sequence[Part], starts: Sequence[int]) -> DataFrame:
@@ -257,17 +270,18 @@ def frame_rows(
     chosen = chosen.select(*columns)
     if not named_lines:
         return Rows(chosen, of_frame, size)
-    return Rows(chosen, partial(of_files, number=POSITION, hashes=_file_hashes(frame)), size)
+    paths = sorted(frame.inputFiles(), key=unquote)
+    read = partial(of_files, number=POSITION, hashes=_file_hashes(frame.sparkSession, paths))
+    return Rows(chosen, read, size, [hadoop_files(frame.sparkSession, paths)])
 
 
-def _file_hashes(frame: DataFrame) -> list[int]:
-    """The hashes of the names of all files, in the order of the names."""
+def _file_hashes(spark: SparkSession, paths: Sequence[str]) -> list[int]:
+    """The hashes of the names of files, in their order."""
     from pyspark.sql import functions as F
 
     # Spark gives local names as file:///a in one place and as file:/a in the other
-    paths = sorted(frame.inputFiles(), key=unquote)
     paths = ["file:" + p.removeprefix("file://") if p.startswith("file:///") else p for p in paths]
-    names = frame.sparkSession.createDataFrame(pa.table({"path": pa.array(paths, pa.string())}))
+    names = spark.createDataFrame(pa.table({"path": pa.array(paths, pa.string())}))
     return [row[0] for row in names.select(F.xxhash64("path")).collect()]
 
 

@@ -15,6 +15,7 @@ import pytest
 import start
 
 from adc_features.errors import ArtifactError, InputError, MissingExtraError
+from adc_features.store.parquet.sources import Declared
 
 pytestmark = [pytest.mark.spark, pytest.mark.slow]
 
@@ -73,6 +74,7 @@ def declared(folder: Path) -> list:
     keys = {name: Field(name=f"{name}_id", dtype=Int64) for name in ("user", "item")}
     stamps = {"timestamp_field": "event_timestamp", "created_timestamp_column": "created"}
     path, where = str(folder / "clicks"), {"file_format": "parquet"}
+    glob = f"{path}/*.parquet"  # which Spark reads by itself
     query = f"SELECT * FROM parquet.`{folder / 'one.parquet'}`"
 
     def view(name, entities, source, ttl, schema=features):
@@ -89,7 +91,7 @@ def declared(folder: Path) -> list:
         files,
         view("paths", [user], SparkSource(name="paths", path=path, **where, **stamps), 4),
         view("pairs", [user, item], FileSource(name="pairs", path=path, **stamps), 0),
-        view("spairs", [user, item], SparkSource(name="spairs", path=path, **where, **stamps), 6),
+        view("spairs", [user, item], SparkSource(name="spairs", path=glob, **where, **stamps), 6),
         view("asked", [user], SparkSource(name="asked", query=query, **stamps), 0),
         view(
             "everyone",
@@ -132,7 +134,7 @@ def as_files(objects: list) -> list:
     from feast import FeatureView, FileSource
 
     folder = next(Path(o.batch_source.path).parent for o in objects if hasattr(o, "batch_source"))
-    paths = {"asked": folder / "one.parquet"}
+    paths = {"asked": folder / "one.parquet", "spairs": folder / "clicks"}
     changed = []
     for found in objects:
         if isinstance(found, FeatureView) and not isinstance(found.batch_source, FileSource):
@@ -296,6 +298,138 @@ def test_on_demand_features_are_computed(world):
     assert job.to_arrow().equals(joined(stores["asof"], entity, features).to_arrow())
     with pytest.raises(InputError, match="use to_arrow"):
         job.to_spark_df()
+
+
+# ---- who reads a path
+
+
+@pytest.mark.parametrize(
+    ("change", "by_tasks"),
+    [
+        (lambda folder: None, True),
+        (lambda folder: pq.write_table(pa.table({"n": [2]}), folder / "b.parquet"), True),
+        (lambda folder: pq.write_table(pa.table({"n": ["x"]}), folder / "b.parquet"), False),
+        (lambda folder: pq.write_table(pa.table({"m": [2]}), folder / "b.parquet"), False),
+        (
+            lambda folder: pq.write_table(
+                pa.table({"n": pa.array([1], pa.uint8())}), folder / "a.parquet"
+            ),
+            False,
+        ),
+        (
+            lambda folder: pq.write_table(
+                pa.table({"n": times([1])}),
+                folder / "a.parquet",
+                use_deprecated_int96_timestamps=True,
+            ),
+            False,
+        ),
+    ],
+)
+def test_tasks_read_a_path_where_spark_would_give_the_same(spark, tmp_path, change, by_tasks):
+    """Files of one schema whose types mean one thing; else Spark reads them."""
+    from adc_features.store.spark.plain_files import read_by_tasks
+    from adc_features.store.spark.sources import arrow_schema
+
+    folder = tmp_path / "with blank"
+    folder.mkdir()
+    pq.write_table(pa.table({"n": [1]}), folder / "a.parquet")
+    change(folder)
+    frame = spark.read.parquet(str(folder))
+    files = frame.inputFiles()
+    options = {"of": "source", "declared": Declared({})}
+    found = read_by_tasks(files, str(folder), arrow_schema(frame), **options)
+    assert (found is not None) == by_tasks
+    assert read_by_tasks(["s3a://b/a.parquet"], "s3a://b", arrow_schema(frame), **options) is None
+
+
+def test_spark_reads_folders_of_partitions(spark, tmp_path):
+    """It takes the types of their names in its own way."""
+    from adc_features.store.spark.plain_files import read_by_tasks
+    from adc_features.store.spark.sources import arrow_schema
+
+    (tmp_path / "day=1").mkdir()
+    pq.write_table(pa.table({"n": [1]}), tmp_path / "day=1" / "a.parquet")
+    frame = spark.read.parquet(str(tmp_path))
+    options = {"of": "source", "declared": Declared({})}
+    assert read_by_tasks(frame.inputFiles(), str(tmp_path), arrow_schema(frame), **options) is None
+
+
+# ---- files that change
+
+FORMS = ["files", "paths", "glob", "entity"]
+
+
+@pytest.fixture(params=FORMS)
+def replaced(request, world, tmp_path):
+    """A join, and what replaces one of the files that it reads, put back at the end."""
+    folder, stores = world
+    entity, features, file = questions(40), ["files:count"], folder / "clicks" / "b é.parquet"
+    if request.param in ("paths", "glob"):
+        features = [{"paths": "paths:sid", "glob": "spairs:sid"}[request.param]]
+    if request.param == "entity":
+        file = tmp_path / "entity rows.parquet"
+        pq.write_table(entity, file)
+        entity = ds.dataset(file)
+    before = file.read_bytes()
+    job = joined(stores["shuffled"], entity, features)
+
+    def replace() -> None:
+        pq.write_table(pq.read_table(file).slice(1), file, row_group_size=64)
+
+    yield job, replace, file.name
+    file.write_bytes(before)
+
+
+def test_a_file_that_is_replaced_meanwhile_is_named_and_nothing_is_saved(
+    replaced, tmp_path, monkeypatch
+):
+    """Whoever reads it, and in whatever form the rows go: at once, in batches, to files."""
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import (
+        SavedDatasetSparkStorage,
+    )
+
+    from adc_features.store.spark.task_rows import TaskRows
+
+    job, replace, name = replaced
+    words = rf"{name} changed while it was read.*run it again"
+    saved, folder = TaskRows.save, tmp_path / "kept"
+
+    def then_replaced(rows, where):
+        saved(rows, where)
+        replace()
+
+    monkeypatch.setattr(TaskRows, "save", then_replaced)
+    with pytest.raises(ArtifactError, match=words):
+        job.persist(SavedDatasetSparkStorage(path=str(folder), file_format="parquet"))
+    assert [path.name for path in tmp_path.iterdir() if path.name != name] == []
+    with pytest.raises(ArtifactError, match=words):
+        job.to_arrow()
+    with pytest.raises(ArtifactError, match=words):
+        list(job.to_batches())
+
+
+def test_a_table_of_rows_that_changed_meanwhile_is_dropped(replaced, spark, monkeypatch):
+    """Spark's own tables are seen before they can be checked."""
+    from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import (
+        SavedDatasetSparkStorage,
+    )
+
+    from adc_features.store.spark.task_rows import TaskRows
+
+    job, replace, name = replaced
+    frame = TaskRows.frame
+
+    def then_replaced(rows):
+        made = frame(rows).cache()
+        made.count()
+        replace()
+        return made
+
+    monkeypatch.setattr(TaskRows, "frame", then_replaced)
+    with pytest.raises(ArtifactError, match=rf"{name} changed while it was read"):
+        job.persist(SavedDatasetSparkStorage(table="changed_rows"))
+    assert not spark.catalog.tableExists("changed_rows")
 
 
 # ---- saved datasets
@@ -615,15 +749,14 @@ def test_a_table_declared_as_parquet_is_refused_by_name(spark, tmp_path, mark, k
     """The whole, a partition, a file of it: Spark would read rows that were deleted."""
     from feast.infra.offline_stores.contrib.spark_offline_store.spark_source import SparkSource
 
-    from adc_features.store.parquet.sources import Declared
     from adc_features.store.spark.sources import opened
 
     rows = pa.table({"id": [1], "event_timestamp": times([0])})
     (tmp_path / "t" / "day=1").mkdir(parents=True)
     pq.write_table(rows, tmp_path / "t" / "day=1" / "part.parquet")
     source = SparkSource(name="t", path=f"{tmp_path}/t{path}", file_format="parquet")
-    frame, _ = opened(spark, source, source.path, of="view v", declared=Declared({}))
-    assert frame.count() == 1
+    frame, files = opened(spark, source, source.path, of="view v", declared=Declared({}))
+    assert (len(files.table(["id"])) if frame is None else frame.count()) == 1
     (tmp_path / "t" / mark).parent.mkdir()
     (tmp_path / "t" / mark).touch()
     with pytest.raises(InputError, match=f"view v: .*/t is a {kind} table.*table_format"):
