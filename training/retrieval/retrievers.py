@@ -39,7 +39,7 @@ position on its own, and of a score that adds SASRec's.
 """
 
 
-_FORMER = {"encoder": FORMER_ENCODER, "longer": 1}
+_FORMER: Mapping[str, Any] = {"encoder": FORMER_ENCODER, "longer": 1}
 """What manifests leave out: these are the values of those that know no others."""
 
 
