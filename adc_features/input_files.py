@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -31,7 +32,9 @@ class FileState(NamedTuple):
 
 @dataclass(frozen=True)
 class InputFiles:
-    """Files as they were before the work. states: path -> what it was. look: the same now."""
+    """Files as they were before the work. states: path -> what it was. look: the same now; it is
+    pickled with what reads the files.
+    """
 
     states: Mapping[str, FileState]
     look: Callable[[], Mapping[str, FileState]]
@@ -44,15 +47,7 @@ class InputFiles:
     @classmethod
     def at(cls, paths: Iterable[str | Path], filesystem: Any = None) -> InputFiles:
         """Files of a file system of Arrow, by default this machine's, as they are now."""
-        named = [str(path) for path in paths]
-
-        def look() -> dict[str, FileState]:
-            from pyarrow import fs
-
-            where = filesystem or fs.LocalFileSystem()
-            return states_of(where.get_file_info(named), where)
-
-        return cls.seen(look)
+        return cls.seen(partial(_states_at, [str(path) for path in paths], filesystem))
 
     def check(self) -> None:
         """Raise ArtifactError, naming the first file that is not what it was."""
@@ -65,6 +60,13 @@ class InputFiles:
                     f" {_said(after, 'gone')} now), so nothing was made of it; run it again when"
                     " no one writes there"
                 )
+
+
+def _states_at(paths: list[str], filesystem: Any) -> dict[str, FileState]:
+    from pyarrow import fs
+
+    where = filesystem or fs.LocalFileSystem()
+    return states_of(where.get_file_info(paths), where)
 
 
 @contextmanager

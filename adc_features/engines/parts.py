@@ -10,6 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
 import pyarrow as pa
@@ -19,7 +20,7 @@ from pyarrow import fs
 from adc_features.engines.places import Place
 from adc_features.errors import AdcError, ArtifactError, InputError
 from adc_features.extras import extra_modules
-from adc_features.input_files import InputFiles, states_of
+from adc_features.input_files import FileState, InputFiles, states_of
 from adc_features.parquet_files import reading, table_format
 
 PIECE = 16 * 1024
@@ -71,7 +72,7 @@ def open_source(uri: str, *, rows_a_part: int = PART) -> Source:
     and for the folder of a Delta, Hudi or Iceberg table.
     """
     place = Place.named(uri)
-    inputs = InputFiles.seen(lambda: states_of(_found(place), place.files))
+    inputs = InputFiles.seen(partial(_states, place))
     schema, files, parts = None, dict[str, list[int]](), list[Part]()
     for path, state in inputs.states.items():
         name = "" if path == place.path else os.path.relpath(path, place.path)
@@ -92,6 +93,10 @@ def open_source(uri: str, *, rows_a_part: int = PART) -> Source:
     if schema is None or not parts:
         raise InputError(f"{uri} holds no rows in Parquet files; give a file, or a folder of them")
     return Source(place, schema, files, parts, inputs)
+
+
+def _states(place: Place) -> dict[str, FileState]:
+    return states_of(_found(place), place.files)
 
 
 def _found(place: Place) -> list[fs.FileInfo]:

@@ -112,14 +112,7 @@ def codes_of(
 
     if tokenizer not in RECIPES:
         raise InputError(f"tokenizer is {tokenizer!r}; expected one of {', '.join(RECIPES)}")
-    raw = None
-    if tokenizer in RAW_TOKENIZERS:
-        if source.items is None:
-            raise InputError(
-                f"{tokenizer} reads raw items, and this source has vectors alone; open it with"
-                " open_source(out, data)"
-            )
-        raw = raw_items(source.items)
+    raw = _raw(source, tokenizer) if tokenizer in RAW_TOKENIZERS else None
     name = coded_name(tokenizer, encoder, longer)
     directory = out / "codes" / f"{name}-seed_{seed}"
     spec = sid_spec(source.vectors, codebook_size=codebook_size, longer=longer)
@@ -155,3 +148,13 @@ def codes_of(
     ensure_directory(directory, made_of, fill)
     generation = open_generation(directory / "generation")
     return SidTable.from_arrow(read_parquet(directory / "codes.parquet")), generation.spec
+
+
+def _raw(source: Source, tokenizer: str) -> RawItems:
+    """Raw items of a source. Raises InputError where it has vectors alone."""
+    if source.items is None:
+        raise InputError(
+            f"{tokenizer} reads raw items, and this source has vectors alone; open it with"
+            " open_source(out, data)"
+        )
+    return raw_items(source.items)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -84,22 +85,21 @@ def open_source(
         for schema, names in zip(_schemas(parts, of), texts, strict=True)
     ]
     runs = _runs(parts, schemas, texts, filesystem)
-    inputs = _inputs({file: there[file] for file in files}, path, filesystem)
+    states = {file: there[file] for file in files}
+    inputs = InputFiles(states, partial(_states_later, states, path, filesystem))
     return Source(of, path, runs, declared or Declared({}), inputs=[inputs])
 
 
-def _inputs(states: Mapping[str, FileState], path: str, filesystem: Any) -> InputFiles:
-    """The files that are read, later: new ones do not count, and those that were merged into
-    another one since hold the same rows.
+def _states_later(
+    states: Mapping[str, FileState], path: str, filesystem: Any
+) -> dict[str, FileState]:
+    """Of the files that are read: new ones do not count, and those that were merged into another
+    one since hold the same rows.
     """
-
-    def look() -> dict[str, FileState]:
-        now = states_of(_listed(path, filesystem), filesystem)
-        unmerged = set(uncovered({**states, **now}))
-        merged = {file: states[file] for file in states if file not in {*now, *unmerged}}
-        return merged | {file: now[file] for file in states if file in now}
-
-    return InputFiles(states, look)
+    now = states_of(_listed(path, filesystem), filesystem)
+    unmerged = set(uncovered({**states, **now}))
+    merged = {file: states[file] for file in states if file not in {*now, *unmerged}}
+    return merged | {file: now[file] for file in states if file in now}
 
 
 def _open_version(table: TableVersion, of: str, declared: Declared) -> Source:
