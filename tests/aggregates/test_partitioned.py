@@ -1,6 +1,7 @@
 """Rows made in partitions against those of the whole history, bit for bit."""
 
 import json
+import re
 from datetime import timedelta
 from pathlib import Path
 
@@ -84,15 +85,24 @@ def in_order(view, table):
 def test_rows_of_partitions_equal_those_of_the_whole_history(
     tmp_path_factory, view, rows, partitions, piece_rows, range_events, cut
 ):
-    """Whatever is declared, and however events are cut, each row is the same bit for bit."""
+    """Whatever is declared, and however events are cut, each row is the same bit for bit; sums that
+    may not fit are refused by both.
+    """
     where = tmp_path_factory.mktemp("history")
     files = [where / "a.parquet", where / "b.parquet"]
     for file, some in zip(files, [rows[:cut], rows[cut:]], strict=True):
         pq.write_table(raw_table(some), file)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(partitioned, "RANGE_EVENTS", range_events)
-        got = written(view, files, where / "rows", partitions=partitions, piece_rows=piece_rows)
-    assert in_order(view, got).equals(batch_rows(view, events(rows)))
+        options = {"partitions": partitions, "piece_rows": piece_rows}
+        try:
+            wanted = batch_rows(view, events(rows))
+        except InputError as refused:
+            with pytest.raises(InputError, match=re.escape(str(refused))):
+                written(view, files, where / "rows", **options)
+            return
+        got = written(view, files, where / "rows", **options)
+    assert in_order(view, got).equals(wanted)
 
 
 def many(size: int = 400) -> list[dict]:
