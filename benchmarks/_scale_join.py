@@ -5,11 +5,11 @@
 
 `adc_spark`: our store over Feast's Spark sources, paths whose files the tasks read themselves;
 `adc_spark_query`: the same over queries, whose rows Spark reads; `adc_spark_files`: over file
-sources; `feast_spark`: Feast's own Spark store; `adc`: AsofOfflineStore in
-one process. Each runs in a process of its own on two cores, and its CPU seconds and memory are
-those of the process and of all that it started: Java's start and the workers' imports count,
-Feast's import and the registry do not. Rows out must be rows in. `equal`: ours on Spark, order
-included, have the values of the one process.
+sources; `feast_spark`: Feast's own Spark store; `adc`: AsofOfflineStore in one process. Each runs
+in a process of its own on two cores, and its CPU seconds and memory are those of the process and of
+all that it started: Java's start and the workers' imports count, Feast's import and the registry do
+not. Rows out must be rows in. `equal`: ours on Spark, order included, have the values of the one
+process.
 """
 
 import argparse

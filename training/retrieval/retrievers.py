@@ -70,7 +70,7 @@ class Retriever:
 def _made_of(retriever: Retriever) -> dict[str, Any]:
     """What a retriever's manifest says of it; without codes it has neither encoder nor length."""
     said = asdict(retriever if retriever.tokenizer else replace(retriever, **_FORMER))
-    return {key: value for key, value in said.items() if _FORMER.get(key) != value}
+    return {key: value for key, value in said.items() if (key, value) not in _FORMER.items()}
 
 
 def retriever_of(tokenizer: str, **options: Any) -> Retriever:

@@ -497,6 +497,27 @@ def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("retriever", "encoder"),
+    [
+        (Retriever(None), None),
+        (Retriever("opq", "sasrec", codebook_size=4), None),
+        (Retriever("opq", codebook_size=4), "sasrec_content"),
+    ],
+)
+def test_what_former_manifests_said_is_still_said_so(tmp_path, retriever, encoder):
+    """Encoder and length stand in a manifest only where they are not what they were before there
+    was a choice, so that what was trained then is found again.
+    """
+    settings = replace(SMALL, epochs=1)
+    made_of = train(source_of(ring()), tmp_path, retriever, seed=0, settings=settings)["made_of"]
+    said = {"tokenizer", "items", "weighted", "codebook_size"} | ({"encoder"} if encoder else set())
+    others = {"version", "source", "codes", "seed", "settings"}
+    assert set(made_of) == said | others
+    assert made_of.get("encoder") == encoder
+    assert made_of["tokenizer"] == retriever.tokenizer
+
+
 def test_a_directory_remembers_its_data(tmp_path):
     """Without --data a new directory is refused, and data without sequences are named."""
     with pytest.raises(InputError, match="give --data"):
