@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 TOKENIZERS = ("adc", "rq_kmeans", "das", *JUDGES)
 WEIGHTED = ("adc", *JUDGES)
 FOLDS = 5
+GROUPS = 20
+"""Of items by their number of events, for what vectors and counts tell together."""
 STOCK = "sasrec"
 """The encoder of the vectors that are predicted, whichever is coded."""
 DIRECTIONS = ("a_to_b", "b_to_a")
@@ -98,6 +100,16 @@ def left_over(inputs: np.ndarray, target: np.ndarray, fold: np.ndarray) -> np.nd
     return out
 
 
+def counted(vectors: np.ndarray, source: EmbeddingTable) -> np.ndarray:
+    """All that a tokenizer is given, [N, 2 D + 1 + groups]: vectors, how many events an item has,
+    in groups and as a logarithm, and the products of that with the vectors.
+    """
+    known = np.log1p(source.interaction_count)
+    groups = known[:, None] >= np.unique(np.quantile(known, np.linspace(0, 1, GROUPS)))
+    scale = (known / max(known.max(), 1e-9))[:, None]
+    return np.concatenate([vectors, vectors * scale, scale, groups], axis=1)
+
+
 def readings(name: str, sids: SidTable) -> dict[str, np.ndarray]:
     """Weights float32 [N, L] under which the codes of a tokenizer are read, by name."""
     known = sids.sid >= 0
@@ -130,6 +142,7 @@ def direction(
         "mean": np.square(target).sum(1),
         "content": left_over(content[asked], target, fold),
         "raw_vectors": left_over(vectors[asked], target, fold),
+        "raw_vectors_and_counts": left_over(counted(vectors, source)[asked], target, fold),
     }
     spent = {}
     spec = SidSpec(content=dict.fromkeys(contents, 1), codebook_size=size)

@@ -88,7 +88,9 @@ def main() -> None:
             systems[name] = runs
             if asked.json != "-":  # what is there, should the rest take too long
                 write_report(asked.json, systems=systems, ratios={}, **result)
-    result["differences"] = _differences(codes, labels[kept], asked.versus)
+    result["differences"] = {
+        versus: _differences(codes, labels[kept], versus) for versus in asked.versus.split(",")
+    }
     write_report(asked.json, systems=systems, ratios={}, **result)
 
 
@@ -96,7 +98,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=Path, required=True, help="Parquet: title, categories, ...")
     parser.add_argument("--variants", default="default", help=", ".join(VARIANTS))
-    parser.add_argument("--versus", default="rq_kmeans", help="what others are compared with")
+    parser.add_argument("--versus", default="rq_kmeans", help="what the others are compared with")
     parser.add_argument("--further", default=(), nargs="*", help="columns of further attributes")
     parser.add_argument("--limit", type=int, default=0, help="so many items at random; 0: all")
     parser.add_argument("--epochs", type=int, default=12)
@@ -291,7 +293,7 @@ def _differences(
             "low": (mean + low).tolist(),
             "high": (mean + high).tolist(),
         }
-    return {"versus": versus, **found}
+    return found
 
 
 if __name__ == "__main__":

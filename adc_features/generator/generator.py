@@ -44,8 +44,8 @@ class GeneratorSettings:
     length: int = 50
     batch: int = 512
     dropout: float = 0.5
-    temperature: float = 0.03
-    epochs: int = 10
+    temperature: float = 0.02
+    epochs: int = 16
     learning_rate: float = 3e-3
     decay: float = 0.0
 

@@ -74,11 +74,11 @@ def retrieve_train(
         typer.Option(
             min=1,
             help=(
-                "Times as many positions as by default, which are 2 shared, 4 of each content"
-                " modality and 6 of behaviour; from 2 on in names, as TOKENIZER_x2."
+                "Times 2 shared positions, 4 of each content modality and 6 of behaviour; in names"
+                " unless it is the default, as TOKENIZER_x1."
             ),
         ),
-    ] = 1,
+    ] = 2,
     epochs: Annotated[
         int | None, typer.Option(min=1, help="Passes over the training part.")
     ] = None,

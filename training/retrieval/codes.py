@@ -31,10 +31,14 @@ ENCODER, FORMER_ENCODER = "sasrec_content", "sasrec"
 """The behaviour encoder by default, which names leave out, and the one of manifests without any."""
 
 
+LONGER, FORMER_LENGTH = 2, 1
+"""Times as many positions by default, which names leave out, and in manifests without any."""
+
+
 def coded_name(tokenizer: str, encoder: str, longer: int) -> str:
-    """How the codes of a tokenizer are called that reads the vectors of an encoder."""
+    """How the codes of a tokenizer are called that reads the vectors of an encoder, so long."""
     name = tokenizer if encoder == ENCODER else f"{tokenizer}+{encoder}"
-    return name if longer == 1 else f"{name}_x{longer}"
+    return name if longer == LONGER else f"{name}_x{longer}"
 
 
 def embedding_table(
@@ -71,7 +75,9 @@ def embedding_table(
     return EmbeddingTable(ids, vectors, present, learned.interaction_count, as_of, raw)
 
 
-def sid_spec(modalities: Iterable[str], *, codebook_size: int = 256, longer: int = 1) -> SidSpec:
+def sid_spec(
+    modalities: Iterable[str], *, codebook_size: int = 256, longer: int = LONGER
+) -> SidSpec:
     """Two shared positions, four of each content modality, six of behaviour, all `longer` times:
     longer than a ranker's ID, since heads that do not wait for each other make length cheap (RPG
     uses 32 positions).
@@ -98,7 +104,7 @@ def codes_of(
     tokenizer: str,
     encoder: str = ENCODER,
     codebook_size: int,
-    longer: int = 1,
+    longer: int = LONGER,
     seed: int,
     progress: Progress | None = None,
     device: str = "cpu",

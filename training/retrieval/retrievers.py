@@ -22,6 +22,8 @@ from adc_features.pipeline.run import Progress
 from training.retrieval.codes import (
     ENCODER,
     FORMER_ENCODER,
+    FORMER_LENGTH,
+    LONGER,
     coded_name,
     codes_of,
     loss_weights,
@@ -39,7 +41,7 @@ position on its own, and of a score that adds SASRec's.
 """
 
 
-_FORMER: Mapping[str, Any] = {"encoder": FORMER_ENCODER, "longer": 1}
+_FORMER: Mapping[str, Any] = {"encoder": FORMER_ENCODER, "longer": FORMER_LENGTH}
 """What manifests leave out: these are the values of those that know no others."""
 
 
@@ -56,7 +58,7 @@ class Retriever:
     items: bool = False
     weighted: bool = False
     codebook_size: int = 256
-    longer: int = 1
+    longer: int = LONGER
 
     @property
     def name(self) -> str:

@@ -52,6 +52,7 @@ class GenerativeSettings(RqVaeSettings):
             length=self.history,
             batch=self.targets,
             dropout=self.dropout,
+            temperature=0.03,
         )
 
     @property

@@ -479,7 +479,7 @@ def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
         (Retriever("opq", items=True, codebook_size=4), "catalogue"),
         (Retriever("opq", weighted=True, codebook_size=4), "catalogue"),
         (Retriever("opq", "sasrec", codebook_size=4), "catalogue"),
-        (Retriever("opq", codebook_size=4, longer=2), "catalogue"),
+        (Retriever("opq", codebook_size=4, longer=1), "catalogue"),
     ]
     names = [
         train(source_of(ring()), tmp_path, one, seed=0, settings=replace(settings, loss=loss))[
@@ -493,7 +493,7 @@ def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
         "opq_items",
         "opq_weighted",
         "opq+sasrec",
-        "opq_x2",
+        "opq_x1",
     ]
 
 
@@ -501,8 +501,8 @@ def test_each_kind_of_retriever_has_a_name_of_its_own(tmp_path):
     ("retriever", "encoder"),
     [
         (Retriever(None), None),
-        (Retriever("opq", "sasrec", codebook_size=4), None),
-        (Retriever("opq", codebook_size=4), "sasrec_content"),
+        (Retriever("opq", "sasrec", codebook_size=4, longer=1), None),
+        (Retriever("opq", codebook_size=4, longer=1), "sasrec_content"),
     ],
 )
 def test_what_former_manifests_said_is_still_said_so(tmp_path, retriever, encoder):
@@ -580,6 +580,7 @@ def test_a_tokenizer_that_learns_from_interactions_reads_the_training_part(tmp_p
     assert asked.value.args[0] == split.item_ids[split.training.items].tolist()
 
 
-def test_the_spec_has_sixteen_positions():
-    """Two shared, four of each of two content modalities, six of behaviour."""
-    assert sid_spec(["title", "brand_category"]).length == 16
+def test_the_spec_has_thirty_two_positions():
+    """Twice two shared ones, four of each of two content modalities, and six of behaviour."""
+    assert sid_spec(["title", "brand_category"]).length == 32
+    assert sid_spec(["title", "brand_category"], longer=1).length == 16
