@@ -50,6 +50,7 @@ VARIANTS: Mapping[str, Mapping[str, Any]] = {
     "no_reconstruction": {"reconstruction_weight": 0.0},
     "from_codes": {"reconstruct_from": "codes"},
     "sentence_vector": {"reconstruction": "vector"},
+    "template": {"summary": "template"},
     "siblings": {"negatives": "siblings"},
     "parallel": {"order": "parallel"},
     "six_layers": {"first": 0},

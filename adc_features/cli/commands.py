@@ -52,9 +52,9 @@ def fit(
         str | None,
         typer.Option(
             help=(
-                "Recipe: adc, an ablation of it, or posterior, rq_vae, rq_kmeans, qarm, opq,"
-                " letter, das, mm_rq_vae, mmq, unisid, etegrec_parallel, diger, unisid_e2e (hours"
-                " on a large catalogue)."
+                "Recipe: adc, an ablation of it, or posterior, posterior_experts, posterior_second,"
+                " rq_vae, rq_kmeans, rq_kmeans_balanced, qarm, opq, letter, das, mm_rq_vae, mmq,"
+                " unisid, etegrec_parallel, diger, unisid_e2e (hours on a large catalogue)."
             )
         ),
     ] = None,

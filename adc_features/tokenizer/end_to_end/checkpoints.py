@@ -15,6 +15,7 @@ from adc_features.artifact import fresh_file, json_text
 from adc_features.codes.embeddings import EmbeddingTable
 from adc_features.codes.spec import BEHAVIOR, SidSpec
 from adc_features.tokenizer.end_to_end.network import UnisidNetwork, row_keys
+from adc_features.tokenizer.end_to_end.summaries import summary_texts
 
 STATES = ".states"
 
@@ -38,7 +39,8 @@ def fit_fingerprint(
     facts = {"settings": s.to_dict(), "spec": spec.to_dict(), "seed": seed}
     digest = hashlib.sha256(json_text(facts).encode())
     digest.update(states_fingerprint(tables[-1], network).encode())
-    digest.update(repr(raw.summary.to_pylist()).encode())
+    if s.reconstruction_weight:
+        digest.update(repr(summary_texts(raw, s)).encode())
     if s.pairs == "behavior" and BEHAVIOR in tables[0].vectors:
         for array in (
             tables[0].item_ids,

@@ -22,8 +22,9 @@ class UnisidE2eSettings:
     temperature; negatives (all, or at each level only items that share the level before); pairs
     (nearest in behaviour at the oldest cut-off, where an item has behaviour, or by category alone);
     views (2: each item twice under dropout, positive to itself); what is reconstructed (words of
-    the attributes, or the user's `summary` column), how (as a bag of words, or by its frozen
-    sentence vector), and whether from states or from codes.
+    the attributes, the user's `summary` column, or a sentence from a template, whose words the
+    file `template` lists, or ours), how (as a bag of words, or by its frozen sentence vector), and
+    whether from states or from codes.
 
     Training: epochs, batch, rows of the bank of past batches, learning rates of tuned layers and of
     what starts at random, weight decay, share of warm-up steps, clipping, share of items held out
@@ -45,7 +46,8 @@ class UnisidE2eSettings:
     negatives: Literal["all", "siblings"] = "all"
     pairs: Literal["behavior", "category"] = "behavior"
     views: Literal[1, 2] = 1
-    summary: Literal["attributes", "column"] = "attributes"
+    summary: Literal["attributes", "column", "template"] = "attributes"
+    template: str | None = None
     reconstruction: Literal["bag", "vector"] = "bag"
     reconstruct_from: Literal["states", "codes"] = "states"
     epochs: int = 12
@@ -66,7 +68,7 @@ class UnisidE2eSettings:
             "negatives": ("all", "siblings"),
             "pairs": ("behavior", "category"),
             "views": (1, 2),
-            "summary": ("attributes", "column"),
+            "summary": ("attributes", "column", "template"),
             "reconstruction": ("bag", "vector"),
             "reconstruct_from": ("states", "codes"),
         }

@@ -18,6 +18,7 @@ from adc_features.errors import InputError
 from adc_features.tokenizer.end_to_end.base import Base
 from adc_features.tokenizer.end_to_end.network import Read
 from adc_features.tokenizer.end_to_end.settings import UnisidE2eSettings
+from adc_features.tokenizer.end_to_end.template import template_texts
 
 SEEN = 3
 """Rarer words are left out."""
@@ -54,6 +55,8 @@ def summary_texts(raw: RawItems, s: UnisidE2eSettings) -> list[str]:
                 " to reconstruct; give another column, or take summary='attributes'"
             )
         return texts
+    if s.summary == "template":
+        return template_texts(raw, s.template)
     columns = (raw.path.to_pylist(), raw.brand.to_pylist(), raw.further.to_pylist())
     return [
         ", ".join([*(path or []), *([brand] if brand else []), *(further or [])])
