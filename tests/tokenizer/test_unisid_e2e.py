@@ -495,6 +495,7 @@ def test_another_base_model_is_refused(tmp_path: Path) -> None:
     [
         {"reconstruction": "vector"},
         {"reconstruct_from": "codes"},
+        {"summary": "template"},
         {"negatives": "siblings"},
         {"views": 2},
         {"attribute_dropout": 1.0},
