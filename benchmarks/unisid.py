@@ -99,7 +99,9 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--items", type=Path, required=True, help="Parquet: title, categories, ...")
     parser.add_argument("--variants", default="default", help=", ".join(VARIANTS))
-    parser.add_argument("--versus", default="rq_kmeans", help="what the others are compared with")
+    parser.add_argument(
+        "--versus", default="rq_kmeans", help="comma-separated: what others are compared with"
+    )
     parser.add_argument("--further", default=(), nargs="*", help="columns of further attributes")
     parser.add_argument("--limit", type=int, default=0, help="so many items at random; 0: all")
     parser.add_argument("--epochs", type=int, default=12)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,7 @@ from adc_features.tokenizer.encode import encode, read
 from adc_features.tokenizer.end_to_end import losses, training
 from adc_features.tokenizer.end_to_end.base import Base, Pieces
 from adc_features.tokenizer.end_to_end.batches import Sampler, partners
+from adc_features.tokenizer.end_to_end.checkpoints import fit_fingerprint
 from adc_features.tokenizer.end_to_end.granularity import granularity, with_partner
 from adc_features.tokenizer.end_to_end.network import Content, UnisidNetwork
 from adc_features.tokenizer.end_to_end.settings import UnisidE2eSettings
@@ -572,6 +574,22 @@ def test_a_choice_that_there_is_not_is_refused(name: str) -> None:
     """The message names the choices."""
     with pytest.raises(InputError, match=f"{name} is 'other'; expected one of"):
         replace(TINY, **{name: "other"})
+
+
+def test_a_checkpoint_belongs_to_its_summaries(tmp_path: Path) -> None:
+    """Other words in the same file are another fit; a summary column that is not read is none."""
+    words = tmp_path / "words.toml"
+    net = network(summary="template", template=str(words))
+
+    def said_of(text: str, raw: RawItems) -> str:
+        words.write_text(text, encoding="utf-8")
+        return fit_fingerprint([table(raw)], SPEC, net, seed=0)
+
+    raw = raw_shop()
+    unread = replace(raw, summary=pa.array(["said"] * len(raw)))
+    first = said_of('[audience]\nall = ["shoes"]\n[use]\n', raw)
+    assert said_of('[audience]\nall = ["beauty"]\n[use]\n', raw) != first
+    assert said_of('[audience]\nall = ["shoes"]\n[use]\n', unread) == first
 
 
 def test_a_summary_that_is_the_title_is_refused() -> None:

@@ -12,7 +12,7 @@ from adc_features.tokenizer.end_to_end.summaries import summary_texts
 from adc_features.tokenizer.end_to_end.template import template_texts
 
 RAW = RawItems.of(
-    title=["Trail Jacket, Women's", "Boys travel mug", None, "Amended womenswear setting", None],
+    title=["Travel Jacket, Women's", "Boys travel mug", None, "Amended womenswear setting", None],
     brand=["Acme", None, "Bolt", None, None],
     path=[["Apparel", "Jackets"], ["Kitchen", "Mugs"], None, None, None],
     further=[["Blue", "under 50"], None, None, None, None],
@@ -24,7 +24,7 @@ def test_the_sentence_says_what_is_known_of_an_item() -> None:
     nothing is known of has no sentence.
     """
     assert template_texts(RAW, None) == [
-        "Jackets by Acme for women, Blue, under 50",
+        "Jackets by Acme for women, Blue, under 50, for travel",
         "Mugs for boys, for travel",
         "by Bolt",
         "",
@@ -36,14 +36,20 @@ def test_words_of_ones_own_take_the_place_of_ours(tmp_path: Path) -> None:
     """Phrases of several words and signs are plain text; the settings name the file."""
     words = tmp_path / "words.toml"
     words.write_text(
-        '[audience]\nhikers = ["trail jacket"]\n[use]\n"in short" = ["women\'s", "(mug)"]\n',
+        '[audience]\ntravellers = ["travel jacket"]\n[use]\n"in short" = ["women\'s", "(mug)"]\n',
         encoding="utf-8",
     )
     settings = replace(unisid_e2e(), summary="template", template=str(words))
     assert summary_texts(RAW, settings)[:2] == [
-        "Jackets by Acme for hikers, Blue, under 50, in short",
+        "Jackets by Acme for travellers, Blue, under 50, in short",
         "Mugs",
     ]
+
+
+def test_a_file_that_no_summary_reads_is_refused() -> None:
+    """The message says what to set."""
+    with pytest.raises(InputError, match="set summary='template'"):
+        replace(unisid_e2e(), template="words.toml")
 
 
 @pytest.mark.parametrize(

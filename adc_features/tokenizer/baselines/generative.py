@@ -52,7 +52,7 @@ class GenerativeSettings(RqVaeSettings):
             length=self.history,
             batch=self.targets,
             dropout=self.dropout,
-            temperature=0.03,
+            temperature=0.03,  # as measured; the generator's own was chosen for another loss
         )
 
     @property

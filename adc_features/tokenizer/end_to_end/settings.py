@@ -75,6 +75,11 @@ class UnisidE2eSettings:
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
                 raise InputError(f"{name} is {getattr(self, name)!r}; expected one of {allowed}")
+        if self.template is not None and self.summary != "template":
+            raise InputError(
+                f"template is {self.template!r} and summary {self.summary!r}, which reads none; set"
+                " summary='template', or leave template out"
+            )
         if self.epochs < 1 or self.batch < 4 or self.bank < 0 or self.first < 0:
             raise InputError(
                 f"epochs, batch, bank and first are {self.epochs}, {self.batch}, {self.bank} and"

@@ -19,20 +19,20 @@ def template_texts(raw: RawItems, path: str | None) -> list[str]:
     """
     audience, use = _meanings(PACKAGED if path is None else Path(path))
     texts = []
-    for row in range(len(raw)):
-        title, brand = raw.title[row].as_py() or "", raw.brand[row].as_py()
-        path_of, further = raw.path[row].as_py() or [], raw.further[row].as_py() or []
-        said = " ".join([title, *path_of])
+    columns = (raw.title, raw.brand, raw.path, raw.further)
+    for title, brand, path_of, further in zip(*(c.to_pylist() for c in columns), strict=True):
+        categories = path_of or []
+        said = " ".join([title or "", *categories]).lower()
         whom = " and ".join(_meant(audience, said))
-        head = [*path_of[-1:], *([f"by {brand}"] if brand else []), *([f"for {whom}"] * bool(whom))]
-        parts = [*([" ".join(head)] if head else []), *further, *_meant(use, said)]
-        texts.append(", ".join(parts))
+        by, of_whom = f"by {brand}" if brand else "", f"for {whom}" if whom else ""
+        head = " ".join(filter(None, [*categories[-1:], by, of_whom]))
+        texts.append(", ".join(filter(None, [head, *(further or []), *_meant(use, said)])))
     return texts
 
 
 def _meant(meanings: Meanings, text: str) -> list[str]:
-    """What the text says, of those meanings."""
-    return [meaning for meaning, words in meanings.items() if words.search(text.lower())]
+    """What a text in lower case says, of those meanings."""
+    return [meaning for meaning, words in meanings.items() if words.search(text)]
 
 
 def _meanings(path: Path) -> tuple[Meanings, Meanings]:

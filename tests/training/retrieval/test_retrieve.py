@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from inspect import signature
 
 import numpy as np
 import pyarrow as pa
@@ -22,6 +23,7 @@ from adc_features.generator.generator import (
     save_generator,
 )
 from adc_features.pipeline.stages import load_source
+from training.cli.retrieval import retrieve_train
 from training.retrieval.codes import codes_of, embedding_table, loss_weights, sid_spec
 from training.retrieval.evaluation import evaluate
 from training.retrieval.full_ranking import Scorer, last_states, ranks
@@ -578,6 +580,16 @@ def test_a_tokenizer_that_learns_from_interactions_reads_the_training_part(tmp_p
     with pytest.raises(Asked) as asked:
         codes_of(source, tmp_path, tokenizer="diger", codebook_size=4, seed=0)
     assert asked.value.args[0] == split.item_ids[split.training.items].tolist()
+
+
+def test_the_command_has_the_defaults_of_the_library():
+    """The command is read without torch, so its defaults are written there again."""
+    asked, known = signature(retrieve_train).parameters, Retriever("adc")
+    assert [asked[name].default for name in ("encoder", "longer", "codebook_size")] == [
+        known.encoder,
+        known.longer,
+        known.codebook_size,
+    ]
 
 
 def test_the_spec_has_thirty_two_positions():
